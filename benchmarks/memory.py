@@ -1,0 +1,126 @@
+"""Our memory figures beside what the operating system and the allocators report.
+
+    python benchmarks/memory.py                  an array of known size, and MiniLM under the runtimes that are here
+    python benchmarks/memory.py --check          exit 1 where ours is not what they say
+
+Every model is opened and called in a process of its own. Ours are `peak_memory_mb` and its parts; beside them the
+kernel's own figures of that process (/proc/PID/status and smaps_rollup), read from outside while it lives, and for
+CUDA what torch's allocator and the driver say.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import header
+import models
+import numpy as np
+
+from objectives import memory
+from objectives.bench import Batch, Predict, open_bench
+from objectives.process import Remote
+
+ARRAY_MB = 200
+AGREE = 0.02  # of the peak, between ours and the kernel's
+KNOWN = 0.05  # of what is known to be touched
+
+COLUMNS = ("model", "peak", "VmHWM", "VmRSS now", "PSS now", "opening added", "weights on disk", "calls added")
+
+
+def open_array(megabytes: int) -> Predict:
+    """Holds half of `megabytes` once open, touches as much again in every call."""
+    held = np.ones(megabytes * 125_000 // 2)
+
+    def predict(batch: Batch) -> dict[str, np.ndarray]:
+        scratch = np.ones(megabytes * 125_000 // 2)
+        return {"logits": (batch["input_ids"] * scratch[0] * held[0]).astype(np.float32)}
+
+    return predict
+
+
+def of_kernel(pid: int) -> dict[str, float]:
+    """MB of 1e6 by the kernel's names; empty where there is no /proc."""
+    found: dict[str, float] = {}
+    for file, wanted in (("status", ("VmHWM", "VmRSS")), ("smaps_rollup", ("Pss", "Private_Dirty"))):
+        try:
+            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in wanted:
+                found[name] = int(value.split()[0]) * 1024 / 1e6
+    return found
+
+
+def figures(name: str, bench: Remote, on_disk: float, calls: int = 20) -> dict[str, Any]:
+    """Ours and theirs, after `calls` calls."""
+    for _ in range(calls):
+        bench.call("predict", models.fed(batch=8, length=64)[:1])
+    ours = {key: m.value for key, m in memory.memory(bench).items()}
+    info: Mapping[str, Any] = bench.call("info")
+    return {"model": name, "ours": ours, "kernel": of_kernel(bench.pid), "info": dict(info), "on_disk_mb": on_disk}
+
+
+def row(found: Mapping[str, Any]) -> tuple[str, ...]:
+    ours, kernel = found["ours"], found["kernel"]
+    cells = (
+        ours.get("peak_memory_mb"),
+        kernel.get("VmHWM"),
+        kernel.get("VmRSS"),
+        kernel.get("Pss"),
+        ours.get("weights_memory_mb"),
+        found["on_disk_mb"],
+        ours.get("activations_memory_mb"),
+    )
+    return (found["model"], *("-" if cell is None else f"{cell:.1f}" for cell in cells))
+
+
+def promises(seen: list[dict[str, Any]], device: str) -> list[header.Promise]:
+    made = []
+    for found in seen:
+        if device == "cpu" and "VmHWM" in found["kernel"]:
+            ratio = found["ours"]["peak_memory_mb"] / found["kernel"]["VmHWM"]
+            made.append(header.Promise(f"{found['model']}: our peak over VmHWM", ratio, 1 - AGREE, 1 + AGREE))
+    known = seen[0]["ours"]
+    for part in ("weights_memory_mb", "activations_memory_mb"):
+        if part in known and device == "cpu":
+            ratio = known[part] / (ARRAY_MB / 2)
+            made.append(header.Promise(f"array: {part} over what it touches", ratio, 1 - KNOWN, 1 + KNOWN))
+    return made
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--runtimes", nargs="*", default=["eager", "onnx"])
+    arguments = parser.parse_args()
+    device = arguments.device
+    about = header.hardware(device)
+    print(f"{header.heading(about)}\nMB of 1e6 bytes; MiniLM (6 layers), {device}, batch 8, length 64\n")
+    with open_bench(functools.partial(open_array, ARRAY_MB), device) as bench:
+        seen = [figures(f"array, {ARRAY_MB // 2} + {ARRAY_MB // 2} MB", bench, 0.0)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = models.write_model(Path(temporary) / "model")
+        on_disk = (folder / "model.safetensors").stat().st_size / 1e6
+        for runtime in arguments.runtimes:
+            with models.opened(folder, runtime, device):  # the process that makes a graph is not the one measured
+                pass
+            with models.opened(folder, runtime, device) as bench:
+                seen.append(figures(runtime, bench, on_disk))
+    print(header.table(COLUMNS, [row(found) for found in seen]))
+    for found in seen:
+        info = found["info"]
+        if "cuda_reserved_mb" in info:
+            reserved, allocated = info["cuda_reserved_mb"], info["cuda_allocated_mb"]
+            print(f"{found['model']}: torch's allocator reserved {reserved:.1f} MB, of that allocated {allocated:.1f}")
+    return header.finish(arguments, about, seen, promises(seen, device))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""How far a measurement repeats: the same model on both sides, again and again (A/A).
+
+    python benchmarks/repeatability.py                 100 quick and 100 long comparisons, 20 on a loaded machine
+    python benchmarks/repeatability.py --quick         fewer, in under ten minutes on two idle cores
+    python benchmarks/repeatability.py --check         exit 1 where a promised figure is missed
+
+The true ratio is 1. Promised: the 95 % interval contains it in at least 93 % of the comparisons, repeated attempts and
+all; quick ratios are within 5 % of it and long ones within 2 % (1 % on a GPU) in 95 % of the comparisons. Then another
+process loads the CPU, and at least 90 % of the measurements that it disturbs must be marked noisy.
+
+Needs an idle machine: the figures of a busy one say nothing, and are marked so.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import header
+import models
+import numpy as np
+
+from objectives import latency
+from objectives.latency import LONG, QUICK
+from objectives.measurement import Measurement
+from objectives.stats import share_interval
+
+#: (quick, long, loaded) comparisons.
+FULL, BRIEF = (100, 100, 20), (40, 10, 8)
+LONG_S = 4.0  # of blocks in a long comparison: the default of `measure.final_s`
+CONTAINS, MARKED = 0.93, 0.90
+WITHIN = {("quick", "cpu"): 0.05, ("quick", "cuda"): 0.05, ("long", "cpu"): 0.02, ("long", "cuda"): 0.01}
+INSIDE = 0.95
+
+Compare = Callable[[int], Measurement]
+
+
+def quick(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
+    """As in the loop: a fresh candidate against a baseline that is held."""
+    baseline = models.opened(folder, runtime, device)
+    baseline.pause()
+
+    def compare(seed: int) -> Measurement:
+        with models.opened(folder, runtime, device) as candidate:
+            timed = latency.measure(candidate, baseline, models.fed(), QUICK, seed, {"device": device})
+        baseline.pause()
+        return timed[latency.SPEEDUP.name]
+
+    with baseline:
+        yield compare
+
+
+def long(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
+    """As for finalists: fresh processes of both sides."""
+
+    def compare(seed: int) -> Measurement:
+        def fresh() -> Any:
+            return models.opened(folder, runtime, device)
+
+        protocol = LONG.lasting(LONG_S)
+        timed = latency.measure_fresh(fresh, fresh, models.fed(), protocol, seed, {"device": device})
+        return timed[latency.SPEEDUP.name]
+
+    yield compare
+
+
+def burn(cpus: set[int]) -> None:
+    """Busy on one CPU until ended."""
+    os.sched_setaffinity(0, {min(cpus)})
+    while True:
+        sum(range(10_000))
+
+
+@contextmanager
+def load() -> Iterator[None]:
+    """Another process at work on one CPU."""
+    process = multiprocessing.get_context("spawn").Process(target=burn, args=(os.sched_getaffinity(0),), daemon=True)
+    process.start()
+    time.sleep(1.0)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def compared(opened: Iterator[Compare], count: int, name: str) -> list[dict[str, Any]]:
+    """What `count` comparisons found, one line of progress on a terminal."""
+    compare = next(opened)
+    seen = []
+    for seed in range(count):
+        began = time.monotonic()
+        found = compare(seed)
+        low, high = found.interval
+        seen.append(
+            {
+                "ratio": found.value,
+                "low": low,
+                "high": high,
+                "noisy": found.conditions["noisy"],
+                "attempts": 1 + len(found.conditions["retried_for"]),
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        )
+        if sys.stderr.isatty():
+            print(f"\r{name} {seed + 1}/{count}", end="", file=sys.stderr, flush=True)
+    opened.close()  # type: ignore[attr-defined]
+    return seen
+
+
+def summary(tier: str, device: str, seen: list[dict[str, Any]]) -> dict[str, Any]:
+    ratios = np.array([run["ratio"] for run in seen])
+    within = WITHIN[tier, device]
+    return {
+        "tier": tier,
+        "runs": len(seen),
+        "contains": float(np.mean([run["low"] <= 1 <= run["high"] for run in seen])),
+        "within": float((np.abs(ratios - 1) <= within).mean()),
+        "bound": within,
+        "spread": float(np.quantile(np.abs(ratios - 1), 0.95)),
+        "half_width": float(np.median([(run["high"] / run["low"]) ** 0.5 - 1 for run in seen])),
+        "noisy": float(np.mean([bool(run["noisy"]) for run in seen])),
+        "seconds": float(np.median([run["seconds"] for run in seen])),
+    }
+
+
+def row(found: dict[str, Any]) -> tuple[str, ...]:
+    def share(key: str) -> str:
+        low, high = share_interval(round(found[key] * found["runs"]), found["runs"])
+        return f"{found[key]:.0%} ({low:.0%} to {high:.0%})"
+
+    return (
+        found["tier"],
+        str(found["runs"]),
+        share("contains"),
+        f"{share('within')} in {found['bound']:.0%}",
+        f"{found['spread']:.1%}",
+        f"{found['half_width']:.1%}",
+        f"{found['noisy']:.0%}",
+        f"{found['seconds']:.1f} s",
+    )
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--runtime", default="eager", help="eager, onnx, ... (default: eager)")
+    parser.add_argument(
+        "--runs", type=int, nargs=3, metavar=("QUICK", "LONG", "LOADED"), help="comparisons of each kind"
+    )
+    arguments = parser.parse_args()
+    counts = arguments.runs or (BRIEF if arguments.quick else FULL)
+    device = arguments.device
+    about = header.hardware(device)
+    print(f"{header.heading(about)}\nMiniLM (6 layers), {arguments.runtime}, {device}, batch 1, length 32\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        place = models.write_model(Path(temporary) / "model"), arguments.runtime, device
+        with models.opened(*place):  # makes the runtime's files, if it has any
+            pass
+        seen = {"quick": compared(quick(*place), counts[0], "quick"), "long": compared(long(*place), counts[1], "long")}
+        with load():
+            seen["loaded"] = compared(quick(*place), counts[2], "loaded")
+    figures = [summary(tier, device, seen[tier]) for tier in ("quick", "long") if seen[tier]]
+    columns = ("tier", "runs", "interval holds 1", "within", "95 % lie in", "half width", "noisy", "each")
+    print(header.table(columns, [row(f) for f in figures]))
+    marked = float(np.mean([bool(run["noisy"]) for run in seen["loaded"]])) if seen["loaded"] else float("nan")
+    print(f"\nwith another process on one CPU: {marked:.0%} of {len(seen['loaded'])} quick comparisons marked noisy")
+    promises = []
+    for f in figures:
+        promises.append(header.Promise(f"{f['tier']}: share of intervals that hold 1.00", f["contains"], CONTAINS))
+        promises.append(
+            header.Promise(f"{f['tier']}: share of ratios within {f['bound']:.0%} of 1", f["within"], INSIDE)
+        )
+    if seen["loaded"]:
+        promises.append(header.Promise("loaded: share marked noisy", marked, MARKED))
+    return header.finish(arguments, about, {"summary": figures, "runs": seen}, promises)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

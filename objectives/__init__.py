@@ -1,0 +1,32 @@
+"""What can be measured of a model, and how: knows nothing of how it was made."""
+
+from objectives import energy, latency, memory, quality, roofline, size
+from objectives.measurement import Measurement, Objective, comparable
+from objectives.workload import MARK, marked
+
+#: Everything that can be a search's objective or a limit. A new one is a file and a line here.
+OBJECTIVES: tuple[Objective, ...] = (
+    *quality.OBJECTIVES,
+    *latency.OBJECTIVES,
+    *size.OBJECTIVES,
+    *memory.OBJECTIVES,
+    *energy.OBJECTIVES,
+    *roofline.OBJECTIVES,
+)
+
+__all__ = ["OBJECTIVES", "Measurement", "Objective", "comparable", "objective_named"]
+
+
+def objective_named(name: str) -> Objective:
+    """The objective of a measurement's name; "latency_p50_ms/b32" is the latency under another workload.
+
+    Raises:
+        ValueError: none of that name, or a workload for what no workload changes.
+    """
+    plain, mark = marked(name)
+    found = next((objective for objective in OBJECTIVES if objective.name == plain), None)
+    if found is None:
+        raise ValueError(f"objective must be one of {', '.join(o.name for o in OBJECTIVES)}, got {plain}")
+    if MARK not in name:
+        return found
+    return latency.under_workload(found, mark)

@@ -1,0 +1,137 @@
+"""What a device can do at most, as measured here: memory read a second, and multiplications by width."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from objectives.process import Remote
+
+#: Bytes of a number, by width.
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+
+#: Operations on a width are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
+#: Runtime's, OpenVINO's): a register holds so many more of them. It keeps a floor from being too high.
+LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4}
+
+#: Least buffer whose reading is timed.
+SMALLEST = 1 << 20
+SECONDS = 0.15  # that one ceiling is sought for
+
+
+class Ceilings(Protocol):
+    def peak(self, width: str) -> float:
+        """Operations a second on numbers of this width, a multiplication and an addition being two."""
+        ...
+
+    def bandwidth(self, size: int) -> float:
+        """Bytes a second at which a working set of `size` bytes is read again and again."""
+        ...
+
+
+class Measured:
+    """The ceilings of this machine, each measured when first asked for, in a process of its own, and kept."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = device, threads
+        self._peaks: dict[str, float] = {}
+        self._bandwidths: dict[int, float] = {}
+
+    def peak(self, width: str) -> float:
+        if width not in self._peaks:
+            self._peaks[width] = self._ask("peak", width)
+        return self._peaks[width]
+
+    def bandwidth(self, size: int) -> float:
+        # A smaller set is read no slower, so the power of two below gives a floor that is low rather than high.
+        rounded = max(SMALLEST, 1 << (max(1, size).bit_length() - 1))
+        if rounded not in self._bandwidths:
+            self._bandwidths[rounded] = self._ask("bandwidth", rounded)
+        return self._bandwidths[rounded]
+
+    def look_again(self) -> None:
+        """Measure everything again and keep the better: what was seen may have been disturbed."""
+        for width, peak in self._peaks.items():
+            self._peaks[width] = max(peak, self._ask("peak", width))
+        for size, bandwidth in self._bandwidths.items():
+            self._bandwidths[size] = max(bandwidth, self._ask("bandwidth", size))
+
+    def _ask(self, method: str, argument: Any) -> float:
+        with Remote(functools.partial(Meter, self._device, self._threads), timeout_s=120) as meter:
+            return float(meter.call(method, argument, timeout_s=120))
+
+
+@functools.cache
+def ceilings(device: str, threads: int) -> Measured:
+    """The one of this process, so that nothing is measured twice."""
+    return Measured(device, threads)
+
+
+class Meter:
+    """Seeks the ceilings with torch. Lives in a process of its own: its buffers are no model's memory."""
+
+    def __init__(self, device: str, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        # ONNX Runtime multiplies fp32 in TF32 on a GPU unless told otherwise: the ceiling must cover that.
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self._torch, self._device, self._clock = torch, device, clock
+        self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def peak(self, width: str) -> float:
+        """Best of square matrix products in `width` and, by its lanes, in fp32."""
+        if width not in LANES:
+            raise ValueError(f"width must be one of {', '.join(LANES)}, got {width}")
+        found = LANES[width] * self._product("fp32")
+        return found if width == "fp32" else max(found, self._product(width))
+
+    def bandwidth(self, size: int) -> float:
+        """Best of copying (read and written), summing, and multiplying by a vector."""
+        torch = self._torch
+        side = math.isqrt(size // 4)
+        matrix = torch.ones(side, side, device=self._device)
+        vector, other = torch.ones(side, device=self._device), torch.empty_like(matrix)
+        held = matrix.numel() * 4
+        read = held / min(self._best(lambda: matrix @ vector), self._best(matrix.sum))
+        return float(max(read, 2 * held / self._best(lambda: other.copy_(matrix))))
+
+    def _product(self, width: str) -> float:
+        """Operations a second; 0 where torch has no kernel for the width here."""
+        torch = self._torch
+        best = 0.0
+        for size in (8192,) if self._device == "cuda" else (512, 1024):
+            a, b = (torch.ones(size, size, device=self._device) for _ in range(2))
+            try:
+                run = self._multiply(a, b, width)
+                run()
+                best = max(best, 2 * size**3 / self._best(run))
+            except (RuntimeError, NotImplementedError):
+                return 0.0
+        return best
+
+    def _multiply(self, a: Any, b: Any, width: str) -> Callable[[], Any]:
+        torch = self._torch
+        if width == "int8":
+            whole, other = a.to(torch.int8), b.to(torch.int8)
+            return lambda: torch._int_mm(whole, other)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[width]
+        left, right = a.to(dtype), b.to(dtype)
+        return lambda: left @ right
+
+    def _best(self, run: Callable[[], Any]) -> float:
+        """Shortest time of a call, in seconds: what disturbs only slows."""
+        until = self._clock() + SECONDS
+        best, count = math.inf, 0
+        while count < 5 or self._clock() < until:
+            began = self._clock()
+            run()
+            self._wait()
+            best, count = min(best, self._clock() - began), count + 1
+            if count >= 3 and self._clock() > until + 2:
+                break
+        return best

@@ -1,0 +1,95 @@
+"""Energy of an inference, where the device counts it. Where it does not there is no measurement: none is made up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives import gpu, stats
+from objectives.bench import Batch
+from objectives.measurement import Measurement, Objective
+from objectives.timing import Side
+
+ENERGY = Objective("energy_mj", "mJ", "lower", "energy a row takes, idle power included, where the device counts it")
+
+OBJECTIVES = (ENERGY,)
+
+#: Counters are updated every millisecond (RAPL) to every tenth of a second (NVML): a block must last many updates.
+BLOCK_S = 1.0
+BLOCKS = 6
+POWERCAP = Path("/sys/class/powercap")
+
+#: Millijoules taken since some moment in the past.
+Counter = Callable[[], float]
+
+
+def counter(device: str, powercap: Path = POWERCAP) -> tuple[str, Counter] | None:
+    """(what is counted, the counter), or None where nothing counts or we may not read it.
+
+    For "cuda" the whole GPU (NVML); for "cpu" all processor packages together (RAPL through powercap, which most
+    systems let only root read). Neither leaves out what the device takes while it does nothing, or for others.
+    """
+    if device == "cuda":
+        return None if gpu.energy_mj() is None else ("GPU (NVML)", _of_gpu)
+    zones = sorted(path for path in powercap.glob("intel-rapl:*") if path.name.count(":") == 1)
+    readable = [zone for zone in zones if os.access(zone / "energy_uj", os.R_OK)]
+    return ("CPU packages (RAPL)", Packages(readable)) if readable and len(readable) == len(zones) else None
+
+
+class Packages:
+    """The sum of processor packages' counters, which run over: what was counted before that is remembered."""
+
+    def __init__(self, zones: Sequence[Path]) -> None:
+        self._zones = zones
+        self._last = [self._read(zone, "energy_uj") for zone in zones]
+        self._total = 0.0
+
+    def __call__(self) -> float:
+        now = [self._read(zone, "energy_uj") for zone in self._zones]
+        for zone, before, after in zip(self._zones, self._last, now, strict=True):
+            over = 0 if after >= before else self._read(zone, "max_energy_range_uj")
+            self._total += (after - before + over) / 1e3
+        self._last = now
+        return self._total
+
+    @staticmethod
+    def _read(zone: Path, name: str) -> int:
+        return int((zone / name).read_text())
+
+
+def energy(
+    side: Side,
+    inputs: Sequence[Batch],
+    conditions: Mapping[str, Any],
+    counted: tuple[str, Counter] | None,
+    block_s: float = BLOCK_S,
+) -> Measurement | None:
+    """Millijoules a row: `BLOCKS` blocks of calls, each between two readings; None without a counter.
+
+    The one call that `Bench.block` does not count is paid for too, which matters less the more calls a block has.
+    """
+    if counted is None:
+        return None
+    name, read = counted
+    rows = len(next(iter(inputs[0].values())))
+    found = []
+    for _ in range(BLOCKS):
+        before = read()
+        calls = len(side.call("block", inputs, block_s, 2))
+        found.append((read() - before) / (rows * (calls + 1)))
+    if min(found) <= 0:
+        return None  # the counter stood still: it counts something else
+    value = float(np.median(found))
+    interval = stats.median_interval(np.array(found))
+    return ENERGY.measured(value, interval, BLOCKS, {**conditions, "counter": name, "idle_power": "included"})
+
+
+def _of_gpu() -> float:
+    found = gpu.energy_mj()
+    if found is None:
+        raise RuntimeError("the GPU's energy counter must go on answering, and stopped")
+    return float(found)

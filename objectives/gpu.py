@@ -1,0 +1,111 @@
+"""What NVIDIA's management library says of the GPU that is measured: clocks, throttling, energy, who else is on it.
+
+Optional: without the `nvidia-ml-py` package (`pip install nvidia-ml-py`), or without a driver, nothing is known and
+nothing is made up. Asking makes no CUDA context in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+#: Clock-event reasons that mean slower than it could be, by bit (nvml.h, nvmlClocksEventReasons).
+THROTTLED = {
+    0x04: "its power cap",
+    0x08: "a hardware slowdown",
+    0x20: "its temperature",
+    0x40: "its temperature (hardware)",
+    0x80: "a power brake",
+}
+
+#: Cumulative counters of time below the clocks asked for, by policy (nvml.h, nvmlPerfPolicyType_t).
+POLICIES = {0: "its power cap", 1: "its temperature"}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One reading of the GPU; None or empty where the driver does not say."""
+
+    clock_mhz: int | None = None  # of the streaming multiprocessors, now
+    max_clock_mhz: int | None = None
+    reasons: int = 0  # bit mask of clock-event reasons, now
+    throttled_ns: tuple[int | None, ...] = ()  # so far, by `POLICIES`
+    processes: int = 0  # that compute on it
+
+
+def state() -> State | None:
+    """The state of the GPU that is "cuda", or None where it cannot be asked."""
+    with _device() as (nvml, device):
+        if device is None:
+            return None
+        return State(
+            clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", device, 1),
+            max_clock_mhz=_ask(nvml, "nvmlDeviceGetMaxClockInfo", device, 1),
+            reasons=_ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", device) or 0,
+            throttled_ns=tuple(_violation(nvml, device, policy) for policy in POLICIES),
+            processes=len(_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device) or ()),
+        )
+
+
+def energy_mj() -> int | None:
+    """Millijoules the GPU has taken since its driver was loaded (Volta and later), or None."""
+    with _device() as (nvml, device):
+        found = None if device is None else _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", device)
+    return found if isinstance(found, int) else None
+
+
+def disturbed(before: State | None, after: State | None, seconds: float, ours: int) -> list[str]:
+    """Why times between two readings are not this GPU's best: throttled, or shared with more than `ours` processes."""
+    if before is None or after is None:
+        return []
+    found = []
+    for policy, earlier, later in zip(POLICIES.values(), before.throttled_ns, after.throttled_ns, strict=False):
+        if earlier is not None and later is not None and later - earlier > 0.01 * seconds * 1e9:
+            found.append(f"the GPU was slowed by {policy} for {(later - earlier) / 1e9 / seconds:.0%} of the time")
+    known = " ".join(found)
+    for bit, reason in THROTTLED.items():
+        if after.reasons & bit and reason not in known:
+            found.append(f"the GPU was slowed by {reason} at {after.clock_mhz} of {after.max_clock_mhz} MHz")
+    if after.processes > ours:
+        found.append(f"{after.processes} processes computed on the GPU, {ours} of them ours")
+    return found
+
+
+@contextlib.contextmanager
+def _device() -> Iterator[tuple[Any, Any]]:
+    """(library, handle of the device that is "cuda" here), or (None, None)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no driver, or one too old: all mean that nothing can be asked
+        yield None, None
+        return
+    try:
+        yield pynvml, _handle(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any) -> Any:
+    """CUDA counts only the devices it is shown, which are named by number or by UUID; NVML counts all."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    if first.isdigit():
+        return _ask(nvml, "nvmlDeviceGetHandleByIndex", int(first))
+    return _ask(nvml, "nvmlDeviceGetHandleByUUID", first)
+
+
+def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
+    """What the driver answers, or None where it does not know the question."""
+    try:
+        return getattr(nvml, function)(*arguments)
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
+def _violation(nvml: Any, device: Any, policy: int) -> int | None:
+    found = _ask(nvml, "nvmlDeviceGetViolationStatus", device, policy)
+    return None if found is None else int(found.violationTime)

@@ -1,0 +1,216 @@
+"""Latency, throughput and speedup: what is reported of the times that `timing` sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from objectives import clock, noise, stats, timing
+from objectives.bench import Batch
+from objectives.measurement import Measurement, Objective
+from objectives.stats import Estimate, Floats
+from objectives.timing import LONG, QUICK, Protocol, Read, Session, Side
+from objectives.workload import MARK, Workload, other
+
+__all__ = ["LONG", "OBJECTIVES", "QUICK", "Protocol", "Side", "measure", "measure_fresh"]
+
+P50 = Objective("latency_p50_ms", "ms", "lower", "median time of a call, end to end on the host")
+P90 = Objective("latency_p90_ms", "ms", "lower", "90th percentile of the time of a call (64 calls or more)")
+P99 = Objective("latency_p99_ms", "ms", "lower", "99th percentile of the time of a call (662 calls or more)")
+DEVICE_P50 = Objective("device_p50_ms", "ms", "lower", "median time between CUDA events around a call (CUDA only)")
+THROUGHPUT = Objective("throughput_per_s", "rows/s", "higher", "rows answered in a second, one call after the other")
+SPEEDUP = Objective("speedup", "ratio", "higher", "the baseline's time over the candidate's, block by block")
+FIRST_CALL = Objective("first_call_ms", "ms", "lower", "time of the very first call, which may compile")
+PREPARE = Objective("prepare_s", "s", "lower", "time to load and prepare the model before the first call")
+
+OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, PREPARE)
+TAIL = (90, 99)
+
+#: What depends on the workload, and so may be measured under several.
+BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP)
+
+#: Opens a process that holds a `Bench`, and ends it.
+Opener = Callable[[], AbstractContextManager[Side]]
+
+
+def under_workload(objective: Objective, mark: str) -> Objective:
+    """`objective` under another workload, by its suffix.
+
+    Raises:
+        ValueError: it does not depend on the workload, or there is no such suffix.
+    """
+    if objective not in BY_WORKLOAD:
+        known = ", ".join(o.name for o in BY_WORKLOAD)
+        raise ValueError(f"a workload can be named for {known}, got {objective.name}{MARK}{mark}")
+    other(Workload(), mark)
+    description = f"{objective.description}; workload {mark}"
+    return replace(objective, name=f"{objective.name}{MARK}{mark}", description=description)
+
+
+def renamed(timed: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:
+    """What depends on the workload of `timed`, under the names of another one."""
+    names = [objective.name for objective in BY_WORKLOAD if objective.name in timed]
+    return {f"{n}{MARK}{mark}": replace(timed[n], objective=f"{n}{MARK}{mark}") for n in names}
+
+
+def measure(
+    candidate: Side,
+    baseline: Side | None,
+    inputs: Sequence[Batch],
+    protocol: Protocol,
+    seed: int,
+    conditions: Mapping[str, Any],
+    read: Read | None = None,
+) -> dict[str, Measurement]:
+    """Time `candidate`, side by side with `baseline` if there is one; measurements by name.
+
+    Both are warmed up, then blocks of calls alternate, in an order drawn by lot, and whoever is not timed is
+    stopped. `speedup` is there only with a baseline, `device_p50_ms` only on CUDA, p90 and p99 only with
+    enough calls. All carry `conditions`, and with them `noisy`: "" or the reason not to trust the times, and
+    `retried_for`: why earlier attempts were given up. In the end both run again.
+
+    The intervals are about these two processes; that fresh ones of the same models may differ is what
+    `measure_fresh` is for.
+
+    Args:
+        inputs: batches, all of the same number of rows.
+        seed: of the order of the blocks and of the bootstrap.
+        read: counters of the machine; a test plants its own.
+
+    Raises:
+        ValueError: a protocol of several processes.
+        RemoteDied, RemoteTimeout: a process ended, or was ended for not answering.
+    """
+    if protocol.processes != 1:
+        raise ValueError(f"measure times one process a side; protocol.processes must be 1, got {protocol.processes}")
+    held = None if baseline is None else _held(baseline)
+    return _measure(_held(candidate), held, inputs, protocol, seed, conditions, read)
+
+
+def measure_fresh(
+    open_candidate: Opener,
+    open_baseline: Opener | None,
+    inputs: Sequence[Batch],
+    protocol: Protocol,
+    seed: int,
+    conditions: Mapping[str, Any],
+    read: Read | None = None,
+) -> dict[str, Measurement]:
+    """Like `measure`, in `protocol.processes` fresh processes a side; what they differ by is in the intervals.
+
+    Both sides of a pair are open together; pairs come one after the other.
+    """
+    if protocol.processes < timing.FEWEST_PROCESSES:
+        rule = f"protocol.processes must be {timing.FEWEST_PROCESSES} or more"
+        raise ValueError(f"{rule}, got {protocol.processes}")
+    return _measure(open_candidate, open_baseline, inputs, protocol, seed, conditions, read)
+
+
+def _held(side: Side) -> Opener:
+    return lambda: nullcontext(side)
+
+
+def _measure(
+    open_candidate: Opener,
+    open_baseline: Opener | None,
+    inputs: Sequence[Batch],
+    protocol: Protocol,
+    seed: int,
+    conditions: Mapping[str, Any],
+    read: Read | None,
+) -> dict[str, Measurement]:
+    rows = _rows(inputs)
+    reader = read or partial(clock.read, device=str(conditions.get("device", "cpu")))
+    generator = np.random.default_rng(seed)
+    sessions = []
+    for _ in range(protocol.processes):
+        with ExitStack() as opened:
+            candidate = opened.enter_context(open_candidate())
+            baseline = None if open_baseline is None else opened.enter_context(open_baseline())
+            sessions.append(timing.session(candidate, baseline, inputs, protocol, generator, reader))
+    wanted, estimates = _percentiles(sessions, seed)
+    known = {**conditions, **_conditions(sessions, protocol, estimates[0])}
+    calls = sum(len(block) for s in sessions for block in s.candidate)
+    made = [objective.measured(*e, calls, known) for objective, e in zip(wanted, estimates, strict=True)]
+    made.append(_throughput(sessions, rows, seed, known))
+    if open_baseline is not None:
+        made.append(_speedup(sessions, known))
+    if sessions[0].device:
+        [estimate] = _pooled([s.device for s in sessions], _median, seed)
+        made.append(DEVICE_P50.measured(*estimate, sum(len(b) for s in sessions for b in s.device), known))
+    for objective, name in ((FIRST_CALL, "first_call_ms"), (PREPARE, "prepare_s")):
+        made.append(_once(objective, [float(s.info[name]) for s in sessions], known))
+    return {measurement.objective: measurement for measurement in made}
+
+
+def _conditions(sessions: Sequence[Session], protocol: Protocol, median: Estimate) -> dict[str, Any]:
+    """What is to be known of how it went; every reason once, in the order they came."""
+    noisy = dict.fromkeys([*(reason for s in sessions for reason in s.disturbances), *noise.of_median(median)])
+    clocks = sessions[-1].clocks_mhz
+    return {
+        "block_s": protocol.block_s,
+        "blocks": protocol.blocks,
+        "processes": protocol.processes,
+        "warm_up": sessions[0].warm_up,
+        "others_cpu_share": round(max(s.others for s in sessions), 4),
+        "noisy": "; ".join(noisy),
+        "retried_for": [reasons for s in sessions for reasons in s.retried_for],
+        **({} if clocks is None else {"gpu_clock_mhz": clocks[0], "gpu_max_clock_mhz": clocks[1]}),
+    }
+
+
+def _percentiles(sessions: Sequence[Session], seed: int) -> tuple[list[Objective], list[Estimate]]:
+    """The median, and of the tail what there are calls enough for."""
+    calls = sum(len(block) for s in sessions for block in s.candidate)
+    found = [(P50, 50), *((o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls))]
+    points = [percentile for _, percentile in found]
+    estimates = _pooled([s.candidate for s in sessions], lambda times: np.percentile(times, points), seed)
+    return [objective for objective, _ in found], estimates
+
+
+def _throughput(sessions: Sequence[Session], rows: int, seed: int, known: Mapping[str, Any]) -> Measurement:
+    candidate = [s.candidate for s in sessions]
+    [estimate] = _pooled(candidate, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
+    return THROUGHPUT.measured(*estimate, sum(len(b) for blocks in candidate for b in blocks), known)
+
+
+def _speedup(sessions: Sequence[Session], known: Mapping[str, Any]) -> Measurement:
+    """Ratio of the blocks' medians, paired by round; over fresh processes, by pair of processes."""
+    noted = {**known, "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline])))}
+    return SPEEDUP.measured(*speedup(sessions), sum(len(s.first) for s in sessions), noted)
+
+
+def speedup(sessions: Sequence[Session]) -> Estimate:
+    """The baseline's time over the candidate's: of one pair of processes, or over several fresh ones."""
+    ratios = [s.ratio for s in sessions]
+    return ratios[0] if len(ratios) == 1 else stats.over_processes(np.array([ratio.value for ratio in ratios]))
+
+
+def _once(objective: Objective, seen: Sequence[float], known: Mapping[str, Any]) -> Measurement:
+    """What happens once a process."""
+    if len(seen) == 1 or min(seen) <= 0:
+        return objective.counted(seen[0], known)
+    return objective.measured(*stats.over_processes(np.array(seen)), len(seen), known)
+
+
+def _pooled(sessions: Sequence[Sequence[Floats]], statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:
+    """Of all calls, with intervals over processes, or over the blocks of one process."""
+    if len(sessions) == 1:
+        return stats.block_bootstrap(sessions[0], statistic, seed)
+    return stats.over_groups([np.concatenate(blocks) for blocks in sessions], statistic)
+
+
+def _median(times: Floats) -> Floats:
+    return np.percentile(times, [50])
+
+
+def _rows(inputs: Sequence[Batch]) -> int:
+    counts = {len(array) for batch in inputs for array in batch.values()}
+    if len(counts) != 1:
+        raise ValueError(f"all inputs must have the same number of rows, got {sorted(counts)}")
+    return counts.pop()

@@ -1,0 +1,225 @@
+"""An object that lives in a process of its own, and answers calls until it is closed.
+
+Two runtimes in one process disturb each other, and a crash or an exhausted memory in one candidate must not
+take the search with it: so whatever runs a model runs behind a `Remote`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+Progress = Callable[[str, float], None]
+
+#: Imported once by the fork server, so that a worker starts in milliseconds instead of seconds. Only imports:
+#: no tensor is made before the fork, because thread pools and CUDA contexts do not survive it.
+PRELOADED = ("torch", "safetensors.torch", "transformers.models.bert.modeling_bert")
+
+
+class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
+    """The process ended without an answer: killed (often for memory) or crashed."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        self.exitcode = exitcode
+        cause = f"killed by signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit {exitcode}"
+        hint = "; out of memory is the usual reason" if exitcode == -signal.SIGKILL else ""
+        super().__init__(f"its process died ({cause}{hint})")
+
+
+class RemoteTimeout(TimeoutError):  # noqa: N818 - as TimeoutError is one
+    """The process did not answer within its time limit and was killed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:.0f} s")
+
+
+class RemoteError(RuntimeError):
+    """An exception in the process that could not be sent here whole."""
+
+
+def context() -> multiprocessing.context.ForkServerContext:
+    """The fork-server context every worker of this program starts from."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(list(PRELOADED))
+    # Ctrl-C is for the program alone. The server and its workers inherit that it is blocked, from their first moment:
+    # later they would show a traceback of whatever they were importing.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return made
+
+
+class Remote:
+    """`factory()` held in a process of its own; `call` runs one of its methods there.
+
+    `factory` and all arguments and answers must pickle. Exceptions raised there are raised here, same type.
+    """
+
+    def __init__(self, factory: Callable[[], Any], *, timeout_s: float | None = None) -> None:
+        here, there = context().Pipe()
+        self._connection: Connection = here
+        self._process = context().Process(target=_serve, args=(there, factory), daemon=True)
+        self._process.start()
+        # A stopped process ignores the SIGTERM that the interpreter sends at exit, and would be waited for.
+        self._end = weakref.finalize(self, _end, self._process, here)
+        there.close()
+        try:
+            self._answer(timeout_s, None)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return int(pid)
+
+    def call(
+        self, method: str, *arguments: Any, timeout_s: float | None = None, progress: Progress | None = None
+    ) -> Any:
+        """`getattr(object, method)(*arguments)` in the process.
+
+        Raises:
+            RemoteTimeout: no answer in `timeout_s`; the process is gone.
+            RemoteDied: the process ended.
+        """
+        if not self._end.alive:
+            raise RemoteDied(self._process.exitcode)
+        try:
+            self._connection.send((method, arguments))
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._died() from None
+        return self._answer(timeout_s, progress)
+
+    def pause(self) -> None:
+        """Stop the process (SIGSTOP): a runtime's spinning threads must not disturb who is timed now."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._end()
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # A dead one is reported by the next call; its id may already belong to somebody else.
+        if self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def _answer(self, timeout_s: float | None, progress: Progress | None) -> Any:
+        try:
+            kind, payload = self._receive(timeout_s, progress)
+        except BaseException:
+            # Ctrl-C comes here too: an answer still on its way must not be taken for the next call's.
+            self.close()
+            raise
+        if kind == "raise":
+            raise payload
+        return payload
+
+    def _receive(self, timeout_s: float | None, progress: Progress | None) -> tuple[str, Any]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._connection.poll(left):
+                raise RemoteTimeout(timeout_s or 0.0)
+            try:
+                kind, payload = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise self._died() from None
+            if kind != "progress":
+                return kind, payload
+            if progress is not None:
+                progress(*payload)
+
+    def _died(self) -> RemoteDied:
+        self._process.join(10)
+        return RemoteDied(self._process.exitcode)
+
+
+def _end(process: multiprocessing.process.BaseProcess, connection: Connection) -> None:
+    connection.close()
+    if process.is_alive():
+        process.kill()
+    process.join(10)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """`error` with the remote traceback as a note, or a RemoteError that says the same."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RemoteError(f"{type(error).__name__}: {error}\n{text}")
+    error.add_note(f"in its own process:\n{text}")
+    return error
+
+
+def _end_with_the_program(connection: Connection) -> None:
+    """End this process when the other end of `connection` is gone, also when it is at work or stopped.
+
+    A thread waits for the hang-up. Linux is asked to send SIGCONT with it (and, harmlessly, with messages),
+    because a process that is stopped when the program is killed would stay for ever.
+    """
+    hang_up = select.poll()
+    hang_up.register(connection.fileno(), 0)
+
+    def watch() -> None:
+        hang_up.poll()
+        os._exit(1)
+
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox may know no such thing
+            fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(connection, fcntl.F_SETSIG, signal.SIGCONT)
+            fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _serve(connection: Connection, factory: Callable[[], Any]) -> None:
+    _end_with_the_program(connection)
+    # Ctrl-C reaches the whole process group; the parent decides what ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(BrokenPipeError, EOFError, ConnectionResetError):
+        try:
+            held = factory()
+        except BaseException as error:
+            connection.send(("raise", _sendable(error)))
+            return
+        connection.send(("ready", None))
+        while True:
+            method, arguments = connection.recv()
+            try:
+                # Progress goes through the connection, so an object asks for it by this attribute.
+                if hasattr(held, "progress"):
+                    held.progress = lambda stage, done: connection.send(("progress", (stage, done)))
+                connection.send(("answer", getattr(held, method)(*arguments)))
+            except (BrokenPipeError, EOFError, ConnectionResetError):
+                raise
+            except BaseException as error:
+                connection.send(("raise", _sendable(error)))

@@ -1,0 +1,240 @@
+"""How good predictions are: metrics that work offline, their intervals, and the loss against a baseline."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives import stats
+from objectives.measurement import Measurement, Objective
+
+if TYPE_CHECKING:
+    import evaluate
+
+Labels = NDArray[np.int64]  # (N,) class numbers from 0
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number made of predictions and references, twice: by scikit-learn, and fast, from confusion counts.
+
+    The first is what is reported; the second, equal to it, makes thousands of bootstrap draws cheap.
+    """
+
+    name: str
+    description: str
+    compute: Callable[[Labels, Labels], float]  # references (N,), predictions (N,)
+    of_counts: Callable[[Floats], Floats]  # (..., C, C) [reference, prediction] -> (...)
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.name, "fraction", "higher", self.description)
+
+
+def _accuracy(references: Labels, predictions: Labels) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(references, predictions))
+
+
+def _accuracy_of(counts: Floats) -> Floats:
+    right: Floats = np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
+    return right
+
+
+def _f1(references: Labels, predictions: Labels) -> float:
+    from sklearn.metrics import f1_score
+
+    labels = None if references.max() > 1 else [1]  # None: all that appear
+    return float(f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0))
+
+
+def _f1_of(counts: Floats) -> Floats:
+    """2 TP / (2 TP + FP + FN) of class 1; with references of a third class, its mean over all that appear."""
+    both = counts.sum(-1) + counts.sum(-2)
+    hits = 2 * np.diagonal(counts, axis1=-2, axis2=-1)
+    by_class = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
+    if not counts[..., 2:, :].any():
+        second: Floats = by_class[..., 1]
+        return second
+    mean: Floats = by_class.sum(-1) / (both > 0).sum(-1)
+    return mean
+
+
+def _matthews(references: Labels, predictions: Labels) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predictions))
+
+
+def _matthews_of(counts: Floats) -> Floats:
+    """The correlation of two class assignments (Gorodkin, 2004); 0 when either is constant."""
+    total = counts.sum((-2, -1))
+    truth, guess = counts.sum(-1), counts.sum(-2)
+    covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (truth * guess).sum(-1)
+    scale = np.sqrt((total**2 - (truth**2).sum(-1)) * (total**2 - (guess**2).sum(-1)))
+    correlation: Floats = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+    return correlation
+
+
+METRICS = (
+    Metric("accuracy", "share of rows predicted right", _accuracy, _accuracy_of),
+    Metric("f1", "F1 of class 1 with two classes, mean F1 of the classes with more", _f1, _f1_of),
+    Metric("matthews", "Matthews correlation of predictions and labels, -1 to 1", _matthews, _matthews_of),
+)
+
+LOSS = Objective("quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01")
+
+OBJECTIVES = (*(metric.objective for metric in METRICS), LOSS)
+
+
+def metric_named(name: str) -> Metric:
+    """Raises ValueError when there is none of that name."""
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    raise ValueError(f"metric must be one of {', '.join(m.name for m in METRICS)}, got {name}")
+
+
+def score(metric: str, predictions: Labels, references: Labels) -> float:
+    """The metric of predictions (N,) against references (N,), class numbers, by its `evaluate.Metric`."""
+    _check(predictions, references)
+    found = evaluate_metric(metric).compute(predictions=predictions, references=references)
+    return float(found[metric])
+
+
+@functools.cache
+def evaluate_metric(name: str) -> evaluate.Metric:
+    """The metric as an `evaluate.Metric` that needs no hub and leaves no files. The import takes seconds."""
+    import datasets
+    import evaluate
+
+    metric = metric_named(name)
+
+    class Offline(evaluate.Metric):  # type: ignore[misc, unused-ignore]
+        def _info(self) -> evaluate.MetricInfo:
+            column = datasets.Value("int64")
+            return evaluate.MetricInfo(
+                description=metric.description,
+                citation="",
+                inputs_description="predictions and references: class numbers from 0",
+                features=datasets.Features({"predictions": column, "references": column}),
+            )
+
+        def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+            return {metric.name: metric.compute(np.asarray(references), np.asarray(predictions))}
+
+    with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even for what it keeps in memory
+        return Offline(keep_in_memory=True, cache_dir=folder)
+
+
+def quality(
+    metric: str, predictions: Labels, references: Labels, seed: int, conditions: Mapping[str, Any]
+) -> Measurement:
+    """The metric with its bootstrap interval over rows.
+
+    The interval says what other rows of the same kind would give, for this one model. Where all rows are
+    right, or all wrong, it has no width, which is too narrow.
+    """
+    value = score(metric, predictions, references)
+    [draws] = _draws(metric, [predictions], references, seed)
+    interval = stats.percentile_interval(draws, len(references))
+    return metric_named(metric).objective.measured(value, interval, len(references), conditions)
+
+
+def loss_against(
+    metric: str,
+    predictions: Labels,
+    baseline_predictions: Labels,
+    references: Labels,
+    seed: int,
+    conditions: Mapping[str, Any] | None = None,
+) -> Measurement:
+    """Points (0.01) of the metric that the baseline is better by; below 0 the candidate is better.
+
+    The interval is a paired bootstrap over rows: what both get wrong does not widen it. `conditions` gain
+    `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right.
+    """
+    lost = score(metric, baseline_predictions, references) - score(metric, predictions, references)
+    ours, theirs = _draws(metric, [predictions, baseline_predictions], references, seed)
+    low, high = stats.percentile_interval(100 * (theirs - ours), len(references))
+    right, baseline_right = predictions == references, baseline_predictions == references
+    p = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
+    noted = {**(conditions or {}), "metric": metric, "mcnemar_p": p}
+    return LOSS.measured(100 * lost, (low, high), len(references), noted)
+
+
+def per_class(predictions: Labels, references: Labels, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of every class that appears, with its number of rows; plain JSON.
+
+    Recall has Wilson's interval (1927), because a class may have few rows. Precision is None for a class that is
+    never predicted, recall for one that has no row.
+    """
+    _check(predictions, references)
+    found = []
+    for label in sorted({*references.tolist(), *predictions.tolist()}):
+        guessed, there = predictions == label, references == label
+        hits, rows, said = int((guessed & there).sum()), int(there.sum()), int(guessed.sum())
+        found.append(
+            {
+                "label": names[label] if label < len(names) else str(label),
+                "rows": rows,
+                "precision": hits / said if said else None,
+                "recall": hits / rows if rows else None,
+                "recall_interval": list(stats.share_interval(hits, rows)) if rows else None,
+                "f1": 2 * hits / (rows + said),
+            }
+        )
+    return found
+
+
+def parity(outputs: Sequence[Mapping[str, np.ndarray]], reference_outputs: Sequence[Mapping[str, np.ndarray]]) -> float:
+    """Largest absolute difference between two runs of the same batches; infinite where one is not finite.
+
+    Raises:
+        ValueError: different numbers of batches, names or shapes.
+    """
+    worst = 0.0
+    for ours, theirs in zip(outputs, reference_outputs, strict=True):
+        shapes, wanted = ({name: array.shape for name, array in out.items()} for out in (ours, theirs))
+        if shapes != wanted:
+            raise ValueError(f"outputs must have the reference's shapes {wanted}, got {shapes}")
+        for name, array in ours.items():
+            with np.errstate(invalid="ignore"):  # infinity less infinity is dealt with below
+                gap = np.abs(array.astype(np.float64) - theirs[name].astype(np.float64))
+            if not np.isfinite(gap).all():
+                return float("inf")
+            worst = max(worst, float(gap.max(initial=0.0)))
+    return worst
+
+
+def _draws(metric: str, sides: Sequence[Labels], references: Labels, seed: int) -> list[Floats]:
+    """The metric of every side on the same bootstrap samples of rows, (draws,) each.
+
+    Rows alike in reference and all predictions fall into one cell, and cells are what is drawn.
+    """
+    cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
+    drawn = stats.resample_counts(counts, seed).astype(np.float64)
+    classes = max(2, int(cells.max()) + 1)
+    of_counts = metric_named(metric).of_counts
+    return [of_counts(_confusion(drawn, cells[0], cells[side], classes)) for side in range(1, len(cells))]
+
+
+def _confusion(drawn: Floats, references: Labels, predictions: Labels, classes: int) -> Floats:
+    """Counts by cell (draws, cells) to confusion counts (draws, C, C)."""
+    place = np.zeros((drawn.shape[1], classes * classes))
+    place[np.arange(drawn.shape[1]), references * classes + predictions] = 1
+    return (drawn @ place).reshape(-1, classes, classes)
+
+
+def _check(predictions: Labels, references: Labels) -> None:
+    if len(references) == 0 or predictions.shape != references.shape:
+        got = f"{predictions.shape} and {references.shape}"
+        raise ValueError(f"need as many predictions as references, one or more, got {got}")

@@ -1,0 +1,142 @@
+"""The fastest a model could possibly be here: what it must read and compute, over what this device can do at most.
+
+The floor of a call is max(bytes / bandwidth, operations / peak) (Williams, Waterman & Patterson, 2009, "Roofline").
+Everything is counted so that the floor is low rather than high: each weight is read once a call, activations stay in
+cache, an embedding costs the rows that are read, padding is skipped, and a ceiling is the best of what was seen. So a
+time under it is a bug, of the measurement or of the counting.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from objectives.bench import Batch
+from objectives.ceilings import BYTES, Ceilings
+from objectives.measurement import Measurement, Objective
+
+FLOOR = Objective("floor_ms", "ms", "lower", "roofline: the least a call can take, from what it reads and computes")
+FRACTION = Objective("roofline_fraction", "ratio", "higher", "roofline: the floor over the median time; 1 is the best")
+
+OBJECTIVES = (FLOOR, FRACTION)
+
+#: A median may be this much under the floor before it is called a bug: ceilings are measured too.
+TOLERANCE = 0.05
+
+#: (inputs, outputs) of a matrix; a low-rank pair is two.
+Matrix = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The plain sizes of a transformer that its least work follows from; who knows the model fills them in."""
+
+    token_matrices: tuple[Matrix, ...]  # every token passes them
+    row_matrices: tuple[Matrix, ...]  # once a row: pooler and head
+    attention: tuple[int, ...]  # by block, heads * head size of the queries
+    tables: tuple[int, ...]  # width of every embedding table that each token reads a row of
+
+    @property
+    def weights(self) -> int:
+        """Numbers in all matrices, each read once a call."""
+        return sum(a * b for a, b in (*self.token_matrices, *self.row_matrices))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The least that one call does."""
+
+    operations: float  # multiplications and additions
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least time of a typical call, and which ceiling sets it."""
+
+    ms: float
+    bound: str  # "compute" or "memory"
+    work: Work
+    peak: float  # operations a second
+    bandwidth: float  # bytes a second
+
+
+def work(sizes: Sizes, lengths: Sequence[int], width: str) -> Work:
+    """Of a call with rows of these many real tokens. `width` is that of the weights: "fp32", "bf16", "fp16", "int8".
+
+    A matrix costs 2 * inputs * outputs a token; attention, scores and weighted sum together, 4 * length^2 * heads *
+    head size a row and block (Kaplan et al., 2020, table 1, without their average over a causal mask).
+    """
+    size = _bytes_of(width)
+    tokens = sum(lengths)
+    squares = sum(length * length for length in lengths)
+    operations = (
+        2 * tokens * sum(a * b for a, b in sizes.token_matrices)
+        + 2 * len(lengths) * sum(a * b for a, b in sizes.row_matrices)
+        + 4 * squares * sum(sizes.attention)
+    )
+    # Rows may repeat, and then are read once: a row a table is the least.
+    return Work(float(operations), float(size * (sizes.weights + sum(sizes.tables))))
+
+
+def floor(sizes: Sizes, inputs: Sequence[Batch], width: str, ceilings: Ceilings) -> Floor:
+    """The median over the calls of a workload, so that it may be held against a median time."""
+    calls = [work(sizes, batch["attention_mask"].sum(1).tolist(), width) for batch in inputs]
+    peak, bandwidth = ceilings.peak(width), ceilings.bandwidth(int(calls[0].bytes))
+    seconds = [max(call.operations / peak, call.bytes / bandwidth) for call in calls]
+    middle = int(np.argsort(seconds)[(len(seconds) - 1) // 2])
+    call = calls[middle]
+    bound = "compute" if call.operations / peak >= call.bytes / bandwidth else "memory"
+    return Floor(seconds[middle] * 1e3, bound, call, peak, bandwidth)
+
+
+def reached(found: Floor, median: Measurement) -> dict[str, Measurement]:
+    """The floor and the fraction of it that a median time (ms) reaches, by name."""
+    low, high = median.interval
+    conditions = {
+        **median.conditions,
+        "bound": found.bound,
+        "flops": found.work.operations,
+        "bytes": found.work.bytes,
+        "peak_flops_per_s": found.peak,
+        "bandwidth_bytes_per_s": found.bandwidth,
+        "under_floor": under(found, median),
+    }
+    fraction = FRACTION.measured(found.ms / median.value, (found.ms / high, found.ms / low), median.samples, conditions)
+    return {FLOOR.name: FLOOR.counted(found.ms, conditions), FRACTION.name: fraction}
+
+
+def under(found: Floor, median: Measurement) -> str:
+    """A sentence when a median time is under the floor, which is a bug; else ""."""
+    if median.value >= found.ms * (1 - TOLERANCE):
+        return ""
+    return (
+        f"a median of {median.value:.3g} ms is under the roofline floor of {found.ms:.3g} ms ({found.bound}): a bug in "
+        "the measurement or in the count of its work"
+    )
+
+
+def held_against(found: Floor, timed: Mapping[str, Measurement], median: str) -> dict[str, Measurement]:
+    """`timed` with floor and fraction; where its `median` is under the floor all of it is marked noisy for that."""
+    reason = under(found, timed[median])
+    marked = {name: _marked(measurement, reason) for name, measurement in timed.items()}
+    return {**marked, **reached(found, marked[median])}
+
+
+def _marked(measurement: Measurement, reason: str) -> Measurement:
+    if not reason:
+        return measurement
+    noisy = "; ".join(filter(None, (measurement.conditions.get("noisy", ""), reason)))
+    conditions: dict[str, Any] = {**measurement.conditions, "noisy": noisy}
+    return replace(measurement, conditions=conditions)
+
+
+@functools.cache
+def _bytes_of(width: str) -> int:
+    if width not in BYTES:
+        raise ValueError(f"width must be one of {', '.join(BYTES)}, got {width}")
+    return BYTES[width]

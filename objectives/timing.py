@@ -1,0 +1,168 @@
+"""The protocol of blocks: candidate and baseline take turns, one stopped while the other is timed."""
+
+from __future__ import annotations
+
+import contextlib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from objectives import clock, noise, stats
+from objectives.bench import Batch
+from objectives.stats import Bools, Floats
+
+Read = Callable[[Sequence[int]], clock.Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How long to time. Blocks and processes are fixed in advance: nothing that the times say ends it early.
+
+    A pair of processes that was disturbed is timed again, `attempts` times in all; which attempt is kept is decided
+    by what the rest of the machine did, never by the ratio that was found.
+    """
+
+    block_s: float  # of one block of calls on one side
+    blocks: int  # a side, in one process
+    warm_s: float  # at most, a side
+    processes: int = 1  # fresh ones a side, one after the other
+    attempts: int = 2
+    minimum: int = 1  # calls a block, however slow they are
+    timeout_s: float = 300.0  # for one answer of a process; the first call of a compiled model takes long
+
+    def __post_init__(self) -> None:
+        if self.blocks < stats.MINIMUM_PAIRS:
+            raise ValueError(f"blocks must be {stats.MINIMUM_PAIRS} or more for an interval, got {self.blocks}")
+        if self.processes != 1 and self.processes < FEWEST_PROCESSES:
+            rule = f"processes must be 1, or {FEWEST_PROCESSES} or more for an interval over them"
+            raise ValueError(f"{rule}, got {self.processes}")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
+
+    def lasting(self, seconds: float) -> Protocol:
+        """The same number of blocks, cut so that those of both sides in all processes take about `seconds`.
+
+        Warming up is bounded by a quarter of that, so that a short measurement is not mostly warm-up.
+        """
+        block_s = seconds / (2 * self.blocks * self.processes)
+        return replace(self, block_s=block_s, warm_s=min(self.warm_s, seconds / 4))
+
+
+FEWEST_PROCESSES = 3
+
+#: In the loop: 1.5 s of blocks. Sixteen, because 8 rounds against 8 make a rank-sum interval of 95.0 %.
+QUICK = Protocol(block_s=0.046875, blocks=16, warm_s=0.5, attempts=2)
+#: For finalists, as MLPerf's single stream: the next call leaves when the last is answered. 20 s of blocks.
+LONG = Protocol(block_s=0.2083, blocks=16, warm_s=1.0, processes=3, attempts=2)
+
+
+class Side(typing.Protocol):
+    """What is timed: a `Remote` that holds a `Bench`."""
+
+    @property
+    def pid(self) -> int: ...
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What was seen of one pair of processes; milliseconds by block, block i of both sides being of one round."""
+
+    candidate: list[Floats]
+    baseline: list[Floats]  # empty without one
+    first: Bools  # (blocks,) whether the candidate's came first in the round
+    device: list[Floats]  # the candidate's between CUDA events; empty on a CPU
+    info: Mapping[str, Any]  # the candidate's `Bench.info`
+    warm_up: Mapping[str, Any]
+    others: float  # share of the CPUs' time that went elsewhere
+    clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and at most; None without one
+    disturbances: tuple[str, ...]  # why not to trust the times; empty when nothing was seen
+    retried_for: tuple[str, ...] = ()  # why the attempts that are not kept were given up
+
+    @property
+    def ratio(self) -> stats.Estimate:
+        """Of the baseline's time to the candidate's, from the blocks' medians."""
+        theirs, ours = (np.array([np.median(b) for b in side]) for side in (self.baseline, self.candidate))
+        return stats.paired_ratio(theirs, ours, self.first)
+
+
+def session(
+    candidate: Side,
+    baseline: Side | None,
+    inputs: Sequence[Batch],
+    protocol: Protocol,
+    generator: np.random.Generator,
+    read: Read = clock.read,
+) -> Session:
+    """Time one pair of processes, again while it is disturbed, and keep the attempt with the quietest machine."""
+    seen: list[Session] = []
+    while not seen or (seen[-1].disturbances and len(seen) < protocol.attempts):
+        seen.append(_attempt(candidate, baseline, inputs, protocol, generator, read))
+    kept = seen[-1] if not seen[-1].disturbances else min(seen, key=lambda attempt: attempt.others)
+    given_up = tuple("; ".join(attempt.disturbances) for attempt in seen if attempt is not kept)
+    return replace(kept, retried_for=given_up)
+
+
+def _attempt(
+    candidate: Side,
+    baseline: Side | None,
+    inputs: Sequence[Batch],
+    protocol: Protocol,
+    generator: np.random.Generator,
+    read: Read,
+) -> Session:
+    sides = [candidate] if baseline is None else [candidate, baseline]
+    pids = [side.pid for side in sides]
+    blocks: tuple[list[Floats], list[Floats]] = ([], [])
+
+    def ask(side: Side, method: str, *arguments: Any) -> Any:
+        with _awake(side):
+            return side.call(method, *arguments, timeout_s=protocol.timeout_s)
+
+    def ask_block(side: Side, method: str) -> Floats:
+        return np.asarray(ask(side, method, inputs, protocol.block_s, protocol.minimum), dtype=np.float64)
+
+    with _stopped(sides):
+        warm_ups = [ask(side, "warm", inputs, protocol.warm_s) for side in sides]
+        info = ask(candidate, "info")
+        before = read(pids)
+        # Each goes first in half of the rounds, in which by lot: the interval of the ratio rests on it.
+        second = generator.permutation(protocol.blocks) % len(sides)
+        for first in second:
+            for index in (first, 1 - first)[: len(sides)]:
+                blocks[index].append(ask_block(sides[index], "block"))
+        after = read(pids)
+        on_device = protocol.blocks if info["device"] == "cuda" else 0
+        device = [ask_block(candidate, "device_block") for _ in range(on_device)]
+    found = noise.of_machine(before, after)
+    if len({tuple((name, array.shape) for name, array in batch.items()) for batch in inputs}) == 1:
+        for name, times in zip(("candidate", "baseline"), blocks, strict=True):
+            found += noise.of_calls(name, times) if times else []
+    clocks = None if after.gpu is None else (after.gpu.clock_mhz, after.gpu.max_clock_mhz)
+    others = clock.busy(before, after)
+    return Session(*blocks, second == 0, device, info, warm_ups[0], others, clocks, tuple(found))
+
+
+@contextlib.contextmanager
+def _stopped(sides: Sequence[Side]) -> Iterator[None]:
+    try:
+        for side in sides:
+            side.pause()
+        yield
+    finally:
+        for side in sides:
+            side.resume()
+
+
+@contextlib.contextmanager
+def _awake(side: Side) -> Iterator[None]:
+    side.resume()
+    try:
+        yield
+    finally:
+        side.pause()

@@ -1,0 +1,118 @@
+"""What a model is fed while it is timed: seeded batches of a fixed length, or of the user's own lengths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: How many batches are made; timing goes round them.
+BATCHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`batch` rows at a time, each `length` tokens, or with "data" as long as the user's own rows are."""
+
+    batch: int = 1
+    length: int | Literal["data"] = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be 1 or more, got {self.batch}")
+        if self.length != "data" and self.length < 1:
+            raise ValueError(f"length must be 1 or more, or data, got {self.length}")
+
+
+#: Between the name of a measurement and the workload it was taken under: "latency_p50_ms/b32-l128".
+MARK = "/"
+_SUFFIX = re.compile(r"(?:b(?P<batch>[1-9]\d*))?-?(?:l(?P<length>[1-9]\d*|data))?")
+
+
+def suffix(workload: Workload) -> str:
+    """What names a workload in the name of a measurement: "b32-l128", "b1-ldata"."""
+    return f"b{workload.batch}-l{workload.length}"
+
+
+def marked(name: str) -> tuple[str, str]:
+    """(objective, suffix) of a measurement's name; the suffix is "" for the main workload."""
+    objective, _, mark = name.partition(MARK)
+    return objective, mark
+
+
+def other(main: Workload, mark: str) -> Workload:
+    """The workload that the suffix `mark` names; what it leaves out ("b32", "l128") is as in `main`.
+
+    Raises:
+        ValueError: no such suffix.
+    """
+    found = _SUFFIX.fullmatch(mark)
+    if not mark or found is None or not any(found.groups()) or mark.startswith("-") or mark.endswith("-"):
+        raise ValueError(f"a workload is written b<batch>, l<length> or b<batch>-l<length>, got {mark!r}")
+    batch, length = found["batch"], found["length"]
+    return replace(
+        main,
+        batch=main.batch if batch is None else int(batch),
+        length=main.length if length is None else "data" if length == "data" else int(length),
+    )
+
+
+def inputs(
+    workload: Workload, input_names: Sequence[str], vocab_size: int, lengths: Sequence[int] = ()
+) -> list[dict[str, np.ndarray]]:
+    """`BATCHES` batches of random tokens, each name (B, L) int64; shorter rows are padded and masked.
+
+    Args:
+        workload: batch, length and seed.
+        input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
+        vocab_size: tokens are drawn from [1, vocab_size).
+        lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
+
+    Raises:
+        ValueError: an input this cannot make, or "data" without lengths.
+    """
+    generator = np.random.default_rng(workload.seed)
+    counts = _row_lengths(workload, lengths, generator).reshape(BATCHES, workload.batch)
+    return [_batch(row, input_names, vocab_size, generator) for row in counts]
+
+
+def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Token counts of all rows in the order they come.
+
+    With "data", quantiles of `lengths` in van der Corput's order: any run of neighbours is spread over the
+    whole distribution, so that blocks of calls, which each see a few batches, differ little in their work.
+    """
+    rows = BATCHES * workload.batch
+    if workload.length != "data":
+        return np.full(rows, workload.length, dtype=np.int64)
+    if len(lengths) == 0:
+        raise ValueError('length "data" needs the lengths of the data\'s rows, got none')
+    quantiles = (van_der_corput(rows) + generator.random()) % 1.0
+    return np.quantile(lengths, quantiles, method="inverted_cdf").astype(np.int64)
+
+
+def van_der_corput(count: int) -> NDArray[np.float64]:
+    """The first `count` of 0, 1/2, 1/4, 3/4, 1/8, 5/8, ...: base 2 digits mirrored (van der Corput, 1935)."""
+    return np.array([int(f"{i:b}"[::-1], 2) / (1 << i.bit_length()) for i in range(count)])
+
+
+def _batch(
+    counts: NDArray[np.int64], input_names: Sequence[str], vocab_size: int, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    shape = (len(counts), int(counts.max()))
+    mask = (np.arange(shape[1]) < counts[:, None]).astype(np.int64)
+    made = {
+        "input_ids": generator.integers(1, vocab_size, size=shape) * mask,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros(shape, dtype=np.int64),
+        "position_ids": np.broadcast_to(np.arange(shape[1]), shape).copy(),
+    }
+    unknown = [name for name in input_names if name not in made]
+    if unknown:
+        raise ValueError(f"can make {', '.join(made)}, got {', '.join(unknown)}")
+    return {name: made[name] for name in input_names}

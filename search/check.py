@@ -1,0 +1,243 @@
+"""Whether an exported model does what its record says: loaded in a fresh process, compared, measured again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from objectives import clock, latency, quality, workload
+from objectives.bench import Batch, open_bench
+from objectives.measurement import Measurement
+from objectives.process import Remote
+from search.best_config import BestConfig, read_best_config
+from search.config import from_mapping
+from search.errors import UserError
+from search.export import RECIPE
+from search.front import LATENCY, Outcome
+from spaces import build
+from spaces.axis import Context, Infeasible
+from spaces.base import ModelError, read_config
+
+if TYPE_CHECKING:
+    from search.evaluate import Evaluator
+    from search.setting import Setting
+
+#: In a model folder: outputs that every later load must reproduce.
+REFERENCE = "reference.npz"
+#: Largest difference of logits. On the same device the same kernels run, so only the order of sums may differ;
+#: another device rounds otherwise, and int8 then steps otherwise.
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2}
+ELSEWHERE = 20.0  # times the tolerance, on another kind of device
+#: Seed and shape of the token ids that every model is tried on, whatever its data.
+PROBE = workload.Workload(batch=1, length=24, seed=20240)
+
+
+def probe(folder: Path) -> list[Batch]:
+    """Token ids that depend on nothing but the model's vocabulary."""
+    base, _ = read_config(folder)
+    return list(workload.inputs(PROBE, base.inputs, int(base.config["vocab_size"])))
+
+
+def write_reference(setting: Setting, evaluate: Evaluator, outcome: Outcome, folder: Path, bench: Remote) -> Path:
+    """A file with the outputs that the model in `bench` gives now: on the probe, and on the validation split."""
+    outputs = bench.call("predict", probe(folder))
+    logits = evaluate.logits(outcome.recipe, folder, lambda: bench, "validation")
+    target = folder / f".{outcome.recipe.digest}.{REFERENCE}"
+    partial_name = target.with_suffix(".partial.npz")
+    np.savez(partial_name, probe=np.concatenate([o["logits"] for o in outputs]), validation=logits)
+    partial_name.replace(target)
+    return target
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check saw; `problem` is "" when the model does what its record says."""
+
+    lines: tuple[str, ...] = ()
+    problem: str = ""
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+
+
+def opened(folder: Path, record: BestConfig, context: Context) -> Remote:
+    """The exported model in a process of its own.
+
+    Raises:
+        UserError: files that are missing, foreign or pickled, or a runtime that is not here.
+    """
+    recipe = record.recipe
+    opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+    try:
+        return open_bench(opening, context.device, context.threads, timeout_s=600)
+    except ModelError as error:
+        raise UserError(str(error)) from None
+    except Infeasible as reason:
+        raise UserError(f"{folder}: cannot run on this machine: {reason}") from None
+
+
+def read_record(folder: Path) -> BestConfig:
+    """The record of a model folder, its files held against the digests in it.
+
+    Raises:
+        UserError: no such folder, no record, or a file that is missing or is not the one that was exported.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"{folder}: no {RECIPE}; a folder under exports/<study>/models/ has one")
+    record = read_best_config(folder / RECIPE)
+    for name, wanted in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the model was exported with it")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != wanted:
+            raise UserError(
+                f"{path}: not the file that was exported: SHA-256 must be {wanted[:16]}..., got {found[:16]}..."
+            )
+    return record
+
+
+def reference_difference(folder: Path) -> Found:
+    """Load the model in a fresh process and compare its outputs on the probe with those that were recorded."""
+    record = read_record(folder)
+    context = context_of(record)
+    with opened(folder, record, context) as bench:
+        return _compare(folder, record, context, bench)
+
+
+def context_of(record: BestConfig) -> Context:
+    """The device of the record when this machine has it, else the CPU."""
+    import torch
+
+    measured = str(record.conditions["hardware"].get("device", "cpu"))
+    return Context("cuda" if measured == "cuda" and torch.cuda.is_available() else "cpu")
+
+
+def same_kind(record: BestConfig, context: Context) -> str:
+    """ "" when this is the kind of device that was measured, else what differs."""
+    then = record.conditions["hardware"]
+    now = clock.fingerprint(context.device)
+    for key in ("device", "cpu"):
+        if then.get(key) != now.get(key):
+            return f"measured on {then.get(key)}, this is {now.get(key)}"
+    if context.device == "cuda" and _gpu(then) != _gpu(now):
+        return f"measured on {_gpu(then)}, this is {_gpu(now)}"
+    return ""
+
+
+def _gpu(hardware: Mapping[str, Any]) -> str:
+    return ", ".join(str(gpu.get("name")) for gpu in hardware.get("gpu") or [])
+
+
+def _compare(folder: Path, record: BestConfig, context: Context, bench: Remote) -> Found:
+    if not (folder / REFERENCE).is_file():
+        bench.call("predict", probe(folder), timeout_s=600)
+        return Found((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
+    with np.load(folder / REFERENCE, allow_pickle=False) as data:
+        wanted = data["probe"]
+    outputs = bench.call("predict", probe(folder), timeout_s=600)
+    found = np.concatenate([o["logits"] for o in outputs])
+    allowed = tolerance(record, context)
+    difference = quality.parity([{"logits": found}], [{"logits": wanted}])
+    line = f"outputs on {len(wanted)} fixed inputs: largest difference of logits {difference:.2g} (allowed {allowed:g})"
+    return Found((line,), "" if difference <= allowed else line)
+
+
+def tolerance(record: BestConfig, context: Context) -> float:
+    width = str(build.precision_of(record.recipe)["width"])
+    return TOLERANCE[width] * (ELSEWHERE if same_kind(record, context) else 1.0)
+
+
+def check(folder: Path, mlruns: Path | None = None) -> Found:
+    """The whole check: outputs, quality on the validation split where its data can be read, and latency.
+
+    On another kind of device than the record's only predictions are compared, and the lines say so.
+
+    Raises:
+        UserError: the folder is not a whole exported model.
+    """
+    record = read_record(folder)
+    context = context_of(record)
+    elsewhere = same_kind(record, context)
+    with opened(folder, record, context) as bench:
+        found = _compare(folder, record, context, bench)
+        lines, problems = list(found.lines), [found.problem] if found.problem else []
+        lines += _quality_lines(folder, record, context, bench, mlruns, problems)
+        if elsewhere:
+            lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
+    if not elsewhere:
+        lines.append(_latency_line(folder, record, context))
+    return Found(tuple(lines), "; ".join(problems))
+
+
+def _quality_lines(
+    folder: Path,
+    record: BestConfig,
+    context: Context,
+    bench: Remote,
+    mlruns: Path | None,
+    problems: list[str],
+) -> list[str]:
+    """The validation split again, when its data are where the record says."""
+    from search import compose
+
+    try:
+        config = from_mapping(record.config, compose.names())
+        if mlruns is not None:
+            from dataclasses import replace
+
+            config = replace(config, mlruns=str(mlruns.absolute()))
+        rows = compose.read_data(config, context)
+    except UserError as reason:
+        return [f"validation split: not compared, because its data cannot be read here: {reason}"]
+    encoded, labels = rows.split("validation")
+    batches = rows.batches(encoded)
+    outputs = bench.call("predict", batches, timeout_s=3600)
+    found = np.concatenate([o["logits"] for o in outputs])
+    metric = str(record.config["metric"])
+    score = quality.score(metric, rows.decide(found), labels)
+    recorded = record.measurements[metric].value
+    if not (folder / REFERENCE).is_file():
+        return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]
+    with np.load(folder / REFERENCE, allow_pickle=False) as data:
+        wanted = data["validation"]
+    if found.shape != wanted.shape:
+        return [f"validation split: not compared, because it has {len(found)} rows here and had {len(wanted)}"]
+    difference = quality.parity([{"logits": found}], [{"logits": wanted}])
+    allowed = tolerance(record, context)
+    line = (
+        f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "
+        f"largest difference of logits {difference:.2g} (allowed {allowed:g})"
+    )
+    close = difference <= allowed
+    if not close or (not same_kind(record, context) and abs(score - recorded) > 0.5 / len(labels)):
+        problems.append(line)
+    return [line]
+
+
+def _latency_line(folder: Path, record: BestConfig, context: Context) -> str:
+    """The median in fresh processes, held against the record's interval."""
+    load = record.config["workload"]
+    if load["length"] == "data":
+        return "latency: not compared, because it was measured on the lengths of the data"
+    base, _ = read_config(folder)
+    wanted = workload.Workload(int(load["batch"]), int(load["length"]), 0)
+    inputs = list(workload.inputs(wanted, base.inputs, int(base.config["vocab_size"])))
+    protocol = latency.LONG.lasting(float(record.config["measure"]["final_s"]))
+    known = {"device": context.device, "threads": context.threads}
+    now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
+    then = record.final.get(LATENCY) or record.measurements[LATENCY]
+    low, high = then.interval
+    inside = "inside" if low <= now.value <= high else "outside"
+    noisy = now.conditions.get("noisy")
+    return (
+        f"latency: {now.value:.2f} ms here, {then.value:.2f} ms in the record ({now.value / then.value:.2f}x, {inside} "
+        f"its interval of {low:.2f} to {high:.2f}){f'; noisy: {noisy}' if noisy else ''}"
+    )

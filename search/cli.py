@@ -1,0 +1,203 @@
+"""The command line: parse, call, print. No logic, and nothing heavy is imported before a command is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from search.errors import UserError, disk_is_full
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 1 the job ran and failed, 2 the input is wrong."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.call(parsed))
+    except UserError as error:
+        if parsed.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if parsed.debug:
+            raise
+        text = " ".join(str(error).split())
+        if disk_is_full(error):
+            print(f"failed: nothing more can be written, the disk is full: {text[:300]}", file=sys.stderr)
+            print("what is finished is kept; the same command goes on when there is space", file=sys.stderr)
+            return 1
+        print(f"failed: {type(error).__name__}: {text[:600]} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m search",
+        description="Finds the fastest compressed form of a transformer that is still good enough, on this device.",
+        epilog="example: python -m search run",
+    )
+    made.set_defaults(debug=False)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run(commands)
+    _plan(commands)
+    _front(commands)
+    _export(commands)
+    _apply(commands)
+    _check(commands)
+    _list(commands)
+    _ui(commands)
+    return made
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, example: str
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=about, description=about, epilog=f"example: {example}")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    made.add_argument("--mlruns", type=Path, default=None, metavar="DIR", help="where results are (default: mlruns)")
+    return made
+
+
+def _configurable(made: argparse.ArgumentParser) -> None:
+    made.add_argument("config", nargs="?", type=Path, help="a YAML file; none: the embedded default")
+    made.add_argument("--trials", metavar="N", help="the study's total number of trials")
+    made.add_argument("--timeout", metavar="SECONDS", help="for search and export together")
+    made.add_argument("--study", metavar="NAME", help="name of the study; one that exists is gone on with")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override any key of the file",
+    )
+
+
+def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "search, or go on with a search; ends with the front, its files and models"
+    made = _command(commands, "run", about, "python -m search run config.yaml --trials 60 --set workload.batch=8")
+    _configurable(made)
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.run(act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides))
+
+    made.set_defaults(call=call)
+
+
+def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "say what would be searched and what it would cost; trains nothing"
+    made = _command(commands, "plan", about, "python -m search plan config.yaml")
+    _configurable(made)
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.plan(act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides))
+
+    made.set_defaults(call=call)
+
+
+def _front(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(
+        commands, "front", "show the front of a study", "python -m search front movie-reviews --max-loss 1.0"
+    )
+    made.add_argument("study", metavar="STUDY")
+    made.add_argument("--json", action="store_true", help="as front.json has it")
+    made.add_argument("--max-latency-ms", type=float, metavar="X", help="only members at most this slow")
+    made.add_argument("--max-loss", type=float, metavar="P", help="only members that lose at most P points")
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.front(act.results(a.mlruns), a.study, a.json, a.max_latency_ms, a.max_loss)
+
+    made.set_defaults(call=call)
+
+
+def _export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(
+        commands,
+        "export",
+        "write a study's front, or one of its models, to a folder",
+        "python -m search export movie-reviews --pick fastest --to fast-model",
+    )
+    made.add_argument("study", metavar="STUDY")
+    made.add_argument("--pick", metavar="NAME", help="balanced, fastest, most-accurate, or a trial's number")
+    made.add_argument("--to", type=Path, metavar="DIR", help="default: MLRUNS/exports/STUDY")
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.export(act.results(a.mlruns), a.study, a.pick, a.to)
+
+    made.set_defaults(call=call)
+
+
+def _apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(
+        commands,
+        "apply",
+        "rebuild a model here from its base model and recipe, and measure it",
+        "python -m search apply mlruns/exports/movie-reviews/best-config.yaml",
+    )
+    made.add_argument("best", type=Path, metavar="BEST.yaml")
+    made.add_argument("--to", type=Path, metavar="DIR", help="default: MLRUNS/exports/STUDY/rebuilt/NUMBER")
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.apply(act.results(a.mlruns), a.best, a.to)
+
+    made.set_defaults(call=call)
+
+
+def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(
+        commands,
+        "check",
+        "load an exported model in a fresh process, measure it again, and compare with its record",
+        "python -m search check mlruns/exports/movie-reviews/models/5",
+    )
+    made.add_argument("folder", type=Path, metavar="DIR")
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.check(a.folder, a.mlruns)
+
+    made.set_defaults(call=call)
+
+
+def _list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(
+        commands,
+        "list",
+        "axes, runtimes, objectives, tasks, metrics and samplers, and what this machine can run",
+        "python -m search list",
+    )
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.listing()
+
+    made.set_defaults(call=call)
+
+
+def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = _command(commands, "ui", "open the MLflow UI on the right store", "python -m search ui --port 5000")
+    made.add_argument("--port", type=int, default=5000)
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.ui(act.results(a.mlruns), a.port)
+
+    made.set_defaults(call=call)

@@ -1,0 +1,224 @@
+"""What each command does, and the words it ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search.config import Override, RunConfig, Source, from_mapping, load
+from search.errors import UserError
+
+#: No bars and advice of libraries between our own lines, and no reports to anybody.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def quiet() -> None:
+    """Set what must be set before libraries are imported, here and in the processes that are started."""
+    import warnings
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore")
+
+
+def configured(
+    path: Path | None,
+    trials: Any,
+    timeout: Any,
+    study: str | None,
+    mlruns: Path | None,
+    overrides: Sequence[str],
+) -> RunConfig:
+    """The configuration of a run, flags on top. Raises UserError."""
+    quiet()
+    from search.compose import names
+
+    flags: list[str | Override] = list(overrides)
+    for key, flag, value in (
+        ("budget.trials", "--trials", trials),
+        ("budget.timeout", "--timeout", timeout),
+        ("study", "--study", study),
+        ("mlruns", "--mlruns", None if mlruns is None else str(mlruns)),
+    ):
+        if value is not None:
+            flags.append(Override(key, _number(value) if key.startswith("budget") else value, flag))
+    return load(path, flags, names())
+
+
+def _number(value: Any) -> Any:
+    """A flag's text as a number where it is one; the configuration's own check says what is wrong otherwise."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            continue
+    return value
+
+
+def results(mlruns: Path | None) -> Path:
+    quiet()
+    return (mlruns or Path("mlruns")).absolute()
+
+
+def run(config: RunConfig) -> int:
+    """Search; print the front and where everything is."""
+    from rich.console import Console
+
+    from objectives import clock
+    from search import compose
+    from search.report import Study, pick_lines, table, ties_text
+    from search.session import run as run_session
+    from search.view import Lines, Live
+
+    terminal = sys.stdout.isatty()
+    shown = Study(config.to_mapping(), clock.fingerprint(compose.device_of(config)))
+    view = Live(config.budget.trials, shown) if terminal else Lines(config.budget.trials)
+    try:
+        result = run_session(config, view)
+    finally:
+        view.close()
+    front, study = result.front, result.study
+    if not front.members:
+        print("no trial is complete and inside the limits; nothing was exported", file=sys.stderr)
+        return 1
+    console = Console(width=None if terminal else 160)
+    console.print(table(front, study))
+    for line in ties_text(front):
+        print(line)
+    print()
+    for line in pick_lines(front, study):
+        print(line)
+    print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
+    print(f"MLflow: {ui_text(Path(config.mlruns))}  then http://127.0.0.1:5000{result.page}")
+    return 0
+
+
+def ui_text(mlruns: Path) -> str:
+    """The exact command that opens the MLflow UI on this store."""
+    import shlex
+
+    from search.track import ui_command
+
+    return shlex.join(ui_command(mlruns))
+
+
+def plan(config: RunConfig) -> int:
+    """What would be searched, and what it would cost."""
+    from search.planning import plan_lines
+
+    for line in plan_lines(config):
+        print(line)
+    return 0
+
+
+def front(mlruns: Path, name: str, as_json: bool, max_latency_ms: float | None, max_loss: float | None) -> int:
+    from rich.console import Console
+
+    from search.best_config import plain
+    from search.report import census, front_json, pick_lines, table
+    from search.session import stored
+
+    found, study = stored(mlruns, name)
+    found = found.within(max_latency_ms, max_loss)
+    if as_json:
+        print(json.dumps(plain(front_json(found, study)), indent=1))
+        return 0
+    if not found.members:
+        print(f"no trial of {name} is complete and inside the limits", file=sys.stderr)
+        return 1
+    Console(width=None if sys.stdout.isatty() else 160).print(table(found, study))
+    print(census(found))
+    for line in pick_lines(found, study):
+        print(line)
+    return 0
+
+
+def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
+    from search.export import export as export_front
+    from search.export import export_model
+    from search.session import stored
+
+    found, study = stored(mlruns, name)
+    if pick is None:
+        target = to or mlruns / "exports" / name
+        export_front(found, study, target)
+    else:
+        outcome = found.choose(pick)
+        target = to or mlruns / "exports" / name / "picks" / pick
+        export_model(found, study, outcome, target)
+    print(target)
+    return 0
+
+
+def apply(mlruns: Path, path: Path, to: Path | None) -> int:
+    """Rebuild, measure, and show both records side by side."""
+    from search.best_config import read_best_config
+    from search.compose import names
+    from search.rebuild import rebuild
+    from search.view import Lines
+
+    record = read_best_config(path)
+    config = from_mapping(record.config, names(), Source(str(path), path.absolute().parent))
+    config = replace(config, mlruns=str(mlruns))
+    target = to or mlruns / "exports" / record.study / "rebuilt" / str(record.number)
+    for line in rebuild(config, record, target, Lines(1)):
+        print(line)
+    print(target)
+    return 0
+
+
+def check(folder: Path, mlruns: Path | None) -> int:
+    quiet()
+    from search.check import check as check_folder
+
+    found = check_folder(folder, mlruns)
+    for line in found.lines:
+        print(line)
+    if found.problem:
+        print(f"failed: {found.problem}", file=sys.stderr)
+        return 1
+    print("the model does what its record says")
+    return 0
+
+
+def listing() -> int:
+    quiet()
+    from search.listing import lines
+
+    for line in lines():
+        print(line)
+    return 0
+
+
+def ui(mlruns: Path, port: int) -> int:
+    """Run the MLflow UI until it is interrupted."""
+    from search.track import ui_command
+
+    if not (mlruns / "mlflow.db").exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise UserError(f"--mlruns: no MLflow store in {mlruns}; a run makes one: python -m search run")
+    # One worker is enough for one person, and nothing here needs MLflow's ten processes for background jobs.
+    command = [*ui_command(mlruns), "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # In a session of its own, so that Ctrl-C is ours: its server would answer it with a traceback.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
+            return 0

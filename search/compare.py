@@ -1,0 +1,43 @@
+"""Differences and ratios of two estimates, with intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from objectives.measurement import Measurement
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Estimate:
+        return cls(measurement.value, *measurement.interval)
+
+    def includes(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b from their intervals alone (MOVER: Zou & Donner, 2008), for independent estimates.
+
+    Estimates that share rows or a baseline vary together; then the interval is wider than it need be, which
+    errs towards "not distinguishable".
+    """
+    value = a.value - b.value
+    return Estimate(
+        value,
+        value - math.hypot(a.value - a.low, b.high - b.value),
+        value + math.hypot(a.high - a.value, b.value - b.low),
+    )
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+    """a / b of two positive estimates: their difference on the log scale."""
+    logs = difference(*(Estimate(*(math.log(x) for x in e)) for e in (a, b)))
+    return Estimate(*(math.exp(x) for x in logs))

@@ -1,0 +1,206 @@
+"""The composition root: a configuration becomes a prepared setting, and a search over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import spaces
+from objectives import OBJECTIVES, clock
+from objectives.process import RemoteTimeout
+from objectives.quality import METRICS
+from search import isolate, stages
+from search.config import Names, RunConfig, narrow_axis
+from search.errors import UserError
+from search.model_folder import fingerprint, model_folder
+from search.setting import Rows, Setting
+from search.space import Space, open_space, runtime_knob, siblings
+from search.store import Store
+from search.tasks import TASKS
+from spaces.anatomy import LayerShape, Shape
+from spaces.axis import Context
+from spaces.build import NO_SHAPE
+from spaces.recipe import Recipe, digest_of
+
+if TYPE_CHECKING:
+    from search.propose import Proposer
+
+Progress = Callable[[str, float], None]
+
+#: A shape on which every axis offers all its knobs, to ask for their names.
+ANY_SHAPE = Shape(
+    hidden=64,
+    head_dim=32,
+    group=1,
+    layers=(LayerShape(2, 64),) * 2,
+    prunable_heads=True,
+    prunable_hidden=True,
+)
+
+
+def names() -> Names:
+    """Every name a configuration may use."""
+    from search.propose.samplers import SAMPLERS
+
+    axes = {axis.name: tuple(knob.name for knob in axis.knobs(ANY_SHAPE)) for axis in spaces.AXES}
+    return Names(
+        axes={**axes, "runtime": (runtime_knob().name,)},
+        tasks=tuple(task.name for task in TASKS),
+        metrics=tuple(metric.name for metric in METRICS),
+        samplers=tuple(SAMPLERS),
+        objectives=tuple(objective.name for objective in OBJECTIVES),
+    )
+
+
+def device_of(config: RunConfig) -> str:
+    """The device of the run. Raises UserError for cuda where there is none."""
+    import torch
+
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{config.where('device')}: must be a device of this machine, got cuda, and torch sees none")
+    return config.device
+
+
+def context_of(config: RunConfig) -> Context:
+    return Context(device=device_of(config), threads=len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Makes the folders of stages, each in a process of its own, where the store has none."""
+
+    store: Store
+    progress: Progress
+    deadline: float | None = None  # monotonic seconds
+
+    def __call__(self, name: str, key: dict[str, Any], function: Any, *arguments: Any) -> Path:
+        def make(folder: Path) -> None:
+            left = None if self.deadline is None else max(1.0, self.deadline - time.monotonic())
+            try:
+                isolate.run(function, folder, *arguments, timeout_s=left, progress=self.progress)
+            except RemoteTimeout as error:
+                raise TimeoutError(
+                    f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "
+                    "there again, with what is done kept"
+                ) from error
+
+        return self.store.make(name, key, make)[0]
+
+
+def prepare(
+    config: RunConfig,
+    progress: Progress,
+    deadline: float | None = None,
+    agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
+) -> Setting:
+    """Everything before the first trial: data, space, teacher, statistics, teacher outputs.
+
+    `agree` is told what all trials of the study share before anything is trained, and may raise.
+
+    Raises:
+        UserError: anything about the input that only shows when it is opened.
+        TimeoutError: `deadline` (monotonic seconds) passed.
+    """
+    context = context_of(config)
+    device, threads = context.device, context.threads
+    for axis, knobs in (("bits", spaces.axis("bits").knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
+        narrow_axis(knobs, config.space, axis, config.where)  # what needs no model is checked before data are read
+    stage = Stages(Store(Path(config.mlruns) / "cache"), progress, deadline)
+    stage.store.sweep()
+    data, model = prepare_data(config, stage)
+    about = json.loads((data / "data.json").read_text())
+    shape = stage("shape", {"model": model}, stages.make_shape, config)
+    space = space_of(config, shape, context)
+    teacher_key = config.teacher_parts(model, about["digest"])
+    digest = digest_of(teacher_key)
+    parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
+    agree(parts)
+    teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads)
+    known = {"teacher": digest, "seed": config.seed}
+    statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
+    outputs = None
+    if config.recover.epochs > 0 and any(not n.startswith(("bits.", "runtime.")) for n in space.searched):
+        wanted = {**known, "rows": config.recover.rows, "hidden": config.recover.hidden_weight > 0}
+        outputs = stage("outputs", wanted, stages.make_outputs, config, data, teacher, threads)
+    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
+    return Setting(config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts)
+
+
+def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:
+    """(folder of the tokenised data, digest of the model)."""
+    model = fingerprint(model_folder(config))
+    key = {"data": data_key_of(config), "model": model, "head": config.model.head, "task": config.task}
+    return stage("data", key, stages.prepare_data, config), model
+
+
+def read_data(config: RunConfig, context: Context) -> Rows:
+    """The rows of a configuration without a search: what `check` compares predictions on."""
+    stage = Stages(Store(Path(config.mlruns) / "cache"), lambda stage, done: None)
+    return Rows(config, context, prepare_data(config, stage)[0])
+
+
+def space_of(config: RunConfig, shape: Path, context: Context) -> Space:
+    """The space, for the model whose sizes are in the folder `shape`."""
+    unknown = shape / "unknown.txt"
+    if unknown.exists():
+        return open_space(config, None, context, unknown.read_text())
+    found = json.loads((shape / "shape.json").read_text())
+    return open_space(config, Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])}), context)
+
+
+def data_key_of(config: RunConfig) -> dict[str, Any]:
+    """What determines the prepared data: the content of files, or the names of a hub data set."""
+    import hashlib
+
+    data = config.to_mapping()["data"]
+    if config.data.name is None:
+        for part, path in config.data.splits.items():
+            with open(path, "rb") as file:
+                data[part] = hashlib.file_digest(file, "sha256").hexdigest()
+    return data  # type: ignore[no-any-return]
+
+
+def proposer_of(setting: Setting, total: int, siblings: Siblings, go_on: Callable[[], bool]) -> Proposer:
+    """The study of this setting, new or resumed, with what it is to try next."""
+    from search.limits import violations
+    from search.propose import Proposer, open_study
+
+    config = setting.config
+    study = open_study(Path(config.mlruns), config.study, setting.targets, config.sampler, config.seed, setting.parts)
+    limits = partial(violations, setting)
+    return Proposer(study, setting.space, setting.targets, total, setting.recipe, siblings, limits, config.seed, go_on)
+
+
+class Siblings:
+    """Which other pairs of runtime and width a set of weights is measured under.
+
+    Every pair that needs no new training, less those the baselines have shown to be hopeless: slower than another
+    pair by more than `HOPELESS` while no more accurate, on the uncompressed model.
+    """
+
+    HOPELESS = 1.15
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._pairs = space.pairs
+
+    def learn(self, baselines: Mapping[tuple[str, str], tuple[float, float]]) -> None:
+        """From the uncompressed model's outcomes: {(runtime, width): (loss in points, milliseconds)}."""
+        measured = dict(baselines)
+
+        def hopeless(pair: tuple[str, str]) -> bool:
+            loss, time = measured[pair]
+            return any(t * self.HOPELESS < time and other <= loss for other, t in measured.values())
+
+        self._pairs = tuple(p for p in self._space.pairs if p in measured and not hopeless(p))
+
+    def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        return siblings(recipe, self._pairs)

@@ -1,0 +1,64 @@
+"""The user's mistakes, told in one or two lines: where, the rule, the value given, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+#: Turns a dotted key into where the user wrote it: "data.text" -> "config.yaml: data.text".
+Where = Callable[[str], str]
+
+
+class UserError(Exception):
+    """The input is wrong. `str(error)` is what stderr shows; the program exits with 2 and no traceback."""
+
+
+#: A full disk, a quota, a limit on file size: what writing raises then, and the words in which libraries pass it on.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = (*map(os.strerror, FULL), "database or disk is full")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, is that nothing more can be written."""
+    link: BaseException | None = error
+    while link is not None:
+        if (isinstance(link, OSError) and link.errno in FULL) or any(words in str(link) for words in FULL_WORDS):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def show(value: Any) -> str:
+    """`value` as it would stand in a YAML file (null, true, "text"), cut to a line."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def listed(names: Iterable[Any], limit: int = 20) -> str:
+    """Names for a sentence, the first `limit` of them."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:limit]) + (f", ... ({len(texts)} in all)" if len(texts) > limit else "")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name most like `name`, or None when nothing is close."""
+    by_lower = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
+def wrong(where: str, rule: str, value: Any) -> UserError:
+    """The value at `where` breaks `rule`."""
+    return UserError(f"{where}: must be {rule}, got {show(value)}")
+
+
+def unknown(where: str, what: str, name: Any, valid: Iterable[str]) -> UserError:
+    """`name` is none of the `valid` names of a `what`."""
+    names = list(valid)
+    close = nearest(str(name), names)
+    hint = f'; did you mean "{close}"?' if close else ""
+    return UserError(f"{where}: unknown {what} {show(name)}{hint} (valid: {listed(names)})")

@@ -1,0 +1,62 @@
+"""One process a study: a second one is told who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from search.errors import UserError
+
+
+@contextmanager
+def study_lock(mlruns: Path, study: str) -> Iterator[None]:
+    """Hold the study's lock; the kernel drops it when the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it; names that process.
+    """
+    path = mlruns / "locks" / f"{study}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path, study) as file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _held(path: Path, study: str) -> TextIO:
+    """The file at `path`, open and locked."""
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise UserError(
+                f"--study {study}: must not be running already, and process {holder} is running it; "
+                "wait for it, or choose another name with --study NAME"
+            ) from None
+        # Whoever held it may have removed it between our opening and our locking it.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in this same block for `folder`."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)

@@ -1,0 +1,42 @@
+"""The search itself: propose, evaluate, tell, observe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from search.front import Front, Outcome
+from spaces.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, the rung to take it to, and recipes of the same weights to measure with it."""
+
+    recipe: Recipe
+    siblings: tuple[Recipe, ...] = ()
+    rung: int = 0
+    baseline: bool = False
+
+
+class Proposals(Protocol):
+    def __iter__(self) -> Iterator[Job]: ...
+
+    def tell(self, outcome: Outcome) -> Outcome: ...
+
+
+Evaluate = Callable[[Job], Iterable[Outcome]]
+Observer = Callable[[Outcome, Front], None]
+
+
+def explore(proposer: Proposals, evaluate: Evaluate, front: Front, observers: Iterable[Observer]) -> Front:
+    """Run every job to its outcomes; returns the last front. An interrupt leaves all that was told in place."""
+    watching = tuple(observers)
+    for job in proposer:
+        for outcome in evaluate(job):
+            told = proposer.tell(outcome)
+            front = front.add(told)
+            for observe in watching:
+                observe(told, front)
+    return front

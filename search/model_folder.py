@@ -1,0 +1,155 @@
+"""The folder of the model to compress: local, inside an installed package, or a snapshot of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import UserError
+from search.source import PACKAGE, Source, packaged
+
+if TYPE_CHECKING:
+    from search.config import RunConfig
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SNAPSHOT = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+)  # of the hub: no pickles, no other formats
+
+
+def model_name(name: str, source: Source) -> str:
+    """`name` with a local folder made absolute; a local or packaged model is checked here, a hub name is not.
+
+    A name of the form `word` or `word/word` is a hub name unless such a folder exists.
+    """
+    where = source.where("model.name")
+    if name.startswith(PACKAGE):
+        check_model(_packaged(name, where), where)
+        return name
+    folder = source.resolve("model.name", name)
+    if folder.exists():
+        check_model(folder, where)
+        return str(folder)
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, flags=re.ASCII):
+        return name
+    raise UserError(f"{where}: no such model folder: {folder}")
+
+
+def model_folder(config: RunConfig) -> Path:
+    """Where the model's files are on this machine; a hub model is fetched (into the hub's own cache).
+
+    Raises:
+        UserError: the hub or the name is out of reach, or the folder is no model with safetensors weights.
+    """
+    name, where = config.model.name, config.where("model.name")
+    if name.startswith(PACKAGE):
+        return _packaged(name, where)
+    folder = Path(name)
+    if not folder.is_absolute():
+        folder = _snapshot(name, config.model.revision, where, config.where("model.revision"))
+    check_model(folder, where)
+    return folder
+
+
+def check_model(folder: Path, where: str) -> None:
+    """Raise UserError unless `folder` holds a config.json and whole safetensors weights."""
+    if not folder.is_dir():
+        raise UserError(f"{where}: must be a folder with config.json and *.safetensors, got the file {folder}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where}: no config.json in {folder}; it is not a folder that save_pretrained wrote")
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{where}: config.json in {folder} is not valid JSON: {error}") from None
+    if not isinstance(described, dict) or "model_type" not in described:
+        raise UserError(f"{where}: config.json in {folder} has no model_type, so its architecture is unknown")
+    files = weight_files(folder, where)
+    if not files:
+        pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+        if pickles:
+            raise UserError(
+                f"{where}: {folder} has only pickles ({pickles[0]}), which can run code when opened; "
+                "if you trust them, convert: AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+            )
+        raise UserError(f"{where}: no weights (*.safetensors) in {folder}")
+    for file in files:
+        _check_weights(file, where)
+
+
+def weight_files(folder: Path, where: str = "model") -> list[Path]:
+    """The safetensors files of the model, in order; of a sharded one, those its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{where}: {index.name} in {folder} is not a valid index of weight files") from None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{where}: {len(missing)} of {len(names)} weight files missing in {folder}: {missing[0]}")
+    return [folder / name for name in names]
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits over all that determines the model: its JSON and vocabulary files, and every weight."""
+    total = hashlib.sha256()
+    small = [p for pattern in ("*.json", "*.txt", "*.model") for p in folder.glob(pattern)]
+    for file in sorted({*small, *weight_files(folder)}):
+        with file.open("rb") as stream:
+            total.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def _check_weights(file: Path, where: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            empty = not list(opened.keys())
+    except SafetensorError as error:
+        raise UserError(f"{where}: {file} is truncated or no safetensors file: {error}") from None
+    if empty:
+        raise UserError(f"{where}: {file} holds no tensors")
+
+
+def _packaged(name: str, where: str) -> Path:
+    module, _, inside = name.removeprefix(PACKAGE).partition("/")
+    folder = packaged(name)
+    if folder is None:
+        raise UserError(
+            f"{where}: {name} needs the Python package {module or '(none named)'}, which is not installed; "
+            'that of the embedded default comes with pip install -e ".[quickstart]"'
+        )
+    if not folder.is_dir():
+        raise UserError(f"{where}: the package {module} has no folder {inside}")
+    return folder
+
+
+def _snapshot(name: str, revision: str, where: str, where_revision: str) -> Path:
+    """The hub's files of a model, from its cache when they are there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(SNAPSHOT)))
+    except GatedRepoError:
+        raise UserError(f'{where}: "{name}" is gated; accept its terms on the hub, then: hf auth login') from None
+    except RevisionNotFoundError:
+        raise UserError(f'{where_revision}: "{name}" has no revision "{revision}"') from None
+    except RepositoryNotFoundError:
+        raise UserError(f'{where}: no model "{name}" on the hub, and no such local folder') from None
+    except Exception as error:  # offline mode, no cache, no network, a proxy: one wrapper each in three libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f'{where}: no such local folder, and the hub is out of reach for "{name}" '
+            f"({type(error).__name__}: {reason[:160]}); give a local folder"
+        ) from None

@@ -1,0 +1,141 @@
+"""The study: Optuna's record of a search, in `mlruns/optuna.db`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+
+from search.errors import UserError, nearest
+from search.front import Outcome, Target
+from search.propose.samplers import SAMPLERS
+from spaces.axis import Knob
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+PARTS = "parts"  # study attribute: what all its trials share
+OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
+
+
+def storage(mlruns: Path) -> str:
+    return f"sqlite:///{mlruns / 'optuna.db'}"
+
+
+def open_study(
+    mlruns: Path, name: str, targets: Sequence[Target], sampler: str, seed: int, parts: Mapping[str, Any]
+) -> optuna.Study:
+    """The study called `name`, new or resumed.
+
+    Raises:
+        UserError: it exists and its trials share other `parts` (space, model, data, limits...).
+    """
+    directions = [StudyDirection.MINIMIZE if t.better == "lower" else StudyDirection.MAXIMIZE for t in targets]
+    existing = _find(mlruns, name)
+    check_parts(mlruns, name, parts)
+    # The sampler's own state is not stored: a resumed search draws on, it does not draw the same again.
+    trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
+    study = optuna.create_study(
+        storage=storage(mlruns),
+        study_name=name,
+        directions=directions,
+        sampler=SAMPLERS[sampler](seed + trials),
+        load_if_exists=True,
+    )
+    if PARTS not in study.user_attrs:
+        study.set_user_attr(PARTS, json.loads(json.dumps(parts)))
+    return study
+
+
+def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any]) -> None:
+    """Raise UserError if there is a study called `name` whose trials share other `parts`."""
+    existing = _find(mlruns, name)
+    if existing is None:
+        return
+    before = existing.user_attrs.get(PARTS)
+    if before is None:  # a kill came between making it and saying what of
+        return
+    if before != json.loads(json.dumps(parts)):
+        raise UserError(
+            f"--study {name}: it exists in {mlruns / 'optuna.db'} with another {_first_difference(before, parts)}; "
+            "choose another name with --study NAME, or go back to what it was made with"
+        )
+
+
+def _find(mlruns: Path, name: str) -> optuna.Study | None:
+    if not (mlruns / "optuna.db").exists():
+        return None
+    try:
+        return optuna.load_study(study_name=name, storage=storage(mlruns))
+    except KeyError:
+        return None
+
+
+def read_outcomes(mlruns: Path, name: str) -> tuple[dict[str, Any], list[Outcome]]:
+    """(attributes, outcomes) of a study.
+
+    Raises:
+        UserError: there is no study of that name; names the nearest.
+    """
+    study = _find(mlruns, name)
+    if study is None:
+        known = []
+        if (mlruns / "optuna.db").exists():
+            known = optuna.get_all_study_names(storage=storage(mlruns))
+        close = nearest(name, known)
+        hint = f'; did you mean "{close}"?' if close else (f" (there: {', '.join(known)})" if known else "")
+        raise UserError(f"STUDY: no study {name!r} in {mlruns / 'optuna.db'}{hint}")
+    return dict(study.user_attrs), outcomes_of(study)
+
+
+def set_attribute(mlruns: Path, name: str, key: str, value: Any) -> None:
+    """Keep `value` (JSON) with the study."""
+    study = _find(mlruns, name)
+    assert study is not None
+    study.set_user_attr(key, json.loads(json.dumps(value)))
+
+
+def attribute(mlruns: Path, name: str, key: str) -> Any:
+    """What was kept under `key`, or None."""
+    study = _find(mlruns, name)
+    return None if study is None else study.user_attrs.get(key)
+
+
+def outcomes_of(study: optuna.Study) -> list[Outcome]:
+    """Every outcome told so far, by number."""
+    found = [t.user_attrs[OUTCOME] for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+    return [Outcome.from_json(o) for o in found]
+
+
+def _first_difference(before: Any, now: Mapping[str, Any]) -> str:
+    """The first key whose value changed, with both values."""
+    for key in now:
+        old = (before or {}).get(key)
+        new = json.loads(json.dumps(now[key]))
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return f"{key}.{_first_difference(old, new)}"
+        return f"{key}: {json.dumps(old)[:80]} there, {json.dumps(new)[:80]} now"
+    return "content"
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    """The Optuna distribution of a knob: ordered numbers stay ordered."""
+    if not knob.ordered:
+        return CategoricalDistribution(knob.choices)
+    assert knob.low is not None and knob.high is not None
+    if isinstance(knob.low, int) and isinstance(knob.off, int):
+        return IntDistribution(knob.low, int(knob.high), log=knob.log, step=int(knob.step or 1))
+    return FloatDistribution(float(knob.low), float(knob.high), log=knob.log, step=knob.step)

@@ -1,0 +1,49 @@
+"""`python -m search apply`: a recorded model built again, from base model and recipe, and measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from search import check, compose
+from search.best_config import BestConfig
+from search.config import RunConfig, results_folder
+from search.errors import UserError
+from search.evaluate import Evaluator
+from search.export import export_model
+from search.front import Front
+from search.loop import Job
+from search.session import Clock, study_of
+from search.view import View
+from search.wording import text, title
+
+
+def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> Iterator[str]:
+    """Build and measure; export to `target`; yields lines that compare record and rebuilt model.
+
+    Raises:
+        UserError: the base model or the data are not those of the record.
+        RuntimeError: it could not be built here.
+    """
+    with results_folder(config):
+        setting = compose.prepare(config, view.progress)
+    if setting.teacher_digest != record.recipe.teacher:
+        raise UserError(
+            f"{config.where('recipe.teacher')}: must be what {config.model.name} and the data make here, "
+            f"got {record.recipe.teacher} in the file and {setting.teacher_digest} here: the base model, the data or "
+            "the teacher's settings changed"
+        )
+    clock = Clock(None)
+    with Evaluator(setting, view.progress, clock) as evaluate:
+        outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)
+        if outcome.status != "complete":
+            raise RuntimeError(f"{outcome.status}: {outcome.reason}")
+        folder = evaluate.weights(outcome.recipe)
+        with evaluate.opened(outcome.recipe, folder) as bench:
+            reference = check.write_reference(setting, evaluate, outcome, folder, bench)
+    study = replace(study_of(setting, clock.seconds), checks={record.number: reference})
+    export_model(Front(setting.targets, (outcome,)), study, outcome, target)
+    for name, before in record.measurements.items():
+        if name in outcome.measurements:
+            yield f"{title(name):<16}{text(before):>14} in the record {text(outcome.measurements[name]):>14} here"

@@ -1,0 +1,102 @@
+"""The sections of a configuration: their keys, types, rules and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from search.fields import Count, Fraction, Name, NonNegative, Positive, Rule
+
+Tokens = Annotated[int, Rule("at least 4", lambda v: v >= 4)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model to compress: a local folder, a hub name, or `package:<module>/<folder>`."""
+
+    name: Name
+    revision: Name = "main"
+    head: Literal["auto", "mean"] = "auto"  # auto: the model's own head if it has one, else mean-pooled
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Rows of a task: files (csv, tsv, json, jsonl, parquet), or splits of the hub data set `name`."""
+
+    train: Name
+    validation: Name | None = None  # None: cut from train
+    test: Name | None = None  # None: cut from train
+    name: Name | None = None  # a hub name; train, validation, test are then names of splits
+    config: Name | None = None  # the hub data set's configuration
+    text: Name = "text"
+    text_pair: Name | None = None
+    label: Name = "label"
+    label_names: tuple[Name, ...] | None = None  # of the labels in their order, in place of bare numbers
+    max_length: Tokens = 128
+    limit: Count | None = None  # rows of each split
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The file or split of each part that is given."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: value for name, value in parts.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Fine-tuning of the uncompressed model; no epochs: it is used as it is."""
+
+    epochs: NonNegative = 2.0
+    batch: Count = 32
+    learning_rate: Positive = 1e-4
+    head_learning_rate: Positive = 1e-3
+    freeze_embeddings: bool = True
+    warmup: Fraction = 0.06  # of the steps
+
+
+@dataclass(frozen=True)
+class RecoverConfig:
+    """Distillation from the teacher that repairs a candidate."""
+
+    epochs: NonNegative = 1.0
+    batch: Count = 32
+    learning_rate: Positive = 2e-4
+    temperature: Positive = 2.0
+    task_weight: NonNegative = 0.3
+    soft_weight: NonNegative = 1.0
+    hidden_weight: NonNegative = 1.0
+    rows: Count | None = None  # of the training split
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What a candidate must keep to be on the front."""
+
+    max_latency_ms: Positive | None = None  # median
+    max_loss: NonNegative | None = None  # points of the metric against the uncompressed model
+    min_accuracy: Fraction | None = None  # of the task's metric
+    max_size_mb: Positive | None = None
+
+
+@dataclass(frozen=True)
+class WorkloadConfig:
+    """The inputs that are timed."""
+
+    batch: Count = 1
+    length: Tokens | Literal["data"] = 32
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    trials: Count = 40  # the study's total
+    timeout: Positive | None = None  # seconds, export included
+    trial_timeout: Positive = 1800.0  # seconds
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How long each candidate is timed."""
+
+    quick_s: Positive = 1.5
+    final_s: Positive = 4.0
+    validation_rows: Count | None = None  # rows that choose; None: all

@@ -1,0 +1,124 @@
+"""Loading an exported model: what it takes and returns is what a transformers pipeline of its task does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.best_config import BestConfig, read_best_config
+from search.errors import UserError
+from search.export import RECIPE
+from search.tasks import task_named
+from search.tasks.text import by_length, encode, tokenizer
+from spaces import build
+from spaces.axis import Context, Infeasible, Predict
+from spaces.base import ModelError, read_config
+
+Text = str | tuple[str, str] | Mapping[str, str]
+
+
+class Model:
+    """An exported model with its tokenizer, under the runtime and width of its record."""
+
+    def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:
+        self.folder, self.record, self.context = folder, record, context
+        self._predict = predict
+        self._tokenizer = tokenizer(folder)
+        self._task = task_named(record.recipe.task)
+        self._base = read_config(folder)[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._base.labels
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Raw outputs (B, C) for token ids: input_ids and attention_mask, (B, L) int64 each."""
+        return self._predict(batch)["logits"]
+
+    def __call__(self, texts: Text | Sequence[Text], batch_size: int | None = None) -> list[dict[str, Any]]:
+        """[{"label": ..., "score": ...}, ...], one a text.
+
+        Args:
+            texts: a string or a list of them; for tasks on pairs, (text, second text) or
+                {"text": ..., "text_pair": ...}.
+            batch_size: rows run together; the batch size the model was measured with when not given.
+
+        Raises:
+            TypeError: something else than texts.
+        """
+        rows = [texts] if isinstance(texts, str | tuple | Mapping) else list(texts)
+        if not rows:
+            return []
+        first, second = _columns(rows)
+        limit = int(self.record.config["data"]["max_length"])
+        encoded = encode(self._tokenizer, first, second, limit)
+        size = batch_size or int(self.record.config["workload"]["batch"])
+        order = by_length(encoded.lengths, size)
+        replies: list[dict[str, Any]] = [{}] * len(rows)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            outputs = self._predict(encoded.batch(chosen))
+            for row, reply in zip(chosen, self._task.reply(outputs, self.labels), strict=True):
+                replies[row] = reply
+        return replies
+
+
+def _columns(rows: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+    """First and second texts of every row."""
+    pairs: list[tuple[str, str | None]] = []
+    for row in rows:
+        if isinstance(row, str):
+            pairs.append((row, None))
+        elif isinstance(row, Mapping) and isinstance(row.get("text"), str):
+            pairs.append((row["text"], row.get("text_pair")))
+        elif isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(part, str) for part in row):
+            pairs.append((row[0], row[1]))
+        else:
+            raise TypeError(f"a text must be a string or a pair of strings, got {row!r:.80}")
+    first = [text for text, _ in pairs]
+    second = [text for _, text in pairs if text is not None]
+    if second and len(second) != len(first):
+        raise TypeError("either every row has a second text or none has")
+    return first, second or None
+
+
+def load(folder: str | Path, device: str = "auto") -> Model:
+    """The model that a search exported to `folder`, ready to call.
+
+    Args:
+        device: "cpu", "cuda", or "auto": the device it was measured on when this machine has it, else the CPU.
+
+    Raises:
+        UserError: no such folder, or its files are missing, edited, foreign or pickled, or its runtime is not
+            here (the message has the install command).
+    """
+    where = Path(folder).expanduser()
+    if not where.is_dir():
+        raise UserError(f"{where}: no such model folder")
+    if not (where / RECIPE).is_file():
+        raise UserError(f"{where}: no {RECIPE}; a folder under exports/<study>/models/ has one")
+    record = read_best_config(where / RECIPE)
+    context = Context(device=_device(record, device), threads=0)
+    try:
+        read_config(where)
+        predict = build.open_predict(where, record.recipe.runtime.name, build.precision_of(record.recipe), context)
+        return Model(where, record, predict, context)
+    except ModelError as error:
+        raise UserError(str(error)) from None
+    except Infeasible as reason:
+        raise UserError(f"{where}: cannot run on this machine: {reason}") from None
+
+
+def _device(record: BestConfig, wanted: str) -> str:
+    import torch
+
+    here = torch.cuda.is_available()
+    if wanted == "cuda" and not here:
+        raise UserError("device: must be a device of this machine, got cuda, and torch sees none")
+    if wanted != "auto":
+        return wanted
+    measured = str(record.conditions["hardware"].get("device", "cpu"))
+    return "cuda" if measured == "cuda" and here else "cpu"

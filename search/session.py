@@ -1,0 +1,211 @@
+"""One search from configuration to exported front: prepare, explore, finish. Survives an interrupt at any point."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from objectives.measurement import Measurement
+from search import compose, finalists
+from search.config import RunConfig, results_folder
+from search.errors import UserError
+from search.evaluate import Evaluator, OutOfTime
+from search.export import export
+from search.front import LATENCY, LOSS, Front, Outcome
+from search.lock import study_lock
+from search.loop import explore
+from search.report import Study
+from search.setting import Setting
+from search.view import View
+from spaces import build
+from spaces.recipe import digest_of
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search leaves: the front, what is said beside it, and where its files are."""
+
+    front: Front
+    study: Study
+    exports: Path
+    interrupted: str = ""  # why it ended early, or ""
+    page: str = ""  # of the study in the MLflow UI, after its address
+
+
+class Clock:
+    """The run's own time limit. `reserve_s` of it is kept for the finalists and the export."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.began = time.monotonic()
+        self.deadline = None if timeout is None else self.began + timeout
+        self.reserve_s = 0.0
+        self.interrupted = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def search_deadline(self) -> float | None:
+        return None if self.deadline is None else self.deadline - self.reserve_s
+
+    def over(self) -> bool:
+        """Whether the whole run's time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def left(self) -> bool:
+        """Whether there is time for another candidate."""
+        return not self.interrupted and (self.search_deadline is None or time.monotonic() < self.search_deadline)
+
+    @contextmanager
+    def watching_ctrl_c(self) -> Iterator[None]:
+        """Remember a Ctrl-C, because Python drops the exception where it falls into a destructor."""
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.default_int_handler(number, frame)
+
+        if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+            yield
+            return
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def run(config: RunConfig, view: View) -> Result:
+    """Search, or go on with a search: nothing that is finished is repeated.
+
+    Raises:
+        UserError: the input is wrong; nothing was changed.
+    """
+    from search.propose.study import check_parts
+
+    with results_folder(config) as folder, study_lock(folder, config.study):
+        clock = Clock(config.budget.timeout)
+        agree = partial(check_parts, folder, config.study)
+        setting = compose.prepare(config, view.progress, clock.deadline, agree)
+        for note in (*setting.about_data["notes"], *setting.space.notes):
+            view.say(f"      note: {note}")
+        for name, why in setting.space.missing.items():
+            view.say(f"      {name} is left out: {why}")
+        return _search(setting, view, clock)
+
+
+def _search(setting: Setting, view: View, clock: Clock) -> Result:
+    from search.track import Tracker
+
+    config = setting.config
+    siblings = compose.Siblings(setting.space)
+    proposer = compose.proposer_of(setting, config.budget.trials, siblings, clock.left)
+    tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
+    tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
+    front = Front(setting.targets, proposer.outcomes)
+    tracker.sync(front)
+    clock.reserve_s = finalists.seconds(config)
+    learn = _learner(siblings)
+    for outcome in front.outcomes:
+        learn(outcome, front)
+    stopped = ""
+    latest = [front]
+
+    def remember(_: Outcome, now: Front) -> None:
+        latest[0] = now
+
+    try:
+        with Evaluator(setting, view.progress, clock) as evaluate:
+            try:
+                with clock.watching_ctrl_c():
+                    explore(proposer, evaluate, front, (remember, learn, tracker.observe, view.observe))
+                if clock.interrupted:
+                    stopped = "Ctrl-C"
+                elif proposer.left and not clock.left():
+                    stopped = f"the time limit of {config.budget.timeout:g} s"
+            except OutOfTime:
+                stopped = f"the time limit of {config.budget.timeout:g} s"
+            except KeyboardInterrupt:
+                stopped = "Ctrl-C"
+            if stopped:
+                view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
+            result = finish(setting, evaluate, latest[0], view, clock, stopped)
+        tracker.finish(result.front, result.study, result.exports, "KILLED" if stopped == "Ctrl-C" else "FINISHED")
+    except BaseException as error:
+        with suppress(Exception):  # such as a full disk, of which the first error tells more
+            tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    result = replace(result, page=tracker.page)
+    if proposer.exhausted:
+        view.say("      every recipe the sampler can reach in this space is known")
+    return result
+
+
+def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
+    """Held-out quality and long timing of the front's members, then the export."""
+    config = setting.config
+    exports = Path(config.mlruns) / "exports" / config.study
+    study = study_of(setting, clock.seconds)
+    if front.members:
+        study = finalists.measure(setting, evaluate, front, study, view, clock)
+        front = replace(front, final=study.final)
+        view.progress("exporting", 0.0)
+        export(front, study, exports)
+        problems = finalists.reload(front, exports, view)
+        if problems:
+            raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
+    finalists.remember(setting, study)
+    return Result(front, study, exports, stopped)
+
+
+def study_of(setting: Setting, seconds: float) -> Study:
+    rows = {name: int(count) for name, count in setting.about_data["rows"].items()}
+    return Study(setting.config.to_mapping(), dict(setting.environment), rows=rows, seconds=round(seconds, 1))
+
+
+def _learner(siblings: compose.Siblings) -> Callable[[Outcome, Front], None]:
+    """An observer that tells `siblings` what the baselines measured, once there are any."""
+    seen: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def learn(outcome: Outcome, _: Front) -> None:
+        if outcome.baseline and outcome.status == "complete":
+            pair = (outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["width"]))
+            seen[pair] = (outcome.value(LOSS), outcome.value(LATENCY))
+            siblings.learn(seen)
+
+    return learn
+
+
+def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
+    """The front and the study of a search that ran before, from its record.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from search.propose.study import read_outcomes
+    from search.setting import targets_of
+
+    attributes, outcomes = read_outcomes(mlruns, name)
+    about = attributes.get("about")
+    if about is None:
+        raise UserError(
+            f"STUDY: {name!r} has not finished a first export; go on with it: python -m search run --study {name}"
+        )
+    config = {**about["config"], "mlruns": str(mlruns.absolute())}
+    front = Front(targets_of(config["objectives"], config["metric"]), tuple(outcomes))
+    made = Study(config, about["hardware"], rows=about["rows"], seconds=about["seconds"])
+    checks = {int(n): Path(path) for n, path in about["checks"].items() if Path(path).is_file()}
+    held_out, final = _by_trial(about["held_out"]), _by_trial(about["final"])
+    return replace(front, final=final), replace(made, held_out=held_out, final=final, checks=checks)
+
+
+def _by_trial(data: dict[str, Any]) -> dict[int, dict[str, Measurement]]:
+    return {int(n): {k: Measurement.from_json(m) for k, m in found.items()} for n, found in data.items()}

@@ -1,0 +1,110 @@
+"""What all trials of one search share: the configuration, the prepared stages, and the space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.bench import Batch
+from search.config import RunConfig
+from search.encoded import read_encoded
+from search.front import Target
+from search.space import Params, Space
+from search.store import Store
+from search.tasks import task_named
+from search.tasks.text import Encoded
+from spaces.axis import Context, Value
+from spaces.recipe import Recipe, Step
+
+#: One side of the knobs that only say how, not what: a recipe without recovery carries none of them.
+RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The prepared data of a configuration."""
+
+    config: RunConfig
+    context: Context
+    data: Path  # folder of the stage "data"
+
+    @cached_property
+    def about_data(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.data / "data.json").read_text())
+        return found
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """The task's predictions (N,) from logits (N, C)."""
+        return task_named(self.config.task).decide({"logits": logits})
+
+    def split(self, name: str) -> tuple[Encoded, np.ndarray]:
+        """Encoded rows and labels; validation cut to `measure.validation_rows`, the same rows every time."""
+        encoded, labels = read_encoded(self.data / f"{name}.npz")
+        limit = self.config.measure.validation_rows
+        if name != "validation" or limit is None or limit >= len(labels):
+            return encoded, labels
+        chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(labels))[:limit])
+        columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
+        return Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
+
+    def batches(self, encoded: Encoded) -> list[Batch]:
+        """The rows in order, at the batch size that is timed: dynamic int8 scales depend on the batch."""
+        size = self.config.workload.batch
+        return [encoded.batch(np.arange(i, min(i + size, len(encoded)))) for i in range(0, len(encoded), size)]
+
+
+@dataclass(frozen=True)
+class Setting(Rows):
+    """Prepared once, before the first trial."""
+
+    store: Store
+    space: Space
+    teacher: Path
+    teacher_digest: str
+    statistics: Path
+    outputs: Path | None  # the teacher's outputs; None when nothing is recovered
+    environment: Mapping[str, Any]  # device fingerprint and versions
+    parts: Mapping[str, Any]  # what all trials of one study share
+
+    @property
+    def metric(self) -> str:
+        return self.config.metric
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return targets_of(self.config.objectives, self.metric)
+
+    def recipe(self, params: Params) -> Recipe:
+        """The canonical recipe of these settings."""
+        return self._recipe(self.space.steps(params), str(params.get("runtime.name", "eager")))
+
+    def _recipe(self, steps: tuple[Step, ...], runtime: str) -> Recipe:
+        cut = any(step.name != "bits" for step in steps)
+        wanted = asdict(self.config.recover)
+        recover: dict[str, Value] = {}
+        if cut and wanted["epochs"] > 0:
+            recover = {name: wanted[name] for name in RECOVER}
+            recover["rows"] = wanted["rows"] or 0
+        return Recipe(
+            base=self.config.model.name,
+            revision=self.config.model.revision,
+            task=self.config.task,
+            teacher=self.teacher_digest,
+            steps=steps,
+            recover=recover,
+            runtime=Step(runtime),
+        )
+
+
+def targets_of(objectives: Sequence[str], metric: str) -> tuple[Target, ...]:
+    """What the search weighs, in the order the user wrote it; "metric" stands for the task's metric."""
+    from objectives import objective_named
+
+    names = [metric if name == "metric" else name for name in objectives]
+    return tuple(Target(name, objective_named(name).better) for name in names)

@@ -1,0 +1,168 @@
+"""Where a configuration comes from: a YAML file, the embedded default, and `--set key=value` on top."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.errors import UserError
+
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value from the command line; `flag` is how it was written ("--trials", "--set teacher.batch")."""
+
+    key: str
+    value: Any
+    flag: str
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """From `key=value`, the value being YAML."""
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            raise UserError(f'--set "{text}": must be key=value, as in --set teacher.epochs=1')
+        return cls(key, parse_yaml(value, f"--set {key}"), f"--set {key}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tells where a key was written, for messages and for what a relative path is relative to."""
+
+    name: str = ""  # the file, as the user named it
+    folder: Path = field(default_factory=Path.cwd)  # of the file
+    flags: Mapping[str, str] = field(default_factory=dict)  # overridden key -> flag
+    keys: frozenset[str] = frozenset()  # that the file has, dotted
+
+    def where(self, key: str) -> str:
+        """ "config.yaml: data.text", or "--set data.text" for what the command line set."""
+        if key in self.flags:
+            return self.flags[key]
+        if self._overridden(key):
+            return f"--set {key}"
+        within = [flag for other, flag in self.flags.items() if other.startswith(f"{key}.")]
+        if within and key not in self.keys:  # a section that the command line opened
+            return within[0]
+        return ": ".join(part for part in (self.name, key) if part)
+
+    def resolve(self, key: str, path: str) -> Path:
+        """The absolute path meant by `path` under `key`: relative to the file, or to the shell for a flag."""
+        if path.startswith(PACKAGE):
+            return packaged(path) or Path(path)
+        base = Path.cwd() if self._overridden(key) else self.folder
+        return Path(base, Path(path).expanduser()).resolve()
+
+    def _overridden(self, key: str) -> bool:
+        parts = key.split(".")
+        return any(".".join(parts[: i + 1]) in self.flags for i in range(len(parts)))
+
+
+def embedded() -> Path:
+    """The embedded default configuration: a real model and real data, no hub."""
+    return Path(str(resources.files("search") / "quickstart" / "config.yaml"))
+
+
+def packaged(name: str) -> Path | None:
+    """The path meant by `package:<module>/<path inside>`, or None where that package is not installed."""
+    module, _, inside = name.removeprefix(PACKAGE).partition("/")
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    return Path(folders[0], inside) if folders else None
+
+
+def portable(path: str) -> str:
+    """`path`, or its package form when it is one of the files that come with this program."""
+    root = embedded().parents[1]
+    return f"{PACKAGE}search/{Path(path).relative_to(root).as_posix()}" if Path(path).is_relative_to(root) else path
+
+
+def read(path: Path | None, overrides: Sequence[Override]) -> tuple[dict[str, Any], Source]:
+    """The merged mapping, still unchecked, and where its keys come from."""
+    file = embedded() if path is None else path
+    if not file.exists():
+        raise UserError(f"{file}: no such configuration file; without one, the embedded default is run")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: must be a readable UTF-8 YAML file: {error}") from None
+    name = "embedded default" if path is None else str(path)
+    raw = parse_yaml(text, name)
+    if not isinstance(raw, Mapping):
+        found = "an empty file" if raw is None else type(raw).__name__
+        raise UserError(f"{name}: must be a mapping with at least model, task and data, got {found}")
+    flags = {o.key: o.flag for o in overrides}
+    return merge(raw, overrides), Source(name, file.resolve().parent, flags, frozenset(_dotted(raw)))
+
+
+def _dotted(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of nested mappings."""
+    for name, value in raw.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
+
+
+def merge(raw: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """`raw` with every override in its place; sections that are absent or off are opened."""
+    merged: dict[str, Any] = deepcopy(dict(raw))
+    for override in overrides:
+        *sections, leaf = override.key.split(".")
+        section = merged
+        for i, name in enumerate(sections):
+            inner = section.get(name)
+            if inner is None or isinstance(inner, bool):
+                inner = section[name] = {}
+            if not isinstance(inner, dict):
+                parent = ".".join(sections[: i + 1])
+                raise UserError(f"{override.flag}: unknown key; {parent} has no keys in it")
+            section = inner
+        section[leaf] = override.value
+    return merged
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML where `1e-4` is a number (1.1 takes it for text) and a key written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f'key "{key.value}" is there twice', problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {  # a date stays the text it is
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises UserError with the line of the mistake."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None

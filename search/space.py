@@ -1,0 +1,187 @@
+"""The searched space: every knob as the user narrowed it, on this model and device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import spaces
+from search.config import RunConfig, narrow_axis
+from search.errors import UserError, listed
+from spaces.anatomy import Shape
+from spaces.axes.bits import WIDTHS
+from spaces.axis import Context, Knob, Value
+from spaces.build import NO_SHAPE, steps_of
+from spaces.recipe import Recipe, Step
+
+Params = Mapping[str, Value]
+RUNTIME = "runtime.name"
+WIDTH = "bits.width"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Knobs by `<axis>.<knob>`, the pairs of runtime and width that this machine runs, and why others do not."""
+
+    knobs: Mapping[str, Knob]
+    shape: Shape | None
+    pairs: tuple[tuple[str, str], ...]  # (runtime, width)
+    missing: Mapping[str, str] = field(default_factory=dict)  # runtime -> why it cannot run here
+    notes: tuple[str, ...] = ()
+
+    @property
+    def searched(self) -> dict[str, Knob]:
+        """The knobs that have a choice."""
+        return {name: knob for name, knob in self.knobs.items() if knob.single is None}
+
+    @property
+    def off(self) -> dict[str, Value]:
+        """The uncompressed model's settings (its runtime aside)."""
+        return {name: knob.off for name, knob in self.knobs.items()}
+
+    def complete(self, params: Params) -> dict[str, Value]:
+        """`params` with the value of every knob that has only one; floats as they are on the grid (0.3, not
+        0.30000000000000004), so that equal settings have equal digests."""
+        fixed = {n: k.single for n, k in self.knobs.items() if k.single is not None}
+        return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
+
+    def contains(self, params: Params) -> bool:
+        """Whether every knob's value is one the space has."""
+        return all(_holds(knob, params.get(name, knob.off)) for name, knob in self.knobs.items())
+
+    def steps(self, params: Params) -> tuple[Step, ...]:
+        return steps_of({**self.off, **params}, self.shape)
+
+    def size(self) -> int:
+        """How many settings the grid has (a knob without a step counts its ends)."""
+        total = 1
+        for knob in self.searched.values():
+            total *= len(knob.values())
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """What must be equal for two runs to search the same space."""
+        described = {}
+        for name, k in self.knobs.items():
+            described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
+        return {"knobs": described, "pairs": [list(pair) for pair in self.pairs]}
+
+
+def _holds(knob: Knob, value: Value) -> bool:
+    if not knob.ordered:
+        return value in knob.choices
+    assert knob.low is not None and knob.high is not None
+    if isinstance(value, str) or not knob.low <= value <= knob.high:
+        return False
+    return knob.step is None or any(abs(float(v) - value) < 1e-9 for v in knob.values())
+
+
+def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown: str = "") -> Space:
+    """The space of this configuration for a model of `shape` on this device.
+
+    `shape` is None, and `unknown` says why, for a model whose anatomy is not known: then only bits and runtime.
+
+    Raises:
+        UserError: a knob out of range, or no runtime left.
+    """
+    knobs: dict[str, Knob] = {}
+    notes: list[str] = []
+    for axis in spaces.AXES:
+        if shape is None and axis.name != "bits":
+            if config.space.get(axis.name):
+                raise UserError(f"{config.where(f'space.{axis.name}')}: {unknown}")
+            continue
+        found = narrow_axis(axis.knobs(shape or NO_SHAPE), config.space, axis.name, config.where)
+        knobs |= {f"{axis.name}.{knob.name}": knob for knob in found}
+    if shape is None:
+        notes.append(f"{unknown}; only bits and runtime are searched")
+    wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
+    missing = {}
+    pairs = []
+    for name in wanted.choices:
+        runtime = spaces.runtime(str(name))
+        why = runtime.missing(context)
+        if why is not None:
+            missing[runtime.name] = why
+            continue
+        widths = knobs[WIDTH].choices
+        pairs += [(runtime.name, w) for w in runtime.widths(context) if w in widths]
+    if not pairs:
+        reasons = "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no width that they have kernels for"
+        raise UserError(f"{config.where('space.runtime')}: none of {listed(wanted.choices)} can run here ({reasons})")
+    names = tuple(dict.fromkeys(runtime for runtime, _ in pairs))
+    widths = tuple(w for w in WIDTHS if any(w == width for _, width in pairs))
+    knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
+    knobs[WIDTH] = Knob("width", off="fp32", choices=widths, help=knobs[WIDTH].help)
+    return Space(knobs, shape, tuple(pairs), missing, tuple(notes))
+
+
+def runtime_knob() -> Knob:
+    names = tuple(runtime.name for runtime in spaces.RUNTIMES)
+    return Knob("name", off=names[0], choices=names, help="how the model is run")
+
+
+def anchors(space: Space) -> list[dict[str, Value]]:
+    """Settings worth trying before anything is known: each axis alone at a moderate setting, then mixes.
+
+    Values are the nearest the space has; what the space cannot express is left out.
+    """
+    best = space.pairs[-1]
+    shares = [
+        {"distill.layers": 0.67},
+        {"prune.heads": 0.67, "prune.neurons": 0.5},
+        {"low_rank.rank": 0.5},
+        {"distill.layers": 0.67, "prune.heads": 0.67, "prune.neurons": 0.5},
+        {"distill.layers": 0.5, "prune.neurons": 0.5},
+    ]
+    made = []
+    for wanted in shares:
+        params = {n: _moderate(space.knobs[n], share) for n, share in wanted.items() if n in space.searched}
+        if params:
+            full = {
+                **{n: k.off for n, k in space.searched.items()},
+                **params,
+                RUNTIME: best[0],
+                WIDTH: best[1],
+            }
+            chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
+            if space.contains(chosen) and chosen not in made:
+                made.append(chosen)
+    return made
+
+
+def _moderate(knob: Knob, share: float) -> Value:
+    """The value of an ordered knob nearest to `share` of its off value."""
+    assert not isinstance(knob.off, str)
+    target = share * knob.off
+    if knob.step is None:
+        assert knob.low is not None and knob.high is not None
+        return min(max(target, knob.low), knob.high)
+    return min(knob.values(), key=lambda v: abs(float(v) - target))
+
+
+def random_settings(space: Space, rng: Any) -> dict[str, Value]:
+    """One uniform draw; numpy generator."""
+    drawn: dict[str, Value] = {}
+    for name, knob in space.searched.items():
+        values: Sequence[Value] = knob.values()
+        if knob.ordered and knob.step is None:
+            assert knob.low is not None and knob.high is not None
+            drawn[name] = float(rng.uniform(knob.low, knob.high))
+        else:
+            drawn[name] = values[int(rng.integers(len(values)))]
+    return space.complete(drawn)
+
+
+def siblings(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
+    """The same weights under each of `pairs`, this recipe's own left out."""
+    made = []
+    for runtime, width in pairs:
+        steps = tuple(s for s in recipe.steps if s.name != "bits")
+        if width != "fp32":
+            steps = (*steps, Step("bits", {"width": width}))
+        other = Recipe(recipe.base, recipe.revision, recipe.task, recipe.teacher, steps, recipe.recover, Step(runtime))
+        if other.digest != recipe.digest:
+            made.append(other)
+    return tuple(made)

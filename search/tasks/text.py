@@ -1,0 +1,101 @@
+"""Text to token ids, and token ids to batches of rows of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.errors import UserError
+
+CHUNK = 2048  # rows tokenized at a time, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as token ids, unpadded."""
+
+    columns: dict[str, list[np.ndarray]]  # input name -> one (length,) int64 array a row
+    padding: dict[str, int]  # input name -> the value behind a row's end
+    lengths: np.ndarray  # (N,) int64, tokens
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """These rows (B,) as arrays (B, L) int64, padded at the right to the longest of them."""
+        shape = (len(rows), int(self.lengths[rows].max()))
+        made = {}
+        for name, column in self.columns.items():
+            padded = np.full(shape, self.padding[name], dtype=np.int64)
+            for i, row in enumerate(rows):
+                padded[i, : len(column[row])] = column[row]
+            made[name] = padded
+        return made
+
+
+def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
+    """The tokenizer of a model folder or hub name, with a padding token.
+
+    Raises:
+        UserError: there is none, or it has nothing to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+    except Exception as error:  # a missing file is an OSError, ValueError, TypeError or KeyError by architecture
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{where}: no usable tokenizer in {folder}: {reason[:200]}") from None
+    if set(made.get_vocab()) <= set(made.all_special_tokens):  # what transformers makes of a folder without one
+        raise UserError(f"{where}: no tokenizer files (tokenizer.json or a vocabulary) in {folder}")
+    if made.pad_token_id is None:
+        if made.eos_token is None:
+            raise UserError(f"{where}: the tokenizer of {folder} has neither a padding nor an end-of-text token")
+        made.pad_token = made.eos_token
+    return made
+
+
+def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
+    """Token ids of `texts` (with `pairs` as second texts), cut at `max_length` or the tokenizer's limit."""
+    limit = min(max_length, made_by.model_max_length)
+    columns: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(texts), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        second = None if pairs is None else list(pairs[chunk])
+        ids = made_by(list(texts[chunk]), second, truncation=True, max_length=limit, padding=False)
+        for name, rows in ids.items():
+            columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows)
+    padding = dict.fromkeys(columns, 0)
+    padding["input_ids"] = made_by.pad_token_id
+    if "token_type_ids" in columns:
+        padding["token_type_ids"] = made_by.pad_token_type_id
+    lengths = np.array([len(row) for row in columns["input_ids"]], dtype=np.int64)
+    return Encoded(columns, padding, lengths)
+
+
+def by_length(lengths: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """An order of rows (N,) in which each run of `size` has similar lengths, so that little is padding.
+
+    Without `rng`: longest first, for evaluation (too little memory is noticed at once). With it, for
+    training: rows are shuffled, sorted only within pools of 50 batches, and whole batches shuffled again; a
+    last batch that is not full stays last.
+    """
+    if rng is None:
+        return np.argsort(-lengths, kind="stable")
+    order = rng.permutation(len(lengths))
+    pools = [order[i : i + 50 * size] for i in range(0, len(order), 50 * size)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    full = len(order) // size * size
+    shuffled = rng.permutation(order[:full].reshape(-1, size)).reshape(-1)
+    return np.concatenate([shuffled, order[full:]])
+
+
+def batches(encoded: Encoded, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the rows in `order` (None: as they are); batch k holds rows `order[k*size : (k+1)*size]`."""
+    order = np.arange(len(encoded)) if order is None else order
+    for start in range(0, len(order), size):
+        yield encoded.batch(order[start : start + size])

@@ -1,0 +1,141 @@
+"""Timing candidates of one search: under every workload that is asked for, held against the device's roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objectives import clock, energy, latency, roofline, workload
+from objectives.bench import Batch
+from objectives.ceilings import ceilings
+from objectives.measurement import Measurement
+from objectives.workload import Workload
+from search import stages
+from search.front import LATENCY
+from spaces import build
+from spaces.recipe import Recipe
+
+if TYPE_CHECKING:
+    from search.setting import Setting
+
+Timed = dict[str, Measurement]
+Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
+
+
+class Timings:
+    """The main workload's measurements by their own names, others' marked ("latency_p50_ms/b32")."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._fed: dict[str, tuple[list[Batch], dict[str, Any]]] = {}
+
+    def quick(self, bench: latency.Side, baseline: latency.Side, recipe: Recipe, folder: Path) -> Timed:
+        """In the loop: one process a side, both held already."""
+        config = self._setting.config
+        protocol = latency.QUICK.lasting(config.measure.quick_s)
+        return self._all(
+            recipe,
+            folder,
+            lambda fed, known: latency.measure(bench, baseline, fed, protocol, config.seed, known),
+        )
+
+    def final(
+        self,
+        open_candidate: Callable[[], AbstractContextManager[latency.Side]],
+        open_baseline: Callable[[], AbstractContextManager[latency.Side]],
+        recipe: Recipe,
+        folder: Path,
+    ) -> Timed:
+        """For finalists: several fresh processes a side, `measure.final_s` of blocks a workload."""
+        config = self._setting.config
+        protocol = latency.LONG.lasting(config.measure.final_s)
+        return self._all(
+            recipe,
+            folder,
+            lambda fed, known: latency.measure_fresh(open_candidate, open_baseline, fed, protocol, config.seed, known),
+        )
+
+    def energy(self, bench: latency.Side) -> Measurement | None:
+        """Of the main workload; None where nothing counts it."""
+        inputs, conditions = self._inputs("")
+        return energy.energy(bench, inputs, conditions, energy.counter(self._setting.context.device))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Suffixes of the workloads that objectives name beside the main one."""
+        found = (workload.marked(name)[1] for name in self._setting.config.objectives)
+        return tuple(dict.fromkeys(mark for mark in found if mark))
+
+    def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
+        inputs, conditions = self._inputs("")
+        timed = self._held_against_floor(measure(inputs, conditions), inputs, recipe, folder)
+        for mark in self.marks:
+            inputs, conditions = self._inputs(mark)
+            timed |= latency.renamed(measure(inputs, conditions), mark)
+        return timed
+
+    def _inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
+        """Batches of a workload and its conditions, made once."""
+        if mark not in self._fed:
+            setting = self._setting
+            wanted = Workload(setting.config.workload.batch, setting.config.workload.length, setting.config.seed)
+            wanted = workload.other(wanted, mark) if mark else wanted
+            names, vocabulary = stages.input_names(setting.teacher), stages.vocabulary(setting.teacher)
+            lengths = setting.split("validation")[0].lengths.tolist()
+            conditions = {
+                "device": setting.context.device,
+                "threads": setting.context.threads,
+                "batch": wanted.batch,
+                "length": wanted.length,
+                "fingerprint": clock.digest(setting.environment),
+            }
+            self._fed[mark] = list(workload.inputs(wanted, names, vocabulary, lengths)), conditions
+        return self._fed[mark]
+
+    def _held_against_floor(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:
+        """With floor and fraction, where the sizes of the model are known."""
+        sizes = sizes_of(folder)
+        if sizes is None:
+            return timed
+        width = str(build.precision_of(recipe)["width"])
+        ceiling = ceilings(self._setting.context.device, self._setting.context.threads)
+        found = roofline.floor(sizes, inputs, width, ceiling)
+        if roofline.under(found, timed[LATENCY]):
+            ceiling.look_again()
+            found = roofline.floor(sizes, inputs, width, ceiling)
+        return roofline.held_against(found, timed, LATENCY)
+
+
+def sizes_of(folder: Path) -> roofline.Sizes | None:
+    """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
+    from safetensors import safe_open
+
+    from spaces.anatomy import family_of
+    from spaces.axis import Infeasible
+    from spaces.base import WEIGHTS, read_config
+
+    base, _ = read_config(folder)
+    try:
+        family = family_of(str(base.config["model_type"]))
+    except Infeasible:
+        return None
+    with safe_open(folder / WEIGHTS, framework="numpy") as stored:
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    flat = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
+    matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
+    inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}
+    # Of a low-rank pair the second factor, which comes last, has the queries' width.
+    queries: dict[str, int] = {}
+    for name, (_, outputs) in sorted(inside.items()):
+        before, found, _ = name.partition(f".{family.query}.")
+        if found:
+            queries[before] = outputs
+    return roofline.Sizes(
+        token_matrices=tuple(inside.values()),
+        row_matrices=tuple(m for n, m in matrices.items() if n not in inside),
+        attention=tuple(queries.values()),
+        tables=tuple(s[1] for s in tables.values()),
+    )

@@ -1,0 +1,237 @@
+"""The search in MLflow: an observer. Only `track*.py` know mlflow.
+
+One experiment a study, one parent run a search, one nested run a trial. A run costs about 40 ms, so what can
+wait (the `on_front` tag of earlier trials) is written in batches.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from search.errors import UserError, disk_is_full
+from search.export import EXPORTED, model_folder
+from search.front import Front, Outcome
+from search.report import Study, note
+from search.track_log import log_model
+from search.track_store import URI, create_store, is_database, load_mlflow, tracking_uri, ui_command
+
+__all__ = ["Tracker", "tracking_uri", "ui_command"]
+
+Ending = Literal["FINISHED", "KILLED", "FAILED"]
+
+PARENT, NAME, NOTE = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content"
+#: Trials between two updates of the `on_front` tags of earlier trials.
+FLUSH_EVERY = 5
+#: MLflow's own limits on the length of a value.
+PARAM_LENGTH, TAG_LENGTH = 6000, 5000
+GUIDE = """One nested run a trial, `trial-<number>`; the parent run holds the front (`front.html`) and files.
+The filter `tags.on_front = "true"` shows the front alone; `tags.baseline = "true"` is the uncompressed model.
+`speedup` is over plain PyTorch on the same device, `quality_loss` in points of the metric."""
+
+
+class Tracker:
+    """Logs one study to the store in the folder `store`, or to MLFLOW_TRACKING_URI where it is set.
+
+    `defaults` are the values of knobs whose axis is off, by `<axis>.<knob>`: every trial has all columns.
+
+    Raises:
+        UserError: the store cannot be opened.
+    """
+
+    def __init__(self, store: Path, experiment: str, defaults: Mapping[str, Any] | None = None) -> None:
+        mlflow = load_mlflow()
+        self._uri = tracking_uri(store)
+        self._defaults = dict(defaults or {})
+        self._parent = ""
+        self._runs: dict[int, str] = {}  # run by trial
+        self._reasons: dict[int, str] = {}  # why it is not on the front, as its tag says; by trial
+        self._observed = 0
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            if not os.environ.get(URI):
+                create_store(store)
+            self._client = mlflow.MlflowClient(self._uri)
+            self._experiment = self._open_experiment(store, experiment)
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            if disk_is_full(error):
+                raise
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise UserError(f"mlruns: the MLflow store {self._uri} cannot be opened: {reason}") from error
+
+    @property
+    def run_id(self) -> str:
+        """The parent run."""
+        return self._parent
+
+    @property
+    def page(self) -> str:
+        """The study's page in the UI, after its address (the default page shows chat traces, not runs)."""
+        return f"/#/experiments/{self._experiment}/runs?workflowType=machine_learning"
+
+    def start(self, config: Mapping[str, Any], environment: Mapping[str, Any], digest: str) -> None:
+        """Open the parent run of the search called `digest`, or go on with the one that is there.
+
+        `digest` is of all that the search's trials share (not of its budget), so that a search that was
+        killed is found again. Params are written once (MLflow forbids a change), `config.json` every time.
+        """
+        client = self._client
+        query = f"tags.digest = '{digest}' and tags.kind = 'search'"
+        found = client.search_runs([self._experiment], query, order_by=["attributes.start_time DESC"], max_results=1)
+        if found:
+            self._parent = found[0].info.run_id
+            client.update_run(self._parent, status="RUNNING")
+            self._find_trials()
+        else:
+            tags = {"digest": digest, "kind": "search", "device": str(environment.get("device", ""))}
+            made = client.create_run(self._experiment, tags=tags, run_name=str(config["study"]))
+            self._parent = made.info.run_id
+            client.log_batch(self._parent, params=_params(_flat(config)))
+        client.log_dict(self._parent, dict(config), "config.json")
+        client.log_dict(self._parent, dict(environment), "environment.json")
+
+    def observe(self, outcome: Outcome, front: Front) -> None:
+        """Log one trial, unless it is there, and where the front stands after it."""
+        if outcome.number in self._runs:
+            return
+        self._log_trial(outcome, front)
+        self._log_front(front)
+        self._observed += 1
+        if self._observed % FLUSH_EVERY == 0:
+            self._flush(front)
+
+    def sync(self, front: Front) -> None:
+        """Log those trials of `front` that are missing, as after a kill between telling and logging."""
+        missing = [o for o in front.outcomes if o.number not in self._runs]
+        for outcome in missing:
+            self._log_trial(outcome, front)
+        self._flush(front)
+
+    def finish(self, front: Front, study: Study, exports: Path, status: Ending = "FINISHED") -> None:
+        """Log the files in `exports`, what was measured last, and the front's models; then `close`."""
+        self._flush(front)
+        for name in EXPORTED:
+            if (exports / name).exists():
+                self._client.log_artifact(self._parent, str(exports / name))
+        now = round(time.time() * 1000)
+        for number in self._runs.keys() & (study.held_out.keys() | study.final.keys()):
+            values = {f"test_{name}": m.value for name, m in study.held_out.get(number, {}).items()}
+            values |= {f"final_{name}": m.value for name, m in study.final.get(number, {}).items()}
+            self._client.log_batch(self._runs[number], metrics=_metrics(values, now))
+        for outcome in front.members:
+            if outcome.number in self._runs and model_folder(exports, outcome).is_dir():
+                self._log_model(outcome, model_folder(exports, outcome))
+        self._client.set_tag(self._parent, NOTE, note(front, study)[:TAG_LENGTH])
+        self.close(status)
+
+    def close(self, status: Ending) -> None:
+        """Close the parent run; a later `start` opens it again."""
+        if self._parent:
+            self._client.set_terminated(self._parent, status)
+
+    def _open_experiment(self, store: Path, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            # A server knows where its artifacts go; a local store puts them beside its database.
+            local = (store / "artifacts").absolute().as_uri() if is_database(self._uri) else None
+            return str(self._client.create_experiment(name, artifact_location=local, tags={NOTE: GUIDE}))
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find_trials(self) -> None:
+        """Learn which trials are logged whole; those cut short are removed, to be logged again."""
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], f"tags.`{PARENT}` = '{self._parent}'", page_token=token, max_results=1000
+            )
+            for run in page:
+                if run.info.status == "RUNNING":
+                    self._client.delete_run(run.info.run_id)
+                    continue
+                number = int(run.data.tags[NAME].removeprefix("trial-"))
+                self._runs[number] = run.info.run_id
+                self._reasons[number] = run.data.tags.get("reason", "")
+            token = page.token
+            if not token:
+                return
+
+    def _log_trial(self, outcome: Outcome, front: Front) -> None:
+        reason = front.why_not(outcome)[:TAG_LENGTH]
+        tags = {
+            PARENT: self._parent,
+            "status": outcome.status,
+            "reason": reason,
+            "rung": str(outcome.rung),
+            "on_front": _flag(not reason),
+            "digest": outcome.recipe.digest,
+            "baseline": _flag(outcome.baseline),
+            "noisy": outcome.noise[:TAG_LENGTH],
+        }
+        now = round(time.time() * 1000)
+        began = now - round(1000 * sum(outcome.seconds.values()))
+        run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=f"trial-{outcome.number}")
+        values = {name: m.value for name, m in outcome.measurements.items()}
+        values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
+        params = _params({**self._defaults, **outcome.recipe.params})
+        self._client.log_batch(run.info.run_id, metrics=_metrics(values, now), params=params)
+        self._client.log_dict(run.info.run_id, outcome.to_json(), "outcome.json")
+        status = "FAILED" if outcome.status == "failed" else "FINISHED"
+        self._client.set_terminated(run.info.run_id, status, end_time=now)
+        self._runs[outcome.number] = run.info.run_id
+        self._reasons[outcome.number] = reason
+
+    def _log_front(self, front: Front) -> None:
+        values = {"hypervolume": front.hypervolume, "front_size": float(len(front.members))}
+        now = round(time.time() * 1000)
+        self._client.log_batch(self._parent, metrics=_metrics(values, now, step=len(front.outcomes)))
+
+    def _flush(self, front: Front) -> None:
+        """Bring the tags up to date of trials whose place has changed since they were logged."""
+        for outcome in front.outcomes:
+            reason = front.why_not(outcome)[:TAG_LENGTH]
+            if self._reasons.get(outcome.number, reason) != reason:
+                run = self._runs[outcome.number]
+                self._client.set_tag(run, "on_front", _flag(not reason))
+                self._client.set_tag(run, "reason", reason)
+                self._reasons[outcome.number] = reason
+
+    def _log_model(self, outcome: Outcome, folder: Path) -> None:
+        """Log the exported model in `folder` under its trial's run, unless it is there."""
+        run = self._client.get_run(self._runs[outcome.number])
+        if run.data.tags.get("model") == outcome.recipe.digest:
+            return
+        model = log_model(self._client, run, folder, outcome.recipe.params)
+        values = {name: m.value for name, m in outcome.measurements.items()}
+        # At the time of the run's own metrics: the same point twice is one point.
+        self._client.log_batch(run.info.run_id, metrics=_metrics(values, run.info.end_time, model=model))
+        self._client.set_tag(run.info.run_id, "model", outcome.recipe.digest)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _params(values: Mapping[str, Any]) -> list[Any]:
+    make = load_mlflow().entities.Param
+    return [make(name, str(value)[:PARAM_LENGTH]) for name, value in values.items()]
+
+
+def _metrics(values: Mapping[str, float], at_ms: int, step: int = 0, model: str | None = None) -> list[Any]:
+    make = load_mlflow().entities.Metric
+    return [make(name, value, at_ms, step, model_id=model) for name, value in values.items()]

@@ -1,0 +1,68 @@
+"""Where MLflow keeps things, and MLflow itself: imported late, quiet, and without telemetry."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from search.atomic import replacing, sweep
+from search.errors import UserError
+from search.lock import alone_in
+
+URI = "MLFLOW_TRACKING_URI"
+#: Set before the import, which is when MLflow reads them. What the user has set stays.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def load_mlflow() -> Any:
+    """The mlflow module (two seconds at the first call)."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # they report every migration and every missing git repository
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def tracking_uri(store: Path) -> str:
+    """MLFLOW_TRACKING_URI where it is set, else the database in the folder `store`."""
+    return os.environ.get(URI) or f"sqlite:///{store.absolute() / 'mlflow.db'}"
+
+
+def create_store(store: Path) -> None:
+    """Make the database in the folder `store` if it is not there: whole or not at all.
+
+    MLflow makes it in fifty migrations, and cannot go on with one that was cut short on the way.
+    """
+    final = store / "mlflow.db"
+    with alone_in(store):
+        if final.exists():
+            return
+        sweep(store)
+        with replacing(final) as partial:
+            load_mlflow().MlflowClient(f"sqlite:///{partial.absolute()}").search_experiments(max_results=1)
+
+
+def is_database(uri: str) -> bool:
+    """Whether the store is a database that this process opens itself, not a server."""
+    return uri.partition(":")[0] in ("sqlite", "postgresql", "mysql", "mssql") or "+" in uri.partition(":")[0]
+
+
+def ui_command(store: Path) -> list[str]:
+    """The command that opens the MLflow UI on the right store (a plain `mlflow ui` would open an empty one).
+
+    Raises:
+        UserError: the store is a server, which has its own UI.
+    """
+    uri = tracking_uri(store)
+    if not is_database(uri):
+        raise UserError(f"{URI}: must be a database to start a UI on, got {uri}; open that address in a browser")
+    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]

@@ -1,0 +1,193 @@
+"""Low-rank factors in place of weight matrices, where they are smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from spaces.anatomy import Shape, anatomy_of, replace_module
+from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
+from spaces.base import TaskModel
+from spaces.statistics import PLACES, Statistics, cholesky
+
+
+class LowRank(nn.Module):
+    """x -> B A x + bias, with A (rank, in) and B (out, rank)."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool) -> None:
+        super().__init__()
+        self.a = nn.Linear(in_features, rank, bias=False)
+        self.b = nn.Linear(rank, out_features, bias=bias)
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))  # type: ignore[no-any-return]
+
+
+def break_even(out_features: int, in_features: int) -> float:
+    """The rank at which two factors hold as many weights as the matrix: out*in / (out+in)."""
+    return out_features * in_features / (out_features + in_features)
+
+
+@torch.no_grad()
+def factorise(
+    weight: Tensor, rank: int, moment: Tensor | None = None, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Factors A (rank, in), B (out, rank) of `weight` (out, in).
+
+    Alone: the best in Frobenius norm (Eckart & Young 1936). With the second moment E[x x^T] (in, in) of its inputs:
+    the best for the outputs, min E |W x - B A x|^2, by whitening with a Cholesky factor S of the moment and
+    factoring W S (DRONE, Chen et al. 2021; SVD-LLM, Wang et al. 2024, arXiv 2403.07378, section 3.1). With `rows`
+    (out,) the squared error of each output counts as much as its row's value (FWSVD, Hsu et al. 2022, arXiv
+    2207.00112). Cost: one SVD of an (out, in) matrix in float64.
+    """
+    out, columns = weight.shape
+    if not 1 <= rank <= min(out, columns):
+        raise ValueError(f"rank must be in [1, {min(out, columns)}] for weight {(out, columns)}, got {rank}")
+    w = weight.double()
+    if rows is not None:
+        # Rows that hardly matter still must not be divided by zero.
+        scale = (rows.double() / rows.double().mean().clamp(min=1e-30)).clamp(min=1e-4).sqrt()
+        w = scale[:, None] * w
+    s = None if moment is None else cholesky(moment.double())
+    u, sigma, vt = torch.linalg.svd(w if s is None else w @ s, full_matrices=False)
+    root = sigma[:rank].sqrt()
+    a, b = root[:, None] * vt[:rank], u[:, :rank] * root
+    if s is not None:  # undo the whitening: A = sqrt(Sigma) V^T S^-1, S lower triangular
+        a = torch.linalg.solve_triangular(s, a, upper=False, left=False)
+    if rows is not None:
+        b = b / scale[:, None]
+    return a.to(weight.dtype), b.to(weight.dtype)
+
+
+def allocate(spectra: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]], share: float) -> dict[str, int]:
+    """Ranks by matrix that keep most squared singular value within `share` of all the matrices' weights.
+
+    One unit of rank costs out+in weights and keeps sigma_i^2, so with a price p every matrix keeps the i with
+    sigma_i^2 > p (out+in), and the price is what meets the budget (bisection; optimal for separable concave gains
+    up to one unit of rank). A matrix whose rank passes break-even stays whole, and is left out of the result.
+    """
+    budget = share * sum(out * columns for out, columns in sizes.values())
+
+    def ranks(price: float) -> dict[str, int]:
+        counts = {n: int((spectra[n].double().square() > price * sum(sizes[n])).sum()) for n in sizes}
+        return {n: max(1, min(count, *sizes[n])) for n, count in counts.items()}
+
+    def cost(chosen: Mapping[str, int]) -> float:
+        return sum(min(rank * sum(sizes[n]), sizes[n][0] * sizes[n][1]) for n, rank in chosen.items())
+
+    low, high = 1e-30, max(float(s.double().square().max()) for s in spectra.values())
+    for _ in range(100):
+        middle = (low * high) ** 0.5  # prices span many orders of magnitude
+        low, high = (middle, high) if cost(ranks(middle)) > budget else (low, middle)
+    return {n: rank for n, rank in ranks(high).items() if rank < break_even(*sizes[n])}
+
+
+class LowRankFactors:
+    """Factors in place of every matrix of every block that becomes smaller by it.
+
+    budget: one budget for all matrices, spent where the loss feels it most. The weight of an output is the mean
+    square gradient of the loss there, so the discarded squared singular values of all matrices are on one scale
+    (a diagonal Fisher estimate of the loss they cost). uniform: the same share of its weights for every matrix.
+    whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
+    """
+
+    name = "low_rank"
+    phase = Phase.FACTORISE
+    source = "Wang et al. 2024, arXiv 2403.07378; Hsu et al. 2022, arXiv 2207.00112"
+
+    def knobs(self, shape: Shape) -> tuple[Knob, ...]:
+        rank = Knob(
+            "rank", off=1.0, low=0.2, high=1.0, step=0.1, help="share of the matrices' weights that factors keep"
+        )
+        method = Knob("method", off="whitened", choices=("whitened", "plain"), mode=True, help="what the factors fit")
+        allocation = Knob(
+            "allocation", off="budget", choices=("budget", "uniform"), mode=True, help="one budget, or one share each"
+        )
+        return (rank, method, allocation)
+
+    def decide(self, statistics: Statistics, settings: Settings) -> Plan:
+        share = float(settings.get("rank", 1.0))
+        if not 0 < share <= 1:
+            raise Infeasible(f"low_rank.rank must be in (0, 1], got {share}")
+        sizes = _sizes(statistics)
+        if share == 1:
+            ranks = {}
+        elif settings.get("allocation", "budget") == "uniform":
+            whole = {name: max(1, int(share * break_even(*size))) for name, size in sizes.items()}
+            ranks = {name: rank for name, rank in whole.items() if rank < break_even(*sizes[name])}
+        else:
+            # After pruning these are estimates: spectra of the matrices as the teacher had them.
+            spectra = {name: statistics.block(*_named(name, "spectrum")) for name in sizes}
+            ranks = allocate(spectra, sizes, share)
+        return {"ranks": ranks, "method": str(settings.get("method", "whitened"))}
+
+    def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
+        return statistics
+
+    def reshape(self, model: nn.Module, plan: Plan) -> None:
+        for block, path, _, rank in _matrices(model, plan):
+            linear = block.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            made = LowRank(linear.in_features, linear.out_features, rank, linear.bias is not None)
+            replace_module(block, path, made.to(linear.weight))
+
+    @torch.no_grad()
+    def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
+        whitened = plan["method"] == "whitened"
+        origins = _matrices(source, plan)
+        for (block, path, _, _), (origin, _, key, rank) in zip(_matrices(model, plan), origins, strict=True):
+            linear, made = origin.get_submodule(path), block.get_submodule(path)
+            assert isinstance(linear, nn.Linear) and isinstance(made, LowRank)
+            index, role = key
+            weight = linear.weight.detach().cpu()
+            if not whitened:
+                a, b = factorise(weight, rank)
+            else:
+                moment, mean = (statistics.block(index, f"{kind}.{PLACES[role]}") for kind in ("input", "mean"))
+                spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
+                a, b = factorise(weight, rank, spread, statistics.block(index, f"gradient.{role}"))
+            made.a.weight.copy_(a)
+            made.b.weight.copy_(b)
+            if linear.bias is not None:
+                lost = weight @ mean - b @ (a @ mean) if whitened else torch.zeros(())
+                made.b.bias.copy_(linear.bias.cpu() + lost)
+
+
+def _sizes(statistics: Statistics) -> dict[str, tuple[int, int]]:
+    """(out, in) of every matrix by "<block>.<role>"; a gated feed-forward layer has an up.0 and an up.1."""
+    shape = statistics.shape
+    sizes: dict[str, tuple[int, int]] = {}
+    for index, layer in enumerate(shape.layers):
+        keys = layer.heads * shape.head_dim
+        queries = keys * shape.group
+        found = {
+            "query": (queries, shape.hidden),
+            "key": (keys, shape.hidden),
+            "value": (keys, shape.hidden),
+            "output": (shape.hidden, queries),
+            **dict.fromkeys(("up", "up.0", "up.1"), (layer.neurons, shape.hidden)),
+            "down": (shape.hidden, layer.neurons),
+        }
+        there = {role: size for role, size in found.items() if f"block.{index}.spectrum.{role}" in statistics.tensors}
+        sizes |= {f"{index}.{role}": size for role, size in there.items()}
+    return sizes
+
+
+def _named(name: str, kind: str) -> tuple[int, str]:
+    """Block and name of a statistic of the matrix "<block>.<role>"."""
+    index, role = name.split(".", 1)
+    return int(index), f"{kind}.{role}"
+
+
+def _matrices(model: nn.Module, plan: Plan) -> list[tuple[nn.Module, str, tuple[int, str], int]]:
+    """(block, path in it, (block index, role), rank) of every matrix the plan factors."""
+    assert isinstance(model, TaskModel)
+    anatomy = anatomy_of(model.backbone)
+    found = []
+    for name, rank in plan["ranks"].items():
+        index, role = name.split(".", 1)
+        found.append((anatomy.blocks[int(index)], anatomy.roles()[role], (int(index), role), int(rank)))
+    return found

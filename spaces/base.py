@@ -1,0 +1,232 @@
+"""Base models: loading them, their heads, and the folders their compressed forms are stored in.
+
+Weights are read from safetensors only: a pickle can run code, so it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from spaces.axis import Plan
+
+WEIGHTS = "model.safetensors"
+#: transformers shows two things of a config in its errors: a `model_type` it does not know (AutoModel), and
+#: `transformers_weights` that name no safetensors file (BertModel and other classes). With this sentence in both, every
+#: from_pretrained on a compressed folder refuses, instead of filling the wrong shapes with random weights.
+REFUSAL = "compressed; open this folder with search.load(DIR), its shapes are not those of a plain transformers model"
+
+
+class ModelError(Exception):
+    """A model folder or name that cannot be used; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is needed to build the uncompressed architecture without its weights."""
+
+    name: str
+    revision: str
+    head: str  # "native": the model's own classification head; "mean": mean pooling and one linear layer
+    labels: tuple[str, ...]
+    inputs: tuple[str, ...]  # names of the tensors it takes
+    config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "labels": list(self.labels),
+            "inputs": list(self.inputs),
+            "config": dict(self.config),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Base:
+        return cls(**{**data, "labels": tuple(data["labels"]), "inputs": tuple(data["inputs"])})
+
+
+class TaskModel(nn.Module):
+    """A backbone with a head: token ids (B, L) in, logits (B, classes) out."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        raise NotImplementedError
+
+    #: Modules outside the backbone that read the hidden state, by path from the task model.
+    def hidden_readers(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
+class MeanPooled(TaskModel):
+    """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
+
+    def __init__(self, encoder: nn.Module, hidden: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        return ("classifier",)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+class Native(TaskModel):
+    """A transformers model with its own sequence-classification head."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def backbone(self) -> nn.Module:
+        base = self.model.base_model
+        assert isinstance(base, nn.Module)
+        return base
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        names = ("classifier", "classifier.dense", "pre_classifier", "score")
+        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
+        return tuple(path for path, module in found if isinstance(module, nn.Linear))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits  # type: ignore[no-any-return]
+
+
+def load_base(
+    folder: Path, name: str, revision: str, head: str, labels: Sequence[str], pairs: bool
+) -> tuple[TaskModel, Base]:
+    """The base model in `folder` with a head for `labels`, in float32 on the CPU.
+
+    `name` and `revision` are what the user calls it, for the record. head "auto" keeps the model's own
+    classification head where its architecture has one.
+
+    Raises:
+        ModelError: missing, unreadable, foreign or pickled weights.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        chosen = ("native" if has_own_head(config) else "mean") if head == "auto" else head
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        loader = AutoModelForSequenceClassification if chosen == "native" else AutoModel
+        model, loaded = loader.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"the model {name!r} cannot be loaded: {first}") from error
+    # transformers would fill these with random numbers and only warn. (A pooler is not used; see `_with_head`.)
+    absent = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+    if absent:
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its weight file lacks {len(absent)} of the tensors its config.json "
+            f"describes, {absent[0]} for one"
+        )
+    inputs = ["input_ids", "attention_mask"]
+    if pairs and getattr(config, "type_vocab_size", 0) > 1:
+        inputs.append("token_type_ids")
+    base = Base(name, revision, chosen, tuple(labels), tuple(inputs), config.to_dict())
+    return _with_head(model, chosen, len(labels)), base
+
+
+def has_own_head(config: Any) -> bool:
+    """Whether a transformers configuration is that of a sequence classifier."""
+    return any(a.endswith("ForSequenceClassification") for a in (config.architectures or ()))
+
+
+def _with_head(model: nn.Module, head: str, classes: int) -> TaskModel:
+    if head == "native":
+        return Native(model)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
+    hidden = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    return MeanPooled(model, hidden, classes)
+
+
+def skeleton(base: Base) -> TaskModel:
+    """The uncompressed architecture with arbitrary weights."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    data = dict(base.config)
+    config = AutoConfig.for_model(data.pop("model_type"), **data)
+    maker = AutoModelForSequenceClassification if base.head == "native" else AutoModel
+    return _with_head(maker.from_config(config), base.head, len(base.labels))
+
+
+def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:
+    """`model.safetensors` and a `config.json` that says how to build the shapes the weights fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(folder / WEIGHTS))
+    refusal = {"model_type": REFUSAL, "transformers_weights": REFUSAL}
+    config = {**refusal, "schema_version": 1, "base": base.to_json(), "plans": dict(plans)}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def read_config(folder: Path) -> tuple[Base, dict[str, Plan]]:
+    """Base and plans of a folder that `write_folder` made.
+
+    Raises:
+        ModelError: no config.json, or one that is not ours.
+    """
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text())
+        return Base.from_json(data["base"]), dict(data["plans"])
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no config.json; a compressed model folder has one") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{path}: not the config of a compressed model folder ({type(error).__name__}: {error})"
+        ) from None
+
+
+def read_weights(model: TaskModel, folder: Path) -> None:
+    """Fill `model` from the folder's safetensors; every tensor must be there and fit.
+
+    Raises:
+        ModelError: missing, foreign or truncated file, or a pickle.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
+        found = f"; {pickles[0]} is a pickle, which can run code and is never loaded" if pickles else ""
+        raise ModelError(f"{folder}: no {WEIGHTS}{found}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise ModelError(f"{path}: a pickle, not safetensors; pickles can run code and are never loaded")
+    try:
+        load_model(model, str(path), strict=True)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a readable safetensors file ({error})") from None
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: its weights do not fit the model its config.json describes: {first}") from None

@@ -1,0 +1,112 @@
+"""Folding a recipe over the base model, and loading what was stored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+import spaces
+from spaces.anatomy import Shape
+from spaces.axis import Context, Infeasible, Plan, Predict, Settings, Value
+from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
+from spaces.recipe import Recipe, Step
+from spaces.statistics import Statistics
+
+Plans = dict[str, Plan]
+
+
+def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ...]:
+    """Canonical steps from settings named `<axis>.<knob>`: only axes that are on, only values that are not `off`.
+
+    An axis whose sizes are all `off` leaves nothing behind, not even its mode. So a knob that is added later, off
+    where nothing is said, changes no earlier recipe.
+    """
+    steps = []
+    for axis in spaces.AXES:
+        if shape is None and axis.name != "bits":
+            continue
+        knobs = axis.knobs(shape or NO_SHAPE)
+        given = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
+        if any(given[k.name] != k.off for k in knobs if not k.mode):
+            steps.append(Step(axis.name, {k.name: given[k.name] for k in knobs if given[k.name] != k.off}))
+    return tuple(steps)
+
+
+#: Stands in for a model whose anatomy is unknown: only axes that need no anatomy are asked for their knobs.
+NO_SHAPE = Shape(hidden=1, head_dim=1, group=1, layers=(), prunable_heads=False, prunable_hidden=False)
+
+
+def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
+    """The plans of all steps, from statistics alone; no weight is touched.
+
+    Raises Infeasible for a step that cannot be planned.
+    """
+    plans: Plans = {}
+    for step in steps:
+        axis = spaces.axis(step.name)
+        if axis.name == "bits":
+            continue  # the runtime lowers it: `precision_of`
+        assert statistics is not None, "an axis that cuts needs statistics"
+        plan = axis.decide(statistics, step.settings)
+        plans[step.name] = plan
+        statistics = axis.carry(statistics, plan)
+    return plans
+
+
+def shape_after(plans: Plans, statistics: Statistics) -> Shape:
+    """The shape of the model these plans leave."""
+    for name, plan in plans.items():
+        statistics = spaces.axis(name).carry(statistics, plan)
+    return statistics.shape
+
+
+def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> TaskModel:
+    """A compressed copy of `model`: every plan reshapes, then fills. `model` is left as it is."""
+    current: nn.Module = copy.deepcopy(model)
+    for name, plan in plans.items():
+        axis = spaces.axis(name)
+        assert statistics is not None, "an axis that cuts needs statistics"
+        source, current = current, copy.deepcopy(current)
+        axis.reshape(current, plan)
+        axis.fill(current, source, plan, statistics)
+        statistics = axis.carry(statistics, plan)
+    assert isinstance(current, TaskModel)
+    return current
+
+
+def load(folder: Path) -> TaskModel:
+    """The model stored in `folder`, in eval mode: `reshape` over the saved plans, then its safetensors.
+
+    Raises:
+        spaces.base.ModelError: a folder that is not ours, or weights that are missing, foreign or pickled.
+    """
+    base, plans = read_config(folder)
+    try:
+        model = skeleton(base)
+        for name, plan in plans.items():
+            spaces.axis(name).reshape(model, plan)
+    except (StopIteration, LookupError, ValueError, TypeError, AttributeError, Infeasible) as error:
+        # An edited or foreign config can break anywhere in the rebuilding.
+        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ModelError(f"{folder / 'config.json'}: describes no model that can be built here ({what})") from error
+    read_weights(model, folder)
+    return model.eval()
+
+
+def precision_of(recipe: Recipe) -> Plan:
+    from spaces.axes.bits import precision
+
+    step = recipe.step("bits")
+    settings: Settings = step.settings if step else {}
+    return precision(settings)
+
+
+def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:
+    """The stored model under a runtime. Picklable by name, so that a worker process can run it.
+
+    Raises Infeasible where the runtime cannot run it here.
+    """
+    return spaces.runtime(runtime).open(folder, plan, context)

@@ -1,0 +1,111 @@
+"""CUDA graphs: all kernel launches of a forward pass replayed as one, over padded lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.base import WEIGHTS, Base, read_config
+from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_widths
+
+BUCKETS = (16, 32, 64, 128, 256, 512)
+
+
+class CudaGraph:
+    """One graph a (batch, padded length), captured at first use; its buffers are allocated once and reused.
+
+    At batch 1 a small transformer spends most of its time launching kernels; a replay launches once
+    (PyTorch, "CUDA graphs").
+    """
+
+    name = "cuda_graph"
+    source = "PyTorch CUDA graphs"
+    install = "a CUDA device and a CUDA build of torch"
+
+    def missing(self, context: Context) -> str | None:
+        return None if context.device == "cuda" else "CUDA graphs need a CUDA device"
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return torch_widths(context)
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (WEIGHTS,)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        why = self.missing(context)
+        if why:
+            raise Infeasible(why)
+        model = load_for(folder, plan, context, self.name)
+        base = read_config(folder)[0]
+        pad = int(base.config.get("pad_token_id") or 0)
+        return GraphPredict(model, base.inputs, context.device, buckets_of(base), pad, record=capture)
+
+
+def buckets_of(base: Base) -> tuple[int, ...]:
+    """The padded lengths that fit the model's positions; none where no token is known to be padding.
+
+    A decoder's own classification head reads the last token that is not padding.
+    """
+    if base.head == "native" and base.config.get("pad_token_id") is None:
+        return ()
+    longest = int(base.config.get("max_position_embeddings") or BUCKETS[-1])
+    return tuple(b for b in BUCKETS if b <= longest)
+
+
+def capture(call: Any, static: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
+    """(replay, output) of `call` over the static buffers, after three warm-up calls on a side stream."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call(**static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(**static)
+    return graph.replay, output
+
+
+def bucket(length: int, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds `length`; a length beyond the last is its own bucket."""
+    return next((b for b in buckets if b >= length), length)
+
+
+class GraphPredict(TorchPredict):
+    """Pads a batch to its bucket, copies it into the graph's buffers, replays, and reads the output.
+
+    Padding has attention mask 0 and the token id `pad`, so it changes no real position.
+    """
+
+    def __init__(
+        self, call: Any, inputs: tuple[str, ...], device: str, buckets: tuple[int, ...], pad: int, record: Any
+    ) -> None:
+        super().__init__(call, inputs, device)
+        self._buckets, self._pad, self._record = buckets, pad, record
+        self._graphs: dict[tuple[int, int], tuple[dict[str, Tensor], Any, Tensor]] = {}
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows, length = batch["input_ids"].shape
+        padded = bucket(length, self._buckets)
+        with torch.inference_mode():
+            static, replay, output = self._graph(rows, padded)
+            for name, buffer in static.items():
+                buffer[:, length:] = self._pad if name == "input_ids" else 0
+                buffer[:, :length].copy_(torch.from_numpy(batch[name]))
+            replay()
+        return {"logits": output.float().cpu().numpy()}
+
+    def _graph(self, rows: int, padded: int) -> tuple[dict[str, Tensor], Any, Tensor]:
+        key = (rows, padded)
+        if key not in self._graphs:
+            static = {n: torch.zeros(rows, padded, dtype=torch.int64, device=self._device) for n in self._inputs}
+            static["attention_mask"][:, 0] = 1
+            replay, output = self._record(self._call, static)
+            self._graphs[key] = (static, replay, output)
+        return self._graphs[key]

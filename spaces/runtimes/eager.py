@@ -1,0 +1,30 @@
+"""PyTorch as it comes: the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spaces.axis import Context, Plan, Predict
+from spaces.base import WEIGHTS
+from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
+
+
+class Eager:
+    """Operator by operator, scaled-dot-product attention, inference mode."""
+
+    name = "eager"
+    source = "PyTorch"
+    install = ""
+
+    def missing(self, context: Context) -> str | None:
+        return None
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return torch_widths(context)
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (WEIGHTS,)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        model = load_for(folder, plan, context, self.name)
+        return TorchPredict(model, inputs_of(folder), context.device)

@@ -1,0 +1,64 @@
+"""OpenVINO: the exported graph under Intel's CPU compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.runtimes import onnx
+
+
+class OpenVino:
+    """The fp32 ONNX graph, compiled for the CPU with the latency hint."""
+
+    name = "openvino"
+    source = "OpenVINO"
+    install = 'pip install "transformer-compression-search[openvino]"'
+
+    def missing(self, context: Context) -> str | None:
+        if context.device != "cpu":
+            return "OpenVINO runs on CPUs here"
+        if importlib.util.find_spec("openvino") is None:
+            return f"openvino not installed: {self.install}"
+        return onnx.Onnx().missing(context)
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return ("fp32",)
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (f"{onnx.FOLDER}/fp32.onnx",)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        why = self.missing(context)
+        if why:
+            raise Infeasible(why)
+        if plan["width"] not in self.widths(context):
+            raise Infeasible(f"openvino has no {plan['width']} kernels here")
+        return OpenVinoPredict(onnx.graph(folder, "fp32"), context)
+
+
+class OpenVinoPredict:
+    """One compiled model and one inference request, reused."""
+
+    def __init__(self, path: Path, context: Context) -> None:
+        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
+        import openvino
+
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if context.threads:
+            config["INFERENCE_NUM_THREADS"] = context.threads
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
+        self._request = compiled.create_infer_request()
+        self._inputs = [i.get_any_name() for i in compiled.inputs]
+        self._outputs = [o.get_any_name() for o in compiled.outputs]
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        result = self._request.infer({name: batch[name] for name in self._inputs})
+        return {name: np.array(result[name]) for name in self._outputs}

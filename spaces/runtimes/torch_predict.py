@@ -1,0 +1,59 @@
+"""What the PyTorch runtimes share: numpy in, numpy out, on a device and in a width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaces import build
+from spaces.axis import Context, Infeasible, Plan
+from spaces.base import TaskModel, read_config
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def torch_widths(context: Context) -> tuple[str, ...]:
+    """Widths with PyTorch kernels that really run in them on this device."""
+    if context.device == "cuda":
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("fp32", "bf16", "fp16") if bf16 else ("fp32", "fp16")
+    # On a CPU without these instructions bf16 is emulated, and slower than fp32.
+    return ("fp32", "bf16") if _cpu_has_bf16() else ("fp32",)
+
+
+def _cpu_has_bf16() -> bool:
+    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
+
+
+def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
+    """The stored model on the device in the planned width. Raises Infeasible for a width it has no kernel for."""
+    width = str(plan["width"])
+    if width not in torch_widths(context):
+        raise Infeasible(f"{runtime} has no {width} kernels on this {context.device}")
+    if context.threads:
+        torch.set_num_threads(context.threads)
+    return build.load(folder).to(device=context.device, dtype=DTYPES[width])
+
+
+class TorchPredict:
+    """A callable over numpy batches around a torch function of the model's named inputs."""
+
+    def __init__(self, call: Callable[..., Tensor], inputs: tuple[str, ...], device: str) -> None:
+        self._call, self._inputs, self._device = call, inputs, device
+
+    def tensors(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(batch[name]).to(self._device, non_blocking=True) for name in self._inputs}
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            logits = self._call(**self.tensors(batch))
+        return {"logits": logits.float().cpu().numpy()}
+
+
+def inputs_of(folder: Path) -> tuple[str, ...]:
+    return read_config(folder)[0].inputs

@@ -1,0 +1,259 @@
+"""What one pass of labelled data through the teacher tells the axes.
+
+Per block i (shapes after the axes before):
+    block.<i>.importance      ()               KL divergence of the outputs when the block is skipped
+    block.<i>.heads           (heads,)         Fisher information of each head's mask
+    block.<i>.neurons         (neurons,)       Fisher information of each feed-forward neuron's mask
+    block.<i>.heads_norm      (heads,)         Frobenius norm of each head's weights (the magnitude criterion)
+    block.<i>.neurons_norm    (neurons,)
+    block.<i>.input.<place>   (d, d)           second moment E[x x^T] of the input of the matrices at a place:
+                                               attention_in, attention_out, ffn_in, ffn_out
+    block.<i>.mean.<place>    (d,)             their mean
+    block.<i>.gradient.<role> (out,)           mean square gradient of the loss at the outputs of a matrix
+    block.<i>.spectrum.<role> (min(out, in),)  singular values of diag(gradient)^1/2 W S, with S S^T the covariance
+                                               of the input (the second moment where there is no bias)
+and for the whole model:
+    hidden.energy             (hidden,)        mean square activation of the residual stream
+Source of the Fisher masks: Kwon et al. 2022 (arXiv 2204.09656), section 4.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spaces.anatomy import Anatomy, LayerShape, Shape, anatomy_of
+from spaces.axis import Infeasible
+from spaces.base import TaskModel
+
+PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
+PLACES |= {"output": "attention_out", "up": "ffn_in", "up.0": "ffn_in", "up.1": "ffn_in", "down": "ffn_out"}
+IMPORTANCE_ROWS = 256  # a block's importance is one number: it needs fewer rows than a second moment
+_OBSERVED = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Tensors by name, and the shape of the model they describe."""
+
+    shape: Shape
+    tensors: Mapping[str, Tensor]
+
+    def block(self, index: int, name: str) -> Tensor:
+        return self.tensors[f"block.{index}.{name}"]
+
+    def stacked(self, name: str) -> list[Tensor]:
+        return [self.block(i, name) for i in range(self.shape.depth)]
+
+    def save(self, path: Path) -> None:
+        tensors = {name: t.contiguous() for name, t in self.tensors.items()}
+        save_file(tensors, path, metadata={"shape": json.dumps(asdict(self.shape))})
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            shape = json.loads(file.metadata()["shape"])
+        shape["layers"] = tuple(LayerShape(**layer) for layer in shape["layers"])
+        return cls(Shape(**shape), load_file(path))
+
+
+def collect(
+    model: TaskModel,
+    batches: Iterable[tuple[Mapping[str, Tensor], Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    progress: Callable[[float], None] = lambda done: None,
+) -> Statistics:
+    """Statistics of `model` over (inputs, labels) batches; `loss(logits, labels)` is the task's, averaged over rows.
+
+    Cost: one forward and backward pass over the data, and for the importances one forward pass a block over the
+    first `IMPORTANCE_ROWS` rows.
+    Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
+    """
+    anatomy = anatomy_of(model.backbone)
+    gathered = _Gathered(anatomy)
+    model.eval().requires_grad_(False)  # gradients of the masks are all that is wanted
+    seen = list(batches)
+    if not seen:
+        raise ValueError("statistics need at least one batch, got none")
+    skipped = [torch.zeros((), dtype=torch.float64) for _ in anatomy.blocks]
+    rows = skipped_rows = 0
+    for number, (inputs, labels) in enumerate(seen):
+        with gathered.watching(inputs["attention_mask"]) as masks:
+            # Per-row gradients come from masks with a row each; the sum undoes the mean over rows.
+            logits = model(**inputs)
+            (loss(logits, labels) * len(labels)).backward()  # type: ignore[no-untyped-call]
+        gathered.take_gradients(masks)
+        if skipped_rows < IMPORTANCE_ROWS:
+            with torch.no_grad():
+                for index, block in enumerate(anatomy.blocks):
+                    with _bypassed(block):
+                        skipped[index] += _divergence(logits.detach(), model(**inputs)).double().cpu()
+            skipped_rows += len(labels)
+        rows += len(labels)
+        progress((number + 1) / len(seen))
+    tensors = gathered.result(rows)
+    for index, total in enumerate(skipped):
+        tensors[f"block.{index}.importance"] = (total / skipped_rows).float()
+    return Statistics(anatomy.shape, tensors)
+
+
+def _divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """Sum over rows of KL(softmax(logits) || softmax(other)); (B, C) each."""
+    a, b = logits.log_softmax(-1), other.log_softmax(-1)
+    return (a.exp() * (a - b)).sum()
+
+
+@contextmanager
+def _bypassed(block: nn.Module) -> Iterator[None]:
+    """While open, the block hands on its input."""
+
+    def skip(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = block.register_forward_hook(skip, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Gathered:
+    """Sums over batches, filled by hooks."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.sums: dict[str, Tensor] = {}
+        self.tokens = 0
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.detach().float().cpu()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    @contextmanager
+    def watching(self, attention_mask: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Hooks for one batch: second moments of the inputs, and masks of ones whose gradients are wanted."""
+        keep = attention_mask.bool()
+        self.tokens += int(keep.sum())
+        masks: dict[str, Tensor] = {}
+        handles = []
+
+        def moment(name: str, inputs: Tensor) -> None:
+            x = inputs.detach()[keep].float()  # (tokens, d)
+            self._add(name, x.T @ x)
+            self._add(name.replace(".input.", ".mean."), x.sum(0))
+
+        def watch(index: int, place: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
+                x: Tensor = args[0]
+                moment(f"block.{index}.input.{place}", x)
+                if place == "attention_in":
+                    self._add("hidden.energy", x.detach()[keep].float().square().sum(0))
+                    return None
+                if place == "ffn_in":
+                    return None
+                unit = self.anatomy.head_dim * self.anatomy.shape.group if place == "attention_out" else 1
+                mask = torch.ones(x.shape[0], x.shape[-1] // unit, device=x.device, requires_grad=True)
+                masks[f"block.{index}.{'heads' if place == 'attention_out' else 'neurons'}"] = mask
+                return (x * mask.repeat_interleave(unit, dim=1)[:, None, :].to(x.dtype),)
+
+            return hook
+
+        def gradient(index: int, role: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+                if output.requires_grad:
+                    name = f"block.{index}.gradient.{role}"
+                    output.register_hook(  # type: ignore[no-untyped-call]
+                        lambda g: self._add(name, g[keep].float().square().sum(0))
+                    )
+
+            return hook
+
+        roles = self.anatomy.roles()
+        for index in range(len(self.anatomy.blocks)):
+            for place, role in _OBSERVED.items():
+                linear = self.anatomy.linear(index, role if role in roles else f"{role}.0")
+                handles.append(linear.register_forward_pre_hook(watch(index, place)))
+            for role in roles:
+                handles.append(self.anatomy.linear(index, role).register_forward_hook(gradient(index, role)))
+        # With all weights frozen, gradients start at the masks; the embeddings let them reach the first block too.
+        for path in self.anatomy.family.embeddings[:1]:
+            table = self.anatomy.backbone.get_submodule(path)
+            handles.append(table.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)))
+        try:
+            yield masks
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def take_gradients(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if mask.grad is None:
+                raise Infeasible(f"no gradient reaches {name}; the model does not use it")
+            self._add(name, mask.grad.square().sum(0))
+
+    def result(self, rows: int) -> dict[str, Tensor]:
+        by_token = (".input.", ".mean.", ".gradient.")
+        made = {n: t / (self.tokens if any(part in n for part in by_token) else rows) for n, t in self.sums.items()}
+        made["hidden.energy"] = self.sums["hidden.energy"] / (self.tokens * len(self.anatomy.blocks))
+        for index in range(len(self.anatomy.blocks)):
+            made[f"block.{index}.heads_norm"] = self._head_norms(index)
+            made[f"block.{index}.neurons_norm"] = self._neuron_norms(index)
+            for role in self.anatomy.roles():
+                made[f"block.{index}.spectrum.{role}"] = self._spectrum(index, role, made)
+        return made
+
+    def _spectrum(self, index: int, role: str, made: Mapping[str, Tensor]) -> Tensor:
+        linear = self.anatomy.linear(index, role)
+        moment, mean = (made[f"block.{index}.{kind}.{PLACES[role]}"] for kind in ("input", "mean"))
+        spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
+        rows = made[f"block.{index}.gradient.{role}"].sqrt()
+        weighted = (rows[:, None] * linear.weight.detach().float().cpu()).double()
+        if linear.out_features <= linear.in_features:  # squared singular values, from the smaller Gram matrix
+            gram = weighted @ spread.double() @ weighted.T
+        else:
+            factor = cholesky(spread.double())
+            gram = factor.T @ weighted.T @ weighted @ factor
+        squares: Tensor = torch.linalg.eigvalsh(gram)
+        return squares.flip(0).clamp(min=0).sqrt().float()
+
+    def _head_norms(self, index: int) -> Tensor:
+        shape, anatomy = self.anatomy.shape, self.anatomy
+        heads = shape.layers[index].heads
+        rows = [anatomy.linear(index, role).weight.detach().float() for role in ("query", "key", "value")]
+        squares = sum(w.reshape(heads, -1).square().sum(1) for w in rows)
+        out = anatomy.linear(index, "output").weight.detach().float().T.reshape(heads, -1).square().sum(1)
+        return (squares + out).sqrt().cpu()
+
+    def _neuron_norms(self, index: int) -> Tensor:
+        anatomy = self.anatomy
+        ups = [anatomy.linear(index, role).weight.detach().float() for role in anatomy.roles() if role[:2] == "up"]
+        squares = sum(w.square().sum(1) for w in ups)
+        down = anatomy.linear(index, "down").weight.detach().float().square().sum(0)
+        return (squares + down).sqrt().cpu()
+
+
+def cholesky(moment: Tensor) -> Tensor:
+    """Lower factor of a second moment (d, d), with as little added to its diagonal as makes it positive definite.
+
+    Raises:
+        ValueError: it is not positive semi-definite.
+    """
+    scale = moment.diagonal().mean().clamp(min=1e-12)
+    eye = torch.eye(len(moment), dtype=moment.dtype)
+    for ridge in (1e-6, 1e-4, 1e-2):
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(moment + ridge * scale * eye)
+        if not bool(failed):
+            return factor
+    raise ValueError("the second moment of the inputs is not positive semi-definite")

@@ -1,0 +1,84 @@
+"""What tests share, made once a session: a tiny model, its data, and a finished search over them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import command
+import tiny
+
+STUDY = "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random BERT of two layers."""
+    return tiny.bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of train.csv, validation.jsonl and test.parquet."""
+    return tiny.data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def config(tiny_bert: Path, tiny_data: Path) -> Path:
+    """Configuration of a quick search over the tiny model."""
+    return command.write_config(tiny_data / f"{STUDY}.yaml", model={"name": str(tiny_bert)})
+
+
+@dataclass(frozen=True)
+class State:
+    """What a search had done at some moment."""
+
+    entries: Mapping[str, int]  # stage cache entry -> when it was written, in nanoseconds
+    outcomes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A search that was run with 4 trials, once more as it was, and then with 6."""
+
+    folder: Path  # where the commands ran
+    config: Path
+    runs: tuple[command.Ended, ...]
+    states: tuple[State, ...]  # after each of them
+
+    @property
+    def mlruns(self) -> Path:
+        return self.folder / "mlruns"
+
+    @property
+    def exports(self) -> Path:
+        return self.mlruns / "exports" / STUDY
+
+    def models(self) -> list[Path]:
+        """Exported model folders, by number."""
+        return sorted((self.exports / "models").iterdir(), key=lambda folder: int(folder.name))
+
+
+def state_of(mlruns: Path, study: str = STUDY) -> State:
+    from search.propose.study import read_outcomes
+
+    written = {str(p.parent.relative_to(mlruns)): p.stat().st_mtime_ns for p in mlruns.glob("cache/*/*/entry.json")}
+    return State(written, tuple(read_outcomes(mlruns, study)[1]))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Finished:
+    """One finished search, shared: do not change its files."""
+    folder = tmp_path_factory.mktemp("finished")
+    runs, states = [], []
+    for trials in (4, 4, 6):
+        runs.append(command.search("run", config, "--trials", trials, cwd=folder).succeeded())
+        states.append(state_of(folder / "mlruns"))
+    return Finished(folder, config, tuple(runs), tuple(states))

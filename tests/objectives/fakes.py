@@ -1,0 +1,71 @@
+"""A machine without noise, or with exactly the noise planted: time passes only when a model says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from objectives.bench import Bench, Predict
+from objectives.clock import Reading
+
+BATCH = {"input_ids": np.ones((2, 4), dtype=np.int64)}
+
+
+class Machine:
+    """A clock that models move on, and a speed they all share."""
+
+    def __init__(self, seed: int = 0, noise: float = 0.0, drift: float = 0.0) -> None:
+        self.now = 0.0
+        self.awake: set[int] = set()
+        self._generator = np.random.default_rng(seed)
+        self._noise, self._drift = noise, drift
+
+    def clock(self) -> float:
+        return self.now
+
+    def model(self, ms: float, first_ms: float = 0.0, load_s: float = 0.0) -> Callable[[], Predict]:
+        """Opens a model whose calls take `ms`, times (or through) 1 + |drift| * seconds, times noise."""
+
+        def opened() -> Predict:
+            self.now += load_s
+            left = [first_ms]
+
+            def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+                slowness = (1 + abs(self._drift) * self.now) ** np.sign(self._drift)
+                slowness *= np.exp(self._noise * self._generator.exponential())
+                self.now += float(ms * slowness + (left.pop() if left else 0.0)) / 1e3
+                return {"logits": np.zeros((2, 2), dtype=np.float32)}
+
+            return predict
+
+        return opened
+
+    def read(self, pids: Sequence[int]) -> Reading:
+        """Processor time of two CPUs that nobody else uses."""
+        return Reading(self.now, 2, self.now, (self.now, *(0.0 for _ in pids[1:])))
+
+
+class FakeSide:
+    """A `Bench` on a `Machine`, with the face of a `Remote`; it must be awake, and alone, to be called."""
+
+    def __init__(self, machine: Machine, pid: int, opened: Callable[[], Predict], device: str = "cpu") -> None:
+        self.pid = pid
+        self.calls: list[str] = []
+        self._machine, self._device = machine, device
+        self._bench = Bench(opened, clock=machine.clock)
+        machine.awake.add(pid)
+
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        assert self._machine.awake == {self.pid}
+        self.calls.append(method)
+        if method == "info":
+            return {**self._bench.info(), "device": self._device}
+        return getattr(self._bench, "block" if method == "device_block" else method)(*arguments)
+
+    def pause(self) -> None:
+        self._machine.awake.discard(self.pid)
+
+    def resume(self) -> None:
+        self._machine.awake.add(self.pid)

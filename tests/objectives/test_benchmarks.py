@@ -1,0 +1,84 @@
+"""Benchmarks as scripts: what they promise, and how they say that it is missed. Their figures are not judged here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made  # a dataclass looks its module up
+    spec.loader.exec_module(made)
+    return made
+
+
+header = module("header")
+ABOUT = {"cpu": "EPYC"}
+
+
+def arguments(tmp_path: Path, check: bool) -> argparse.Namespace:
+    return argparse.Namespace(json=tmp_path / "out.json", check=check)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"), [(0.92, False), (0.93, True), (0.95, True), (0.97, True), (0.98, False), (float("nan"), False)]
+)
+def test_a_promise_is_kept_between_its_bounds(found: float, kept: bool) -> None:
+    assert header.Promise("coverage", found, 0.93, 0.97).kept is kept
+
+
+def test_under_check_a_missed_promise_is_named_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promises = [header.Promise("held", 0.95, 0.9), header.Promise("broken", 0.5, 0.9)]
+    assert header.finish(arguments(tmp_path, True), ABOUT, [], promises) == 1
+    said = capsys.readouterr().err
+    assert "missed: broken: promised >= 0.9, found 0.5" in said
+    assert "held" not in said
+    assert header.finish(arguments(tmp_path, False), ABOUT, [], promises) == 0
+    assert header.finish(arguments(tmp_path, True), ABOUT, [], promises[:1]) == 0
+
+
+def test_the_file_holds_hardware_figures_and_promises(tmp_path: Path) -> None:
+    header.finish(arguments(tmp_path, False), ABOUT, [{"x": 1}], [header.Promise("held", 0.95, 0.9)])
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["hardware"], found["figures"]) == (ABOUT, [{"x": 1}])
+    assert found["promises"][0]["kept"] is True
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_table_lines_up() -> None:
+    assert header.table(("a", "number"), [("long name", 1), ("b", 22)]).splitlines() == [
+        "a          number",
+        "-----------------",
+        "long name       1",
+        "b              22",
+    ]
+
+
+@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost"])
+def test_every_benchmark_is_a_script_with_the_same_options(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(option in done.stdout for option in ("--quick", "--json", "--check", "exit 1"))
+
+
+def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_promised() -> None:
+    sys.modules["header"] = header
+    coverage: Any = module("coverage")
+    runs = [coverage.repetition(case, coverage.QUICK, seed)[0] for case in coverage.CASES for seed in range(25)]
+    again = coverage.repetition(coverage.CASES[0], coverage.QUICK, 3)[0]
+    assert again == runs[3]
+    # 150 repetitions of 0.95 stay above this 99.9 % of the time.
+    assert sum(low <= coverage.RATIO <= high for _, (low, high) in runs) >= 133

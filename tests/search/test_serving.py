@@ -1,0 +1,77 @@
+"""`search.load`: an exported model answers as transformers does; and transformers alone refuses to open its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from conftest import Finished
+
+import search
+from search.best_config import read_best_config
+
+TEXTS = [row["text"] for row in tiny.sentences(12, seed=9)]
+
+
+@pytest.fixture(scope="module")
+def folder(finished: Finished) -> Path:
+    """The most accurate exported model."""
+    return finished.exports / "models" / str(read_best_config(finished.exports / "most-accurate.yaml").number)
+
+
+def test_a_loaded_model_answers_as_a_pipeline_does(folder: Path) -> None:
+    model = search.load(folder)
+    replies = model(TEXTS)
+    assert len(replies) == len(TEXTS) and all(set(reply) == {"label", "score"} for reply in replies)
+    assert {reply["label"] for reply in replies} <= {"negative", "positive"} == set(model.labels)
+    assert all(0.5 <= reply["score"] <= 1 for reply in replies)
+    assert model(TEXTS[0]) == [replies[0]] and model([]) == []
+
+
+def test_a_loaded_model_has_learned_the_task(folder: Path) -> None:
+    rows = tiny.sentences(200, seed=10)
+    replies = search.load(folder)([row["text"] for row in rows])
+    assert np.mean([reply["label"] == row["label"] for reply, row in zip(replies, rows, strict=True)]) > 0.75
+
+
+def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finished: Finished) -> None:
+    """int8 members round, so they are held to the tolerance of `check` on another device."""
+    import torch
+
+    from search.check import ELSEWHERE, TOLERANCE
+    from spaces import build
+
+    batch = dict(tiny.word_tokenizer()(TEXTS, padding=True, return_tensors="np"))
+    ids = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+    for member in finished.models():
+        record = read_best_config(member / "recipe.yaml")
+        width = build.precision_of(record.recipe)["width"]
+        with torch.inference_mode():
+            wanted = build.load(member)(**{name: torch.from_numpy(values) for name, values in ids.items()}).numpy()
+        allowed = TOLERANCE["fp32"] if width == "fp32" else ELSEWHERE * TOLERANCE[str(width)]
+        np.testing.assert_allclose(search.load(member).logits(ids), wanted, atol=allowed)
+
+
+def test_a_row_that_is_no_text_is_refused(folder: Path) -> None:
+    with pytest.raises(TypeError, match="must be a string or a pair of strings, got 3"):
+        search.load(folder)([3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["AutoModel", "AutoModelForSequenceClassification", "BertModel", "BertForSequenceClassification"],
+)
+def test_transformers_refuses_a_compressed_folder_and_names_search_load(folder: Path, kind: str) -> None:
+    import transformers
+
+    with pytest.raises(ValueError, match=r"open this folder with search\.load\(DIR\)"):
+        getattr(transformers, kind).from_pretrained(folder)
+
+
+def test_the_tokenizer_of_a_compressed_folder_is_a_plain_one(folder: Path) -> None:
+    import transformers
+
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
+    assert loaded(TEXTS)["input_ids"] == tiny.word_tokenizer()(TEXTS)["input_ids"]

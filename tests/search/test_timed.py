@@ -1,0 +1,65 @@
+"""The sizes that a stored model's roofline follows from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives import roofline
+from search.timed import sizes_of
+
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from spaces.base import Base, skeleton, write_folder
+
+    folder = tmp_path_factory.mktemp("model")
+    base = Base("small", "none", "mean", ("a", "b"), ("input_ids", "attention_mask"), SMALL)
+    write_folder(folder, skeleton(base), base, {})
+    return folder
+
+
+def test_the_sizes_are_those_of_the_stored_weights(stored: Path) -> None:
+    sizes = sizes_of(stored)
+    assert sizes is not None
+    block = [(16, 16)] * 4 + [(16, 40), (40, 16)]
+    assert sorted(sizes.token_matrices) == sorted(block * 2)
+    assert sizes.row_matrices == ((16, 2),)
+    assert sizes.attention == (16, 16)
+    assert sizes.tables == (16, 16, 16)  # words, positions, segments
+
+
+def test_the_operations_are_those_that_torch_counts_for_the_whole_model(stored: Path) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from spaces import build
+
+    model, sizes = build.load(stored), sizes_of(stored)
+    assert sizes is not None
+    model.backbone.set_attn_implementation("eager")  # type: ignore[operator] # torch counts no fused attention on a CPU
+    ids = torch.from_numpy(np.ones((3, 9), dtype=np.int64))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert roofline.work(sizes, [9, 9, 9], "fp32").operations == counter.get_total_flops()
+
+
+def test_a_family_that_is_not_known_has_no_roofline(stored: Path) -> None:
+    text = (stored / "config.json").read_text()
+    assert '"model_type": "bert"' in text
+    other = stored.parent / "other"
+    other.mkdir(exist_ok=True)
+    (other / "config.json").write_text(text.replace('"model_type": "bert"', '"model_type": "unheard"'))
+    assert sizes_of(other) is None

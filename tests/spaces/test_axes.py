@@ -1,0 +1,279 @@
+"""The contract of every axis: what holds for all of them, whatever they do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models import Subject, built, logits, middling, shape_of, sizes, subject, tiny, weights
+
+import spaces
+from spaces import build
+from spaces.axis import Axis, Infeasible, Knob, Settings, Value
+from spaces.base import skeleton, write_folder
+from spaces.recipe import Step, canonical
+
+AXES = pytest.mark.parametrize("axis", spaces.AXES, ids=lambda a: a.name)
+
+
+@pytest.fixture(params=[("bert", "mean"), ("llama", "native")], ids="-".join)
+def seen(request: pytest.FixtureRequest) -> Subject:
+    return subject(*request.param)
+
+
+def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
+    """The middle of everything; each size alone at its smallest; every mode with the middle."""
+    knobs = axis.knobs(seen.statistics.shape)
+    off = {k.name: k.off for k in knobs}
+    middle = middling(axis, seen.statistics.shape)
+    alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, seen.statistics.shape)]
+    modes = [{**middle, k.name: choice} for k in knobs if k.mode for choice in k.values()]
+    return [middle, *alone, *modes]
+
+
+# --- knobs --------------------------------------------------------------------------------------------------
+
+
+@AXES
+def test_every_knob_can_be_off_and_its_values_are_its_range(axis: Axis, seen: Subject) -> None:
+    knobs = axis.knobs(seen.statistics.shape)
+    assert any(not k.mode for k in knobs)
+    assert len({k.name for k in knobs}) == len(knobs)
+    for knob in knobs:
+        values = knob.values()
+        assert knob.off in values and knob.help
+        assert len(set(values)) == len(values)
+        if knob.ordered:
+            assert not knob.choices and values == sorted(values)
+            assert (values[0], values[-1]) == (knob.low, knob.high)
+            assert len({type(v) for v in [*values, knob.off]}) == 1
+
+
+@AXES
+def test_the_registry_is_in_phase_order_and_finds_its_axes_by_name(axis: Axis) -> None:
+    assert [a.phase for a in spaces.AXES] == sorted(a.phase for a in spaces.AXES)
+    assert spaces.axis(axis.name) is axis and axis.source
+
+
+# --- off ----------------------------------------------------------------------------------------------------
+
+
+@AXES
+@pytest.mark.parametrize("named", [True, False], ids=["off", "absent"])
+def test_off_is_the_identity(axis: Axis, seen: Subject, named: bool) -> None:
+    off = {k.name: k.off for k in axis.knobs(seen.statistics.shape)} if named else {}
+    plan = axis.decide(seen.statistics, off)
+    model = build.build(seen.model, {axis.name: plan}, seen.statistics)
+    assert axis.carry(seen.statistics, plan).shape == seen.statistics.shape
+    torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_no_plan_is_a_copy(seen: Subject) -> None:
+    model = build.build(seen.model, {}, None)
+    assert model is not seen.model
+    assert torch.equal(logits(model, seen.batch), seen.logits)
+
+
+# --- shape --------------------------------------------------------------------------------------------------
+
+
+@AXES
+def test_decide_and_carry_predict_the_built_shape(axis: Axis, seen: Subject) -> None:
+    for settings in settings_of(axis, seen):
+        model, plans = built(seen, Step(axis.name, settings))
+        expected = build.shape_after(plans, seen.statistics)
+        assert shape_of(model, seen.statistics.shape) == expected, settings
+
+
+@AXES
+def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, seen: Subject) -> None:
+    """So the latency of a plan can be measured on an untrained copy, and saved weights fit."""
+    model, plans = built(seen, Step(axis.name, middling(axis, seen.statistics.shape)))
+    empty = skeleton(seen.base)
+    for name, plan in plans.items():
+        spaces.axis(name).reshape(empty, plan)
+    assert {n: t.shape for n, t in empty.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+
+
+@AXES
+def test_a_smaller_setting_never_makes_a_larger_model(axis: Axis, seen: Subject) -> None:
+    if axis.name == "bits":
+        pytest.skip("widths change no count of weights")
+    off = {k.name: k.off for k in axis.knobs(seen.statistics.shape)}
+    for knob in sizes(axis, seen.statistics.shape):
+        counts = []
+        for value in knob.values():
+            model, _ = built(seen, Step(axis.name, {**off, knob.name: value}))
+            counts.append(sum(p.numel() for p in model.parameters()))
+        assert counts == sorted(counts), knob.name
+        assert counts[0] < counts[-1] == sum(p.numel() for p in seen.model.parameters())
+
+
+# --- plans --------------------------------------------------------------------------------------------------
+
+
+@AXES
+def test_a_plan_survives_json(axis: Axis, seen: Subject) -> None:
+    for settings in settings_of(axis, seen):
+        plan = axis.decide(seen.statistics, settings)
+        again = json.loads(canonical(plan))
+        assert again == plan
+        outputs = [logits(build.build(seen.model, {axis.name: p}, seen.statistics), seen.batch) for p in (plan, again)]
+        assert torch.equal(*outputs), settings
+
+
+@AXES
+def test_the_same_inputs_give_the_same_result(axis: Axis, seen: Subject) -> None:
+    step = Step(axis.name, middling(axis, seen.statistics.shape))
+    (one, first), (two, second) = built(seen, step), built(seen, step)
+    assert first == second
+    ours, theirs = weights(one), weights(two)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@AXES
+def test_the_source_and_its_statistics_are_left_untouched(axis: Axis, seen: Subject) -> None:
+    before, config = weights(seen.model), seen.model.backbone.config.to_dict()
+    tensors = {n: t.clone() for n, t in seen.statistics.tensors.items()}
+    modules = [(name, id(module)) for name, module in seen.model.named_modules()]
+    model, _ = built(seen, Step(axis.name, middling(axis, seen.statistics.shape)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # would show in the source if they shared memory
+    after = weights(seen.model)
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert [(name, id(module)) for name, module in seen.model.named_modules()] == modules
+    assert seen.model.backbone.config.to_dict() == config
+    assert tensors.keys() == seen.statistics.tensors.keys()
+    assert all(torch.equal(tensors[n], t) for n, t in seen.statistics.tensors.items())
+
+
+@AXES
+def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, tmp_path: Path) -> None:
+    for number, settings in enumerate(settings_of(axis, seen)):
+        model, plans = built(seen, Step(axis.name, settings))
+        write_folder(tmp_path / str(number), model, seen.base, plans)
+        again = build.load(tmp_path / str(number))
+        assert not again.training
+        assert torch.equal(logits(again, seen.batch), logits(model, seen.batch)), settings
+
+
+@pytest.mark.parametrize(
+    ("axis", "settings"),
+    [
+        ("distill", {"layers": 0}),
+        ("distill", {"layers": 4}),
+        ("prune", {"heads": 0.0}),
+        ("prune", {"neurons": 1.5}),
+        ("low_rank", {"rank": 0.0}),
+        ("low_rank", {"rank": 1.5}),
+        ("bits", {"width": "int3"}),
+    ],
+)
+def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(axis: str, settings: Settings) -> None:
+    ((knob, value),) = settings.items()
+    with pytest.raises(Infeasible, match=rf"{axis}\.{knob}.*{value}"):
+        spaces.axis(axis).decide(subject().statistics, settings)
+
+
+# --- together -----------------------------------------------------------------------------------------------
+
+CUTTING = [a.name for a in spaces.AXES if a.name != "bits"]
+MIXES = [mix for size in (2, len(CUTTING)) for mix in itertools.combinations(CUTTING, size)]
+
+
+@pytest.mark.parametrize("names", MIXES, ids="+".join)
+def test_axes_compose(names: tuple[str, ...], seen: Subject, tmp_path: Path) -> None:
+    shape = seen.statistics.shape
+    params = {f"{n}.{k}": v for n in names for k, v in middling(spaces.axis(n), shape).items()}
+    steps = build.steps_of(params | {"bits.width": "int8"}, shape)
+    assert [s.name for s in steps] == [*names, "bits"]
+    model, plans = built(seen, *steps)
+    assert list(plans) == list(names)  # the precision plan is lowered by the runtime
+    found = logits(model, seen.batch)
+    assert found.shape == seen.logits.shape and bool(found.isfinite().all())
+    assert shape_of(model, shape) == build.shape_after(plans, seen.statistics)
+    write_folder(tmp_path, model, seen.base, plans)
+    assert torch.equal(logits(build.load(tmp_path), seen.batch), found)
+
+
+def test_an_axis_that_cuts_a_cut_model_sees_it_as_the_one_before_left_it() -> None:
+    """Carried statistics name the same units as statistics of the cut model would."""
+    seen = subject()
+    plan = spaces.axis("prune").decide(seen.statistics, {"heads": 0.5, "neurons": 0.5})
+    carried = spaces.axis("prune").carry(seen.statistics, plan)
+    again = spaces.axis("prune").decide(carried, {})
+    model = build.build(seen.model, {"prune": plan}, seen.statistics)
+    same = build.build(model, {"prune": again}, carried)
+    assert torch.equal(logits(same, seen.batch), logits(model, seen.batch))
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+
+def test_axes_that_are_off_leave_nothing_behind() -> None:
+    shape = subject().statistics.shape
+    off: dict[str, Value] = {f"{a.name}.{k.name}": k.off for a in spaces.AXES for k in a.knobs(shape)}
+    assert build.steps_of({}, shape) == build.steps_of(off, shape) == ()
+
+
+@AXES
+def test_a_mode_alone_does_not_switch_an_axis_on(axis: Axis) -> None:
+    shape = subject().statistics.shape
+    for knob in axis.knobs(shape):
+        if knob.mode:
+            for value in knob.values():
+                assert build.steps_of({f"{axis.name}.{knob.name}": value}, shape) == ()
+
+
+@AXES
+def test_a_step_names_what_is_not_off_and_nothing_else(axis: Axis) -> None:
+    shape = subject().statistics.shape
+    knobs = axis.knobs(shape)
+    off: dict[str, Value] = {f"{axis.name}.{k.name}": k.off for k in knobs}
+    for knob in sizes(axis, shape):
+        value = next(v for v in knob.values() if v != knob.off)
+        for settings in ({}, off):
+            assert build.steps_of({**settings, f"{axis.name}.{knob.name}": value}, shape) == (
+                Step(axis.name, {knob.name: value}),
+            )
+        for mode in (k for k in knobs if k.mode):
+            other = next(v for v in mode.values() if v != mode.off)
+            (step,) = build.steps_of({f"{axis.name}.{knob.name}": value, f"{axis.name}.{mode.name}": other}, shape)
+            assert step.settings == {knob.name: value, mode.name: other}
+
+
+def test_numbers_that_are_equal_on_the_grid_give_equal_text() -> None:
+    """1 and 1.0, 4.0 and 4, and 0.1 + 0.2 and 0.3 are one setting, so one recipe."""
+    shape = subject().statistics.shape
+    plain = build.steps_of({"prune.heads": 0.5, "distill.layers": 2, "low_rank.rank": 0.3}, shape)
+    other = build.steps_of(
+        {"prune.heads": 0.5, "prune.neurons": 1, "distill.layers": 2.0, "low_rank.rank": 0.1 + 0.2}, shape
+    )
+    assert [canonical(dict(s.settings)) for s in plain] == [canonical(dict(s.settings)) for s in other]
+
+
+def test_without_an_anatomy_only_axes_that_need_none_remain() -> None:
+    steps = build.steps_of({"prune.heads": 0.5, "distill.layers": 1, "bits.width": "int8"}, None)
+    assert [s.name for s in steps] == ["bits"]
+    assert build.decide(steps, None) == {}
+
+
+def test_a_knob_without_a_step_gives_its_ends_and_a_fixed_one_its_value() -> None:
+    free = Knob("rate", off=0.0, low=0.0, high=1.0, help="")
+    assert free.values() == [0.0, 1.0] and free.single is None
+    assert free.fixed(0.5).values() == [0.5] and free.fixed(0.5).single == 0.5
+    chosen = Knob("kind", off="a", choices=("a", "b"), help="")
+    assert chosen.single is None and chosen.fixed("b").single == "b"
+    assert Knob("share", off=1.0, low=0.1, high=1.0, step=0.1, help="").values()[2] == 0.3
+
+
+def test_a_tiny_model_is_the_same_every_time() -> None:
+    """Guards these tests: a random model that differs from run to run hides what it finds."""
+    (one, base), (two, _) = tiny(), tiny()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert base == subject().base

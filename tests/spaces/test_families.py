@@ -1,0 +1,154 @@
+"""Every axis on every known architecture, with its own head and with a mean-pooled one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from models import CASES, LABELS, Subject, built, logits, middling, shape_of, subject
+from torch import Tensor, nn
+
+import spaces
+from spaces import build
+from spaces.anatomy import FAMILIES, anatomy_of, known_model_types
+from spaces.axis import Infeasible
+from spaces.base import TaskModel, has_own_head, load_base, write_folder
+from spaces.recipe import Step
+from spaces.statistics import collect
+
+CUTTING = [a.name for a in spaces.AXES if a.name != "bits"]
+
+
+@pytest.fixture(params=[(case, head) for case in CASES for head in ("mean", "native")], ids="-".join)
+def seen(request: pytest.FixtureRequest) -> Subject:
+    return subject(*request.param)
+
+
+def test_every_known_model_type_has_a_tiny_model_here() -> None:
+    assert {case.model_type for case in CASES.values()} == set(known_model_types())
+    assert len(set(known_model_types())) == sum(len(f.model_types) for f in FAMILIES)
+
+
+def test_the_shape_is_that_of_the_configuration(seen: Subject) -> None:
+    shape, config = seen.statistics.shape, seen.model.backbone.config
+    groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    assert (shape.hidden, shape.depth) == (config.hidden_size, config.num_hidden_layers)
+    assert {layer.heads for layer in shape.layers} == {groups}
+    assert shape.group == config.num_attention_heads // groups
+    neurons = getattr(config, "hidden_dim", None) or config.intermediate_size
+    assert {layer.neurons for layer in shape.layers} == {neurons}
+    assert anatomy_of(seen.model.backbone).shape == shape
+
+
+@pytest.mark.parametrize("name", [*CUTTING, "all"])
+def test_an_axis_cuts_any_family(seen: Subject, name: str, tmp_path: Path) -> None:
+    shape = seen.statistics.shape
+    steps = [Step(n, middling(spaces.axis(n), shape)) for n in CUTTING if name in (n, "all")]
+    model, plans = built(seen, *steps)
+    assert shape_of(model, shape) == build.shape_after(plans, seen.statistics)
+    found = logits(model, seen.batch)
+    assert bool(found.isfinite().all())
+    assert not torch.allclose(found, seen.logits, atol=1e-4), "nothing was cut"
+    write_folder(tmp_path, model, seen.base, plans)
+    again = build.load(tmp_path)
+    assert torch.equal(logits(again, seen.batch), found)
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in seen.model.parameters())
+
+
+def test_padding_changes_no_row(seen: Subject) -> None:
+    model, _ = built(seen, *(Step(n, middling(spaces.axis(n), seen.statistics.shape)) for n in CUTTING))
+    for candidate in (seen.model, model):
+        together = logits(candidate, seen.batch)
+        for row, length in enumerate(seen.batch["attention_mask"].sum(1).tolist()):
+            alone = {name: tensor[row : row + 1, :length] for name, tensor in seen.batch.items()}
+            torch.testing.assert_close(logits(candidate, alone)[0], together[row], atol=1e-5, rtol=1e-4)
+
+
+def test_an_off_axis_is_the_identity_in_any_family(seen: Subject) -> None:
+    plans = {n: spaces.axis(n).decide(seen.statistics, {}) for n in CUTTING}
+    model = build.build(seen.model, plans, seen.statistics)
+    torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_that_share_a_bias_cannot_differ_by_block() -> None:
+    seen = subject("mpnet")
+    assert "heads" not in {k.name for k in spaces.axis("prune").knobs(seen.statistics.shape)}
+    with pytest.raises(Infeasible, match=r"prune\.heads"):
+        spaces.axis("prune").decide(seen.statistics, {"heads": 0.5})
+
+
+def test_projected_embeddings_have_no_width_knob() -> None:
+    seen = subject("electra-projected")
+    assert "width" not in {k.name for k in spaces.axis("distill").knobs(seen.statistics.shape)}
+    with pytest.raises(Infeasible, match=r"distill\.width"):
+        spaces.axis("distill").decide(seen.statistics, {"width": 0.5})
+
+
+class Unknown(TaskModel):
+    """A model of a family that no row describes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Embedding(8, 3)
+        self.body.config = SimpleNamespace(model_type="perceiver")  # type: ignore[assignment]
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.body
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.body(input_ids)
+        return hidden.mean(1)
+
+
+def test_an_unknown_family_is_infeasible_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(Infeasible, match="'perceiver'") as caught:
+        collect(Unknown(), [], lambda found, wanted: found.sum())
+    assert all(name in str(caught.value) for name in known_model_types())
+
+
+# --- from a transformers folder -----------------------------------------------------------------------------
+
+
+def saved(case: str, head: str, folder: Path) -> Subject:
+    """What a user has: a folder written by transformers, of the bare model or of its classifier."""
+    seen = subject(case, head)
+    inner = seen.model.model if head == "native" else seen.model.backbone
+    inner.save_pretrained(folder)
+    return seen
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_classifier_folder_keeps_its_own_head(case: str, tmp_path: Path) -> None:
+    seen = saved(case, "native", tmp_path)
+    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, pairs=False)
+    assert (base.head, base.labels, base.inputs) == ("native", LABELS, ("input_ids", "attention_mask"))
+    torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bare_folder_gets_a_mean_pooled_head(case: str, tmp_path: Path) -> None:
+    seen = saved(case, "mean", tmp_path)
+    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, pairs=False)
+    assert base.head == "mean" and not has_own_head(seen.model.backbone.config)
+    model.classifier.load_state_dict(seen.model.classifier.state_dict())
+    torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
+    write_folder(tmp_path / "stored", model, base, {})
+    assert torch.equal(logits(build.load(tmp_path / "stored"), seen.batch), logits(model, seen.batch))
+
+
+def test_pairs_add_token_types_where_the_model_has_them(tmp_path: Path) -> None:
+    for case, expected in (("bert", True), ("roberta", False), ("distilbert", False)):
+        saved(case, "mean", tmp_path / case)
+        _, base = load_base(tmp_path / case, case, "main", "auto", LABELS, pairs=True)
+        assert ("token_type_ids" in base.inputs) is expected, case
+
+
+def test_the_mean_is_over_real_tokens() -> None:
+    seen = subject("bert", "mean")
+    hidden = seen.model.backbone(**seen.batch).last_hidden_state
+    keep = seen.batch["attention_mask"].bool()
+    pooled = torch.stack([h[k].mean(0) for h, k in zip(hidden, keep, strict=True)])
+    torch.testing.assert_close(seen.model.classifier(pooled), seen.logits, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,73 @@
+"""ONNX files: integer kernels in them, made once, never half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import arrays_of, subject
+from torch import nn
+
+import spaces
+from spaces import build
+from spaces.axis import Context
+from spaces.runtimes import onnx
+
+CPU = Context(threads=1)
+FP32 = {"width": "fp32"}
+pytestmark = pytest.mark.skipif(spaces.runtime("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
+
+
+def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
+    """Proof that a real kernel runs: no product of the graph multiplies a floating-point weight."""
+    import onnx as library
+
+    predict = build.open_predict(folder, "onnx", {"width": "int8"}, CPU)
+    (name,) = spaces.runtime("onnx").files({"width": "int8"})
+    graph = library.load(str(folder / name)).graph
+    kinds = [node.op_type for node in graph.node]
+    matrices = sum(isinstance(m, nn.Linear) for m in build.load(folder).modules())
+    assert sum(k in ("MatMulInteger", "DynamicQuantizeMatMul") for k in kinds) == matrices
+    floating = {t.name for t in graph.initializer if t.data_type == library.TensorProto.FLOAT and len(t.dims) == 2}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert not any(set(node.input) & floating for node in products)
+    wide = folder / spaces.runtime("onnx").files(FP32)[0]
+    assert (folder / name).stat().st_size < wide.stat().st_size
+    batch = arrays_of(subject().base, (9, 4))
+    exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(predict(batch)["logits"], exact, atol=0.1 * np.abs(exact).max())
+
+
+def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in ("fp32", "int8"):
+        build.open_predict(folder, "onnx", {"width": width}, CPU)
+    made = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()}
+    assert set(made) == {"fp32.onnx", "int8.onnx"}
+
+    def again(*_: Any) -> None:
+        raise AssertionError("the graph was made again")
+
+    monkeypatch.setattr(onnx, "_export", again)
+    monkeypatch.setattr(onnx, "_quantise", again)
+    for width in ("fp32", "int8"):
+        build.open_predict(folder, "onnx", {"width": width}, CPU)
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == made
+
+
+def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_: Path, path: Path, __: str) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(onnx, "_export", half)
+    with pytest.raises(OSError, match="disk full"):
+        onnx.graph(tmp_path, "fp32")
+    assert list((tmp_path / onnx.FOLDER).iterdir()) == []
+    # What a killed process leaves has another name.
+    (tmp_path / onnx.FOLDER / ".fp32.onnx.1").write_bytes(b"half")
+    monkeypatch.setattr(onnx, "_export", lambda _f, path, _w: path.write_bytes(b"whole"))
+    assert onnx.graph(tmp_path, "fp32").read_bytes() == b"whole"

@@ -1,0 +1,134 @@
+"""Recipes: canonical text, digests, and round trips."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from models import subject
+
+import spaces
+from spaces import build
+from spaces.axis import Value
+from spaces.recipe import Recipe, Step, canonical, digest_of
+
+WORDS = ("a", "tiny/bert", "übung", "two words", '"quoted"', "")
+
+
+def drawn(rng: random.Random, params: dict[str, Value] | None = None) -> Recipe:
+    """A recipe with settings from the axes' own grids."""
+    shape = subject().statistics.shape
+    knobs = [(f"{a.name}.{k.name}", k) for a in spaces.AXES for k in a.knobs(shape)]
+    chosen = {name: rng.choice([k.off, *k.values()]) for name, k in knobs if rng.random() < 0.7}
+    return Recipe(
+        base=rng.choice(WORDS),
+        revision="main",
+        task="classification",
+        teacher=digest_of(rng.random()),
+        steps=build.steps_of(chosen if params is None else params, shape),
+        recover=rng.choice(({}, {"epochs": 0.5, "rows": 100, "loss": "kl"})),
+        runtime=Step(rng.choice([r.name for r in spaces.RUNTIMES])),
+    )
+
+
+CASES = pytest.mark.parametrize("seed", range(8))
+
+
+@CASES
+def test_a_recipe_survives_json(seed: int) -> None:
+    made = drawn(random.Random(seed))
+    again = Recipe.from_json(json.loads(canonical(made.to_json())))
+    assert again == made
+    assert (again.digest, again.weights_digest) == (made.digest, made.weights_digest)
+    assert len(made.digest) == 16 and int(made.digest, 16) >= 0
+
+
+@CASES
+def test_the_order_of_settings_does_not_matter(seed: int) -> None:
+    made = drawn(random.Random(seed))
+    steps = tuple(Step(s.name, dict(reversed(list(s.settings.items())))) for s in made.steps)
+    other = replace(made, steps=steps, recover=dict(reversed(list(made.recover.items()))))
+    assert other == made and other.digest == made.digest
+
+
+@CASES
+def test_the_order_of_parameters_does_not_matter(seed: int) -> None:
+    rng = random.Random(seed)
+    shape = subject().statistics.shape
+    params = {f"{a.name}.{k.name}": rng.choice(k.values()) for a in spaces.AXES for k in a.knobs(shape)}
+    shuffled = dict(sorted(params.items(), key=lambda _: rng.random()))
+    assert build.steps_of(params, shape) == build.steps_of(shuffled, shape)
+
+
+@CASES
+def test_any_difference_changes_the_digest(seed: int) -> None:
+    made = drawn(random.Random(seed))
+    others = [
+        replace(made, base=made.base + "x"),
+        replace(made, revision="other"),
+        replace(made, task="other"),
+        replace(made, teacher="0" * 16),
+        replace(made, steps=(*made.steps, Step("other", {"x": 1}))),
+        replace(made, recover={**made.recover, "epochs": 7.0}),
+        replace(made, runtime=Step("other")),
+        replace(made, runtime=Step(made.runtime.name, {"threads": 1})),
+    ]
+    digests = {other.digest for other in others}
+    assert len(digests) == len(others) and made.digest not in digests
+
+
+def test_distinct_parameters_give_distinct_digests_and_off_ones_equal_ones() -> None:
+    shape = subject().statistics.shape
+    found: dict[str, Any] = {}
+    for axis in spaces.AXES:
+        for knob in (k for k in axis.knobs(shape) if not k.mode):
+            for value in knob.values():
+                made = drawn(random.Random(1), {f"{axis.name}.{knob.name}": value})
+                found.setdefault(made.digest, set()).add((axis.name, knob.name, value) if value != knob.off else "off")
+    assert all(len(names) == 1 for names in found.values())
+    assert {"off"} in found.values()
+
+
+def test_weights_do_not_depend_on_bits_or_runtime() -> None:
+    made = drawn(random.Random(3), {"prune.heads": 0.5})
+    int8 = drawn(random.Random(3), {"prune.heads": 0.5, "bits.width": "int8"})
+    assert int8.weights_digest == replace(made, runtime=Step("other")).weights_digest == made.weights_digest
+    assert int8.digest != made.digest
+    assert drawn(random.Random(3), {"prune.heads": 0.25}).weights_digest != made.weights_digest
+
+
+def test_a_recipe_is_compressed_when_its_weights_differ_from_the_teachers() -> None:
+    for params, expected in (({}, False), ({"bits.width": "int8"}, False), ({"low_rank.rank": 0.5}, True)):
+        assert drawn(random.Random(0), dict(params)).compressed is expected
+
+
+def test_the_precision_plan_is_that_of_the_bits_step() -> None:
+    assert build.precision_of(drawn(random.Random(0), {})) == {"width": "fp32"}
+    assert build.precision_of(drawn(random.Random(0), {"bits.width": "int8"})) == {"width": "int8"}
+
+
+def test_parameters_are_named_axis_dot_knob() -> None:
+    made = replace(
+        drawn(random.Random(0), {"prune.heads": 0.5, "prune.criterion": "magnitude"}),
+        runtime=Step("onnx", {"level": 2}),
+    )
+    assert made.params == {
+        "prune.heads": 0.5,
+        "prune.criterion": "magnitude",
+        "runtime.name": "onnx",
+        "runtime.level": 2,
+    }
+    assert made.step("prune") == made.steps[0] and made.step("bits") is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        canonical({"x": value})
+
+
+def test_equal_content_has_equal_text() -> None:
+    assert canonical({"b": 1, "a": [1, {"d": "ü", "c": None}]}) == '{"a":[1,{"c":null,"d":"ü"}],"b":1}'

@@ -1,0 +1,244 @@
+"""Runtimes: the same numbers as eager, on kernels of the width they claim, or a reason why not."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import arrays_of, batch_of, logits, stored, subject
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import spaces
+from spaces import build
+from spaces.axis import Context, Infeasible, Runtime
+from spaces.base import TaskModel
+from spaces.runtimes import compiled, torch_predict
+
+CPU = Context(threads=1)
+FP32 = {"width": "fp32"}
+RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
+SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def needs(runtime: str) -> Any:
+    why = spaces.runtime(runtime).missing(CPU)
+    return pytest.mark.skipif(why is not None, reason=str(why))
+
+
+def agree(path: Path, runtime: str, device: str = "cpu", case: str = "bert", head: str = "mean") -> None:
+    base = subject(case, head).base
+    eager = build.open_predict(path, "eager", FP32, CPU)
+    predict = build.open_predict(path, runtime, FP32, Context(device, threads=1))
+    for seed, lengths in enumerate(SIZES):
+        batch = arrays_of(base, lengths, seed)
+        found = predict(batch)
+        assert list(found) == ["logits"] and found["logits"].dtype == np.float32
+        np.testing.assert_allclose(found["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
+
+
+# --- what holds for all -------------------------------------------------------------------------------------
+
+
+@RUNTIMES
+def test_every_runtime_says_what_it_is_and_can_do(runtime: Runtime) -> None:
+    assert spaces.runtime(runtime.name) is runtime and runtime.source
+    assert runtime.widths(CPU)[0] == "fp32"
+    assert set(runtime.widths(CPU)) <= set(spaces.axis("bits").knobs(build.NO_SHAPE)[0].choices)
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(r.name, marks=needs(r.name)) for r in spaces.RUNTIMES])
+def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    before = counters["stats"]["unique_graphs"]
+    agree(folder, runtime)
+    # One graph for a single row and one for several: later lengths and batches compile nothing.
+    assert counters["stats"]["unique_graphs"] - before == (2 if runtime == "compiled" else 0)
+    for name in spaces.runtime(runtime).files(FP32):
+        assert (folder / name).stat().st_size > 0
+
+
+@needs("onnx")
+def test_a_decoder_that_reads_its_last_token_gives_the_same_logits_in_onnx(tmp_path: Path) -> None:
+    agree(stored(tmp_path, "llama", "native"), "onnx", case="llama", head="native")
+
+
+def test_eager_is_the_model_itself(folder: Path) -> None:
+    base = subject().base
+    found = build.open_predict(folder, "eager", FP32, CPU)(arrays_of(base, (6, 3)))
+    expected = logits(build.load(folder), batch_of(base, (6, 3)))
+    assert np.array_equal(found["logits"], expected.numpy())
+
+
+@RUNTIMES
+def test_a_runtime_that_is_missing_says_so_and_opens_nothing(runtime: Runtime, folder: Path) -> None:
+    why = runtime.missing(CPU)
+    if why is None:
+        pytest.skip("it is here")
+    with pytest.raises(Infeasible) as caught:
+        runtime.open(folder, FP32, CPU)
+    assert str(caught.value) == why
+
+
+@RUNTIMES
+@pytest.mark.parametrize("width", ["bf16", "fp16", "int8"])
+def test_a_width_without_kernels_is_infeasible_and_named(runtime: Runtime, width: str, folder: Path) -> None:
+    if runtime.missing(CPU) or width in runtime.widths(CPU):
+        pytest.skip("it is missing, or has the width")
+    with pytest.raises(Infeasible, match=f"{runtime.name} has no {width} kernels"):
+        runtime.open(folder, {"width": width}, CPU)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package"), [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino")]
+)
+def test_a_missing_package_names_its_install_command(
+    runtime: str, package: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    why = spaces.runtime(runtime).missing(CPU)
+    assert why and package in why and f'pip install "transformer-compression-search[{runtime}]"' in why
+    with pytest.raises(Infeasible, match="pip install"):
+        spaces.runtime(runtime).open(folder, FP32, CPU)
+    assert spaces.runtime("eager").missing(CPU) is None
+
+
+def test_cuda_graphs_need_cuda_and_openvino_a_cpu() -> None:
+    assert "CUDA" in str(spaces.runtime("cuda_graph").missing(CPU))
+    assert spaces.runtime("cuda_graph").missing(Context("cuda")) is None
+    assert "CPU" in str(spaces.runtime("openvino").missing(Context("cuda")))
+
+
+# --- torch.compile ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [None, "no-such-compiler"])
+def test_without_a_compiler_only_torch_compile_is_infeasible(
+    named: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if named:
+        monkeypatch.setenv("CXX", named)
+    with pytest.raises(Infeasible, match=r"C\+\+ compiler"):
+        spaces.runtime("compiled").open(folder, FP32, CPU)
+    assert spaces.runtime("eager").missing(CPU) is None
+    assert "compiler" in spaces.runtime("compiled").install
+
+
+def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(compiled, "_compiler", lambda: "g++")
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: fail)
+    with pytest.raises(Infeasible, match=r"torch\.compile failed: no kernel for this"):
+        spaces.runtime("compiled").open(folder, FP32, CPU)
+
+
+class Small(TaskModel):
+    """The least that can be compiled, of a size of its own."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(61, size)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.table(input_ids).sum(1)  # type: ignore[no-any-return]
+
+
+def test_no_model_falls_back_to_eager_however_many_were_compiled_before(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Dynamo counts graphs by the code of `forward`, which models of a class share, and gives up quietly."""
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            runs.append(1)
+            return graph.forward(*args)
+
+        return run
+
+    real, models = torch.compile, iter(Small(size).eval() for size in range(2, 14))
+    monkeypatch.setattr(compiled, "_compiler", lambda: "g++")
+    monkeypatch.setattr(compiled, "load_for", lambda *_: next(models))
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend=backend))
+    for _ in range(12):
+        predict = spaces.runtime("compiled").open(folder, FP32, CPU)
+        runs.clear()
+        predict(arrays_of(subject().base, (3,)))
+        assert runs == [1]
+
+
+# --- widths in torch ----------------------------------------------------------------------------------------
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of every matrix product that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm", "linear"):
+            self.types |= {a.dtype for a in args if isinstance(a, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("width", ["fp32", "bf16"])
+def test_every_matrix_product_runs_in_the_planned_width(
+    width: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """On a CPU without bf16 instructions the width is infeasible; here only that nothing is widened is asked."""
+    monkeypatch.setattr(torch_predict, "_cpu_has_bf16", lambda: True)
+    predict = build.open_predict(folder, "eager", {"width": width}, CPU)
+    batch = arrays_of(subject().base, (6, 3))
+    with Products() as seen:
+        found = predict(batch)["logits"]
+    assert seen.types == {torch_predict.DTYPES[width]}
+    exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    found = {"avx512_bf16": capable, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert torch_predict.torch_widths(CPU) == (("fp32", "bf16") if capable else ("fp32",))
+    if not capable:
+        with pytest.raises(Infeasible, match="eager has no bf16 kernels"):
+            spaces.runtime("eager").open(folder, {"width": "bf16"}, CPU)
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in ("eager", "compiled", "cuda_graph")])
+@pytest.mark.parametrize(("case", "head"), [("bert", "mean"), ("roberta", "native"), ("llama", "native")])
+def test_torch_runtimes_agree_on_cuda(runtime: str, case: str, head: str, tmp_path: Path) -> None:
+    agree(stored(tmp_path, case, head), runtime, "cuda", case, head)
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in ("eager", "cuda_graph")])
+@pytest.mark.parametrize("width", ["fp16", "bf16"])
+def test_half_widths_run_on_cuda(runtime: str, width: str, folder: Path) -> None:
+    context = Context("cuda")
+    if width not in spaces.runtime(runtime).widths(context):
+        pytest.skip(f"no {width} on this device")
+    batch = arrays_of(subject().base, (6, 3))
+    found = build.open_predict(folder, runtime, {"width": width}, context)(batch)["logits"]
+    exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())

@@ -1,0 +1,79 @@
+"""The arrows of the design, read from the imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("search", "spaces", "objectives")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of everything a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found, f"no files in {package}"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "banned"),
+    [
+        ("spaces", {"search", "objectives", "optuna", "mlflow"}),
+        ("objectives", {"search", "spaces", "optuna", "mlflow"}),
+    ],
+)
+def test_the_two_lower_packages_import_neither_each_other_nor_the_search(package: str, banned: set[str]) -> None:
+    assert [(p.name, n) for p in files(package) for n in imported(p) if n in banned] == []
+
+
+def test_optuna_is_imported_only_in_propose() -> None:
+    users = {p.relative_to(ROOT / "search").parts[0] for p in files("search") if "optuna" in imported(p)}
+    assert users == {"propose"}
+
+
+def test_mlflow_is_imported_only_by_the_tracking_files() -> None:
+    users = {p.name for p in files("search") if "mlflow" in imported(p)}
+    assert users <= {p.name for p in files("search") if p.name.startswith("track")}
+    assert users
+
+
+def test_the_loop_knows_no_heavy_library() -> None:
+    assert not {"torch", "optuna", "mlflow", "transformers"} & set(imported(ROOT / "search" / "loop.py"))
+
+
+@pytest.mark.parametrize("name", ["datasets", "evaluate", "transformers", "torch"])
+def test_no_folder_shadows_a_library(name: str) -> None:
+    assert not (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_typed_and_built(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists()
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert package in built["packages"]
+
+
+def test_no_pickle_is_loaded() -> None:
+    """Weights come from safetensors, configurations from safe YAML; only our own processes talk in pickles."""
+    for package in PACKAGES:
+        for path in files(package):
+            text = path.read_text()
+            assert "torch.load(" not in text, path
+            assert re.search(r"yaml\.(unsafe_|full_)load|Loader=yaml\.(Full|Unsafe)?Loader", text) is None, path
+            assert "allow_pickle=True" not in text, path
+            if path.name != "process.py":
+                assert "pickle" not in set(imported(path)), path
