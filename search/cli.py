@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         text = " ".join(str(error).split())
         if disk_is_full(error):
-            print(f"failed: nothing more can be written, the disk is full: {text[:300]}", file=sys.stderr)
+            print(f"failed: nothing more can be written (is the disk full?): {text[:300]}", file=sys.stderr)
             print("what is finished is kept; the same command goes on when there is space", file=sys.stderr)
             return 1
         print(f"failed: {type(error).__name__}: {text[:600]} (--debug shows where)", file=sys.stderr)

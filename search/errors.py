@@ -19,14 +19,17 @@ class UserError(Exception):
 
 #: A full disk, a quota, a limit on file size: what writing raises then, and the words in which libraries pass it on.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_WORDS = (*map(os.strerror, FULL), "database or disk is full")
+#: (SQLite calls a write that was cut short a "disk I/O error".)
+FULL_WORDS = (*map(os.strerror, FULL), "database or disk is full", "disk I/O error")
 
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether `error`, or what caused it, is that nothing more can be written."""
     link: BaseException | None = error
     while link is not None:
-        if (isinstance(link, OSError) and link.errno in FULL) or any(words in str(link) for words in FULL_WORDS):
+        # An exception that came from another process left its causes there, and brings them as notes.
+        texts = (str(link), *getattr(link, "__notes__", ()))
+        if getattr(link, "errno", None) in FULL or any(words in text for words in FULL_WORDS for text in texts):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_is_one_clear_error_and_a_later_run_goes_on(
     """A limit on the size of a file fails writes as a full disk does."""
     ended = command.search("run", config, "--trials", TRIALS, cwd=tmp_path, prepare=limited(size))
     assert ended.code == 1, ended.out
-    assert ended.err.startswith("failed: nothing more can be written, the disk is full: ")
+    assert ended.err.startswith("failed: nothing more can be written (is the disk full?): ")
     assert len(ended.err.splitlines()) == 2 and "Traceback" not in ended.err
     assert not list((tmp_path / "mlruns").glob("cache/*/.*"))
     if size > 20_000:
