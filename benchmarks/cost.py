@@ -31,11 +31,11 @@ def main() -> int:
         for stage, seconds in outcome.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + seconds
     timed = sum(QUICK in outcome.seconds for outcome in front.outcomes)
-    stages["teacher, proposals and logging"] = max(0.0, study.seconds - sum(stages.values()))
+    stages["teacher, proposals, logging, finalists"] = max(0.0, study.seconds - sum(stages.values()))
     print(f"{header.heading(about)}\n{arguments.study}: {len(front.outcomes)} trials, {timed} of them timed\n")
     in_order = sorted(stages.items(), key=lambda item: -item[1])
     rows = [(name, f"{s:.1f}", f"{s / study.seconds:.1%}") for name, s in in_order]
-    print(header.table(("stage", "seconds", "share"), [*rows, ("the search", f"{study.seconds:.1f}", "100 %")]))
+    print(header.table(("stage", "seconds", "share"), [*rows, ("the whole run", f"{study.seconds:.1f}", "100 %")]))
     share = stages[QUICK] / study.seconds
     promise = header.Promise("quick tier's share of the search's wall time", share, high=SHARE)
     figures = {"stages": stages, "seconds": study.seconds, "timed": timed}

@@ -25,7 +25,7 @@ from spaces.axis import Context, Infeasible
 from spaces.base import ModelError, read_config
 
 if TYPE_CHECKING:
-    from search.evaluate import Evaluator
+    from search.measurer import Measurer
     from search.setting import Setting
 
 #: In a model folder: outputs that every later load must reproduce.
@@ -44,10 +44,12 @@ def probe(folder: Path) -> list[Batch]:
     return list(workload.inputs(PROBE, base.inputs, int(base.config["vocab_size"])))
 
 
-def write_reference(setting: Setting, evaluate: Evaluator, outcome: Outcome, folder: Path, bench: Remote) -> Path:
+def write_reference(setting: Setting, measurer: Measurer, outcome: Outcome, folder: Path, bench: Remote) -> Path:
     """A file with the outputs that the model in `bench` gives now: on the probe, and on the validation split."""
+    from search.measurer import held
+
     outputs = bench.call("predict", probe(folder))
-    logits = evaluate.logits(outcome.recipe, folder, lambda: bench, "validation")
+    logits = measurer.logits(outcome.recipe, folder, held(bench), "validation")
     target = folder / f".{outcome.recipe.digest}.{REFERENCE}"
     partial_name = target.with_suffix(".partial.npz")
     np.savez(partial_name, probe=np.concatenate([o["logits"] for o in outputs]), validation=logits)

@@ -15,6 +15,7 @@ from search.config import RunConfig
 from search.evaluate import Evaluator
 from search.export import model_folder
 from search.front import Front
+from search.measurer import held
 from search.report import Study
 from search.setting import Setting
 from search.view import View
@@ -41,6 +42,7 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     """
     known = remembered(setting)
     evaluate.finishing = True
+    measurer = evaluate.measurer
     held_out: dict[int, Mapping[str, Measurement]] = {}
     final: dict[int, Mapping[str, Measurement]] = {}
     checks: dict[int, Path] = {}
@@ -53,13 +55,13 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
         number = outcome.number
         view.progress(f"finalist {number}", done / len(wanted))
         folder = evaluate.weights(outcome.recipe)
-        with evaluate.opened(outcome.recipe, folder) as bench:
-            logits = evaluate.logits(outcome.recipe, folder, lambda bench=bench: bench, "test")  # type: ignore[misc]
+        with measurer.opened(outcome.recipe, folder) as bench:
+            logits = measurer.logits(outcome.recipe, folder, held(bench), "test")
             remembered_here = number in known[0] and number in known[1]
-            held_out[number] = known[0][number] if remembered_here else evaluate.qualities(logits, "test")
-            energy = {} if remembered_here else evaluate.energy(bench)
-            checks[number] = check.write_reference(setting, evaluate, outcome, folder, bench)
-        timed = known[1][number] if remembered_here else evaluate.final_timings(outcome.recipe, folder)
+            held_out[number] = known[0][number] if remembered_here else measurer.qualities(logits, "test")
+            energy = {} if remembered_here else measurer.energy(bench)
+            checks[number] = check.write_reference(setting, measurer, outcome, folder, bench)
+        timed = known[1][number] if remembered_here else measurer.final_timings(outcome.recipe, folder)
         final[number] = {**timed, **energy}
     return replace(study, held_out=held_out, final=final, checks=checks)
 
@@ -78,6 +80,14 @@ def remember(setting: Setting, study: Study) -> None:
         "checks": {str(n): str(path) for n, path in study.checks.items()},
     }
     set_attribute(Path(setting.config.mlruns), setting.config.study, "about", about)
+
+
+def spent_before(config: RunConfig) -> float:
+    """Seconds that earlier runs of this study took, as far as they came to an end."""
+    from search.propose.study import attribute
+
+    about = attribute(Path(config.mlruns), config.study, "about")
+    return 0.0 if about is None else float(about["seconds"])
 
 
 def remembered(

@@ -35,13 +35,13 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
             "the teacher's settings changed"
         )
     clock = Clock(None)
-    with Evaluator(setting, view.progress, clock) as evaluate:
-        outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)
-        if outcome.status != "complete":
-            raise RuntimeError(f"{outcome.status}: {outcome.reason}")
-        folder = evaluate.weights(outcome.recipe)
-        with evaluate.opened(outcome.recipe, folder) as bench:
-            reference = check.write_reference(setting, evaluate, outcome, folder, bench)
+    evaluate = Evaluator(setting, view.progress, clock)
+    outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)
+    if outcome.status != "complete":
+        raise RuntimeError(f"{outcome.status}: {outcome.reason}")
+    folder = evaluate.weights(outcome.recipe)
+    with evaluate.measurer.opened(outcome.recipe, folder) as bench:
+        reference = check.write_reference(setting, evaluate.measurer, outcome, folder, bench)
     study = replace(study_of(setting, clock.seconds), checks={record.number: reference})
     export_model(Front(setting.targets, (outcome,)), study, outcome, target)
     for name, before in record.measurements.items():

@@ -30,7 +30,7 @@ class Study:
     held_out: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, on the test split
     final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, timed again at length
     checks: Mapping[int, Path] = field(default_factory=dict)  # by trial, outputs that a reload must reproduce
-    seconds: float = 0.0  # the search so far
+    seconds: float = 0.0  # all runs of the study so far, finalists included
 
     @property
     def name(self) -> str:

@@ -123,21 +123,21 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         latest[0] = now
 
     try:
-        with Evaluator(setting, view.progress, clock) as evaluate:
-            try:
-                with clock.watching_ctrl_c():
-                    explore(proposer, evaluate, front, (remember, learn, tracker.observe, view.observe))
-                if clock.interrupted:
-                    stopped = "Ctrl-C"
-                elif proposer.left and not clock.left():
-                    stopped = f"the time limit of {config.budget.timeout:g} s"
-            except OutOfTime:
-                stopped = f"the time limit of {config.budget.timeout:g} s"
-            except KeyboardInterrupt:
+        evaluate = Evaluator(setting, view.progress, clock)
+        try:
+            with clock.watching_ctrl_c():
+                explore(proposer, evaluate, front, (remember, learn, tracker.observe, view.observe))
+            if clock.interrupted:
                 stopped = "Ctrl-C"
-            if stopped:
-                view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
-            result = finish(setting, evaluate, latest[0], view, clock, stopped)
+            elif proposer.left and not clock.left():
+                stopped = f"the time limit of {config.budget.timeout:g} s"
+        except OutOfTime:
+            stopped = f"the time limit of {config.budget.timeout:g} s"
+        except KeyboardInterrupt:
+            stopped = "Ctrl-C"
+        if stopped:
+            view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
+        result = finish(setting, evaluate, latest[0], view, clock, stopped)
         tracker.finish(result.front, result.study, result.exports, "KILLED" if stopped == "Ctrl-C" else "FINISHED")
     except BaseException as error:
         with suppress(Exception):  # such as a full disk, of which the first error tells more
@@ -153,9 +153,11 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
     """Held-out quality and long timing of the front's members, then the export."""
     config = setting.config
     exports = Path(config.mlruns) / "exports" / config.study
-    study = study_of(setting, clock.seconds)
+    before = finalists.spent_before(config)
+    study = study_of(setting, before + clock.seconds)
     if front.members:
         study = finalists.measure(setting, evaluate, front, study, view, clock)
+        study = replace(study, seconds=round(before + clock.seconds, 1))
         front = replace(front, final=study.final)
         view.progress("exporting", 0.0)
         export(front, study, exports)

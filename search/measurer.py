@@ -1,0 +1,198 @@
+"""Everything that is measured of one candidate: outputs, quality, latency, size, memory, energy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import spaces
+from objectives import memory, quality, size
+from objectives.bench import open_bench
+from objectives.energy import ENERGY
+from objectives.measurement import Measurement
+from objectives.process import Remote
+from search.encoded import read_encoded
+from search.setting import Setting
+from search.timed import Timings
+from spaces import build
+from spaces.recipe import Recipe
+
+#: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
+PARITY = 1e-3
+PREDICT_CHUNK = 64  # batches a call, so that a long split shows progress and obeys its time limit
+
+Progress = Callable[[str, float], None]
+Opened = Callable[[], AbstractContextManager[Remote]]  # the process that answers, when it is needed
+
+
+def held(bench: Remote) -> Opened:
+    """A process that is open already, and stays so."""
+    return lambda: nullcontext(bench)
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+class Measurer:
+    """Measures candidates against the baseline: the uncompressed model under eager PyTorch in fp32.
+
+    Args:
+        limit_s: seconds one call may take, asked for at each.
+        watch: where the time goes.
+    """
+
+    def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
+        self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
+        self._timings = Timings(setting)
+
+    def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """Every measurement of the weights in `folder` under the recipe's runtime and width.
+
+        Timing comes first, because the baseline it is held against is opened for it: processes speed up with age
+        (memory that lies better, caches that fit), so the two sides of a comparison must be of one age.
+        """
+        self._progress(f"{recipe.runtime.name}: preparing", 0.0)
+        with self._opening("prepare", recipe, folder) as bench:
+            self._check_parity(recipe, folder, bench)
+            with self._watch.timed("latency"):
+                self._progress(f"{recipe.runtime.name}: timing", 0.0)
+                found = self.timings(bench, recipe, folder)
+            with self._watch.timed("quality"):
+                found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
+            found |= memory.memory(bench)
+            if ENERGY.name in self._setting.config.objectives:
+                found |= self.energy(bench)
+        return found | self.sizes(recipe, folder)
+
+    @contextmanager
+    def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:
+        """`opened`, with the time that opening takes."""
+        started = time.monotonic()
+        with self.opened(recipe, folder) as bench:
+            self._watch.seconds[stage] = time.monotonic() - started
+            yield bench
+
+    @contextmanager
+    def opened(self, recipe: Recipe, folder: Path) -> Iterator[Remote]:
+        """The model in `folder` under the recipe's runtime and width, in a process of its own."""
+        context = self._setting.context
+        plan = build.precision_of(recipe)
+        opening = partial(build.open_predict, folder, recipe.runtime.name, plan, context)
+        if not all((folder / name).exists() for name in spaces.runtime(recipe.runtime.name).files(plan)):
+            # Making a graph leaves memory behind, so the process that makes it is not the one that is measured.
+            with self._watch.timed("export"):
+                open_bench(opening, context.device, context.threads, self._limit_s()).close()
+        with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
+            yield bench
+
+    def outputs(self, bench: Remote, split: str, stage: str) -> list[dict[str, np.ndarray]]:
+        """The outputs for every batch of a split."""
+        batches = self._setting.batches(self._setting.split(split)[0])
+        made: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(batches), PREDICT_CHUNK):
+            self._progress(stage, start / len(batches))
+            made += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
+        return made
+
+    def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
+        """Logits (N, C) of a split in its order, from the store when this was measured before."""
+        key = {
+            "weights": recipe.weights_digest,
+            "bits": dict(build.precision_of(recipe)),
+            "runtime": recipe.runtime.name,
+            "split": split,
+            "data": self._setting.about_data["digest"],
+            "rows": self._setting.config.measure.validation_rows if split == "validation" else None,
+            "batch": self._setting.config.workload.batch,
+            "environment": dict(self._setting.environment),
+        }
+
+        def make(target: Path) -> None:
+            with opened() as bench:
+                found = self.outputs(bench, split, f"{recipe.runtime.name}: {split}")
+            np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
+
+        made, _ = self._setting.store.make("predictions", key, make)
+        return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
+
+    @contextmanager
+    def baseline(self) -> Iterator[Remote]:
+        """The other side of every comparison, in a fresh process."""
+        context = self._setting.context
+        opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
+        with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
+            yield bench
+
+    def baseline_predictions(self, split: str) -> np.ndarray:
+        """The baseline's predictions (N,) of a split."""
+        setting = self._setting
+        recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
+        return setting.decide(self.logits(recipe, setting.teacher, self.baseline, split))
+
+    def qualities(self, logits: np.ndarray, split: str) -> dict[str, Measurement]:
+        """The metric on a split, and the points lost against the baseline on the same rows."""
+        setting = self._setting
+        references = setting.split(split)[1]
+        predictions = self._setting.decide(logits)
+        conditions = {"split": split, "rows": len(references), "batch": setting.config.workload.batch}
+        seed = setting.config.seed
+        by_class = quality.per_class(predictions, references, setting.about_data["labels"]) if split == "test" else []
+        noted = {**conditions, "classes": by_class} if by_class else conditions
+        value = quality.quality(setting.metric, predictions, references, seed, noted)
+        lost = quality.loss_against(
+            setting.metric, predictions, self.baseline_predictions(split), references, seed, conditions
+        )
+        return {value.objective: value, lost.objective: lost}
+
+    def timings(self, bench: Remote, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """The quick timing of `bench`, side by side with a fresh baseline."""
+        with self.baseline() as baseline:
+            return self._timings.quick(bench, baseline, recipe, folder)
+
+    def final_timings(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """The long timing, in fresh processes of both sides."""
+        return self._timings.final(lambda: self.opened(recipe, folder), self.baseline, recipe, folder)
+
+    def energy(self, bench: Remote) -> dict[str, Measurement]:
+        """Energy a row, where the device counts it."""
+        found = self._timings.energy(bench)
+        return {} if found is None else {found.objective: found}
+
+    def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        plan = build.precision_of(recipe)
+        on_disk = size.size(folder, spaces.runtime(recipe.runtime.name).files(plan))
+        count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
+        return {on_disk.objective: on_disk, count.objective: count}
+
+    def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
+        """The same weights in fp32 must give the same logits under every runtime."""
+        if build.precision_of(recipe)["width"] != "fp32":
+            return
+        reference = np.load(folder / "reference.npy", allow_pickle=False)
+        encoded, _ = read_encoded(self._setting.data / "validation.npz")
+        batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
+        outputs = bench.call("predict", batches, timeout_s=self._limit_s())
+        found = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])
+        if not found <= PARITY:
+            raise ArithmeticError(
+                f"{recipe.runtime.name} gives other outputs than eager PyTorch: logits differ by {found:.2g}, "
+                f"more than {PARITY:g}"
+            )
