@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
 def finish(arguments: argparse.Namespace, about: dict[str, Any], rows: Any, promises: Sequence[Promise]) -> int:
     """Say which promises are kept, write the file that was asked for; the exit status."""
     if promises:
@@ -92,7 +96,7 @@ def finish(arguments: argparse.Namespace, about: dict[str, Any], rows: Any, prom
         print("\n" + table(("promise", "what", "rule", "found"), verdicts))
     if arguments.json is not None:
         kept = [{**asdict(p), "kept": p.kept} for p in promises]
-        text = json.dumps({"hardware": about, "figures": rows, "promises": kept}, indent=1, default=str)
+        text = json.dumps({"hardware": about, "figures": rows, "promises": kept}, indent=1, default=_plain)
         partial = arguments.json.with_name(f".{arguments.json.name}.partial")
         partial.write_text(text + "\n")
         partial.replace(arguments.json)

@@ -31,7 +31,8 @@ class Workload:
 
 #: Between the name of a measurement and the workload it was taken under: "latency_p50_ms/b32-l128".
 MARK = "/"
-_SUFFIX = re.compile(r"(?:b(?P<batch>[1-9]\d*))?-?(?:l(?P<length>[1-9]\d*|data))?")
+#: The parts of a suffix, in the order they come.
+_PARTS = {"device": r"cpu|cuda", "batch": r"b([1-9]\d*)", "length": r"l([1-9]\d*|data)"}
 
 
 def suffix(workload: Workload) -> str:
@@ -46,20 +47,35 @@ def marked(name: str) -> tuple[str, str]:
 
 
 def other(main: Workload, mark: str) -> Workload:
-    """The workload that the suffix `mark` names; what it leaves out ("b32", "l128") is as in `main`.
+    """The workload that the suffix `mark` names; what it leaves out ("b32", "l128", "cpu") is as in `main`.
 
     Raises:
         ValueError: no such suffix.
     """
-    found = _SUFFIX.fullmatch(mark)
-    if not mark or found is None or not any(found.groups()) or mark.startswith("-") or mark.endswith("-"):
-        raise ValueError(f"a workload is written b<batch>, l<length> or b<batch>-l<length>, got {mark!r}")
+    found = _parts(mark)
     batch, length = found["batch"], found["length"]
     return replace(
         main,
         batch=main.batch if batch is None else int(batch),
         length=main.length if length is None else "data" if length == "data" else int(length),
     )
+
+
+def device_of(mark: str) -> str | None:
+    """The device that the suffix names ("cuda-b32"), or None: the main one. Raises ValueError: no such suffix."""
+    return _parts(mark)["device"]
+
+
+def _parts(mark: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(_PARTS)
+    left = list(_PARTS)
+    for part in mark.split("-"):
+        name = next((name for name in left if re.fullmatch(_PARTS[name], part)), None)
+        if name is None:
+            raise ValueError(f"a workload is written cpu or cuda, b<batch>, l<length>, joined by -, got {mark!r}")
+        left = left[left.index(name) + 1 :]
+        found[name] = part if name == "device" else part[1:]
+    return found
 
 
 def inputs(

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _apply(commands)
     _check(commands)
+    _cache(commands)
     _list(commands)
     _ui(commands)
     return made
@@ -171,6 +172,19 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         from search import commands as act
 
         return act.check(a.folder, a.mlruns)
+
+    made.set_defaults(call=call)
+
+
+def _cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "show what is kept for later trials and searches, and remove what was used longest ago"
+    made = _command(commands, "cache", about, "python -m search cache --max-gb 5")
+    made.add_argument("--max-gb", metavar="N", help="remove entries until at most so much is left")
+
+    def call(a: argparse.Namespace) -> int:
+        from search import commands as act
+
+        return act.cache(act.results(a.mlruns), a.max_gb)
 
     made.set_defaults(call=call)
 

@@ -196,6 +196,35 @@ def check(folder: Path, mlruns: Path | None) -> int:
     return 0
 
 
+def cache(mlruns: Path, max_gb: str | None) -> int:
+    """What the stage cache holds, by stage; with `max_gb`, after removing what is over it.
+
+    Raises:
+        UserError: there is no cache, or `max_gb` is no number of 0 or more.
+    """
+    import time
+
+    from search.store import Store
+
+    store = Store(mlruns / "cache")
+    if not store.root.is_dir():
+        raise UserError(f"--mlruns: no cache in {mlruns}; a run makes one: python -m search run")
+    if max_gb is not None:
+        limit = _number(max_gb)
+        if isinstance(limit, str) or not 0 <= limit < float("inf"):
+            raise UserError(f"--max-gb: must be a number of 0 or more, got {max_gb}")
+        removed = store.prune(int(limit * 1e9))
+        print(f"removed {len(removed)} entries, {sum(e.bytes for e in removed) / 1e9:.2f} GB")
+    entries = store.entries()
+    for stage in sorted({entry.stage for entry in entries}):
+        of_stage = [entry for entry in entries if entry.stage == stage]
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(entry.used for entry in of_stage)))
+        size = sum(entry.bytes for entry in of_stage) / 1e9
+        print(f"{stage:<12} {len(of_stage):>5} entries  {size:>8.2f} GB  last used {last}")
+    print(f"{'in all':<12} {len(entries):>5} entries  {sum(e.bytes for e in entries) / 1e9:>8.2f} GB  {store.root}")
+    return 0
+
+
 def listing() -> int:
     quiet()
     from search.listing import lines

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ import spaces
 from objectives import OBJECTIVES, clock
 from objectives.process import RemoteTimeout
 from objectives.quality import METRICS
-from search import isolate, stages
+from objectives.workload import device_of as workload_device
+from objectives.workload import marked
+from search import isolate, stages, teaching
 from search.config import Names, RunConfig, narrow_axis
 from search.errors import UserError
 from search.model_folder import fingerprint, model_folder
-from search.setting import Rows, Setting
+from search.setting import Rows, Setting, cores
 from search.space import Space, open_space, runtime_knob, siblings
 from search.store import Store
 from search.tasks import TASKS
@@ -70,7 +72,29 @@ def device_of(config: RunConfig) -> str:
 
 
 def context_of(config: RunConfig) -> Context:
-    return Context(device=device_of(config), threads=len(os.sched_getaffinity(0)))
+    """Where candidates run. Raises UserError for a device that this machine does not have."""
+    for name in (*config.objectives, *config.limits.others):
+        mark = marked(name)[1]
+        if mark and workload_device(mark) == "cuda" and not _has_cuda():
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise UserError(
+                f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
+            )
+    return Context(device=device_of(config), threads=config.workload.threads or cores())
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def store_of(config: RunConfig) -> Store:
+    """The store of this configuration, leased to this process until it ends."""
+    store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
+    store.lease()
+    atexit.register(store.release)
+    return store
 
 
 @dataclass(frozen=True)
@@ -110,10 +134,10 @@ def prepare(
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
     context = context_of(config)
-    device, threads = context.device, context.threads
+    device, threads = context.device, cores()
     for axis, knobs in (("bits", spaces.axis("bits").knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
         narrow_axis(knobs, config.space, axis, config.where)  # what needs no model is checked before data are read
-    stage = Stages(Store(Path(config.mlruns) / "cache"), progress, deadline)
+    stage = Stages(store_of(config), progress, deadline)
     stage.store.sweep()
     data, model = prepare_data(config, stage)
     about = json.loads((data / "data.json").read_text())
@@ -128,8 +152,11 @@ def prepare(
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = None
     if config.recover.epochs > 0 and any(not n.startswith(("bits.", "runtime.")) for n in space.searched):
-        wanted = {**known, "rows": config.recover.rows, "hidden": config.recover.hidden_weight > 0}
-        outputs = stage("outputs", wanted, stages.make_outputs, config, data, teacher, threads)
+        recover = config.recover
+        wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
+        if recover.early_stopping is not None:
+            wanted["held_out"] = True
+        outputs = stage("outputs", wanted, teaching.make_outputs, config, data, teacher, threads)
     environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
     return Setting(config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts)
 
@@ -143,7 +170,7 @@ def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:
 
 def read_data(config: RunConfig, context: Context) -> Rows:
     """The rows of a configuration without a search: what `check` compares predictions on."""
-    stage = Stages(Store(Path(config.mlruns) / "cache"), lambda stage, done: None)
+    stage = Stages(store_of(config), lambda stage, done: None)
     return Rows(config, context, prepare_data(config, stage)[0])
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported here: the command line reads it before anything else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from search.knobs import Spec, check_space, narrow, narrow_axis
 from search.model_folder import model_name
 from search.sections import (
     BudgetConfig,
+    CacheConfig,
     DataConfig,
     LimitsConfig,
     MeasureConfig,
@@ -86,6 +88,7 @@ class RunConfig:
     sampler: Name = ""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     mlruns: Name = "mlruns"
     source: Source = field(default_factory=Source, repr=False, compare=False, metadata={"from_file": False})
 
@@ -228,22 +231,28 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
             raise unknown(source.where(key), key, name, valid)
     objectives = ["metric" if o == config.metric else o for o in config.objectives]
     for name in objectives:
-        plain, mark = name.partition("/")[::2]  # "latency_p50_ms/b32": under another workload
-        if plain not in ("metric", *names.objectives):
-            raise unknown(source.where("objectives"), "objective", name, ("metric", *names.objectives))
-        if mark or name != plain:
-            _check_workload(name, source)
+        _check_objective(name, ("metric", *names.objectives), source.where("objectives"))
+    for name, bound in config.limits.others.items():
+        where = source.where(f"limits.others.{name}")
+        _check_objective(name, names.objectives, where)
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise wrong(where, "a number", bound)
     if len(set(objectives)) < max(2, len(objectives)):
         raise wrong(source.where("objectives"), "at least two different ones", list(config.objectives))
 
 
-def _check_workload(objective: str, source: Source) -> None:
-    from objectives import objective_named
+def _check_objective(name: str, valid: Sequence[str], where: str) -> None:
+    """Raise UserError for a name that is none of `valid`, or of a workload that cannot be."""
+    plain, mark = name.partition("/")[::2]  # "latency_p50_ms/b32": under another workload
+    if plain not in valid:
+        raise unknown(where, "objective", name, valid)
+    if mark or name != plain:
+        from objectives import objective_named
 
-    try:
-        objective_named(objective)
-    except ValueError as error:
-        raise UserError(f"{source.where('objectives')}: {error}") from None
+        try:
+            objective_named(name)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _located(data: DataConfig, source: Source) -> DataConfig:

@@ -11,7 +11,8 @@ import numpy as np
 from search.tasks.text import Encoded, by_length
 
 if TYPE_CHECKING:
-    from spaces.training import Batch
+    from spaces.base import TaskModel
+    from spaces.training import Batch, Stopping
 
 
 def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
@@ -32,11 +33,46 @@ def read_encoded(path: Path) -> tuple[Encoded, np.ndarray]:
         return Encoded(columns, padding, lengths), data["labels"]
 
 
+#: Share of the training rows, and most of them, that early stopping holds out.
+HELD_OUT, MOST_HELD_OUT = 0.05, 512
+
+
+def rows_of(count: int, seed: int, limit: int | None, stopping: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(rows to train on, rows held out) of `count`: the first `limit` of a fixed shuffle, and its end."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = min(MOST_HELD_OUT, round(HELD_OUT * count)) if stopping else 0
+    return order[: count - held_out][:limit], order[count - held_out :]
+
+
+def held_out_loss(
+    loss: Any, encoded: Encoded, names: Sequence[str], rows: np.ndarray, patience: int | None
+) -> Stopping | None:
+    """Early stopping by `loss` on `rows`; None without patience."""
+    if patience is None:
+        return None
+    import torch
+
+    from spaces.training import Stopping
+
+    order = rows[by_length(encoded.lengths[rows], 32)]
+    batches = Lazy(encoded, names, [order[i : i + 32] for i in range(0, len(order), 32)])
+
+    def mean(model: TaskModel) -> float:
+        device = next(model.parameters()).device
+        total = 0.0
+        with torch.no_grad():
+            for inputs, chosen in (batches[i] for i in range(len(batches))):
+                moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+                total += float(loss(model, moved, chosen)) * len(chosen)
+        return total / len(order)
+
+    return Stopping(mean, patience)
+
+
 def epochs(
-    encoded: Encoded, names: Sequence[str], batch: int, seed: int, rows: int | None
+    encoded: Encoded, names: Sequence[str], batch: int, seed: int, chosen: np.ndarray
 ) -> Callable[[int], Sequence[Batch]]:
-    """`epoch(i)` -> lazily padded, length-bucketed batches of epoch i over the first `rows` of a fixed shuffle."""
-    chosen = np.random.default_rng(seed).permutation(len(encoded))[:rows]
+    """`epoch(i)` -> lazily padded, length-bucketed batches of epoch i over the `chosen` rows."""
 
     def epoch(number: int) -> Sequence[Batch]:
         rng = np.random.default_rng((seed, number))

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from objectives import objective_named
+from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from search import isolate, stages
 from search.errors import disk_is_full
@@ -18,7 +20,7 @@ from search.front import LATENCY, Outcome, Status
 from search.limits import broken
 from search.loop import Job
 from search.measurer import Measurer, Progress, Stopwatch
-from search.setting import Setting
+from search.setting import Setting, cores
 from spaces.axis import Infeasible
 from spaces.recipe import Recipe
 
@@ -74,7 +76,7 @@ class Evaluator:
         outputs = setting.outputs or Path()
         steps = tuple(step for step in recipe.steps if step.name != "bits")
         arguments = (setting.config, steps, recipe.recover, setting.data, setting.teacher, setting.statistics)
-        where = (setting.context.device, setting.context.threads)
+        where = (setting.context.device, cores())
 
         def make(folder: Path) -> None:
             isolate.run(
@@ -93,11 +95,20 @@ class Evaluator:
         """One recipe, measured; what goes wrong is its status."""
         try:
             found = self.measurer.measured(recipe, folder)
+            self._all_there(found)
         except Exception as error:
             return self._outcome(recipe, *self._status_of(error), baseline=job.baseline, rung=job.rung)
         made = self._outcome(recipe, "complete", "", baseline=job.baseline, rung=job.rung)
         made = replace(made, measurements=found, folder=str(folder))
         return replace(made, limits_broken=broken(self._setting, made))
+
+    def _all_there(self, found: Mapping[str, Measurement]) -> None:
+        """Raise LookupError when what the search weighs or limits was not measured: no counter, or too few calls."""
+        wanted = (*(t.objective for t in self._setting.targets), *self._setting.config.limits.others)
+        absent = [name for name in wanted if name not in found]
+        if absent:
+            about = "; ".join(f"{name} ({objective_named(name).description})" for name in absent)
+            raise LookupError(f"this machine did not give {about}")
 
     def _too_slow(self, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
         """Those over the latency limit, by digest, measured on untrained weights of the same shapes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from objectives import objective_named
 from search.front import LATENCY, LOSS, Outcome
 from search.setting import Setting
 
@@ -57,7 +58,20 @@ def limits_of(setting: Setting) -> tuple[Limit, ...]:
             lambda v, b: f"size {v:.1f} MB is over the limit of {b:g} MB",
         ),
     )
-    return tuple(Limit(key, name, bound, sign, say) for key, name, bound, sign, say in every if bound is not None)
+    named = (Limit(key, name, bound, sign, say) for key, name, bound, sign, say in every if bound is not None)
+    return (*named, *(_other(name, bound) for name, bound in wanted.others.items()))
+
+
+def _other(name: str, bound: float) -> Limit:
+    """A bound on any objective."""
+    objective = objective_named(name)
+    upper = objective.better == "lower"
+    side = "over" if upper else "under"
+
+    def say(value: float, limit: float) -> str:
+        return f"{name} {value:.4g} {objective.unit} is {side} the limit of {limit:g} {objective.unit}"
+
+    return Limit(name, name, bound, 1 if upper else -1, say)
 
 
 def broken(setting: Setting, outcome: Outcome) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from search.encoded import read_encoded
 from search.setting import Setting
 from search.timed import Timings
 from spaces import build
+from spaces.axis import Context
 from spaces.recipe import Recipe
 
 #: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
@@ -78,7 +80,7 @@ class Measurer:
             with self._watch.timed("quality"):
                 found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
             found |= memory.memory(bench)
-            if ENERGY.name in self._setting.config.objectives:
+            if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
                 found |= self.energy(bench)
         return found | self.sizes(recipe, folder)
 
@@ -91,9 +93,9 @@ class Measurer:
             yield bench
 
     @contextmanager
-    def opened(self, recipe: Recipe, folder: Path) -> Iterator[Remote]:
+    def opened(self, recipe: Recipe, folder: Path, device: str | None = None) -> Iterator[Remote]:
         """The model in `folder` under the recipe's runtime and width, in a process of its own."""
-        context = self._setting.context
+        context = self._on(device)
         plan = build.precision_of(recipe)
         opening = partial(build.open_predict, folder, recipe.runtime.name, plan, context)
         if not all((folder / name).exists() for name in spaces.runtime(recipe.runtime.name).files(plan)):
@@ -134,9 +136,9 @@ class Measurer:
         return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
 
     @contextmanager
-    def baseline(self) -> Iterator[Remote]:
+    def baseline(self, device: str | None = None) -> Iterator[Remote]:
         """The other side of every comparison, in a fresh process."""
-        context = self._setting.context
+        context = self._on(device)
         opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
         with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
             yield bench
@@ -163,13 +165,24 @@ class Measurer:
         return {value.objective: value, lost.objective: lost}
 
     def timings(self, bench: Remote, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
-        """The quick timing of `bench`, side by side with a fresh baseline."""
-        with self.baseline() as baseline:
-            return self._timings.quick(bench, baseline, recipe, folder)
+        """The quick timing of `bench`, side by side with a fresh baseline; of other devices in processes there."""
+
+        @contextmanager
+        def pair(device: str) -> Iterator[tuple[Remote, Remote]]:
+            here = device == self._setting.context.device
+            candidate = nullcontext(bench) if here else self.opened(recipe, folder, device)
+            with candidate as ours, self.baseline(device) as theirs:
+                yield ours, theirs
+
+        return self._timings.quick(pair, recipe, folder)
 
     def final_timings(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """The long timing, in fresh processes of both sides."""
-        return self._timings.final(lambda: self.opened(recipe, folder), self.baseline, recipe, folder)
+        return self._timings.final(partial(self.opened, recipe, folder), self.baseline, recipe, folder)
+
+    def _on(self, device: str | None) -> Context:
+        context = self._setting.context
+        return context if device is None else replace(context, device=device)
 
     def energy(self, bench: Remote) -> dict[str, Measurement]:
         """Energy a row, where the device counts it."""

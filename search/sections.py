@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from search.fields import Count, Fraction, Name, NonNegative, Positive, Rule
@@ -52,6 +53,7 @@ class TeacherConfig:
     head_learning_rate: Positive = 1e-3
     freeze_embeddings: bool = True
     warmup: Fraction = 0.06  # of the steps
+    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class RecoverConfig:
     temperature: Positive = 2.0
     task_weight: NonNegative = 0.3
     soft_weight: NonNegative = 1.0
-    hidden_weight: NonNegative = 1.0
+    hidden_weight: NonNegative = 1.0  # the last hidden state
+    block_weight: NonNegative = 0.0  # the output of every block, against the teacher's block that it came from
+    relation_weight: NonNegative = 0.0  # how tokens resemble each other in the last attention (MiniLMv2)
+    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
     rows: Count | None = None  # of the training split
 
 
@@ -76,6 +81,8 @@ class LimitsConfig:
     max_loss: NonNegative | None = None  # points of the metric against the uncompressed model
     min_accuracy: Fraction | None = None  # of the task's metric
     max_size_mb: Positive | None = None
+    #: Bounds by the name of any objective: the most of what is better lower, the least of what is better higher.
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class WorkloadConfig:
 
     batch: Count = 1
     length: Tokens | Literal["data"] = 32
+    threads: Count | None = None  # of a model that is timed; None: one a CPU
 
 
 @dataclass(frozen=True)
@@ -100,3 +108,14 @@ class MeasureConfig:
     quick_s: Positive = 1.5
     final_s: Positive = 4.0
     validation_rows: Count | None = None  # rows that choose; None: all
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What stages made, kept for later trials and searches in `<mlruns>/cache`."""
+
+    max_gb: Positive | None = 20.0  # above it, what was used longest ago is removed; None: no limit
+
+    @property
+    def bytes(self) -> int | None:
+        return None if self.max_gb is None else int(self.max_gb * 1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,6 +25,13 @@ from spaces.recipe import Recipe, Step
 
 #: One side of the knobs that only say how, not what: a recipe without recovery carries none of them.
 RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
+#: Those that came later: off they are left out, so that earlier recipes keep their digests.
+OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
+
+
+def cores() -> int:
+    """CPUs this process may use: what stages train with, whatever threads a candidate is timed with."""
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class Setting(Rows):
         if cut and wanted["epochs"] > 0:
             recover = {name: wanted[name] for name in RECOVER}
             recover["rows"] = wanted["rows"] or 0
+            recover |= {name: wanted[name] for name in OPTIONAL if wanted[name]}
         return Recipe(
             base=self.config.model.name,
             revision=self.config.model.revision,

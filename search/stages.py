@@ -16,11 +16,11 @@ import numpy as np
 
 from objectives.process import Progress
 from search.config import RunConfig
-from search.encoded import epochs, read_encoded, write_encoded
+from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
 from search.errors import UserError
 from search.model_folder import model_folder
 from search.tasks import task_named
-from search.tasks.text import by_length, tokenizer
+from search.tasks.text import tokenizer
 from spaces.axis import Infeasible, Value
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 STATISTICS_ROWS = 1024
 REFERENCE_ROWS = 64
-#: Above this the teacher's hidden states are computed as they are needed instead of stored.
-STORED_HIDDEN_BYTES = 2 * 10**9
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -94,7 +92,7 @@ def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threa
     from spaces.base import ModelError, load_base, write_folder
     from spaces.training import Training, fit
 
-    torch = _torch(threads)
+    torch = torch_with(threads)
     about = json.loads((data / "data.json").read_text())
     source = model_folder(config)
     torch.manual_seed(config.seed)
@@ -113,8 +111,12 @@ def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threa
         def loss(student: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
             return task.loss({"logits": student(**inputs)}, known[rows].to(inputs["input_ids"].device))
 
-        epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, None)
-        fit(model, epoch, loss, Training(**settings, seed=config.seed), device, partial(progress, "teacher"))
+        patience = settings.pop("early_stopping")
+        rows, held_out = rows_of(len(encoded), config.seed, None, patience is not None)
+        epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
+        stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
+        training = Training(**settings, seed=config.seed)
+        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping)
     write_folder(folder, model, base, {})
     _finish(folder, model, base.inputs, data)
 
@@ -126,12 +128,13 @@ def make_statistics(
     from spaces import build
     from spaces.statistics import collect
 
-    torch = _torch(threads)
+    torch = torch_with(threads)
     model = build.load(teacher)
     encoded, labels = read_encoded(data / "train.npz")
     known = torch.from_numpy(labels)
     task = task_named(config.task)
-    batches = epochs(encoded, input_names(teacher), 32, config.seed, STATISTICS_ROWS)(0)
+    rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
+    batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
     try:
         found = collect(
             model,
@@ -143,93 +146,6 @@ def make_statistics(
         (folder / "unknown.txt").write_text(str(reason))
         return
     found.save(folder / "statistics.safetensors")
-
-
-def make_outputs(folder: Path, config: RunConfig, data: Path, teacher: Path, threads: int, progress: Progress) -> None:
-    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows that distil."""
-    from safetensors.torch import save_file
-
-    from spaces import build
-
-    torch = _torch(threads)
-    model = build.load(teacher)
-    encoded, _ = read_encoded(data / "train.npz")
-    rows = np.random.default_rng(config.seed).permutation(len(encoded))[: config.recover.rows]
-    starts = np.full(len(encoded) + 1, -1, dtype=np.int64)
-    ordered = np.sort(rows)
-    starts[ordered] = np.concatenate([[0], np.cumsum(encoded.lengths[ordered])[:-1]])
-    tokens = int(encoded.lengths[rows].sum())
-    hidden = None
-    logits = None
-    order = ordered[by_length(encoded.lengths[ordered], 32)]
-    watched = _LastHidden(model)
-    names = input_names(teacher)
-    with torch.inference_mode():
-        for first in range(0, len(order), 32):
-            chosen = order[first : first + 32]
-            batch = {n: torch.from_numpy(a) for n, a in encoded.batch(chosen).items() if n in names}
-            out = model(**batch)
-            seen = watched.last
-            if logits is None:
-                logits = torch.zeros(len(encoded), out.shape[-1])
-                if config.recover.hidden_weight > 0 and tokens * seen.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
-                    hidden = torch.zeros(tokens, seen.shape[-1], dtype=torch.float16)
-            logits[torch.from_numpy(chosen)] = out
-            if hidden is not None:
-                for position, row in enumerate(chosen):
-                    length = int(encoded.lengths[row])
-                    hidden[starts[row] : starts[row] + length] = seen[position, :length].half()
-            progress("teacher outputs", min(1.0, (first + 32) / len(order)))
-    assert logits is not None
-    tensors = {"logits": logits, "starts": torch.from_numpy(starts)}
-    if hidden is not None:
-        tensors["hidden"] = hidden
-    save_file(tensors, folder / "outputs.safetensors")
-
-
-class _LastHidden:
-    """Remembers the backbone's last hidden state (B, L, H) of the latest forward pass."""
-
-    def __init__(self, model: TaskModel) -> None:
-        self.last: Any = None
-        model.backbone.register_forward_hook(self._see)
-
-    def _see(self, _module: Any, _args: Any, output: Any) -> None:
-        self.last = output.last_hidden_state
-
-
-class StoredTeacher:
-    """Teacher outputs by row from the store; hidden states computed live when they were too many to store."""
-
-    def __init__(self, outputs: Path, lengths: np.ndarray, teacher: Path, want_hidden: bool, device: str) -> None:
-        from safetensors.torch import load_file
-
-        found = load_file(outputs / "outputs.safetensors")
-        self._logits, self._starts, self._hidden = found["logits"], found["starts"], found.get("hidden")
-        self._lengths = lengths
-        self._live = None
-        if want_hidden and self._hidden is None:
-            from spaces import build
-
-            self._live = build.load(teacher).to(device)
-            self._watched = _LastHidden(self._live)
-
-    def __call__(
-        self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        import torch
-
-        if self._live is not None:
-            with torch.inference_mode():
-                self._live(**inputs)
-            return self._logits[rows], self._watched.last.clone()
-        if self._hidden is None:
-            return self._logits[rows], None
-        padded = torch.zeros(*inputs["input_ids"].shape, self._hidden.shape[-1])
-        for position, row in enumerate(rows.tolist()):
-            start, length = int(self._starts[row]), int(self._lengths[row])
-            padded[position, :length] = self._hidden[start : start + length]
-        return self._logits[rows], padded
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -253,7 +169,7 @@ def make_weights(
     from spaces.base import read_config, write_folder
     from spaces.statistics import Statistics
 
-    torch = _torch(threads)
+    torch = torch_with(threads)
     progress("compressing", 0.0)
     known = Statistics.load(statistics / "statistics.safetensors")
     plans = build.decide(steps, known)
@@ -261,52 +177,11 @@ def make_weights(
     model = build.build(build.load(teacher), plans, known)
     base, _ = read_config(teacher)
     if recover:
-        _recover(model, plans, recover, config, data, teacher, outputs, device, base.inputs, progress)
+        from search.teaching import recover as repair
+
+        repair(model, plans, recover, config, data, teacher, outputs, device, base.inputs, progress)
     write_folder(folder, model, base, plans)
     _finish(folder, model, base.inputs, data)
-
-
-def _recover(
-    model: TaskModel,
-    plans: Mapping[str, Any],
-    recover: Mapping[str, Value],
-    config: RunConfig,
-    data: Path,
-    teacher: Path,
-    outputs: Path,
-    device: str,
-    inputs: tuple[str, ...],
-    progress: Progress,
-) -> None:
-    import torch
-
-    from spaces.slicing import indices_of
-    from spaces.training import Distillation, Training, fit
-
-    encoded, labels = read_encoded(data / "train.npz")
-    task = task_named(config.task)
-    width = plans.get("distill", {}).get("hidden")
-    wants_hidden = float(recover["hidden_weight"]) > 0
-    loss = Distillation(
-        labels=torch.from_numpy(labels),
-        teacher=StoredTeacher(outputs, encoded.lengths, teacher, wants_hidden, device),
-        task=lambda logits, wanted: task.loss({"logits": logits}, wanted),
-        temperature=float(recover["temperature"]),
-        task_weight=float(recover["task_weight"]),
-        soft_weight=float(recover["soft_weight"]),
-        hidden_weight=float(recover["hidden_weight"]),
-        columns=None if width is None else torch.tensor(indices_of(width)),
-    )
-    training = Training(
-        epochs=float(recover["epochs"]),
-        batch=int(recover["batch"]),
-        learning_rate=float(recover["learning_rate"]),
-        head_learning_rate=float(recover["learning_rate"]),
-        freeze_embeddings=config.teacher.freeze_embeddings and width is None,
-        seed=config.seed,
-    )
-    epoch = epochs(encoded, inputs, training.batch, config.seed, config.recover.rows)
-    fit(model, epoch, loss, training, device, partial(progress, "recovery"))
 
 
 def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
@@ -346,7 +221,7 @@ def vocabulary(folder: Path) -> int:
     return int(read_config(folder)[0].config["vocab_size"])
 
 
-def _torch(threads: int) -> Any:
+def torch_with(threads: int) -> Any:
     import torch
 
     if threads:

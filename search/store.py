@@ -6,17 +6,34 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search.atomic import alive
+from search.lock import alone_in
 from spaces.recipe import digest_of
 
 MANIFEST = "entry.json"
+LEASES = ".leases"
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
-CODE_VERSIONS = {"statistics": 3, "weights": 3}
+CODE_VERSIONS = {"statistics": 4, "weights": 4}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of the store."""
+
+    folder: Path
+    bytes: int
+    used: float  # seconds since the epoch
+
+    @property
+    def stage(self) -> str:
+        return self.folder.parent.name
 
 
 @dataclass(frozen=True)
@@ -24,10 +41,13 @@ class Store:
     """Folders `<root>/<stage>/<digest>/`, each written under a temporary name and renamed when whole.
 
     An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade.
-    Safe with several processes: whoever renames first wins, and the others' equal work is dropped.
+    Safe with several processes: whoever renames first wins, and the others' equal work is dropped. Above `limit` bytes
+    the entries that were used longest ago are removed, but none that was used since the oldest process that uses this
+    store began: each says so by a file in `.leases`.
     """
 
     root: Path
+    limit: int | None = None  # bytes
 
     def path(self, stage: str, key: Mapping[str, Any]) -> Path:
         return self.root / stage / digest_of({"key": key, "code": CODE_VERSIONS.get(stage, 1)})
@@ -40,6 +60,7 @@ class Store:
         if not _whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             return None
+        self._use(folder)
         return folder
 
     def make(self, stage: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
@@ -65,7 +86,63 @@ class Store:
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        self._use(final)
+        if self.limit is not None:
+            self.prune(self.limit)
         return final, True
+
+    def entries(self) -> list[Entry]:
+        """All entries, the one used longest ago first."""
+        return sorted(self._entries(), key=lambda entry: entry.used)
+
+    def _entries(self) -> Iterator[Entry]:
+        for manifest in self.root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
+            with suppress(FileNotFoundError):  # another process removed it
+                files = [p.stat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
+                yield Entry(manifest.parent, sum(files), manifest.stat().st_atime)
+
+    def prune(self, limit: int) -> list[Entry]:
+        """Remove what was used longest ago until at most `limit` bytes are left, or all that is left is in use."""
+        if not self.root.is_dir():
+            return []
+        removed = []
+        with alone_in(self.root):
+            entries, began = self.entries(), self._oldest_lease()
+            total = sum(entry.bytes for entry in entries)
+            for entry in entries:
+                if total <= limit or entry.used >= began:
+                    break
+                aside = entry.folder.with_name(f".{entry.folder.name}.{os.getpid()}")
+                entry.folder.rename(aside)  # at once, so that nobody finds half of it
+                shutil.rmtree(aside, ignore_errors=True)
+                total -= entry.bytes
+                removed.append(entry)
+        return removed
+
+    def lease(self) -> None:
+        """Say that this process uses the store from now on: what it uses is not removed while it lives."""
+        mine = self.root / LEASES / str(os.getpid())
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.touch()
+
+    def release(self) -> None:
+        (self.root / LEASES / str(os.getpid())).unlink(missing_ok=True)
+
+    def _oldest_lease(self) -> float:
+        began = time.time()
+        for lease in (self.root / LEASES).glob("*"):
+            if lease.name.isdigit() and alive(int(lease.name)):
+                with suppress(FileNotFoundError):
+                    began = min(began, lease.stat().st_mtime)
+            else:
+                lease.unlink(missing_ok=True)
+        return began
+
+    def _use(self, folder: Path) -> None:
+        """Note the time of use as the manifest's access time (that of writing it stays)."""
+        manifest = folder / MANIFEST
+        with suppress(FileNotFoundError, PermissionError):
+            os.utime(manifest, ns=(time.time_ns(), manifest.stat().st_mtime_ns))
 
     def sweep(self) -> None:
         """Remove what processes that no longer run left half made."""

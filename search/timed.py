@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Timed = dict[str, Measurement]
 Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
+OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
+Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
 
 
 class Timings:
@@ -31,31 +34,27 @@ class Timings:
         self._setting = setting
         self._fed: dict[str, tuple[list[Batch], dict[str, Any]]] = {}
 
-    def quick(self, bench: latency.Side, baseline: latency.Side, recipe: Recipe, folder: Path) -> Timed:
-        """In the loop: one process a side, both held already."""
+    def quick(self, opened: Pairs, recipe: Recipe, folder: Path) -> Timed:
+        """In the loop: one process a side, those that `opened` gives for a device."""
         config = self._setting.config
         protocol = latency.QUICK.lasting(config.measure.quick_s)
-        return self._all(
-            recipe,
-            folder,
-            lambda fed, known: latency.measure(bench, baseline, fed, protocol, config.seed, known),
-        )
 
-    def final(
-        self,
-        open_candidate: Callable[[], AbstractContextManager[latency.Side]],
-        open_baseline: Callable[[], AbstractContextManager[latency.Side]],
-        recipe: Recipe,
-        folder: Path,
-    ) -> Timed:
+        def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
+            with opened(known["device"]) as (candidate, baseline):
+                return latency.measure(candidate, baseline, fed, protocol, config.seed, known)
+
+        return self._all(recipe, folder, measure)
+
+    def final(self, candidate: OpenOn, baseline: OpenOn, recipe: Recipe, folder: Path) -> Timed:
         """For finalists: several fresh processes a side, `measure.final_s` of blocks a workload."""
         config = self._setting.config
         protocol = latency.LONG.lasting(config.measure.final_s)
-        return self._all(
-            recipe,
-            folder,
-            lambda fed, known: latency.measure_fresh(open_candidate, open_baseline, fed, protocol, config.seed, known),
-        )
+
+        def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
+            ours, theirs = (partial(side, known["device"]) for side in (candidate, baseline))
+            return latency.measure_fresh(ours, theirs, fed, protocol, config.seed, known)
+
+        return self._all(recipe, folder, measure)
 
     def energy(self, bench: latency.Side) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""
@@ -64,8 +63,9 @@ class Timings:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Suffixes of the workloads that objectives name beside the main one."""
-        found = (workload.marked(name)[1] for name in self._setting.config.objectives)
+        """Suffixes of the workloads that objectives and limits name beside the main one."""
+        config = self._setting.config
+        found = (workload.marked(name)[1] for name in (*config.objectives, *config.limits.others))
         return tuple(dict.fromkeys(mark for mark in found if mark))
 
     def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
@@ -84,12 +84,15 @@ class Timings:
             wanted = workload.other(wanted, mark) if mark else wanted
             names, vocabulary = stages.input_names(setting.teacher), stages.vocabulary(setting.teacher)
             lengths = setting.split("validation")[0].lengths.tolist()
+            here = setting.context.device
+            device = (workload.device_of(mark) if mark else None) or here
+            environment = setting.environment if device == here else clock.fingerprint(device)
             conditions = {
-                "device": setting.context.device,
+                "device": device,
                 "threads": setting.context.threads,
                 "batch": wanted.batch,
                 "length": wanted.length,
-                "fingerprint": clock.digest(setting.environment),
+                "fingerprint": clock.digest(environment),
             }
             self._fed[mark] = list(workload.inputs(wanted, names, vocabulary, lengths)), conditions
         return self._fed[mark]

@@ -6,7 +6,6 @@ head) or, inside a block, to the block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -173,10 +172,12 @@ class Anatomy:
         assert isinstance(found, nn.Linear), f"{role} of block {block} is a {type(found).__name__}"
         return found
 
-    def linears(self) -> Iterator[tuple[int, str, nn.Linear]]:
-        for block in range(len(self.blocks)):
-            for role in self.roles():
-                yield block, role, self.linear(block, role)
+    @property
+    def token_table(self) -> nn.Embedding:
+        """The embedding of token ids."""
+        found = self.backbone.get_submodule(self.family.embeddings[0])
+        assert isinstance(found, nn.Embedding), f"the token embedding is a {type(found).__name__}"
+        return found
 
     @property
     def head_dim(self) -> int:

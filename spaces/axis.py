@@ -41,7 +41,8 @@ class Knob:
     """One searched setting: an ordered range (`low`..`high` in steps of `step`, or log), or unordered `choices`.
 
     `off` is the value that makes its axis the identity. A `mode` knob chooses how an axis works, not whether:
-    it alone never switches its axis on, and it is fixed at `off` unless the user opens it.
+    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is an `optional` knob,
+    which does switch its axis on: one that pays for some purposes only, or does by another way what others do.
     """
 
     name: str
@@ -53,6 +54,12 @@ class Knob:
     step: int | float | None = None
     log: bool = False
     mode: bool = False
+    optional: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it stays `off` where the user says nothing of it."""
+        return self.mode or self.optional
 
     @property
     def ordered(self) -> bool:

@@ -4,6 +4,8 @@ Per block i (shapes after the axes before):
     block.<i>.importance      ()               KL divergence of the outputs when the block is skipped
     block.<i>.heads           (heads,)         Fisher information of each head's mask
     block.<i>.neurons         (neurons,)       Fisher information of each feed-forward neuron's mask
+    block.<i>.heads_rows      (rows, heads)    gradients of the heads' masks, row by row, over their largest; float16
+    block.<i>.neurons_rows    (rows, neurons)  the same of the neurons' masks
     block.<i>.heads_norm      (heads,)         Frobenius norm of each head's weights (the magnitude criterion)
     block.<i>.neurons_norm    (neurons,)
     block.<i>.input.<place>   (d, d)           second moment E[x x^T] of the input of the matrices at a place:
@@ -14,6 +16,7 @@ Per block i (shapes after the axes before):
                                                of the input (the second moment where there is no bias)
 and for the whole model:
     hidden.energy             (hidden,)        mean square activation of the residual stream
+    tokens.count              (vocabulary,)    how often each token id came
 Source of the Fisher masks: Kwon et al. 2022 (arXiv 2204.09656), section 4.1.
 """
 
@@ -88,7 +91,7 @@ def collect(
     skipped = [torch.zeros((), dtype=torch.float64) for _ in anatomy.blocks]
     rows = skipped_rows = 0
     for number, (inputs, labels) in enumerate(seen):
-        with gathered.watching(inputs["attention_mask"]) as masks:
+        with gathered.watching(inputs) as masks:
             # Per-row gradients come from masks with a row each; the sum undoes the mean over rows.
             logits = model(**inputs)
             (loss(logits, labels) * len(labels)).backward()  # type: ignore[no-untyped-call]
@@ -134,6 +137,7 @@ class _Gathered:
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         self.sums: dict[str, Tensor] = {}
+        self.rows: dict[str, list[Tensor]] = {}
         self.tokens = 0
 
     def _add(self, name: str, value: Tensor) -> None:
@@ -141,15 +145,17 @@ class _Gathered:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     @contextmanager
-    def watching(self, attention_mask: Tensor) -> Iterator[dict[str, Tensor]]:
+    def watching(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Hooks for one batch: second moments of the inputs, and masks of ones whose gradients are wanted."""
-        keep = attention_mask.bool()
+        keep = inputs["attention_mask"].bool()
         self.tokens += int(keep.sum())
+        vocabulary = self.anatomy.token_table.num_embeddings
+        self._add("tokens.count", torch.bincount(inputs["input_ids"][keep].reshape(-1), minlength=vocabulary))
         masks: dict[str, Tensor] = {}
         handles = []
 
-        def moment(name: str, inputs: Tensor) -> None:
-            x = inputs.detach()[keep].float()  # (tokens, d)
+        def moment(name: str, seen: Tensor) -> None:
+            x = seen.detach()[keep].float()  # (tokens, d)
             self._add(name, x.T @ x)
             self._add(name.replace(".input.", ".mean."), x.sum(0))
 
@@ -201,11 +207,17 @@ class _Gathered:
             if mask.grad is None:
                 raise Infeasible(f"no gradient reaches {name}; the model does not use it")
             self._add(name, mask.grad.square().sum(0))
+            self.rows.setdefault(f"{name}_rows", []).append(mask.grad.float().cpu())
 
     def result(self, rows: int) -> dict[str, Tensor]:
         by_token = (".input.", ".mean.", ".gradient.")
         made = {n: t / (self.tokens if any(part in n for part in by_token) else rows) for n, t in self.sums.items()}
+        made["tokens.count"] = self.sums["tokens.count"]
         made["hidden.energy"] = self.sums["hidden.energy"] / (self.tokens * len(self.anatomy.blocks))
+        for name, parts in self.rows.items():
+            gradients = torch.cat(parts)
+            # Only their proportions inside a block are used, so half precision needs no scale beside it.
+            made[name] = (gradients / gradients.abs().max().clamp(min=1e-30)).half()
         for index in range(len(self.anatomy.blocks)):
             made[f"block.{index}.heads_norm"] = self._head_norms(index)
             made[f"block.{index}.neurons_norm"] = self._neuron_norms(index)

@@ -1,4 +1,4 @@
-"""Fine-tuning the teacher, and distilling it into what compression left."""
+"""The training loop: of the teacher, and of what compression left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spaces.base import TaskModel
 
@@ -32,6 +31,19 @@ class Training:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Early stopping: the loss on rows that are not trained on, looked at `each` so many epochs.
+
+    Training ends when `patience` looks in a row found nothing better, and the best weights seen are kept (Prechelt
+    1998, "Early Stopping - But When?").
+    """
+
+    loss: Callable[[TaskModel], float]
+    patience: int
+    each: float = 0.25
+
+
 def fit(
     model: TaskModel,
     epoch: Callable[[int], Sequence[Batch]],
@@ -39,15 +51,19 @@ def fit(
     training: Training,
     device: str,
     progress: Callable[[float], None] = lambda done: None,
+    stopping: Stopping | None = None,
 ) -> None:
     """Train `model` in place with AdamW, linear warm-up and decay; `epoch(i)` gives the batches of epoch i.
 
-    bf16 autocast on CUDA. Raises FloatingPointError when the loss is no longer finite.
+    bf16 autocast on CUDA. Raises FloatingPointError when the loss is no longer finite, ValueError when there are no
+    batches.
     """
     if training.epochs <= 0:
         return
     torch.manual_seed(training.seed)
     per_epoch = len(epoch(0))
+    if per_epoch == 0:
+        raise ValueError("an epoch has no batches")
     total = max(1, round(training.epochs * per_epoch))
     model.to(device).train()
     frozen = _frozen(model) if training.freeze_embeddings else set()
@@ -56,6 +72,7 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(model, training), fused=device == "cuda")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup))
     step = 0
+    best = None if stopping is None else _Best(stopping, max(1, round(stopping.each * per_epoch)))
     for number in range(-(-total // per_epoch)):
         for inputs, rows in epoch(number)[: total - step]:
             moved = {name: tensor.to(device) for name, tensor in inputs.items()}
@@ -70,7 +87,42 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             step += 1
             progress(step / total)
+            if best is not None and best.over(model, step, total):
+                break
+        if best is not None and best.ended:
+            break
+    if best is not None:
+        best.restore(model)
     model.requires_grad_(True).eval().to("cpu")
+
+
+class _Best:
+    """The weights with the lowest held-out loss so far."""
+
+    def __init__(self, stopping: Stopping, every: int) -> None:
+        self._stopping, self._every = stopping, every
+        self._loss, self._worse = float("inf"), 0
+        self._weights: dict[str, Tensor] | None = None
+        self.ended = False
+
+    def over(self, model: TaskModel, step: int, total: int) -> bool:
+        """Look, where it is time to; whether training should end."""
+        if step % self._every and step < total:
+            return False
+        model.eval()
+        found = self._stopping.loss(model)
+        model.train()
+        if found < self._loss:
+            self._loss, self._worse = found, 0
+            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self._worse += 1
+        self.ended = self._worse >= self._stopping.patience
+        return self.ended
+
+    def restore(self, model: TaskModel) -> None:
+        if self._weights is not None:
+            model.load_state_dict(self._weights)
 
 
 def _autocast(device: str) -> AbstractContextManager[Any]:
@@ -97,54 +149,3 @@ def _groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
 def _linear(total: int, warmup: float) -> Callable[[int], float]:
     rising = max(1, round(warmup * total))
     return lambda step: min((step + 1) / rising, max(0.0, (total - step) / max(1, total - rising)))
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Loss of a student: labels, the teacher's soft labels, and the teacher's last hidden state.
-
-    soft: T^2 KL(teacher/T || student/T) (Hinton et al. 2015, section 2). hidden: mean square error per
-    token, relative to the teacher's energy (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2, last
-    layer only). `teacher(rows, inputs)` gives logits (B, C) and hidden states (B, L, H), stored or computed;
-    `columns` are the coordinates a narrower student kept.
-    """
-
-    labels: Tensor
-    teacher: Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
-    task: Callable[[Tensor, Tensor], Tensor]
-    temperature: float
-    task_weight: float
-    soft_weight: float
-    hidden_weight: float
-    columns: Tensor | None = None
-
-    def __call__(self, model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        hook = model.backbone.register_forward_hook(lambda _m, _a, out: seen.append(out.last_hidden_state))
-        try:
-            logits = model(**inputs)
-        finally:
-            hook.remove()
-        taught, hidden = self.teacher(rows, inputs)
-        taught = taught.to(logits.device)
-        value = self.task_weight * self.task(logits, self.labels[rows].to(logits.device))
-        value = value + self.soft_weight * soft_loss(logits, taught, self.temperature)
-        if hidden is not None and self.hidden_weight > 0:
-            target = hidden.to(logits.device)
-            target = target if self.columns is None else target[..., self.columns.to(target.device)]
-            value = value + self.hidden_weight * hidden_loss(seen[0], target, inputs["attention_mask"])
-        return value
-
-
-def soft_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(taught/T || logits/T), mean over rows; (B, C) each."""
-    student = functional.log_softmax(logits.float() / temperature, -1)
-    teacher = functional.log_softmax(taught.float() / temperature, -1)
-    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
-
-
-def hidden_loss(hidden: Tensor, target: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over real tokens of |h - t|^2 / mean |t|^2; (B, L, H) each, mask (B, L)."""
-    keep = attention_mask.bool()
-    h, t = hidden[keep].float(), target[keep].float()
-    return (h - t).square().mean() / t.square().mean().clamp(min=1e-12)

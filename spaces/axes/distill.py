@@ -11,8 +11,9 @@ from spaces import slicing
 from spaces.anatomy import Anatomy, Shape, anatomy_of
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
 from spaces.base import TaskModel
+from spaces.least_squares import compensate
 from spaces.slicing import Cut
-from spaces.statistics import Statistics
+from spaces.statistics import PLACES, Statistics
 
 #: Statistics of a block with one value a coordinate of the residual stream.
 HIDDEN_VECTORS = ("mean.attention_in", "mean.ffn_in", "gradient.output", "gradient.down")
@@ -23,7 +24,9 @@ class Distill:
     """Students that start as a slice of the teacher, so that distillation refines rather than begins.
 
     Depth keeps the blocks whose removal moves the outputs most (measured by KL divergence, one block at a time);
-    width keeps the coordinates of the residual stream with the most energy. Recovery then distils the teacher's
+    width keeps the coordinates of the residual stream with the most energy, and every matrix that reads the stream is
+    the least-squares stand-in for the one that saw all of it (`compensate`), so that what the lost coordinates said is
+    kept as far as the others say it too. Recovery then distils the teacher's
     outputs into it (Hinton et al. 2015, arXiv 1503.02531; students from teacher blocks: Sanh et al. 2019,
     arXiv 1910.01108, section 3).
     """
@@ -71,6 +74,7 @@ class Distill:
                 tensors[f"block.{new}.{key}"] = tensor
         energy = statistics.tensors["hidden.energy"]
         tensors["hidden.energy"] = energy if hidden is None else energy[hidden]
+        tensors["tokens.count"] = statistics.tensors["tokens.count"]
         layers = tuple(shape.layers[i] for i in plan["blocks"])
         size = shape.hidden if hidden is None else len(hidden)
         return Statistics(replace(shape, layers=layers, hidden=size), tensors)
@@ -97,6 +101,11 @@ class Distill:
             here = f"{root}{anatomy.family.layers}.{new}."
             renamed |= {p: p.replace(here, f"{root}{anatomy.family.layers}.{old}.") for p in cuts if p.startswith(here)}
         slicing.fill(model, source, cuts, renamed)
+        before = anatomy_of(source.backbone)
+        for new, old in enumerate(plan["blocks"]):
+            for role in (r for r in anatomy.roles() if r not in ("output", "down")):
+                moment, mean = (statistics.block(old, f"{kind}.{PLACES[role]}") for kind in ("input", "mean"))
+                compensate(anatomy.linear(new, role), before.linear(old, role), hidden, moment, mean)
 
 
 def _hidden(plan: Plan) -> list[int] | None:

@@ -26,6 +26,18 @@ class LowRank(nn.Module):
         return self.b(self.a(x))  # type: ignore[no-any-return]
 
 
+class LowRankEmbedding(nn.Module):
+    """ids -> B A[ids], with A (tokens, rank) and B (width, rank)."""
+
+    def __init__(self, tokens: int, width: int, rank: int, padding_idx: int | None) -> None:
+        super().__init__()
+        self.a = nn.Embedding(tokens, rank, padding_idx=padding_idx)
+        self.b = nn.Linear(rank, width, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.b(self.a(ids))  # type: ignore[no-any-return]
+
+
 def break_even(out_features: int, in_features: int) -> float:
     """The rank at which two factors hold as many weights as the matrix: out*in / (out+in)."""
     return out_features * in_features / (out_features + in_features)
@@ -85,6 +97,23 @@ def allocate(spectra: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
     return {n: rank for n, rank in ranks(high).items() if rank < break_even(*sizes[n])}
 
 
+@torch.no_grad()
+def factorise_table(table: Tensor, rank: int, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors A (tokens, rank), B (width, rank) of an embedding `table` (tokens, width).
+
+    The subspace that carries most of what is looked up: each row weighs as often as its token came, `counts`
+    (tokens,), and one more, so that tokens that never came are not forgotten (block-wise by frequency: GroupReduce,
+    Chen et al. 2018, arXiv 1806.06950, section 3.1). Cost: eigenvectors of a (width, width) matrix in float64.
+    """
+    tokens, width = table.shape
+    if not 1 <= rank <= min(tokens, width):
+        raise ValueError(f"rank must be in [1, {min(tokens, width)}] for a table {(tokens, width)}, got {rank}")
+    rows = table.double()
+    gram = rows.T @ ((counts.double() + 1)[:, None] * rows)
+    basis = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
+    return (rows @ basis).to(table.dtype), basis.to(table.dtype)
+
+
 class LowRankFactors:
     """Factors in place of every matrix of every block that becomes smaller by it.
 
@@ -92,6 +121,7 @@ class LowRankFactors:
     square gradient of the loss there, so the discarded squared singular values of all matrices are on one scale
     (a diagonal Fisher estimate of the loss they cost). uniform: the same share of its weights for every matrix.
     whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
+    `embeddings` factors the table of token embeddings: a matter of size, since a row is looked up, not multiplied.
     """
 
     name = "low_rank"
@@ -106,12 +136,23 @@ class LowRankFactors:
         allocation = Knob(
             "allocation", off="budget", choices=("budget", "uniform"), mode=True, help="one budget, or one share each"
         )
-        return (rank, method, allocation)
+        embeddings = Knob(
+            "embeddings",
+            off=1.0,
+            low=0.2,
+            high=1.0,
+            step=0.1,
+            optional=True,
+            help="share of the token table's weights that factors keep",
+        )
+        return (rank, embeddings, method, allocation)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         share = float(settings.get("rank", 1.0))
-        if not 0 < share <= 1:
-            raise Infeasible(f"low_rank.rank must be in (0, 1], got {share}")
+        of_table = float(settings.get("embeddings", 1.0))
+        for name, value in (("rank", share), ("embeddings", of_table)):
+            if not 0 < value <= 1:
+                raise Infeasible(f"low_rank.{name} must be in (0, 1], got {value}")
         sizes = _sizes(statistics)
         if share == 1:
             ranks = {}
@@ -122,7 +163,10 @@ class LowRankFactors:
             # After pruning these are estimates: spectra of the matrices as the teacher had them.
             spectra = {name: statistics.block(*_named(name, "spectrum")) for name in sizes}
             ranks = allocate(spectra, sizes, share)
-        return {"ranks": ranks, "method": str(settings.get("method", "whitened"))}
+        plan: Plan = {"ranks": ranks, "method": str(settings.get("method", "whitened"))}
+        if of_table < 1:
+            plan["embeddings"] = of_table  # of a table whose width the family decides
+        return plan
 
     def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
         return statistics
@@ -133,6 +177,14 @@ class LowRankFactors:
             assert isinstance(linear, nn.Linear)
             made = LowRank(linear.in_features, linear.out_features, rank, linear.bias is not None)
             replace_module(block, path, made.to(linear.weight))
+        if "embeddings" in plan:
+            assert isinstance(model, TaskModel)
+            anatomy = anatomy_of(model.backbone)
+            table = anatomy.token_table
+            whole = break_even(table.num_embeddings, table.embedding_dim)
+            rank = max(1, int(float(plan["embeddings"]) * whole))
+            smaller = LowRankEmbedding(table.num_embeddings, table.embedding_dim, rank, table.padding_idx)
+            replace_module(anatomy.backbone, anatomy.family.embeddings[0], smaller.to(table.weight))
 
     @torch.no_grad()
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
@@ -154,6 +206,15 @@ class LowRankFactors:
             if linear.bias is not None:
                 lost = weight @ mean - b @ (a @ mean) if whitened else torch.zeros(())
                 made.b.bias.copy_(linear.bias.cpu() + lost)
+        if "embeddings" in plan:
+            assert isinstance(model, TaskModel) and isinstance(source, TaskModel)
+            before = anatomy_of(source.backbone)
+            table = model.backbone.get_submodule(before.family.embeddings[0])
+            assert isinstance(table, LowRankEmbedding)
+            weight, counts = before.token_table.weight.detach().cpu(), statistics.tensors["tokens.count"]
+            a, b = factorise_table(weight, table.a.embedding_dim, counts)
+            table.a.weight.copy_(a)
+            table.b.weight.copy_(b)
 
 
 def _sizes(statistics: Statistics) -> dict[str, tuple[int, int]]:

@@ -11,19 +11,21 @@ from spaces import slicing
 from spaces.anatomy import Anatomy, LayerShape, Shape, anatomy_of
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
 from spaces.base import TaskModel
+from spaces.least_squares import compensate
 from spaces.slicing import Cut
 from spaces.statistics import Statistics
 
-RIDGE = 1e-2  # of the mean variance of the kept inputs
 NEURON_MULTIPLE = 16  # a block's neurons come in whole vector registers
 
 
 class Prune:
     """Keeps a share of all heads and of all neurons, chosen over the whole model at once.
 
-    fisher: the largest Fisher information of the masks, over all blocks together (Kwon et al. 2022, arXiv
-    2204.09656, sections 4.1 and 4.2, with independent units). uniform: the same scores, the same share in every block.
-    magnitude: weight norms, the same share in every block; the usual naive choice, kept for comparison.
+    fisher: the largest Fisher information of the masks, over all blocks together, then rearranged inside each block
+    for what its units do together (Kwon et al. 2022, arXiv 2204.09656, sections 4.1 to 4.3). diagonal: without the
+    rearrangement. uniform: the same scores, the same share in every block. magnitude: weight norms, the same share in
+    every block; the usual naive choice, kept for comparison. `flops` is one budget for heads and neurons together:
+    they share it so that the least Fisher information is lost, and `heads` and `neurons` are then upper bounds.
     Every block keeps at least one head and `NEURON_MULTIPLE` neurons. What remains is tuned so that each matrix
     behind a cut gives, in least squares over the calibration tokens, what it gave before (`compensate`).
     """
@@ -37,30 +39,40 @@ class Prune:
         criterion = Knob(
             "criterion",
             off="fisher",
-            choices=("fisher", "uniform", "magnitude"),
+            choices=("fisher", "diagonal", "uniform", "magnitude"),
             mode=True,
             help="what matters least",
         )
         tuning = Knob(
             "tuning", off="least-squares", choices=("least-squares", "none"), mode=True, help="of what remains"
         )
+        flops = Knob(
+            "flops", off=1.0, low=0.25, high=1.0, step=0.125, optional=True, help="share of the blocks' products kept"
+        )
         if not shape.prunable_heads:
-            return (neurons, criterion, tuning)
+            return (neurons, flops, criterion, tuning)
         heads = Knob("heads", off=1.0, low=0.25, high=1.0, step=0.125, help="share of attention heads kept")
-        return (heads, neurons, criterion, tuning)
+        return (heads, neurons, flops, criterion, tuning)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         criterion = str(settings.get("criterion", "fisher"))
         shape = statistics.shape
-        plan: Plan = {}
-        for unit, at_least, multiple in (("heads", 1, 1), ("neurons", NEURON_MULTIPLE, NEURON_MULTIPLE)):
-            share = float(settings.get(unit, 1.0))
+        shares = {unit: float(settings.get(unit, 1.0)) for unit in ("heads", "neurons", "flops")}
+        for unit, share in shares.items():
             if not 0 < share <= 1:
                 raise Infeasible(f"prune.{unit} must be in (0, 1], got {share}")
-            if unit == "heads" and share < 1 and not shape.prunable_heads:
-                raise Infeasible("prune.heads: the heads of this model family cannot differ from block to block")
+        if shares["heads"] < 1 and not shape.prunable_heads:
+            raise Infeasible("prune.heads: the heads of this model family cannot differ from block to block")
+        if shares["flops"] < 1:
+            shares |= share_out(statistics, shares["flops"], shares["heads"], shares["neurons"])
+        plan: Plan = {}
+        for unit, at_least, multiple in (("heads", 1, 1), ("neurons", NEURON_MULTIPLE, NEURON_MULTIPLE)):
             scores = statistics.stacked(unit if criterion != "magnitude" else f"{unit}_norm")
-            kept = keep(scores, share, at_least, multiple, everywhere=criterion == "fisher")
+            everywhere = criterion in ("fisher", "diagonal")
+            kept = keep(scores, shares[unit], at_least, multiple, everywhere=everywhere)
+            if criterion == "fisher":
+                rows = statistics.stacked(f"{unit}_rows")
+                kept = [rearrange(g, indices) for g, indices in zip(rows, kept, strict=True)]
             plan[unit] = [slicing.spelled(indices) for indices in kept]
         plan["tuning"] = str(settings.get("tuning", "least-squares"))
         return plan
@@ -77,6 +89,8 @@ class Prune:
                 for suffix in ("", "_norm"):
                     name = f"block.{index}.{key}{suffix}"
                     tensors[name] = tensors[name][chosen]
+                name = f"block.{index}.{key}_rows"
+                tensors[name] = tensors[name][:, chosen]
             for place, chosen in (("attention_out", dims), ("ffn_out", neurons)):
                 name, mean = f"block.{index}.input.{place}", f"block.{index}.mean.{place}"
                 tensors[name] = tensors[name][chosen][:, chosen]
@@ -139,28 +153,68 @@ def keep(scores: list[Tensor], share: float, at_least: int, multiple: int, *, ev
     return kept
 
 
-@torch.no_grad()
-def compensate(after: nn.Linear, before: nn.Linear, kept: list[int], moment: Tensor, mean: Tensor) -> None:
-    """Set `after`, which sees only the `kept` inputs, to the least-squares stand-in for `before`.
+def share_out(statistics: Statistics, flops: float, heads: float, neurons: float) -> dict[str, float]:
+    """Shares of heads and of neurons that keep `flops` of the blocks' matrix products and most Fisher information.
 
-    Minimises E |W x + b - W' x_K - b'|^2 in W' and b': W' = W S[:, K] S[K, K]^-1 with S the covariance of x, and
-    b' = b + W m - W' m_K (without a bias: S the second moment). It contains the per-unit scales of Kwon et al.
-    2022, section 4.4, as the special case of a diagonal W' W^-1. `moment` (in, in) is E[x x^T], `mean` (in,) E[x].
-    Cost: one (kept, kept) Cholesky factorisation in float64.
+    Tries every number of heads, gives the rest of the budget to neurons, and takes what loses least (Kwon et al. 2022,
+    section 4.2, algorithm 1; its independent units). `heads` and `neurons` bound the shares from above.
+    Cost: one sort. Raises Infeasible when nothing fits.
     """
-    w = before.weight.double().cpu()
-    second, first = moment.double(), mean.double()
-    spread = second if before.bias is None else second - torch.outer(first, first)
-    inside = spread[kept][:, kept]
-    # A little of the diagonal: what the calibration tokens hardly vary in must not be extrapolated from.
-    ridge = RIDGE * inside.diagonal().mean().clamp(min=1e-12)
-    factor = torch.linalg.cholesky(inside + ridge * torch.eye(len(kept), dtype=torch.float64))
-    # The ridge pulls towards the weights as they were, so shrink the difference, not the weights.
-    gap = w @ spread[:, kept] - w[:, kept] @ inside
-    tuned = w[:, kept] + torch.cholesky_solve(gap.T, factor).T
-    after.weight.copy_(tuned)
-    if before.bias is not None:
-        after.bias.copy_(before.bias.double().cpu() + w @ first - tuned @ first[kept])
+    shape = statistics.shape
+    of_heads, of_neurons = (torch.cat(statistics.stacked(unit)) for unit in ("heads", "neurons"))
+    queries = shape.head_dim * shape.group
+    head_cost = 2 * shape.hidden * (queries + shape.head_dim)  # query and output, key and value
+    gates = 3 if "block.0.gradient.up.1" in statistics.tensors else 2
+    neuron_cost = gates * shape.hidden
+    budget = flops * (len(of_heads) * head_cost + len(of_neurons) * neuron_cost)
+    lost_heads, lost_neurons = _lost(of_heads), _lost(of_neurons)
+    most_heads, most_neurons = round(heads * len(of_heads)), round(neurons * len(of_neurons))
+    best: tuple[float, int, int] | None = None
+    fewest = shape.depth if shape.prunable_heads else most_heads
+    for kept in range(fewest, most_heads + 1):
+        rest = min(most_neurons, int((budget - kept * head_cost) / neuron_cost))
+        if rest < min(shape.depth * NEURON_MULTIPLE, most_neurons):
+            break
+        lost = float(lost_heads[kept] + lost_neurons[rest])
+        if best is None or lost < best[0]:
+            best = lost, kept, rest
+    if best is None:
+        raise Infeasible(f"prune.flops: no heads and neurons fit into {flops:g} of the products")
+    return {"heads": best[1] / len(of_heads), "neurons": best[2] / len(of_neurons)}
+
+
+def _lost(scores: Tensor) -> Tensor:
+    """(n + 1,): what is lost when only the k highest of (n,) scores are kept."""
+    highest = scores.double().sort(descending=True).values
+    return torch.cat([highest.sum()[None], highest.sum() - highest.cumsum(0)])
+
+
+def rearrange(rows: Tensor, kept: list[int]) -> list[int]:
+    """As many units, exchanged one at a time while that lowers what removing the others costs together.
+
+    rows: (N, n), gradients of the units' masks. With I = rows^T rows and r the indicator of the removed units the cost
+    is r^T I r: two units that do the same are cheap to remove one by one, and dear together (Kwon et al. 2022, section
+    4.3; greedy). Cost: one (n, n) product and O(n) a removed unit.
+    """
+    g = rows.float()
+    count = g.shape[1]
+    if not 0 < len(kept) < count:
+        return kept
+    fisher = (g.T @ g).double()
+    removed = torch.ones(count, dtype=torch.bool)
+    removed[kept] = False
+    together = fisher @ removed.double()  # I r
+    own = fisher.diagonal()
+    for unit in torch.nonzero(removed)[:, 0][own[removed].argsort(descending=True)].tolist():
+        without = together - fisher[:, unit]
+        # What each unit would cost beside those that stay removed.
+        added = own + 2 * without
+        added[removed] = torch.inf
+        best = int(added.argmin())
+        if float(added[best]) < float(own[unit] + 2 * without[unit]):
+            removed[unit], removed[best] = False, True
+            together = without + fisher[:, best]
+    return torch.nonzero(~removed)[:, 0].tolist()
 
 
 def _kept(plan: Plan, index: int) -> tuple[list[int], list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from objectives.workload import BATCHES, Workload, inputs, other, suffix, van_der_corput
+from objectives.workload import BATCHES, Workload, device_of, inputs, other, suffix, van_der_corput
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -82,7 +82,16 @@ def test_a_suffix_names_another_workload_by_what_differs(mark: str, batch: int, 
     assert other(Workload(), suffix(found)) == Workload(found.batch, found.length)
 
 
-@pytest.mark.parametrize("mark", ["", "-", "32", "b", "b0", "l0", "b8-", "-l8", "b8l8x", "l8-b8"])
+@pytest.mark.parametrize(
+    ("mark", "device", "batch"), [("cpu", "cpu", 4), ("cuda-b32", "cuda", 32), ("b8", None, 8), ("cuda-l64", "cuda", 4)]
+)
+def test_a_suffix_may_name_a_device(mark: str, device: str | None, batch: int) -> None:
+    assert (device_of(mark), other(Workload(4, "data"), mark).batch) == (device, batch)
+
+
+@pytest.mark.parametrize(
+    "mark", ["tpu", "b8-cuda", "cuda-cpu", "cudab8", "", "-", "32", "b", "b0", "l0", "b8-", "-l8", "b8l8x", "l8-b8"]
+)
 def test_a_suffix_that_names_none_is_refused(mark: str) -> None:
     with pytest.raises(ValueError, match="b<batch>"):
         other(Workload(), mark)

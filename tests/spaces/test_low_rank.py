@@ -11,7 +11,7 @@ from torch import Tensor
 
 import spaces
 from spaces.anatomy import anatomy_of
-from spaces.axes.low_rank import LowRank, allocate, break_even, factorise
+from spaces.axes.low_rank import LowRank, LowRankEmbedding, allocate, break_even, factorise, factorise_table
 from spaces.recipe import Step
 
 
@@ -183,3 +183,40 @@ def test_whitened_factors_are_nearer_to_the_teacher_than_plain_ones_on_the_calib
 
 def test_a_share_of_one_factors_nothing() -> None:
     assert spaces.axis("low_rank").decide(subject().statistics, {"rank": 1.0})["ranks"] == {}
+
+
+# --- the token table ----------------------------------------------------------------------------------------
+
+
+def test_the_table_keeps_frequent_tokens_best() -> None:
+    """The looked-up error is that of the best subspace, and frequent rows err less than without the counts."""
+    table = matrix(40, 12)
+    counts = torch.tensor([1000.0] * 4 + [1.0] * 36)
+    weighted, plain = factorise_table(table, 5, counts), factorise_table(table, 5, torch.zeros(40))
+    errors = [(table - a @ b.T).square().sum(1) for a, b in (weighted, plain)]
+    assert errors[0][:4].sum() < 0.5 * errors[1][:4].sum()
+    assert errors[1].sum() <= errors[0].sum()
+    lost = torch.linalg.svdvals((counts + 1).sqrt()[:, None] * table)[5:].square().sum()
+    torch.testing.assert_close(((counts + 1) * errors[0]).sum(), lost, rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_rank_table_is_the_table() -> None:
+    table = matrix(30, 8)
+    a, b = factorise_table(table, 8, torch.ones(30))
+    torch.testing.assert_close(a @ b.T, table, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"rank must be in \[1, 8\]"):
+        factorise_table(table, 9, torch.ones(30))
+
+
+@pytest.mark.parametrize("case", ["bert", "electra-projected", "llama"])
+def test_a_factored_table_is_smaller_and_embeds_the_same_rows(case: str) -> None:
+    seen = subject(case)
+    model, _ = built(seen, Step("low_rank", {"embeddings": 0.5}))
+    path = anatomy_of(seen.model.backbone).family.embeddings[0]
+    before, after = seen.model.backbone.get_submodule(path), model.backbone.get_submodule(path)
+    assert isinstance(after, LowRankEmbedding)
+    size = sum(p.numel() for p in after.parameters())
+    assert size <= 0.5 * before.weight.numel()
+    ids = seen.batch["input_ids"]
+    near = (after(ids) - before(ids)).square().sum() / before(ids).square().sum()
+    assert float(near.detach()) < 0.6

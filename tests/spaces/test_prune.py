@@ -11,12 +11,14 @@ from torch import nn
 
 import spaces
 from spaces import slicing
-from spaces.axes.prune import compensate, keep
+from spaces.axes.prune import keep, rearrange, share_out
+from spaces.axis import Infeasible
+from spaces.least_squares import compensate
 from spaces.recipe import Step
 
 
 @pytest.mark.parametrize("case", ["bert", "distilbert", "electra", "llama", "mpnet", "qwen2"])
-@pytest.mark.parametrize("criterion", ["fisher", "uniform", "magnitude"])
+@pytest.mark.parametrize("criterion", ["fisher", "diagonal", "uniform", "magnitude"])
 def test_an_untuned_pruned_model_equals_the_masked_one(case: str, criterion: str) -> None:
     seen = subject(case, "native")
     shape = seen.statistics.shape
@@ -82,6 +84,60 @@ def test_magnitude_and_fisher_read_different_scores() -> None:
     prune = spaces.axis("prune")
     plans = [prune.decide(statistics, {"heads": 0.5, "neurons": 0.5, "criterion": c}) for c in ("uniform", "magnitude")]
     assert plans[0]["neurons"] != plans[1]["neurons"]
+
+
+# --- rearrangement and the joint budget ----------------------------------------------------------------------
+
+
+def cost_of_removing(rows: torch.Tensor, kept: list[int]) -> float:
+    removed = [i for i in range(rows.shape[1]) if i not in kept]
+    return float(rows[:, removed].double().sum(1).square().sum())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rearranging_keeps_as_many_units_and_never_costs_more(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(40, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+    kept = sorted(rows.square().sum(0).argsort(descending=True)[:5].tolist())
+    after = rearrange(rows, kept)
+    assert len(after) == 5 and after == sorted(set(after))
+    assert cost_of_removing(rows, after) <= cost_of_removing(rows, kept) * (1 + 1e-6)
+    best = min(cost_of_removing(rows, list(chosen)) for chosen in itertools.combinations(range(10), 5))
+    assert cost_of_removing(rows, after) <= 3 * best + 1e-9
+
+
+def test_of_two_units_that_do_the_same_one_stays() -> None:
+    """One by one they are the cheapest, together the dearest."""
+    generator = torch.Generator().manual_seed(0)
+    twin = 0.9 * torch.randn(200, 1, generator=generator)
+    rows = torch.cat([twin, twin, torch.randn(200, 2, generator=generator)], dim=1)
+    assert sorted(rows.square().sum(0).argsort()[:2].tolist()) == [0, 1]
+    after = rearrange(rows, [2, 3])
+    assert len({0, 1} & set(after)) == 1
+
+
+@pytest.mark.parametrize("case", ["bert", "llama", "qwen2"])
+@pytest.mark.parametrize("flops", [0.25, 0.5, 0.75])
+def test_a_joint_budget_is_kept_and_nearly_used(case: str, flops: float) -> None:
+    seen = subject(case)
+    shape = seen.statistics.shape
+    shares = share_out(seen.statistics, flops, 1.0, 1.0)
+    heads, neurons = (sum(getattr(layer, unit) for layer in shape.layers) for unit in ("heads", "neurons"))
+    queries = shape.head_dim * shape.group
+    gates = 3 if case in ("llama", "qwen2") else 2
+    costs = 2 * shape.hidden * (queries + shape.head_dim), gates * shape.hidden
+    whole = heads * costs[0] + neurons * costs[1]
+    used = shares["heads"] * heads * costs[0] + shares["neurons"] * neurons * costs[1]
+    assert used <= flops * whole * (1 + 1e-9)
+    assert used > flops * whole - costs[0] - costs[1] or shares["heads"] == shares["neurons"] == 1
+
+
+def test_a_joint_budget_is_bounded_by_the_shares_and_named_when_nothing_fits() -> None:
+    statistics = subject("bert").statistics
+    bounded = share_out(statistics, 0.9, 0.5, 0.5)
+    assert bounded["heads"] <= 0.5 and bounded["neurons"] <= 0.5
+    with pytest.raises(Infeasible, match=r"prune\.flops: no heads and neurons fit into 0\.01"):
+        share_out(statistics, 0.01, 1.0, 1.0)
 
 
 # --- tuning of what remains ---------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from spaces.base import TaskModel
 from spaces.recipe import Step
-from spaces.training import Batch, Distillation, Training, fit, hidden_loss, soft_loss
+from spaces.training import Batch, Stopping, Training, fit
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
 
@@ -35,95 +34,6 @@ def task_loss(labels: Tensor):  # type: ignore[no-untyped-def]
         return functional.cross_entropy(model(**inputs), labels[rows])
 
     return loss
-
-
-# --- losses -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
-def test_the_soft_loss_is_the_divergence_times_the_squared_temperature(temperature: float) -> None:
-    ours, theirs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    total = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        q, p = (torch.tensor([math.exp(v / temperature) for v in row.tolist()]).double() for row in (a, b))
-        q, p = q / q.sum(), p / p.sum()
-        total += float((p * (p / q).log()).sum())
-    assert float(soft_loss(ours, theirs, temperature)) == pytest.approx(temperature**2 * total / 5, rel=1e-4)
-
-
-def test_the_soft_loss_is_zero_only_at_the_teacher() -> None:
-    logits_ = torch.randn(4, 3)
-    assert float(soft_loss(logits_, logits_ + 5, 2.0)) == pytest.approx(0, abs=1e-6)  # softmax ignores a shift
-    assert float(soft_loss(logits_, logits_.flip(1), 2.0)) > 0
-
-
-def test_hot_soft_labels_become_the_squared_distance_of_centred_logits() -> None:
-    """Hinton et al. 2015, equation 4: as T grows, T^2 KL tends to |u - v|^2 / 2C for centred logits."""
-    u, v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)).double()
-    centred = (u - u.mean(1, keepdim=True)) - (v - v.mean(1, keepdim=True))
-    expected = float(centred.square().sum(1).mean() / (2 * 4))
-    assert float(soft_loss(u, v, 500.0)) == pytest.approx(expected, rel=0.02)
-
-
-def test_the_hidden_loss_is_relative_and_over_real_tokens() -> None:
-    h, t = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(2))
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
-    error = energy = 0.0
-    for row in range(3):
-        for token in range(int(mask[row].sum())):
-            error += float((h[row, token] - t[row, token]).square().sum())
-            energy += float(t[row, token].square().sum())
-    assert float(hidden_loss(h, t, mask)) == pytest.approx(error / energy, rel=1e-5)
-    assert float(hidden_loss(7 * h, 7 * t, mask)) == pytest.approx(error / energy, rel=1e-5)
-    assert float(hidden_loss(t, t, mask)) == 0
-    noisy = torch.where(mask.bool()[..., None], h, h + 100)
-    assert torch.equal(hidden_loss(noisy, t, mask), hidden_loss(h, t, mask))
-
-
-@pytest.mark.parametrize("given", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 1.0, 0.5)])
-def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float, float]) -> None:
-    model, batches, labels = student()
-    inputs, rows = batches[0]
-    taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
-    hidden = torch.randn(*inputs["input_ids"].shape, 64, generator=torch.Generator().manual_seed(4))
-    made = Distillation(labels, lambda *_: (taught, hidden), functional.cross_entropy, 2.0, *given)
-    ours = model(**inputs)
-    last = model.backbone(**inputs).last_hidden_state
-    parts = (
-        functional.cross_entropy(ours, labels[rows]),
-        soft_loss(ours, taught, 2.0),
-        hidden_loss(last, hidden, inputs["attention_mask"]),
-    )
-    expected = sum(w * part for w, part in zip(given, parts, strict=True))
-    torch.testing.assert_close(made(model, inputs, rows), expected)
-    assert not model.backbone._forward_hooks
-
-
-def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
-    model, batches, labels = student()
-
-    def teacher(rows: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return model(**inputs), model.backbone(**inputs).last_hidden_state
-
-    made = Distillation(labels, teacher, functional.cross_entropy, 2.0, 0.0, 1.0, 1.0)
-    assert float(made(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
-
-
-def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
-    seen = subject("bert")
-    model, plans = built(seen, Step("distill", {"width": 0.5}))
-    columns = torch.arange(32)
-    inputs, rows = seen.batch, torch.arange(4)
-    hidden = torch.randn(*inputs["input_ids"].shape, 64)
-    labels = torch.zeros(4, dtype=torch.int64)
-    made = Distillation(
-        labels, lambda *_: (torch.zeros(4, 3), hidden), functional.cross_entropy, 2.0, 0.0, 0.0, 1.0, columns
-    )
-    narrow = model.backbone(**inputs).last_hidden_state
-    expected = hidden_loss(narrow, hidden[..., :32], inputs["attention_mask"])
-    torch.testing.assert_close(made(model, inputs, rows), expected)
-    assert "hidden" in plans["distill"]
 
 
 # --- the loop -----------------------------------------------------------------------------------------------
@@ -230,3 +140,58 @@ def test_the_rate_rises_then_falls_to_the_last_step(monkeypatch: pytest.MonkeyPa
     assert backbone[: top + 1] == sorted(backbone[: top + 1]) and backbone[top:] == sorted(backbone[top:], reverse=True)
     assert max(backbone) <= QUICK.learning_rate and backbone[-1] > 0
     assert head == pytest.approx([r * 10 for r in backbone])
+
+
+# --- early stopping -----------------------------------------------------------------------------------------
+
+
+def test_training_ends_when_nothing_gets_better_and_keeps_the_best() -> None:
+    model, batches, labels = student()
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.1])
+    kept: list[dict[str, Tensor]] = []
+
+    def held_out(now: TaskModel) -> float:
+        assert not now.training
+        kept.append(weights(now))
+        return next(losses)
+
+    steps: list[float] = []
+    fit(
+        model,
+        lambda _: batches,
+        task_loss(labels),
+        replace(QUICK, epochs=10),
+        "cpu",
+        steps.append,
+        Stopping(held_out, patience=2, each=1.0),
+    )
+    assert len(steps) == 4 * len(batches) and len(kept) == 4
+    assert all(torch.equal(t, kept[1][n]) for n, t in weights(model).items())
+    assert any(not torch.equal(kept[1][n], kept[3][n]) for n in kept[1])
+
+
+def test_the_last_weights_are_looked_at_too() -> None:
+    model, batches, labels = student()
+    looked: list[int] = []
+    steps: list[float] = []
+
+    def held_out(_: TaskModel) -> float:
+        looked.append(len(steps))
+        return -float(len(looked))
+
+    fit(
+        model,
+        lambda _: [*batches, *batches],
+        task_loss(labels),
+        replace(QUICK, epochs=1.25),
+        "cpu",
+        steps.append,
+        Stopping(held_out, patience=1, each=0.5),
+    )
+    assert looked == [2, 4, 5]
+
+
+def test_an_epoch_without_batches_is_an_error() -> None:
+    model, _, labels = student()
+    with pytest.raises(ValueError, match="no batches"):
+        fit(model, lambda _: [], task_loss(labels), QUICK, "cpu")

@@ -1,0 +1,92 @@
+"""A BERT classifier made faster step by step: distilled, pruned, factorised, quantised, compiled; then all of it.
+
+    python benchmarks/bert_case_study.py                the embedded default: a MiniLM of six BERT layers
+    python benchmarks/bert_case_study.py --quick        half an epoch of recovery instead of two
+    python benchmarks/bert_case_study.py --set model.name=./my-bert --set data.train=... (as in a search)
+
+One axis at a time, each as the only change, then together: accuracy on the test split, median latency at batch 1 and
+the test rows' own lengths, size on disk, and the peak memory of the process that runs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import header
+import numpy as np
+from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Lab, Model, Pair
+
+from objectives import memory
+
+COLUMNS = ("what", "accuracy", "points lost", "ms", "x eager", "MB", "peak MB")
+SMALLER = {"distill.layers": 4}
+PRUNED = {"prune.heads": 0.667, "prune.neurons": 0.5}
+FACTORED = {"low_rank.rank": 0.6}
+
+
+def steps(epochs: float) -> list[tuple[Model, Pair]]:
+    """(model, runtime and width), one axis after the other, then together."""
+    distilled = Model("distilled to 4 of 6 layers", SMALLER, epochs)
+    pruned = Model("pruned: 2/3 of heads, half of neurons", PRUNED, epochs)
+    factored = Model("factored: 0.6 of the weights", FACTORED, epochs)
+    together = Model("distilled and pruned", {**SMALLER, **PRUNED}, epochs)
+    everything = Model("distilled, pruned, factored", {**SMALLER, **PRUNED, "low_rank.rank": 0.8}, epochs)
+    return [
+        (TEACHER, EAGER),
+        (TEACHER, ("compiled", "fp32")),
+        (TEACHER, ONNX),
+        (TEACHER, ONNX_INT8),
+        (distilled, EAGER),
+        (pruned, EAGER),
+        (factored, EAGER),
+        (together, EAGER),
+        (together, ONNX),
+        (together, ONNX_INT8),
+        (everything, ONNX_INT8),
+    ]
+
+
+def measured(lab: Lab, model: Model, pair: Pair, seconds: float) -> dict[str, Any]:
+    seed = lab.seeds[0]
+    recipe, folder, measurer = lab.recipe(model, seed, pair), lab.weights(model, seed), lab.evaluator(seed).measurer
+    with measurer.opened(recipe, folder) as bench:
+        bench.call("predict", [lab.setting(seed).split("test")[0].batch(np.arange(1))])
+        peak = memory.memory(bench)["peak_memory_mb"].value
+    ratio, low, high, ms = lab.ratio(model, pair, EAGER, 1, seconds)
+    return {
+        "what": f"{model.name}; {pair[0]} {pair[1]}",
+        "accuracy": lab.accuracy(model, pair, "test"),
+        "loss": lab.loss(model, pair, "test"),
+        "ms": ms,
+        "ratio": (ratio, low, high),
+        "size_mb": lab.size_mb(model, pair),
+        "peak_mb": peak,
+    }
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
+    parser.add_argument("--seconds", type=float, default=6.0, help="of blocks in one timing (default: 6)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in python -m search run")
+    arguments = parser.parse_args()
+    about = header.hardware()
+    lab = Lab(arguments.mlruns.absolute(), [0], overrides=arguments.set)
+    name = lab.setting(0).config.model.name
+    print(
+        f"{header.heading(about)}\n{name}, a teacher of two epochs, batch 1, the test rows' own lengths\n", flush=True
+    )
+    seen = [measured(lab, *step, arguments.seconds) for step in steps(0.5 if arguments.quick else 2.0)]
+    rows = [
+        (s["what"], f"{s['accuracy']:.2%}", str(s["loss"]), f"{s['ms']:.2f}", f"{s['ratio'][0]:.2f}x",
+         f"{s['size_mb']:.1f}", f"{s['peak_mb']:.0f}")
+        for s in seen
+    ]  # fmt: skip
+    print(header.table(COLUMNS, rows))
+    return header.finish(arguments, about, seen, [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What benchmarks of compression share: the embedded default's teachers by seed, models cut from them, losses, ratios.
+
+Everything trained is kept in `<mlruns>/cache`, so a benchmark that is run again, or was killed, repeats none of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives import latency
+from objectives.workload import Workload, inputs
+from search import commands, compose
+from search.evaluate import Evaluator
+from search.measurer import held
+from search.setting import Setting
+from search.stages import input_names, vocabulary
+from spaces.axis import Value
+from spaces.recipe import Recipe
+
+EAGER, ONNX, ONNX_INT8 = ("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8")
+Pair = tuple[str, str]  # runtime and width
+
+
+@dataclass(frozen=True)
+class Model:
+    """A way to cut the teacher, and the epochs of distillation that repair it."""
+
+    name: str
+    params: Mapping[str, Value]
+    epochs: float = 0.0
+
+
+TEACHER = Model("teacher", {})
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Points of accuracy lost against the teachers, paired by row, pooled over seeds."""
+
+    points: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.points:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+class NoLimit:
+    search_deadline = None
+
+
+class Lab:
+    """The default's data and one teacher a seed, fine-tuned for `epochs`."""
+
+    def __init__(self, mlruns: Path, seeds: Sequence[int], epochs: float = 2.0, overrides: Sequence[str] = ()) -> None:
+        self.mlruns, self.seeds, self.epochs, self.overrides = mlruns, tuple(seeds), epochs, tuple(overrides)
+        self.seconds: dict[str, float] = {}
+
+    @functools.cache  # noqa: B019 - a benchmark is one short-lived process
+    def setting(self, seed: int) -> Setting:
+        wanted = [f"seed={seed}", f"teacher.epochs={self.epochs}", "budget.timeout=null", "budget.trial_timeout=7200"]
+        config = commands.configured(None, 1, None, f"lab-{seed}", self.mlruns, [*wanted, *self.overrides])
+        Path(config.mlruns).mkdir(parents=True, exist_ok=True)
+        return compose.prepare(config, self._progress)
+
+    @functools.cache  # noqa: B019
+    def evaluator(self, seed: int) -> Evaluator:
+        return Evaluator(self.setting(seed), self._progress, NoLimit())
+
+    def recipe(self, model: Model, seed: int, pair: Pair) -> Recipe:
+        setting = self.setting(seed)
+        recovered = replace(setting.config.recover, epochs=model.epochs)
+        same = replace(setting, config=replace(setting.config, recover=recovered))
+        return same.recipe({**setting.space.off, **model.params, "runtime.name": pair[0], "bits.width": pair[1]})
+
+    def weights(self, model: Model, seed: int) -> Path:
+        self._say(f"{model.name}, seed {seed}")
+        return self.evaluator(seed).weights(self.recipe(model, seed, EAGER))
+
+    def predictions(self, model: Model, seed: int, pair: Pair, split: str) -> np.ndarray:
+        """(N,) class numbers of a split."""
+        measurer, recipe, folder = (
+            self.evaluator(seed).measurer,
+            self.recipe(model, seed, pair),
+            self.weights(model, seed),
+        )
+        with measurer.opened(recipe, folder) as bench:
+            return self.setting(seed).decide(measurer.logits(recipe, folder, held(bench), split))
+
+    def right(self, model: Model, pair: Pair, split: str) -> np.ndarray:
+        """(seeds, N): which rows it gets right."""
+        rows = [self.predictions(model, seed, pair, split) == self.setting(seed).split(split)[1] for seed in self.seeds]
+        return np.stack(rows)
+
+    def loss(self, model: Model, pair: Pair, split: str, against: Pair = EAGER) -> Loss:
+        """Against the teacher under `against`. The interval is of rows (their means over seeds): normal, 95 %."""
+        lost = self.right(TEACHER, against, split).astype(float) - self.right(model, pair, split)
+        by_row = 100 * lost.mean(0)
+        middle, reach = float(by_row.mean()), 1.96 * float(by_row.std(ddof=1)) / len(by_row) ** 0.5
+        return Loss(middle, middle - reach, middle + reach)
+
+    def accuracy(self, model: Model, pair: Pair, split: str) -> float:
+        return float(self.right(model, pair, split).mean())
+
+    def ratio(
+        self, model: Model, pair: Pair, against: Pair, batch: int, seconds: float, seed: int | None = None
+    ) -> tuple[float, float, float, float]:
+        """(times faster than the teacher under `against`, its 95 % interval, milliseconds), at the test rows' lengths.
+
+        The long tier: three fresh pairs of processes, alternating blocks.
+        """
+        seed = self.seeds[0] if seed is None else seed
+        setting, measurer = self.setting(seed), self.evaluator(seed).measurer
+        lengths = setting.split("test")[0].lengths.tolist()
+        names = input_names(setting.teacher)
+        fed = list(inputs(Workload(batch, "data", 0), names, vocabulary(setting.teacher), lengths))
+        ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)
+        folder = self.weights(model, seed)
+        self._say(f"timing {model.name} under {'/'.join(pair)}, batch {batch}")
+        found = latency.measure_fresh(
+            lambda: measurer.opened(ours, folder),
+            lambda: measurer.opened(theirs, setting.teacher),
+            fed,
+            latency.LONG.lasting(seconds),
+            0,
+            {"device": setting.context.device},
+        )
+        speedup = found[latency.SPEEDUP.name]
+        return speedup.value, *speedup.interval, found[latency.P50.name].value
+
+    def size_mb(self, model: Model, pair: Pair, seed: int | None = None) -> float:
+        """On disk: what the runtime loads."""
+        seed = self.seeds[0] if seed is None else seed
+        recipe, folder = self.recipe(model, seed, pair), self.weights(model, seed)
+        with self.evaluator(seed).measurer.opened(recipe, folder):
+            pass
+        return self.evaluator(seed).measurer.sizes(recipe, folder)["size_mb"].value
+
+    def _progress(self, stage: str, done: float) -> None:
+        self._say(f"{stage} {done:.0%}")
+
+    def _say(self, what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+
+
+def timed(function: Any, *arguments: Any) -> float:
+    """Seconds of one call."""
+    began = time.monotonic()
+    function(*arguments)
+    return time.monotonic() - began

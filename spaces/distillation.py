@@ -1,0 +1,167 @@
+"""Losses that teach a student what its teacher does: soft labels, hidden states, relations of attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spaces.anatomy import anatomy_of
+from spaces.base import TaskModel
+
+RELATIONS = ("query", "key", "value")
+
+
+@dataclass
+class Seen:
+    """What one forward pass showed: (B, L, H) states, and (B, L, D) projections of the last block's attention."""
+
+    last: Tensor | None = None
+    blocks: dict[int, Tensor] = field(default_factory=dict)
+    projections: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def watching(model: TaskModel, blocks: Sequence[int] = (), relations: bool = False) -> Iterator[Seen]:
+    """While open, every forward pass leaves in the yielded `Seen` its last hidden state and what else is named."""
+    seen = Seen()
+    handles = [model.backbone.register_forward_hook(lambda _m, _a, out: setattr(seen, "last", out.last_hidden_state))]
+
+    def keep(place: dict[int, Tensor] | dict[str, Tensor], key: int | str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            place[key] = output[0] if isinstance(output, tuple) else output  # type: ignore[index]
+
+        return hook
+
+    if blocks or relations:
+        anatomy = anatomy_of(model.backbone)
+        handles += [anatomy.blocks[i].register_forward_hook(keep(seen.blocks, i)) for i in blocks]
+        if relations:
+            last, roles = anatomy.blocks[-1], anatomy.roles()
+            handles += [
+                last.get_submodule(roles[r]).register_forward_hook(keep(seen.projections, r)) for r in RELATIONS
+            ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher gave for a batch: logits (B, C), and what else was asked of it."""
+
+    logits: Tensor
+    hidden: Tensor | None = None
+    blocks: Mapping[int, Tensor] = field(default_factory=dict)
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each term of the loss counts; a term of weight 0 is not computed."""
+
+    task: float = 0.3
+    soft: float = 1.0
+    hidden: float = 1.0
+    blocks: float = 0.0
+    relations: float = 0.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Loss of a student: labels, the teacher's soft labels, and what the teacher has inside.
+
+    soft: T^2 KL(teacher/T || student/T) (Hinton et al. 2015, section 2). hidden: mean square error per token of the
+    last hidden state, relative to the teacher's energy; blocks: the same of the blocks that came from the teacher's,
+    `mapped` from the student's to the teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2).
+    relations: of queries, keys and values among the tokens, in the last block (MiniLMv2, Wang et al. 2021, arXiv
+    2012.15828, section 3). `teacher(rows, inputs)` gives what was taught, stored or computed; `columns` are the
+    coordinates a narrower student kept.
+    """
+
+    labels: Tensor
+    teacher: Callable[[Tensor, Mapping[str, Tensor]], Taught]
+    task: Callable[[Tensor, Tensor], Tensor]
+    temperature: float
+    weights: Weights
+    columns: Tensor | None = None
+    mapped: Mapping[int, int] = field(default_factory=dict)
+    relation_heads: int = 12
+
+    def __call__(self, model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        wanted = self.weights
+        mapped = self.mapped if wanted.blocks > 0 else {}
+        with watching(model, tuple(mapped), wanted.relations > 0) as seen:
+            logits = model(**inputs)
+        taught = self.teacher(rows, inputs)
+        mask = inputs["attention_mask"]
+        value = wanted.task * self.task(logits, self.labels[rows].to(logits.device))
+        value = value + wanted.soft * soft_loss(logits, taught.logits.to(logits.device), self.temperature)
+        if taught.hidden is not None and wanted.hidden > 0:
+            assert seen.last is not None
+            value = value + wanted.hidden * hidden_loss(seen.last, self._narrow(taught.hidden, seen.last), mask)
+        for ours, theirs in mapped.items():
+            state, target = seen.blocks[ours], taught.blocks[theirs]
+            value = value + wanted.blocks / len(mapped) * hidden_loss(state, self._narrow(target, state), mask)
+        if wanted.relations > 0:
+            value = value + wanted.relations * relation_loss(
+                seen.projections, taught.projections, mask, self.relation_heads
+            )
+        return value
+
+    def _narrow(self, target: Tensor, like: Tensor) -> Tensor:
+        target = target.to(like.device)
+        return target if self.columns is None else target[..., self.columns.to(target.device)]
+
+
+def soft_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(taught/T || logits/T), mean over rows; (B, C) each."""
+    student = functional.log_softmax(logits.float() / temperature, -1)
+    teacher = functional.log_softmax(taught.float() / temperature, -1)
+    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def hidden_loss(hidden: Tensor, target: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over real tokens of |h - t|^2 / mean |t|^2; (B, L, H) each, mask (B, L)."""
+    keep = attention_mask.bool()
+    h, t = hidden[keep].float(), target[keep].float()
+    return (h - t).square().mean() / t.square().mean().clamp(min=1e-12)
+
+
+def relation_loss(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], attention_mask: Tensor, heads: int
+) -> Tensor:
+    """KL(teacher || student) of how much tokens resemble each other, summed over queries, keys and values.
+
+    Every projection (B, L, D) is cut into as many relation heads as divide it on both sides, `heads` at most, so a
+    student with fewer attention heads can be taught. Mean over relation heads and real tokens (MiniLMv2, section 3.1).
+    """
+    keep = attention_mask.bool()
+    value = torch.zeros((), device=attention_mask.device)
+    for role, student in ours.items():
+        teacher = theirs[role].to(student.device)
+        shared = _shared_heads(student.shape[-1], teacher.shape[-1], heads)
+        s, t = (_relations(x.float(), shared, keep) for x in (student, teacher))
+        divergence = (t.exp() * (t - s)).masked_fill(~keep[:, None, None, :], 0.0).sum(-1)  # (B, R, L)
+        value = value + divergence.transpose(1, 2)[keep].mean()
+    return value
+
+
+def _shared_heads(ours: int, theirs: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if ours % n == 0 and theirs % n == 0)
+
+
+def _relations(x: Tensor, heads: int, keep: Tensor) -> Tensor:
+    """Log-softmax over tokens of scaled inner products: (B, L, D) to (B, heads, L, L); padding gets a low score."""
+    rows, length, width = x.shape
+    split = x.view(rows, length, heads, width // heads).transpose(1, 2)
+    scores = split @ split.transpose(-1, -2) / math.sqrt(width // heads)
+    # A finite low score: with minus infinity, 0 * inf would make the divergence not a number.
+    return scores.masked_fill(~keep[:, None, None, :], -1e4).log_softmax(-1)

@@ -1,0 +1,104 @@
+"""The stage cache: found again, whole or not at all, bounded, and safe with several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import command
+import pytest
+
+from search.store import LEASES, MANIFEST, Store
+
+
+def fill(size: int):  # type: ignore[no-untyped-def]
+    def build(folder: Path) -> None:
+        (folder / "data.bin").write_bytes(b"x" * size)
+
+    return build
+
+
+def aged(store: Store, stage: str, number: int, size: int = 1000, hours: float = 1.0) -> Path:
+    """An entry that was last used `hours` ago."""
+    folder, _ = store.make(stage, {"number": number}, fill(size))
+    manifest = folder / MANIFEST
+    os.utime(manifest, (time.time() - 3600 * hours, manifest.stat().st_mtime))
+    return folder
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folders = [aged(store, "weights", n, hours=10 - n) for n in range(4)]
+    total = sum(entry.bytes for entry in store.entries())
+    removed = store.prune(total - 1)
+    assert [entry.folder for entry in removed] == folders[:1]
+    assert [folder.exists() for folder in folders] == [False, True, True, True]
+    assert store.find("weights", {"number": 1}) == folders[1]  # a use, so that it is the youngest now
+    store.prune(total // 2 - 1)
+    assert [folder.exists() for folder in folders] == [False, True, False, False]
+
+
+def test_a_limit_holds_while_entries_are_made(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=5000)
+    for number in range(12):
+        aged(store, "weights", number)
+    assert sum(entry.bytes for entry in store.entries()) <= 5000
+    assert store.find("weights", {"number": 11}) is not None and store.find("weights", {"number": 0}) is None
+
+
+def test_the_time_of_writing_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = aged(store, "weights", 0)
+    written = (folder / MANIFEST).stat().st_mtime_ns
+    store.find("weights", {"number": 0})
+    assert (folder / MANIFEST).stat().st_mtime_ns == written
+    assert time.time() - (folder / MANIFEST).stat().st_atime < 60
+
+
+def test_what_a_living_process_used_is_not_removed_and_what_a_dead_one_used_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    before, after = aged(store, "weights", 0, hours=3), aged(store, "weights", 1, hours=1)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        lease = tmp_path / LEASES / str(other.pid)
+        lease.parent.mkdir(exist_ok=True)
+        lease.touch()
+        os.utime(lease, (time.time() - 7200, time.time() - 7200))
+        store.prune(0)
+        assert (before.exists(), after.exists()) == (False, True)
+        other.kill()
+    store.prune(0)
+    assert not after.exists() and not lease.exists()
+
+
+def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = aged(store, "weights", 0)
+    (folder / "data.bin").write_bytes(b"y" * 1000)  # as long as it was
+    assert store.find("weights", {"number": 0}) is None
+    assert store.make("weights", {"number": 0}, fill(1000)) == (folder, True)
+    assert (folder / "data.bin").read_bytes() == b"x" * 1000
+
+
+def test_the_command_shows_and_prunes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "mlruns" / "cache")
+    for number in range(3):
+        aged(store, "weights", number, size=2_000_000)
+    shown = command.search("cache", cwd=tmp_path).succeeded()
+    assert "weights          3 entries" in shown.out and "0.01 GB" in shown.out
+    pruned = command.search("cache", "--max-gb", "0.0045", cwd=tmp_path).succeeded()
+    assert "removed 1 entries" in pruned.out and "weights          2 entries" in pruned.out
+
+
+@pytest.mark.parametrize("given", ["-1", "much", "nan", "inf"])
+def test_a_limit_that_is_no_size_is_refused(tmp_path: Path, given: str) -> None:
+    Store(tmp_path / "mlruns" / "cache").make("weights", {}, fill(10))
+    refused = command.search("cache", f"--max-gb={given}", cwd=tmp_path)
+    assert (refused.code, refused.err) == (2, f"error: --max-gb: must be a number of 0 or more, got {given}\n")
+
+
+def test_without_a_cache_the_command_says_what_makes_one(tmp_path: Path) -> None:
+    refused = command.search("cache", cwd=tmp_path)
+    assert refused.code == 2 and "no cache in" in refused.err and len(refused.err.splitlines()) == 1

@@ -1,0 +1,183 @@
+"""Losses of distillation against their formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from models import built, labelled, subject, tiny
+from torch import Tensor
+from torch.nn import functional
+
+from spaces.base import TaskModel
+from spaces.distillation import Distillation, Taught, Weights, hidden_loss, relation_loss, soft_loss, watching
+from spaces.recipe import Step
+from spaces.training import Batch
+
+
+def student(case: str = "bert") -> tuple[TaskModel, list[Batch], Tensor]:
+    """A model, its batches as (inputs, rows), and the labels of all rows."""
+    model, base = tiny(case)
+    batches, labels = [], []
+    for inputs, known in labelled(base):
+        start = sum(map(len, labels))
+        batches.append((inputs, torch.arange(start, start + len(known))))
+        labels.append(known)
+    return model, batches, torch.cat(labels)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
+def test_the_soft_loss_is_the_divergence_times_the_squared_temperature(temperature: float) -> None:
+    ours, theirs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    total = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        q, p = (torch.tensor([math.exp(v / temperature) for v in row.tolist()]).double() for row in (a, b))
+        q, p = q / q.sum(), p / p.sum()
+        total += float((p * (p / q).log()).sum())
+    assert float(soft_loss(ours, theirs, temperature)) == pytest.approx(temperature**2 * total / 5, rel=1e-4)
+
+
+def test_the_soft_loss_is_zero_only_at_the_teacher() -> None:
+    logits_ = torch.randn(4, 3)
+    assert float(soft_loss(logits_, logits_ + 5, 2.0)) == pytest.approx(0, abs=1e-6)  # softmax ignores a shift
+    assert float(soft_loss(logits_, logits_.flip(1), 2.0)) > 0
+
+
+def test_hot_soft_labels_become_the_squared_distance_of_centred_logits() -> None:
+    """Hinton et al. 2015, equation 4: as T grows, T^2 KL tends to |u - v|^2 / 2C for centred logits."""
+    u, v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)).double()
+    centred = (u - u.mean(1, keepdim=True)) - (v - v.mean(1, keepdim=True))
+    expected = float(centred.square().sum(1).mean() / (2 * 4))
+    assert float(soft_loss(u, v, 500.0)) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_hidden_loss_is_relative_and_over_real_tokens() -> None:
+    h, t = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(2))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    error = energy = 0.0
+    for row in range(3):
+        for token in range(int(mask[row].sum())):
+            error += float((h[row, token] - t[row, token]).square().sum())
+            energy += float(t[row, token].square().sum())
+    assert float(hidden_loss(h, t, mask)) == pytest.approx(error / energy, rel=1e-5)
+    assert float(hidden_loss(7 * h, 7 * t, mask)) == pytest.approx(error / energy, rel=1e-5)
+    assert float(hidden_loss(t, t, mask)) == 0
+    noisy = torch.where(mask.bool()[..., None], h, h + 100)
+    assert torch.equal(hidden_loss(noisy, t, mask), hidden_loss(h, t, mask))
+
+
+@pytest.mark.parametrize("given", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 1.0, 0.5)])
+def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float, float]) -> None:
+    model, batches, labels = student()
+    inputs, rows = batches[0]
+    taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
+    hidden = torch.randn(*inputs["input_ids"].shape, 64, generator=torch.Generator().manual_seed(4))
+    made = Distillation(labels, lambda *_: Taught(taught, hidden), functional.cross_entropy, 2.0, Weights(*given))
+    ours = model(**inputs)
+    last = model.backbone(**inputs).last_hidden_state
+    parts = (
+        functional.cross_entropy(ours, labels[rows]),
+        soft_loss(ours, taught, 2.0),
+        hidden_loss(last, hidden, inputs["attention_mask"]),
+    )
+    expected = sum(w * part for w, part in zip(given, parts, strict=True))
+    torch.testing.assert_close(made(model, inputs, rows), expected)
+    assert not model.backbone._forward_hooks
+
+
+def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
+    model, batches, labels = student()
+
+    def teacher(rows: Tensor, inputs: Mapping[str, Tensor]) -> Taught:
+        with torch.no_grad():
+            return Taught(model(**inputs), model.backbone(**inputs).last_hidden_state)
+
+    made = Distillation(labels, teacher, functional.cross_entropy, 2.0, Weights(0.0, 1.0, 1.0))
+    assert float(made(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
+    seen = subject("bert")
+    model, plans = built(seen, Step("distill", {"width": 0.5}))
+    columns = torch.arange(32)
+    inputs, rows = seen.batch, torch.arange(4)
+    hidden = torch.randn(*inputs["input_ids"].shape, 64)
+    labels = torch.zeros(4, dtype=torch.int64)
+    made = Distillation(
+        labels,
+        lambda *_: Taught(torch.zeros(4, 3), hidden),
+        functional.cross_entropy,
+        2.0,
+        Weights(0.0, 0.0, 1.0),
+        columns,
+    )
+    narrow = model.backbone(**inputs).last_hidden_state
+    expected = hidden_loss(narrow, hidden[..., :32], inputs["attention_mask"])
+    torch.testing.assert_close(made(model, inputs, rows), expected)
+    assert "hidden" in plans["distill"]
+
+
+# --- what the teacher has inside ------------------------------------------------------------------------------
+
+
+def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int, ...] = ()) -> Taught:
+    with torch.no_grad(), watching(model, blocks, relations=True) as seen:
+        logits = model(**inputs)
+    return Taught(logits, seen.last, seen.blocks, seen.projections)
+
+
+@pytest.mark.parametrize("case", ["bert", "distilbert", "llama"])
+def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
+    model, batches, labels = student(case)
+    inputs, rows = batches[0]
+    made = Distillation(
+        labels,
+        lambda _, given: taught_by(model, given, (0, 2)),
+        functional.cross_entropy,
+        2.0,
+        Weights(0.0, 0.0, 0.0, blocks=1.0, relations=1.0),
+        mapped={0: 0, 2: 2},
+    )
+    assert float(made(model, inputs, rows).detach()) == pytest.approx(0, abs=1e-5)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:
+    seen = subject("bert")
+    model, plans = built(seen, Step("distill", {"layers": 2}))
+    mapped = dict(enumerate(plans["distill"]["blocks"]))
+    inputs, rows, labels = seen.batch, torch.arange(4), torch.zeros(4, dtype=torch.int64)
+    taught = taught_by(seen.model, inputs, tuple(mapped.values()))
+    made = Distillation(
+        labels, lambda *_: taught, functional.cross_entropy, 2.0, Weights(0.0, 0.0, 0.0, blocks=3.0), mapped=mapped
+    )
+    mine = taught_by(model, inputs, tuple(mapped)).blocks
+    parts = [hidden_loss(mine[a], taught.blocks[b], inputs["attention_mask"]) for a, b in mapped.items()]
+    torch.testing.assert_close(made(model, inputs, rows), 3 * sum(parts) / len(parts))
+
+
+def test_the_relation_loss_is_the_mean_divergence_of_real_tokens() -> None:
+    """Against a loop, with 4 relation heads of 6 and of 2 coordinates."""
+    generator = torch.Generator().manual_seed(5)
+    ours, theirs = torch.randn(2, 5, 8, generator=generator), torch.randn(2, 5, 24, generator=generator)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    found = relation_loss({"query": ours}, {"query": theirs}, mask, 5)
+    total, count = 0.0, 0
+    for row, length in enumerate(mask.sum(1).tolist()):
+        for head in range(4):
+            s, t = (x[row, :length, head * w : (head + 1) * w].double() for x, w in ((ours, 2), (theirs, 6)))
+            p, q = (torch.softmax(x @ x.T / x.shape[1] ** 0.5, -1) for x in (t, s))
+            total += float((p * (p / q).log()).sum())
+            count += length
+    assert float(found) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_padding_does_not_move_the_relation_loss() -> None:
+    generator = torch.Generator().manual_seed(6)
+    ours, theirs = torch.randn(2, 2, 4, 8, generator=generator)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    before = relation_loss({"key": ours}, {"key": theirs}, mask, 2)
+    changed = torch.where(mask.bool()[..., None], ours, ours + 50)
+    torch.testing.assert_close(relation_loss({"key": changed}, {"key": theirs}, mask, 2), before)
