@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from spaces.base import ModelError, read_config
 
 if TYPE_CHECKING:
     from search.measurer import Measurer
-    from search.setting import Setting
+    from search.setting import Rows, Setting
 
 #: In a model folder: outputs that every later load must reproduce.
 REFERENCE = "reference.npz"
@@ -119,7 +119,8 @@ def context_of(record: BestConfig) -> Context:
     import torch
 
     measured = str(record.conditions["hardware"].get("device", "cpu"))
-    return Context("cuda" if measured == "cuda" and torch.cuda.is_available() else "cpu")
+    device = "cuda" if measured == "cuda" and torch.cuda.is_available() else "cpu"
+    return Context(device, int(record.config["workload"].get("threads") or 0))
 
 
 def same_kind(record: BestConfig, context: Context) -> str:
@@ -171,12 +172,27 @@ def check(folder: Path, mlruns: Path | None = None) -> Found:
     with opened(folder, record, context) as bench:
         found = _compare(folder, record, context, bench)
         lines, problems = list(found.lines), [found.problem] if found.problem else []
-        lines += _quality_lines(folder, record, context, bench, mlruns, problems)
+        rows = _rows(record, context, mlruns)
+        lines += _quality_lines(folder, record, context, bench, rows, problems)
         if elsewhere:
             lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
     if not elsewhere:
-        lines.append(_latency_line(folder, record, context))
+        lengths = None if isinstance(rows, str) else rows.split("validation")[0].lengths.tolist()
+        lines.append(_latency_line(folder, record, context, lengths))
     return Found(tuple(lines), "; ".join(problems))
+
+
+def _rows(record: BestConfig, context: Context, mlruns: Path | None) -> Rows | str:
+    """The prepared data of the record, or why they cannot be read here."""
+    from search import compose
+
+    try:
+        config = from_mapping(record.config, compose.names())
+        if mlruns is not None:
+            config = replace(config, mlruns=str(mlruns.absolute()))
+        return compose.read_data(config, context)
+    except UserError as reason:
+        return str(reason)
 
 
 def _quality_lines(
@@ -184,21 +200,12 @@ def _quality_lines(
     record: BestConfig,
     context: Context,
     bench: Remote,
-    mlruns: Path | None,
+    rows: Rows | str,
     problems: list[str],
 ) -> list[str]:
     """The validation split again, when its data are where the record says."""
-    from search import compose
-
-    try:
-        config = from_mapping(record.config, compose.names())
-        if mlruns is not None:
-            from dataclasses import replace
-
-            config = replace(config, mlruns=str(mlruns.absolute()))
-        rows = compose.read_data(config, context)
-    except UserError as reason:
-        return [f"validation split: not compared, because its data cannot be read here: {reason}"]
+    if isinstance(rows, str):
+        return [f"validation split: not compared, because its data cannot be read here: {rows}"]
     encoded, labels = rows.split("validation")
     batches = rows.batches(encoded)
     outputs = bench.call("predict", batches, timeout_s=3600)
@@ -224,22 +231,43 @@ def _quality_lines(
     return [line]
 
 
-def _latency_line(folder: Path, record: BestConfig, context: Context) -> str:
-    """The median in fresh processes, held against the record's interval."""
-    load = record.config["workload"]
-    if load["length"] == "data":
+def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: Sequence[int] | None) -> str:
+    """The median in fresh processes, held against the record's interval; `lengths` are those of the data, if known."""
+    if record.config["workload"]["length"] == "data" and lengths is None:
         return "latency: not compared, because it was measured on the lengths of the data"
-    base, _ = read_config(folder)
-    wanted = workload.Workload(int(load["batch"]), int(load["length"]), 0)
-    inputs = list(workload.inputs(wanted, base.inputs, int(base.config["vocab_size"])))
     protocol = latency.LONG.lasting(float(record.config["measure"]["final_s"]))
     known = {"device": context.device, "threads": context.threads}
+    inputs = _inputs(folder, record, lengths or ())
     now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
+    return f"latency: {_held_against(record, now)[0]}"
+
+
+def latency_after_export(folder: Path, lengths: Sequence[int]) -> tuple[str, bool]:
+    """(what the exported model's quick timing says of its record, whether it is in the record's interval)."""
+    record = read_record(folder)
+    context = context_of(record)
+    protocol = latency.QUICK.lasting(float(record.config["measure"]["quick_s"]))
+    with opened(folder, record, context) as bench:
+        inputs = _inputs(folder, record, lengths)
+        now = latency.measure(bench, None, inputs, protocol, 0, {"device": context.device})[LATENCY]
+    return _held_against(record, now)
+
+
+def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
+    load = record.config["workload"]
+    base, _ = read_config(folder)
+    wanted = workload.Workload(int(load["batch"]), load["length"], 0)
+    return list(workload.inputs(wanted, base.inputs, int(base.config["vocab_size"]), lengths))
+
+
+def _held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:
     then = record.final.get(LATENCY) or record.measurements[LATENCY]
     low, high = then.interval
-    inside = "inside" if low <= now.value <= high else "outside"
+    inside = low <= now.value <= high
     noisy = now.conditions.get("noisy")
-    return (
-        f"latency: {now.value:.2f} ms here, {then.value:.2f} ms in the record ({now.value / then.value:.2f}x, {inside} "
-        f"its interval of {low:.2f} to {high:.2f}){f'; noisy: {noisy}' if noisy else ''}"
+    text = (
+        f"{now.value:.2f} ms here, {then.value:.2f} ms in the record ({now.value / then.value:.2f}x, "
+        f"{'inside' if inside else 'outside'} its interval of {low:.2f} to {high:.2f})"
+        f"{f'; noisy: {noisy}' if noisy else ''}"
     )
+    return text, inside

@@ -105,14 +105,24 @@ def remembered(
     return found[0], found[1]
 
 
-def reload(front: Front, exports: Path, view: View) -> list[str]:
-    """Load every exported model in a fresh process and compare its outputs with its record; what is wrong."""
+def reload(setting: Setting, front: Front, exports: Path, view: View) -> list[str]:
+    """Load every exported model in a fresh process and compare its outputs with its record; what is wrong.
+
+    Its latency is held against the record too; where it is outside the interval a line says so, and no more than
+    that: the machine may have changed since.
+    """
     problems = []
+    lengths = setting.split("validation")[0].lengths.tolist()
     for done, outcome in enumerate(front.members):
         view.progress(f"reloading {outcome.number}", done / len(front.members))
-        found = check.reference_difference(model_folder(exports, outcome))
+        folder = model_folder(exports, outcome)
+        found = check.reference_difference(folder)
         if found.problem:
             problems.append(f"{outcome.number}: {found.problem}")
+            continue
+        text, inside = check.latency_after_export(folder, lengths)
+        if not inside:
+            view.say(f"      {outcome.number} after export: {text}")
     return problems
 
 

@@ -161,7 +161,7 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
         front = replace(front, final=study.final)
         view.progress("exporting", 0.0)
         export(front, study, exports)
-        problems = finalists.reload(front, exports, view)
+        problems = finalists.reload(setting, front, exports, view)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     finalists.remember(setting, study)
