@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives.process import Progress
+from search.calibrate import calibrate
 from search.config import RunConfig
 from search.encoded import epochs, read_encoded, write_encoded
 from search.errors import UserError
@@ -310,7 +311,8 @@ def _recover(
 
 
 def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
-    """The tokenizer, the parameter count, and logits on a few validation rows: what parity is checked against."""
+    """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
+    integer widths are made with."""
     import shutil
 
     import torch
@@ -324,6 +326,7 @@ def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) ->
     np.save(folder / "reference.npy", np.concatenate(logits))
     count = sum(p.numel() for p in model.parameters())
     (folder / "about.json").write_text(json.dumps({"params": count}))
+    calibrate(folder, model, names, data)
 
 
 def _tensors(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, torch.Tensor]:
