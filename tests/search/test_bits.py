@@ -57,6 +57,13 @@ def test_no_anchor_starts_from_a_width_that_may_lose_much() -> None:
     space = opened()
     if "int4" not in space.knobs["bits.width"].choices:
         pytest.skip("needs ONNX Runtime")
+    found = {settings["bits.width"] for settings in anchors(space)}
+    assert found and not found & {"int8-static", "int4"}
+
+
+def test_siblings_spare_the_same_blocks_under_every_integer_width() -> None:
+    pairs = [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"), ("openvino", "int8-static")]
+    made = factory.recipe({"bits": {"width": "int8", "wide": 2, "embeddings": "int8"}}, "onnx")
     found = {}
     for sibling in siblings(made, pairs):
         bits = sibling.step("bits")
