@@ -63,9 +63,11 @@ class Space:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """What must be equal for two runs to search the same space."""
+        """What must be equal for two runs to search the same space; a closed knob that stayed off says nothing."""
         described = {}
         for name, k in self.knobs.items():
+            if k.closed and k.single == k.off:
+                continue
             described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
         return {"knobs": described, "pairs": [list(pair) for pair in self.pairs]}
 

@@ -41,6 +41,7 @@ class Bits:
             high=shape.depth,
             step=1,
             mode=True,
+            closed=True,
             needs=("width", INTEGER),
             help="blocks that stay fp32 under an integer width, the most sensitive first; the head does with them",
         )

@@ -40,6 +40,8 @@ def test_the_embedded_default_searches_the_widths_it_names_and_no_other_bits() -
     space = open_space(config, SHAPE, Context())
     assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.width"}
     assert {width for _, width in space.pairs} <= {"fp32", "int8"}
+    described = {name for name in space.to_json()["knobs"] if name.startswith("bits.")}
+    assert described == {"bits.width"}, "a study that was made before these knobs goes on"
 
 
 def test_blocks_and_embeddings_are_searched_where_the_user_opens_them() -> None:
