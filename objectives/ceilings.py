@@ -11,11 +11,14 @@ from typing import Any, Protocol
 from objectives.process import Remote
 
 #: Bytes of a number, by width.
-BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int8-static": 1, "int4": 0.5}
 
 #: Operations on a width are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
 #: Runtime's, OpenVINO's): a register holds so many more of them. It keeps a floor from being too high.
-LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4}
+LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4, "int8-static": 4, "int4": 4}
+
+#: Weights of 4 bits are widened for the product, to int8 where that is fastest.
+PRODUCTS = {"int8-static": "int8", "int4": "int8"}
 
 #: Least buffer whose reading is timed.
 SMALLEST = 1 << 20
@@ -88,7 +91,7 @@ class Meter:
         if width not in LANES:
             raise ValueError(f"width must be one of {', '.join(LANES)}, got {width}")
         found = LANES[width] * self._product("fp32")
-        return found if width == "fp32" else max(found, self._product(width))
+        return found if width == "fp32" else max(found, self._product(PRODUCTS.get(width, width)))
 
     def bandwidth(self, size: int) -> float:
         """Best of copying (read and written), summing, and multiplying by a vector."""

@@ -66,7 +66,10 @@ class Floor:
 
 
 def work(sizes: Sizes, lengths: Sequence[int], width: str) -> Work:
-    """Of a call with rows of these many real tokens. `width` is that of the weights: "fp32", "bf16", "fp16", "int8".
+    """Of a call with rows of these many real tokens. `width` is that of the weights, a key of `BYTES`.
+
+    Blocks that are spared an integer width count as if they were not, and scales beside the weights not at all: the
+    floor may be low.
 
     A matrix costs 2 * inputs * outputs a token; attention, scores and weighted sum together, 4 * length^2 * heads *
     head size a row and block (Kaplan et al., 2020, table 1, without their average over a causal mask).
@@ -136,7 +139,7 @@ def _marked(measurement: Measurement, reason: str) -> Measurement:
 
 
 @functools.cache
-def _bytes_of(width: str) -> int:
+def _bytes_of(width: str) -> float:
     if width not in BYTES:
         raise ValueError(f"width must be one of {', '.join(BYTES)}, got {width}")
     return BYTES[width]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,14 @@ from objectives.workload import marked
 from search import isolate, stages, teaching
 from search.config import Names, RunConfig, narrow_axis
 from search.errors import UserError
+from search.knobs import Spec
 from search.model_folder import fingerprint, model_folder
 from search.setting import Rows, Setting, cores
 from search.space import Space, open_space, runtime_knob, siblings
 from search.store import Store
 from search.tasks import TASKS
 from spaces.anatomy import LayerShape, Shape
-from spaces.axis import Context
+from spaces.axis import Context, Knob
 from spaces.build import NO_SHAPE
 from spaces.recipe import Recipe, digest_of
 
@@ -136,7 +137,8 @@ def prepare(
     context = context_of(config)
     device, threads = context.device, cores()
     for axis, knobs in (("bits", spaces.axis("bits").knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
-        narrow_axis(knobs, config.space, axis, config.where)  # what needs no model is checked before data are read
+        # What needs no model is checked before data are read.
+        narrow_axis(knobs, _named(config.space, axis, knobs), axis, config.where)
     stage = Stages(store_of(config), progress, deadline)
     stage.store.sweep()
     data, model = prepare_data(config, stage)
@@ -159,6 +161,15 @@ def prepare(
         outputs = stage("outputs", wanted, teaching.make_outputs, config, data, teacher, threads)
     environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
     return Setting(config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts)
+
+
+def _named(
+    space: Mapping[str, Mapping[str, Spec] | None], axis: str, knobs: Sequence[Knob]
+) -> dict[str, Mapping[str, Spec] | None]:
+    """The section of `axis` without the knobs that only a model's shape brings."""
+    specs = space.get(axis)
+    names = {knob.name for knob in knobs}
+    return {axis: None if specs is None else {n: s for n, s in specs.items() if n in names}} if axis in space else {}
 
 
 def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:

@@ -49,7 +49,7 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
 def narrow_axis(
     knobs: Sequence[Knob], space: Mapping[str, Mapping[str, Spec] | None], axis: str, where: Where
 ) -> tuple[Knob, ...]:
-    """All knobs of `axis` as the user wants them. A mode or optional knob that is not named is fixed at its `off`.
+    """All knobs of `axis` as the user wants them. A mode or closed knob that is not named is fixed at `off`.
 
     `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
     """
@@ -66,7 +66,7 @@ def narrow_axis(
         if knob.name in specs:
             made.append(narrow(knob, specs[knob.name], where(f"space.{axis}.{knob.name}")))
         else:
-            made.append(knob.fixed(knob.off) if knob.closed else knob)
+            made.append(knob.fixed(knob.off) if knob.mode or knob.closed else knob)
     return tuple(made)
 
 

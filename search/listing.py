@@ -12,6 +12,12 @@ from search.tasks import TASKS
 from spaces.anatomy import known_model_types
 from spaces.axis import Context, Knob
 
+#: Ranges that end with the number of blocks of a model.
+OWN = {
+    ("distill", "layers"): "1 to the model's own, off: the model's own",
+    ("bits", "wide"): "0 to the model's own, off: 0",
+}
+
 
 def lines() -> Iterator[str]:
     import torch
@@ -44,7 +50,7 @@ def lines() -> Iterator[str]:
 def _range(axis: str, knob: Knob) -> str:
     if not knob.ordered:
         return ", ".join(map(str, knob.choices))
-    if axis == "distill" and knob.name == "layers":
-        return "1 to the model's own, off: the model's own"
+    if (axis, knob.name) in OWN:
+        return OWN[axis, knob.name]
     step = f" in steps of {knob.step:g}" if knob.step else ""
     return f"{knob.low:g} to {knob.high:g}{step}, off: {knob.off}"

@@ -10,7 +10,7 @@ import spaces
 from search.config import RunConfig, narrow_axis
 from search.errors import UserError, listed
 from spaces.anatomy import Shape
-from spaces.axes.bits import WIDTHS
+from spaces.axes.bits import INTEGER, WIDTHS
 from spaces.axis import Context, Knob, Value
 from spaces.build import NO_SHAPE, steps_of
 from spaces.recipe import Recipe, Step
@@ -18,6 +18,8 @@ from spaces.recipe import Recipe, Step
 Params = Mapping[str, Value]
 RUNTIME = "runtime.name"
 WIDTH = "bits.width"
+#: Widths whose loss or speed differs too much between models to start from.
+UNPROVEN = ("int8-static", "int4")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class Space:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """What must be equal for two runs to search the same space."""
+        """What must be equal for two runs to search the same space; a closed knob that stayed off says nothing."""
         described = {}
         for name, k in self.knobs.items():
+            if k.closed and k.single == k.off:
+                continue
             described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
         return {"knobs": described, "pairs": [list(pair) for pair in self.pairs]}
 
@@ -127,7 +131,8 @@ def anchors(space: Space) -> list[dict[str, Value]]:
 
     Values are the nearest the space has; what the space cannot express is left out.
     """
-    best = space.pairs[-1]
+    proven = [pair for pair in space.pairs if pair[1] not in UNPROVEN]
+    best = (proven or space.pairs)[-1]
     shares = [
         {"distill.layers": 0.67},
         {"prune.heads": 0.67, "prune.neurons": 0.5},
@@ -175,12 +180,20 @@ def random_settings(space: Space, rng: Any) -> dict[str, Value]:
 
 
 def siblings(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
-    """The same weights under each of `pairs`, this recipe's own left out."""
+    """The same weights under each of `pairs`, this recipe's own left out.
+
+    Blocks that it spares are spared under every integer width; its embeddings keep their width under its own runtime
+    (another may have no kernel for it).
+    """
+    own = recipe.step("bits")
     made = []
     for runtime, width in pairs:
+        settings: dict[str, Value] = {} if width == "fp32" else {"width": width}
+        kept = {"wide": width in INTEGER, "embeddings": runtime == recipe.runtime.name}
+        settings |= {name: value for name, value in (own.settings if own else {}).items() if kept.get(name)}
         steps = tuple(s for s in recipe.steps if s.name != "bits")
-        if width != "fp32":
-            steps = (*steps, Step("bits", {"width": width}))
+        if settings:
+            steps = (*steps, Step("bits", settings))
         other = Recipe(recipe.base, recipe.revision, recipe.task, recipe.teacher, steps, recipe.recover, Step(runtime))
         if other.digest != recipe.digest:
             made.append(other)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives.process import Progress
+from search.calibrate import calibrate
 from search.config import RunConfig
 from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
 from search.errors import UserError
@@ -185,7 +186,8 @@ def make_weights(
 
 
 def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
-    """The tokenizer, the parameter count, and logits on a few validation rows: what parity is checked against."""
+    """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
+    integer widths are made with."""
     import shutil
 
     import torch
@@ -199,6 +201,7 @@ def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) ->
     np.save(folder / "reference.npy", np.concatenate(logits))
     count = sum(p.numel() for p in model.parameters())
     (folder / "about.json").write_text(json.dumps({"params": count}))
+    calibrate(folder, model, names, data)
 
 
 def _tensors(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, torch.Tensor]:

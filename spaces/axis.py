@@ -41,8 +41,8 @@ class Knob:
     """One searched setting: an ordered range (`low`..`high` in steps of `step`, or log), or unordered `choices`.
 
     `off` is the value that makes its axis the identity. A `mode` knob chooses how an axis works, not whether:
-    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is an `optional` knob,
-    which does switch its axis on: one that pays for some purposes only, or does by another way what others do.
+    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is a `closed` knob,
+    which does switch its axis on. A knob that `needs` values of another of its axis is off under the other values.
     """
 
     name: str
@@ -54,12 +54,8 @@ class Knob:
     step: int | float | None = None
     log: bool = False
     mode: bool = False
-    optional: bool = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether it stays `off` where the user says nothing of it."""
-        return self.mode or self.optional
+    closed: bool = False
+    needs: tuple[str, tuple[Value, ...]] | None = None
 
     @property
     def ordered(self) -> bool:
@@ -77,6 +73,10 @@ class Knob:
             assert not isinstance(value, str)
             return replace(self, low=value, high=value, step=None, log=False)
         return replace(self, choices=(value,))
+
+    def applies(self, settings: Settings) -> bool:
+        """Whether it says anything beside these settings of its axis."""
+        return self.needs is None or settings[self.needs[0]] in self.needs[1]
 
     def tidy(self, value: Value) -> Value:
         """`value` as this knob writes it: 4.0 blocks are 4, a share of 1 is 1.0, and 0.1 + 0.2 is 0.3."""

@@ -30,6 +30,7 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
             continue
         knobs = axis.knobs(shape or NO_SHAPE)
         given = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
+        given = {k.name: given[k.name] if k.applies(given) else k.off for k in knobs}
         if any(given[k.name] != k.off for k in knobs if not k.mode):
             steps.append(Step(axis.name, {k.name: given[k.name] for k in knobs if given[k.name] != k.off}))
     return tuple(steps)

@@ -142,7 +142,7 @@ class LowRankFactors:
             low=0.2,
             high=1.0,
             step=0.1,
-            optional=True,
+            closed=True,
             help="share of the token table's weights that factors keep",
         )
         return (rank, embeddings, method, allocation)

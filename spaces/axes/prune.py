@@ -47,7 +47,7 @@ class Prune:
             "tuning", off="least-squares", choices=("least-squares", "none"), mode=True, help="of what remains"
         )
         flops = Knob(
-            "flops", off=1.0, low=0.25, high=1.0, step=0.125, optional=True, help="share of the blocks' products kept"
+            "flops", off=1.0, low=0.25, high=1.0, step=0.125, closed=True, help="share of the blocks' products kept"
         )
         if not shape.prunable_heads:
             return (neurons, flops, criterion, tuning)

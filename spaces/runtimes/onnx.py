@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spaces import calibration, sensitivity
 from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.runtimes import quantise
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
@@ -23,7 +25,7 @@ FOLDER = "onnx"
 
 
 class Onnx:
-    """fp32 (fp16 on CUDA) as exported; int8 as dynamic quantisation to integer matrix products."""
+    """fp32 (fp16 on CUDA) as exported; integers as rewritings of that graph (`spaces.runtimes.quantise`)."""
 
     name = "onnx"
     source = "ONNX Runtime"
@@ -38,10 +40,10 @@ class Onnx:
         return None
 
     def widths(self, context: Context) -> tuple[str, ...]:
-        return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8")
+        return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
 
     def files(self, plan: Plan) -> tuple[str, ...]:
-        return (f"{FOLDER}/{plan['width']}.onnx",)
+        return (file_of(plan),)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         why = self.missing(context)
@@ -50,7 +52,7 @@ class Onnx:
         width = str(plan["width"])
         if width not in self.widths(context):
             raise Infeasible(f"onnx has no {width} kernels on this {context.device}")
-        return OnnxPredict(graph(folder, width), context)
+        return OnnxPredict(graph(folder, plan), context)
 
 
 def _providers() -> list[str]:
@@ -80,21 +82,51 @@ class OnnxPredict:
         return dict(zip(self._outputs, values, strict=True))
 
 
-def graph(folder: Path, width: str) -> Path:
-    """The ONNX file of the model in `folder` at this width; made at the first call, found at the next."""
-    path = folder / FOLDER / f"{width}.onnx"
+def file_of(plan: Plan) -> str:
+    """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-w2-e8.onnx."""
+    wide = f"-w{plan['wide']}" if plan.get("wide") else ""
+    embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
+    return f"{FOLDER}/{plan['width']}{wide}{embeddings}.onnx"
+
+
+def graph(folder: Path, plan: Plan) -> Path:
+    """The ONNX file of the model in `folder` under this plan; made at the first call, found at the next.
+
+    Raises:
+        Infeasible: what the plan asks for cannot be made of this folder, and why.
+    """
+    path = folder / file_of(plan)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            if width == "int8":
-                _quantise(graph(folder, "fp32"), partial)
-            else:
-                _export(folder, partial, width)
+            _make(folder, plan, partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     return path
+
+
+def _make(folder: Path, plan: Plan, path: Path) -> None:
+    """A plan's graph from that of a plainer plan: widths of blocks last, then tables, then the export."""
+    width, wide, embeddings = str(plan["width"]), int(plan.get("wide", 0)), plan.get("embeddings")
+    if width in ("fp32", "fp16"):
+        if embeddings is None:
+            _export(folder, path, width)
+        else:
+            quantise.tables(graph(folder, {"width": width}), path)
+        return
+    blocks = sensitivity.read(folder) if wide else []
+    rows = calibration.read(folder) if width == "int8-static" else []
+    source = graph(folder, {**({} if embeddings is None else {"embeddings": embeddings}), "width": "fp32"})
+    keep = quantise.spared(source, blocks, wide) if wide else []
+    with _quiet():
+        if width == "int8":
+            quantise.dynamic(source, path, keep)
+        elif width == "int8-static":
+            quantise.static(source, path, keep, rows)
+        else:
+            quantise.four_bits(source, path, keep)
 
 
 def _export(folder: Path, path: Path, width: str) -> None:
@@ -123,25 +155,6 @@ def _export(folder: Path, path: Path, width: str) -> None:
         )
         assert program is not None
         program.save(str(path), external_data=False)
-
-
-def _quantise(source: Path, path: Path) -> None:
-    """Integer matrix products: weights per channel and unsigned, activations one scale a tensor as they come.
-
-    Unsigned weights per channel err least on CPUs without VNNI, whose signed products saturate at 16 bits
-    (ONNX Runtime, "Quantize ONNX models").
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet():
-        quantize_dynamic(
-            str(source),
-            str(path),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=QuantType.QUInt8,
-            per_channel=True,
-            extra_options={"MatMulConstBOnly": True},
-        )
 
 
 @contextlib.contextmanager

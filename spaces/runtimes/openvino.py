@@ -15,7 +15,7 @@ from spaces.runtimes import onnx
 
 
 class OpenVino:
-    """The fp32 ONNX graph, compiled for the CPU with the latency hint."""
+    """The ONNX graph in fp32, or with calibrated int8 scales in it, compiled for the CPU with the latency hint."""
 
     name = "openvino"
     source = "OpenVINO"
@@ -29,10 +29,10 @@ class OpenVino:
         return onnx.Onnx().missing(context)
 
     def widths(self, context: Context) -> tuple[str, ...]:
-        return ("fp32",)
+        return ("fp32", "int8-static")
 
     def files(self, plan: Plan) -> tuple[str, ...]:
-        return (f"{onnx.FOLDER}/fp32.onnx",)
+        return (onnx.file_of(plan),)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         why = self.missing(context)
@@ -40,7 +40,7 @@ class OpenVino:
             raise Infeasible(why)
         if plan["width"] not in self.widths(context):
             raise Infeasible(f"openvino has no {plan['width']} kernels here")
-        return OpenVinoPredict(onnx.graph(folder, "fp32"), context)
+        return OpenVinoPredict(onnx.graph(folder, plan), context)
 
 
 class OpenVinoPredict:

@@ -35,6 +35,8 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
     width = str(plan["width"])
     if width not in torch_widths(context):
         raise Infeasible(f"{runtime} has no {width} kernels on this {context.device}")
+    if "embeddings" in plan:
+        raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
     return build.load(folder).to(device=context.device, dtype=DTYPES[width])

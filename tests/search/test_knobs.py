@@ -110,6 +110,13 @@ def test_a_mode_knob_is_searched_only_when_it_is_named() -> None:
     assert opened == (MODE,)
 
 
+def test_a_closed_knob_is_searched_only_when_it_is_named() -> None:
+    closed = Knob("embeddings", off="as-is", choices=("as-is", "int8"), closed=True, help="")
+    assert narrow_axis((closed,), {}, "bits", str)[0].single == "as-is"
+    opened = narrow_axis((closed,), {"bits": {"embeddings": ["as-is", "int8"]}}, "bits", str)
+    assert opened[0].choices == ("as-is", "int8")
+
+
 def test_a_knob_that_this_model_does_not_have_is_refused_unless_it_is_off() -> None:
     with pytest.raises(UserError, match=r"space.prune.neurons: this model cannot .* knobs of prune: heads"):
         narrow_axis((HEADS,), {"prune": {"neurons": 0.5}}, "prune", str)

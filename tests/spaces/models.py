@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import spaces
-from spaces import build
+from spaces import build, calibration, sensitivity
 from spaces.anatomy import LayerShape, Shape, anatomy_of
 from spaces.axis import Axis, Knob, Value
 from spaces.base import Base, TaskModel, skeleton, write_folder
@@ -204,4 +204,15 @@ def stored(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     settings["distill"]["layers"] = 1
     model, plans = built(seen, *(Step(name, chosen) for name, chosen in settings.items()))
     write_folder(folder, model, seen.base, plans)
+    return folder
+
+
+def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
+    """A folder of a whole model, with the files that integer widths are made with."""
+    seen = subject(case, head)
+    write_folder(folder, seen.model, seen.base, {})
+    lengths = tuple(int(n) for n in np.random.default_rng(5).integers(3, 14, 24))
+    calibration.write(folder, arrays_of(seen.base, lengths, seed=5))
+    model, _ = tiny(case, head)
+    sensitivity.write(folder, sensitivity.measure(model, [batch_of(seen.base, lengths, seed=5)]))
     return folder

@@ -172,6 +172,9 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, t
         ("low_rank", {"rank": 0.0}),
         ("low_rank", {"rank": 1.5}),
         ("bits", {"width": "int3"}),
+        ("bits", {"embeddings": "int3"}),
+        ("bits", {"wide": -1}),
+        ("bits", {"wide": 2}),  # the width is fp32
     ],
 )
 def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(axis: str, settings: Settings) -> None:
@@ -244,7 +247,33 @@ def test_a_step_names_what_is_not_off_and_nothing_else(axis: Axis) -> None:
         for mode in (k for k in knobs if k.mode):
             other = next(v for v in mode.values() if v != mode.off)
             (step,) = build.steps_of({f"{axis.name}.{knob.name}": value, f"{axis.name}.{mode.name}": other}, shape)
-            assert step.settings == {knob.name: value, mode.name: other}
+            applies = mode.applies({**{k.name: k.off for k in knobs}, knob.name: value})
+            assert step.settings == ({knob.name: value, mode.name: other} if applies else {knob.name: value})
+
+
+def test_blocks_stay_wide_only_under_an_integer_width() -> None:
+    """A draw of `bits.wide` beside fp32 is the recipe without it, so it is answered and not built again."""
+    shape = subject().statistics.shape
+    for width in ("fp32", "bf16", "fp16"):
+        plain = build.steps_of({"bits.width": width, "bits.embeddings": "int8"}, shape)
+        assert build.steps_of({"bits.width": width, "bits.embeddings": "int8", "bits.wide": 2}, shape) == plain
+    for width in ("int8", "int8-static", "int4"):
+        steps = build.steps_of({"bits.width": width, "bits.wide": 2}, shape)
+        assert steps == (Step("bits", {"width": width, "wide": 2}),)
+    assert "wide" not in {k.name for k in spaces.axis("bits").knobs(build.NO_SHAPE)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan"),
+    [
+        ({}, {"width": "fp32"}),
+        ({"width": "int8", "wide": 0, "embeddings": "as-is"}, {"width": "int8"}),
+        ({"width": "int8", "wide": 2}, {"width": "int8", "wide": 2}),
+        ({"embeddings": "int8"}, {"width": "fp32", "embeddings": "int8"}),
+    ],
+)
+def test_a_precision_plan_holds_only_what_is_not_off(settings: Settings, plan: dict[str, Value]) -> None:
+    assert spaces.axis("bits").decide(subject().statistics, settings) == plan
 
 
 def test_numbers_that_are_equal_on_the_grid_give_equal_text() -> None:

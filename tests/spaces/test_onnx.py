@@ -13,7 +13,7 @@ from torch import nn
 import spaces
 from spaces import build
 from spaces.axis import Context
-from spaces.runtimes import onnx
+from spaces.runtimes import onnx, quantise
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
@@ -50,7 +50,7 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
         raise AssertionError("the graph was made again")
 
     monkeypatch.setattr(onnx, "_export", again)
-    monkeypatch.setattr(onnx, "_quantise", again)
+    monkeypatch.setattr(quantise, "dynamic", again)
     for width in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"width": width}, CPU)
     assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == made
@@ -65,9 +65,9 @@ def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
 
     monkeypatch.setattr(onnx, "_export", half)
     with pytest.raises(OSError, match="disk full"):
-        onnx.graph(tmp_path, "fp32")
+        onnx.graph(tmp_path, FP32)
     assert list((tmp_path / onnx.FOLDER).iterdir()) == []
     # What a killed process leaves has another name.
     (tmp_path / onnx.FOLDER / ".fp32.onnx.1").write_bytes(b"half")
     monkeypatch.setattr(onnx, "_export", lambda _f, path, _w: path.write_bytes(b"whole"))
-    assert onnx.graph(tmp_path, "fp32").read_bytes() == b"whole"
+    assert onnx.graph(tmp_path, FP32).read_bytes() == b"whole"

@@ -1,0 +1,33 @@
+"""Rows that a model is calibrated with: token ids without labels, in the folder of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from spaces.axis import Infeasible
+
+FILE = "calibration.npz"
+ROWS = 128  # ranges of activations settle within tens of rows
+
+
+def write(folder: Path, batch: Mapping[str, np.ndarray]) -> None:
+    """`batch` by input name, (N, L) each and padded at the right, as `calibration.npz`."""
+    np.savez(folder / FILE, **{name: rows.astype(np.int32) for name, rows in batch.items()})  # type: ignore[arg-type]
+
+
+def read(folder: Path) -> list[dict[str, np.ndarray]]:
+    """Every row by itself, (1, length) int64 by input name, so that no padding widens a range.
+
+    Raises:
+        Infeasible: the folder has no `calibration.npz`.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise Infeasible(f"int8-static needs {path} to calibrate with, and it is not there")
+    with np.load(path, allow_pickle=False) as data:
+        columns = {name: data[name].astype(np.int64) for name in data.files}
+    lengths = columns["attention_mask"].sum(1)
+    return [{name: rows[i : i + 1, :length] for name, rows in columns.items()} for i, length in enumerate(lengths)]

@@ -1,0 +1,167 @@
+"""Integer forms of an exported ONNX graph: each function reads one graph and writes another.
+
+A matrix here is a product with a constant; products of activations stay in floating point.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.axis import Infeasible
+
+GROUP = 32  # weights that share a scale in int4
+#: Signed (unsigned ones take kernels half as fast where there is VNNI), a scale a channel, and within [-64, 64]: a CPU
+#: without VNNI adds two products in 16 bits before it widens them, and 2 * 255 * 64 still fits. So nothing saturates,
+#: wherever the graph is run.
+WEIGHTS = {"per_channel": True, "reduce_range": True}
+#: Where the exporter writes the modules that a node came from, outermost first.
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+#: (source graph, graph to write, names of the matrices that stay as they are)
+Lower = Callable[[Path, Path, Sequence[str]], None]
+
+
+def spared(source: Path, blocks: Sequence[str], wide: int) -> list[str]:
+    """The matrices that stay wide: those of the first `wide` of `blocks`, and what is in none of them (a head).
+
+    `blocks` are module paths, the most sensitive first. Raises Infeasible when there are not so many.
+    """
+    import onnx
+
+    if wide > len(blocks):
+        raise Infeasible(f"bits.wide must be at most the model's {len(blocks)} blocks, got {wide}")
+    narrow = set(blocks[wide:])
+    model = onnx.load(source, load_external_data=False)
+    return [node.name for node in matrices(model.graph) if not narrow & set(_scopes(node))]
+
+
+def matrices(graph: Any) -> Iterator[Any]:
+    """Nodes that multiply by a constant of two dimensions."""
+    flat = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return (node for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in flat)
+
+
+def _scopes(node: Any) -> tuple[str, ...]:
+    written = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    return tuple(map(str, ast.literal_eval(written)))
+
+
+def dynamic(source: Path, target: Path, keep: Sequence[str]) -> None:
+    """Integer products: weights `WEIGHTS`, activations one scale a tensor as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        str(source),
+        str(target),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        **WEIGHTS,
+        # A Gemm becomes a MatMul of this name before the quantiser looks at it.
+        nodes_to_exclude=[*keep, *(f"{name}_MatMul" for name in keep)],
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def static(source: Path, target: Path, keep: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Integer products with calibrated scales: the range of each matrix's inputs over `rows`, fixed.
+
+    Only the inputs of matrices are rounded; a product ends in floating point. Rounding outputs too made the error of
+    MiniLM's logits four times as large and no call faster. Ranges are from the least to the greatest value seen: to cut
+    off 0.01 % of the values (or more) made the error larger, and entropy chose the whole range as well.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    graph = onnx.load(source, load_external_data=False).graph
+    constant = {node.name for node in matrices(graph)}
+    products = [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.name not in constant]
+    quantize_static(
+        str(source),
+        str(target),
+        _Rows(rows),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        **WEIGHTS,
+        nodes_to_exclude=[*keep, *products],
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+    )
+
+
+class _Rows:
+    """Rows one after the other, as the calibrator asks for them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._rows = iter(rows)
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        return next(self._rows, None)
+
+
+def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
+    """Weights of 4 bits with a scale and a zero point a group of 32 inputs, rounded to nearest.
+
+    A head that sees one row a text (a Gemm) stays as it is: the kernel is one of MatMul.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(block_size=GROUP, is_symmetric=False, op_types_to_quantize=("MatMul",))
+    made = MatMulNBitsQuantizer(onnx.load(source), nodes_to_exclude=list(keep), algo_config=config)
+    made.process()
+    made.model.save_model_to_file(str(target))
+
+
+def tables(source: Path, target: Path) -> None:
+    """Embedding tables as int8 with a scale a row: gathered in int8, and only the rows that are read become floats.
+
+    Raises Infeasible for a graph that gathers from no table.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    floats = {t.name: t for t in graph.initializer if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)}
+    found = [n for n in graph.node if n.op_type == "Gather" and len(getattr(floats.get(n.input[0]), "dims", ())) == 2]
+    found = [n for n in found if all(a.i == 0 for a in n.attribute if a.name == "axis")]
+    if not found:
+        raise Infeasible("bits.embeddings: the exported graph gathers from no embedding table")
+    for name in dict.fromkeys(node.input[0] for node in found):
+        numbers, scales = rows_to_int8(numpy_helper.to_array(floats[name]))
+        graph.initializer.append(numpy_helper.from_array(numbers, f"{name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scale"))
+    outputs = {node.output[0] for node in found}
+    made = []
+    for node in graph.node:
+        if node.output[0] not in outputs:
+            made.append(node)
+            continue
+        table, indices, output = node.input[0], node.input[1], node.output[0]
+        made += [
+            helper.make_node("Gather", [f"{table}.int8", indices], [f"{output}.int8"]),
+            helper.make_node("Gather", [f"{table}.scale", indices], [f"{output}.scale"]),
+            helper.make_node("Cast", [f"{output}.int8"], [f"{output}.whole"], to=floats[table].data_type),
+            helper.make_node("Mul", [f"{output}.whole", f"{output}.scale"], [output]),
+        ]
+    del graph.node[:]
+    graph.node.extend(made)
+    used = {name for node in made for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    onnx.save(model, target)
+
+
+def rows_to_int8(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers int8, scales (rows, 1) in the table's type) with numbers * scales nearest to `table` (rows, width)."""
+    scales = np.abs(table).max(1, keepdims=True).astype(np.float32) / 127
+    scales[scales == 0] = 1
+    return np.rint(table / scales).astype(np.int8), scales.astype(table.dtype)

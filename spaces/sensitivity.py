@@ -1,0 +1,103 @@
+"""Which blocks feel rounding most: what `bits.wide` keeps in fp32.
+
+To first order, an error e at the outputs of a matrix changes the log-probability of the predicted class by g . e, with
+g its gradient there. With errors that are independent between outputs the expected square of that is the sum of
+g^2 e^2, a diagonal Fisher estimate as in Dong et al. 2019 (arXiv 1905.03696, section 3), here with the error that
+rounding really makes on real inputs instead of its second-order bound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.anatomy import Anatomy, anatomy_of
+from spaces.axis import Infeasible
+from spaces.base import TaskModel
+
+FILE = "sensitivity.json"
+
+
+def measure(model: TaskModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Score by block, named by its path from `model`: the sum over its matrices, tokens and outputs of g^2 e^2.
+
+    `batches` are inputs by name, (B, L) each. One forward and backward pass, and one product a matrix.
+    Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
+    """
+    anatomy = anatomy_of(model.backbone)
+    paths = {id(module): path for path, module in model.named_modules()}
+    scores = {paths[id(block)]: 0.0 for block in anatomy.blocks}
+    owners = {
+        linear: paths[id(block)]
+        for block in anatomy.blocks
+        for linear in block.modules()
+        if isinstance(linear, nn.Linear)  # of a low-rank pair both
+    }
+    errors = {linear: rounding(linear.weight.detach()) for linear in owners}
+
+    def add(linear: nn.Linear, inputs: Tensor, gradients: Tensor) -> None:
+        scores[owners[linear]] += float((gradients * (inputs @ errors[linear].T)).square().sum())
+
+    model.eval().requires_grad_(False)  # gradients of outputs are all that is wanted
+    for inputs in batches:
+        with _watching(anatomy, owners, inputs["attention_mask"].bool(), add), torch.enable_grad():
+            certainty = model(**inputs).log_softmax(-1).max(-1).values
+            certainty.sum().backward()  # rows do not mix, so each token gets the gradient of its own row
+    return scores
+
+
+def rounding(weight: Tensor) -> Tensor:
+    """What rounding `weight` (out, in) to int8 with a scale for each output adds to it."""
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (weight / scale).round() * scale - weight
+
+
+@contextmanager
+def _watching(
+    anatomy: Anatomy,
+    linears: Iterable[nn.Linear],
+    keep: Tensor,
+    add: Callable[[nn.Linear, Tensor, Tensor], None],
+) -> Iterator[None]:
+    """While open, a backward pass calls `add` with inputs (tokens, in) and gradients (tokens, out) of each matrix."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Linear)
+        x: Tensor = args[0].detach()[keep]
+        output.register_hook(lambda g: add(module, x, g[keep]))  # type: ignore[no-untyped-call]
+
+    handles = [linear.register_forward_hook(hook) for linear in linears]
+    # With all weights frozen nothing would need a gradient: it starts where the tokens enter.
+    for path in anatomy.family.embeddings[:1]:
+        table = anatomy.backbone.get_submodule(path)
+        handles.append(table.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def write(folder: Path, scores: Mapping[str, float]) -> None:
+    """`sensitivity.json`: the blocks with their scores, the most sensitive first."""
+    ordered = sorted(scores.items(), key=lambda item: -item[1])
+    blocks = [{"path": path, "score": score} for path, score in ordered]
+    (folder / FILE).write_text(json.dumps({"blocks": blocks}, indent=1))
+
+
+def read(folder: Path) -> list[str]:
+    """The paths of the blocks, the most sensitive first.
+
+    Raises:
+        Infeasible: the folder has no `sensitivity.json`, because nobody knows where the blocks of its model are.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise Infeasible(f"bits.wide needs {path}, the order of the blocks, and it is not there")
+    return [str(block["path"]) for block in json.loads(path.read_text())["blocks"]]

@@ -1,0 +1,107 @@
+"""Bit widths in a search: which pairs are tried, from where it starts, and what every set of weights carries along."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import command
+import factory
+import numpy as np
+import pytest
+from conftest import Finished
+
+from search import compose
+from search.check import TOLERANCE
+from search.config import from_mapping, load
+from search.encoded import read_encoded
+from search.export import files_of
+from search.space import Space, anchors, open_space, siblings
+from spaces import calibration, sensitivity
+from spaces.anatomy import LayerShape, Shape
+from spaces.axes.bits import WIDTHS
+from spaces.axis import Context
+
+SHAPE = Shape(
+    hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6, prunable_heads=True, prunable_hidden=True
+)
+
+
+def opened(**bits: object) -> Space:
+    """The space of a configuration that says this of bits."""
+    config = load(None, [], compose.names())
+    mapping = {**config.to_mapping(), "space": {"bits": bits, "runtime": {"name": ["eager", "onnx"]}}}
+    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context())
+
+
+def test_the_embedded_default_searches_the_widths_it_names_and_no_other_bits() -> None:
+    config = load(None, [], compose.names())
+    space = open_space(config, SHAPE, Context())
+    assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.width"}
+    assert {width for _, width in space.pairs} <= {"fp32", "int8"}
+    described = {name for name in space.to_json()["knobs"] if name.startswith("bits.")}
+    assert described == {"bits.width"}, "a study that was made before these knobs goes on"
+
+
+def test_blocks_and_embeddings_are_searched_where_the_user_opens_them() -> None:
+    assert {n for n in opened().searched if n.startswith("bits.")} == {"bits.width"}
+    space = opened(wide=[0, 2], embeddings=["as-is", "int8"])
+    assert space.knobs["bits.wide"].values() == [0, 1, 2]
+    assert space.knobs["bits.embeddings"].choices == ("as-is", "int8")
+
+
+def test_every_width_has_a_tolerance() -> None:
+    assert set(TOLERANCE) == set(WIDTHS)
+
+
+def test_no_anchor_starts_from_a_width_that_may_lose_much() -> None:
+    space = opened()
+    if "int4" not in space.knobs["bits.width"].choices:
+        pytest.skip("needs ONNX Runtime")
+    found = {settings["bits.width"] for settings in anchors(space)}
+    assert found and not found & {"int8-static", "int4"}
+
+
+def test_siblings_spare_the_same_blocks_under_every_integer_width() -> None:
+    pairs = [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"), ("openvino", "int8-static")]
+    made = factory.recipe({"bits": {"width": "int8", "wide": 2, "embeddings": "int8"}}, "onnx")
+    found = {}
+    for sibling in siblings(made, pairs):
+        bits = sibling.step("bits")
+        found[sibling.runtime.name, str(bits.settings.get("width", "fp32")) if bits else "fp32"] = sibling
+    assert set(found) == set(pairs) - {("onnx", "int8")}, "its own pair is itself"
+    assert not found["eager", "fp32"].steps
+    assert found["onnx", "fp32"].steps[-1].settings == {"embeddings": "int8"}
+    assert found["onnx", "int4"].steps[-1].settings == {"width": "int4", "wide": 2, "embeddings": "int8"}
+    assert found["openvino", "int8-static"].steps[-1].settings == {"width": "int8-static", "wide": 2}
+    assert all(r.weights_digest == made.weights_digest for r in found.values())
+
+
+def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_its_blocks(finished: Finished) -> None:
+    cache = finished.mlruns / "cache"
+    (data,) = (cache / "data").iterdir()
+    known, _ = read_encoded(data / "train.npz")
+    rows = {tuple(row) for row in known.columns["input_ids"]}
+    folders = [*(cache / "teacher").iterdir(), *(cache / "weights").iterdir()]
+    assert len(folders) > 1
+    for folder in folders:
+        with np.load(folder / calibration.FILE) as stored:
+            assert set(stored.files) <= {"input_ids", "attention_mask", "token_type_ids"}
+        calibrated = calibration.read(folder)
+        assert len(calibrated) == min(calibration.ROWS, len(known))
+        assert {tuple(row["input_ids"][0]) for row in calibrated} <= rows
+        blocks = json.loads((folder / sensitivity.FILE).read_text())["blocks"]
+        scores = [block["score"] for block in blocks]
+        assert scores == sorted(scores, reverse=True) and min(scores) > 0
+        taken = files_of(folder, factory.recipe(runtime="eager"))
+        assert sensitivity.FILE in taken and calibration.FILE not in taken
+
+
+@pytest.mark.parametrize(("bits", "message"), [({"wide": [0, 9]}, "between 0 and 2"), ({"wide": "two"}, "wide")])
+def test_blocks_that_a_model_does_not_have_are_refused(
+    bits: dict[str, object], message: str, finished: Finished, tmp_path: Path
+) -> None:
+    config = command.write_config(finished.config.with_name("wide.yaml"), space={"bits": bits})
+    shutil.copytree(finished.mlruns / "cache", tmp_path / "mlruns" / "cache")
+    command.refused(command.search("run", config, cwd=tmp_path), [f"{config}: space.bits.wide", message])
