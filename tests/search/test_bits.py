@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import command
-import factory
 import numpy as np
 import pytest
 from conftest import Finished
@@ -22,6 +21,8 @@ from spaces import calibration, sensitivity
 from spaces.anatomy import LayerShape, Shape
 from spaces.axes.bits import WIDTHS
 from spaces.axis import Context
+
+from . import factory
 
 SHAPE = Shape(
     hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6, prunable_heads=True, prunable_hidden=True
