@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import command
-import factory
 import numpy as np
 import pytest
+import yaml
 from conftest import Finished
 
 from search import compose
@@ -22,6 +22,8 @@ from spaces import calibration, sensitivity
 from spaces.anatomy import LayerShape, Shape
 from spaces.axes.bits import WIDTHS
 from spaces.axis import Context
+
+from . import factory
 
 SHAPE = Shape(
     hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6, prunable_heads=True, prunable_hidden=True
@@ -102,6 +104,7 @@ def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_
 def test_blocks_that_a_model_does_not_have_are_refused(
     bits: dict[str, object], message: str, finished: Finished, tmp_path: Path
 ) -> None:
-    config = command.write_config(finished.config.with_name("wide.yaml"), space={"bits": bits})
+    model = yaml.safe_load(finished.config.read_text())["model"]
+    config = command.write_config(finished.config.with_name("wide.yaml"), model=model, space={"bits": bits})
     shutil.copytree(finished.mlruns / "cache", tmp_path / "mlruns" / "cache")
     command.refused(command.search("run", config, cwd=tmp_path), [f"{config}: space.bits.wide", message])
