@@ -2,8 +2,9 @@
 
 To first order, an error e at the outputs of a matrix changes the log-probability of the predicted class by g . e, with
 g its gradient there. With errors that are independent between outputs the expected square of that is the sum of
-g^2 e^2, a diagonal Fisher estimate as in Dong et al. 2019 (arXiv 1905.03696, section 3), here with the error that
-rounding really makes on real inputs instead of its second-order bound.
+g^2 e^2. Dong et al. rank blocks by the curvature of the loss (its largest eigenvalue, arXiv 1905.03696; its mean trace
+times the squared error of the weights, arXiv 1911.03852); here the diagonal Fisher information stands for the
+curvature, and the error is what rounding really makes on real inputs.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import command
 import numpy as np
 import pytest
+import yaml
 from conftest import Finished
 
 from search import compose
@@ -103,6 +104,7 @@ def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_
 def test_blocks_that_a_model_does_not_have_are_refused(
     bits: dict[str, object], message: str, finished: Finished, tmp_path: Path
 ) -> None:
-    config = command.write_config(finished.config.with_name("wide.yaml"), space={"bits": bits})
+    model = yaml.safe_load(finished.config.read_text())["model"]
+    config = command.write_config(finished.config.with_name("wide.yaml"), model=model, space={"bits": bits})
     shutil.copytree(finished.mlruns / "cache", tmp_path / "mlruns" / "cache")
     command.refused(command.search("run", config, cwd=tmp_path), [f"{config}: space.bits.wide", message])

@@ -45,7 +45,7 @@ def by_hand(model: TaskModel, base: Base) -> list[float]:
                     scale = linear.weight.abs().max(1, keepdim=True).values / 127
                     error = rounded(inputs, torch.round(linear.weight / scale) * scale) - rounded(inputs, linear.weight)
                     assert outputs.grad is not None
-                    score += float((outputs.grad * error).square().sum())
+                    score += float((outputs.grad * error).detach().square().sum())
         found.append(score)
     return found
 
