@@ -24,6 +24,7 @@ CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
 RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
+TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -60,14 +61,14 @@ def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> 
     before = counters["stats"]["unique_graphs"]
     agree(folder, runtime)
     # One graph for a single row and one for several: later lengths and batches compile nothing.
-    assert counters["stats"]["unique_graphs"] - before == (2 if runtime == "compiled" else 0)
+    assert counters["stats"]["unique_graphs"] - before == (2 if runtime.startswith("compiled") else 0)
     for name in spaces.runtime(runtime).files(FP32):
         assert (folder / name).stat().st_size > 0
 
 
-@needs("onnx")
-def test_a_decoder_that_reads_its_last_token_gives_the_same_logits_in_onnx(tmp_path: Path) -> None:
-    agree(stored(tmp_path, "llama", "native"), "onnx", case="llama", head="native")
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in ("onnx", "xla")])
+def test_a_decoder_that_reads_its_last_token_gives_the_same_logits(runtime: str, decoder: Path) -> None:
+    agree(decoder, runtime, case="llama", head="native")
 
 
 def test_eager_is_the_model_itself(folder: Path) -> None:
@@ -97,7 +98,8 @@ def test_a_width_without_kernels_is_infeasible_and_named(runtime: Runtime, width
 
 
 @pytest.mark.parametrize(
-    ("runtime", "package"), [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino")]
+    ("runtime", "package"),
+    [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino"), ("xla", "jax")],
 )
 def test_a_missing_package_names_its_install_command(
     runtime: str, package: str, monkeypatch: pytest.MonkeyPatch, folder: Path
@@ -111,27 +113,30 @@ def test_a_missing_package_names_its_install_command(
     assert spaces.runtime("eager").missing(CPU) is None
 
 
-def test_cuda_graphs_need_cuda_and_openvino_a_cpu() -> None:
+def test_some_runtimes_need_cuda_and_some_a_cpu() -> None:
     assert "CUDA" in str(spaces.runtime("cuda_graph").missing(CPU))
+    assert "CUDA" in str(spaces.runtime("tensorrt").missing(CPU))
     assert spaces.runtime("cuda_graph").missing(Context("cuda")) is None
     assert "CPU" in str(spaces.runtime("openvino").missing(Context("cuda")))
+    assert "CPU" in str(spaces.runtime("xla").missing(Context("cuda")))
 
 
 # --- torch.compile ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("runtime", ["compiled", "compiled-max-autotune", "aot_inductor"])
 @pytest.mark.parametrize("named", [None, "no-such-compiler"])
-def test_without_a_compiler_only_torch_compile_is_infeasible(
-    named: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+def test_without_a_compiler_only_what_compiles_is_infeasible(
+    runtime: str, named: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     if named:
         monkeypatch.setenv("CXX", named)
     with pytest.raises(Infeasible, match=r"C\+\+ compiler"):
-        spaces.runtime("compiled").open(folder, FP32, CPU)
+        spaces.runtime(runtime).open(folder, FP32, CPU)
     assert spaces.runtime("eager").missing(CPU) is None
-    assert "compiler" in spaces.runtime("compiled").install
+    assert spaces.runtime(runtime).install in str(spaces.runtime(runtime).missing(CPU))
 
 
 def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
@@ -226,7 +231,7 @@ def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest
 # --- on a GPU -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in ("eager", "compiled", "cuda_graph")])
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in TORCH_RUNTIMES])
 @pytest.mark.parametrize(("case", "head"), [("bert", "mean"), ("roberta", "native"), ("llama", "native")])
 def test_torch_runtimes_agree_on_cuda(runtime: str, case: str, head: str, tmp_path: Path) -> None:
     agree(stored(tmp_path, case, head), runtime, "cuda", case, head)
