@@ -23,7 +23,7 @@ import torch
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS
 from spaces.runtimes.compiled import INSTALL, no_compiler
-from spaces.runtimes.exported import brief, export
+from spaces.runtimes.exported import brief, export, quiet
 from spaces.runtimes.seal import seal, sealed
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -102,6 +102,7 @@ def _compile(folder: Path, plan: Plan, context: Context, path: Path) -> None:
     model = load_for(folder, plan, context, AotInductor.name)
     program = export(model, inputs_of(folder), context.device)
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        with quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # Inductor raises many types; all mean that it does not compile here
         raise Infeasible(f"AOTInductor failed: {brief(error)}") from error

@@ -55,7 +55,7 @@ class Compiled:
         return predict
 
     def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
-        return torch.compile(model, dynamic=True)  # type: ignore[no-any-return]
+        return torch.compile(model, dynamic=True)
 
 
 class MaxAutotuned(Compiled):
@@ -64,16 +64,22 @@ class MaxAutotuned(Compiled):
     On a GPU these are the options of torch's mode "max-autotune": Triton templates, replayed as CUDA graphs (one for
     each batch and length). On a CPU they are C++ templates, which need constant weights: there the weights are frozen
     into the graph, and without that the mode would choose between nothing.
+    Compiling takes minutes.
     """
 
     name = "compiled-max-autotune"
     source = "Ansel et al. 2024, PyTorch 2 (max-autotune)"
 
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        # Dynamo reads this one while it traces, before the options reach Inductor.
+        with torch._inductor.config.patch(freezing=context.device == "cpu"):
+            return super().open(folder, plan, context)
+
     def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
         options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET}
         if context.device == "cpu":
             options |= {"freezing": True, "triton.cudagraphs": False}
-        return torch.compile(model, dynamic=True, options=options)  # type: ignore[no-any-return]
+        return torch.compile(model, dynamic=True, options=options)
 
 
 def no_compiler(what: str) -> str | None:

@@ -21,7 +21,7 @@ def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProg
     example = {name: torch.ones((2, 16), dtype=torch.int64, device=device) for name in inputs}
     open_sizes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.export.export(model, (), example, dynamic_shapes=open_sizes)
     except Exception as error:  # export raises many types; all mean that this model has no such graph
         raise Infeasible(f"torch.export failed: {brief(error)}") from error
@@ -29,12 +29,13 @@ def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProg
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
     """The same over the core ATen operators alone: no views, no changes in place."""
-    with _quiet():
-        return program.run_decompositions()
+    with quiet():
+        made: ExportedProgram = program.run_decompositions()
+        return made
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch warns about its own internals."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -32,10 +32,10 @@ class TensorRt:
 
     def missing(self, context: Context) -> str | None:
         if context.device != "cuda":
-            return "TensorRT needs a CUDA device"
+            return f"TensorRT needs a CUDA device, and: {INSTALL}"
         absent = onnx.absent()
         if absent:
-            return f"{', '.join(absent)} not installed: {onnx.Onnx.install}"
+            return f"{', '.join(absent)} not installed: {INSTALL} onnx onnxscript"
         if PROVIDER not in onnx.providers():
             return f"this onnxruntime has no TensorRT provider: {INSTALL}"
         return None

@@ -25,6 +25,8 @@ FP32 = {"width": "fp32"}
 RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
 TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
+SLOW = "compiled-max-autotune"  # minutes for a whole model: it has a test with a single product
+QUICK = tuple(r.name for r in spaces.RUNTIMES if r.name != SLOW)
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -54,14 +56,14 @@ def test_every_runtime_says_what_it_is_and_can_do(runtime: Runtime) -> None:
     assert set(runtime.widths(CPU)) <= set(spaces.axis("bits").knobs(build.NO_SHAPE)[0].choices)
 
 
-@pytest.mark.parametrize("runtime", [pytest.param(r.name, marks=needs(r.name)) for r in spaces.RUNTIMES])
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in QUICK])
 def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> None:
     from torch._dynamo.utils import counters
 
     before = counters["stats"]["unique_graphs"]
     agree(folder, runtime)
     # One graph for a single row and one for several: later lengths and batches compile nothing.
-    assert counters["stats"]["unique_graphs"] - before == (2 if runtime.startswith("compiled") else 0)
+    assert counters["stats"]["unique_graphs"] - before == (2 if runtime == "compiled" else 0)
     for name in spaces.runtime(runtime).files(FP32):
         assert (folder / name).stat().st_size > 0
 
@@ -184,6 +186,37 @@ def test_no_model_falls_back_to_eager_however_many_were_compiled_before(
         runs.clear()
         predict(arrays_of(subject().base, (3,)))
         assert runs == [1]
+
+
+class Pooled(TaskModel):
+    """One matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.classifier = nn.Embedding(61, 64), nn.Linear(64, 32)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.table(input_ids)).sum(1)  # type: ignore[no-any-return]
+
+
+@needs(SLOW)
+def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Without frozen weights Inductor has one form of a product on a CPU, and times nothing."""
+    from torch._dynamo.utils import counters
+
+    model = Pooled().eval()
+    monkeypatch.setattr(compiled, "load_for", lambda *_: model)
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    before, graphs = counters["inductor"]["select_algorithm_autotune"], counters["stats"]["unique_graphs"]
+    predict = spaces.runtime(SLOW).open(folder, FP32, CPU)
+    assert counters["inductor"]["select_algorithm_autotune"] > before
+    assert not torch._inductor.config.freezing
+    for lengths in SIZES:
+        found = predict(arrays_of(subject().base, lengths))["logits"]
+        np.testing.assert_allclose(found, logits(model, batch_of(subject().base, lengths)), atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - graphs == 2
 
 
 # --- widths in torch ----------------------------------------------------------------------------------------
