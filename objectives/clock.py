@@ -28,6 +28,8 @@ LIBRARIES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "tensorrt",
+    "jaxlib",
     "torchao",
     "triton",
 )

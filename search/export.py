@@ -31,6 +31,8 @@ RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 #: What a model folder takes along: weights, configuration, tokenizer. Never a pickle, nor a stage's manifest.
 TAKEN = (".json", ".safetensors", ".txt", ".model", ".jinja")
 LEFT = ("entry.json",)
+#: Compiled code: a program for one machine, which nobody else should run. It is made again where a model is opened.
+KEPT = (".pt2",)
 
 
 def export(front: Front, study: Study, folder: Path) -> None:
@@ -89,7 +91,8 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> 
 def files_of(source: Path, recipe: Recipe) -> list[str]:
     """Names, relative to `source`, of the files that a model of this recipe needs."""
     top = [p for p in source.iterdir() if p.is_file() and p.suffix in TAKEN and p.name not in LEFT]
-    graphs = [source / name for name in spaces.runtime(recipe.runtime.name).files(precision_of(recipe))]
+    named = spaces.runtime(recipe.runtime.name).files(precision_of(recipe))
+    graphs = [source / name for name in named if not name.endswith(KEPT)]
     found = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
     return sorted(found)
 

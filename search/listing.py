@@ -32,11 +32,12 @@ def lines() -> Iterator[str]:
     yield f"  model families whose layers can be cut: {', '.join(known_model_types())}"
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         context = Context(device=device)
+        wide = max(len(runtime.name) for runtime in spaces.RUNTIMES)
         yield f"runtimes on this {device}"
         for runtime in spaces.RUNTIMES:
             why = runtime.missing(context)
             state = f"widths: {', '.join(runtime.widths(context))}" if why is None else f"not here: {why}"
-            yield f"  {runtime.name:<12}{state}"
+            yield f"  {runtime.name:<{wide}}  {state}"
     yield "objectives"
     for objective in OBJECTIVES:
         yield f"  {objective.name:<24}{objective.better} is better; {objective.description}"

@@ -24,7 +24,7 @@ PACKAGES = (
         "PyYAML",
         "jsonschema",
     ),
-    *("psutil", "onnxruntime", "onnxruntime-gpu", "onnx", "onnxscript", "openvino"),
+    *("psutil", "onnxruntime", "onnxruntime-gpu", "onnx", "onnxscript", "openvino", "jax"),
 )
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spaces.axis import Context, Infeasible, Plan, Predict
-from spaces.base import WEIGHTS
+from spaces.base import WEIGHTS, TaskModel
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 GRAPHS = 256  # compiled in one process, over all models
+INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
+QUIET = {"autotune_num_choices_displayed": 0}  # the tables of every product's candidates would fill the terminal
 
 
 class Compiled:
@@ -20,12 +24,10 @@ class Compiled:
 
     name = "compiled"
     source = "Ansel et al. 2024, PyTorch 2"
-    install = "apt-get install g++ (or any C++ compiler named by CXX)"
+    install = INSTALL
 
     def missing(self, context: Context) -> str | None:
-        if context.device == "cpu" and not _compiler():
-            return "torch.compile needs a C++ compiler, and none is on the PATH"
-        return None
+        return no_compiler("torch.compile") if context.device == "cpu" else None
 
     def widths(self, context: Context) -> tuple[str, ...]:
         return torch_widths(context)
@@ -42,7 +44,7 @@ class Compiled:
         # Graphs are counted by the forward function, which all models share: past the limit a model would run
         # eagerly and nothing would say so.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        predict = TorchPredict(torch.compile(model, dynamic=True), inputs, context.device)
+        predict = TorchPredict(self.compile(model, context), inputs, context.device)
         # Sizes of 0 and 1 are specialised, so the general graph is compiled by a batch of 2, then that of 1.
         try:
             for rows in (2, 1):
@@ -51,6 +53,38 @@ class Compiled:
             first = " ".join(str(error).split())[:200]
             raise Infeasible(f"torch.compile failed: {first}") from error
         return predict
+
+    def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
+        return torch.compile(model, dynamic=True)
+
+
+class MaxAutotuned(Compiled):
+    """The same with every matrix product timed in each form that Inductor has for it, and the fastest kept.
+
+    On a GPU these are the options of torch's mode "max-autotune": Triton templates, replayed as CUDA graphs (one for
+    each batch and length). On a CPU they are C++ templates, which need constant weights: there the weights are frozen
+    into the graph, and without that the mode would choose between nothing.
+    Compiling takes minutes.
+    """
+
+    name = "compiled-max-autotune"
+    source = "Ansel et al. 2024, PyTorch 2 (max-autotune)"
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        # Dynamo reads this one while it traces, before the options reach Inductor.
+        with torch._inductor.config.patch(freezing=context.device == "cpu"):
+            return super().open(folder, plan, context)
+
+    def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
+        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET}
+        if context.device == "cpu":
+            options |= {"freezing": True, "triton.cudagraphs": False}
+        return torch.compile(model, dynamic=True, options=options)
+
+
+def no_compiler(what: str) -> str | None:
+    """Why `what` cannot compile here, or None."""
+    return None if _compiler() else f"{what} needs a C++ compiler, and none is on the PATH: {INSTALL}"
 
 
 def _compiler() -> str | None:

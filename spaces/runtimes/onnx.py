@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,10 @@ class Onnx:
     install = 'pip install "transformer-compression-search[onnx]"'
 
     def missing(self, context: Context) -> str | None:
-        absent = [p for p in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(p) is None]
-        if absent:
-            return f"{', '.join(absent)} not installed: {self.install}"
-        if context.device == "cuda" and "CUDAExecutionProvider" not in _providers():
+        lacking = absent()
+        if lacking:
+            return f"{', '.join(lacking)} not installed: {self.install}"
+        if context.device == "cuda" and "CUDAExecutionProvider" not in providers():
             return "this onnxruntime has no CUDA provider: pip install onnxruntime-gpu"
         return None
 
@@ -52,10 +52,16 @@ class Onnx:
         width = str(plan["width"])
         if width not in self.widths(context):
             raise Infeasible(f"onnx has no {width} kernels on this {context.device}")
-        return OnnxPredict(graph(folder, plan), context)
+        provider = "CUDAExecutionProvider" if context.device == "cuda" else "CPUExecutionProvider"
+        return OnnxPredict(graph(folder, plan), context, [(provider, {})])
 
 
-def _providers() -> list[str]:
+def absent() -> list[str]:
+    """The packages that are not here."""
+    return [p for p in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(p) is None]
+
+
+def providers() -> list[str]:
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
@@ -64,16 +70,17 @@ def _providers() -> list[str]:
 class OnnxPredict:
     """One session. Its threads spin only while it runs, so that an idle session takes no CPU."""
 
-    def __init__(self, path: Path, context: Context) -> None:
+    def __init__(self, path: Path, context: Context, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """`wanted`: execution providers with their options; the first must be taken, later ones may fill its gaps."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = context.threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
-        provider = "CUDAExecutionProvider" if context.device == "cuda" else "CPUExecutionProvider"
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-        if self._session.get_providers()[0] != provider:
-            raise Infeasible(f"ONNX Runtime did not take the {provider}")
+        given = [(name, dict(chosen)) for name, chosen in wanted]
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=given)
+        if self._session.get_providers()[0] != given[0][0]:
+            raise Infeasible(f"ONNX Runtime did not take the {given[0][0]}")
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 

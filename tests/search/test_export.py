@@ -11,12 +11,14 @@ import jsonschema
 import pytest
 import yaml
 
+import spaces
 from search import export as exporting
 from search.atomic import replacing, write_text
 from search.best_config import BestConfig, read_best_config, schema
 from search.errors import UserError
 from search.export import PICK_FILES, export, export_model, files_of, model_folder
 from search.front import Front
+from spaces.build import precision_of
 from spaces.recipe import Recipe
 
 from . import factory
@@ -66,6 +68,18 @@ def test_a_graph_that_is_not_there_yet_is_left_to_the_runtime(tmp_path: Path) ->
     source = factory.weights(tmp_path, "a")
     (source / "onnx" / "fp32.onnx").unlink()
     assert "onnx/fp32.onnx" not in files_of(source, factory.recipe(runtime="onnx"))
+
+
+def test_compiled_code_is_not_exported(tmp_path: Path) -> None:
+    """A program would run whatever somebody put in it; weights cannot."""
+    source = factory.weights(tmp_path, "a")
+    recipe = factory.recipe(runtime="aot_inductor")
+    (package,) = spaces.runtime("aot_inductor").files(precision_of(recipe))
+    (source / package).parent.mkdir()
+    (source / package).write_bytes(b"program")
+    found = files_of(source, recipe)
+    assert "model.safetensors" in found
+    assert not [name for name in found if "aot_inductor" in name]
 
 
 def test_front_json_names_folders_that_exist(exported: Path) -> None:

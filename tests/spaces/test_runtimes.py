@@ -24,6 +24,9 @@ CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
 RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
+TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
+SLOW = "compiled-max-autotune"  # minutes for a whole model: it has a test with a single product
+QUICK = tuple(r.name for r in spaces.RUNTIMES if r.name != SLOW)
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -53,7 +56,7 @@ def test_every_runtime_says_what_it_is_and_can_do(runtime: Runtime) -> None:
     assert set(runtime.widths(CPU)) <= set(spaces.axis("bits").knobs(build.NO_SHAPE)[0].choices)
 
 
-@pytest.mark.parametrize("runtime", [pytest.param(r.name, marks=needs(r.name)) for r in spaces.RUNTIMES])
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in QUICK])
 def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> None:
     from torch._dynamo.utils import counters
 
@@ -65,9 +68,9 @@ def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> 
         assert (folder / name).stat().st_size > 0
 
 
-@needs("onnx")
-def test_a_decoder_that_reads_its_last_token_gives_the_same_logits_in_onnx(tmp_path: Path) -> None:
-    agree(stored(tmp_path, "llama", "native"), "onnx", case="llama", head="native")
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in ("onnx", "xla")])
+def test_a_decoder_that_reads_its_last_token_gives_the_same_logits(runtime: str, decoder: Path) -> None:
+    agree(decoder, runtime, case="llama", head="native")
 
 
 def test_eager_is_the_model_itself(folder: Path) -> None:
@@ -97,7 +100,8 @@ def test_a_width_without_kernels_is_infeasible_and_named(runtime: Runtime, width
 
 
 @pytest.mark.parametrize(
-    ("runtime", "package"), [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino")]
+    ("runtime", "package"),
+    [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino"), ("xla", "jax")],
 )
 def test_a_missing_package_names_its_install_command(
     runtime: str, package: str, monkeypatch: pytest.MonkeyPatch, folder: Path
@@ -111,27 +115,30 @@ def test_a_missing_package_names_its_install_command(
     assert spaces.runtime("eager").missing(CPU) is None
 
 
-def test_cuda_graphs_need_cuda_and_openvino_a_cpu() -> None:
+def test_some_runtimes_need_cuda_and_some_a_cpu() -> None:
     assert "CUDA" in str(spaces.runtime("cuda_graph").missing(CPU))
+    assert "CUDA" in str(spaces.runtime("tensorrt").missing(CPU))
     assert spaces.runtime("cuda_graph").missing(Context("cuda")) is None
     assert "CPU" in str(spaces.runtime("openvino").missing(Context("cuda")))
+    assert "CPU" in str(spaces.runtime("xla").missing(Context("cuda")))
 
 
 # --- torch.compile ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("runtime", ["compiled", "compiled-max-autotune", "aot_inductor"])
 @pytest.mark.parametrize("named", [None, "no-such-compiler"])
-def test_without_a_compiler_only_torch_compile_is_infeasible(
-    named: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+def test_without_a_compiler_only_what_compiles_is_infeasible(
+    runtime: str, named: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     if named:
         monkeypatch.setenv("CXX", named)
     with pytest.raises(Infeasible, match=r"C\+\+ compiler"):
-        spaces.runtime("compiled").open(folder, FP32, CPU)
+        spaces.runtime(runtime).open(folder, FP32, CPU)
     assert spaces.runtime("eager").missing(CPU) is None
-    assert "compiler" in spaces.runtime("compiled").install
+    assert spaces.runtime(runtime).install in str(spaces.runtime(runtime).missing(CPU))
 
 
 def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
@@ -181,6 +188,37 @@ def test_no_model_falls_back_to_eager_however_many_were_compiled_before(
         assert runs == [1]
 
 
+class Pooled(TaskModel):
+    """One matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.classifier = nn.Embedding(61, 64), nn.Linear(64, 32)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.table(input_ids)).sum(1)  # type: ignore[no-any-return]
+
+
+@needs(SLOW)
+def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Without frozen weights Inductor has one form of a product on a CPU, and times nothing."""
+    from torch._dynamo.utils import counters
+
+    model = Pooled().eval()
+    monkeypatch.setattr(compiled, "load_for", lambda *_: model)
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    before, graphs = counters["inductor"]["select_algorithm_autotune"], counters["stats"]["unique_graphs"]
+    predict = spaces.runtime(SLOW).open(folder, FP32, CPU)
+    assert counters["inductor"]["select_algorithm_autotune"] > before
+    assert not torch._inductor.config.freezing
+    for lengths in SIZES:
+        found = predict(arrays_of(subject().base, lengths))["logits"]
+        np.testing.assert_allclose(found, logits(model, batch_of(subject().base, lengths)), atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - graphs == 2
+
+
 # --- widths in torch ----------------------------------------------------------------------------------------
 
 
@@ -226,7 +264,7 @@ def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest
 # --- on a GPU -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in ("eager", "compiled", "cuda_graph")])
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in TORCH_RUNTIMES])
 @pytest.mark.parametrize(("case", "head"), [("bert", "mean"), ("roberta", "native"), ("llama", "native")])
 def test_torch_runtimes_agree_on_cuda(runtime: str, case: str, head: str, tmp_path: Path) -> None:
     agree(stored(tmp_path, case, head), runtime, "cuda", case, head)

@@ -1,0 +1,108 @@
+"""AOTInductor: the graph compiled ahead of time into a shared library (Ansel et al. 2024; PyTorch, "AOTInductor").
+
+The package is a zip archive. What this file writes into it is a shared library with the weights baked in, the C++ it
+was compiled from, and JSON. Opening one hands the library to the dynamic linker, which runs machine code. No pickle is
+written, but torch's loader would unpickle an archive that has one. Both are code, so:
+
+- the package stays on the machine that made it. It is not exported with a model (the safetensors file is, and the model
+  is compiled again where it is opened), which the instructions of another CPU would forbid in any case;
+- only a package that carries this user's seal is opened (`spaces.runtimes.seal`); any other is compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.base import WEIGHTS
+from spaces.runtimes.compiled import INSTALL, no_compiler
+from spaces.runtimes.exported import brief, export, quiet
+from spaces.runtimes.seal import seal, sealed
+from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
+
+FOLDER = "aot_inductor"
+
+
+class AotInductor:
+    """One library for every batch and length, called without Python or graph guards in between."""
+
+    name = "aot_inductor"
+    source = "Ansel et al. 2024, PyTorch 2 (AOTInductor)"
+    install = INSTALL
+
+    def missing(self, context: Context) -> str | None:
+        return no_compiler("AOTInductor")
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return torch_widths(context)
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (f"{FOLDER}/{plan['width']}.pt2",)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        why = self.missing(context)
+        if why:
+            raise Infeasible(why)
+        if plan["width"] not in self.widths(context):
+            raise Infeasible(f"{self.name} has no {plan['width']} kernels on this {context.device}")
+        if context.threads:
+            torch.set_num_threads(context.threads)
+        inputs = inputs_of(folder)
+        if os.access(folder, os.W_OK):
+            return TorchPredict(_loaded(package(folder, plan, context)), inputs, context.device)
+        with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
+            path = Path(place) / "model.pt2"
+            _compile(folder, plan, context, path)
+            return TorchPredict(_loaded(path), inputs, context.device)
+
+
+def package(folder: Path, plan: Plan, context: Context) -> Path:
+    """The package of the model in `folder`: made at the first call, found at the next if nothing it depends on changed.
+
+    Raises Infeasible where the model does not compile.
+    """
+    (name,) = AotInductor().files(plan)
+    path, made_for = folder / name, conditions(folder, context)
+    if not sealed(path, made_for):
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{os.getpid()}.{path.name}")  # torch insists on the suffix
+        try:
+            _compile(folder, plan, context, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        seal(path, made_for)
+    return path
+
+
+def conditions(folder: Path, context: Context) -> str:
+    """What a package is good for: these weights, this torch and this processor, and as many threads."""
+    with (folder / WEIGHTS).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    cpu = sorted(name for name, has in abilities.items() if has is True)
+    gpu = torch.cuda.get_device_name() if context.device == "cuda" else ""
+    # The number of threads is written into the code of every parallel loop.
+    parts = (weights, torch.__version__, platform.machine(), *cpu, gpu, context.device, torch.get_num_threads())
+    return " ".join(map(str, parts))
+
+
+def _loaded(path: Path) -> Any:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def _compile(folder: Path, plan: Plan, context: Context, path: Path) -> None:
+    model = load_for(folder, plan, context, AotInductor.name)
+    program = export(model, inputs_of(folder), context.device)
+    try:
+        with quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:  # Inductor raises many types; all mean that it does not compile here
+        raise Infeasible(f"AOTInductor failed: {brief(error)}") from error

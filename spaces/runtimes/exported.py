@@ -1,0 +1,47 @@
+"""torch.export: a stored model as one graph of ATen operators, for the compilers that start from that."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from spaces.axis import Infeasible
+from spaces.base import TaskModel
+
+
+def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProgram:
+    """The graph of `model` with batch and length left open; its named inputs are int64 (batch, length).
+
+    Raises Infeasible for a model whose Python cannot be followed for every batch and length.
+    """
+    example = {name: torch.ones((2, 16), dtype=torch.int64, device=device) for name in inputs}
+    open_sizes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(model, (), example, dynamic_shapes=open_sizes)
+    except Exception as error:  # export raises many types; all mean that this model has no such graph
+        raise Infeasible(f"torch.export failed: {brief(error)}") from error
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The same over the core ATen operators alone: no views, no changes in place."""
+    with quiet():
+        made: ExportedProgram = program.run_decompositions()
+        return made
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch warns about its own internals."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def brief(error: Exception) -> str:
+    """The start of an error's message, on one line."""
+    return " ".join(str(error).split())[:200]

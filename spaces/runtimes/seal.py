@@ -1,0 +1,76 @@
+"""Compiled code in a model folder: run only if this user made it here.
+
+Weights and graphs are data. A shared library or a GPU engine is a program, and opening one runs whatever is in it, as
+opening a pickle would. A model folder may come from anywhere, so compiled code in it carries a seal: an HMAC (RFC 2104)
+under a key that never leaves this user's cache folder. What has no valid seal is not opened, but made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+SIZE = 32  # bytes of the key
+
+
+def seal(path: Path, made_for: str) -> None:
+    """Write the seal of `path`, valid for the conditions `made_for`, beside it."""
+    partial = path.with_name(f".{path.name}.seal.{os.getpid()}")
+    partial.write_text(_mark(path, made_for))
+    partial.replace(_beside(path))
+
+
+def sealed(path: Path, made_for: str) -> bool:
+    """Whether this user made `path`, for these conditions, and nobody changed it since."""
+    try:
+        return hmac.compare_digest(_beside(path).read_bytes(), _mark(path, made_for).encode())
+    except FileNotFoundError:
+        return False
+
+
+def private_name(purpose: str) -> str:
+    """16 hex digits that nobody but this user can foresee: a folder of this name holds what this user made."""
+    return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.seal")
+
+
+def _mark(path: Path, made_for: str) -> str:
+    mark = hmac.new(_key(), made_for.encode() + b"\0", hashlib.sha256)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            mark.update(block)
+    return mark.hexdigest()
+
+
+def _key() -> bytes:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return _key_in(Path(cache) / "transformer-compression-search")
+
+
+@functools.cache
+def _key_in(folder: Path) -> bytes:
+    """The key in `folder`, made at the first call; where nothing can be kept, one that this process forgets."""
+    path = folder / "seal.key"
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            partial = folder / f".seal.key.{secrets.token_hex(8)}"
+            partial.touch(mode=0o600)
+            partial.write_bytes(secrets.token_bytes(SIZE))
+            try:
+                os.link(partial, path)  # unlike a rename, it leaves the key of a process that was faster
+            except FileExistsError:
+                pass
+            finally:
+                partial.unlink()
+        key = path.read_bytes()
+    except OSError:
+        key = b""
+    return key if len(key) == SIZE else secrets.token_bytes(SIZE)

@@ -1,0 +1,74 @@
+"""TensorRT through ONNX Runtime: the exported graph as engines that NVIDIA's builder timed on this GPU.
+
+Not run yet on a GPU: written after ONNX Runtime's "TensorRT Execution Provider", and tested as far as none is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.runtimes import onnx
+from spaces.runtimes.seal import private_name
+
+PROVIDER = "TensorrtExecutionProvider"
+INSTALL = "pip install onnxruntime-gpu tensorrt"
+
+
+class TensorRt:
+    """fp32 (which TensorRT may multiply in TF32) or fp16; what it has no kernel for runs on the CUDA provider.
+
+    Engines are built when a session first meets a shape, which takes from seconds to minutes, and are kept in the
+    model's folder for the next session. An engine is a program for one kind of GPU, so it is not exported, and engines
+    that somebody else put there are not found: their folder has a name that only this user's key gives.
+    """
+
+    name = "tensorrt"
+    source = "NVIDIA TensorRT through ONNX Runtime"
+    install = INSTALL
+
+    def missing(self, context: Context) -> str | None:
+        if context.device != "cuda":
+            return f"TensorRT needs a CUDA device, and: {INSTALL}"
+        absent = onnx.absent()
+        if absent:
+            return f"{', '.join(absent)} not installed: {INSTALL} onnx onnxscript"
+        if PROVIDER not in onnx.providers():
+            return f"this onnxruntime has no TensorRT provider: {INSTALL}"
+        return None
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return ("fp32", "fp16")
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (onnx.file_of(plan),)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        why = self.missing(context)
+        if why:
+            raise Infeasible(why)
+        width = str(plan["width"])
+        if width not in self.widths(context):
+            raise Infeasible(f"tensorrt has no {width} kernels on this {context.device}")
+        if "embeddings" in plan:
+            raise Infeasible("bits.embeddings: not tried under tensorrt")
+        with contextlib.suppress(ImportError):  # puts the libraries of the pip package where the provider finds them
+            importlib.import_module("tensorrt")
+        path = onnx.graph(folder, plan)
+        return onnx.OnnxPredict(path, context, [(PROVIDER, options(path, width)), ("CUDAExecutionProvider", {})])
+
+
+def options(path: Path, width: str) -> dict[str, Any]:
+    """The provider's options for the graph at `path`; makes the folder its engines are kept in."""
+    engines = path.parent / f"tensorrt-{private_name(str(path.resolve()))}"
+    engines.mkdir(parents=True, exist_ok=True)
+    return {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(engines),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(engines),
+        "trt_fp16_enable": width == "fp16",
+    }

@@ -1,0 +1,123 @@
+"""XLA: the exported graph as a JAX function, compiled for a TPU where there is one, else for the CPU.
+
+The graph is that of torch.export, lowered operator by operator with the table in `spaces.runtimes.aten_to_jax`
+(Bradbury et al. 2018, JAX; "OpenXLA").
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spaces import build
+from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.base import WEIGHTS, read_config
+from spaces.runtimes.cuda_graph import bucket, buckets_of
+from spaces.runtimes.exported import decomposed, export
+from spaces.runtimes.torch_predict import DTYPES
+
+
+class Xla:
+    """fp32 (also bf16 on a TPU), one program for each batch and padded length, compiled at their first use.
+
+    The program for another shape takes seconds, so lengths are padded to buckets, as for CUDA graphs. Nothing is
+    stored: the weights are the model's own, and the programs last as long as the process.
+    """
+
+    name = "xla"
+    source = "OpenXLA through JAX"
+    install = 'pip install "transformer-compression-search[xla]"'
+
+    def missing(self, context: Context) -> str | None:
+        if context.device != "cpu":
+            return "XLA runs on CPUs and TPUs here"
+        return f"jax not installed: {self.install}" if importlib.util.find_spec("jax") is None else None
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        return ("fp32", "bf16") if _tpu_is_there() else ("fp32",)
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (WEIGHTS,)
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        why = self.missing(context)
+        if why:
+            raise Infeasible(why)
+        width = str(plan["width"])
+        if width not in self.widths(context):
+            raise Infeasible(f"xla has no {width} kernels here")
+        if "embeddings" in plan:
+            raise Infeasible(f"bits.embeddings: xla has no kernel that gathers from {plan['embeddings']} tables")
+        _limit_threads(context.threads)
+        return XlaPredict(folder, width)
+
+
+class XlaPredict:
+    """Pads a batch to the bucket of its length (attention mask 0, the padding token) and runs its program."""
+
+    def __init__(self, folder: Path, width: str) -> None:
+        import jax
+
+        from spaces.runtimes.graph_to_jax import lower
+
+        device, base = _device(jax), read_config(folder)[0]
+        program = export(build.load(folder).to(DTYPES[width]), base.inputs, "cpu")
+        run, weights = lower(decomposed(program))
+        # A TPU would multiply fp32 in bf16 passes unless told otherwise, and be no fp32 candidate.
+        precision = "highest" if width == "fp32" else "default"
+
+        def exact(weights: Any, inputs: Any) -> Any:
+            with jax.default_matmul_precision(precision):
+                return run(weights, inputs)
+
+        self._run = jax.jit(exact)
+        self._weights = {name: jax.device_put(_array(tensor), device) for name, tensor in weights.items()}
+        self._inputs, self._buckets = base.inputs, buckets_of(base)
+        self._pad = int(base.config.get("pad_token_id") or 0)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows, length = batch["input_ids"].shape
+        padded = bucket(length, self._buckets)
+        arrays = {}
+        for name in self._inputs:
+            array = np.full((rows, padded), self._pad if name == "input_ids" else 0, dtype=np.int32)
+            array[:, :length] = batch[name]
+            arrays[name] = array  # follows the weights to their device
+        return {"logits": np.asarray(self._run(self._weights, arrays), dtype=np.float32)}
+
+
+def _tpu_is_there() -> bool:
+    """Whether JAX would find a TPU, without the seconds that asking it takes."""
+    chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _device(jax: Any) -> Any:
+    """The first TPU, or the CPU. Raises Infeasible for a TPU that is there and does not answer."""
+    if not _tpu_is_there():
+        return jax.devices("cpu")[0]
+    try:
+        return jax.devices("tpu")[0]
+    except RuntimeError as error:
+        raise Infeasible(f"JAX finds no TPU: {' '.join(str(error).split())[:200]}") from error
+
+
+def _limit_threads(threads: int) -> None:
+    """XLA's CPU client reads how many threads it may have when it starts, which is at JAX's first use."""
+    if threads:
+        os.environ["NPROC"] = str(threads)
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    """The tensor for JAX; numpy has no bfloat16 of its own, but JAX brings one."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    import ml_dtypes
+
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,0 +1,158 @@
+"""AOTInductor packages: made once, never half-written, no pickle in them, and nobody else's is ever loaded."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import arrays_of, stored, subject
+
+import spaces
+from spaces import build
+from spaces.axis import Context, Infeasible
+from spaces.runtimes import aot_inductor
+from spaces.runtimes.aot_inductor import package
+
+CPU = Context(threads=1)
+FP32 = {"width": "fp32"}
+RUNTIME = spaces.runtime("aot_inductor")
+real = pytest.mark.skipif(RUNTIME.missing(CPU) is not None, reason=str(RUNTIME.missing(CPU)))
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+
+class Compiler:
+    """Stands in for AOTInductor where only the file around its output matters."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, _folder: Path, _plan: Any, _context: Context, path: Path) -> None:
+        self.runs += 1
+        path.write_bytes(b"package %d" % self.runs)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    made = Compiler()
+    monkeypatch.setattr(aot_inductor, "_compile", made)
+    return made
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def inside(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / aot_inductor.FOLDER).iterdir())
+
+
+@real
+def test_a_package_is_loaded_again_without_compiling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = arrays_of(subject().base, (9, 4))
+    first = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
+    (name,) = RUNTIME.files(FP32)
+    before = (folder / name).stat().st_mtime_ns
+
+    def again(*_: Any) -> None:
+        raise AssertionError("the package was made again")
+
+    monkeypatch.setattr(aot_inductor, "_compile", again)
+    found = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
+    assert np.array_equal(found, first)
+    assert (folder / name).stat().st_mtime_ns == before
+
+
+@real
+@pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (40,), (40, 1)])
+def test_sizes_at_the_ends_of_their_ranges_need_no_package_of_their_own(lengths: tuple[int, ...], folder: Path) -> None:
+    batch = arrays_of(subject().base, lengths)
+    found = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
+    exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(found, exact, atol=1e-4, rtol=0)
+
+
+@real
+def test_a_package_holds_the_weights_and_no_pickle(folder: Path) -> None:
+    path = package(folder, FP32, CPU)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    assert any(name.endswith(".so") for name in content)
+    assert not [name for name, data in content.items() if data.startswith((*PICKLES, b"PK"))]
+    assert not [name for name in content if "/models/" in name or "/weights/" in name or "/constants/" in name]
+    weight = build.load(folder).get_parameter("classifier.weight").detach().numpy().tobytes()
+    assert any(weight in data for data in content.values())
+
+
+@real
+def test_a_folder_that_cannot_be_written_runs_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    made = package(folder, FP32, CPU).read_bytes()
+    place, allowed = stored(tmp_path / "read-only"), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != place and allowed(path, mode))
+    monkeypatch.setattr(aot_inductor, "_compile", lambda _f, _p, _c, path: path.write_bytes(made))
+    batch = arrays_of(subject().base, (9, 4))
+    found = build.open_predict(place, "aot_inductor", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(found, build.open_predict(place, "eager", FP32, CPU)(batch)["logits"], atol=1e-4)
+    assert not (place / aot_inductor.FOLDER).exists()
+
+
+def test_a_package_is_made_once(model: Path, compiler: Compiler) -> None:
+    first = package(model, FP32, CPU)
+    assert package(model, FP32, CPU) == first and compiler.runs == 1
+    assert inside(model) == ["fp32.pt2", "fp32.pt2.seal"]
+
+
+@pytest.mark.parametrize("theirs", [b"planted", b"package 1"])
+def test_a_package_of_somebody_else_is_replaced_and_never_taken(
+    theirs: bytes, model: Path, compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "theirs"))
+    path = package(model, FP32, CPU)
+    path.write_bytes(theirs)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert package(model, FP32, CPU).read_bytes() == b"package 2"
+
+
+def test_other_weights_threads_or_torch_make_another_package(
+    model: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(model, FP32, CPU)
+    (model / "model.safetensors").write_bytes(b"other weights")
+    package(model, FP32, CPU)
+    assert compiler.runs == 2
+    torch.set_num_threads(2)
+    package(model, FP32, CPU)
+    assert compiler.runs == 3
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    package(model, FP32, CPU)
+    assert compiler.runs == 4
+
+
+def test_a_compilation_that_fails_leaves_nothing_that_is_taken(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(_folder: Path, _plan: Any, _context: Context, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise Infeasible("no kernel")
+
+    monkeypatch.setattr(aot_inductor, "_compile", half)
+    with pytest.raises(Infeasible, match="no kernel"):
+        package(model, FP32, CPU)
+    assert inside(model) == []
+
+
+def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    with pytest.raises(Infeasible, match=r"AOTInductor failed: no kernel for this"):
+        package(stored(tmp_path), FP32, CPU)
