@@ -55,7 +55,7 @@ def test_engines_are_kept_beside_the_graph_where_nobody_else_can_put_any(
     width: str, providers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(onnx, "graph", lambda folder, width: folder / "onnx" / f"{width}.onnx")
+    monkeypatch.setattr(onnx, "graph", lambda folder, plan: folder / onnx.file_of(plan))
     monkeypatch.setattr(onnx, "OnnxPredict", lambda *given: asked.append(given))
     RUNTIME.open(tmp_path, {"width": width}, CUDA)
     ((path, _, ((name, options), fallback)),) = asked
@@ -81,7 +81,7 @@ def test_a_provider_that_onnx_runtime_does_not_take_is_infeasible(folder: Path) 
     """Where the libraries are missing, ONNX Runtime goes on with the next provider and only warns."""
     if tensorrt.PROVIDER in onnx.providers():
         pytest.skip("it has the provider")
-    path = onnx.graph(folder, "fp32")
+    path = onnx.graph(folder, FP32)
     wanted: list[tuple[str, dict[str, Any]]] = [(tensorrt.PROVIDER, {}), ("CPUExecutionProvider", {})]
     with pytest.raises(Infeasible, match=f"did not take the {tensorrt.PROVIDER}"):
         onnx.OnnxPredict(path, Context(threads=1), wanted)
