@@ -16,7 +16,8 @@ from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, tor
 
 GRAPHS = 256  # compiled in one process, over all models
 INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
-QUIET = {"autotune_num_choices_displayed": 0}  # the tables of every product's candidates would fill the terminal
+#: The tables of every product's candidates would fill the terminal.
+QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
 
 
 class Compiled:
@@ -64,7 +65,7 @@ class MaxAutotuned(Compiled):
     On a GPU these are the options of torch's mode "max-autotune": Triton templates, replayed as CUDA graphs (one for
     each batch and length). On a CPU they are C++ templates, which need constant weights: there the weights are frozen
     into the graph, and without that the mode would choose between nothing.
-    Compiling takes minutes.
+    Compiling takes long: more than a minute for MiniLM.
     """
 
     name = "compiled-max-autotune"

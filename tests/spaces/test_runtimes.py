@@ -25,7 +25,7 @@ FP32 = {"width": "fp32"}
 RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
 TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
-SLOW = "compiled-max-autotune"  # minutes for a whole model: it has a test with a single product
+SLOW = "compiled-max-autotune"  # a minute or two for a whole model: it has a test with a single product
 QUICK = tuple(r.name for r in spaces.RUNTIMES if r.name != SLOW)
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -201,7 +201,7 @@ class Pooled(TaskModel):
 
 @needs(SLOW)
 def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
+    monkeypatch: pytest.MonkeyPatch, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without frozen weights Inductor has one form of a product on a CPU, and times nothing."""
     from torch._dynamo.utils import counters
@@ -213,6 +213,7 @@ def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
     predict = spaces.runtime(SLOW).open(folder, FP32, CPU)
     assert counters["inductor"]["select_algorithm_autotune"] > before
     assert not torch._inductor.config.freezing
+    assert "autotune" not in capfd.readouterr().err.lower()
     for lengths in SIZES:
         found = predict(arrays_of(subject().base, lengths))["logits"]
         np.testing.assert_allclose(found, logits(model, batch_of(subject().base, lengths)), atol=1e-4)
