@@ -124,7 +124,7 @@ class RunConfig:
             "task": self.task,
             "train": train,
             "max_length": self.data.max_length,
-            "teacher": asdict(self.teacher),
+            "teacher": _as_before("teacher", asdict(self.teacher)),
             "seed": self.seed,
         }
 
@@ -149,9 +149,24 @@ class RunConfig:
         return {
             "model": {"digest": model, "head": self.model.head},
             "data": {"digest": data, "max_length": self.data.max_length},
-            **{name: mapping[name] for name in same},
+            **{name: _as_before(name, mapping[name]) for name in same},
             "validation_rows": self.measure.validation_rows,
         }
+
+
+#: Keys that came later, by section: where they say nothing, digests and studies are what they were before.
+LATER = {
+    "teacher": ("early_stopping",),
+    "recover": ("block_weight", "relation_weight", "early_stopping"),
+    "limits": ("others",),
+    "workload": ("threads",),
+}
+
+
+def _as_before(section: str, values: Any) -> Any:
+    """The values of a section without later keys that are off."""
+    late = LATER.get(section, ())
+    return {k: v for k, v in values.items() if k not in late or v} if late else values
 
 
 def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:

@@ -103,7 +103,10 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
     missing = {}
     pairs = []
+    named = config.space.get("runtime") is not None
     for name in wanted.choices:
+        if name in spaces.CLOSED_RUNTIMES and not named:
+            continue
         runtime = spaces.runtime(str(name))
         why = runtime.missing(context)
         if why is not None:

@@ -30,6 +30,9 @@ RUNTIMES: tuple[Runtime, ...] = (
     OpenVino(),
 )
 
+#: Measured only where they are named: opening one takes a minute or more for every set of weights.
+CLOSED_RUNTIMES = ("compiled-max-autotune",)
+
 
 def axis(name: str) -> Axis:
     return next(a for a in AXES if a.name == name)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from search.config import Names, Override, RunConfig, UserError, from_mapping, load, results_folder
+from search.config import LATER, Names, Override, RunConfig, UserError, from_mapping, load, results_folder
 from search.source import Source
 
 NAMES = Names(
@@ -317,3 +317,17 @@ def test_an_objective_may_name_another_workload(folder: Path) -> None:
 def test_a_workload_that_is_none_or_changes_nothing_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"objectives: a workload .*, got"):
         load(write(folder, changed(objectives=["metric", name])), [], NAMES)
+
+
+def test_keys_that_came_later_change_no_earlier_study_where_they_are_off(folder: Path) -> None:
+    """Keys of studies and teachers that were made before these keys were there."""
+    path = write(folder, changed())
+    plain = load(path, [], NAMES)
+    parts, teacher = plain.study_parts("m", "d"), plain.teacher_parts("m", "d")["teacher"]
+    for section, keys in LATER.items():
+        assert not set(keys) & set(parts[section]), section
+    assert set(LATER["teacher"]).isdisjoint(teacher) and "epochs" in teacher
+    said = load(path, ["recover.relation_weight=0.5", "workload.threads=2", "teacher.early_stopping=3"], NAMES)
+    assert said.study_parts("m", "d")["recover"]["relation_weight"] == 0.5
+    assert said.study_parts("m", "d")["workload"]["threads"] == 2
+    assert said.teacher_parts("m", "d")["teacher"]["early_stopping"] == 3
