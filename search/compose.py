@@ -91,9 +91,8 @@ def _has_cuda() -> bool:
 
 
 def store_of(config: RunConfig) -> Store:
-    """The store of this configuration, leased to this process until it ends."""
+    """The store of this configuration; what this process uses of it is kept until it ends."""
     store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
-    store.lease()
     atexit.register(store.release)
     return store
 

@@ -119,13 +119,15 @@ class Store:
                 removed.append(entry)
         return removed
 
-    def lease(self) -> None:
+    def _lease(self) -> None:
         """Say that this process uses the store from now on: what it uses is not removed while it lives."""
         mine = self.root / LEASES / str(os.getpid())
-        mine.parent.mkdir(parents=True, exist_ok=True)
-        mine.touch()
+        if not mine.exists():
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            mine.touch()
 
     def release(self) -> None:
+        """Say that this process is done with it."""
         (self.root / LEASES / str(os.getpid())).unlink(missing_ok=True)
 
     def _oldest_lease(self) -> float:
@@ -142,6 +144,7 @@ class Store:
         """Note the time of use as the manifest's access time (that of writing it stays)."""
         manifest = folder / MANIFEST
         with suppress(FileNotFoundError, PermissionError):
+            self._lease()
             os.utime(manifest, ns=(time.time_ns(), manifest.stat().st_mtime_ns))
 
     def sweep(self) -> None:
