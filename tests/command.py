@@ -74,7 +74,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def one_core() -> None:
-    """Keep this process, and those it starts, on one core: threads of a tiny model only wait for each other."""
+    """Keep this process, and those it starts, on one core: threads of a tiny model only wait for each other.
+
+    Ctrl-C is as on a terminal, also where the tests run in the background of a shell that ignores it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 

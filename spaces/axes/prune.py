@@ -50,7 +50,7 @@ class Prune:
             "flops", off=1.0, low=0.25, high=1.0, step=0.125, closed=True, help="share of the blocks' products kept"
         )
         if not shape.prunable_heads:
-            return (neurons, flops, criterion, tuning)
+            return (neurons, criterion, tuning)  # with one kind of unit a budget is a share of it
         heads = Knob("heads", off=1.0, low=0.25, high=1.0, step=0.125, help="share of attention heads kept")
         return (heads, neurons, flops, criterion, tuning)
 
@@ -61,8 +61,8 @@ class Prune:
         for unit, share in shares.items():
             if not 0 < share <= 1:
                 raise Infeasible(f"prune.{unit} must be in (0, 1], got {share}")
-        if shares["heads"] < 1 and not shape.prunable_heads:
-            raise Infeasible("prune.heads: the heads of this model family cannot differ from block to block")
+        if min(shares["heads"], shares["flops"]) < 1 and not shape.prunable_heads:
+            raise Infeasible("prune.heads, prune.flops: the heads of this family cannot differ from block to block")
         if shares["flops"] < 1:
             shares |= share_out(statistics, shares["flops"], shares["heads"], shares["neurons"])
         plan: Plan = {}
@@ -170,8 +170,7 @@ def share_out(statistics: Statistics, flops: float, heads: float, neurons: float
     lost_heads, lost_neurons = _lost(of_heads), _lost(of_neurons)
     most_heads, most_neurons = round(heads * len(of_heads)), round(neurons * len(of_neurons))
     best: tuple[float, int, int] | None = None
-    fewest = shape.depth if shape.prunable_heads else most_heads
-    for kept in range(fewest, most_heads + 1):
+    for kept in range(shape.depth, most_heads + 1):
         rest = min(most_neurons, int((budget - kept * head_cost) / neuron_cost))
         if rest < min(shape.depth * NEURON_MULTIPLE, most_neurons):
             break
