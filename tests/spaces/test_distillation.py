@@ -7,25 +7,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from models import built, labelled, subject, tiny
+from models import built, student, subject
 from torch import Tensor
 from torch.nn import functional
 
 from spaces.base import TaskModel
 from spaces.distillation import Distillation, Taught, Weights, hidden_loss, relation_loss, soft_loss, watching
 from spaces.recipe import Step
-from spaces.training import Batch
-
-
-def student(case: str = "bert") -> tuple[TaskModel, list[Batch], Tensor]:
-    """A model, its batches as (inputs, rows), and the labels of all rows."""
-    model, base = tiny(case)
-    batches, labels = [], []
-    for inputs, known in labelled(base):
-        start = sum(map(len, labels))
-        batches.append((inputs, torch.arange(start, start + len(known))))
-        labels.append(known)
-    return model, batches, torch.cat(labels)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import built, labelled, logits, subject, tiny, weights
+from models import built, logits, student, subject, tiny, weights
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,17 +16,6 @@ from spaces.recipe import Step
 from spaces.training import Batch, Stopping, Training, fit
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
-
-
-def student(case: str = "bert") -> tuple[TaskModel, list[Batch], Tensor]:
-    """A model, its batches as (inputs, rows), and the labels of all rows."""
-    model, base = tiny(case)
-    batches, labels = [], []
-    for inputs, known in labelled(base):
-        start = sum(map(len, labels))
-        batches.append((inputs, torch.arange(start, start + len(known))))
-        labels.append(known)
-    return model, batches, torch.cat(labels)
 
 
 def task_loss(labels: Tensor):  # type: ignore[no-untyped-def]
