@@ -7,9 +7,8 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import spaces
 from objectives import OBJECTIVES, clock
@@ -30,9 +29,6 @@ from spaces.anatomy import LayerShape, Shape
 from spaces.axis import Context, Knob
 from spaces.build import NO_SHAPE
 from spaces.recipe import Recipe, digest_of
-
-if TYPE_CHECKING:
-    from search.propose import Proposer
 
 Progress = Callable[[str, float], None]
 
@@ -205,17 +201,6 @@ def data_key_of(config: RunConfig) -> dict[str, Any]:
     return data  # type: ignore[no-any-return]
 
 
-def proposer_of(setting: Setting, total: int, siblings: Siblings, go_on: Callable[[], bool]) -> Proposer:
-    """The study of this setting, new or resumed, with what it is to try next."""
-    from search.limits import violations
-    from search.propose import Proposer, open_study
-
-    config = setting.config
-    study = open_study(Path(config.mlruns), config.study, setting.targets, config.sampler, config.seed, setting.parts)
-    limits = partial(violations, setting)
-    return Proposer(study, setting.space, setting.targets, total, setting.recipe, siblings, limits, config.seed, go_on)
-
-
 class Siblings:
     """Which other pairs of runtime and width a set of weights is measured under.
 
@@ -238,6 +223,11 @@ class Siblings:
             return any(t * self.HOPELESS < time and other <= loss for other, t in measured.values())
 
         self._pairs = tuple(p for p in self._space.pairs if p in measured and not hopeless(p))
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Runtime and width that are worth measuring, as far as is known."""
+        return self._pairs
 
     def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
         return siblings(recipe, self._pairs)

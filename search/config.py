@@ -25,6 +25,7 @@ from search.sections import (
     BudgetConfig,
     CacheConfig,
     DataConfig,
+    EconomyConfig,
     LimitsConfig,
     MeasureConfig,
     ModelConfig,
@@ -87,6 +88,7 @@ class RunConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     sampler: Name = ""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    economy: EconomyConfig = field(default_factory=EconomyConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     mlruns: Name = "mlruns"

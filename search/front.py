@@ -25,7 +25,7 @@ PICKS = ("fastest", "balanced", "most-accurate")
 PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews": LOSS, LATENCY: SPEEDUP}
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
-Status = Literal["complete", "infeasible", "rejected", "failed"]
+Status = Literal["complete", "infeasible", "rejected", "failed", "paused"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Outcome:
     """What became of one recipe.
 
     complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit, or was stopped
-    before it was trained. failed: its process crashed, ran out of memory or time.
+    before it was trained in full. failed: its process crashed, ran out of memory or time. paused: seen on a lower
+    rung, and waiting for whether it is worth the next; its trial is still open.
     """
 
     number: int  # the trial's number in the study; -1 before it is told
@@ -46,6 +47,8 @@ class Outcome:
     folder: str = ""  # where its weights are stored
     baseline: bool = False  # the uncompressed model
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
+    rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
+    audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
 
     def value(self, objective: str) -> float:
         return self.measurements[objective].value
@@ -69,6 +72,8 @@ class Outcome:
             "folder": self.folder,
             "baseline": self.baseline,
             "limits_broken": list(self.limits_broken),
+            "rungs": {str(rung): value for rung, value in self.rungs.items()},
+            "audit": self.audit,
         }
 
     @classmethod
@@ -84,6 +89,8 @@ class Outcome:
             folder=data["folder"],
             baseline=data["baseline"],
             limits_broken=tuple(data["limits_broken"]),
+            rungs={int(rung): value for rung, value in data.get("rungs", {}).items()},
+            audit=data.get("audit", ""),
         )
 
     def numbered(self, number: int) -> Outcome:
@@ -108,7 +115,11 @@ class Front:
     final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> Front:
-        return replace(self, outcomes=(*self.outcomes, outcome))
+        """With `outcome`, in the place of what its trial was when it was paused."""
+        before = self.outcomes
+        if any(o.status == "paused" for o in before):
+            before = tuple(o for o in before if o.number != outcome.number)
+        return replace(self, outcomes=(*before, outcome))
 
     def point(self, outcome: Outcome) -> tuple[float, ...]:
         """Its values with every direction turned to "lower is better"."""

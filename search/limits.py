@@ -85,5 +85,9 @@ def broken(setting: Setting, outcome: Outcome) -> tuple[str, ...]:
 
 
 def violations(setting: Setting, outcome: Outcome) -> Mapping[str, float]:
-    """Constraint values by limit, at most 0 when kept."""
-    return {limit.key: limit.violation(outcome.value(limit.measurement)) for limit in limits_of(setting)}
+    """Constraint values by limit, at most 0 when kept; 0 of what was not measured, because it was rejected before."""
+    found = outcome.measurements
+    return {
+        limit.key: limit.violation(found[limit.measurement].value) if limit.measurement in found else 0.0
+        for limit in limits_of(setting)
+    }

@@ -16,8 +16,11 @@ class Job:
 
     recipe: Recipe
     siblings: tuple[Recipe, ...] = ()
+    share: float = 1.0  # of the recovery after which it is looked at; below 1 a lower rung
     rung: int = 0
     baseline: bool = False
+    rejected: str = ""  # why it is not to be built at all
+    audit: str = ""  # why it would have been
 
 
 class Proposals(Protocol):

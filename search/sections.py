@@ -99,6 +99,7 @@ class BudgetConfig:
     trials: Count = 40  # the study's total
     timeout: Positive | None = None  # seconds, export included
     trial_timeout: Positive = 1800.0  # seconds
+    least_gain: NonNegative = 0.0  # stop when the next trial is expected to add less, as a share of the hypervolume
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,17 @@ class MeasureConfig:
     quick_s: Positive = 1.5
     final_s: Positive = 4.0
     validation_rows: Count | None = None  # rows that choose; None: all
+
+
+@dataclass(frozen=True)
+class EconomyConfig:
+    """What saves training: looks at candidates before they are recovered in full, and what is not trained for them."""
+
+    rungs: tuple[Fraction, ...] = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
+    halving: Annotated[int, Rule("at least 2", lambda v: v >= 2)] = 2  # one of so many goes on to the next rung
+    rows: Count = 1024  # of the validation split, that lower rungs look at
+    reject: bool = True  # what cannot reach the front is not trained
+    audit: Fraction = 0.1  # of those that would be rejected, how many are trained all the same
 
 
 @dataclass(frozen=True)

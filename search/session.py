@@ -20,8 +20,12 @@ from search.errors import UserError
 from search.evaluate import Evaluator, OutOfTime
 from search.export import export
 from search.front import LATENCY, LOSS, Front, Outcome
+from search.knowledge import TableKnowledge
+from search.known import Known
 from search.lock import study_lock
 from search.loop import explore
+from search.measurer import Measurer
+from search.proposing import informed, proposer_of
 from search.report import Study
 from search.setting import Setting
 from search.view import View
@@ -107,26 +111,35 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
 
     config = setting.config
     siblings = compose.Siblings(setting.space)
-    proposer = compose.proposer_of(setting, config.budget.trials, siblings, clock.left)
+    evaluate = Evaluator(setting, view.progress, clock)
+    knowledge = knowledge_of(setting, evaluate.measurer, siblings)
+    if knowledge is None and config.sampler == "known-latency":
+        view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
+        view.say("      model whose layers are known)")
+    proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left)
     tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
     tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
     front = Front(setting.targets, proposer.outcomes)
     tracker.sync(front)
     clock.reserve_s = finalists.seconds(config)
     learn = _learner(siblings)
-    for outcome in front.outcomes:
-        learn(outcome, front)
-    stopped = ""
     latest = [front]
 
     def remember(_: Outcome, now: Front) -> None:
         latest[0] = now
 
+    for outcome in front.outcomes:
+        learn(outcome, front)
+        if knowledge is not None:
+            knowledge.learn(outcome)
+    observers = [remember, learn, tracker.observe, view.observe]
+    if knowledge is not None:
+        observers.insert(0, knowledge.observe)
+    stopped = ""
     try:
-        evaluate = Evaluator(setting, view.progress, clock)
         try:
             with clock.watching_ctrl_c():
-                explore(proposer, evaluate, front, (remember, learn, tracker.observe, view.observe))
+                explore(proposer, evaluate, front, observers)
             if clock.interrupted:
                 stopped = "Ctrl-C"
             elif proposer.left and not clock.left():
@@ -147,6 +160,16 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
+
+
+def knowledge_of(setting: Setting, measurer: Measurer, siblings: compose.Siblings) -> TableKnowledge | None:
+    """What is known before training; None where the search is about something else, or the model's shape is unknown."""
+    if not informed(setting):
+        return None
+    try:
+        return TableKnowledge(setting, Known(setting, measurer), siblings)
+    except ValueError:
+        return None
 
 
 def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:

@@ -84,6 +84,14 @@ class Setting(Rows):
     def metric(self) -> str:
         return self.config.metric
 
+    @cached_property
+    def floor(self) -> float:
+        """The metric of a model that always says the most frequent class of the validation rows."""
+        from objectives.quality import score
+
+        labels = self.split("validation")[1]
+        return score(self.metric, np.full_like(labels, np.bincount(labels).argmax()), labels)
+
     @property
     def targets(self) -> tuple[Target, ...]:
         return targets_of(self.config.objectives, self.metric)

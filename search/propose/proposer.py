@@ -1,22 +1,24 @@
-"""Asks Optuna, and tells it: baselines first, then anchors, then the sampler."""
+"""Asks Optuna, and tells it: baselines first, then anchors, then the sampler; and who waits on a lower rung."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 
 from search.front import Outcome, Target
 from search.loop import Job
-from search.propose.study import OUTCOME, distribution, outcomes_of
+from search.propose.rungs import Decisions, Open, Straight
+from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
+from search.propose.telling import add, finish
 from search.space import Params, Space, anchors, random_settings
 from spaces.axis import Value
 from spaces.recipe import Recipe
 
-PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
 #: After so many known recipes in a row the sampler is helped with a random draw, and after so many of those it ends.
 KNOWN_IN_A_ROW = 5
 RANDOM_TRIES = 500
@@ -32,6 +34,7 @@ class Proposer:
         others: recipe to the recipes of the same weights that are to be measured beside it.
         limits: outcome to constraint values, at most 0 when kept; always the same names.
         go_on: whether there is time for another job.
+        decisions: who is looked at before it is recovered in full, and who goes on; left out, everybody is.
     """
 
     def __init__(
@@ -45,13 +48,16 @@ class Proposer:
         limits: Limits,
         seed: int,
         go_on: Callable[[], bool] = lambda: True,
+        decisions: Decisions | None = None,
     ) -> None:
         self._study, self._space, self._targets, self._total = study, space, targets, total
         self._recipe, self._others, self._limits, self._go_on = recipe, others, limits, go_on
+        self._decisions = decisions or Straight()
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
         self._outcomes = {o.recipe.digest: o for o in outcomes_of(study)}
         self._rng = np.random.default_rng((seed, len(self._outcomes)))
         self._asked: dict[str, optuna.Trial] = {}
+        self._waiting: dict[str, Open] = {}
         self.exhausted = False
 
     @property
@@ -60,20 +66,38 @@ class Proposer:
 
     @property
     def left(self) -> int:
-        return max(0, self._total - len(self._outcomes))
+        """How many more trials may begin."""
+        return max(0, self._total - len(self._outcomes) - len(self._waiting))
+
+    @property
+    def gain(self) -> float | None:
+        """What the next trial is expected to add, as a share of the hypervolume; None where nobody knows."""
+        return self._decisions.gain
 
     def __iter__(self) -> Iterator[Job]:
         yield from self._interrupted()
         yield from self._baselines()
         yield from self._anchors()
-        while self.left and self._go_on() and not self.exhausted:
-            trial = self._ask()
-            if trial is not None:
-                yield self._job(trial)
+        while self._go_on():
+            waiting = self._decisions.promoted(self._study, self._waiting)
+            if waiting is not None:
+                yield self._promotion(waiting)
+            elif not self.left or self.exhausted or self._decisions.enough():
+                break
+            else:
+                trial = self._ask()
+                if trial is not None:
+                    yield self._job(trial)
+        while self._go_on() and self._waiting:
+            digest, reason = self._decisions.last(self._study, self._waiting)
+            yield self._promotion(digest) if not reason else self._dismissal(digest, reason)
 
     def tell(self, outcome: Outcome) -> Outcome:
-        """Record one outcome; returns it with its number. An asked recipe ends its trial, others are added."""
+        """Record one outcome; returns it with its number. An asked recipe ends its trial, unless it is paused."""
         digest = outcome.recipe.digest
+        if outcome.status == "paused":
+            return self._paused(outcome)
+        self._waiting.pop(digest, None)
         asked = self._asked.pop(digest, None)
         if asked is not None:
             numbered = outcome.numbered(asked.number)
@@ -94,6 +118,8 @@ class Proposer:
                 self._finish(trial, Outcome.from_json(frozen.user_attrs[OUTCOME]))
             elif PARAMS not in frozen.user_attrs or not self.left:  # more than the total asks for
                 self._study.tell(trial, state=TrialState.FAIL)
+            elif RUNGS in frozen.user_attrs:
+                self._wait(trial, {int(r): float(v) for r, v in frozen.user_attrs[RUNGS].items()})
             else:
                 yield self._job(trial)
 
@@ -103,17 +129,19 @@ class Proposer:
         recipes = [self._recipe({**self._space.off, **pair}) for pair in pairs]
         unknown = [r for r in recipes if r.digest not in self._outcomes][: self.left]
         if unknown:
-            yield Job(unknown[0], siblings=tuple(unknown[1:]), baseline=True)
+            yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top, baseline=True)
 
     def _anchors(self) -> Iterator[Job]:
+        """Recovered in full, whatever lower rungs say: what those are worth is learnt from them."""
         for settings in anchors(self._space):
             if not self.left or not self._go_on():
                 return
-            if self._recipe(settings).digest not in self._outcomes:
+            digest = self._recipe(settings).digest
+            if digest not in self._outcomes and digest not in self._waiting:
                 self._study.enqueue_trial({n: settings[n] for n in self._distributions}, skip_if_exists=True)
                 trial = self._ask()
                 if trial is not None:
-                    yield self._job(trial)
+                    yield self._top(trial)
 
     def _ask(self) -> optuna.Trial | None:
         """A trial whose recipe is new; known ones are answered at once. None when the space is exhausted."""
@@ -127,7 +155,11 @@ class Proposer:
             trial = self._study.ask(self._distributions)
             settings = self._space.complete(trial.params)
             trial.set_user_attr(PARAMS, settings)
-            known = self._outcomes.get(self._recipe(settings).digest)
+            digest = self._recipe(settings).digest
+            if digest in self._waiting:  # its own trial is still open
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            known = self._outcomes.get(digest)
             if known is None:
                 return trial
             trial.set_user_attr("same_as", known.number)
@@ -137,52 +169,75 @@ class Proposer:
     def _unknown_draw(self) -> dict[str, Value] | None:
         for _ in range(RANDOM_TRIES):
             drawn = random_settings(self._space, self._rng)
-            if self._recipe(drawn).digest not in self._outcomes:
+            digest = self._recipe(drawn).digest
+            if digest not in self._outcomes and digest not in self._waiting:
                 return drawn
         return None
 
+    # What becomes of an open trial.
+
     def _job(self, trial: optuna.Trial) -> Job:
+        """The first job of a trial: a look at a lower rung, its full recovery, or no more than why it is rejected."""
+        settings = trial.user_attrs[PARAMS]
+        recipe = self._recipe(settings)
+        if not recipe.recover:
+            return self._top(trial)
+        reason, audit = self._decisions.rejected(self._study, settings, trial.number)
+        if audit:
+            return replace(self._top(trial), audit=audit)
+        if reason:
+            self._asked[recipe.digest] = trial
+            return Job(recipe, rejected=reason)
+        rung = self._decisions.next(-1)
+        if rung == self._decisions.top:
+            return self._top(trial)
+        self._asked[recipe.digest] = trial
+        return Job(recipe, share=self._decisions.share(rung), rung=rung)
+
+    def _top(self, trial: optuna.Trial) -> Job:
+        """Its full recovery, and its siblings."""
         recipe = self._recipe(trial.user_attrs[PARAMS])
         self._asked[recipe.digest] = trial
-        others = [r for r in self._others(recipe) if r.digest not in self._outcomes]
-        return Job(recipe, siblings=tuple(others[: self.left - 1]))
+        others = [r for r in self._others(recipe) if r.digest not in self._outcomes and r.digest not in self._waiting]
+        return Job(recipe, siblings=tuple(others[: max(0, self.left - 1)]), rung=self._decisions.top)
+
+    def _paused(self, outcome: Outcome) -> Outcome:
+        """Keep what a lower rung saw with the open trial; nobody has decided over it yet."""
+        trial = self._asked[outcome.recipe.digest]
+        trial.set_user_attr(RUNGS, {str(rung): value for rung, value in outcome.rungs.items()})
+        self._wait(trial, outcome.rungs)
+        self._decisions.timed(outcome)
+        reason, audit = self._decisions.rejected(self._study, trial.user_attrs[PARAMS], trial.number)
+        waiting = self._waiting[outcome.recipe.digest]
+        if reason and not audit:
+            told = replace(outcome, status="rejected", reason=reason)
+            return self.tell(told)
+        self._waiting[outcome.recipe.digest] = replace(waiting, audit=audit)
+        return outcome.numbered(trial.number)
+
+    def _wait(self, trial: optuna.Trial, rungs: Mapping[int, float]) -> None:
+        settings = trial.user_attrs[PARAMS]
+        digest = self._recipe(settings).digest
+        self._asked[digest] = trial
+        self._waiting[digest] = Open(settings, dict(rungs))
+
+    def _promotion(self, digest: str) -> Job:
+        waiting = self._waiting.pop(digest)
+        rung = self._decisions.next(waiting.rung)
+        if rung == self._decisions.top or waiting.audit:
+            return replace(self._top(self._asked[digest]), audit=waiting.audit)
+        return Job(self._recipe(waiting.settings), share=self._decisions.share(rung), rung=rung)
+
+    def _dismissal(self, digest: str, reason: str) -> Job:
+        return Job(self._recipe(self._waiting[digest].settings), rejected=reason, rung=self._waiting[digest].rung)
 
     # How outcomes are recorded.
 
-    def _values(self, outcome: Outcome) -> list[float] | None:
-        if outcome.status != "complete":
-            return None
-        return [outcome.value(t.objective) for t in self._targets]
-
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        values = self._values(outcome)
-        if values is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        for name, violation in self._limits(outcome).items():
-            trial.set_constraint(name, violation)
-        self._study.tell(trial, values)
+        finish(self._study, trial, outcome, self._targets, self._limits, self._decisions.guess)
 
     def _add(self, outcome: Outcome) -> Outcome:
-        """A finished trial that was not asked for: a sibling, or a baseline.
-
-        A baseline outside the searched ranges is kept as a trial without values: a sampler could not place it.
-        """
-        number = len(self._study.get_trials(deepcopy=False))
-        numbered = outcome.numbered(number)
-        settings = {**self._space.off, **outcome.recipe.params}
-        values = self._values(numbered)
-        inside = self._space.contains(settings)
-        attributes: dict[str, Any] = {OUTCOME: numbered.to_json(), PARAMS: settings}
-        if values is None or not inside:
-            trial: FrozenTrial = create_trial(state=TrialState.FAIL, user_attrs=attributes)
-        else:
-            trial = create_trial(
-                values=values,
-                params={n: settings[n] for n in self._distributions},
-                distributions=self._distributions,
-                user_attrs=attributes,
-                constraints=dict(self._limits(numbered)),
-            )
-        self._study.add_trial(trial)
+        numbered = outcome.numbered(len(self._study.get_trials(deepcopy=False)))
+        settings: dict[str, Any] = {**self._space.off, **outcome.recipe.params}
+        add(self._study, self._space, numbered, settings, self._targets, self._limits, self._distributions)
         return numbered

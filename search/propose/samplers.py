@@ -6,26 +6,40 @@ from collections.abc import Callable, Mapping
 
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from search.propose.known_latency import KnownLatency
+from search.propose.outlook import Outlook
+from search.propose.study import distribution
+from search.space import Space
 
-def _tpe(seed: int) -> BaseSampler:
+
+def _known_latency(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+    if outlook is None:
+        return _tpe(seed, space, outlook)
+    return KnownLatency(space, {name: distribution(knob) for name, knob in space.searched.items()}, outlook, seed)
+
+
+def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
     # Multivariate, because how far one axis can go depends on the others; few startup trials, because the
     # baselines and anchors have been told already.
     return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
 
 
-def _nsga2(seed: int) -> BaseSampler:
+def _nsga2(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=16)
 
 
-def _gp(seed: int) -> BaseSampler:
+def _gp(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
     return GPSampler(seed=seed, n_startup_trials=8)
 
 
-def _random(seed: int) -> BaseSampler:
+def _random(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+#: (seed, space, outlook or None where quality and latency are not what is searched for) -> sampler. The first is the
+#: default; without an outlook it is TPE.
+SAMPLERS: Mapping[str, Callable[[int, Space, Outlook | None], BaseSampler]] = {
+    "known-latency": _known_latency,
     "tpe": _tpe,
     "nsga2": _nsga2,
     "gp": _gp,

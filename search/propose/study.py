@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from optuna.study import StudyDirection
 
 from search.errors import UserError, nearest
 from search.front import Outcome, Target
-from search.propose.samplers import SAMPLERS
 from spaces.axis import Knob
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,6 +26,9 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 PARTS = "parts"  # study attribute: what all its trials share
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
+PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
+RUNGS = "rungs"  # trial attribute: what lower rungs saw of the metric, by rung
+GUESSED = "guessed"  # trial attribute: values that were expected, not measured
 
 
 def storage(mlruns: Path) -> str:
@@ -34,9 +36,14 @@ def storage(mlruns: Path) -> str:
 
 
 def open_study(
-    mlruns: Path, name: str, targets: Sequence[Target], sampler: str, seed: int, parts: Mapping[str, Any]
+    mlruns: Path,
+    name: str,
+    targets: Sequence[Target],
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    seed: int,
+    parts: Mapping[str, Any],
 ) -> optuna.Study:
-    """The study called `name`, new or resumed.
+    """The study called `name`, new or resumed; `sampler` makes its sampler from a seed.
 
     Raises:
         UserError: it exists and its trials share other `parts` (space, model, data, limits...).
@@ -50,7 +57,7 @@ def open_study(
         storage=storage(mlruns),
         study_name=name,
         directions=directions,
-        sampler=SAMPLERS[sampler](seed + trials),
+        sampler=sampler(seed + trials),
         load_if_exists=True,
     )
     if PARTS not in study.user_attrs:

@@ -1,0 +1,199 @@
+"""What quality a recipe will have after its full recovery: from recipes that were recovered, and from lower rungs.
+
+A Gaussian process over the settings (Matern 5/2, one length scale a setting; Rasmussen & Williams 2006, chapters 2, 4
+and 5) models the quality of *weights*. A pair of runtime and width moves it by an offset of its own. What a lower rung
+saw is turned into an estimate of the top rung's quality by a straight line fitted to the weights that were seen on both,
+and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such
+a line; theirs has a process of its own for what the line leaves).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
+
+#: Quality is never known better than this: two seeds of one training differ by about as much.
+SEED_NOISE = 0.003
+#: Until weights were seen on two rungs, a lower one says this little (sd, of the range of a quality from 0 to 1).
+UNKNOWN_LINE = 0.15
+#: New hyperparameters are sought whenever so many times more weights are known.
+REFIT = 1.2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of one set of weights."""
+
+    features: tuple[float, ...]
+    quality: Mapping[Hashable, float] = field(default_factory=dict)  # by pair of runtime and width, recovered in full
+    rungs: Mapping[int, float] = field(default_factory=dict)  # by lower rung
+
+
+@dataclass(frozen=True)
+class Line:
+    """Top rung's quality from a lower one's: intercept + slope * seen, with its error."""
+
+    intercept: float
+    slope: float
+    middle: float
+    spread: float  # sum of squares of what was seen about its middle
+    sd: float  # of the residuals
+    count: int
+
+    @classmethod
+    def fitted(cls, low: Floats, high: Floats, range_: float) -> Line:
+        """Least squares with a slope between 0 and 1: a recovery repairs most where most is broken.
+
+        With so few points that their residuals say nothing the error is wide.
+        """
+        if len(low) < 3:
+            return cls(float(high.mean()) if len(high) else 0.0, 0.0, 0.0, 0.0, UNKNOWN_LINE * range_, len(low))
+        middle, spread = float(low.mean()), float(((low - low.mean()) ** 2).sum())
+        slope = float(np.clip(((low - middle) * (high - high.mean())).sum() / max(spread, 1e-12), 0.0, 1.0))
+        intercept = float(high.mean()) - slope * middle
+        residual = high - intercept - slope * low
+        sd = float(np.sqrt((residual**2).sum() / (len(low) - 2)))
+        return cls(intercept, slope, middle, spread, max(sd, SEED_NOISE), len(low))
+
+    def at(self, seen: float) -> tuple[float, float]:
+        """(mean, sd) of the top rung's quality; the sd is widened as a prediction's interval from so few points is."""
+        mean = self.intercept + self.slope * seen
+        if self.count < 3:
+            return mean, self.sd
+        away = (seen - self.middle) ** 2 / max(self.spread, 1e-12)
+        few = float(student.ppf(0.975, self.count - 2)) / 1.96
+        return mean, self.sd * few * float(np.sqrt(1 + 1 / self.count + min(away, 1.0)))
+
+
+class QualityModel:
+    """Mean and error of the quality of weights that were not recovered yet."""
+
+    def __init__(self) -> None:
+        self._range = 1.0
+        self._kernel: object = None
+        self._fitted_at = 0
+        self._regressor: object = None
+        self._mean, self._scale = 0.0, 1.0
+        self.offsets: dict[Hashable, float] = {}
+        self.lines: dict[int, Line] = {}
+
+    def learn(self, seen: Iterable[Seen], range_: float) -> None:
+        """Fit to everything that is known now.
+
+        Args:
+            range_: distance between the worst and the best quality to be expected (of no model, and of the uncompressed
+                one), which sets the prior's scale.
+        """
+        known = list(seen)
+        self._range = max(range_, 1e-6)
+        self.offsets = _offsets([s.quality for s in known])
+        top = [self._top(s) for s in known]
+        self.lines = self._lines(known, top)
+        features, values, noise = [], [], []
+        for one, value in zip(known, top, strict=True):
+            estimate = (value, SEED_NOISE) if value is not None else self.from_rungs(one.rungs)
+            if estimate is not None:
+                features.append(one.features)
+                values.append(estimate[0])
+                noise.append(estimate[1])
+        self._fit(np.array(features, dtype=float), np.array(values), np.array(noise))
+
+    def from_rungs(self, rungs: Mapping[int, float]) -> tuple[float, float] | None:
+        """(mean, sd) from the highest of the lower rungs alone; None where nothing was seen."""
+        if not rungs:
+            return None
+        highest = max(rungs)
+        line = self.lines.get(highest)
+        return None if line is None else line.at(rungs[highest])
+
+    def predict(self, features: Sequence[Sequence[float]] | Floats) -> tuple[Floats, Floats]:
+        """(N,) means and standard deviations of the quality of weights with these features."""
+        wanted = np.atleast_2d(np.asarray(features, dtype=float))
+        if self._regressor is None:
+            return np.full(len(wanted), self._mean), np.full(len(wanted), self._range)
+        mean, sd = self._regressor.predict(wanted, return_std=True)  # type: ignore[attr-defined]
+        return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
+
+    def _top(self, seen: Seen) -> float | None:
+        """Quality of the weights themselves: what the pairs saw, less their offsets."""
+        values = [value - self.offsets[pair] for pair, value in seen.quality.items()]
+        return float(np.mean(values)) if values else None
+
+    def _lines(self, known: Sequence[Seen], top: Sequence[float | None]) -> dict[int, Line]:
+        lines = {}
+        everyone = np.array([value for value in top if value is not None])
+        for rung in sorted({rung for one in known for rung in one.rungs}):
+            both = [(s.rungs[rung], v) for s, v in zip(known, top, strict=True) if v is not None and rung in s.rungs]
+            low, high = (np.array([p[i] for p in both]) for i in (0, 1))
+            lines[rung] = Line.fitted(low, high if len(both) >= 3 else everyone, self._range)
+        return lines
+
+    def _fit(self, features: Floats, values: Floats, noise: Floats) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        if len(values) < 2:
+            self._mean = float(values.mean()) if len(values) else self._mean
+            self._regressor = None
+            return
+        self._mean, self._scale = float(values.mean()), max(float(values.std()), 0.05 * self._range)
+        again = self._kernel is not None and len(values) < REFIT * self._fitted_at
+        if self._kernel is None:
+            self._kernel = ConstantKernel(1.0, (0.1, 30.0)) * Matern(
+                np.ones(features.shape[1]), (0.15, 20.0), nu=2.5
+            ) + WhiteKernel(1e-2, (1e-5, 0.3))
+        regressor = GaussianProcessRegressor(
+            self._kernel,
+            alpha=(noise / self._scale) ** 2 + 1e-8,
+            optimizer=None if again else "fmin_l_bfgs_b",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a length scale at its bound: the setting hardly matters, or is hardly known
+            regressor.fit(features, (values - self._mean) / self._scale)
+        if not again:
+            self._kernel, self._fitted_at = regressor.kernel_, len(values)
+        self._regressor = _Noiseless(regressor)
+
+
+class _Noiseless:
+    """A fitted process without the noise of single trainings in its error: what is sought is the quality itself."""
+
+    def __init__(self, regressor: object) -> None:
+        self._inner = regressor
+
+    def predict(self, features: Floats, return_std: bool) -> tuple[Floats, Floats]:
+        from scipy.linalg import solve_triangular
+
+        inner = self._inner
+        kernel = inner.kernel_.k1  # type: ignore[attr-defined]
+        cross = kernel(features, inner.X_train_)  # type: ignore[attr-defined]
+        mean = cross @ inner.alpha_  # type: ignore[attr-defined]
+        solved = solve_triangular(inner.L_, cross.T, lower=True, check_finite=False)  # type: ignore[attr-defined]
+        variance = kernel.diag(features) - (solved**2).sum(0)
+        return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _offsets(seen: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
+    """Quality under each pair less the weights' own, from weights that were measured under several.
+
+    The pair that most were measured under is the reference; what few saw is drawn towards 0.
+    """
+    counts: dict[Hashable, int] = {}
+    for one in seen:
+        for pair in one:
+            counts[pair] = counts.get(pair, 0) + 1
+    if not counts:
+        return {}
+    reference = max(counts, key=lambda pair: counts[pair])
+    found: dict[Hashable, float] = {}
+    for pair in counts:
+        differences = [one[pair] - one[reference] for one in seen if pair in one and reference in one]
+        found[pair] = sum(differences) / (len(differences) + 1) if pair != reference else 0.0
+    return found

@@ -1,0 +1,84 @@
+"""What weights can become at best, and so whether they can still reach the front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.propose.accuracy import SEED_NOISE
+from search.propose.improvement import expected_improvement
+from search.propose.outlook import Outlook
+from search.propose.record import Weights
+from spaces.axis import Knob
+
+#: Standard errors between what is expected and what is held for possible.
+SURE = 2.0
+#: Weights seen on a rung and recovered in full, before that rung may reject.
+FEWEST = 5
+#: Trained weights of more capacity may be beaten by this much, through luck of the training.
+LUCK = 3 * SEED_NOISE
+
+
+class Bounds:
+    """Upper bounds of quality, from lower rungs and from less compressed relatives, held against the front.
+
+    Args:
+        knobs: those that determine weights, by name.
+    """
+
+    def __init__(self, outlook: Outlook, knobs: Mapping[str, Knob]) -> None:
+        self._outlook, self._knobs = outlook, dict(knobs)
+
+    def verdict(self, one: Weights) -> str:
+        """Why these weights cannot reach the front, or "". `outlook.look` comes before."""
+        costs, error = self._outlook.costs(one)
+        reachable = np.isfinite(costs)
+        if not reachable.any():
+            fastest = math.exp(float(self._outlook.predicted(one).min()))
+            return f"no runtime and width keeps the limits; {fastest:.2f} ms is predicted of the fastest"
+        bound = self.at_most(one)
+        if not math.isfinite(bound) or self._gain(bound, 0.0, costs - SURE * error, 0.0) > 0:
+            return ""
+        fastest = math.exp(float(costs[reachable].min()))
+        return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms and more: the front is above that"
+
+    def expected(self, one: Weights) -> float:
+        """Expected improvement of the front as it was measured, in log ms times quality."""
+        return self._gain(*self._outlook.quality(one), *self._outlook.costs(one))
+
+    def at_most(self, one: Weights) -> float:
+        """The best quality the weights may have; infinite where nothing is known."""
+        bounds = []
+        if one.rungs:
+            line = self._outlook.lines.get(max(one.rungs))
+            if line is not None and line.count >= FEWEST:
+                mean, sd = line.at(one.rungs[max(one.rungs)])
+                bounds.append(mean + SURE * sd)
+        for other in self._outlook.known:
+            if other.quality and other is not one and self._less_compressed(other, one):
+                own = max(value - self._outlook.offset(pair) for pair, value in other.quality.items())
+                bounds.append(own + LUCK)
+        return min(bounds, default=math.inf)
+
+    def _gain(self, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:
+        outlook = self._outlook
+        offsets = np.array([outlook.offset(pair) for pair in outlook.pairs])
+        normal = (np.array([mean]), np.array([sd]))
+        wanted = (costs[None], np.array([error]), offsets, outlook.measured, outlook.least)
+        return float(expected_improvement(*normal, *wanted)[0])
+
+    def _less_compressed(self, other: Weights, one: Weights) -> bool:
+        """Whether every knob of `other` is at least as near to off, ways of working being the same."""
+        for name, knob in self._knobs.items():
+            theirs, ours = other.settings[name], one.settings[name]
+            if theirs == ours:
+                continue
+            if not knob.ordered or knob.mode:
+                return False
+            off = float(knob.off)
+            if abs(float(theirs) - off) > abs(float(ours) - off):
+                return False
+        return True

@@ -1,0 +1,135 @@
+"""Expected hypervolume improvement of one set of weights whose latencies are known and whose quality is not.
+
+Costs are logarithms of milliseconds, to be minimised; quality is to be maximised. The front is a staircase: F(u) is the
+best quality that a member reaches at cost u or below, and at least that of the reference. A candidate of quality a, run
+under several pairs p of runtime and width at costs m_p with quality a + d_p, reaches a + D(u), D(u) the largest d_p
+among the pairs with m_p <= u, and adds
+
+    integral over u up to the reference of (a + D(u) - F(u))^+ .
+
+F and D are constant between their steps, and of the normal a only E[(a - c)^+] is needed (Jones, Schonlau & Welch 1998,
+equation 15), so the expectation is a finite sum: the closed form of Emmerich, Deutz & Klinkenberg (2011, "Hypervolume-
+based expected improvement") with one coordinate known. An error of the predicted costs, common to all pairs of a
+candidate and normal, makes every step of D a ramp, whose integral is closed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+Floats = NDArray[np.float64]
+
+#: Costs are never known better than this (log ms), so that a ramp has a slope.
+SHARPEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """The front as steps over log cost: quality `height[k]` from `start[k]` to `start[k + 1]`, the last to `end`.
+
+    `start[0]` is minus infinity, where only the reference's quality is to be beaten.
+    """
+
+    start: Floats  # (K,)
+    height: Floats  # (K,), not decreasing
+    end: float
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> Staircase:
+        """Of (log cost, quality) points, dominated ones among them or not, up to the reference's (log cost, quality)."""
+        end, floor = reference
+        starts, heights = [-np.inf], [floor]
+        for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
+            if cost < end and quality > heights[-1]:
+                starts.append(cost)
+                heights.append(quality)
+        return cls(np.array(starts), np.array(heights), end)
+
+    @property
+    def area(self) -> float:
+        """What the steps dominate up to the reference."""
+        widths = np.diff(np.append(self.start, self.end))[1:]
+        return float((widths * (self.height[1:] - self.height[0])).sum())
+
+
+def expected_gain(mean: Floats, sd: Floats, bar: Floats, least: float = -np.inf) -> Floats:
+    """E[(a - bar)^+ and a >= least] for a ~ N(mean, sd^2); the arrays broadcast."""
+    above = np.maximum(bar, least)
+    spread = np.maximum(sd, 1e-12)
+    z = (mean - above) / spread
+    inside = ndtr(z)
+    gain: Floats = (mean - above) * inside + spread * _density(z) + (above - bar) * inside
+    return np.maximum(gain, 0.0)
+
+
+def expected_improvement(
+    mean: Floats,
+    sd: Floats,
+    costs: Floats,
+    costs_sd: Floats,
+    offsets: Floats,
+    front: Staircase,
+    least: float = -np.inf,
+) -> Floats:
+    """(N,) expected hypervolume improvements, in log ms times the unit of quality.
+
+    Args:
+        mean: (N,) of each candidate's quality.
+        sd: (N,) of it.
+        costs: (N, P) predicted log ms under each pair; infinite where it cannot run.
+        costs_sd: (N,) their common error.
+        offsets: (P,) quality under a pair less that of the candidate.
+        least: a quality under it counts as nothing (a limit).
+
+    Cost: O(N K P) for K steps of the front.
+    """
+    order = np.argsort(costs, axis=1)
+    sorted_costs = np.take_along_axis(costs, order, axis=1)  # (N, P)
+    reached = np.maximum.accumulate(np.where(np.isfinite(sorted_costs), offsets[order], -np.inf), axis=1)
+    reached = np.where(np.isfinite(reached), reached, 0.0)  # never weighed: its ramp lies at infinity
+    ends = np.append(front.start[1:], front.end)
+    error = np.maximum(costs_sd, SHARPEST)[:, None, None]
+    covered = _under_ramp(sorted_costs[:, None, :], error, front.start[:, None], ends[:, None])  # (N, K, P)
+    later = np.concatenate([covered[:, :, 1:], np.zeros_like(covered[:, :, :1])], axis=2)
+    gains = expected_gain(
+        mean[:, None, None] + reached[:, None, :], sd[:, None, None], front.height[:, None], least
+    )  # fmt: skip
+    total: Floats = ((covered - later) * gains).sum((1, 2))
+    return np.maximum(total, 0.0)
+
+
+def layers_of(points: Floats) -> list[int]:
+    """Non-dominated layer of each of (N, 2) points, both coordinates to be minimised; 0 is the front."""
+    finite = np.minimum(points, 1e9)  # what cannot run at all has an infinite cost
+    layers, layer, left = [0] * len(points), 0, list(range(len(points)))
+    while left:
+        stairs = Staircase.of([(finite[i, 0], -finite[i, 1]) for i in left], (np.inf, -np.inf))
+        steps = set(zip(stairs.start.tolist(), stairs.height.tolist(), strict=True))
+        here = {i for i in left if (finite[i, 0], -finite[i, 1]) in steps}
+        for i in here:
+            layers[i] = layer
+        left = [i for i in left if i not in here]
+        layer += 1
+    return layers
+
+
+def _under_ramp(cost: Floats, error: Floats, low: Floats, high: Floats) -> Floats:
+    """Integral over u from low to high of P(cost + e <= u), e ~ N(0, error^2)."""
+    return error * (_ramp((high - cost) / error) - _ramp((low - cost) / error))
+
+
+def _ramp(z: Floats) -> Floats:
+    """Integral of the normal distribution function up to z: z Phi(z) + phi(z)."""
+    finite = np.where(np.isneginf(z), 0.0, z)
+    made: Floats = np.where(np.isneginf(z), 0.0, finite * ndtr(finite) + _density(finite))
+    return made
+
+
+def _density(z: Floats) -> Floats:
+    made: Floats = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+    return made

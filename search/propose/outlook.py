@@ -1,0 +1,166 @@
+"""What is known of recipes before they are built: latency from the table, quality from the model, the front so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from search.front import Target
+from search.propose.accuracy import Line, QualityModel
+from search.propose.improvement import Staircase, expected_improvement
+from search.propose.record import Pair, Record, Weights
+from search.space import Params
+
+Floats = NDArray[np.float64]
+
+#: The hypervolume's reference: so many times the latency of the uncompressed model as it came.
+SLOWEST = 1.1
+
+
+class Knowledge(Protocol):
+    """What is known of a recipe before it is built."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Runtime and width that a set of weights is measured under."""
+        ...
+
+    def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
+        """(N, P) log ms by pair, infinite where a limit forbids it, and (N,) their common error."""
+        ...
+
+    def predicted(self, pool: Sequence[Params]) -> Floats:
+        """(N, P) log ms by pair, limits or none."""
+        ...
+
+    def seconds(self, pool: Sequence[Params]) -> Floats:
+        """(N,) expected seconds of finding out the quality of these weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What counts: the learnt target, where the hypervolume begins, and the limits.
+
+    floor: quality without a model (of the most frequent class). latest: log ms that a limit allows. least: quality that
+    a limit demands; most_lost: how much less than the uncompressed model's it allows.
+    """
+
+    quality: Target
+    floor: float
+    latest: float = np.inf
+    least: float = -np.inf
+    most_lost: float = np.inf
+
+    def reference(self, baseline: Weights | None) -> tuple[float, float]:
+        """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit's, and the floor."""
+        if baseline is None or not baseline.costs:
+            return self.latest, self.floor
+        eager = [cost for (runtime, width), cost in baseline.costs.items() if (runtime, width) == ("eager", "fp32")]
+        return min(self.latest, math.log(SLOWEST) + max(eager or baseline.costs.values())), self.floor
+
+    def bar(self, baseline: Weights | None) -> float:
+        """Quality under which a candidate counts as nothing."""
+        if baseline is None or not baseline.quality:
+            return self.least
+        return max(self.least, max(baseline.quality.values()) - self.most_lost)
+
+
+class Outlook:
+    """What the study, the table and the model say together; made anew at each ask."""
+
+    def __init__(self, record: Record, knowledge: Knowledge, model: QualityModel, aims: Aims) -> None:
+        self._record, self._knowledge, self._model, self._aims = record, knowledge, model, aims
+        self._known: Sequence[Weights] = ()
+        self.measured = self._front = Staircase.of((), aims.reference(None))
+        self.least, self.target = aims.least, aims.quality
+
+    def look(self, study: optuna.Study, but: int | None = None) -> None:
+        """Learn from the study as it is now; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
+        self._known = self._record.refresh(study, but)
+        baseline = self._record.baseline
+        reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
+        best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
+        learnt = (self._record.seen(one) for one in self._known if one.quality or one.rungs)
+        self._model.learn(learnt, best - self._aims.floor)
+        points = [point for one in self._known for point in one.points]
+        self.measured = Staircase.of(points, reference)
+        for one in (one for one in self._known if one.pending):
+            points += self._believed(one)
+        self._front = Staircase.of(points, reference)
+
+    @property
+    def known(self) -> Sequence[Weights]:
+        return self._known
+
+    @property
+    def trained(self) -> int:
+        """How many sets of weights were measured in full."""
+        return sum(bool(one.quality) for one in self._known)
+
+    def of(self, settings: Params) -> Weights | None:
+        return self._record.of(settings)
+
+    @property
+    def best(self) -> list[Weights]:
+        """Weights with a point on the front, as it is without what is only believed."""
+        steps = set(zip(self.measured.start[1:].tolist(), self.measured.height[1:].tolist(), strict=True))
+        return [one for one in self._known if steps & set(one.points)]
+
+    def improvement(self, pool: Sequence[Params], features: Floats) -> tuple[Floats, Floats]:
+        """(N,) expected improvements over all pairs, and (N, P) by pair alone."""
+        mean, sd = self._model.predict(features)
+        costs, error = self._knowledge.costs(pool)
+        offsets = np.array([self._model.offsets.get(pair, 0.0) for pair in self._knowledge.pairs])
+        rest = (error, self._front, self.least)
+        together = expected_improvement(mean, sd, costs, rest[0], offsets, *rest[1:])
+        alone = [
+            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[[p]], *rest[1:])
+            for p in range(len(offsets))
+        ]
+        return together, np.stack(alone, axis=1)
+
+    def seconds(self, pool: Sequence[Params]) -> Floats:
+        return self._knowledge.seconds(pool)
+
+    @property
+    def lines(self) -> dict[int, Line]:
+        """By lower rung, the line to the top rung's quality."""
+        return self._model.lines
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self._knowledge.pairs
+
+    def quality(self, one: Weights) -> tuple[float, float]:
+        """(mean, sd) of the quality of weights that were not measured in full."""
+        mean, sd = self._model.predict([self._record.features(one)])
+        return float(mean[0]), float(sd[0])
+
+    def offset(self, pair: Pair) -> float:
+        return self._model.offsets.get(pair, 0.0)
+
+    def costs(self, one: Weights) -> tuple[Floats, float]:
+        """((P,) log ms by pair, their common error)."""
+        costs, error = self._knowledge.costs([one.settings])
+        return costs[0], float(error[0])
+
+    def predicted(self, one: Weights) -> Floats:
+        """(P,) log ms by pair, limits or none."""
+        made: Floats = self._knowledge.predicted([one.settings])[0]
+        return made
+
+    def _believed(self, one: Weights) -> list[tuple[float, float]]:
+        mean, _ = self.quality(one)
+        costs, _ = self.costs(one)
+        return [
+            (float(cost), mean + self.offset(pair))
+            for cost, pair in zip(costs, self.pairs, strict=True)
+            if np.isfinite(cost)
+        ]

@@ -1,0 +1,107 @@
+"""Settings worth comparing before one is asked for: drawn, changed from good ones, and crossed between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces.axis import Knob, Value
+
+Indices = NDArray[np.int64]
+
+#: Points in which a knob without steps is cut.
+POINTS = 17
+#: Shares of a pool: drawn anywhere, neighbours of good settings, crossings of two of them.
+DRAWN, CHANGED = 0.5, 0.3
+
+
+class Grid:
+    """The knobs as one grid: every setting is a row of indices, and a point of the unit cube for a model."""
+
+    def __init__(self, knobs: Mapping[str, Knob]) -> None:
+        self._knobs = dict(knobs)
+        self.values: dict[str, list[Value]] = {name: _points(knob) for name, knob in knobs.items()}
+        self.counts = np.array([len(values) for values in self.values.values()], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many settings there are."""
+        size = 1
+        for count in self.counts.tolist():
+            size *= count
+        return size
+
+    def settings(self, row: Sequence[int] | Indices) -> dict[str, Value]:
+        return {name: values[int(i)] for (name, values), i in zip(self.values.items(), row, strict=True)}
+
+    def indices(self, settings: Mapping[str, Value]) -> Indices:
+        """The row nearest to `settings`."""
+        return np.array([_nearest(values, settings[name]) for name, values in self.values.items()], dtype=np.int64)
+
+    def features(self, rows: Indices) -> NDArray[np.float64]:
+        """(N, D): ordered knobs in [0, 1] (by their logarithm where they are spaced so), choices one column each."""
+        columns = []
+        for position, (name, knob) in enumerate(self._knobs.items()):
+            chosen = rows[:, position]
+            if knob.ordered:
+                numbers = np.array(self.values[name], dtype=float)
+                numbers = np.log(numbers) if knob.log else numbers
+                span = np.ptp(numbers) or 1.0
+                columns.append(((numbers - numbers.min()) / span)[chosen][:, None])
+            else:
+                columns.append(np.eye(len(self.values[name]))[chosen])
+        return np.concatenate(columns, axis=1) if columns else np.zeros((len(rows), 0))
+
+    def drawn(self, count: int, rng: np.random.Generator) -> Indices:
+        return rng.integers(0, self.counts, size=(count, len(self.counts)))
+
+    def changed(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+        """Copies of good rows with one or two settings moved: a step or two up or down, or anywhere."""
+        made = good[rng.integers(len(good), size=count)].copy()
+        rows = np.arange(count)
+        for time in range(2):
+            where = rng.integers(len(self.counts), size=count)
+            step = rng.choice([-2, -1, 1, 2], size=count)
+            near = np.clip(made[rows, where] + step, 0, self.counts[where] - 1)
+            anywhere = rng.integers(0, self.counts[where])
+            moved = np.where(rng.random(count) < 0.75, near, anywhere)
+            here = rng.random(count) < (1.0 if time == 0 else 0.5)
+            made[rows[here], where[here]] = moved[here]
+        return made
+
+    def crossed(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+        """Each setting from one of two good rows."""
+        one, other = (good[rng.integers(len(good), size=count)] for _ in range(2))
+        made: Indices = np.where(rng.random(one.shape) < 0.5, one, other)
+        return made
+
+    def pool(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+        """(about `count`, D) different rows; all of the grid where it is no larger."""
+        if len(self) <= count:
+            return np.stack(np.unravel_index(np.arange(len(self)), self.counts.tolist()), axis=1).astype(np.int64)
+        if len(good) == 0:
+            return np.unique(self.drawn(count, rng), axis=0)
+        drawn, changed = round(DRAWN * count), round(CHANGED * count)
+        parts = [
+            self.drawn(drawn, rng),
+            self.changed(good, changed, rng),
+            self.crossed(good, count - drawn - changed, rng),
+        ]
+        return np.unique(np.concatenate(parts), axis=0)
+
+
+def _points(knob: Knob) -> list[Value]:
+    if not knob.ordered or knob.step is not None or knob.low == knob.high:
+        return knob.values()
+    assert knob.low is not None and knob.high is not None
+    spaced = np.geomspace(knob.low, knob.high, POINTS) if knob.log else np.linspace(knob.low, knob.high, POINTS)
+    return list(dict.fromkeys(knob.tidy(float(v)) for v in spaced))
+
+
+def _nearest(values: Sequence[Value], wanted: Value) -> int:
+    if wanted in values:
+        return values.index(wanted)
+    if isinstance(wanted, str):
+        raise ValueError(f"must be one of {', '.join(map(str, values))}, got {wanted}")
+    return min(range(len(values)), key=lambda i: abs(float(values[i]) - float(wanted)))

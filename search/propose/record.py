@@ -1,0 +1,117 @@
+"""What the study knows, as the quality model wants it: by set of weights, read from Optuna's trials once each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.front import LATENCY, Target
+from search.propose.accuracy import Seen
+from search.propose.pool import Grid
+from search.propose.study import OUTCOME, PARAMS, RUNGS
+from search.space import RUNTIME, WIDTH
+from spaces.axis import Value
+
+Pair = tuple[str, str]  # runtime and width
+Settings = Mapping[str, Value]
+
+
+@dataclass
+class Weights:
+    """One set of weights: its settings, what was measured of it, and whether it is on its way."""
+
+    settings: dict[str, Value]
+    row: tuple[int, ...]  # in the grid
+    quality: dict[Pair, float] = field(default_factory=dict)
+    rungs: dict[int, float] = field(default_factory=dict)
+    costs: dict[Pair, float] = field(default_factory=dict)  # log ms, measured
+    kept: set[Pair] = field(default_factory=set)  # pairs inside the limits
+    seconds: float = 0.0  # what making the weights took
+    pending: bool = False
+    over: bool = False  # nothing more comes of it
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(log ms, quality) of what may be on the front."""
+        return [(self.costs[pair], self.quality[pair]) for pair in self.kept if pair in self.costs]
+
+
+class Record:
+    """The study's trials by set of weights. `refresh` reads those that are new or still run.
+
+    Args:
+        grid: over the knobs that determine weights (all but runtime and width).
+        quality: the target that is learnt; qualities are kept with "higher is better".
+    """
+
+    def __init__(self, grid: Grid, off: Settings, quality: Target) -> None:
+        self._grid, self._off, self._quality = grid, dict(off), quality
+        self._sign = 1.0 if quality.better == "higher" else -1.0
+        self._finished: set[int] = set()
+        self._weights: dict[tuple[Value, ...], Weights] = {}
+        self.baseline: Weights | None = None
+
+    def refresh(self, study: optuna.Study, but: int | None = None) -> Sequence[Weights]:
+        """All weights the study knows; trial number `but`, which is being asked for, left out."""
+        for one in self._weights.values():
+            one.pending = False
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number == but or trial.number in self._finished:
+                continue
+            if trial.state.is_finished():
+                self._finished.add(trial.number)
+            self._read(trial)
+        return list(self._weights.values())
+
+    def seen(self, one: Weights) -> Seen:
+        return Seen(self.features(one), dict(one.quality), dict(one.rungs))
+
+    def features(self, one: Weights) -> tuple[float, ...]:
+        import numpy as np
+
+        return tuple(self._grid.features(np.array([one.row]))[0].tolist())
+
+    def of(self, settings: Settings) -> Weights | None:
+        """The weights of these settings, if the study has met them."""
+        return self._weights.get(self._key(settings))
+
+    def _key(self, settings: Settings) -> tuple[Value, ...]:
+        return tuple(settings.get(name, self._off[name]) for name in self._grid.values)
+
+    def _read(self, trial: FrozenTrial) -> None:
+        settings = trial.user_attrs.get(PARAMS)
+        if settings is None:
+            return
+        one = self._met(settings)
+        one.rungs |= {int(r): self._sign * float(v) for r, v in trial.user_attrs.get(RUNGS, {}).items()}
+        outcome = trial.user_attrs.get(OUTCOME)
+        if outcome is None:
+            one.pending = one.pending or trial.state in (TrialState.RUNNING, TrialState.WAITING)
+            return
+        self._take(one, outcome, (str(settings[RUNTIME]), str(settings[WIDTH])))
+
+    def _met(self, settings: Settings) -> Weights:
+        key = self._key(settings)
+        if key not in self._weights:
+            named = dict(zip(self._grid.values, key, strict=True))
+            self._weights[key] = Weights(named, tuple(self._grid.indices(named).tolist()))
+        return self._weights[key]
+
+    def _take(self, one: Weights, outcome: Mapping[str, Any], pair: Pair) -> None:
+        one.rungs |= {int(r): self._sign * float(v) for r, v in outcome.get("rungs", {}).items()}
+        one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
+        if outcome["baseline"]:
+            self.baseline = one
+        if outcome["status"] != "complete":
+            one.over = one.over or not one.quality
+            return
+        found = outcome["measurements"]
+        one.quality[pair] = self._sign * float(found[self._quality.objective]["value"])
+        one.costs[pair] = math.log(float(found[LATENCY]["value"]))
+        if not outcome["limits_broken"]:
+            one.kept.add(pair)

@@ -1,0 +1,82 @@
+"""The search's proposer: the study, and with it what is known of recipes before they are built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search import limits
+from search.front import LATENCY
+from search.setting import Setting
+
+if TYPE_CHECKING:
+    from search.compose import Siblings
+    from search.knowledge import TableKnowledge
+    from search.propose import Ladder, Outlook, Proposer
+
+
+def proposer_of(
+    setting: Setting, total: int, siblings: Siblings, knowledge: TableKnowledge | None, go_on: Callable[[], bool]
+) -> Proposer:
+    """The study of this setting, new or resumed, with what it is to try next.
+
+    `knowledge` is None where the search is not about the task's metric and the main latency: then everybody is
+    trained in full, and the default sampler is TPE.
+    """
+    from search.propose import SAMPLERS, KnownLatency, Proposer, open_study
+
+    config = setting.config
+    outlook = None if knowledge is None else _outlook(setting, knowledge)
+
+    def sampler(seed: int) -> BaseSampler:
+        return SAMPLERS[config.sampler](seed, setting.space, outlook)
+
+    study = open_study(Path(config.mlruns), config.study, setting.targets, sampler, config.seed, setting.parts)
+    kept = partial(limits.violations, setting)
+    asked = study.sampler
+    forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
+    decisions = None if outlook is None else _ladder(setting, outlook, forecast)
+    return Proposer(
+        study, setting.space, setting.targets, total, setting.recipe, siblings, kept, config.seed, go_on, decisions
+    )
+
+
+def informed(setting: Setting) -> bool:
+    """Whether the search is about what the model and the table know: the task's metric, and the main latency."""
+    return {t.objective for t in setting.targets} == {setting.metric, LATENCY}
+
+
+def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
+    from search.propose import Aims, Outlook, QualityModel, Record, weights_grid
+
+    wanted = setting.config.limits
+    aims = Aims(
+        quality=next(t for t in setting.targets if t.objective == setting.metric),
+        floor=setting.floor,
+        latest=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
+        least=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
+        most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
+    )
+    record = Record(weights_grid(setting.space), setting.space.off, aims.quality)
+    return Outlook(record, knowledge, QualityModel(), aims)
+
+
+def _ladder(setting: Setting, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
+    from search.propose import Bounds, Economy, Ladder, weights_grid
+
+    wanted, recover = setting.config.economy, setting.config.recover
+    economy = Economy(
+        shares=(*(wanted.rungs if recover.epochs > 0 else ()), 1.0),
+        halving=wanted.halving,
+        reject=wanted.reject,
+        audit=wanted.audit,
+        least_gain=setting.config.budget.least_gain,
+        seed=setting.config.seed,
+    )
+    knobs = {name: setting.space.knobs[name] for name in weights_grid(setting.space).values}
+    return Ladder(outlook, economy, Bounds(outlook, knobs), forecast)
