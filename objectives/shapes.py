@@ -81,12 +81,14 @@ class Shapes:
         return cls(*(matrices[None, :, i] for i in range(3)), **{n: np.array([float(v)]) for n, v in scalars.items()})
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One mapping a model, equal for equal models: kinds that count 0 left out, the others in order."""
+        """One mapping a model, equal for equal models: every kind once, in order, those that count 0 left out."""
         made = []
         for i in range(len(self)):
-            kinds = zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True)
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
-            row["matrices"] = sorted([round(v, 6) for v in kind] for kind in kinds if kind[0])
+            kinds: Counter[tuple[float, float]] = Counter()
+            for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True):
+                kinds[round(a, 6), round(b, 6)] += count
+            row["matrices"] = sorted([round(count, 6), a, b] for (a, b), count in kinds.items() if count)
             made.append(row)
         return made
 
