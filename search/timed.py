@@ -115,22 +115,28 @@ class Timings:
         return roofline.held_against(found, timed, LATENCY)
 
 
-def sizes_of(folder: Path) -> roofline.Sizes | None:
-    """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
+def stored(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight stored in `folder`, by name; reads none of them."""
     from safetensors import safe_open
 
+    from spaces.base import WEIGHTS
+
+    with safe_open(folder / WEIGHTS, framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def sizes_of(folder: Path) -> roofline.Sizes | None:
+    """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
     from spaces.anatomy import family_of
     from spaces.axis import Infeasible
-    from spaces.base import WEIGHTS, read_config
+    from spaces.base import read_config
 
     base, _ = read_config(folder)
     try:
         family = family_of(str(base.config["model_type"]))
     except Infeasible:
         return None
-    with safe_open(folder / WEIGHTS, framework="numpy") as stored:
-        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    flat = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    flat = {name: shape for name, shape in stored(folder).items() if len(shape) == 2}
     tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
     matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
     inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}

@@ -1,0 +1,184 @@
+"""What models take on this device, known before they are built: a table of measured shapes, kept and added to.
+
+One file a digest of the conditions, one line an entry. A line is appended in one write, so several processes may add at
+once; a line that is damaged is skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, Measured, Unmeasured, fit
+from objectives.measurement import TOLD_APART
+from objectives.shapes import Array, Shapes
+
+#: Length that a call of the data's own lengths is counted with: costs a token are then of that many.
+OF_DATA = 32.0
+#: With that many measurements a pair's costs are its own.
+MANY = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One measured model."""
+
+    pair: str
+    shape: Mapping[str, Any]  # a row of `Shapes.to_json`
+    ms: float
+    error: float  # relative standard error
+
+    @classmethod
+    def read(cls, line: bytes) -> Entry | None:
+        """The entry of a line, or None: damaged, or none."""
+        try:
+            data = json.loads(line)
+            made = cls(str(data["pair"]), data["shape"], float(data["ms"]), float(data["error"]))
+            made.check()
+            Shapes.from_json([made.shape])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made
+
+    def check(self) -> None:
+        if not (math.isfinite(self.ms) and self.ms > 0):
+            raise ValueError(f"ms must be above 0, got {self.ms}")
+        if not (math.isfinite(self.error) and self.error >= 0):
+            raise ValueError(f"error must be 0 or more, got {self.error}")
+
+
+class LatencyTable:
+    """Times of models under pairs "runtime/width", measured or predicted, under one set of conditions.
+
+    Args:
+        folder: where tables are kept; made when something is added.
+        conditions: those a `Measurement` carries; of them "batch" and "length" must be there, and of the others only
+            what tells measurements apart (device, fingerprint, threads) says which file it is.
+    """
+
+    def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
+        told = {name: conditions[name] for name in TOLD_APART if name in conditions}
+        self.batch = int(told["batch"])
+        self.length = OF_DATA if told["length"] == "data" else float(told["length"])
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.path = folder / f"{digest}.jsonl"
+        self._conditions = told
+        self._entries: list[Entry] = []
+        self._read_to = 0
+        self._measured: dict[str, Measured] = {}
+        self._fits: dict[str, Fit | Unmeasured] = {}
+
+    def add(self, pair: str, shape: Shapes, ms: float, error: float) -> None:
+        """Keep what was measured of one model.
+
+        Args:
+            shape: of one row.
+            error: relative standard error of `ms`.
+
+        Raises:
+            ValueError: not one row, a time that is not above 0, or an error below 0.
+        """
+        if len(shape) != 1:
+            raise ValueError(f"shape must be of one model, got {len(shape)}")
+        entry = Entry(pair, shape.to_json()[0], float(ms), float(error))
+        entry.check()
+        record = {"pair": pair, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            first = [{"conditions": self._conditions}] if os.fstat(opened).st_size == 0 else []
+            # A line break before it too: whoever wrote last may have been killed in the middle of a line.
+            lines = "".join(f"\n{json.dumps(line, default=str)}\n" for line in (*first, record))
+            os.write(opened, lines.encode())
+        finally:
+            os.close(opened)
+
+    def entries(self, pair: str) -> int:
+        """How many models of a pair are measured, each counted once."""
+        self._refresh()
+        return len(self._measured[pair].ms) if pair in self._measured else 0
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """Those of which something is measured."""
+        self._refresh()
+        return tuple(self._measured)
+
+    def predict(self, pair: str, shapes: Shapes) -> tuple[Array, Array]:
+        """(log of ms (N,), its standard deviation (N,)) of models under a pair.
+
+        The deviation is the table's own estimate of its error, in log units: 0.05 is about 5 %. It is wide, not absent,
+        for a pair of which nothing is measured.
+        """
+        self._refresh()
+        return self._fit(pair).predict(shapes)
+
+    def _fit(self, pair: str) -> Fit | Unmeasured:
+        if pair not in self._fits:
+            measured = self._measured.get(pair)
+            richest = max(self._measured, key=lambda name: len(self._measured[name].ms), default=pair)
+            lent = pair != richest and (measured is None or len(measured.ms) < MANY)
+            prior = self._fit(richest).costs if lent else GUESS
+            if measured is None:
+                self._fits[pair] = Unmeasured(self.batch, self.length, prior, BORROWED if lent else UNKNOWN)
+            else:
+                # A cost that is nothing under the other pair may well be something under this one.
+                prior = prior + 1e-3 * GUESS * (prior.sum() / GUESS.sum()) if lent else prior
+                self._fits[pair] = fit(measured, self.batch, self.length, prior)
+        return self._fits[pair]
+
+    def _refresh(self) -> None:
+        """Take in what was added since, by whomever."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self._read_to:
+            return
+        if size < self._read_to:  # removed, or another file of the same name
+            self._entries, self._read_to = [], 0
+            self._measured, self._fits = {}, {}
+        if size == 0:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read_to)
+            seen = file.read()
+        whole = seen[: seen.rfind(b"\n") + 1]
+        if not whole:
+            return
+        self._read_to += len(whole)
+        self._entries += [entry for line in whole.splitlines() if (entry := Entry.read(line)) is not None]
+        self._measured, self._fits = _by_pair(self._entries), {}
+
+
+def _by_pair(entries: Sequence[Entry]) -> dict[str, Measured]:
+    """Each model once a pair, what was measured of it several times taken together."""
+    found: dict[str, dict[str, list[Entry]]] = {}
+    for entry in entries:
+        found.setdefault(entry.pair, {}).setdefault(json.dumps(entry.shape, sort_keys=True), []).append(entry)
+    made = {}
+    for pair, models in found.items():
+        together = np.array([_together(seen) for seen in models.values()])
+        shapes = Shapes.from_json([seen[0].shape for seen in models.values()])
+        made[pair] = Measured(shapes, together[:, 0], together[:, 1])
+    return made
+
+
+def _together(seen: Sequence[Entry]) -> tuple[float, float]:
+    """(ms, relative standard error): each weighted by what it is worth, the error wider where they disagree.
+
+    The widening is Birge's ratio (1932): the root of chi squared over its degrees of freedom, where that is above 1.
+    """
+    logs, errors = np.log([e.ms for e in seen]), np.maximum([e.error for e in seen], 1e-3)
+    weights = errors**-2
+    mean = float((weights * logs).sum() / weights.sum())
+    ratio = float((weights * (logs - mean) ** 2).sum() / max(1, len(seen) - 1))
+    return math.exp(mean), math.sqrt(max(1.0, ratio) / weights.sum())

@@ -1,0 +1,186 @@
+"""Many models at once as plain sizes: what their time, their size and their work follow from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.ceilings import BYTES
+from objectives.roofline import Sizes
+
+Array = NDArray[np.float64]
+
+#: One value a model; the rest of a `Shapes` has one a model and kind of matrix.
+SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors")
+KINDS = ("count", "inputs", "outputs")
+
+#: Widths of which every number is stored in; the others are of matrices alone, beside vectors and tables in fp32.
+WHOLE = ("fp32", "tf32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sizes of N models. A size may be a mean over blocks, and so a fraction: what follows from it is a sum over them.
+
+    Every token passes `count` matrices of `inputs` by `outputs`, (N, K) each, for up to K kinds; unused kinds count 0.
+    A low-rank pair is two.
+    """
+
+    count: Array
+    inputs: Array
+    outputs: Array
+    blocks: Array  # (N,)
+    attention: Array  # (N,) sum over blocks of heads * head size of the queries
+    hidden: Array  # (N,) width of the residual stream
+    row_weights: Array  # (N,) numbers in the matrices that a row passes once: pooler and head
+    row_matrices: Array  # (N,) how many those are
+    tables: Array  # (N,) numbers in all embedding tables
+    vectors: Array  # (N,) numbers in biases and norms
+
+    def __post_init__(self) -> None:
+        size = self.count.shape
+        if len(size) != 2 or any(getattr(self, name).shape != size for name in KINDS):
+            found = ", ".join(str(getattr(self, name).shape) for name in KINDS)
+            raise ValueError(f"{', '.join(KINDS)} must be of one shape (N, K), got {found}")
+        for name in SCALARS:
+            if getattr(self, name).shape != size[:1]:
+                raise ValueError(f"{name} must be of shape {size[:1]}, got {getattr(self, name).shape}")
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def __getitem__(self, chosen: Any) -> Shapes:
+        """The models at these places: a slice, indices or a mask."""
+        return Shapes(**{name: getattr(self, name)[chosen] for name in (*KINDS, *SCALARS)})
+
+    @property
+    def weights(self) -> Array:
+        """(N,): numbers in all matrices."""
+        per_token: Array = (self.count * self.inputs * self.outputs).sum(1)
+        return per_token + self.row_weights
+
+    @classmethod
+    def of(cls, sizes: Sizes, hidden: int, tables: int = 0, vectors: int = 0) -> Shapes:
+        """One model, exactly. `tables` and `vectors` are the numbers in them, of which its time does not depend."""
+        kinds = sorted(Counter(sizes.token_matrices).items())
+        matrices = np.array([[float(count), *map(float, kind)] for kind, count in kinds]).reshape(-1, 3)
+        scalars = {
+            "blocks": len(sizes.attention),
+            "attention": sum(sizes.attention),
+            "hidden": hidden,
+            "row_weights": sum(a * b for a, b in sizes.row_matrices),
+            "row_matrices": len(sizes.row_matrices),
+            "tables": tables,
+            "vectors": vectors,
+        }
+        return cls(*(matrices[None, :, i] for i in range(3)), **{n: np.array([float(v)]) for n, v in scalars.items()})
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One mapping a model, equal for equal models: every kind once, in order, those that count 0 left out."""
+        made = []
+        for i in range(len(self)):
+            row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
+            kinds: Counter[tuple[float, float]] = Counter()
+            for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True):
+                kinds[round(a, 6), round(b, 6)] += count
+            row["matrices"] = sorted([round(count, 6), a, b] for (a, b), count in kinds.items() if count)
+            made.append(row)
+        return made
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> Shapes:
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: not what it writes, or a size that is negative or not finite.
+        """
+        kinds = np.zeros((3, len(rows), max((len(row["matrices"]) for row in rows), default=0)))
+        for i, row in enumerate(rows):
+            for k, kind in enumerate(row["matrices"]):
+                kinds[:, i, k] = kind
+        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS}
+        if not all((np.isfinite(array) & (array >= 0)).all() for array in (kinds, *scalars.values())):
+            raise ValueError("sizes must be finite and not negative")
+        return cls(*kinds, **scalars)
+
+
+def params_of(shapes: Shapes) -> Array:
+    """(N,): parameters of each model."""
+    return shapes.weights + shapes.tables + shapes.vectors
+
+
+def megabytes_of(shapes: Shapes, width: str) -> Array:
+    """(N,): MB of 1e6 bytes that the numbers take when weights have this width, a key of `ceilings.BYTES`.
+
+    An integer width is that of the matrices: tables and vectors stay fp32. Scales are not counted, nor what a file
+    holds beside the numbers.
+    """
+    if width not in BYTES:
+        raise ValueError(f"width must be one of {', '.join(BYTES)}, got {width}")
+    rest = BYTES[width] if width in WHOLE else BYTES["fp32"]
+    made: Array = (shapes.weights * BYTES[width] + (shapes.tables + shapes.vectors) * rest) / 1e6
+    return made
+
+
+def operations_of(shapes: Shapes, batch: int, length: float) -> Array:
+    """(N,): multiplications and additions of a call with `batch` rows of `length` tokens; see `roofline.work`."""
+    per_token = (shapes.count * shapes.inputs * shapes.outputs).sum(1)
+    made: Array = (
+        2 * batch * length * per_token + 2 * batch * shapes.row_weights + 4 * batch * length * length * shapes.attention
+    )
+    return made
+
+
+#: What a call costs time for. Every cost grows with every size it has, and none is negative.
+COSTS = (
+    "call",
+    "block",
+    "matrix",
+    "multiply-add",
+    "weight",
+    "element written",
+    "element read",
+    "attention score",
+    "element of the residual stream",
+)
+
+
+def features(shapes: Shapes, batch: int, length: float) -> Array:
+    """(N, F): how often each of `COSTS` comes in a call with `batch` rows of `length` tokens.
+
+    The terms of a product of matrices (m, k) and (k, n) are mkn, kn, mn and mk: kernels that are cut into tiles pay
+    for reading and writing beside what they multiply (Goto & van de Geijn, 2008, section 3).
+    """
+    tokens = batch * length
+    made = (
+        np.ones(len(shapes)),
+        shapes.blocks,
+        shapes.count.sum(1) + shapes.row_matrices,
+        tokens * (shapes.count * shapes.inputs * shapes.outputs).sum(1) + batch * shapes.row_weights,
+        shapes.weights,
+        tokens * (shapes.count * shapes.outputs).sum(1),
+        tokens * (shapes.count * shapes.inputs).sum(1),
+        tokens * length * shapes.attention,
+        tokens * shapes.hidden * (shapes.blocks + 1),
+    )
+    return np.stack(made, axis=1)
+
+
+def places(shapes: Shapes) -> Array:
+    """(N, D): where a model lies among others: logarithms of sizes that are no multiples of one another."""
+    blocks = np.maximum(shapes.blocks, 1.0)
+    made = (
+        blocks,
+        1 + shapes.count.sum(1) / blocks,
+        1 + shapes.weights / blocks,
+        1 + (shapes.count * shapes.outputs).sum(1) / blocks,
+        1 + shapes.attention / blocks,
+        1 + shapes.hidden,
+    )
+    found: Array = np.log(np.stack(made, axis=1))
+    return found
