@@ -37,21 +37,20 @@ from search.propose import (
     weights_grid,
 )
 from search.propose.improvement import Staircase
-from search.space import RUNTIME, WIDTH, Params, Space, siblings
+from search.space import RUNTIME, WIDTH, Pair, Params, Space, siblings
 from spaces.axis import Knob, Value
 from spaces.recipe import Recipe, Step
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
-Pair = tuple[str, str]
 
 
 @dataclass
 class World:
     """What every set of weights of a space gives, by row of the grid over its weights' knobs.
 
-    quality: (W, P) by weights and pair. costs: (W, P) log ms. predicted: (W, P) as a table would say. rungs: (W, R) what
-    lower rungs see. seconds: (W,) of a full recovery. rows: (W, D) of the grid; all of it, or what was recorded.
+    quality: (W, P) by weights and pair. costs: (W, P) log ms. predicted: (W, P) as a table would say. rungs: (W, R)
+    what lower rungs see. seconds: (W,) of a full recovery. rows: (W, D) of the grid; all of it, or what was recorded.
     """
 
     name: str
@@ -85,7 +84,7 @@ class World:
 
     @cached_property
     def reference(self) -> tuple[float, float]:
-        """(log ms, quality): 1.1 times the latency of the uncompressed model as it came, and the most frequent class."""
+        """(log ms, quality): 1.1 times the latency of the uncompressed model as it came, and the floor."""
         return math.log(1.1) + float(self.costs[self.uncompressed, 0]), self.floor
 
     @cached_property

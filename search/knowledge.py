@@ -1,4 +1,4 @@
-"""What the sampler knows of a recipe before it is built: its latency under every pair, its size, and what it will cost."""
+"""What the sampler knows of a recipe before it is built: latency under every pair, size, and what finding out costs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scipy.optimize import nnls
 from objectives.shapes import Array, Shapes, megabytes_of, operations_of
 from search.compose import Siblings
 from search.front import Front, Outcome
-from search.known import Known, Pair, pair_of
+from search.known import Known, pair_of
 from search.setting import Setting
-from search.space import RUNTIME, WIDTH, Params
+from search.space import RUNTIME, WIDTH, Pair, Params
 
 #: A limit forbids what is predicted this many standard errors above it.
 SURE = 3.0

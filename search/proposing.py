@@ -33,10 +33,14 @@ def proposer_of(
     config = setting.config
     outlook = None if knowledge is None else _outlook(setting, knowledge)
 
-    def sampler(seed: int) -> BaseSampler:
-        return SAMPLERS[config.sampler](seed, setting.space, outlook)
-
-    study = open_study(Path(config.mlruns), config.study, setting.targets, sampler, config.seed, setting.parts)
+    study = open_study(
+        Path(config.mlruns),
+        config.study,
+        setting.targets,
+        lambda seed: SAMPLERS[config.sampler](seed, setting.space, outlook),
+        config.seed,
+        setting.parts,
+    )
     kept = partial(limits.violations, setting)
     asked = study.sampler
     forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)

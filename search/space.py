@@ -16,6 +16,7 @@ from spaces.build import NO_SHAPE, steps_of
 from spaces.recipe import Recipe, Step
 
 Params = Mapping[str, Value]
+Pair = tuple[str, str]  # runtime and width
 RUNTIME = "runtime.name"
 WIDTH = "bits.width"
 #: Widths whose loss or speed differs too much between models to start from.

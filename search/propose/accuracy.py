@@ -2,20 +2,22 @@
 
 A Gaussian process over the settings (Matern 5/2, one length scale a setting; Rasmussen & Williams 2006, chapters 2, 4
 and 5) models the quality of *weights*. A pair of runtime and width moves it by an offset of its own. What a lower rung
-saw is turned into an estimate of the top rung's quality by a straight line fitted to the weights that were seen on both,
-and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such
-a line; theirs has a process of its own for what the line leaves).
+saw is turned into an estimate of the top rung's quality by a straight line, fitted to the weights that were seen on
+both, and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities
+by such a line; theirs has a process of its own for what the line leaves).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
+
+from search.space import Pair
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Seen:
     """What is known of one set of weights."""
 
     features: tuple[float, ...]
-    quality: Mapping[Hashable, float] = field(default_factory=dict)  # by pair of runtime and width, recovered in full
+    quality: Mapping[Pair, float] = field(default_factory=dict)  # by pair of runtime and width, recovered in full
     rungs: Mapping[int, float] = field(default_factory=dict)  # by lower rung
 
 
@@ -81,7 +83,7 @@ class QualityModel:
         self._fitted_at = 0
         self._regressor: object = None
         self._mean, self._scale = 0.0, 1.0
-        self.offsets: dict[Hashable, float] = {}
+        self.offsets: dict[Pair, float] = {}
         self.lines: dict[int, Line] = {}
 
     def learn(self, seen: Iterable[Seen], range_: float) -> None:
@@ -155,7 +157,9 @@ class QualityModel:
             optimizer=None if again else "fmin_l_bfgs_b",
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a length scale at its bound: the setting hardly matters, or is hardly known
+            warnings.simplefilter(
+                "ignore"
+            )  # a length scale at its bound: the setting hardly matters, or is hardly known
             regressor.fit(features, (values - self._mean) / self._scale)
         if not again:
             self._kernel, self._fitted_at = regressor.kernel_, len(values)
@@ -180,19 +184,19 @@ class _Noiseless:
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _offsets(seen: Sequence[Mapping[Hashable, float]]) -> dict[Hashable, float]:
+def _offsets(seen: Sequence[Mapping[Pair, float]]) -> dict[Pair, float]:
     """Quality under each pair less the weights' own, from weights that were measured under several.
 
     The pair that most were measured under is the reference; what few saw is drawn towards 0.
     """
-    counts: dict[Hashable, int] = {}
+    counts: dict[Pair, int] = {}
     for one in seen:
         for pair in one:
             counts[pair] = counts.get(pair, 0) + 1
     if not counts:
         return {}
     reference = max(counts, key=lambda pair: counts[pair])
-    found: dict[Hashable, float] = {}
+    found: dict[Pair, float] = {}
     for pair in counts:
         differences = [one[pair] - one[reference] for one in seen if pair in one and reference in one]
         found[pair] = sum(differences) / (len(differences) + 1) if pair != reference else 0.0

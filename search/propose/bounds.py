@@ -66,9 +66,9 @@ class Bounds:
     def _gain(self, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:
         outlook = self._outlook
         offsets = np.array([outlook.offset(pair) for pair in outlook.pairs])
-        normal = (np.array([mean]), np.array([sd]))
-        wanted = (costs[None], np.array([error]), offsets, outlook.measured, outlook.least)
-        return float(expected_improvement(*normal, *wanted)[0])
+        mean_, sd_, error_ = (np.array([value]) for value in (mean, sd, error))
+        found = expected_improvement(mean_, sd_, costs[None], error_, offsets, outlook.measured, outlook.least)
+        return float(found[0])
 
     def _less_compressed(self, other: Weights, one: Weights) -> bool:
         """Whether every knob of `other` is at least as near to off, ways of working being the same."""

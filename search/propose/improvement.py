@@ -41,7 +41,7 @@ class Staircase:
 
     @classmethod
     def of(cls, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> Staircase:
-        """Of (log cost, quality) points, dominated ones among them or not, up to the reference's (log cost, quality)."""
+        """Of (log cost, quality) points, dominated ones or not, up to the (log cost, quality) of the reference."""
         end, floor = reference
         starts, heights = [-np.inf], [floor]
         for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):

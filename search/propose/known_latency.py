@@ -1,7 +1,7 @@
 """The sampler for this problem: latency is known before training, so only quality is modelled.
 
-Asks for the weights with the largest expected hypervolume improvement, over all pairs of runtime and width they would be
-measured under, for each second that finding out is expected to take.
+Asks for the weights with the largest expected hypervolume improvement, over all pairs of runtime and width they would
+be measured under, for each second that finding out is expected to take.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ LEAST = 3
 class KnownLatency(BaseSampler):
     """Optuna's interface to the outlook. Optuna's storage, plots and dashboard see ordinary trials."""
 
-    def __init__(self, space: Space, distributions: Mapping[str, BaseDistribution], outlook: Outlook, seed: int) -> None:
+    def __init__(
+        self, space: Space, distributions: Mapping[str, BaseDistribution], outlook: Outlook, seed: int
+    ) -> None:
         self._space, self._outlook = space, outlook
         self._distributions = dict(distributions)
         self._grid = weights_grid(space)

@@ -1,9 +1,9 @@
 """Rungs: who goes on to a longer recovery, and who is rejected because nothing it can become reaches the front.
 
 Asynchronous successive halving over two objectives (Schmucker, Donini, Zafar, Salinas & Archambeau 2021, arXiv
-2106.12639, section 3): of all that were seen on a rung, ordered by layers of non-dominated points of latency and of what
-the rung saw, one in `halving` goes on, as soon as it is among them. Inside a layer the order is what the candidate is
-expected to add to the front.
+2106.12639, section 3): of all that were seen on a rung, ordered by layers of non-dominated points of latency and of
+what the rung saw, one in `halving` goes on, as soon as it is among them. Inside a layer the order is what the candidate
+is expected to add to the front.
 """
 
 from __future__ import annotations

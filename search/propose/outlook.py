@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from search.front import Target
 from search.propose.accuracy import Line, QualityModel
 from search.propose.improvement import Staircase, expected_improvement
-from search.propose.record import Pair, Record, Weights
-from search.space import Params
+from search.propose.record import Record, Weights
+from search.space import Pair, Params
 
 Floats = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class Outlook:
         self.least, self.target = aims.least, aims.quality
 
     def look(self, study: optuna.Study, but: int | None = None) -> None:
-        """Learn from the study as it is now; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
+        """Learn from the study; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
         self._known = self._record.refresh(study, but)
         baseline = self._record.baseline
         reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
@@ -121,8 +121,7 @@ class Outlook:
         rest = (error, self._front, self.least)
         together = expected_improvement(mean, sd, costs, rest[0], offsets, *rest[1:])
         alone = [
-            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[[p]], *rest[1:])
-            for p in range(len(offsets))
+            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[[p]], *rest[1:]) for p in range(len(offsets))
         ]
         return together, np.stack(alone, axis=1)
 

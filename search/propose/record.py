@@ -14,10 +14,9 @@ from search.front import LATENCY, Target
 from search.propose.accuracy import Seen
 from search.propose.pool import Grid
 from search.propose.study import OUTCOME, PARAMS, RUNGS
-from search.space import RUNTIME, WIDTH
+from search.space import RUNTIME, WIDTH, Pair
 from spaces.axis import Value
 
-Pair = tuple[str, str]  # runtime and width
 Settings = Mapping[str, Value]
 
 

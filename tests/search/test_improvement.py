@@ -76,7 +76,8 @@ def test_a_pair_that_cannot_run_adds_nothing() -> None:
 def test_candidates_do_not_mix() -> None:
     rng = np.random.default_rng(0)
     stairs = Staircase.of(FRONT, REFERENCE)
-    mean, sd, costs, error = rng.uniform(0.5, 0.9, 40), rng.uniform(0, 0.1, 40), rng.normal(0.7, 1, (40, 3)), np.zeros(40)
+    mean, sd = rng.uniform(0.5, 0.9, 40), rng.uniform(0, 0.1, 40)
+    costs, error = rng.normal(0.7, 1, (40, 3)), np.zeros(40)
     together = expected_improvement(mean, sd, costs, error, np.zeros(3), stairs)
     one_by_one = [
         expected_improvement(mean[i : i + 1], sd[i : i + 1], costs[i : i + 1], error[:1], np.zeros(3), stairs)[0]
