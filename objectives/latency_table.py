@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, Measured, Unmeasured, fit
 from objectives.measurement import TOLD_APART
@@ -77,7 +78,7 @@ class LatencyTable:
         self._fits: dict[str, Fit | Unmeasured] = {}
 
     def add(self, pair: str, shape: Shapes, ms: float, error: float) -> None:
-        """Keep what was measured of one model.
+        """Keep what was measured of one model; the very same entry is kept once.
 
         Args:
             shape: of one row.
@@ -90,6 +91,9 @@ class LatencyTable:
             raise ValueError(f"shape must be of one model, got {len(shape)}")
         entry = Entry(pair, shape.to_json()[0], float(ms), float(error))
         entry.check()
+        self._refresh()
+        if entry in self._entries:
+            return
         record = {"pair": pair, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -105,6 +109,12 @@ class LatencyTable:
         """How many models of a pair are measured, each counted once."""
         self._refresh()
         return len(self._measured[pair].ms) if pair in self._measured else 0
+
+    def measured(self, pair: str, shapes: Shapes) -> NDArray[np.bool_]:
+        """(N,): which of these models are measured under a pair."""
+        self._refresh()
+        known = {_key(entry.shape) for entry in self._entries if entry.pair == pair}
+        return np.array([_key(row) in known for row in shapes.to_json()], dtype=bool)
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -163,13 +173,17 @@ def _by_pair(entries: Sequence[Entry]) -> dict[str, Measured]:
     """Each model once a pair, what was measured of it several times taken together."""
     found: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        found.setdefault(entry.pair, {}).setdefault(json.dumps(entry.shape, sort_keys=True), []).append(entry)
+        found.setdefault(entry.pair, {}).setdefault(_key(entry.shape), []).append(entry)
     made = {}
     for pair, models in found.items():
         together = np.array([_together(seen) for seen in models.values()])
         shapes = Shapes.from_json([seen[0].shape for seen in models.values()])
         made[pair] = Measured(shapes, together[:, 0], together[:, 1])
     return made
+
+
+def _key(shape: Mapping[str, Any]) -> str:
+    return json.dumps(shape, sort_keys=True)
 
 
 def _together(seen: Sequence[Entry]) -> tuple[float, float]:

@@ -185,6 +185,26 @@ def make_weights(
     _finish(folder, model, base.inputs, data)
 
 
+def make_untrained(
+    folder: Path, steps: Sequence[Step], data: Path, teacher: Path, statistics: Path, threads: int, progress: Progress
+) -> None:
+    """A model of the planned shape with arbitrary weights, which takes the time of a trained one: nothing is filled."""
+    from spaces import axis, build
+    from spaces.base import read_config, skeleton, write_folder
+    from spaces.statistics import Statistics
+
+    torch = torch_with(threads)
+    progress("an untrained copy", 0.0)
+    plans = build.decide(steps, Statistics.load(statistics / "statistics.safetensors"))
+    base, _ = read_config(teacher)
+    torch.manual_seed(0)
+    model = skeleton(base)
+    for name, plan in plans.items():
+        axis(name).reshape(model, plan)
+    write_folder(folder, model, base, plans)
+    calibrate(folder, model, base.inputs, data)
+
+
 def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
     """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
     integer widths are made with."""

@@ -59,7 +59,7 @@ class Timings:
 
     def energy(self, bench: latency.Side) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""
-        inputs, conditions = self._inputs("")
+        inputs, conditions = self.inputs("")
         return energy.energy(bench, inputs, conditions, energy.counter(self._setting.context.device))
 
     @property
@@ -70,14 +70,14 @@ class Timings:
         return tuple(dict.fromkeys(mark for mark in found if mark))
 
     def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
-        inputs, conditions = self._inputs("")
+        inputs, conditions = self.inputs("")
         timed = self._held_against_floor(measure(inputs, conditions), inputs, recipe, folder)
         for mark in self.marks:
-            inputs, conditions = self._inputs(mark)
+            inputs, conditions = self.inputs(mark)
             timed |= latency.renamed(measure(inputs, conditions), mark)
         return timed
 
-    def _inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
+    def inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
         """Batches of a workload and its conditions, made once."""
         if mark not in self._fed:
             setting = self._setting
