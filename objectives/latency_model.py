@@ -114,7 +114,7 @@ class Fit:
     @functools.cached_property
     def _held(self) -> _Held:
         """What every prediction needs of the measured models."""
-        from scipy.special import stdtrit  # type: ignore[import-untyped]
+        from scipy.special import stdtrit
 
         measured = self.measured
         amounts = features(measured.shapes, self.batch, self.length)
@@ -140,7 +140,7 @@ class _Held:
 
 def fit(measured: Measured, batch: int, length: float, prior: Array = GUESS) -> Fit:
     """Costs and residuals of what was measured, n >= 1 models that differ."""
-    from scipy.optimize import nnls  # type: ignore[import-untyped]
+    from scipy.optimize import nnls
 
     error = np.maximum(measured.error, LEAST_ERROR)
     measured = Measured(measured.shapes, measured.ms, error)

@@ -133,7 +133,7 @@ def _student(middle: float, logs: Floats) -> Estimate:
     """exp of `middle`, give or take what (k,) independent values say about their mean."""
     if len(logs) < 2:
         raise ValueError(f"an interval needs 2 processes or more, got {len(logs)}")
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     reach = float(stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return Estimate(math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach)))

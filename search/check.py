@@ -207,7 +207,7 @@ def _quality_lines(
     if isinstance(rows, str):
         return [f"validation split: not compared, because its data cannot be read here: {rows}"]
     encoded, labels = rows.split("validation")
-    batches = rows.batches(encoded)
+    batches = rows.batches(encoded, rows.batch_for(str(build.precision_of(record.recipe)["width"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
     found = np.concatenate([o["logits"] for o in outputs])
     metric = str(record.config["metric"])

@@ -77,9 +77,9 @@ class Measurer:
             with self._watch.timed("latency"):
                 self._progress(f"{recipe.runtime.name}: timing", 0.0)
                 found = self.timings(bench, recipe, folder)
+            found |= memory.memory(bench)  # before predictions, which take more rows at once
             with self._watch.timed("quality"):
                 found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
-            found |= memory.memory(bench)
             if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
                 found |= self.energy(bench)
         return found | self.sizes(recipe, folder)
@@ -105,9 +105,9 @@ class Measurer:
         with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
             yield bench
 
-    def outputs(self, bench: Remote, split: str, stage: str) -> list[dict[str, np.ndarray]]:
-        """The outputs for every batch of a split."""
-        batches = self._setting.batches(self._setting.split(split)[0])
+    def outputs(self, bench: Remote, split: str, stage: str, size: int) -> list[dict[str, np.ndarray]]:
+        """The outputs for every batch of a split, `size` rows each."""
+        batches = self._setting.batches(self._setting.split(split)[0], size)
         made: list[dict[str, np.ndarray]] = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
@@ -116,20 +116,22 @@ class Measurer:
 
     def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
         """Logits (N, C) of a split in its order, from the store when this was measured before."""
+        plan = build.precision_of(recipe)
+        size = self._setting.batch_for(str(plan["width"]))
         key = {
             "weights": recipe.weights_digest,
-            "bits": dict(build.precision_of(recipe)),
+            "bits": dict(plan),
             "runtime": recipe.runtime.name,
             "split": split,
             "data": self._setting.about_data["digest"],
             "rows": self._setting.config.measure.validation_rows if split == "validation" else None,
-            "batch": self._setting.config.workload.batch,
+            "batch": size,
             "environment": dict(self._setting.environment),
         }
 
         def make(target: Path) -> None:
             with opened() as bench:
-                found = self.outputs(bench, split, f"{recipe.runtime.name}: {split}")
+                found = self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
             np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
 
         made, _ = self._setting.store.make("predictions", key, make)

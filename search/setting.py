@@ -20,9 +20,12 @@ from search.space import Params, Space
 from search.store import Store
 from search.tasks import task_named
 from search.tasks.text import Encoded
+from spaces.axes.bits import INTEGER
 from spaces.axis import Context, Value
 from spaces.recipe import Recipe, Step
 
+#: Rows a call for predictions in floating point.
+AT_ONCE = 32
 #: One side of the knobs that only say how, not what: a recipe without recovery carries none of them.
 RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
 #: Those that came later: off they are left out, so that earlier recipes keep their digests.
@@ -61,9 +64,14 @@ class Rows:
         columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
         return Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
 
-    def batches(self, encoded: Encoded) -> list[Batch]:
-        """The rows in order, at the batch size that is timed: dynamic int8 scales depend on the batch."""
+    def batch_for(self, width: str) -> int:
+        """Rows a call for predictions: as many as are timed under an integer width, whose dynamic scales depend on them;
+        what floating point says of a row does not depend on its neighbours, so that there more go at once."""
         size = self.config.workload.batch
+        return size if width in INTEGER else max(size, AT_ONCE)
+
+    def batches(self, encoded: Encoded, size: int) -> list[Batch]:
+        """The rows in order, `size` a call."""
         return [encoded.batch(np.arange(i, min(i + size, len(encoded)))) for i in range(0, len(encoded), size)]
 
 
