@@ -14,13 +14,13 @@ from typing import Protocol
 from objectives import objective_named
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
-from search import isolate, stages
 from search.errors import disk_is_full
 from search.front import LATENCY, Outcome, Status
 from search.limits import broken
 from search.loop import Job
+from search.making import Maker
 from search.measurer import Measurer, Progress, Stopwatch
-from search.setting import Setting, cores
+from search.setting import Setting
 from spaces.axis import Infeasible
 from spaces.recipe import Recipe
 
@@ -43,12 +43,20 @@ class Evaluator:
         self._setting, self._progress, self._clock = setting, progress, clock
         self._watch = Stopwatch()
         self.measurer = Measurer(setting, progress, self._limit_s, self._watch)
+        self._maker = Maker(setting, progress, self._limit_s)
+        self._fast_enough: set[str] = set()  # recipes whose latency was seen to keep the limit
         self.finishing = False  # the finalists' turn: the search's own deadline is over
 
     def __call__(self, job: Job) -> Iterator[Outcome]:
         self._watch.seconds.clear()
+        if job.rejected:
+            yield self._outcome(job, job.recipe, "rejected", job.rejected)
+            return
         recipes = (job.recipe, *job.siblings)
-        refused = self._too_slow(recipes) if job.recipe.recover else {}
+        refused = self._too_slow(job, recipes) if job.recipe.recover else {}
+        if job.share < 1:
+            yield refused.get(job.recipe.digest) or self._looked_at(job)
+            return
         left = [r for r in recipes if r.digest not in refused]
         folder: Path | None = None
         failure: tuple[Status, str] | None = None
@@ -56,6 +64,7 @@ class Evaluator:
             try:
                 with self._watch.timed("weights"):
                     folder = self.weights(job.recipe)
+                self._watch.seconds["weights"] += self._maker.trained_s(job.recipe)
             except Exception as error:
                 failure = self._status_of(error)
         for recipe in recipes:
@@ -63,33 +72,24 @@ class Evaluator:
                 yield refused[recipe.digest]
             elif folder is None:
                 assert failure is not None
-                yield self._outcome(recipe, failure[0], failure[1], baseline=job.baseline)
+                yield self._outcome(job, recipe, *failure)
             else:
                 yield self._measured(recipe, folder, job)
             self._watch.seconds.clear()  # the weights' time is counted once, with the first
 
     def weights(self, recipe: Recipe) -> Path:
         """The folder of the recipe's weights: the teacher's own, or made and stored."""
-        setting = self._setting
-        if not recipe.compressed:
-            return setting.teacher
-        outputs = setting.outputs or Path()
-        steps = tuple(step for step in recipe.steps if step.name != "bits")
-        arguments = (setting.config, steps, recipe.recover, setting.data, setting.teacher, setting.statistics)
-        where = (setting.context.device, cores())
+        return self._maker.weights(recipe)
 
-        def make(folder: Path) -> None:
-            isolate.run(
-                stages.make_weights,
-                folder,
-                *arguments,
-                outputs,
-                *where,
-                timeout_s=self._limit_s(),
-                progress=self._progress,
-            )
-
-        return setting.store.make("weights", {"weights": recipe.weights_digest}, make)[0]
+    def _looked_at(self, job: Job) -> Outcome:
+        """A candidate on a lower rung: paused, with what was seen."""
+        try:
+            seen, beside = self._maker.look(job.recipe, job.share)
+        except Exception as error:
+            return self._outcome(job, job.recipe, *self._status_of(error))
+        self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
+        made = self._outcome(job, job.recipe, "paused", f"seen on rung {job.rung}")
+        return replace(made, rungs=seen.by_rung(self._maker.shares))
 
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
         """One recipe, measured; what goes wrong is its status."""
@@ -97,9 +97,9 @@ class Evaluator:
             found = self.measurer.measured(recipe, folder)
             self._all_there(found)
         except Exception as error:
-            return self._outcome(recipe, *self._status_of(error), baseline=job.baseline, rung=job.rung)
-        made = self._outcome(recipe, "complete", "", baseline=job.baseline, rung=job.rung)
-        made = replace(made, measurements=found, folder=str(folder))
+            return self._outcome(job, recipe, *self._status_of(error))
+        made = self._outcome(job, recipe, "complete", "")
+        made = replace(made, measurements=found, folder=str(folder), rungs=self._maker.seen(folder))
         return replace(made, limits_broken=broken(self._setting, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:
@@ -110,13 +110,13 @@ class Evaluator:
             about = "; ".join(f"{name} ({objective_named(name).description})" for name in absent)
             raise LookupError(f"this machine did not give {about}")
 
-    def _too_slow(self, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
+    def _too_slow(self, job: Job, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
         """Those over the latency limit, by digest, measured on untrained weights of the same shapes.
 
         Only when all are over it, because otherwise the weights are trained in any case.
         """
         limit = self._setting.config.limits.max_latency_ms
-        if limit is None:
+        if limit is None or job.recipe.digest in self._fast_enough:
             return {}
         refused: dict[str, Outcome] = {}
         for recipe in recipes:
@@ -126,12 +126,13 @@ class Evaluator:
                 with self.measurer.opened(recipe, folder) as bench:
                     timed = self.measurer.timings(bench, recipe, folder)
             except Exception as error:
-                refused[recipe.digest] = self._outcome(recipe, *self._status_of(error))
+                refused[recipe.digest] = self._outcome(job, recipe, *self._status_of(error))
                 continue
             if timed[LATENCY].interval[0] <= limit:
+                self._fast_enough.add(job.recipe.digest)
                 return {}
             reason = f"before training: latency {timed[LATENCY].value:.2f} ms is over the limit of {limit:g} ms"
-            refused[recipe.digest] = replace(self._outcome(recipe, "rejected", reason), measurements=timed)
+            refused[recipe.digest] = replace(self._outcome(job, recipe, "rejected", reason), measurements=timed)
         return refused
 
     def _limit_s(self) -> float:
@@ -155,8 +156,15 @@ class Evaluator:
         text = " ".join(str(error).split())
         return "failed", f"{type(error).__name__}: {text}"[:500]
 
-    def _outcome(
-        self, recipe: Recipe, status: Status, reason: str, *, baseline: bool = False, rung: int = 0
-    ) -> Outcome:
+    def _outcome(self, job: Job, recipe: Recipe, status: Status, reason: str) -> Outcome:
         seconds = {name: round(value, 3) for name, value in self._watch.seconds.items()}
-        return Outcome(-1, recipe, status, reason, rung=rung, seconds=seconds, baseline=baseline)
+        return Outcome(
+            -1,
+            recipe,
+            status,
+            reason,
+            rung=job.rung,
+            seconds=seconds,
+            baseline=job.baseline,
+            audit=job.audit if recipe.digest == job.recipe.digest else "",
+        )

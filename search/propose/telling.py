@@ -41,13 +41,14 @@ def finish(
         study.tell(trial, values)
         return
     expected = guess(outcome) if outcome.status == "rejected" else None
-    if expected is None or any(t.objective not in expected for t in targets):
+    if expected is None:
         study.tell(trial, state=TrialState.FAIL)
         return
+    expected = {**expected, **{name: m.value for name, m in outcome.measurements.items()}}
     trial.set_user_attr(GUESSED, sorted(t.objective for t in targets if t.objective not in outcome.measurements))
     for name, violation in {**limits(outcome), REJECTED: 1.0}.items():
         trial.set_constraint(name, violation)
-    study.tell(trial, [float(expected[t.objective]) for t in targets])
+    study.tell(trial, [expected[t.objective] for t in targets])
 
 
 def add(

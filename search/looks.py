@@ -1,0 +1,88 @@
+"""Looks at a candidate on the way to its full recovery: the task's metric on some validation rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from objectives import quality
+from search.config import RunConfig
+from search.encoded import read_encoded
+from search.tasks import task_named
+from search.tasks.text import by_length
+
+if TYPE_CHECKING:
+    from spaces.base import TaskModel
+
+FILE = "looks.json"
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was seen: the metric by the share of the recovery that was done, and the seconds of training until there."""
+
+    quality: dict[float, float] = field(default_factory=dict)
+    trained_s: float = 0.0
+
+    def write(self, folder: Path) -> None:
+        seen = [{"share": share, "quality": value} for share, value in self.quality.items()]
+        (folder / FILE).write_text(json.dumps({"looks": seen, "trained_s": self.trained_s}))
+
+    @classmethod
+    def read(cls, folder: Path) -> Looks:
+        """What was written; nothing for weights that nobody looked at."""
+        path = folder / FILE
+        if not path.is_file():
+            return cls()
+        data = json.loads(path.read_text())
+        return cls({float(s["share"]): float(s["quality"]) for s in data["looks"]}, float(data["trained_s"]))
+
+    def by_rung(self, shares: Sequence[float]) -> dict[int, float]:
+        """The metric by the number of the rung that looks after each of `shares`."""
+        return {rung: self.quality[share] for rung, share in enumerate(shares) if share in self.quality}
+
+
+def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], device: str) -> float:
+    """The metric of `model`, as it is, on `economy.rows` of the validation split: the same rows at every look."""
+    import torch
+
+    encoded, labels = read_encoded(data / "validation.npz")
+    rows = np.random.default_rng(config.seed).permutation(len(labels))[: config.economy.rows]
+    order = rows[by_length(encoded.lengths[rows], BATCH)]
+    model.to(device).eval()
+    logits = []
+    with torch.inference_mode():
+        for first in range(0, len(order), BATCH):
+            batch = encoded.batch(order[first : first + BATCH])
+            logits.append(model(**{n: torch.from_numpy(batch[n]).to(device) for n in names}).float().cpu().numpy())
+    model.to("cpu")
+    decided = task_named(config.task).decide({"logits": np.concatenate(logits)})
+    return quality.score(config.metric, decided, labels[order])
+
+
+def recover_with_looks(
+    shares: Sequence[float], look_now: Callable[[], float], train_to: Callable[[float], None]
+) -> Looks:
+    """Train to each of `shares` in turn and look there, but after the whole: that is measured otherwise.
+
+    Args:
+        shares: of the recovery, rising.
+        train_to: goes on with the recovery until that share of it.
+    """
+    seen: dict[float, float] = {}
+    trained = 0.0
+    for share in shares:
+        if share > 0:
+            began = time.monotonic()
+            train_to(share)
+            trained += time.monotonic() - began
+        if share < 1:
+            seen[share] = look_now()
+    return Looks(seen, trained)

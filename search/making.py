@@ -1,0 +1,87 @@
+"""Weights of recipes, made in processes of their own and kept in the store; and looks at them on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from search import isolate, stages
+from search.looks import Looks
+from search.measurer import Progress
+from search.setting import Setting, cores
+from spaces.recipe import Recipe
+
+
+class Maker:
+    """Makes what the store does not have.
+
+    Args:
+        limit_s: seconds one step may take, asked for at each.
+    """
+
+    def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float]) -> None:
+        self._setting, self._progress, self._limit_s = setting, progress, limit_s
+        self._trained: dict[str, float] = {}  # seconds of recovery so far, by digest of the weights
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the recovery, after which this search looks at a candidate."""
+        return self._setting.config.economy.rungs
+
+    def weights(self, recipe: Recipe) -> Path:
+        """The folder of the recipe's weights: the teacher's own, or made and stored."""
+        if not recipe.compressed:
+            return self._setting.teacher
+        shares = (*self.shares, 1.0) if recipe.recover else (1.0,)
+        return self._made("weights", recipe, shares, {"weights": recipe.weights_digest})
+
+    def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
+        """(what is seen of the weights when `share` of their recovery is done, seconds beside the training)."""
+        config = self._setting.config
+        began = time.monotonic()
+        shares = tuple(s for s in self.shares if s <= share)
+        key = {
+            "weights": recipe.weights_digest,
+            "shares": list(shares),
+            "rows": config.economy.rows,
+            "metric": config.metric,
+            "seed": config.seed,
+        }
+        seen = Looks.read(self._made("looks", recipe, shares, key))
+        self._trained[recipe.weights_digest] = self._trained.get(recipe.weights_digest, 0.0) + seen.trained_s
+        return seen, max(0.0, time.monotonic() - began - seen.trained_s)
+
+    def trained_s(self, recipe: Recipe) -> float:
+        """Seconds that lower rungs have trained these weights for, in this run."""
+        return self._trained.get(recipe.weights_digest, 0.0)
+
+    def seen(self, folder: Path) -> dict[int, float]:
+        """By rung, what was seen of weights on their way."""
+        return Looks.read(folder).by_rung(self.shares)
+
+    def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: dict[str, object]) -> Path:
+        setting = self._setting
+        steps = tuple(step for step in recipe.steps if step.name != "bits")
+        scratch = setting.store.scratch("weights", {"weights": recipe.weights_digest})
+
+        def make(folder: Path) -> None:
+            isolate.run(
+                stages.make_weights,
+                folder,
+                setting.config,
+                steps,
+                recipe.recover,
+                setting.data,
+                setting.teacher,
+                setting.statistics,
+                setting.outputs or Path(),
+                setting.context.device,
+                cores(),
+                scratch,
+                shares,
+                timeout_s=self._limit_s(),
+                progress=self._progress,
+            )
+
+        return setting.store.make(stage, key, make)[0]

@@ -1,0 +1,86 @@
+"""What the quality model says of weights nobody has trained."""
+
+import numpy as np
+import pytest
+
+from search.propose.accuracy import Line, QualityModel, Seen
+
+ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
+
+
+def truth(x: np.ndarray) -> np.ndarray:
+    return 0.85 - 0.2 * (1 - x[:, 0]) ** 2 - 0.1 * (1 - x[:, 1]) * (1 - x[:, 0])
+
+
+def known(count: int, seed: int, noise: float = 0.003) -> list[Seen]:
+    rng = np.random.default_rng(seed)
+    x = rng.random((count, 2))
+    y = truth(x) + rng.normal(0, noise, count)
+    return [Seen(tuple(row), {ONE: value, OTHER: value - 0.01}) for row, value in zip(x.tolist(), y.tolist(), strict=True)]
+
+
+def test_predictions_are_near_and_their_errors_honest() -> None:
+    inside, errors = [], []
+    for seed in range(5):
+        model = QualityModel()
+        model.learn(known(30, seed), 0.35)
+        wanted = np.random.default_rng(100 + seed).random((200, 2))
+        mean, sd = model.predict(wanted)
+        away = (mean + model.offsets[ONE]) - truth(wanted)
+        inside.append(np.mean(np.abs(away) < 2 * sd))
+        errors.append(np.abs(away).mean())
+    assert np.mean(errors) < 0.004
+    assert np.mean(inside) > 0.85
+
+
+def test_a_pair_has_an_offset_of_its_own() -> None:
+    model = QualityModel()
+    model.learn(known(20, 0), 0.35)
+    assert model.offsets[OTHER] - model.offsets[ONE] == pytest.approx(-0.01, abs=0.001)
+
+
+def test_one_measurement_of_a_pair_is_drawn_towards_no_difference() -> None:
+    model = QualityModel()
+    model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.35)
+    assert -0.04 < model.offsets[OTHER] < 0
+
+
+def test_lower_rungs_inform_where_nothing_was_trained_in_full() -> None:
+    def one_shot(quality: float) -> dict[int, float]:
+        return {0: 0.85 - 3 * (0.85 - quality)}
+
+    trained = [Seen(s.features, s.quality, one_shot(s.quality[ONE])) for s in known(20, 3)]
+    bad = Seen((0.5, 0.5), {}, one_shot(0.68))  # far below what its settings promise
+    with_rung, without = QualityModel(), QualityModel()
+    with_rung.learn([*trained, bad], 0.35)
+    without.learn(trained, 0.35)
+    assert with_rung.predict([bad.features])[0][0] < without.predict([bad.features])[0][0] - 0.01
+
+
+def test_a_line_of_few_points_is_less_sure_of_itself() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.random(40)
+    high = 0.5 + 0.3 * low + rng.normal(0, 0.01, 40)
+    few, many = Line.fitted(low[:4], high[:4], 0.35), Line.fitted(low, high, 0.35)
+    assert few.at(0.5)[1] / few.sd > many.at(0.5)[1] / many.sd
+    assert many.at(0.5)[0] == pytest.approx(0.65, abs=0.01)
+
+
+def test_lines_cover_what_comes_next() -> None:
+    """About 95 % of top rungs lie within two errors of what a line from six points says."""
+    inside = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        low = rng.random(7)
+        high = 0.5 + 0.3 * low + rng.normal(0, 0.02, 7)
+        mean, sd = Line.fitted(low[:6], high[:6], 0.35).at(float(low[6]))
+        inside.append(abs(high[6] - mean) < 2 * sd)
+    assert 0.9 < np.mean(inside) < 0.995
+
+
+def test_nothing_known_is_wide_and_no_crash() -> None:
+    model = QualityModel()
+    model.learn([], 0.35)
+    mean, sd = model.predict([(0.1, 0.2)])
+    assert sd[0] == pytest.approx(0.35)
+    assert np.isfinite(mean[0])
