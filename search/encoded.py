@@ -12,7 +12,8 @@ from search.tasks.text import Encoded, by_length
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
-    from spaces.training import Batch, Stopping
+    from spaces.stopping import Stopping
+    from spaces.training import Batch
 
 
 def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
@@ -52,7 +53,7 @@ def held_out_loss(
         return None
     import torch
 
-    from spaces.training import Stopping
+    from spaces.stopping import Stopping
 
     order = rows[by_length(encoded.lengths[rows], 32)]
     batches = Lazy(encoded, names, [order[i : i + 32] for i in range(0, len(order), 32)])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spaces.base import TaskModel
+from spaces.checkpoints import Checkpoints, Keeper, State
+from spaces.stopping import Best, Stopping
 
 #: One batch: the model's inputs, and which rows of the data they are.
 Batch = tuple[Mapping[str, Tensor], Tensor]
@@ -31,19 +34,6 @@ class Training:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """Early stopping: the loss on rows that are not trained on, looked at `each` so many epochs.
-
-    Training ends when `patience` looks in a row found nothing better, and the best weights seen are kept (Prechelt
-    1998, "Early Stopping - But When?").
-    """
-
-    loss: Callable[[TaskModel], float]
-    patience: int
-    each: float = 0.25
-
-
 def fit(
     model: TaskModel,
     epoch: Callable[[int], Sequence[Batch]],
@@ -52,12 +42,21 @@ def fit(
     device: str,
     progress: Callable[[float], None] = lambda done: None,
     stopping: Stopping | None = None,
+    checkpoints: Checkpoints | None = None,
+    share: float = 1.0,
 ) -> None:
     """Train `model` in place with AdamW, linear warm-up and decay; `epoch(i)` gives the batches of epoch i.
 
+    With `checkpoints` it goes on from the state in that file, if there is one that fits, and its state is kept there;
+    then all epochs must have equally many batches. `share` below 1 pauses after that share of the steps, its state
+    written: the model has the weights of that step (not the best seen), and a later call with a larger share goes on.
+    However often it was killed or paused, the weights are those of one call; on the CPU they are equal bit for bit.
+
     bf16 autocast on CUDA. Raises FloatingPointError when the loss is no longer finite, ValueError when there are no
-    batches.
+    batches or `share` is not in (0, 1].
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
     if training.epochs <= 0:
         return
     torch.manual_seed(training.seed)
@@ -65,64 +64,65 @@ def fit(
     if per_epoch == 0:
         raise ValueError("an epoch has no batches")
     total = max(1, round(training.epochs * per_epoch))
-    model.to(device).train()
-    frozen = _frozen(model) if training.freeze_embeddings else set()
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter not in frozen)
-    optimizer = torch.optim.AdamW(_groups(model, training), fused=device == "cuda")
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup))
-    step = 0
-    best = None if stopping is None else _Best(stopping, max(1, round(stopping.each * per_epoch)))
-    for number in range(-(-total // per_epoch)):
-        for inputs, rows in epoch(number)[: total - step]:
-            moved = {name: tensor.to(device) for name, tensor in inputs.items()}
-            with _autocast(device):
-                value = loss(model, moved, rows)
-            if not bool(torch.isfinite(value)):
-                raise FloatingPointError(f"the loss became {value.item()} at step {step} of {total}")
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            progress(step / total)
-            if best is not None and best.over(model, step, total):
-                break
-        if best is not None and best.ended:
+    until = max(1, round(share * total))
+    optimizer = _optimizer(model, training, device)
+    best = None if stopping is None else Best(stopping, max(1, round(stopping.each * per_epoch)))
+    settings = {**asdict(training), "per_epoch": per_epoch}
+    keeper = Keeper(checkpoints, State(model, optimizer, best, device, settings))
+    step = keeper.resume(until)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup), step - 1)
+    ended = best is not None and best.ended
+    for inputs, rows in _batches(epoch, per_epoch, step, step if ended else until):
+        value = _descend(model, loss, inputs, rows, optimizer, device)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss became {value} at step {step} of {total}")
+        schedule.step()
+        step += 1
+        progress(step / until)
+        if best is not None and best.over(model, step, total):
             break
-    if best is not None:
+        keeper.over(step)
+    if share < 1:
+        keeper.write(step)
+    if best is not None and (best.ended or step == total):
         best.restore(model)
     model.requires_grad_(True).eval().to("cpu")
 
 
-class _Best:
-    """The weights with the lowest held-out loss so far."""
+def _descend(
+    model: TaskModel,
+    loss: Loss,
+    inputs: Mapping[str, Tensor],
+    rows: Tensor,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+) -> float:
+    """One step downhill, and the loss before it; no step where that is not finite."""
+    with _autocast(device):
+        value = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
+    found = float(value.detach())
+    if math.isfinite(found):
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return found
 
-    def __init__(self, stopping: Stopping, every: int) -> None:
-        self._stopping, self._every = stopping, every
-        self._loss, self._worse = float("inf"), 0
-        self._weights: dict[str, Tensor] | None = None
-        self.ended = False
 
-    def over(self, model: TaskModel, step: int, total: int) -> bool:
-        """Look, where it is time to; whether training should end."""
-        if step % self._every and step < total:
-            return False
-        model.eval()
-        found = self._stopping.loss(model)
-        model.train()
-        if found < self._loss:
-            self._loss, self._worse = found, 0
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        else:
-            self._worse += 1
-        self.ended = self._worse >= self._stopping.patience
-        return self.ended
+def _batches(epoch: Callable[[int], Sequence[Batch]], per_epoch: int, first: int, until: int) -> Iterator[Batch]:
+    """Those of the steps from `first` to `until`, epoch by epoch."""
+    for number in range(first // per_epoch, -(-until // per_epoch)):
+        start = number * per_epoch
+        yield from epoch(number)[max(0, first - start) : until - start]
 
-    def restore(self, model: TaskModel) -> None:
-        if self._weights is not None:
-            model.load_state_dict(self._weights)
+
+def _optimizer(model: TaskModel, training: Training, device: str) -> torch.optim.AdamW:
+    """AdamW over what of `model` is trained; the model is on the device, and ready to be."""
+    model.to(device).train()
+    frozen = _frozen(model) if training.freeze_embeddings else set()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter not in frozen)
+    return torch.optim.AdamW(_groups(model, training), fused=device == "cuda")
 
 
 def _autocast(device: str) -> AbstractContextManager[Any]:
@@ -135,15 +135,16 @@ def _frozen(model: TaskModel) -> set[nn.Parameter]:
 
 
 def _groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
-    backbone = {p for p in model.backbone.parameters() if p.requires_grad}
-    head = [p for p in model.parameters() if p.requires_grad and p not in backbone]
+    # Lists, in the model's order: a kept state knows a parameter by its place among them.
+    backbone = [p for p in model.backbone.parameters() if p.requires_grad]
+    inside = set(backbone)
+    head = [p for p in model.parameters() if p.requires_grad and p not in inside]
     decayed = [p for p in backbone if p.ndim > 1]
     plain = [p for p in backbone if p.ndim <= 1]
-    return [
-        {"params": decayed, "lr": training.learning_rate, "weight_decay": training.weight_decay},
-        {"params": plain, "lr": training.learning_rate, "weight_decay": 0.0},
-        {"params": head, "lr": training.head_learning_rate, "weight_decay": 0.0},
-    ]
+    head_rate, rate = training.head_learning_rate, training.learning_rate
+    groups = [(decayed, rate, training.weight_decay), (plain, rate, 0.0), (head, head_rate, 0.0)]
+    # A schedule that starts in the middle reads the rate at its top from `initial_lr`.
+    return [{"params": p, "lr": lr, "initial_lr": lr, "weight_decay": decay} for p, lr, decay in groups]
 
 
 def _linear(total: int, warmup: float) -> Callable[[int], float]:

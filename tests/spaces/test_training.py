@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from spaces.base import TaskModel
 from spaces.recipe import Step
-from spaces.training import Batch, Stopping, Training, fit
+from spaces.stopping import Stopping
+from spaces.training import Batch, Training, fit
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
 

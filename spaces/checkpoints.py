@@ -1,0 +1,156 @@
+"""Where a training stands, on disk: one that was killed goes on from there, on the CPU bit for bit.
+
+A state is tensors and a few numbers, so it is a safetensors file: no pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spaces.base import TaskModel
+from spaces.recipe import digest_of
+from spaces.stopping import Best
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The file that holds the state of a training which is not finished, and how often it is written.
+
+    It must be one training's own: that of these data, this loss and these first weights. Its folder must exist. Who
+    asked for the training removes it once the trained weights are safe.
+    """
+
+    file: Path
+    every_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that determines how a training goes on, besides its data and its loss."""
+
+    model: TaskModel
+    optimizer: torch.optim.Optimizer
+    best: Best | None
+    device: str
+    settings: Mapping[str, Any]  # JSON: under other settings a state means something else
+
+    def fits(self) -> str:
+        """Equal for two trainings when one can go on from the state of the other."""
+        shapes = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in self.model.state_dict().items()}
+        stopping = None if self.best is None else [self.best.patience, self.best.every]
+        # A later torch may draw other random numbers, or keep other moments.
+        parts = {"torch": torch.__version__, "device": self.device, "shapes": shapes, "stopping": stopping}
+        return digest_of({**parts, "settings": dict(self.settings)})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, moments, random state, and the best weights so far: on the CPU, by names that `put` knows."""
+        # Cloned, because tied weights share their memory, and safetensors takes no tensors that do.
+        found = {f"model.{name}": tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": tensor.cpu() for name, tensor in moments.items()}
+        found["random.cpu"] = torch.get_rng_state()
+        if self.device == "cuda":
+            found["random.cuda"] = torch.cuda.get_rng_state()
+        if self.best is not None:
+            found |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
+        return {name: tensor.contiguous() for name, tensor in found.items()}
+
+    def put(self, tensors: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
+        """Be where the training was that gave `tensors`, and the facts of its `best`."""
+        self.model.load_state_dict(_under("model.", tensors))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        if self.best is not None:
+            self.best.resume(best, _under("best.", tensors))
+
+
+class Keeper:
+    """Keeps the state of one training in its file; without `checkpoints` it keeps nothing."""
+
+    def __init__(self, checkpoints: Checkpoints | None, state: State) -> None:
+        self._checkpoints, self._state = checkpoints, state
+        self._written = time.monotonic()
+
+    def resume(self, until: int) -> int:
+        """The step that the training stands at now: that of the file, or 0 when there is none that fits.
+
+        One beyond `until` does not fit: weights that were passed cannot be had back.
+        """
+        if self._checkpoints is None:
+            return 0
+        found = _read(self._checkpoints.file, self._state.fits())
+        if found is None or found[0]["step"] > until:
+            return 0
+        facts, tensors = found
+        self._state.put(tensors, facts["best"])
+        return int(facts["step"])
+
+    def over(self, step: int) -> None:
+        """Write the state after `step`, where it is time to."""
+        if self._checkpoints is not None and time.monotonic() - self._written >= self._checkpoints.every_s:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """Write the state after `step`."""
+        if self._checkpoints is None:
+            return
+        best = {} if self._state.best is None else self._state.best.facts()
+        facts = {"fits": self._state.fits(), "step": step, "best": best}
+        _write(self._checkpoints.file, json.dumps(facts), self._state.tensors())
+        self._written = time.monotonic()
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _write(file: Path, facts: str, tensors: Mapping[str, Tensor]) -> None:
+    """Whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        save_file(dict(tensors), partial, {"facts": facts, "checksum": _checksum(facts, tensors)})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(file: Path, fits: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Facts and tensors of a whole file that fits; None for any other."""
+    try:
+        with safe_open(file, "pt") as opened:
+            written = opened.metadata() or {}
+            facts = json.loads(written["facts"])
+            if facts["fits"] != fits:
+                return None
+            # Cloned, because what is read lies in the mapped file, and moments are changed in place.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return (facts, tensors) if written.get("checksum") == _checksum(written["facts"], tensors) else None
+
+
+def _checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of all of it. It is against a bad disk: who can write here can change finished weights as well."""
+    found = zlib.crc32(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"

@@ -1,0 +1,66 @@
+"""Early stopping: when a training ends before its last step, and which weights are kept then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from spaces.base import TaskModel
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Early stopping: the loss on rows that are not trained on, looked at `each` so many epochs.
+
+    Training ends when `patience` looks in a row found nothing better, and the best weights seen are kept (Prechelt
+    1998, "Early Stopping - But When?").
+    """
+
+    loss: Callable[[TaskModel], float]
+    patience: int
+    each: float = 0.25
+
+
+class Best:
+    """The weights with the lowest held-out loss so far, looked at every `every` steps."""
+
+    def __init__(self, stopping: Stopping, every: int) -> None:
+        self._stopping, self.every = stopping, every
+        self._loss, self._worse = float("inf"), 0
+        self.weights: dict[str, Tensor] = {}  # empty until a look
+        self.ended = False
+
+    @property
+    def patience(self) -> int:
+        return self._stopping.patience
+
+    def over(self, model: TaskModel, step: int, total: int) -> bool:
+        """Look, where it is time to; whether training should end."""
+        if step % self.every and step < total:
+            return False
+        model.eval()
+        found = self._stopping.loss(model)
+        model.train()
+        if found < self._loss:
+            self._loss, self._worse = found, 0
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self._worse += 1
+        self.ended = self._worse >= self._stopping.patience
+        return self.ended
+
+    def restore(self, model: TaskModel) -> None:
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+    def facts(self) -> dict[str, Any]:
+        """What it knows besides `weights`, as JSON."""
+        return {"loss": self._loss, "worse": self._worse, "ended": self.ended}
+
+    def resume(self, facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Know what another one knew: its `facts` and its `weights`."""
+        self._loss, self._worse, self.ended = facts["loss"], facts["worse"], facts["ended"]
+        self.weights = dict(weights)
