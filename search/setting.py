@@ -65,8 +65,11 @@ class Rows:
         return Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
 
     def batch_for(self, width: str) -> int:
-        """Rows a call for predictions: as many as are timed under an integer width, whose dynamic scales depend on them;
-        what floating point says of a row does not depend on its neighbours, so that there more go at once."""
+        """Rows a call for predictions.
+
+        As many as are timed under an integer width, whose dynamic scales depend on them. What floating point says of a
+        row does not depend on its neighbours, so there more go at once.
+        """
         size = self.config.workload.batch
         return size if width in INTEGER else max(size, AT_ONCE)
 

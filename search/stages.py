@@ -19,6 +19,7 @@ from search.calibrate import calibrate
 from search.config import RunConfig
 from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
 from search.errors import UserError
+from search.looks import look, recover_with_looks
 from search.model_folder import model_folder
 from search.tasks import task_named
 from search.tasks.text import tokenizer
@@ -163,9 +164,15 @@ def make_weights(
     outputs: Path,
     device: str,
     threads: int,
+    scratch: Path,
+    shares: Sequence[float],
     progress: Progress,
 ) -> None:
-    """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery."""
+    """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery.
+
+    The recovery is looked at after each of `shares` of it. Where the last is below 1 that is all that is written, and
+    the training's state to `scratch`, where the next call for these weights goes on.
+    """
     from spaces import build
     from spaces.base import read_config, write_folder
     from spaces.statistics import Statistics
@@ -178,9 +185,17 @@ def make_weights(
     model = build.build(build.load(teacher), plans, known)
     base, _ = read_config(teacher)
     if recover:
-        from search.teaching import recover as repair
+        from search.teaching import Recovery
 
-        repair(model, plans, recover, config, data, teacher, outputs, device, base.inputs, progress)
+        recovery = Recovery(plans, recover, config, data, teacher, outputs, device, base.inputs, scratch, progress)
+        seen = recover_with_looks(
+            shares,
+            partial(look, model, config, data, base.inputs, device),
+            partial(recovery.train, model),
+        )
+        seen.write(folder)
+        if shares[-1] < 1:
+            return
     write_folder(folder, model, base, plans)
     _finish(folder, model, base.inputs, data)
 

@@ -19,6 +19,8 @@ from spaces.recipe import digest_of
 
 MANIFEST = "entry.json"
 LEASES = ".leases"
+SCRATCH = ".scratch"
+FORGOTTEN_S = 7 * 24 * 3600.0
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
 CODE_VERSIONS = {"teacher": 2, "statistics": 4, "weights": 5, "predictions": 2}
 
@@ -51,6 +53,15 @@ class Store:
 
     def path(self, stage: str, key: Mapping[str, Any]) -> Path:
         return self.root / stage / digest_of({"key": key, "code": CODE_VERSIONS.get(stage, 1)})
+
+    def scratch(self, stage: str, key: Mapping[str, Any]) -> Path:
+        """Where the making of an entry may keep its state, so that one that was killed goes on. No entry itself.
+
+        It is removed once the entry is whole, or when nobody has touched it for `FORGOTTEN_S`.
+        """
+        path = self.root / SCRATCH / f"{stage}-{self.path(stage, key).name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
         """The entry's folder, or None when it is absent or damaged (then it is removed)."""
@@ -87,6 +98,7 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._use(final)
+        self.scratch(stage, key).unlink(missing_ok=True)
         if self.limit is not None:
             self.prune(self.limit)
         return final, True
@@ -153,6 +165,10 @@ class Store:
             owner = partial.name.rpartition(".")[2]
             if owner.isdigit() and not alive(int(owner)):
                 shutil.rmtree(partial, ignore_errors=True)
+        for state in (self.root / SCRATCH).glob("*"):
+            with suppress(FileNotFoundError):
+                if time.time() - state.stat().st_mtime > FORGOTTEN_S:
+                    state.unlink()
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:

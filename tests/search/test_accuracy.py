@@ -16,7 +16,9 @@ def known(count: int, seed: int, noise: float = 0.003) -> list[Seen]:
     rng = np.random.default_rng(seed)
     x = rng.random((count, 2))
     y = truth(x) + rng.normal(0, noise, count)
-    return [Seen(tuple(row), {ONE: value, OTHER: value - 0.01}) for row, value in zip(x.tolist(), y.tolist(), strict=True)]
+    return [
+        Seen(tuple(row), {ONE: value, OTHER: value - 0.01}) for row, value in zip(x.tolist(), y.tolist(), strict=True)
+    ]
 
 
 def test_predictions_are_near_and_their_errors_honest() -> None:
