@@ -197,6 +197,10 @@ def search(
             made = measured(world, recipe, job.baseline, place)
             points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
             yield made
+        before = Staircase.of(points[: -1 - len(job.siblings)], world.reference).area
+        if job.audit:
+            trace.audits += 1
+            trace.wrong += Staircase.of(points, world.reference).area > before
         trace.hypervolume.append(Staircase.of(points, world.reference).area)
         trace.trained_s.append(trained[0])
 
@@ -284,7 +288,7 @@ def synthetic() -> World:
         costs,
         costs + rng.normal(0, 0.03, (len(rows), 1)),
         0.03,
-        60 * (0.25 + 0.75 * work / work.max()),
+        600 * (0.25 + 0.75 * work / work.max()),
         0.5,
         np.stack([one_shot, quarter], axis=1),
         (0.0, 0.25),
