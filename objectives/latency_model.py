@@ -154,6 +154,7 @@ def fit(measured: Measured, batch: int, length: float, prior: Array = GUESS) -> 
     costs, _ = nnls(
         np.concatenate([weight[:, None] * relative * scales, np.diag(pull * scales)]),
         np.concatenate([weight, pull * guessed]),
+        maxiter=1000,
     )
     return _with_residuals(Fit(batch, length, costs * scales, scales, measured))
 

@@ -18,6 +18,7 @@ from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from objectives.shapes import Array, Shapes
+from objectives.workload import MARK
 from search import isolate, stages
 from search.front import LATENCY, Outcome
 from search.measurer import Measurer
@@ -51,18 +52,20 @@ class Known:
     Args:
         measurer: opens candidates.
         folder: where tables are kept; by default `latency` beside the study's other results.
+        mark: suffix of the workload ("b32-l128", "cuda-b8"); by default the main one.
 
     Raises:
         ValueError: a model whose anatomy is not known, so that no shape follows from settings.
     """
 
-    def __init__(self, setting: Setting, measurer: Measurer, folder: Path | None = None) -> None:
+    def __init__(self, setting: Setting, measurer: Measurer, folder: Path | None = None, mark: str = "") -> None:
         outline = outline_of(setting.teacher)
         if setting.space.shape is None or outline is None:
             raise ValueError("the latency of a model whose anatomy is not known cannot be predicted")
         self._setting, self._measurer, self._outline = setting, measurer, outline
         self._folder = folder or Path(setting.config.mlruns) / "latency"
-        self._inputs, self.conditions = Timings(setting).inputs("")
+        self._inputs, self.conditions = Timings(setting).inputs(mark)
+        self._latency = f"{LATENCY}{MARK}{mark}" if mark else LATENCY  # what trials call it
         self.table = LatencyTable(self._folder, self.conditions)
         self._random = np.random.default_rng(setting.config.seed)
         self._pool: list[dict[str, Value]] | None = None
@@ -82,7 +85,7 @@ class Known:
 
     def correct(self, outcome: Outcome) -> None:
         """Take in the latency that a trial measured, under the conditions it was measured under."""
-        timed = outcome.measurements.get(LATENCY)
+        timed = outcome.measurements.get(self._latency)
         if timed is None or not {"batch", "length"} <= set(timed.conditions):
             return
         table = self.table
@@ -112,7 +115,9 @@ class Known:
         In turn the one of which least is known, and one by lot: what is least known lies at the edges of the space,
         and most candidates do not.
         """
-        left = self._left()
+        left = self._left() if pairs else []
+        if not left:
+            return None
         known = np.all([self.table.measured(pair_of(_under({}, pair)), self.shapes(left)) for pair in pairs], axis=0)
         pool = [params for params, told in zip(left, known, strict=True) if not told]
         if not pool:
@@ -147,7 +152,7 @@ class Known:
             Infeasible, RuntimeError, RemoteTimeout: it cannot be built, or run here.
         """
         setting = self._setting
-        with self._measurer.opened(recipe, self.untrained(recipe)) as bench:
+        with self._measurer.opened(recipe, self.untrained(recipe), self.conditions["device"]) as bench:
             return latency.measure(bench, None, self._inputs, protocol, setting.config.seed, self.conditions)
 
     def untrained(self, recipe: Recipe) -> Path:

@@ -34,7 +34,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data
 
 @pytest.fixture
 def known(setting: Setting, tmp_path: Path) -> Known:
-    return Known(setting, Measurer(setting, lambda stage, done: None, lambda: 60.0, Stopwatch()), tmp_path)
+    return Known(setting, Measurer(setting, lambda stage, done: None, lambda: 300.0, Stopwatch()), tmp_path)
 
 
 def timed(known: Known, ms: float, **conditions: object) -> Measurement:
@@ -48,7 +48,7 @@ def outcome(setting: Setting, params: dict[str, object], found: Measurement) -> 
 
 
 def test_the_table_is_filled_with_untrained_models_under_every_pair_that_runs_them(known: Known) -> None:
-    assert known.fill(120, (EAGER, ONNX, ABSENT), most=2) == 2
+    assert known.fill(600, (EAGER, ONNX, ABSENT), most=2) == 2
     assert [known.table.entries("/".join(pair)) for pair in (EAGER, ONNX, ABSENT)] == [2, 2, 0]
     log_ms, sd = known.predict([{"distill.layers": 1, "runtime.name": "eager"}])
     assert np.isfinite(log_ms).all() and 0 < sd[0] < 1
@@ -109,6 +109,22 @@ def test_a_trial_of_another_machine_is_kept_apart(known: Known, setting: Setting
     known.correct(outcome(setting, {}, found))
     assert known.table.pairs == ()
     assert LatencyTable(tmp_path, found.conditions).pairs == ("eager/fp32",)
+
+
+def test_another_workload_has_a_table_of_its_own(known: Known, setting: Setting) -> None:
+    other = Known(setting, known._measurer, known.table.path.parent, "b8")
+    found = timed(known, 5.0)
+    trial = outcome(setting, {}, found)
+    trial = replace(trial, measurements={LATENCY: found, f"{LATENCY}/b8": timed(other, 20.0)})
+    for table in (known, other):
+        table.correct(trial)
+    whole = [{**setting.space.off}]
+    assert np.exp([known.predict(whole)[0][0], other.predict(whole)[0][0]]) == pytest.approx([5.0, 20.0], rel=0.05)
+
+
+def test_a_fill_without_time_or_pairs_measures_nothing(known: Known) -> None:
+    assert known.fill(0, (EAGER,)) == known.fill(60, ()) == 0
+    assert known.table.pairs == ()
 
 
 def test_a_trial_without_a_latency_is_passed_over(known: Known, setting: Setting) -> None:
