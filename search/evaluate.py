@@ -77,6 +77,8 @@ class Evaluator:
         steps = tuple(step for step in recipe.steps if step.name != "bits")
         arguments = (setting.config, steps, recipe.recover, setting.data, setting.teacher, setting.statistics)
         where = (setting.context.device, cores())
+        key = {"weights": recipe.weights_digest}
+        scratch = setting.store.scratch("weights", key)
 
         def make(folder: Path) -> None:
             isolate.run(
@@ -85,11 +87,12 @@ class Evaluator:
                 *arguments,
                 outputs,
                 *where,
+                scratch,
                 timeout_s=self._limit_s(),
                 progress=self._progress,
             )
 
-        return setting.store.make("weights", {"weights": recipe.weights_digest}, make)[0]
+        return setting.store.make("weights", key, make)[0]
 
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
         """One recipe, measured; what goes wrong is its status."""

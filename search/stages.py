@@ -88,9 +88,15 @@ def make_shape(folder: Path, config: RunConfig, progress: Progress) -> None:
         (folder / "unknown.txt").write_text(str(reason))
 
 
-def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threads: int, progress: Progress) -> None:
-    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder."""
+def make_teacher(
+    folder: Path, config: RunConfig, data: Path, device: str, threads: int, scratch: Path, progress: Progress
+) -> None:
+    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder.
+
+    The training goes on from the file `scratch`, where it keeps its state.
+    """
     from spaces.base import ModelError, load_base, write_folder
+    from spaces.checkpoints import Checkpoints
     from spaces.training import Training, fit
 
     torch = torch_with(threads)
@@ -117,7 +123,7 @@ def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threa
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         training = Training(**settings, seed=config.seed)
-        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping)
+        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
     _finish(folder, model, base.inputs, data)
 
@@ -163,11 +169,19 @@ def make_weights(
     outputs: Path,
     device: str,
     threads: int,
+    scratch: Path,
+    share: float = 1.0,
+    *,
     progress: Progress,
 ) -> None:
-    """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery."""
+    """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery.
+
+    The recovery goes on from the file `scratch`, where it keeps its state; with a `share` below 1 it pauses after that
+    share of its steps, and a call with a larger one and the same `scratch` goes on from there.
+    """
     from spaces import build
     from spaces.base import read_config, write_folder
+    from spaces.checkpoints import Checkpoints
     from spaces.statistics import Statistics
 
     torch = torch_with(threads)
@@ -180,7 +194,8 @@ def make_weights(
     if recover:
         from search.teaching import recover as repair
 
-        repair(model, plans, recover, config, data, teacher, outputs, device, base.inputs, progress)
+        kept = Checkpoints(scratch)
+        repair(model, plans, recover, config, data, teacher, outputs, device, base.inputs, kept, share, progress)
     write_folder(folder, model, base, plans)
     _finish(folder, model, base.inputs, data)
 

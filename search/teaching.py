@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from spaces.base import TaskModel
+    from spaces.checkpoints import Checkpoints
     from spaces.distillation import Taught, Weights
 
 #: Above this the teacher's hidden states are computed as they are needed instead of stored.
@@ -124,9 +125,14 @@ def recover(
     outputs: Path,
     device: str,
     inputs: tuple[str, ...],
+    checkpoints: Checkpoints,
+    share: float,
     progress: Progress,
 ) -> None:
-    """Train `model` in place to do what the teacher does; `settings` are those of the recipe."""
+    """Train `model` in place to do what the teacher does; `settings` are those of the recipe.
+
+    `checkpoints` and `share` are those of `spaces.training.fit`.
+    """
     import torch
 
     from spaces.anatomy import anatomy_of
@@ -163,4 +169,4 @@ def recover(
     rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
     epoch = epochs(encoded, inputs, training.batch, config.seed, rows)
     stopping = held_out_loss(loss, encoded, inputs, held_out, patience)
-    fit(model, epoch, loss, training, device, partial(progress, "recovery"), stopping)
+    fit(model, epoch, loss, training, device, partial(progress, "recovery"), stopping, checkpoints, share)
