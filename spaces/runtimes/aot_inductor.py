@@ -23,6 +23,7 @@ from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS
 from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
+from spaces.runtimes.opening import require
 from spaces.runtimes.seal import seal, sealed
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -46,11 +47,7 @@ class AotInductor:
         return (f"{FOLDER}/{plan['width']}.pt2",)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        if plan["width"] not in self.widths(context):
-            raise Infeasible(f"{self.name} has no {plan['width']} kernels on this {context.device}")
+        require(self, plan, context)
         if context.threads:
             torch.set_num_threads(context.threads)
         inputs = inputs_of(folder)
