@@ -144,7 +144,8 @@ def prepare(
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
     agree(parts)
-    teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads)
+    scratch = stage.store.scratch("teacher", teacher_key)
+    teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = None

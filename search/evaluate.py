@@ -64,7 +64,9 @@ class Evaluator:
             try:
                 with self._watch.timed("weights"):
                     folder = self.weights(job.recipe)
-                self._watch.seconds["weights"] += self._maker.trained_s(job.recipe)
+                if job.recipe.recover:  # lower rungs have trained a part of it
+                    trained = self._maker.seen(folder).trained_s
+                    self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])
             except Exception as error:
                 failure = self._status_of(error)
         for recipe in recipes:
@@ -99,7 +101,9 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, recipe, *self._status_of(error))
         made = self._outcome(job, recipe, "complete", "")
-        made = replace(made, measurements=found, folder=str(folder), rungs=self._maker.seen(folder))
+        made = replace(
+            made, measurements=found, folder=str(folder), rungs=self._maker.seen(folder).by_rung(self._maker.shares)
+        )
         return replace(made, limits_broken=broken(self._setting, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:

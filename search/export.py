@@ -18,6 +18,7 @@ from search.report import Study, front_json
 from search.report_html import front_html
 from spaces.build import precision_of
 from spaces.recipe import Recipe
+from spaces.runtimes.seal import beside
 
 #: The file that names each pick.
 PICK_FILES = {
@@ -31,8 +32,8 @@ RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 #: What a model folder takes along: weights, configuration, tokenizer. Never a pickle, nor a stage's manifest.
 TAKEN = (".json", ".safetensors", ".txt", ".model", ".jinja")
 LEFT = ("entry.json",)
-#: Compiled code: a program for one machine, which nobody else should run. It is made again where a model is opened.
-KEPT = (".pt2",)
+#: Compiled code: a program, opened only under the seal of the user who made it (`spaces.runtimes.seal`).
+PROGRAMS = (".pt2",)
 
 
 def export(front: Front, study: Study, folder: Path) -> None:
@@ -84,17 +85,32 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> 
         if outcome.number in study.checks:
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
         made = BestConfig.of(front, study, outcome, _digests(partial))
+        # After the digests: a program is made again where its seal does not hold, and is no other model then.
+        for name in programs_of(source, outcome.recipe):
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, partial / name)
         (partial / RECIPE).write_text(made.to_yaml(RECIPE), encoding="utf-8")
     return made
 
 
 def files_of(source: Path, recipe: Recipe) -> list[str]:
-    """Names, relative to `source`, of the files that a model of this recipe needs."""
+    """Names, relative to `source`, of the files that a model of this recipe needs wherever it is opened."""
     top = [p for p in source.iterdir() if p.is_file() and p.suffix in TAKEN and p.name not in LEFT]
-    named = spaces.runtime(recipe.runtime.name).files(precision_of(recipe))
-    graphs = [source / name for name in named if not name.endswith(KEPT)]
+    graphs = [source / name for name in _runs(recipe) if not name.endswith(PROGRAMS)]
     found = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
     return sorted(found)
+
+
+def programs_of(source: Path, recipe: Recipe) -> list[str]:
+    """Names, relative to `source`, of the compiled code of this recipe, and of its seals; none without a seal."""
+    programs = [source / name for name in _runs(recipe) if name.endswith(PROGRAMS)]
+    pairs = [(path, beside(path)) for path in programs if path.is_file() and beside(path).is_file()]
+    return [str(path.relative_to(source)) for pair in pairs for path in pair]
+
+
+def _runs(recipe: Recipe) -> tuple[str, ...]:
+    """The files that the runtime makes of the weights, and runs."""
+    return spaces.runtime(recipe.runtime.name).files(precision_of(recipe))
 
 
 def _digests(folder: Path) -> Mapping[str, str]:

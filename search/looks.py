@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from search.tasks.text import by_length
 if TYPE_CHECKING:
     from spaces.base import TaskModel
 
-FILE = "looks.json"
+FILE = "looks.json"  # in the folder of what was looked at
 BATCH = 32
 
 
@@ -31,18 +32,20 @@ class Looks:
     quality: dict[float, float] = field(default_factory=dict)
     trained_s: float = 0.0
 
-    def write(self, folder: Path) -> None:
+    def write(self, path: Path) -> None:
         seen = [{"share": share, "quality": value} for share, value in self.quality.items()]
-        (folder / FILE).write_text(json.dumps({"looks": seen, "trained_s": self.trained_s}))
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps({"looks": seen, "trained_s": self.trained_s}))
+        partial.replace(path)
 
     @classmethod
-    def read(cls, folder: Path) -> Looks:
-        """What was written; nothing for weights that nobody looked at."""
-        path = folder / FILE
-        if not path.is_file():
+    def read(cls, path: Path) -> Looks:
+        """What was written; nothing for weights that nobody looked at, or where it is damaged."""
+        try:
+            data = json.loads(path.read_text())
+            return cls({float(s["share"]): float(s["quality"]) for s in data["looks"]}, float(data["trained_s"]))
+        except (OSError, ValueError, KeyError, TypeError):
             return cls()
-        data = json.loads(path.read_text())
-        return cls({float(s["share"]): float(s["quality"]) for s in data["looks"]}, float(data["trained_s"]))
 
     def by_rung(self, shares: Sequence[float]) -> dict[int, float]:
         """The metric by the number of the rung that looks after each of `shares`."""
@@ -68,21 +71,25 @@ def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], 
 
 
 def recover_with_looks(
-    shares: Sequence[float], look_now: Callable[[], float], train_to: Callable[[float], None]
+    shares: Sequence[float], look_now: Callable[[], float], train_to: Callable[[float], None], notes: Path
 ) -> Looks:
     """Train to each of `shares` in turn and look there, but after the whole: that is measured otherwise.
 
     Args:
         shares: of the recovery, rising.
         train_to: goes on with the recovery until that share of it.
+        notes: what was seen is kept in this file, so that a training that goes on passes no look again.
     """
-    seen: dict[float, float] = {}
-    trained = 0.0
+    known = Looks.read(notes)
+    seen, trained = dict(known.quality), known.trained_s
     for share in shares:
+        if share in seen:
+            continue
         if share > 0:
             began = time.monotonic()
             train_to(share)
             trained += time.monotonic() - began
         if share < 1:
             seen[share] = look_now()
+            Looks(seen, trained).write(notes)
     return Looks(seen, trained)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from search import isolate, stages
-from search.looks import Looks
+from search.looks import FILE, Looks
 from search.measurer import Progress
 from search.setting import Setting, cores
 from spaces.recipe import Recipe
@@ -48,17 +48,14 @@ class Maker:
             "metric": config.metric,
             "seed": config.seed,
         }
-        seen = Looks.read(self._made("looks", recipe, shares, key))
-        self._trained[recipe.weights_digest] = self._trained.get(recipe.weights_digest, 0.0) + seen.trained_s
-        return seen, max(0.0, time.monotonic() - began - seen.trained_s)
+        before = self._trained.get(recipe.weights_digest, 0.0)
+        seen = Looks.read(self._made("looks", recipe, shares, key) / FILE)
+        self._trained[recipe.weights_digest] = seen.trained_s
+        return seen, max(0.0, time.monotonic() - began - max(0.0, seen.trained_s - before))
 
-    def trained_s(self, recipe: Recipe) -> float:
-        """Seconds that lower rungs have trained these weights for, in this run."""
-        return self._trained.get(recipe.weights_digest, 0.0)
-
-    def seen(self, folder: Path) -> dict[int, float]:
-        """By rung, what was seen of weights on their way."""
-        return Looks.read(folder).by_rung(self.shares)
+    def seen(self, folder: Path) -> Looks:
+        """What was seen of weights on their way."""
+        return Looks.read(folder / FILE)
 
     def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: dict[str, object]) -> Path:
         setting = self._setting

@@ -19,6 +19,7 @@ from search.calibrate import calibrate
 from search.config import RunConfig
 from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
 from search.errors import UserError
+from search.looks import FILE as LOOKS
 from search.looks import look, recover_with_looks
 from search.model_folder import model_folder
 from search.tasks import task_named
@@ -89,9 +90,15 @@ def make_shape(folder: Path, config: RunConfig, progress: Progress) -> None:
         (folder / "unknown.txt").write_text(str(reason))
 
 
-def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threads: int, progress: Progress) -> None:
-    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder."""
+def make_teacher(
+    folder: Path, config: RunConfig, data: Path, device: str, threads: int, scratch: Path, progress: Progress
+) -> None:
+    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder.
+
+    The training goes on from the file `scratch`, where it keeps its state.
+    """
     from spaces.base import ModelError, load_base, write_folder
+    from spaces.checkpoints import Checkpoints
     from spaces.training import Training, fit
 
     torch = torch_with(threads)
@@ -118,7 +125,7 @@ def make_teacher(folder: Path, config: RunConfig, data: Path, device: str, threa
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         training = Training(**settings, seed=config.seed)
-        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping)
+        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
     _finish(folder, model, base.inputs, data)
 
@@ -192,8 +199,9 @@ def make_weights(
             shares,
             partial(look, model, config, data, base.inputs, device),
             partial(recovery.train, model),
+            scratch.with_suffix(".looks"),
         )
-        seen.write(folder)
+        seen.write(folder / LOOKS)
         if shares[-1] < 1:
             return
     write_folder(folder, model, base, plans)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.atomic import alive
+from search.atomic import alive, sweep
 from search.lock import alone_in
 from spaces.recipe import digest_of
 
 MANIFEST = "entry.json"
 LEASES = ".leases"
 SCRATCH = ".scratch"
-FORGOTTEN_S = 7 * 24 * 3600.0
+SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
 CODE_VERSIONS = {"teacher": 2, "statistics": 4, "weights": 5, "predictions": 2}
 
@@ -45,7 +45,8 @@ class Store:
     An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade.
     Safe with several processes: whoever renames first wins, and the others' equal work is dropped. Above `limit` bytes
     the entries that were used longest ago are removed, but none that was used since the oldest process that uses this
-    store began: each says so by a file in `.leases`.
+    store began: each says so by a file in `.leases`. What the making of an entry keeps of itself, to go on with after a
+    kill, lies in `.scratch`, and counts in nothing.
     """
 
     root: Path
@@ -55,13 +56,12 @@ class Store:
         return self.root / stage / digest_of({"key": key, "code": CODE_VERSIONS.get(stage, 1)})
 
     def scratch(self, stage: str, key: Mapping[str, Any]) -> Path:
-        """Where the making of an entry may keep its state, so that one that was killed goes on. No entry itself.
+        """Where the making of this entry may keep how far it came; `make` removes it once the entry is whole."""
+        (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
+        return self._scratch(self.path(stage, key))
 
-        It is removed once the entry is whole, or when nobody has touched it for `FORGOTTEN_S`.
-        """
-        path = self.root / SCRATCH / f"{stage}-{self.path(stage, key).name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def _scratch(self, entry: Path) -> Path:
+        return self.root / SCRATCH / f"{entry.parent.name}-{entry.name}.safetensors"
 
     def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
         """The entry's folder, or None when it is absent or damaged (then it is removed)."""
@@ -77,7 +77,7 @@ class Store:
     def make(self, stage: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
         """(folder of the entry, whether it was made now). `build(folder)` fills an empty folder.
 
-        What `build` raises passes through, and leaves nothing behind.
+        What `build` raises passes through, and leaves nothing behind but the entry's scratch file.
         """
         found = self.find(stage, key)
         if found is not None:
@@ -98,7 +98,9 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._use(final)
-        self.scratch(stage, key).unlink(missing_ok=True)
+        begun = self._scratch(final)
+        for path in begun.parent.glob(f"{begun.stem}.*"):  # and what was noted beside it
+            path.unlink(missing_ok=True)
         if self.limit is not None:
             self.prune(self.limit)
         return final, True
@@ -117,6 +119,7 @@ class Store:
         """Remove what was used longest ago until at most `limit` bytes are left, or all that is left is in use."""
         if not self.root.is_dir():
             return []
+        self._sweep_scratch()
         removed = []
         with alone_in(self.root):
             entries, began = self.entries(), self._oldest_lease()
@@ -165,10 +168,15 @@ class Store:
             owner = partial.name.rpartition(".")[2]
             if owner.isdigit() and not alive(int(owner)):
                 shutil.rmtree(partial, ignore_errors=True)
-        for state in (self.root / SCRATCH).glob("*"):
-            with suppress(FileNotFoundError):
-                if time.time() - state.stat().st_mtime > FORGOTTEN_S:
-                    state.unlink()
+        self._sweep_scratch()
+
+    def _sweep_scratch(self) -> None:
+        """Remove scratch files that were not touched for a week, and those left half written."""
+        sweep(self.root / SCRATCH)
+        for path in (self.root / SCRATCH).glob("[!.]*"):
+            with suppress(FileNotFoundError):  # another process removed it
+                if time.time() - path.stat().st_mtime > SCRATCH_S:
+                    path.unlink()
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:

@@ -2,11 +2,10 @@
 
 The package is a zip archive. What this file writes into it is a shared library with the weights baked in, the C++ it
 was compiled from, and JSON. Opening one hands the library to the dynamic linker, which runs machine code. No pickle is
-written, but torch's loader would unpickle an archive that has one. Both are code, so:
-
-- the package stays on the machine that made it. It is not exported with a model (the safetensors file is, and the model
-  is compiled again where it is opened), which the instructions of another CPU would forbid in any case;
-- only a package that carries this user's seal is opened (`spaces.runtimes.seal`); any other is compiled again.
+written, but torch's loader would unpickle an archive that has one. Both are code, so only a package that carries this
+user's seal is opened (`spaces.runtimes.seal`), and any other is compiled again. The export copies a package with its
+seal: whoever made it opens the exported folder without compiling. For anybody else, on another kind of machine or with
+other weights the seal does not hold, and the model is compiled from its safetensors file.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS
 from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
+from spaces.runtimes.opening import require
 from spaces.runtimes.seal import seal, sealed
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -47,15 +47,12 @@ class AotInductor:
         return (f"{FOLDER}/{plan['width']}.pt2",)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        if plan["width"] not in self.widths(context):
-            raise Infeasible(f"{self.name} has no {plan['width']} kernels on this {context.device}")
+        require(self, plan, context)
         if context.threads:
             torch.set_num_threads(context.threads)
         inputs = inputs_of(folder)
-        if os.access(folder, os.W_OK):
+        (name,) = self.files(plan)
+        if os.access(folder, os.W_OK) or _found(folder / name, folder, context):
             return TorchPredict(_loaded(package(folder, plan, context)), inputs, context.device)
         with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
             path = Path(place) / "model.pt2"
@@ -69,8 +66,8 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
     Raises Infeasible where the model does not compile.
     """
     (name,) = AotInductor().files(plan)
-    path, made_for = folder / name, conditions(folder, context)
-    if not sealed(path, made_for):
+    path = folder / name
+    if not _found(path, folder, context):
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.{path.name}")  # torch insists on the suffix
         try:
@@ -78,11 +75,23 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        seal(path, made_for)
+        seal(path, conditions(folder, context, torch.get_num_threads()))
     return path
 
 
-def conditions(folder: Path, context: Context) -> str:
+def _found(path: Path, folder: Path, context: Context) -> bool:
+    """Whether this user made the package at `path`, for the model in `folder`, here.
+
+    Who asks for no number of threads is given a package for torch's own, or for every processor: what a search times
+    its candidates with, and more than the first where two threads share a core.
+    """
+    threads = {torch.get_num_threads()}
+    if not context.threads:
+        threads.add(len(os.sched_getaffinity(0)))
+    return any(sealed(path, conditions(folder, context, count)) for count in threads)
+
+
+def conditions(folder: Path, context: Context, threads: int) -> str:
     """What a package is good for: these weights, this torch and this processor, and as many threads."""
     with (folder / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
@@ -90,7 +99,7 @@ def conditions(folder: Path, context: Context) -> str:
     cpu = sorted(name for name, has in abilities.items() if has is True)
     gpu = torch.cuda.get_device_name() if context.device == "cuda" else ""
     # The number of threads is written into the code of every parallel loop.
-    parts = (weights, torch.__version__, platform.machine(), *cpu, gpu, context.device, torch.get_num_threads())
+    parts = (weights, torch.__version__, platform.machine(), *cpu, gpu, context.device, threads)
     return " ".join(map(str, parts))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS, TaskModel
+from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 GRAPHS = 256  # compiled in one process, over all models
@@ -37,9 +38,7 @@ class Compiled:
         return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
+        require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
         inputs = inputs_of(folder)
         # Graphs are counted by the forward function, which all models share: past the limit a model would run

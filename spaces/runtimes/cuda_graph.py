@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Context, Plan, Predict
 from spaces.base import WEIGHTS, Base, read_config
+from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_widths
 
 BUCKETS = (16, 32, 64, 128, 256, 512)
@@ -38,9 +39,7 @@ class CudaGraph:
         return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
+        require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
         base = read_config(folder)[0]
         pad = int(base.config.get("pad_token_id") or 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spaces.axis import Context, Plan, Predict
 from spaces.base import WEIGHTS
+from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 
@@ -26,5 +27,6 @@ class Eager:
         return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
         return TorchPredict(model, inputs_of(folder), context.device)

@@ -17,6 +17,7 @@ import numpy as np
 from spaces import calibration, sensitivity
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.runtimes import quantise
+from spaces.runtimes.opening import require
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
@@ -46,12 +47,7 @@ class Onnx:
         return (file_of(plan),)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        width = str(plan["width"])
-        if width not in self.widths(context):
-            raise Infeasible(f"onnx has no {width} kernels on this {context.device}")
+        require(self, plan, context)
         provider = "CUDAExecutionProvider" if context.device == "cuda" else "CPUExecutionProvider"
         return OnnxPredict(graph(folder, plan), context, [(provider, {})])
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Context, Plan, Predict
 from spaces.runtimes import onnx
+from spaces.runtimes.opening import require
 
 
 class OpenVino:
@@ -35,11 +36,7 @@ class OpenVino:
         return (onnx.file_of(plan),)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        if plan["width"] not in self.widths(context):
-            raise Infeasible(f"openvino has no {plan['width']} kernels here")
+        require(self, plan, context, "here")
         return OpenVinoPredict(onnx.graph(folder, plan), context)
 
 

@@ -21,13 +21,13 @@ def seal(path: Path, made_for: str) -> None:
     """Write the seal of `path`, valid for the conditions `made_for`, beside it."""
     partial = path.with_name(f".{path.name}.seal.{os.getpid()}")
     partial.write_text(_mark(path, made_for))
-    partial.replace(_beside(path))
+    partial.replace(beside(path))
 
 
 def sealed(path: Path, made_for: str) -> bool:
     """Whether this user made `path`, for these conditions, and nobody changed it since."""
     try:
-        return hmac.compare_digest(_beside(path).read_bytes(), _mark(path, made_for).encode())
+        return hmac.compare_digest(beside(path).read_bytes(), _mark(path, made_for).encode())
     except FileNotFoundError:
         return False
 
@@ -37,7 +37,8 @@ def private_name(purpose: str) -> str:
     return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Where the seal of `path` lies; a copy of both is as good as the two."""
     return path.with_name(f"{path.name}.seal")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.runtimes import onnx
+from spaces.runtimes.opening import require
 from spaces.runtimes.seal import private_name
 
 PROVIDER = "TensorrtExecutionProvider"
@@ -47,18 +48,14 @@ class TensorRt:
         return (onnx.file_of(plan),)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        width = str(plan["width"])
-        if width not in self.widths(context):
-            raise Infeasible(f"tensorrt has no {width} kernels on this {context.device}")
+        require(self, plan, context)
         if "embeddings" in plan:
             raise Infeasible("bits.embeddings: not tried under tensorrt")
         with contextlib.suppress(ImportError):  # puts the libraries of the pip package where the provider finds them
             importlib.import_module("tensorrt")
         path = onnx.graph(folder, plan)
-        return onnx.OnnxPredict(path, context, [(PROVIDER, options(path, width)), ("CUDAExecutionProvider", {})])
+        settings = options(path, str(plan["width"]))
+        return onnx.OnnxPredict(path, context, [(PROVIDER, settings), ("CUDAExecutionProvider", {})])
 
 
 def options(path: Path, width: str) -> dict[str, Any]:

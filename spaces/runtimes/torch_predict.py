@@ -31,15 +31,12 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
-    """The stored model on the device in the planned width. Raises Infeasible for a width it has no kernel for."""
-    width = str(plan["width"])
-    if width not in torch_widths(context):
-        raise Infeasible(f"{runtime} has no {width} kernels on this {context.device}")
+    """The stored model on the device in the planned width. Raises Infeasible for tables it has no kernel for."""
     if "embeddings" in plan:
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    return build.load(folder).to(device=context.device, dtype=DTYPES[width])
+    return build.load(folder).to(device=context.device, dtype=DTYPES[str(plan["width"])])
 
 
 class TorchPredict:

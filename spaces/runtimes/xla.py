@@ -20,6 +20,7 @@ from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS, read_config
 from spaces.runtimes.cuda_graph import bucket, buckets_of
 from spaces.runtimes.exported import decomposed, export
+from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import DTYPES
 
 
@@ -46,16 +47,11 @@ class Xla:
         return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        why = self.missing(context)
-        if why:
-            raise Infeasible(why)
-        width = str(plan["width"])
-        if width not in self.widths(context):
-            raise Infeasible(f"xla has no {width} kernels here")
+        require(self, plan, context, "here")
         if "embeddings" in plan:
             raise Infeasible(f"bits.embeddings: xla has no kernel that gathers from {plan['embeddings']} tables")
         _limit_threads(context.threads)
-        return XlaPredict(folder, width)
+        return XlaPredict(folder, str(plan["width"]))
 
 
 class XlaPredict:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -15,11 +16,14 @@ import spaces
 from search import export as exporting
 from search.atomic import replacing, write_text
 from search.best_config import BestConfig, read_best_config, schema
+from search.check import read_record
 from search.errors import UserError
-from search.export import PICK_FILES, export, export_model, files_of, model_folder
+from search.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
 from search.front import Front
+from spaces.axis import Context
 from spaces.build import precision_of
 from spaces.recipe import Recipe
+from spaces.runtimes import aot_inductor
 
 from . import factory
 
@@ -70,16 +74,67 @@ def test_a_graph_that_is_not_there_yet_is_left_to_the_runtime(tmp_path: Path) ->
     assert "onnx/fp32.onnx" not in files_of(source, factory.recipe(runtime="onnx"))
 
 
-def test_compiled_code_is_not_exported(tmp_path: Path) -> None:
-    """A program would run whatever somebody put in it; weights cannot."""
-    source = factory.weights(tmp_path, "a")
+def programs(source: Path) -> tuple[Recipe, str]:
+    """A recipe that runs compiled code, and the name of that, which lies in `source` without a seal."""
     recipe = factory.recipe(runtime="aot_inductor")
     (package,) = spaces.runtime("aot_inductor").files(precision_of(recipe))
     (source / package).parent.mkdir()
     (source / package).write_bytes(b"program")
-    found = files_of(source, recipe)
-    assert "model.safetensors" in found
-    assert not [name for name in found if "aot_inductor" in name]
+    return recipe, package
+
+
+def test_compiled_code_is_exported_with_its_seal_and_the_record_names_neither(tmp_path: Path) -> None:
+    """So that it can be made again, where the seal does not hold, without the folder being another model."""
+    source = factory.weights(tmp_path, "a")
+    recipe, package = programs(source)
+    (source / f"{package}.seal").write_bytes(b"seal")
+    outcome = factory.outcome(0, made=recipe, folder=str(source))
+    made = Front(factory.TARGETS, (outcome,))
+    record = export_model(made, factory.study(made), outcome, tmp_path / "to")
+    assert {name for name in names(tmp_path / "to") if "/" in name} == {package, f"{package}.seal"}
+    assert (tmp_path / "to" / package).read_bytes() == b"program"
+    assert "model.safetensors" in record.files and not [name for name in record.files if "/" in name]
+    assert read_record(tmp_path / "to") == record
+
+
+def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "key"))
+    compiled: list[Path] = []
+
+    def compile_to(folder: Path, plan: Any, context: Context, path: Path) -> None:
+        compiled.append(folder)
+        path.write_bytes(b"program %d" % len(compiled))
+
+    monkeypatch.setattr(aot_inductor, "_compile", compile_to)
+    source, to, plan = factory.weights(tmp_path, "a"), tmp_path / "to", {"width": "fp32"}
+    aot_inductor.package(source, plan, Context())
+    outcome = factory.outcome(0, made=factory.recipe(runtime="aot_inductor"), folder=str(source))
+    made = Front(factory.TARGETS, (outcome,))
+    export_model(made, factory.study(made), outcome, to)
+    path = aot_inductor.package(to, plan, Context())
+    assert (compiled, path.read_bytes()) == ([source], b"program 1") and path.is_relative_to(to)
+    path.write_bytes(b"program 2")
+    assert aot_inductor.package(to, plan, Context()) == path
+    assert compiled == [source, to]
+    assert read_record(to).number == 0, "it is still the model that was exported"
+
+
+def test_compiled_code_without_a_seal_is_not_exported(tmp_path: Path) -> None:
+    """Nobody would open it."""
+    source = factory.weights(tmp_path, "a")
+    recipe, _ = programs(source)
+    assert not [name for name in (*files_of(source, recipe), *programs_of(source, recipe)) if "/" in name]
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnx"])
+def test_compiled_code_of_another_runtime_stays(tmp_path: Path, runtime: str) -> None:
+    source = factory.weights(tmp_path, "a")
+    _, package = programs(source)
+    (source / f"{package}.seal").write_bytes(b"seal")
+    recipe = factory.recipe(runtime=runtime)
+    assert package not in files_of(source, recipe) and programs_of(source, recipe) == []
 
 
 def test_front_json_names_folders_that_exist(exported: Path) -> None:

@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from search.pareto import non_dominated
 from search.propose import Economy
 from search.propose.improvement import layers_of
-from search.pareto import non_dominated
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

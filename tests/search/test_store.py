@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import command
 import pytest
 
-from search.store import LEASES, MANIFEST, Store
+from search.store import LEASES, MANIFEST, SCRATCH_S, Store
 
 
 def fill(size: int):  # type: ignore[no-untyped-def]
@@ -80,6 +81,57 @@ def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:
     assert store.find("weights", {"number": 0}) is None
     assert store.make("weights", {"number": 0}, fill(1000)) == (folder, True)
     assert (folder / "data.bin").read_bytes() == b"x" * 1000
+
+
+# --- scratch files ------------------------------------------------------------------------------------------
+
+
+def begun(store: Store, stage: str, number: int, days: float = 0.0) -> Path:
+    """The scratch file of an entry, last written `days` ago."""
+    path = store.scratch(stage, {"number": number})
+    path.write_bytes(b"x" * 1000)
+    os.utime(path, (time.time() - 86400 * days,) * 2)
+    return path
+
+
+def test_a_scratch_file_is_its_entrys_own_and_stays_until_that_is_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ours, other, stage = (begun(store, *which) for which in (("weights", 0), ("weights", 1), ("teacher", 0)))
+    assert len({ours, other, stage}) == 3
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.make("weights", {"number": 0}, killed)
+    assert ours.exists()
+    store.make("weights", {"number": 0}, fill(10))
+    assert [path.exists() for path in (ours, other, stage)] == [False, True, True]
+
+
+def test_a_scratch_file_counts_in_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = aged(store, "weights", 0)
+    before = store.entries()
+    path = begun(store, "weights", 1)
+    assert store.entries() == before
+    assert store.prune(before[0].bytes) == [] and folder.exists() and path.exists()
+
+
+@pytest.mark.parametrize("tidy", [Store.sweep, lambda store: store.prune(10**9)], ids=["sweep", "prune"])
+def test_scratch_files_of_last_week_and_half_written_ones_go(tmp_path: Path, tidy: Callable[[Store], object]) -> None:
+    store, week = Store(tmp_path), SCRATCH_S / 86400
+    old, young = begun(store, "weights", 0, days=week + 0.1), begun(store, "weights", 1, days=week - 0.1)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    half, ours = (young.with_name(f".{young.name}.{pid}") for pid in (ended.pid, os.getpid()))
+    for path in (half, ours):
+        path.touch()
+    tidy(store)
+    assert [path.exists() for path in (old, young, half, ours)] == [False, True, False, True]
+
+
+# --- the command --------------------------------------------------------------------------------------------
 
 
 def test_the_command_shows_and_prunes(tmp_path: Path) -> None:

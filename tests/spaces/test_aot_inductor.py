@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,83 @@ def test_other_weights_threads_or_torch_make_another_package(
     monkeypatch.setattr(torch, "__version__", "0.0")
     package(model, FP32, CPU)
     assert compiler.runs == 4
+
+
+def test_who_asks_for_no_threads_is_given_the_package_of_every_processor(model: Path, compiler: Compiler) -> None:
+    every = len(os.sched_getaffinity(0))
+    torch.set_num_threads(every)
+    package(model, FP32, Context(threads=every))
+    torch.set_num_threads(every + 1)
+    package(model, FP32, Context())
+    assert compiler.runs == 1
+    package(model, FP32, Context(threads=every + 1))
+    assert compiler.runs == 2
+
+
+def moved(model: Path, to: Path) -> Path:
+    """A copy of the whole folder, as an export makes one."""
+    return Path(shutil.copytree(model, to))
+
+
+@pytest.fixture
+def opening(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What reaches torch's loader."""
+    opened: list[bytes] = []
+    monkeypatch.setattr(aot_inductor, "_loaded", lambda path: opened.append(path.read_bytes()))
+    monkeypatch.setattr(aot_inductor, "inputs_of", lambda _: ("input_ids",))
+    monkeypatch.setattr(aot_inductor, "no_compiler", lambda _: None)
+    return opened
+
+
+def test_a_copied_folder_opens_without_compiling(
+    model: Path, compiler: Compiler, opening: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    RUNTIME.open(model, FP32, CPU)
+    RUNTIME.open(moved(model, tmp_path_factory.mktemp("to") / "copy"), FP32, CPU)
+    assert compiler.runs == 1 and opening == [b"package 1"] * 2
+
+
+def test_a_copied_folder_that_cannot_be_written_opens_without_compiling(
+    model: Path,
+    compiler: Compiler,
+    opening: list[bytes],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    RUNTIME.open(model, FP32, CPU)
+    copy = moved(model, tmp_path_factory.mktemp("to") / "copy")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    RUNTIME.open(copy, FP32, CPU)
+    assert compiler.runs == 1
+    (copy / aot_inductor.FOLDER / "fp32.pt2").write_bytes(b"planted")
+    RUNTIME.open(copy, FP32, CPU)
+    assert compiler.runs == 2 and opening == [b"package 1", b"package 1", b"package 2"]
+
+
+@pytest.mark.parametrize("file", ["fp32.pt2", "fp32.pt2.seal"])
+def test_one_changed_byte_in_a_copied_folder_is_never_opened(
+    file: str, model: Path, compiler: Compiler, opening: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    RUNTIME.open(model, FP32, CPU)
+    copy = moved(model, tmp_path_factory.mktemp("to") / "copy")
+    path = copy / aot_inductor.FOLDER / file
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    RUNTIME.open(copy, FP32, CPU)
+    assert compiler.runs == 2 and opening == [b"package 1", b"package 2"]
+
+
+def test_the_copied_folder_of_somebody_else_is_compiled_again(
+    model: Path,
+    compiler: Compiler,
+    opening: list[bytes],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    RUNTIME.open(model, FP32, CPU)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("mine")))
+    RUNTIME.open(moved(model, tmp_path_factory.mktemp("to") / "copy"), FP32, CPU)
+    assert compiler.runs == 2 and opening == [b"package 1", b"package 2"]
 
 
 def test_a_compilation_that_fails_leaves_nothing_that_is_taken(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,126 @@
+"""Stages that were killed go on where they were, and a short recovery is the start of the whole one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search import compose, stages, teaching
+from search.config import RunConfig, load
+from search.looks import Looks, recover_with_looks
+from spaces import checkpoints
+from spaces.recipe import Step
+
+STEPS = (Step("distill", {"layers": 1}),)
+NOTHING: Callable[[str, float], None] = lambda stage, done: None  # noqa: E731
+
+
+class Killed(Exception):  # noqa: N818 - what stands in for a kill
+    pass
+
+
+@dataclass
+class Counting:
+    """Counts a stage's steps, and ends it after `limit` of them."""
+
+    stage: str
+    limit: int = 10**9
+    steps: int = 0
+
+    def __call__(self, stage: str, done: float) -> None:
+        self.steps += stage == self.stage
+        if self.steps == self.limit:
+            raise Killed
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recovery needs."""
+
+    config: RunConfig
+    data: Path
+    teacher: Path
+    statistics: Path
+    outputs: Path
+    recover: dict[str, Any]
+
+    def weights(
+        self, folder: Path, scratch: Path, shares: tuple[float, ...] = (1.0,), progress: Any = NOTHING
+    ) -> bytes:
+        where = (self.data, self.teacher, self.statistics, self.outputs, "cpu", 1, scratch, shares)
+        stages.make_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
+        return (folder / ("looks.json" if shares[-1] < 1 else "model.safetensors")).read_bytes()
+
+    def trained(self, folder: Path, scratch: Path, progress: Any = NOTHING) -> bytes:
+        stages.make_teacher(place(folder), self.config, self.data, "cpu", 1, scratch, progress=progress)
+        return (folder / "model.safetensors").read_bytes()
+
+
+def place(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("stages")
+    chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], compose.names())
+    data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
+    stages.prepare_data(data, chosen, NOTHING)
+    stages.make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)
+    stages.make_statistics(statistics, chosen, data, teacher, 1, NOTHING)
+    teaching.make_outputs(outputs, chosen, data, teacher, 1, NOTHING)
+    recover = {name: value for name, value in chosen.to_mapping()["recover"].items() if value is not None}
+    return Made(chosen, data, teacher, statistics, outputs, recover)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock is an hour after the one before."""
+    clock = itertools.count(step=3600)
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("stage", ["teacher", "recovery"])
+def test_a_stage_that_was_killed_goes_on_to_the_same_weights(made: Made, tmp_path: Path, stage: str) -> None:
+    make = {"teacher": made.trained, "recovery": made.weights}[stage]
+    all_of, rest = Counting(stage), Counting(stage)
+    whole = make(tmp_path / "whole", tmp_path / "other", progress=all_of)
+    with pytest.raises(Killed):
+        make(tmp_path / "killed", tmp_path / "scratch", progress=Counting(stage, 4))
+    assert make(tmp_path / "again", tmp_path / "scratch", progress=rest) == whole
+    assert rest.steps == all_of.steps - 3
+
+
+def test_a_short_recovery_is_the_start_of_the_whole_one(made: Made, tmp_path: Path) -> None:
+    first, rest, both = Counting("recovery"), Counting("recovery"), Counting("recovery")
+    whole = made.weights(tmp_path / "whole", tmp_path / "other", progress=both)
+    looks = made.weights(tmp_path / "short", tmp_path / "scratch", (0.25,), first)
+    assert made.weights(tmp_path / "long", tmp_path / "scratch", progress=rest) == whole
+    assert first.steps == round(both.steps / 4) and rest.steps == both.steps - first.steps
+    assert 0 <= json.loads(looks)["looks"][0]["quality"] <= 1
+
+
+def test_looks_on_the_way_change_no_weight_and_are_not_made_again(made: Made, tmp_path: Path) -> None:
+    straight = made.weights(tmp_path / "straight", tmp_path / "one")
+    made.weights(tmp_path / "first", tmp_path / "two", (0.0,))
+    again = Counting("recovery")
+    assert made.weights(tmp_path / "whole", tmp_path / "two", (0.0, 0.5, 1.0), again) == straight
+    seen = Looks.read(tmp_path / "whole" / "looks.json")
+    assert set(seen.quality) == {0.0, 0.5} and seen.trained_s > 0
+    assert seen.quality[0.0] == Looks.read(tmp_path / "first" / "looks.json").quality[0.0]
+
+
+def test_damaged_notes_are_made_again(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.looks"
+    notes.write_text("{")
+    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes) == Looks({0.0: 0.7})
+    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes) == Looks({0.0: 0.7})
