@@ -101,9 +101,8 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, recipe, *self._status_of(error))
         made = self._outcome(job, recipe, "complete", "")
-        made = replace(
-            made, measurements=found, folder=str(folder), rungs=self._maker.seen(folder).by_rung(self._maker.shares)
-        )
+        rungs = self._maker.seen(folder).by_rung(self._maker.shares)
+        made = replace(made, measurements=found, folder=str(folder), rungs=rungs)
         return replace(made, limits_broken=broken(self._setting, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:

@@ -91,9 +91,9 @@ class Ladder:
         return self.top
 
     def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
+        self._outlook.look(study)
         if not self._economy.reject:
             return "", ""
-        self._outlook.look(study)
         one = self._outlook.of(settings)
         reason = "" if one is None else self._bounds.verdict(one)
         if not reason:
