@@ -30,7 +30,7 @@ class Sparse(nn.Module):
         first = (torch.arange(in_features) < kept).expand(out_features, -1)
         self.register_buffer("mask", packed(first))
         self.register_buffer("columns", columns_of(self.mask, out_features, in_features, kept), persistent=False)
-        self.register_load_state_dict_post_hook(_find_columns)
+        self.register_load_state_dict_post_hook(_find_columns)  # type: ignore[no-untyped-call]
 
     @property
     def weight(self) -> Tensor:
