@@ -14,10 +14,12 @@ from spaces.axes.bits import INTEGER, WIDTHS
 from spaces.axis import Context, Knob, Value
 from spaces.build import NO_SHAPE, steps_of
 from spaces.recipe import Recipe, Step
+from spaces.runtimes import two_of_four
 
 Params = Mapping[str, Value]
 RUNTIME = "runtime.name"
 WIDTH = "bits.width"
+PATTERN = "sparse.pattern"
 #: Widths whose loss or speed differs too much between models to start from.
 UNPROVEN = ("int8-static", "int4")
 
@@ -100,6 +102,8 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
         knobs |= {f"{axis.name}.{knob.name}": knob for knob in found}
     if shape is None:
         notes.append(f"{unknown}; only bits and runtime are searched")
+    elif (why := two_of_four.missing(context)) is not None:
+        knobs[PATTERN] = _without_kernels(knobs[PATTERN], why, config.where(f"space.{PATTERN}"), notes)
     wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
     missing = {}
     pairs = []
@@ -122,6 +126,19 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
     knobs[WIDTH] = Knob("width", off="fp32", choices=widths, help=knobs[WIDTH].help)
     return Space(knobs, shape, tuple(pairs), missing, tuple(notes))
+
+
+def _without_kernels(pattern: Knob, why: str, where: str, notes: list[str]) -> Knob:
+    """The knob without what no kernel here runs, so that nothing is trained for it; says so in `notes`.
+
+    Raises:
+        UserError: nothing else was asked for.
+    """
+    if pattern.off not in pattern.choices:
+        raise UserError(f"{where}: {why}")
+    if pattern.single is None:
+        notes.append(f"{where}: only {pattern.off}: {why}")
+    return pattern.fixed(pattern.off)
 
 
 def runtime_knob() -> Knob:

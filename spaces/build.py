@@ -13,6 +13,7 @@ from spaces.anatomy import Shape
 from spaces.axis import Context, Infeasible, Plan, Predict, Settings, Value
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.recipe import Recipe, Step
+from spaces.runtimes import two_of_four
 from spaces.sparse import expand
 from spaces.statistics import Statistics
 
@@ -122,4 +123,5 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
 
     Raises Infeasible where the runtime cannot run it here.
     """
+    two_of_four.check(read_config(folder)[1], runtime, str(plan["width"]), context)
     return spaces.runtime(runtime).open(folder, plan, context)

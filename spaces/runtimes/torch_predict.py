@@ -12,6 +12,8 @@ from torch import Tensor
 from spaces import build
 from spaces.axis import Context, Infeasible, Plan
 from spaces.base import TaskModel, read_config
+from spaces.runtimes import two_of_four
+from spaces.sparse import expand
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,7 +41,10 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    return build.load(folder).to(device=context.device, dtype=DTYPES[width])
+    model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[width])
+    two_of_four.lower(model)
+    expand(model)  # what is left is sparse for its size only
+    return model
 
 
 class TorchPredict:

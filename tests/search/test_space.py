@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
 import spaces
 from search import compose
 from search.config import from_mapping, load
+from search.errors import UserError
 from search.space import Space, open_space
 from spaces.anatomy import LayerShape, Shape
 from spaces.axis import Context
@@ -14,9 +18,9 @@ SHAPE = Shape(
 )
 
 
-def opened(space: dict[str, object]) -> Space:
+def opened(space: dict[str, object], device: str = "cpu") -> Space:
     mapping = {**load(None, [], compose.names()).to_mapping(), "space": space}
-    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context())
+    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context(device))
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:
@@ -34,3 +38,23 @@ def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
     assert {"prune.flops", "low_rank.embeddings", "bits.wide"} <= closed
     assert not closed & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
+
+
+def test_knobs_that_came_later_and_stay_off_are_not_in_the_description_of_a_space() -> None:
+    assert not [name for name in opened({}).to_json()["knobs"] if name.startswith("sparse.")]
+
+
+def test_a_pattern_without_kernels_is_left_out_before_anything_is_trained_for_it() -> None:
+    space = opened({"sparse": {"weights": 0.5, "pattern": ["any", "2-of-4"]}})
+    assert space.knobs["sparse.pattern"].single == "any"
+    assert [note for note in space.notes if "sparse.pattern: only any: 2:4 sparsity needs" in note]
+    with pytest.raises(UserError, match=r"sparse\.pattern: 2:4 sparsity needs .* CUDA device"):
+        opened({"sparse": {"weights": 0.5, "pattern": "2-of-4"}})
+
+
+def test_a_pattern_with_kernels_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    space = opened({"sparse": {"weights": 0.5, "pattern": ["any", "2-of-4"]}}, "cuda")
+    assert space.knobs["sparse.pattern"].choices == ("any", "2-of-4")
