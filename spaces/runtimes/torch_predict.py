@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import spaces
 from spaces import build
 from spaces.axis import Context, Infeasible, Plan
 from spaces.base import TaskModel, read_config
-from spaces.runtimes import two_of_four
+from spaces.runtimes import float8, two_of_four
 from spaces.sparse import expand
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: What everything is in; fp8 products come back in bf16.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def torch_widths(context: Context) -> tuple[str, ...]:
@@ -35,8 +37,9 @@ def _cpu_has_bf16() -> bool:
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
     """The stored model on the device in the planned width. Raises Infeasible for a width it has no kernel for."""
     width = str(plan["width"])
-    if width not in torch_widths(context):
-        raise Infeasible(f"{runtime} has no {width} kernels on this {context.device}")
+    if width not in spaces.runtime(runtime).widths(context):
+        why = float8.missing(context) if width == float8.WIDTH else None
+        raise Infeasible(why or f"{runtime} has no {width} kernels on this {context.device}")
     if "embeddings" in plan:
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
@@ -44,6 +47,8 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
     model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[width])
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
+    if width == float8.WIDTH:
+        float8.lower(model)
     return model
 
 

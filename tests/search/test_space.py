@@ -11,7 +11,9 @@ from search.config import from_mapping, load
 from search.errors import UserError
 from search.space import Space, open_space
 from spaces.anatomy import LayerShape, Shape
+from spaces.axes.bits import CLOSED_WIDTHS
 from spaces.axis import Context
+from spaces.runtimes import float8
 
 SHAPE = Shape(
     hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 2, prunable_heads=True, prunable_hidden=True
@@ -58,3 +60,20 @@ def test_a_pattern_with_kernels_is_searched(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     space = opened({"sparse": {"weights": 0.5, "pattern": ["any", "2-of-4"]}}, "cuda")
     assert space.knobs["sparse.pattern"].choices == ("any", "2-of-4")
+
+
+def test_a_width_that_came_later_is_searched_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(float8, "missing", lambda context: None)
+    for closed in CLOSED_WIDTHS:
+        for space in ({}, {"bits": {"embeddings": "as-is"}}):
+            assert closed not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.width"].choices
+        named = opened({"bits": {"width": ["fp32", closed]}, "runtime": {"name": ["eager"]}}, "cuda")
+        assert named.pairs == (("eager", "fp32"), ("eager", closed))
+
+
+def test_a_width_that_is_named_and_has_no_kernel_here_is_noted() -> None:
+    space = opened({"bits": {"width": ["fp32", "fp8"]}})
+    assert space.knobs["bits.width"].choices == ("fp32",)
+    assert [note for note in space.notes if "bits.width: fp8 needs a CUDA device" in note]
