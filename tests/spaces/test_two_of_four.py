@@ -89,6 +89,18 @@ def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch:
         assert isinstance(linear, nn.Linear) and not linear.weight.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_torchs_own_packing_takes_the_pattern_and_gives_it_back(dtype: torch.dtype) -> None:
+    from torch.sparse import _semi_structured_conversions as conversions
+
+    model, _ = built(subject(), STEP)
+    for module in sparse_modules(model.to(dtype)).values():
+        weight = module.weight.detach()
+        values, meta = conversions.sparse_semi_structured_from_dense_cutlass(weight)
+        assert values.shape == (weight.shape[0], weight.shape[1] // 2)
+        assert torch.equal(conversions.sparse_semi_structured_to_dense_cutlass(values, meta), weight)
+
+
 def test_a_kernel_that_is_not_there_after_all_is_infeasible_and_says_for_what() -> None:
     model = nn.Sequential(TwoOfFour(64, 32, bias=False).half())
     with pytest.raises(Infeasible, match=r"sparse\.pattern: no 2:4 kernel for 0 here: .*cpu"):
