@@ -44,6 +44,11 @@ class Space:
         """The uncompressed model's settings (its runtime aside)."""
         return {name: knob.off for name, knob in self.knobs.items()}
 
+    @property
+    def compresses(self) -> bool:
+        """Whether it has settings whose weights differ from the teacher's, be they the only ones."""
+        return any(k.single != k.off for name, k in self.knobs.items() if not name.startswith(("bits.", "runtime.")))
+
     def complete(self, params: Params) -> dict[str, Value]:
         """`params` with the value of every knob that has only one; floats as they are on the grid (0.3, not
         0.30000000000000004), so that equal settings have equal digests."""

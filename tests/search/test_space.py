@@ -77,3 +77,10 @@ def test_a_width_that_is_named_and_has_no_kernel_here_is_noted() -> None:
     space = opened({"bits": {"width": ["fp32", "fp8"]}})
     assert space.knobs["bits.width"].choices == ("fp32",)
     assert [note for note in space.notes if "bits.width: fp8 needs a CUDA device" in note]
+
+
+def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:
+    whole = {"distill": "off", "prune": "off", "low_rank": "off"}
+    assert not opened(whole).compresses
+    assert opened({**whole, "low_rank": {"rank": 0.5}}).compresses, "though nothing of the weights is searched"
+    assert opened({**whole, "sparse": {"weights": [0.5, 1.0]}}).compresses
