@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from objectives.process import Remote
 
 #: Bytes of a number, by width.
-BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int8-static": 1, "int4": 0.5}
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int8-static": 1, "int4": 0.5, "fp8": 1}
 
 #: Operations on a width are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
 #: Runtime's, OpenVINO's): a register holds so many more of them. It keeps a floor from being too high.
-LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4, "int8-static": 4, "int4": 4}
+LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4, "int8-static": 4, "int4": 4, "fp8": 4}
 
 #: Weights of 4 bits are widened for the product, to int8 where that is fastest.
 PRODUCTS = {"int8-static": "int8", "int4": "int8"}
@@ -122,6 +122,11 @@ class Meter:
         if width == "int8":
             whole, other = a.to(torch.int8), b.to(torch.int8)
             return lambda: torch._int_mm(whole, other)
+        if width == "fp8":
+            # The second matrix by columns, which is how the kernel wants it.
+            eight, columns = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
+            one = torch.ones((), device=self._device)
+            return lambda: torch._scaled_mm(eight, columns, one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[width]
         left, right = a.to(dtype), b.to(dtype)
         return lambda: left @ right

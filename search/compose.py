@@ -149,7 +149,7 @@ def prepare(
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = None
-    if config.recover.epochs > 0 and any(not n.startswith(("bits.", "runtime.")) for n in space.searched):
+    if config.recover.epochs > 0 and space.compresses:
         recover = config.recover
         wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
         if recover.early_stopping is not None:

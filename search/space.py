@@ -10,17 +10,19 @@ import spaces
 from search.config import RunConfig, narrow_axis
 from search.errors import UserError, listed
 from spaces.anatomy import Shape
-from spaces.axes.bits import INTEGER, WIDTHS
+from spaces.axes.bits import CLOSED_WIDTHS, INTEGER, WIDTHS
 from spaces.axis import Context, Knob, Value
 from spaces.build import NO_SHAPE, steps_of
 from spaces.recipe import Recipe, Step
+from spaces.runtimes import float8, two_of_four
 
 Params = Mapping[str, Value]
 Pair = tuple[str, str]  # runtime and width
 RUNTIME = "runtime.name"
 WIDTH = "bits.width"
+PATTERN = "sparse.pattern"
 #: Widths whose loss or speed differs too much between models to start from.
-UNPROVEN = ("int8-static", "int4")
+UNPROVEN = ("int8-static", "int4", "fp8")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Space:
     def off(self) -> dict[str, Value]:
         """The uncompressed model's settings (its runtime aside)."""
         return {name: knob.off for name, knob in self.knobs.items()}
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it has settings whose weights differ from the teacher's, be they the only ones."""
+        return any(k.single != k.off for name, k in self.knobs.items() if not name.startswith(("bits.", "runtime.")))
 
     def complete(self, params: Params) -> dict[str, Value]:
         """`params` with the value of every knob that has only one; floats as they are on the grid (0.3, not
@@ -101,9 +108,12 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
         knobs |= {f"{axis.name}.{knob.name}": knob for knob in found}
     if shape is None:
         notes.append(f"{unknown}; only bits and runtime are searched")
+    else:
+        knobs[PATTERN] = _with_kernels(knobs[PATTERN], context, config.where(f"space.{PATTERN}"), notes)
     wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
     missing = {}
     pairs = []
+    offered = _widths(knobs[WIDTH], config, context, notes)
     named = config.space.get("runtime") is not None
     for name in wanted.choices:
         if name in spaces.CLOSED_RUNTIMES and not named:
@@ -113,8 +123,7 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
         if why is not None:
             missing[runtime.name] = why
             continue
-        widths = knobs[WIDTH].choices
-        pairs += [(runtime.name, w) for w in runtime.widths(context) if w in widths]
+        pairs += [(runtime.name, w) for w in runtime.widths(context) if w in offered]
     if not pairs:
         reasons = "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no width that they have kernels for"
         raise UserError(f"{config.where('space.runtime')}: none of {listed(wanted.choices)} can run here ({reasons})")
@@ -123,6 +132,29 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
     knobs[WIDTH] = Knob("width", off="fp32", choices=widths, help=knobs[WIDTH].help)
     return Space(knobs, shape, tuple(pairs), missing, tuple(notes))
+
+
+def _widths(width: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
+    """The widths that are asked for; says in `notes` why one that was named has no kernel here."""
+    if "width" not in (config.space.get("bits") or {}):
+        return tuple(w for w in width.choices if w not in CLOSED_WIDTHS)
+    if float8.WIDTH in width.choices and (why := float8.missing(context)) is not None:
+        notes.append(f"{config.where(f'space.{WIDTH}')}: {why}")
+    return width.choices
+
+
+def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str]) -> Knob:
+    """The knob without what no kernel here runs, so that nothing is trained for it; says so in `notes`.
+
+    Raises:
+        UserError: nothing else was asked for.
+    """
+    if pattern.single == pattern.off or (why := two_of_four.missing(context)) is None:
+        return pattern
+    if pattern.off not in pattern.choices:
+        raise UserError(f"{where}: {why}")
+    notes.append(f"{where}: only {pattern.off}: {why}")
+    return pattern.fixed(pattern.off)
 
 
 def runtime_knob() -> Knob:

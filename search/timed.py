@@ -131,12 +131,14 @@ def sizes_of(folder: Path) -> roofline.Sizes | None:
     from spaces.axis import Infeasible
     from spaces.base import read_config
 
-    base, _ = read_config(folder)
+    base, plans = read_config(folder)
     try:
         family = family_of(str(base.config["model_type"]))
     except Infeasible:
         return None
-    flat = {name: shape for name, shape in stored(folder).items() if len(shape) == 2}
+    shapes = stored(folder)
+    skipping = plans.get("sparse", {}).get("pattern", "any") != "any"
+    flat = {name: _whole(name, shapes, skipping) for name, shape in shapes.items() if len(shape) == 2}
     tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
     matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
     inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}
@@ -152,3 +154,14 @@ def sizes_of(folder: Path) -> roofline.Sizes | None:
         attention=tuple(queries.values()),
         tables=tuple(s[1] for s in tables.values()),
     )
+
+
+def _whole(name: str, shapes: Mapping[str, tuple[int, ...]], skipping: bool) -> tuple[int, int]:
+    """(outputs, inputs) that are multiplied of the stored tensor `name`.
+
+    The zeros of a sparse matrix (its kept values, beside a bit for each place) are numbers like others where no kernel
+    is `skipping` them.
+    """
+    outputs, inputs = shapes[name]
+    places = shapes.get(f"{name.removesuffix('values')}mask") if name.endswith(".values") else None
+    return (outputs, inputs) if places is None or skipping else (outputs, 8 * places[0] // outputs)

@@ -79,10 +79,11 @@ def times(estimate: Estimate | None) -> str:
 
 
 def describe(recipe: Recipe) -> str:
-    """A recipe in one line: "distill layers 3 · bits width int8 · onnx"."""
+    """A recipe in one line: "distill layers 3 · sparse weights 0.5 (size only) · onnx"."""
     steps = [_step(step) for step in recipe.steps] or ["uncompressed"]
     return " · ".join([*steps, _step(recipe.runtime)])
 
 
 def _step(step: Step) -> str:
-    return " ".join([step.name, *(f"{name} {value}" for name, value in step.settings.items())])
+    said = " ".join([step.name, *(f"{name} {value}" for name, value in step.settings.items())])
+    return f"{said} (size only)" if step.name == "sparse" and "pattern" not in step.settings else said

@@ -4,6 +4,7 @@ from spaces.axes.bits import Bits
 from spaces.axes.distill import Distill
 from spaces.axes.low_rank import LowRankFactors
 from spaces.axes.prune import Prune
+from spaces.axes.sparse import SparseMatrices
 from spaces.axis import Axis, Runtime
 from spaces.runtimes.aot_inductor import AotInductor
 from spaces.runtimes.compiled import Compiled, MaxAutotuned
@@ -15,7 +16,7 @@ from spaces.runtimes.tensorrt import TensorRt
 from spaces.runtimes.xla import Xla
 
 #: In phase order, which is the order they are applied in.
-AXES: tuple[Axis, ...] = (Distill(), Prune(), LowRankFactors(), Bits())
+AXES: tuple[Axis, ...] = (Distill(), Prune(), LowRankFactors(), SparseMatrices(), Bits())
 #: The first is the reference: parity and "times faster than eager" are against it. A search's first trials take the
 #: last that is here, so the last are runtimes that open quickly.
 RUNTIMES: tuple[Runtime, ...] = (

@@ -22,11 +22,12 @@ Plan = dict[str, Any]  # JSON: what the data decided
 
 
 class Phase(IntEnum):
-    """When an axis acts; recovery training runs between FACTORISE and QUANTISE."""
+    """When an axis acts; recovery training runs between SPARSIFY and QUANTISE."""
 
     SHAPE = 10
     PRUNE = 20
     FACTORISE = 30
+    SPARSIFY = 35
     RECOVER = 40
     QUANTISE = 50
     RUNTIME = 60

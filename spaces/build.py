@@ -13,6 +13,8 @@ from spaces.anatomy import Shape
 from spaces.axis import Context, Infeasible, Plan, Predict, Settings, Value
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.recipe import Recipe, Step
+from spaces.runtimes import two_of_four
+from spaces.sparse import expand
 from spaces.statistics import Statistics
 
 Plans = dict[str, Plan]
@@ -79,7 +81,18 @@ def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> Task
 
 
 def load(folder: Path) -> TaskModel:
-    """The model stored in `folder`, in eval mode: `reshape` over the saved plans, then its safetensors.
+    """The model stored in `folder`, in eval mode, every matrix written out with its zeros.
+
+    Raises:
+        spaces.base.ModelError: as `as_stored`.
+    """
+    model = as_stored(folder)
+    expand(model)
+    return model
+
+
+def as_stored(folder: Path) -> TaskModel:
+    """The same with sparse matrices as they are stored: `reshape` over the saved plans, then its safetensors.
 
     Raises:
         spaces.base.ModelError: a folder that is not ours, or weights that are missing, foreign or pickled.
@@ -110,4 +123,5 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
 
     Raises Infeasible where the runtime cannot run it here.
     """
+    two_of_four.check(read_config(folder)[1], runtime, str(plan["width"]), context)
     return spaces.runtime(runtime).open(folder, plan, context)

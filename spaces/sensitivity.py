@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.sparse import Sparse
 
 FILE = "sensitivity.json"
+Matrix = nn.Linear | Sparse
 
 
 def measure(model: TaskModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -38,11 +40,11 @@ def measure(model: TaskModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[s
         linear: paths[id(block)]
         for block in anatomy.blocks
         for linear in block.modules()
-        if isinstance(linear, nn.Linear)  # of a low-rank pair both
+        if isinstance(linear, nn.Linear | Sparse)  # of a low-rank pair both
     }
     errors = {linear: rounding(linear.weight.detach()) for linear in owners}
 
-    def add(linear: nn.Linear, inputs: Tensor, gradients: Tensor) -> None:
+    def add(linear: Matrix, inputs: Tensor, gradients: Tensor) -> None:
         scores[owners[linear]] += float((gradients * (inputs @ errors[linear].T)).square().sum())
 
     model.eval().requires_grad_(False)  # gradients of outputs are all that is wanted
@@ -62,14 +64,14 @@ def rounding(weight: Tensor) -> Tensor:
 @contextmanager
 def _watching(
     anatomy: Anatomy,
-    linears: Iterable[nn.Linear],
+    linears: Iterable[Matrix],
     keep: Tensor,
-    add: Callable[[nn.Linear, Tensor, Tensor], None],
+    add: Callable[[Matrix, Tensor, Tensor], None],
 ) -> Iterator[None]:
     """While open, a backward pass calls `add` with inputs (tokens, in) and gradients (tokens, out) of each matrix."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Linear)
+        assert isinstance(module, nn.Linear | Sparse)
         x: Tensor = args[0].detach()[keep]
         output.register_hook(lambda g: add(module, x, g[keep]))  # type: ignore[no-untyped-call]
 

@@ -10,7 +10,10 @@ from spaces.statistics import Statistics
 
 #: fp16, bf16: weights and activations. int8: weights per channel, activations scaled as they come, integer products.
 #: int8-static: the same with scales of activations that calibration fixed. int4: weights alone, a scale a group.
-WIDTHS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4")
+#: fp8: weights per channel and activations per token, in float8 products.
+WIDTHS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4", "fp8")
+#: Searched only where they are named.
+CLOSED_WIDTHS = ("fp8",)
 #: Widths that can spare some blocks: the others have one width for everything.
 INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")

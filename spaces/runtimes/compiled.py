@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS, TaskModel
+from spaces.runtimes import float8
 from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -32,7 +33,7 @@ class Compiled:
         return no_compiler("torch.compile") if context.device == "cpu" else None
 
     def widths(self, context: Context) -> tuple[str, ...]:
-        return torch_widths(context)
+        return (*torch_widths(context), *float8.widths(context))
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (WEIGHTS,)

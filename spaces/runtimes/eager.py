@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spaces.axis import Context, Plan, Predict
 from spaces.base import WEIGHTS
+from spaces.runtimes import float8
 from spaces.runtimes.opening import require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -21,7 +22,7 @@ class Eager:
         return None
 
     def widths(self, context: Context) -> tuple[str, ...]:
-        return torch_widths(context)
+        return (*torch_widths(context), *float8.widths(context))
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (WEIGHTS,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spaces.axis import Context, Infeasible, Plan, Runtime
+from spaces.runtimes import float8
 
 
 def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = None) -> None:
@@ -13,5 +14,7 @@ def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = 
     why = runtime.missing(context)
     if why:
         raise Infeasible(why)
-    if plan["width"] not in runtime.widths(context):
-        raise Infeasible(f"{runtime.name} has no {plan['width']} kernels {place or f'on this {context.device}'}")
+    width = str(plan["width"])
+    if width not in runtime.widths(context):
+        known = float8.missing(context) if width == float8.WIDTH and runtime.name in float8.RUNTIMES else None
+        raise Infeasible(known or f"{runtime.name} has no {width} kernels {place or f'on this {context.device}'}")

@@ -12,8 +12,11 @@ from torch import Tensor
 from spaces import build
 from spaces.axis import Context, Infeasible, Plan
 from spaces.base import TaskModel, read_config
+from spaces.runtimes import float8, two_of_four
+from spaces.sparse import expand
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: What everything is in; fp8 products come back in bf16.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def torch_widths(context: Context) -> tuple[str, ...]:
@@ -32,11 +35,17 @@ def _cpu_has_bf16() -> bool:
 
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
     """The stored model on the device in the planned width. Raises Infeasible for tables it has no kernel for."""
+    width = str(plan["width"])
     if "embeddings" in plan:
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    return build.load(folder).to(device=context.device, dtype=DTYPES[str(plan["width"])])
+    model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[width])
+    two_of_four.lower(model)
+    expand(model)  # what is left is sparse for its size only
+    if width == float8.WIDTH:
+        float8.lower(model)
+    return model
 
 
 class TorchPredict:

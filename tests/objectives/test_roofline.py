@@ -61,7 +61,7 @@ def test_the_operations_are_those_that_torch_counts() -> None:
     assert work(sizes, [length], "fp32").operations == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("width", ["bf16", "int8", "int8-static", "int4"])
+@pytest.mark.parametrize("width", ["bf16", "int8", "int8-static", "int4", "fp8"])
 def test_fewer_bits_read_fewer_bytes_and_compute_as_much(width: str) -> None:
     full, less = work(SMALL, [3], "fp32"), work(SMALL, [3], width)
     assert less.bytes / full.bytes == BYTES[width] / 4

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
 import spaces
 from search import compose
 from search.config import from_mapping, load
+from search.errors import UserError
 from search.space import Space, open_space
 from spaces.anatomy import LayerShape, Shape
+from spaces.axes.bits import CLOSED_WIDTHS
 from spaces.axis import Context
+from spaces.runtimes import float8
 
 SHAPE = Shape(
     hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 2, prunable_heads=True, prunable_hidden=True
 )
 
 
-def opened(space: dict[str, object]) -> Space:
+def opened(space: dict[str, object], device: str = "cpu") -> Space:
     mapping = {**load(None, [], compose.names()).to_mapping(), "space": space}
-    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context())
+    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context(device))
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:
@@ -34,3 +40,47 @@ def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
     assert {"prune.flops", "low_rank.embeddings", "bits.wide"} <= closed
     assert not closed & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
+
+
+def test_knobs_that_came_later_and_stay_off_are_not_in_the_description_of_a_space() -> None:
+    assert not [name for name in opened({}).to_json()["knobs"] if name.startswith("sparse.")]
+
+
+def test_a_pattern_without_kernels_is_left_out_before_anything_is_trained_for_it() -> None:
+    space = opened({"sparse": {"weights": 0.5, "pattern": ["any", "2-of-4"]}})
+    assert space.knobs["sparse.pattern"].single == "any"
+    assert [note for note in space.notes if "sparse.pattern: only any: 2:4 sparsity needs" in note]
+    with pytest.raises(UserError, match=r"sparse\.pattern: 2:4 sparsity needs .* CUDA device"):
+        opened({"sparse": {"weights": 0.5, "pattern": "2-of-4"}})
+
+
+def test_a_pattern_with_kernels_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    space = opened({"sparse": {"weights": 0.5, "pattern": ["any", "2-of-4"]}}, "cuda")
+    assert space.knobs["sparse.pattern"].choices == ("any", "2-of-4")
+
+
+def test_a_width_that_came_later_is_searched_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(float8, "missing", lambda context: None)
+    for closed in CLOSED_WIDTHS:
+        for space in ({}, {"bits": {"embeddings": "as-is"}}):
+            assert closed not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.width"].choices
+        named = opened({"bits": {"width": ["fp32", closed]}, "runtime": {"name": ["eager"]}}, "cuda")
+        assert named.pairs == (("eager", "fp32"), ("eager", closed))
+
+
+def test_a_width_that_is_named_and_has_no_kernel_here_is_noted() -> None:
+    space = opened({"bits": {"width": ["fp32", "fp8"]}})
+    assert space.knobs["bits.width"].choices == ("fp32",)
+    assert [note for note in space.notes if "bits.width: fp8 needs a CUDA device" in note]
+
+
+def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:
+    whole = {"distill": "off", "prune": "off", "low_rank": "off"}
+    assert not opened(whole).compresses
+    assert opened({**whole, "low_rank": {"rank": 0.5}}).compresses, "though nothing of the weights is searched"
+    assert opened({**whole, "sparse": {"weights": [0.5, 1.0]}}).compresses

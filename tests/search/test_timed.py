@@ -56,6 +56,29 @@ def test_the_operations_are_those_that_torch_counts_for_the_whole_model(stored: 
     assert roofline.work(sizes, [9, 9, 9], "fp32").operations == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("pattern", ["any", "2-of-4"])
+def test_zeros_are_work_unless_a_kernel_skips_them(pattern: str, tmp_path: Path) -> None:
+    import spaces
+    from spaces.base import Base, skeleton, write_folder
+
+    config = {**SMALL, "hidden_size": 64, "intermediate_size": 192}
+    base = Base("small", "none", "mean", ("a", "b"), ("input_ids", "attention_mask"), config)
+    found = []
+    for plans in ({}, {"sparse": {"weights": 0.5} | ({} if pattern == "any" else {"pattern": pattern})}):
+        model = skeleton(base)
+        for name, plan in plans.items():
+            spaces.axis(name).reshape(model, plan)
+        write_folder(tmp_path / str(len(plans)), model, base, plans)
+        found.append(sizes_of(tmp_path / str(len(plans))))
+    whole, sparse = found
+    assert whole is not None and sparse is not None
+    factor = 1 if pattern == "any" else 2
+    assert sorted((inputs // factor, outputs) for inputs, outputs in whole.token_matrices) == sorted(
+        sparse.token_matrices
+    )
+    assert (sparse.attention, sparse.tables, sparse.row_matrices) == (whole.attention, whole.tables, whole.row_matrices)
+
+
 def test_a_family_that_is_not_known_has_no_roofline(stored: Path) -> None:
     text = (stored / "config.json").read_text()
     assert '"model_type": "bert"' in text

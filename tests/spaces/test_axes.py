@@ -171,6 +171,9 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, t
         ("prune", {"neurons": 1.5}),
         ("low_rank", {"rank": 0.0}),
         ("low_rank", {"rank": 1.5}),
+        ("sparse", {"weights": 0.0}),
+        ("sparse", {"weights": 1.5}),
+        ("sparse", {"pattern": "2-of-4"}),  # all weights stay
         ("bits", {"width": "int3"}),
         ("bits", {"embeddings": "int3"}),
         ("bits", {"wide": -1}),
@@ -254,7 +257,7 @@ def test_a_step_names_what_is_not_off_and_nothing_else(axis: Axis) -> None:
 def test_blocks_stay_wide_only_under_an_integer_width() -> None:
     """A draw of `bits.wide` beside fp32 is the recipe without it, so it is answered and not built again."""
     shape = subject().statistics.shape
-    for width in ("fp32", "bf16", "fp16"):
+    for width in ("fp32", "bf16", "fp16", "fp8"):
         plain = build.steps_of({"bits.width": width, "bits.embeddings": "int8"}, shape)
         assert build.steps_of({"bits.width": width, "bits.embeddings": "int8", "bits.wide": 2}, shape) == plain
     for width in ("int8", "int8-static", "int4"):

@@ -15,6 +15,7 @@ from spaces.anatomy import anatomy_of
 from spaces.axis import Infeasible
 from spaces.base import Base, TaskModel
 from spaces.recipe import Step
+from spaces.sparse import expand
 
 
 def batches(base: Base) -> list[dict[str, Tensor]]:
@@ -84,6 +85,15 @@ def test_both_factors_of_a_low_rank_pair_count() -> None:
     model, _ = built(seen, Step("low_rank", {"rank": 0.5}))
     found = sensitivity.measure(model, batches(seen.base))
     assert list(found.values()) == pytest.approx(by_hand(*_grown(model, seen.base)), rel=1e-3)
+
+
+def test_sparse_matrices_count_like_the_same_with_their_zeros() -> None:
+    seen = subject()
+    model, _ = built(seen, Step("sparse", {"weights": 0.5}))
+    found = sensitivity.measure(model, batches(seen.base))
+    expand(model)
+    assert list(found.values()) == pytest.approx(list(sensitivity.measure(model, batches(seen.base)).values()))
+    assert min(found.values()) > 0
 
 
 def _grown(model: TaskModel, base: Base) -> tuple[TaskModel, Base]:

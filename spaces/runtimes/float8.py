@@ -1,0 +1,62 @@
+"""fp8 products: weights and activations in float8 (e4m3), on the tensor cores that multiply it, through torchao.
+
+Weights have a scale an output and activations a scale a token, found as they come (Micikevicius et al. 2022, arXiv
+2209.05433, "FP8 Formats for Deep Learning"). What is no matrix product stays bf16, and so does a matrix whose sizes are
+not multiples of 16.
+
+Not run yet on a GPU: written after torchao's documentation and source, and tested as far as none is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from spaces.axis import Context, Infeasible
+
+INSTALL = 'pip install "torchao>=0.13"'
+WIDTH = "fp8"
+RUNTIMES = ("eager", "compiled", "compiled-max-autotune")  # that run it
+CAPABILITY = (8, 9)  # float8 tensor cores came with Ada and Hopper
+MULTIPLE = 16  # of a matrix's inputs and outputs; torchao leaves others as they are and says nothing
+
+
+def missing(context: Context) -> str | None:
+    """Why there are no fp8 kernels here, or None."""
+    if context.device != "cuda" or not torch.cuda.is_available():
+        return f"fp8 needs a CUDA device of compute capability 8.9 or above, and this is a {context.device}"
+    found = torch.cuda.get_device_capability()
+    if found < CAPABILITY:
+        return f"fp8 needs compute capability 8.9 or above, and this GPU has {found[0]}.{found[1]}"
+    return None if importlib.util.find_spec("torchao") else f"torchao not installed: {INSTALL}"
+
+
+def widths(context: Context) -> tuple[str, ...]:
+    """fp8 where it runs."""
+    return () if missing(context) else (WIDTH,)
+
+
+def lower(model: nn.Module) -> None:
+    """Put float8 weights in the place of those of every linear of a bf16 model that the kernels take, in place.
+
+    Raises:
+        Infeasible: they take none, or torchao does not know this device after all.
+    """
+    linears = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear) and _fits(m)}
+    if not linears:
+        raise Infeasible(f"fp8: no matrix has inputs and outputs in multiples of {MULTIPLE}")
+    try:
+        from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+
+        # torchao would change Inductor's settings for every model that this process compiles later.
+        config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
+        quantize_(model, config, filter_fn=lambda _, path: path in linears)
+    except (ImportError, AssertionError, RuntimeError, NotImplementedError, TypeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise Infeasible(f"torchao gave no fp8 weights ({type(error).__name__}: {first}): {INSTALL}") from error
+
+
+def _fits(linear: nn.Linear) -> bool:
+    return linear.in_features % MULTIPLE == 0 and linear.out_features % MULTIPLE == 0

@@ -1,0 +1,124 @@
+"""2:4 matrices: who may run them, with a device that is made up, and the real kernels where there are some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import arrays_of, built, subject
+from torch import Tensor, nn
+
+import spaces
+from spaces import build
+from spaces.axis import Context, Infeasible
+from spaces.base import write_folder
+from spaces.recipe import Step
+from spaces.runtimes import two_of_four
+from spaces.runtimes.torch_predict import DTYPES
+from spaces.sparse import TwoOfFour, sparse_modules
+
+CUDA = Context("cuda", threads=1)
+STEP = Step("sparse", {"weights": 0.5, "pattern": "2-of-4"})
+PLANS = {"sparse": {"weights": 0.5, "pattern": "2-of-4"}}
+
+
+@pytest.fixture
+def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+
+
+def model_folder(folder: Path) -> Path:
+    seen = subject()
+    model, plans = built(seen, STEP)
+    write_folder(folder, model, seen.base, plans)
+    return folder
+
+
+@pytest.mark.parametrize("runtime", [r.name for r in spaces.RUNTIMES])
+@pytest.mark.parametrize("width", ["fp32", "int8"])
+def test_no_runtime_on_a_cpu_runs_them(runtime: str, width: str, tmp_path: Path) -> None:
+    with pytest.raises(Infeasible, match=r"2:4 sparsity needs .* CUDA device, and this is a cpu"):
+        build.open_predict(model_folder(tmp_path), runtime, {"width": width}, Context(threads=1))
+
+
+def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest.MonkeyPatch, ampere: None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(Infeasible, match=r"compute capability 8\.0 .* this GPU has 7\.5"):
+        two_of_four.check(PLANS, "eager", "fp16", CUDA)
+
+
+@pytest.mark.usefixtures("ampere")
+@pytest.mark.parametrize("width", ["fp32", "fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("runtime", [r.name for r in spaces.RUNTIMES])
+def test_of_all_runtimes_and_widths_those_with_kernels_run_them(runtime: str, width: str) -> None:
+    two_of_four.check({"sparse": {"weights": 0.5}}, runtime, width, CUDA)  # size only: any may
+    if runtime in ("eager", "compiled") and width in ("fp16", "bf16"):
+        two_of_four.check(PLANS, runtime, width, CUDA)
+        return
+    with pytest.raises(Infeasible, match=rf"sparse\.pattern: .*({runtime}|{width})"):
+        two_of_four.check(PLANS, runtime, width, CUDA)
+
+
+def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = subject()
+    model, _ = built(seen, STEP)
+    wanted = {path: module.weight.detach() for path, module in sparse_modules(model).items()}
+    handed: list[Tensor] = []
+    tried: list[tuple[int, ...]] = []
+
+    def kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tried.append(tuple(x.shape))
+        return x @ weight.T + (0 if bias is None else bias)
+
+    def compress(weight: Tensor) -> Tensor:
+        handed.append(weight)
+        return weight.clone()
+
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", compress)
+    monkeypatch.setattr(two_of_four.functional, "linear", kernel)
+    two_of_four.lower(model)
+    assert not sparse_modules(model)
+    assert all(torch.equal(given, wanted[path]) for given, path in zip(handed, wanted, strict=True))
+    assert tried == [(1, weight.shape[1]) for weight in wanted.values()]
+    for path in wanted:
+        linear = model.get_submodule(path)
+        assert isinstance(linear, nn.Linear) and not linear.weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_torchs_own_packing_takes_the_pattern_and_gives_it_back(dtype: torch.dtype) -> None:
+    from torch.sparse import _semi_structured_conversions as conversions
+
+    model, _ = built(subject(), STEP)
+    for module in sparse_modules(model.to(dtype)).values():
+        weight = module.weight.detach()
+        values, meta = conversions.sparse_semi_structured_from_dense_cutlass(weight)
+        assert values.shape == (weight.shape[0], weight.shape[1] // 2)
+        assert torch.equal(conversions.sparse_semi_structured_to_dense_cutlass(values, meta), weight)
+
+
+def test_a_kernel_that_is_not_there_after_all_is_infeasible_and_says_for_what() -> None:
+    model = nn.Sequential(TwoOfFour(64, 32, bias=False).half())
+    with pytest.raises(Infeasible, match=r"sparse\.pattern: no 2:4 kernel for 0 here: .*cpu"):
+        two_of_four.lower(model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(two_of_four.missing(CUDA) is not None, reason=str(two_of_four.missing(CUDA)))
+@pytest.mark.parametrize("width", ["fp16", "bf16"])
+@pytest.mark.parametrize("runtime", ["eager", "compiled"])
+def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(runtime: str, width: str, tmp_path: Path) -> None:
+    base, folder = subject().base, model_folder(tmp_path)
+    predict = build.open_predict(folder, runtime, {"width": width}, CUDA)
+    reference = build.load(folder).to("cuda", DTYPES[width])
+    for seed, lengths in enumerate(((7, 4, 7, 2), (9,), (33, 17))):
+        batch: dict[str, Any] = arrays_of(base, lengths, seed)
+        with torch.inference_mode():
+            expected = reference(**{name: torch.from_numpy(array).cuda() for name, array in batch.items()})
+        # Sums in another order: a few units in the last place of logits of about 1.
+        allowed = {"fp16": 0.02, "bf16": 0.1}[width]
+        np.testing.assert_allclose(predict(batch)["logits"], expected.float().cpu().numpy(), atol=allowed)
