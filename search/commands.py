@@ -81,7 +81,7 @@ def run(config: RunConfig) -> int:
 
     from objectives import clock
     from search import compose
-    from search.report import Study, pick_lines, table, ties_text
+    from search.report import Study, census, pick_lines, table, ties_text
     from search.session import run as run_session
     from search.view import Lines, Live
 
@@ -100,7 +100,7 @@ def run(config: RunConfig) -> int:
     console.print(table(front, study))
     for line in ties_text(front):
         print(line)
-    print()
+    print(f"{census(front)}\n")
     for line in pick_lines(front, study):
         print(line)
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")

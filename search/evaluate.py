@@ -21,6 +21,7 @@ from search.loop import Job
 from search.making import Maker
 from search.measurer import Measurer, Progress, Stopwatch
 from search.setting import Setting
+from search.wording import quantity
 from spaces.axis import Infeasible
 from spaces.recipe import Recipe
 
@@ -90,8 +91,10 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, job.recipe, *self._status_of(error))
         self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
-        made = self._outcome(job, job.recipe, "paused", f"seen on rung {job.rung}")
-        return replace(made, rungs=seen.by_rung(self._maker.shares))
+        rungs = seen.by_rung(self._maker.shares)
+        reached = quantity(rungs[job.rung], "fraction")
+        reason = f"{self._setting.metric} {reached} after {job.share:.0%} of its recovery"
+        return replace(self._outcome(job, job.recipe, "paused", reason), rungs=rungs)
 
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
         """One recipe, measured; what goes wrong is its status."""

@@ -132,7 +132,11 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         learn(outcome, front)
         if knowledge is not None:
             knowledge.learn(outcome)
-    observers = [remember, learn, tracker.observe, view.observe]
+
+    def forecast(_: Outcome, __: Front) -> None:
+        view.forecast(proposer.gain)
+
+    observers = [remember, learn, tracker.observe, forecast, view.observe]
     if knowledge is not None:
         observers.insert(0, knowledge.observe)
     stopped = ""
@@ -175,6 +179,7 @@ def knowledge_of(setting: Setting, measurer: Measurer, siblings: compose.Sibling
 def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
     """Held-out quality and long timing of the front's members, then the export."""
     config = setting.config
+    front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
     exports = Path(config.mlruns) / "exports" / config.study
     before = finalists.spent_before(config)
     study = study_of(setting, before + clock.seconds)

@@ -44,7 +44,9 @@ def shapes_of_folder(folder: Path) -> Shapes | None:
     factors = tuple((s[1], s[0]) for n, s in tables if n.endswith(".b.weight"))
     held = sum(a * b for n, (a, b) in tables if not n.endswith(".b.weight"))
     [hidden] = next(s for n, s in weights.items() if f"{family.layers}.0.{family.norms[0]}.weight" in n)
-    vectors = sum(s[0] for s in weights.values() if len(s) == 1)
+    # A sparse matrix has its mask beside its values, and counts whole.
+    masks = {f"{n.removesuffix('values')}mask" for n in weights if n.endswith(".values")}
+    vectors = sum(s[0] for n, s in weights.items() if len(s) == 1 and n not in masks)
     known = replace(sizes, token_matrices=(*sizes.token_matrices, *factors))
     return Shapes.of(known, hidden, held, vectors)
 

@@ -94,8 +94,8 @@ class Tracker:
         client.log_dict(self._parent, dict(environment), "environment.json")
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Log one trial, unless it is there, and where the front stands after it."""
-        if outcome.number in self._runs:
+        """Log one trial, unless it is there or not at its end, and where the front stands after it."""
+        if outcome.number in self._runs or outcome.status == "paused":
             return
         self._log_trial(outcome, front)
         self._log_front(front)
@@ -105,7 +105,7 @@ class Tracker:
 
     def sync(self, front: Front) -> None:
         """Log those trials of `front` that are missing, as after a kill between telling and logging."""
-        missing = [o for o in front.outcomes if o.number not in self._runs]
+        missing = [o for o in front.outcomes if o.number not in self._runs and o.status != "paused"]
         for outcome in missing:
             self._log_trial(outcome, front)
         self._flush(front)
@@ -176,6 +176,7 @@ class Tracker:
         began = now - round(1000 * sum(outcome.seconds.values()))
         run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=f"trial-{outcome.number}")
         values = {name: m.value for name, m in outcome.measurements.items()}
+        values |= {f"{front.quality.objective}_rung{rung}": seen for rung, seen in outcome.rungs.items()}
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
         params = _params({**self._defaults, **outcome.recipe.params})
         self._client.log_batch(run.info.run_id, metrics=_metrics(values, now), params=params)

@@ -18,6 +18,7 @@ class View(Protocol):
     def progress(self, stage: str, done: float) -> None: ...
     def say(self, line: str) -> None: ...
     def observe(self, outcome: Outcome, front: Front) -> None: ...
+    def forecast(self, gain: float | None) -> None: ...
     def close(self) -> None: ...
 
 
@@ -53,6 +54,9 @@ class Lines:
     def observe(self, outcome: Outcome, front: Front) -> None:
         self.say(f"{line_of(outcome, front)}  ({self._pace.after(len(front.outcomes))})")
 
+    def forecast(self, gain: float | None) -> None:
+        self._pace.gain = gain
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -63,9 +67,10 @@ class Pace:
     def __init__(self, total: int) -> None:
         self._total = total
         self._first: tuple[int, float] | None = None
+        self.gain: float | None = None  # what the next trial is expected to add, as a share of the hypervolume
 
     def after(self, count: int) -> str:
-        """ "12 of 40, about 9 min left" once `count` trials are done."""
+        """ "12 of 40, about 9 min left, next expected to add 0.8 %" once `count` trials are done."""
         now = time.monotonic()
         if self._first is None:
             self._first = (count, now)
@@ -74,7 +79,8 @@ class Pace:
         if not left or count - first < 3:
             return f"{count} of {self._total}"
         minutes = (now - began) / (count - first) * left / 60
-        return f"{count} of {self._total}, about {max(1, round(minutes))} min left"
+        expected = "" if self.gain is None else f", next expected to add {100 * self.gain:.2g} %"
+        return f"{count} of {self._total}, about {max(1, round(minutes))} min left{expected}"
 
 
 class Live:
@@ -106,6 +112,9 @@ class Live:
         self._left = f"  ({self._pace.after(len(front.outcomes))})"
         self.say(line_of(outcome, front))
         self._draw()
+
+    def forecast(self, gain: float | None) -> None:
+        self._pace.gain = gain
 
     def close(self) -> None:
         self._live.stop()

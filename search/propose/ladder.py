@@ -74,7 +74,7 @@ class Ladder:
     def gain(self) -> float | None:
         expected = self._forecast()
         area = self._outlook.measured.area
-        return None if expected is None or not area else expected / area
+        return None if expected is None or not math.isfinite(expected) or not area else expected / area
 
     def share(self, rung: int) -> float:
         return self._economy.shares[rung]

@@ -78,12 +78,16 @@ class Outlook:
     def __init__(self, record: Record, knowledge: Knowledge, model: QualityModel, aims: Aims) -> None:
         self._record, self._knowledge, self._model, self._aims = record, knowledge, model, aims
         self._known: Sequence[Weights] = ()
+        self._looked_at: object = None
         self.measured = self._front = Staircase.of((), aims.reference(None))
         self.least, self.target = aims.least, aims.quality
 
     def look(self, study: optuna.Study, but: int | None = None) -> None:
         """Learn from the study; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
         self._known = self._record.refresh(study, but)
+        if self._record.state == self._looked_at:
+            return
+        self._looked_at = self._record.state
         baseline = self._record.baseline
         reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0

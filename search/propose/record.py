@@ -54,6 +54,7 @@ class Record:
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
         self.baseline: Weights | None = None
+        self.state: object = None  # equal as long as nothing new is known
 
     def refresh(self, study: optuna.Study, but: int | None = None) -> Sequence[Weights]:
         """All weights the study knows; trial number `but`, which is being asked for, left out."""
@@ -65,7 +66,10 @@ class Record:
             if trial.state.is_finished():
                 self._finished.add(trial.number)
             self._read(trial)
-        return list(self._weights.values())
+        known = list(self._weights.values())
+        on_their_way = tuple(one.row for one in known if one.pending)
+        self.state = (len(self._finished), sum(len(one.rungs) for one in known), on_their_way)
+        return known
 
     def seen(self, one: Weights) -> Seen:
         return Seen(self.features(one), dict(one.quality), dict(one.rungs))

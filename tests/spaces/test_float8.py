@@ -19,7 +19,7 @@ import spaces
 from spaces import build
 from spaces.axis import Context, Infeasible
 from spaces.base import write_folder
-from spaces.runtimes import float8, torch_predict
+from spaces.runtimes import float8
 
 CPU, CUDA = Context(threads=1), Context("cuda", threads=1)
 FP8 = {"width": "fp8"}
@@ -95,7 +95,7 @@ def test_on_a_cpu_it_is_infeasible_everywhere(runtime: str, folder: Path) -> Non
 @pytest.mark.usefixtures("library", "hopper")
 def test_a_runtime_that_does_not_offer_it_refuses_it(folder: Path) -> None:
     with pytest.raises(Infeasible, match="cuda_graph has no fp8 kernels on this cuda"):
-        torch_predict.load_for(folder, FP8, CUDA, "cuda_graph")
+        spaces.runtime("cuda_graph").open(folder, FP8, CUDA)
 
 
 def test_the_matrices_that_the_kernels_take_are_handed_over_with_a_scale_a_row(library: Library) -> None:
