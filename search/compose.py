@@ -21,6 +21,7 @@ from search.config import Names, RunConfig, narrow_axis
 from search.errors import UserError
 from search.knobs import Spec
 from search.model_folder import fingerprint, model_folder
+from search.products import costs_here
 from search.setting import Rows, Setting, cores
 from search.space import Space, open_space, runtime_knob, siblings
 from search.store import Store
@@ -121,7 +122,7 @@ def prepare(
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
 ) -> Setting:
-    """Everything before the first trial: data, space, teacher, statistics, teacher outputs.
+    """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
     `agree` is told what all trials of the study share before anything is trained, and may raise.
 
@@ -148,15 +149,25 @@ def prepare(
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
-    outputs = None
-    if config.recover.epochs > 0 and space.compresses:
-        recover = config.recover
-        wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
-        if recover.early_stopping is not None:
-            wanted["held_out"] = True
-        outputs = stage("outputs", wanted, teaching.make_outputs, config, data, teacher, threads)
+    outputs = _outputs(config, space, known, data, teacher, stage)
     environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
-    return Setting(config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts)
+    costs = costs_here(config, space, context, data, environment, stage)
+    return Setting(
+        config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts, costs
+    )
+
+
+def _outputs(
+    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, stage: Stages
+) -> Path | None:
+    """The folder of the teacher's outputs; None where nothing is recovered."""
+    recover = config.recover
+    if recover.epochs == 0 or not space.compresses:
+        return None
+    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
+    if recover.early_stopping is not None:
+        wanted["held_out"] = True
+    return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, cores())
 
 
 def _named(

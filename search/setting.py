@@ -16,6 +16,7 @@ from objectives.bench import Batch
 from search.config import RunConfig
 from search.encoded import read_encoded
 from search.front import Target
+from search.products import priced
 from search.space import Params, Space
 from search.store import Store
 from search.tasks import task_named
@@ -90,6 +91,7 @@ class Setting(Rows):
     outputs: Path | None  # the teacher's outputs; None when nothing is recovered
     environment: Mapping[str, Any]  # device fingerprint and versions
     parts: Mapping[str, Any]  # what all trials of one study share
+    costs: str | None = None  # of matrix products on this device; None where no plan follows from them
 
     @property
     def metric(self) -> str:
@@ -109,7 +111,7 @@ class Setting(Rows):
 
     def recipe(self, params: Params) -> Recipe:
         """The canonical recipe of these settings."""
-        return self._recipe(self.space.steps(params), str(params.get("runtime.name", "eager")))
+        return self._recipe(priced(self.space.steps(params), self.costs), str(params.get("runtime.name", "eager")))
 
     def _recipe(self, steps: tuple[Step, ...], runtime: str) -> Recipe:
         cut = any(step.name != "bits" for step in steps)

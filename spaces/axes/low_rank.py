@@ -1,4 +1,4 @@
-"""Low-rank factors in place of weight matrices, where they are smaller."""
+"""Low-rank factors in place of weight matrices, where they are smaller or, on one device, faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from spaces.anatomy import Shape, anatomy_of, replace_module
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
 from spaces.base import TaskModel
+from spaces.products import Costs
 from spaces.statistics import PLACES, Statistics, cholesky
+
+SMALLER, FASTER = "smaller", "faster"
 
 
 class LowRank(nn.Module):
@@ -122,6 +125,8 @@ class LowRankFactors:
     (a diagonal Fisher estimate of the loss they cost). uniform: the same share of its weights for every matrix.
     whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
     `embeddings` factors the table of token embeddings: a matter of size, since a row is looked up, not multiplied.
+    where: faster keeps whole what two factors would not make faster by `costs`, which a recipe carries as one more
+    setting (`spaces.products.Costs.text`): so its plan is the same wherever it is made, whatever that machine would say.
     """
 
     name = "low_rank"
@@ -145,7 +150,15 @@ class LowRankFactors:
             closed=True,
             help="share of the token table's weights that factors keep",
         )
-        return (rank, embeddings, method, allocation)
+        where = Knob(
+            "where",
+            off=SMALLER,
+            choices=(SMALLER, FASTER),
+            mode=True,
+            closed=True,
+            help="which matrices: all that become smaller, or of them those that the device and batch run faster",
+        )
+        return (rank, embeddings, method, allocation, where)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         share = float(settings.get("rank", 1.0))
@@ -163,6 +176,9 @@ class LowRankFactors:
             # After pruning these are estimates: spectra of the matrices as the teacher had them.
             spectra = {name: statistics.block(*_named(name, "spectrum")) for name in sizes}
             ranks = allocate(spectra, sizes, share)
+        costs = _costs(settings)
+        if costs is not None:
+            ranks = {name: rank for name, rank in ranks.items() if costs.factors_are_faster(sizes[name], rank)}
         plan: Plan = {"ranks": ranks, "method": str(settings.get("method", "whitened"))}
         if of_table < 1:
             plan["embeddings"] = of_table  # of a table whose width the family decides
@@ -215,6 +231,18 @@ class LowRankFactors:
             a, b = factorise_table(weight, table.a.embedding_dim, counts)
             table.a.weight.copy_(a)
             table.b.weight.copy_(b)
+
+
+def _costs(settings: Settings) -> Costs | None:
+    """What the device was measured to take, or None where only size counts. Raises Infeasible."""
+    if settings.get("where", SMALLER) != FASTER:
+        return None
+    if "costs" not in settings:
+        raise Infeasible("low_rank.where: faster needs low_rank.costs, which a search measures on its device; got none")
+    try:
+        return Costs.parse(str(settings["costs"]))
+    except ValueError as error:
+        raise Infeasible(f"low_rank.{error}") from None
 
 
 def _sizes(statistics: Statistics) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,8 @@ from spaces.axis import Axis, Infeasible, Knob, Settings, Value
 from spaces.base import skeleton, write_folder
 from spaces.recipe import Step, canonical
 
+#: What a search measures for a mode, by its value.
+MEASURED: dict[Value, dict[str, Value]] = {"faster": {"costs": "5 0.001 0 0.01"}}
 AXES = pytest.mark.parametrize("axis", spaces.AXES, ids=lambda a: a.name)
 
 
@@ -25,12 +27,12 @@ def seen(request: pytest.FixtureRequest) -> Subject:
 
 
 def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
-    """The middle of everything; each size alone at its smallest; every mode with the middle."""
+    """The middle of everything; each size alone at its smallest; every mode with the middle, and what it is given."""
     knobs = axis.knobs(seen.statistics.shape)
     off = {k.name: k.off for k in knobs}
     middle = middling(axis, seen.statistics.shape)
     alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, seen.statistics.shape)]
-    modes = [{**middle, k.name: choice} for k in knobs if k.mode for choice in k.values()]
+    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.mode for choice in k.values()]
     return [middle, *alone, *modes]
 
 
@@ -171,6 +173,7 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, t
         ("prune", {"neurons": 1.5}),
         ("low_rank", {"rank": 0.0}),
         ("low_rank", {"rank": 1.5}),
+        ("low_rank", {"where": "faster"}),  # by what costs?
         ("sparse", {"weights": 0.0}),
         ("sparse", {"weights": 1.5}),
         ("sparse", {"pattern": "2-of-4"}),  # all weights stay
