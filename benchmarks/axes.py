@@ -6,8 +6,8 @@
 
 On the embedded default's model and data; teachers of two epochs. A loss is points of test accuracy against the
 teacher, paired by row and pooled over seeds, with its 95 % interval; "within 1 point" is the point estimate. Which
-model stands for "weights alone" and "all together" is chosen on validation. Speed is at batch 1 and 32, at the test
-rows' own lengths, each ratio measured in three fresh pairs of processes.
+model stands for "weights alone" and "all together" is chosen on validation: the smallest within half a point. Speed is
+at batch 1 and 32, at the test rows' own lengths, each ratio measured in three fresh pairs of processes.
 """
 
 from __future__ import annotations
@@ -57,21 +57,15 @@ RECOVERED = (
     Model("half of heads, 3/4 of neurons", DEEP, 1.0),
     Model("half of the weights in factors", {"low_rank.rank": 0.5}, 1.0),
 )
-#: Of these the fastest within a point on validation stands for all axes of weights.
+#: Of these the smallest that is good enough on validation stands for all axes of weights.
 CANDIDATES = (
     Model("4 blocks, 2/3 of heads, half of neurons", {"distill.layers": 4, **THIRD}, 2.0),
-    Model(
-        "4 blocks, half of heads, 3/8 of neurons",
-        {"distill.layers": 4, "prune.heads": 0.5, "prune.neurons": 0.375},
-        2.0,
-    ),
-    Model(
-        "3 blocks, 5/6 of heads, half of neurons",
-        {"distill.layers": 3, "prune.heads": 0.833, "prune.neurons": 0.5},
-        2.0,
-    ),
+    Model("4 blocks, half of heads, quarter of neurons", {"distill.layers": 4, **DEEP}, 2.0),
+    Model("3 blocks, half of heads, quarter of neurons", {"distill.layers": 3, **DEEP}, 2.0),
 )
 WITHIN = 1.0  # points
+#: Of that on validation, which chooses: the smallest of several that are inside is there by luck too.
+CHOSEN_WITHIN = 0.5
 
 
 def row(name: str, loss: Loss, ratios: dict[str, Any], size: float | None) -> tuple[str, ...]:
@@ -93,9 +87,9 @@ def speeds(lab: Lab, model: Model, seconds: float) -> dict[str, Any]:
 
 
 def chosen(lab: Lab, pair: tuple[str, str]) -> tuple[Model, dict[str, Loss]]:
-    """The candidate with the fewest weights left that is within a point on validation; the best one if none is."""
+    """The smallest candidate that is inside `CHOSEN_WITHIN` on validation; the best one if none is."""
     losses = {model.name: lab.loss(model, pair, "validation") for model in CANDIDATES}
-    inside = [m for m in CANDIDATES if losses[m.name].points <= WITHIN]
+    inside = [m for m in CANDIDATES if losses[m.name].points <= CHOSEN_WITHIN]
     if not inside:
         return min(CANDIDATES, key=lambda m: losses[m.name].points), losses
     return min(inside, key=lambda m: lab.size_mb(m, EAGER)), losses
@@ -122,6 +116,11 @@ def promises(losses: dict[str, Loss], figures: dict[str, Any]) -> list[header.Pr
         header.Promise("all together: points lost", together["loss"].points, high=WITHIN),
         header.Promise("all together: times faster than the teacher in int8", together["over int8"][0], low=1.8),
         header.Promise("all together: times faster than eager fp32", together["over eager"][0], low=5.0),
+        header.Promise("stretch, weights alone: times faster", weights["ratio"][0], low=2.5, stretch=True),
+        header.Promise(
+            "stretch, all together: over the teacher in int8", together["over int8"][0], low=2.5, stretch=True
+        ),
+        header.Promise("stretch, all together: over eager fp32", together["over eager"][0], low=8.0, stretch=True),
         header.Promise("int8 alone: points lost", figures["int8"].points, high=0.5),
         header.Promise("statistics: seconds", figures["statistics_s"], high=60.0),
     ]
