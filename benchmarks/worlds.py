@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +145,8 @@ class Trace:
     rejected: int = 0
     audits: int = 0
     wrong: int = 0
+    looks: list[tuple[str, int]] = field(default_factory=list)  # digest and rung
+    study: optuna.Study | None = None
     points: list[tuple[float, float]] = field(default_factory=list)  # (log ms, accuracy) of all that was measured
     bounds: Bounds | None = None  # as they are in the end
 
@@ -169,10 +172,12 @@ def search(
     economy: Economy | None = None,
     trials: int = 100_000,
     folder: Path | None = None,
+    looks: int = 100_000,
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
-    `folder` keeps the study in a database, as a real search does; without it the study is in memory.
+    `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
+    in memory. After so many `looks` at lower rungs it is killed.
     """
     trace = Trace()
     known = Known(world)
@@ -188,6 +193,9 @@ def search(
             yield Outcome(-1, job.recipe, "rejected", job.rejected, rung=job.rung)
             return
         if job.share < 1:
+            if len(trace.looks) == looks:
+                raise KeyboardInterrupt
+            trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
             trained[0] += float(world.seconds[place]) * (job.share - (world.shares[job.rung - 1] if job.rung else 0.0))
             yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
@@ -230,7 +238,9 @@ def search(
         ladder,
     )
     began = time.monotonic()
-    explore(proposer, evaluate, Front(TARGETS), ())
+    trace.study = study
+    with suppress(KeyboardInterrupt):
+        explore(proposer, evaluate, Front(TARGETS), ())
     trace.asking_s = time.monotonic() - began
     outlook.look(study)
     trace.points = points

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
 import numpy as np
 import pytest
+from world import ECONOMY, World, worlds
 
 from search.pareto import non_dominated
-from search.propose import Economy
 from search.propose.improvement import Staircase, layers_of
 from search.propose.record import Weights
-
-World = Any  # of benchmarks/worlds.py
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def worlds() -> ModuleType:
-    if "worlds" not in sys.modules:
-        sys.path.insert(0, str(BENCHMARKS))
-        spec = importlib.util.spec_from_file_location("worlds", BENCHMARKS / "worlds.py")
-        assert spec is not None and spec.loader is not None
-        made = importlib.util.module_from_spec(spec)
-        sys.modules["worlds"] = made  # a dataclass looks its module up
-        spec.loader.exec_module(made)
-    return sys.modules["worlds"]
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return worlds().synthetic()
-
-
-ECONOMY = Economy(shares=(0.0, 0.25, 1.0), halving=2, reject=True, audit=0.0)
 
 
 def test_as_much_training_buys_more_of_the_front(world: World) -> None:
