@@ -43,7 +43,7 @@ class Bounds:
         if not math.isfinite(bound) or self._gain(bound, 0.0, costs - SURE * error, 0.0) > 0:
             return ""
         fastest = math.exp(float(costs[reachable].min()))
-        return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms and more: the front is above that"
+        return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms: that adds nothing to the front"
 
     def expected(self, one: Weights) -> float:
         """Expected improvement of the front as it was measured, in log ms times quality."""
