@@ -28,7 +28,7 @@ NAMES = Names(
     },
     tasks=("classification",),
     metrics=("accuracy", "f1", "matthews"),
-    samplers=("tpe", "nsga2", "gp", "random"),
+    samplers=("known-latency", "tpe", "nsga2", "gp", "random"),
     objectives=("latency_p50_ms", "size_mb", "params"),
 )
 MINIMAL: dict[str, Any] = {
@@ -63,7 +63,7 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 def test_three_keys_are_enough_and_the_file_names_the_study(folder: Path) -> None:
     config = load(write(folder, MINIMAL), [], NAMES)
-    assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "tpe")
+    assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "known-latency")
     assert config.model.name == str(folder / "model")
     assert config.data.train == str(folder / "train.csv")
 
