@@ -37,9 +37,9 @@ ONE_SHOT = (
     Model("  magnitude, tuned", {**THIRD, **MAGNITUDE}),
     Model("  magnitude, untuned", {**THIRD, **MAGNITUDE, **UNTUNED}),
     Model("half of heads, 3/4 of neurons: Fisher, tuned", DEEP),
-    Model("  Fisher, untuned", {**DEEP, **UNTUNED}),
-    Model("  Fisher without rearrangement, tuned", {**DEEP, **DIAGONAL}),
-    Model("  magnitude, untuned", {**DEEP, **MAGNITUDE, **UNTUNED}),
+    Model("  as deep: Fisher, untuned", {**DEEP, **UNTUNED}),
+    Model("  as deep: Fisher without rearrangement, tuned", {**DEEP, **DIAGONAL}),
+    Model("  as deep: magnitude, untuned", {**DEEP, **MAGNITUDE, **UNTUNED}),
     Model("half of the products, jointly: Fisher, tuned", {"prune.flops": 0.5}),
     Model("half of the weights in factors: whitened, one budget", {"low_rank.rank": 0.5}),
     Model("  whitened, one share each", {"low_rank.rank": 0.5, "low_rank.allocation": "uniform"}),
@@ -152,7 +152,8 @@ def main() -> int:
     best, on_validation = chosen(lab, ONNX)
     best_int8, on_validation_int8 = chosen(lab, ONNX_INT8)
     rows, speed = [], {}
-    for model in dict.fromkeys((TEACHER, best, best_int8)):
+    assert len({model.name for model in (*ONE_SHOT, *RECOVERED, *CANDIDATES)}) == len(ONE_SHOT + RECOVERED + CANDIDATES)
+    for model in {model.name: model for model in (TEACHER, best, best_int8)}.values():
         speed[model.name] = speeds(lab, model, arguments.seconds)
         rows.append(row(model.name, lab.loss(model, ONNX, "test"), speed[model.name], lab.size_mb(model, ONNX)))
         rows.append(row(f"{model.name}, int8", lab.loss(model, ONNX_INT8, "test"), {}, lab.size_mb(model, ONNX_INT8)))
