@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from search.fields import Count, Fraction, Name, NonNegative, Positive, Rule
 
+Rungs = Annotated[
+    tuple[Fraction, ...],
+    Rule("rising, each below 1", lambda v: all(a < b for a, b in pairwise((*v, 1.0)))),
+]
 Tokens = Annotated[int, Rule("at least 4", lambda v: v >= 4)]
 
 
@@ -33,7 +38,11 @@ class DataConfig:
     text_pair: Name | None = None
     label: Name = "label"
     label_names: tuple[Name, ...] | None = None  # of the labels in their order, in place of bare numbers
-    max_length: Tokens = 128
+    max_length: Rungs = Annotated[
+    tuple[Fraction, ...],
+    Rule("rising, each below 1", lambda v: all(a < b for a, b in pairwise((*v, 1.0)))),
+]
+Tokens = 128
     limit: Count | None = None  # rows of each split
 
     @property
@@ -115,7 +124,7 @@ class MeasureConfig:
 class EconomyConfig:
     """What saves training: looks at candidates before they are recovered in full, and what is not trained for them."""
 
-    rungs: tuple[Fraction, ...] = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
+    rungs: Rungs = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
     halving: Annotated[int, Rule("at least 2", lambda v: v >= 2)] = 2  # one of so many goes on to the next rung
     rows: Count = 1024  # of the validation split, that lower rungs look at
     keep: Fraction = 0.7  # of the metric above that of the most frequent class; what keeps less is not looked for
