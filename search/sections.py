@@ -38,11 +38,7 @@ class DataConfig:
     text_pair: Name | None = None
     label: Name = "label"
     label_names: tuple[Name, ...] | None = None  # of the labels in their order, in place of bare numbers
-    max_length: Rungs = Annotated[
-    tuple[Fraction, ...],
-    Rule("rising, each below 1", lambda v: all(a < b for a, b in pairwise((*v, 1.0)))),
-]
-Tokens = 128
+    max_length: Tokens = 128
     limit: Count | None = None  # rows of each split
 
     @property

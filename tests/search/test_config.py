@@ -190,7 +190,10 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(workload={"length": "long"}), r'workload.length: .* or "data", got "long"'),
     (changed(task="clasification"), r'unknown task "clasification"; did you mean "classification"\?'),
     (changed(metric="acuracy"), r'unknown metric "acuracy"; did you mean "accuracy"\?'),
-    (changed(economy={"rungs": [0.5, 0.25]}), r"economy.rungs: must be a list.*, rising, each below 1, got \[0.5, 0.25\]"),
+    (
+        changed(economy={"rungs": [0.5, 0.25]}),
+        r"economy.rungs: must be a list.*, rising, each below 1, got \[0.5, 0.25\]",
+    ),
     (changed(economy={"rungs": [1.0]}), r"economy.rungs: must be a list.*, rising, each below 1"),
     (changed(sampler="tpee"), r'unknown sampler "tpee"; did you mean "tpe"\?'),
     (changed(objectives=["metric", "latency_ms"]), r'unknown objective .*; did you mean "latency_p50_ms"\?'),
