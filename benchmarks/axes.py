@@ -6,8 +6,8 @@
 
 On the embedded default's model and data; teachers of two epochs. A loss is points of test accuracy against the
 teacher, paired by row and pooled over seeds, with its 95 % interval; "within 1 point" is the point estimate. Which
-model stands for "weights alone" and "all together" is chosen on validation. Speed is at batch 1 and 32, at the test
-rows' own lengths, each ratio measured in three fresh pairs of processes.
+model stands for "weights alone" and "all together" is chosen on validation: the smallest within half a point. Speed is
+at batch 1 and 32, at the test rows' own lengths, each ratio measured in three fresh pairs of processes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ ONE_SHOT = (
     Model("  magnitude, tuned", {**THIRD, **MAGNITUDE}),
     Model("  magnitude, untuned", {**THIRD, **MAGNITUDE, **UNTUNED}),
     Model("half of heads, 3/4 of neurons: Fisher, tuned", DEEP),
-    Model("  Fisher, untuned", {**DEEP, **UNTUNED}),
-    Model("  Fisher without rearrangement, tuned", {**DEEP, **DIAGONAL}),
-    Model("  magnitude, untuned", {**DEEP, **MAGNITUDE, **UNTUNED}),
+    Model("  as deep: Fisher, untuned", {**DEEP, **UNTUNED}),
+    Model("  as deep: Fisher without rearrangement, tuned", {**DEEP, **DIAGONAL}),
+    Model("  as deep: magnitude, untuned", {**DEEP, **MAGNITUDE, **UNTUNED}),
     Model("half of the products, jointly: Fisher, tuned", {"prune.flops": 0.5}),
     Model("half of the weights in factors: whitened, one budget", {"low_rank.rank": 0.5}),
     Model("  whitened, one share each", {"low_rank.rank": 0.5, "low_rank.allocation": "uniform"}),
@@ -57,21 +57,15 @@ RECOVERED = (
     Model("half of heads, 3/4 of neurons", DEEP, 1.0),
     Model("half of the weights in factors", {"low_rank.rank": 0.5}, 1.0),
 )
-#: Of these the fastest within a point on validation stands for all axes of weights.
+#: Of these the smallest that is good enough on validation stands for all axes of weights.
 CANDIDATES = (
     Model("4 blocks, 2/3 of heads, half of neurons", {"distill.layers": 4, **THIRD}, 2.0),
-    Model(
-        "4 blocks, half of heads, 3/8 of neurons",
-        {"distill.layers": 4, "prune.heads": 0.5, "prune.neurons": 0.375},
-        2.0,
-    ),
-    Model(
-        "3 blocks, 5/6 of heads, half of neurons",
-        {"distill.layers": 3, "prune.heads": 0.833, "prune.neurons": 0.5},
-        2.0,
-    ),
+    Model("4 blocks, half of heads, quarter of neurons", {"distill.layers": 4, **DEEP}, 2.0),
+    Model("3 blocks, half of heads, quarter of neurons", {"distill.layers": 3, **DEEP}, 2.0),
 )
 WITHIN = 1.0  # points
+#: Of that on validation, which chooses: the smallest of several that are inside is there by luck too.
+CHOSEN_WITHIN = 0.5
 
 
 def row(name: str, loss: Loss, ratios: dict[str, Any], size: float | None) -> tuple[str, ...]:
@@ -87,15 +81,17 @@ def speeds(lab: Lab, model: Model, seconds: float) -> dict[str, Any]:
     found = {}
     for batch in (1, 32):
         found[f"eager b{batch}"] = lab.ratio(model, ONNX, EAGER, batch, seconds)
+        if model == TEACHER:  # against itself there is nothing to see
+            continue
         found[f"onnx b{batch}"] = lab.ratio(model, ONNX, ONNX, batch, seconds)
         found[f"int8 b{batch}"] = lab.ratio(model, ONNX_INT8, ONNX_INT8, batch, seconds)
     return found
 
 
 def chosen(lab: Lab, pair: tuple[str, str]) -> tuple[Model, dict[str, Loss]]:
-    """The candidate with the fewest weights left that is within a point on validation; the best one if none is."""
+    """The smallest candidate that is inside `CHOSEN_WITHIN` on validation; the best one if none is."""
     losses = {model.name: lab.loss(model, pair, "validation") for model in CANDIDATES}
-    inside = [m for m in CANDIDATES if losses[m.name].points <= WITHIN]
+    inside = [m for m in CANDIDATES if losses[m.name].points <= CHOSEN_WITHIN]
     if not inside:
         return min(CANDIDATES, key=lambda m: losses[m.name].points), losses
     return min(inside, key=lambda m: lab.size_mb(m, EAGER)), losses
@@ -122,6 +118,11 @@ def promises(losses: dict[str, Loss], figures: dict[str, Any]) -> list[header.Pr
         header.Promise("all together: points lost", together["loss"].points, high=WITHIN),
         header.Promise("all together: times faster than the teacher in int8", together["over int8"][0], low=1.8),
         header.Promise("all together: times faster than eager fp32", together["over eager"][0], low=5.0),
+        header.Promise("stretch, weights alone: times faster", weights["ratio"][0], low=2.5, stretch=True),
+        header.Promise(
+            "stretch, all together: over the teacher in int8", together["over int8"][0], low=2.5, stretch=True
+        ),
+        header.Promise("stretch, all together: over eager fp32", together["over eager"][0], low=8.0, stretch=True),
         header.Promise("int8 alone: points lost", figures["int8"].points, high=0.5),
         header.Promise("statistics: seconds", figures["statistics_s"], high=60.0),
     ]
@@ -151,7 +152,8 @@ def main() -> int:
     best, on_validation = chosen(lab, ONNX)
     best_int8, on_validation_int8 = chosen(lab, ONNX_INT8)
     rows, speed = [], {}
-    for model in dict.fromkeys((TEACHER, best, best_int8)):
+    assert len({model.name for model in (*ONE_SHOT, *RECOVERED, *CANDIDATES)}) == len(ONE_SHOT + RECOVERED + CANDIDATES)
+    for model in {model.name: model for model in (TEACHER, best, best_int8)}.values():
         speed[model.name] = speeds(lab, model, arguments.seconds)
         rows.append(row(model.name, lab.loss(model, ONNX, "test"), speed[model.name], lab.size_mb(model, ONNX)))
         rows.append(row(f"{model.name}, int8", lab.loss(model, ONNX_INT8, "test"), {}, lab.size_mb(model, ONNX_INT8)))

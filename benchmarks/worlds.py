@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +145,10 @@ class Trace:
     rejected: int = 0
     audits: int = 0
     wrong: int = 0
+    looks: list[tuple[str, int]] = field(default_factory=list)  # digest and rung
+    study: optuna.Study | None = None
+    points: list[tuple[float, float]] = field(default_factory=list)  # (log ms, accuracy) of all that was measured
+    bounds: Bounds | None = None  # as they are in the end
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
@@ -167,10 +172,12 @@ def search(
     economy: Economy | None = None,
     trials: int = 100_000,
     folder: Path | None = None,
+    looks: int = 100_000,
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
-    `folder` keeps the study in a database, as a real search does; without it the study is in memory.
+    `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
+    in memory. After so many `looks` at lower rungs it is killed.
     """
     trace = Trace()
     known = Known(world)
@@ -186,6 +193,9 @@ def search(
             yield Outcome(-1, job.recipe, "rejected", job.rejected, rung=job.rung)
             return
         if job.share < 1:
+            if len(trace.looks) == looks:
+                raise KeyboardInterrupt
+            trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
             trained[0] += float(world.seconds[place]) * (job.share - (world.shares[job.rung - 1] if job.rung else 0.0))
             yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
@@ -212,9 +222,9 @@ def search(
     else:
         study = open_study(folder, "study", TARGETS, sampler_of, seed, {})
     asked = study.sampler
-    knobs = {name: world.space.knobs[name] for name in world.grid.values}
+    trace.bounds = Bounds(outlook, {name: world.space.knobs[name] for name in world.grid.values})
     forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
-    ladder = None if economy is None else Ladder(outlook, economy, Bounds(outlook, knobs), forecast)
+    ladder = None if economy is None else Ladder(outlook, economy, trace.bounds, forecast)
     proposer = Proposer(
         study,
         world.space,
@@ -228,8 +238,12 @@ def search(
         ladder,
     )
     began = time.monotonic()
-    explore(proposer, evaluate, Front(TARGETS), ())
+    trace.study = study
+    with suppress(KeyboardInterrupt):
+        explore(proposer, evaluate, Front(TARGETS), ())
     trace.asking_s = time.monotonic() - began
+    outlook.look(study)
+    trace.points = points
     return trace
 
 
@@ -292,4 +306,68 @@ def synthetic() -> World:
         0.5,
         np.stack([one_shot, quarter], axis=1),
         (0.0, 0.25),
+    )
+
+
+# --- the recorded world -----------------------------------------------------------------------------------------
+
+
+def recorded(path: Path) -> World:
+    """The largest whole grid of what `benchmarks/record.py` recorded in `path`.
+
+    Raises:
+        ValueError: not even the smallest is whole.
+    """
+    import record
+
+    first, *entries = record.lines(path)
+    pairs = tuple((runtime, width) for runtime, width in first["pairs"])
+    found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(pairs)}
+    whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in found for s in record.grid(n))]
+    if not whole:
+        raise ValueError(f"{path}: {len(found)} sets of weights, and the smallest grid has {len(record.grid(0))}")
+    chosen = record.grid(whole[-1])
+    predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
+    knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
+    knobs["bits.width"] = Knob("width", off="fp32", choices=tuple(dict.fromkeys(w for _, w in pairs)), help="")
+    knobs["runtime.name"] = Knob("name", off=pairs[0][0], choices=tuple(dict.fromkeys(r for r, _ in pairs)), help="")
+    space = Space(knobs, None, pairs)
+    grid = weights_grid(space)
+    order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
+    entries = [found[key] for _, key in order]
+    columns = [[tuple(m["pair"]) for m in entry["measured"]].index for entry in entries]
+
+    def table(name: str) -> np.ndarray:
+        picked = [
+            [e["measured"][where(pair)][name] for pair in pairs] for e, where in zip(entries, columns, strict=True)
+        ]
+        return np.array(picked, dtype=float)
+
+    rungs = [[float(e["rungs"].get(str(r), first["floor"])) for r in range(len(first["shares"]))] for e in entries]
+    return World(
+        "recorded",
+        space,
+        np.array([row for row, _ in order], dtype=np.int64),
+        table("accuracy"),
+        np.log(table("ms")),
+        np.array([predicted[key]["log_ms"] for _, key in order]),
+        float(np.median([predicted[key]["sd"] for _, key in order])),
+        np.array([float(e["seconds"].get("weights", 0.0)) for e in entries]),
+        float(first["floor"]),
+        np.array(rungs),
+        tuple(first["shares"]),
+    )
+
+
+def _key(settings: Params) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, float(value)) for name, value in settings.items()))
+
+
+def _knob(name: str, values: Sequence[float]) -> Knob:
+    """A knob over evenly spaced values; the highest is off."""
+    step = values[1] - values[0] if len(values) > 1 else None
+    whole = all(v.is_integer() for v in values) and max(values) > 1
+    low, high = (int(v) if whole else v for v in (values[0], values[-1]))
+    return Knob(
+        name, off=high, low=low, high=high, step=None if step is None else int(step) if whole else step, help=""
     )

@@ -153,6 +153,8 @@ class RunConfig:
             "data": {"digest": data, "max_length": self.data.max_length},
             **{name: _as_before(name, mapping[name]) for name in same},
             "validation_rows": self.measure.validation_rows,
+            # What a rung saw means something else after another share of the recovery.
+            **({} if self.economy.rungs == EconomyConfig().rungs else {"rungs": list(self.economy.rungs)}),
         }
 
 

@@ -62,6 +62,7 @@ def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
     aims = Aims(
         quality=next(t for t in setting.targets if t.objective == setting.metric),
         floor=setting.floor,
+        keep=setting.config.economy.keep,
         latest=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
         least=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
         most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,

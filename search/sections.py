@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from search.fields import Count, Fraction, Name, NonNegative, Positive, Rule
 
+Rungs = Annotated[
+    tuple[Fraction, ...],
+    Rule("rising, each below 1", lambda v: all(a < b for a, b in pairwise((*v, 1.0)))),
+]
 Tokens = Annotated[int, Rule("at least 4", lambda v: v >= 4)]
 
 
@@ -115,9 +120,10 @@ class MeasureConfig:
 class EconomyConfig:
     """What saves training: looks at candidates before they are recovered in full, and what is not trained for them."""
 
-    rungs: tuple[Fraction, ...] = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
+    rungs: Rungs = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
     halving: Annotated[int, Rule("at least 2", lambda v: v >= 2)] = 2  # one of so many goes on to the next rung
     rows: Count = 1024  # of the validation split, that lower rungs look at
+    keep: Fraction = 0.7  # of the metric above that of the most frequent class; what keeps less is not looked for
     reject: bool = True  # what cannot reach the front is not trained
     audit: Fraction = 0.1  # of those that would be rejected, how many are trained all the same
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from objectives.measurement import Measurement
 from search import compose, finalists
@@ -23,7 +23,7 @@ from search.front import LATENCY, LOSS, Front, Outcome
 from search.knowledge import TableKnowledge
 from search.known import Known
 from search.lock import study_lock
-from search.loop import explore
+from search.loop import Observer, explore
 from search.measurer import Measurer
 from search.proposing import informed, proposer_of
 from search.report import Study
@@ -31,6 +31,9 @@ from search.setting import Setting
 from search.view import View
 from spaces import build
 from spaces.recipe import digest_of
+
+if TYPE_CHECKING:
+    from search.propose import Proposer
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Clock:
     """The run's own time limit. `reserve_s` of it is kept for the finalists and the export."""
 
     def __init__(self, timeout: float | None) -> None:
-        self.began = time.monotonic()
+        self.began, self.timeout = time.monotonic(), timeout
         self.deadline = None if timeout is None else self.began + timeout
         self.reserve_s = 0.0
         self.interrupted = False
@@ -123,11 +126,6 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     tracker.sync(front)
     clock.reserve_s = finalists.seconds(config)
     learn = _learner(siblings)
-    latest = [front]
-
-    def remember(_: Outcome, now: Front) -> None:
-        latest[0] = now
-
     for outcome in front.outcomes:
         learn(outcome, front)
         if knowledge is not None:
@@ -136,25 +134,13 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     def forecast(_: Outcome, __: Front) -> None:
         view.forecast(proposer.gain)
 
-    observers = [remember, learn, tracker.observe, forecast, view.observe]
-    if knowledge is not None:
-        observers.insert(0, knowledge.observe)
-    stopped = ""
+    known = () if knowledge is None else (knowledge.observe,)
+    observers = (*known, learn, tracker.observe, forecast, view.observe)
     try:
-        try:
-            with clock.watching_ctrl_c():
-                explore(proposer, evaluate, front, observers)
-            if clock.interrupted:
-                stopped = "Ctrl-C"
-            elif proposer.left and not clock.left():
-                stopped = f"the time limit of {config.budget.timeout:g} s"
-        except OutOfTime:
-            stopped = f"the time limit of {config.budget.timeout:g} s"
-        except KeyboardInterrupt:
-            stopped = "Ctrl-C"
+        front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
             view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
-        result = finish(setting, evaluate, latest[0], view, clock, stopped)
+        result = finish(setting, evaluate, front, view, clock, stopped)
         tracker.finish(result.front, result.study, result.exports, "KILLED" if stopped == "Ctrl-C" else "FINISHED")
     except BaseException as error:
         with suppress(Exception):  # such as a full disk, of which the first error tells more
@@ -164,6 +150,28 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
+
+
+def _explored(
+    proposer: Proposer, evaluate: Evaluator, front: Front, observers: Sequence[Observer], clock: Clock
+) -> tuple[Front, str]:
+    """(the last front, what stopped the search early or "")."""
+    limit = "" if clock.timeout is None else f"the time limit of {clock.timeout:g} s"
+    latest = [front]
+
+    def remember(_: Outcome, now: Front) -> None:
+        latest[0] = now
+
+    try:
+        with clock.watching_ctrl_c():
+            explore(proposer, evaluate, front, (remember, *observers))
+    except OutOfTime:
+        return latest[0], limit
+    except KeyboardInterrupt:
+        return latest[0], "Ctrl-C"
+    if clock.interrupted:
+        return latest[0], "Ctrl-C"
+    return latest[0], limit if proposer.unfinished and not clock.left() else ""
 
 
 def knowledge_of(setting: Setting, measurer: Measurer, siblings: compose.Siblings) -> TableKnowledge | None:

@@ -16,14 +16,14 @@ from spaces.axis import Knob
 
 #: Standard errors between what is expected and what is held for possible.
 SURE = 2.0
-#: Weights seen on a rung and recovered in full, before that rung may reject.
-FEWEST = 5
+#: Weights recovered in full before what is learnt from them may reject others.
+FEWEST = 8
 #: Trained weights of more capacity may be beaten by this much, through luck of the training.
 LUCK = 3 * SEED_NOISE
 
 
 class Bounds:
-    """Upper bounds of quality, from lower rungs and from less compressed relatives, held against the front.
+    """Upper bounds of quality, from the model, lower rungs and less compressed relatives, held against the front.
 
     Args:
         knobs: those that determine weights, by name.
@@ -43,7 +43,7 @@ class Bounds:
         if not math.isfinite(bound) or self._gain(bound, 0.0, costs - SURE * error, 0.0) > 0:
             return ""
         fastest = math.exp(float(costs[reachable].min()))
-        return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms and more: the front is above that"
+        return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms: that adds nothing to the front"
 
     def expected(self, one: Weights) -> float:
         """Expected improvement of the front as it was measured, in log ms times quality."""
@@ -52,6 +52,9 @@ class Bounds:
     def at_most(self, one: Weights) -> float:
         """The best quality the weights may have; infinite where nothing is known."""
         bounds = []
+        if self._outlook.trained >= FEWEST:
+            mean, sd = self._outlook.quality(one)
+            bounds.append(mean + SURE * sd)
         if one.rungs:
             line = self._outlook.lines.get(max(one.rungs))
             if line is not None and line.count >= FEWEST:

@@ -1,9 +1,10 @@
 """Rungs: who goes on to a longer recovery, and who is rejected because nothing it can become reaches the front.
 
 Asynchronous successive halving over two objectives (Schmucker, Donini, Zafar, Salinas & Archambeau 2021, arXiv
-2106.12639, section 3): of all that were seen on a rung, ordered by layers of non-dominated points of latency and of
-what the rung saw, one in `halving` goes on, as soon as it is among them. Inside a layer the order is what the candidate
-is expected to add to the front.
+2106.12639, section 3): of the latest that were seen on a rung, ordered by layers of non-dominated points of latency and
+of what the rung saw, one in `halving` goes on, as soon as it is among them. With two objectives that trade off most
+candidates are in the first layer; inside a layer the order is what each was expected to add to the front when it was
+seen (theirs is an epsilon net, which knows no front).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Floats = NDArray[np.float64]
 
 #: A rung is used when half of what it can save is more than its own cost, in seconds, until one was timed.
 LOOK_S = 10.0
+#: So many that were seen on a rung before are the rivals of those that wait there.
+LATEST = 8
 #: At the end who waits is still trained if it is expected to add this share of the hypervolume.
 WORTH = 0.005
 
@@ -65,6 +68,7 @@ class Ladder:
     ) -> None:
         self._outlook, self._economy, self._bounds, self._forecast = outlook, economy, bounds, forecast
         self._looks: list[float] = []
+        self._gains: dict[tuple[tuple[int, ...], int], float] = {}  # by weights and rung
 
     @property
     def top(self) -> int:
@@ -110,12 +114,11 @@ class Ladder:
             return audited
         self._outlook.look(study)
         for rung in range(self.top - 1, -1, -1):
-            here = {digest: one for digest, one in waiting.items() if one.rung == rung}
-            seen = [one for one in self._outlook.known if rung in one.rungs] if here else []
-            allowed = math.ceil(len(seen) / self._economy.halving)
-            inside = [seen[i] for i in self._order(seen, rung)[:allowed]]
+            known = {d: self._outlook.of(one.settings) for d, one in waiting.items() if one.rung == rung}
+            here = {digest: one for digest, one in known.items() if one is not None}
+            allowed = self._allowed(rung, list(here.values())) if here else []
             for digest, one in here.items():
-                if any(self._outlook.of(one.settings) is good for good in inside):
+                if any(one is other for other in allowed):
                     return digest
         return None
 
@@ -152,8 +155,18 @@ class Ladder:
         cost = float(self._outlook.predicted(one)[self._outlook.pairs.index(pair)])
         return {self._outlook.target.objective: quality, LATENCY: math.exp(cost)}
 
-    def _order(self, seen: Sequence[Weights], rung: int) -> list[int]:
+    def _allowed(self, rung: int, waiting: Sequence[Weights]) -> list[Weights]:
+        """Of the latest that were seen on a rung those that go on, or went."""
+        rivals = [one for one in self._outlook.known if rung in one.rungs and one not in waiting]
+        seen = [*rivals[-LATEST:], *waiting]
         points = np.array([[float(np.min(self._outlook.costs(one)[0])), -one.rungs[rung]] for one in seen])
         layers = layers_of(points)
-        gains = [self._bounds.expected(one) for one in seen]
-        return sorted(range(len(seen)), key=lambda i: (layers[i], -gains[i]))
+        gains = [self._gain_of(one, rung, fresh=one in waiting) for one in seen]
+        order = sorted(range(len(seen)), key=lambda i: (layers[i], -gains[i]))
+        return [seen[i] for i in order[: math.ceil(len(seen) / self._economy.halving)]]
+
+    def _gain_of(self, one: Weights, rung: int, fresh: bool) -> float:
+        """What it was expected to add when it was seen, or is now if it still waits."""
+        if fresh or (one.row, rung) not in self._gains:
+            self._gains[one.row, rung] = self._bounds.expected(one)
+        return self._gains[one.row, rung]

@@ -48,22 +48,25 @@ class Knowledge(Protocol):
 class Aims:
     """What counts: the learnt target, where the hypervolume begins, and the limits.
 
-    floor: quality without a model (of the most frequent class). latest: log ms that a limit allows. least: quality that
-    a limit demands; most_lost: how much less than the uncompressed model's it allows.
+    floor: quality without a model (of the most frequent class). keep: of what the uncompressed model has above that,
+    the share that a candidate must keep to count. latest: log ms that a limit allows. least: quality that a limit
+    demands; most_lost: how much less than the uncompressed model's it allows.
     """
 
     quality: Target
     floor: float
+    keep: float = 0.0
     latest: float = np.inf
     least: float = -np.inf
     most_lost: float = np.inf
 
     def reference(self, baseline: Weights | None) -> tuple[float, float]:
-        """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit's, and the floor."""
+        """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit; and what is kept."""
         if baseline is None or not baseline.costs:
             return self.latest, self.floor
         eager = [cost for (runtime, width), cost in baseline.costs.items() if (runtime, width) == ("eager", "fp32")]
-        return min(self.latest, math.log(SLOWEST) + max(eager or baseline.costs.values())), self.floor
+        latest = min(self.latest, math.log(SLOWEST) + max(eager or baseline.costs.values()))
+        return latest, self.floor + self.keep * max(0.0, max(baseline.quality.values()) - self.floor)
 
     def bar(self, baseline: Weights | None) -> float:
         """Quality under which a candidate counts as nothing."""

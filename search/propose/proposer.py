@@ -70,6 +70,11 @@ class Proposer:
         return max(0, self._total - len(self._outcomes) - len(self._waiting))
 
     @property
+    def unfinished(self) -> bool:
+        """Whether trials are left to begin, or to be taken to their end."""
+        return bool(self.left or self._waiting)
+
+    @property
     def gain(self) -> float | None:
         """What the next trial is expected to add, as a share of the hypervolume; None where nobody knows."""
         return self._decisions.gain

@@ -28,7 +28,7 @@ NAMES = Names(
     },
     tasks=("classification",),
     metrics=("accuracy", "f1", "matthews"),
-    samplers=("tpe", "nsga2", "gp", "random"),
+    samplers=("known-latency", "tpe", "nsga2", "gp", "random"),
     objectives=("latency_p50_ms", "size_mb", "params"),
 )
 MINIMAL: dict[str, Any] = {
@@ -63,7 +63,7 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 def test_three_keys_are_enough_and_the_file_names_the_study(folder: Path) -> None:
     config = load(write(folder, MINIMAL), [], NAMES)
-    assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "tpe")
+    assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "known-latency")
     assert config.model.name == str(folder / "model")
     assert config.data.train == str(folder / "train.csv")
 
@@ -190,6 +190,11 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(workload={"length": "long"}), r'workload.length: .* or "data", got "long"'),
     (changed(task="clasification"), r'unknown task "clasification"; did you mean "classification"\?'),
     (changed(metric="acuracy"), r'unknown metric "acuracy"; did you mean "accuracy"\?'),
+    (
+        changed(economy={"rungs": [0.5, 0.25]}),
+        r"economy.rungs: must be a list.*, rising, each below 1, got \[0.5, 0.25\]",
+    ),
+    (changed(economy={"rungs": [1.0]}), r"economy.rungs: must be a list.*, rising, each below 1"),
     (changed(sampler="tpee"), r'unknown sampler "tpee"; did you mean "tpe"\?'),
     (changed(objectives=["metric", "latency_ms"]), r'unknown objective .*; did you mean "latency_p50_ms"\?'),
     (changed(objectives=["metric", "accuracy"]), r"objectives: must be at least two different ones"),

@@ -1,0 +1,138 @@
+"""Record what many sets of weights really give, so that samplers can be compared without training any.
+
+    python benchmarks/record.py FILE                 go on with the recording in FILE until it is complete (hours)
+    python benchmarks/record.py FILE --minutes 40    for about so long
+    python benchmarks/record.py FILE --quick         five minutes
+
+For benchmarks/search_efficiency.py. The embedded default's model, data and recovery. 192 sets of weights (depth, width,
+heads, neurons, rank), each under every pair of runtime and width that is here, in the order of three grids, each of
+which contains the one before: 48, 96, 192. A grid that is whole is used; what is beyond it waits. Every set of weights
+is one line of JSON, written when all its pairs are measured: a recording that was stopped goes on. The predictions
+beside it are those of a table of latencies that was filled with untrained copies alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import header
+from lab import Lab, NoLimit
+
+from search.evaluate import Evaluator
+from search.front import LATENCY, Outcome
+from search.known import Known
+from search.loop import Job
+from search.setting import Setting
+from search.space import siblings
+from spaces.axis import Value
+
+#: (values, how many grids begin with it): the first grid has full rank and full width alone.
+LAYERS, HEADS, NEURONS = (2, 4, 6), (0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 0.75, 1.0)
+GRIDS: tuple[dict[str, tuple[float, ...]], ...] = (
+    {"low_rank.rank": (1.0,), "distill.width": (1.0,)},
+    {"low_rank.rank": (0.5, 1.0), "distill.width": (1.0,)},
+    {"low_rank.rank": (0.5, 1.0), "distill.width": (0.75, 1.0)},
+)
+SPACE = (
+    "space={distill: {layers: [2, 6], width: [0.75, 1.0]}, prune: {heads: [0.25, 1.0], neurons: [0.25, 1.0]}, "
+    "low_rank: {rank: [0.5, 1.0]}, bits: {width: [fp32, int8, int8-static]}, runtime: {name: [eager, onnx, openvino]}}"
+)
+PROBES = 12
+
+
+def grid(number: int) -> list[dict[str, Value]]:
+    """Settings of all weights of a grid."""
+    axes: dict[str, tuple[Any, ...]] = {
+        "distill.layers": LAYERS,
+        "prune.heads": HEADS,
+        "prune.neurons": NEURONS,
+        **GRIDS[number],
+    }
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def order() -> Iterator[dict[str, Value]]:
+    """The uncompressed model, then grid by grid."""
+    seen: list[dict[str, Value]] = []
+    off: dict[str, Value] = {"distill.layers": 6, "prune.heads": 1.0, "prune.neurons": 1.0}
+    off |= {"low_rank.rank": 1.0, "distill.width": 1.0}
+    for settings in (off, *(s for number in range(len(GRIDS)) for s in grid(number))):
+        if settings not in seen:
+            seen.append(settings)
+            yield settings
+
+
+def line_of(settings: dict[str, Value], outcomes: list[Outcome]) -> dict[str, Any]:
+    """One set of weights as it is kept."""
+    measured = [
+        {
+            "pair": [o.recipe.runtime.name, str(o.recipe.params.get("bits.width", "fp32"))],
+            "accuracy": o.value("accuracy"),
+            "ms": o.value(LATENCY),
+            "noisy": o.noise,
+        }
+        for o in outcomes
+        if o.status == "complete"
+    ]
+    first = outcomes[0]
+    return {"settings": settings, "measured": measured, "rungs": dict(first.rungs), "seconds": dict(first.seconds)}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def write_header(path: Path, setting: Setting, known: Known, about: dict[str, Any]) -> None:
+    """The first line: hardware, pairs, and what the table predicts of every set of weights."""
+    pairs = [list(pair) for pair in setting.space.pairs]
+    predicted = []
+    for settings in order():
+        pool = [{**settings, "runtime.name": r, "bits.width": w} for r, w in setting.space.pairs]
+        log_ms, sd = known.predict(pool)
+        predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
+    shares = list(setting.config.economy.rungs)
+    first = {"hardware": about, "pairs": pairs, "floor": setting.floor, "shares": shares, "predicted": predicted}
+    path.write_text(json.dumps(first, default=str) + "\n")
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
+    parser.add_argument("--minutes", type=float, help="begin no set of weights after so long")
+    arguments = parser.parse_args()
+    minutes = 5.0 if arguments.quick else arguments.minutes
+    until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    about = header.hardware()
+    print(header.heading(about), flush=True)
+    lab = Lab(arguments.mlruns.absolute(), [0], 1.0, [SPACE, "economy.rungs=[0.0, 0.25]"])
+    setting = lab.setting(0)
+    evaluate = Evaluator(setting, lambda stage, done: None, NoLimit())
+    if not arguments.file.exists():
+        known = Known(setting, evaluate.measurer)
+        known.fill(1e9, setting.space.pairs, most=PROBES)
+        write_header(arguments.file, setting, known, about)
+    done = [entry["settings"] for entry in lines(arguments.file)[1:]]
+    for settings in order():
+        if settings in done or time.monotonic() > until:
+            continue
+        began = time.monotonic()
+        first = {**setting.space.off, **settings, "runtime.name": "eager", "bits.width": "fp32"}
+        recipe = setting.recipe(first)
+        outcomes = list(evaluate(Job(recipe, siblings(recipe, setting.space.pairs), baseline=not recipe.compressed)))
+        with arguments.file.open("a") as file:
+            file.write(json.dumps(line_of(settings, outcomes)) + "\n")
+        done.append(settings)
+        print(f"{len(done)} of {len(list(order()))}: {settings} {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{len(done)} of {len(list(order()))} sets of weights are recorded in {arguments.file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""How much of the exhaustive front each sampler reaches, and for how many trainings; and what asking costs.
+
+    python benchmarks/search_efficiency.py                 ten seeds on the synthetic world; overhead to 1,000 trials
+    python benchmarks/search_efficiency.py --quick         three seeds, thirty sets of weights, overhead to 100 trials
+    python benchmarks/search_efficiency.py --recorded FILE the world recorded by benchmarks/record.py as well
+    python benchmarks/search_efficiency.py --check         exit 1 where a promised figure is missed
+
+Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
+and width. known-latency sees predicted latencies with the table's error, never the truth. Regret is 1 - hypervolume /
+that of the exhaustive front, from log latency and accuracy, up to 1.1 times the latency of the uncompressed model as it
+came and the accuracy of the most frequent class. Medians and quartiles over seeds.
+
+Then, with known-latency: rungs and rejection, each alone and both, by the seconds of training that a front costs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import header
+import numpy as np
+import worlds
+
+from search.propose import Economy
+
+SAMPLERS = ("known-latency", "gp", "tpe", "nsga2", "random")
+REACHED = 0.95
+SHARES = (0.0, 0.25, 1.0)
+ECONOMIES: dict[str, Economy | None] = {
+    "everybody in full": None,
+    "rungs": Economy(SHARES, reject=False),
+    "rejection": Economy((1.0,), reject=True),
+    "rungs and rejection": Economy(SHARES, reject=True),
+}
+
+
+def world_of(path: Path | None) -> worlds.World:
+    return worlds.synthetic() if path is None else worlds.recorded(path)
+
+
+def trace(path: Path | None, weights: int, job: tuple[str, str, int]) -> worlds.Trace:
+    """One search; `job` is (sampler, economy, seed)."""
+    sampler, economy, seed = job
+    return worlds.search(world_of(path), sampler, seed, weights, ECONOMIES[economy])
+
+
+def quartiles(values: Sequence[float], form: str = "{:.3f}") -> str:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
+
+
+def regrets(traces: Sequence[worlds.Trace], best: float, count: int) -> list[float]:
+    return [1 - t.hypervolume[min(count, len(t.hypervolume) - 1)] / best for t in traces]
+
+
+def needed(trace_: worlds.Trace, wanted: float) -> float:
+    """Sets of weights until the hypervolume is `wanted`; infinite if it never is. The first entry is the baseline."""
+    reached = [i for i, value in enumerate(trace_.hypervolume) if value >= wanted]
+    return float(reached[0]) if reached else float("inf")
+
+
+def samplers(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """The table of samplers on one world."""
+    best = world_of(path).exhaustive
+    jobs = [(sampler, "everybody in full", seed) for sampler in SAMPLERS for seed in range(seeds)]
+    found = list(pool.map(partial(trace, path, weights), jobs))
+    made: dict[str, Any] = {}
+    for sampler in SAMPLERS:
+        mine = [t for (name, _, _), t in zip(jobs, found, strict=True) if name == sampler]
+        made[sampler] = {
+            **{f"regret at {n}": regrets(mine, best, n) for n in sorted({10, 25, weights}) if n <= weights},
+            "weights to 95 %": [needed(t, REACHED * best) for t in mine],
+            "asking_s": [t.asking_s / t.weights for t in mine],
+        }
+    return made
+
+
+def show(made: dict[str, Any], weights: int) -> None:
+    names = [name for name in next(iter(made.values())) if name.startswith("regret")]
+    rows = []
+    for sampler, found in made.items():
+        few = np.median(found["weights to 95 %"])
+        reached = "never" if np.isinf(few) else f"{few:.0f}"
+        cells = [quartiles(found[name]) for name in names]
+        rows.append((sampler, *cells, reached, f"{1e3 * float(np.median(found['asking_s'])):.0f}"))
+    print(header.table(("sampler", *names, f"weights to 95 % (of {weights})", "ms a set of weights"), rows), flush=True)
+
+
+def economies(seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Seconds of training until known-latency has 95 % of the best that anybody reached, by what is saved."""
+    jobs = [("known-latency", name, seed) for name in ECONOMIES for seed in range(seeds)]
+    found = list(pool.map(partial(trace, None, weights), jobs))
+    made: dict[str, Any] = {}
+    for seed in range(seeds):
+        mine = {name: t for (_, name, s), t in zip(jobs, found, strict=True) if s == seed}
+        goal = REACHED * mine["everybody in full"].hypervolume[-1]
+        for name, t in mine.items():
+            spent = [s for h, s in zip(t.hypervolume, t.trained_s, strict=True) if h >= goal]
+            entry = made.setdefault(name, {"seconds": [], "rejected": [], "hypervolume": []})
+            entry["seconds"].append(spent[0] if spent else float("inf"))
+            entry["rejected"].append(t.rejected)
+            entry["hypervolume"].append(t.hypervolume[-1] / world_of(None).exhaustive)
+    return made
+
+
+def overhead(trials: Sequence[int]) -> dict[int, float]:
+    """Milliseconds a trial of ask, tell and storage in a database, over all of a search of so many trials."""
+    world, made = worlds.synthetic(), {}
+    for count in trials:
+        with tempfile.TemporaryDirectory() as folder:
+            run = worlds.search(world, "known-latency", 0, 10**6, trials=count, folder=Path(folder))
+        made[count] = 1e3 * run.asking_s / count
+    return made
+
+
+def promises(made: dict[str, Any], weights: int, asked: dict[int, float]) -> list[header.Promise]:
+    regret = {name: float(np.median(found[f"regret at {weights}"])) for name, found in made.items()}
+    reached = {name: float(np.median(found["weights to 95 %"])) for name, found in made.items()}
+    others = [name for name in regret if name != "known-latency"]
+    kept = [header.Promise("regret over GPSampler's", regret["known-latency"] / regret["gp"], high=0.5)]
+    kept += [
+        header.Promise(f"regret over that of {name}", regret["known-latency"] / regret[name], high=1.0)
+        for name in others
+        if name != "gp"
+    ]
+    share = reached["known-latency"] / reached["gp"] if np.isfinite(reached["gp"]) else 0.0
+    kept.append(header.Promise("weights to 95 % over GPSampler's", share, high=0.5))
+    limits = {100: 150.0, 1000: 300.0}
+    kept += [
+        header.Promise(f"ask, tell and storage at {count} trials: ms", asked[count], high=limits[count])
+        for count in asked
+        if count in limits
+    ]
+    return kept
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--seeds", type=int, help="default: 10; with --quick 3")
+    parser.add_argument("--weights", type=int, help="sets of weights a search trains (default: 50; with --quick 30)")
+    parser.add_argument("--recorded", type=Path, metavar="FILE", help="what benchmarks/record.py wrote")
+    parser.add_argument("--processes", type=int, default=2, help="searches at once (default: 2)")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds or (3 if arguments.quick else 10)
+    weights = arguments.weights or (30 if arguments.quick else 50)
+    about = header.hardware()
+    print(f"{header.heading(about)}\n{seeds} seeds, {weights} sets of weights\n", flush=True)
+    kept: dict[str, Any] = {}
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        places = [("synthetic", None)] + ([("recorded", arguments.recorded)] if arguments.recorded else [])
+        for name, path in places:
+            world = world_of(path)
+            count = min(weights, len(world.rows) - 1)
+            size = f"{len(world.rows):,} sets of weights under {len(world.pairs)} pairs"
+            print(f"{name}: {size}, hypervolume {world.exhaustive:.4f}", flush=True)
+            kept[name] = samplers(path, seeds, count, pool)
+            show(kept[name], count)
+        kept["economies"] = economies(seeds, weights, pool)
+    print("\nseconds of training until 95 % of what everybody in full reaches (known-latency)")
+    rows = [
+        (n, quartiles(f["seconds"], "{:.0f}"), quartiles(f["hypervolume"]), f"{np.median(f['rejected']):.0f}")
+        for n, f in kept["economies"].items()
+    ]
+    print(header.table(("what is saved", "seconds", "hypervolume in the end", "rejected"), rows))
+    kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
+    print("\nms a trial of ask, tell and storage (SQLite), over a search of so many trials")
+    print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in kept["overhead"].items()]))
+    return header.finish(arguments, about, kept, promises(kept["synthetic"], weights, kept["overhead"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
