@@ -126,7 +126,7 @@ class LowRankFactors:
     whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
     `embeddings` factors the table of token embeddings: a matter of size, since a row is looked up, not multiplied.
     where: faster keeps whole what two factors would not make faster by `costs`, which a recipe carries as one more
-    setting (`spaces.products.Costs.text`): so its plan is the same wherever it is made, whatever that machine would say.
+    setting (`spaces.products.Costs.text`): so its plan is the same wherever it is made, whatever that machine says.
     """
 
     name = "low_rank"
