@@ -130,7 +130,7 @@ def promises(made: dict[str, Any], weights: int, asked: dict[int, float]) -> lis
         if name != "gp"
     ]
     ours, theirs = reached["known-latency"], reached["gp"]
-    # Where GPSampler never gets there, getting there at all is less than half of it; where nobody does, nothing is shown.
+    # Where GPSampler never gets there, getting there at all is less than half; where nobody does, nothing is shown.
     share = ours / theirs if np.isfinite(theirs) else 0.0 if np.isfinite(ours) else float("inf")
     kept.append(header.Promise("weights to 95 % over GPSampler's", share, high=0.5))
     limits = {100: 150.0, 1000: 300.0}
