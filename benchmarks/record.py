@@ -2,6 +2,7 @@
 
     python benchmarks/record.py FILE                 go on with the recording in FILE until it is complete (hours)
     python benchmarks/record.py FILE --minutes 40    for about so long
+    python benchmarks/record.py FILE --train 48      only train so many of them, for a machine that is not idle
     python benchmarks/record.py FILE --quick         five minutes
 
 For benchmarks/search_efficiency.py. The embedded default's model, data and recovery. 192 sets of weights (depth, width,
@@ -31,6 +32,7 @@ from search.loop import Job
 from search.setting import Setting
 from search.space import siblings
 from spaces.axis import Value
+from spaces.recipe import Recipe
 
 #: (values, how many grids begin with it): the first grid has full rank and full width alone.
 LAYERS, HEADS, NEURONS = (2, 4, 6), (0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 0.75, 1.0)
@@ -101,11 +103,26 @@ def write_header(path: Path, setting: Setting, known: Known, about: dict[str, An
     path.write_text(json.dumps(first, default=str) + "\n")
 
 
+def recipe_of(setting: Setting, settings: dict[str, Value]) -> Recipe:
+    return setting.recipe({**setting.space.off, **settings, "runtime.name": "eager", "bits.width": "fp32"})
+
+
+def train(evaluate: Evaluator, setting: Setting, count: int, until: float) -> None:
+    """Weights are kept in the store by recipe, so that what is left wants an idle machine for its timings alone."""
+    for number, settings in enumerate(itertools.islice(order(), count)):
+        if time.monotonic() > until:
+            break
+        began = time.monotonic()
+        evaluate.weights(recipe_of(setting, settings))
+        print(f"trained {number + 1} of {count}: {settings} {time.monotonic() - began:.0f} s", flush=True)
+
+
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("file", type=Path)
     parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
     parser.add_argument("--minutes", type=float, help="begin no set of weights after so long")
+    parser.add_argument("--train", type=int, metavar="COUNT", help="train the first COUNT, and measure nothing")
     arguments = parser.parse_args()
     minutes = 5.0 if arguments.quick else arguments.minutes
     until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
@@ -114,6 +131,9 @@ def main() -> int:
     lab = Lab(arguments.mlruns.absolute(), [0], 1.0, [SPACE, "economy.rungs=[0.0, 0.25]"])
     setting = lab.setting(0)
     evaluate = Evaluator(setting, lambda stage, done: None, NoLimit())
+    if arguments.train is not None:
+        train(evaluate, setting, arguments.train, until)
+        return 0
     if not arguments.file.exists():
         known = Known(setting, evaluate.measurer)
         known.fill(1e9, setting.space.pairs, most=PROBES)
@@ -123,8 +143,7 @@ def main() -> int:
         if settings in done or time.monotonic() > until:
             continue
         began = time.monotonic()
-        first = {**setting.space.off, **settings, "runtime.name": "eager", "bits.width": "fp32"}
-        recipe = setting.recipe(first)
+        recipe = recipe_of(setting, settings)
         outcomes = list(evaluate(Job(recipe, siblings(recipe, setting.space.pairs), baseline=not recipe.compressed)))
         with arguments.file.open("a") as file:
             file.write(json.dumps(line_of(settings, outcomes)) + "\n")

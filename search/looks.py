@@ -27,29 +27,43 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Looks:
-    """What was seen: the metric by the share of the recovery that was done, and the seconds of training until there."""
+    """What was seen: the metric by the share of the recovery that was done, and the seconds of training until there.
+
+    What `of` says, the metric and the rows, is equal for looks that may be compared.
+    """
 
     quality: dict[float, float] = field(default_factory=dict)
     trained_s: float = 0.0
+    of: str = ""
 
     def write(self, path: Path) -> None:
         seen = [{"share": share, "quality": value} for share, value in self.quality.items()]
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"looks": seen, "trained_s": self.trained_s}))
+        partial.write_text(json.dumps({"of": self.of, "looks": seen, "trained_s": self.trained_s}))
         partial.replace(path)
 
     @classmethod
-    def read(cls, path: Path) -> Looks:
-        """What was written; nothing for weights that nobody looked at, or where it is damaged."""
+    def read(cls, path: Path, of: str) -> Looks:
+        """What was written; nothing for weights that nobody looked at, or where it is damaged.
+
+        Of looks at something else than `of` (another search's metric or rows) only the seconds are left.
+        """
         try:
             data = json.loads(path.read_text())
-            return cls({float(s["share"]): float(s["quality"]) for s in data["looks"]}, float(data["trained_s"]))
+            same = data["of"] == of
+            seen = {float(s["share"]): float(s["quality"]) for s in data["looks"] if same}
+            return cls(seen, float(data["trained_s"]), of)
         except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+            return cls(of=of)
 
     def by_rung(self, shares: Sequence[float]) -> dict[int, float]:
         """The metric by the number of the rung that looks after each of `shares`."""
         return {rung: self.quality[share] for rung, share in enumerate(shares) if share in self.quality}
+
+
+def looked_at(config: RunConfig) -> str:
+    """What this search looks at; looks of two searches agree where this does."""
+    return f"{config.metric} on {config.economy.rows} validation rows, seed {config.seed}"
 
 
 def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], device: str) -> float:
@@ -71,7 +85,7 @@ def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], 
 
 
 def recover_with_looks(
-    shares: Sequence[float], look_now: Callable[[], float], train_to: Callable[[float], None], notes: Path
+    shares: Sequence[float], look_now: Callable[[], float], train_to: Callable[[float], None], notes: Path, of: str
 ) -> Looks:
     """Train to each of `shares` in turn and look there, but after the whole: that is measured otherwise.
 
@@ -79,8 +93,9 @@ def recover_with_looks(
         shares: of the recovery, rising.
         train_to: goes on with the recovery until that share of it.
         notes: what was seen is kept in this file, so that a training that goes on passes no look again.
+        of: what is looked at (`looked_at`).
     """
-    known = Looks.read(notes)
+    known = Looks.read(notes, of)
     seen, trained = dict(known.quality), known.trained_s
     for share in shares:
         if share in seen:
@@ -91,5 +106,5 @@ def recover_with_looks(
             trained += time.monotonic() - began
         if share < 1:
             seen[share] = look_now()
-            Looks(seen, trained).write(notes)
-    return Looks(seen, trained)
+            Looks(seen, trained, of).write(notes)
+    return Looks(seen, trained, of)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from search import isolate, stages
-from search.looks import FILE, Looks
+from search.looks import FILE, Looks, looked_at
 from search.measurer import Progress
 from search.setting import Setting, cores
 from spaces.recipe import Recipe
@@ -22,6 +22,7 @@ class Maker:
 
     def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float]) -> None:
         self._setting, self._progress, self._limit_s = setting, progress, limit_s
+        self._of = looked_at(setting.config)
         self._trained: dict[str, float] = {}  # seconds of recovery so far, by digest of the weights
 
     @property
@@ -38,24 +39,17 @@ class Maker:
 
     def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
         """(what is seen of the weights when `share` of their recovery is done, seconds beside the training)."""
-        config = self._setting.config
         began = time.monotonic()
         shares = tuple(s for s in self.shares if s <= share)
-        key = {
-            "weights": recipe.weights_digest,
-            "shares": list(shares),
-            "rows": config.economy.rows,
-            "metric": config.metric,
-            "seed": config.seed,
-        }
+        key = {"weights": recipe.weights_digest, "shares": list(shares), "of": self._of}
         before = self._trained.get(recipe.weights_digest, 0.0)
-        seen = Looks.read(self._made("looks", recipe, shares, key) / FILE)
+        seen = Looks.read(self._made("looks", recipe, shares, key) / FILE, self._of)
         self._trained[recipe.weights_digest] = seen.trained_s
         return seen, max(0.0, time.monotonic() - began - max(0.0, seen.trained_s - before))
 
     def seen(self, folder: Path) -> Looks:
         """What was seen of weights on their way."""
-        return Looks.read(folder / FILE)
+        return Looks.read(folder / FILE, self._of)
 
     def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: dict[str, object]) -> Path:
         setting = self._setting

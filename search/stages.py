@@ -20,7 +20,7 @@ from search.config import RunConfig
 from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
 from search.errors import UserError
 from search.looks import FILE as LOOKS
-from search.looks import look, recover_with_looks
+from search.looks import look, looked_at, recover_with_looks
 from search.model_folder import model_folder
 from search.tasks import task_named
 from search.tasks.text import tokenizer
@@ -200,6 +200,7 @@ def make_weights(
             partial(look, model, config, data, base.inputs, device),
             partial(recovery.train, model),
             scratch.with_suffix(".looks"),
+            looked_at(config),
         )
         seen.write(folder / LOOKS)
         if shares[-1] < 1:

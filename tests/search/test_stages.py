@@ -14,7 +14,7 @@ import pytest
 
 from search import compose, stages, teaching
 from search.config import RunConfig, load
-from search.looks import Looks, recover_with_looks
+from search.looks import Looks, looked_at, recover_with_looks
 from spaces import checkpoints
 from spaces.recipe import Step
 
@@ -114,13 +114,21 @@ def test_looks_on_the_way_change_no_weight_and_are_not_made_again(made: Made, tm
     made.weights(tmp_path / "first", tmp_path / "two", (0.0,))
     again = Counting("recovery")
     assert made.weights(tmp_path / "whole", tmp_path / "two", (0.0, 0.5, 1.0), again) == straight
-    seen = Looks.read(tmp_path / "whole" / "looks.json")
+    of = looked_at(made.config)
+    seen = Looks.read(tmp_path / "whole" / "looks.json", of)
     assert set(seen.quality) == {0.0, 0.5} and seen.trained_s > 0
-    assert seen.quality[0.0] == Looks.read(tmp_path / "first" / "looks.json").quality[0.0]
+    assert seen.quality[0.0] == Looks.read(tmp_path / "first" / "looks.json", of).quality[0.0]
+    assert Looks.read(tmp_path / "whole" / "looks.json", "f1 on 8 rows") == Looks({}, seen.trained_s, "f1 on 8 rows")
+
+
+def test_looks_at_another_metric_are_made_again(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.looks"
+    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes, "accuracy") == Looks({0.0: 0.7}, 0.0, "accuracy")
+    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes, "f1") == Looks({0.0: 0.9}, 0.0, "f1")
 
 
 def test_damaged_notes_are_made_again(tmp_path: Path) -> None:
     notes = tmp_path / "notes.looks"
     notes.write_text("{")
-    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes) == Looks({0.0: 0.7})
-    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes) == Looks({0.0: 0.7})
+    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes, "") == Looks({0.0: 0.7})
+    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes, "") == Looks({0.0: 0.7})
