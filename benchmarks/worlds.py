@@ -133,6 +133,8 @@ class Known:
     def seconds(self, pool: Sequence[Params]) -> np.ndarray:
         return np.ones(len(pool))
 
+    made: tuple[Params, ...] = ()
+
 
 @dataclass
 class Trace:
@@ -184,7 +186,13 @@ def search(
     aims = Aims(TARGETS[0], world.floor)
     outlook = Outlook(Record(world.grid, world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []
-    trained = [0.0]
+    paid: dict[int, float] = {}  # of the recovery, by weights
+
+    def train(place: int, share: float) -> None:
+        paid[place] = max(share, paid.get(place, 0.0))
+
+    def trained() -> float:
+        return sum(share * float(world.seconds[place]) for place, share in paid.items())
 
     def evaluate(job: Job) -> Iterator[Outcome]:
         place = world.place(job.recipe.params)
@@ -197,12 +205,12 @@ def search(
                 raise KeyboardInterrupt
             trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
-            trained[0] += float(world.seconds[place]) * (job.share - (world.shares[job.rung - 1] if job.rung else 0.0))
+            train(place, job.share)
             yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
             return
         if not job.baseline:
             trace.weights += 1
-            trained[0] += float(world.seconds[place])
+            train(place, 1.0)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
             points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
@@ -212,7 +220,7 @@ def search(
             trace.audits += 1
             trace.wrong += Staircase.of(points, world.reference).area > before
         trace.hypervolume.append(Staircase.of(points, world.reference).area)
-        trace.trained_s.append(trained[0])
+        trace.trained_s.append(trained())
 
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, outlook)

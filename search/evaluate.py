@@ -15,7 +15,7 @@ from objectives import objective_named
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from search.errors import disk_is_full
-from search.front import LATENCY, Outcome, Status
+from search.front import LATENCY, Front, Outcome, Status
 from search.limits import broken
 from search.loop import Job
 from search.making import Maker
@@ -44,7 +44,7 @@ class Evaluator:
         self._setting, self._progress, self._clock = setting, progress, clock
         self._watch = Stopwatch()
         self.measurer = Measurer(setting, progress, self._limit_s, self._watch)
-        self._maker = Maker(setting, progress, self._limit_s)
+        self.maker = Maker(setting, progress, self._limit_s)
         self._fast_enough: set[str] = set()  # recipes whose latency was seen to keep the limit
         self.finishing = False  # the finalists' turn: the search's own deadline is over
 
@@ -54,10 +54,10 @@ class Evaluator:
             yield self._outcome(job, job.recipe, "rejected", job.rejected)
             return
         recipes = (job.recipe, *job.siblings)
-        refused = self._too_slow(job, recipes) if job.recipe.recover else {}
         if job.share < 1:
-            yield refused.get(job.recipe.digest) or self._looked_at(job)
+            yield self._looked_at(job)
             return
+        refused = self._too_slow(job, recipes) if job.recipe.recover else {}
         left = [r for r in recipes if r.digest not in refused]
         folder: Path | None = None
         failure: tuple[Status, str] | None = None
@@ -66,7 +66,7 @@ class Evaluator:
                 with self._watch.timed("weights"):
                     folder = self.weights(job.recipe)
                 if job.recipe.recover:  # lower rungs have trained a part of it
-                    trained = self._maker.seen(folder).trained_s
+                    trained = self.maker.seen(folder).trained_s
                     self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])
             except Exception as error:
                 failure = self._status_of(error)
@@ -82,16 +82,21 @@ class Evaluator:
 
     def weights(self, recipe: Recipe) -> Path:
         """The folder of the recipe's weights: the teacher's own, or made and stored."""
-        return self._maker.weights(recipe)
+        return self.maker.weights(recipe)
+
+    def observe(self, outcome: Outcome, front: Front) -> None:
+        """Keep nothing of a training that was given up; an observer."""
+        if outcome.status not in ("complete", "paused") and outcome.recipe.recover:
+            self.maker.forget(outcome.recipe)
 
     def _looked_at(self, job: Job) -> Outcome:
         """A candidate on a lower rung: paused, with what was seen."""
         try:
-            seen, beside = self._maker.look(job.recipe, job.share)
+            seen, beside = self.maker.look(job.recipe, job.share)
         except Exception as error:
             return self._outcome(job, job.recipe, *self._status_of(error))
         self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
-        rungs = seen.by_rung(self._maker.shares)
+        rungs = seen.by_rung(self.maker.shares)
         reached = quantity(rungs[job.rung], "fraction")
         reason = f"{self._setting.metric} {reached} after {job.share:.0%} of its recovery"
         return replace(self._outcome(job, job.recipe, "paused", reason), rungs=rungs)
@@ -104,7 +109,7 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, recipe, *self._status_of(error))
         made = self._outcome(job, recipe, "complete", "")
-        rungs = self._maker.seen(folder).by_rung(self._maker.shares)
+        rungs = self.maker.seen(folder).by_rung(self.maker.shares)
         made = replace(made, measurements=found, folder=str(folder), rungs=rungs)
         return replace(made, limits_broken=broken(self._setting, made))
 

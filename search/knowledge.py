@@ -14,6 +14,7 @@ from search.front import Front, Outcome
 from search.known import Known, pair_of
 from search.setting import Setting
 from search.space import RUNTIME, WIDTH, Pair, Params
+from spaces.axis import Value
 
 #: A limit forbids what is predicted this many standard errors above it.
 SURE = 3.0
@@ -24,8 +25,10 @@ SLACK = 1.1
 class TableKnowledge:
     """The table of latencies, and the costs of trials, as `search.propose.Knowledge`."""
 
-    def __init__(self, setting: Setting, known: Known, siblings: Siblings) -> None:
-        self._known, self._siblings = known, siblings
+    def __init__(self, setting: Setting, known: Known, siblings: Siblings, made: Sequence[Params] = ()) -> None:
+        self._known, self._siblings, self.made = known, siblings, made
+        self._space = setting.space
+        self._made = {self._plain(settings) for settings in made}
         wanted = setting.config.limits
         self._latest = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
         self._largest = math.inf if wanted.max_size_mb is None else wanted.max_size_mb
@@ -50,28 +53,40 @@ class TableKnowledge:
         return self._predicted(pool, self._known.shapes(pool))[0]
 
     def seconds(self, pool: Sequence[Params]) -> Array:
-        """Training grows with the work of a call, measuring does not; both from the trials so far."""
+        """Training grows with the work of a call, measuring does not; both from the trials so far.
+
+        What was trained before, for another search, costs no training.
+        """
         if len(self._spent) < 2:
             return np.ones(len(pool))
         work, training, measuring = np.array(self._spent).T
         terms = np.stack([np.ones(len(work)), work], axis=1)
         fixed, slope = nnls(terms, training)[0]
-        made: Array = fixed + slope * self._work(self._known.shapes(pool)) / self._whole + float(np.median(measuring))
+        trained = fixed + slope * self._work(self._known.shapes(pool)) / self._whole
+        if self._made:
+            trained *= np.array([self._plain(settings) not in self._made for settings in pool])
+        made: Array = trained + float(np.median(measuring))
         return np.maximum(made, 1.0)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
         """Learn from a trial; an observer."""
-        if outcome.status != "complete":
-            return
-        self._known.correct(outcome)
+        if outcome.status == "complete":
+            self._known.correct(outcome)
         self.learn(outcome)
 
     def learn(self, outcome: Outcome) -> None:
-        """Learn what a trial cost."""
+        """Learn what a trial cost, if it came to its end."""
+        if outcome.status != "complete":
+            return
         training = outcome.seconds.get("weights", 0.0)
         if training > 0:
             work = float(self._work(self._known.shapes([outcome.recipe.params]))[0] / self._whole)
             self._spent.append((work, training, sum(outcome.seconds.values()) - training))
+
+    def _plain(self, settings: Params) -> tuple[tuple[str, Value], ...]:
+        """Settings without a runtime and a width, as equal ones are written."""
+        full = self._space.canonical(settings)
+        return tuple((name, value) for name, value in full.items() if name not in (RUNTIME, WIDTH))
 
     def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Array, Array]:
         """(N, P) log ms and its error."""

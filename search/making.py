@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from search import isolate, stages
 from search.looks import FILE, Looks, looked_at
 from search.measurer import Progress
+from search.proposing import informed
 from search.setting import Setting, cores
+from spaces.axis import Value
 from spaces.recipe import Recipe
 
 
@@ -22,13 +24,10 @@ class Maker:
 
     def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float]) -> None:
         self._setting, self._progress, self._limit_s = setting, progress, limit_s
+        #: Of the recovery, after which this search looks at a candidate.
+        self.shares = setting.config.economy.rungs if informed(setting) else ()
         self._of = looked_at(setting.config)
         self._trained: dict[str, float] = {}  # seconds of recovery so far, by digest of the weights
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Of the recovery, after which this search looks at a candidate."""
-        return self._setting.config.economy.rungs
 
     def weights(self, recipe: Recipe) -> Path:
         """The folder of the recipe's weights: the teacher's own, or made and stored."""
@@ -36,6 +35,21 @@ class Maker:
             return self._setting.teacher
         shares = (*self.shares, 1.0) if recipe.recover else (1.0,)
         return self._made("weights", recipe, shares, {"weights": recipe.weights_digest})
+
+    def made(self) -> list[dict[str, Value]]:
+        """Settings of this search whose weights are in the store already."""
+        setting, found = self._setting, []
+        for folder, about in setting.store.abouts("weights").items():
+            settings = about.get("settings")
+            if settings and folder == self._folder(setting.recipe({**setting.space.off, **settings})):
+                found.append(settings)
+        return found
+
+    def is_made(self, recipe: Recipe) -> bool:
+        return self._folder(recipe).exists()
+
+    def _folder(self, recipe: Recipe) -> Path:
+        return self._setting.store.path("weights", {"weights": recipe.weights_digest})
 
     def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
         """(what is seen of the weights when `share` of their recovery is done, seconds beside the training)."""
@@ -47,11 +61,15 @@ class Maker:
         self._trained[recipe.weights_digest] = seen.trained_s
         return seen, max(0.0, time.monotonic() - began - max(0.0, seen.trained_s - before))
 
+    def forget(self, recipe: Recipe) -> None:
+        """Drop the state of a training that nobody goes on with."""
+        self._setting.store.drop_scratch("weights", {"weights": recipe.weights_digest})
+
     def seen(self, folder: Path) -> Looks:
         """What was seen of weights on their way."""
         return Looks.read(folder / FILE, self._of)
 
-    def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: dict[str, object]) -> Path:
+    def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: Mapping[str, object]) -> Path:
         setting = self._setting
         steps = tuple(step for step in recipe.steps if step.name != "bits")
         scratch = setting.store.scratch("weights", {"weights": recipe.weights_digest})
@@ -75,4 +93,5 @@ class Maker:
                 progress=self._progress,
             )
 
-        return setting.store.make(stage, key, make)[0]
+        cut = {n: v for n, v in recipe.params.items() if not n.startswith(("bits.", "runtime."))}
+        return setting.store.make(stage, key, make, {"settings": cut})[0]

@@ -19,6 +19,7 @@ from objectives.energy import ENERGY
 from objectives.measurement import Measurement
 from objectives.process import Remote
 from search.encoded import read_encoded
+from search.reuse import Reuse
 from search.setting import Setting
 from search.timed import Timings
 from spaces import build
@@ -64,13 +65,18 @@ class Measurer:
     def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
         self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
         self._timings = Timings(setting)
+        self._reuse = Reuse(setting, self._timings)
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """Every measurement of the weights in `folder` under the recipe's runtime and width.
 
-        Timing comes first, because the baseline it is held against is opened for it: processes speed up with age
-        (memory that lies better, caches that fit), so the two sides of a comparison must be of one age.
+        Those of an earlier search under the same conditions are used again. Timing comes first, because the baseline
+        it is held against is opened for it: processes speed up with age (memory that lies better, caches that fit), so
+        the two sides of a comparison must be of one age.
         """
+        known = self._reuse.find(recipe)
+        if known is not None:
+            return known
         self._progress(f"{recipe.runtime.name}: preparing", 0.0)
         with self._opening("prepare", recipe, folder) as bench:
             self._check_parity(recipe, folder, bench)
@@ -82,7 +88,9 @@ class Measurer:
                 found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
             if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
                 found |= self.energy(bench)
-        return found | self.sizes(recipe, folder)
+        found |= self.sizes(recipe, folder)
+        self._reuse.keep(recipe, found)
+        return found
 
     @contextmanager
     def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:

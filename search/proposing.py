@@ -13,6 +13,7 @@ import numpy as np
 from search import limits
 from search.front import LATENCY
 from search.setting import Setting
+from spaces.recipe import Recipe
 
 if TYPE_CHECKING:
     from search.compose import Siblings
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def proposer_of(
-    setting: Setting, total: int, siblings: Siblings, knowledge: TableKnowledge | None, go_on: Callable[[], bool]
+    setting: Setting,
+    total: int,
+    siblings: Siblings,
+    knowledge: TableKnowledge | None,
+    go_on: Callable[[], bool],
+    made: Callable[[Recipe], bool] = lambda recipe: False,
 ) -> Proposer:
     """The study of this setting, new or resumed, with what it is to try next.
 
@@ -46,7 +52,17 @@ def proposer_of(
     forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
     decisions = None if outlook is None else _ladder(setting, outlook, forecast)
     return Proposer(
-        study, setting.space, setting.targets, total, setting.recipe, siblings, kept, config.seed, go_on, decisions
+        study,
+        setting.space,
+        setting.targets,
+        total,
+        setting.recipe,
+        siblings,
+        kept,
+        config.seed,
+        go_on,
+        decisions,
+        made,
     )
 
 
@@ -67,7 +83,8 @@ def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
         least=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
         most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
     )
-    record = Record(weights_grid(setting.space), setting.space.off, aims.quality)
+    space = setting.space
+    record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
     return Outlook(record, knowledge, QualityModel(), aims)
 
 

@@ -113,6 +113,7 @@ class MeasureConfig:
 
     quick_s: Positive = 1.5
     final_s: Positive = 4.0
+    reuse: bool = True  # what an earlier search measured here under the same conditions; finalists are timed again
     validation_rows: Count | None = None  # rows that choose; None: all
 
 

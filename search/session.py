@@ -28,6 +28,7 @@ from search.measurer import Measurer
 from search.proposing import informed, proposer_of
 from search.report import Study
 from search.setting import Setting
+from search.space import Params
 from search.view import View
 from spaces import build
 from spaces.recipe import digest_of
@@ -115,11 +116,11 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     config = setting.config
     siblings = compose.Siblings(setting.space)
     evaluate = Evaluator(setting, view.progress, clock)
-    knowledge = knowledge_of(setting, evaluate.measurer, siblings)
+    knowledge = knowledge_of(setting, evaluate.measurer, siblings, evaluate.maker.made())
     if knowledge is None and config.sampler == "known-latency":
         view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
         view.say("      model whose layers are known)")
-    proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left)
+    proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made)
     tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
     tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
     front = Front(setting.targets, proposer.outcomes)
@@ -135,7 +136,7 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         view.forecast(proposer.gain)
 
     known = () if knowledge is None else (knowledge.observe,)
-    observers = (*known, learn, tracker.observe, forecast, view.observe)
+    observers = (*known, evaluate.observe, learn, tracker.observe, forecast, view.observe)
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
@@ -174,12 +175,14 @@ def _explored(
     return latest[0], limit if proposer.unfinished and not clock.left() else ""
 
 
-def knowledge_of(setting: Setting, measurer: Measurer, siblings: compose.Siblings) -> TableKnowledge | None:
+def knowledge_of(
+    setting: Setting, measurer: Measurer, siblings: compose.Siblings, made: Sequence[Params] = ()
+) -> TableKnowledge | None:
     """What is known before training; None where the search is about something else, or the model's shape is unknown."""
     if not informed(setting):
         return None
     try:
-        return TableKnowledge(setting, Known(setting, measurer), siblings)
+        return TableKnowledge(setting, Known(setting, measurer), siblings, made)
     except ValueError:
         return None
 

@@ -56,6 +56,15 @@ class Space:
         fixed = {n: k.single for n, k in self.knobs.items() if k.single is not None}
         return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
 
+    def canonical(self, params: Params) -> Params:
+        """All settings, as equal recipes have them equal: what says nothing beside the others is off."""
+        full = {**self.off, **params}
+        if not any(knob.mode or knob.needs for knob in self.searched.values()):
+            return full
+        said = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
+        kept = {name: value for name, value in full.items() if name in (RUNTIME, WIDTH)}
+        return {**self.off, **said, **kept}
+
     def contains(self, params: Params) -> bool:
         """Whether every knob's value is one the space has."""
         return all(_holds(knob, params.get(name, knob.off)) for name, knob in self.knobs.items())

@@ -46,7 +46,7 @@ class Store:
     Safe with several processes: whoever renames first wins, and the others' equal work is dropped. Above `limit` bytes
     the entries that were used longest ago are removed, but none that was used since the oldest process that uses this
     store began: each says so by a file in `.leases`. What the making of an entry keeps of itself, to go on with after a
-    kill, lies in `.scratch`, and counts in nothing.
+    kill, lies in `.scratch`; it counts, and goes first.
     """
 
     root: Path
@@ -63,6 +63,14 @@ class Store:
     def _scratch(self, entry: Path) -> Path:
         return self.root / SCRATCH / f"{entry.parent.name}-{entry.name}.safetensors"
 
+    def drop_scratch(self, stage: str, key: Mapping[str, Any]) -> None:
+        """Remove what the making of this entry kept: nobody goes on with it."""
+        self._drop(self._scratch(self.path(stage, key)))
+
+    def _drop(self, begun: Path) -> None:
+        for path in begun.parent.glob(f"{begun.stem}.*"):  # and what was noted beside it
+            path.unlink(missing_ok=True)
+
     def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
         """The entry's folder, or None when it is absent or damaged (then it is removed)."""
         folder = self.path(stage, key)
@@ -74,10 +82,17 @@ class Store:
         self._use(folder)
         return folder
 
-    def make(self, stage: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
+    def make(
+        self,
+        stage: str,
+        key: Mapping[str, Any],
+        build: Callable[[Path], None],
+        about: Mapping[str, Any] | None = None,
+    ) -> tuple[Path, bool]:
         """(folder of the entry, whether it was made now). `build(folder)` fills an empty folder.
 
-        What `build` raises passes through, and leaves nothing behind but the entry's scratch file.
+        `about` is kept with it for `abouts`. What `build` raises passes through, and leaves nothing behind but the
+        entry's scratch file.
         """
         found = self.find(stage, key)
         if found is not None:
@@ -88,7 +103,7 @@ class Store:
         partial.mkdir(parents=True)
         try:
             build(partial)
-            manifest = {"stage": stage, "key": key, "files": _files(partial)}
+            manifest = {"stage": stage, "key": key, "about": about or {}, "files": _files(partial)}
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
             try:
                 partial.rename(final)
@@ -98,12 +113,18 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._use(final)
-        begun = self._scratch(final)
-        for path in begun.parent.glob(f"{begun.stem}.*"):  # and what was noted beside it
-            path.unlink(missing_ok=True)
+        self._drop(self._scratch(final))
         if self.limit is not None:
             self.prune(self.limit)
         return final, True
+
+    def abouts(self, stage: str) -> dict[Path, dict[str, Any]]:
+        """What is said of the entries of a stage, by folder; whether they are whole shows when they are used."""
+        found = {}
+        for manifest in self.root.glob(f"{stage}/[!.]*/{MANIFEST}"):
+            with suppress(OSError, json.JSONDecodeError):
+                found[manifest.parent] = json.loads(manifest.read_text()).get("about", {})
+        return found
 
     def entries(self) -> list[Entry]:
         """All entries, the one used longest ago first."""
@@ -124,6 +145,7 @@ class Store:
         with alone_in(self.root):
             entries, began = self.entries(), self._oldest_lease()
             total = sum(entry.bytes for entry in entries)
+            total += self._prune_scratch(limit - total, began)
             for entry in entries:
                 if total <= limit or entry.used >= began:
                     break
@@ -169,6 +191,20 @@ class Store:
             if owner.isdigit() and not alive(int(owner)):
                 shutil.rmtree(partial, ignore_errors=True)
         self._sweep_scratch()
+
+    def _prune_scratch(self, limit: int, began: float) -> int:
+        """Bytes of scratch files that are left, once the oldest that nobody uses are gone as far as `limit` asks."""
+        found = []
+        for path in (self.root / SCRATCH).glob("[!.]*"):
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(size for _, size, _ in found)
+        for touched, size, path in sorted(found):
+            if total <= limit or touched >= began:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
 
     def _sweep_scratch(self) -> None:
         """Remove scratch files that were not touched for a week, and those left half written."""

@@ -34,6 +34,8 @@ class Bounds:
 
     def verdict(self, one: Weights) -> str:
         """Why these weights cannot reach the front, or "". `outlook.look` comes before."""
+        if not self._outlook.bounded:
+            return ""
         costs, error = self._outlook.costs(one)
         reachable = np.isfinite(costs)
         if not reachable.any():
@@ -46,7 +48,9 @@ class Bounds:
         return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms: that adds nothing to the front"
 
     def expected(self, one: Weights) -> float:
-        """Expected improvement of the front as it was measured, in log ms times quality."""
+        """Expected improvement of the front as it was measured, in log ms times quality; infinite without an end."""
+        if not self._outlook.bounded:
+            return math.inf
         return self._gain(*self._outlook.quality(one), *self._outlook.costs(one))
 
     def at_most(self, one: Weights) -> float:

@@ -48,10 +48,12 @@ class KnownLatency(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        self.last = np.inf
         if not search_space:
             return {}
         self._outlook.look(study, trial.number)
-        if self._outlook.trained < LEAST or not len(self._grid.counts):
+        ready = self._outlook.bounded and self._outlook.trained >= LEAST
+        if not ready or not len(self._grid.counts):
             return {}
         rows, pool = self._candidates()
         if not pool:
@@ -70,8 +72,13 @@ class KnownLatency(BaseSampler):
 
     def _candidates(self) -> tuple[Indices, list[dict[str, Value]]]:
         """Rows of the grid that the study has not met, with their settings."""
-        good = [one.row for one in self._outlook.best] or [one.row for one in self._outlook.known if one.quality]
-        rows = self._grid.pool(np.array(good, dtype=np.int64).reshape(len(good), -1), POOL, self._rng)
+        columns = len(self._grid.counts)
+        best = [one.row for one in self._outlook.best if one.row is not None]
+        good = best or [one.row for one in self._outlook.known if one.quality and one.row is not None]
+        rows = self._grid.pool(np.array(good, dtype=np.int64).reshape(-1, columns), POOL, self._rng)
+        full = [{**self._space.off, **settings} for settings in self._outlook.made]
+        made = [self._grid.indices(settings) for settings in full if self._grid.holds(settings)]
+        rows = np.unique(np.concatenate([rows, np.array(made, dtype=np.int64).reshape(-1, columns)]), axis=0)
         pool = [self._grid.settings(row) for row in rows]
         new = [i for i, settings in enumerate(pool) if self._outlook.of(settings) is None]
         return rows[new], [pool[i] for i in new]

@@ -68,7 +68,6 @@ class Ladder:
     ) -> None:
         self._outlook, self._economy, self._bounds, self._forecast = outlook, economy, bounds, forecast
         self._looks: list[float] = []
-        self._gains: dict[tuple[tuple[int, ...], int], float] = {}  # by weights and rung
 
     @property
     def top(self) -> int:
@@ -125,6 +124,8 @@ class Ladder:
     def last(self, study: optuna.Study, waiting: Mapping[str, Open]) -> tuple[str, str]:
         """The one that is expected to add most, as long as that is worth it; then the others are dismissed."""
         self._outlook.look(study)
+        if not self._outlook.bounded:  # nothing says what it is worth
+            return next(iter(waiting)), ""
         area = max(self._outlook.measured.area, 1e-12)
         known = {digest: self._outlook.of(one.settings) for digest, one in waiting.items()}
         gains = {digest: 0.0 if one is None else self._bounds.expected(one) / area for digest, one in known.items()}
@@ -157,16 +158,19 @@ class Ladder:
 
     def _allowed(self, rung: int, waiting: Sequence[Weights]) -> list[Weights]:
         """Of the latest that were seen on a rung those that go on, or went."""
-        rivals = [one for one in self._outlook.known if rung in one.rungs and one not in waiting]
+        mine = {id(one) for one in waiting}
+        rivals = [one for one in self._outlook.known if rung in one.rungs and id(one) not in mine]
         seen = [*rivals[-LATEST:], *waiting]
         points = np.array([[float(np.min(self._outlook.costs(one)[0])), -one.rungs[rung]] for one in seen])
         layers = layers_of(points)
-        gains = [self._gain_of(one, rung, fresh=one in waiting) for one in seen]
+        now = {id(one): self._bounds.expected(one) for one in waiting}
+        # Of those that went on, what was expected before they did; an anchor never waited for a decision.
+        gains = [now.get(id(one), one.gains.get(rung, 0.0)) for one in seen]
         order = sorted(range(len(seen)), key=lambda i: (layers[i], -gains[i]))
         return [seen[i] for i in order[: math.ceil(len(seen) / self._economy.halving)]]
 
-    def _gain_of(self, one: Weights, rung: int, fresh: bool) -> float:
-        """What it was expected to add when it was seen, or is now if it still waits."""
-        if fresh or (one.row, rung) not in self._gains:
-            self._gains[one.row, rung] = self._bounds.expected(one)
-        return self._gains[one.row, rung]
+    def expected(self, study: optuna.Study, settings: Params) -> float | None:
+        self._outlook.look(study)
+        one = self._outlook.of(settings)
+        gain = math.inf if one is None else self._bounds.expected(one)
+        return gain if math.isfinite(gain) else None

@@ -43,6 +43,11 @@ class Knowledge(Protocol):
         """(N,) expected seconds of finding out the quality of these weights."""
         ...
 
+    @property
+    def made(self) -> Sequence[Params]:
+        """Settings whose weights are at hand."""
+        ...
+
 
 @dataclass(frozen=True)
 class Aims:
@@ -94,13 +99,19 @@ class Outlook:
         baseline = self._record.baseline
         reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
-        learnt = (self._record.seen(one) for one in self._known if one.quality or one.rungs)
+        placed = [one for one in self._known if one.row is not None]
+        learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
         self._model.learn(learnt, best - self._aims.floor)
         points = [point for one in self._known for point in one.points]
         self.measured = Staircase.of(points, reference)
-        for one in (one for one in self._known if one.pending):
+        for one in (one for one in placed if one.pending):
             points += self._believed(one)
         self._front = Staircase.of(points, reference)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a latency up to which a front counts: a limit, or that of the uncompressed model."""
+        return math.isfinite(self.measured.end)
 
     @property
     def known(self) -> Sequence[Weights]:
@@ -134,6 +145,10 @@ class Outlook:
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
         return self._knowledge.seconds(pool)
+
+    @property
+    def made(self) -> Sequence[Params]:
+        return self._knowledge.made
 
     @property
     def lines(self) -> dict[int, Line]:

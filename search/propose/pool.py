@@ -35,8 +35,12 @@ class Grid:
     def settings(self, row: Sequence[int] | Indices) -> dict[str, Value]:
         return {name: values[int(i)] for (name, values), i in zip(self.values.items(), row, strict=True)}
 
+    def holds(self, settings: Mapping[str, Value]) -> bool:
+        """Whether every setting is one the knobs allow: what lies outside is near no row."""
+        return all(_holds(knob, self.values[name], settings[name]) for name, knob in self._knobs.items())
+
     def indices(self, settings: Mapping[str, Value]) -> Indices:
-        """The row nearest to `settings`."""
+        """The row nearest to `settings`, which it `holds`."""
         return np.array([_nearest(values, settings[name]) for name, values in self.values.items()], dtype=np.int64)
 
     def features(self, rows: Indices) -> NDArray[np.float64]:
@@ -97,6 +101,15 @@ def _points(knob: Knob) -> list[Value]:
     assert knob.low is not None and knob.high is not None
     spaced = np.geomspace(knob.low, knob.high, POINTS) if knob.log else np.linspace(knob.low, knob.high, POINTS)
     return list(dict.fromkeys(knob.tidy(float(v)) for v in spaced))
+
+
+def _holds(knob: Knob, values: Sequence[Value], wanted: Value) -> bool:
+    if wanted in values:
+        return True
+    if not knob.ordered or isinstance(wanted, str):
+        return False
+    assert knob.low is not None and knob.high is not None
+    return knob.step is None and knob.low <= wanted <= knob.high
 
 
 def _nearest(values: Sequence[Value], wanted: Value) -> int:

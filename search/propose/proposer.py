@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from search.front import Outcome, Target
 from search.loop import Job
 from search.propose.rungs import Decisions, Open, Straight
-from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
+from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS, SPENT, distribution, outcomes_of
 from search.propose.telling import add, finish
 from search.space import Params, Space, anchors, random_settings
 from spaces.axis import Value
@@ -35,6 +35,7 @@ class Proposer:
         limits: outcome to constraint values, at most 0 when kept; always the same names.
         go_on: whether there is time for another job.
         decisions: who is looked at before it is recovered in full, and who goes on; left out, everybody is.
+        made: whether a recipe's weights are at hand, so that nothing is saved by looking at them first.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Proposer:
         seed: int,
         go_on: Callable[[], bool] = lambda: True,
         decisions: Decisions | None = None,
+        made: Callable[[Recipe], bool] = lambda recipe: False,
     ) -> None:
         self._study, self._space, self._targets, self._total = study, space, targets, total
         self._recipe, self._others, self._limits, self._go_on = recipe, others, limits, go_on
-        self._decisions = decisions or Straight()
+        self._decisions, self._made = decisions or Straight(), made
+        self._anchored = {recipe(settings).digest: settings for settings in anchors(space)}
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
         self._outcomes = {o.recipe.digest: o for o in outcomes_of(study)}
         self._rng = np.random.default_rng((seed, len(self._outcomes)))
@@ -82,17 +85,22 @@ class Proposer:
     def __iter__(self) -> Iterator[Job]:
         yield from self._interrupted()
         yield from self._baselines()
+        yield from self._left_over()
         yield from self._anchors()
         while self._go_on():
             waiting = self._decisions.promoted(self._study, self._waiting)
             if waiting is not None:
                 yield self._promotion(waiting)
-            elif not self.left or self.exhausted or self._decisions.enough():
+            elif not self.left or self.exhausted:
                 break
             else:
                 trial = self._ask()
-                if trial is not None:
-                    yield self._job(trial)
+                if trial is None:
+                    continue
+                if self._decisions.enough():
+                    self._study.tell(trial, state=TrialState.FAIL)
+                    break
+                yield self._job(trial)
         while self._go_on() and self._waiting:
             digest, reason = self._decisions.last(self._study, self._waiting)
             yield self._promotion(digest) if not reason else self._dismissal(digest, reason)
@@ -105,7 +113,7 @@ class Proposer:
         self._waiting.pop(digest, None)
         asked = self._asked.pop(digest, None)
         if asked is not None:
-            numbered = outcome.numbered(asked.number)
+            numbered = _with_what_was_seen(outcome, asked).numbered(asked.number)
             asked.set_user_attr(OUTCOME, numbered.to_json())
             self._finish(asked, numbered)
         else:
@@ -119,12 +127,18 @@ class Proposer:
         """Trials that a killed process left running; the caller holds the study's lock, so they are nobody's."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = optuna.Trial(self._study, frozen._trial_id)
+            settings = frozen.user_attrs.get(PARAMS)
+            digest = "" if settings is None else self._recipe(settings).digest
             if OUTCOME in frozen.user_attrs:  # it ended between the attribute and the tell
                 self._finish(trial, Outcome.from_json(frozen.user_attrs[OUTCOME]))
-            elif PARAMS not in frozen.user_attrs or not self.left:  # more than the total asks for
+            elif digest in self._outcomes:  # it was to be answered with what is known
+                self._same_as(trial, self._outcomes[digest])
+            elif settings is None or digest in self._waiting or not self.left:  # more than the total asks for
                 self._study.tell(trial, state=TrialState.FAIL)
             elif RUNGS in frozen.user_attrs:
-                self._wait(trial, {int(r): float(v) for r, v in frozen.user_attrs[RUNGS].items()})
+                told = self._decided(trial, {int(r): float(v) for r, v in frozen.user_attrs[RUNGS].items()})
+                if told is not None:
+                    self.tell(told)
             else:
                 yield self._job(trial)
 
@@ -136,12 +150,22 @@ class Proposer:
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top, baseline=True)
 
+    def _left_over(self) -> Iterator[Job]:
+        """Other pairs of weights that were made, left out because a run ended among them or had its fill of trials."""
+        first: dict[str, Outcome] = {}
+        for outcome in self.outcomes:
+            if outcome.status == "complete" and not outcome.baseline:
+                first.setdefault(outcome.recipe.weights_digest, outcome)
+        for outcome in first.values():
+            unknown = [r for r in self._others(outcome.recipe) if r.digest not in self._outcomes][: self.left]
+            if unknown and self._go_on():
+                yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top)
+
     def _anchors(self) -> Iterator[Job]:
         """Recovered in full, whatever lower rungs say: what those are worth is learnt from them."""
-        for settings in anchors(self._space):
+        for digest, settings in self._anchored.items():
             if not self.left or not self._go_on():
                 return
-            digest = self._recipe(settings).digest
             if digest not in self._outcomes and digest not in self._waiting:
                 self._study.enqueue_trial({n: settings[n] for n in self._distributions}, skip_if_exists=True)
                 trial = self._ask()
@@ -167,9 +191,13 @@ class Proposer:
             known = self._outcomes.get(digest)
             if known is None:
                 return trial
-            trial.set_user_attr("same_as", known.number)
-            self._finish(trial, known)
+            self._same_as(trial, known)
         return None
+
+    def _same_as(self, trial: optuna.Trial, known: Outcome) -> None:
+        """Answer a trial with the outcome of its recipe, which another trial has."""
+        trial.set_user_attr("same_as", known.number)
+        self._finish(trial, known)
 
     def _unknown_draw(self) -> dict[str, Value] | None:
         for _ in range(RANDOM_TRIES):
@@ -185,7 +213,10 @@ class Proposer:
         """The first job of a trial: a look at a lower rung, its full recovery, or no more than why it is rejected."""
         settings = trial.user_attrs[PARAMS]
         recipe = self._recipe(settings)
-        if not recipe.recover:
+        if not recipe.recover or recipe.digest in self._anchored:
+            return self._top(trial)
+        if self._made(recipe):
+            self._expect(trial, range(self._decisions.top))
             return self._top(trial)
         reason, audit = self._decisions.rejected(self._study, settings, trial.number)
         if audit:
@@ -209,22 +240,31 @@ class Proposer:
     def _paused(self, outcome: Outcome) -> Outcome:
         """Keep what a lower rung saw with the open trial; nobody has decided over it yet."""
         trial = self._asked[outcome.recipe.digest]
+        trial.set_user_attr(SPENT, dict(outcome.seconds))
         trial.set_user_attr(RUNGS, {str(rung): value for rung, value in outcome.rungs.items()})
-        self._wait(trial, outcome.rungs)
         self._decisions.timed(outcome)
-        reason, audit = self._decisions.rejected(self._study, trial.user_attrs[PARAMS], trial.number)
-        waiting = self._waiting[outcome.recipe.digest]
-        if reason and not audit:
-            told = replace(outcome, status="rejected", reason=reason)
+        told = self._decided(trial, outcome.rungs)
+        if told is not None:
             return self.tell(told)
-        self._waiting[outcome.recipe.digest] = replace(waiting, audit=audit)
+        self._expect(trial, [max(outcome.rungs)])
         return outcome.numbered(trial.number)
 
-    def _wait(self, trial: optuna.Trial, rungs: Mapping[int, float]) -> None:
+    def _expect(self, trial: optuna.Trial, rungs: Iterable[int]) -> None:
+        """Note what is expected of the trial now, for those that are compared with it on `rungs` later."""
+        gain = self._decisions.expected(self._study, trial.user_attrs[PARAMS])
+        if gain is not None:
+            trial.set_user_attr(GAINS, {**trial.user_attrs.get(GAINS, {}), **{str(rung): gain for rung in rungs}})
+
+    def _decided(self, trial: optuna.Trial, rungs: Mapping[int, float]) -> Outcome | None:
+        """Of a trial that a rung has seen: its outcome if it is rejected; otherwise it waits."""
         settings = trial.user_attrs[PARAMS]
-        digest = self._recipe(settings).digest
-        self._asked[digest] = trial
-        self._waiting[digest] = Open(settings, dict(rungs))
+        recipe = self._recipe(settings)
+        self._asked[recipe.digest] = trial
+        reason, audit = self._decisions.rejected(self._study, settings, trial.number)
+        if reason and not audit:
+            return Outcome(-1, recipe, "rejected", reason, rung=max(rungs))
+        self._waiting[recipe.digest] = Open(settings, dict(rungs), audit)
+        return None
 
     def _promotion(self, digest: str) -> Job:
         waiting = self._waiting.pop(digest)
@@ -246,3 +286,9 @@ class Proposer:
         settings: dict[str, Any] = {**self._space.off, **outcome.recipe.params}
         add(self._study, self._space, numbered, settings, self._targets, self._limits, self._distributions)
         return numbered
+
+
+def _with_what_was_seen(outcome: Outcome, trial: optuna.Trial) -> Outcome:
+    """With what lower rungs saw of the trial, and what they cost, where the outcome does not say."""
+    rungs = {int(rung): float(value) for rung, value in trial.user_attrs.get(RUNGS, {}).items()}
+    return replace(outcome, rungs=outcome.rungs or rungs, seconds=outcome.seconds or trial.user_attrs.get(SPENT, {}))

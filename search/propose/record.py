@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.front import LATENCY, Target
 from search.propose.accuracy import Seen
 from search.propose.pool import Grid
-from search.propose.study import OUTCOME, PARAMS, RUNGS
+from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS
 from search.space import RUNTIME, WIDTH, Pair
 from spaces.axis import Value
 
@@ -25,9 +26,10 @@ class Weights:
     """One set of weights: its settings, what was measured of it, and whether it is on its way."""
 
     settings: dict[str, Value]
-    row: tuple[int, ...]  # in the grid
+    row: tuple[int, ...] | None  # in the grid; None where it has no such settings (the uncompressed model, often)
     quality: dict[Pair, float] = field(default_factory=dict)
     rungs: dict[int, float] = field(default_factory=dict)
+    gains: dict[int, float] = field(default_factory=dict)  # expected when it was seen on a rung
     costs: dict[Pair, float] = field(default_factory=dict)  # log ms, measured
     kept: set[Pair] = field(default_factory=set)  # pairs inside the limits
     seconds: float = 0.0  # what making the weights took
@@ -46,10 +48,13 @@ class Record:
     Args:
         grid: over the knobs that determine weights (all but runtime and width).
         quality: the target that is learnt; qualities are kept with "higher is better".
+        canonical: settings to the one way of writing them.
     """
 
-    def __init__(self, grid: Grid, off: Settings, quality: Target) -> None:
-        self._grid, self._off, self._quality = grid, dict(off), quality
+    def __init__(
+        self, grid: Grid, off: Settings, quality: Target, canonical: Callable[[Settings], Settings] = dict
+    ) -> None:
+        self._grid, self._off, self._quality, self._canonical = grid, dict(off), quality, canonical
         self._sign = 1.0 if quality.better == "higher" else -1.0
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
@@ -75,8 +80,8 @@ class Record:
         return Seen(self.features(one), dict(one.quality), dict(one.rungs))
 
     def features(self, one: Weights) -> tuple[float, ...]:
-        import numpy as np
-
+        """Of weights that the grid holds."""
+        assert one.row is not None
         return tuple(self._grid.features(np.array([one.row]))[0].tolist())
 
     def of(self, settings: Settings) -> Weights | None:
@@ -84,17 +89,19 @@ class Record:
         return self._weights.get(self._key(settings))
 
     def _key(self, settings: Settings) -> tuple[Value, ...]:
-        return tuple(settings.get(name, self._off[name]) for name in self._grid.values)
+        full = self._canonical({**self._off, **settings})
+        return tuple(full[name] for name in self._grid.values)
 
     def _read(self, trial: FrozenTrial) -> None:
         settings = trial.user_attrs.get(PARAMS)
-        if settings is None:
+        outcome = trial.user_attrs.get(OUTCOME)
+        if settings is None or (outcome is None and trial.state.is_finished()):  # nothing came of it
             return
         one = self._met(settings)
         one.rungs |= {int(r): self._sign * float(v) for r, v in trial.user_attrs.get(RUNGS, {}).items()}
-        outcome = trial.user_attrs.get(OUTCOME)
+        one.gains |= {int(r): float(v) for r, v in trial.user_attrs.get(GAINS, {}).items()}
         if outcome is None:
-            one.pending = one.pending or trial.state in (TrialState.RUNNING, TrialState.WAITING)
+            one.pending = True
             return
         self._take(one, outcome, (str(settings[RUNTIME]), str(settings[WIDTH])))
 
@@ -102,17 +109,17 @@ class Record:
         key = self._key(settings)
         if key not in self._weights:
             named = dict(zip(self._grid.values, key, strict=True))
-            self._weights[key] = Weights(named, tuple(self._grid.indices(named).tolist()))
+            row = tuple(self._grid.indices(named).tolist()) if self._grid.holds(named) else None
+            self._weights[key] = Weights(named, row)
         return self._weights[key]
 
     def _take(self, one: Weights, outcome: Mapping[str, Any], pair: Pair) -> None:
         one.rungs |= {int(r): self._sign * float(v) for r, v in outcome.get("rungs", {}).items()}
-        one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         if outcome["baseline"]:
             self.baseline = one
         if outcome["status"] != "complete":
-            one.over = one.over or not one.quality
             return
+        one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         found = outcome["measurements"]
         one.quality[pair] = self._sign * float(found[self._quality.objective]["value"])
         one.costs[pair] = math.log(float(found[LATENCY]["value"]))

@@ -51,6 +51,10 @@ class Decisions(Protocol):
         """(why it is not worth training or "", why it would be rejected were it not trained for an audit)."""
         ...
 
+    def expected(self, study: optuna.Study, settings: Params) -> float | None:
+        """The improvement that is expected of a candidate now (log ms times quality); None where nobody knows."""
+        ...
+
     def promoted(self, study: optuna.Study, waiting: Mapping[str, Open]) -> str | None:
         """The digest of who goes on now."""
         ...
@@ -86,6 +90,9 @@ class Straight:
 
     def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
         return "", ""
+
+    def expected(self, study: optuna.Study, settings: Params) -> float | None:
+        return None
 
     def promoted(self, study: optuna.Study, waiting: Mapping[str, Open]) -> str | None:
         return next(iter(waiting), None)  # left by a run that had rungs

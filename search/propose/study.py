@@ -28,6 +28,8 @@ PARTS = "parts"  # study attribute: what all its trials share
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
 PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
 RUNGS = "rungs"  # trial attribute: what lower rungs saw of the metric, by rung
+GAINS = "gains"  # trial attribute: the improvement that was expected when a rung had seen it, by rung
+SPENT = "spent"  # trial attribute: seconds by stage that went into it while it was paused
 GUESSED = "guessed"  # trial attribute: values that were expected, not measured
 
 
@@ -127,9 +129,9 @@ def outcomes_of(study: optuna.Study) -> list[Outcome]:
 
 def _first_difference(before: Any, now: Mapping[str, Any]) -> str:
     """The first key whose value changed, with both values."""
-    for key in now:
-        old = (before or {}).get(key)
-        new = json.loads(json.dumps(now[key]))
+    before = before or {}
+    for key in dict.fromkeys((*now, *before)):
+        old, new = before.get(key), json.loads(json.dumps(now.get(key)))
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

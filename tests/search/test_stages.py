@@ -123,8 +123,9 @@ def test_looks_on_the_way_change_no_weight_and_are_not_made_again(made: Made, tm
 
 def test_looks_at_another_metric_are_made_again(tmp_path: Path) -> None:
     notes = tmp_path / "notes.looks"
-    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes, "accuracy") == Looks({0.0: 0.7}, 0.0, "accuracy")
-    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes, "f1") == Looks({0.0: 0.9}, 0.0, "f1")
+    for of, seen in (("accuracy", 0.7), ("f1", 0.9)):
+        made = recover_with_looks((0.0,), lambda seen=seen: seen, lambda share: None, notes, of)  # type: ignore[misc]
+        assert made == Looks({0.0: seen}, 0.0, of)
 
 
 def test_damaged_notes_are_made_again(tmp_path: Path) -> None:

@@ -109,13 +109,34 @@ def test_a_scratch_file_is_its_entrys_own_and_stays_until_that_is_whole(tmp_path
     assert [path.exists() for path in (ours, other, stage)] == [False, True, True]
 
 
-def test_a_scratch_file_counts_in_nothing(tmp_path: Path) -> None:
+def test_scratch_files_are_no_entries_but_count_and_go_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = aged(store, "weights", 0)
     before = store.entries()
-    path = begun(store, "weights", 1)
+    old, young = begun(store, "weights", 1, days=2), begun(store, "weights", 2, days=1)
     assert store.entries() == before
-    assert store.prune(before[0].bytes) == [] and folder.exists() and path.exists()
+    size = old.stat().st_size
+    store.prune(before[0].bytes + size)
+    assert [path.exists() for path in (folder, old, young)] == [True, False, True]
+    store.prune(before[0].bytes)
+    assert folder.exists() and not young.exists()
+
+
+def test_a_scratch_file_of_a_process_that_lives_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make("weights", {"number": 0}, fill(10))  # it uses the store from now on
+    path = begun(store, "weights", 1)
+    store.prune(0)
+    assert path.exists()
+
+
+def test_a_training_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ours, other = (begun(store, "weights", number) for number in (0, 1))
+    notes = ours.with_suffix(".looks")
+    notes.write_text("{}")
+    store.drop_scratch("weights", {"number": 0})
+    assert [path.exists() for path in (ours, notes, other)] == [False, False, True]
 
 
 @pytest.mark.parametrize("tidy", [Store.sweep, lambda store: store.prune(10**9)], ids=["sweep", "prune"])

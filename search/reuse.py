@@ -1,0 +1,70 @@
+"""Measurements of candidates that an earlier search made here, under the same conditions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from objectives.measurement import Measurement
+from search.front import LATENCY
+from search.setting import Setting
+from search.timed import Timings
+from spaces.recipe import Recipe
+
+STAGE = "measured"
+FILE = "measurements.json"
+#: Condition of a measurement that was not made for this search: when it was, in UTC.
+SINCE = "measured_at"
+
+
+class Reuse:
+    """Keeps measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
+
+    Finalists are timed again in any case. What a busy machine disturbed is not kept.
+    """
+
+    def __init__(self, setting: Setting, timings: Timings) -> None:
+        self._setting, self._timings = setting, timings
+
+    @cached_property
+    def _conditions(self) -> dict[str, Any]:
+        setting, config = self._setting, self._setting.config
+        return {
+            "data": setting.about_data["digest"],
+            "environment": dict(setting.environment),
+            "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},
+            "quick_s": config.measure.quick_s,
+            "rows": config.measure.validation_rows,
+            "metric": config.metric,
+            "seed": config.seed,
+            "wanted": sorted({*config.objectives, *config.limits.others}),
+        }
+
+    def find(self, recipe: Recipe) -> dict[str, Measurement] | None:
+        """What was measured of the recipe; None where nothing was, or it is not to be used."""
+        if not self._setting.config.measure.reuse:
+            return None
+        folder = self._setting.store.find(STAGE, self._key(recipe))
+        if folder is None:
+            return None
+        since, found = json.loads((folder / FILE).read_text())
+        read = {name: Measurement.from_json(m) for name, m in found.items()}
+        return {name: replace(m, conditions={**m.conditions, SINCE: since}) for name, m in read.items()}
+
+    def keep(self, recipe: Recipe, found: Mapping[str, Measurement]) -> None:
+        if found[LATENCY].conditions.get("noisy"):
+            return
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+        def make(folder: Path) -> None:
+            (folder / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
+
+        self._setting.store.make(STAGE, self._key(recipe), make)
+
+    def _key(self, recipe: Recipe) -> dict[str, Any]:
+        return {"recipe": recipe.digest, **self._conditions}
