@@ -38,6 +38,7 @@ from search.propose import (
     weights_grid,
 )
 from search.propose.improvement import Staircase
+from search.sections import EconomyConfig
 from search.space import RUNTIME, WIDTH, Pair, Params, Space, siblings
 from spaces.axis import Knob, Value
 from spaces.recipe import Recipe, Step
@@ -120,8 +121,10 @@ class World:
 class Known:
     """A world as the sampler knows it."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    made: tuple[Params, ...] = ()
+
+    def __init__(self, world: World, priced: bool = False) -> None:
+        self._world, self._priced = world, priced
         self.pairs = world.pairs
 
     def costs(self, pool: Sequence[Params]) -> tuple[np.ndarray, np.ndarray]:
@@ -131,9 +134,7 @@ class Known:
         return self._world.prediction(pool)
 
     def seconds(self, pool: Sequence[Params]) -> np.ndarray:
-        return np.ones(len(pool))
-
-    made: tuple[Params, ...] = ()
+        return self._world.seconds[self._world.of(pool)] if self._priced else np.ones(len(pool))
 
 
 @dataclass
@@ -151,6 +152,14 @@ class Trace:
     study: optuna.Study | None = None
     points: list[tuple[float, float]] = field(default_factory=list)  # (log ms, accuracy) of all that was measured
     bounds: Bounds | None = None  # as they are in the end
+    paid: dict[int, float] = field(default_factory=dict)  # of the recovery, by weights
+
+    def train(self, place: int, share: float) -> None:
+        self.paid[place] = max(share, self.paid.get(place, 0.0))
+
+    def spent(self, world: World) -> float:
+        """Seconds of training so far: a recovery that goes on pays for the rest alone."""
+        return sum(share * float(world.seconds[place]) for place, share in self.paid.items())
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
@@ -175,24 +184,20 @@ def search(
     trials: int = 100_000,
     folder: Path | None = None,
     looks: int = 100_000,
+    shipped: bool = False,
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
     `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
-    in memory. After so many `looks` at lower rungs it is killed.
+    in memory. After so many `looks` at lower rungs it is killed. `shipped` searches as a run does: for models that keep
+    most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume from the floor by the
+    set of weights.
     """
     trace = Trace()
-    known = Known(world)
-    aims = Aims(TARGETS[0], world.floor)
-    outlook = Outlook(Record(world.grid, world.space.off, TARGETS[0]), known, QualityModel(), aims)
+    known = Known(world, shipped)
+    aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
+    outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []
-    paid: dict[int, float] = {}  # of the recovery, by weights
-
-    def train(place: int, share: float) -> None:
-        paid[place] = max(share, paid.get(place, 0.0))
-
-    def trained() -> float:
-        return sum(share * float(world.seconds[place]) for place, share in paid.items())
 
     def evaluate(job: Job) -> Iterator[Outcome]:
         place = world.place(job.recipe.params)
@@ -205,12 +210,12 @@ def search(
                 raise KeyboardInterrupt
             trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
-            train(place, job.share)
+            trace.train(place, job.share)
             yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
             return
         if not job.baseline:
             trace.weights += 1
-            train(place, 1.0)
+            trace.train(place, 1.0)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
             points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
@@ -220,7 +225,7 @@ def search(
             trace.audits += 1
             trace.wrong += Staircase.of(points, world.reference).area > before
         trace.hypervolume.append(Staircase.of(points, world.reference).area)
-        trace.trained_s.append(trained())
+        trace.trained_s.append(trace.spent(world))
 
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, outlook)

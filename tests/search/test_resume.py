@@ -1,0 +1,255 @@
+"""What a proposer makes of a study that another process left, and of settings that the grid does not hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from world import World, worlds
+
+from objectives.latency import P50
+from objectives.quality import metric_named
+from search.front import LATENCY, Outcome, Target
+from search.loop import Job
+from search.propose import Economy, Proposer, weights_grid
+from search.propose.record import Record, Weights
+from search.propose.rungs import Straight
+from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution
+from search.space import Params, Space, siblings
+from spaces.axis import Knob
+from spaces.recipe import Recipe, Step
+
+ACCURACY = metric_named("accuracy").objective
+TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
+PAIRS = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
+LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
+SPACE = Space(
+    {
+        "distill.layers": LAYERS,
+        "bits.width": Knob("width", off="fp32", choices=("fp32", "int8"), help=""),
+        "runtime.name": Knob("name", off="eager", choices=("eager", "onnx"), help=""),
+    },
+    None,
+    PAIRS,
+)
+
+
+def recipe_of(params: Params) -> Recipe:
+    layers, width = params.get("distill.layers", 6), params.get("bits.width", "fp32")
+    steps = [Step("distill", {"layers": layers})] if layers != 6 else []
+    steps += [Step("bits", {"width": width})] if width != "fp32" else []
+    recover = {"epochs": 1.0} if layers != 6 else {}
+    return Recipe("m", "", "", "t", tuple(steps), recover, Step(str(params.get("runtime.name", "eager"))))
+
+
+def complete(recipe: Recipe, baseline: bool = False) -> Outcome:
+    found = {"accuracy": ACCURACY.counted(0.8, {}), LATENCY: P50.counted(2.0, {})}
+    return Outcome(-1, recipe, "complete", measurements=found, seconds={"weights": 50.0}, baseline=baseline)
+
+
+def proposer(study: optuna.Study, total: int = 30, go_on: Callable[[], bool] = lambda: True) -> Proposer:
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    others = lambda recipe: siblings(recipe, PAIRS)  # noqa: E731
+    return Proposer(study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, Looking())
+
+
+class Looking(Straight):
+    """One rung, after a quarter; nobody is promoted before the end."""
+
+    top = 1
+
+    def share(self, rung: int) -> float:
+        return (0.25, 1.0)[rung]
+
+    def next(self, rung: int) -> int:
+        return rung + 1
+
+    def promoted(self, study: optuna.Study, waiting: object) -> str | None:
+        return None
+
+    def last(self, study: optuna.Study, waiting: dict[str, object]) -> tuple[str, str]:  # type: ignore[override]
+        return next(iter(waiting)), "enough is known"
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(directions=["maximize", "minimize"])
+
+
+def with_baseline(study: optuna.Study) -> optuna.Study:
+    ours = proposer(study)
+    job = next(iter(ours))
+    assert job.baseline
+    for recipe in (job.recipe, *job.siblings):
+        ours.tell(complete(recipe, baseline=True))
+    return study
+
+
+def asked(study: optuna.Study, layers: int) -> optuna.Trial:
+    """A trial that a killed process left: asked, and never told."""
+    params = {"distill.layers": layers, "bits.width": "int8", "runtime.name": "onnx"}
+    study.enqueue_trial(params)
+    trial = study.ask({name: distribution(knob) for name, knob in SPACE.searched.items()})
+    trial.set_user_attr(PARAMS, params)
+    return trial
+
+
+def test_a_trial_whose_recipe_is_known_is_answered_and_not_built_again(study: optuna.Study) -> None:
+    with_baseline(study)
+    before = proposer(study)
+    trial = asked(study, 3)
+    before._asked[recipe_of(trial.params).digest] = trial
+    number = before.tell(complete(recipe_of(trial.params))).number
+    twin = asked(study, 3)
+    next(iter(proposer(study)))
+    assert study.trials[twin.number].state == TrialState.COMPLETE
+    assert study.trials[twin.number].user_attrs["same_as"] == number
+
+
+def test_of_two_trials_left_with_one_recipe_one_is_built(study: optuna.Study) -> None:
+    with_baseline(study)
+    asked(study, 3), asked(study, 3)
+    ours, built = proposer(study), []
+    for job in ours:
+        built.append(job.recipe.digest)
+        for recipe in (job.recipe, *job.siblings):
+            ours.tell(complete(recipe))
+    assert built.count(recipe_of({"distill.layers": 3, "bits.width": "int8", "runtime.name": "onnx"}).digest) == 1
+    assert not [t for t in study.trials if t.state == TrialState.RUNNING]
+
+
+def test_pairs_that_a_kill_left_out_are_measured_first(study: optuna.Study) -> None:
+    with_baseline(study)
+    before = proposer(study)
+    trial = asked(study, 3)
+    mine = recipe_of(trial.params)
+    before._asked[mine.digest] = trial
+    before.tell(complete(mine))
+    job = next(iter(proposer(study)))
+    assert {r.digest for r in (job.recipe, *job.siblings)} == {r.digest for r in siblings(mine, PAIRS)}
+    assert not job.baseline and job.share == 1.0
+
+
+def looked_at(study: optuna.Study, until: int = 1) -> tuple[Proposer, list[Job]]:
+    """Run; looks are paused, full recoveries complete; stopped after so many looks."""
+    looks: list[Job] = []
+    ours = proposer(study, go_on=lambda: len(looks) < until)
+    for job in ours:
+        if job.share < 1:
+            looks.append(job)
+            seen = {0: 0.6}
+            ours.tell(Outcome(-1, job.recipe, "paused", rung=0, rungs=seen, seconds={"look": 2.0, "weights": 12.0}))
+            continue
+        for recipe in (job.recipe, *job.siblings):
+            ours.tell(complete(recipe, job.baseline))
+    return ours, looks
+
+
+def test_who_is_dismissed_keeps_what_was_seen_of_it_and_what_that_cost(study: optuna.Study) -> None:
+    ours, (look,) = looked_at(study)
+    told = ours.tell(Outcome(-1, look.recipe, "rejected", "enough is known"))
+    assert told.rungs == {0: 0.6} and told.seconds == {"look": 2.0, "weights": 12.0}
+    assert Outcome.from_json(study.trials[told.number].user_attrs[OUTCOME]).rungs == {0: 0.6}
+
+
+class Harsh(Looking):
+    def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
+        return "it cannot reach the front", ""
+
+
+def test_who_waited_when_a_run_was_killed_is_judged_again(study: optuna.Study) -> None:
+    _, (look,) = looked_at(study)
+    again = proposer(study)
+    again._decisions = Harsh()
+    next(iter(again))
+    known = {o.recipe.digest: o for o in again.outcomes}[look.recipe.digest]
+    assert known.status == "rejected" and known.rungs == {0: 0.6}
+
+
+def test_an_anchor_that_was_killed_is_recovered_in_full(study: optuna.Study) -> None:
+    with_baseline(study)
+    jobs = iter(proposer(study))
+    anchor = next(jobs)
+    assert anchor.share == 1.0 and RUNGS not in study.trials[-1].user_attrs
+    again = next(iter(proposer(study)))
+    assert again.recipe == anchor.recipe and again.share == 1.0
+
+
+def test_a_search_that_expected_too_little_stops_at_once_when_it_goes_on(tmp_path: Path) -> None:
+    world: World = worlds().synthetic()
+    modest = Economy(least_gain=0.05)
+    first = worlds().search(world, "known-latency", 0, 40, modest, folder=tmp_path)
+    again = worlds().search(world, "known-latency", 0, 40, modest, folder=tmp_path)
+    assert 3 < first.weights < 40
+    assert again.weights == 0 and not [t for t in again.study.trials if t.state == TrialState.RUNNING]
+
+
+# --- settings that the grid does not hold -----------------------------------------------------------------------
+
+
+def narrowed(**knobs: Knob) -> Space:
+    return Space({**SPACE.knobs, **{name.replace("_", "."): knob for name, knob in knobs.items()}}, None, PAIRS)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        narrowed(distill_layers=Knob("layers", off=6, low=1, high=3, step=1, help="")),
+        narrowed(prune_criterion=Knob("criterion", off="fisher", choices=("diagonal", "uniform"), mode=True, help="")),
+    ],
+    ids=["a number", "a name"],
+)
+def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space: Space, study: optuna.Study) -> None:
+    for pair in PAIRS:
+        told = {**space.off, "runtime.name": pair[0], "bits.width": pair[1]}
+        outcome = complete(recipe_of(told), baseline=True).numbered(0)
+        attributes = {OUTCOME: outcome.to_json(), PARAMS: told}
+        study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
+    record = Record(weights_grid(space), space.off, TARGETS[0])
+    (one,) = record.refresh(study)
+    assert one is record.baseline and one.row is None and set(one.quality) == set(PAIRS)
+
+
+def test_a_search_of_ranges_without_the_uncompressed_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler models what is inside, and the baseline is what the front is held against."""
+    module = worlds()
+    world = module.synthetic()
+    inside = {**world.space.knobs, "distill.layers": Knob("layers", off=12, low=2, high=8, step=1, help="")}
+    world.space = Space(inside, None, world.pairs)
+    trace = module.search(world, "known-latency", 0, 12)
+    assert trace.weights == 12 and all(math.isfinite(h) and h > 0 for h in trace.hypervolume[1:])
+    layers = [t.params["distill.layers"] for t in trace.study.trials if "distill.layers" in t.params]
+    assert layers and max(layers) <= 8
+
+
+def test_a_mode_of_an_axis_that_is_off_makes_no_other_weights(study: optuna.Study) -> None:
+    mode = Knob("criterion", off="fisher", choices=("fisher", "uniform"), mode=True, help="")
+    space = narrowed(prune_criterion=mode)
+    record = Record(weights_grid(space), space.off, TARGETS[0], space.canonical)
+    for settings in ({"prune.criterion": "uniform"}, {"prune.criterion": "fisher"}):
+        told = {**space.off, **settings}
+        attributes = {OUTCOME: complete(recipe_of(told)).to_json(), PARAMS: told}
+        study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
+    assert len(record.refresh(study)) == 1
+
+
+def test_without_a_latency_to_count_from_nothing_is_rejected_or_weighed() -> None:
+    module = worlds()
+    world = module.synthetic()
+    outlook = module.Outlook(
+        Record(world.grid, world.space.off, TARGETS[0]),
+        module.Known(world),
+        module.QualityModel(),
+        module.Aims(TARGETS[0], 0.5),
+    )
+    outlook.look(optuna.create_study(directions=["maximize", "minimize"]))
+    row = np.zeros(len(world.grid.counts), dtype=int)
+    somebody = Weights(world.grid.settings(row), tuple(row.tolist()))
+    assert not outlook.bounded
+    bounds = module.Bounds(outlook, {name: world.space.knobs[name] for name in world.grid.values})
+    assert bounds.verdict(somebody) == "" and bounds.expected(somebody) == math.inf
