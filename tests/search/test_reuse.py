@@ -1,0 +1,64 @@
+"""A second search of the same: nothing is trained or measured twice on the way, finalists are timed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import search, write_config
+
+from search.front import Outcome
+from search.propose.study import read_outcomes
+from search.reuse import SINCE
+
+
+def entries(mlruns: Path, stage: str) -> dict[str, int]:
+    """When each entry of a stage was written."""
+    found = (mlruns / "cache" / stage).glob("*/entry.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Path:
+    """Where a search has run, of every pair of four sets of weights at most."""
+    folder = tmp_path_factory.mktemp("reuse")
+    data = {"train": "train.csv", "validation": "validation.jsonl", "test": "test.parquet"}
+    data = {part: str(tiny_data / name) for part, name in data.items()}
+    write_config(folder / "c.yaml", model={"name": str(tiny_bert)}, data=data, budget={"trials": 9})
+    again(folder, "first")
+    return folder
+
+
+def again(folder: Path, study: str, *more: str) -> list[Outcome]:
+    search("run", "c.yaml", "--study", study, *more, cwd=folder).succeeded()
+    return read_outcomes(folder / "mlruns", study)[1]
+
+
+def weights_of(outcomes: list[Outcome]) -> set[str]:
+    return {o.recipe.weights_digest for o in outcomes if o.status == "complete"}
+
+
+def test_an_identical_search_trains_nothing_and_measures_what_was_disturbed_alone(folder: Path) -> None:
+    first = read_outcomes(folder / "mlruns", "first")[1]
+    before = {stage: entries(folder / "mlruns", stage) for stage in ("teacher", "statistics", "outputs", "weights")}
+    second = again(folder, "second")
+    assert {stage: entries(folder / "mlruns", stage) for stage in before} == before
+    assert weights_of(second) == weights_of(first)
+    quiet = {o.recipe.digest: o for o in first if o.status == "complete" and not o.noise}
+    for outcome in second:
+        if outcome.recipe.digest in quiet:
+            known = quiet[outcome.recipe.digest].measurements
+            assert {n: m.value for n, m in outcome.measurements.items()} == {n: m.value for n, m in known.items()}
+            assert all(SINCE in m.conditions for m in outcome.measurements.values())
+
+
+def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
+    outcomes = again(folder, "fresh", "--set", "measure.reuse=false")
+    assert not [o for o in outcomes for m in o.measurements.values() if SINCE in m.conditions]
+
+
+def test_finalists_are_timed_again(folder: Path) -> None:
+    again(folder, "third")
+    final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]
+    assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
