@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 FOLDER = "onnx"
-#: Widths whose graphs are made in another way than once, under another name: an older graph is not taken for one.
+#: Widths whose graphs were once made in another way: a new name, so that an old graph is not taken for a new one.
 NAMES = {"int4": "int4-fitted"}
 
 

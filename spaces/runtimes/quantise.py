@@ -149,11 +149,15 @@ def groups_to_int4(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     HQQ (Badri & Shaji 2023) with whole zero points, from several ranges (`RANGES`). What has the least squared error
     stays, and rounding to nearest over the whole range is among it, so no group is worse than that.
 
-    HQQ itself was measured on MiniLM, one thread of an AVX-512 CPU, against rounding to nearest: weight error 7.8 % for
-    8.3 %, error of a layer's outputs 6.4 % for 6.8 %, but 2.4 times as slow at 32 tokens: no fast kernel takes its
-    zero points, which are not whole, and made whole they are those of rounding to nearest. This comes to 7.9 % and
-    6.5 % and is as fast. HQQ's norm below 1 in place of squares made neither smaller. k-quant (ONNX Runtime's) is worse
-    than rounding to nearest: it finds a minimum and then rounds it to a zero point.
+    Measured on MiniLM (`benchmarks/int4.py`), one thread of an AVX-512 CPU, 32 tokens:
+
+        to nearest         weight error 8.3 %, error of a matrix's outputs 6.8 %
+        these              7.9 %, 6.5 %, as fast
+        HQQ                7.8 %, 6.4 %, a call 2.4 times as long: no fast kernel takes zero points that are not whole,
+                           and made whole they are those of rounding to nearest
+        k-quant            8.4 %, 7.0 %, as fast: it fits a minimum, and only then rounds that to a zero point
+
+    HQQ's norm below 1 in place of squares made neither error smaller.
     """
     inputs, outputs = weight.shape
     groups = np.pad(weight.T.astype(np.float32), ((0, 0), (0, -inputs % GROUP))).reshape(outputs, -1, GROUP)
