@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 FOLDER = "onnx"
+#: Widths whose graphs were once made in another way: a new name, so that an old graph is not taken for a new one.
+NAMES = {"int4": "int4-fitted"}
 
 
 class Onnx:
@@ -87,9 +89,10 @@ class OnnxPredict:
 
 def file_of(plan: Plan) -> str:
     """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-w2-e8.onnx."""
+    name = NAMES.get(str(plan["width"]), plan["width"])
     wide = f"-w{plan['wide']}" if plan.get("wide") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
-    return f"{FOLDER}/{plan['width']}{wide}{embeddings}.onnx"
+    return f"{FOLDER}/{name}{wide}{embeddings}.onnx"
 
 
 def graph(folder: Path, plan: Plan) -> Path:

@@ -15,12 +15,16 @@ import numpy as np
 from spaces.axis import Infeasible
 
 GROUP = 32  # weights that share a scale in int4
+#: Shares of a group's range that its scale in int4 is sought from, and least-squares steps from each. From the whole
+#: range alone more steps end at a larger error; twice as many shares make it 0.2 % smaller.
+RANGES, STEPS = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8), 2
 #: Signed (unsigned ones take kernels half as fast where there is VNNI), a scale a channel, and within [-64, 64]: a CPU
 #: without VNNI adds two products in 16 bits before it widens them, and 2 * 255 * 64 still fits. So nothing saturates,
 #: wherever the graph is run.
 WEIGHTS = {"per_channel": True, "reduce_range": True}
 #: Where the exporter writes the modules that a node came from, outermost first.
 SCOPES = "pkg.torch.onnx.name_scopes"
+NBITS = "com.microsoft"  # the domain of MatMulNBits, the operator of int4
 
 #: (source graph, graph to write, names of the matrices that stay as they are)
 Lower = Callable[[Path, Path, Sequence[str]], None]
@@ -106,17 +110,94 @@ class _Rows:
 
 
 def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
-    """Weights of 4 bits with a scale and a zero point a group of 32 inputs, rounded to nearest.
+    """Weights of 4 bits with a scale and a zero point a group of 32 inputs (`groups_to_int4`); products in fp32.
 
     A head that sees one row a text (a Gemm) stays as it is: the kernel is one of MatMul.
     """
     import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    from onnx import helper, numpy_helper
 
-    config = DefaultWeightOnlyQuantConfig(block_size=GROUP, is_symmetric=False, op_types_to_quantize=("MatMul",))
-    made = MatMulNBitsQuantizer(onnx.load(source), nodes_to_exclude=list(keep), algo_config=config)
-    made.process()
-    made.model.save_model_to_file(str(target))
+    model = onnx.load(source)
+    graph = model.graph
+    floats = {tensor.name: tensor for tensor in graph.initializer}
+    made = set()
+    for node in [n for n in matrices(graph) if n.op_type == "MatMul" and n.name not in keep]:
+        name = node.input[1]
+        inputs, outputs = floats[name].dims
+        parts = (f"{name}.int4", f"{name}.scale", f"{name}.zero")
+        if name not in made:
+            numbers, scales, zeros = groups_to_int4(numpy_helper.to_array(floats[name]))
+            for part, values in zip(parts, (_pairs(numbers), scales, _pairs(zeros)), strict=True):
+                graph.initializer.append(numpy_helper.from_array(values, part))
+            made.add(name)
+        # The same node, which so keeps its name and where it came from.
+        node.op_type, node.domain = "MatMulNBits", NBITS
+        node.input[1:] = parts
+        sizes = {"K": inputs, "N": outputs, "bits": 4, "block_size": GROUP}
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sizes.items())
+    if NBITS not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(NBITS, 1))
+    _drop_unread(graph)
+    onnx.save(model, target)
+
+
+def groups_to_int4(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(numbers (out, groups, 32), scales (out, groups), zeros (out, groups)) of `weight` (in, out).
+
+    scale * (number - zero) is near the weight; numbers and zeros are whole, 0 to 15, and a last group that is not full
+    ends in zeros. For given numbers the best scale, and then the best zero point, has a closed form: the alternation of
+    HQQ (Badri & Shaji 2023) with whole zero points, from several ranges (`RANGES`). What has the least squared error
+    stays, and rounding to nearest over the whole range is among it, so no group is worse than that.
+
+    Measured on MiniLM (`benchmarks/int4.py`), one thread of an AVX-512 CPU, 32 tokens:
+
+        to nearest         weight error 8.3 %, error of a matrix's outputs 6.8 %
+        these              7.9 %, 6.5 %, as fast
+        HQQ                7.8 %, 6.4 %, a call 2.4 times as long: no fast kernel takes zero points that are not whole,
+                           and made whole they are those of rounding to nearest
+        k-quant            8.4 %, 7.0 %, as fast: it fits a minimum, and only then rounds that to a zero point
+
+    HQQ's norm below 1 in place of squares made neither error smaller.
+    """
+    inputs, outputs = weight.shape
+    groups = np.pad(weight.T.astype(np.float32), ((0, 0), (0, -inputs % GROUP))).reshape(outputs, -1, GROUP)
+    low, high = np.minimum(groups.min(-1), 0)[..., None], np.maximum(groups.max(-1), 0)[..., None]
+    whole = np.where(high > low, (high - low) / 15, 1)
+    zeros = np.rint(-low / whole)  # of any share of the range too
+    best = (_nearest(groups, whole, zeros), whole, zeros)
+    least = _lost(groups, *best)
+    for share in RANGES:
+        scale, zero = share * whole, zeros
+        for _ in range(STEPS):
+            steps = _nearest(groups, scale, zero) - zero
+            squares = (steps**2).sum(-1, keepdims=True)
+            fitted = (groups * steps).sum(-1, keepdims=True) / np.maximum(squares, 1)
+            scale = np.where(fitted > 0, fitted, scale)  # a group of zeros has no scale of its own
+            zero = np.clip(np.rint((_nearest(groups, scale, zero) - groups / scale).mean(-1, keepdims=True)), 0, 15)
+            found = (_nearest(groups, scale, zero), scale, zero)
+            lost = _lost(groups, *found)
+            best = tuple(np.where(lost < least, new, old) for new, old in zip(found, best, strict=True))
+            least = np.minimum(lost, least)
+    numbers, scales, zeros = best
+    return numbers.astype(np.uint8), scales[..., 0].astype(weight.dtype), zeros[..., 0].astype(np.uint8)
+
+
+def _nearest(groups: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    rounded: np.ndarray = np.clip(np.rint(groups / scale + zero), 0, 15)
+    return rounded
+
+
+def _lost(groups: np.ndarray, numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Squared error a group (out, groups, 1)."""
+    lost: np.ndarray = ((scale * (numbers - zero) - groups) ** 2).sum(-1, keepdims=True)
+    return lost
+
+
+def _pairs(numbers: np.ndarray) -> np.ndarray:
+    """Numbers below 16 (..., n) two a byte (..., ceil(n / 2)), the first of two in the lower bits."""
+    even = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, numbers.shape[-1] % 2)])
+    packed: np.ndarray = even[..., ::2] | even[..., 1::2] << 4
+    return packed
 
 
 def tables(source: Path, target: Path) -> None:
@@ -153,11 +234,16 @@ def tables(source: Path, target: Path) -> None:
         ]
     del graph.node[:]
     graph.node.extend(made)
-    used = {name for node in made for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    _drop_unread(graph)
+    onnx.save(model, target)
+
+
+def _drop_unread(graph: Any) -> None:
+    """Leaves only the constants that a node reads."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    onnx.save(model, target)
 
 
 def rows_to_int8(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
