@@ -51,7 +51,7 @@ def open_study(
         UserError: it exists and its trials share other `parts` (space, model, data, limits...).
     """
     directions = [StudyDirection.MINIMIZE if t.better == "lower" else StudyDirection.MAXIMIZE for t in targets]
-    existing = _find(mlruns, name)
+    existing = find_study(mlruns, name)
     check_parts(mlruns, name, parts)
     # The sampler's own state is not stored: a resumed search draws on, it does not draw the same again.
     trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
@@ -69,7 +69,7 @@ def open_study(
 
 def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any]) -> None:
     """Raise UserError if there is a study called `name` whose trials share other `parts`."""
-    existing = _find(mlruns, name)
+    existing = find_study(mlruns, name)
     if existing is None:
         return
     before = existing.user_attrs.get(PARTS)
@@ -82,7 +82,7 @@ def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any]) -> None:
         )
 
 
-def _find(mlruns: Path, name: str) -> optuna.Study | None:
+def find_study(mlruns: Path, name: str) -> optuna.Study | None:
     if not (mlruns / "optuna.db").exists():
         return None
     try:
@@ -97,7 +97,7 @@ def read_outcomes(mlruns: Path, name: str) -> tuple[dict[str, Any], list[Outcome
     Raises:
         UserError: there is no study of that name; names the nearest.
     """
-    study = _find(mlruns, name)
+    study = find_study(mlruns, name)
     if study is None:
         known = []
         if (mlruns / "optuna.db").exists():
@@ -110,14 +110,14 @@ def read_outcomes(mlruns: Path, name: str) -> tuple[dict[str, Any], list[Outcome
 
 def set_attribute(mlruns: Path, name: str, key: str, value: Any) -> None:
     """Keep `value` (JSON) with the study."""
-    study = _find(mlruns, name)
+    study = find_study(mlruns, name)
     assert study is not None
     study.set_user_attr(key, json.loads(json.dumps(value)))
 
 
 def attribute(mlruns: Path, name: str, key: str) -> Any:
     """What was kept under `key`, or None."""
-    study = _find(mlruns, name)
+    study = find_study(mlruns, name)
     return None if study is None else study.user_attrs.get(key)
 
 

@@ -1,0 +1,167 @@
+"""What a search does not do twice, or at all: whole runs of the embedded default, side by side.
+
+    python benchmarks/savings.py --folder DIR                    cold, the same again, one runtime changed
+    python benchmarks/savings.py --folder DIR --ablation         then without rungs, without rejection, without both
+    python benchmarks/savings.py --folder DIR --quick            half of the trials and of the teacher
+    python benchmarks/savings.py --folder DIR --check            exit 1 where a promised figure is missed
+
+Every run is `python -m search run` in a process of its own. "cold" and the ablation's runs begin with an empty store,
+"again" and "changed" with what "cold" left. Seconds to the front are those until the hypervolume is 95 % of what the
+run has in the end (log latency and accuracy, from 1.1 times the uncompressed model's latency as it came and the
+accuracy of the most frequent class). A run that is in DIR already is not run again. Needs an idle machine, for half an
+hour; with --ablation for an hour and a half.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import header
+
+from search.front import LATENCY, Outcome
+from search.propose.improvement import Staircase
+from search.propose.study import OUTCOME, find_study
+
+REACHED = 0.95
+FLOOR = 0.5  # two classes, equally frequent
+STAGES = ("teacher", "statistics", "weights", "looks", "measured")
+OTHER = "openvino" if importlib.util.find_spec("openvino") else "compiled"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search: where its results are, and what is set."""
+
+    name: str
+    mlruns: str
+    sets: tuple[str, ...] = ()
+
+
+RUNS = (
+    Run("cold", "cold"),
+    Run("again", "cold"),
+    Run("changed", "cold", (f"space.runtime.name=[eager, {OTHER}]",)),
+)
+ABLATION = (
+    Run("no-rungs", "no-rungs", ("economy.rungs=[]",)),
+    Run("no-rejection", "no-rejection", ("economy.reject=false",)),
+    Run("neither", "neither", ("economy.rungs=[]", "economy.reject=false")),
+)
+
+
+def entries(mlruns: Path) -> dict[str, int]:
+    """How many entries of each stage the store has."""
+    return {stage: len(list((mlruns / "cache" / stage).glob("[!.]*/entry.json"))) for stage in STAGES}
+
+
+def points_of(mlruns: Path, study: str) -> list[tuple[float, float, float]]:
+    """(time told, log ms, accuracy) of all that was measured."""
+    found = find_study(mlruns, study)
+    assert found is not None
+    told = []
+    for trial in found.get_trials(deepcopy=False):
+        if OUTCOME in trial.user_attrs and isinstance(trial.datetime_complete, datetime):
+            outcome = Outcome.from_json(trial.user_attrs[OUTCOME])
+            if outcome.status == "complete":
+                at = trial.datetime_complete.timestamp()
+                told.append((at, math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
+    return sorted(told)
+
+
+def curve(points: list[tuple[float, float, float]], began: float, end: float) -> list[tuple[float, float]]:
+    """(seconds, hypervolume) after each outcome."""
+    stairs = [Staircase.of([p[1:] for p in points[: n + 1]], (end, FLOOR)).area for n in range(len(points))]
+    return [(p[0] - began, area) for p, area in zip(points, stairs, strict=True)]
+
+
+def measured(run: Run, folder: Path, sets: tuple[str, ...]) -> dict[str, Any]:
+    """Figures of one run, from the file beside its results where it was run before."""
+    kept = folder / f"{run.name}.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    mlruns = folder / run.mlruns
+    before, began = entries(mlruns), time.time()
+    wanted = [f"--set={one}" for one in (f"mlruns={mlruns}", "budget.timeout=null", *sets, *run.sets)]
+    command = [sys.executable, "-m", "search", "run", "--study", run.name, *wanted]
+    with (folder / f"{run.name}.log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
+    made = {
+        "seconds": time.time() - began,
+        "began": began,
+        "made": {stage: count - before[stage] for stage, count in entries(mlruns).items()},
+        "points": points_of(mlruns, run.name),
+        "front": front_of(mlruns, run.name),
+    }
+    kept.write_text(json.dumps(made, indent=1))
+    return made
+
+
+def front_of(mlruns: Path, study: str) -> list[dict[str, Any]]:
+    exported = json.loads((mlruns / "exports" / study / "front.json").read_text())
+    members = {member["number"] for member in exported["members"]}
+    return [trial for trial in exported["trials"] if trial["number"] in members]
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--folder", type=Path, required=True, help="where runs and their figures are kept")
+    parser.add_argument("--ablation", action="store_true", help="also without rungs, without rejection, without both")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    about = header.hardware()
+    print(header.heading(about), flush=True)
+    sets = ("budget.trials=12", "teacher.epochs=0.5") if arguments.quick else ()
+    found: dict[str, dict[str, Any]] = {}
+    for run in (*RUNS, *(ABLATION if arguments.ablation else ())):
+        found[run.name] = measured(run, folder, sets)
+        print(f"{run.name}: {found[run.name]['seconds']:.0f} s", flush=True)
+    end = math.log(1.1) + found["cold"]["points"][0][1]
+    rows, to_front = [], {}
+    for name, one in found.items():
+        steps = curve([tuple(p) for p in one["points"]], one["began"], end)
+        to_front[name] = next(s for s, area in steps if area >= REACHED * steps[-1][1])
+        rows.append(
+            (
+                name,
+                f"{one['seconds']:.0f}",
+                f"{one['seconds'] / found['cold']['seconds']:.0%}",
+                f"{to_front[name]:.0f}",
+                f"{steps[-1][1]:.4f}",
+                str(len(one["front"])),
+                *(str(one["made"][stage]) for stage in STAGES),
+            )
+        )
+    columns = ("run", "seconds", "of cold", "to the front", "hypervolume", "on the front", *STAGES)
+    print("\n" + header.table(columns, rows) + "\nthe last columns: how many of each the run made")
+    cold = {m["digest"] for m in found["cold"]["front"]}
+    again = {m["digest"] for m in found["again"]["front"]}
+    promises = [
+        header.Promise("again: seconds of cold", found["again"]["seconds"] / found["cold"]["seconds"], high=0.1),
+        header.Promise("again: teachers, statistics and weights made", _trained(found["again"]), high=0),
+        header.Promise("again: members of the front in both, of all", len(cold & again) / len(cold | again), low=1),
+        header.Promise("changed: seconds of cold", found["changed"]["seconds"] / found["cold"]["seconds"], high=0.2),
+    ]
+    if "neither" in to_front:
+        promises.append(
+            header.Promise("to the front: of neither's", to_front["cold"] / to_front["neither"], high=1 / 3)
+        )
+    return header.finish(arguments, about, found, promises)
+
+
+def _trained(found: dict[str, Any]) -> float:
+    return float(sum(found["made"][stage] for stage in ("teacher", "statistics", "weights")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
