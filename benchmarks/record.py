@@ -26,7 +26,7 @@ import header
 from lab import Lab, NoLimit
 
 from search.evaluate import Evaluator
-from search.front import LATENCY, Outcome
+from search.front import LATENCY, SPEEDUP, Outcome
 from search.known import Known
 from search.loop import Job
 from search.setting import Setting
@@ -77,6 +77,7 @@ def line_of(settings: dict[str, Value], outcomes: list[Outcome]) -> dict[str, An
             "pair": [o.recipe.runtime.name, str(o.recipe.params.get("bits.width", "fp32"))],
             "accuracy": o.value("accuracy"),
             "ms": o.value(LATENCY),
+            "speedup": o.value(SPEEDUP),
             "noisy": o.noise,
         }
         for o in outcomes

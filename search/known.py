@@ -20,7 +20,7 @@ from objectives.process import RemoteTimeout
 from objectives.shapes import Array, Shapes
 from objectives.workload import MARK
 from search import isolate, stages
-from search.front import LATENCY, Outcome
+from search.front import LATENCY, SPEEDUP, Outcome
 from search.measurer import Measurer
 from search.setting import Setting, cores
 from search.shapes import Params, outline_of, shapes_of
@@ -32,8 +32,8 @@ from spaces.recipe import Recipe
 
 Pair = tuple[str, str]  # runtime and width
 
-#: Of a probe: less than the loop's, since many shapes tell more of one another than long looks at few. One side.
-PROBE = latency.QUICK.lasting(2 * 1.0)
+#: Of a probe: less than the loop's, since many shapes tell more of one another than long looks at few.
+PROBE = latency.QUICK.lasting(2 * 1.0)  # of both sides
 #: Relative standard error between fresh processes of one model, which no single one of them shows.
 FRESH = 0.01
 #: And of what was timed on a machine that was disturbed.
@@ -67,6 +67,8 @@ class Known:
         self._inputs, self.conditions = Timings(setting).inputs(mark)
         self._latency = f"{LATENCY}{MARK}{mark}" if mark else LATENCY  # what trials call it
         self.table = LatencyTable(self._folder, self.conditions)
+        self._speedup = self._latency.replace(LATENCY, SPEEDUP)
+        self._reference: float | None = None
         self._random = np.random.default_rng(setting.config.seed)
         self._pool: list[dict[str, Value]] | None = None
         self._probes = 0
@@ -84,7 +86,12 @@ class Known:
         return log_ms, sd
 
     def correct(self, outcome: Outcome) -> None:
-        """Take in the latency that a trial measured, under the conditions it was measured under."""
+        """Take in the latency that a trial measured, under the conditions it was measured under.
+
+        A machine that is faster now than a minute ago moves both sides of a comparison alike. So what counts is how
+        many times faster than the uncompressed model it was, beside it, at the latency that is known of that one.
+        """
+        self.learn_reference(outcome)
         timed = outcome.measurements.get(self._latency)
         if timed is None or not {"batch", "length"} <= set(timed.conditions):
             return
@@ -92,7 +99,36 @@ class Known:
         if any(timed.conditions.get(name) != value for name, value in self.conditions.items()):
             table = LatencyTable(self._folder, timed.conditions)
         params = outcome.recipe.params
-        table.add(pair_of(params), self.shapes([params]), timed.value, error_of(timed))
+        taken = self.compared(outcome.measurements) if table is self.table else (timed.value, error_of(timed))
+        table.add(pair_of(params), self.shapes([params]), *taken)
+
+    @property
+    def reference_ms(self) -> float | None:
+        """Of the uncompressed model as it came: what all comparisons of this process are counted with.
+
+        As the table knows it from before, or as it was first measured here; None before either.
+        """
+        if self._reference is None:
+            pair, shape = pair_of({}), self.shapes([self._setting.space.off])
+            if self.table.measured(pair, shape)[0]:
+                self._reference = float(np.exp(self.table.predict(pair, shape)[0][0]))
+        return self._reference
+
+    def learn_reference(self, outcome: Outcome) -> None:
+        """Take the latency of the uncompressed model as it came from its first comparison, if it is not known yet."""
+        timed, speedup = (outcome.measurements.get(name) for name in (self._latency, self._speedup))
+        if outcome.baseline and timed is not None and speedup is not None and self.reference_ms is None:
+            self._reference = timed.value * speedup.value
+
+    def compared(self, measured: Mapping[str, Measurement]) -> tuple[float, float]:
+        """(ms, relative standard error) of a model that was timed beside the uncompressed one, as the table counts.
+
+        What was timed alone, or before anything is known of the uncompressed model, counts as it is.
+        """
+        timed, speedup = measured[self._latency], measured.get(self._speedup)
+        if speedup is None or self.reference_ms is None:
+            return timed.value, error_of(timed)
+        return self.reference_ms / speedup.value, error_of(speedup)
 
     def fill(self, seconds: float, pairs: Sequence[Pair], most: int | None = None) -> int:
         """Measure untrained models, where the table knows least of `pairs`, for about `seconds`; how many.
@@ -139,21 +175,27 @@ class Known:
         for pair in pairs:
             recipe = replace(self._setting.recipe(_under(params, pair)), recover={})
             try:
-                found[pair] = self.timed(recipe)[LATENCY]
+                timed = self.timed(recipe)
             except (Infeasible, RuntimeError, RemoteTimeout):  # a process that died is a RuntimeError
                 continue  # what is predicted of this pair stays as uncertain as it was
-            self.table.add(pair_of(recipe.params), self.shapes([params]), found[pair].value, error_of(found[pair]))
+            found[pair] = timed[self._latency]
+            self.table.add(pair_of(recipe.params), self.shapes([params]), *self.compared(timed))
         return found
 
     def timed(self, recipe: Recipe, protocol: latency.Protocol = PROBE) -> dict[str, Measurement]:
-        """An untrained model of the recipe's shape under its runtime and width, alone in a fresh process.
+        """An untrained model of the recipe's shape under its runtime and width, beside the uncompressed model.
+
+        Both in fresh processes.
 
         Raises:
             Infeasible, RuntimeError, RemoteTimeout: it cannot be built, or run here.
         """
         setting = self._setting
-        with self._measurer.opened(recipe, self.untrained(recipe), self.conditions["device"]) as bench:
-            return latency.measure(bench, None, self._inputs, protocol, setting.config.seed, self.conditions)
+        device = self.conditions["device"]
+        opened = self._measurer.opened(recipe, self.untrained(recipe), device)
+        with opened as bench, self._measurer.baseline(device) as theirs:
+            found = latency.measure(bench, theirs, self._inputs, protocol, setting.config.seed, self.conditions)
+        return found if self._latency == LATENCY else {self._latency: found[LATENCY], self._speedup: found[SPEEDUP]}
 
     def untrained(self, recipe: Recipe) -> Path:
         """A folder of an untrained model of the recipe's shape: the teacher, or made and stored."""
@@ -201,7 +243,7 @@ def pair_of(params: Params) -> str:
 
 
 def error_of(timed: Measurement) -> float:
-    """Relative standard error of a median: what its interval says, and what fresh processes differ by."""
+    """Relative standard error of a median, or of a ratio: what its interval says, and what processes differ by."""
     low, high = timed.interval
     known = np.hypot((high - low) / (2 * 1.96 * timed.value), FRESH)
     return float(np.hypot(known, NOISY if timed.conditions.get("noisy") else 0.0))

@@ -84,7 +84,7 @@ def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
         most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
     )
     space = setting.space
-    record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
+    record = Record(weights_grid(space), space.off, aims.quality, space.canonical, knowledge.log_ms)
     return Outlook(record, knowledge, QualityModel(), aims)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from objectives.measurement import Measurement
 from search.front import LATENCY, Target
 from search.propose.accuracy import Seen
 from search.propose.pool import Grid
@@ -49,12 +50,19 @@ class Record:
         grid: over the knobs that determine weights (all but runtime and width).
         quality: the target that is learnt; qualities are kept with "higher is better".
         canonical: settings to the one way of writing them.
+        log_ms: a trial's measurements to the latency that is compared with predictions.
     """
 
     def __init__(
-        self, grid: Grid, off: Settings, quality: Target, canonical: Callable[[Settings], Settings] = dict
+        self,
+        grid: Grid,
+        off: Settings,
+        quality: Target,
+        canonical: Callable[[Settings], Settings] = dict,
+        log_ms: Callable[[Mapping[str, Measurement]], float] = lambda found: math.log(found[LATENCY].value),
     ) -> None:
-        self._grid, self._off, self._quality, self._canonical = grid, dict(off), quality, canonical
+        self._grid, self._off, self._quality = grid, dict(off), quality
+        self._canonical, self._log_ms = canonical, log_ms
         self._sign = 1.0 if quality.better == "higher" else -1.0
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
@@ -120,8 +128,8 @@ class Record:
         if outcome["status"] != "complete":
             return
         one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
-        found = outcome["measurements"]
-        one.quality[pair] = self._sign * float(found[self._quality.objective]["value"])
-        one.costs[pair] = math.log(float(found[LATENCY]["value"]))
+        found = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
+        one.quality[pair] = self._sign * found[self._quality.objective].value
+        one.costs[pair] = self._log_ms(found)
         if not outcome["limits_broken"]:
             one.kept.add(pair)
