@@ -164,6 +164,8 @@ class Trace:
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
     pair = (recipe.runtime.name, str(recipe.params.get("bits.width", "fp32")))
+    if pair not in world.pairs:
+        return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
     column = world.pairs.index(pair)
     quality, ms = float(world.quality[place, column]), math.exp(float(world.costs[place, column]))
     found = {
@@ -216,11 +218,13 @@ def search(
         if not job.baseline:
             trace.weights += 1
             trace.train(place, 1.0)
+        before_it = len(points)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
-            points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
+            if made.status == "complete":
+                points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
             yield made
-        before = Staircase.of(points[: -1 - len(job.siblings)], world.reference).area
+        before = Staircase.of(points[:before_it], world.reference).area
         if job.audit:
             trace.audits += 1
             trace.wrong += Staircase.of(points, world.reference).area > before
