@@ -3,6 +3,7 @@
     python benchmarks/search_efficiency.py                 ten seeds on the synthetic world; overhead to 1,000 trials
     python benchmarks/search_efficiency.py --quick         three seeds, thirty sets of weights, overhead to 100 trials
     python benchmarks/search_efficiency.py --recorded FILE the world recorded by benchmarks/record.py as well
+    python benchmarks/search_efficiency.py --recorded FILE --only-recorded
     python benchmarks/search_efficiency.py --check         exit 1 where a promised figure is missed
 
 Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
@@ -122,27 +123,32 @@ def overhead(trials: Sequence[int]) -> dict[int, float]:
     return made
 
 
-def promises(made: dict[str, Any], weights: int, asked: dict[int, float]) -> list[header.Promise]:
+def promises(world: str, made: dict[str, Any]) -> list[header.Promise]:
+    """Of the table of one world, at the most sets of weights that it has."""
+    weights = max(int(name.split()[-1]) for name in made["known-latency"] if name.startswith("regret"))
     regret = {name: float(np.median(found[f"regret at {weights}"])) for name, found in made.items()}
     reached = {name: float(np.median(found["weights to 95 %"])) for name, found in made.items()}
     others = [name for name in regret if not name.startswith("known-latency")]
-    kept = [header.Promise("regret over GPSampler's", regret["known-latency"] / regret["gp"], high=0.5)]
+    kept = [header.Promise(f"{world}: regret over GPSampler's", regret["known-latency"] / regret["gp"], high=0.5)]
     kept += [
-        header.Promise(f"regret over that of {name}", regret["known-latency"] / regret[name], high=1.0)
+        header.Promise(f"{world}: regret over that of {name}", regret["known-latency"] / regret[name], high=1.0)
         for name in others
         if name != "gp"
     ]
     ours, theirs = reached["known-latency"], reached["gp"]
     # Where GPSampler never gets there, getting there at all is less than half; where nobody does, nothing is shown.
     share = ours / theirs if np.isfinite(theirs) else 0.0 if np.isfinite(ours) else float("inf")
-    kept.append(header.Promise("weights to 95 % over GPSampler's", share, high=0.5))
+    kept.append(header.Promise(f"{world}: weights to 95 % over GPSampler's", share, high=0.5))
+    return kept
+
+
+def kept_overhead(asked: dict[int, float]) -> list[header.Promise]:
     limits = {100: 150.0, 1000: 300.0}
-    kept += [
+    return [
         header.Promise(f"ask, tell and storage at {count} trials: ms", asked[count], high=limits[count])
         for count in asked
         if count in limits
     ]
-    return kept
 
 
 def main() -> int:
@@ -150,6 +156,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="default: 10; with --quick 3")
     parser.add_argument("--weights", type=int, help="sets of weights a search trains (default: 50; with --quick 30)")
     parser.add_argument("--recorded", type=Path, metavar="FILE", help="what benchmarks/record.py wrote")
+    parser.add_argument("--only-recorded", action="store_true", help="neither the synthetic world nor what it costs")
     parser.add_argument("--processes", type=int, default=2, help="searches at once (default: 2)")
     arguments = parser.parse_args()
     seeds = arguments.seeds or (3 if arguments.quick else 10)
@@ -157,15 +164,20 @@ def main() -> int:
     about = header.hardware()
     print(f"{header.heading(about)}\n{seeds} seeds, {weights} sets of weights\n", flush=True)
     kept: dict[str, Any] = {}
+    kept_promises: list[header.Promise] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        places = [("synthetic", None)] + ([("recorded", arguments.recorded)] if arguments.recorded else [])
+        places = [] if arguments.only_recorded else [("synthetic", None)]
+        places += [("recorded", arguments.recorded)] if arguments.recorded else []
         for name, path in places:
             world = world_of(path)
-            count = min(weights, len(world.rows) - 1)
+            count = min(weights, len(world.rows) // 4)  # a search sees a part: 50 of about 200
             size = f"{len(world.rows):,} sets of weights under {len(world.pairs)} pairs"
             print(f"{name}: {size}, hypervolume {world.exhaustive:.4f}", flush=True)
             kept[name] = samplers(path, seeds, count, pool)
             show(kept[name], count)
+            kept_promises += promises(name, kept[name])
+        if arguments.only_recorded:
+            return header.finish(arguments, about, kept, kept_promises)
         kept["economies"] = economies(seeds, weights, pool)
     print("\nseconds of training until 95 % of what everybody in full reaches (known-latency)")
     rows = [
@@ -176,7 +188,7 @@ def main() -> int:
     kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
     print("\nms a trial of ask, tell and storage (SQLite), over a search of so many trials")
     print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in kept["overhead"].items()]))
-    return header.finish(arguments, about, kept, promises(kept["synthetic"], weights, kept["overhead"]))
+    return header.finish(arguments, about, kept, kept_promises + kept_overhead(kept["overhead"]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,11 @@ from spaces.axis import Value
 Settings = Mapping[str, Value]
 
 
+def as_it_is(measured: Mapping[str, Measurement]) -> float:
+    """Log ms of the latency that was measured."""
+    return math.log(measured[LATENCY].value)
+
+
 @dataclass
 class Weights:
     """One set of weights: its settings, what was measured of it, and whether it is on its way."""
@@ -59,7 +64,7 @@ class Record:
         off: Settings,
         quality: Target,
         canonical: Callable[[Settings], Settings] = dict,
-        log_ms: Callable[[Mapping[str, Measurement]], float] = lambda found: math.log(found[LATENCY].value),
+        log_ms: Callable[[Mapping[str, Measurement]], float] = as_it_is,
     ) -> None:
         self._grid, self._off, self._quality = grid, dict(off), quality
         self._canonical, self._log_ms = canonical, log_ms
