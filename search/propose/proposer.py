@@ -157,7 +157,7 @@ class Proposer:
             if outcome.status == "complete" and not outcome.baseline:
                 first.setdefault(outcome.recipe.weights_digest, outcome)
         for outcome in first.values():
-            unknown = [r for r in self._others(outcome.recipe) if r.digest not in self._outcomes][: self.left]
+            unknown = self._unmeasured(outcome.recipe)[: self.left]
             if unknown and self._go_on():
                 yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top)
 
@@ -234,8 +234,12 @@ class Proposer:
         """Its full recovery, and its siblings."""
         recipe = self._recipe(trial.user_attrs[PARAMS])
         self._asked[recipe.digest] = trial
-        others = [r for r in self._others(recipe) if r.digest not in self._outcomes and r.digest not in self._waiting]
-        return Job(recipe, siblings=tuple(others[: max(0, self.left - 1)]), rung=self._decisions.top)
+        others = self._unmeasured(recipe)[: max(0, self.left - 1)]
+        return Job(recipe, siblings=tuple(others), rung=self._decisions.top)
+
+    def _unmeasured(self, recipe: Recipe) -> list[Recipe]:
+        """Other recipes of the same weights of which nothing is known, and no trial is open."""
+        return [r for r in self._others(recipe) if r.digest not in self._outcomes and r.digest not in self._waiting]
 
     def _paused(self, outcome: Outcome) -> Outcome:
         """Keep what a lower rung saw with the open trial; nobody has decided over it yet."""
