@@ -9,10 +9,12 @@
 Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
 and width. known-latency sees predicted latencies with the table's error, never the truth. Regret is 1 - hypervolume /
 that of the exhaustive front, from log latency and accuracy, up to 1.1 times the latency of the uncompressed model as it
-came and the accuracy of the most frequent class. Medians and quartiles over seeds. A run has other aims than the table:
-models that keep most of the accuracy (economy.keep), by the second of training; one row shows what that costs here.
+came and the accuracy of the most frequent class. Medians and quartiles over seeds. A run has other aims than that:
+models that keep most of the accuracy (economy.keep), by the second of training. One row has them, and one column counts
+by them: the regret of the hypervolume above what is to be kept.
 
-Then, with known-latency: rungs and rejection, each alone and both, by the seconds of training that a front costs.
+Then, with known-latency: rungs and rejection, each alone and both, by the seconds of training and of looking at lower
+rungs that a front costs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from search.propose import Economy
 SHIPPED = "known-latency as a run has it"
 SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")
 REACHED = 0.95
+KEPT = "of what keeps most, in the end"
 SHARES = (0.0, 0.25, 1.0)
 ECONOMIES: dict[str, Economy | None] = {
     "everybody in full": None,
@@ -59,8 +62,9 @@ def quartiles(values: Sequence[float], form: str = "{:.3f}") -> str:
     return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
 
 
-def regrets(traces: Sequence[worlds.Trace], best: float, count: int) -> list[float]:
-    return [1 - t.hypervolume[min(count, len(t.hypervolume) - 1)] / best for t in traces]
+def regrets(reached: Sequence[Sequence[float]], best: float, count: int) -> list[float]:
+    """By seed, from the hypervolumes after each set of weights."""
+    return [1 - volumes[min(count, len(volumes) - 1)] / best for volumes in reached]
 
 
 def needed(trace_: worlds.Trace, wanted: float) -> float:
@@ -71,14 +75,20 @@ def needed(trace_: worlds.Trace, wanted: float) -> float:
 
 def samplers(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """The table of samplers on one world."""
-    best = world_of(path).exhaustive
+    world = world_of(path)
+    best = world.exhaustive
     jobs = [(sampler, "everybody in full", seed) for sampler in SAMPLERS for seed in range(seeds)]
     found = list(pool.map(partial(trace, path, weights), jobs))
     made: dict[str, Any] = {}
     for sampler in SAMPLERS:
         mine = [t for (name, _, _), t in zip(jobs, found, strict=True) if name == sampler]
         made[sampler] = {
-            **{f"regret at {n}": regrets(mine, best, n) for n in sorted({10, 25, weights}) if n <= weights},
+            **{
+                f"regret at {n}": regrets([t.hypervolume for t in mine], best, n)
+                for n in sorted({10, 25, weights})
+                if n <= weights
+            },
+            KEPT: regrets([t.kept for t in mine], world.exhaustive_kept, weights),
             "weights to 95 %": [needed(t, REACHED * best) for t in mine],
             "asking_s": [t.asking_s / t.weights for t in mine],
         }
@@ -86,7 +96,7 @@ def samplers(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecu
 
 
 def show(made: dict[str, Any], weights: int) -> None:
-    names = [name for name in next(iter(made.values())) if name.startswith("regret")]
+    names = [name for name in next(iter(made.values())) if name.startswith("regret") or name == KEPT]
     rows = []
     for sampler, found in made.items():
         few = np.median(found["weights to 95 %"])
@@ -96,11 +106,12 @@ def show(made: dict[str, Any], weights: int) -> None:
     print(header.table(("sampler", *names, f"weights to 95 % (of {weights})", "ms a set of weights"), rows), flush=True)
 
 
-def economies(seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Seconds of training until known-latency has 95 % of the best that anybody reached, by what is saved."""
+def economies(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Seconds until known-latency has 95 % of what it reaches in the end without any economy, by what is saved."""
     jobs = [("known-latency", name, seed) for name in ECONOMIES for seed in range(seeds)]
-    found = list(pool.map(partial(trace, None, weights), jobs))
+    found = list(pool.map(partial(trace, path, weights), jobs))
     made: dict[str, Any] = {}
+    best = world_of(path).exhaustive
     for seed in range(seeds):
         mine = {name: t for (_, name, s), t in zip(jobs, found, strict=True) if s == seed}
         goal = REACHED * mine["everybody in full"].hypervolume[-1]
@@ -109,8 +120,17 @@ def economies(seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, 
             entry = made.setdefault(name, {"seconds": [], "rejected": [], "hypervolume": []})
             entry["seconds"].append(spent[0] if spent else float("inf"))
             entry["rejected"].append(t.rejected)
-            entry["hypervolume"].append(t.hypervolume[-1] / world_of(None).exhaustive)
+            entry["hypervolume"].append(t.hypervolume[-1] / best)
     return made
+
+
+def show_economies(made: dict[str, Any]) -> None:
+    print("\nseconds of training and looking until 95 % of what everybody in full reaches (known-latency)")
+    rows = [
+        (n, quartiles(f["seconds"], "{:.0f}"), quartiles(f["hypervolume"]), f"{np.median(f['rejected']):.0f}")
+        for n, f in made.items()
+    ]
+    print(header.table(("what is saved", "seconds", "hypervolume in the end", "rejected"), rows) + "\n", flush=True)
 
 
 def overhead(trials: Sequence[int]) -> dict[int, float]:
@@ -176,15 +196,10 @@ def main() -> int:
             kept[name] = samplers(path, seeds, count, pool)
             show(kept[name], count)
             kept_promises += promises(name, kept[name])
-        if arguments.only_recorded:
-            return header.finish(arguments, about, kept, kept_promises)
-        kept["economies"] = economies(seeds, weights, pool)
-    print("\nseconds of training until 95 % of what everybody in full reaches (known-latency)")
-    rows = [
-        (n, quartiles(f["seconds"], "{:.0f}"), quartiles(f["hypervolume"]), f"{np.median(f['rejected']):.0f}")
-        for n, f in kept["economies"].items()
-    ]
-    print(header.table(("what is saved", "seconds", "hypervolume in the end", "rejected"), rows))
+            kept[f"{name}: economies"] = economies(path, seeds, count, pool)
+            show_economies(kept[f"{name}: economies"])
+    if arguments.only_recorded:
+        return header.finish(arguments, about, kept, kept_promises)
     kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
     print("\nms a trial of ask, tell and storage (SQLite), over a search of so many trials")
     print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in kept["overhead"].items()]))

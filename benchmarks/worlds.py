@@ -52,7 +52,8 @@ class World:
     """What every set of weights of a space gives, by row of the grid over its weights' knobs.
 
     quality: (W, P) by weights and pair. costs: (W, P) log ms. predicted: (W, P) as a table would say. rungs: (W, R)
-    what lower rungs see. seconds: (W,) of a full recovery. rows: (W, D) of the grid; all of it, or what was recorded.
+    what lower rungs see. seconds: (W,) of a full recovery; look: (W,) of one look at a lower rung. rows: (W, D) of the
+    grid; all of it, or what was recorded.
     """
 
     name: str
@@ -63,6 +64,7 @@ class World:
     predicted: np.ndarray
     error: float  # of the predictions, log ms
     seconds: np.ndarray
+    look: np.ndarray
     floor: float
     rungs: np.ndarray
     shares: tuple[float, ...] = ()
@@ -90,10 +92,23 @@ class World:
         return math.log(1.1) + float(self.costs[self.uncompressed, 0]), self.floor
 
     @cached_property
+    def kept_reference(self) -> tuple[float, float]:
+        """The same for models that keep what a run asks them to keep (`economy.keep`)."""
+        best = float(self.quality[self.uncompressed].max())
+        return self.reference[0], self.floor + EconomyConfig().keep * (best - self.floor)
+
+    @cached_property
     def exhaustive(self) -> float:
         """Hypervolume of the front of everything there is (log ms times accuracy)."""
+        return self._area(self.reference)
+
+    @cached_property
+    def exhaustive_kept(self) -> float:
+        return self._area(self.kept_reference)
+
+    def _area(self, reference: tuple[float, float]) -> float:
         points = zip(self.costs.ravel().tolist(), self.quality.ravel().tolist(), strict=True)
-        return Staircase.of(list(points), self.reference).area
+        return Staircase.of(list(points), reference).area
 
     # What the sampler may know (`search.propose.Knowledge`).
 
@@ -142,6 +157,7 @@ class Trace:
     """How a search went: after each set of weights the hypervolume, the seconds trained, and the seconds of asking."""
 
     hypervolume: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)  # that of models that keep what a run asks them to keep
     trained_s: list[float] = field(default_factory=list)
     asking_s: float = 0.0
     weights: int = 0
@@ -153,13 +169,23 @@ class Trace:
     points: list[tuple[float, float]] = field(default_factory=list)  # (log ms, accuracy) of all that was measured
     bounds: Bounds | None = None  # as they are in the end
     paid: dict[int, float] = field(default_factory=dict)  # of the recovery, by weights
+    seen: dict[int, int] = field(default_factory=dict)  # how many lower rungs, by weights
 
-    def train(self, place: int, share: float) -> None:
+    def train(self, place: int, share: float, rungs: int) -> None:
+        """So many lower rungs were looked at on the way to `share`."""
         self.paid[place] = max(share, self.paid.get(place, 0.0))
+        self.seen[place] = max(rungs, self.seen.get(place, 0))
+
+    def count(self, world: World, points: Sequence[tuple[float, float]]) -> None:
+        """What has been reached with one more set of weights."""
+        self.hypervolume.append(Staircase.of(points, world.reference).area)
+        self.kept.append(Staircase.of(points, world.kept_reference).area)
+        self.trained_s.append(self.spent(world))
 
     def spent(self, world: World) -> float:
-        """Seconds of training so far: a recovery that goes on pays for the rest alone."""
-        return sum(share * float(world.seconds[place]) for place, share in self.paid.items())
+        """Seconds of training and of looking so far: a recovery that goes on pays for the rest alone."""
+        trained = sum(share * float(world.seconds[place]) for place, share in self.paid.items())
+        return trained + sum(rungs * float(world.look[place]) for place, rungs in self.seen.items())
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
@@ -187,15 +213,17 @@ def search(
     folder: Path | None = None,
     looks: int = 100_000,
     shipped: bool = False,
+    before: Sequence[Outcome] = (),
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
     `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
     in memory. After so many `looks` at lower rungs it is killed. `shipped` searches as a run does: for models that keep
     most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume from the floor by the
-    set of weights.
+    set of weights. `before` are the outcomes of an equal search, whose weights are at hand.
     """
     trace = Trace()
+    at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
     known = Known(world, shipped)
     aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
     outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
@@ -212,12 +240,12 @@ def search(
                 raise KeyboardInterrupt
             trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
-            trace.train(place, job.share)
+            trace.train(place, job.share, job.rung + 1)
             yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
             return
         if not job.baseline:
             trace.weights += 1
-            trace.train(place, 1.0)
+            trace.train(place, 1.0, 0 if economy is None else len(economy.shares) - 1)
         before_it = len(points)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
@@ -228,8 +256,7 @@ def search(
         if job.audit:
             trace.audits += 1
             trace.wrong += Staircase.of(points, world.reference).area > before
-        trace.hypervolume.append(Staircase.of(points, world.reference).area)
-        trace.trained_s.append(trace.spent(world))
+        trace.count(world, points)
 
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, outlook)
@@ -253,6 +280,8 @@ def search(
         seed,
         lambda: trace.weights < weights,
         ladder,
+        lambda recipe: recipe.weights_digest in at_hand,
+        before,
     )
     began = time.monotonic()
     trace.study = study
@@ -320,6 +349,7 @@ def synthetic() -> World:
         costs + rng.normal(0, 0.03, (len(rows), 1)),
         0.03,
         600 * (0.25 + 0.75 * work / work.max()),
+        20 * (0.25 + 0.75 * work / work.max()),
         0.5,
         np.stack([one_shot, quarter], axis=1),
         (0.0, 0.25),
@@ -374,6 +404,7 @@ def recorded(path: Path) -> World:
         np.array([predicted[key]["log_ms"] for _, key in order]),
         float(np.median([predicted[key]["sd"] for _, key in order])),
         np.array([float(e["seconds"].get("weights", 0.0)) for e in entries]),
+        np.array([float(e["seconds"]["quality"]) for e in entries]),  # a look counts on part of the rows: at most this
         float(first["floor"]),
         np.array(rungs),
         tuple(first["shares"]),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from objectives import clock
 from search import limits
-from search.front import LATENCY
+from search.front import LATENCY, Outcome
 from search.setting import Setting
 from spaces.recipe import Recipe
 
@@ -63,7 +65,30 @@ def proposer_of(
         go_on,
         decisions,
         made,
+        before(setting),
     )
+
+
+def before(setting: Setting) -> Sequence[Outcome]:
+    """What an equal search found on this machine: of this configuration, whatever its name and its budget were."""
+    from search.propose.study import same_search
+
+    config = setting.config
+    if not config.measure.reuse:
+        return ()
+    mine = _what_matters(config.to_mapping())
+
+    def alike(about: Any) -> bool:
+        if about is None or clock.difference(about["hardware"], setting.environment):
+            return False
+        return bool(_what_matters(about["config"]) == mine)
+
+    return same_search(Path(config.mlruns), config.study, setting.parts, alike)
+
+
+def _what_matters(config: Mapping[str, Any]) -> Any:
+    left = {name: part for name, part in config.items() if name not in ("study", "mlruns", "budget")}
+    return json.loads(json.dumps(left))
 
 
 def informed(setting: Setting) -> bool:

@@ -1,15 +1,17 @@
 """What quality a recipe will have after its full recovery: from recipes that were recovered, and from lower rungs.
 
 A Gaussian process over the settings (Matern 5/2, one length scale a setting; Rasmussen & Williams 2006, chapters 2, 4
-and 5) models the quality of *weights*. A pair of runtime and width moves it by an offset of its own. What a lower rung
-saw is turned into an estimate of the top rung's quality by a straight line, fitted to the weights that were seen on
-both, and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities
-by such a line; theirs has a process of its own for what the line leaves).
+and 5) models the quality of *weights*. A pair of runtime and width moves it by an offset of its own, a plane over the
+settings: a low width costs a small model more than a large one. What a lower rung saw is turned into an estimate of the
+top rung's quality by a straight line, fitted to the weights that were seen on both, and enters the process as an
+observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a
+process of its own for what the line leaves).
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -74,6 +76,35 @@ class Line:
         return mean, self.sd * few * float(np.sqrt(1 + 1 / self.count + min(away, 1.0)))
 
 
+@dataclass(frozen=True)
+class Offset:
+    """Quality under one pair less that of the reference pair, as a plane over the settings."""
+
+    base: float = 0.0
+    slopes: Floats = field(default_factory=lambda: np.zeros(0))  # (D,); without any, the same everywhere
+    middle: Floats = field(default_factory=lambda: np.zeros(0))  # (D,)
+
+    @classmethod
+    def fitted(cls, features: Floats, differences: Floats) -> Offset:
+        """Ridge regression (Hoerl & Kennard 1970): every coefficient is drawn towards 0 as by one observation of it.
+
+        Args:
+            features: (N, D) of weights that were measured under both pairs.
+            differences: (N,) between the two.
+        """
+        middle = features.mean(0) if len(features) else np.zeros(features.shape[1])
+        design = np.column_stack([np.ones(len(features)), features - middle])
+        solved = np.linalg.solve(design.T @ design + np.eye(design.shape[1]), design.T @ differences)
+        return cls(float(solved[0]), solved[1:], middle)
+
+    def at(self, features: Floats) -> Floats:
+        """(N,) of weights with (N, D) features."""
+        if not len(self.slopes):
+            return np.full(len(features), self.base)
+        made: Floats = self.base + (features - self.middle) @ self.slopes
+        return made
+
+
 class QualityModel:
     """Mean and error of the quality of weights that were not recovered yet."""
 
@@ -83,7 +114,7 @@ class QualityModel:
         self._fitted_at = 0
         self._regressor: object = None
         self._mean, self._scale = 0.0, 1.0
-        self.offsets: dict[Pair, float] = {}
+        self.offsets: dict[Pair, Offset] = {}
         self.lines: dict[int, Line] = {}
 
     def learn(self, seen: Iterable[Seen], range_: float) -> None:
@@ -95,7 +126,7 @@ class QualityModel:
         """
         known = list(seen)
         self._range = max(range_, 1e-6)
-        self.offsets = _offsets([s.quality for s in known])
+        self.offsets = _offsets(known)
         top = [self._top(s) for s in known]
         self.lines = self._lines(known, top)
         features, values, noise = [], [], []
@@ -123,9 +154,14 @@ class QualityModel:
         mean, sd = self._regressor.predict(wanted, return_std=True)  # type: ignore[attr-defined]
         return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
 
+    def offset(self, pair: Pair, features: Floats) -> Floats:
+        """(N,) quality under a pair less that of the weights, for weights with (N, D) features."""
+        return self.offsets.get(pair, Offset()).at(features)
+
     def _top(self, seen: Seen) -> float | None:
         """Quality of the weights themselves: what the pairs saw, less their offsets."""
-        values = [value - self.offsets[pair] for pair, value in seen.quality.items()]
+        here = np.array([seen.features])
+        values = [value - self.offset(pair, here)[0] for pair, value in seen.quality.items()]
         return float(np.mean(values)) if values else None
 
     def _lines(self, known: Sequence[Seen], top: Sequence[float | None]) -> dict[int, Line]:
@@ -184,20 +220,16 @@ class _Noiseless:
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _offsets(seen: Sequence[Mapping[Pair, float]]) -> dict[Pair, float]:
-    """Quality under each pair less the weights' own, from weights that were measured under several.
-
-    The pair that most were measured under is the reference; what few saw is drawn towards 0.
-    """
-    counts: dict[Pair, int] = {}
-    for one in seen:
-        for pair in one:
-            counts[pair] = counts.get(pair, 0) + 1
+def _offsets(known: Sequence[Seen]) -> dict[Pair, Offset]:
+    """Of every pair that weights were measured under; the one that most were measured under is the reference."""
+    counts = Counter(pair for one in known for pair in one.quality)
     if not counts:
         return {}
     reference = max(counts, key=lambda pair: counts[pair])
-    found: dict[Pair, float] = {}
+    found = {reference: Offset()}
     for pair in counts:
-        differences = [one[pair] - one[reference] for one in seen if pair in one and reference in one]
-        found[pair] = sum(differences) / (len(differences) + 1) if pair != reference else 0.0
+        both = [one for one in known if pair in one.quality and reference in one.quality]
+        if pair != reference and both:
+            differences = np.array([one.quality[pair] - one.quality[reference] for one in both])
+            found[pair] = Offset.fitted(np.array([one.features for one in both], dtype=float), differences)
     return found

@@ -42,7 +42,7 @@ class Bounds:
             fastest = math.exp(float(self._outlook.predicted(one).min()))
             return f"no runtime and width keeps the limits; {fastest:.2f} ms is predicted of the fastest"
         bound = self.at_most(one)
-        if not math.isfinite(bound) or self._gain(bound, 0.0, costs - SURE * error, 0.0) > 0:
+        if not math.isfinite(bound) or self._gain(one, bound, 0.0, costs - SURE * error, 0.0) > 0:
             return ""
         fastest = math.exp(float(costs[reachable].min()))
         return f"at most {100 * bound:.1f} % is expected of it, at {fastest:.2f} ms: that adds nothing to the front"
@@ -51,7 +51,7 @@ class Bounds:
         """Expected improvement of the front as it was measured, in log ms times quality; infinite without an end."""
         if not self._outlook.bounded:
             return math.inf
-        return self._gain(*self._outlook.quality(one), *self._outlook.costs(one))
+        return self._gain(one, *self._outlook.quality(one), *self._outlook.costs(one))
 
     def at_most(self, one: Weights) -> float:
         """The best quality the weights may have; infinite where nothing is known."""
@@ -66,13 +66,13 @@ class Bounds:
                 bounds.append(mean + SURE * sd)
         for other in self._outlook.known:
             if other.quality and other is not one and self._less_compressed(other, one):
-                own = max(value - self._outlook.offset(pair) for pair, value in other.quality.items())
+                own = max(value - self._outlook.offset(other, pair) for pair, value in other.quality.items())
                 bounds.append(own + LUCK)
         return min(bounds, default=math.inf)
 
-    def _gain(self, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:
+    def _gain(self, one: Weights, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:
         outlook = self._outlook
-        offsets = np.array([outlook.offset(pair) for pair in outlook.pairs])
+        offsets = np.array([[outlook.offset(one, pair) for pair in outlook.pairs]])
         mean_, sd_, error_ = (np.array([value]) for value in (mean, sd, error))
         found = expected_improvement(mean_, sd_, costs[None], error_, offsets, outlook.measured, outlook.least)
         return float(found[0])

@@ -83,14 +83,15 @@ def expected_improvement(
         sd: (N,) of it.
         costs: (N, P) predicted log ms under each pair; infinite where it cannot run.
         costs_sd: (N,) their common error.
-        offsets: (P,) quality under a pair less that of the candidate.
+        offsets: (N, P) quality under a pair less that of the candidate.
         least: a quality under it counts as nothing (a limit).
 
     Cost: O(N K P) for K steps of the front.
     """
     order = np.argsort(costs, axis=1)
     sorted_costs = np.take_along_axis(costs, order, axis=1)  # (N, P)
-    reached = np.maximum.accumulate(np.where(np.isfinite(sorted_costs), offsets[order], -np.inf), axis=1)
+    sorted_offsets = np.take_along_axis(offsets, order, axis=1)
+    reached = np.maximum.accumulate(np.where(np.isfinite(sorted_costs), sorted_offsets, -np.inf), axis=1)
     reached = np.where(np.isfinite(reached), reached, 0.0)  # never weighed: its ramp lies at infinity
     ends = np.append(front.start[1:], front.end)
     error = np.maximum(costs_sd, SHARPEST)[:, None, None]

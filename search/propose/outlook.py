@@ -12,7 +12,7 @@ import optuna
 from numpy.typing import NDArray
 
 from search.front import Target
-from search.propose.accuracy import Line, QualityModel
+from search.propose.accuracy import Line, Offset, QualityModel
 from search.propose.improvement import Staircase, expected_improvement
 from search.propose.record import Record, Weights
 from search.space import Pair, Params
@@ -135,11 +135,12 @@ class Outlook:
         """(N,) expected improvements over all pairs, and (N, P) by pair alone."""
         mean, sd = self._model.predict(features)
         costs, error = self._knowledge.costs(pool)
-        offsets = np.array([self._model.offsets.get(pair, 0.0) for pair in self._knowledge.pairs])
+        offsets = np.stack([self._model.offset(pair, features) for pair in self._knowledge.pairs], axis=1)
         rest = (error, self._front, self.least)
         together = expected_improvement(mean, sd, costs, rest[0], offsets, *rest[1:])
         alone = [
-            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[[p]], *rest[1:]) for p in range(len(offsets))
+            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[:, [p]], *rest[1:])
+            for p in range(offsets.shape[1])
         ]
         return together, np.stack(alone, axis=1)
 
@@ -164,8 +165,11 @@ class Outlook:
         mean, sd = self._model.predict([self._record.features(one)])
         return float(mean[0]), float(sd[0])
 
-    def offset(self, pair: Pair) -> float:
-        return self._model.offsets.get(pair, 0.0)
+    def offset(self, one: Weights, pair: Pair) -> float:
+        """Quality under a pair less that of the weights; a plane over the settings knows nothing beyond the grid."""
+        if one.row is None:
+            return self._model.offsets.get(pair, Offset()).base
+        return float(self._model.offset(pair, np.array([self._record.features(one)]))[0])
 
     def costs(self, one: Weights) -> tuple[Floats, float]:
         """((P,) log ms by pair, their common error)."""
@@ -181,7 +185,7 @@ class Outlook:
         mean, _ = self.quality(one)
         costs, _ = self.costs(one)
         return [
-            (float(cost), mean + self.offset(pair))
+            (float(cost), mean + self.offset(one, pair))
             for cost, pair in zip(costs, self.pairs, strict=True)
             if np.isfinite(cost)
         ]

@@ -1,8 +1,11 @@
-"""Asks Optuna, and tells it: baselines first, then anchors, then the sampler; and who waits on a lower rung."""
+"""Asks Optuna, and tells it: baselines first, then anchors, then the sampler; and who waits on a lower rung.
+
+Where an equal search was here before, what it tried comes before the sampler's own ideas.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +39,7 @@ class Proposer:
         go_on: whether there is time for another job.
         decisions: who is looked at before it is recovered in full, and who goes on; left out, everybody is.
         made: whether a recipe's weights are at hand, so that nothing is saved by looking at them first.
+        before: outcomes of an equal search.
     """
 
     def __init__(
@@ -51,10 +55,11 @@ class Proposer:
         go_on: Callable[[], bool] = lambda: True,
         decisions: Decisions | None = None,
         made: Callable[[Recipe], bool] = lambda recipe: False,
+        before: Sequence[Outcome] = (),
     ) -> None:
         self._study, self._space, self._targets, self._total = study, space, targets, total
         self._recipe, self._others, self._limits, self._go_on = recipe, others, limits, go_on
-        self._decisions, self._made = decisions or Straight(), made
+        self._decisions, self._made, self._before = decisions or Straight(), made, tuple(before)
         self._anchored = {recipe(settings).digest: settings for settings in anchors(space)}
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
         self._outcomes = {o.recipe.digest: o for o in outcomes_of(study)}
@@ -73,6 +78,11 @@ class Proposer:
         return max(0, self._total - len(self._outcomes) - len(self._waiting))
 
     @property
+    def recalled(self) -> int:
+        """How many trials of an equal search come before new ones."""
+        return min(self.left, sum(outcome.recipe.digest not in self._outcomes for outcome in self._before))
+
+    @property
     def unfinished(self) -> bool:
         """Whether trials are left to begin, or to be taken to their end."""
         return bool(self.left or self._waiting)
@@ -87,6 +97,8 @@ class Proposer:
         yield from self._baselines()
         yield from self._left_over()
         yield from self._anchors()
+        yield from self._before_now()
+        yield from self._left_over()
         while self._go_on():
             waiting = self._decisions.promoted(self._study, self._waiting)
             if waiting is not None:
@@ -166,11 +178,35 @@ class Proposer:
         for digest, settings in self._anchored.items():
             if not self.left or not self._go_on():
                 return
-            if digest not in self._outcomes and digest not in self._waiting:
-                self._study.enqueue_trial({n: settings[n] for n in self._distributions}, skip_if_exists=True)
-                trial = self._ask()
-                if trial is not None:
-                    yield self._top(trial)
+            trial = self._ask_for(digest, settings)
+            if trial is not None:
+                yield self._top(trial)
+
+    def _before_now(self) -> Iterator[Job]:
+        """What an equal search tried. What it rejected is rejected: the front that was the reason is here by then."""
+        tried = {outcome.recipe.digest for outcome in self._before}
+        for outcome in sorted(self._before, key=lambda outcome: outcome.status == "rejected"):
+            if not self.left or not self._go_on():
+                return
+            settings = self._space.complete({**self._space.off, **outcome.recipe.params})
+            if self._recipe(settings).digest != outcome.recipe.digest or not self._space.contains(settings):
+                continue
+            trial = self._ask_for(outcome.recipe.digest, settings)
+            if trial is None:
+                continue
+            if outcome.status == "rejected":
+                self._asked[outcome.recipe.digest] = trial
+                yield Job(outcome.recipe, rejected=outcome.reason, rung=outcome.rung)
+            else:
+                job = self._job(trial)
+                yield replace(job, siblings=tuple(one for one in job.siblings if one.digest in tried))
+
+    def _ask_for(self, digest: str, settings: Params) -> optuna.Trial | None:
+        """A trial of these settings; None where they are known or open."""
+        if digest in self._outcomes or digest in self._waiting:
+            return None
+        self._study.enqueue_trial({n: settings[n] for n in self._distributions}, skip_if_exists=True)
+        return self._ask()
 
     def _ask(self) -> optuna.Trial | None:
         """A trial whose recipe is new; known ones are answered at once. None when the space is exhausted."""

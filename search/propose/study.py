@@ -127,6 +127,26 @@ def outcomes_of(study: optuna.Study) -> list[Outcome]:
     return [Outcome.from_json(o) for o in found]
 
 
+def same_search(mlruns: Path, name: str, parts: Mapping[str, Any], alike: Callable[[Any], bool]) -> list[Outcome]:
+    """Outcomes of the largest other study of the same `parts`, in their order.
+
+    Args:
+        alike: whether what a search keeps of itself when it has ended ("about": its configuration and its hardware)
+            allows it.
+    """
+    if not (mlruns / "optuna.db").exists():
+        return []
+    wanted = json.loads(json.dumps(parts))
+    found: list[Outcome] = []
+    for other in optuna.get_all_study_summaries(storage=storage(mlruns), include_best_trial=False):
+        about = other.user_attrs
+        if other.study_name == name or about.get(PARTS) != wanted or not alike(about.get("about")):
+            continue
+        study = optuna.load_study(study_name=other.study_name, storage=storage(mlruns))
+        found = max(found, outcomes_of(study), key=len)
+    return sorted(found, key=lambda outcome: outcome.number)
+
+
 def _first_difference(before: Any, now: Mapping[str, Any]) -> str:
     """The first key whose value changed, with both values."""
     before = before or {}

@@ -28,7 +28,7 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
         model.learn(known(30, seed), 0.35)
         wanted = np.random.default_rng(100 + seed).random((200, 2))
         mean, sd = model.predict(wanted)
-        away = (mean + model.offsets[ONE]) - truth(wanted)
+        away = (mean + model.offset(ONE, wanted)) - truth(wanted)
         inside.append(np.mean(np.abs(away) < 2 * sd))
         errors.append(np.abs(away).mean())
     assert np.mean(errors) < 0.004
@@ -38,13 +38,25 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
 def test_a_pair_has_an_offset_of_its_own() -> None:
     model = QualityModel()
     model.learn(known(20, 0), 0.35)
-    assert model.offsets[OTHER] - model.offsets[ONE] == pytest.approx(-0.01, abs=0.001)
+    here = np.array([[0.2, 0.7], [0.9, 0.9]])
+    assert model.offset(OTHER, here) - model.offset(ONE, here) == pytest.approx([-0.01, -0.01], abs=0.001)
+
+
+def test_an_offset_follows_the_settings() -> None:
+    """A low width costs small models more: where it was seen so, it is expected so of others."""
+    seen = [Seen(s.features, {ONE: s.quality[ONE], OTHER: s.quality[ONE] - 0.04 * (1 - s.features[0])}) for s in
+            known(30, 0)]  # fmt: skip
+    model = QualityModel()
+    model.learn(seen, 0.35)
+    small, large = model.offset(OTHER, np.array([[0.1, 0.5], [0.9, 0.5]])) - model.offset(ONE, np.zeros((2, 2)))
+    assert small == pytest.approx(-0.036, abs=0.008)
+    assert large == pytest.approx(-0.004, abs=0.008)
 
 
 def test_one_measurement_of_a_pair_is_drawn_towards_no_difference() -> None:
     model = QualityModel()
     model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.35)
-    assert -0.04 < model.offsets[OTHER] < 0
+    assert -0.04 < model.offset(OTHER, np.array([[0.5, 0.5]]))[0] < 0
 
 
 def test_lower_rungs_inform_where_nothing_was_trained_in_full() -> None:

@@ -58,7 +58,7 @@ def test_equals_brute_force_integration(case: tuple[float, float, list[float], f
         np.array([sd]),
         np.array([costs]),
         np.array([error]),
-        np.array(offsets),
+        np.array([offsets]),
         Staircase.of(FRONT, REFERENCE),
         least,
     )
@@ -68,8 +68,8 @@ def test_equals_brute_force_integration(case: tuple[float, float, list[float], f
 def test_a_pair_that_cannot_run_adds_nothing() -> None:
     stairs = Staircase.of(FRONT, REFERENCE)
     one = (np.array([0.7]), np.array([0.05]))
-    alone = expected_improvement(*one, np.array([[0.5]]), np.zeros(1), np.zeros(1), stairs)
-    beside = expected_improvement(*one, np.array([[0.5, np.inf]]), np.zeros(1), np.array([0.0, 0.3]), stairs)
+    alone = expected_improvement(*one, np.array([[0.5]]), np.zeros(1), np.zeros((1, 1)), stairs)
+    beside = expected_improvement(*one, np.array([[0.5, np.inf]]), np.zeros(1), np.array([[0.0, 0.3]]), stairs)
     assert beside[0] == pytest.approx(alone[0])
 
 
@@ -78,9 +78,9 @@ def test_candidates_do_not_mix() -> None:
     stairs = Staircase.of(FRONT, REFERENCE)
     mean, sd = rng.uniform(0.5, 0.9, 40), rng.uniform(0, 0.1, 40)
     costs, error = rng.normal(0.7, 1, (40, 3)), np.zeros(40)
-    together = expected_improvement(mean, sd, costs, error, np.zeros(3), stairs)
+    together = expected_improvement(mean, sd, costs, error, np.zeros_like(costs), stairs)
     one_by_one = [
-        expected_improvement(mean[i : i + 1], sd[i : i + 1], costs[i : i + 1], error[:1], np.zeros(3), stairs)[0]
+        expected_improvement(mean[i : i + 1], sd[i : i + 1], costs[i : i + 1], error[:1], np.zeros((1, 3)), stairs)[0]
         for i in range(40)
     ]
     np.testing.assert_allclose(together, one_by_one)

@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from world import ECONOMY, World, worlds
 
+from search.front import Outcome
 from search.propose import SAMPLERS, Economy
 from search.propose.study import GUESSED, OUTCOME, RUNGS
 from search.propose.telling import REJECTED
@@ -34,6 +35,18 @@ def test_every_trial_comes_to_an_end_and_none_is_too_many(world: World, sampler:
     assert not [t for t in trace.study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
     assert {o["status"] for o in outcomes(trace)} <= {"complete", "rejected"}
     assert len({o["digest"] for o in outcomes(trace)}) == TRIALS, "nothing is measured twice"
+
+
+@pytest.mark.parametrize("sampler", ["known-latency", "random"])
+def test_an_equal_search_is_gone_through_again_without_a_training_or_a_look(world: World, sampler: str) -> None:
+    first = worlds().search(world, sampler, 0, 10**6, STRICT, trials=2 * TRIALS)
+    found = [Outcome.from_json(o) for o in outcomes(first)]
+    assert {o.status for o in found} == {"complete", "rejected"}
+    second = worlds().search(world, sampler, 1, 10**6, STRICT, trials=2 * TRIALS, before=found)
+    assert {(o["digest"], o["status"]) for o in outcomes(second)} == {(o.recipe.digest, o.status) for o in found}
+    assert second.looks == []
+    more = worlds().search(world, sampler, 1, 10**6, STRICT, trials=2 * TRIALS + 20, before=found)
+    assert len(outcomes(more)) == 2 * TRIALS + 20, "and then it goes on"
 
 
 def test_nobody_is_looked_at_twice_on_a_rung_and_rungs_come_in_order(world: World) -> None:

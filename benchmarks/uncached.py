@@ -1,0 +1,67 @@
+"""`python -m search` without its store between candidates, for benchmarks/savings.py.
+
+Statistics and the teacher's outputs are made anew for every candidate that is trained or looked at, and a training that
+paused begins again. The teacher is trained once, and the weights of what was measured are kept: finalists need them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import header  # noqa: F401 - puts the project on the path
+
+from search import compose, stages
+from search.cli import main
+from search.looks import Looks
+from search.making import Maker
+from search.setting import cores
+from spaces.recipe import Recipe
+
+
+class Uncached(Maker):
+    """Makes everything that weights are made from, each time."""
+
+    def weights(self, recipe: Recipe) -> Path:
+        if recipe.compressed and not self.is_made(recipe):
+            self._begin(recipe)
+        return super().weights(recipe)
+
+    def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
+        self._begin(recipe)
+        return super().look(recipe, share)
+
+    def _begin(self, recipe: Recipe) -> None:
+        setting = self._setting
+        self.forget(recipe)
+        made: list[tuple[Path | None, Any]] = [(setting.statistics, self._statistics), (setting.outputs, self._outputs)]
+        for folder, make in made:
+            if folder is not None:
+                shutil.rmtree(folder)
+                if make() != folder:
+                    raise AssertionError(f"{folder} was made elsewhere: its key here is not that of search/compose.py")
+
+    @property
+    def _stage(self) -> compose.Stages:
+        return compose.Stages(self._setting.store, self._progress)
+
+    @property
+    def _known(self) -> dict[str, Any]:
+        return {"teacher": self._setting.teacher_digest, "seed": self._setting.config.seed}
+
+    def _statistics(self) -> Path:
+        s = self._setting
+        return self._stage("statistics", self._known, stages.make_statistics, s.config, s.data, s.teacher, cores())
+
+    def _outputs(self) -> Path | None:
+        s = self._setting
+        return compose._outputs(s.config, s.space, self._known, s.data, s.teacher, self._stage)
+
+
+if __name__ == "__main__":
+    import search.evaluate
+
+    search.evaluate.Maker = Uncached  # type: ignore[misc]
+    sys.exit(main())
