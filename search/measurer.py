@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -91,6 +91,10 @@ class Measurer:
         found |= self.sizes(recipe, folder)
         self._reuse.keep(recipe, found)
         return found
+
+    def recall(self, digests: Collection[str]) -> None:
+        """Take what an equal search measured of these recipes as it is."""
+        self._reuse.recalled = digests
 
     @contextmanager
     def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:

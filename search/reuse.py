@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,13 @@ SINCE = "measured_at"
 class Reuse:
     """Keeps measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
 
-    Finalists are timed again in any case. What a busy machine disturbed is not kept.
+    Finalists are timed again in any case. What a busy machine disturbed is measured again, but not by an equal search:
+    it goes through the same trials, and is to find the same front.
     """
 
     def __init__(self, setting: Setting, timings: Timings) -> None:
         self._setting, self._timings = setting, timings
+        self.recalled: Collection[str] = ()  # digests of recipes that an equal search measured
 
     @cached_property
     def _conditions(self) -> dict[str, Any]:
@@ -49,7 +51,10 @@ class Reuse:
         """What was measured of the recipe; None where nothing was, or it is not to be used."""
         if not self._setting.config.measure.reuse:
             return None
-        folder = self._setting.store.find(STAGE, self._key(recipe))
+        store = self._setting.store
+        folder = store.find(STAGE, self._key(recipe))
+        if folder is None and recipe.digest in self.recalled:
+            folder = store.find(STAGE, self._key(recipe, noisy=True))
         if folder is None:
             return None
         since, found = json.loads((folder / FILE).read_text())
@@ -57,14 +62,13 @@ class Reuse:
         return {name: replace(m, conditions={**m.conditions, SINCE: since}) for name, m in read.items()}
 
     def keep(self, recipe: Recipe, found: Mapping[str, Measurement]) -> None:
-        if found[LATENCY].conditions.get("noisy"):
-            return
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def make(folder: Path) -> None:
             (folder / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
 
-        self._setting.store.make(STAGE, self._key(recipe), make)
+        noisy = bool(found[LATENCY].conditions.get("noisy"))
+        self._setting.store.make(STAGE, self._key(recipe, noisy), make)
 
-    def _key(self, recipe: Recipe) -> dict[str, Any]:
-        return {"recipe": recipe.digest, **self._conditions}
+    def _key(self, recipe: Recipe, noisy: bool = False) -> dict[str, Any]:
+        return {"recipe": recipe.digest, **self._conditions, **({"noisy": True} if noisy else {})}

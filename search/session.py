@@ -122,7 +122,8 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         view.say("      model whose layers are known)")
     proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made)
     if proposer.recalled:
-        view.say(f"      an equal search was here: the {proposer.recalled} trials it had come first")
+        view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
+        evaluate.measurer.recall(proposer.recalled)
     tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
     tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
     front = Front(setting.targets, proposer.outcomes)

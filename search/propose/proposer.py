@@ -78,9 +78,9 @@ class Proposer:
         return max(0, self._total - len(self._outcomes) - len(self._waiting))
 
     @property
-    def recalled(self) -> int:
-        """How many trials of an equal search come before new ones."""
-        return min(self.left, sum(outcome.recipe.digest not in self._outcomes for outcome in self._before))
+    def recalled(self) -> frozenset[str]:
+        """Digests of recipes that an equal search tried, and this one did not yet."""
+        return frozenset(o.recipe.digest for o in self._before if o.recipe.digest not in self._outcomes)
 
     @property
     def unfinished(self) -> bool:

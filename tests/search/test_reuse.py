@@ -35,18 +35,17 @@ def again(folder: Path, study: str, *more: str) -> list[Outcome]:
     return read_outcomes(folder / "mlruns", study)[1]
 
 
-def test_an_identical_search_trains_nothing_and_measures_what_was_disturbed_alone(folder: Path) -> None:
+def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path) -> None:
     first = read_outcomes(folder / "mlruns", "first")[1]
     before = {stage: entries(folder / "mlruns", stage) for stage in ("teacher", "statistics", "outputs", "weights")}
     second = again(folder, "second")
     assert {stage: entries(folder / "mlruns", stage) for stage in before} == before
     assert [o.recipe.digest for o in second] == [o.recipe.digest for o in first]
-    quiet = {o.recipe.digest: o for o in first if o.status == "complete" and not o.noise}
-    for outcome in second:
-        if outcome.recipe.digest in quiet:
-            known = quiet[outcome.recipe.digest].measurements
-            assert {n: m.value for n, m in outcome.measurements.items()} == {n: m.value for n, m in known.items()}
-            assert all(SINCE in m.conditions for m in outcome.measurements.values())
+    for outcome, known in zip(second, first, strict=True):
+        assert {n: m.value for n, m in outcome.measurements.items()} == {
+            n: m.value for n, m in known.measurements.items()
+        }
+        assert all(SINCE in m.conditions for m in outcome.measurements.values())
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
