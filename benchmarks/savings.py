@@ -1,16 +1,15 @@
 """What a search does not do twice, or at all: whole runs of the embedded default, side by side.
 
     python benchmarks/savings.py --folder DIR                    cold, the same again, one runtime changed
-    python benchmarks/savings.py --folder DIR --all-off          then without store between candidates, rungs, rejection
-    python benchmarks/savings.py --folder DIR --ablation         and without each of them alone
-    python benchmarks/savings.py --folder DIR --quick            half of the trials and of the teacher
+    python benchmarks/savings.py --folder DIR --runs cold all-off
+    python benchmarks/savings.py --folder DIR --quick            16 trials, half of the teacher
     python benchmarks/savings.py --folder DIR --check            exit 1 where a promised figure is missed
 
 Every run is `python -m search run` in a process of its own. "cold" and the ablation's runs begin with an empty store,
 "again" and "changed" with what "cold" left. Seconds to the front are those until the hypervolume is 95 % of what the
 run has in the end (log latency and accuracy, from 1.1 times the uncompressed model's latency as it came and the
 accuracy of the most frequent class). A run that is in DIR already is not run again. Needs an idle machine, for half an
-hour; for an hour and a quarter with --all-off, and two and a half with --ablation.
+hour; every run with something off takes as long again, or twice.
 
 Without the store (benchmarks/uncached.py) statistics and the teacher's outputs are made anew for every candidate.
 """
@@ -23,6 +22,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,8 +57,8 @@ RUNS = (
     Run("again", "cold"),
     Run("changed", "cold", (f"space.runtime.name=[eager, {OTHER}]",)),
 )
-ALL_OFF = (Run("all-off", "all-off", (NO_RUNGS, NO_REJECTION), UNCACHED),)
-ABLATION = (
+OFF = (
+    Run("all-off", "all-off", (NO_RUNGS, NO_REJECTION), UNCACHED),
     Run("no-rungs", "no-rungs", (NO_RUNGS,)),
     Run("no-rejection", "no-rejection", (NO_REJECTION,)),
     Run("no-store", "no-store", (), UNCACHED),
@@ -122,17 +122,17 @@ def front_of(mlruns: Path, study: str) -> list[dict[str, Any]]:
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("--folder", type=Path, required=True, help="where runs and their figures are kept")
-    parser.add_argument("--all-off", action="store_true", help="also without store, rungs and rejection")
-    parser.add_argument("--ablation", action="store_true", help="also without each of them alone")
+    known = {run.name: run for run in (*RUNS, *OFF)}
+    default = [run.name for run in RUNS]
+    parser.add_argument("--runs", nargs="+", choices=known, default=default, help=f"default: {' '.join(default)}")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     about = header.hardware()
     print(header.heading(about), flush=True)
-    sets = ("budget.trials=12", "teacher.epochs=0.5") if arguments.quick else ()
+    sets = ("budget.trials=16", "teacher.epochs=0.5") if arguments.quick else ()
     found: dict[str, dict[str, Any]] = {}
-    off = arguments.all_off or arguments.ablation
-    for run in (*RUNS, *(ALL_OFF if off else ()), *(ABLATION if arguments.ablation else ())):
+    for run in (known[name] for name in dict.fromkeys(("cold", *arguments.runs))):
         found[run.name] = measured(run, folder, sets)
         print(f"{run.name}: {found[run.name]['seconds']:.0f} s", flush=True)
     end = math.log(1.1) + found["cold"]["points"][0][1]
@@ -153,19 +153,27 @@ def main() -> int:
         )
     columns = ("run", "seconds", "of cold", "to the front", "hypervolume", "on the front", *STAGES)
     print("\n" + header.table(columns, rows) + "\nthe last columns: how many of each the run made")
-    cold = {m["digest"] for m in found["cold"]["front"]}
-    again = {m["digest"] for m in found["again"]["front"]}
-    promises = [
-        header.Promise("again: seconds of cold", found["again"]["seconds"] / found["cold"]["seconds"], high=0.1),
-        header.Promise("again: teachers, statistics and weights made", _trained(found["again"]), high=0),
-        header.Promise("again: members of the front in both, of all", len(cold & again) / len(cold | again), low=1),
-        header.Promise("changed: seconds of cold", found["changed"]["seconds"] / found["cold"]["seconds"], high=0.2),
-    ]
-    if "all-off" in to_front:
-        promises.append(
-            header.Promise("to the front: of all-off's", to_front["cold"] / to_front["all-off"], high=1 / 3)
-        )
-    return header.finish(arguments, about, found, promises)
+    return header.finish(arguments, about, found, promises(found, to_front))
+
+
+def promises(found: Mapping[str, dict[str, Any]], to_front: Mapping[str, float]) -> list[header.Promise]:
+    made, cold = [], found["cold"]
+    if "again" in found:
+        again = found["again"]
+        theirs, ours = ({member["digest"] for member in one["front"]} for one in (cold, again))
+        made += [
+            header.Promise("again: seconds of cold", again["seconds"] / cold["seconds"], high=0.1),
+            header.Promise("again: teachers, statistics and weights made", _trained(again), high=0),
+            header.Promise(
+                "again: members of the front in both, of all", len(theirs & ours) / len(theirs | ours), low=1
+            ),
+        ]
+    if "changed" in found:
+        made.append(header.Promise("changed: seconds of cold", found["changed"]["seconds"] / cold["seconds"], high=0.2))
+    if "all-off" in found:
+        share = to_front["cold"] / to_front["all-off"]
+        made.append(header.Promise("to the front: seconds of all-off's", share, high=1 / 3))
+    return made
 
 
 def _trained(found: dict[str, Any]) -> float:
