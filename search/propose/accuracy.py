@@ -1,22 +1,25 @@
 """What quality a recipe will have after its full recovery: from recipes that were recovered, and from lower rungs.
 
-A Gaussian process over the settings (Matern 5/2, one length scale a setting; Rasmussen & Williams 2006, chapters 2, 4
-and 5) models the quality of *weights*. A pair of runtime and width moves it by an offset of its own, a plane over the
-settings: a low width costs a small model more than a large one. What a lower rung saw is turned into an estimate of the
-top rung's quality by a straight line, fitted to the weights that were seen on both, and enters the process as an
-observation with that line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a
-process of its own for what the line leaves).
+A Gaussian process (Matern 5/2, one length scale an input; Rasmussen & Williams 2006, chapters 2, 4 and 5) models the
+quality of *weights*. Its inputs are the settings, and what a law with few coefficients expects of them: that quality
+falls from the uncompressed model's towards that of no model, and that what the settings take adds up. With ten sets of
+weights and five settings the process alone knows little between them, and nothing beyond. A pair of runtime and width
+moves the quality by an offset of its own, a plane over the settings: a low width costs a small model more than a large
+one. What a lower rung saw is turned into an estimate of the top rung's quality by a straight line, fitted to weights
+that were seen on both, and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan
+2000 link fidelities by such a line; theirs has a process of its own for what the line leaves).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize, nnls
 from scipy.stats import t as student
 
 from search.space import Pair
@@ -27,6 +30,11 @@ Floats = NDArray[np.float64]
 SEED_NOISE = 0.003
 #: Until weights were seen on two rungs, a lower one says this little (sd, of the range of a quality from 0 to 1).
 UNKNOWN_LINE = 0.15
+#: Logarithms of the kernel's amplitude, length scales and noise before anything is seen: mean and sd of a normal. The
+#: inputs are between 0 and 1, so that quality changes about once over a setting's range.
+AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
+#: Powers of a setting's distance from off in the law, and how much its coefficients are drawn towards 0.
+POWERS, DRAWN = (1, 2, 3), 0.3
 #: New hyperparameters are sought whenever so many times more weights are known.
 REFIT = 1.2
 
@@ -105,6 +113,38 @@ class Offset:
         return made
 
 
+@dataclass(frozen=True)
+class Law:
+    """floor + (best - floor) exp(- sum over settings d and powers p of c_dp |x_d - origin_d|^p), with all c at least 0.
+
+    `kept` is what it says is left of (best - floor): 1 at the origin, where nothing is compressed, falling towards 0.
+    """
+
+    origin: Floats  # (D,)
+    coefficients: Floats  # (D * powers,)
+
+    @classmethod
+    def fitted(cls, features: Floats, values: Floats, origin: Floats, floor: float, best: float) -> Law:
+        """Non-negative least squares (Lawson & Hanson 1974) of the logarithm, by how much is left, with a ridge."""
+        left = np.clip((values - floor) / max(best - floor, 1e-6), 0.02, 1.2)
+        weight = np.clip(left, 0.05, 1.0)  # an error of the logarithm is one of the quality over what is left
+        design = _powers(features, origin) * weight[:, None]
+        ridge = np.sqrt(DRAWN) * np.eye(design.shape[1])
+        solved, _ = nnls(np.vstack([design, ridge]), np.append(-np.log(left) * weight, np.zeros(len(ridge))))
+        return cls(origin, solved)
+
+    def kept(self, features: Floats) -> Floats:
+        """(N,) of (N, D) features."""
+        made: Floats = np.exp(-_powers(features, self.origin) @ self.coefficients)
+        return made
+
+
+def _powers(features: Floats, origin: Floats) -> Floats:
+    """(N, D * powers) of the distances from where nothing is compressed."""
+    away = np.abs(features - origin)
+    return np.column_stack([away**power for power in POWERS])
+
+
 class QualityModel:
     """Mean and error of the quality of weights that were not recovered yet."""
 
@@ -113,19 +153,20 @@ class QualityModel:
         self._kernel: object = None
         self._fitted_at = 0
         self._regressor: object = None
+        self._law: Law | None = None
         self._mean, self._scale = 0.0, 1.0
         self.offsets: dict[Pair, Offset] = {}
         self.lines: dict[int, Line] = {}
 
-    def learn(self, seen: Iterable[Seen], range_: float) -> None:
+    def learn(self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float]) -> None:
         """Fit to everything that is known now.
 
         Args:
-            range_: distance between the worst and the best quality to be expected (of no model, and of the uncompressed
-                one), which sets the prior's scale.
+            floor: quality without a model. best: of the uncompressed one. Their distance sets the prior's scale.
+            origin: features of settings that compress nothing.
         """
         known = list(seen)
-        self._range = max(range_, 1e-6)
+        self._range = max(best - floor, 1e-6)
         self.offsets = _offsets(known)
         top = [self._top(s) for s in known]
         self.lines = self._lines(known, top)
@@ -136,7 +177,11 @@ class QualityModel:
                 features.append(one.features)
                 values.append(estimate[0])
                 noise.append(estimate[1])
-        self._fit(np.array(features, dtype=float), np.array(values), np.array(noise))
+        inputs, qualities = np.array(features, dtype=float), np.array(values)
+        self._law = (
+            None if len(values) < 2 else Law.fitted(inputs, qualities, np.array(origin, dtype=float), floor, best)
+        )
+        self._fit(inputs, qualities, np.array(noise))
 
     def from_rungs(self, rungs: Mapping[int, float]) -> tuple[float, float] | None:
         """(mean, sd) from the highest of the lower rungs alone; None where nothing was seen."""
@@ -151,8 +196,13 @@ class QualityModel:
         wanted = np.atleast_2d(np.asarray(features, dtype=float))
         if self._regressor is None:
             return np.full(len(wanted), self._mean), np.full(len(wanted), self._range)
-        mean, sd = self._regressor.predict(wanted, return_std=True)  # type: ignore[attr-defined]
+        mean, sd = self._regressor.predict(self._inputs(wanted), return_std=True)  # type: ignore[attr-defined]
         return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
+
+    def _inputs(self, features: Floats) -> Floats:
+        """The settings, and what the law makes of them."""
+        assert self._law is not None
+        return np.column_stack([features, self._law.kept(features)])
 
     def offset(self, pair: Pair, features: Floats) -> Floats:
         """(N,) quality under a pair less that of the weights, for weights with (N, D) features."""
@@ -183,23 +233,45 @@ class QualityModel:
             return
         self._mean, self._scale = float(values.mean()), max(float(values.std()), 0.05 * self._range)
         again = self._kernel is not None and len(values) < REFIT * self._fitted_at
+        inputs = self._inputs(features)
         if self._kernel is None:
-            self._kernel = ConstantKernel(1.0, (0.1, 30.0)) * Matern(
-                np.ones(features.shape[1]), (0.15, 20.0), nu=2.5
-            ) + WhiteKernel(1e-2, (1e-5, 0.3))
+            self._kernel = ConstantKernel(1.0, (0.05, 100.0)) * Matern(
+                np.ones(inputs.shape[1]), (0.05, 100.0), nu=2.5
+            ) + WhiteKernel(1e-2, (1e-6, 1.0))
         regressor = GaussianProcessRegressor(
             self._kernel,
             alpha=(noise / self._scale) ** 2 + 1e-8,
-            optimizer=None if again else "fmin_l_bfgs_b",
+            optimizer=None if again else _most_probable,
         )
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # a length scale at its bound: the setting hardly matters, or is hardly known
-            regressor.fit(features, (values - self._mean) / self._scale)
+            regressor.fit(inputs, (values - self._mean) / self._scale)
         if not again:
             self._kernel, self._fitted_at = regressor.kernel_, len(values)
         self._regressor = _Noiseless(regressor)
+
+
+def _most_probable(
+    unlikely: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats
+) -> tuple[Floats, float]:
+    """(logarithms of the hyperparameters, what is minimised there): the likelihood's optimum, held back by the prior.
+
+    With few observations the likelihood alone takes length scales from chance (Rasmussen & Williams 2006, 5.4.1).
+    """
+    lengths = len(start) - 2
+    mean, sd = np.array([AMPLITUDE, *[LENGTH] * lengths, NOISE]).T
+
+    def objective(theta: Floats) -> tuple[float, Floats]:
+        value, gradient = unlikely(theta)
+        away = (theta - mean) / sd
+        return value + 0.5 * float(away @ away), gradient + away / sd
+
+    starts = (np.clip(one, bounds[:, 0], bounds[:, 1]) for one in (start, mean))
+    found = [minimize(objective, one, jac=True, method="L-BFGS-B", bounds=bounds) for one in starts]
+    best = min(found, key=lambda one: float(one.fun))
+    return best.x, float(best.fun)
 
 
 class _Noiseless:

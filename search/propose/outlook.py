@@ -101,7 +101,7 @@ class Outlook:
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
         placed = [one for one in self._known if one.row is not None]
         learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
-        self._model.learn(learnt, best - self._aims.floor)
+        self._model.learn(learnt, self._aims.floor, best, self._record.origin)
         points = [point for one in self._known for point in one.points]
         self.measured = Staircase.of(points, reference)
         for one in (one for one in placed if one.pending):

@@ -43,6 +43,14 @@ class Grid:
         """The row nearest to `settings`, which it `holds`."""
         return np.array([_nearest(values, settings[name]) for name, values in self.values.items()], dtype=np.int64)
 
+    def nearest(self, settings: Mapping[str, Value]) -> Indices:
+        """The row nearest to `settings`, held or not; of choices that are not there, the first."""
+        made = [
+            _nearest(values, settings[name]) if knob.ordered or settings[name] in values else 0
+            for (name, values), knob in zip(self.values.items(), self._knobs.values(), strict=True)
+        ]
+        return np.array(made, dtype=np.int64)
+
     def features(self, rows: Indices) -> NDArray[np.float64]:
         """(N, D): ordered knobs in [0, 1] (by their logarithm where they are spaced so), choices one column each."""
         columns = []

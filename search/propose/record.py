@@ -97,6 +97,11 @@ class Record:
         assert one.row is not None
         return tuple(self._grid.features(np.array([one.row]))[0].tolist())
 
+    @property
+    def origin(self) -> tuple[float, ...]:
+        """Features of settings that compress nothing, or as little as the grid allows."""
+        return tuple(self._grid.features(self._grid.nearest(self._off)[None])[0].tolist())
+
     def of(self, settings: Settings) -> Weights | None:
         """The weights of these settings, if the study has met them."""
         return self._weights.get(self._key(settings))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.propose.accuracy import Line, QualityModel, Seen
+from search.propose.accuracy import Law, Line, QualityModel, Seen
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -25,7 +25,7 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
     inside, errors = [], []
     for seed in range(5):
         model = QualityModel()
-        model.learn(known(30, seed), 0.35)
+        model.learn(known(30, seed), 0.5, 0.85, (1.0, 1.0))
         wanted = np.random.default_rng(100 + seed).random((200, 2))
         mean, sd = model.predict(wanted)
         away = (mean + model.offset(ONE, wanted)) - truth(wanted)
@@ -35,9 +35,31 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
     assert np.mean(inside) > 0.85
 
 
+def test_a_law_falls_from_the_uncompressed_model_with_every_setting() -> None:
+    features = np.random.default_rng(0).random((12, 2))
+    law = Law.fitted(features, truth(features), np.ones(2), 0.5, 0.85)
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij"), axis=-1)
+    kept = law.kept(grid.reshape(-1, 2)).reshape(9, 9)
+    assert kept[-1, -1] == 1.0
+    assert (np.diff(kept, axis=0) >= 0).all() and (np.diff(kept, axis=1) >= 0).all()
+    assert (kept > 0).all()
+
+
+def test_with_a_handful_of_weights_what_is_far_from_them_is_foreseen() -> None:
+    """All that was trained is little compressed; what is much compressed is held for bad, and not for sure."""
+    rng = np.random.default_rng(1)
+    x = np.vstack([np.ones(2), 0.6 + 0.4 * rng.random((7, 2))])
+    model = QualityModel()
+    model.learn([Seen(tuple(row), {ONE: float(truth(row[None])[0])}) for row in x], 0.5, 0.85, (1.0, 1.0))
+    far = np.array([[0.1, 0.1], [0.2, 0.9]])
+    mean, sd = model.predict(far)
+    assert np.abs(mean - truth(far)).max() < 0.08
+    assert (sd > 0.01).all() and (np.abs(mean - truth(far)) < 3 * sd).all()
+
+
 def test_a_pair_has_an_offset_of_its_own() -> None:
     model = QualityModel()
-    model.learn(known(20, 0), 0.35)
+    model.learn(known(20, 0), 0.5, 0.85, (1.0, 1.0))
     here = np.array([[0.2, 0.7], [0.9, 0.9]])
     assert model.offset(OTHER, here) - model.offset(ONE, here) == pytest.approx([-0.01, -0.01], abs=0.001)
 
@@ -47,7 +69,7 @@ def test_an_offset_follows_the_settings() -> None:
     seen = [Seen(s.features, {ONE: s.quality[ONE], OTHER: s.quality[ONE] - 0.04 * (1 - s.features[0])}) for s in
             known(30, 0)]  # fmt: skip
     model = QualityModel()
-    model.learn(seen, 0.35)
+    model.learn(seen, 0.5, 0.85, (1.0, 1.0))
     small, large = model.offset(OTHER, np.array([[0.1, 0.5], [0.9, 0.5]])) - model.offset(ONE, np.zeros((2, 2)))
     assert small == pytest.approx(-0.036, abs=0.008)
     assert large == pytest.approx(-0.004, abs=0.008)
@@ -55,7 +77,7 @@ def test_an_offset_follows_the_settings() -> None:
 
 def test_one_measurement_of_a_pair_is_drawn_towards_no_difference() -> None:
     model = QualityModel()
-    model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.35)
+    model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.5, 0.85, (1.0, 1.0))
     assert -0.04 < model.offset(OTHER, np.array([[0.5, 0.5]]))[0] < 0
 
 
@@ -66,8 +88,8 @@ def test_lower_rungs_inform_where_nothing_was_trained_in_full() -> None:
     trained = [Seen(s.features, s.quality, one_shot(s.quality[ONE])) for s in known(20, 3)]
     bad = Seen((0.5, 0.5), {}, one_shot(0.68))  # far below what its settings promise
     with_rung, without = QualityModel(), QualityModel()
-    with_rung.learn([*trained, bad], 0.35)
-    without.learn(trained, 0.35)
+    with_rung.learn([*trained, bad], 0.5, 0.85, (1.0, 1.0))
+    without.learn(trained, 0.5, 0.85, (1.0, 1.0))
     assert with_rung.predict([bad.features])[0][0] < without.predict([bad.features])[0][0] - 0.01
 
 
@@ -94,7 +116,7 @@ def test_lines_cover_what_comes_next() -> None:
 
 def test_nothing_known_is_wide_and_no_crash() -> None:
     model = QualityModel()
-    model.learn([], 0.35)
+    model.learn([], 0.5, 0.85, (1.0, 1.0))
     mean, sd = model.predict([(0.1, 0.2)])
     assert sd[0] == pytest.approx(0.35)
     assert np.isfinite(mean[0])

@@ -54,3 +54,10 @@ def test_features_of_ordered_knobs_span_the_unit_interval() -> None:
     found = grid.features(ends)
     assert found.shape == (2, 6)
     np.testing.assert_allclose(found[:, [0, 1, 5]], [[0, 0, 0], [1, 1, 1]])
+
+
+def test_what_the_grid_does_not_hold_has_a_nearest_row() -> None:
+    layers = Knob("layers", off=12, low=2, high=6, step=2, help="")
+    method = Knob("method", off="fisher", choices=("magnitude", "uniform"), help="")
+    grid = Grid({"layers": layers, "method": method})
+    assert grid.settings(grid.nearest({"layers": 12, "method": "fisher"})) == {"layers": 6, "method": "magnitude"}
