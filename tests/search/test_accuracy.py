@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from world import worlds
 
 from search.propose.accuracy import Law, Line, QualityModel, Seen
 
@@ -45,16 +46,32 @@ def test_a_law_falls_from_the_uncompressed_model_with_every_setting() -> None:
     assert (kept > 0).all()
 
 
-def test_with_a_handful_of_weights_what_is_far_from_them_is_foreseen() -> None:
-    """All that was trained is little compressed; what is much compressed is held for bad, and not for sure."""
-    rng = np.random.default_rng(1)
-    x = np.vstack([np.ones(2), 0.6 + 0.4 * rng.random((7, 2))])
-    model = QualityModel()
-    model.learn([Seen(tuple(row), {ONE: float(truth(row[None])[0])}) for row in x], 0.5, 0.85, (1.0, 1.0))
-    far = np.array([[0.1, 0.1], [0.2, 0.9]])
-    mean, sd = model.predict(far)
-    assert np.abs(mean - truth(far)).max() < 0.08
-    assert (sd > 0.01).all() and (np.abs(mean - truth(far)) < 3 * sd).all()
+def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, pair = worlds().synthetic(), ("onnx", "int8")
+    features, quality = world.grid.features(world.rows), world.quality[:, world.pairs.index(pair)]
+    off = world.uncompressed
+
+    def errors() -> tuple[float, float]:
+        away, inside = [], []
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            chosen = [off, *rng.integers(len(features), size=11)]
+            seen = [Seen(tuple(features[i]), {pair: float(quality[i])}) for i in chosen]
+            model = QualityModel()
+            model.learn(seen, world.floor, float(quality[off]), tuple(features[off]))
+            others = rng.integers(len(features), size=400)
+            mean, sd = model.predict(features[others])
+            away.append(np.abs(mean - quality[others]))
+            inside.append(away[-1] < 2 * sd)
+        return float(np.mean(away)), float(np.mean(inside))
+
+    with_law, inside = errors()
+    monkeypatch.setattr(Law, "kept", lambda self, features: np.ones(len(features)))
+    without, _ = errors()
+    assert with_law < 0.8 * without
+    assert inside > 0.85
 
 
 def test_a_pair_has_an_offset_of_its_own() -> None:
