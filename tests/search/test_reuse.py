@@ -30,15 +30,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data:
     return folder
 
 
-def again(folder: Path, study: str, *more: str) -> list[Outcome]:
-    search("run", "c.yaml", "--study", study, *more, cwd=folder).succeeded()
+EQUAL = "an equal search was here"
+
+
+def again(folder: Path, study: str, *more: str, equal: bool = False) -> list[Outcome]:
+    printed = search("run", "c.yaml", "--study", study, *more, cwd=folder).succeeded()
+    assert (EQUAL in printed.out + printed.err) == equal
     return read_outcomes(folder / "mlruns", study)[1]
 
 
 def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path) -> None:
     first = read_outcomes(folder / "mlruns", "first")[1]
     before = {stage: entries(folder / "mlruns", stage) for stage in ("teacher", "statistics", "outputs", "weights")}
-    second = again(folder, "second")
+    second = again(folder, "second", equal=True)
     assert {stage: entries(folder / "mlruns", stage) for stage in before} == before
     assert [o.recipe.digest for o in second] == [o.recipe.digest for o in first]
     for outcome, known in zip(second, first, strict=True):
@@ -53,7 +57,18 @@ def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
     assert not [o for o in outcomes for m in o.measurements.values() if SINCE in m.conditions]
 
 
+def test_a_search_with_another_sampler_is_a_search_of_its_own(folder: Path) -> None:
+    assert again(folder, "drawn", "--set", "sampler=random")
+
+
+def test_with_more_trials_it_goes_on_where_the_equal_one_ended(folder: Path) -> None:
+    first = read_outcomes(folder / "mlruns", "first")[1]
+    more = again(folder, "more", "--trials", "11", equal=True)
+    assert len(more) == 11
+    assert {o.recipe.digest for o in first} < {o.recipe.digest for o in more}
+
+
 def test_finalists_are_timed_again(folder: Path) -> None:
-    again(folder, "third")
+    again(folder, "third", equal=True)
     final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]
     assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
