@@ -24,10 +24,10 @@ from spaces.recipe import Recipe
 class Uncached(Maker):
     """Makes everything that weights are made from, each time."""
 
-    def weights(self, recipe: Recipe) -> Path:
+    def weights(self, recipe: Recipe, looks: bool = True) -> Path:
         if recipe.compressed and not self.is_made(recipe):
             self._begin(recipe)
-        return super().weights(recipe)
+        return super().weights(recipe, looks)
 
     def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
         self._begin(recipe)

@@ -241,11 +241,13 @@ def search(
             trace.looks.append((job.recipe.digest, job.rung))
             seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
             trace.train(place, job.share, job.rung + 1)
-            yield Outcome(-1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": 1.0})
+            yield Outcome(
+                -1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": float(world.look[place])}
+            )
             return
         if not job.baseline:
             trace.weights += 1
-            trace.train(place, 1.0, 0 if economy is None else len(economy.shares) - 1)
+            trace.train(place, 1.0, 0 if economy is None or not job.looks else len(economy.shares) - 1)
         before_it = len(points)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
@@ -349,7 +351,7 @@ def synthetic() -> World:
         costs + rng.normal(0, 0.03, (len(rows), 1)),
         0.03,
         600 * (0.25 + 0.75 * work / work.max()),
-        20 * (0.25 + 0.75 * work / work.max()),
+        np.full(len(rows), 5.0),
         0.5,
         np.stack([one_shot, quarter], axis=1),
         (0.0, 0.25),

@@ -64,7 +64,7 @@ class Evaluator:
         if left:
             try:
                 with self._watch.timed("weights"):
-                    folder = self.weights(job.recipe)
+                    folder = self.maker.weights(job.recipe, job.looks)
                 if job.recipe.recover:  # lower rungs have trained a part of it
                     trained = self.maker.seen(folder).trained_s
                     self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])

@@ -18,6 +18,7 @@ class Job:
     siblings: tuple[Recipe, ...] = ()
     share: float = 1.0  # of the recovery after which it is looked at; below 1 a lower rung
     rung: int = 0
+    looks: bool = True  # whether a full recovery is looked at on its way, where lower rungs are
     baseline: bool = False
     rejected: str = ""  # why it is not to be built at all
     audit: str = ""  # why it would have been

@@ -29,11 +29,11 @@ class Maker:
         self._of = looked_at(setting.config)
         self._trained: dict[str, float] = {}  # seconds of recovery so far, by digest of the weights
 
-    def weights(self, recipe: Recipe) -> Path:
-        """The folder of the recipe's weights: the teacher's own, or made and stored."""
+    def weights(self, recipe: Recipe, looks: bool = True) -> Path:
+        """The folder of the recipe's weights: the teacher's own, or made and stored, looked at on the way or not."""
         if not recipe.compressed:
             return self._setting.teacher
-        shares = (*self.shares, 1.0) if recipe.recover else (1.0,)
+        shares = (*self.shares, 1.0) if recipe.recover and looks else (1.0,)
         return self._made("weights", recipe, shares, {"weights": recipe.weights_digest})
 
     def made(self) -> list[dict[str, Value]]:

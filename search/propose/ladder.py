@@ -27,8 +27,10 @@ from search.space import RUNTIME, WIDTH, Params
 
 Floats = NDArray[np.float64]
 
-#: A rung is used when half of what it can save is more than its own cost, in seconds, until one was timed.
-LOOK_S = 10.0
+#: Seconds that a look takes, until one was timed.
+LOOK_S = 3.0
+#: Of what is left of a recovery, what a look before it saves: who waits is among the best that could be asked for.
+SAVES = 0.05
 #: So many that were seen on a rung before are the rivals of those that wait there.
 LATEST = 8
 #: At the end who waits is still trained if it is expected to add this share of the hypervolume.
@@ -83,15 +85,24 @@ class Ladder:
         return self._economy.shares[rung]
 
     def next(self, rung: int) -> int:
+        trained = self._trained_s()
+        return self.top if trained is None else self._worth(rung, trained)
+
+    @property
+    def looks(self) -> bool:
+        trained = self._trained_s()
+        return trained is None or self._worth(-1, trained) < self.top
+
+    def _trained_s(self) -> float | None:
+        """Seconds of a recovery, once one was timed."""
         trained = [one.seconds for one in self._outlook.known if one.seconds > 0]
-        if not trained:
-            return self.top
-        whole = float(np.median(trained))
+        return float(np.median(trained)) if trained else None
+
+    def _worth(self, rung: int, whole: float) -> int:
+        """The rung after `rung` that saves more than it costs, of recoveries of `whole` seconds."""
         look = float(np.median(self._looks)) if self._looks else LOOK_S
-        for later in range(rung + 1, self.top):
-            if 0.5 * (1 - self.share(later)) * whole > look:
-                return later
-        return self.top
+        saves = [SAVES * (1 - self.share(later)) * whole > look for later in range(self.top)]
+        return next((later for later in range(rung + 1, self.top) if saves[later]), self.top)
 
     def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
         self._outlook.look(study)

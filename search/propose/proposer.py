@@ -271,7 +271,7 @@ class Proposer:
         recipe = self._recipe(trial.user_attrs[PARAMS])
         self._asked[recipe.digest] = trial
         others = self._unmeasured(recipe)[: max(0, self.left - 1)]
-        return Job(recipe, siblings=tuple(others), rung=self._decisions.top)
+        return Job(recipe, siblings=tuple(others), rung=self._decisions.top, looks=self._decisions.looks)
 
     def _unmeasured(self, recipe: Recipe) -> list[Recipe]:
         """Other recipes of the same weights of which nothing is known, and no trial is open."""

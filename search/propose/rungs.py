@@ -47,6 +47,11 @@ class Decisions(Protocol):
         """The rung after `rung` (-1: none yet) that is worth its cost."""
         ...
 
+    @property
+    def looks(self) -> bool:
+        """Whether a full recovery is to be looked at on its way, so that what lower rungs see is understood."""
+        ...
+
     def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
         """(why it is not worth training or "", why it would be rejected were it not trained for an audit)."""
         ...
@@ -81,6 +86,7 @@ class Straight:
 
     top = 0
     gain: float | None = None
+    looks = False
 
     def share(self, rung: int) -> float:
         return 1.0
