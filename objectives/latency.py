@@ -49,13 +49,49 @@ def under_workload(objective: Objective, mark: str) -> Objective:
         raise ValueError(f"a workload can be named for {known}, got {objective.name}{MARK}{mark}")
     other(Workload(), mark)
     description = f"{objective.description}; workload {mark}"
-    return replace(objective, name=f"{objective.name}{MARK}{mark}", description=description)
+    return replace(objective, name=under(objective.name, mark), description=description)
+
+
+def at_speed_of(reference_ms: float, timed: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """`timed` as the machine would give it while the baseline takes `reference_ms`; unchanged without a baseline.
+
+    Machines change their speed from one minute to the next, by a third and more on some, and both sides of a
+    comparison with it. So times of one moment are held against those of another by way of the baseline that was timed
+    beside each of them: the median is the reference over the speedup, its interval that of the ratio, and the tail and
+    the throughput move with the median. `as_timed` and `reference_ms` join the conditions.
+    """
+    ratio = timed.get(SPEEDUP.name)
+    if ratio is None:
+        return dict(timed)
+    low, high = ratio.interval
+    median = reference_ms / ratio.value
+    slower = median / timed[P50.name].value
+
+    def moved(found: Measurement, factor: float) -> Measurement:
+        ends = (found.interval[0] * factor, found.interval[1] * factor)
+        known = {"as_timed": found.value, **found.conditions, "reference_ms": reference_ms}
+        return replace(found, value=found.value * factor, interval=ends, conditions=known)
+
+    made = {o.name: moved(timed[o.name], slower) for o in (P50, P90, P99) if o.name in timed}
+    made[P50.name] = replace(made[P50.name], value=median, interval=(reference_ms / high, reference_ms / low))
+    return {**timed, **made, THROUGHPUT.name: moved(timed[THROUGHPUT.name], 1 / slower)}
 
 
 def renamed(timed: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:
-    """What depends on the workload of `timed`, under the names of another one."""
-    names = [objective.name for objective in BY_WORKLOAD if objective.name in timed]
-    return {f"{n}{MARK}{mark}": replace(timed[n], objective=f"{n}{MARK}{mark}") for n in names}
+    """What depends on the workload of `timed`, under the names that it has under workload `mark` ("": the main one)."""
+    names = {objective.name: under(objective.name, mark) for objective in BY_WORKLOAD if objective.name in timed}
+    return {name: replace(timed[plain], objective=name) for plain, name in names.items()}
+
+
+def of_workload(measured: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:
+    """What `measured` has under workload `mark`, by the names of the main one: the inverse of `renamed`."""
+    names = {objective.name: under(objective.name, mark) for objective in BY_WORKLOAD}
+    return {plain: replace(measured[name], objective=plain) for plain, name in names.items() if name in measured}
+
+
+def under(name: str, mark: str) -> str:
+    """What the objective `name` is called under workload `mark`: "latency_p50_ms/b32"."""
+    return f"{name}{MARK}{mark}" if mark else name
 
 
 def measure(
@@ -134,7 +170,9 @@ def _measure(
             baseline = None if open_baseline is None else opened.enter_context(open_baseline())
             sessions.append(timing.session(candidate, baseline, inputs, protocol, generator, reader))
     wanted, estimates = _percentiles(sessions, seed)
-    known = {**conditions, **_conditions(sessions, protocol, estimates[0])}
+    # Of two sides that wander together the ratio is known better than the time of either.
+    judged = ("median", estimates[0]) if open_baseline is None else ("ratio", speedup(sessions))
+    known = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
     calls = sum(len(block) for s in sessions for block in s.candidate)
     made = [objective.measured(*e, calls, known) for objective, e in zip(wanted, estimates, strict=True)]
     made.append(_throughput(sessions, rows, seed, known))
@@ -148,9 +186,9 @@ def _measure(
     return {measurement.objective: measurement for measurement in made}
 
 
-def _conditions(sessions: Sequence[Session], protocol: Protocol, median: Estimate) -> dict[str, Any]:
+def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence[str]) -> dict[str, Any]:
     """What is to be known of how it went; every reason once, in the order they came."""
-    noisy = dict.fromkeys([*(reason for s in sessions for reason in s.disturbances), *noise.of_median(median)])
+    noisy = dict.fromkeys([*(reason for s in sessions for reason in s.disturbances), *loose])
     clocks = sessions[-1].clocks_mhz
     return {
         "block_s": protocol.block_s,

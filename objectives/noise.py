@@ -19,7 +19,7 @@ OTHERS = 0.05
 STEAL = 0.02
 #: ... and the container's quota may hold us back for this share of the time.
 HELD_BACK = 0.01
-#: The median's interval may reach this far from it, relative to it.
+#: An estimate's interval may reach this far from it, relative to it.
 SPREAD = 0.05
 #: Two speeds are told apart from this many calls on, ...
 CALLS = 64
@@ -62,15 +62,14 @@ def of_calls(side: str, blocks: Sequence[Floats]) -> list[str]:
     return [f"the {side} has two speeds: {modes.fast_ms:.3g} ms, and {modes.slow_ms:.3g} ms in {share}"]
 
 
-def of_median(median: stats.Estimate) -> list[str]:
-    """Whether a median time is known too loosely.
+def of_estimate(what: str, found: stats.Estimate) -> list[str]:
+    """Whether `what` ("ratio", or "median" of what was timed alone) is known too loosely.
 
-    No reason to try again: a machine that wanders goes on wandering, and the ratio of two sides that wander together
-    is known better than the time of either.
+    No reason to try again: a machine that wanders goes on wandering.
     """
-    low, high = median.interval
-    spread = max(high / median.value - 1, 1 - low / median.value)
-    return [f"the median is known to {spread:.0%} only"] if spread > SPREAD else []
+    low, high = found.interval
+    spread = max(high / found.value - 1, 1 - low / found.value)
+    return [f"the {what} is known to {spread:.0%} only"] if spread > SPREAD else []
 
 
 def two_speeds(times: Floats) -> Modes | None:

@@ -106,12 +106,23 @@ def read_record(folder: Path) -> BestConfig:
     return record
 
 
-def reference_difference(folder: Path) -> Found:
-    """Load the model in a fresh process and compare its outputs on the probe with those that were recorded."""
+def after_export(folder: Path, lengths: Sequence[int]) -> tuple[Found, str]:
+    """Load the model in a fresh process, compare its outputs with those that were recorded, and time it.
+
+    The second says how its latency compares with the record where it is outside the record's interval, else "".
+    `lengths` are those of the data.
+    """
     record = read_record(folder)
     context = context_of(record)
+    protocol = latency.QUICK.lasting(float(record.config["measure"]["quick_s"]))
     with opened(folder, record, context) as bench:
-        return _compare(folder, record, context, bench)
+        found = _compare(folder, record, context, bench)
+        if found.problem:
+            return found, ""
+        inputs = _inputs(folder, record, lengths)
+        now = latency.measure(bench, None, inputs, protocol, 0, {"device": context.device})[LATENCY]
+    text, inside = _held_against(record, now)
+    return found, "" if inside else text
 
 
 def context_of(record: BestConfig) -> Context:
@@ -242,17 +253,6 @@ def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: S
     return f"latency: {_held_against(record, now)[0]}"
 
 
-def latency_after_export(folder: Path, lengths: Sequence[int]) -> tuple[str, bool]:
-    """(what the exported model's quick timing says of its record, whether it is in the record's interval)."""
-    record = read_record(folder)
-    context = context_of(record)
-    protocol = latency.QUICK.lasting(float(record.config["measure"]["quick_s"]))
-    with opened(folder, record, context) as bench:
-        inputs = _inputs(folder, record, lengths)
-        now = latency.measure(bench, None, inputs, protocol, 0, {"device": context.device})[LATENCY]
-    return _held_against(record, now)
-
-
 def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
     load = record.config["workload"]
     base, _ = read_config(folder)
@@ -261,12 +261,14 @@ def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Ba
 
 
 def _held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:
+    """What was timed alone now, against the record as it was timed then, at the speed that the machine had."""
     then = record.final.get(LATENCY) or record.measurements[LATENCY]
-    low, high = then.interval
+    faster = then.conditions.get("as_timed", then.value) / then.value
+    value, low, high = (number * faster for number in (then.value, *then.interval))
     inside = low <= now.value <= high
     noisy = now.conditions.get("noisy")
     text = (
-        f"{now.value:.2f} ms here, {then.value:.2f} ms in the record ({now.value / then.value:.2f}x, "
+        f"{now.value:.2f} ms here, {value:.2f} ms in the record ({now.value / value:.2f}x, "
         f"{'inside' if inside else 'outside'} its interval of {low:.2f} to {high:.2f})"
         f"{f'; noisy: {noisy}' if noisy else ''}"
     )

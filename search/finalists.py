@@ -116,13 +116,11 @@ def reload(setting: Setting, front: Front, exports: Path, view: View) -> list[st
     for done, outcome in enumerate(front.members):
         view.progress(f"reloading {outcome.number}", done / len(front.members))
         folder = model_folder(exports, outcome)
-        found = check.reference_difference(folder)
+        found, strays = check.after_export(folder, lengths)
         if found.problem:
             problems.append(f"{outcome.number}: {found.problem}")
-            continue
-        text, inside = check.latency_after_export(folder, lengths)
-        if not inside:
-            view.say(f"      {outcome.number} after export: {text}")
+        elif strays:
+            view.say(f"      {outcome.number} after export: {strays}")
     return problems
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import nnls
 
-from objectives.measurement import Measurement
 from objectives.shapes import Array, Shapes, megabytes_of, operations_of
 from search.compose import Siblings
 from search.front import Front, Outcome
@@ -79,15 +78,10 @@ class TableKnowledge:
         """Learn what a trial cost, if it came to its end."""
         if outcome.status != "complete":
             return
-        self._known.learn_reference(outcome)
         training = outcome.seconds.get("weights", 0.0)
         if training > 0:
             work = float(self._work(self._known.shapes([outcome.recipe.params]))[0] / self._whole)
             self._spent.append((work, training, sum(outcome.seconds.values()) - training))
-
-    def log_ms(self, measured: Mapping[str, Measurement]) -> float:
-        """Of a trial's measurements, in the table's terms."""
-        return math.log(self._known.compared(measured)[0])
 
     def _plain(self, settings: Params) -> tuple[tuple[str, Value], ...]:
         """Settings without a runtime and a width, as equal ones are written."""

@@ -18,14 +18,13 @@ from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from objectives.shapes import Array, Shapes
-from objectives.workload import MARK
 from search import isolate, stages
-from search.front import LATENCY, SPEEDUP, Outcome
+from search.front import LATENCY, Outcome
 from search.measurer import Measurer
 from search.setting import Setting, cores
 from search.shapes import Params, outline_of, shapes_of
 from search.space import RUNTIME, WIDTH, anchors, random_settings
-from search.timed import Timings
+from search.timed import LATENCIES
 from spaces.axes.bits import EMBEDDINGS, INTEGER
 from spaces.axis import Infeasible, Value
 from spaces.recipe import Recipe
@@ -63,12 +62,11 @@ class Known:
         if setting.space.shape is None or outline is None:
             raise ValueError("the latency of a model whose anatomy is not known cannot be predicted")
         self._setting, self._measurer, self._outline = setting, measurer, outline
-        self._folder = folder or Path(setting.config.mlruns) / "latency"
-        self._inputs, self.conditions = Timings(setting).inputs(mark)
-        self._latency = f"{LATENCY}{MARK}{mark}" if mark else LATENCY  # what trials call it
+        self._folder = folder or Path(setting.config.mlruns) / LATENCIES
+        self._mark = mark
+        self._inputs, self.conditions = measurer.times.inputs(mark)
+        self._latency = latency.under(LATENCY, mark)  # what trials call it
         self.table = LatencyTable(self._folder, self.conditions)
-        self._speedup = self._latency.replace(LATENCY, SPEEDUP)
-        self._reference: float | None = None
         self._random = np.random.default_rng(setting.config.seed)
         self._pool: list[dict[str, Value]] | None = None
         self._probes = 0
@@ -86,12 +84,7 @@ class Known:
         return log_ms, sd
 
     def correct(self, outcome: Outcome) -> None:
-        """Take in the latency that a trial measured, under the conditions it was measured under.
-
-        A machine that is faster now than a minute ago moves both sides of a comparison alike. So what counts is how
-        many times faster than the uncompressed model it was, beside it, at the latency that is known of that one.
-        """
-        self.learn_reference(outcome)
+        """Take in the latency that a trial measured, under the conditions it was measured under."""
         timed = outcome.measurements.get(self._latency)
         if timed is None or not {"batch", "length"} <= set(timed.conditions):
             return
@@ -99,36 +92,7 @@ class Known:
         if any(timed.conditions.get(name) != value for name, value in self.conditions.items()):
             table = LatencyTable(self._folder, timed.conditions)
         params = outcome.recipe.params
-        taken = self.compared(outcome.measurements) if table is self.table else (timed.value, error_of(timed))
-        table.add(pair_of(params), self.shapes([params]), *taken)
-
-    @property
-    def reference_ms(self) -> float | None:
-        """Of the uncompressed model as it came: what all comparisons of this process are counted with.
-
-        As the table knows it from before, or as it was first measured here; None before either.
-        """
-        if self._reference is None:
-            pair, shape = pair_of({}), self.shapes([self._setting.space.off])
-            if self.table.measured(pair, shape)[0]:
-                self._reference = float(np.exp(self.table.predict(pair, shape)[0][0]))
-        return self._reference
-
-    def learn_reference(self, outcome: Outcome) -> None:
-        """Take the latency of the uncompressed model as it came from its first comparison, if it is not known yet."""
-        timed, speedup = (outcome.measurements.get(name) for name in (self._latency, self._speedup))
-        if outcome.baseline and timed is not None and speedup is not None and self.reference_ms is None:
-            self._reference = timed.value * speedup.value
-
-    def compared(self, measured: Mapping[str, Measurement]) -> tuple[float, float]:
-        """(ms, relative standard error) of a model that was timed beside the uncompressed one, as the table counts.
-
-        What was timed alone, or before anything is known of the uncompressed model, counts as it is.
-        """
-        timed, speedup = measured[self._latency], measured.get(self._speedup)
-        if speedup is None or self.reference_ms is None:
-            return timed.value, error_of(timed)
-        return self.reference_ms / speedup.value, error_of(speedup)
+        table.add(pair_of(params), self.shapes([params]), timed.value, error_of(timed))
 
     def fill(self, seconds: float, pairs: Sequence[Pair], most: int | None = None) -> int:
         """Measure untrained models, where the table knows least of `pairs`, for about `seconds`; how many.
@@ -175,17 +139,17 @@ class Known:
         for pair in pairs:
             recipe = replace(self._setting.recipe(_under(params, pair)), recover={})
             try:
-                timed = self.timed(recipe)
+                timed = self.timed(recipe)[LATENCY]
             except (Infeasible, RuntimeError, RemoteTimeout):  # a process that died is a RuntimeError
                 continue  # what is predicted of this pair stays as uncertain as it was
-            found[pair] = timed[self._latency]
-            self.table.add(pair_of(recipe.params), self.shapes([params]), *self.compared(timed))
+            found[pair] = timed
+            self.table.add(pair_of(recipe.params), self.shapes([params]), timed.value, error_of(timed))
         return found
 
     def timed(self, recipe: Recipe, protocol: latency.Protocol = PROBE) -> dict[str, Measurement]:
         """An untrained model of the recipe's shape under its runtime and width, beside the uncompressed model.
 
-        Both in fresh processes.
+        Both in fresh processes; under the names of the main workload.
 
         Raises:
             Infeasible, RuntimeError, RemoteTimeout: it cannot be built, or run here.
@@ -195,7 +159,7 @@ class Known:
         opened = self._measurer.opened(recipe, self.untrained(recipe), device)
         with opened as bench, self._measurer.baseline(device) as theirs:
             found = latency.measure(bench, theirs, self._inputs, protocol, setting.config.seed, self.conditions)
-        return found if self._latency == LATENCY else {self._latency: found[LATENCY], self._speedup: found[SPEEDUP]}
+        return self._measurer.times.at_one_speed(found, self._mark)
 
     def untrained(self, recipe: Recipe) -> Path:
         """A folder of an untrained model of the recipe's shape: the teacher, or made and stored."""

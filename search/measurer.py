@@ -64,8 +64,8 @@ class Measurer:
 
     def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
         self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
-        self._timings = Timings(setting)
-        self._reuse = Reuse(setting, self._timings)
+        self.times = Timings(setting, self.baseline)
+        self._reuse = Reuse(setting, self.times)
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """Every measurement of the weights in `folder` under the recipe's runtime and width.
@@ -188,11 +188,11 @@ class Measurer:
             with candidate as ours, self.baseline(device) as theirs:
                 yield ours, theirs
 
-        return self._timings.quick(pair, recipe, folder)
+        return self.times.quick(pair, recipe, folder)
 
     def final_timings(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """The long timing, in fresh processes of both sides."""
-        return self._timings.final(partial(self.opened, recipe, folder), self.baseline, recipe, folder)
+        return self.times.final(partial(self.opened, recipe, folder), recipe, folder)
 
     def _on(self, device: str | None) -> Context:
         context = self._setting.context
@@ -200,7 +200,7 @@ class Measurer:
 
     def energy(self, bench: Remote) -> dict[str, Measurement]:
         """Energy a row, where the device counts it."""
-        found = self._timings.energy(bench)
+        found = self.times.energy(bench)
         return {} if found is None else {found.objective: found}
 
     def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:

@@ -109,7 +109,7 @@ def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
         most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
     )
     space = setting.space
-    record = Record(weights_grid(space), space.off, aims.quality, space.canonical, knowledge.log_ms)
+    record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
     return Outlook(record, knowledge, QualityModel(), aims)
 
 

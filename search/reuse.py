@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from objectives import latency
 from objectives.measurement import Measurement
 from search.front import LATENCY
 from search.setting import Setting
@@ -59,7 +60,16 @@ class Reuse:
             return None
         since, found = json.loads((folder / FILE).read_text())
         read = {name: Measurement.from_json(m) for name, m in found.items()}
-        return {name: replace(m, conditions={**m.conditions, SINCE: since}) for name, m in read.items()}
+        return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in self._at_one_speed(read).items()}
+
+    def _at_one_speed(self, found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+        """As latencies are counted now: the reference they were counted by may have been removed since."""
+        made = dict(found)
+        for mark in ("", *self._timings.marks):
+            own = latency.of_workload(found, mark)
+            if own[LATENCY].conditions.get("reference_ms") != self._timings.reference_ms(mark):
+                made |= latency.renamed(self._timings.at_one_speed(own, mark), mark)
+        return made
 
     def keep(self, recipe: Recipe, found: Mapping[str, Measurement]) -> None:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

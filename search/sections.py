@@ -124,7 +124,7 @@ class EconomyConfig:
     rungs: Rungs = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
     halving: Annotated[int, Rule("at least 2", lambda v: v >= 2)] = 2  # one of so many goes on to the next rung
     rows: Count = 1024  # of the validation split, that lower rungs look at
-    keep: Fraction = 0.7  # of the metric above that of the most frequent class; what keeps less is not looked for
+    keep: Fraction = 0.85  # of the metric above that of the most frequent class; what keeps less is not looked for
     reject: bool = True  # what cannot reach the front is not trained
     audit: Fraction = 0.1  # of those that would be rejected, how many are trained all the same
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,16 @@ from objectives.measurement import Measurement
 from objectives.workload import Workload
 from search import stages
 from search.front import LATENCY
+from search.reference import References
 from spaces import build
+from spaces.base import read_config
 from spaces.recipe import Recipe
 
 if TYPE_CHECKING:
     from search.setting import Setting
+
+#: In a results folder: tables of latencies, and what they are counted by.
+LATENCIES = "latency"
 
 Timed = dict[str, Measurement]
 Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
@@ -29,10 +34,14 @@ Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]
 
 
 class Timings:
-    """The main workload's measurements by their own names, others' marked ("latency_p50_ms/b32")."""
+    """The main workload's measurements by their own names, others' marked ("latency_p50_ms/b32").
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    Args:
+        baseline: opens the uncompressed model as it came, on a device.
+    """
+
+    def __init__(self, setting: Setting, baseline: OpenOn) -> None:
+        self._setting, self._baseline = setting, baseline
         self._fed: dict[str, tuple[list[Batch], dict[str, Any]]] = {}
 
     def quick(self, opened: Pairs, recipe: Recipe, folder: Path) -> Timed:
@@ -46,16 +55,43 @@ class Timings:
 
         return self._all(recipe, folder, measure)
 
-    def final(self, candidate: OpenOn, baseline: OpenOn, recipe: Recipe, folder: Path) -> Timed:
+    def final(self, candidate: OpenOn, recipe: Recipe, folder: Path) -> Timed:
         """For finalists: several fresh processes a side, `measure.final_s` of blocks a workload."""
         config = self._setting.config
-        protocol = latency.LONG.lasting(config.measure.final_s)
+        protocol = self._long
 
         def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
-            ours, theirs = (partial(side, known["device"]) for side in (candidate, baseline))
+            ours, theirs = (partial(side, known["device"]) for side in (candidate, self._baseline))
             return latency.measure_fresh(ours, theirs, fed, protocol, config.seed, known)
 
         return self._all(recipe, folder, measure)
+
+    @cached_property
+    def _references(self) -> References:
+        teacher = self._setting.teacher
+        architecture = read_config(teacher)[0].config["model_type"]
+        return References(
+            Path(self._setting.config.mlruns) / LATENCIES, {"architecture": architecture, "weights": stored(teacher)}
+        )
+
+    @property
+    def _long(self) -> latency.Protocol:
+        return latency.LONG.lasting(self._setting.config.measure.final_s)
+
+    def at_one_speed(self, timed: Timed, mark: str) -> Timed:
+        """What was timed beside the baseline (under its own names), as this results folder counts all latencies."""
+        return latency.at_speed_of(self.reference_ms(mark), timed)
+
+    def reference_ms(self, mark: str) -> float:
+        """What the baseline takes under a workload; measured where it is not known, in several fresh processes."""
+        inputs, conditions = self.inputs(mark)
+        opened = partial(self._baseline, conditions["device"])
+
+        def measure() -> float:
+            seed = self._setting.config.seed
+            return latency.measure_fresh(opened, None, inputs, self._long, seed, conditions)[LATENCY].value
+
+        return self._references.ms(inputs, conditions, measure)
 
     def energy(self, bench: latency.Side) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""
@@ -72,9 +108,10 @@ class Timings:
     def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
         inputs, conditions = self.inputs("")
         timed = self._held_against_floor(measure(inputs, conditions), inputs, recipe, folder)
+        timed = self.at_one_speed(timed, "")
         for mark in self.marks:
-            inputs, conditions = self.inputs(mark)
-            timed |= latency.renamed(measure(inputs, conditions), mark)
+            found = self.at_one_speed(measure(*self.inputs(mark)), mark)
+            timed |= latency.renamed(found, mark)
         return timed
 
     def inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
@@ -129,7 +166,6 @@ def sizes_of(folder: Path) -> roofline.Sizes | None:
     """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
     from spaces.anatomy import family_of
     from spaces.axis import Infeasible
-    from spaces.base import read_config
 
     base, plans = read_config(folder)
     try:

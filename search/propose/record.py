@@ -22,11 +22,6 @@ from spaces.axis import Value
 Settings = Mapping[str, Value]
 
 
-def as_it_is(measured: Mapping[str, Measurement]) -> float:
-    """Log ms of the latency that was measured."""
-    return math.log(measured[LATENCY].value)
-
-
 @dataclass
 class Weights:
     """One set of weights: its settings, what was measured of it, and whether it is on its way."""
@@ -55,7 +50,6 @@ class Record:
         grid: over the knobs that determine weights (all but runtime and width).
         quality: the target that is learnt; qualities are kept with "higher is better".
         canonical: settings to the one way of writing them.
-        log_ms: a trial's measurements to the latency that is compared with predictions.
     """
 
     def __init__(
@@ -64,10 +58,9 @@ class Record:
         off: Settings,
         quality: Target,
         canonical: Callable[[Settings], Settings] = dict,
-        log_ms: Callable[[Mapping[str, Measurement]], float] = as_it_is,
     ) -> None:
         self._grid, self._off, self._quality = grid, dict(off), quality
-        self._canonical, self._log_ms = canonical, log_ms
+        self._canonical = canonical
         self._sign = 1.0 if quality.better == "higher" else -1.0
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
@@ -140,6 +133,6 @@ class Record:
         one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         found = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
         one.quality[pair] = self._sign * found[self._quality.objective].value
-        one.costs[pair] = self._log_ms(found)
+        one.costs[pair] = math.log(found[LATENCY].value)
         if not outcome["limits_broken"]:
             one.kept.add(pair)

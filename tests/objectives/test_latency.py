@@ -149,7 +149,60 @@ def test_a_busy_machine_marks_the_measurement_noisy() -> None:
 
 
 def test_times_that_scatter_mark_the_measurement_noisy() -> None:
-    assert "median is known to" in measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions["noisy"]
+    assert "ratio is known to" in measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions["noisy"]
+    machine = Machine(noise=1.0)
+    alone = latency.measure(FakeSide(machine, 1, machine.model(10)), None, [BATCH], QUICK, 0, {}, machine.read)
+    assert "median is known to" in alone["latency_p50_ms"].conditions["noisy"]
+
+
+COUNTED = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s")
+
+
+def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() -> None:
+    fast, slow = (latency.at_speed_of(10.0, measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8))
+    for name in COUNTED:
+        if name in slow:
+            assert slow[name].value == pytest.approx(fast[name].value)
+    assert fast["latency_p50_ms"].value == pytest.approx(10 * 4 / 9)
+    assert fast["throughput_per_s"].value == pytest.approx(2e3 / (10 * 4 / 9))  # two rows a batch
+    assert slow["latency_p50_ms"].conditions["as_timed"] == pytest.approx(4 * 1.8)
+    assert slow["latency_p50_ms"].conditions["reference_ms"] == 10.0
+
+
+def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
+    # A machine that wanders: the two sides wander together.
+    timed = measure(Machine(noise=0.02, drift=0.3), 4, 10)
+    found, ratio = latency.at_speed_of(10.0, timed)["latency_p50_ms"], timed["speedup"]
+    assert (found.value, *found.interval) == pytest.approx(
+        (10 / ratio.value, 10 / ratio.interval[1], 10 / ratio.interval[0])
+    )
+    (low, high), (lowest, highest) = found.interval, timed["latency_p50_ms"].interval
+    assert high / low - 1 < 0.2 * (highest / lowest - 1)
+
+
+def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_first() -> None:
+    timed = measure(Machine(noise=0.05), 4, 10)
+    once = latency.at_speed_of(20.0, timed)
+    twice = latency.at_speed_of(10.0, latency.at_speed_of(40.0, timed))
+    assert {name for name in timed if once[name] != timed[name]} == {name for name in COUNTED if name in timed}
+    for name in COUNTED:
+        if name in timed:
+            assert twice[name].value == pytest.approx(once[name].value * (2 if "throughput" in name else 0.5))
+            assert twice[name].conditions["as_timed"] == timed[name].value
+
+
+def test_what_was_timed_alone_is_as_it_was_timed() -> None:
+    machine = Machine()
+    alone = latency.measure(FakeSide(machine, 1, machine.model(4)), None, [BATCH], QUICK, 0, {}, machine.read)
+    assert latency.at_speed_of(10.0, alone) == alone
+
+
+def test_a_workload_that_is_marked_is_found_under_its_own_names_again() -> None:
+    timed = measure(Machine(), 4, 10)
+    marked = latency.renamed(timed, "b32")
+    assert marked["latency_p50_ms/b32"].value == timed["latency_p50_ms"].value and "latency_p50_ms" not in marked
+    own = {name: m for name, m in timed.items() if f"{name}/b32" in marked}
+    assert latency.of_workload({**timed, **marked}, "b32") == latency.of_workload(timed, "") == own
 
 
 @pytest.mark.parametrize("protocol", [QUICK, LONG])

@@ -106,4 +106,4 @@ def test_two_speeds_are_said_with_the_side() -> None:
     ],
 )
 def test_a_median_with_a_wide_interval_is_said(interval: tuple[float, float], said: list[str]) -> None:
-    assert noise.of_median(Estimate(10, interval)) == said
+    assert noise.of_estimate("median", Estimate(10, interval)) == said

@@ -12,7 +12,7 @@ import pytest
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from search import commands, compose
-from search.front import LATENCY, SPEEDUP, Outcome
+from search.front import LATENCY, Outcome
 from search.known import FRESH, Known, error_of, pair_of
 from search.measurer import Measurer, Stopwatch
 from search.setting import Setting
@@ -149,37 +149,3 @@ def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(kno
 )
 def test_a_pair_is_named_by_all_of_the_precision_that_a_time_depends_on(params: dict[str, object], name: str) -> None:
     assert pair_of(params) == name  # type: ignore[arg-type]
-
-
-def compared(known: Known, ms: float, speedup: float) -> dict[str, Measurement]:
-    """What a trial measures: its time, and how many times faster it was than the uncompressed model beside it."""
-    about = {**known.conditions, "noisy": ""}
-    ratio = Measurement(SPEEDUP, "ratio", "higher", speedup, (0.99 * speedup, 1.01 * speedup), 100, about)
-    return {LATENCY: timed(known, ms), SPEEDUP: ratio}
-
-
-def test_a_machine_that_changes_its_speed_moves_neither_the_table_nor_what_is_compared_with_it(
-    known: Known, setting: Setting
-) -> None:
-    off = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
-    half = setting.recipe({**setting.space.off, "distill.layers": 1, "runtime.name": "onnx"})
-    found = {}
-    for slower in (1.0, 1.8):  # of the machine, and of a model that takes 10 ms, and one that takes 4
-        found[slower] = compared(known, 4.0 * slower, 2.5)
-        known.correct(Outcome(0, off, "complete", measurements=compared(known, 10.0 * slower, 1.0), baseline=True))
-        known.correct(Outcome(1, half, "complete", measurements=found[slower]))
-    assert known.reference_ms == 10.0
-    assert known.compared(found[1.8])[0] == known.compared(found[1.0])[0] == pytest.approx(4.0)
-    log_ms, _ = known.predict([half.params])
-    assert log_ms[0] == pytest.approx(np.log(4.0), abs=0.02)
-
-
-def test_another_process_counts_with_what_the_table_knows_of_the_uncompressed_model(
-    known: Known, setting: Setting
-) -> None:
-    off = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
-    assert known.reference_ms is None
-    assert known.compared(compared(known, 4.5, 2.5))[0] == 4.5, "nothing to count with yet"
-    known.correct(Outcome(0, off, "complete", measurements=compared(known, 10.0, 1.0), baseline=True))
-    again = Known(setting, known._measurer, known.table.path.parent)
-    assert again.reference_ms == pytest.approx(10.0, rel=0.02)

@@ -52,6 +52,30 @@ def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path
         assert all(SINCE in m.conditions for m in outcome.measurements.values())
 
 
+def products(outcomes: list[Outcome]) -> list[float]:
+    """Latency times speedup of each trial: what the baseline takes."""
+    return [o.value("latency_p50_ms") * o.value("speedup") for o in outcomes if o.status == "complete"]
+
+
+def test_all_latencies_of_a_folder_are_counted_by_one_time_of_the_baseline(folder: Path) -> None:
+    found = products(read_outcomes(folder / "mlruns", "first")[1])
+    assert len(found) > 3 and found == pytest.approx([found[0]] * len(found))
+
+
+def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Path) -> None:
+    first = read_outcomes(folder / "mlruns", "first")[1]
+    [path] = (folder / "mlruns" / "latency").glob("reference-*.json")
+    kept = path.read_text()
+    path.write_text('{"ms": 1000.0}')
+    try:
+        found = again(folder, "counted", equal=True)
+    finally:
+        path.write_text(kept)
+    assert all(SINCE in m.conditions for o in found for m in o.measurements.values())
+    assert [o.value("speedup") for o in found] == [o.value("speedup") for o in first]
+    assert products(found) == pytest.approx([1000.0] * len(found))
+
+
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
     outcomes = again(folder, "fresh", "--set", "measure.reuse=false")
     assert not [o for o in outcomes for m in o.measurements.values() if SINCE in m.conditions]
