@@ -121,7 +121,7 @@ def after_export(folder: Path, lengths: Sequence[int]) -> tuple[Found, str]:
             return found, ""
         inputs = _inputs(folder, record, lengths)
         now = latency.measure(bench, None, inputs, protocol, 0, {"device": context.device})[LATENCY]
-    text, inside = _held_against(record, now)
+    text, inside = held_against(record, now)
     return found, "" if inside else text
 
 
@@ -250,7 +250,7 @@ def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: S
     known = {"device": context.device, "threads": context.threads}
     inputs = _inputs(folder, record, lengths or ())
     now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
-    return f"latency: {_held_against(record, now)[0]}"
+    return f"latency: {held_against(record, now)[0]}"
 
 
 def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
@@ -260,7 +260,7 @@ def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Ba
     return list(workload.inputs(wanted, base.inputs, int(base.config["vocab_size"]), lengths))
 
 
-def _held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:
+def held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:
     """What was timed alone now, against the record as it was timed then, at the speed that the machine had."""
     then = record.final.get(LATENCY) or record.measurements[LATENCY]
     faster = then.conditions.get("as_timed", then.value) / then.value
