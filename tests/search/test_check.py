@@ -18,7 +18,7 @@ def timed(ms: float, **conditions: object) -> Measurement:
 
 
 def record(quick: Measurement, *final: Measurement) -> BestConfig:
-    return cast(BestConfig, SimpleNamespace(measurements={LATENCY: quick}, final={LATENCY: m for m in final}))
+    return cast(BestConfig, SimpleNamespace(measurements={LATENCY: quick}, final={m.objective: m for m in final}))
 
 
 @pytest.mark.parametrize(("ms", "inside"), [(4.0, True), (4.3, True), (3.7, True), (2.0, False), (4.5, False)])
