@@ -2,12 +2,13 @@
 
 A Gaussian process (Matern 5/2, one length scale an input; Rasmussen & Williams 2006, chapters 2, 4 and 5) models the
 quality of *weights*. Its inputs are the settings, and what a law with few coefficients expects of them: that quality
-falls from the uncompressed model's towards that of no model, and that what the settings take adds up. With ten sets of
-weights and five settings the process alone knows little between them, and nothing beyond. A pair of runtime and width
-moves the quality by an offset of its own, a plane over the settings: a low width costs a small model more than a large
-one. What a lower rung saw is turned into an estimate of the top rung's quality by a straight line, fitted to weights
-that were seen on both, and enters the process as an observation with that line's error for noise (Kennedy & O'Hagan
-2000 link fidelities by such a line; theirs has a process of its own for what the line leaves).
+falls from the uncompressed model's towards that of no model, and that what the settings take adds up, or grows faster
+than its sum. With ten sets of weights and five settings the process alone knows little between them, and nothing
+beyond. A pair of runtime and width moves the quality by an offset of its own, a plane over the settings: a low width
+costs a small model more than a large one. What a lower rung saw is turned into an estimate of the top rung's quality by
+a straight line, fitted to weights that were seen on both, and enters the process as an observation with that line's
+error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a process of its own for what the
+line leaves).
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ UNKNOWN_LINE = 0.15
 AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
 #: Powers of a setting's distance from off in the law, and how much its coefficients are drawn towards 0.
 POWERS, DRAWN = (1, 2, 3), 0.3
+#: How what the settings take may add up: as it is, or growing faster than its sum, because a model that one axis has
+#: cut already has less to spare for the next.
+BENDS = (1.0, 1.5, 2.0)
 #: New hyperparameters are sought whenever so many times more weights are known.
 REFIT = 1.2
 
@@ -115,27 +119,36 @@ class Offset:
 
 @dataclass(frozen=True)
 class Law:
-    """floor + (best - floor) exp(- sum over settings d and powers p of c_dp |x_d - origin_d|^p), with all c at least 0.
+    """floor + (best - floor) exp(-(sum over settings d and powers p of c_dp |x_d - origin_d|^p)^bend), no c below 0.
 
     `kept` is what it says is left of (best - floor): 1 at the origin, where nothing is compressed, falling towards 0.
     """
 
     origin: Floats  # (D,)
     coefficients: Floats  # (D * powers,)
+    bend: float = 1.0
 
     @classmethod
     def fitted(cls, features: Floats, values: Floats, origin: Floats, floor: float, best: float) -> Law:
-        """Non-negative least squares (Lawson & Hanson 1974) of the logarithm, by how much is left, with a ridge."""
+        """Of all bends the one that comes nearest to the (N,) values of (N, D) features.
+
+        For each the coefficients are those of non-negative least squares (Lawson & Hanson 1974) of the logarithm, by
+        how much is left, with a ridge.
+        """
         left = np.clip((values - floor) / max(best - floor, 1e-6), 0.02, 1.2)
         weight = np.clip(left, 0.05, 1.0)  # an error of the logarithm is one of the quality over what is left
         design = _powers(features, origin) * weight[:, None]
         ridge = np.sqrt(DRAWN) * np.eye(design.shape[1])
-        solved, _ = nnls(np.vstack([design, ridge]), np.append(-np.log(left) * weight, np.zeros(len(ridge))))
-        return cls(origin, solved)
+        found = []
+        for bend in BENDS:
+            lost = np.maximum(-np.log(left), 0.0) ** (1 / bend)
+            solved, _ = nnls(np.vstack([design, ridge]), np.append(lost * weight, np.zeros(len(ridge))))
+            found.append(cls(origin, solved, bend))
+        return min(found, key=lambda law: float(((law.kept(features) - left) ** 2).sum()))
 
     def kept(self, features: Floats) -> Floats:
         """(N,) of (N, D) features."""
-        made: Floats = np.exp(-_powers(features, self.origin) @ self.coefficients)
+        made: Floats = np.exp(-((_powers(features, self.origin) @ self.coefficients) ** self.bend))
         return made
 
 

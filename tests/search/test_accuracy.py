@@ -48,6 +48,22 @@ def test_a_law_falls_from_the_uncompressed_model_with_every_setting(luck: float)
     assert (kept > 0).all()
 
 
+@pytest.mark.parametrize("bend", [1.0, 2.0])
+def test_a_law_finds_how_what_the_settings_take_adds_up(bend: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(1).random((40, 2))
+    taken = 0.8 * (1 - features[:, 0]) + 0.6 * (1 - features[:, 1]) ** 2
+    left = np.exp(-(taken**bend))
+
+    def error() -> float:
+        law = Law.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
+        return float(np.abs(law.kept(features) - left).mean())
+
+    free = error()
+    assert free < 0.02
+    monkeypatch.setattr("search.propose.accuracy.BENDS", (1.0,))
+    assert error() > 2 * free or bend == 1.0
+
+
 def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
