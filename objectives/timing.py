@@ -45,10 +45,11 @@ class Protocol:
     def lasting(self, seconds: float) -> Protocol:
         """The same number of blocks, cut so that those of both sides in all processes take about `seconds`.
 
-        Warming up is bounded by a quarter of that, so that a short measurement is not mostly warm-up.
+        Warming up is bounded by a quarter of what one process has of that, so that a short measurement is not mostly
+        warm-up.
         """
         block_s = seconds / (2 * self.blocks * self.processes)
-        return replace(self, block_s=block_s, warm_s=min(self.warm_s, seconds / 4))
+        return replace(self, block_s=block_s, warm_s=min(self.warm_s, seconds / self.processes / 4))
 
 
 FEWEST_PROCESSES = 3

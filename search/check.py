@@ -25,8 +25,8 @@ from spaces.axis import Context, Infeasible
 from spaces.base import ModelError, read_config
 
 if TYPE_CHECKING:
-    from search.measurer import Measurer
-    from search.setting import Rows, Setting
+    from search.measurer import Measurer, Opened
+    from search.setting import Rows
 
 #: In a model folder: outputs that every later load must reproduce.
 REFERENCE = "reference.npz"
@@ -44,15 +44,13 @@ def probe(folder: Path) -> list[Batch]:
     return list(workload.inputs(PROBE, base.inputs, int(base.config["vocab_size"])))
 
 
-def write_reference(setting: Setting, measurer: Measurer, outcome: Outcome, folder: Path, bench: Remote) -> Path:
-    """A file with the outputs that the model in `bench` gives now: on the probe, and on the validation split."""
-    from search.measurer import held
-
-    outputs = bench.call("predict", probe(folder))
-    logits = measurer.logits(outcome.recipe, folder, held(bench), "validation")
+def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
+    """A file with the outputs that the model gives here: on the probe, and on the validation split."""
+    probed = measurer.probed(outcome.recipe, folder, opened, probe(folder))
+    logits = measurer.logits(outcome.recipe, folder, opened, "validation")
     target = folder / f".{outcome.recipe.digest}.{REFERENCE}"
     partial_name = target.with_suffix(".partial.npz")
-    np.savez(partial_name, probe=np.concatenate([o["logits"] for o in outputs]), validation=logits)
+    np.savez(partial_name, probe=probed, validation=logits)
     partial_name.replace(target)
     return target
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from search.config import RunConfig
 from search.evaluate import Evaluator
 from search.export import model_folder
 from search.front import Front
-from search.measurer import held
+from search.measurer import at_first_use
 from search.report import Study
 from search.setting import Setting
 from search.view import View
@@ -55,12 +56,12 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
         number = outcome.number
         view.progress(f"finalist {number}", done / len(wanted))
         folder = evaluate.weights(outcome.recipe)
-        with measurer.opened(outcome.recipe, folder) as bench:
-            logits = measurer.logits(outcome.recipe, folder, held(bench), "test")
+        with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
+            logits = measurer.logits(outcome.recipe, folder, opened, "test")
             remembered_here = number in known[0] and number in known[1]
             held_out[number] = known[0][number] if remembered_here else measurer.qualities(logits, "test")
-            energy = {} if remembered_here else measurer.energy(bench)
-            checks[number] = check.write_reference(setting, measurer, outcome, folder, bench)
+            energy = {} if remembered_here else measurer.energy(opened)
+            checks[number] = check.write_reference(measurer, outcome, folder, opened)
         timed = known[1][number] if remembered_here else measurer.final_timings(outcome.recipe, folder)
         final[number] = {**timed, **energy}
     return replace(study, held_out=held_out, final=final, checks=checks)

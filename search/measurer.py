@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,18 @@ import numpy as np
 
 import spaces
 from objectives import memory, quality, size
-from objectives.bench import open_bench
+from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.measurement import Measurement
 from objectives.process import Remote
 from search.encoded import read_encoded
 from search.reuse import Reuse
 from search.setting import Setting
+from search.store import digest_in
 from search.timed import Timings
 from spaces import build
 from spaces.axis import Context
+from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
 
 #: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
@@ -31,12 +34,27 @@ PARITY = 1e-3
 PREDICT_CHUNK = 64  # batches a call, so that a long split shows progress and obeys its time limit
 
 Progress = Callable[[str, float], None]
+Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
 Opened = Callable[[], AbstractContextManager[Remote]]  # the process that answers, when it is needed
 
 
 def held(bench: Remote) -> Opened:
     """A process that is open already, and stays so."""
     return lambda: nullcontext(bench)
+
+
+@contextmanager
+def at_first_use(opened: Opened) -> Iterator[Opened]:
+    """A process that is opened when it is first asked for, if ever, and stays open until the end."""
+    with ExitStack() as stack:
+        found: list[Remote] = []
+
+        def once() -> AbstractContextManager[Remote]:
+            if not found:
+                found.append(stack.enter_context(opened()))
+            return nullcontext(found[0])
+
+        yield once
 
 
 class Stopwatch:
@@ -74,7 +92,7 @@ class Measurer:
         it is held against is opened for it: processes speed up with age (memory that lies better, caches that fit), so
         the two sides of a comparison must be of one age.
         """
-        known = self._reuse.find(recipe)
+        known = self._reuse.find(recipe, folder)
         if known is not None:
             return known
         self._progress(f"{recipe.runtime.name}: preparing", 0.0)
@@ -87,9 +105,9 @@ class Measurer:
             with self._watch.timed("quality"):
                 found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
             if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
-                found |= self.energy(bench)
+                found |= self.energy(held(bench))
         found |= self.sizes(recipe, folder)
-        self._reuse.keep(recipe, found)
+        self._reuse.keep(recipe, folder, found)
         return found
 
     def recall(self, digests: Collection[str]) -> None:
@@ -117,10 +135,10 @@ class Measurer:
         with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
             yield bench
 
-    def outputs(self, bench: Remote, split: str, stage: str, size: int) -> list[dict[str, np.ndarray]]:
+    def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
         batches = self._setting.batches(self._setting.split(split)[0], size)
-        made: list[dict[str, np.ndarray]] = []
+        made: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
             made += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
@@ -130,20 +148,51 @@ class Measurer:
         """Logits (N, C) of a split in its order, from the store when this was measured before."""
         plan = build.precision_of(recipe)
         size = self._setting.batch_for(str(plan["width"]))
-        key = {
-            "weights": recipe.weights_digest,
-            "bits": dict(plan),
-            "runtime": recipe.runtime.name,
+        inputs = {
             "split": split,
             "data": self._setting.about_data["digest"],
             "rows": self._setting.config.measure.validation_rows if split == "validation" else None,
             "batch": size,
+        }
+
+        def answers(bench: Remote) -> Outputs:
+            return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
+
+        return self._answered(recipe, folder, inputs, opened, answers)
+
+    def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
+        """Logits of `inputs`, one after the other; from the store when it was asked before."""
+        digest = hashlib.sha256()
+        for batch in inputs:
+            for name, array in sorted(batch.items()):
+                digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+
+        def answers(bench: Remote) -> Outputs:
+            return list(bench.call("predict", inputs, timeout_s=self._limit_s()))
+
+        return self._answered(recipe, folder, {"probe": digest.hexdigest()}, opened, answers)
+
+    def _answered(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        inputs: Mapping[str, object],
+        opened: Opened,
+        answers: Callable[[Remote], Outputs],
+    ) -> np.ndarray:
+        """The logits among `answers` to `inputs`, which are named by all they depend on."""
+        key = {
+            "weights": recipe.weights_digest,
+            "made": digest_in(folder, WEIGHTS),  # trained again, they need not be the same numbers
+            "bits": dict(build.precision_of(recipe)),
+            "runtime": recipe.runtime.name,
             "environment": dict(self._setting.environment),
+            **inputs,
         }
 
         def make(target: Path) -> None:
             with opened() as bench:
-                found = self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
+                found = answers(bench)
             np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
 
         made, _ = self._setting.store.make("predictions", key, make)
@@ -198,9 +247,9 @@ class Measurer:
         context = self._setting.context
         return context if device is None else replace(context, device=device)
 
-    def energy(self, bench: Remote) -> dict[str, Measurement]:
-        """Energy a row, where the device counts it."""
-        found = self.times.energy(bench)
+    def energy(self, opened: Opened) -> dict[str, Measurement]:
+        """Energy a row, where the device counts it; nothing is opened where it does not."""
+        found = self.times.energy(opened)
         return {} if found is None else {found.objective: found}
 
     def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from search import check, compose
@@ -40,8 +41,8 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
     if outcome.status != "complete":
         raise RuntimeError(f"{outcome.status}: {outcome.reason}")
     folder = evaluate.weights(outcome.recipe)
-    with evaluate.measurer.opened(outcome.recipe, folder) as bench:
-        reference = check.write_reference(setting, evaluate.measurer, outcome, folder, bench)
+    opened = partial(evaluate.measurer.opened, outcome.recipe, folder)
+    reference = check.write_reference(evaluate.measurer, outcome, folder, opened)
     study = replace(study_of(setting, clock.seconds), checks={record.number: reference})
     export_model(Front(setting.targets, (outcome,)), study, outcome, target)
     for name, before in record.measurements.items():

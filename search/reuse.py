@@ -14,7 +14,9 @@ from objectives import latency
 from objectives.measurement import Measurement
 from search.front import LATENCY
 from search.setting import Setting
+from search.store import digest_in
 from search.timed import Timings
+from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
 
 STAGE = "measured"
@@ -48,17 +50,17 @@ class Reuse:
             "wanted": sorted({*config.objectives, *config.limits.others}),
         }
 
-    def find(self, recipe: Recipe) -> dict[str, Measurement] | None:
-        """What was measured of the recipe; None where nothing was, or it is not to be used."""
+    def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:
+        """What was measured of the weights in `folder`; None where nothing was, or it is not to be used."""
         if not self._setting.config.measure.reuse:
             return None
         store = self._setting.store
-        folder = store.find(STAGE, self._key(recipe))
-        if folder is None and recipe.digest in self.recalled:
-            folder = store.find(STAGE, self._key(recipe, noisy=True))
-        if folder is None:
+        kept = store.find(STAGE, self._key(recipe, folder))
+        if kept is None and recipe.digest in self.recalled:
+            kept = store.find(STAGE, self._key(recipe, folder, noisy=True))
+        if kept is None:
             return None
-        since, found = json.loads((folder / FILE).read_text())
+        since, found = json.loads((kept / FILE).read_text())
         read = {name: Measurement.from_json(m) for name, m in found.items()}
         return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in self._at_one_speed(read).items()}
 
@@ -71,14 +73,15 @@ class Reuse:
                 made |= latency.renamed(self._timings.at_one_speed(own, mark), mark)
         return made
 
-    def keep(self, recipe: Recipe, found: Mapping[str, Measurement]) -> None:
+    def keep(self, recipe: Recipe, folder: Path, found: Mapping[str, Measurement]) -> None:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
-        def make(folder: Path) -> None:
-            (folder / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
+        def make(target: Path) -> None:
+            (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
 
         noisy = bool(found[LATENCY].conditions.get("noisy"))
-        self._setting.store.make(STAGE, self._key(recipe, noisy), make)
+        self._setting.store.make(STAGE, self._key(recipe, folder, noisy), make)
 
-    def _key(self, recipe: Recipe, noisy: bool = False) -> dict[str, Any]:
-        return {"recipe": recipe.digest, **self._conditions, **({"noisy": True} if noisy else {})}
+    def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
+        made = digest_in(folder, WEIGHTS)  # the same recipe, trained again, need not give the same numbers
+        return {"recipe": recipe.digest, "made": made, **self._conditions, **({"noisy": True} if noisy else {})}

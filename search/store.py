@@ -225,6 +225,11 @@ def _files(folder: Path) -> dict[str, list[Any]]:
     return found
 
 
+def digest_in(entry: Path, name: str) -> str:
+    """SHA-256 of a file as it was when the entry was made."""
+    return str(json.loads((entry / MANIFEST).read_text())["files"][name][1])
+
+
 def _whole(folder: Path) -> bool:
     try:
         wanted = json.loads((folder / MANIFEST).read_text())["files"]

@@ -93,10 +93,13 @@ class Timings:
 
         return self._references.ms(inputs, conditions, measure)
 
-    def energy(self, bench: latency.Side) -> Measurement | None:
+    def energy(self, opened: latency.Opener) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""
-        inputs, conditions = self.inputs("")
-        return energy.energy(bench, inputs, conditions, energy.counter(self._setting.context.device))
+        counter = energy.counter(self._setting.context.device)
+        if counter is None:
+            return None
+        with opened() as bench:
+            return energy.energy(bench, *self.inputs(""), counter)
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -210,6 +210,7 @@ def test_a_protocol_can_be_cut_to_a_time_and_keeps_its_blocks_and_processes(prot
     cut = protocol.lasting(4.0)
     assert (cut.blocks, cut.processes) == (protocol.blocks, protocol.processes)
     assert 2 * cut.blocks * cut.processes * cut.block_s == pytest.approx(4.0)
+    assert cut.warm_s == pytest.approx(min(protocol.warm_s, cut.blocks * cut.block_s / 2))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command import search, write_config
+from safetensors.torch import load_file, save_file
 
 from search.front import Outcome
 from search.propose.study import read_outcomes
@@ -41,7 +46,8 @@ def again(folder: Path, study: str, *more: str, equal: bool = False) -> list[Out
 
 def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path) -> None:
     first = read_outcomes(folder / "mlruns", "first")[1]
-    before = {stage: entries(folder / "mlruns", stage) for stage in ("teacher", "statistics", "outputs", "weights")}
+    stages = ("teacher", "statistics", "outputs", "weights", "predictions", "measured")
+    before = {stage: entries(folder / "mlruns", stage) for stage in stages}
     second = again(folder, "second", equal=True)
     assert {stage: entries(folder / "mlruns", stage) for stage in before} == before
     assert [o.recipe.digest for o in second] == [o.recipe.digest for o in first]
@@ -74,6 +80,25 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
     assert all(SINCE in m.conditions for o in found for m in o.measurements.values())
     assert [o.value("speedup") for o in found] == [o.value("speedup") for o in first]
     assert products(found) == pytest.approx([1000.0] * len(found))
+
+
+def test_weights_that_are_not_the_same_numbers_are_measured_again(folder: Path) -> None:
+    """As when they were evicted, and trained again on a device that does not repeat itself."""
+    trained = [o for o in read_outcomes(folder / "mlruns", "first")[1] if o.recipe.compressed]
+    kept = Path(trained[0].folder)
+    tensors = load_file(kept / "model.safetensors")
+    [bias] = [name for name in tensors if name.endswith("classifier.bias")]
+    save_file({**tensors, bias: tensors[bias] + 0.5}, kept / "model.safetensors")
+    np.save(kept / "reference.npy", np.load(kept / "reference.npy") + np.float32(0.5))
+    shutil.rmtree(kept / "onnx", ignore_errors=True)
+    entry = json.loads((kept / "entry.json").read_text())
+    for name in ("model.safetensors", "reference.npy"):
+        made = (kept / name).read_bytes()
+        entry["files"][name] = [len(made), hashlib.sha256(made).hexdigest()]
+    (kept / "entry.json").write_text(json.dumps(entry))
+    found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
+    new = {o.number for o in found if SINCE not in o.measurements["accuracy"].conditions}
+    assert new == {o.number for o in found if o.folder == str(kept)} and new
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
