@@ -4,6 +4,7 @@
     python benchmarks/search_efficiency.py --quick         three seeds, thirty sets of weights, overhead to 100 trials
     python benchmarks/search_efficiency.py --recorded FILE the world recorded by benchmarks/record.py as well
     python benchmarks/search_efficiency.py --recorded FILE --only-recorded
+    python benchmarks/search_efficiency.py --only-overhead --plot FILE.png     how asking grows, as a picture too
     python benchmarks/search_efficiency.py --check         exit 1 where a promised figure is missed
 
 Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")
 REACHED = 0.95
 KEPT = "of what keeps most, in the end"
 SHARES = (0.0, 0.25, 1.0)
+#: What ask, tell and storage may take of a trial, by the trials of the search.
+OVERHEAD_MS = {100: 150.0, 1000: 300.0}
 ECONOMIES: dict[str, Economy | None] = {
     "everybody in full": None,
     "rungs": Economy(SHARES, reject=False),
@@ -143,6 +146,24 @@ def overhead(trials: Sequence[int]) -> dict[int, float]:
     return made
 
 
+def plot(asked: Mapping[int, float], about: Mapping[str, Any], path: Path) -> None:
+    """How ask, tell and storage grow with a search, and what they may take."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.plot(list(asked), list(asked.values()), marker="o", color="#1f5fbf", label="measured")
+    limits = {count: ms for count, ms in OVERHEAD_MS.items() if count in asked}
+    axes.plot(list(limits), list(limits.values()), "v", color="#c2570c", label="at most")
+    axes.set(xscale="log", xlabel="trials of the search", ylabel="ms a trial, ask + tell + storage", ylim=(0, None))
+    axes.set_xticks(list(asked), [f"{count:,}" for count in asked])
+    axes.minorticks_off()
+    axes.set_title(f"known-latency, SQLite; {about['cpu']}, {about['cpus']} cores", fontsize=9)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=160)
+
+
 def promises(world: str, made: dict[str, Any]) -> list[header.Promise]:
     """Of the table of one world, at the most sets of weights that it has."""
     weights = max(int(name.split()[-1]) for name in made["known-latency"] if name.startswith("regret"))
@@ -163,11 +184,10 @@ def promises(world: str, made: dict[str, Any]) -> list[header.Promise]:
 
 
 def kept_overhead(asked: dict[int, float]) -> list[header.Promise]:
-    limits = {100: 150.0, 1000: 300.0}
     return [
-        header.Promise(f"ask, tell and storage at {count} trials: ms", asked[count], high=limits[count])
+        header.Promise(f"ask, tell and storage at {count} trials: ms", asked[count], high=OVERHEAD_MS[count])
         for count in asked
-        if count in limits
+        if count in OVERHEAD_MS
     ]
 
 
@@ -176,9 +196,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="default: 10; with --quick 3")
     parser.add_argument("--weights", type=int, help="sets of weights a search trains (default: 50; with --quick 30)")
     parser.add_argument("--recorded", type=Path, metavar="FILE", help="what benchmarks/record.py wrote")
-    parser.add_argument("--only-recorded", action="store_true", help="neither the synthetic world nor what it costs")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only-recorded", action="store_true", help="neither the synthetic world nor what asking costs")
+    only.add_argument("--only-overhead", action="store_true", help="what asking costs, and nothing else")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw what asking costs")
     parser.add_argument("--processes", type=int, default=2, help="searches at once (default: 2)")
     arguments = parser.parse_args()
+    if arguments.plot is not None and arguments.only_recorded:
+        parser.error("--plot draws what asking costs, which --only-recorded leaves out")
     seeds = arguments.seeds or (3 if arguments.quick else 10)
     weights = arguments.weights or (30 if arguments.quick else 50)
     about = header.hardware()
@@ -186,8 +211,8 @@ def main() -> int:
     kept: dict[str, Any] = {}
     kept_promises: list[header.Promise] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        places = [] if arguments.only_recorded else [("synthetic", None)]
-        places += [("recorded", arguments.recorded)] if arguments.recorded else []
+        places = [] if arguments.only_recorded or arguments.only_overhead else [("synthetic", None)]
+        places += [("recorded", arguments.recorded)] if arguments.recorded and not arguments.only_overhead else []
         for name, path in places:
             world = world_of(path)
             count = min(weights, len(world.rows) // 4)  # a search sees a part: 50 of about 200
@@ -203,6 +228,8 @@ def main() -> int:
     kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
     print("\nms a trial of ask, tell and storage (SQLite), over a search of so many trials")
     print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in kept["overhead"].items()]))
+    if arguments.plot is not None:
+        plot(kept["overhead"], about, arguments.plot)
     return header.finish(arguments, about, kept, kept_promises + kept_overhead(kept["overhead"]))
 
 

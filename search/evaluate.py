@@ -21,8 +21,10 @@ from search.loop import Job
 from search.making import Maker
 from search.measurer import Measurer, Progress, Stopwatch
 from search.setting import Setting
+from search.store import digest_in
 from search.wording import quantity
 from spaces.axis import Infeasible
+from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
 
 
@@ -84,6 +86,11 @@ class Evaluator:
         """The folder of the recipe's weights: the teacher's own, or made and stored."""
         return self.maker.weights(recipe)
 
+    def again(self, outcome: Outcome, folder: Path) -> Outcome:
+        """A measured outcome, measured on the weights in `folder`, which are other numbers now."""
+        job = Job(outcome.recipe, rung=outcome.rung, baseline=outcome.baseline, audit=outcome.audit)
+        return self._measured(outcome.recipe, folder, job).numbered(outcome.number)
+
     def observe(self, outcome: Outcome, front: Front) -> None:
         """Keep nothing of a training that was given up; an observer."""
         if outcome.status not in ("complete", "paused") and outcome.recipe.recover:
@@ -110,7 +117,8 @@ class Evaluator:
             return self._outcome(job, recipe, *self._status_of(error))
         made = self._outcome(job, recipe, "complete", "")
         rungs = self.maker.seen(folder).by_rung(self.maker.shares)
-        made = replace(made, measurements=found, folder=str(folder), rungs=rungs)
+        digest = digest_in(folder, WEIGHTS)
+        made = replace(made, measurements=found, folder=str(folder), rungs=rungs, made=digest)
         return replace(made, limits_broken=broken(self._setting, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from objectives import clock as clocks
 from objectives import latency
@@ -15,11 +15,13 @@ from search import check
 from search.config import RunConfig
 from search.evaluate import Evaluator
 from search.export import model_folder
-from search.front import Front
+from search.front import Front, Outcome
 from search.measurer import at_first_use
 from search.report import Study
 from search.setting import Setting
+from search.store import digest_in
 from search.view import View
+from spaces.base import WEIGHTS
 
 if TYPE_CHECKING:
     from search.session import Clock
@@ -39,7 +41,9 @@ def seconds(config: RunConfig) -> float:
 def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, view: View, clock: Clock) -> Study:
     """`study` with held-out results and final timings; members measured by an earlier run keep theirs.
 
-    The picks come first: when the run's time limit passes, the members that are left keep their quick timing.
+    The picks come first: when the run's time limit passes, the members that are left keep what an earlier run measured,
+    or their quick timing. Weights that the store had dropped are made again; where they are other numbers then, all
+    that was measured of them is measured again (`Study.renewed`).
     """
     known = remembered(setting)
     evaluate.finishing = True
@@ -47,24 +51,40 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     held_out: dict[int, Mapping[str, Measurement]] = {}
     final: dict[int, Mapping[str, Measurement]] = {}
     checks: dict[int, Path] = {}
+    made: dict[int, str] = {}
+    renewed: dict[int, Outcome] = {}
     best = front.best_uncompressed
     wanted = {o.number: o for o in (*front.picks.values(), *(() if best is None else (best,)), *front.members)}
+    late = 0
     for done, outcome in enumerate(wanted.values()):
-        if clock.over():
-            view.say(f"      the time limit passed: {len(wanted) - done} members keep their quick timing")
-            break
         number = outcome.number
+        if clock.over():
+            if number in known.made:
+                held_out[number], final[number] = known.held_out[number], known.final[number]
+                made[number] = known.made[number]
+                checks |= {n: path for n, path in known.checks.items() if n == number and path.is_file()}
+                renewed |= {n: found for n, found in known.renewed.items() if n == number}
+            else:
+                late += 1
+            continue
         view.progress(f"finalist {number}", done / len(wanted))
         folder = evaluate.weights(outcome.recipe)
+        made[number] = digest_in(folder, WEIGHTS)
+        remembered_here = known.made.get(number) == made[number]
+        if outcome.made not in ("", made[number]):
+            again = known.renewed.get(number) if remembered_here else None
+            renewed[number] = again or evaluate.again(outcome, folder)
+        measurer.complete(outcome.recipe, folder)
         with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
             logits = measurer.logits(outcome.recipe, folder, opened, "test")
-            remembered_here = number in known[0] and number in known[1]
-            held_out[number] = known[0][number] if remembered_here else measurer.qualities(logits, "test")
+            held_out[number] = known.held_out[number] if remembered_here else measurer.qualities(logits, "test")
             energy = {} if remembered_here else measurer.energy(opened)
             checks[number] = check.write_reference(measurer, outcome, folder, opened)
-        timed = known[1][number] if remembered_here else measurer.final_timings(outcome.recipe, folder)
+        timed = known.final[number] if remembered_here else measurer.final_timings(outcome.recipe, folder)
         final[number] = {**timed, **energy}
-    return replace(study, held_out=held_out, final=final, checks=checks)
+    if late:
+        view.say(f"      the time limit passed: {late} members keep their quick timing")
+    return replace(study, held_out=held_out, final=final, checks=checks, made=made, renewed=renewed)
 
 
 def remember(setting: Setting, study: Study) -> None:
@@ -79,8 +99,29 @@ def remember(setting: Setting, study: Study) -> None:
         "held_out": _plain(study.held_out),
         "final": _plain(study.final),
         "checks": {str(n): str(path) for n, path in study.checks.items()},
+        "made": {str(n): digest for n, digest in study.made.items()},
+        "renewed": {str(n): outcome.to_json() for n, outcome in study.renewed.items()},
     }
     set_attribute(Path(setting.config.mlruns), setting.config.study, "about", about)
+
+
+def read_study(config: Mapping[str, Any], about: Mapping[str, Any]) -> Study:
+    """What `remember` kept, under a configuration."""
+    final, held_out = (
+        {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about[name].items()}
+        for name in ("final", "held_out")
+    )
+    return Study(
+        config,
+        about["hardware"],
+        rows=about["rows"],
+        held_out=held_out,
+        final=final,
+        checks={int(n): Path(path) for n, path in about["checks"].items()},
+        made={int(n): digest for n, digest in about.get("made", {}).items()},
+        renewed={int(n): Outcome.from_json(outcome) for n, outcome in about.get("renewed", {}).items()},
+        seconds=about["seconds"],
+    )
 
 
 def spent_before(config: RunConfig) -> float:
@@ -91,19 +132,14 @@ def spent_before(config: RunConfig) -> float:
     return 0.0 if about is None else float(about["seconds"])
 
 
-def remembered(
-    setting: Setting,
-) -> tuple[dict[int, Mapping[str, Measurement]], dict[int, Mapping[str, Measurement]]]:
-    """(held out, final) of trials that an earlier run of this study finished, on this same machine."""
+def remembered(setting: Setting) -> Study:
+    """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
     from search.propose.study import attribute
 
     about = attribute(Path(setting.config.mlruns), setting.config.study, "about")
     if about is None or clocks.difference(about["hardware"], setting.environment):
-        return {}, {}
-    found: list[dict[int, Mapping[str, Measurement]]] = []
-    for name in ("held_out", "final"):
-        found.append({int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about[name].items()})
-    return found[0], found[1]
+        return Study(setting.config.to_mapping(), dict(setting.environment))
+    return read_study(about["config"], about)
 
 
 def reload(setting: Setting, front: Front, exports: Path, view: View) -> list[str]:

@@ -49,6 +49,7 @@ class Outcome:
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
     rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
     audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
+    made: str = ""  # SHA-256 of the weights that were measured
 
     def value(self, objective: str) -> float:
         return self.measurements[objective].value
@@ -74,6 +75,7 @@ class Outcome:
             "limits_broken": list(self.limits_broken),
             "rungs": {str(rung): value for rung, value in self.rungs.items()},
             "audit": self.audit,
+            "made": self.made,
         }
 
     @classmethod
@@ -91,6 +93,7 @@ class Outcome:
             limits_broken=tuple(data["limits_broken"]),
             rungs={int(rung): value for rung, value in data.get("rungs", {}).items()},
             audit=data.get("audit", ""),
+            made=data.get("made", ""),
         )
 
     def numbered(self, number: int) -> Outcome:
@@ -113,6 +116,10 @@ class Front:
     outcomes: tuple[Outcome, ...] = ()
     #: By trial, what was timed again at length. It says how fast, never who is on the front.
     final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
+
+    def renewed(self, outcomes: Mapping[int, Outcome]) -> Front:
+        """With other outcomes in the place of some, by trial."""
+        return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
 
     def add(self, outcome: Outcome) -> Front:
         """With `outcome`, in the place of what its trial was when it was paused."""

@@ -125,15 +125,24 @@ class Measurer:
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path, device: str | None = None) -> Iterator[Remote]:
         """The model in `folder` under the recipe's runtime and width, in a process of its own."""
-        context = self._on(device)
-        plan = build.precision_of(recipe)
-        opening = partial(build.open_predict, folder, recipe.runtime.name, plan, context)
-        if not all((folder / name).exists() for name in spaces.runtime(recipe.runtime.name).files(plan)):
-            # Making a graph leaves memory behind, so the process that makes it is not the one that is measured.
-            with self._watch.timed("export"):
-                open_bench(opening, context.device, context.threads, self._limit_s()).close()
-        with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
+        self.complete(recipe, folder, device)
+        with self._open(recipe, folder, device) as bench:
             yield bench
+
+    def complete(self, recipe: Recipe, folder: Path, device: str | None = None) -> None:
+        """Make the files that the recipe's runtime runs, where `folder` does not have them yet.
+
+        Making a graph leaves memory behind, so the process that makes it is not the one that is measured.
+        """
+        made = spaces.runtime(recipe.runtime.name).files(build.precision_of(recipe))
+        if not all((folder / name).exists() for name in made):
+            with self._watch.timed("export"):
+                self._open(recipe, folder, device).close()
+
+    def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
+        context = self._on(device)
+        opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+        return open_bench(opening, context.device, context.threads, self._limit_s())
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""

@@ -41,6 +41,7 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
     if outcome.status != "complete":
         raise RuntimeError(f"{outcome.status}: {outcome.reason}")
     folder = evaluate.weights(outcome.recipe)
+    evaluate.measurer.complete(outcome.recipe, folder)
     opened = partial(evaluate.measurer.opened, outcome.recipe, folder)
     reference = check.write_reference(evaluate.measurer, outcome, folder, opened)
     study = replace(study_of(setting, clock.seconds), checks={record.number: reference})

@@ -15,6 +15,7 @@ from typing import Any
 
 from objectives.bench import Batch
 from search import atomic
+from search.lock import alone_in
 
 
 class References:
@@ -38,10 +39,12 @@ class References:
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
         path = self._folder / f"reference-{digest}.json"
         if path not in self._known:
-            found = _read(path)
-            if found is None:
-                found = measure()
-                atomic.write_text(path, json.dumps({"ms": found, "conditions": dict(conditions)}, default=str))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with alone_in(self._folder):  # of two searches that begin together the second takes what the first measured
+                found = _read(path)
+                if found is None:
+                    found = measure()
+                    atomic.write_text(path, json.dumps({"ms": found, "conditions": dict(conditions)}, default=str))
             self._known[path] = found
         return self._known[path]
 

@@ -30,6 +30,8 @@ class Study:
     held_out: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, on the test split
     final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, timed again at length
     checks: Mapping[int, Path] = field(default_factory=dict)  # by trial, outputs that a reload must reproduce
+    made: Mapping[int, str] = field(default_factory=dict)  # by trial, SHA-256 of the weights that all this is about
+    renewed: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
     seconds: float = 0.0  # all runs of the study so far, finalists included
 
     @property

@@ -41,13 +41,14 @@ class Reuse:
         setting, config = self._setting, self._setting.config
         return {
             "data": setting.about_data["digest"],
+            "teacher": digest_in(setting.teacher, WEIGHTS),  # whose predictions losses are counted from
             "environment": dict(setting.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},
             "quick_s": config.measure.quick_s,
             "rows": config.measure.validation_rows,
             "metric": config.metric,
             "seed": config.seed,
-            "wanted": sorted({*config.objectives, *config.limits.others}),
+            "wanted": sorted({*(t.objective for t in setting.targets), *config.limits.others}),
         }
 
     def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:
@@ -74,6 +75,9 @@ class Reuse:
         return made
 
     def keep(self, recipe: Recipe, folder: Path, found: Mapping[str, Measurement]) -> None:
+        """Keep what was measured, if it is all that the search asks for: what is missing may be there another time."""
+        if not found.keys() >= set(self._conditions["wanted"]):
+            return
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def make(target: Path) -> None:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from objectives.measurement import Measurement
 from search import compose, finalists
 from search.config import RunConfig, results_folder
 from search.errors import UserError
@@ -200,13 +199,14 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
     if front.members:
         study = finalists.measure(setting, evaluate, front, study, view, clock)
         study = replace(study, seconds=round(before + clock.seconds, 1))
-        front = replace(front, final=study.final)
+        front = replace(front, final=study.final).renewed(study.renewed)
+    finalists.remember(setting, study)  # before the export, so that no timing is lost if that ends early
+    if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports)
         problems = finalists.reload(setting, front, exports, view)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
-    finalists.remember(setting, study)
     return Result(front, study, exports, stopped)
 
 
@@ -243,13 +243,7 @@ def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
         raise UserError(
             f"STUDY: {name!r} has not finished a first export; go on with it: python -m search run --study {name}"
         )
-    config = {**about["config"], "mlruns": str(mlruns.absolute())}
-    front = Front(targets_of(config["objectives"], config["metric"]), tuple(outcomes))
-    made = Study(config, about["hardware"], rows=about["rows"], seconds=about["seconds"])
-    checks = {int(n): Path(path) for n, path in about["checks"].items() if Path(path).is_file()}
-    held_out, final = _by_trial(about["held_out"]), _by_trial(about["final"])
-    return replace(front, final=final), replace(made, held_out=held_out, final=final, checks=checks)
-
-
-def _by_trial(data: dict[str, Any]) -> dict[int, dict[str, Measurement]]:
-    return {int(n): {k: Measurement.from_json(m) for k, m in found.items()} for n, found in data.items()}
+    study = finalists.read_study({**about["config"], "mlruns": str(mlruns.absolute())}, about)
+    checks = {n: path for n, path in study.checks.items() if path.is_file()}
+    front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
+    return replace(front, final=study.final).renewed(study.renewed), replace(study, checks=checks)

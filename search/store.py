@@ -134,7 +134,7 @@ class Store:
         for manifest in self.root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
             with suppress(FileNotFoundError):  # another process removed it
                 files = [p.stat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
-                yield Entry(manifest.parent, sum(files), manifest.stat().st_atime)
+                yield Entry(manifest.parent, sum(files), manifest.parent.stat().st_mtime)
 
     def prune(self, limit: int) -> list[Entry]:
         """Remove what was used longest ago until at most `limit` bytes are left, or all that is left is in use."""
@@ -178,11 +178,10 @@ class Store:
         return began
 
     def _use(self, folder: Path) -> None:
-        """Note the time of use as the manifest's access time (that of writing it stays)."""
-        manifest = folder / MANIFEST
+        """Note the time of use as the folder's time of change, which reading what is in it does not touch."""
         with suppress(FileNotFoundError, PermissionError):
             self._lease()
-            os.utime(manifest, ns=(time.time_ns(), manifest.stat().st_mtime_ns))
+            os.utime(folder)
 
     def sweep(self) -> None:
         """Remove what processes that no longer run left half made."""

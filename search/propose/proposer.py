@@ -205,8 +205,14 @@ class Proposer:
         """A trial of these settings; None where they are known or open."""
         if digest in self._outcomes or digest in self._waiting:
             return None
-        self._study.enqueue_trial({n: settings[n] for n in self._distributions}, skip_if_exists=True)
-        return self._ask()
+        before = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # a killed process's queue
+        self._study.enqueue_trial({n: settings[n] for n in self._distributions})
+        for _ in range(len(before) + 1):
+            trial = self._ask()
+            if trial is None or self._recipe(trial.user_attrs[PARAMS]).digest == digest:
+                return trial
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
 
     def _ask(self) -> optuna.Trial | None:
         """A trial whose recipe is new; known ones are answered at once. None when the space is exhausted."""

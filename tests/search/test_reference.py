@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,21 @@ def test_a_damaged_file_is_made_again(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     assert References(tmp_path, ABOUT).ms(INPUTS, CONDITIONS, lambda: 7.0) == 7.0
     assert json.loads(path.read_text())["ms"] == 7.0
+
+
+def test_of_two_that_begin_together_the_second_takes_what_the_first_measured(tmp_path: Path) -> None:
+    begun, answers = threading.Event(), [12.5, 99.0]
+
+    def slowly() -> float:
+        begun.set()
+        time.sleep(0.3)
+        return answers.pop(0)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(References(tmp_path, ABOUT).ms, INPUTS, CONDITIONS, slowly)
+        assert begun.wait(10)
+        second = pool.submit(References(tmp_path, ABOUT).ms, INPUTS, CONDITIONS, slowly)
+        assert first.result() == second.result() == 12.5
 
 
 def test_nothing_is_kept_of_what_could_not_be_measured(tmp_path: Path) -> None:

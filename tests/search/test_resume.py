@@ -180,6 +180,18 @@ def test_an_anchor_that_was_killed_is_recovered_in_full(study: optuna.Study) -> 
     assert again.recipe == anchor.recipe and again.share == 1.0
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_an_anchor_that_was_given_up_before_is_asked_for_again(study: optuna.Study, waiting: bool) -> None:
+    with_baseline(study)
+    anchor = next(iter(proposer(study)))
+    list(proposer(study, total=3))  # a smaller total: what a killed process left is nobody's
+    assert study.trials[-1].state == TrialState.FAIL
+    if waiting:
+        study.enqueue_trial({"distill.layers": 3, "bits.width": "int8", "runtime.name": "onnx"})
+    again = next(iter(proposer(study)))
+    assert again.recipe == anchor.recipe and again.share == 1.0
+
+
 def test_a_search_that_expected_too_little_stops_at_once_when_it_goes_on(tmp_path: Path) -> None:
     world: World = worlds().synthetic()
     modest = Economy(least_gain=0.05)

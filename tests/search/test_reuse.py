@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import search, write_config
 from safetensors.torch import load_file, save_file
 
+from search import check
 from search.front import Outcome
 from search.propose.study import read_outcomes
 from search.reuse import SINCE
@@ -82,25 +84,6 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
     assert products(found) == pytest.approx([1000.0] * len(found))
 
 
-def test_weights_that_are_not_the_same_numbers_are_measured_again(folder: Path) -> None:
-    """As when they were evicted, and trained again on a device that does not repeat itself."""
-    trained = [o for o in read_outcomes(folder / "mlruns", "first")[1] if o.recipe.compressed]
-    kept = Path(trained[0].folder)
-    tensors = load_file(kept / "model.safetensors")
-    [bias] = [name for name in tensors if name.endswith("classifier.bias")]
-    save_file({**tensors, bias: tensors[bias] + 0.5}, kept / "model.safetensors")
-    np.save(kept / "reference.npy", np.load(kept / "reference.npy") + np.float32(0.5))
-    shutil.rmtree(kept / "onnx", ignore_errors=True)
-    entry = json.loads((kept / "entry.json").read_text())
-    for name in ("model.safetensors", "reference.npy"):
-        made = (kept / name).read_bytes()
-        entry["files"][name] = [len(made), hashlib.sha256(made).hexdigest()]
-    (kept / "entry.json").write_text(json.dumps(entry))
-    found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
-    new = {o.number for o in found if SINCE not in o.measurements["accuracy"].conditions}
-    assert new == {o.number for o in found if o.folder == str(kept)} and new
-
-
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
     outcomes = again(folder, "fresh", "--set", "measure.reuse=false")
     assert not [o for o in outcomes for m in o.measurements.values() if SINCE in m.conditions]
@@ -121,3 +104,54 @@ def test_finalists_are_timed_again(folder: Path) -> None:
     again(folder, "third", equal=True)
     final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]
     assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
+
+
+def made_again(folder: Path) -> None:
+    """As when weights were evicted, and trained again on a device that does not repeat itself."""
+    tensors = load_file(folder / "model.safetensors")
+    [bias] = [name for name in tensors if name.endswith("classifier.bias")]
+    other = torch.zeros_like(tensors[bias])
+    other[0] = 0.5
+    save_file({**tensors, bias: tensors[bias] + other}, folder / "model.safetensors")
+    np.save(folder / "reference.npy", np.load(folder / "reference.npy") + other.numpy())
+    shutil.rmtree(folder / "onnx", ignore_errors=True)
+    entry = json.loads((folder / "entry.json").read_text())
+    for name in ("model.safetensors", "reference.npy"):
+        content = (folder / name).read_bytes()
+        entry["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+    (folder / "entry.json").write_text(json.dumps(entry))
+
+
+def finalist(folder: Path, study: str) -> Outcome:
+    """A compressed model that the study exported."""
+    about, outcomes = read_outcomes(folder / "mlruns", study)
+    finals = set(map(int, about["about"]["final"]))
+    return next(o for o in outcomes if o.number in finals and o.recipe.compressed)
+
+
+def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -> None:
+    kept = finalist(folder, "first").folder
+    made_again(Path(kept))
+    found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
+    new = {o.number for o in found if SINCE not in o.measurements["accuracy"].conditions}
+    assert new == {o.number for o in found if o.folder == kept} and new
+
+
+def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now(folder: Path) -> None:
+    member = finalist(folder, "retrained")
+    made_again(Path(member.folder))
+    again(folder, "retrained")
+    about = read_outcomes(folder / "mlruns", "retrained")[0]["about"]
+    assert str(member.number) in about["renewed"]
+    models = list((folder / "mlruns" / "exports" / "retrained" / "models").iterdir())
+    assert models and not [found for found in map(check.check, models) if found.problem]
+
+
+def test_a_run_out_of_time_keeps_what_an_earlier_one_measured_of_finalists(folder: Path) -> None:
+    before = read_outcomes(folder / "mlruns", "third")[0]["about"]
+    again(folder, "third", "--timeout", "1")
+    after = read_outcomes(folder / "mlruns", "third")[0]["about"]
+    assert after["final"] == before["final"] != {} and after["held_out"] == before["held_out"]
+    for number in before["final"]:
+        model = folder / "mlruns" / "exports" / "third" / "models" / number
+        assert (model / "reference.npz").is_file() or not model.is_dir()

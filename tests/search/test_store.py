@@ -25,8 +25,7 @@ def fill(size: int):  # type: ignore[no-untyped-def]
 def aged(store: Store, stage: str, number: int, size: int = 1000, hours: float = 1.0) -> Path:
     """An entry that was last used `hours` ago."""
     folder, _ = store.make(stage, {"number": number}, fill(size))
-    manifest = folder / MANIFEST
-    os.utime(manifest, (time.time() - 3600 * hours, manifest.stat().st_mtime))
+    os.utime(folder, (time.time() - 3600 * hours,) * 2)
     return folder
 
 
@@ -56,7 +55,15 @@ def test_the_time_of_writing_stays(tmp_path: Path) -> None:
     written = (folder / MANIFEST).stat().st_mtime_ns
     store.find("weights", {"number": 0})
     assert (folder / MANIFEST).stat().st_mtime_ns == written
-    assert time.time() - (folder / MANIFEST).stat().st_atime < 60
+    assert time.time() - store.entries()[0].used < 60
+
+
+def test_to_read_what_is_said_of_entries_is_no_use_of_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = aged(store, "weights", 0, hours=48)
+    os.utime(folder / MANIFEST, (time.time() - 3600 * 48,) * 2)  # to read a file this old changes its time
+    assert list(store.abouts("weights")) == [folder]
+    assert time.time() - store.entries()[0].used > 3600 * 47
 
 
 def test_what_a_living_process_used_is_not_removed_and_what_a_dead_one_used_is(tmp_path: Path) -> None:
