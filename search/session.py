@@ -120,9 +120,9 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
         view.say("      model whose layers are known)")
     proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made)
-    if proposer.recalled:
+    evaluate.measurer.recall(proposer.recalled)
+    if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
-        evaluate.measurer.recall(proposer.recalled)
     tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
     tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
     front = Front(setting.targets, proposer.outcomes)
