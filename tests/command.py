@@ -136,7 +136,7 @@ class Started:
         self.process.kill()
         return self
 
-    def end(self, timeout_s: float = 120) -> Ended:
+    def end(self, timeout_s: float = 300) -> Ended:
         """Wait for it; asserts that none of its processes is left ten seconds later."""
         try:
             rest, _ = self.process.communicate(timeout=timeout_s)

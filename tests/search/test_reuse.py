@@ -47,7 +47,8 @@ def again(folder: Path, study: str, *more: str, equal: bool = False) -> list[Out
 
 
 def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path) -> None:
-    first = read_outcomes(folder / "mlruns", "first")[1]
+    # What was rejected comes last when it is gone through again: by then the front is there that was the reason.
+    first = sorted(read_outcomes(folder / "mlruns", "first")[1], key=lambda o: o.status == "rejected")
     stages = ("teacher", "statistics", "outputs", "weights", "predictions", "measured")
     before = {stage: entries(folder / "mlruns", stage) for stage in stages}
     second = again(folder, "second", equal=True)
@@ -65,6 +66,10 @@ def products(outcomes: list[Outcome]) -> list[float]:
     return [o.value("latency_p50_ms") * o.value("speedup") for o in outcomes if o.status == "complete"]
 
 
+def speedups(outcomes: list[Outcome]) -> dict[str, float]:
+    return {o.recipe.digest: o.value("speedup") for o in outcomes if o.status == "complete"}
+
+
 def test_all_latencies_of_a_folder_are_counted_by_one_time_of_the_baseline(folder: Path) -> None:
     found = products(read_outcomes(folder / "mlruns", "first")[1])
     assert len(found) > 3 and found == pytest.approx([found[0]] * len(found))
@@ -80,8 +85,8 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
     finally:
         path.write_text(kept)
     assert all(SINCE in m.conditions for o in found for m in o.measurements.values())
-    assert [o.value("speedup") for o in found] == [o.value("speedup") for o in first]
-    assert products(found) == pytest.approx([1000.0] * len(found))
+    assert speedups(found) == speedups(first)
+    assert products(found) == pytest.approx([1000.0] * len(speedups(first)))
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
@@ -133,8 +138,9 @@ def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -
     kept = finalist(folder, "first").folder
     made_again(Path(kept))
     found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
-    new = {o.number for o in found if SINCE not in o.measurements["accuracy"].conditions}
-    assert new == {o.number for o in found if o.folder == kept} and new
+    measured = [o for o in found if o.status == "complete"]
+    new = {o.number for o in measured if SINCE not in o.measurements["accuracy"].conditions}
+    assert new == {o.number for o in measured if o.folder == kept} and new
 
 
 def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now(folder: Path) -> None:
