@@ -43,7 +43,7 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
 
     The picks come first: when the run's time limit passes, the members that are left keep what an earlier run measured,
     or their quick timing. Weights that the store had dropped are made again; where they are other numbers then, all
-    that was measured of them is measured again (`Study.renewed`).
+    that was measured of them is measured again (`Study.renewed`), late or not: no record is of other weights.
     """
     known = remembered(setting)
     evaluate.finishing = True
@@ -58,8 +58,9 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     late = 0
     for done, outcome in enumerate(wanted.values()):
         number = outcome.number
-        if clock.over():
-            if number in known.made:
+        here = _weights_here(outcome)
+        if clock.over() and outcome.made in ("", here):
+            if known.made.get(number, "") == here != "":
                 held_out[number], final[number] = known.held_out[number], known.final[number]
                 made[number] = known.made[number]
                 checks |= {n: path for n, path in known.checks.items() if n == number and path.is_file()}
@@ -85,6 +86,14 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     if late:
         view.say(f"      the time limit passed: {late} members keep their quick timing")
     return replace(study, held_out=held_out, final=final, checks=checks, made=made, renewed=renewed)
+
+
+def _weights_here(outcome: Outcome) -> str:
+    """SHA-256 of the weights that are stored of a trial now; "" where there are none."""
+    try:
+        return digest_in(Path(outcome.folder), WEIGHTS)
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def remember(setting: Setting, study: Study) -> None:

@@ -92,7 +92,7 @@ def test_the_time_limit_holds_with_the_export(config: Path, tmp_path: Path) -> N
     limit_s = 40
     ended = command.search("run", config, "--trials", 500, "--timeout", limit_s, cwd=tmp_path).succeeded()
     assert f"stopped by the time limit of {limit_s} s" in ended.out
-    assert 10 < ended.seconds < limit_s + 10
+    assert 10 < ended.seconds < limit_s + 20  # to start takes 10 s by itself on a slow machine
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
 
 
