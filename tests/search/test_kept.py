@@ -1,0 +1,68 @@
+"""Which measurements a later search finds again: whole ones, of the same weights, held against the same teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from objectives.latency import P50
+from objectives.measurement import Measurement
+from objectives.quality import metric_named
+from search.front import LATENCY, Target
+from search.reuse import Reuse
+from search.store import Store
+from spaces.base import WEIGHTS
+from spaces.recipe import Recipe, Step
+
+RECIPE = Recipe("m", "", "", "t", (), {}, Step("eager"))
+FOUND: dict[str, Measurement] = {
+    "accuracy": metric_named("accuracy").objective.counted(0.8, {}),
+    LATENCY: P50.counted(2.0, {}),
+}
+
+
+def folder_of(store: Store, stage: str, content: bytes) -> Path:
+    return store.make(stage, {"content": content.hex()}, lambda folder: _write(folder, content))[0]
+
+
+def _write(folder: Path, content: bytes) -> None:
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def reuse(store: Store, teacher: bytes = b"teacher", wanted: tuple[str, ...] = ("accuracy", LATENCY)) -> Reuse:
+    """Of a search with these objectives, whose teacher's weights have this content."""
+    config = SimpleNamespace(
+        measure=SimpleNamespace(reuse=True, quick_s=1.0, validation_rows=None),
+        limits=SimpleNamespace(others={}),
+        metric="accuracy",
+        objectives=("metric", LATENCY),
+        seed=0,
+    )
+    setting = SimpleNamespace(
+        config=config,
+        store=store,
+        environment={},
+        about_data={"digest": "d"},
+        teacher=folder_of(store, "teacher", teacher),
+        targets=tuple(Target(name, "higher") for name in wanted),
+    )
+    timings = SimpleNamespace(marks=(), inputs=lambda mark: ([], {}), reference_ms=lambda mark: None)
+    return Reuse(cast(Any, setting), cast(Any, timings))
+
+
+def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    weights, others = folder_of(store, "weights", b"one"), folder_of(store, "weights", b"two")
+    reuse(store).keep(RECIPE, weights, FOUND)
+    found = reuse(store).find(RECIPE, weights)
+    assert found is not None and {n: m.value for n, m in found.items()} == {n: m.value for n, m in FOUND.items()}
+    assert reuse(store).find(RECIPE, others) is None, "the recipe, trained to other numbers"
+    assert reuse(store, teacher=b"another").find(RECIPE, weights) is None, "losses are counted from the teacher"
+
+
+def test_what_is_not_all_that_is_asked_for_is_not_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    weights, wanted = folder_of(store, "weights", b"one"), ("accuracy", LATENCY, "energy_mj")
+    reuse(store, wanted=wanted).keep(RECIPE, weights, FOUND)
+    assert reuse(store, wanted=wanted).find(RECIPE, weights) is None
