@@ -194,9 +194,10 @@ def check(folder: Path, mlruns: Path | None = None) -> Found:
 def _rows(record: BestConfig, context: Context, mlruns: Path | None) -> Rows | str:
     """The prepared data of the record, or why they cannot be read here."""
     from search import compose
+    from search.names import names
 
     try:
-        config = from_mapping(record.config, compose.names())
+        config = from_mapping(record.config, names())
         if mlruns is not None:
             config = replace(config, mlruns=str(mlruns.absolute()))
         return compose.read_data(config, context)

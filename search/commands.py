@@ -46,7 +46,7 @@ def configured(
 ) -> RunConfig:
     """The configuration of a run, flags on top. Raises UserError."""
     quiet()
-    from search.compose import names
+    from search.names import check_choices, names
 
     flags: list[str | Override] = list(overrides)
     for key, flag, value in (
@@ -57,7 +57,9 @@ def configured(
     ):
         if value is not None:
             flags.append(Override(key, _number(value) if key.startswith("budget") else value, flag))
-    return load(path, flags, names())
+    config = load(path, flags, names())
+    check_choices(config)
+    return config
 
 
 def _number(value: Any) -> Any:
@@ -168,7 +170,7 @@ def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
 def apply(mlruns: Path, path: Path, to: Path | None) -> int:
     """Rebuild, measure, and show both records side by side."""
     from search.best_config import read_best_config
-    from search.compose import names
+    from search.names import names
     from search.rebuild import rebuild
     from search.view import Lines
 

@@ -5,31 +5,27 @@ from __future__ import annotations
 import atexit
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import spaces
-from objectives import OBJECTIVES, clock
+from objectives import clock
 from objectives.process import RemoteTimeout
-from objectives.quality import METRICS
 from objectives.workload import device_of as workload_device
 from objectives.workload import marked
 from search import isolate, stages, teaching
-from search.config import Names, RunConfig, narrow_axis
+from search.config import RunConfig
 from search.errors import UserError
-from search.knobs import Spec
 from search.model_folder import fingerprint, model_folder
+from search.names import check_choices
 from search.products import costs_here
 from search.setting import Rows, Setting, cores
-from search.space import Space, open_space, runtime_knob, siblings
+from search.space import Space, open_space, siblings
 from search.store import Store
-from search.tasks import TASKS
-from spaces.anatomy import LayerShape, Shape
-from spaces.axis import Context, Knob
-from spaces.build import NO_SHAPE
+from spaces.axis import Context
 from spaces.recipe import Recipe, digest_of
+from spaces.shape import LayerShape, Shape
 
 Progress = Callable[[str, float], None]
 
@@ -42,20 +38,6 @@ ANY_SHAPE = Shape(
     prunable_heads=True,
     prunable_hidden=True,
 )
-
-
-def names() -> Names:
-    """Every name a configuration may use."""
-    from search.propose.samplers import SAMPLERS
-
-    axes = {axis.name: tuple(knob.name for knob in axis.knobs(ANY_SHAPE)) for axis in spaces.AXES}
-    return Names(
-        axes={**axes, "runtime": (runtime_knob().name,)},
-        tasks=tuple(task.name for task in TASKS),
-        metrics=tuple(metric.name for metric in METRICS),
-        samplers=tuple(SAMPLERS),
-        objectives=tuple(objective.name for objective in OBJECTIVES),
-    )
 
 
 def device_of(config: RunConfig) -> str:
@@ -130,11 +112,9 @@ def prepare(
         UserError: anything about the input that only shows when it is opened.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
+    check_choices(config)
     context = context_of(config)
     device, threads = context.device, cores()
-    for axis, knobs in (("bits", spaces.axis("bits").knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
-        # What needs no model is checked before data are read.
-        narrow_axis(knobs, _named(config.space, axis, knobs), axis, config.where)
     stage = Stages(store_of(config), progress, deadline)
     stage.store.sweep()
     data, model = prepare_data(config, stage)
@@ -168,15 +148,6 @@ def _outputs(
     if recover.early_stopping is not None:
         wanted["held_out"] = True
     return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, cores())
-
-
-def _named(
-    space: Mapping[str, Mapping[str, Spec] | None], axis: str, knobs: Sequence[Knob]
-) -> dict[str, Mapping[str, Spec] | None]:
-    """The section of `axis` without the knobs that only a model's shape brings."""
-    specs = space.get(axis)
-    names = {knob.name for knob in knobs}
-    return {axis: None if specs is None else {n: s for n, s in specs.items() if n in names}} if axis in space else {}
 
 
 def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:

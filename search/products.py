@@ -16,11 +16,11 @@ from search.config import RunConfig
 from search.encoded import read_encoded
 from search.space import Space
 from search.stages import torch_with
-from spaces.anatomy import Shape
 from spaces.axes.low_rank import FASTER, break_even
 from spaces.axis import Context
 from spaces.products import fit
 from spaces.recipe import Step
+from spaces.shape import Shape
 
 FILE = "products.json"
 SECONDS = 3.0

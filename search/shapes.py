@@ -11,11 +11,12 @@ import numpy as np
 from objectives.shapes import Array, Shapes
 from search.space import Space
 from search.timed import sizes_of, stored
-from spaces.anatomy import Family, Shape, family_of
+from spaces.anatomy import Family, family_of
 from spaces.axes.distill import WIDTH_MULTIPLE
 from spaces.axes.prune import NEURON_MULTIPLE
 from spaces.axis import Value
 from spaces.base import read_config
+from spaces.shape import Shape
 
 Params = Mapping[str, Value]
 

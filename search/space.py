@@ -9,12 +9,13 @@ from typing import Any
 import spaces
 from search.config import RunConfig, narrow_axis
 from search.errors import UserError, listed
-from spaces.anatomy import Shape
+from search.names import runtime_knob
 from spaces.axes.bits import CLOSED_WIDTHS, INTEGER, WIDTHS
 from spaces.axis import Context, Knob, Value
-from spaces.build import NO_SHAPE, steps_of
+from spaces.build import steps_of
 from spaces.recipe import Recipe, Step
 from spaces.runtimes import float8, two_of_four
+from spaces.shape import NO_SHAPE, Shape
 
 Params = Mapping[str, Value]
 Pair = tuple[str, str]  # runtime and width
@@ -164,11 +165,6 @@ def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str])
         raise UserError(f"{where}: {why}")
     notes.append(f"{where}: only {pattern.off}: {why}")
     return pattern.fixed(pattern.off)
-
-
-def runtime_knob() -> Knob:
-    names = tuple(runtime.name for runtime in spaces.RUNTIMES)
-    return Knob("name", off=names[0], choices=names, help="how the model is run")
 
 
 def anchors(space: Space) -> list[dict[str, Value]]:

@@ -1,43 +1,30 @@
-"""What can be built: the axes of compression and the runtimes. One line registers each."""
+"""What can be built: the axes of compression and the runtimes, as `registry` lists them."""
 
-from spaces.axes.bits import Bits
-from spaces.axes.distill import Distill
-from spaces.axes.low_rank import LowRankFactors
-from spaces.axes.prune import Prune
-from spaces.axes.sparse import SparseMatrices
+from typing import Any
+
+from spaces import registry
 from spaces.axis import Axis, Runtime
-from spaces.runtimes.aot_inductor import AotInductor
-from spaces.runtimes.compiled import Compiled, MaxAutotuned
-from spaces.runtimes.cuda_graph import CudaGraph
-from spaces.runtimes.eager import Eager
-from spaces.runtimes.onnx import Onnx
-from spaces.runtimes.openvino import OpenVino
-from spaces.runtimes.tensorrt import TensorRt
-from spaces.runtimes.xla import Xla
 
-#: In phase order, which is the order they are applied in.
-AXES: tuple[Axis, ...] = (Distill(), Prune(), LowRankFactors(), SparseMatrices(), Bits())
-#: The first is the reference: parity and "times faster than eager" are against it. A search's first trials take the
-#: last that is here, so the last are runtimes that open quickly.
-RUNTIMES: tuple[Runtime, ...] = (
-    Eager(),
-    Compiled(),
-    MaxAutotuned(),
-    AotInductor(),
-    Xla(),
-    CudaGraph(),
-    TensorRt(),
-    Onnx(),
-    OpenVino(),
-)
+#: In phase order, which is the order they are applied in. Imported when they are first asked for.
+AXES: tuple[Axis, ...]
+#: The first is the reference; imported when they are first asked for.
+RUNTIMES: tuple[Runtime, ...]
 
 #: Measured only where they are named: opening one takes a minute or more for every set of weights.
 CLOSED_RUNTIMES = ("compiled-max-autotune",)
 
 
 def axis(name: str) -> Axis:
-    return next(a for a in AXES if a.name == name)
+    return next(a for a in registry.axes() if a.name == name)
 
 
 def runtime(name: str) -> Runtime:
-    return next(r for r in RUNTIMES if r.name == name)
+    return next(r for r in registry.runtimes() if r.name == name)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AXES":
+        return registry.axes()
+    if name == "RUNTIMES":
+        return registry.runtimes()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

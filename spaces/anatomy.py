@@ -6,36 +6,12 @@ head) or, inside a block, to the block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
 from spaces.axis import Infeasible
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    heads: int  # prunable head groups (a group is one key-value head and the query heads that share it)
-    neurons: int  # width of the feed-forward layer
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes that axes decide over."""
-
-    hidden: int
-    head_dim: int
-    group: int  # query heads per key-value head
-    layers: tuple[LayerShape, ...]
-    prunable_heads: bool
-    prunable_hidden: bool
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
-
-    def with_layers(self, layers: tuple[LayerShape, ...]) -> Shape:
-        return replace(self, layers=layers)
+from spaces.shape import LayerShape, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from spaces.anatomy import Shape
+    from spaces.shape import Shape
     from spaces.statistics import Statistics
 
 Value = int | float | str
@@ -100,7 +100,7 @@ class Knob:
 
 
 class Axis(Protocol):
-    """One way of making a model smaller. A new one is a file in `axes/` and a line in `spaces.AXES`.
+    """One way of making a model smaller. A new one is a file in `axes/` and a line in `spaces.registry`.
 
     Statistics always describe the model as the axes before left it: `decide` turns them into a plan, `carry`
     into the statistics of what the plan leaves. So the final shape is known before any weight is touched.
@@ -150,7 +150,7 @@ class Context:
 
 
 class Runtime(Protocol):
-    """One way of running a model. A new one is a file in `runtimes/` and a line in `spaces.RUNTIMES`."""
+    """One way of running a model. A new one is a file in `runtimes/` and a line in `spaces.registry`."""
 
     name: str
     source: str

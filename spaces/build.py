@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 
 import spaces
-from spaces.anatomy import Shape
 from spaces.axis import Context, Infeasible, Plan, Predict, Settings, Value
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.recipe import Recipe, Step
 from spaces.runtimes import two_of_four
+from spaces.shape import NO_SHAPE, Shape
 from spaces.sparse import expand
 from spaces.statistics import Statistics
 
@@ -36,10 +36,6 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
         if any(given[k.name] != k.off for k in knobs if not k.mode):
             steps.append(Step(axis.name, {k.name: given[k.name] for k in knobs if given[k.name] != k.off}))
     return tuple(steps)
-
-
-#: Stands in for a model whose anatomy is unknown: only axes that need no anatomy are asked for their knobs.
-NO_SHAPE = Shape(hidden=1, head_dim=1, group=1, layers=(), prunable_heads=False, prunable_hidden=False)
 
 
 def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:

@@ -33,9 +33,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spaces.anatomy import Anatomy, LayerShape, Shape, anatomy_of
+from spaces.anatomy import Anatomy, anatomy_of
 from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.shape import LayerShape, Shape
 
 PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
 PLACES |= {"output": "attention_out", "up": "ffn_in", "up.0": "ffn_in", "up.1": "ffn_in", "down": "ffn_out"}

@@ -1,14 +1,38 @@
-"""Who says what to try next; the only place that imports optuna."""
+"""Who says what to try next; the only place that imports optuna.
 
-from search.propose.accuracy import QualityModel
-from search.propose.bounds import Bounds
-from search.propose.known_latency import KnownLatency, weights_grid
-from search.propose.ladder import Economy, Ladder
-from search.propose.outlook import Aims, Knowledge, Outlook
-from search.propose.proposer import Proposer
-from search.propose.record import Record
-from search.propose.samplers import SAMPLERS
-from search.propose.study import open_study
+What is imported from here comes from its module when it is first asked for: optuna takes long to import, and the names
+of the samplers are asked for before anything else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.propose.accuracy import QualityModel
+    from search.propose.bounds import Bounds
+    from search.propose.known_latency import KnownLatency, weights_grid
+    from search.propose.ladder import Economy, Ladder
+    from search.propose.outlook import Aims, Knowledge, Outlook
+    from search.propose.proposer import Proposer
+    from search.propose.record import Record
+    from search.propose.samplers import SAMPLERS
+    from search.propose.study import open_study
+
+_MODULES = {
+    "SAMPLERS": "samplers",
+    "Aims": "outlook",
+    "Bounds": "bounds",
+    "Economy": "ladder",
+    "Knowledge": "outlook",
+    "KnownLatency": "known_latency",
+    "Ladder": "ladder",
+    "Outlook": "outlook",
+    "Proposer": "proposer",
+    "QualityModel": "accuracy",
+    "Record": "record",
+    "open_study": "study",
+    "weights_grid": "known_latency",
+}
 
 __all__ = [
     "SAMPLERS",
@@ -25,3 +49,9 @@ __all__ = [
     "open_study",
     "weights_grid",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from spaces.anatomy import Shape
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
-from spaces.statistics import Statistics
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the names of widths are asked for before it is
+    from torch import nn
+
+    from spaces.shape import Shape
+    from spaces.statistics import Statistics
 
 #: fp16, bf16: weights and activations. int8: weights per channel, activations scaled as they come, integer products.
 #: int8-static: the same with scales of activations that calibration fixed. int4: weights alone, a scale a group.

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from spaces import slicing
-from spaces.anatomy import Anatomy, Shape, anatomy_of
+from spaces.anatomy import Anatomy, anatomy_of
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
 from spaces.base import TaskModel
 from spaces.least_squares import compensate
+from spaces.shape import Shape
 from spaces.slicing import Cut
 from spaces.statistics import PLACES, Statistics
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from spaces.anatomy import Shape, anatomy_of, replace_module
+from spaces.anatomy import anatomy_of, replace_module
 from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
 from spaces.base import TaskModel
 from spaces.products import Costs
+from spaces.shape import Shape
 from spaces.statistics import PLACES, Statistics, cholesky
 
 SMALLER, FASTER = "smaller", "faster"

@@ -12,16 +12,16 @@ import pytest
 import yaml
 from conftest import Finished
 
-from search import compose
 from search.check import TOLERANCE
 from search.config import from_mapping, load
 from search.encoded import read_encoded
 from search.export import files_of
+from search.names import names
 from search.space import Space, anchors, open_space, siblings
 from spaces import calibration, sensitivity
-from spaces.anatomy import LayerShape, Shape
 from spaces.axes.bits import WIDTHS
 from spaces.axis import Context
+from spaces.shape import LayerShape, Shape
 
 from . import factory
 
@@ -32,13 +32,13 @@ SHAPE = Shape(
 
 def opened(**bits: object) -> Space:
     """The space of a configuration that says this of bits."""
-    config = load(None, [], compose.names())
+    config = load(None, [], names())
     mapping = {**config.to_mapping(), "space": {"bits": bits, "runtime": {"name": ["eager", "onnx"]}}}
-    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context())
+    return open_space(from_mapping(mapping, names()), SHAPE, Context())
 
 
 def test_the_embedded_default_searches_the_widths_it_names_and_no_other_bits() -> None:
-    config = load(None, [], compose.names())
+    config = load(None, [], names())
     space = open_space(config, SHAPE, Context())
     assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.width"}
     assert {width for _, width in space.pairs} <= {"fp32", "int8"}

@@ -16,9 +16,9 @@ from search import commands, compose, products
 from search.setting import Setting
 from search.wording import describe
 from spaces import build
-from spaces.anatomy import LayerShape, Shape
 from spaces.products import Costs
 from spaces.recipe import Recipe, canonical
+from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics
 
 MINILM = Shape(384, 32, 1, (LayerShape(12, 1536),) * 6, prunable_heads=True, prunable_hidden=True)

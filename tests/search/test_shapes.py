@@ -19,10 +19,10 @@ from objectives.shapes import Shapes, operations_of, params_of
 from search.shapes import Outline, outline_of, shapes_of, shapes_of_folder
 from search.space import Space
 from spaces import build
-from spaces.anatomy import LayerShape, Shape
 from spaces.axis import Value
 from spaces.base import write_folder
 from spaces.build import steps_of
+from spaces.shape import LayerShape, Shape
 
 Params = Mapping[str, Value]
 SAME_SHARE = {"prune.criterion": "uniform", "low_rank.allocation": "uniform"}

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import spaces
-from search import compose
 from search.config import from_mapping, load
 from search.errors import UserError
+from search.names import names
 from search.space import Space, open_space
-from spaces.anatomy import LayerShape, Shape
 from spaces.axes.bits import CLOSED_WIDTHS
 from spaces.axis import Context
 from spaces.runtimes import float8
+from spaces.shape import LayerShape, Shape
 
 SHAPE = Shape(
     hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 2, prunable_heads=True, prunable_hidden=True
@@ -21,8 +21,8 @@ SHAPE = Shape(
 
 
 def opened(space: dict[str, object], device: str = "cpu") -> Space:
-    mapping = {**load(None, [], compose.names()).to_mapping(), "space": space}
-    return open_space(from_mapping(mapping, compose.names()), SHAPE, Context(device))
+    mapping = {**load(None, [], names()).to_mapping(), "space": space}
+    return open_space(from_mapping(mapping, names()), SHAPE, Context(device))
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from search import compose, stages, teaching
+from search import stages, teaching
 from search.config import RunConfig, load
 from search.looks import Looks, looked_at, recover_with_looks
+from search.names import names
 from spaces import checkpoints
 from spaces.recipe import Step
 
@@ -71,7 +72,7 @@ def place(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("stages")
-    chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], compose.names())
+    chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], names())
     data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
     stages.prepare_data(data, chosen, NOTHING)
     stages.make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 import spaces
 from spaces import build, calibration, sensitivity
-from spaces.anatomy import LayerShape, Shape, anatomy_of
+from spaces.anatomy import anatomy_of
 from spaces.axis import Axis, Knob, Value
 from spaces.base import Base, TaskModel, skeleton, write_folder
 from spaces.recipe import Step
+from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics, collect
 
 LABELS = ("negative", "neutral", "positive")

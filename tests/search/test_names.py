@@ -1,0 +1,44 @@
+"""Names in a configuration are checked before anything that takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+#: Each of a kind of name, and the nearest valid one, which the message gives.
+WRONG = {
+    "budjet.trials=3": "budget",
+    "budget.trails=3": "budget.trials",
+    "space.prun.heads=0.5": "prune",
+    "space.prune.headz=0.5": "heads",
+    "space.runtime.name=onx": "onnx",
+    "space.bits.width=int9": "int8",
+    "task=clasification": "classification",
+    "metric=acuracy": "accuracy",
+    "sampler=nsga": "nsga2",
+    "objectives=[metric,latency_p50]": "latency_p50_ms",
+    "limits.others.sise_mb=3": "size_mb",
+}
+HEAVY = ("torch", "transformers", "optuna", "mlflow", "scipy", "pandas", "datasets")
+CODE = """
+import contextlib, io, json, sys
+from search.cli import main
+
+told = {}
+for wrong in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as text:
+        told[wrong] = [main(["run", "--set", wrong]), text.getvalue()]
+print(json.dumps([told, sorted(sys.modules)]))
+"""
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_before_torch_is_imported() -> None:
+    command = [sys.executable, "-c", CODE, json.dumps(list(WRONG))]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    told, modules = json.loads(answer.stdout)
+    for wrong, nearest in WRONG.items():
+        code, text = told[wrong]
+        assert code == 2, (wrong, text)
+        assert f'did you mean "{nearest}"?' in text, (wrong, text)
+    assert not set(HEAVY) & set(modules)

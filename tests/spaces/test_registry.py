@@ -1,0 +1,32 @@
+"""The registration lines say of each axis and runtime what it says of itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import spaces
+from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES, Entry
+from spaces.shape import LayerShape, Shape
+
+#: Every axis offers all of its knobs for such a model.
+SHAPE = Shape(64, 32, 1, (LayerShape(2, 64),) * 2, prunable_heads=True, prunable_hidden=True)
+
+
+@pytest.mark.parametrize("entry", AXIS_ENTRIES, ids=lambda entry: entry.name)
+def test_an_axis_is_registered_under_its_name_with_all_its_knobs(entry: Entry) -> None:
+    axis = spaces.axis(entry.name)
+    assert type(axis).__module__ == entry.module
+    assert entry.knobs == tuple(knob.name for knob in axis.knobs(SHAPE))
+
+
+def test_a_runtime_is_registered_under_its_name() -> None:
+    assert [entry.name for entry in RUNTIME_ENTRIES] == [runtime.name for runtime in spaces.RUNTIMES]
+
+
+def test_what_is_registered_is_imported_when_it_is_asked_for() -> None:
+    code = "import sys, spaces; print('torch' in sys.modules); spaces.AXES; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "True"]
