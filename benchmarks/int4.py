@@ -64,7 +64,7 @@ def rows() -> list[np.ndarray]:
 
     model, reviews = packaged(MODEL), packaged(REVIEWS)
     assert model is not None and reviews is not None, "the extra [quickstart] is not installed"
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     texts = list(pandas.read_parquet(reviews)["text"][:200])
     return [np.array([ids]) for ids in tokenizer(texts, truncation=True, max_length=64)["input_ids"]]
 

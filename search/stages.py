@@ -51,7 +51,7 @@ def prepare_data(folder: Path, config: RunConfig, progress: Progress) -> None:
     task = task_named(config.task)
     splits = task.load(config.data, config.where)
     source = model_folder(config)
-    described = AutoConfig.from_pretrained(source, local_files_only=True)
+    described = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if config.model.head == "auto" and has_own_head(described):
         names = [described.id2label[i] for i in range(described.num_labels)]
         splits = splits.renumbered(names, config.where("model.head"))
@@ -81,9 +81,9 @@ def make_shape(folder: Path, config: RunConfig, progress: Progress) -> None:
 
     from spaces.anatomy import anatomy_of
 
-    described = AutoConfig.from_pretrained(model_folder(config), local_files_only=True)
+    described = AutoConfig.from_pretrained(model_folder(config), local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModel.from_config(described)
+        model = AutoModel.from_config(described, trust_remote_code=False)
     try:
         (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
     except Infeasible as reason:

@@ -126,7 +126,7 @@ def load_base(
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         chosen = ("native" if has_own_head(config) else "mean") if head == "auto" else head
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
@@ -137,6 +137,7 @@ def load_base(
             config=config,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -178,7 +179,7 @@ def skeleton(base: Base) -> TaskModel:
     data = dict(base.config)
     config = AutoConfig.for_model(data.pop("model_type"), **data)
     maker = AutoModelForSequenceClassification if base.head == "native" else AutoModel
-    return _with_head(maker.from_config(config), base.head, len(base.labels))
+    return _with_head(maker.from_config(config, trust_remote_code=False), base.head, len(base.labels))
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:

@@ -77,3 +77,21 @@ def test_no_pickle_is_loaded() -> None:
             assert "allow_pickle=True" not in text, path
             if path.name != "process.py":
                 assert "pickle" not in set(imported(path)), path
+
+
+#: Calls that run code which comes with a model or a data set, or ask on the terminal whether to, unless told not to.
+RUN_FOREIGN_CODE = {"from_pretrained", "from_config", "load_dataset", "pipeline"}
+
+
+def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
+    found = []
+    for path in (path for folder in (*PACKAGES, "benchmarks") for path in files(folder)):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in RUN_FOREIGN_CODE:
+                said = {k.arg: k.value for k in node.keywords}.get("trust_remote_code")
+                found.append((path, node.lineno, isinstance(said, ast.Constant) and said.value is False))
+    assert len(found) >= 9, "the calls are found"
+    assert [(path, line) for path, line, refused in found if not refused] == []

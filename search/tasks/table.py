@@ -86,7 +86,7 @@ def _from_hub(data: DataConfig, split: str, where: Where) -> Any:
     assert data.name is not None
     at = where("data.name")
     try:
-        return load_dataset(data.name, data.config, split=data.splits[split])
+        return load_dataset(data.name, data.config, split=data.splits[split], trust_remote_code=False)
     except DatasetNotFoundError:
         raise UserError(f'{at}: no data set "{data.name}" on the hub; a file goes to data.train') from None
     except ConnectionError as error:

@@ -46,7 +46,8 @@ def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
     from transformers import AutoTokenizer
 
     try:
-        made = AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+        local = Path(folder).is_dir()
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # a missing file is an OSError, ValueError, TypeError or KeyError by architecture
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where}: no usable tokenizer in {folder}: {reason[:200]}") from None
