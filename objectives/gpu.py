@@ -50,6 +50,13 @@ def state() -> State | None:
         )
 
 
+def free_mb() -> float | None:
+    """MB of 1e6 bytes that nobody holds on the GPU that is "cuda", or None where it cannot be asked."""
+    with _device() as (nvml, device):
+        found = None if device is None else _ask(nvml, "nvmlDeviceGetMemoryInfo", device)
+    return None if found is None else float(found.free) / 1e6
+
+
 def energy_mj() -> int | None:
     """Millijoules the GPU has taken since its driver was loaded (Volta and later), or None."""
     with _device() as (nvml, device):

@@ -160,7 +160,7 @@ def _measure(
     conditions: Mapping[str, Any],
     read: Read | None,
 ) -> dict[str, Measurement]:
-    rows = _rows(inputs)
+    rows = rows_of(inputs)
     reader = read or partial(clock.read, device=str(conditions.get("device", "cpu")))
     generator = np.random.default_rng(seed)
     sessions = []
@@ -169,20 +169,17 @@ def _measure(
             candidate = opened.enter_context(open_candidate())
             baseline = None if open_baseline is None else opened.enter_context(open_baseline())
             sessions.append(timing.session(candidate, baseline, inputs, protocol, generator, reader))
-    wanted, estimates = _percentiles(sessions, seed)
+    ours = [s.candidate for s in sessions]
     # Of two sides that wander together the ratio is known better than the time of either.
-    judged = ("median", estimates[0]) if open_baseline is None else ("ratio", speedup(sessions))
+    judged = ("median", _pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
     known = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
-    calls = sum(len(block) for s in sessions for block in s.candidate)
-    made = [objective.measured(*e, calls, known) for objective, e in zip(wanted, estimates, strict=True)]
-    made.append(_throughput(sessions, rows, seed, known))
+    made = clock_times(ours, rows, seed, known)
     if open_baseline is not None:
         made.append(_speedup(sessions, known))
     if sessions[0].device:
-        [estimate] = _pooled([s.device for s in sessions], _median, seed)
-        made.append(DEVICE_P50.measured(*estimate, sum(len(b) for s in sessions for b in s.device), known))
-    for objective, name in ((FIRST_CALL, "first_call_ms"), (PREPARE, "prepare_s")):
-        made.append(_once(objective, [float(s.info[name]) for s in sessions], known))
+        made.append(device_time([s.device for s in sessions], seed, known))
+    made.append(first_call([float(s.info["first_call_ms"]) for s in sessions], known))
+    made.append(_once(PREPARE, [float(s.info["prepare_s"]) for s in sessions], known))
     return {measurement.objective: measurement for measurement in made}
 
 
@@ -202,19 +199,31 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
     }
 
 
-def _percentiles(sessions: Sequence[Session], seed: int) -> tuple[list[Objective], list[Estimate]]:
-    """The median, and of the tail what there are calls enough for."""
-    calls = sum(len(block) for s in sessions for block in s.candidate)
-    found = [(P50, 50), *((o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls))]
+#: Milliseconds of calls, by block, by process.
+Blocks = Sequence[Sequence[Floats]]
+
+
+def clock_times(blocks: Blocks, rows: int, seed: int, known: Mapping[str, Any]) -> list[Measurement]:
+    """The median, the throughput, and of the tail what there are calls enough for; `rows` are those of one call."""
+    calls = sum(len(block) for process in blocks for block in process)
+    tail = [(o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls)]
+    found: list[tuple[Objective, float]] = [(P50, 50), *tail]
     points = [percentile for _, percentile in found]
-    estimates = _pooled([s.candidate for s in sessions], lambda times: np.percentile(times, points), seed)
-    return [objective for objective, _ in found], estimates
+    estimates = _pooled(blocks, lambda times: np.percentile(times, points), seed)
+    made = [objective.measured(*e, calls, known) for (objective, _), e in zip(found, estimates, strict=True)]
+    [estimate] = _pooled(blocks, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
+    return [*made, THROUGHPUT.measured(*estimate, calls, known)]
 
 
-def _throughput(sessions: Sequence[Session], rows: int, seed: int, known: Mapping[str, Any]) -> Measurement:
-    candidate = [s.candidate for s in sessions]
-    [estimate] = _pooled(candidate, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
-    return THROUGHPUT.measured(*estimate, sum(len(b) for blocks in candidate for b in blocks), known)
+def device_time(blocks: Blocks, seed: int, known: Mapping[str, Any]) -> Measurement:
+    """The median of times between CUDA events."""
+    [estimate] = _pooled(blocks, _median, seed)
+    return DEVICE_P50.measured(*estimate, sum(len(block) for process in blocks for block in process), known)
+
+
+def first_call(milliseconds: Sequence[float], known: Mapping[str, Any]) -> Measurement:
+    """Of the first call of each process."""
+    return _once(FIRST_CALL, milliseconds, known)
 
 
 def _speedup(sessions: Sequence[Session], known: Mapping[str, Any]) -> Measurement:
@@ -247,7 +256,7 @@ def _median(times: Floats) -> Floats:
     return np.percentile(times, [50])
 
 
-def _rows(inputs: Sequence[Batch]) -> int:
+def rows_of(inputs: Sequence[Batch]) -> int:
     counts = {len(array) for batch in inputs for array in batch.values()}
     if len(counts) != 1:
         raise ValueError(f"all inputs must have the same number of rows, got {sorted(counts)}")

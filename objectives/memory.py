@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import psutil
+
+from objectives import gpu
 from objectives.measurement import Measurement, Objective
 from objectives.timing import Side
 
@@ -44,3 +48,34 @@ def memory(bench: Side) -> dict[str, Measurement]:
 def peak_memory(bench: Side) -> Measurement | None:
     """The peak alone, or None where nobody saw it."""
     return memory(bench).get(PEAK.name)
+
+
+#: Of what is free this share is counted on, because others may want some too.
+COUNTED_ON = 0.8
+#: MB that a process takes on a GPU beside what torch hands out: CUDA's own context.
+CUDA_CONTEXT_MB = 600.0
+
+
+def available_mb(device: str) -> float | None:
+    """How much memory models that are opened together may take on `device`; None where nobody can say."""
+    free = gpu.free_mb() if device == "cuda" else min(psutil.virtual_memory().available / 1e6, *_of_container())
+    return None if free is None else COUNTED_ON * free
+
+
+def held_mb(measured: Measurement, device: str) -> float:
+    """What a process holds at its peak, from its `peak_memory_mb`."""
+    return measured.value + (CUDA_CONTEXT_MB if device == "cuda" else 0.0)
+
+
+def _of_container(group: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """MB left to this process's control group (version 2 as a container sees it); nothing where it has no limit."""
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        cache = next(
+            int(line.split()[1])
+            for line in (group / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+        return [(int(limit) - int(used) + cache) / 1e6]
+    except (OSError, ValueError, StopIteration):
+        return [float("inf")]

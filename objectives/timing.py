@@ -122,13 +122,13 @@ def _attempt(
     blocks: tuple[list[Floats], list[Floats]] = ([], [])
 
     def ask(side: Side, method: str, *arguments: Any) -> Any:
-        with _awake(side):
+        with awake(side):
             return side.call(method, *arguments, timeout_s=protocol.timeout_s)
 
     def ask_block(side: Side, method: str) -> Floats:
         return np.asarray(ask(side, method, inputs, protocol.block_s, protocol.minimum), dtype=np.float64)
 
-    with _stopped(sides):
+    with stopped(sides):
         warm_ups = [ask(side, "warm", inputs, protocol.warm_s) for side in sides]
         info = ask(candidate, "info")
         before = read(pids)
@@ -150,7 +150,8 @@ def _attempt(
 
 
 @contextlib.contextmanager
-def _stopped(sides: Sequence[Side]) -> Iterator[None]:
+def stopped(sides: Sequence[Side]) -> Iterator[None]:
+    """All of `sides` stand still, but for who is `awake`; in the end all run again."""
     try:
         for side in sides:
             side.pause()
@@ -161,7 +162,8 @@ def _stopped(sides: Sequence[Side]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _awake(side: Side) -> Iterator[None]:
+def awake(side: Side) -> Iterator[None]:
+    """A side that was stopped runs."""
     side.resume()
     try:
         yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fakes import BATCH
 from held import open_doubler
@@ -102,3 +104,18 @@ def test_what_a_process_touches_when_opening_and_when_called_is_told_apart() -> 
 def test_where_the_peak_covers_the_opening_the_parts_are_absent() -> None:
     info = {"device": "cpu", "peak_rss_mb": 900.0, "peak_since": "process start", "empty_mb": 300.0, "opened_mb": 400.0}
     assert set(memory.memory(Informed(info))) == {"peak_memory_mb"}
+
+
+def test_a_containers_limit_counts_and_its_page_cache_is_free(tmp_path: Path) -> None:
+    for name, content in (("memory.max", "4000000000"), ("memory.current", "3000000000")):
+        (tmp_path / name).write_text(f"{content}\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000000\n")
+    assert memory._of_container(tmp_path) == [1500.0]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._of_container(tmp_path) == [math.inf]
+    assert memory._of_container(tmp_path / "none") == [math.inf]
+
+
+def test_what_is_available_is_less_than_the_machine_has() -> None:
+    found = memory.available_mb("cpu")
+    assert found is not None and 0 < found < psutil.virtual_memory().total / 1e6

@@ -1,0 +1,350 @@
+"""The final campaign: all models take turns, block by block, over several sets of fresh processes.
+
+Every pair of them has paired differences, and all saw the same machine, so their clock times can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from objectives import clock, latency, noise, stats, timing
+from objectives.bench import Batch
+from objectives.measurement import Measurement
+from objectives.stats import Estimate, Floats
+from objectives.timing import Read, Side
+
+Opener = Callable[[], AbstractContextManager[Side]]
+
+#: Fewer sets of processes make no interval over them.
+FEWEST_SETS = timing.FEWEST_PROCESSES
+#: Of a set: as many as an interval within one set needs.
+ROUNDS = stats.MINIMUM_PAIRS
+#: Device time is looked at for this share of a block.
+DEVICE_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to time. Sets and rounds are fixed in advance: nothing that the times say ends it early.
+
+    A set that was disturbed is timed again in the same processes, `attempts` times in all; which attempt is kept is
+    decided by what the rest of the machine did, never by the times.
+    """
+
+    block_s: float  # of one block of calls of one model
+    warm_s: float  # at most, of one model in one process
+    rounds: int = ROUNDS  # in a set; each has one block of every model
+    sets: int = 3  # of fresh processes
+    attempts: int = 2
+    minimum: int = 1  # calls a block, however slow they are
+    timeout_s: float = 300.0  # for one answer of a process; the first call of a compiled model takes long
+
+    def __post_init__(self) -> None:
+        if self.rounds < stats.MINIMUM_PAIRS:
+            raise ValueError(f"rounds must be {stats.MINIMUM_PAIRS} or more, got {self.rounds}")
+        if self.sets != 1 and self.sets < FEWEST_SETS:
+            raise ValueError(f"sets must be 1, or {FEWEST_SETS} or more for an interval over them, got {self.sets}")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
+
+    @classmethod
+    def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int = 3) -> Plan:
+        """`seconds` of blocks of one model over all sets, and in each set no less than `at_least_s`."""
+        in_a_set = max(seconds / sets, at_least_s)
+        return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=sets)
+
+    @property
+    def model_s(self) -> float:
+        """Seconds of blocks and of warming up that one model takes at most, while nothing is repeated."""
+        return self.sets * (self.rounds * self.block_s + self.warm_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """What was seen of one set of processes: milliseconds by model and round, and what the machine did meanwhile."""
+
+    blocks: Mapping[int, Sequence[Floats]]
+    device: Mapping[int, Sequence[Floats]]  # between CUDA events; empty on a CPU
+    info: Mapping[int, Mapping[str, Any]]  # `Bench.info`
+    warm_up: Mapping[int, Mapping[str, Any]]
+    others: float  # share of the CPUs' time that went elsewhere
+    clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and at most; None without one
+    disturbances: tuple[str, ...]  # what else the machine did; empty when nothing was seen
+    retried_for: tuple[str, ...] = ()  # why the attempts that are not kept were given up
+
+    def medians(self, key: int) -> Floats:
+        """(rounds,) the median of each block."""
+        return np.array([np.median(block) for block in self.blocks[key]])
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What was timed, by model. `anchors` are in every group; the first is the baseline."""
+
+    groups: tuple[tuple[Set, ...], ...]  # the sets of each group of models that were open together
+    anchors: tuple[int, ...]
+    plan: Plan
+    failed: Mapping[int, str]  # models whose process did not answer to the end, and why
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """All models that were timed to the end."""
+        found = dict.fromkeys(key for sets in self.groups for one in sets for key in one.blocks)
+        return tuple(key for key in found if key not in self.failed)
+
+    def sets_of(self, key: int) -> tuple[Set, ...]:
+        """The sets of the first group that `key` is in; those of all groups for an anchor."""
+        if key in self.anchors:
+            return tuple(one for sets in self.groups for one in sets)
+        return next(sets for sets in self.groups if key in sets[0].blocks)
+
+    def ratio(self, a: int, b: int) -> Estimate:
+        """The time of `a` over the time of `b`, with the interval of fresh processes.
+
+        Each set gives one value, the median over its rounds of the ratio of the two blocks, and Student's interval on
+        logs over the sets covers what processes differ by. One set alone says what it says about these processes.
+        Models of two groups are compared by way of the baseline, which is in both.
+        """
+        if a == b:
+            return Estimate(1.0, (1.0, 1.0))
+        shared = [sets for sets in self.groups if {a, b} <= sets[0].blocks.keys()]
+        if not shared:
+            return _quotient(self.ratio(a, self.anchors[0]), self.ratio(b, self.anchors[0]))
+        logs = [np.log(one.medians(a)) - np.log(one.medians(b)) for sets in shared for one in sets]
+        if len(logs) == 1:
+            low, high = stats.median_interval(logs[0])
+            return Estimate(math.exp(float(np.median(logs[0]))), (math.exp(low), math.exp(high)))
+        return stats.over_processes(np.exp([np.median(rounds) for rounds in logs]))
+
+    def speed(self, key: int) -> float:
+        """What the times of the model's group are multiplied by, so that the baseline is equally fast in all groups."""
+        if len(self.groups) == 1 or key in self.anchors:
+            return 1.0
+        everywhere, here = (
+            np.concatenate([np.log(one.medians(self.anchors[0])) for one in sets])
+            for sets in (self.sets_of(self.anchors[0]), self.sets_of(key))
+        )
+        return math.exp(float(np.median(everywhere) - np.median(here)))
+
+
+def run(
+    groups: Sequence[Mapping[int, Opener]],
+    anchors: Sequence[int],
+    inputs: Sequence[Batch],
+    plan: Plan,
+    seed: int,
+    read: Read = clock.read,
+    at_once: int = 1,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Campaign:
+    """Time the models that `groups` open. A model that fails is left out; the baseline must not fail.
+
+    All processes of a set are opened before the first is warmed up, `at_once` at a time, then the rounds follow. In
+    each every model has one block, in an order drawn by lot, while all others are stopped.
+
+    Args:
+        groups: those that are open together; the `anchors`, baseline first, are in each.
+        inputs: batches, all of the same number of rows.
+        seed: of the order of the blocks.
+        read: counters of the machine; a test plants its own.
+        at_once: processes that are opened at a time.
+        progress: told the share that is done.
+
+    Raises:
+        RuntimeError: the baseline failed.
+    """
+    generator = np.random.default_rng(seed)
+    failed: dict[int, str] = {}
+    found: list[list[Set]] = [[] for _ in groups]
+    steps = plan.sets * len(groups)
+    for step in range(steps):
+        openers = groups[step % len(groups)]
+        progress(step / steps)
+        left = [key for key in openers if key not in failed]
+        order = [left[i] for i in generator.permutation(len(left))]
+        with _opened({key: openers[key] for key in order}, at_once, failed) as sides:
+            found[step % len(groups)].append(_set(sides, inputs, plan, generator, read, failed))
+        if anchors[0] in failed:
+            raise RuntimeError(f"the uncompressed model could not be timed: {failed[anchors[0]]}")
+    groups_found = tuple(tuple(sets) for sets in found if sets)
+    return Campaign(groups_found, tuple(key for key in anchors if key not in failed), plan, failed)
+
+
+def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_mb: float) -> list[list[int]]:
+    """Models that can be open together, by what each holds at its peak; the `anchors` are in every group.
+
+    The largest come first, each into the first group with room (first fit decreasing). A model that has no room in any
+    group has one of its own with the anchors.
+    """
+    held = sum(needs_mb[key] for key in anchors)
+    groups: list[list[int]] = []
+    used: list[float] = []
+    for key in sorted((key for key in needs_mb if key not in anchors), key=lambda key: -needs_mb[key]):
+        place = next((i for i, total in enumerate(used) if total + needs_mb[key] <= available_mb), None)
+        if place is None:
+            groups.append([*anchors])
+            used.append(held)
+            place = len(groups) - 1
+        groups[place].append(key)
+        used[place] += needs_mb[key]
+    return groups or [[*anchors]]
+
+
+def measurements(
+    campaign: Campaign, key: int, rows: int, seed: int, conditions: Mapping[str, Any]
+) -> dict[str, Measurement]:
+    """What the campaign says of one model, by name: clock times, and its speedup over the baseline.
+
+    `rows` are those of one call. How long opening took is not among it, because processes were opened side by side.
+    """
+    sets, speed = campaign.sets_of(key), campaign.speed(key)
+    over = campaign.ratio(campaign.anchors[0], key)
+    known = {**conditions, **_conditions(campaign, key, sets, over)}
+    blocks = [one.blocks[key] for one in sets]
+    made = latency.clock_times(blocks, rows, seed, known)
+    if speed != 1.0:
+        made = [_at(measurement, speed) for measurement in made]
+    made.append(latency.SPEEDUP.measured(*over, len(sets) * campaign.plan.rounds, known))
+    device = [one.device[key] for one in sets if key in one.device]
+    if device:
+        made.append(latency.device_time(device, seed, known))
+    made.append(latency.first_call([float(one.info[key]["first_call_ms"]) for one in sets], known))
+    return {measurement.objective: measurement for measurement in made}
+
+
+def _conditions(campaign: Campaign, key: int, sets: Sequence[Set], over: Estimate) -> dict[str, Any]:
+    """What is to be known of how it went; every reason once, in the order they came."""
+    reasons = [reason for one in sets for reason in one.disturbances]
+    one_shape = sets[0].info[key].get("one_shape", False)
+    reasons += noise.of_calls("model", _of_one_process([one.blocks[key] for one in sets])) if one_shape else []
+    reasons += noise.of_estimate("ratio", over) if key != campaign.anchors[0] else []
+    clocks = sets[-1].clocks_mhz
+    return {
+        "block_s": campaign.plan.block_s,
+        "rounds": campaign.plan.rounds,
+        "sets": len(sets),
+        "models": len(sets[0].blocks),
+        "warm_up": dict(sets[0].warm_up[key]),
+        "others_cpu_share": round(max(one.others for one in sets), 4),
+        "noisy": "; ".join(dict.fromkeys(reasons)),
+        "retried_for": [reason for one in sets for reason in one.retried_for],
+        **({} if clocks is None else {"gpu_clock_mhz": clocks[0], "gpu_max_clock_mhz": clocks[1]}),
+    }
+
+
+def _of_one_process(sets: Sequence[Sequence[Floats]]) -> list[Floats]:
+    """The blocks of all sets with their medians made equal: what processes differ by is no second speed."""
+    calls = [np.concatenate(blocks) for blocks in sets]
+    middle = float(np.median(np.concatenate(calls)))
+    return [times * (middle / float(np.median(times))) for times in calls]
+
+
+def _at(measurement: Measurement, speed: float) -> Measurement:
+    factor = 1 / speed if measurement.better == "higher" else speed
+    low, high = measurement.interval
+    known = {"as_timed": measurement.value, **measurement.conditions}
+    return replace(
+        measurement, value=measurement.value * factor, interval=(low * factor, high * factor), conditions=known
+    )
+
+
+def _quotient(a: Estimate, b: Estimate) -> Estimate:
+    """a / b of independent estimates, their errors in quadrature on the log scale."""
+    value = a.value / b.value
+    (a_low, a_high), (b_low, b_high) = ([abs(math.log(end / e.value)) for end in e.interval] for e in (a, b))
+    return Estimate(value, (value / math.exp(math.hypot(a_low, b_high)), value * math.exp(math.hypot(a_high, b_low))))
+
+
+def _set(
+    sides: Mapping[int, Side],
+    inputs: Sequence[Batch],
+    plan: Plan,
+    generator: np.random.Generator,
+    read: Read,
+    failed: dict[int, str],
+) -> Set:
+    """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
+    seen: list[Set] = []
+    while not seen or (seen[-1].disturbances and len(seen) < plan.attempts):
+        seen.append(_attempt(sides, inputs, plan, generator, read, failed))
+    kept = seen[-1] if not seen[-1].disturbances else min(seen, key=lambda attempt: attempt.others)
+    given_up = tuple("; ".join(attempt.disturbances) for attempt in seen if attempt is not kept)
+    return replace(kept, retried_for=given_up)
+
+
+def _attempt(
+    sides: Mapping[int, Side],
+    inputs: Sequence[Batch],
+    plan: Plan,
+    generator: np.random.Generator,
+    read: Read,
+    failed: dict[int, str],
+) -> Set:
+    keys = [key for key in sides if key not in failed]
+
+    def ask(key: int, method: str, *arguments: Any) -> Any:
+        """The answer of one process, the only one that runs; None from one that failed."""
+        if key in failed:
+            return None
+        try:
+            with timing.awake(sides[key]):
+                return sides[key].call(method, *arguments, timeout_s=plan.timeout_s)
+        except Exception as error:  # whatever it is, it is about this model alone
+            failed[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            return None
+
+    blocks: dict[int, list[Floats]] = {key: [] for key in keys}
+    device: dict[int, list[Floats]] = {}
+    with timing.stopped([sides[key] for key in keys]):
+        warm_up = {key: ask(key, "warm", inputs, plan.warm_s) for key in keys}
+        info = {key: ask(key, "info") for key in keys}
+        before = read([sides[key].pid for key in keys])
+        for _ in range(plan.rounds):
+            for key in generator.permutation(keys).tolist():
+                answered = ask(key, "block", inputs, plan.block_s, plan.minimum)
+                if answered is not None:
+                    blocks[key].append(np.asarray(answered, dtype=np.float64))
+                if info[key] is not None and info[key]["device"] == "cuda":
+                    answered = ask(key, "device_block", inputs, plan.block_s * DEVICE_SHARE, plan.minimum)
+                    device.setdefault(key, []).append(np.asarray(answered, dtype=np.float64))
+        after = read([sides[key].pid for key in keys])
+    clocks = None if after.gpu is None else (after.gpu.clock_mhz, after.gpu.max_clock_mhz)
+    shapes = {tuple((name, array.shape) for name, array in batch.items()) for batch in inputs}
+    left = [key for key in keys if key not in failed]
+    return Set(
+        {key: blocks[key] for key in left},
+        {key: device[key] for key in left if key in device},
+        {key: {**info[key], "one_shape": len(shapes) == 1} for key in left},
+        {key: warm_up[key] for key in left},
+        clock.busy(before, after),
+        clocks,
+        tuple(noise.of_machine(before, after)),
+    )
+
+
+@contextmanager
+def _opened(openers: Mapping[int, Opener], at_once: int, failed: dict[int, str]) -> Iterator[dict[int, Side]]:
+    """All that can be opened; why others cannot goes to `failed`."""
+    with ExitStack() as stack:
+
+        def enter(opener: Opener) -> Side:
+            manager = opener()
+            side = manager.__enter__()
+            stack.push(manager)
+            return side
+
+        with ThreadPoolExecutor(at_once) as pool:
+            opening = {key: pool.submit(enter, opener) for key, opener in openers.items()}
+        for key, future in opening.items():
+            if (error := future.exception()) is not None:
+                if not isinstance(error, Exception):
+                    raise error
+                failed[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        yield {key: future.result() for key, future in opening.items() if future.exception() is None}
