@@ -7,27 +7,33 @@ take the search with it: so whatever runs a model runs behind a `Remote`.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
+import io
 import multiprocessing
 import os
 import pickle
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import weakref
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any, TypeVar
 
 Progress = Callable[[str, float], None]
+Failure = TypeVar("Failure", bound=BaseException)
 
 #: Imported once by the fork server, so that a worker starts in milliseconds instead of seconds. Only imports:
 #: no tensor is made before the fork, because thread pools and CUDA contexts do not survive it.
 PRELOADED = ("torch", "safetensors.torch", "transformers.models.bert.modeling_bert")
+#: Of what a process printed, so much of the end goes with its failure.
+OUTPUT_BYTES = 20_000
 
 
 class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
@@ -51,6 +57,12 @@ class RemoteError(RuntimeError):
     """An exception in the process that could not be sent here whole."""
 
 
+def raised_in(error: BaseException) -> str | None:
+    """The file in which an exception of another process was raised; None for an exception of this process."""
+    found = getattr(error, "raised_in", None)
+    return found if isinstance(found, str) else None
+
+
 def context() -> multiprocessing.context.ForkServerContext:
     """The fork-server context every worker of this program starts from."""
     made = multiprocessing.get_context("forkserver")
@@ -69,12 +81,15 @@ class Remote:
     """`factory()` held in a process of its own; `call` runs one of its methods there.
 
     `factory` and all arguments and answers must pickle. Exceptions raised there are raised here, same type.
+    What the process prints is kept apart, and is a note of the exception where it fails.
     """
 
     def __init__(self, factory: Callable[[], Any], *, timeout_s: float | None = None) -> None:
         here, there = context().Pipe()
         self._connection: Connection = here
-        self._process = context().Process(target=_serve, args=(there, factory), daemon=True)
+        self._output: IO[bytes] = tempfile.TemporaryFile()
+        weakref.finalize(self, self._output.close)
+        self._process = context().Process(target=_serve, args=(there, factory, _Sent(self._output)), daemon=True)
         self._process.start()
         # A stopped process ignores the SIGTERM that the interpreter sends at exit, and would be waited for.
         self._end = weakref.finalize(self, _end, self._process, here)
@@ -105,7 +120,7 @@ class Remote:
         try:
             self._connection.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):
-            raise self._died() from None
+            raise self._with_output(self._died()) from None
         return self._answer(timeout_s, progress)
 
     def pause(self) -> None:
@@ -134,13 +149,21 @@ class Remote:
     def _answer(self, timeout_s: float | None, progress: Progress | None) -> Any:
         try:
             kind, payload = self._receive(timeout_s, progress)
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C comes here too: an answer still on its way must not be taken for the next call's.
             self.close()
+            self._with_output(error)
             raise
         if kind == "raise":
-            raise payload
+            raise self._with_output(payload)
         return payload
+
+    def _with_output(self, error: Failure) -> Failure:
+        """`error` with the end of what the process printed as a note."""
+        text = _end_of(self._output)
+        if text:
+            error.add_note(f"printed by its process:\n{text}")
+        return error
 
     def _receive(self, timeout_s: float | None, progress: Progress | None) -> tuple[str, Any]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -162,6 +185,36 @@ class Remote:
         return RemoteDied(self._process.exitcode)
 
 
+class _Sent:
+    """An open file on its way to a process that is being started."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file: IO[bytes] | None = file
+        self._duplicate: Any = None
+
+    def __getstate__(self) -> Any:
+        assert self._file is not None
+        return reduction.DupFd(self._file.fileno())
+
+    def __setstate__(self, duplicate: Any) -> None:
+        self._file, self._duplicate = None, duplicate
+
+    def take_output(self) -> None:
+        """Let all that this process prints, in Python or below it, go to the file."""
+        number = self._duplicate.detach()
+        for stream in (1, 2):
+            os.dup2(number, stream)
+        os.close(number)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # by lines, so that a crash loses none
+            sys.stdout.reconfigure(line_buffering=True)
+
+
+def _end_of(file: IO[bytes]) -> str:
+    """The last `OUTPUT_BYTES` of a file."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), OUTPUT_BYTES, max(0, size - OUTPUT_BYTES)).decode(errors="replace").strip()
+
+
 def _end(process: multiprocessing.process.BaseProcess, connection: Connection) -> None:
     connection.close()
     if process.is_alive():
@@ -172,11 +225,15 @@ def _end(process: multiprocessing.process.BaseProcess, connection: Connection) -
 def _sendable(error: BaseException) -> BaseException:
     """`error` with the remote traceback as a note, or a RemoteError that says the same."""
     text = "".join(traceback.format_exception(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    where = frames[-1].filename if frames else ""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RemoteError(f"{type(error).__name__}: {error}\n{text}")
-    error.add_note(f"in its own process:\n{text}")
+        error = RemoteError(f"{type(error).__name__}: {error}\n{text}")
+    else:
+        error.add_note(f"in its own process:\n{text}")
+    error.raised_in = where  # type: ignore[attr-defined]
     return error
 
 
@@ -201,7 +258,9 @@ def _end_with_the_program(connection: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _serve(connection: Connection, factory: Callable[[], Any]) -> None:
+def _serve(connection: Connection, factory: Callable[[], Any], output: _Sent) -> None:
+    output.take_output()
+    faulthandler.enable()  # a crash below Python says where it was
     _end_with_the_program(connection)
     # Ctrl-C reaches the whole process group; the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

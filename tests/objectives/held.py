@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -43,6 +44,16 @@ class Held:
         for step in range(steps):
             self.progress("work", (step + 1) / steps)
         return "done"
+
+    def crash(self) -> None:
+        """Below Python, after some words of Python's and of a library's."""
+        print("about to crash")
+        os.write(2, b"a library's last words\n")
+        ctypes.string_at(0)
+
+    def complain(self) -> None:
+        print("something is odd")
+        raise ValueError("odd")
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from held import Held, fail_to_open
 
-from objectives.process import Remote, RemoteDied, RemoteError, RemoteTimeout
+from objectives.process import Remote, RemoteDied, RemoteError, RemoteTimeout, raised_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,25 @@ def test_death_by_signal_is_reported_with_its_usual_reason(remote: Remote) -> No
     with pytest.raises(RemoteDied, match=r"signal 9.*out of memory") as caught:
         remote.call("die")
     assert caught.value.exitcode == -signal.SIGKILL
+
+
+def test_a_crash_below_python_brings_where_it_was_and_what_was_printed(
+    remote: Remote, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RemoteDied, match="signal 11") as caught:
+        remote.call("crash")
+    [note] = caught.value.__notes__
+    assert "about to crash" in note and "a library's last words" in note
+    assert "Segmentation fault" in note and "in crash" in note
+    assert capfd.readouterr() == ("", ""), "nothing between our own lines"
+
+
+def test_an_exception_brings_what_was_printed_and_where_it_was_raised(remote: Remote) -> None:
+    with pytest.raises(ValueError, match="odd") as caught:
+        remote.call("complain")
+    assert any("something is odd" in note for note in caught.value.__notes__)
+    assert str(raised_in(caught.value)).endswith("held.py")
+    assert raised_in(ValueError("of this process")) is None
 
 
 def test_an_exit_is_reported_with_its_status(remote: Remote) -> None:
