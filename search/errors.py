@@ -6,7 +6,7 @@ import difflib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 #: Turns a dotted key into where the user wrote it: "data.text" -> "config.yaml: data.text".
@@ -25,14 +25,35 @@ FULL_WORDS = (*map(os.strerror, FULL), "database or disk is full", "disk I/O err
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether `error`, or what caused it, is that nothing more can be written."""
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         # An exception that came from another process left its causes there, and brings them as notes.
         texts = (str(link), *getattr(link, "__notes__", ()))
         if getattr(link, "errno", None) in FULL or any(words in text for words in FULL_WORDS for text in texts):
             return True
-        link = link.__cause__ or link.__context__
     return False
+
+
+#: What SQLite says of a database that another program writes to, or holds open for writing.
+LOCKED_WORDS = ("database is locked", "database table is locked", "database schema is locked")
+
+
+def database_is_locked(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, is that another program holds a database."""
+    return any(words in str(link) for link in causes(error) for words in LOCKED_WORDS)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error`, what it came from, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, in one line; of a database's without the statement and its values."""
+    text = " ".join(str(error).partition("[SQL:")[0].split())
+    return text[:limit] or type(error).__name__
 
 
 def show(value: Any) -> str:

@@ -1,20 +1,26 @@
 """Job to outcomes: build the weights, then measure them under every runtime and width asked for.
 
-The one place that catches broadly: whatever goes wrong with a candidate becomes its outcome's status and reason.
+The one place that catches broadly: whatever goes wrong with a candidate becomes its outcome's status and reason. A
+mistake in our own code is no candidate's failure, and ends the run (`search.failures`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from objectives import objective_named
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
+from search import run_log
 from search.errors import disk_is_full
+from search.failures import is_transient, of_the_candidate, once_more
 from search.front import LATENCY, Front, Outcome, Status
 from search.limits import broken
 from search.loop import Job
@@ -22,10 +28,13 @@ from search.making import Maker
 from search.measurer import Measurer, Progress, Stopwatch
 from search.setting import Setting
 from search.store import digest_in
-from search.wording import quantity
+from search.wording import describe, quantity
 from spaces.axis import Infeasible
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
+
+log = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 
 class OutOfTime(Exception):  # noqa: N818 - the run's own limit, not an error
@@ -48,6 +57,7 @@ class Evaluator:
         self.measurer = Measurer(setting, progress, self._limit_s, self._watch)
         self.maker = Maker(setting, progress, self._limit_s)
         self._fast_enough: set[str] = set()  # recipes whose latency was seen to keep the limit
+        self._tracebacks: dict[str, str] = {}  # of recipes that failed and have no number yet, by digest
         self.finishing = False  # the finalists' turn: the search's own deadline is over
 
     def __call__(self, job: Job) -> Iterator[Outcome]:
@@ -66,12 +76,12 @@ class Evaluator:
         if left:
             try:
                 with self._watch.timed("weights"):
-                    folder = self.maker.weights(job.recipe, job.looks)
+                    folder = self._twice(lambda: self.maker.weights(job.recipe, job.looks), job.recipe)
                 if job.recipe.recover:  # lower rungs have trained a part of it
                     trained = self.maker.seen(folder).trained_s
                     self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])
             except Exception as error:
-                failure = self._status_of(error)
+                failure = self._status_of(error, job.recipe)
         for recipe in recipes:
             if recipe.digest in refused:
                 yield refused[recipe.digest]
@@ -92,16 +102,21 @@ class Evaluator:
         return self._measured(outcome.recipe, folder, job).numbered(outcome.number)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Keep nothing of a training that was given up; an observer."""
+        """Log what became of a trial, and keep nothing of a training that was given up; an observer."""
+        with run_log.about(f"trial {outcome.number}"):
+            why = f": {outcome.reason}" if outcome.reason else ""
+            log.info("%s, %s%s, seconds %s", outcome.status, describe(outcome.recipe), why, dict(outcome.seconds))
+            if found := self._tracebacks.pop(outcome.recipe.digest, ""):
+                log.error("%s", found)
         if outcome.status not in ("complete", "paused") and outcome.recipe.recover:
             self.maker.forget(outcome.recipe)
 
     def _looked_at(self, job: Job) -> Outcome:
         """A candidate on a lower rung: paused, with what was seen."""
         try:
-            seen, beside = self.maker.look(job.recipe, job.share)
+            seen, beside = self._twice(lambda: self.maker.look(job.recipe, job.share), job.recipe)
         except Exception as error:
-            return self._outcome(job, job.recipe, *self._status_of(error))
+            return self._outcome(job, job.recipe, *self._status_of(error, job.recipe))
         self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
         rungs = seen.by_rung(self.maker.shares)
         reached = quantity(rungs[job.rung], "fraction")
@@ -111,10 +126,10 @@ class Evaluator:
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
         """One recipe, measured; what goes wrong is its status."""
         try:
-            found = self.measurer.measured(recipe, folder)
+            found = self._twice(lambda: self.measurer.measured(recipe, folder), recipe)
             self._all_there(found)
         except Exception as error:
-            return self._outcome(job, recipe, *self._status_of(error))
+            return self._outcome(job, recipe, *self._status_of(error, recipe))
         made = self._outcome(job, recipe, "complete", "")
         rungs = self.maker.seen(folder).by_rung(self.maker.shares)
         digest = digest_in(folder, WEIGHTS)
@@ -141,11 +156,9 @@ class Evaluator:
         for recipe in recipes:
             untrained = replace(recipe, recover={})
             try:
-                folder = self.weights(untrained)
-                with self.measurer.opened(recipe, folder) as bench:
-                    timed = self.measurer.timings(bench, recipe, folder)
+                timed = self._twice(partial(self._timed_untrained, recipe, untrained), recipe)
             except Exception as error:
-                refused[recipe.digest] = self._outcome(job, recipe, *self._status_of(error))
+                refused[recipe.digest] = self._outcome(job, recipe, *self._status_of(error, recipe))
                 continue
             if timed[LATENCY].interval[0] <= limit:
                 self._fast_enough.add(job.recipe.digest)
@@ -154,26 +167,43 @@ class Evaluator:
             refused[recipe.digest] = replace(self._outcome(job, recipe, "rejected", reason), measurements=timed)
         return refused
 
+    def _timed_untrained(self, recipe: Recipe, untrained: Recipe) -> dict[str, Measurement]:
+        folder = self.weights(untrained)
+        with self.measurer.opened(recipe, folder) as bench:
+            return self.measurer.timings(bench, recipe, folder)
+
+    def _twice(self, work: Callable[[], Made], recipe: Recipe) -> Made:
+        """`work()`, tried once more after a transient failure while there is time."""
+        with run_log.about(f"recipe {recipe.digest[:8]}"):
+            return once_more(work, describe(recipe), lambda: not self._time_is_up())
+
+    def _time_is_up(self) -> bool:
+        end = self._clock.search_deadline
+        return not self.finishing and end is not None and time.monotonic() >= end
+
     def _limit_s(self) -> float:
         """Seconds one step may take: the trial's limit, cut to what is left of the run."""
         limit = float(self._setting.config.budget.trial_timeout)
         end = self._clock.search_deadline
         return limit if end is None or self.finishing else max(1.0, min(limit, end - time.monotonic()))
 
-    def _status_of(self, error: Exception) -> tuple[Status, str]:
-        """What an exception means for a trial, in one line.
+    def _status_of(self, error: Exception, recipe: Recipe) -> tuple[Status, str]:
+        """What an exception means for the trial of `recipe`, in one line.
 
-        Raises OutOfTime when it is the run that ended, and `error` itself when no trial could go on: a full disk.
+        Raises OutOfTime when it is the run that ended, and `error` itself where no trial could go on (a full disk) or
+        where it is a mistake in this program.
         """
-        if disk_is_full(error):
+        transient = is_transient(error)
+        if disk_is_full(error) or not of_the_candidate(error):
             raise error
-        end = self._clock.search_deadline
-        if isinstance(error, RemoteTimeout) and end is not None and time.monotonic() >= end:
+        if (isinstance(error, RemoteTimeout) or transient) and self._time_is_up():
             raise OutOfTime from error
-        if isinstance(error, Infeasible):
-            return "infeasible", str(error)
+        self._tracebacks[recipe.digest] = "".join(traceback.format_exception(error))
         text = " ".join(str(error).split())
-        return "failed", f"{type(error).__name__}: {text}"[:500]
+        if isinstance(error, Infeasible) and not transient:
+            return "infeasible", text
+        where = run_log.here()
+        return "failed", f"{type(error).__name__}: {text}"[:440] + (f" ({where})" if where else "")
 
     def _outcome(self, job: Job, recipe: Recipe, status: Status, reason: str) -> Outcome:
         seconds = {name: round(value, 3) for name, value in self._watch.seconds.items()}

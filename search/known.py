@@ -6,6 +6,7 @@ with such copies where it knows least, and every latency that a trial measures c
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +17,10 @@ import numpy as np
 from objectives import latency
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
-from objectives.process import RemoteTimeout
 from objectives.shapes import Array, Shapes
 from search import isolate, stages
+from search.errors import disk_is_full
+from search.failures import of_the_candidate
 from search.front import LATENCY, Outcome
 from search.measurer import Measurer
 from search.setting import Setting, cores
@@ -26,8 +28,10 @@ from search.shapes import Params, outline_of, shapes_of
 from search.space import RUNTIME, WIDTH, anchors, random_settings
 from search.timed import LATENCIES
 from spaces.axes.bits import EMBEDDINGS, INTEGER
-from spaces.axis import Infeasible, Value
+from spaces.axis import Value
 from spaces.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]  # runtime and width
 
@@ -42,6 +46,10 @@ AS_IS = EMBEDDINGS[0]
 LOOKED_AT = 400
 
 
+class UnknownAnatomy(ValueError):  # noqa: N818 - what is known of it
+    """A model whose layers are not known, so that no shape follows from settings."""
+
+
 class Known:
     """Predicted latencies of this search's settings, and the probes that make them good.
 
@@ -54,13 +62,13 @@ class Known:
         mark: suffix of the workload ("b32-l128", "cuda-b8"); by default the main one.
 
     Raises:
-        ValueError: a model whose anatomy is not known, so that no shape follows from settings.
+        UnknownAnatomy: no shape follows from settings.
     """
 
     def __init__(self, setting: Setting, measurer: Measurer, folder: Path | None = None, mark: str = "") -> None:
         outline = outline_of(setting.teacher)
         if setting.space.shape is None or outline is None:
-            raise ValueError("the latency of a model whose anatomy is not known cannot be predicted")
+            raise UnknownAnatomy("the latency of a model whose anatomy is not known cannot be predicted")
         self._setting, self._measurer, self._outline = setting, measurer, outline
         self._folder = folder or Path(setting.config.mlruns) / LATENCIES
         self._mark = mark
@@ -140,7 +148,10 @@ class Known:
             recipe = replace(self._setting.recipe(_under(params, pair)), recover={})
             try:
                 timed = self.timed(recipe)[LATENCY]
-            except (Infeasible, RuntimeError, RemoteTimeout):  # a process that died is a RuntimeError
+            except Exception as error:
+                if disk_is_full(error) or not of_the_candidate(error):
+                    raise
+                log.info("%s: no probe", pair_of(recipe.params), exc_info=error)
                 continue  # what is predicted of this pair stays as uncertain as it was
             found[pair] = timed
             self.table.add(pair_of(recipe.params), self.shapes([params]), timed.value, error_of(timed))
@@ -152,7 +163,7 @@ class Known:
         Both in fresh processes; under the names of the main workload.
 
         Raises:
-            Infeasible, RuntimeError, RemoteTimeout: it cannot be built, or run here.
+            Infeasible, or what `search.failures` counts as the candidate's: it cannot be built, or run here.
         """
         setting = self._setting
         device = self.conditions["device"]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from search import run_log
+from search.errors import disk_is_full
+from search.failures import is_ours
 from search.front import Front, Outcome
 from spaces.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,25 @@ Observer = Callable[[Outcome, Front], None]
 
 
 def explore(proposer: Proposals, evaluate: Evaluate, front: Front, observers: Iterable[Observer]) -> Front:
-    """Run every job to its outcomes; returns the last front. An interrupt leaves all that was told in place."""
+    """Run every job to its outcomes; returns the last front. An interrupt leaves all that was told in place.
+
+    An observer that fails is logged, and the search goes on; but not over a full disk, or a mistake in our own code.
+    """
     watching = tuple(observers)
     for job in proposer:
         for outcome in evaluate(job):
             told = proposer.tell(outcome)
             front = front.add(told)
             for observe in watching:
-                observe(told, front)
+                _observed(observe, told, front)
     return front
+
+
+def _observed(observe: Observer, outcome: Outcome, front: Front) -> None:
+    try:
+        observe(outcome, front)
+    except Exception as error:
+        if disk_is_full(error) or is_ours(error):
+            raise
+        with run_log.about(f"trial {outcome.number}"):
+            log.exception("an observer failed, and the search goes on")

@@ -20,7 +20,7 @@ from search.evaluate import Evaluator, OutOfTime
 from search.export import export
 from search.front import LATENCY, LOSS, Front, Outcome
 from search.knowledge import TableKnowledge
-from search.known import Known
+from search.known import Known, UnknownAnatomy
 from search.lock import study_lock
 from search.loop import Observer, explore
 from search.measurer import Measurer
@@ -185,7 +185,8 @@ def knowledge_of(
         return None
     try:
         return TableKnowledge(setting, Known(setting, measurer), siblings, made)
-    except ValueError:
+    except UnknownAnatomy as reason:
+        log.info("sampler: %s", reason)
         return None
 
 

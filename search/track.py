@@ -1,4 +1,4 @@
-"""The search in MLflow: an observer. Only `track*.py` know mlflow.
+"""The search in MLflow. Only `track*.py` know mlflow; `search.tracking` goes on without it where it fails.
 
 One experiment a study, one parent run a search, one nested run a trial. A run costs about 40 ms, so what can
 wait (the `on_front` tag of earlier trials) is written in batches.
@@ -12,22 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from search.errors import UserError, disk_is_full
+from search.errors import UserError, disk_is_full, one_line
 from search.export import EXPORTED, model_folder
 from search.front import Front, Outcome
 from search.report import Study, note
+from search.track_batch import TAG_LENGTH, log_values
 from search.track_log import log_model
-from search.track_store import URI, create_store, is_database, load_mlflow, tracking_uri, ui_command
+from search.track_store import URI, check_server, create_store, is_database, load_mlflow, tracking_uri, ui_command
 
-__all__ = ["Tracker", "tracking_uri", "ui_command"]
+__all__ = ["Tracker", "check_server", "tracking_uri", "ui_command"]
 
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
 PARENT, NAME, NOTE = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content"
+NUMBER = "number"  # tag of a trial's run: its name may be changed in MLflow's page
 #: Trials between two updates of the `on_front` tags of earlier trials.
 FLUSH_EVERY = 5
-#: MLflow's own limits on the length of a value.
-PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 GUIDE = """One nested run a trial, `trial-<number>`; the parent run holds the front (`front.html`) and files.
 The filter `tags.on_front = "true"` shows the front alone; `tags.baseline = "true"` is the uncompressed model.
 `speedup` is over plain PyTorch on the same device, `quality_loss` in points of the metric."""
@@ -49,6 +49,7 @@ class Tracker:
         self._parent = ""
         self._runs: dict[int, str] = {}  # run by trial
         self._reasons: dict[int, str] = {}  # why it is not on the front, as its tag says; by trial
+        self._cut_short = False  # whether a trial was not logged whole
         self._observed = 0
         try:
             store.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,7 @@ class Tracker:
         except (mlflow.exceptions.MlflowException, OSError) as error:
             if disk_is_full(error):
                 raise
-            reason = str(error).strip().partition("\n")[0][:200]
-            raise UserError(f"mlruns: the MLflow store {self._uri} cannot be opened: {reason}") from error
+            raise UserError(f"mlruns: the MLflow store {self._uri} cannot be opened: {one_line(error)}") from error
 
     @property
     def run_id(self) -> str:
@@ -89,7 +89,7 @@ class Tracker:
             tags = {"digest": digest, "kind": "search", "device": str(environment.get("device", ""))}
             made = client.create_run(self._experiment, tags=tags, run_name=str(config["study"]))
             self._parent = made.info.run_id
-            client.log_batch(self._parent, params=_params(_flat(config)))
+            log_values(client, self._parent, params=_flat(config))
         client.log_dict(self._parent, dict(config), "config.json")
         client.log_dict(self._parent, dict(environment), "environment.json")
 
@@ -105,10 +105,17 @@ class Tracker:
 
     def sync(self, front: Front) -> None:
         """Log those trials of `front` that are missing, as after a kill between telling and logging."""
-        missing = [o for o in front.outcomes if o.number not in self._runs and o.status != "paused"]
-        for outcome in missing:
-            self._log_trial(outcome, front)
+        if self._cut_short:
+            self._find_trials()
+        missing = set(self.unlogged(front))
+        for outcome in front.outcomes:
+            if outcome.number in missing:
+                self._log_trial(outcome, front)
         self._flush(front)
+
+    def unlogged(self, front: Front) -> list[int]:
+        """Numbers of the trials that are not logged."""
+        return [o.number for o in front.outcomes if o.number not in self._runs and o.status != "paused"]
 
     def finish(self, front: Front, study: Study, exports: Path, status: Ending = "FINISHED") -> None:
         """Log the files in `exports`, what was measured last, and the front's models; then `close`."""
@@ -120,7 +127,7 @@ class Tracker:
         for number in self._runs.keys() & (study.held_out.keys() | study.final.keys()):
             values = {f"test_{name}": m.value for name, m in study.held_out.get(number, {}).items()}
             values |= {f"final_{name}": m.value for name, m in study.final.get(number, {}).items()}
-            self._client.log_batch(self._runs[number], metrics=_metrics(values, now))
+            log_values(self._client, self._runs[number], values, now)
         for outcome in front.members:
             if outcome.number in self._runs and model_folder(exports, outcome).is_dir():
                 self._log_model(outcome, model_folder(exports, outcome))
@@ -153,17 +160,21 @@ class Tracker:
                 if run.info.status == "RUNNING":
                     self._client.delete_run(run.info.run_id)
                     continue
-                number = int(run.data.tags[NAME].removeprefix("trial-"))
+                number = _number_of(run.data.tags)
+                if number is None:  # logged by an earlier version, and renamed
+                    continue
                 self._runs[number] = run.info.run_id
                 self._reasons[number] = run.data.tags.get("reason", "")
             token = page.token
             if not token:
+                self._cut_short = False
                 return
 
     def _log_trial(self, outcome: Outcome, front: Front) -> None:
         reason = front.why_not(outcome)[:TAG_LENGTH]
         tags = {
             PARENT: self._parent,
+            NUMBER: str(outcome.number),
             "status": outcome.status,
             "reason": reason,
             "rung": str(outcome.rung),
@@ -172,24 +183,24 @@ class Tracker:
             "baseline": _flag(outcome.baseline),
             "noisy": outcome.noise[:TAG_LENGTH],
         }
+        self._cut_short = True
         now = round(time.time() * 1000)
         began = now - round(1000 * sum(outcome.seconds.values()))
         run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=f"trial-{outcome.number}")
         values = {name: m.value for name, m in outcome.measurements.items()}
         values |= {f"{front.quality.objective}_rung{rung}": seen for rung, seen in outcome.rungs.items()}
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
-        params = _params({**self._defaults, **outcome.recipe.params})
-        self._client.log_batch(run.info.run_id, metrics=_metrics(values, now), params=params)
+        log_values(self._client, run.info.run_id, values, now, params={**self._defaults, **outcome.recipe.params})
         self._client.log_dict(run.info.run_id, outcome.to_json(), "outcome.json")
         status = "FAILED" if outcome.status == "failed" else "FINISHED"
         self._client.set_terminated(run.info.run_id, status, end_time=now)
         self._runs[outcome.number] = run.info.run_id
         self._reasons[outcome.number] = reason
+        self._cut_short = False
 
     def _log_front(self, front: Front) -> None:
         values = {"hypervolume": front.hypervolume, "front_size": float(len(front.members))}
-        now = round(time.time() * 1000)
-        self._client.log_batch(self._parent, metrics=_metrics(values, now, step=len(front.outcomes)))
+        log_values(self._client, self._parent, values, round(time.time() * 1000), step=len(front.outcomes))
 
     def _flush(self, front: Front) -> None:
         """Bring the tags up to date of trials whose place has changed since they were logged."""
@@ -206,10 +217,10 @@ class Tracker:
         run = self._client.get_run(self._runs[outcome.number])
         if run.data.tags.get("model") == outcome.recipe.digest:
             return
-        model = log_model(self._client, run, folder, outcome.recipe.params)
+        model = log_model(self._client, run, f"trial-{outcome.number}", folder, outcome.recipe.params)
         values = {name: m.value for name, m in outcome.measurements.items()}
         # At the time of the run's own metrics: the same point twice is one point.
-        self._client.log_batch(run.info.run_id, metrics=_metrics(values, run.info.end_time, model=model))
+        log_values(self._client, run.info.run_id, values, run.info.end_time, model=model)
         self._client.set_tag(run.info.run_id, "model", outcome.recipe.digest)
 
 
@@ -228,11 +239,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _params(values: Mapping[str, Any]) -> list[Any]:
-    make = load_mlflow().entities.Param
-    return [make(name, str(value)[:PARAM_LENGTH]) for name, value in values.items()]
-
-
-def _metrics(values: Mapping[str, float], at_ms: int, step: int = 0, model: str | None = None) -> list[Any]:
-    make = load_mlflow().entities.Metric
-    return [make(name, value, at_ms, step, model_id=model) for name, value in values.items()]
+def _number_of(tags: Mapping[str, str]) -> int | None:
+    """The number of a trial by its run's tags. (Earlier versions had it in the run's name alone.)"""
+    text = tags.get(NUMBER) or tags.get(NAME, "").removeprefix("trial-")
+    return int(text) if text.isdecimal() else None

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from search.track_batch import PARAM_LENGTH
 from search.track_store import load_mlflow
 
 #: What loading a model may need, pinned at the version in use here where it is installed.
@@ -28,17 +29,15 @@ PACKAGES = (
 )
 
 
-def log_model(client: Any, run: Any, folder: Path, params: Mapping[str, Any]) -> str:
-    """Log the exported model in `folder` as a model of `run`, named like it; returns its id.
+def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[str, Any]) -> str:
+    """Log the exported model in `folder` as a model of `run`, called `name`; returns its id.
 
     Made with the client alone: `mlflow.pyfunc.log_model` needs the active run and the tracking URI of this
     process, and those are the user's.
     """
     run_id = run.info.run_id
-    named = {name: str(value) for name, value in params.items()}
-    made = client.create_logged_model(
-        run.info.experiment_id, name=run.info.run_name, source_run_id=run_id, params=named
-    )
+    named = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
+    made = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=named)
     status = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as partial:

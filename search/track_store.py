@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.atomic import replacing, sweep
-from search.errors import UserError
+from search.errors import UserError, disk_is_full, one_line, wrong
 from search.lock import alone_in
 
 URI = "MLFLOW_TRACKING_URI"
@@ -18,6 +18,10 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A server that does not answer costs seconds: by itself MLflow tries for minutes, at every call.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 
 
@@ -49,6 +53,31 @@ def create_store(store: Path) -> None:
         sweep(store)
         with replacing(final) as partial:
             load_mlflow().MlflowClient(f"sqlite:///{partial.absolute()}").search_experiments(max_results=1)
+
+
+def check_server() -> None:
+    """Ask the MLflow store that MLFLOW_TRACKING_URI names whether it answers.
+
+    Raises:
+        UserError: it does not.
+    """
+    uri = os.environ.get(URI)
+    if not uri:
+        return
+    mlflow = load_mlflow()
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).exists():  # MLflow makes one, and would try for minutes in a missing folder
+        if not Path(path).parent.is_dir():
+            raise wrong(URI, "a database in a folder that is there", uri)
+        return
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # every kind of store brings its own: requests', SQLAlchemy's, urllib3's
+        if disk_is_full(error):
+            raise
+        raise UserError(
+            f"{URI}: must be an MLflow store that answers, got {uri}: {one_line(error)}; start it, or unset {URI}"
+        ) from error
 
 
 def is_database(uri: str) -> bool:

@@ -1,0 +1,102 @@
+"""Tracking that may fail: what MLflow did not take is logged later, and the search goes on meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from search.errors import disk_is_full, one_line
+from search.failures import is_ours
+from search.front import Front, Outcome
+from search.report import Study
+from search.track import Ending
+
+log = logging.getLogger(__name__)
+
+#: After a failure MLflow is left alone so long, and so many times as long as the failure took: a server that does not
+#: answer costs a small share of a search.
+PAUSE_S = 30.0
+PAUSE_SHARE = 10.0
+
+
+class Logs(Protocol):
+    """A tracker (`search.track.Tracker`), as far as a search that is under way uses it."""
+
+    def observe(self, outcome: Outcome, front: Front) -> None: ...
+    def sync(self, front: Front) -> None: ...
+    def finish(self, front: Front, study: Study, exports: Path, status: Ending) -> None: ...
+    def close(self, status: Ending) -> None: ...
+    def unlogged(self, front: Front) -> list[int]: ...
+
+
+class Tracking:
+    """Hands a search to its tracker; a failure of the tracker is logged and said, and never ends the search.
+
+    Args:
+        say: shows one line to the user.
+        uri: where MLflow is, for that line.
+    """
+
+    def __init__(
+        self, tracker: Logs, say: Callable[[str], None], uri: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tracker, self._say, self._uri, self._clock = tracker, say, uri, clock
+        self._behind = False  # whether something could not be logged
+        self._again = 0.0  # when to try again
+
+    def observe(self, outcome: Outcome, front: Front) -> None:
+        """Log a trial, and what is missing of earlier ones; an observer."""
+        if not self._behind:
+            self._try(lambda: self._tracker.observe(outcome, front))
+        elif self._clock() >= self._again:
+            self._try(lambda: self._tracker.sync(front))
+
+    def sync(self, front: Front) -> None:
+        """Log what an earlier run did not."""
+        self._try(lambda: self._tracker.sync(front))
+
+    def finish(self, front: Front, study: Study, exports: Path, status: Ending) -> list[str]:
+        """Log the end of a search; lines for the user about what is not logged, none where all is."""
+
+        def finish() -> None:
+            if self._behind:
+                self._tracker.sync(front)
+            self._tracker.finish(front, study, exports, status)
+
+        if self._try(finish):
+            return []
+        missing = self._tracker.unlogged(front)
+        trials = f"trials {', '.join(map(str, missing))}, " if missing else ""
+        return [
+            f"      not logged to MLflow at {self._uri}: {trials}the front's files and models",
+            f"      they are in {exports}; the same command logs them when MLflow answers",
+        ]
+
+    def close(self, status: Ending) -> None:
+        """End the record of a search that ended early, if that can be done."""
+        with suppress(Exception):  # such as a full disk, of which what ended the search tells more
+            self._tracker.close(status)
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        """Whether `act` did its work. A full disk and a mistake in our own code pass through."""
+        began = self._clock()
+        try:
+            act()
+        except Exception as error:
+            if disk_is_full(error) or is_ours(error):
+                raise
+            now = self._clock()
+            self._again = now + max(PAUSE_S, PAUSE_SHARE * (now - began))
+            log.exception("MLflow at %s failed", self._uri)
+            if not self._behind:
+                self._say(f"      MLflow at {self._uri} failed ({one_line(error)}); what it misses is logged later")
+            self._behind = True
+            return False
+        if self._behind:
+            self._say(f"      MLflow at {self._uri} answers again; all trials are logged")
+        self._behind = False
+        return True
