@@ -87,7 +87,7 @@ class Remote:
     def __init__(self, factory: Callable[[], Any], *, timeout_s: float | None = None) -> None:
         here, there = context().Pipe()
         self._connection: Connection = here
-        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
         weakref.finalize(self, self._output.close)
         self._process = context().Process(target=_serve, args=(there, factory, _Sent(self._output)), daemon=True)
         self._process.start()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from search.errors import UserError, disk_is_full
+from search.errors import UserError, database_is_locked, disk_is_full, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,13 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if parsed.debug:
             raise
-        text = " ".join(str(error).split())
-        if disk_is_full(error):
-            print(f"failed: nothing more can be written (is the disk full?): {text[:300]}", file=sys.stderr)
-            print("what is finished is kept; the same command goes on when there is space", file=sys.stderr)
-            return 1
-        print(f"failed: {type(error).__name__}: {text[:600]} (--debug shows where)", file=sys.stderr)
+        for line in _failure(error):
+            print(line, file=sys.stderr)
         return 1
+
+
+def _failure(error: Exception) -> tuple[str, ...]:
+    """One or two lines about what made a command fail."""
+    from search.run_log import logged_in
+
+    if disk_is_full(error):
+        first = f"failed: nothing more can be written (is the disk full?): {one_line(error, 300)}"
+        return first, "what is finished is kept; the same command goes on when there is space"
+    if database_is_locked(error):
+        first = "failed: another program holds a database of the results folder (optuna.db or mlflow.db)"
+        return first, "what is finished is kept; the same command goes on when that program has let go of it"
+    where = logged_in(error) or "--debug shows where"
+    return (f"failed: {type(error).__name__}: {one_line(error, 600)} ({where})",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,11 +93,13 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "search, or go on with a search; ends with the front, its files and models"
     made = _command(commands, "run", about, "python -m search run config.yaml --trials 60 --set workload.batch=8")
     _configurable(made)
+    made.add_argument("--retry-failed", action="store_true", help="try the trials again that failed in earlier runs")
 
     def call(a: argparse.Namespace) -> int:
         from search import commands as act
 
-        return act.run(act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides))
+        config = act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides)
+        return act.run(config, a.retry_failed)
 
     made.set_defaults(call=call)
 

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from search.config import Override, RunConfig, Source, from_mapping, load
+from search.config import Override, RunConfig, Source, from_mapping, load, results_path
 from search.errors import UserError
+
+if TYPE_CHECKING:
+    from search.session import Result
 
 #: No bars and advice of libraries between our own lines, and no reports to anybody.
 QUIET = {
@@ -74,11 +77,11 @@ def _number(value: Any) -> Any:
 
 def results(mlruns: Path | None) -> Path:
     quiet()
-    return (mlruns or Path("mlruns")).absolute()
+    return results_path(mlruns or Path("mlruns"), "--mlruns")
 
 
-def run(config: RunConfig) -> int:
-    """Search; print the front and where everything is."""
+def run(config: RunConfig, retry_failed: bool = False) -> int:
+    """Search; print the front and where everything is. `retry_failed`: what failed in earlier runs is tried again."""
     from rich.console import Console
 
     from objectives import clock
@@ -91,32 +94,43 @@ def run(config: RunConfig) -> int:
     shown = Study(config.to_mapping(), clock.fingerprint(compose.device_of(config)))
     view = Live(config.budget.trials, shown) if terminal else Lines(config.budget.trials)
     try:
-        result = run_session(config, view)
+        result = run_session(config, view, retry_failed)
     finally:
         view.close()
     front, study = result.front, result.study
     if not front.members:
         print("no trial is complete and inside the limits; nothing was exported", file=sys.stderr)
+        print("".join(_failed_lines(result)), file=sys.stderr, end="")
         return 1
     console = Console(width=None if terminal else 160)
     console.print(table(front, study))
     for line in ties_text(front):
         print(line)
-    print(f"{census(front)}\n")
+    print(census(front))
+    print("".join(_failed_lines(result)), end="")
+    print()
     for line in pick_lines(front, study):
         print(line)
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
-    print(f"MLflow: {ui_text(Path(config.mlruns))}  then http://127.0.0.1:5000{result.page}")
+    print(f"MLflow: {ui_text(Path(config.mlruns), result.page)}")
     return 0
 
 
-def ui_text(mlruns: Path) -> str:
-    """The exact command that opens the MLflow UI on this store."""
+def _failed_lines(result: Result) -> list[str]:
+    failed = sum(outcome.status == "failed" for outcome in result.front.outcomes)
+    return [f"{failed} failed: {result.log} says why; run --retry-failed tries again\n"] if failed else []
+
+
+def ui_text(mlruns: Path, page: str) -> str:
+    """The exact command that opens the MLflow UI on this store, and the address of `page` there."""
     import shlex
 
-    from search.track import ui_command
+    from search.track import is_database, tracking_uri, ui_command
 
-    return shlex.join(ui_command(mlruns))
+    uri = tracking_uri(mlruns)
+    if not is_database(uri):  # a server has its own
+        return f"{uri.rstrip('/')}{page}"
+    return f"{shlex.join(ui_command(mlruns))}  then http://127.0.0.1:5000{page}"
 
 
 def plan(config: RunConfig) -> int:

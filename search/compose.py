@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from objectives.workload import marked
 from search import isolate, stages, teaching
 from search.config import RunConfig
 from search.errors import UserError
+from search.failures import once_more
 from search.model_folder import fingerprint, model_folder
 from search.names import check_choices
 from search.products import costs_here
@@ -26,6 +30,8 @@ from search.store import Store
 from spaces.axis import Context
 from spaces.recipe import Recipe, digest_of
 from spaces.shape import LayerShape, Shape
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 
@@ -88,14 +94,25 @@ class Stages:
         def make(folder: Path) -> None:
             left = None if self.deadline is None else max(1.0, self.deadline - time.monotonic())
             try:
-                isolate.run(function, folder, *arguments, timeout_s=left, progress=self.progress)
+                run = partial(isolate.run, function, folder, *arguments, timeout_s=left, progress=self.progress)
+                once_more(partial(_emptied, folder, run), f"stage {name}")
             except RemoteTimeout as error:
                 raise TimeoutError(
                     f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "
                     "there again, with what is done kept"
                 ) from error
 
-        return self.store.make(name, key, make)[0]
+        began = time.monotonic()
+        folder, made = self.store.make(name, key, make)
+        log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if made else ", from the store")
+        return folder
+
+
+def _emptied(folder: Path, work: Callable[[], None]) -> None:
+    """`work` in a folder without what an earlier try left."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    work()
 
 
 def prepare(

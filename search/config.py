@@ -205,9 +205,23 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         data=_located(config.data, source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
-        mlruns=str(Path(config.mlruns).expanduser().absolute()),
+        mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
         source=source,
     )
+
+
+def results_path(path: Path, where: str) -> Path:
+    """`path`, absolute.
+
+    Raises:
+        UserError: it holds a character that means something else in the addresses of databases in it.
+    """
+    made = path.absolute()
+    if set("?%") & set(str(made)):
+        raise wrong(
+            where, "a folder whose path has no ? and no % (in a database's address they mean something else)", str(made)
+        )
+    return made
 
 
 @contextmanager

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from search.errors import UserError
+
+#: Another program's write to a database is waited for so long.
+BUSY_S = 10.0
 
 
 @contextmanager
@@ -60,3 +64,22 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+def check_writable(database: Path) -> None:
+    """Whether an SQLite database, if it is there, can be written to now.
+
+    Raises:
+        UserError: another program holds it, it is no database, or it may not be written.
+    """
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=BUSY_S, isolation_level=None)) as opened:
+            opened.execute("BEGIN IMMEDIATE")
+            opened.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        reason = f"another program holds it (waited {BUSY_S:g} s)" if "locked" in str(error) else str(error)
+        raise UserError(
+            f"mlruns: must be a folder with databases that can be written, got {database}: {reason}"
+        ) from None

@@ -30,6 +30,7 @@ def proposer_of(
     knowledge: TableKnowledge | None,
     go_on: Callable[[], bool],
     made: Callable[[Recipe], bool] = lambda recipe: False,
+    retry_failed: bool = False,
 ) -> Proposer:
     """The study of this setting, new or resumed, with what it is to try next.
 
@@ -66,6 +67,7 @@ def proposer_of(
         decisions,
         made,
         before(setting),
+        retry_failed,
     )
 
 

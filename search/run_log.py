@@ -47,8 +47,9 @@ def run_log(mlruns: Path, study: str) -> Iterator[Path]:
         path.replace(path.with_name(f"{path.name}.1"))
     handler = _Handler(path)
     OURS.addHandler(handler)
-    before, token = OURS.level, _path.set(path)
-    OURS.setLevel(logging.INFO)
+    if OURS.level == logging.NOTSET:
+        OURS.setLevel(logging.INFO)
+    token = _path.set(path)
     try:
         yield path
     except UserError as error:
@@ -68,10 +69,11 @@ def run_log(mlruns: Path, study: str) -> Iterator[Path]:
     else:
         log.info("the run ended")
     finally:
-        OURS.setLevel(before)
+        _path.reset(token)
         OURS.removeHandler(handler)
         handler.close()
-        _path.reset(token)
+        if not any(isinstance(other, _Handler) for other in OURS.handlers):  # no other run in this process
+            OURS.setLevel(logging.NOTSET)
 
 
 @contextmanager
@@ -119,5 +121,5 @@ class _Handler(logging.FileHandler):
         record.__dict__["subject"] = _subject.get()
         return _path.get() == self._of and bool(super().filter(record))
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
         """A full disk is told by what cannot do without it."""

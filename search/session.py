@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,19 +22,24 @@ from search.export import export
 from search.front import LATENCY, LOSS, Front, Outcome
 from search.knowledge import TableKnowledge
 from search.known import Known, UnknownAnatomy
-from search.lock import study_lock
+from search.lock import check_writable, study_lock
 from search.loop import Observer, explore
 from search.measurer import Measurer
 from search.proposing import informed, proposer_of
 from search.report import Study
+from search.run_log import here, log_start, run_log
 from search.setting import Setting
 from search.space import Params
+from search.tracking import Tracking
 from search.view import View
 from spaces import build
 from spaces.recipe import digest_of
 
 if TYPE_CHECKING:
     from search.propose import Proposer
+    from search.track import Ending, Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Result:
     study: Study
     exports: Path
     interrupted: str = ""  # why it ended early, or ""
+    log: str = ""  # the study's log
     page: str = ""  # of the study in the MLflow UI, after its address
 
 
@@ -90,15 +97,19 @@ class Clock:
             signal.signal(signal.SIGINT, before)
 
 
-def run(config: RunConfig, view: View) -> Result:
-    """Search, or go on with a search: nothing that is finished is repeated.
+def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
+    """Search, or go on with a search: nothing that is finished is repeated, but what failed with `retry_failed`.
 
     Raises:
         UserError: the input is wrong; nothing was changed.
     """
     from search.propose.study import check_parts
+    from search.track import check_store
 
-    with results_folder(config) as folder, study_lock(folder, config.study):
+    with results_folder(config) as folder, study_lock(folder, config.study), run_log(folder, config.study):
+        log_start(config.to_mapping())
+        check_writable(folder / "optuna.db")
+        check_store(folder)
         clock = Clock(config.budget.timeout)
         agree = partial(check_parts, folder, config.study)
         setting = compose.prepare(config, view.progress, clock.deadline, agree)
@@ -106,11 +117,11 @@ def run(config: RunConfig, view: View) -> Result:
             view.say(f"      note: {note}")
         for name, why in setting.space.missing.items():
             view.say(f"      {name} is left out: {why}")
-        return _search(setting, view, clock)
+        return _search(setting, view, clock, retry_failed)
 
 
-def _search(setting: Setting, view: View, clock: Clock) -> Result:
-    from search.track import Tracker
+def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> Result:
+    from search.track import tracking_uri
 
     config = setting.config
     siblings = compose.Siblings(setting.space)
@@ -119,14 +130,15 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
     if knowledge is None and config.sampler == "known-latency":
         view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
         view.say("      model whose layers are known)")
-    proposer = proposer_of(setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made)
+    proposer = proposer_of(
+        setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made, retry_failed
+    )
     evaluate.measurer.recall(proposer.recalled)
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
-    tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
-    tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
     front = Front(setting.targets, proposer.outcomes)
-    tracker.sync(front)
+    tracking = Tracking(partial(_tracker_of, setting), view.say, tracking_uri(Path(config.mlruns)))
+    tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)
     learn = _learner(siblings)
     for outcome in front.outcomes:
@@ -138,21 +150,31 @@ def _search(setting: Setting, view: View, clock: Clock) -> Result:
         view.forecast(proposer.gain)
 
     known = () if knowledge is None else (knowledge.observe,)
-    observers = (*known, evaluate.observe, learn, tracker.observe, forecast, view.observe)
+    observers = (*known, evaluate.observe, learn, tracking.observe, forecast, view.observe)
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
             view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
         result = finish(setting, evaluate, front, view, clock, stopped)
-        tracker.finish(result.front, result.study, result.exports, "KILLED" if stopped == "Ctrl-C" else "FINISHED")
+        ending: Ending = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
+        for line in tracking.finish(result.front, result.study, result.exports, ending):
+            view.say(line)
     except BaseException as error:
-        with suppress(Exception):  # such as a full disk, of which the first error tells more
-            tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    result = replace(result, page=tracker.page)
+    result = replace(result, page=tracking.page, log=here())
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
+
+
+def _tracker_of(setting: Setting) -> Tracker:
+    from search.track import Tracker
+
+    config = setting.config
+    tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
+    tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
+    return tracker
 
 
 def _explored(

@@ -18,9 +18,9 @@ from search.front import Front, Outcome
 from search.report import Study, note
 from search.track_batch import TAG_LENGTH, log_values
 from search.track_log import log_model
-from search.track_store import URI, check_server, create_store, is_database, load_mlflow, tracking_uri, ui_command
+from search.track_store import URI, check_store, create_store, is_database, load_mlflow, tracking_uri, ui_command
 
-__all__ = ["Tracker", "check_server", "tracking_uri", "ui_command"]
+__all__ = ["Tracker", "check_store", "is_database", "tracking_uri", "ui_command"]
 
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.atomic import replacing, sweep
 from search.errors import UserError, disk_is_full, one_line, wrong
-from search.lock import alone_in
+from search.lock import alone_in, check_writable
 
 URI = "MLFLOW_TRACKING_URI"
 #: Set before the import, which is when MLflow reads them. What the user has set stays.
@@ -55,14 +55,15 @@ def create_store(store: Path) -> None:
             load_mlflow().MlflowClient(f"sqlite:///{partial.absolute()}").search_experiments(max_results=1)
 
 
-def check_server() -> None:
-    """Ask the MLflow store that MLFLOW_TRACKING_URI names whether it answers.
+def check_store(store: Path) -> None:
+    """Whether MLflow will take what is logged: the server that MLFLOW_TRACKING_URI names, or the database in `store`.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not answer, or cannot be written.
     """
     uri = os.environ.get(URI)
     if not uri:
+        check_writable(store / "mlflow.db")
         return
     mlflow = load_mlflow()
     path = uri.removeprefix("sqlite:///")

@@ -14,6 +14,7 @@ from search.failures import is_ours
 from search.front import Front, Outcome
 from search.report import Study
 from search.track import Ending
+from search.track_store import is_database
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ PAUSE_SHARE = 10.0
 class Logs(Protocol):
     """A tracker (`search.track.Tracker`), as far as a search that is under way uses it."""
 
+    @property
+    def page(self) -> str: ...
     def observe(self, outcome: Outcome, front: Front) -> None: ...
     def sync(self, front: Front) -> None: ...
     def finish(self, front: Front, study: Study, exports: Path, status: Ending) -> None: ...
@@ -37,39 +40,60 @@ class Tracking:
     """Hands a search to its tracker; a failure of the tracker is logged and said, and never ends the search.
 
     Args:
+        connect: the tracker of this search, started; may fail, and is asked again then.
         say: shows one line to the user.
         uri: where MLflow is, for that line.
     """
 
     def __init__(
-        self, tracker: Logs, say: Callable[[str], None], uri: str, clock: Callable[[], float] = time.monotonic
+        self,
+        connect: Callable[[], Logs],
+        say: Callable[[str], None],
+        uri: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tracker, self._say, self._uri, self._clock = tracker, say, uri, clock
+        self._connect, self._say, self._uri, self._clock = connect, say, uri, clock
+        self._tracker: Logs | None = None
         self._behind = False  # whether something could not be logged
         self._again = 0.0  # when to try again
+
+    @property
+    def page(self) -> str:
+        """The study's page in MLflow's UI; "" where MLflow never answered."""
+        return "" if self._tracker is None else self._tracker.page
 
     def observe(self, outcome: Outcome, front: Front) -> None:
         """Log a trial, and what is missing of earlier ones; an observer."""
         if not self._behind:
-            self._try(lambda: self._tracker.observe(outcome, front))
+            self._try(lambda: self._connected().observe(outcome, front))
         elif self._clock() >= self._again:
-            self._try(lambda: self._tracker.sync(front))
+            self._try(lambda: self._connected().sync(front))
 
-    def sync(self, front: Front) -> None:
-        """Log what an earlier run did not."""
-        self._try(lambda: self._tracker.sync(front))
+    def begin(self, front: Front) -> None:
+        """Log what an earlier run did not.
+
+        Raises:
+            UserError: a database that cannot be opened. (A server may answer later.)
+        """
+        if is_database(self._uri):
+            self._connected()
+        self._try(lambda: self._connected().sync(front))
 
     def finish(self, front: Front, study: Study, exports: Path, status: Ending) -> list[str]:
         """Log the end of a search; lines for the user about what is not logged, none where all is."""
 
         def finish() -> None:
+            tracker = self._connected()
             if self._behind:
-                self._tracker.sync(front)
-            self._tracker.finish(front, study, exports, status)
+                tracker.sync(front)
+            tracker.finish(front, study, exports, status)
 
         if self._try(finish):
             return []
-        missing = self._tracker.unlogged(front)
+        if self._tracker is None:
+            missing = [o.number for o in front.outcomes if o.status != "paused"]
+        else:
+            missing = self._tracker.unlogged(front)
         trials = f"trials {', '.join(map(str, missing))}, " if missing else ""
         return [
             f"      not logged to MLflow at {self._uri}: {trials}the front's files and models",
@@ -78,8 +102,14 @@ class Tracking:
 
     def close(self, status: Ending) -> None:
         """End the record of a search that ended early, if that can be done."""
-        with suppress(Exception):  # such as a full disk, of which what ended the search tells more
-            self._tracker.close(status)
+        if self._tracker is not None:
+            with suppress(Exception):  # such as a full disk, of which what ended the search tells more
+                self._tracker.close(status)
+
+    def _connected(self) -> Logs:
+        if self._tracker is None:
+            self._tracker = self._connect()
+        return self._tracker
 
     def _try(self, act: Callable[[], None]) -> bool:
         """Whether `act` did its work. A full disk and a mistake in our own code pass through."""

@@ -40,6 +40,8 @@ class Proposer:
         decisions: who is looked at before it is recovered in full, and who goes on; left out, everybody is.
         made: whether a recipe's weights are at hand, so that nothing is saved by looking at them first.
         before: outcomes of an equal search.
+        retry_failed: whether recipes that failed in earlier runs are tried again, each as a trial of its own that
+            takes the failed one's place.
     """
 
     def __init__(
@@ -56,13 +58,16 @@ class Proposer:
         decisions: Decisions | None = None,
         made: Callable[[Recipe], bool] = lambda recipe: False,
         before: Sequence[Outcome] = (),
+        retry_failed: bool = False,
     ) -> None:
         self._study, self._space, self._targets, self._total = study, space, targets, total
         self._recipe, self._others, self._limits, self._go_on = recipe, others, limits, go_on
         self._decisions, self._made, self._before = decisions or Straight(), made, tuple(before)
         self._anchored = {recipe(settings).digest: settings for settings in anchors(space)}
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
-        self._outcomes = {o.recipe.digest: o for o in outcomes_of(study)}
+        told = outcomes_of(study)
+        self._failed = tuple(o for o in told if retry_failed and o.status == "failed")
+        self._outcomes = {o.recipe.digest: o for o in told if o not in self._failed}
         self._rng = np.random.default_rng((seed, len(self._outcomes)))
         self._asked: dict[str, optuna.Trial] = {}
         self._waiting: dict[str, Open] = {}
@@ -95,6 +100,7 @@ class Proposer:
     def __iter__(self) -> Iterator[Job]:
         yield from self._interrupted()
         yield from self._baselines()
+        yield from self._failed_before()
         yield from self._left_over()
         yield from self._anchors()
         yield from self._before_now()
@@ -161,6 +167,18 @@ class Proposer:
         unknown = [r for r in recipes if r.digest not in self._outcomes][: self.left]
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top, baseline=True)
+
+    def _failed_before(self) -> Iterator[Job]:
+        """What failed in earlier runs, once more, in full."""
+        for outcome in self._failed:
+            if not self.left or not self._go_on():
+                return
+            settings = self._space.complete({**self._space.off, **outcome.recipe.params})
+            if self._recipe(settings).digest != outcome.recipe.digest or not self._space.contains(settings):
+                continue  # a baseline outside the searched ranges, which has been tried again by now
+            trial = self._ask_for(outcome.recipe.digest, settings)
+            if trial is not None:
+                yield self._top(trial)
 
     def _left_over(self) -> Iterator[Job]:
         """Other pairs of weights that were made, left out because a run ended among them or had its fill of trials."""

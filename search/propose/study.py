@@ -19,6 +19,7 @@ from optuna.study import StudyDirection
 
 from search.errors import UserError, nearest
 from search.front import Outcome, Target
+from search.lock import BUSY_S
 from spaces.axis import Knob
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -33,8 +34,10 @@ SPENT = "spent"  # trial attribute: seconds by stage that went into it while it 
 GUESSED = "guessed"  # trial attribute: values that were expected, not measured
 
 
-def storage(mlruns: Path) -> str:
-    return f"sqlite:///{mlruns / 'optuna.db'}"
+def storage(mlruns: Path) -> optuna.storages.RDBStorage:
+    """The database in `mlruns`; what another program writes to it meanwhile is waited for."""
+    url = f"sqlite:///{mlruns / 'optuna.db'}"
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
 
 
 def open_study(
@@ -122,9 +125,10 @@ def attribute(mlruns: Path, name: str, key: str) -> Any:
 
 
 def outcomes_of(study: optuna.Study) -> list[Outcome]:
-    """Every outcome told so far, by number."""
-    found = [t.user_attrs[OUTCOME] for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
-    return [Outcome.from_json(o) for o in found]
+    """Every outcome told so far, by number; of a recipe that was tried again after a failure the last."""
+    told = [t.user_attrs[OUTCOME] for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+    found = {outcome.recipe.digest: outcome for outcome in map(Outcome.from_json, told)}
+    return sorted(found.values(), key=lambda outcome: outcome.number)
 
 
 def same_search(mlruns: Path, name: str, parts: Mapping[str, Any], alike: Callable[[Any], bool]) -> list[Outcome]:

@@ -19,7 +19,7 @@ from search.loop import Job
 from search.propose import Economy, Proposer, weights_grid
 from search.propose.record import Record, Weights
 from search.propose.rungs import Straight
-from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution
+from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
 from search.space import Params, Space, siblings
 from spaces.axis import Knob
 from spaces.recipe import Recipe, Step
@@ -52,10 +52,14 @@ def complete(recipe: Recipe, baseline: bool = False) -> Outcome:
     return Outcome(-1, recipe, "complete", measurements=found, seconds={"weights": 50.0}, baseline=baseline)
 
 
-def proposer(study: optuna.Study, total: int = 30, go_on: Callable[[], bool] = lambda: True) -> Proposer:
+def proposer(
+    study: optuna.Study, total: int = 30, go_on: Callable[[], bool] = lambda: True, retry_failed: bool = False
+) -> Proposer:
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     others = lambda recipe: siblings(recipe, PAIRS)  # noqa: E731
-    return Proposer(study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, Looking())
+    return Proposer(
+        study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, Looking(), retry_failed=retry_failed
+    )
 
 
 class Looking(Straight):
@@ -266,3 +270,33 @@ def test_without_a_latency_to_count_from_nothing_is_rejected_or_weighed(monkeypa
     bounds = module.Bounds(outlook, {name: world.space.knobs[name] for name in world.grid.values})
     monkeypatch.setattr(bounds, "at_most", lambda one: 0.1)  # even of what can hardly be worse
     assert bounds.verdict(somebody) == "" and bounds.expected(somebody) == math.inf
+
+
+def test_what_failed_is_tried_again_when_it_is_asked_for_and_takes_its_own_place(study: optuna.Study) -> None:
+    with_baseline(study)
+    before = proposer(study, total=5)
+    jobs = iter(before)
+    first = next(jobs)
+    told = [before.tell(Outcome(-1, r, "failed", "killed")) for r in (first.recipe, *first.siblings)]
+    assert len(told) == 2 and before.left == 0
+    assert list(proposer(study, total=5)) == [], "not by itself"
+
+    again = proposer(study, total=5, retry_failed=True)
+    assert again.left == 2
+    built = []
+    for job in again:
+        built += [again.tell(complete(recipe)) for recipe in (job.recipe, *job.siblings)]
+    assert {o.recipe.digest for o in built} == {o.recipe.digest for o in told}
+    outcomes = outcomes_of(study)
+    assert len(outcomes) == 5 and {o.status for o in outcomes} == {"complete"}
+    assert list(proposer(study, total=5, retry_failed=True)) == []
+
+
+def test_a_baseline_that_failed_is_tried_again_as_one(study: optuna.Study) -> None:
+    ours = proposer(study, total=3)
+    job = next(iter(ours))
+    for recipe in (job.recipe, *job.siblings):
+        ours.tell(Outcome(-1, recipe, "failed", "killed", baseline=True))
+    again = proposer(study, total=3, retry_failed=True)
+    job = next(iter(again))
+    assert job.baseline and len((job.recipe, *job.siblings)) == 3
