@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import itertools
+import json
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,7 @@ from search.export import export
 from search.front import Front
 from search.track import Tracker, tracking_uri, ui_command
 from search.track_log import requirements
+from search.tracking import PAUSE_S, PAUSE_SHARE, Tracking
 
 from . import factory
 
@@ -254,3 +261,200 @@ def test_requirements_are_pinned_to_versions_an_index_has() -> None:
     found = requirements()
     assert any(line.startswith("torch==") for line in found)
     assert all("==" in line and "+" not in line for line in found)
+
+
+def test_a_renamed_trial_is_found_by_its_number(store: Path, front: Front) -> None:
+    tracker = started(store, "renamed")
+    seen = observe(tracker, front, 3)
+    runs_before = {run.info.run_id for run in runs(store, "renamed").values()}
+    client(store).update_run(runs(store, "renamed")["trial-1"].info.run_id, name="my favourite")
+    client(store).update_run(runs(store, "renamed")["renamed"].info.run_id, name="the search")
+    again = started(store, "renamed")
+    again.sync(seen)
+    found = runs(store, "renamed")
+    assert {run.info.run_id for run in found.values()} == runs_before
+    assert "my favourite" in found and "the search" in found
+
+
+def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_note(store: Path) -> None:
+    from mlflow.utils import validation
+
+    from search import track_batch
+
+    assert track_batch.PARAMS_PER_CALL <= validation.MAX_PARAMS_TAGS_PER_BATCH
+    assert track_batch.METRICS_PER_CALL <= validation.MAX_METRICS_PER_BATCH
+    assert track_batch.PARAM_LENGTH <= validation.MAX_PARAM_VAL_LENGTH
+    assert track_batch.TAG_LENGTH <= validation.MAX_TAG_VAL_LENGTH
+    assert track_batch.BYTES_PER_CALL < validation.MAX_BATCH_LOG_REQUEST_SIZE
+    limits = {f"latency_p50_ms/b{number}": float(number) for number in range(250)}
+    config = {**factory.CONFIG, "study": "many", "limits": {"others": limits}, "notes": "x" * 7000}
+    tracker = Tracker(store, "many", DEFAULTS)
+    tracker.start(config, factory.HARDWARE, SEARCH)
+    parent = runs(store, "many")["many"]
+    assert {f"limits.others.{name}" for name in limits} <= parent.data.params.keys()
+    assert parent.data.params["notes"] == "x" * 6000
+    assert "notes" in parent.data.tags["cut"]
+
+
+def test_a_batch_is_within_every_limit_of_a_call() -> None:
+    from mlflow.entities import Param
+
+    from search.track_batch import BYTES_PER_CALL, PARAM_LENGTH, batches
+
+    wide = [Param(f"key{number}", "\u00e4" * PARAM_LENGTH) for number in range(90)]  # six bytes a letter in JSON
+    found = list(batches(wide, 100))
+    assert [param for batch in found for param in batch] == wide
+    assert max(sum(len(json.dumps([p.key, p.value])) for p in batch) for batch in found) <= BYTES_PER_CALL
+    assert [len(batch) for batch in batches([Param("k", "v")] * 205, 100)] == [100, 100, 5]
+
+
+class Broken:
+    """A tracker's client whose server answers 503 as long as `down`."""
+
+    def __init__(self, real: Any) -> None:
+        self._real, self.down = real, False
+
+    def __getattr__(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        if self.down:
+            raise MlflowException("API request failed with error code 503 != 200")
+        return getattr(self._real, name)
+
+
+def test_what_a_server_did_not_take_is_logged_when_it_answers_again(store: Path, front: Front, tmp_path: Path) -> None:
+    tracker = started(store, "away")
+    broken = Broken(tracker._client)
+    tracker._client = broken
+    said: list[str] = []
+    now = [0.0]
+    tracking = Tracking(lambda: tracker, said.append, "http://mlflow.example", clock=lambda: now[0])
+    tracking.begin(Front(front.targets))
+    seen = Front(front.targets)
+    for outcome in front.outcomes:
+        broken.down = 3 <= outcome.number < 9
+        now[0] += PAUSE_S / 2
+        seen = seen.add(outcome)
+        tracking.observe(outcome, seen)
+    assert len(said) == 2 and "failed" in said[0] and "503" in said[0] and "answers again" in said[1]
+    study = factory.study(front)
+    assert tracking.finish(front, study, tmp_path, "FINISHED") == []
+    found = runs(store, "away")
+    assert len(found) == 1 + len(front.outcomes)
+    assert {run.info.status for run in found.values()} <= {"FINISHED", "FAILED"}, "none is cut short"
+    assert on_front(store, "away") == {o.number for o in front.members}
+
+
+def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
+    store: Path, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import track
+
+    tracker = started(store, "part")
+    tracking = Tracking(lambda: tracker, lambda line: None, "http://mlflow.example", clock=lambda: 1e9)
+    seen = Front(front.targets).add(front.outcomes[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(track, "log_values", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("reset")))
+        tracking.observe(front.outcomes[0], seen)
+    tracking._again = 0.0
+    seen = seen.add(front.outcomes[1])
+    tracking.observe(front.outcomes[1], seen)
+    assert runs(store, "part").keys() == {"part", "trial-0", "trial-1"}
+    assert runs(store, "part")["trial-0"].data.metrics
+
+
+def test_a_server_that_stays_away_is_left_alone_and_the_end_says_what_is_missing(front: Front, tmp_path: Path) -> None:
+    tries: list[float] = []
+    now = [0.0]
+    said: list[str] = []
+
+    def connect() -> Any:
+        tries.append(now[0])
+        now[0] += 20.0  # what a server that does not answer costs
+        raise ConnectionError("no answer")
+
+    tracking = Tracking(connect, said.append, "http://mlflow.example", clock=lambda: now[0])
+    tracking.begin(front)
+    for outcome in front.outcomes:
+        now[0] += 30.0
+        tracking.observe(outcome, front)
+    waits = [later - before for before, later in itertools.pairwise(tries)]
+    assert len(tries) > 1 and min(waits) >= 20.0 + PAUSE_SHARE * 20.0
+    assert len(said) == 1
+    lines = tracking.finish(front, factory.study(front), tmp_path, "FINISHED")
+    numbers = ", ".join(str(o.number) for o in front.outcomes)
+    assert f"http://mlflow.example: trials {numbers}," in lines[0] and "the same command" in lines[1]
+    tracking.close("FAILED")
+
+
+class Unavailable(http.server.BaseHTTPRequestHandler):
+    """Answers 503 to all."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_error(503)
+
+    do_POST = do_GET  # noqa: N815 - its name there
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on stderr."""
+
+
+def test_a_server_that_does_not_answer_is_found_before_anything_is_trained(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search import cli
+
+    monkeypatch.chdir(tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unavailable) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert cli.main(["run", str(config)]) == 2
+        server.shutdown()
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: MLFLOW_TRACKING_URI: must be an MLflow store that answers, got {uri}: ")
+    assert len(shown.err.splitlines()) == 1 and "..." not in shown.out
+    assert 1 <= Unavailable.asked <= 4, "a few tries, not minutes of them"
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_database_that_another_program_holds_is_said_in_plain_words(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import optuna
+
+    from search import cli, lock
+    from search.propose import study
+
+    monkeypatch.chdir(tmp_path)
+    for module in (lock, study):
+        monkeypatch.setattr(module, "BUSY_S", 0.2)
+    mlruns = tmp_path / "mlruns"
+    mlruns.mkdir()
+    optuna.create_study(storage=study.storage(mlruns), study_name="other")
+    with contextlib.closing(sqlite3.connect(mlruns / "optuna.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert cli.main(["run", str(config)]) == 2
+        refused = capsys.readouterr().err
+        assert cli.main(["front", "other"]) == 1
+        failed = capsys.readouterr().err
+        other.execute("ROLLBACK")
+    assert f"{mlruns / 'optuna.db'}: another program holds it" in refused
+    assert failed.startswith("failed: another program holds a database of the results folder")
+    assert "SQL" not in refused + failed.replace("SQLite", "") and len(failed.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["what?", "50%20off"])
+@pytest.mark.parametrize("arguments", [["run"], ["front", "study"]])
+def test_a_results_folder_that_no_address_can_hold_is_refused(
+    name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search import cli
+
+    assert cli.main([*arguments, "--mlruns", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --mlruns: must be a folder whose path has no ? and no %") and name in error
+    assert not (tmp_path / name).exists()
