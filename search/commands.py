@@ -168,7 +168,10 @@ def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
     from search.export import export as export_front
     from search.export import export_model
     from search.session import stored
+    from search.written import free_place
 
+    if to is not None:
+        free_place(to)
     found, study = stored(mlruns, name)
     if pick is None:
         target = to or mlruns / "exports" / name
@@ -187,7 +190,10 @@ def apply(mlruns: Path, path: Path, to: Path | None) -> int:
     from search.names import names
     from search.rebuild import rebuild
     from search.view import Lines
+    from search.written import free_place
 
+    if to is not None:
+        free_place(to)
     record = read_best_config(path)
     config = from_mapping(record.config, names(), Source(str(path), path.absolute().parent))
     config = replace(config, mlruns=str(mlruns))

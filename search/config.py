@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -235,9 +235,8 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # can it be written?
+            pass
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import spaces
-from search.atomic import remove, replacing, sweep, write_text
 from search.best_config import BestConfig, plain
 from search.errors import UserError
 from search.front import Front, Outcome
 from search.picture import front_png
 from search.report import Study, front_json
 from search.report_html import front_html
+from search.written import FILE, Written, mend, replacing_folder, sha256, take_away
 from spaces.build import precision_of
 from spaces.recipe import Recipe
 from spaces.runtimes.seal import beside
@@ -27,6 +27,7 @@ PICK_FILES = {
     "most-accurate": "most-accurate.yaml",
 }
 EXPORTED = ("front.json", "front.html", "front.png", *PICK_FILES.values())
+MODELS = "models"  # the folder of model folders
 RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 
 #: What a model folder takes along: weights, configuration, tokenizer. Never a pickle, nor a stage's manifest.
@@ -40,29 +41,54 @@ def export(front: Front, study: Study, folder: Path) -> None:
     """Write the front's files and models to `folder`, each of them whole or not at all.
 
     Models come first and the files that name them after, so that no file names a model that is not there yet;
-    models that left the front are removed last.
+    models that left the front are removed last. What is in `folder` and was not written by this program stays
+    (`search.written`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    sweep(folder / "models")
+    mend(folder)
+    mend(folder / MODELS)
+    older = _older_front(folder)
+    record = Written.read(folder, {name: [] for name in EXPORTED} if older else {})
+    now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
+    record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
+    record.save()  # before the models are written: whatever a kill leaves is known
     made = {o.number: export_model(front, study, o, model_folder(folder, o)) for o in front.members}
     for name, file in PICK_FILES.items():
         if name in front.picks:
-            write_text(folder / file, made[front.picks[name].number].to_yaml(file))
+            with record.replacing(file) as partial:
+                partial.write_text(made[front.picks[name].number].to_yaml(file), encoding="utf-8")
         else:
-            remove(folder / file)
-    with replacing(folder / "front.png") as partial:
+            record.remove(file)
+    with record.replacing("front.png") as partial:
         front_png(front, study, partial)
-    write_text(folder / "front.html", front_html(front, study))
-    write_text(folder / "front.json", json.dumps(plain(front_json(front, study)), indent=1) + "\n")
-    for path in (folder / "models").glob("[0-9]*"):
-        if path.name not in map(str, made):
-            remove(path)
+    with record.replacing("front.html") as partial:
+        partial.write_text(front_html(front, study), encoding="utf-8")
+    with record.replacing("front.json") as partial:
+        partial.write_text(json.dumps(plain(front_json(front, study)), indent=1) + "\n", encoding="utf-8")
+    for name in sorted(set(record.folders) - set(now)):
+        take_away(folder / name, first=(RECIPE,))  # without its record it is no model any more
+    record.folders = now
+    record.save()
+
+
+def _older_front(folder: Path) -> dict[str, Any] | None:
+    """The front.json of an export of a version that kept no records; None where there is a record, or no export."""
+    try:
+        data = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+        ours = not (folder / FILE).exists() and {"schema_version", "study", "members"} <= data.keys()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return data if ours else None
+
+
+def _model_folders(older: Mapping[str, Any]) -> list[str]:
+    members = older["members"] if isinstance(older["members"], list) else []
+    return [f"{MODELS}/{int(m['number'])}" for m in members if isinstance(m, dict) and isinstance(m.get("number"), int)]
 
 
 def model_folder(folder: Path, outcome: Outcome) -> Path:
     """Where the model of `outcome` lies in the export `folder`."""
-    return folder / "models" / str(outcome.number)
+    return folder / MODELS / str(outcome.number)
 
 
 def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> BestConfig:
@@ -77,8 +103,8 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> 
             f"trial {outcome.number}: its weights must be in {source}, and are not; "
             "the same `run` command builds them again"
         )
-    with replacing(folder) as partial:
-        partial.mkdir()
+    programs = programs_of(source, outcome.recipe)
+    with replacing_folder(folder, made_again=programs) as partial:
         for name in files_of(source, outcome.recipe):
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, partial / name)
@@ -86,7 +112,7 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> 
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
         made = BestConfig.of(front, study, outcome, _digests(partial))
         # After the digests: a program is made again where its seal does not hold, and is no other model then.
-        for name in programs_of(source, outcome.recipe):
+        for name in programs:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, partial / name)
         (partial / RECIPE).write_text(made.to_yaml(RECIPE), encoding="utf-8")
@@ -114,8 +140,4 @@ def _runs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _digests(folder: Path) -> Mapping[str, str]:
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -27,7 +28,7 @@ def study_lock(mlruns: Path, study: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(path, study) as file:
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(_this_process())
         file.flush()
         try:
             yield
@@ -43,7 +44,7 @@ def _held(path: Path, study: str) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().strip().removesuffix(f" on {platform.node()}") or "unknown"
             file.close()
             raise UserError(
                 f"--study {study}: must not be running already, and process {holder} is running it; "
@@ -55,12 +56,21 @@ def _held(path: Path, study: str) -> TextIO:
         file.close()
 
 
+def _this_process() -> str:
+    return f"{os.getpid()} on {platform.node()}"
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process of this machine is in this same block for `folder`."""
+    """Wait until no other process is in this same block for `folder`."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError:  # network file systems lock only what is open for writing
+            os.close(opened)
+            opened = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
         os.close(opened)

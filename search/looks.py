@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from objectives import quality
+from search.atomic import write_text
 from search.config import RunConfig
 from search.encoded import read_encoded
 from search.tasks import task_named
@@ -38,9 +38,7 @@ class Looks:
 
     def write(self, path: Path) -> None:
         seen = [{"share": share, "quality": value} for share, value in self.quality.items()]
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"of": self.of, "looks": seen, "trained_s": self.trained_s}))
-        partial.replace(path)
+        write_text(path, json.dumps({"of": self.of, "looks": seen, "trained_s": self.trained_s}))
 
     @classmethod
     def read(cls, path: Path, of: str) -> Looks:

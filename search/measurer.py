@@ -19,7 +19,6 @@ from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.measurement import Measurement
 from objectives.process import Remote
-from search.encoded import read_encoded
 from search.reuse import Reuse
 from search.setting import Setting
 from search.store import digest_in
@@ -272,7 +271,7 @@ class Measurer:
         if build.precision_of(recipe) != {"width": "fp32"}:
             return
         reference = np.load(folder / "reference.npy", allow_pickle=False)
-        encoded, _ = read_encoded(self._setting.data / "validation.npz")
+        encoded, _ = self._setting.whole("validation")
         batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
         outputs = bench.call("predict", batches, timeout_s=self._limit_s())
         found = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])

@@ -55,15 +55,28 @@ class Rows:
         """The task's predictions (N,) from logits (N, C)."""
         return task_named(self.config.task).decide({"logits": logits})
 
+    @cached_property
+    def _read(self) -> dict[str, tuple[Encoded, np.ndarray]]:
+        """Splits that were read so far: once each, since nobody changes them."""
+        return {}
+
+    def whole(self, name: str) -> tuple[Encoded, np.ndarray]:
+        """Encoded rows and labels of a split."""
+        if name not in self._read:
+            self._read[name] = read_encoded(self.data / f"{name}.npz")
+        return self._read[name]
+
     def split(self, name: str) -> tuple[Encoded, np.ndarray]:
-        """Encoded rows and labels; validation cut to `measure.validation_rows`, the same rows every time."""
-        encoded, labels = read_encoded(self.data / f"{name}.npz")
+        """The same, validation cut to `measure.validation_rows`, the same rows every time."""
+        encoded, labels = self.whole(name)
         limit = self.config.measure.validation_rows
         if name != "validation" or limit is None or limit >= len(labels):
             return encoded, labels
-        chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(labels))[:limit])
-        columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
-        return Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
+        if "cut" not in self._read:
+            chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(labels))[:limit])
+            columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
+            self._read["cut"] = Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
+        return self._read["cut"]
 
     def batch_for(self, width: str) -> int:
         """Rows a call for predictions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.atomic import alive, sweep
+from search.atomic import remove, sweep
 from search.lock import alone_in
+from search.owner import Owner, beat, beating, here, now_in, rest, silent, temporary
 from spaces.recipe import digest_of
 
 MANIFEST = "entry.json"
 LEASES = ".leases"
 SCRATCH = ".scratch"
 SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
+HALF_WRITTEN_S = 24 * 3600.0
+#: What versions that knew processes by their number alone left half made.
+OLD_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.\d+")
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
 CODE_VERSIONS = {"teacher": 2, "statistics": 4, "weights": 5, "predictions": 2}
 
@@ -42,11 +47,13 @@ class Entry:
 class Store:
     """Folders `<root>/<stage>/<digest>/`, each written under a temporary name and renamed when whole.
 
-    An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade.
-    Safe with several processes: whoever renames first wins, and the others' equal work is dropped. Above `limit` bytes
-    the entries that were used longest ago are removed, but none that was used since the oldest process that uses this
-    store began: each says so by a file in `.leases`. What the making of an entry keeps of itself, to go on with after a
-    kill, lies in `.scratch`; it counts, and goes first.
+    An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade. A
+    process hashes an entry once, and again where the size or times of a file have changed.
+    Safe with several threads, processes, containers and hosts on one folder: whoever renames first wins, and the equal
+    work of others is dropped. Above `limit` bytes the entries that were used longest ago are removed, but none that was
+    used since the oldest process that uses this store began: each says so by a file in `.leases` (`search.owner` says
+    whose process is alive). What the making of an entry keeps of itself, to go on with after a kill, lies in
+    `.scratch`; it counts, and goes first.
     """
 
     root: Path
@@ -77,10 +84,20 @@ class Store:
         if not folder.exists():
             return None
         if not _whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            self._discard(folder)
             return None
         self._use(folder)
         return folder
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a damaged entry, unless another process has made it again by now."""
+        aside = temporary(folder)
+        with suppress(OSError):
+            with alone_in(self.root):
+                if _whole(folder):
+                    return
+                folder.rename(aside)  # at once, so that nobody finds half of it
+            shutil.rmtree(aside)
 
     def make(
         self,
@@ -98,15 +115,17 @@ class Store:
         if found is not None:
             return found, False
         final = self.path(stage, key)
-        partial = final.with_name(f".{final.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = temporary(final)
         partial.mkdir(parents=True)
         try:
-            build(partial)
-            manifest = {"stage": stage, "key": key, "about": about or {}, "files": _files(partial)}
+            with beating(partial):
+                build(partial)
+                files = _files(partial)
+                manifest = {"stage": stage, "key": key, "about": about or {}, "files": files}
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
             try:
                 partial.rename(final)
+                _verified[final] = _signature(final, files)
             except OSError:  # another process was faster
                 if not final.exists():
                     raise
@@ -149,7 +168,7 @@ class Store:
             for entry in entries:
                 if total <= limit or entry.used >= began:
                     break
-                aside = entry.folder.with_name(f".{entry.folder.name}.{os.getpid()}")
+                aside = temporary(entry.folder)
                 entry.folder.rename(aside)  # at once, so that nobody finds half of it
                 shutil.rmtree(aside, ignore_errors=True)
                 total -= entry.bytes
@@ -158,37 +177,49 @@ class Store:
 
     def _lease(self) -> None:
         """Say that this process uses the store from now on: what it uses is not removed while it lives."""
-        mine = self.root / LEASES / str(os.getpid())
-        if not mine.exists():
-            mine.parent.mkdir(parents=True, exist_ok=True)
-            mine.touch()
+        mine = self.root / LEASES / str(here())
+        if mine.exists():
+            return
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), mine.open("x") as file:  # of another thread
+            file.write(str(os.fstat(file.fileno()).st_mtime))  # signs of life change the file's own time
+            beat(mine)
 
     def release(self) -> None:
         """Say that this process is done with it."""
-        (self.root / LEASES / str(os.getpid())).unlink(missing_ok=True)
+        mine = self.root / LEASES / str(here())
+        rest(mine)
+        with suppress(OSError):
+            mine.unlink()
 
     def _oldest_lease(self) -> float:
-        began = time.time()
+        """When the oldest process that uses the store began; leases of those that have ended are removed."""
+        now = began = now_in(self.root)
         for lease in (self.root / LEASES).glob("*"):
-            if lease.name.isdigit() and alive(int(lease.name)):
-                with suppress(FileNotFoundError):
-                    began = min(began, lease.stat().st_mtime)
-            else:
+            owner = Owner.parse(lease.name)
+            if silent(lease, now) if owner is None else owner.gone(lease, now):
                 lease.unlink(missing_ok=True)
+                continue
+            with suppress(FileNotFoundError):
+                try:
+                    began = min(began, float(lease.read_text()))
+                except ValueError:  # not written yet, or by an older version
+                    began = min(began, lease.stat().st_mtime)
         return began
 
     def _use(self, folder: Path) -> None:
         """Note the time of use as the folder's time of change, which reading what is in it does not touch."""
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(OSError):  # removed meanwhile, or nothing can be written here
             self._lease()
             os.utime(folder)
 
     def sweep(self) -> None:
         """Remove what processes that no longer run left half made."""
-        for partial in self.root.glob("*/.*"):
-            owner = partial.name.rpartition(".")[2]
-            if owner.isdigit() and not alive(int(owner)):
-                shutil.rmtree(partial, ignore_errors=True)
+        for stage in self.root.glob("[!.]*/"):
+            sweep(stage)
+            for path in stage.glob(".*"):
+                if OLD_PARTIAL.fullmatch(path.name) and _age_s(path) > SCRATCH_S:
+                    remove(path)
         self._sweep_scratch()
 
     def _prune_scratch(self, limit: int, began: float) -> int:
@@ -208,20 +239,31 @@ class Store:
     def _sweep_scratch(self) -> None:
         """Remove scratch files that were not touched for a week, and those left half written."""
         sweep(self.root / SCRATCH)
-        for path in (self.root / SCRATCH).glob("[!.]*"):
-            with suppress(FileNotFoundError):  # another process removed it
-                if time.time() - path.stat().st_mtime > SCRATCH_S:
-                    path.unlink()
+        for path in (self.root / SCRATCH).glob("*"):
+            # A state is written in minutes, under a hidden name that says nothing of its process.
+            if _age_s(path) > (HALF_WRITTEN_S if path.name.startswith(".") else SCRATCH_S):
+                path.unlink(missing_ok=True)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since it was last changed; 0 where another process has removed it."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _files(folder: Path) -> dict[str, list[Any]]:
     """Size and SHA-256 by relative path."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found[str(path.relative_to(folder))] = [path.stat().st_size, digest]
+        found[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path)]
     return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_in(entry: Path, name: str) -> str:
@@ -229,16 +271,27 @@ def digest_in(entry: Path, name: str) -> str:
     return str(json.loads((entry / MANIFEST).read_text())["files"][name][1])
 
 
+#: Entries whose hashes this process has checked, with what their files were like then.
+_verified: dict[Path, list[tuple[int, ...]]] = {}
+
+
+def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Size and times of the files: what changes where one is written to. Raises FileNotFoundError."""
+    found = [(folder / name).stat() for name in files]
+    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found]
+
+
 def _whole(folder: Path) -> bool:
     try:
         wanted = json.loads((folder / MANIFEST).read_text())["files"]
+        before = _signature(folder, wanted)
     except (OSError, json.JSONDecodeError, KeyError):
         return False
-    for name, (size, digest) in wanted.items():
+    if _verified.get(folder) == before:
+        return True
+    for (name, (size, digest)), (found, *_) in zip(wanted.items(), before, strict=True):
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+        if not path.is_file() or found != size or _sha256(path) != digest:
             return False
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                return False
+    _verified[folder] = before
     return True

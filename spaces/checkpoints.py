@@ -6,7 +6,7 @@ A state is tensors and a few numbers, so it is a safetensors file: no pickle is 
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import time
 import zlib
 from collections.abc import Mapping
@@ -124,7 +124,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _write(file: Path, facts: str, tensors: Mapping[str, Tensor]) -> None:
     """Whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
         save_file(dict(tensors), partial, {"facts": facts, "checksum": _checksum(facts, tensors)})
         partial.replace(file)

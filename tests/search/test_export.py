@@ -20,6 +20,7 @@ from search.check import read_record
 from search.errors import UserError
 from search.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
 from search.front import Front
+from search.written import FILE
 from spaces.axis import Context
 from spaces.build import precision_of
 from spaces.recipe import Recipe
@@ -53,7 +54,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_an_export_has_the_promised_files_and_nothing_else(front: Front, exported: Path) -> None:
-    top = {"front.json", "front.html", "front.png", *PICK_FILES.values()}
+    top = {"front.json", "front.html", "front.png", *PICK_FILES.values(), FILE}
     assert {n for n in names(exported) if not n.startswith("models/")} == top
     assert {p.name for p in (exported / "models").iterdir()} == {str(o.number) for o in front.members}
 
@@ -157,7 +158,7 @@ def test_pick_files_hold_the_pick(front: Front, exported: Path, pick: str, file:
 def test_the_record_in_a_model_folder_has_the_digests_of_its_files(front: Front, exported: Path) -> None:
     folder = model_folder(exported, front.members[0])
     record = read_best_config(folder / "recipe.yaml")
-    assert record.files.keys() == names(folder) - {"recipe.yaml"}
+    assert record.files.keys() == names(folder) - {"recipe.yaml", FILE}
     for name, digest in record.files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -182,7 +183,7 @@ def test_an_empty_front_exports_its_pictures_and_no_pick(front: Front, tmp_path:
     export(front, factory.study(front), tmp_path)
     none = Front(front.targets)
     export(none, factory.study(none), tmp_path)
-    assert names(tmp_path) == {"front.json", "front.html", "front.png"}
+    assert names(tmp_path) == {"front.json", "front.html", "front.png", FILE}
 
 
 def test_missing_weights_are_named_and_nothing_is_left_half_written(tmp_path: Path) -> None:

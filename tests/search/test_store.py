@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import command
 import pytest
 
+from search import lock, owner
+from search import store as stores
+from search.atomic import PARTIAL
+from search.owner import Owner
 from search.store import LEASES, MANIFEST, SCRATCH_S, Store
 
 
@@ -66,19 +75,32 @@ def test_to_read_what_is_said_of_entries_is_no_use_of_them(tmp_path: Path) -> No
     assert time.time() - store.entries()[0].used > 3600 * 47
 
 
+def lease_of(store: Store, of: Owner, hours: float, silent_hours: float = 0.0) -> Path:
+    """The lease of a process that began to use the store `hours` ago, and gave its last sign of life then."""
+    lease = store.root / LEASES / str(of)
+    lease.parent.mkdir(exist_ok=True)
+    lease.write_text(str(time.time() - 3600 * hours))
+    os.utime(lease, (time.time() - 3600 * silent_hours,) * 2)
+    return lease
+
+
 def test_what_a_living_process_used_is_not_removed_and_what_a_dead_one_used_is(tmp_path: Path) -> None:
     store = Store(tmp_path)
     before, after = aged(store, "weights", 0, hours=3), aged(store, "weights", 1, hours=1)
+    store.release()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        lease = tmp_path / LEASES / str(other.pid)
-        lease.parent.mkdir(exist_ok=True)
-        lease.touch()
-        os.utime(lease, (time.time() - 7200, time.time() - 7200))
+        lease = lease_of(store, of_process(other.pid), hours=2)
         store.prune(0)
         assert (before.exists(), after.exists()) == (False, True)
         other.kill()
     store.prune(0)
     assert not after.exists() and not lease.exists()
+
+
+def of_process(pid: int) -> Owner:
+    started = owner._started(pid)
+    assert started is not None
+    return Owner(owner.machine(), pid, started)
 
 
 def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:
@@ -88,6 +110,172 @@ def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:
     assert store.find("weights", {"number": 0}) is None
     assert store.make("weights", {"number": 0}, fill(1000)) == (folder, True)
     assert (folder / "data.bin").read_bytes() == b"x" * 1000
+
+
+def counting_hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files, as they are hashed."""
+    hashed: list[str] = []
+    real = stores._sha256
+
+    def counted(path: Path) -> str:
+        hashed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(stores, "_sha256", counted)
+    return hashed
+
+
+def test_an_entry_is_hashed_once_a_process_and_again_when_it_was_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, store = counting_hashes(monkeypatch), Store(tmp_path)
+    folder, _ = store.make("weights", {"number": 0}, fill(1000))
+    assert hashed == ["data.bin"]
+    for _ in range(3):
+        assert store.find("weights", {"number": 0}) == folder
+    assert hashed == ["data.bin"], "what was hashed when it was made"
+    stores._verified.clear()  # as in the next process
+    for _ in range(3):
+        assert store.find("weights", {"number": 0}) == folder
+    assert hashed == ["data.bin"] * 2
+    times = (folder / "data.bin").stat().st_mtime_ns
+    (folder / "data.bin").write_bytes(b"y" * 1000)
+    os.utime(folder / "data.bin", ns=(times, times))
+    assert store.find("weights", {"number": 0}) is None, "as large as it was, and its time put back"
+
+
+# --- other threads, containers and hosts --------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the machine that this process takes itself to be on; process numbers and start times stay the same."""
+    yield lambda name: monkeypatch.setattr(owner, "machine", lambda: (name * 12)[:12])
+    owner._beating.clear()
+
+
+def test_what_another_host_is_making_is_not_swept_until_it_was_silent_for_long(
+    tmp_path: Path, elsewhere: Callable[[str], None]
+) -> None:
+    """Both hosts have a process of one number, and the sweeping one has none of the other's."""
+    store, begun = Store(tmp_path), []
+
+    def build(folder: Path) -> None:
+        elsewhere("b")
+        begun.append(folder)
+        Store(tmp_path).sweep()
+        assert folder.exists(), "it is being made"
+        long_ago = time.time() - owner.SILENT_S - 60
+        os.utime(folder, (long_ago, long_ago))
+        elsewhere("a")
+        owner.touch_all()
+        elsewhere("b")
+        Store(tmp_path).sweep()
+        assert folder.exists(), "a sign of life came"
+        (folder / "data.bin").touch()
+        elsewhere("a")
+
+    elsewhere("a")
+    store.make("weights", {"number": 0}, build)
+    dead = owner.temporary(store.path("weights", {"number": 1}))
+    dead.mkdir()
+    os.utime(dead, (time.time() - owner.SILENT_S - 60,) * 2)
+    elsewhere("b")
+    store.sweep()
+    assert not dead.exists() and store.find("weights", {"number": 0}) is not None
+    assert begun[0].name.endswith(PARTIAL)
+
+
+def test_what_another_host_uses_is_not_removed_until_it_was_silent_for_long(
+    tmp_path: Path, elsewhere: Callable[[str], None]
+) -> None:
+    store = Store(tmp_path)
+    elsewhere("a")
+    folder = aged(store, "weights", 0, hours=1)
+    store.release()
+    lease = lease_of(store, owner.here(), hours=2)
+    elsewhere("b")
+    store.prune(0)
+    assert folder.exists() and lease.exists()
+    lease_of(store, Owner("a" * 12, os.getpid(), owner.here().started), hours=2, silent_hours=2)
+    store.prune(0)
+    assert not folder.exists() and not lease.exists()
+
+
+def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
+    here = owner.here()
+    earlier = Owner(here.machine, here.pid, here.started - 1)
+    assert Owner.parse(str(here)) == here and not here.gone(tmp_path, 0.0)
+    assert earlier.gone(tmp_path, 0.0)
+
+
+def test_a_process_that_ended_and_was_not_waited_for_is_gone(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert Owner(owner.machine(), child, owner.here().started).gone(tmp_path, 0.0)
+    assert owner._started(child) is None
+    os.waitpid(child, 0)
+
+
+def test_threads_that_make_one_entry_at_once_all_get_it_whole(tmp_path: Path) -> None:
+    """Each in a folder of its own; the first to end makes the entry, the others' work is dropped."""
+    store, together, places = Store(tmp_path), Barrier(4), []
+
+    def build(folder: Path) -> None:
+        places.append(folder)
+        (folder / "data.bin").write_bytes(b"x" * 1000)
+        together.wait(30)
+        store.sweep()  # as another search of this process does when it begins
+        (folder / "more.bin").write_bytes(b"y")
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: store.make("weights", {"number": 0}, build), range(4)))
+    (folder,) = {folder for folder, _ in made}
+    assert len(set(places)) == 4
+    assert sorted(p.name for p in folder.iterdir()) == ["data.bin", MANIFEST, "more.bin"]
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+    assert store.find("weights", {"number": 0}) == folder
+
+
+def test_signs_of_life_come_from_a_thread_that_is_there_after_a_fork_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "BEAT_S", 0.01)
+    monkeypatch.setattr(owner, "_thread", [])
+
+    def beats(path: Path) -> bool:
+        path.touch()
+        os.utime(path, (0, 0))
+        with owner.beating(path):
+            for _ in range(1000):
+                if path.stat().st_mtime > 0:
+                    return True
+                time.sleep(0.01)
+        return False
+
+    assert beats(tmp_path / "parent")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if beats(tmp_path / "child") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_where_a_folder_itself_cannot_be_locked_a_file_in_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system locks only what is open for writing."""
+    real = fcntl.flock
+
+    def flock(opened: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(opened, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.alone_in(tmp_path), (tmp_path / ".lock").open("r+") as other, pytest.raises(BlockingIOError):
+        real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # --- scratch files ------------------------------------------------------------------------------------------
@@ -150,11 +338,10 @@ def test_a_training_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
 def test_scratch_files_of_last_week_and_half_written_ones_go(tmp_path: Path, tidy: Callable[[Store], object]) -> None:
     store, week = Store(tmp_path), SCRATCH_S / 86400
     old, young = begun(store, "weights", 0, days=week + 0.1), begun(store, "weights", 1, days=week - 0.1)
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
-    half, ours = (young.with_name(f".{young.name}.{pid}") for pid in (ended.pid, os.getpid()))
-    for path in (half, ours):
+    half, ours = (young.with_name(f".{young.name}.{number}") for number in (1, 2))
+    for path, hours in ((half, 25), (ours, 23)):
         path.touch()
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
     tidy(store)
     assert [path.exists() for path in (old, young, half, ours)] == [False, True, False, True]
 

@@ -1,0 +1,41 @@
+"""What the trials of a search share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from search import setting
+from search.encoded import write_encoded
+from search.setting import Rows
+from search.tasks.text import Encoded
+from spaces.axis import Context
+
+
+def rows_in(folder: Path, limit: int | None) -> Rows:
+    """Six rows of validation data, of which a search looks at `limit`."""
+    ids = [np.arange(n + 1) for n in range(6)]
+    encoded = Encoded({"input_ids": ids}, {"input_ids": 0}, np.array([len(row) for row in ids]))
+    write_encoded(folder / "validation.npz", encoded, np.arange(6))
+    config = SimpleNamespace(measure=SimpleNamespace(validation_rows=limit), seed=0)
+    return Rows(cast(Any, config), Context(), folder)
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_a_split_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+    rows, real, reads = rows_in(tmp_path, limit), setting.read_encoded, []
+
+    def read(path: Path) -> tuple[Encoded, np.ndarray]:
+        reads.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(setting, "read_encoded", read)
+    first, again = rows.split("validation"), rows.split("validation")
+    assert first[0] is again[0] and len(first[0]) == len(first[1]) == (limit or 6)
+    assert len(rows.whole("validation")[0]) == 6
+    assert reads == ["validation.npz"]
+    assert rows_in(tmp_path, limit).split("validation")[1].tolist() == first[1].tolist()
