@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -52,29 +53,51 @@ def under_workload(objective: Objective, mark: str) -> Objective:
     return replace(objective, name=under(objective.name, mark), description=description)
 
 
-def at_speed_of(reference_ms: float, timed: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """`timed` as the machine would give it while the baseline takes `reference_ms`; unchanged without a baseline.
+def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """`timed` as the machine would give it while the baseline takes `reference` ms; unchanged without a baseline.
 
     Machines change their speed from one minute to the next, by a third and more on some, and both sides of a
     comparison with it. So times of one moment are held against those of another by way of the baseline that was timed
-    beside each of them: the median is the reference over the speedup, its interval that of the ratio, and the tail and
-    the throughput move with the median. `as_timed` and `reference_ms` join the conditions.
+    beside each of them: the median is the reference over the speedup, and the tail and the throughput move with it.
+    The intervals hold the error of the reference beside their own, in quadrature on the log scale.
+    `as_timed`, `reference_ms` and `reference_interval` join the conditions.
     """
     ratio = timed.get(SPEEDUP.name)
     if ratio is None:
         return dict(timed)
-    low, high = ratio.interval
-    median = reference_ms / ratio.value
+    median = reference.value / ratio.value
     slower = median / timed[P50.name].value
 
-    def moved(found: Measurement, factor: float) -> Measurement:
-        ends = (found.interval[0] * factor, found.interval[1] * factor)
-        known = {"as_timed": found.value, **found.conditions, "reference_ms": reference_ms}
-        return replace(found, value=found.value * factor, interval=ends, conditions=known)
+    def moved(found: Measurement, value: float, below: float, above: float) -> Measurement:
+        """`below` and `above`: how far the interval reaches on the log scale without the reference's error."""
+        down, up = _reach(reference)
+        if found.better == "higher":
+            down, up = up, down
+        ends = (value * math.exp(-math.hypot(below, down)), value * math.exp(math.hypot(above, up)))
+        known = {"as_timed": found.value, **found.conditions, "reference_ms": reference.value}
+        return replace(
+            found, value=value, interval=ends, conditions={**known, "reference_interval": [*reference.interval]}
+        )
 
-    made = {o.name: moved(timed[o.name], slower) for o in (P50, P90, P99) if o.name in timed}
-    made[P50.name] = replace(made[P50.name], value=median, interval=(reference_ms / high, reference_ms / low))
-    return {**timed, **made, THROUGHPUT.name: moved(timed[THROUGHPUT.name], 1 / slower)}
+    below, above = _reach(Estimate(ratio.value, ratio.interval))
+    made = {P50.name: moved(timed[P50.name], median, above, below)}
+    for objective, factor in ((P90, slower), (P99, slower), (THROUGHPUT, 1 / slower)):
+        if objective.name in timed:
+            found = timed[objective.name]
+            made[objective.name] = moved(found, found.value * factor, *_reach(Estimate(found.value, found.interval)))
+    return {**timed, **made}
+
+
+def _reach(found: Estimate) -> tuple[float, float]:
+    """How far the interval reaches below and above, on the log scale."""
+    low, high = found.interval
+    return math.log(found.value / low), math.log(high / found.value)
+
+
+def reference_error(timed: Measurement) -> float:
+    """Relative standard error of the reference that a latency is counted by; 0 for one that is clock time."""
+    low, high = timed.conditions.get("reference_interval", (1.0, 1.0))
+    return math.log(high / low) / (2 * 1.96)
 
 
 def renamed(timed: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -120,6 +120,10 @@ class Front:
     def renewed(self, outcomes: Mapping[int, Outcome]) -> Front:
         """With other outcomes in the place of some, by trial."""
         return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
+
+    def counted(self, by: Callable[[Mapping[str, Measurement]], Mapping[str, Measurement]]) -> Front:
+        """With all measurements as `by` counts them."""
+        return replace(self, outcomes=tuple(replace(o, measurements=by(o.measurements)) for o in self.outcomes))
 
     def add(self, outcome: Outcome) -> Front:
         """With `outcome`, in the place of what its trial was when it was paused."""

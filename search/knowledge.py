@@ -43,7 +43,9 @@ class TableKnowledge:
         shapes = self._known.shapes(pool)
         costs, errors = self._predicted(pool, shapes)
         error = errors.mean(1)
-        costs = np.where(costs - SURE * errors > self._latest, np.inf, costs)
+        if math.isfinite(self._latest):
+            doubt = np.hypot(errors, self._known.reference_error)
+            costs = np.where(costs - SURE * doubt > self._latest, np.inf, costs)
         if math.isfinite(self._largest):
             sizes = np.stack([megabytes_of(shapes, width) for _, width in self.pairs], axis=1)
             costs = np.where(sizes > SLACK * self._largest, np.inf, costs)

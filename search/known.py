@@ -91,6 +91,12 @@ class Known:
             log_ms[chosen], sd[chosen] = self.table.predict(str(name), shapes[chosen])
         return log_ms, sd
 
+    @property
+    def reference_error(self) -> float:
+        """Relative standard error of what all latencies here are counted by."""
+        low, high = self._measurer.times.reference(self._mark).interval
+        return float(np.log(high / low)) / (2 * 1.96)
+
     def correct(self, outcome: Outcome) -> None:
         """Take in the latency that a trial measured, under the conditions it was measured under."""
         timed = outcome.measurements.get(self._latency)
@@ -218,9 +224,13 @@ def pair_of(params: Params) -> str:
 
 
 def error_of(timed: Measurement) -> float:
-    """Relative standard error of a median, or of a ratio: what its interval says, and what processes differ by."""
+    """Relative standard error of a median, or of a ratio: what its interval says, and what processes differ by.
+
+    Without the error of the reference, which is one and the same for all that a table holds.
+    """
     low, high = timed.interval
-    known = np.hypot((high - low) / (2 * 1.96 * timed.value), FRESH)
+    seen, shared = (high - low) / (2 * 1.96 * timed.value), latency.reference_error(timed)
+    known = np.hypot(np.sqrt(max(0.0, seen**2 - shared**2)), FRESH)
     return float(np.hypot(known, NOISY if timed.conditions.get("noisy") else 0.0))
 
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from objectives import latency
 from objectives.measurement import Measurement
 from search.front import LATENCY
 from search.setting import Setting
@@ -63,16 +62,8 @@ class Reuse:
             return None
         since, found = json.loads((kept / FILE).read_text())
         read = {name: Measurement.from_json(m) for name, m in found.items()}
-        return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in self._at_one_speed(read).items()}
-
-    def _at_one_speed(self, found: Mapping[str, Measurement]) -> dict[str, Measurement]:
-        """As latencies are counted now: the reference they were counted by may have been removed since."""
-        made = dict(found)
-        for mark in ("", *self._timings.marks):
-            own = latency.of_workload(found, mark)
-            if own[LATENCY].conditions.get("reference_ms") != self._timings.reference_ms(mark):
-                made |= latency.renamed(self._timings.at_one_speed(own, mark), mark)
-        return made
+        counted = self._timings.counted_now(read)
+        return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in counted.items()}
 
     def keep(self, recipe: Recipe, folder: Path, found: Mapping[str, Measurement]) -> None:
         """Keep what was measured, if it is all that the search asks for: what is missing may be there another time."""

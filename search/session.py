@@ -137,6 +137,8 @@ def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> R
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
     front = Front(setting.targets, proposer.outcomes)
+    if proposer.left:  # more will be timed, and counted by the reference of now
+        front = front.counted(evaluate.measurer.times.counted_now)
     tracking = Tracking(partial(_tracker_of, setting), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)

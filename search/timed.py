@@ -9,14 +9,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives import clock, energy, latency, roofline, workload
+from objectives import campaign, clock, energy, latency, noise, roofline, workload
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
 from objectives.measurement import Measurement
+from objectives.stats import Estimate
 from objectives.workload import Workload
 from search import stages
 from search.front import LATENCY
-from search.reference import References
+from search.reference import Reference, References
 from spaces import build
 from spaces.base import read_config
 from spaces.recipe import Recipe
@@ -58,7 +59,7 @@ class Timings:
     def final(self, candidate: OpenOn, recipe: Recipe, folder: Path) -> Timed:
         """For finalists: several fresh processes a side, `measure.final_s` of blocks a workload."""
         config = self._setting.config
-        protocol = self._long
+        protocol = latency.LONG.lasting(config.measure.final_s)
 
         def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
             ours, theirs = (partial(side, known["device"]) for side in (candidate, self._baseline))
@@ -75,23 +76,42 @@ class Timings:
         )
 
     @property
-    def _long(self) -> latency.Protocol:
-        return latency.LONG.lasting(self._setting.config.measure.final_s)
+    def plan(self) -> campaign.Plan:
+        """Of the final campaign: no set gives a model less time than the quick timing did."""
+        measure = self._setting.config.measure
+        return campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
         """What was timed beside the baseline (under its own names), as this results folder counts all latencies."""
-        return latency.at_speed_of(self.reference_ms(mark), timed)
+        return latency.at_speed_of(self.reference(mark).estimate, timed)
 
-    def reference_ms(self, mark: str) -> float:
-        """What the baseline takes under a workload; measured where it is not known, in several fresh processes."""
+    def counted_now(self, measured: Mapping[str, Measurement]) -> Timed:
+        """Measurements of an earlier run, as latencies are counted now: the reference may be another since."""
+        made = dict(measured)
+        for mark in ("", *self.marks):
+            own = latency.of_workload(measured, mark)
+            if LATENCY in own and own[LATENCY].conditions.get("reference_ms") != self.reference(mark).ms:
+                made |= latency.renamed(self.at_one_speed(own, mark), mark)
+        return made
+
+    def reference(self, mark: str) -> Reference:
+        """What the baseline takes under a workload; measured where it is not known."""
         inputs, conditions = self.inputs(mark)
-        opened = partial(self._baseline, conditions["device"])
+        return self._references.of(inputs, conditions, partial(self._baseline_ms, inputs, conditions))
 
-        def measure() -> float:
-            seed = self._setting.config.seed
-            return latency.measure_fresh(opened, None, inputs, self._long, seed, conditions)[LATENCY].value
+    def _baseline_ms(self, inputs: list[Batch], conditions: Mapping[str, Any]) -> Measurement:
+        """The baseline beside itself, as every candidate is beside it: alone its processes are of another age.
 
-        return self._references.ms(inputs, conditions, measure)
+        A process speeds up with age, and one that is timed alone is younger at each block than one that waits for its
+        turn. So this is what the loop's comparisons see of the baseline.
+        """
+        device, seed = conditions["device"], self._setting.config.seed
+        opened, read = partial(self._baseline, device), partial(clock.read, device=device)
+        found = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
+        timed = campaign.measurements(found, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
+        loose = noise.of_estimate("median", Estimate(timed.value, timed.interval))
+        noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
+        return replace(timed, conditions={**timed.conditions, "noisy": noisy})
 
     def energy(self, opened: latency.Opener) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""

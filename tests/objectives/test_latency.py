@@ -20,6 +20,7 @@ from objectives.bench import Predict, open_bench
 from objectives.clock import Reading
 from objectives.latency import LONG, QUICK, Protocol
 from objectives.measurement import Measurement
+from objectives.stats import Estimate
 
 Measurements = dict[str, Measurement]
 
@@ -155,11 +156,17 @@ def test_times_that_scatter_mark_the_measurement_noisy() -> None:
     assert "median is known to" in alone["latency_p50_ms"].conditions["noisy"]
 
 
+def exactly(ms: float) -> Estimate:
+    return Estimate(ms, (ms, ms))
+
+
 COUNTED = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s")
 
 
 def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() -> None:
-    fast, slow = (latency.at_speed_of(10.0, measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8))
+    fast, slow = (
+        latency.at_speed_of(exactly(10.0), measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8)
+    )
     for name in COUNTED:
         if name in slow:
             assert slow[name].value == pytest.approx(fast[name].value)
@@ -172,7 +179,7 @@ def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() ->
 def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
     # A machine that wanders: the two sides wander together.
     timed = measure(Machine(noise=0.02, drift=0.3), 4, 10)
-    found, ratio = latency.at_speed_of(10.0, timed)["latency_p50_ms"], timed["speedup"]
+    found, ratio = latency.at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
     assert (found.value, *found.interval) == pytest.approx(
         (10 / ratio.value, 10 / ratio.interval[1], 10 / ratio.interval[0])
     )
@@ -180,10 +187,24 @@ def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
     assert high / low - 1 < 0.2 * (highest / lowest - 1)
 
 
+def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it() -> None:
+    timed = measure(Machine(noise=0.02), 4, 10)
+    exact, loose = (latency.at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, (9.0, 12.0))))
+    for name in ("latency_p50_ms", "latency_p90_ms", "throughput_per_s"):
+        value, (low, high) = loose[name].value, loose[name].interval
+        assert value == exact[name].value
+        down, up = (0.9, 1.2) if "latency" in name else (1 / 1.2, 1 / 0.9)
+        assert low <= value * down and high >= value * up
+        own = exact[name].interval
+        assert np.log(high / value) == pytest.approx(np.hypot(np.log(own[1] / value), np.log(up)))
+    assert latency.reference_error(loose["latency_p50_ms"]) == pytest.approx(np.log(12 / 9) / 3.92)
+    assert latency.reference_error(timed["latency_p50_ms"]) == 0.0
+
+
 def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_first() -> None:
     timed = measure(Machine(noise=0.05), 4, 10)
-    once = latency.at_speed_of(20.0, timed)
-    twice = latency.at_speed_of(10.0, latency.at_speed_of(40.0, timed))
+    once = latency.at_speed_of(exactly(20.0), timed)
+    twice = latency.at_speed_of(exactly(10.0), latency.at_speed_of(exactly(40.0), timed))
     assert {name for name in timed if once[name] != timed[name]} == {name for name in COUNTED if name in timed}
     for name in COUNTED:
         if name in timed:
@@ -194,7 +215,7 @@ def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_f
 def test_what_was_timed_alone_is_as_it_was_timed() -> None:
     machine = Machine()
     alone = latency.measure(FakeSide(machine, 1, machine.model(4)), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert latency.at_speed_of(10.0, alone) == alone
+    assert latency.at_speed_of(exactly(10.0), alone) == alone
 
 
 def test_a_workload_that_is_marked_is_found_under_its_own_names_again() -> None:
