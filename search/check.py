@@ -221,7 +221,7 @@ def _quality_lines(
     outputs = bench.call("predict", batches, timeout_s=3600)
     found = np.concatenate([o["logits"] for o in outputs])
     metric = str(record.config["metric"])
-    score = quality.score(metric, rows.decide(found), labels)
+    score = quality.score(metric, rows.decide(found), labels, rows.classes)
     recorded = record.measurements[metric].value
     if not (folder / REFERENCE).is_file():
         return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]

@@ -229,9 +229,15 @@ class Measurer:
         seed = setting.config.seed
         by_class = quality.per_class(predictions, references, setting.about_data["labels"]) if split == "test" else []
         noted = {**conditions, "classes": by_class} if by_class else conditions
-        value = quality.quality(setting.metric, predictions, references, seed, noted)
+        value = quality.quality(setting.metric, predictions, references, setting.classes, seed, noted)
         lost = quality.loss_against(
-            setting.metric, predictions, self.baseline_predictions(split), references, seed, conditions
+            setting.metric,
+            predictions,
+            self.baseline_predictions(split),
+            references,
+            setting.classes,
+            seed,
+            conditions,
         )
         return {value.objective: value, lost.objective: lost}
 

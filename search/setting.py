@@ -51,6 +51,11 @@ class Rows:
         found: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return found
 
+    @property
+    def classes(self) -> int:
+        """Size of the task's label set."""
+        return len(self.about_data["labels"])
+
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """The task's predictions (N,) from logits (N, C)."""
         return task_named(self.config.task).decide({"logits": logits})
@@ -112,11 +117,10 @@ class Setting(Rows):
 
     @cached_property
     def floor(self) -> float:
-        """The metric of a model that always says the most frequent class of the validation rows."""
-        from objectives.quality import score
+        """The metric without a model: of the best constant guess on the validation rows."""
+        from objectives.quality import constant_guess
 
-        labels = self.split("validation")[1]
-        return score(self.metric, np.full_like(labels, np.bincount(labels).argmax()), labels)
+        return constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
 
     @property
     def targets(self) -> tuple[Target, ...]:
