@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from search import compose, finalists
+from search.compare import Estimate
 from search.config import RunConfig, results_folder
 from search.errors import UserError
 from search.evaluate import Evaluator, OutOfTime
@@ -242,12 +243,12 @@ def study_of(setting: Setting, seconds: float) -> Study:
 
 def _learner(siblings: compose.Siblings) -> Callable[[Outcome, Front], None]:
     """An observer that tells `siblings` what the baselines measured, once there are any."""
-    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    seen: dict[tuple[str, str], tuple[Estimate, float]] = {}
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
             pair = (outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["width"]))
-            seen[pair] = (outcome.value(LOSS), outcome.value(LATENCY))
+            seen[pair] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
             siblings.learn(seen)
 
     return learn
