@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,12 @@ def prepare(
     progress: Progress,
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
+    approve: Callable[[Setting], None] = lambda setting: None,
 ) -> Setting:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
-    `agree` is told what all trials of the study share before anything is trained, and may raise.
+    `agree` is told what all trials of the study share before anything is trained, and may raise. So may `approve`: it
+    is shown the setting as far as it goes once there is a teacher, before anything is made of that.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.
@@ -145,14 +147,14 @@ def prepare(
     agree(parts)
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
+    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
+    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
+    approve(begun)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = _outputs(config, space, known, data, teacher, stage)
-    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
     costs = costs_here(config, space, context, data, environment, stage)
-    return Setting(
-        config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts, costs
-    )
+    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
 
 
 def _outputs(

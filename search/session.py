@@ -31,6 +31,7 @@ from search.report import Study
 from search.run_log import here, log_start, run_log
 from search.setting import Setting
 from search.space import Params
+from search.teacher_check import check_teacher
 from search.tracking import Tracking
 from search.view import View
 from spaces import build
@@ -113,7 +114,13 @@ def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
         check_store(folder)
         clock = Clock(config.budget.timeout)
         agree = partial(check_parts, folder, config.study)
-        setting = compose.prepare(config, view.progress, clock.deadline, agree)
+
+        def approve(setting: Setting) -> None:
+            note = check_teacher(setting, view.progress, clock.deadline)
+            if note:
+                view.say(f"      note: {note}")
+
+        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve)
         for note in (*setting.about_data["notes"], *setting.space.notes):
             view.say(f"      note: {note}")
         for name, why in setting.space.missing.items():
