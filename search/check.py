@@ -14,7 +14,7 @@ import numpy as np
 from objectives import clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
-from objectives.process import Remote
+from objectives.process import Remote, default_waiting
 from search.best_config import BestConfig, read_best_config
 from search.config import from_mapping
 from search.errors import UserError
@@ -246,7 +246,7 @@ def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: S
     if record.config["workload"]["length"] == "data" and lengths is None:
         return "latency: not compared, because it was measured on the lengths of the data"
     protocol = latency.LONG.lasting(float(record.config["measure"]["final_s"]))
-    known = {"device": context.device, "threads": context.threads}
+    known = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
     inputs = _inputs(folder, record, lengths or ())
     now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
     return f"latency: {held_against(record, now)[0]}"

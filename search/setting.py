@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from objectives.bench import Batch
+from objectives.clock import cpus
 from search.config import RunConfig
 from search.encoded import read_encoded
 from search.front import Target
@@ -35,7 +35,7 @@ OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
 
 def cores() -> int:
     """CPUs this process may use: what stages train with, whatever threads a candidate is timed with."""
-    return len(os.sched_getaffinity(0))
+    return cpus()
 
 
 @dataclass(frozen=True)
