@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from objectives.process import RemoteTimeout
 from objectives.workload import device_of as workload_device
 from objectives.workload import marked
 from search import isolate, stages, teaching
-from search.compare import Estimate, difference
 from search.config import RunConfig
 from search.errors import UserError
 from search.failures import once_more
@@ -121,12 +120,10 @@ def prepare(
     progress: Progress,
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
-    approve: Callable[[Setting], None] = lambda setting: None,
 ) -> Setting:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
-    `agree` is told what all trials of the study share before anything is trained, and may raise. So may `approve`: it
-    is shown the setting as far as it goes once there is a teacher, before anything is made of that.
+    `agree` is told what all trials of the study share before anything is trained, and may raise.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.
@@ -147,14 +144,14 @@ def prepare(
     agree(parts)
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
-    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
-    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
-    approve(begun)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = _outputs(config, space, known, data, teacher, stage)
+    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
     costs = costs_here(config, space, context, data, environment, stage)
-    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
+    return Setting(
+        config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts, costs
+    )
 
 
 def _outputs(
@@ -173,7 +170,13 @@ def _outputs(
 def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:
     """(folder of the tokenised data, digest of the model)."""
     model = fingerprint(model_folder(config))
-    key = {"data": data_key_of(config), "model": model, "head": config.model.head, "task": config.task}
+    key = {
+        "data": data_key_of(config),
+        "model": model,
+        "head": config.model.head,
+        "task": config.task,
+        "trained_on": config.teacher.epochs > 0,  # what is refused, and how labels are numbered, depends on it
+    }
     return stage("data", key, stages.prepare_data, config), model
 
 
@@ -200,7 +203,8 @@ def data_key_of(config: RunConfig) -> dict[str, Any]:
     if config.data.name is None:
         for part, path in config.data.splits.items():
             with open(path, "rb") as file:
-                data[part] = hashlib.file_digest(file, "sha256").hexdigest()
+                # (The ending says how a file is read.)
+                data[part] = f"{hashlib.file_digest(file, 'sha256').hexdigest()}{Path(path).suffix.lower()}"
     return data  # type: ignore[no-any-return]
 
 
@@ -208,9 +212,7 @@ class Siblings:
     """Which other pairs of runtime and width a set of weights is measured under.
 
     Every pair that needs no new training, less those the baselines have shown to be hopeless: slower than another
-    pair by more than `HOPELESS` while surely no more accurate, on the uncompressed model. Sure is what the losses'
-    intervals say: on few rows a low precision may look better by chance. In fp32 all runtimes give the same outputs
-    (each is checked), so nothing is left to chance there.
+    pair by more than `HOPELESS` while no more accurate, on the uncompressed model.
     """
 
     HOPELESS = 1.15
@@ -219,16 +221,13 @@ class Siblings:
         self._space = space
         self._pairs = space.pairs
 
-    def learn(self, baselines: Mapping[tuple[str, str], tuple[Estimate, float]]) -> None:
+    def learn(self, baselines: Mapping[tuple[str, str], tuple[float, float]]) -> None:
         """From the uncompressed model's outcomes: {(runtime, width): (loss in points, milliseconds)}."""
         measured = dict(baselines)
 
-        def no_better(pair: tuple[str, str], other: tuple[str, str]) -> bool:
-            return pair[1] == other[1] == "fp32" or difference(measured[other][0], measured[pair][0]).high <= 0
-
         def hopeless(pair: tuple[str, str]) -> bool:
-            slow = measured[pair][1]
-            return any(ms * self.HOPELESS < slow and no_better(pair, other) for other, (_, ms) in measured.items())
+            loss, time = measured[pair]
+            return any(t * self.HOPELESS < time and other <= loss for other, t in measured.values())
 
         self._pairs = tuple(p for p in self._space.pairs if p in measured and not hopeless(p))
 

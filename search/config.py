@@ -295,14 +295,23 @@ def _located(data: DataConfig, source: Source) -> DataConfig:
     if data.name is not None:
         if source.resolve("data.name", data.name).is_file():
             raise wrong(source.where("data.name"), "a hub name; a file goes to data.train", data.name)
+        for key in ("encoding", "delimiter"):
+            if getattr(data, key) is not None:
+                raise wrong(source.where(f"data.{key}"), "left out of hub data", getattr(data, key))
         return data
     if data.config is not None:
         raise wrong(source.where("data.config"), "left out unless data.name is a hub name", data.config)
     files = {split: _file(f"data.{split}", path, source) for split, path in data.splits.items()}
+    for key, formats in (("encoding", TEXTS), ("delimiter", DELIMITED)):
+        if getattr(data, key) is not None and not any(path.lower().endswith(formats) for path in files.values()):
+            rule = f"left out where no file ends in {' or '.join(formats)}"
+            raise wrong(source.where(f"data.{key}"), rule, getattr(data, key))
     return replace(data, train=files["train"], validation=files.get("validation"), test=files.get("test"))
 
 
-FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+DELIMITED = (".csv", ".tsv")
+TEXTS = (*DELIMITED, ".json", ".jsonl")
+FORMATS = (*TEXTS, ".parquet")
 
 
 def _file(key: str, path: str, source: Source) -> str:

@@ -78,9 +78,8 @@ def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], 
             batch = encoded.batch(order[first : first + BATCH])
             logits.append(model(**{n: torch.from_numpy(batch[n]).to(device) for n in names}).float().cpu().numpy())
     model.to("cpu")
-    outputs = np.concatenate(logits)
-    decided = task_named(config.task).decide({"logits": outputs})
-    return quality.score(config.metric, decided, labels[order], outputs.shape[-1])
+    decided = task_named(config.task).decide({"logits": np.concatenate(logits)})
+    return quality.score(config.metric, decided, labels[order])
 
 
 def recover_with_looks(

@@ -10,6 +10,7 @@ from search.config import RunConfig
 from search.model_folder import model_folder
 from search.space import Space, anchors, open_space
 from search.tasks import task_named
+from search.trained_head import trained_head
 from spaces.anatomy import anatomy_of
 from spaces.axis import Infeasible
 from spaces.base import ModelError, load_base
@@ -21,11 +22,14 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     Raises:
         UserError: what a run would raise before its first trial.
     """
+    from transformers import AutoConfig
+
     from search.errors import UserError
 
     context = compose.context_of(config)
-    splits = task_named(config.task).load(config.data, config.where)
     folder = model_folder(config)
+    described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    splits = task_named(config.task).load(config.data, config.where, trained_head(config, described, folder))
     try:
         pairs = splits.train.pairs is not None
         model, _ = load_base(folder, config.model.name, config.model.revision, config.model.head, splits.labels, pairs)

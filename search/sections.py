@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,27 @@ Rungs = Annotated[
     Rule("rising, each below 1", lambda v: all(a < b for a, b in pairwise((*v, 1.0)))),
 ]
 Tokens = Annotated[int, Rule("at least 4", lambda v: v >= 4)]
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+        b"x".decode(name)
+    except UnicodeError:  # that byte alone is none of its characters
+        return True
+    except (LookupError, ValueError):  # LookupError too where it is a codec between bytes, such as base64
+        return False
+    return True
+
+
+def _is_mark(text: str) -> bool:
+    return len(text) == 1 and not text.isalnum() and text not in '"\r\n\0'
+
+
+Encoding = Annotated[Name, Rule("an encoding that Python knows, as utf-8, cp1252 or utf-16", _is_encoding)]
+Delimiter = Annotated[
+    str, Rule('one character that parts fields, as ";" or "\\t"', lambda v: len(v) == 1 and v not in '"\r\n\0')
+]
 
 
 @dataclass(frozen=True)
@@ -37,9 +59,11 @@ class DataConfig:
     text: Name = "text"
     text_pair: Name | None = None
     label: Name = "label"
-    label_names: tuple[Name, ...] | None = None  # of the labels in their order, in place of bare numbers
+    label_names: tuple[Name | int, ...] | None = None  # the data's labels in their order, or names of bare numbers
     max_length: Tokens = 128
     limit: Count | None = None  # rows of each split
+    encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
+    delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab
 
     @property
     def splits(self) -> dict[str, str]:

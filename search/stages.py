@@ -24,6 +24,7 @@ from search.looks import look, looked_at, recover_with_looks
 from search.model_folder import model_folder
 from search.tasks import task_named
 from search.tasks.text import tokenizer
+from search.trained_head import trained_head
 from spaces.axis import Infeasible, Value
 
 if TYPE_CHECKING:
@@ -45,16 +46,11 @@ def prepare_data(folder: Path, config: RunConfig, progress: Progress) -> None:
     """Read, check and tokenise the data: `<split>.npz`, `labels.json`, and the tokenizer's own files."""
     from transformers import AutoConfig
 
-    from spaces.base import has_own_head
-
     progress("reading data", 0.0)
     task = task_named(config.task)
-    splits = task.load(config.data, config.where)
     source = model_folder(config)
     described = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if config.model.head == "auto" and has_own_head(described):
-        names = [described.id2label[i] for i in range(described.num_labels)]
-        splits = splits.renumbered(names, config.where("model.head"))
+    splits = task.load(config.data, config.where, trained_head(config, described, source))
     made_by = tokenizer(source, config.where("model.name"))
     for number, name in enumerate(SPLITS):
         split = getattr(splits, name)

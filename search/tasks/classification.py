@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from search.sections import DataConfig
+    from search.tasks.heads import Head
 
 
 class Classification:
@@ -25,8 +26,8 @@ class Classification:
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews")
     auto_model = "AutoModelForSequenceClassification"
 
-    def load(self, data: DataConfig, where: Where = str) -> Splits:
-        return read_splits(data, where)
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        return read_splits(data, where, head)
 
     def encode(self, tokenizer: Any, split: Split, max_length: int) -> Encoded:
         return encode(tokenizer, split.texts, split.pairs, max_length)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.errors import UserError, Where, listed, show, wrong
+from search.errors import UserError, Where
+from search.tasks import cells
+from search.tasks.heads import Head
+from search.tasks.labels import number
 from search.tasks.table import Table, read_table
 from search.tasks.task import Split, Splits
 
@@ -20,17 +23,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CUT = 0.1  # share of train that becomes a split that is missing
-Label = int | str
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One split before its labels are numbered."""
+    """One split, as it is read."""
 
     origin: str  # for messages
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: tuple[Label, ...]
+    labels: np.ndarray  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,101 +45,52 @@ class Rows:
     def at(self, chosen: np.ndarray) -> Rows:
         """The rows with these indices."""
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
-        texts, labels = tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen)
-        return Rows(self.origin, texts, pairs, labels)
+        return Rows(self.origin, tuple(self.texts[i] for i in chosen), pairs, self.labels[chosen])
 
 
-def read_splits(data: DataConfig, where: Where) -> Splits:
+def read_splits(data: DataConfig, where: Where, head: Head | None = None) -> Splits:
     """Train, validation and test of `data`; what is missing is cut from train, the same rows every time.
 
+    Labels are numbered by the rules of `search.tasks.labels`; `head` is that of a model already trained.
+
     Raises:
-        UserError: see `read_table`; text that is no text, missing values, labels that are no classes,
-            fewer than two classes, labels that train does not have, too few rows.
+        UserError: see `read_table`; text that is no text, missing values, labels that are no classes, that train does
+            not have or whose numbers cannot be known; too few rows.
     """
-    notes: list[str] = []
-    parts = {split: _rows(read_table(data, split, where), data, where) for split in data.splits}
-    names = _classes(parts["train"], where)
+    tables = {split: read_table(data, split, where) for split in data.splits}
+    notes = [note for table in tables.values() for note in table.notes]
+    numbers, names = _numbers(tables, data, where, head, notes)
+    parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
     parts = _cut(parts, where, notes)
-    for split, rows in parts.items():
-        strange = sorted({label for label in rows.labels if label not in names}, key=str)
-        if strange:
-            raise UserError(
-                f"{where('data.label')}: {split} has labels that train has not: "
-                f"{listed(map(show, strange), 5)} (train has {listed(map(show, names), 10)})"
-            )
     if data.limit is not None:
         parts = {split: rows.at(_lowest(rows, data.limit)) for split, rows in parts.items()}
     _note_overlap(parts, notes)
     for note in notes:
         log.info(note)
-    number = {name: i for i, name in enumerate(names)}
-    made = {
-        split: Split(rows.texts, rows.pairs, np.array([number[label] for label in rows.labels], dtype=np.int64))
-        for split, rows in parts.items()
+    made = {split: Split(rows.texts, rows.pairs, rows.labels) for split, rows in parts.items()}
+    return Splits(made["train"], made["validation"], made["test"], names, tuple(notes))
+
+
+def _numbers(
+    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """(the label number of each row (N,) int64 by split, the name of each number)."""
+    found = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
+    found = cells.all_numbers(found, data.label, where("data.label"), notes)
+    wanted = None if data.label_names is None else tuple(map(str, data.label_names))
+    numbering = number(found, wanted, tables["train"].classes, head, where)
+    notes += numbering.notes
+    numbers = {
+        split: np.array([numbering.numbers[label] for label in part.labels], dtype=np.int64)
+        for split, part in found.items()
     }
-    shown = data.label_names or tuple(map(str, names))
-    if len(set(shown)) != len(names):
-        raise wrong(where("data.label_names"), f"{len(names)} different names, for {listed(names)}", list(shown))
-    return Splits(made["train"], made["validation"], made["test"], shown, tuple(notes))
+    return numbers, numbering.names
 
 
-def _rows(table: Table, data: DataConfig, where: Where) -> Rows:
-    texts = _texts(table, data.text, where("data.text"))
-    pairs = None if data.text_pair is None else _texts(table, data.text_pair, where("data.text_pair"))
-    return Rows(table.origin, texts, pairs, _labels(table, data.label, where("data.label")))
-
-
-def _texts(table: Table, column: str, where: str) -> tuple[str, ...]:
-    values = table.columns[column]
-    for i, value in enumerate(values):
-        if not isinstance(value, str):
-            what = "a missing value" if value is None else show(value)
-            raise UserError(f'{where}: column "{column}" of {table.origin} must hold text, got {what} in row {i + 1}')
-    return tuple(values)
-
-
-def _labels(table: Table, column: str, where: str) -> tuple[Label, ...]:
-    """Whole numbers or names; numbers that the data name (ClassLabel) become names."""
-    return tuple(_label(value, i, table, column, where) for i, value in enumerate(table.columns[column]))
-
-
-def _label(value: Any, row: int, table: Table, column: str, where: str) -> Label:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and table.classes is not None and 0 <= value < len(table.classes):
-        return table.classes[value]
-    if isinstance(value, int | str) and value != "":
-        return value
-    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    what = "a missing value" if missing else show(value)
-    raise UserError(
-        f'{where}: column "{column}" of {table.origin} must hold classes (whole numbers or names), '
-        f"got {what} in row {row + 1}"
-    )
-
-
-def _classes(train: Rows, where: Where) -> list[Label]:
-    """The distinct labels, in order."""
-    names = set(train.labels)
-    at = where("data.label")
-    if len({type(name) for name in names}) > 1:
-        number = next(n for n in names if isinstance(n, int))
-        word = next(n for n in names if isinstance(n, str))
-        raise UserError(
-            f"{at}: labels in {train.origin} must be all numbers or all names, got {number} and {show(word)}"
-        )
-    if len(names) < 2:
-        raise UserError(
-            f"{at}: must have at least two classes, got only {show(train.labels[0])} "
-            f"in all {len(train)} rows of {train.origin}"
-        )
-    if len(names) > max(10, len(train) / 2):
-        raise UserError(
-            f"{at}: must hold classes, got {len(names)} different values in {len(train)} rows of {train.origin}"
-        )
-    return sorted(names)  # all numbers or all names
+def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, notes: list[str]) -> Rows:
+    texts = cells.texts(table, data.text, where("data.text"), notes)
+    pairs = None if data.text_pair is None else cells.texts(table, data.text_pair, where("data.text_pair"), notes)
+    return Rows(table.origin, texts, pairs, labels)
 
 
 def _cut(parts: dict[str, Rows], where: Where, notes: list[str]) -> dict[str, Rows]:

@@ -1,28 +1,19 @@
-"""Columns of a data file or of a hub data set, through `datasets`."""
+"""Columns of a data file, or of a hub data set through `datasets`."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.errors import UserError, Where, disk_is_full, listed, unknown
+from search.errors import UserError, Where, listed, unknown
+from search.tasks.files import Found, Options, read_file
 
 if TYPE_CHECKING:
     from search.sections import DataConfig
-
-#: Reader of `datasets` and its options. Only an empty field is a missing value: "NA" and "null" are words.
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("from_csv", {"keep_default_na": False, "na_values": [""]}),
-    ".tsv": ("from_csv", {"keep_default_na": False, "na_values": [""], "sep": "\t"}),
-    ".json": ("from_json", {}),
-    ".jsonl": ("from_json", {}),
-    ".parquet": ("from_parquet", {}),
-}
 
 
 @dataclass(frozen=True)
@@ -32,6 +23,7 @@ class Table:
     origin: str  # the file, or the hub name and split: for messages
     columns: dict[str, list[Any]]
     classes: tuple[str, ...] | None  # names of the label column's numbers, where the data carry them
+    notes: tuple[str, ...] = ()  # how a file was read, where that is not plain
 
 
 def read_table(data: DataConfig, split: str, where: Where) -> Table:
@@ -41,42 +33,32 @@ def read_table(data: DataConfig, split: str, where: Where) -> Table:
         UserError: the file or data set cannot be read, is empty, or lacks a column.
     """
     source = data.splits[split]
-    with _quiet():
-        if data.name is None:
-            origin = source
-            found = _from_file(Path(source), where(f"data.{split}"))
-        else:
-            origin = f"{data.name} [{source}]"
-            found = _from_hub(data, split, where)
-    if not len(found):
+    keys = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+    wanted = {key: column for key, column in keys.items() if column is not None}
+    if data.name is None:
+        origin, file = source, Path(source)
+        options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
+        found = read_file(file, tuple(wanted.values()), options, where(f"data.{split}"))
+    else:
+        origin = f"{data.name} [{source}]"
+        with _quiet():
+            found = _found(_from_hub(data, split, where), tuple(wanted.values()))
+    if not found.rows:
         raise UserError(f"{where(f'data.{split}')}: no rows in {origin}")
-    wanted = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
     for key, column in wanted.items():
-        if column is not None and column not in found.column_names:
-            raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, found.column_names)
-    columns = {column: found[column][:] for column in wanted.values() if column is not None}
-    return Table(origin, columns, getattr(found.features[data.label], "names", None))
+        if column not in found.columns:
+            names = [name if len(name) <= 40 else f"{name[:37]}..." for name in found.names]
+            raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, names)
+    notes = tuple(f"{Path(source).name}: {note}" for note in found.notes)
+    return Table(origin, found.columns, found.classes.get(data.label), notes)
 
 
-def _from_file(file: Path, where: str) -> Any:
-    from datasets import Dataset
-
-    if not file.is_file():
-        raise UserError(f"{where}: no such file: {file}")
-    if file.stat().st_size == 0:
-        raise UserError(f"{where}: {file} is empty")
-    reader, options = READERS[file.suffix.lower()]
-    # Nothing beside the user's data, nothing left behind, no stale copy: the rows are held in memory.
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            return getattr(Dataset, reader)(str(file), cache_dir=cache, keep_in_memory=True, **options)
-        except Exception as error:  # each format brings its own exceptions, wrapped or not
-            if disk_is_full(error):
-                raise
-            cause = _first_line(error.__cause__ or error)
-            if "corresponds to no data" in cause:
-                raise UserError(f"{where}: no rows in {file}") from None
-            raise UserError(f"{where}: {file} cannot be read as {file.suffix[1:].lower()}: {cause}") from None
+def _found(rows: Any, wanted: Sequence[str]) -> Found:
+    """A data set of the hub in the form of a file."""
+    names = tuple(rows.column_names)
+    there = [name for name in wanted if name in names]
+    classes = {name: tuple(rows.features[name].names) for name in there if hasattr(rows.features[name], "names")}
+    return Found(names, len(rows), {name: rows[name][:] for name in there}, classes)
 
 
 def _from_hub(data: DataConfig, split: str, where: Where) -> Any:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from search.errors import UserError, Where, listed
+from search.errors import Where
 
 if TYPE_CHECKING:
     import torch
 
     from search.sections import DataConfig
+    from search.tasks.heads import Head
     from search.tasks.text import Encoded
 
 
@@ -62,31 +63,6 @@ class Splits:
         parts = (self.train.digest, self.validation.digest, self.test.digest, *self.labels)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    def renumbered(self, names: Sequence[str], where: str = "model.head") -> Splits:
-        """With the label numbers of a model that is already trained, whose labels are `names`.
-
-        Labels that are bare numbers are taken for the model's own; others are matched by name,
-        unless the model has only transformers' LABEL_0, LABEL_1, ...
-
-        Raises:
-            UserError: the data have a label that the model does not know.
-        """
-        if list(names) == [f"LABEL_{i}" for i in range(len(self.labels))]:
-            return self  # transformers' own numbering: the model has no names
-        known = {name.lower(): i for i, name in enumerate(names)}
-        if all(label.isdecimal() and int(label) < len(names) for label in self.labels):
-            numbers = [int(label) for label in self.labels]
-        else:
-            numbers = [known.get(label.lower(), -1) for label in self.labels]
-        if -1 in numbers:
-            strange = self.labels[numbers.index(-1)]
-            raise UserError(f'{where}: the model was trained on {listed(names)}, and the data have "{strange}"')
-        table = np.array(numbers, dtype=np.int64)
-        train, validation, test = (
-            replace(part, labels=table[part.labels]) for part in (self.train, self.validation, self.test)
-        )
-        return Splits(train, validation, test, tuple(names), self.notes)
-
 
 class Task(Protocol):
     """One kind of job. Outputs and predictions are rows by batch; nothing here knows how the model runs."""
@@ -95,8 +71,11 @@ class Task(Protocol):
     metrics: tuple[str, ...]  # the default first
     auto_model: str  # the transformers class that gives the model its head
 
-    def load(self, data: DataConfig, where: Where = str) -> Splits:
-        """Read the data. Raises UserError, beginning with `where(key)`."""
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        """Read the data, with the label numbers of `head` where the model has a trained one.
+
+        Raises UserError, beginning with `where(key)`.
+        """
         ...
 
     def encode(self, tokenizer: Any, split: Split, max_length: int) -> Encoded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class OpenVinoPredict:
     """One compiled model and one inference request, reused."""
 
     def __init__(self, path: Path, context: Context) -> None:
+        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
         import openvino
 
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

@@ -25,7 +25,7 @@ EAGER, ONNX, ABSENT = ("eager", "fp32"), ("onnx", "fp32"), ("eager", "int8-stati
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Setting:
     folder = tmp_path_factory.mktemp("known")
-    changes = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 0}, "recover": {"epochs": 0}}
+    changes = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(tiny_data / "known.yaml", **changes)
     config = commands.configured(path, 1, None, "known", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True)

@@ -26,7 +26,7 @@ OFF = {"distill": "off", "prune": "off", "bits": {"width": "fp32"}, "runtime": {
 
 
 def prepared(folder: Path, model: Path, data: Path, low_rank: Mapping[str, Any], **changes: Any) -> Setting:
-    plain = {"model": {"name": str(model)}, "teacher": {"epochs": 0}, "recover": {"epochs": 0}}
+    plain = {"model": {"name": str(model)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(data / "products.yaml", **plain, space={**OFF, "low_rank": low_rank}, **changes)
     config = commands.configured(path, 1, None, "products", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from search.config import FORMATS, UserError
 from search.sections import DataConfig
 from search.source import embedded
 from search.tasks.classification import Classification
-from search.tasks.table import READERS
+from search.tasks.files import READERS
 from search.tasks.task import Split, Splits
 
 TASK = Classification()
@@ -160,7 +160,8 @@ BAD: list[tuple[list[tuple[Any, Any]], dict[str, Any], str]] = [
         {},
         r'data.text: column "text" of .* must hold text, got a missing value in row 2',
     ),
-    ([(1.5, 1), (2, 0)], {}, r"must hold text, got 1.5 in row 1"),
+    ([("x", 1), (["y"], 0)], {}, r'must hold text, got \["y"\] in row 2'),
+    ([("x", 1), ("\ud83d", 0)], {}, r"must hold text, got .* in row 2"),
     ([*ROWS, ("x", None)], {}, r'data.label: column "label" .* got a missing value in row 201'),
     (
         [(t, i + 0.5) for i, (t, _) in enumerate(ROWS)],
@@ -198,9 +199,17 @@ def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, rows: Any, setting
         ("a.csv", "", "a.csv is empty"),
         ("a.csv", "text,label\n", "no rows in .*a.csv"),
         ("a.jsonl", "\n", "no rows in .*a.jsonl|cannot be read as jsonl"),
-        ("a.csv", 'text,label\n"open', "a.csv cannot be read as csv: .*EOF inside string"),
-        ("a.csv", b"text,label\n\xe9\xff,1\n", "a.csv cannot be read as csv: .*codec can't decode"),
-        ("a.json", "{nope", "a.json cannot be read as json: .*parse error"),
+        (
+            "a.csv",
+            'text,label\n"open',
+            r"a.csv cannot be read as csv: row 1 \(line 2\): a quote is opened and never closed",
+        ),
+        (
+            "a.csv",
+            b"text,label\n\xe9\xff,1\n",
+            r"a.csv cannot be read as csv: byte 0xe9 at 11 \(line 2\) is not UTF-8; .*data.encoding",
+        ),
+        ("a.json", "{nope", "a.json cannot be read as json: line 1, column 2: Expecting"),
         ("a.parquet", "text", "a.parquet cannot be read as parquet"),
     ],
 )
@@ -248,18 +257,6 @@ def test_a_wrong_split_or_configuration_of_the_hub_is_told(
     monkeypatch.setattr("datasets.get_dataset_split_names", lambda *_: ["train", "test"])
     with pytest.raises(UserError, match=f"^c.yaml: {message}"):
         load(**{"train": "train", "name": "org/set", **settings})
-
-
-def test_labels_follow_a_model_that_is_already_trained() -> None:
-    part = Split(("a", "b", "c"), None, np.array([0, 1, 1]))
-    named = Splits(part, part, part, ("good", "bad"))
-    assert named.renumbered(["BAD", "GOOD"]).train.labels.tolist() == [1, 0, 0]
-    numbered = Splits(part, part, part, ("0", "1"))
-    assert numbered.renumbered(["BAD", "GOOD", "UGLY"]).train.labels.tolist() == [0, 1, 1]
-    assert numbered.renumbered(["BAD", "GOOD"]).labels == ("BAD", "GOOD")
-    assert named.renumbered(["LABEL_0", "LABEL_1"]) == named
-    with pytest.raises(UserError, match=r'the model was trained on A, B, and the data have "good"'):
-        named.renumbered(["A", "B"])
 
 
 def test_the_embedded_reviews_are_the_published_ones() -> None:

@@ -1,0 +1,127 @@
+"""What the cells of a table mean: texts, and the labels of rows. The same for every format that they came from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Set
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from search.errors import UserError, listed, show
+from search.tasks.files import Number
+from search.tasks.heads import Label
+from search.tasks.labels import Found
+from search.tasks.table import Table
+
+
+def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
+    """The column as text. Numbers, truth values and dates are the text that they are written as."""
+    made, kinds = [], set()
+    for i, value in enumerate(table.columns[column]):
+        text = _text(value)
+        if text is None or (not text.isascii() and not _is_unicode(text)):
+            what = "a missing value" if _is_missing(value) else show(value)
+            raise UserError(f'{where}: column "{column}" of {table.origin} must hold text, got {what} in row {i + 1}')
+        if type(value) is not str:
+            kinds.add("number" if isinstance(value, Number) else type(value).__name__)
+        made.append(text)
+    if kinds:
+        notes.append(f'column "{column}" of {Path(table.origin).name} holds {listed(sorted(kinds))}: read as text')
+    return tuple(made)
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    if not _is_missing(value) and isinstance(value, int | float | Decimal | date | time):
+        return str(value)
+    return None
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair stands alone in it, which no tokenizer takes."""
+    return not any("\ud800" <= mark <= "\udfff" for mark in text)
+
+
+def labels(table: Table, column: str, where: str) -> Found:
+    """The column as whole numbers and names; numbers that the data name (ClassLabel) become names."""
+    made = []
+    for i, value in enumerate(table.columns[column]):
+        label = _label(value, table.classes)
+        if label is None:
+            raise _no_class(where, column, table.origin, value, i)
+        made.append(label)
+    return Found(table.origin, tuple(made))
+
+
+def _label(value: Any, names: tuple[str, ...] | None) -> Label | None:
+    """None: not a class. Text stays as it is (see `_all_numbers`)."""
+    if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
+        value = _whole(str(value))
+    if isinstance(value, bytes):
+        value = _text(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return names[value] if names is not None and 0 <= value < len(names) else value
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that is written as "1", "-1" or "1.0"; a name such as "01" is none."""
+    found = re.fullmatch(r"\s*([-+]?(?:0|[1-9]\d*))(?:\.0*)?\s*", text, flags=re.ASCII)
+    return None if found is None else int(found[1])
+
+
+#: What programs write for a missing value: among numbers it is one, among names it is a name.
+MISSING = ("nan", "na", "<na>", "n/a", "null", "none")
+
+
+def all_numbers(parts: Mapping[str, Found], column: str, where: str, notes: list[str]) -> dict[str, Found]:
+    """`parts` with labels that are all whole numbers, however they are written, or all text."""
+    values = {label for part in parts.values() for label in part.labels}
+    words = {label for label in values if isinstance(label, str) and _number(label) is None}
+    if len(words) == len(values):
+        return dict(parts)
+    if all(word.strip().lower() in MISSING for word in words):  # mostly there are none
+        return {split: _numbers(part, words, column, where) for split, part in parts.items()}
+    notes.append(f"labels are numbers and words, each a class: {listed(map(show, sorted(map(str, values))), 10)}")
+    return {split: Found(part.origin, tuple(map(str, part.labels))) for split, part in parts.items()}
+
+
+def _numbers(part: Found, words: Set[str], column: str, where: str) -> Found:
+    made = []
+    for row, label in enumerate(part.labels):
+        whole = _whole(str(label))
+        if whole is None:
+            raise _no_class(where, column, part.origin, None if label in words else Number(label), row)
+        made.append(whole)
+    return Found(part.origin, tuple(made))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if re.fullmatch(r"\s*[-+]?(?:0|[1-9]\d*)?(?:\.\d*)?\s*", text, flags=re.ASCII) else None
+    except ValueError:
+        return None
+
+
+def _no_class(where: str, column: str, origin: str, value: Any, row: int) -> UserError:
+    missing = _is_missing(value) or (isinstance(value, str) and not value.strip())
+    what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
+    rule = "must hold classes (whole numbers or names)"
+    return UserError(f'{where}: column "{column}" of {origin} {rule}, got {what} in row {row + 1}')

@@ -1,0 +1,188 @@
+"""The labels of a head that is already trained, and which of the data's labels is which (rule 5 of `labels`)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.errors import UserError, Where, listed, show, wrong
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The labels of a head that is already trained."""
+
+    labels: tuple[str, ...]  # of output 0, 1, ...
+    trained_on: bool = True  # it is trained further on the data
+
+    @property
+    def bare(self) -> bool:
+        """Whether the names say nothing: transformers' own LABEL_0, LABEL_1, ..."""
+        return self.labels == tuple(f"LABEL_{i}" for i in range(len(self.labels)))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What data.label_names makes of the labels."""
+
+    names: Mapping[Label, str]  # of each label of the data
+    order: tuple[str, ...]  # label 0 first
+    named: bool  # bare numbers were given names (rule 3), so that the order is theirs and not the model's
+
+
+def fold(name: str) -> str:
+    """What is equal in names that differ in case, spaces or the form of accented letters only."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Rule 5."""
+
+    head: Head
+    names: Mapping[Label, str]  # of each label of the data
+    told: Listed | None
+    carried: Sequence[str] | None  # names of a ClassLabel
+    classes: Sequence[Label]  # the labels of train
+    where: Where
+
+    def numbered(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
+        """({label of the data: number}, the name of each number, notes)."""
+        labels, bare = self.head.labels, self.head.bare
+        places = {label: place(name, labels) for label, name in self.names.items()}
+        found = {label: place for label, place in places.items() if place is not None}
+        if len(found) == len(places):
+            return found, labels, self._by_name(found)
+        if self.told is not None:
+            return self._by_list(self.told)
+        numbers = _whole_numbers(self.names)
+        if not found and numbers is not None and all(0 <= k < len(labels) for k in numbers.values()):
+            which = listed((f"{name} is {labels[numbers[label]]}" for label, name in self.names.items()), 10)
+            return numbers, labels, [] if bare else [f"the data's labels are the model's numbers: {which}"]
+        if not found and bare:
+            return self._bare()
+        raise self._refusal(next(label for label, place in places.items() if place is None))
+
+    def _by_name(self, found: Mapping[Label, int]) -> list[str]:
+        labels = self.head.labels
+        if len(set(found.values())) < len(found):
+            raise self._refusal(next(label for label in found if self.names[label] not in labels))
+        told = self.told
+        if told is not None and not told.named:
+            other = [
+                i for i, name in enumerate(told.order) if len(told.order) == len(labels) and place(name, labels) != i
+            ]
+            if other:
+                raise wrong(
+                    self.where("data.label_names"),
+                    f"left out or in the order of the model's own labels ({listed(labels, 10)})",
+                    list(told.order),
+                )
+        changed = [f"{self.names[k]} is {labels[i]}" for k, i in found.items() if self.names[k] != labels[i]]
+        return [f"labels are matched with the model's regardless of case and spaces: {listed(changed, 10)}"] * bool(
+            changed
+        )
+
+    def _by_list(self, told: Listed) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
+        labels = self.head.labels
+        if len(told.order) != len(labels):
+            rule = f"{len(labels)} names, one for each label of the model ({listed(labels, 10)})"
+            raise wrong(self.where("data.label_names"), rule, list(told.order))
+        for label, name in self.names.items():
+            if name not in told.order:
+                raise self._refusal(label)
+        numbers = {label: told.order.index(name) for label, name in self.names.items()}
+        if self.head.bare:
+            return numbers, told.order, []
+        which = listed((f"{name} is {label}" for name, label in zip(told.order, labels, strict=True)), 10)
+        return numbers, labels, [f"data.label_names gives the order of the model's labels: {which}"]
+
+    def _bare(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
+        count, trained_on = len(self.head.labels), self.head.trained_on
+        words = list(self.names.values())
+        if self.carried is not None and len(self.carried) == count and set(words) <= set(self.carried):
+            order = tuple(self.carried)
+            note = f"the model's labels have no names; they are numbered as in the data: {listed(order, 10)}"
+        elif trained_on and len(words) == count == len(self.classes):
+            order = tuple(words)
+            note = (
+                f"the model's labels have no names; as it is trained further, they are {listed(order, 10)} from now on"
+            )
+        elif trained_on:
+            strange = [label for label in self.names if label not in self.classes]
+            raise self._refusal((*strange, *self.names)[0])
+        else:
+            raise UserError(
+                f"{self.where('data.label_names')}: missing: the model names its {count} labels LABEL_0 to "
+                f"LABEL_{count - 1}, so without training it cannot be known which is which of {listed(words, 10)}; "
+                "list the data's labels here, that of LABEL_0 first"
+            )
+        return {label: order.index(name) for label, name in self.names.items()}, order, [note]
+
+    def _refusal(self, label: Label) -> UserError:
+        return UserError(
+            f"{self.where('model.head')}: the model was trained on {listed(self.head.labels, 10)}, and the data have "
+            f"{show(str(label))}; list the data's {len(self.head.labels)} labels in the model's order in "
+            "data.label_names, or set model.head: mean for a new head"
+        )
+
+
+def place(name: str, names: Sequence[str]) -> int | None:
+    """The place of `name` among `names`: the same one, else the only one that is equal but for case and spaces."""
+    if name in names:
+        return list(names).index(name)
+    alike = [i for i, other in enumerate(names) if fold(other) == fold(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _whole_numbers(names: Mapping[Label, str]) -> dict[Label, int] | None:
+    """Labels that are numbers by themselves: whole ones, or false and true."""
+    if all(isinstance(label, int) for label in names):
+        return {label: label for label in names if isinstance(label, int)}
+    truth = {"false": 0, "true": 1}
+    if all(fold(name) in truth for name in names.values()):
+        return {label: truth[fold(name)] for label, name in names.items()}
+    return None
+
+
+def head_labels(described: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The names of a model's labels by their number, from the content of its config.json. `where` begins a message.
+
+    Raises:
+        UserError: the numbers have gaps, a name is none or is there twice, or the file disagrees with itself.
+    """
+    at = f"{where}: id2label in config.json"
+    given, count = described.get("id2label"), described.get("num_labels")
+    if given is None:  # transformers does not write what is its default
+        return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
+    if not isinstance(given, Mapping) or sorted(given) != sorted(map(str, range(len(given)))):
+        raise wrong(at, "a mapping of the label numbers 0, 1, ... to names", given)
+    if count not in (None, len(given)):
+        raise UserError(
+            f"{where}: config.json disagrees with itself: num_labels is {show(count)}, id2label {show(given)}"
+        )
+    names = [_name(given[str(i)], at) for i in range(len(given))]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise UserError(f"{at} has {show(twice[0])} twice, so its labels cannot be told apart")
+    for name, other in (described.get("label2id") or {}).items():
+        number = names.index(name) if name in names else other
+        if number != other:
+            disagreement = f"{show(name)} is {number} in id2label and {show(other)} in label2id"
+            raise UserError(f"{where}: config.json disagrees with itself: {disagreement}")
+    return tuple(names)
+
+
+def _name(value: Any, at: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip()):
+        return str(value)
+    raise wrong(at, "names", value)

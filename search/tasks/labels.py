@@ -1,0 +1,155 @@
+"""Labels of the data become numbers, and meet those of a model that is already trained. The rules, in their order:
+
+1. A label is a name. Whole numbers and booleans are names too, however a file writes them: 1, 1.0 and "1" are the
+   name 1 where all labels of the data are numbers; true is the name true.
+2. Labels that differ only in case or in spaces are one class, called by its most frequent spelling in train, and a note
+   says so. Where data.label_names (or the trained model) has several of the spellings, they stay apart.
+3. data.label_names lists the data's own labels, label 0 first: an order, and never a renaming. Where the data's labels
+   are bare whole numbers and none of them is in the list, it names them: number k is its entry k; or where the numbers
+   do not begin at 0, the smallest number is its first entry.
+4. Without a trained head, the order of the numbers is that of data.label_names; else that in which the data set
+   numbers its names (ClassLabel); else rising, numerically or by the alphabet.
+5. With a trained head, names decide: each label of the data is the model's label of the same name, exactly or else
+   regardless of case and spaces where only one fits. All must match. Where not all do:
+   a. data.label_names, with as many entries as the model has labels, is the order;
+   b. where none matches and all are whole numbers (or false and true, which are 0 and 1), they are the model's numbers;
+   c. a model with bare names (LABEL_0, LABEL_1, ...) takes the order of ClassLabel; where it is trained further,
+      that of rule 4, and a note says so. Without training the order cannot be known, and the run is refused.
+   Everything else is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from search.errors import UserError, Where, listed, show, wrong
+from search.tasks.heads import Head, Label, Listed, Matching, fold, place
+
+
+@dataclass(frozen=True)
+class Found:
+    """The labels of one split, row by row."""
+
+    origin: str  # the file or split, for messages
+    labels: Sequence[Label]
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """What number each label of the data gets."""
+
+    numbers: Mapping[Label, int]
+    names: tuple[str, ...]  # of number 0, 1, ...
+    notes: tuple[str, ...]
+
+
+def number(
+    parts: Mapping[str, Found],
+    wanted: Sequence[str] | None,
+    carried: Sequence[str] | None,
+    head: Head | None,
+    where: Where,
+) -> Numbering:
+    """The numbers of all labels in `parts` ("train" among them; all whole numbers or all text), by the rules above.
+
+    `wanted` is data.label_names, `carried` the names of a ClassLabel, `head` that of a model already trained.
+
+    Raises:
+        UserError: train has fewer than two classes or far too many, another split has labels that nothing knows, or
+            the numbers cannot be known.
+    """
+    known = [*(wanted or ()), *(() if head is None or head.bare else head.labels)]
+    spelled, notes = _spellings(parts, known)
+    classes = _classes(parts["train"], spelled, where)
+    everything = sorted(set(spelled.values()))
+    told = None if wanted is None else _listed(tuple(wanted), everything, classes, where)
+    names = {label: str(label) for label in everything} if told is None else told.names
+    if head is None:
+        _refuse_strange(parts, spelled, classes, where)
+        order = told.order if told else tuple(names[label] for label in _natural(classes, carried))
+        if len(order) != len(classes):
+            rule = f"{len(classes)} different names, for {listed(classes, 10)}"
+            raise wrong(where("data.label_names"), rule, list(order))
+        numbers = {label: order.index(names[label]) for label in classes}
+    else:
+        numbers, order, more = Matching(head, names, told, carried, classes, where).numbered()
+        notes += more
+    return Numbering({raw: numbers[label] for raw, label in spelled.items()}, order, tuple(notes))
+
+
+def _spellings(parts: Mapping[str, Found], known: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
+    """({each label as it is spelled: its class}, notes), by rule 2."""
+    counts = Counter(parts["train"].labels)
+    alike: dict[str, list[Label]] = {}
+    for label in sorted({label for part in parts.values() for label in part.labels}, key=str):
+        alike.setdefault(fold(str(label)), []).append(label)
+    spelled: dict[Label, Label] = {}
+    notes = []
+    for group in alike.values():
+        listed_too = [label for label in group if label in known]
+        if len(group) == 1 or len(listed_too) > 1:
+            spelled |= {label: label for label in group}
+            continue
+        best = listed_too[0] if listed_too else max(group, key=lambda label: counts[label])
+        spelled |= dict.fromkeys(group, best)
+        notes.append(
+            f"labels {listed(map(show, group), 8)} are one class, {show(best)}: they differ only in case or spaces "
+            "(data.label_names keeps apart what it lists)"
+        )
+    return spelled, notes
+
+
+def _classes(train: Found, spelled: Mapping[Label, Label], where: Where) -> list[Label]:
+    """The distinct labels of train, rising."""
+    classes = {spelled[label] for label in train.labels}
+    at, rows = where("data.label"), len(train.labels)
+    if len(classes) < 2:
+        raise UserError(
+            f"{at}: must have at least two classes, got only {show(*classes)} in all {rows} rows of {train.origin}"
+        )
+    if len(classes) > max(10, rows / 2):
+        raise UserError(
+            f"{at}: must hold classes, got {len(classes)} different values in {rows} rows of {train.origin}"
+        )
+    return sorted(classes)
+
+
+def _listed(wanted: tuple[str, ...], everything: Sequence[Label], classes: Sequence[Label], where: Where) -> Listed:
+    """Rule 3."""
+    at = where("data.label_names")
+    if len(set(wanted)) < len(wanted):
+        raise wrong(at, f"{len(classes)} different names, for {listed(classes, 10)}", list(wanted))
+    places = {label: place(str(label), wanted) for label in everything}
+    if all(places[label] is not None for label in classes):
+        names = {label: str(label) if place is None else wanted[place] for label, place in places.items()}
+        return Listed(names, wanted, named=False)
+    numbers = [label for label in everything if isinstance(label, int)]
+    if len(numbers) == len(everything) and all(place is None for place in places.values()):
+        if all(0 <= label < len(wanted) for label in numbers):
+            return Listed({label: wanted[label] for label in numbers}, wanted, named=True)
+        if len(classes) == len(wanted):
+            given = dict(zip(classes, wanted, strict=True))
+            return Listed({label: given.get(label, str(label)) for label in everything}, wanted, named=True)
+        raise wrong(at, f"{len(classes)} different names, for {listed(classes, 10)}", list(wanted))
+    raise wrong(at, f"the data's own labels in their order ({listed(map(show, classes), 10)})", list(wanted))
+
+
+def _natural(classes: Sequence[Label], carried: Sequence[str] | None) -> list[Label]:
+    """Rule 4, without data.label_names."""
+    if carried is not None and set(classes) <= set(carried):
+        return [name for name in carried if name in classes]
+    return list(classes)
+
+
+def _refuse_strange(
+    parts: Mapping[str, Found], spelled: Mapping[Label, Label], classes: Sequence[Label], where: Where
+) -> None:
+    for split, part in parts.items():
+        strange = sorted({spelled[label] for label in part.labels} - set(classes), key=str)
+        if strange:
+            raise UserError(
+                f"{where('data.label')}: {split} has labels that train has not: "
+                f"{listed(map(show, strange), 5)} (train has {listed(map(show, classes), 10)})"
+            )

@@ -1,0 +1,289 @@
+"""Labels of the data become the right numbers, or the run is refused: names first, numbers next, guesses never."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.errors import UserError
+from search.sections import DataConfig
+from search.tasks.classification import Classification
+from search.tasks.heads import Head, head_labels
+from search.tasks.labels import Found, Numbering, number
+
+BARE = ("LABEL_0", "LABEL_1")
+
+
+def numbered(
+    train: Sequence[Any],
+    model: Sequence[str] | None = None,
+    *,
+    test: Sequence[Any] = (),
+    listed: Sequence[str] | None = None,
+    carried: Sequence[str] | None = None,
+    trained_on: bool = False,
+) -> Numbering:
+    head = None if model is None else Head(tuple(model), trained_on)
+    parts = {"train": Found("train.csv", tuple(train) * 20), "test": Found("test.csv", tuple(test) or tuple(train))}
+    return number(parts, listed, carried, head, lambda key: f"c.yaml: {key}")
+
+
+def refusal(*arguments: Any, **settings: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        numbered(*arguments, **settings)
+    assert str(caught.value).startswith("c.yaml: ")
+    return str(caught.value)
+
+
+# --- with a trained head ------------------------------------------------------------------------------------
+
+NAMED: list[tuple[Sequence[Any], Sequence[str], dict[Any, int]]] = [
+    (("good", "bad"), ("bad", "good"), {"bad": 0, "good": 1}),
+    (("good", "bad"), ("BAD", "Good"), {"bad": 0, "good": 1}),
+    (("not  spam ", "spam"), ("Spam", "not spam"), {"not  spam ": 1, "spam": 0}),
+    (("caf\u00e9", "bar"), ("bar", "cafe\u0301"), {"caf\u00e9": 1, "bar": 0}),
+    ((0, 1), ("1", "0"), {0: 1, 1: 0}),  # digits are names too
+    ((1, 2, 3, 4), ("1", "2", "3", "4", "5"), {1: 0, 2: 1, 3: 2, 4: 3}),
+    ((-1, 1), ("-1", "1"), {-1: 0, 1: 1}),
+    (("LABEL_1", "LABEL_0"), BARE, {"LABEL_0": 0, "LABEL_1": 1}),
+    (("true", "false"), ("False", "True"), {"true": 1, "false": 0}),
+    (("US", "us"), ("us", "US"), {"us": 0, "US": 1}),
+    ((0, 1), ("NEG", "POS"), {0: 0, 1: 1}),  # numbers where no name fits
+    ((0, 1), BARE, {0: 0, 1: 1}),
+    ((0, 2), ("NEG", "NEU", "POS"), {0: 0, 2: 2}),
+    (("true", "false"), BARE, {"false": 0, "true": 1}),
+]
+
+
+@pytest.mark.parametrize(("labels", "model", "numbers"), NAMED)
+@pytest.mark.parametrize("trained_on", [False, True])
+def test_labels_have_the_numbers_that_the_model_knows_them_by(
+    labels: Any, model: Any, numbers: dict[Any, int], trained_on: bool
+) -> None:
+    made = numbered(labels, model, trained_on=trained_on)
+    assert dict(made.numbers) == numbers
+    assert made.names == tuple(model)
+
+
+def test_what_is_not_an_exact_name_is_noted() -> None:
+    assert numbered(("good", "bad"), ("bad", "good")).notes == ()
+    assert "good is GOOD" in numbered(("good", "bad"), ("bad", "GOOD")).notes[0]
+    assert "0 is NEG, 1 is POS" in numbered((0, 1), ("NEG", "POS")).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "model"),
+    [
+        (("good", "bad"), ("A", "B")),
+        (("good", "bad"), ("good", "B")),
+        ((0, 1), ("1", "2")),  # one digit is a name: then both must be
+        ((0, 1, 2, 3, 4), ("1", "2", "3", "4", "5")),
+        ((1, 2), ("NEG", "POS")),
+        ((0, 1, 2), BARE),
+        ((-1, 1), BARE),
+        (("a", "b", "c"), ("a", "b")),
+        (("Us", "them"), ("US", "us")),
+    ],
+)
+def test_labels_that_do_not_fit_the_model_are_refused(labels: Any, model: Any) -> None:
+    assert "data.label_names" in refusal(labels, model)
+
+
+def test_a_label_that_only_test_has_is_fine_if_the_model_knows_it() -> None:
+    made = numbered(("good", "bad"), ("bad", "good", "Mixed"), test=("mixed",))
+    assert made.numbers["mixed"] == 2
+    assert numbered((0, 1), ("A", "B", "C"), test=(2,)).numbers[2] == 2
+    assert 'the data have "odd"' in refusal(("good", "bad"), ("bad", "good"), test=("odd",))
+    assert 'test has labels that train has not: "odd"' in refusal(("good", "bad"), test=("odd",))
+    assert 'the data have "odd"' in refusal(
+        ("good", "bad"), ("LABEL_0", "LABEL_1", "LABEL_2"), test=("odd",), trained_on=True
+    )
+
+
+def test_the_order_of_words_is_never_assumed_for_a_model_without_names() -> None:
+    message = refusal(("positive", "negative"), BARE)
+    assert message.startswith("c.yaml: data.label_names: missing: ") and "LABEL_0 to LABEL_1" in message
+    assert refusal((1, 2), BARE).startswith("c.yaml: data.label_names: missing: ")
+    made = numbered(("positive", "negative"), BARE, listed=("positive", "negative"))
+    assert made.numbers == {"positive": 0, "negative": 1} and made.names == ("positive", "negative")
+
+
+def test_training_makes_the_alphabetical_order_true_and_a_note_says_so() -> None:
+    made = numbered(("positive", "negative"), BARE, trained_on=True)
+    assert made.numbers == {"negative": 0, "positive": 1} and "as it is trained further" in made.notes[0]
+    assert numbered((2, 1), BARE, trained_on=True).numbers == {1: 0, 2: 1}
+
+
+def test_a_data_set_that_numbers_its_names_gives_a_nameless_model_the_order() -> None:
+    made = numbered(("neg", "pos"), BARE, carried=("pos", "neg"))
+    assert made.numbers == {"pos": 0, "neg": 1} and made.names == ("pos", "neg")
+    assert "LABEL_2" in refusal(("neg", "pos"), ("LABEL_0", "LABEL_1", "LABEL_2"), carried=("pos", "neg"))
+
+
+def test_label_names_are_the_models_order_where_its_names_say_nothing_of_the_datas() -> None:
+    made = numbered(("down", "up"), ("POS", "NEG"), listed=("up", "down"))
+    assert made.numbers == {"up": 0, "down": 1} and made.names == ("POS", "NEG")
+    three = numbered(("down", "up"), ("A", "B", "C"), listed=("up", "flat", "down"))
+    assert three.numbers == {"up": 0, "down": 2}
+    stars = numbered((0, 1, 2), ("1", "2", "3"), listed=("0", "1", "2"))
+    assert stars.numbers == {0: 0, 1: 1, 2: 2}
+    assert "must be 3 names" in refusal(("down", "up"), ("A", "B", "C"), listed=("up", "down"))
+
+
+def test_label_names_against_the_models_own_names_are_refused() -> None:
+    message = refusal(("negative", "positive"), ("positive", "negative"), listed=("negative", "positive"))
+    assert "data.label_names: must be left out or in the order of the model's own labels" in message
+    assert numbered(("negative", "positive"), ("NEGATIVE", "POSITIVE"), listed=("negative", "positive")).numbers == {
+        "negative": 0,
+        "positive": 1,
+    }
+    named = numbered((0, 1), ("positive", "negative"), listed=("negative", "positive"))  # they name bare numbers
+    assert named.numbers == {0: 1, 1: 0}
+
+
+# --- without one --------------------------------------------------------------------------------------------
+
+
+def test_label_names_are_an_order_and_never_a_renaming() -> None:
+    made = numbered(("negative", "positive"), listed=("positive", "negative"))
+    assert made.numbers == {"positive": 0, "negative": 1} and made.names == ("positive", "negative")
+    assert numbered((0, 1), listed=("1", "0")).numbers == {0: 1, 1: 0}
+    for listed in (("bad", "good"), ("negative", "good"), ("positive",)):
+        assert "must be" in refusal(("negative", "positive"), listed=listed)
+
+
+def test_label_names_name_bare_numbers() -> None:
+    assert numbered((0, 1), listed=("down", "up")).names == ("down", "up")
+    assert numbered((1, 2), listed=("down", "up")).numbers == {1: 0, 2: 1}
+    assert numbered((-1, 1), listed=("down", "up")).numbers == {-1: 0, 1: 1}
+    assert "must be 3 different names, for 1, 2, 3" in refusal((1, 2, 3), listed=("down", "up"))
+    assert "must be 2 different names" in refusal((0, 1), listed=("down", "flat", "up"))
+
+
+def test_a_data_set_that_numbers_its_names_gives_their_order() -> None:
+    assert numbered(("neg", "pos"), carried=("pos", "unused", "neg")).names == ("pos", "neg")
+
+
+def test_spellings_of_one_label_are_one_class_and_noted() -> None:
+    made = numbered(("Negative", "negative", "negative", "positive ", "positive", "positive"))
+    assert made.names == ("negative", "positive")
+    assert made.numbers == {"Negative": 0, "negative": 0, "positive": 1, "positive ": 1}
+    assert len(made.notes) == 2 and '"Negative", "negative" are one class, "negative"' in made.notes[0]
+
+
+def test_spellings_that_are_listed_stay_apart() -> None:
+    made = numbered(("US", "us", "them"), listed=("US", "them", "us"))
+    assert made.numbers == {"US": 0, "them": 1, "us": 2} and made.notes == ()
+
+
+def test_a_spelling_that_only_test_has_is_its_class_in_train() -> None:
+    made = numbered(("negative", "positive"), test=("NEGATIVE", "positive"))
+    assert made.numbers["NEGATIVE"] == made.numbers["negative"] == 0 and len(made.notes) == 1
+
+
+# --- what is written in files -------------------------------------------------------------------------------
+
+
+def load(folder: Path, lines: Sequence[str], name: str = "rows.csv", **settings: Any) -> Any:
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return Classification().load(DataConfig(train=str(folder / name), **settings), lambda key: f"c.yaml: {key}")
+
+
+def rows(labels: Sequence[str], count: int = 120) -> list[str]:
+    return ["text,label", *(f"text {i},{labels[i % len(labels)]}" for i in range(count))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("1", "0"), ("0", "1")),
+        (("1.0", "0.0"), ("0", "1")),
+        (("1", "1.0", " 0"), ("0", "1")),
+        (("10", "9"), ("9", "10")),
+        (("01", "02"), ("01", "02")),
+        (("True", "False"), ("False", "True")),
+        (("1", "2", "unknown"), ("1", "2", "unknown")),
+        (("NA", "null"), ("NA", "null")),
+    ],
+)
+def test_labels_of_text_files_are_numbers_where_all_are(
+    tmp_path: Path, labels: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    assert load(tmp_path, rows(labels)).labels == names
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "nan", "NaN", "NA", "null", "None"])
+def test_a_missing_label_among_numbers_is_named(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(UserError, match="got a missing value in row 121"):
+        load(tmp_path, [*rows(("0", "1")), f"x,{bad}"])
+
+
+def test_a_fraction_among_numbers_is_no_class(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must hold classes \(whole numbers or names\), got 0.5 in row 121"):
+        load(tmp_path, [*rows(("0", "1")), "x,0.5"])
+
+
+def test_the_same_labels_in_different_formats_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"text": "a", "label": 1.0}\n{"text": "b", "label": "0"}\n')
+    (tmp_path / "dev.jsonl").write_text('{"text": "c", "label": true}\n{"text": "d", "label": false}\n')
+    made = load(tmp_path, rows(("0", "1")), test=str(tmp_path / "test.jsonl"))
+    assert made.test.labels.tolist() == [1, 0]
+    made = load(tmp_path, rows(("True", "False")), validation=str(tmp_path / "dev.jsonl"))
+    assert made.validation.labels.tolist() == [1, 0]
+
+
+def test_texts_that_are_numbers_truth_values_or_dates_are_read_as_text_and_noted(tmp_path: Path) -> None:
+    lines = ['{"text": 1e5, "label": 0}', '{"text": true, "label": 1}'] * 5
+    lines += [json.dumps({"text": f"word {i}", "label": i % 2}) for i in range(99)]
+    made = load(tmp_path, lines, "rows.jsonl")
+    assert {"1e5", "true"} <= {text for part in (made.train, made.validation, made.test) for text in part.texts}
+    assert 'column "text" of rows.jsonl holds bool, number: read as text' in made.notes
+
+
+def test_how_a_file_was_read_is_in_the_notes(tmp_path: Path) -> None:
+    made = load(tmp_path, [line.replace(",", "\t").replace("text ", '"text ') for line in rows(("a", "b"))], "rows.tsv")
+    assert len(made.train) + len(made.validation) + len(made.test) == 120
+    assert made.notes[0].startswith("rows.tsv: quotes are taken for characters of the texts")
+
+
+# --- config.json --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("described", "names"),
+    [
+        ({}, BARE),
+        ({"num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        ({"id2label": {"1": "a", "0": "b"}}, ("b", "a")),
+        ({"id2label": {"0": 0, "1": 1}}, ("0", "1")),
+        ({"id2label": {"0": 1.0, "1": 0.0}}, ("1", "0")),
+        ({"id2label": {"0": False, "1": True}}, ("false", "true")),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}, ("a", "b")),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 2, "label2id": {"a": 0, "b": 1}}, ("a", "b")),
+    ],
+)
+def test_names_of_a_models_labels_are_text_whatever_they_are_written_as(described: Any, names: Any) -> None:
+    assert head_labels(described, "model.name") == names
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"id2label": {"0": "a", "2": "b"}}, "label numbers 0, 1"),
+        ({"id2label": {"a": 0, "b": 1}}, "label numbers 0, 1"),
+        ({"id2label": ["a", "b"]}, "label numbers 0, 1"),
+        ({"id2label": {"0": None, "1": "b"}}, "must be names, got null"),
+        ({"id2label": {"0": "", "1": "b"}}, 'must be names, got ""'),
+        ({"id2label": {"0": "a", "1": "a"}}, '"a" twice'),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels is 3"),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}, '"a" is 0 in id2label and 1 in label2id'),
+    ],
+)
+def test_a_config_json_that_disagrees_with_itself_is_refused(described: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        head_labels(described, "c.yaml: model.name")
+    assert message in str(caught.value) and str(caught.value).startswith("c.yaml: model.name: ")

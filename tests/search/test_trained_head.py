@@ -1,0 +1,117 @@
+"""A model that is not trained any further must bring its head, or nothing is searched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertForTokenClassification
+
+from search.config import load
+from search.errors import UserError
+from search.names import names
+from search.planning import plan_lines
+from search.tasks.heads import Head
+from search.trained_head import trained_head
+
+
+def head_of(folder: Path, epochs: float = 0, head: str = "auto") -> Head | None:
+    config: Any = SimpleNamespace(
+        model=SimpleNamespace(name=folder.name, head=head),
+        teacher=SimpleNamespace(epochs=epochs),
+        where=lambda key: f"c.yaml: {key}",
+    )
+    return trained_head(config, AutoConfig.from_pretrained(folder), folder)
+
+
+def described(folder: Path, **changes: Any) -> Path:
+    """The folder with other values in its config.json; None removes one."""
+    file = folder / "config.json"
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return folder
+
+
+def without(folder: Path, *parts: str) -> Path:
+    """The folder with weights whose names begin with one of `parts` left out."""
+    file = folder / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if not name.startswith(parts)}
+    save_file(kept, file, {"format": "pt"})
+    return folder
+
+
+def saved(kind: Any, folder: Path) -> Path:
+    kind(BertConfig(**tiny.SIZES)).save_pretrained(folder)
+    return folder
+
+
+def beside_a_pickle(folder: Path) -> Path:
+    tiny.bert(folder)
+    (folder / "model_head.pkl").write_bytes(b"never opened")
+    return folder
+
+
+HEADLESS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "an encoder": (tiny.bert, "its architecture is BertModel"),
+    "an encoder beside a pickled head": (beside_a_pickle, "its architecture is BertModel"),
+    "a language model": (lambda f: saved(BertForMaskedLM, f), "its architecture is BertForMaskedLM"),
+    "a tagger": (lambda f: saved(BertForTokenClassification, f), "its architecture is BertForTokenClassification"),
+    "a class of the user's own": (
+        lambda f: described(tiny.classifier(f), architectures=["MyClassifier"]),
+        "its architecture is MyClassifier",
+    ),
+    "one that sounds like a classifier": (
+        lambda f: described(tiny.classifier(f), architectures=["MyBertForSequenceClassification"]),
+        "its architecture is MyBertForSequenceClassification",
+    ),
+    "no architecture": (lambda f: described(tiny.classifier(f), architectures=None), "not named in config.json"),
+    "a classifier without the weights of its head": (
+        lambda f: without(tiny.classifier(f), "classifier"),
+        "its weights have no classifier.bias",
+    ),
+    "an encoder that says it is a classifier": (
+        lambda f: described(tiny.bert(f), architectures=["BertForSequenceClassification"]),
+        "its weights have no classifier.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADLESS)
+def test_without_training_a_model_without_a_trained_head_is_refused(tmp_path: Path, kind: str) -> None:
+    make, reason = HEADLESS[kind]
+    folder = make(tmp_path / "model")
+    with pytest.raises(UserError) as caught:
+        head_of(folder)
+    message = str(caught.value)
+    assert message.startswith("c.yaml: teacher.epochs: must be above 0: no trained head in model (")
+    assert reason in message and "set teacher.epochs" in message
+
+
+def test_a_new_head_without_training_is_refused_even_where_there_is_another(tmp_path: Path) -> None:
+    folder = tiny.classifier(tmp_path / "model")
+    with pytest.raises(UserError, match=r"no trained head in model \(model.head: mean makes a new one\)"):
+        head_of(folder, head="mean")
+    assert head_of(folder, epochs=1, head="mean") is None
+
+
+def test_a_trained_head_passes_with_its_labels(tmp_path: Path) -> None:
+    folder = tiny.classifier(tmp_path / "model", ("a", "b", "c"))
+    assert head_of(folder) == Head(("a", "b", "c"), trained_on=False)
+    assert head_of(folder, epochs=0.5) == Head(("a", "b", "c"), trained_on=True)
+
+
+def test_an_encoder_that_is_trained_gets_a_new_head(tmp_path: Path) -> None:
+    assert head_of(tiny.bert(tmp_path / "model"), epochs=1) is None
+    assert head_of(described(tmp_path / "model", id2label={"0": 0}), epochs=1) is None
+
+
+def test_plan_refuses_it_before_any_text_is_tokenised(config: Path) -> None:
+    chosen = load(config, ["teacher.epochs=0"], names())
+    with pytest.raises(UserError, match=r"teacher.epochs: must be above 0: no trained head"):
+        list(plan_lines(chosen))
