@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from objectives.bench import Batch, open_bench
 from objectives.process import Remote
@@ -21,16 +23,18 @@ MINILM = {
     "max_position_embeddings": 512,
 }
 CONFIG = {"model_type": "bert", **MINILM}
+#: Of the same kind and vocabulary, for runs that only show that everything works.
+TOY = {**CONFIG, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, config: Mapping[str, Any] = CONFIG) -> Path:
     """A model folder as a search stores it, seed 0."""
     import torch
 
     from spaces.base import Base, skeleton, write_folder
 
     torch.manual_seed(0)
-    base = Base("minilm", "random", "mean", ("negative", "positive"), ("input_ids", "attention_mask"), CONFIG)
+    base = Base("minilm", "random", "mean", ("negative", "positive"), ("input_ids", "attention_mask"), config)
     write_folder(folder, skeleton(base).eval(), base, {})
     return folder
 

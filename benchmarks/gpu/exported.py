@@ -1,0 +1,74 @@
+"""Every exported model: loaded in fresh processes, held against its record, and timed on the CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import header
+import several
+from place import Place
+from search_front import results
+from tables import Report
+
+from objectives import latency
+from objectives.bench import open_bench
+from objectives.timing import QUICK
+from objectives.workload import Workload, inputs
+from search import check
+from search.best_config import BestConfig
+from search.front import LATENCY
+from search.setting import cores
+from spaces import build, runtime
+from spaces.axis import Context, Infeasible
+from spaces.base import read_config
+
+COLUMNS = ("study", "trial", "runtime", "precision", "check", "ms", "cpu_ms", "cpu runtime", "seen")
+CPU_S, DRY_S = 0.6, 0.05
+
+
+def run(place: Place, report: Report) -> None:
+    report.begin("exported models: the check in fresh processes, and latency_p50_ms/cpu", COLUMNS)
+    folders = sorted(results(place).glob("exports/*/models/*/recipe.yaml"))
+    if not folders:
+        report.note("no search has exported a model")
+    # A dry run shows the way; one model is enough for that.
+    rows = [looked_at(path.parent, place, report) for path in (folders[:1] if place.dry else folders)]
+    if rows:
+        share = sum(row["check"] == "ok" for row in rows) / len(rows)
+        what = f"share of {len(rows)} exported models that do what their record says"
+        report.goals([header.Promise(what, share, 1.0)])
+
+
+def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
+    record = check.read_record(folder)
+    width = str(build.precision_of(record.recipe)["width"])
+    name = record.recipe.runtime.name
+    measured = {**record.measurements, **record.final}
+    row = report.add(study=record.study, trial=record.number, runtime=name, precision=width, ms=measured[LATENCY].value)
+    try:
+        found = check.check(folder, results(place))
+        report.fill(row, check="FAILED" if found.problem else "ok", seen=found.problem or found.lines[-1])
+        ms, where = on_cpu(folder, record, width, place.dry)
+        report.fill(row, cpu_ms=ms, **{"cpu runtime": where})
+    except Exception as error:  # one that does not load must not hide the others
+        report.fill(row, check=row.get("check", "FAILED"), seen=several.brief(error))
+    return row
+
+
+def on_cpu(folder: Path, record: BestConfig, width: str, dry: bool) -> tuple[float, str]:
+    """(median ms on this machine's CPU, under what): its own runtime where that runs there, else eager in fp32."""
+    context = Context("cpu", cores())
+    name, plan = record.recipe.runtime.name, build.precision_of(record.recipe)
+    if runtime(name).missing(context) is not None or width not in runtime(name).widths(context):
+        name, plan = "eager", {"width": "fp32"}
+    load, base = record.config["workload"], read_config(folder)[0]
+    length = 32 if load["length"] == "data" else int(load["length"])
+    fed = list(inputs(Workload(int(load["batch"]), length), base.inputs, int(base.config["vocab_size"])))
+    opening = partial(build.open_predict, folder, name, plan, context)
+    try:
+        with open_bench(opening, "cpu", context.threads, timeout_s=60) as side:
+            timed = latency.measure(side, None, fed, QUICK.lasting(DRY_S if dry else CPU_S), 0, {"device": "cpu"})
+    except Infeasible as reason:
+        raise RuntimeError(f"on the CPU: {reason}") from reason
+    return timed[LATENCY].value, f"{name} {plan['width']}"

@@ -1,0 +1,135 @@
+"""Runs the stages, most valuable first, each in a process with its own time limit; `run.sh` calls it.
+
+    python benchmarks/gpu/run.py OUT [--dry] [--minutes 8] [STAGE ...]
+
+A stage is a module with `run(place, report)`. A new one is a file and a line in `STAGES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+import tables  # noqa: E402
+from place import Place  # noqa: E402
+
+#: How long a stage has to end by itself after it was asked to.
+GRACE_S = 5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One table: the module that makes it, its options, and the seconds it may take."""
+
+    name: str
+    module: str
+    limit_s: float
+    options: tuple[str, ...] = ()
+
+
+#: Most valuable first: a run that is cut off has what came before.
+STAGES = (
+    Stage("search-batch-1", "search_front", 150, ("1",)),
+    Stage("runtimes", "runtime_table", 105),
+    Stage("search-batch-32", "search_front", 90, ("32",)),
+    Stage("exports", "exported", 40),
+    Stage("repeatability", "aa_pairs", 45),
+    Stage("gpu-tests", "gpu_tests", 45),
+)
+
+
+def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
+    """All stages one after the other; the number of those that failed.
+
+    What is left of `seconds` bounds each of them beside its own limit.
+    """
+    made = tables.Tables(place.out)
+    made.begin(tables.hardware(place.device), [stage.name for stage in stages])
+    until, failures = time.monotonic() + seconds, 0
+    for stage in stages:
+        limit = min(stage.limit_s, until - time.monotonic() - GRACE_S)
+        if limit <= 0:
+            made.change(stage.name, state="not begun: no time was left")
+            continue
+        made.change(stage.name, state=f"running, {limit:.0f} s at most")
+        began = time.monotonic()
+        ended = subprocess.run(
+            ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), str(place.out)]
+            + ["--only", stage.name, stage.module, *stage.options]
+            + (["--dry"] if place.dry else []),
+            env={**os.environ, **place.environment(limit)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        took = time.monotonic() - began
+        state, failed = _state(ended.returncode, limit, took)
+        failures += failed
+        if ended.returncode != 0:
+            said = ended.stderr[-20_000:].strip() or "nothing on stderr"
+            made.failed(stage.name, f"{state} (exit {ended.returncode})\n{said}")
+        made.change(stage.name, state=state, seconds=round(took, 1))
+        print(f"{stage.name}: {state}", flush=True)
+    return failures
+
+
+def _state(code: int, limit: float, took: float) -> tuple[str, bool]:
+    """(what is said of a stage that ended, whether it failed): one that ran out of time keeps its rows and did not."""
+    killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    if code == 124 or (killed and took >= limit):
+        return f"stopped after its {limit:.0f} s, with the rows that were there", False
+    return (f"done in {took:.0f} s", False) if code == 0 else (f"FAILED after {took:.0f} s: see failures.txt", True)
+
+
+def one(name: str, module: str, options: Sequence[str], place: Place) -> int:
+    """A stage, in this process. Ended for its time, it says where it was."""
+    faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
+    stage = importlib.import_module(module)
+    try:
+        stage.run(place, tables.Report(tables.Tables(place.out), name), *options)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the folder of the tables")
+    parser.add_argument("--dry", action="store_true", help="every stage on the CPU, at toy size")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (default: 8)")
+    parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)  # one stage, in this process
+    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(s.name for s in STAGES)} (default: all)")
+    chosen = parser.parse_args()
+    place = Place(chosen.out.absolute(), chosen.dry)
+    if chosen.only:
+        name, module, *options = chosen.only
+        return one(name, module, options, place)
+    known = {stage.name: stage for stage in STAGES}
+    for name in chosen.stages:
+        if name not in known:
+            parser.error(f"a stage must be one of {', '.join(known)}, got {name}")
+    stages = [known[name] for name in chosen.stages] or list(STAGES)
+    failures = run(stages, place, 60 * chosen.minutes)
+    print((place.out / tables.TEXT).read_text(encoding="utf-8"))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

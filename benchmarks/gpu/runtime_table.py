@@ -1,0 +1,366 @@
+"""Runtimes by precisions by shapes, batch 1 and 32: host and device time, roofline, first call, memory, energy.
+
+Weights are random, because latency does not depend on them. Each case is a process of its own; several are opened at
+once, then one after the other is timed while the rest is stopped. What cannot run here is a row that says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import header
+import models
+import several
+from place import Place
+from tables import Report
+
+from objectives import energy, latency, memory, roofline
+from objectives.bench import Batch, open_bench
+from objectives.ceilings import Measured, Meter
+from objectives.process import Remote
+from objectives.timing import QUICK
+from search.timed import sizes_of
+from spaces import build
+from spaces.axis import Context, Infeasible, Plan, Predict
+
+COLUMNS = (
+    "model",
+    "shape",
+    "runtime",
+    "precision",
+    "batch",
+    "host_ms",
+    "device_ms",
+    "floor_ms",
+    "roofline %",
+    "error",
+    "first_call_ms",
+    "open_s",
+    "memory_mb",
+    "energy_mj",
+    "note",
+)
+BERT_BASE = {
+    **models.CONFIG,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+WHOLE, THINNER, SHORTER = "whole", "half of heads and neurons", "half of the layers"
+HALVES = (THINNER, SHORTER)
+#: Cheap to open, and not. Precisions that a runtime has no kernels for are rows too.
+LIGHT = (
+    ("cuda_graph", "bf16"),
+    ("eager", "bf16"),
+    ("eager", "fp32"),
+    ("eager", "fp16"),
+    ("eager", "tf32"),
+    ("eager", "fp8"),
+    ("eager", "2:4 fp16"),
+    ("cuda_graph", "fp16"),
+    ("cuda_graph", "fp32"),
+    ("cuda_graph", "tf32"),
+    ("onnx", "fp32"),
+    ("onnx", "fp16"),
+    ("tensorrt", "fp16"),
+    ("xla", "fp32"),
+)
+HEAVY = (
+    ("compiled", "bf16"),
+    ("aot_inductor", "bf16"),
+    ("compiled", "fp8"),
+    ("compiled", "2:4 fp16"),
+    ("compiled", "fp16"),
+    ("compiled", "fp32"),
+    ("compiled", "tf32"),
+    ("aot_inductor", "fp16"),
+    ("aot_inductor", "fp32"),
+    ("eager", "2:4 bf16"),
+    ("compiled", "2:4 bf16"),
+)
+SLOWEST = tuple(("compiled-max-autotune", precision) for precision in ("bf16", "fp16", "fp32", "fp8"))
+BEST = (("cuda_graph", "bf16"), ("eager", "bf16"), ("compiled", "bf16"), ("aot_inductor", "bf16"))
+MODELS = {"BERT-base": (BERT_BASE, 128), "MiniLM": (models.CONFIG, 32)}
+#: Of the roofline, for BERT-base whole in bf16 at its length, under the best runtime: by batch.
+GOALS = {1: 0.08, 32: 0.50}
+
+QUICK_S, DRY_S = 0.4, 0.05
+ENERGY_S = 0.2  # of each of its blocks
+OPEN_S = 100.0  # one may take
+
+
+@dataclass(frozen=True)
+class Case:
+    """One process: a model's shape under a runtime and a precision."""
+
+    model: str
+    shape: str
+    runtime: str
+    precision: str
+
+    @property
+    def sparse(self) -> bool:
+        return self.precision.startswith("2:4")
+
+    @property
+    def width(self) -> str:
+        """As the runtimes call it; TF32 is a way to multiply fp32."""
+        width = self.precision.removeprefix("2:4 ")
+        return "fp32" if width == "tf32" else width
+
+
+def cases() -> Iterator[Case]:
+    """Most telling first, each once."""
+    blocks = (
+        ("BERT-base", (WHOLE,), LIGHT),
+        ("BERT-base", (WHOLE,), HEAVY),
+        ("MiniLM", (WHOLE,), LIGHT),
+        ("BERT-base", HALVES, BEST),
+        ("MiniLM", (WHOLE,), HEAVY),
+        ("MiniLM", HALVES, BEST),
+        ("BERT-base", (WHOLE,), SLOWEST),
+        ("MiniLM", (WHOLE,), SLOWEST),
+        ("BERT-base", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
+        ("MiniLM", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
+    )
+    seen = {Case(m, s, *kind): None for m, shapes, kinds in blocks for s in shapes for kind in kinds}
+    yield from seen
+
+
+def dry_cases() -> Iterator[Case]:
+    """Toy ones: each way that a case can end, and each shape."""
+    yield Case("toy", WHOLE, "cuda_graph", "bf16")
+    yield Case("toy", WHOLE, "eager", "fp32")
+    yield Case("toy", THINNER, "eager", "tf32")
+    yield Case("toy", SHORTER, "onnx", "fp32")
+    yield Case("toy", WHOLE, "eager", "fp8")
+    yield Case("toy", WHOLE, "eager", "2:4 fp16")
+
+
+def run(place: Place, report: Report) -> None:
+    known = {"toy": (models.TOY, 16)} if place.dry else MODELS
+    report.begin("latency by runtime, precision and shape; random weights", COLUMNS)
+    folders = Folders(place.work / "random", known)
+    wanted = list(dry_cases() if place.dry else cases())
+    runnable = [case for case in wanted if feasible(case, folders, place, report)]
+    at_once = 2 if place.dry else max(2, min(8, len(os.sched_getaffinity(0)) // 2))
+    with open_meter(place.device) as meter:
+        ceilings = Held(place.device, meter)
+        for first in range(0, len(runnable), at_once):
+            group = runnable[first : first + at_once]
+            openings = [partial(opening, case, folders.of(case), place) for case in group]
+            with several.opened(openings) as sides:
+                for case, side in zip(group, sides, strict=True):
+                    if isinstance(side, Remote):
+                        timed(case, side, len(group) - 1, folders, ceilings, place, report)
+                    else:
+                        report.add(**named(case), note=several.brief(side))
+            judge(report)
+            if place.left_s < 5:
+                break
+    reached = len({case_of(row) for row in report.rows})
+    if reached < len(wanted):
+        report.note(f"{len(wanted) - reached} of {len(wanted)} cases were not reached in time")
+
+
+def named(case: Case) -> dict[str, Any]:
+    return {"model": case.model, "shape": case.shape, "runtime": case.runtime, "precision": case.precision}
+
+
+def case_of(row: Mapping[str, Any]) -> Case:
+    return Case(row["model"], row["shape"], row["runtime"], row["precision"])
+
+
+def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool:
+    """Whether the runtime says that it can; else a row with its reason. Nothing is opened for it."""
+    from spaces import runtime
+    from spaces.runtimes import two_of_four
+    from spaces.runtimes.opening import require
+
+    context = Context(place.device)
+    try:
+        two_of_four.check(folders.plans(case), case.runtime, case.width, context)
+        require(runtime(case.runtime), {"width": case.width}, context)
+    except Infeasible as reason:
+        report.add(**named(case), note=several.brief(reason))
+        return False
+    return True
+
+
+class Folders:
+    """Models with random weights, written when they are first asked for."""
+
+    def __init__(self, root: Path, known: Mapping[str, tuple[Mapping[str, Any], int]]) -> None:
+        self._root, self._known = root, known
+        self._made: dict[tuple[str, str, bool], Path] = {}
+        self._expected: dict[Path, Any] = {}
+
+    def of(self, case: Case) -> Path:
+        key = (case.model, case.shape, case.sparse)
+        if key not in self._made:
+            name = "-".join([case.model, case.shape.replace(" ", "-"), *(["sparse"] if case.sparse else [])])
+            folder = self._root / name
+            self._expected[folder] = write(folder, self._known[case.model][0], self.plans(case), self.fed(case, 1)[0])
+            self._made[key] = folder
+        return self._made[key]
+
+    def fed(self, case: Case, batch: int) -> list[Batch]:
+        return models.fed(batch, self._known[case.model][1])
+
+    def expected(self, case: Case) -> Any:
+        """Logits of the first batch of one row, from the CPU in fp32."""
+        return self._expected[self.of(case)]
+
+    def plans(self, case: Case) -> dict[str, Plan]:
+        """The shape and the pattern as plans of the axes."""
+        from spaces.slicing import spelled
+
+        config = self._known[case.model][0]
+        depth, heads, neurons = (
+            int(config[name]) for name in ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+        )
+        plans: dict[str, Plan] = {}
+        if case.shape == SHORTER:
+            plans["distill"] = {"blocks": list(range(0, depth, 2))}
+        if case.shape == THINNER:
+            half = {"heads": heads // 2, "neurons": neurons // 2}
+            plans["prune"] = {name: [spelled(list(range(n)))] * depth for name, n in half.items()} | {"tuning": "none"}
+        if case.sparse:
+            plans["sparse"] = {"weights": 0.5, "pattern": "2-of-4"}
+        return plans
+
+
+def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], batch: Batch) -> Any:
+    """A model folder of the planned shape, and the logits that it gives for `batch` on the CPU."""
+    import torch
+
+    from spaces import axis
+    from spaces.base import Base, skeleton, write_folder
+    from spaces.sparse import best_of_four, sparse_modules
+
+    torch.manual_seed(0)
+    base = Base("bert", "random", "mean", ("negative", "positive"), ("input_ids", "attention_mask"), config)
+    model = skeleton(base).eval()
+    for name, plan in plans.items():
+        axis(name).reshape(model, plan)
+    with torch.no_grad():
+        for parameter in model.parameters():  # what was reshaped holds whatever was in memory
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.02)
+        for module in sparse_modules(model).values():
+            weight = torch.randn(module.out_features, module.in_features) * 0.02
+            module.take(weight, best_of_four(weight.abs()))
+    write_folder(folder, model, base, plans)
+    with torch.inference_mode():
+        return model(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
+
+
+def opening(case: Case, folder: Path, place: Place) -> Remote:
+    predict = partial(open_case, folder, case.runtime, case.width, case.precision == "tf32", place.device)
+    return open_bench(predict, place.device, timeout_s=min(OPEN_S, place.left_s))
+
+
+def open_case(folder: Path, runtime: str, width: str, tf32: bool, device: str) -> Predict:
+    """In the process of the case."""
+    if tf32:
+        import torch
+
+        torch.set_float32_matmul_precision("high")
+    return build.open_predict(folder, runtime, {"width": width}, Context(device))
+
+
+def open_meter(device: str) -> Remote:
+    return Remote(partial(Meter, device, 0), timeout_s=60)
+
+
+class Held(Measured):
+    """The device's ceilings, from one process that stays: a process for each would take longer than the timing."""
+
+    def __init__(self, device: str, meter: Remote) -> None:
+        super().__init__(device, 0)
+        self._meter = meter
+
+    def _ask(self, method: str, argument: Any) -> float:
+        return float(self._meter.call(method, argument, timeout_s=60))
+
+
+def timed(
+    case: Case, side: Remote, waiting: int, folders: Folders, ceilings: Held, place: Place, report: Report
+) -> None:
+    """One row a batch. What goes wrong is said in the row, and the next case goes on."""
+    batches = (1, 4) if place.dry else (1, 32)
+    for batch in batches:
+        row = report.add(**named(case), batch=batch)
+        try:
+            _time(row, case, side, batch, waiting, folders, ceilings, place, report)
+        except Exception as error:  # a case that dies, for memory or a kernel, is a finding about it
+            report.fill(row, note=several.brief(error))
+            break
+    side.pause()
+
+
+def _time(
+    row: dict[str, Any],
+    case: Case,
+    side: Remote,
+    batch: int,
+    waiting: int,
+    folders: Folders,
+    ceilings: Held,
+    place: Place,
+    report: Report,
+) -> None:
+    folder, fed = folders.of(case), folders.fed(case, batch)
+    protocol = replace(QUICK.lasting(DRY_S if place.dry else QUICK_S), attempts=1, timeout_s=min(OPEN_S, place.left_s))
+    conditions = {"device": place.device, "batch": batch}
+    side.resume()
+    if batch == 1:
+        report.fill(row, error=error_of(side.call("predict", fed[:1], timeout_s=OPEN_S), folders.expected(case)))
+    # The meter holds the GPU too, and waits.
+    read = several.read_beside(waiting + 1, place.device)
+    found = latency.measure(side, None, fed, protocol, 0, conditions, read)
+    device = found.get(latency.DEVICE_P50.name)
+    seen = memory.peak_memory(side)
+    report.fill(
+        row,
+        host_ms=found[latency.P50.name].value,
+        device_ms=None if device is None else device.value,
+        first_call_ms=found[latency.FIRST_CALL.name].value if batch == 1 else None,
+        open_s=found[latency.PREPARE.name].value if batch == 1 else None,
+        memory_mb=None if seen is None else seen.value,
+        note=found[latency.P50.name].conditions["noisy"],
+    )
+    sizes = sizes_of(folder)
+    if sizes is not None:
+        floor = roofline.floor(sizes, fed, case.width, ceilings)
+        note = "; ".join(filter(None, (row["note"], roofline.under(floor, found[latency.P50.name]))))
+        report.fill(row, floor_ms=floor.ms, **{"roofline %": 100 * floor.ms / row["host_ms"]}, note=note)
+    if case.shape == WHOLE and (place.dry or case.precision == "bf16"):
+        counter = energy.counter(place.device)
+        taken = energy.energy(side, fed, conditions, counter, DRY_S if place.dry else ENERGY_S)
+        report.fill(row, energy_mj=None if taken is None else taken.value)
+
+
+def error_of(outputs: Sequence[Mapping[str, Any]], expected: Any) -> float:
+    """Mean absolute difference of logits, relative to those of the CPU in fp32."""
+    found = outputs[0]["logits"]
+    return float(abs(found - expected).mean() / abs(expected).mean())
+
+
+def judge(report: Report) -> None:
+    """The goals, as far as there are rows for them."""
+    goals = []
+    for batch, wanted in GOALS.items():
+        rows = [r for r in report.rows if (r["model"], r["shape"], r["precision"]) == ("BERT-base", WHOLE, "bf16")]
+        found = {r["runtime"]: r["roofline %"] / 100 for r in rows if r.get("batch") == batch and "roofline %" in r}
+        if found:
+            best = max(found, key=lambda runtime: found[runtime])
+            what = f"share of the roofline, BERT-base, bf16, length 128, batch {batch} ({best})"
+            goals.append(header.Promise(what, found[best], wanted))
+    report.goals(goals)

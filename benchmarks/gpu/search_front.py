@@ -1,0 +1,170 @@
+"""The real search on this device: every trial a row as it comes, then the front with its held-out figures.
+
+Searches of several batches share one results folder, so the second finds the teacher and the weights of the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import header
+from place import HERE, ROOT, Place
+from tables import Report
+
+from search.commands import configured
+from search.compare import Estimate
+from search.config import RunConfig
+from search.front import LATENCY, LOSS, Front, Outcome
+from search.report import speedups
+from search.session import Result
+from search.view import Lines
+from search.wording import describe
+
+COLUMNS = (
+    "trial",
+    "recipe",
+    "status",
+    "ms",
+    "device_ms",
+    "over eager",
+    "over best",
+    "accuracy",
+    "on front",
+    "test",
+    "test lost",
+    "lost low",
+    "lost high",
+    "note",
+)
+TRIALS = 24
+#: Points that may be lost on the test split, and how much faster than the best uncompressed deployment that should be.
+LOST, FASTER = 1.0, 1.8
+#: Of its time a stage keeps for ending.
+SPARE_S = 8.0
+
+
+def run(place: Place, report: Report, batch: str) -> None:
+    report.begin(f"accuracy against latency, batch {batch}, of the embedded default", COLUMNS)
+    config = config_of(place, batch)
+    rows = Rows(report, config)
+    from search.session import run as search
+
+    result = search(config, rows)
+    finish(result, rows, report)
+    for name in ("front.json", "front.png"):
+        source = result.exports / name
+        if source.is_file() and not place.dry:
+            shutil.copyfile(source, place.out / f"batch-{batch}-{name}")
+
+
+def study_of(batch: str) -> str:
+    return f"batch-{batch}"
+
+
+def results(place: Place) -> Path:
+    return place.work / "mlruns"
+
+
+def config_of(place: Place, batch: str) -> RunConfig:
+    """The configuration in `search.yaml`; dry, that of the tests' tiny model."""
+    wanted = [f"workload.batch={batch}"]
+    if place.dry:
+        file, trials = toy(place.work), 2 if batch == "1" else 1
+    else:
+        file, trials = HERE / "search.yaml", TRIALS
+        wanted.append(f"model.name={place.model}")
+    limit = None if place.dry else max(1.0, place.left_s - SPARE_S)
+    return configured(file, trials, limit, study_of(batch), results(place), wanted)
+
+
+def toy(folder: Path) -> Path:
+    """The configuration of a search over a random model of two layers, with its files."""
+    sys.path.append(str(ROOT / "tests"))
+    import command
+    import tiny
+
+    model, data = tiny.bert(folder / "bert"), tiny.data(folder / "data", train=64, held_back=32)
+    space: dict[str, Any] = {"bits": {"width": ["fp32"]}, "runtime": {"name": ["eager"]}}
+    changes: dict[str, Any] = {"teacher": {"epochs": 1}, "space": space, "economy": {"rungs": []}}
+    return command.write_config(data / "toy.yaml", model={"name": str(model)}, sampler="random", **changes)
+
+
+class Rows(Lines):
+    """A row of the table for every trial, beside the lines that a run prints."""
+
+    def __init__(self, report: Report, config: RunConfig) -> None:
+        super().__init__(config.budget.trials)
+        self._report, self._metric = report, config.metric
+        self.by_trial: dict[int, dict[str, Any]] = {}
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        if line.strip().startswith(("note:", "stopped", "the time")):
+            self._report.note(line.strip())
+
+    def observe(self, outcome: Outcome, front: Front) -> None:
+        super().observe(outcome, front)
+        self.show(outcome, front)
+
+    def show(self, outcome: Outcome, front: Front) -> None:
+        """The row of a trial: a new one, or its figures again."""
+        if outcome.number not in self.by_trial:
+            self.by_trial[outcome.number] = self._report.add(trial=outcome.number)
+        measured = {**outcome.measurements, **front.final.get(outcome.number, {})}
+        over = speedups(front, outcome) if outcome.status == "complete" else {}
+        self._report.fill(
+            self.by_trial[outcome.number],
+            recipe=describe(outcome.recipe),
+            status=outcome.status,
+            ms=value_of(measured, LATENCY),
+            device_ms=value_of(measured, "device_p50_ms"),
+            accuracy=value_of(measured, self._metric),
+            **{
+                "over eager": (over.get("over_eager_fp32") or {}).get("value"),
+                "over best": (over.get("over_best_uncompressed") or {}).get("value"),
+                "on front": "" if front.why_not(outcome) else "yes",
+            },
+            note=outcome.reason or outcome.noise,
+            seconds=dict(outcome.seconds),
+        )
+
+
+def value_of(measured: Any, name: str) -> float | None:
+    return measured[name].value if name in measured else None
+
+
+def finish(result: Result, rows: Rows, report: Report) -> None:
+    """The front as it was decided at the end, with its held-out figures, and the goals."""
+    front, study = result.front, result.study
+    for outcome in front.outcomes:
+        rows.show(outcome, front)
+        held_out = study.held_out.get(outcome.number, {})
+        lost = Estimate.of(held_out[LOSS]) if LOSS in held_out else None
+        figures = {"test": value_of(held_out, study.metric)}
+        if lost is not None:
+            figures |= {"test lost": lost.value, "lost low": lost.low, "lost high": lost.high}
+        report.fill(rows.by_trial[outcome.number], **figures)
+    report.note(f"{len(front.outcomes)} trials, {len(front.members)} on the front, {study.seconds:.0f} s")
+    report.goals(
+        [
+            header.Promise("trials", len(front.outcomes), TRIALS),
+            header.Promise(
+                f"times faster than the best uncompressed deployment, {LOST:g} point lost or less on the test split",
+                fastest_within(report.rows),
+                FASTER,
+            ),
+        ]
+    )
+
+
+def fastest_within(rows: list[dict[str, Any]]) -> float:
+    """Of the front: the largest speedup over the best uncompressed deployment inside the loss; 0 without any."""
+    found = [
+        row["over best"]
+        for row in rows
+        if row.get("on front") == "yes" and row.get("test lost") is not None and row["test lost"] <= LOST
+    ]
+    return max((ratio for ratio in found if ratio is not None), default=0.0)

@@ -1,0 +1,118 @@
+"""The run for a GPU machine: every stage at toy size on the CPU, and what a stage that fails or is late leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks" / "gpu"
+RUNNER = """
+import sys
+sys.path.insert(0, {folder!r})
+import run
+from place import Place
+stages = [run.Stage(name, name, limit) for name, limit in {stages!r}]
+failures = run.run(stages, Place(run.Path({out!r}), dry=True), {seconds})
+print(failures)
+"""
+FINE = """
+def run(place, report):
+    report.begin("a fine one", ("a", "b"))
+    report.add(a=1, b="x" * 200)
+    report.note("noted")
+"""
+FAILING = """
+def run(place, report):
+    report.begin("one that fails", ("a",))
+    report.add(a=1)
+    raise ValueError("planted")
+"""
+LATE = """
+import time
+def run(place, report):
+    report.begin("one that never ends", ("a",))
+    report.add(a=1)
+    time.sleep(60)
+"""
+
+
+def ran(tmp_path: Path, stages: list[tuple[str, float]], seconds: float = 60) -> tuple[int, dict[str, Any], Path]:
+    """(failures, what is in the JSON, the output folder) of stages whose modules are in `tmp_path`."""
+    out = tmp_path / "out"
+    script = RUNNER.format(folder=str(FOLDER), stages=stages, out=str(out), seconds=seconds)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    env = {**os.environ, "PYTHONPATH": paths, "GPU_WORK": str(tmp_path / "work")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
+    return int(done.stdout.split()[-1]), json.loads((out / "tables.json").read_text()), out
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    for name, text in (("fine", FINE), ("failing", FAILING), ("late", LATE)):
+        (tmp_path / f"{name}.py").write_text(text)
+    return tmp_path
+
+
+def test_a_stage_that_fails_leaves_its_rows_and_its_traceback_and_the_next_goes_on(modules: Path) -> None:
+    failures, data, out = ran(modules, [("failing", 30), ("fine", 30)])
+    assert failures == 1
+    assert data["stages"]["failing"]["rows"][0]["a"] == 1
+    assert data["stages"]["failing"]["state"].startswith("FAILED")
+    assert data["stages"]["fine"]["state"].startswith("done")
+    said = (out / "failures.txt").read_text()
+    assert "=== failing" in said and "ValueError: planted" in said and "failing.py" in said
+    text = (out / "tables.txt").read_text()
+    assert "a fine one" in text and "noted" in text and "torch built for CUDA" in text
+    assert "x" * 200 not in text and data["stages"]["fine"]["rows"][0]["b"] == "x" * 200
+    assert sorted(path.name for path in out.iterdir()) == ["failures.txt", "tables.json", "tables.txt"]
+
+
+def test_a_stage_that_is_late_is_stopped_with_its_rows_and_says_where_it_was(modules: Path) -> None:
+    failures, data, out = ran(modules, [("late", 2.5), ("fine", 30)])
+    assert failures == 0
+    assert data["stages"]["late"]["rows"][0]["a"] == 1
+    assert "stopped after its 2 s" in data["stages"]["late"]["state"]
+    assert "late.py" in (out / "failures.txt").read_text()
+    assert data["stages"]["fine"]["state"].startswith("done")
+
+
+def test_no_stage_begins_when_the_time_of_all_is_over_and_tables_of_other_stages_stay(modules: Path) -> None:
+    ran(modules, [("fine", 30)])
+    _, data, out = ran(modules, [("failing", 30)], seconds=1)
+    assert "no time was left" in data["stages"]["failing"]["state"]
+    assert data["stages"]["fine"]["rows"] and "a fine one" in (out / "tables.txt").read_text()
+
+
+def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHON": sys.executable, "GPU_WORK": str(tmp_path / "work")}
+    out = tmp_path / "out"
+    done = subprocess.run([FOLDER / "run.sh", "--dry", out], capture_output=True, text=True, env=env, check=False)
+    said = (out / "failures.txt").read_text() if (out / "failures.txt").exists() else done.stderr
+    assert done.returncode == 0, said
+    stages = json.loads((out / "tables.json").read_text())["stages"]
+    assert all(stage["rows"] and stage["state"].startswith("done") for stage in stages.values()), stages
+    for batch, trials in (("1", [0, 1]), ("32", [0])):
+        rows = stages[f"search-batch-{batch}"]["rows"]
+        assert [row["trial"] for row in rows] == trials
+        assert any(row["on front"] == "yes" and row["test lost"] is not None for row in rows)
+        assert all(row["status"] == "complete" and row["ms"] > 0 and row["over best"] > 0 for row in rows)
+        assert [goal["what"].split()[0] for goal in stages[f"search-batch-{batch}"]["goals"]] == ["trials", "times"]
+    rows = stages["runtimes"]["rows"]
+    timed = [row for row in rows if "host_ms" in row]
+    assert {row["shape"] for row in timed} == {"whole", "half of heads and neurons", "half of the layers"}
+    assert {row["runtime"] for row in timed} == {"eager", "onnx"} and {row["batch"] for row in timed} == {1, 4}
+    assert all(row["host_ms"] > 0 and row["floor_ms"] > 0 and row["memory_mb"] > 0 for row in timed)
+    assert all(row["error"] < 1e-3 and row["open_s"] > 0 for row in timed if row["batch"] == 1)
+    reasons = {row["precision"]: row["note"] for row in rows if "host_ms" not in row}
+    assert "CUDA" in reasons["bf16"] and "fp8 needs" in reasons["fp8"] and "2:4" in reasons["2:4 fp16"]
+    assert all(row["check"] == "ok" and row["cpu_ms"] > 0 for row in stages["exports"]["rows"])
+    kinds = [row["kind"] for row in stages["repeatability"]["rows"]]
+    assert kinds == ["quick", "quick", "long"] and len(stages["repeatability"]["goals"]) == 2
+    assert all(row["outcome"] == "skipped" for row in stages["gpu-tests"]["rows"])
