@@ -33,7 +33,7 @@ class State:
     max_clock_mhz: int | None = None
     reasons: int = 0  # bit mask of clock-event reasons, now
     throttled_ns: tuple[int | None, ...] = ()  # so far, by `POLICIES`
-    processes: int = 0  # that compute on it
+    processes: int = 0  # that compute on it; the one that asks, which computes nothing while others are timed, left out
 
 
 def state() -> State | None:
@@ -41,12 +41,13 @@ def state() -> State | None:
     with _device() as (nvml, device):
         if device is None:
             return None
+        running = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device) or ()
         return State(
             clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", device, 1),
             max_clock_mhz=_ask(nvml, "nvmlDeviceGetMaxClockInfo", device, 1),
             reasons=_ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", device) or 0,
             throttled_ns=tuple(_violation(nvml, device, policy) for policy in POLICIES),
-            processes=len(_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device) or ()),
+            processes=sum(1 for p in running if getattr(p, "pid", None) != os.getpid()),
         )
 
 

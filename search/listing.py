@@ -10,7 +10,7 @@ from objectives.quality import METRICS
 from search.compose import ANY_SHAPE
 from search.tasks import TASKS
 from spaces.anatomy import known_model_types
-from spaces.axis import Context, Knob
+from spaces.axis import Context, Knob, Value
 
 #: Ranges that end with the number of blocks of a model.
 OWN = {
@@ -32,12 +32,15 @@ def lines() -> Iterator[str]:
     yield f"  model families whose layers can be cut: {', '.join(known_model_types())}"
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         context = Context(device=device)
-        wide = max(len(runtime.name) for runtime in spaces.RUNTIMES)
+        names = {runtime.name: _marked("runtime.name", runtime.name) for runtime in spaces.RUNTIMES}
+        wide = max(map(len, names.values()))
         yield f"runtimes on this {device}"
         for runtime in spaces.RUNTIMES:
             why = runtime.missing(context)
-            state = f"widths: {', '.join(runtime.widths(context))}" if why is None else f"not here: {why}"
-            yield f"  {runtime.name:<{wide}}  {state}"
+            widths = (_marked("bits.width", width) for width in runtime.widths(context))
+            state = f"widths: {', '.join(widths)}" if why is None else f"not here: {why}"
+            yield f"  {names[runtime.name]:<{wide}}  {state}"
+    yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "objectives"
     for objective in OBJECTIVES:
         yield f"  {objective.name:<24}{objective.better} is better; {objective.description}"
@@ -50,8 +53,13 @@ def lines() -> Iterator[str]:
 
 def _range(axis: str, knob: Knob) -> str:
     if not knob.ordered:
-        return ", ".join(map(str, knob.choices))
+        return ", ".join(_marked(f"{axis}.{knob.name}", choice) for choice in knob.choices)
     if (axis, knob.name) in OWN:
         return OWN[axis, knob.name]
     step = f" in steps of {knob.step:g}" if knob.step else ""
     return f"{knob.low:g} to {knob.high:g}{step}, off: {knob.off}"
+
+
+def _marked(knob: str, value: Value) -> str:
+    """A value of a knob, with a word for what has not yet run where it belongs."""
+    return f"{value} (experimental)" if value in spaces.EXPERIMENTAL.get(knob, ()) else str(value)

@@ -13,6 +13,9 @@ RUNTIMES: tuple[Runtime, ...]
 #: Measured only where they are named: opening one takes a minute or more for every set of weights.
 CLOSED_RUNTIMES = ("compiled-max-autotune",)
 
+#: By the knob that names it: what is written after a library's documentation, and has not run on its hardware yet.
+EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.width": ("fp8",), "sparse.pattern": ("2-of-4",)}
+
 
 def axis(name: str) -> Axis:
     return next(a for a in registry.axes() if a.name == name)

@@ -69,8 +69,8 @@ def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
         began = time.monotonic()
         ended = subprocess.run(
             ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), str(place.out)]
-            + ["--only", stage.name, stage.module, *stage.options]
-            + (["--dry"] if place.dry else []),
+            + (["--dry"] if place.dry else [])
+            + ["--only", stage.name, stage.module, *stage.options],
             env={**os.environ, **place.environment(limit)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (default: 8)")
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)  # one stage, in this process
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(s.name for s in STAGES)} (default: all)")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     place = Place(chosen.out.absolute(), chosen.dry)
     if chosen.only:
         name, module, *options = chosen.only

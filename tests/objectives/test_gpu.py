@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ class Library(SimpleNamespace):
     NVMLError = NVMLError
 
     def __init__(self) -> None:
-        super().__init__(asked=[], millijoules=5000)
+        super().__init__(asked=[], millijoules=5000, pids=[1, 2])
 
     def nvmlInit(self) -> None: ...  # noqa: N802 - the library's names
     def nvmlShutdown(self) -> None: ...  # noqa: N802
@@ -43,8 +44,8 @@ class Library(SimpleNamespace):
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: str) -> int:  # noqa: N802
         return 0x20
 
-    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[int]:  # noqa: N802
-        return [1, 2]
+    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[SimpleNamespace]:  # noqa: N802
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
 
     def nvmlDeviceGetViolationStatus(self, device: str, policy: int) -> Any:  # noqa: N802
         raise NVMLError
@@ -63,6 +64,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 def test_what_the_driver_does_not_know_is_left_open(library: Library) -> None:
     assert gpu.state() == gpu.State(1200, 1980, 0x20, (None, None), 2)
+
+
+def test_who_asks_does_not_count_among_the_processes_on_the_gpu(library: Library) -> None:
+    """A search that asked torch what the device is may hold it without computing; its models run in other processes."""
+    library.pids = [1, os.getpid(), 2]
+    state = gpu.state()
+    assert state is not None and state.processes == 2
 
 
 @pytest.mark.parametrize(("visible", "asked"), [("", 0), ("3,1", 3), ("GPU-8f2a", "GPU-8f2a")])

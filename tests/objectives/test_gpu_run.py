@@ -1,4 +1,4 @@
-"""The run for a GPU machine: every stage at toy size on the CPU, and what a stage that fails or is late leaves behind."""
+"""The run for a GPU machine: every stage at toy size on the CPU, and what a stage leaves that fails or is late."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from objectives import roofline
-from objectives.ceilings import BYTES, LANES, SMALLEST, Measured, Meter
+from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, Measured, Meter
 from objectives.latency import P50
 from objectives.roofline import Sizes, work
 
@@ -139,6 +139,18 @@ def test_the_ceilings_of_this_machine_are_positive_and_ordered() -> None:
     assert fp32 > 1e8
     assert int8 >= LANES["int8"] * fp32 * 0.3  # measured twice, on a machine that may be busy
     assert meter.bandwidth(SMALLEST) > 1e8
+
+
+def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock() -> None:
+    """A wait of 10 us after every read of 1 us would make a device eleven times too slow, and its floor too high."""
+    now = [0.0]
+    meter = Meter("cpu", 1, lambda: now[0])
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    meter._device, meter._wait = "cuda", lambda: spend(10e-6)
+    assert meter._best(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS["cuda"])
 
 
 def test_a_ceiling_for_an_unknown_width_is_refused() -> None:
