@@ -48,6 +48,8 @@ class Place:
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            "GIT_PYTHON_REFRESH": "quiet",  # MLflow asks for git, which a bare machine may not have
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # or JAX, once asked, would take most of the GPU's memory
         }
 
     @property

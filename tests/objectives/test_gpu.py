@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from objectives import clock, energy, gpu
+
+ROOT = Path(__file__).parents[2]
 
 
 class NVMLError(Exception):
@@ -95,3 +99,26 @@ def test_the_gpus_energy_is_counted_where_the_driver_counts_it(library: Library)
     assert counted is not None
     assert counted[0] == "GPU (NVML)"
     assert counted[1]() == 5000
+
+
+ASKED = """
+import importlib, torch
+asked = []
+def refuse(name):
+    def ask(*args, **kwargs):
+        asked.append(name)
+        return {"is_available": False, "device_count": 0}.get(name)
+    return ask
+for name in ("init", "is_available", "device_count", "current_device", "get_device_capability", "get_device_properties"):
+    setattr(torch.cuda, name, refuse(name))
+from objectives.process import PRELOADED
+for name in PRELOADED:
+    importlib.import_module(name)
+print(asked)
+"""
+
+
+def test_what_the_fork_server_imports_asks_nothing_of_cuda() -> None:
+    """CUDA that was asked before a fork works in no process that is forked after: every model would fail to open."""
+    done = subprocess.run([sys.executable, "-c", ASKED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -90,6 +90,17 @@ def test_no_stage_begins_when_the_time_of_all_is_over_and_tables_of_other_stages
     assert data["stages"]["fine"]["rows"] and "a fine one" in (out / "tables.txt").read_text()
 
 
+def test_the_search_for_a_gpu_is_a_configuration_with_the_embedded_default_s_data_and_training(tiny_bert: Path) -> None:
+    from search.commands import configured
+
+    change = ["device=cpu", f"model.name={tiny_bert}"]
+    ours = configured(FOLDER / "search.yaml", None, None, None, None, change)
+    default = configured(None, None, None, None, None, change)
+    assert ours.budget.trials >= 24 and ours.workload.length == default.workload.length
+    for section in ("data", "teacher", "recover", "task", "metric", "seed", "objectives"):
+        assert getattr(ours, section) == getattr(default, section)
+
+
 def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": sys.executable, "GPU_WORK": str(tmp_path / "work")}
     out = tmp_path / "out"
