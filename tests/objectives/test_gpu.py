@@ -109,7 +109,8 @@ def refuse(name):
         asked.append(name)
         return {"is_available": False, "device_count": 0}.get(name)
     return ask
-for name in ("init", "is_available", "device_count", "current_device", "get_device_capability", "get_device_properties"):
+names = ("init", "is_available", "device_count", "current_device", "get_device_capability", "get_device_properties")
+for name in names:
     setattr(torch.cuda, name, refuse(name))
 from objectives.process import PRELOADED
 for name in PRELOADED:
