@@ -19,9 +19,12 @@ if [ ${#dry[@]} -eq 0 ]; then
   shopt -u nullglob
   if [ ${#wheels[@]} -gt 0 ]; then
     site="$work/site"
-    rm -rf "$site"
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "${wheels[@]}"
-    # Behind the machine's own packages in nothing: what both have is taken from the bundle.
+    named=$(printf '%s\n' "${wheels[@]##*/}")
+    if [ "$(cat "$site/.wheels" 2>/dev/null)" != "$named" ]; then
+      rm -rf "$site"
+      "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "${wheels[@]}"
+      printf '%s\n' "$named" > "$site/.wheels"
+    fi
     export PYTHONPATH="$site:$PYTHONPATH"
   else
     echo "no wheels in $here/bundle: going on with the packages of this machine" >&2
