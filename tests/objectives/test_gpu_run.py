@@ -118,7 +118,7 @@ def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path) -> None:
     rows = stages["runtimes"]["rows"]
     timed = [row for row in rows if "host_ms" in row]
     assert {row["shape"] for row in timed} == {"whole", "half of heads and neurons", "half of the layers"}
-    assert {row["runtime"] for row in timed} == {"eager", "onnx"} and {row["batch"] for row in timed} == {1, 4}
+    assert {row["precision"] for row in timed} == {"fp32", "tf32"} and {row["batch"] for row in timed} == {1, 4}
     assert all(row["host_ms"] > 0 and row["floor_ms"] > 0 and row["memory_mb"] > 0 for row in timed)
     assert all(row["error"] < 1e-3 and row["open_s"] > 0 for row in timed if row["batch"] == 1)
     reasons = {row["precision"]: row["note"] for row in rows if "host_ms" not in row}
