@@ -250,9 +250,11 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
     for name, plan in plans.items():
         axis(name).reshape(model, plan)
     with torch.no_grad():
-        for parameter in model.parameters():  # what was reshaped holds whatever was in memory
+        for name, parameter in model.named_parameters():  # what was reshaped holds whatever was in memory
             if parameter.ndim > 1:
                 parameter.normal_(0.0, 0.02)
+            elif name.endswith(".bias"):
+                parameter.zero_()
         for module in sparse_modules(model).values():
             weight = torch.randn(module.out_features, module.in_features) * 0.02
             module.take(weight, best_of_four(weight.abs()))
