@@ -54,10 +54,18 @@ def run(place: Place, report: Report, batch: str) -> None:
 
     result = search(config, rows)
     finish(result, rows, report)
+    if any(outcome.status == "failed" for outcome in result.front.outcomes):
+        report.failure(f"trials failed; the end of the run's log:\n{log_of(result)}")
     for name in ("front.json", "front.png"):
         source = result.exports / name
         if source.is_file() and not place.dry:
             shutil.copyfile(source, place.out / f"batch-{batch}-{name}")
+
+
+def log_of(result: Result) -> str:
+    """The end of the log, where the tracebacks of failed trials are."""
+    path = Path(result.log)
+    return path.read_text(encoding="utf-8", errors="replace")[-20_000:] if path.is_file() else "no log"
 
 
 def study_of(batch: str) -> str:

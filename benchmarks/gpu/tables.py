@@ -143,6 +143,10 @@ class Report:
         row.update(cells)
         self._tables.change(self._stage, rows=self.rows)
 
+    def failure(self, text: str) -> None:
+        """What went wrong on the way, in the file of failures; the stage goes on."""
+        self._tables.failed(self._stage, text)
+
     def note(self, line: str) -> None:
         self._notes.append(line)
         self._tables.change(self._stage, notes=self._notes)
