@@ -64,7 +64,9 @@ def _lowered(path: str, module: TwoOfFour) -> nn.Linear:
             warnings.simplefilter("ignore")  # that the interface is a prototype
             weight = torch.sparse.to_sparse_semi_structured(made.weight.detach())
             made.weight = nn.Parameter(weight, requires_grad=False)
-            functional.linear(weight.new_zeros(1, module.in_features), made.weight, made.bias)
+            # A plain tensor: those of the weight's class know products, and no new_zeros.
+            tried = torch.zeros(1, module.in_features, dtype=module.values.dtype, device=module.values.device)
+            functional.linear(tried, made.weight, made.bias)
     except (RuntimeError, NotImplementedError) as error:
         first = " ".join(str(error).split())[:200]
         raise Infeasible(f"sparse.pattern: no 2:4 kernel for {path} here: {first}") from error

@@ -18,7 +18,7 @@ from spaces.base import write_folder
 from spaces.recipe import Step
 from spaces.runtimes import two_of_four
 from spaces.runtimes.torch_predict import DTYPES
-from spaces.sparse import TwoOfFour, sparse_modules
+from spaces.sparse import TwoOfFour, best_of_four, sparse_modules
 
 CUDA = Context("cuda", threads=1)
 STEP = Step("sparse", {"weights": 0.5, "pattern": "2-of-4"})
@@ -105,6 +105,37 @@ def test_a_kernel_that_is_not_there_after_all_is_infeasible_and_says_for_what() 
     model = nn.Sequential(TwoOfFour(64, 32, bias=False).half())
     with pytest.raises(Infeasible, match=r"sparse\.pattern: no 2:4 kernel for 0 here: .*cpu"):
         two_of_four.lower(model)
+
+
+class OnCpu(torch.sparse.SparseSemiStructuredTensor):
+    """torch's semi-structured tensor, with the operations it has on a GPU and no other; its product is a plain one."""
+
+    @classmethod
+    def from_dense(cls, dense: Tensor) -> Any:
+        return cls(dense.shape, dense, None, None, None, None)
+
+    def _mm(self, other: Tensor, *, bias: Tensor | None = None, should_transpose_dense: bool = False) -> Tensor:
+        assert self.packed is not None
+        rows = other if should_transpose_dense else other.t()
+        found = nn.functional.linear(rows, self.packed, bias)
+        return found if should_transpose_dense else found.t()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_matrix_is_lowered_with_the_operations_that_torch_has_for_it(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = TwoOfFour(64, 32, bias)
+    weight = torch.randn(32, 64)
+    module.take(weight, best_of_four(weight.abs()))
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", OnCpu.from_dense)
+    model = nn.Sequential(module)
+    two_of_four.lower(model)
+    rows = torch.randn(2, 3, 64)
+    assert isinstance(model[0].weight, OnCpu)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            torch.testing.assert_close(model(rows), module.dense()(rows))
 
 
 @pytest.mark.gpu
