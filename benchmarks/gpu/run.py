@@ -43,12 +43,12 @@ class Stage:
 
 #: Most valuable first: a run that is cut off has what came before.
 STAGES = (
-    Stage("search-batch-1", "search_front", 150, ("1",)),
-    Stage("runtimes", "runtime_table", 105),
-    Stage("search-batch-32", "search_front", 90, ("32",)),
-    Stage("exports", "exported", 40),
-    Stage("repeatability", "aa_pairs", 45),
-    Stage("gpu-tests", "gpu_tests", 45),
+    Stage("search-batch-1", "search_front", 190, ("1",)),
+    Stage("runtimes", "runtime_table", 95),
+    Stage("search-batch-32", "search_front", 80, ("32",)),
+    Stage("exports", "exported", 30),
+    Stage("repeatability", "aa_pairs", 40),
+    Stage("gpu-tests", "gpu_tests", 40),
 )
 
 
