@@ -64,10 +64,23 @@ def _note(content: bytes, name: str, encoding: str | None) -> str:
 def _refusal(content: bytes, start: int, name: str, encoding: str | None, at: str) -> str:
     line = content.count(b"\n", 0, start) + 1
     said = ", which data.encoding says" if encoding else ""
-    likely = likely_encoding(content, start)
-    advice = f"it is likely {likely}: set data.encoding: {likely}" if likely else "name its encoding in data.encoding"
+    broken = _broken(content) if name == "utf-8" else 0
+    if broken:
+        advice = f"the rest is: {broken} such place{'s are' if broken > 1 else ' is'} to be mended in the file"
+    else:
+        likely = likely_encoding(content, start)
+        advice = (
+            f"it is likely {likely}: set data.encoding: {likely}" if likely else "name its encoding in data.encoding"
+        )
     shown = "UTF-8" if name == "utf-8" else name
     return f"{at}: byte 0x{content[start]:02x} at {start} (line {line}) is not {shown}{said}; {advice}"
+
+
+def _broken(content: bytes) -> int:
+    """How many places of a file are not UTF-8, where most that is not ASCII is; 0: it is in another encoding."""
+    text = content.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    return broken if sum(mark > "\x7f" for mark in text) > 3 * broken else 0
 
 
 def likely_encoding(content: bytes, start: int) -> str | None:

@@ -54,6 +54,12 @@ class Matching:
     def numbered(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
         """({label of the data: number}, the name of each number, notes)."""
         labels, bare = self.head.labels, self.head.bare
+        if len(self.classes) > len(labels):
+            has = f"the model has {len(labels)} labels ({listed(labels, 10)})"
+            raise UserError(
+                f"{self.where('model.head')}: {has}, and the data have {len(self.classes)} "
+                f"({listed(self.classes, 10)}); set model.head: mean for a new head"
+            )
         places = {label: place(name, labels) for label, name in self.names.items()}
         found = {label: place for label, place in places.items() if place is not None}
         if len(found) == len(places):

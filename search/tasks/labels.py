@@ -2,8 +2,9 @@
 
 1. A label is a name. Whole numbers and booleans are names too, however a file writes them: 1, 1.0 and "1" are the
    name 1 where all labels of the data are numbers; true is the name true.
-2. Labels that differ only in case or in spaces are one class, called by its most frequent spelling in train, and a note
-   says so. Where data.label_names (or the trained model) has several of the spellings, they stay apart.
+2. Labels that differ only in case or in spaces are one class, called by its most frequent spelling in train (without
+   the spaces around it), and a note says so. Where data.label_names (or the trained model) has several of the
+   spellings, they stay apart.
 3. data.label_names lists the data's own labels, label 0 first: an order, and never a renaming. Where the data's labels
    are bare whole numbers and none of them is in the list, it names them: number k is its entry k; or where the numbers
    do not begin at 0, the smallest number is its first entry.
@@ -89,16 +90,22 @@ def _spellings(parts: Mapping[str, Found], known: Sequence[str]) -> tuple[dict[L
     notes = []
     for group in alike.values():
         listed_too = [label for label in group if label in known]
-        if len(group) == 1 or len(listed_too) > 1:
+        if len(listed_too) > 1:
             spelled |= {label: label for label in group}
             continue
-        best = listed_too[0] if listed_too else max(group, key=lambda label: counts[label])
+        best = listed_too[0] if listed_too else _trimmed(max(group, key=lambda label: counts[label]))
         spelled |= dict.fromkeys(group, best)
+        if len(group) == 1:
+            continue
         notes.append(
             f"labels {listed(map(show, group), 8)} are one class, {show(best)}: they differ only in case or spaces "
             "(data.label_names keeps apart what it lists)"
         )
     return spelled, notes
+
+
+def _trimmed(label: Label) -> Label:
+    return label if isinstance(label, int) else label.strip()
 
 
 def _classes(train: Found, spelled: Mapping[Label, Label], where: Where) -> list[Label]:

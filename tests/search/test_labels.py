@@ -83,14 +83,21 @@ def test_what_is_not_an_exact_name_is_noted() -> None:
         ((0, 1), ("1", "2")),  # one digit is a name: then both must be
         ((0, 1, 2, 3, 4), ("1", "2", "3", "4", "5")),
         ((1, 2), ("NEG", "POS")),
-        ((0, 1, 2), BARE),
         ((-1, 1), BARE),
-        (("a", "b", "c"), ("a", "b")),
         (("Us", "them"), ("US", "us")),
     ],
 )
 def test_labels_that_do_not_fit_the_model_are_refused(labels: Any, model: Any) -> None:
     assert "data.label_names" in refusal(labels, model)
+
+
+@pytest.mark.parametrize(
+    ("labels", "model"), [((0, 1, 2), BARE), (("a", "b", "c"), ("a", "b")), (("a", "b"), ("LABEL_0",))]
+)
+@pytest.mark.parametrize("trained_on", [False, True])
+def test_more_labels_than_the_model_has_are_refused(labels: Any, model: Any, trained_on: bool) -> None:
+    message = refusal(labels, model, trained_on=trained_on)
+    assert f"the model has {len(model)} labels" in message and "set model.head: mean" in message
 
 
 def test_a_label_that_only_test_has_is_fine_if_the_model_knows_it() -> None:
@@ -173,6 +180,11 @@ def test_spellings_of_one_label_are_one_class_and_noted() -> None:
     assert made.names == ("negative", "positive")
     assert made.numbers == {"Negative": 0, "negative": 0, "positive": 1, "positive ": 1}
     assert len(made.notes) == 2 and '"Negative", "negative" are one class, "negative"' in made.notes[0]
+
+
+def test_spaces_around_a_label_are_no_part_of_its_name() -> None:
+    made = numbered((" neg", "pos "))
+    assert made.names == ("neg", "pos") and made.numbers == {" neg": 0, "pos ": 1} and made.notes == ()
 
 
 def test_spellings_that_are_listed_stay_apart() -> None:

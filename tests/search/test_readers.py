@@ -115,6 +115,14 @@ def test_a_wrong_data_encoding_is_told_with_the_likely_one(tmp_path: Path) -> No
     )
 
 
+def test_a_broken_place_in_utf_8_is_no_other_encoding(tmp_path: Path) -> None:
+    content = ("text,label\n" + "señor año,1\n" * 20).encode() + b"x\xff,1\n"
+    message = refusal(written(tmp_path, "rows.csv", content))
+    assert message.endswith(
+        "byte 0xff at 292 (line 22) is not UTF-8; the rest is: 1 such place is to be mended in the file"
+    )
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_without_its_mark_is_recognised(tmp_path: Path, encoding: str) -> None:
     file = written(tmp_path, "rows.csv", "text,label\na film,1\n".encode(encoding))
