@@ -8,15 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import command
 import pytest
 import tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertForTokenClassification
 
+from search import stages
+from search.compose import data_key_of
 from search.config import load
+from search.encoded import read_encoded
 from search.errors import UserError
 from search.names import names
 from search.planning import plan_lines
+from search.tasks import task_named
 from search.tasks.heads import Head
 from search.trained_head import trained_head
 
@@ -115,3 +120,38 @@ def test_plan_refuses_it_before_any_text_is_tokenised(config: Path) -> None:
     chosen = load(config, ["teacher.epochs=0"], names())
     with pytest.raises(UserError, match=r"teacher.epochs: must be above 0: no trained head"):
         list(plan_lines(chosen))
+
+
+def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_path: Path) -> None:
+    model = tiny.classifier(tmp_path / "model", ("1", "0"))
+    rows = [{**row, "label": str(tiny.LABELS.index(row["label"]))} for row in tiny.sentences(120, seed=1)]
+    tiny.write_csv(tmp_path / "train.csv", rows)
+    file = command.write_config(tmp_path / "c.yaml", model={"name": str(model)}, teacher={"epochs": 0})
+    removed = ["data.validation=null", "data.test=null"]
+    chosen = load(file, [*removed, f"data.train={tmp_path / 'train.csv'}"], names())
+    made = tmp_path / "data"
+    made.mkdir()
+    stages.prepare_data(made, chosen, lambda stage, done: None)
+    about = json.loads((made / "data.json").read_text())
+    _, labels = read_encoded(made / "train.npz")
+    assert about["labels"] == ["1", "0"]
+    first = task_named("classification").load(chosen.data, str, Head(("1", "0"))).train
+    expected = {row["text"]: int(row["label"] == "0") for row in rows}
+    assert [expected[text] for text in first.texts] == first.labels.tolist() == labels.tolist()
+
+
+def test_data_that_are_read_in_another_way_are_other_data(tmp_path: Path, config: Path) -> None:
+    rows = tiny.sentences(4, seed=1)
+    for name in ("a.csv", "b.csv", "a.tsv"):
+        tiny.write_csv(tmp_path / name, rows)
+    keys = [
+        json.dumps(data_key_of(load(config, [f"data.train={tmp_path / name}", *more], names())))
+        for name, more in (
+            ("a.csv", []),
+            ("b.csv", []),
+            ("a.tsv", []),
+            ("a.csv", ["data.encoding=cp1252"]),
+            ("a.csv", ["data.delimiter=;"]),
+        )
+    ]
+    assert keys[0] == keys[1] and len(set(keys)) == 4
