@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import numpy as np
 import psutil
 
-from objectives.process import Remote
+from objectives.process import Remote, Waiting
 
 Batch = Mapping[str, np.ndarray]
 Predict = Callable[[Batch], dict[str, np.ndarray]]
@@ -175,14 +175,18 @@ class Bench:
 
 
 def open_bench(
-    open_predict: Callable[[], Predict], device: str = "cpu", threads: int = 0, timeout_s: float | None = None
+    open_predict: Callable[[], Predict],
+    device: str = "cpu",
+    threads: int = 0,
+    timeout_s: float | None = None,
+    waiting: Waiting = "default",
 ) -> Remote:
-    """A `Bench` in a process of its own.
+    """A `Bench` in a process of its own; "passive" `waiting` is for one that nobody times.
 
     `open_predict` must pickle (a `functools.partial` of a module's function does).
     What it raises is raised here.
     """
-    return Remote(functools.partial(Bench, open_predict, device, threads), timeout_s=timeout_s)
+    return Remote(functools.partial(Bench, open_predict, device, threads), timeout_s=timeout_s, waiting=waiting)
 
 
 @contextlib.contextmanager

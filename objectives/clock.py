@@ -56,7 +56,7 @@ def fingerprint(device: str) -> dict[str, Any]:
         "device": device,
         "cpu": cpu_model(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "cpus": len(_usable_cpus()),
+        "cpus": cpus(),
         "instructions": _instructions(),
         "governor": _governor(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
@@ -141,6 +141,16 @@ def held_back(before: Reading, after: Reading) -> float:
     """Share of the time in which the container's CPU quota made its processes wait; may pass 1 with several CPUs."""
     seconds = after.at - before.at
     return 0.0 if seconds <= 0 else max(0.0, (after.held_back - before.held_back) / seconds)
+
+
+def cpus() -> int:
+    """How many CPUs' worth of time this process may use: those it may run on, and no more than a container's quota.
+
+    A quota of a part of a CPU counts as a whole one.
+    """
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 @functools.cache

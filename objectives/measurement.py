@@ -66,7 +66,19 @@ class Objective:
 
 
 #: Conditions under which a number means something else: device and its state, threads, what was fed, how it was seen.
-TOLD_APART = ("device", "fingerprint", "threads", "batch", "length", "split", "rows", "metric", "kind", "counter")
+TOLD_APART = (
+    "device",
+    "fingerprint",
+    "threads",
+    "omp_wait",
+    "batch",
+    "length",
+    "split",
+    "rows",
+    "metric",
+    "kind",
+    "counter",
+)
 
 
 def comparable(a: Measurement, b: Measurement) -> str:

@@ -25,12 +25,13 @@ Floats = NDArray[np.float64]
 class Metric:
     """A number made of predictions and references, twice: by scikit-learn, and fast, from confusion counts.
 
-    The first is what is reported; the second, equal to it, makes thousands of bootstrap draws cheap.
+    The first is what is reported; the second, equal to it, makes thousands of bootstrap draws cheap. Both take the
+    number of classes C from the task, never from the rows, so that no row changes what the metric means.
     """
 
     name: str
     description: str
-    compute: Callable[[Labels, Labels], float]  # references (N,), predictions (N,)
+    compute: Callable[[Labels, Labels, int], float]  # references (N,), predictions (N,), C
     of_counts: Callable[[Floats], Floats]  # (..., C, C) [reference, prediction] -> (...)
 
     @property
@@ -38,7 +39,7 @@ class Metric:
         return Objective(self.name, "fraction", "higher", self.description)
 
 
-def _accuracy(references: Labels, predictions: Labels) -> float:
+def _accuracy(references: Labels, predictions: Labels, classes: int) -> float:
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
@@ -49,26 +50,30 @@ def _accuracy_of(counts: Floats) -> Floats:
     return right
 
 
-def _f1(references: Labels, predictions: Labels) -> float:
+def _f1(references: Labels, predictions: Labels, classes: int) -> float:
     from sklearn.metrics import f1_score
 
-    labels = None if references.max() > 1 else [1]  # None: all that appear
+    labels = [1] if classes <= 2 else np.unique(references)
     return float(f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0))
 
 
 def _f1_of(counts: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) of class 1; with references of a third class, its mean over all that appear."""
-    both = counts.sum(-1) + counts.sum(-2)
+    """2 TP / (2 TP + FP + FN) of class 1 of two; of more classes the mean over those that have a row.
+
+    What has no row is left out whatever is predicted, so that all models are scored by the same mean.
+    """
+    rows = counts.sum(-1)
+    both = rows + counts.sum(-2)
     hits = 2 * np.diagonal(counts, axis1=-2, axis2=-1)
     by_class = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
-    if not counts[..., 2:, :].any():
+    if counts.shape[-1] <= 2:
         second: Floats = by_class[..., 1]
         return second
-    mean: Floats = by_class.sum(-1) / (both > 0).sum(-1)
+    mean: Floats = np.where(rows > 0, by_class, 0.0).sum(-1) / (rows > 0).sum(-1)
     return mean
 
 
-def _matthews(references: Labels, predictions: Labels) -> float:
+def _matthews(references: Labels, predictions: Labels, classes: int) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(references, predictions))
@@ -86,7 +91,12 @@ def _matthews_of(counts: Floats) -> Floats:
 
 METRICS = (
     Metric("accuracy", "share of rows predicted right", _accuracy, _accuracy_of),
-    Metric("f1", "F1 of class 1 with two classes, mean F1 of the classes with more", _f1, _f1_of),
+    Metric(
+        "f1",
+        "F1 of class 1 where the task has two classes, else the mean F1 of the classes that have rows",
+        _f1,
+        _f1_of,
+    ),
     Metric("matthews", "Matthews correlation of predictions and labels, -1 to 1", _matthews, _matthews_of),
 )
 
@@ -103,11 +113,21 @@ def metric_named(name: str) -> Metric:
     raise ValueError(f"metric must be one of {', '.join(m.name for m in METRICS)}, got {name}")
 
 
-def score(metric: str, predictions: Labels, references: Labels) -> float:
-    """The metric of predictions (N,) against references (N,), class numbers, by its `evaluate.Metric`."""
+def score(metric: str, predictions: Labels, references: Labels, classes: int) -> float:
+    """The metric of predictions (N,) against references (N,), class numbers, by its `evaluate.Metric`.
+
+    `classes` is the size of the task's label set, whatever labels the rows have.
+    """
     _check(predictions, references)
-    found = evaluate_metric(metric).compute(predictions=predictions, references=references)
+    found = evaluate_metric(metric).compute(predictions=predictions, references=references, classes=classes)
     return float(found[metric])
+
+
+def constant_guess(metric: str, references: Labels, classes: int) -> tuple[float, int]:
+    """(the metric, the class) of the best model that gives every row the same class: of two equal ones the first."""
+    found = [score(metric, np.full_like(references, one), references, classes) for one in range(classes)]
+    best = int(np.argmax(found))
+    return found[best], best
 
 
 @functools.cache
@@ -128,23 +148,23 @@ def evaluate_metric(name: str) -> evaluate.Metric:
                 features=datasets.Features({"predictions": column, "references": column}),
             )
 
-        def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-            return {metric.name: metric.compute(np.asarray(references), np.asarray(predictions))}
+        def _compute(self, predictions: Sequence[int], references: Sequence[int], classes: int = 2) -> dict[str, float]:
+            return {metric.name: metric.compute(np.asarray(references), np.asarray(predictions), classes)}
 
     with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even for what it keeps in memory
         return Offline(keep_in_memory=True, cache_dir=folder)
 
 
 def quality(
-    metric: str, predictions: Labels, references: Labels, seed: int, conditions: Mapping[str, Any]
+    metric: str, predictions: Labels, references: Labels, classes: int, seed: int, conditions: Mapping[str, Any]
 ) -> Measurement:
-    """The metric with its bootstrap interval over rows.
+    """The metric with its bootstrap interval over rows, for a task of so many `classes`.
 
     The interval says what other rows of the same kind would give, for this one model. Where all rows are
     right, or all wrong, it has no width, which is too narrow.
     """
-    value = score(metric, predictions, references)
-    [draws] = _draws(metric, [predictions], references, seed)
+    value = score(metric, predictions, references, classes)
+    [draws] = _draws(metric, [predictions], references, classes, seed)
     interval = stats.percentile_interval(draws, len(references))
     return metric_named(metric).objective.measured(value, interval, len(references), conditions)
 
@@ -154,6 +174,7 @@ def loss_against(
     predictions: Labels,
     baseline_predictions: Labels,
     references: Labels,
+    classes: int,
     seed: int,
     conditions: Mapping[str, Any] | None = None,
 ) -> Measurement:
@@ -162,8 +183,8 @@ def loss_against(
     The interval is a paired bootstrap over rows: what both get wrong does not widen it. `conditions` gain
     `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right.
     """
-    lost = score(metric, baseline_predictions, references) - score(metric, predictions, references)
-    ours, theirs = _draws(metric, [predictions, baseline_predictions], references, seed)
+    lost = score(metric, baseline_predictions, references, classes) - score(metric, predictions, references, classes)
+    ours, theirs = _draws(metric, [predictions, baseline_predictions], references, classes, seed)
     low, high = stats.percentile_interval(100 * (theirs - ours), len(references))
     right, baseline_right = predictions == references, baseline_predictions == references
     p = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
@@ -215,16 +236,15 @@ def parity(outputs: Sequence[Mapping[str, np.ndarray]], reference_outputs: Seque
     return worst
 
 
-def _draws(metric: str, sides: Sequence[Labels], references: Labels, seed: int) -> list[Floats]:
+def _draws(metric: str, sides: Sequence[Labels], references: Labels, classes: int, seed: int) -> list[Floats]:
     """The metric of every side on the same bootstrap samples of rows, (draws,) each.
 
     Rows alike in reference and all predictions fall into one cell, and cells are what is drawn.
     """
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
     drawn = stats.resample_counts(counts, seed).astype(np.float64)
-    classes = max(2, int(cells.max()) + 1)
     of_counts = metric_named(metric).of_counts
-    return [of_counts(_confusion(drawn, cells[0], cells[side], classes)) for side in range(1, len(cells))]
+    return [of_counts(_confusion(drawn, cells[0], cells[side], max(2, classes))) for side in range(1, len(cells))]
 
 
 def _confusion(drawn: Floats, references: Labels, predictions: Labels, classes: int) -> Floats:

@@ -46,12 +46,11 @@ def run(
     Raises:
         UserError: the input is wrong.
     """
-    from search.commands import configured, quiet
+    from search.commands import configured
     from search.config import RunConfig
     from search.session import run as run_session
     from search.view import Lines
 
-    quiet()
     if isinstance(config, RunConfig):
         chosen = config
     else:
@@ -61,8 +60,6 @@ def run(
 
 def load(folder: str | Path, device: str = "auto") -> Model:
     """The exported model in `folder`: texts in, what a transformers pipeline returns out (`search.serving.load`)."""
-    from search.commands import quiet
     from search.serving import load as load_model
 
-    quiet()
     return load_model(folder, device)

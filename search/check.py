@@ -14,7 +14,7 @@ import numpy as np
 from objectives import clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
-from objectives.process import Remote
+from objectives.process import Remote, default_waiting
 from search.best_config import BestConfig, read_best_config
 from search.config import from_mapping
 from search.errors import UserError
@@ -221,7 +221,7 @@ def _quality_lines(
     outputs = bench.call("predict", batches, timeout_s=3600)
     found = np.concatenate([o["logits"] for o in outputs])
     metric = str(record.config["metric"])
-    score = quality.score(metric, rows.decide(found), labels)
+    score = quality.score(metric, rows.decide(found), labels, rows.classes)
     recorded = record.measurements[metric].value
     if not (folder / REFERENCE).is_file():
         return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]
@@ -246,7 +246,7 @@ def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: S
     if record.config["workload"]["length"] == "data" and lengths is None:
         return "latency: not compared, because it was measured on the lengths of the data"
     protocol = latency.LONG.lasting(float(record.config["measure"]["final_s"]))
-    known = {"device": context.device, "threads": context.threads}
+    known = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
     inputs = _inputs(folder, record, lengths or ())
     now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
     return f"latency: {held_against(record, now)[0]}"

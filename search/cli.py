@@ -13,6 +13,9 @@ from search.errors import UserError, database_is_locked, disk_is_full, one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 the job ran and failed, 2 the input is wrong."""
     parsed = parser().parse_args(arguments)
+    from objectives.quiet import quiet
+
+    quiet()  # here and in what is started from here: the process is this program's own
     try:
         return int(parsed.call(parsed))
     except UserError as error:

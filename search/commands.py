@@ -17,27 +17,6 @@ from search.errors import UserError
 if TYPE_CHECKING:
     from search.session import Result
 
-#: No bars and advice of libraries between our own lines, and no reports to anybody.
-QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    "PYTHONWARNINGS": "ignore",
-}
-
-
-def quiet() -> None:
-    """Set what must be set before libraries are imported, here and in the processes that are started."""
-    import warnings
-
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore")
-
 
 def configured(
     path: Path | None,
@@ -48,7 +27,6 @@ def configured(
     overrides: Sequence[str],
 ) -> RunConfig:
     """The configuration of a run, flags on top. Raises UserError."""
-    quiet()
     from search.names import check_choices, names
 
     flags: list[str | Override] = list(overrides)
@@ -76,7 +54,6 @@ def _number(value: Any) -> Any:
 
 
 def results(mlruns: Path | None) -> Path:
-    quiet()
     return results_path(mlruns or Path("mlruns"), "--mlruns")
 
 
@@ -205,7 +182,6 @@ def apply(mlruns: Path, path: Path, to: Path | None) -> int:
 
 
 def check(folder: Path, mlruns: Path | None) -> int:
-    quiet()
     from search.check import check as check_folder
 
     found = check_folder(folder, mlruns)
@@ -248,7 +224,6 @@ def cache(mlruns: Path, max_gb: str | None) -> int:
 
 
 def listing() -> int:
-    quiet()
     from search.listing import lines
 
     for line in lines():

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from objectives.process import RemoteTimeout
 from objectives.workload import device_of as workload_device
 from objectives.workload import marked
 from search import isolate, stages, teaching
+from search.compare import Estimate, difference
 from search.config import RunConfig
 from search.errors import UserError
 from search.failures import once_more
@@ -120,10 +121,12 @@ def prepare(
     progress: Progress,
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
+    approve: Callable[[Setting], None] = lambda setting: None,
 ) -> Setting:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
-    `agree` is told what all trials of the study share before anything is trained, and may raise.
+    `agree` is told what all trials of the study share before anything is trained, and may raise. So may `approve`: it
+    is shown the setting as far as it goes once there is a teacher, before anything is made of that.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.
@@ -144,14 +147,14 @@ def prepare(
     agree(parts)
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
+    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
+    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
+    approve(begun)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
     outputs = _outputs(config, space, known, data, teacher, stage)
-    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
     costs = costs_here(config, space, context, data, environment, stage)
-    return Setting(
-        config, context, data, stage.store, space, teacher, digest, statistics, outputs, environment, parts, costs
-    )
+    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
 
 
 def _outputs(
@@ -212,7 +215,9 @@ class Siblings:
     """Which other pairs of runtime and width a set of weights is measured under.
 
     Every pair that needs no new training, less those the baselines have shown to be hopeless: slower than another
-    pair by more than `HOPELESS` while no more accurate, on the uncompressed model.
+    pair by more than `HOPELESS` while surely no more accurate, on the uncompressed model. Sure is what the losses'
+    intervals say: on few rows a low precision may look better by chance. In fp32 all runtimes give the same outputs
+    (each is checked), so nothing is left to chance there.
     """
 
     HOPELESS = 1.15
@@ -221,13 +226,16 @@ class Siblings:
         self._space = space
         self._pairs = space.pairs
 
-    def learn(self, baselines: Mapping[tuple[str, str], tuple[float, float]]) -> None:
+    def learn(self, baselines: Mapping[tuple[str, str], tuple[Estimate, float]]) -> None:
         """From the uncompressed model's outcomes: {(runtime, width): (loss in points, milliseconds)}."""
         measured = dict(baselines)
 
+        def no_better(pair: tuple[str, str], other: tuple[str, str]) -> bool:
+            return pair[1] == other[1] == "fp32" or difference(measured[other][0], measured[pair][0]).high <= 0
+
         def hopeless(pair: tuple[str, str]) -> bool:
-            loss, time = measured[pair]
-            return any(t * self.HOPELESS < time and other <= loss for other, t in measured.values())
+            slow = measured[pair][1]
+            return any(ms * self.HOPELESS < slow and no_better(pair, other) for other, (_, ms) in measured.items())
 
         self._pairs = tuple(p for p in self._space.pairs if p in measured and not hopeless(p))
 

@@ -26,10 +26,10 @@ def run(
     timeout_s: float | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """`function(*arguments, progress=...)` in a fresh process; its exceptions are raised here.
+    """`function(*arguments, progress=...)` in a fresh process that nobody times; its exceptions are raised here.
 
     Raises:
         objectives.process.RemoteTimeout, RemoteDied.
     """
-    with Remote(partial(_Stage, function), timeout_s=timeout_s) as remote:
+    with Remote(partial(_Stage, function), timeout_s=timeout_s, waiting="passive") as remote:
         return remote.call("run", arguments, timeout_s=timeout_s, progress=progress)

@@ -78,8 +78,9 @@ def look(model: TaskModel, config: RunConfig, data: Path, names: Sequence[str], 
             batch = encoded.batch(order[first : first + BATCH])
             logits.append(model(**{n: torch.from_numpy(batch[n]).to(device) for n in names}).float().cpu().numpy())
     model.to("cpu")
-    decided = task_named(config.task).decide({"logits": np.concatenate(logits)})
-    return quality.score(config.metric, decided, labels[order])
+    outputs = np.concatenate(logits)
+    decided = task_named(config.task).decide({"logits": outputs})
+    return quality.score(config.metric, decided, labels[order], outputs.shape[-1])
 
 
 def recover_with_looks(

@@ -18,7 +18,7 @@ from objectives import memory, quality, size
 from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.measurement import Measurement
-from objectives.process import Remote
+from objectives.process import Remote, Waiting
 from search.reuse import Reuse
 from search.setting import Setting
 from search.store import digest_in
@@ -136,12 +136,12 @@ class Measurer:
         made = spaces.runtime(recipe.runtime.name).files(build.precision_of(recipe))
         if not all((folder / name).exists() for name in made):
             with self._watch.timed("export"):
-                self._open(recipe, folder, device).close()
+                self._open(recipe, folder, device, "passive").close()
 
-    def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
+    def _open(self, recipe: Recipe, folder: Path, device: str | None, waiting: Waiting = "default") -> Remote:
         context = self._on(device)
         opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
-        return open_bench(opening, context.device, context.threads, self._limit_s())
+        return open_bench(opening, context.device, context.threads, self._limit_s(), waiting)
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
@@ -207,18 +207,19 @@ class Measurer:
         return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
 
     @contextmanager
-    def baseline(self, device: str | None = None) -> Iterator[Remote]:
+    def baseline(self, device: str | None = None, waiting: Waiting = "default") -> Iterator[Remote]:
         """The other side of every comparison, in a fresh process."""
         context = self._on(device)
         opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
-        with open_bench(opening, context.device, context.threads, self._limit_s()) as bench:
+        with open_bench(opening, context.device, context.threads, self._limit_s(), waiting) as bench:
             yield bench
 
     def baseline_predictions(self, split: str) -> np.ndarray:
         """The baseline's predictions (N,) of a split."""
         setting = self._setting
         recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
-        return setting.decide(self.logits(recipe, setting.teacher, self.baseline, split))
+        untimed = partial(self.baseline, waiting="passive")
+        return setting.decide(self.logits(recipe, setting.teacher, untimed, split))
 
     def qualities(self, logits: np.ndarray, split: str) -> dict[str, Measurement]:
         """The metric on a split, and the points lost against the baseline on the same rows."""
@@ -229,9 +230,15 @@ class Measurer:
         seed = setting.config.seed
         by_class = quality.per_class(predictions, references, setting.about_data["labels"]) if split == "test" else []
         noted = {**conditions, "classes": by_class} if by_class else conditions
-        value = quality.quality(setting.metric, predictions, references, seed, noted)
+        value = quality.quality(setting.metric, predictions, references, setting.classes, seed, noted)
         lost = quality.loss_against(
-            setting.metric, predictions, self.baseline_predictions(split), references, seed, conditions
+            setting.metric,
+            predictions,
+            self.baseline_predictions(split),
+            references,
+            setting.classes,
+            seed,
+            conditions,
         )
         return {value.objective: value, lost.objective: lost}
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from search import compose, finalists
+from search.compare import Estimate
 from search.config import RunConfig, results_folder
 from search.errors import UserError
 from search.evaluate import Evaluator, OutOfTime
@@ -30,6 +31,7 @@ from search.report import Study
 from search.run_log import here, log_start, run_log
 from search.setting import Setting
 from search.space import Params
+from search.teacher_check import check_teacher
 from search.tracking import Tracking
 from search.view import View
 from spaces import build
@@ -112,7 +114,13 @@ def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
         check_store(folder)
         clock = Clock(config.budget.timeout)
         agree = partial(check_parts, folder, config.study)
-        setting = compose.prepare(config, view.progress, clock.deadline, agree)
+
+        def approve(setting: Setting) -> None:
+            note = check_teacher(setting, view.progress, clock.deadline)
+            if note:
+                view.say(f"      note: {note}")
+
+        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve)
         for note in (*setting.about_data["notes"], *setting.space.notes):
             view.say(f"      note: {note}")
         for name, why in setting.space.missing.items():
@@ -242,12 +250,12 @@ def study_of(setting: Setting, seconds: float) -> Study:
 
 def _learner(siblings: compose.Siblings) -> Callable[[Outcome, Front], None]:
     """An observer that tells `siblings` what the baselines measured, once there are any."""
-    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    seen: dict[tuple[str, str], tuple[Estimate, float]] = {}
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
             pair = (outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["width"]))
-            seen[pair] = (outcome.value(LOSS), outcome.value(LATENCY))
+            seen[pair] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
             siblings.learn(seen)
 
     return learn

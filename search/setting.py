@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from objectives.bench import Batch
+from objectives.clock import cpus
 from search.config import RunConfig
 from search.encoded import read_encoded
 from search.front import Target
@@ -35,7 +35,7 @@ OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
 
 def cores() -> int:
     """CPUs this process may use: what stages train with, whatever threads a candidate is timed with."""
-    return len(os.sched_getaffinity(0))
+    return cpus()
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Rows:
     def about_data(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return found
+
+    @property
+    def classes(self) -> int:
+        """Size of the task's label set."""
+        return len(self.about_data["labels"])
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """The task's predictions (N,) from logits (N, C)."""
@@ -112,11 +117,10 @@ class Setting(Rows):
 
     @cached_property
     def floor(self) -> float:
-        """The metric of a model that always says the most frequent class of the validation rows."""
-        from objectives.quality import score
+        """The metric without a model: of the best constant guess on the validation rows."""
+        from objectives.quality import constant_guess
 
-        labels = self.split("validation")[1]
-        return score(self.metric, np.full_like(labels, np.bincount(labels).argmax()), labels)
+        return constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
 
     @property
     def targets(self) -> tuple[Target, ...]:

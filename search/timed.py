@@ -13,6 +13,7 @@ from objectives import campaign, clock, energy, latency, noise, roofline, worklo
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
 from objectives.measurement import Measurement
+from objectives.process import default_waiting
 from objectives.stats import Estimate
 from objectives.workload import Workload
 from search import stages
@@ -151,6 +152,7 @@ class Timings:
             conditions = {
                 "device": device,
                 "threads": setting.context.threads,
+                "omp_wait": default_waiting(),
                 "batch": wanted.batch,
                 "length": wanted.length,
                 "fingerprint": clock.digest(environment),

@@ -8,29 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from objectives.quiet import quietly
 from search.atomic import replacing, sweep
 from search.errors import UserError, disk_is_full, one_line, wrong
 from search.lock import alone_in, check_writable
 
 URI = "MLFLOW_TRACKING_URI"
-#: Set before the import, which is when MLflow reads them. What the user has set stays.
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A server that does not answer costs seconds: by itself MLflow tries for minutes, at every call.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-}
 
 
 def load_mlflow() -> Any:
-    """The mlflow module (two seconds at the first call)."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
+    """The mlflow module (two seconds at the first call). One that is imported already is left as it is set up."""
+    known = sys.modules.get("mlflow")
+    if known is not None:
+        return known
+    with quietly():
+        import mlflow
     for name in ("mlflow", "alembic"):  # they report every migration and every missing git repository
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
@@ -72,7 +64,8 @@ def check_store(store: Path) -> None:
             raise wrong(URI, "a database in a folder that is there", uri)
         return
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with quietly():
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # every kind of store brings its own: requests', SQLAlchemy's, urllib3's
         if disk_is_full(error):
             raise

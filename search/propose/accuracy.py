@@ -13,6 +13,7 @@ line leaves).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,6 +51,9 @@ class Seen:
     features: tuple[float, ...]
     quality: Mapping[Pair, float] = field(default_factory=dict)  # by pair of runtime and width, recovered in full
     rungs: Mapping[int, float] = field(default_factory=dict)  # by lower rung
+    #: Standard error of its quality less the uncompressed model's on the same rows. What the rows do to both is no
+    #: noise here: all that is learnt and predicted is of the same rows.
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,10 @@ class Line:
     count: int
 
     @classmethod
-    def fitted(cls, low: Floats, high: Floats, range_: float) -> Line:
+    def fitted(cls, low: Floats, high: Floats, range_: float, least: float = SEED_NOISE) -> Line:
         """Least squares with a slope between 0 and 1: a recovery repairs most where most is broken.
 
-        With so few points that their residuals say nothing the error is wide.
+        With so few points that their residuals say nothing the error is wide; it is never under `least`.
         """
         if len(low) < 3:
             return cls(float(high.mean()) if len(high) else 0.0, 0.0, 0.0, 0.0, UNKNOWN_LINE * range_, len(low))
@@ -76,7 +80,7 @@ class Line:
         intercept = float(high.mean()) - slope * middle
         residual = high - intercept - slope * low
         sd = float(np.sqrt((residual**2).sum() / (len(low) - 2)))
-        return cls(intercept, slope, middle, spread, max(sd, SEED_NOISE), len(low))
+        return cls(intercept, slope, middle, spread, max(sd, least), len(low))
 
     def at(self, seen: float) -> tuple[float, float]:
         """(mean, sd) of the top rung's quality; the sd is widened as a prediction's interval from so few points is."""
@@ -170,22 +174,28 @@ class QualityModel:
         self._mean, self._scale = 0.0, 1.0
         self.offsets: dict[Pair, Offset] = {}
         self.lines: dict[int, Line] = {}
+        #: Standard deviation of a measured quality about what it would be on all rows, the common part left out.
+        self.noise = SEED_NOISE
 
-    def learn(self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float]) -> None:
+    def learn(
+        self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float], error: float = 0.0
+    ) -> None:
         """Fit to everything that is known now.
 
         Args:
             floor: quality without a model. best: of the uncompressed one. Their distance sets the prior's scale.
             origin: features of settings that compress nothing.
+            error: standard error of the split: of how two models' qualities differ on its rows.
         """
         known = list(seen)
+        self.noise = math.hypot(SEED_NOISE, error)
         self._range = max(best - floor, 1e-6)
         self.offsets = _offsets(known)
         top = [self._top(s) for s in known]
         self.lines = self._lines(known, top)
         features, values, noise = [], [], []
         for one, value in zip(known, top, strict=True):
-            estimate = (value, SEED_NOISE) if value is not None else self.from_rungs(one.rungs)
+            estimate = (value, math.hypot(SEED_NOISE, one.error)) if value is not None else self.from_rungs(one.rungs)
             if estimate is not None:
                 features.append(one.features)
                 values.append(estimate[0])
@@ -233,7 +243,7 @@ class QualityModel:
         for rung in sorted({rung for one in known for rung in one.rungs}):
             both = [(s.rungs[rung], v) for s, v in zip(known, top, strict=True) if v is not None and rung in s.rungs]
             low, high = (np.array([p[i] for p in both]) for i in (0, 1))
-            lines[rung] = Line.fitted(low, high if len(both) >= 3 else everyone, self._range)
+            lines[rung] = Line.fitted(low, high if len(both) >= 3 else everyone, self._range, self.noise)
         return lines
 
     def _fit(self, features: Floats, values: Floats, noise: Floats) -> None:

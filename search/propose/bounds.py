@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from search.propose.accuracy import SEED_NOISE
 from search.propose.improvement import expected_improvement
 from search.propose.outlook import Outlook
 from search.propose.record import Weights
@@ -18,8 +17,8 @@ from spaces.axis import Knob
 SURE = 2.0
 #: Weights recovered in full before what is learnt from them may reject others.
 FEWEST = 8
-#: Trained weights of more capacity may be beaten by this much, through luck of the training.
-LUCK = 3 * SEED_NOISE
+#: Trained weights of more capacity may be beaten by so many times the noise of a quality: luck of training and of rows.
+LUCK = 3.0
 
 
 class Bounds:
@@ -54,11 +53,14 @@ class Bounds:
         return self._gain(one, *self._outlook.quality(one), *self._outlook.costs(one))
 
     def at_most(self, one: Weights) -> float:
-        """The best quality the weights may have; infinite where nothing is known."""
-        bounds = []
+        """The best quality that may be measured of the weights; infinite where nothing is known.
+
+        The front is of measured qualities, so the noise of a measurement counts beside the doubt of the model.
+        """
+        bounds, noise = [], self._outlook.noise
         if self._outlook.trained >= FEWEST:
             mean, sd = self._outlook.quality(one)
-            bounds.append(mean + SURE * sd)
+            bounds.append(mean + SURE * math.hypot(sd, noise))
         if one.rungs:
             line = self._outlook.lines.get(max(one.rungs))
             if line is not None and line.count >= FEWEST:
@@ -67,7 +69,7 @@ class Bounds:
         for other in self._outlook.known:
             if other.quality and other is not one and self._less_compressed(other, one):
                 own = max(value - self._outlook.offset(other, pair) for pair, value in other.quality.items())
-                bounds.append(own + LUCK)
+                bounds.append(own + LUCK * noise)
         return min(bounds, default=math.inf)
 
     def _gain(self, one: Weights, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:

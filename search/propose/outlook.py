@@ -101,7 +101,7 @@ class Outlook:
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
         placed = [one for one in self._known if one.row is not None]
         learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
-        self._model.learn(learnt, self._aims.floor, best, self._record.origin)
+        self._model.learn(learnt, self._aims.floor, best, self._record.origin, self._record.error)
         points = [point for one in self._known for point in one.points]
         self.measured = Staircase.of(points, reference)
         for one in (one for one in placed if one.pending):
@@ -155,6 +155,11 @@ class Outlook:
     def lines(self) -> dict[int, Line]:
         """By lower rung, the line to the top rung's quality."""
         return self._model.lines
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a measured quality: luck of training and of the split's rows."""
+        return self._model.noise
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from objectives.measurement import Measurement
-from search.front import LATENCY, Target
+from search.front import LATENCY, LOSS, Target
 from search.propose.accuracy import Seen
 from search.propose.pool import Grid
 from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS
@@ -32,10 +32,16 @@ class Weights:
     rungs: dict[int, float] = field(default_factory=dict)
     gains: dict[int, float] = field(default_factory=dict)  # expected when it was seen on a rung
     costs: dict[Pair, float] = field(default_factory=dict)  # log ms, measured
+    errors: dict[Pair, float] = field(default_factory=dict)  # of quality, against the uncompressed model's on the rows
     kept: set[Pair] = field(default_factory=set)  # pairs inside the limits
     seconds: float = 0.0  # what making the weights took
     pending: bool = False
     over: bool = False  # nothing more comes of it
+
+    @property
+    def error(self) -> float:
+        """Standard error of its quality where it is known best, against the uncompressed model's on the same rows."""
+        return min(self.errors.values(), default=0.0)
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -65,6 +71,7 @@ class Record:
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
         self.baseline: Weights | None = None
+        self._unpaired = 0.0  # standard error of the uncompressed model's own quality
         self.state: object = None  # equal as long as nothing new is known
 
     def refresh(self, study: optuna.Study, but: int | None = None) -> Sequence[Weights]:
@@ -83,7 +90,17 @@ class Record:
         return known
 
     def seen(self, one: Weights) -> Seen:
-        return Seen(self.features(one), dict(one.quality), dict(one.rungs))
+        return Seen(self.features(one), dict(one.quality), dict(one.rungs), one.error)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the split: of how two models' qualities differ on its rows.
+
+        Models are compared on the same rows, so it is that of the loss, in the middle of all compressed weights. Until
+        there are some it is the error of the uncompressed model's own quality, which is larger.
+        """
+        paired = [one.error for one in self._weights.values() if one is not self.baseline and one.error > 0]
+        return float(np.median(paired)) if paired else self._unpaired
 
     def features(self, one: Weights) -> tuple[float, ...]:
         """Of weights that the grid holds."""
@@ -132,7 +149,18 @@ class Record:
             return
         one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         found = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
-        one.quality[pair] = self._sign * found[self._quality.objective].value
+        quality = found[self._quality.objective]
+        one.quality[pair] = self._sign * quality.value
+        if LOSS in found:
+            one.errors[pair] = standard_error(found[LOSS]) / 100  # it is in points
+        if outcome["baseline"]:
+            self._unpaired = standard_error(quality)
         one.costs[pair] = math.log(found[LATENCY].value)
         if not outcome["limits_broken"]:
             one.kept.add(pair)
+
+
+def standard_error(measured: Measurement) -> float:
+    """Of a normal value with this 95 % interval."""
+    low, high = measured.interval
+    return (high - low) / (2 * 1.96)

@@ -5,6 +5,7 @@ Each imports what it needs when it is made, so that the names are there without 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,14 @@ def _known_latency(seed: int, space: Space, outlook: Outlook | None) -> BaseSamp
 
 
 def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
 
     # Multivariate, because how far one axis can go depends on the others; few startup trials, because the
     # baselines and anchors have been told already.
-    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `multivariate` and `group`
+        return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
 
 
 def _nsga2(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,6 @@ from search.errors import UserError, nearest
 from search.front import Outcome, Target
 from search.lock import BUSY_S
 from spaces.axis import Knob
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 PARTS = "parts"  # study attribute: what all its trials share
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
@@ -58,16 +55,28 @@ def open_study(
     check_parts(mlruns, name, parts)
     # The sampler's own state is not stored: a resumed search draws on, it does not draw the same again.
     trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
-    study = optuna.create_study(
-        storage=storage(mlruns),
-        study_name=name,
-        directions=directions,
-        sampler=sampler(seed + trials),
-        load_if_exists=True,
-    )
+    with _quiet():
+        study = optuna.create_study(
+            storage=storage(mlruns),
+            study_name=name,
+            directions=directions,
+            sampler=sampler(seed + trials),
+            load_if_exists=True,
+        )
     if PARTS not in study.user_attrs:
         study.set_user_attr(PARTS, json.loads(json.dumps(parts)))
     return study
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's line about a study that is made or found; afterwards it says what it did before."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any]) -> None:

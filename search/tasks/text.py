@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
 
     try:
         local = Path(folder).is_dir()
-        made = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
+        with _quiet():
+            made = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # a missing file is an OSError, ValueError, TypeError or KeyError by architecture
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{where}: no usable tokenizer in {folder}: {reason[:200]}") from None
@@ -58,6 +60,19 @@ def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
             raise UserError(f"{where}: the tokenizer of {folder} has neither a padding nor an end-of-text token")
         made.pad_token = made.eos_token
     return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers logs of a model type that it does not know, such as that of a compressed folder."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:

@@ -23,7 +23,7 @@ from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.base import WEIGHTS
 from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
-from spaces.runtimes.opening import require
+from spaces.runtimes.opening import cpus, require
 from spaces.runtimes.seal import seal, sealed
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
@@ -87,7 +87,7 @@ def _found(path: Path, folder: Path, context: Context) -> bool:
     """
     threads = {torch.get_num_threads()}
     if not context.threads:
-        threads.add(len(os.sched_getaffinity(0)))
+        threads.add(cpus())
     return any(sealed(path, conditions(folder, context, count)) for count in threads)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from spaces import calibration, sensitivity
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.runtimes import quantise
-from spaces.runtimes.opening import require
+from spaces.runtimes.opening import cpus, require
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
@@ -73,7 +73,7 @@ class OnnxPredict:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = context.threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = context.threads or cpus()
         options.log_severity_level = 3
         given = [(name, dict(chosen)) for name, chosen in wanted]
         self._session = onnxruntime.InferenceSession(str(path), options, providers=given)

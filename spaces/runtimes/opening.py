@@ -6,6 +6,13 @@ from spaces.axis import Context, Infeasible, Plan, Runtime
 from spaces.runtimes import float8
 
 
+def cpus() -> int:
+    """How many CPUs' worth of time this process may use: those it may run on, and no more than a container's quota."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
 def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = None) -> None:
     """Raises Infeasible where `runtime` cannot run at all, or has no kernels of the planned width.
 

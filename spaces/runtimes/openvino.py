@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ class OpenVinoPredict:
     """One compiled model and one inference request, reused."""
 
     def __init__(self, path: Path, context: Context) -> None:
-        os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
         import openvino
 
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

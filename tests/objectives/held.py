@@ -36,6 +36,9 @@ class Held:
     def give_function(self) -> Callable[[], int]:
         return lambda: 1
 
+    def named(self, variable: str) -> str | None:
+        return os.environ.get(variable)
+
     def sleep(self, seconds: float) -> str:
         time.sleep(seconds)
         return "rested"

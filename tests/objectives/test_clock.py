@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import os
 import stat
@@ -89,3 +91,16 @@ def test_a_fingerprint_is_the_same_while_only_the_clock_moves() -> None:
 
 def test_two_fingerprints_differ_in_what_is_named() -> None:
     assert clock.difference({"cpu": "A", "cores": 2, "gpu": []}, {"cpu": "B", "cores": 2}) == "cpu: A, and B"
+
+
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2)])
+def test_a_container_of_two_cpus_on_64_cores_has_two(monkeypatch: pytest.MonkeyPatch, quota: str, count: int) -> None:
+    """A quota of a part of a CPU counts as a whole one."""
+    path, there, opened = "/sys/fs/cgroup/cpu.max", os.path.exists, builtins.open
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(os.path, "exists", lambda name: name == path or there(name))
+    monkeypatch.setattr(
+        builtins, "open", lambda name, *a, **k: io.StringIO(quota) if name == path else opened(name, *a, **k)
+    )
+    assert clock.cpus() == count

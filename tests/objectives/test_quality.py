@@ -33,7 +33,54 @@ def test_scores_are_those_of_scikit_learn(classes: int) -> None:
         "f1": f1_score(references, predictions, average=average),
         "matthews": matthews_corrcoef(references, predictions),
     }
-    assert {name: quality.score(name, predictions, references) for name in NAMES} == pytest.approx(expected)
+    found = {name: quality.score(name, predictions, references, classes) for name in NAMES}
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_that_no_row_happens_to_have_change_no_metric(name: str) -> None:
+    """The task has three labels; the rows have two of them, until one more row has the third."""
+    references, predictions = rows(200, 2, 0.7)
+    few = quality.score(name, predictions, references, 3)
+    more = quality.score(name, np.append(predictions, 2), np.append(references, 2), 3)
+    scorers = {
+        "accuracy": accuracy_score,
+        "f1": lambda truth, guess: f1_score(truth, guess, average="macro"),
+        "matthews": matthews_corrcoef,
+    }
+    assert few == pytest.approx(scorers[name](references, predictions))
+    assert more == pytest.approx(scorers[name](np.append(references, 2), np.append(predictions, 2)))
+    low, high = quality.quality(name, predictions, references, 3, 0, {}).interval
+    assert low < few < high
+
+
+def test_one_guess_of_a_class_without_rows_costs_the_f1_no_more_than_a_wrong_row() -> None:
+    references, predictions = rows(200, 2, 1.0)
+    wrong = predictions.copy()
+    wrong[0] = 2
+    assert quality.score("f1", wrong, references, 3) > 0.99
+    lost = quality.loss_against("f1", wrong, predictions, references, 3, 0)
+    assert 0 < lost.value < 1 and lost.interval[1] < 2
+
+
+def test_f1_of_two_classes_is_of_the_second_whatever_the_rows_have() -> None:
+    references, predictions = np.array([0, 0, 1]), np.array([0, 1, 1])
+    assert quality.score("f1", predictions, references, 2) == pytest.approx(2 / 3)
+    assert quality.score("f1", predictions[:2], references[:2], 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value", "best"),
+    [
+        ("accuracy", [0, 0, 0, 1], 0.75, 0),
+        ("f1", [0, 0, 0, 1], 2 / 5, 1),  # to say nothing but the second class finds all of it
+        ("f1", [0, 0, 2, 2, 2], (0 + 2 * 3 / 8) / 2, 2),
+        ("matthews", [0, 0, 0, 1], 0.0, 0),
+    ],
+)
+def test_the_best_constant_guess_is_that_of_the_metric(name: str, labels: list[int], value: float, best: int) -> None:
+    classes = max(labels) + 1
+    assert quality.constant_guess(name, np.array(labels), classes) == (pytest.approx(value), best)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=NAMES)
@@ -51,19 +98,19 @@ def test_scores_are_those_of_scikit_learn(classes: int) -> None:
 )
 def test_counts_give_what_rows_give(metric: Metric, references: list[int], predictions: list[int]) -> None:
     truth, guess = np.array(references), np.array(predictions)
-    classes = max(2, truth.max() + 1, guess.max() + 1)
+    classes = max(2, int(truth.max()) + 1, int(guess.max()) + 1)
     counts = np.zeros((classes, classes))
     np.add.at(counts, (truth, guess), 1)
-    assert metric.of_counts(counts) == pytest.approx(metric.compute(truth, guess))
+    assert metric.of_counts(counts) == pytest.approx(metric.compute(truth, guess, classes))
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=NAMES)
 def test_the_interval_is_that_of_resampled_rows(metric: Metric) -> None:
     references, predictions = rows(300, 3, 0.7)
     picks = np.random.default_rng(1).integers(300, size=(1000, 300))
-    brute = np.array([metric.compute(references[pick], predictions[pick]) for pick in picks])
-    found = quality.quality(metric.name, predictions, references, 0, {"split": "test"})
-    assert found.value == pytest.approx(metric.compute(references, predictions))
+    brute = np.array([metric.compute(references[pick], predictions[pick], 3) for pick in picks])
+    found = quality.quality(metric.name, predictions, references, 3, 0, {"split": "test"})
+    assert found.value == pytest.approx(metric.compute(references, predictions, 3))
     # Two bootstraps of a thousand draws and more: their ends differ by under a seventh of the interval.
     low, high = stats.percentile_interval(brute, 300)
     np.testing.assert_allclose(found.interval, (low, high), atol=(high - low) / 7)
@@ -74,9 +121,9 @@ def test_the_interval_is_that_of_resampled_rows(metric: Metric) -> None:
 def test_loss_is_in_points_and_positive_where_the_baseline_is_better(name: str) -> None:
     references, good = rows(500, 3, 0.9)
     _, bad = rows(500, 3, 0.5)
-    lost = quality.loss_against(name, bad, good, references, 0)
-    gained = quality.loss_against(name, good, bad, references, 0)
-    difference = quality.score(name, good, references) - quality.score(name, bad, references)
+    lost = quality.loss_against(name, bad, good, references, 3, 0)
+    gained = quality.loss_against(name, good, bad, references, 3, 0)
+    difference = quality.score(name, good, references, 3) - quality.score(name, bad, references, 3)
     assert lost.value == pytest.approx(100 * difference)
     assert gained.value == -lost.value
     assert 0 < lost.interval[0] <= lost.value <= lost.interval[1]
@@ -89,14 +136,14 @@ def test_the_loss_is_paired(name: str) -> None:
     references, baseline = rows(1000, 2, 0.6)
     candidate = baseline.copy()
     candidate[:10] = 1 - candidate[:10]
-    low, high = quality.loss_against(name, candidate, baseline, references, 0).interval
-    alone = quality.quality(name, candidate, references, 0, {}).interval
+    low, high = quality.loss_against(name, candidate, baseline, references, 2, 0).interval
+    alone = quality.quality(name, candidate, references, 2, 0, {}).interval
     assert high - low < 100 * (alone[1] - alone[0]) / 3
 
 
 def test_equal_predictions_lose_nothing() -> None:
     references, predictions = rows(100, 2, 0.8)
-    lost = quality.loss_against("accuracy", predictions, predictions, references, 0)
+    lost = quality.loss_against("accuracy", predictions, predictions, references, 2, 0)
     assert (lost.value, lost.interval, lost.conditions["mcnemar_p"]) == (0, (0, 0), 1)
 
 
@@ -114,7 +161,7 @@ def test_an_unknown_metric_is_named_with_those_there_are() -> None:
 @pytest.mark.parametrize("count", [0, 2])
 def test_predictions_and_references_must_match_and_exist(count: int) -> None:
     with pytest.raises(ValueError, match="as many predictions as references, one or more, got"):
-        quality.score("accuracy", np.zeros(count, dtype=np.int64), np.zeros(2 * count, dtype=np.int64))
+        quality.score("accuracy", np.zeros(count, dtype=np.int64), np.zeros(2 * count, dtype=np.int64), 2)
 
 
 def test_parity_is_the_largest_difference_anywhere() -> None:

@@ -21,6 +21,7 @@ from conftest import STUDY, Finished
 
 import spaces
 from objectives import OBJECTIVES
+from objectives.quiet import QUIET
 from search.best_config import read_best_config, schema
 from search.tasks import TASKS
 
@@ -143,18 +144,40 @@ def test_ui_answers_on_its_port_and_stops_with_ctrl_c(finished: Finished) -> Non
     assert ended.code == 0 and "Traceback" not in ended.err
 
 
-def test_the_python_api_runs_the_same_search(finished: Finished, tmp_path: Path) -> None:
+PROGRAM = """
+import os, warnings
+
+class Mine(UserWarning):
+    pass
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", Mine)
+    before = dict(os.environ)
+    import search
+    result = search.run({config!r}, trials=6)
+    print("FRONT", sorted(o.number for o in result.front.members), result.exports)
+    print("ANSWERS", len(search.load({model!r})(["a charming and funny film"])))
+    changed = {{name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}}
+    print("ENVIRONMENT", *sorted(changed))
+    try:
+        warnings.warn("still an error", Mine)
+    except Mine:
+        print("HEARD")
+"""
+#: Set by scikit-learn when it is imported.
+FOREIGN = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+
+
+def test_the_python_api_runs_the_same_search_and_leaves_warnings_and_environment_alone(
+    finished: Finished, tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
-    program.write_text(
-        "import search\n"
-        "if __name__ == '__main__':\n"
-        f"    result = search.run({str(finished.config)!r}, trials=6)\n"
-        "    print('FRONT', sorted(o.number for o in result.front.members), result.exports)\n"
-    )
+    program.write_text(PROGRAM.format(config=str(finished.config), model=str(finished.models()[0])))
+    environment = {name: value for name, value in command.environment().items() if name not in QUIET}
     ended = subprocess.run(
         [sys.executable, program],
         cwd=finished.folder,
-        env=command.environment(),
+        env=environment,
         text=True,
         capture_output=True,
         check=True,
@@ -163,3 +186,7 @@ def test_the_python_api_runs_the_same_search(finished: Finished, tmp_path: Path)
     )
     numbers = [int(folder.name) for folder in finished.models()]
     assert f"FRONT {numbers} {finished.exports}" in ended.stdout
+    assert "ANSWERS 1" in ended.stdout and "HEARD" in ended.stdout
+    [changed] = [line for line in ended.stdout.splitlines() if line.startswith("ENVIRONMENT")]
+    assert set(changed.split()[1:]) <= FOREIGN
+    assert ended.stderr == ""

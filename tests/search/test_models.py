@@ -18,7 +18,7 @@ def test_a_model_with_its_own_head_is_searched_as_it_is(tmp_path: Path, finished
 
     from spaces import build
 
-    model = tiny.classifier(tmp_path / "model", labels=("positive", "negative"))
+    model = tiny.trained(tiny.classifier(tmp_path / "model", labels=("positive", "negative")))
     config = command.write_config(
         finished.config.with_name("native.yaml"),
         model={"name": str(model)},

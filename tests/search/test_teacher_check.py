@@ -1,0 +1,67 @@
+"""A teacher that is no better than a constant guess is refused before anything is distilled from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import command
+import numpy as np
+import pytest
+import tiny
+
+from objectives.quality import METRICS
+from search.teacher_check import standing
+
+LABELS = ("bad", "good")
+
+
+def rows(count: int, share: float, right: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(references, predictions): `share` of the rows are of the second label, and `right` of all are predicted so."""
+    rng = np.random.default_rng(seed)
+    references = (np.arange(count) < share * count).astype(np.int64)
+    return references, np.where(rng.random(count) < right, references, 1 - references)
+
+
+@pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
+def test_a_teacher_that_is_good_is_better_and_not_near(metric: str) -> None:
+    references, predictions = rows(200, 0.4, 0.9)
+    found = standing(metric, predictions, references, LABELS, 0)
+    assert found.better and not found.near
+
+
+@pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
+@pytest.mark.parametrize("constant", [0, 1])
+def test_one_that_says_the_same_of_every_row_is_not(metric: str, constant: int) -> None:
+    references, _ = rows(200, 0.4, 1.0)
+    assert not standing(metric, np.full_like(references, constant), references, LABELS, 0).better
+
+
+@pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
+def test_nor_one_that_guesses_or_that_has_the_labels_in_another_order(metric: str) -> None:
+    references, guesses = rows(300, 0.5, 0.5)
+    assert not standing(metric, guesses, references, LABELS, 0).better
+    references, predictions = rows(300, 0.5, 0.95)
+    assert not standing(metric, 1 - predictions, references, LABELS, 0).better
+
+
+def test_one_that_is_little_better_than_the_most_frequent_label_is_near() -> None:
+    references, predictions = rows(20_000, 0.9, 0.905)
+    found = standing("accuracy", predictions, references, LABELS, 0)
+    assert found.better and found.near
+    assert "90.0 % where every row is called" in str(found) and '"good", on 20000 validation rows' in str(found)
+
+
+def test_a_head_that_was_never_trained_ends_the_run_before_anything_is_distilled(
+    tmp_path: Path, tiny_data: Path
+) -> None:
+    model = tiny.classifier(tmp_path / "model")
+    config = command.write_config(
+        tiny_data / "untrained.yaml", model={"name": str(model)}, teacher={"epochs": 0}, metric="f1"
+    )
+    ended = command.search("run", config, cwd=tmp_path)
+    assert ended.code == 2, ended.err
+    assert f"{config}: model.name: the teacher must be better than a constant guess: its f1 is" in ended.err
+    assert "on 96 validation rows" in ended.err and "never trained (set teacher.epochs)" in ended.err
+    assert len(ended.err.splitlines()) <= 2
+    made = {path.parent.parent.name for path in (tmp_path / "mlruns").glob("cache/*/*/entry.json")}
+    assert "teacher" in made and not made & {"statistics", "outputs", "weights"}
