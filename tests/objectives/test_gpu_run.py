@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_no_stage_begins_when_the_time_of_all_is_over_and_tables_of_other_stages
     _, data, out = ran(modules, [("failing", 30)], seconds=1)
     assert "no time was left" in data["stages"]["failing"]["state"]
     assert data["stages"]["fine"]["rows"] and "a fine one" in (out / "tables.txt").read_text()
+
+
+def test_the_readme_names_every_stage_with_its_limit_and_all_of_them_fit_into_eight_minutes() -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import run; print([[s.name, s.limit_s] for s in run.STAGES])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    stages = json.loads(done.stdout.replace("'", '"'))
+    assert sum(limit for _, limit in stages) <= 480
+    told = re.findall(r"^\| `([\w-]+)` \| (\d+) s \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert [[name, int(limit)] for name, limit in told] == stages
 
 
 def test_the_search_for_a_gpu_is_a_configuration_with_the_embedded_default_s_data_and_training(tiny_bert: Path) -> None:
