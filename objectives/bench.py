@@ -180,13 +180,17 @@ def open_bench(
     threads: int = 0,
     timeout_s: float | None = None,
     waiting: Waiting = "default",
+    limit_s: Callable[[], float] | None = None,
 ) -> Remote:
     """A `Bench` in a process of its own; "passive" `waiting` is for one that nobody times.
+
+    `limit_s` says at each call how many seconds it may take at most.
 
     `open_predict` must pickle (a `functools.partial` of a module's function does).
     What it raises is raised here.
     """
-    return Remote(functools.partial(Bench, open_predict, device, threads), timeout_s=timeout_s, waiting=waiting)
+    factory = functools.partial(Bench, open_predict, device, threads)
+    return Remote(factory, timeout_s=timeout_s, waiting=waiting, limit_s=limit_s)
 
 
 @contextlib.contextmanager

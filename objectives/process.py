@@ -144,12 +144,18 @@ class Remote:
 
     `factory` and all arguments and answers must pickle. Exceptions raised there are raised here, same type.
     What the process prints is kept apart, and is a note of the exception where it fails. `waiting` is "passive" where
-    nothing is timed.
+    nothing is timed. `limit_s` says at each call how many seconds it may take at most, whatever its own limit is.
     """
 
     def __init__(
-        self, factory: Callable[[], Any], *, timeout_s: float | None = None, waiting: Waiting = "default"
+        self,
+        factory: Callable[[], Any],
+        *,
+        timeout_s: float | None = None,
+        waiting: Waiting = "default",
+        limit_s: Callable[[], float] | None = None,
     ) -> None:
+        self._limit_s = limit_s
         here, there = multiprocessing.get_context("forkserver").Pipe()
         self._connection: Connection = here
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
@@ -182,6 +188,9 @@ class Remote:
         """
         if not self._end.alive:
             raise RemoteDied(self._process.exitcode)
+        if self._limit_s is not None:
+            most = self._limit_s()
+            timeout_s = most if timeout_s is None else min(timeout_s, most)
         try:
             self._connection.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):

@@ -41,6 +41,13 @@ class OutOfTime(Exception):  # noqa: N818 - the run's own limit, not an error
     """The run's time limit passed while a candidate was evaluated; its trial stays open for the next run."""
 
 
+class TrialTimeout(TimeoutError):  # noqa: N818 - as TimeoutError is one
+    """All steps of a trial together took longer than they may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"budget.trial_timeout: a trial must end within {seconds:g} s, and this one did not")
+
+
 class Deadline(Protocol):
     """The run's time limit; the finalists have the part of it that the search may not use."""
 
@@ -59,8 +66,17 @@ class Evaluator:
         self._fast_enough: set[str] = set()  # recipes whose latency was seen to keep the limit
         self._tracebacks: dict[str, str] = {}  # of recipes that failed and have no number yet, by digest
         self.finishing = False  # the finalists' turn: the search's own deadline is over
+        self._trial_ends: float | None = None  # monotonic seconds; None between trials
 
     def __call__(self, job: Job) -> Iterator[Outcome]:
+        """The outcomes of one job, all of whose steps together may take `budget.trial_timeout`."""
+        self._trial_ends = time.monotonic() + self._most_s
+        try:
+            yield from self._evaluated(job)
+        finally:
+            self._trial_ends = None
+
+    def _evaluated(self, job: Job) -> Iterator[Outcome]:
         self._watch.seconds.clear()
         if job.rejected:
             yield self._outcome(job, job.recipe, "rejected", job.rejected)
@@ -175,17 +191,31 @@ class Evaluator:
     def _twice(self, work: Callable[[], Made], recipe: Recipe) -> Made:
         """`work()`, tried once more after a transient failure while there is time."""
         with run_log.about(f"recipe {recipe.digest[:8]}"):
-            return once_more(work, describe(recipe), lambda: not self._time_is_up())
+            return once_more(work, describe(recipe), lambda: not self._time_is_up() and not self._trial_is_over())
 
     def _time_is_up(self) -> bool:
         end = self._clock.search_deadline
         return not self.finishing and end is not None and time.monotonic() >= end
 
+    @property
+    def _most_s(self) -> float:
+        """Seconds that a trial may take."""
+        return float(self._setting.config.budget.trial_timeout)
+
+    def _trial_is_over(self) -> bool:
+        return self._trial_ends is not None and time.monotonic() >= self._trial_ends
+
     def _limit_s(self) -> float:
-        """Seconds one step may take: the trial's limit, cut to what is left of the run."""
-        limit = float(self._setting.config.budget.trial_timeout)
-        end = self._clock.search_deadline
-        return limit if end is None or self.finishing else max(1.0, min(limit, end - time.monotonic()))
+        """Seconds one step may take: what is left of the trial, cut to what is left of the run.
+
+        Raises:
+            TrialTimeout: nothing is left of the trial.
+        """
+        now, end = time.monotonic(), self._clock.search_deadline
+        limit = self._most_s if self._trial_ends is None else self._trial_ends - now
+        if limit <= 0:
+            raise TrialTimeout(self._most_s)
+        return limit if end is None or self.finishing else max(1.0, min(limit, end - now))
 
     def _status_of(self, error: Exception, recipe: Recipe) -> tuple[Status, str]:
         """What an exception means for the trial of `recipe`, in one line.
@@ -196,14 +226,17 @@ class Evaluator:
         transient = is_transient(error)
         if disk_is_full(error) or not of_the_candidate(error):
             raise error
-        if (isinstance(error, RemoteTimeout) or transient) and self._time_is_up():
+        if (isinstance(error, RemoteTimeout | TrialTimeout) or transient) and self._time_is_up():
             raise OutOfTime from error
         self._tracebacks[recipe.digest] = "".join(traceback.format_exception(error))
+        if isinstance(error, RemoteTimeout) and self._trial_is_over():
+            error = TrialTimeout(self._most_s)
         text = " ".join(str(error).split())
         if isinstance(error, Infeasible) and not transient:
             return "infeasible", text
         where = run_log.here()
-        return "failed", f"{type(error).__name__}: {text}"[:440] + (f" ({where})" if where else "")
+        kind = "" if isinstance(error, TrialTimeout) else f"{type(error).__name__}: "
+        return "failed", f"{kind}{text}"[:440] + (f" ({where})" if where else "")
 
     def _outcome(self, job: Job, recipe: Recipe, status: Status, reason: str) -> Outcome:
         seconds = {name: round(value, 3) for name, value in self._watch.seconds.items()}

@@ -75,7 +75,7 @@ class Measurer:
     """Measures candidates against the baseline: the uncompressed model under eager PyTorch in fp32.
 
     Args:
-        limit_s: seconds one call may take, asked for at each.
+        limit_s: seconds that one call may take, asked for at each, those of timing too.
         watch: where the time goes.
     """
 
@@ -141,7 +141,7 @@ class Measurer:
     def _open(self, recipe: Recipe, folder: Path, device: str | None, waiting: Waiting = "default") -> Remote:
         context = self._on(device)
         opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
-        return open_bench(opening, context.device, context.threads, self._limit_s(), waiting)
+        return open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s)
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
@@ -211,7 +211,7 @@ class Measurer:
         """The other side of every comparison, in a fresh process."""
         context = self._on(device)
         opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
-        with open_bench(opening, context.device, context.threads, self._limit_s(), waiting) as bench:
+        with open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s) as bench:
             yield bench
 
     def baseline_predictions(self, split: str) -> np.ndarray:

@@ -111,6 +111,14 @@ def test_a_late_answer_ends_the_process(remote: Remote) -> None:
         remote.call("add", 1)
 
 
+def test_no_call_takes_longer_than_is_left_whatever_its_own_limit_is() -> None:
+    left = iter([60.0, 0.2])
+    with Remote(Held, limit_s=lambda: next(left)) as remote:
+        assert remote.call("add", 1) == 1
+        with pytest.raises(RemoteTimeout, match="within 0 s"):
+            remote.call("sleep", 60, timeout_s=300)
+
+
 def test_a_paused_process_does_nothing_until_it_is_resumed(remote: Remote) -> None:
     remote.pause()
     assert wait_until(lambda: psutil.Process(remote.pid).status() == psutil.STATUS_STOPPED)

@@ -1,0 +1,177 @@
+"""A job's steps: what they may take together, and what is not trained because it would be too slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from objectives.measurement import Measurement
+from objectives.process import RemoteTimeout
+from search import evaluate, measurer
+from search.evaluate import Evaluator
+from search.front import LATENCY, Outcome, Target
+from search.loop import Job
+from search.measurer import Measurer, Stopwatch
+from spaces.axis import Context
+from spaces.base import WEIGHTS
+from spaces.recipe import Recipe, Step
+
+from . import factory
+
+TRAINED = factory.recipe({"distill": {"layers": 3}})
+SIBLINGS = tuple(factory.recipe({"distill": {"layers": 3}}, runtime) for runtime in ("onnx", "openvino"))
+
+
+class World:
+    """A clock, and a maker and a measurer that take time by it and keep to their limit as processes do."""
+
+    def __init__(self, weights_s: float = 4.0, measuring_s: float = 3.0) -> None:
+        self.now = 1000.0
+        self.takes = {"weights": weights_s, "untrained": 0.5, "measuring": measuring_s}
+        self.done: list[str] = []
+        self.latency: Callable[[Recipe], float] = lambda recipe: 5.0
+        self.shares: tuple[float, ...] = ()
+        self.limit_s: Callable[[], float]
+
+    def maker(self, setting: Any, progress: Any, limit_s: Callable[[], float]) -> Any:
+        self.limit_s = limit_s
+        return self
+
+    def measurer(self, setting: Any, progress: Any, limit_s: Callable[[], float], watch: Any) -> Any:
+        return self
+
+    def step(self, name: str) -> None:
+        left = self.limit_s()
+        self.now += min(left, self.takes[name])
+        if left < self.takes[name]:
+            raise RemoteTimeout(left)
+        self.done.append(name)
+
+    def weights(self, recipe: Recipe, looks: bool = True) -> Path:
+        self.step("weights" if recipe.recover else "untrained")
+        return Path("weights")
+
+    def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        self.step("measuring")
+        return factory.measurements(0.8, self.latency(recipe))
+
+    @contextmanager
+    def opened(self, recipe: Recipe, folder: Path) -> Iterator[object]:
+        yield self
+
+    def timings(self, bench: object, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        found = factory.measurements(0.8, self.latency(recipe))
+        return {name: found[name] for name in (LATENCY, "speedup")}
+
+    def seen(self, folder: Path) -> Any:
+        return SimpleNamespace(trained_s=self.takes["weights"], by_rung=lambda shares: {})
+
+
+def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
+    monkeypatch.setattr(evaluate, "Maker", world.maker)
+    monkeypatch.setattr(evaluate, "Measurer", world.measurer)
+    monkeypatch.setattr(evaluate, "digest_in", lambda folder, name: "digest")
+    monkeypatch.setattr(evaluate, "broken", lambda setting, outcome: ())
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))
+    config = SimpleNamespace(
+        budget=SimpleNamespace(trial_timeout=budget.get("trial_timeout", 1800.0)),
+        limits=SimpleNamespace(max_latency_ms=budget.get("max_latency_ms"), others={}),
+    )
+    targets = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
+    setting = SimpleNamespace(config=config, targets=targets, metric="accuracy")
+    clock = SimpleNamespace(search_deadline=None if "ends" not in budget else world.now + budget["ends"])
+    return Evaluator(cast(Any, setting), lambda stage, done: None, cast(Any, clock))
+
+
+def told(outcomes: Iterator[Outcome]) -> list[tuple[str, str]]:
+    return [(outcome.status, outcome.reason) for outcome in outcomes]
+
+
+def test_all_steps_of_a_trial_share_its_limit_and_the_next_trial_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 s of weights and 3 s for each of three deployments are more than 9: the first fits, the second is cut off at
+    its last 2 s, the third is not begun."""
+    world = World()
+    evaluates = evaluator(world, monkeypatch, trial_timeout=9.0)
+    began, job = world.now, Job(TRAINED, siblings=SIBLINGS)
+    over = ("failed", "budget.trial_timeout: a trial must end within 9 s, and this one did not")
+    assert told(evaluates(job)) == [("complete", ""), over, over]
+    assert world.now - began == 9
+    assert told(evaluates(Job(TRAINED))) == [("complete", "")]
+
+
+def test_weights_that_take_the_whole_limit_fail_their_trial_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(weights_s=20.0)
+    [(status, reason)] = told(evaluator(world, monkeypatch, trial_timeout=9.0)(Job(TRAINED)))
+    assert (status, world.done) == ("failed", [])
+    assert reason.startswith("budget.trial_timeout: a trial must end within 9 s")
+
+
+def test_between_trials_a_step_has_the_limit_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    evaluates = evaluator(world, monkeypatch, trial_timeout=9.0)
+    told(evaluates(Job(TRAINED, siblings=SIBLINGS)))
+    world.now += 100
+    assert world.limit_s() == 9
+
+
+def test_the_end_of_the_run_leaves_a_trial_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluates = evaluator(World(), monkeypatch, trial_timeout=9.0, ends=5.0)
+    with pytest.raises(evaluate.OutOfTime):
+        told(evaluates(Job(TRAINED, siblings=SIBLINGS)))
+
+
+def test_every_process_that_is_measured_keeps_to_the_limit_at_each_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Timing has a limit of its own for an answer, which is longer than what may be left of a trial."""
+    limits: list[object] = []
+
+    @contextmanager
+    def open_bench(*arguments: object) -> Iterator[object]:
+        limits.append(arguments[-1])
+        yield object()
+
+    def limit_s() -> float:
+        return 7.0
+
+    monkeypatch.setattr(measurer, "open_bench", open_bench)
+    (tmp_path / WEIGHTS).touch()
+    setting = SimpleNamespace(context=Context(), teacher=tmp_path)
+    made = Measurer(cast(Any, setting), lambda stage, done: None, limit_s, Stopwatch())
+    with made.opened(Recipe("m", "", "", "t", (), {}, Step("eager")), tmp_path), made.baseline():
+        assert limits == [limit_s, limit_s]
+
+
+def test_what_is_too_slow_under_every_deployment_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained model of the same shape takes the same time."""
+    world = World()
+    outcomes = list(evaluator(world, monkeypatch, max_latency_ms=4.0)(Job(TRAINED, siblings=SIBLINGS)))
+    assert world.done == ["untrained"] * 3
+    reason = "before training: latency 5.00 ms is over the limit of 4 ms"
+    assert told(iter(outcomes)) == [("rejected", reason)] * 3
+    assert [o.recipe for o in outcomes] == [TRAINED, *SIBLINGS]
+    assert {o.value(LATENCY) for o in outcomes} == {5.0}
+
+
+def test_what_one_deployment_runs_fast_enough_is_trained_and_measured_under_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what was seen once to be fast enough is not timed untrained again."""
+    world = World()
+    world.latency = lambda recipe: 3.0 if recipe.runtime.name == "onnx" else 5.0
+    evaluates = evaluator(world, monkeypatch, max_latency_ms=4.0)
+    assert told(evaluates(Job(TRAINED, siblings=SIBLINGS))) == [("complete", "")] * 3
+    assert world.done == ["untrained", "untrained", "weights", *["measuring"] * 3]
+    told(evaluates(Job(TRAINED, siblings=SIBLINGS)))
+    assert world.done[6:] == ["weights", *["measuring"] * 3]
+
+
+def test_a_latency_that_may_keep_the_limit_is_not_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5.00 ms within 2 % may be 4.95."""
+    world = World()
+    assert told(evaluator(world, monkeypatch, max_latency_ms=4.95)(Job(TRAINED))) == [("complete", "")]
