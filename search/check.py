@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from objectives import clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
 from objectives.process import Remote, default_waiting
-from search.best_config import BestConfig, read_best_config
+from search.best_config import BestConfig
 from search.config import from_mapping
 from search.errors import UserError
-from search.export import RECIPE
+from search.exported import read_exported
 from search.front import LATENCY, Outcome
 from spaces import build
 from spaces.axis import Context, Infeasible
@@ -80,37 +80,13 @@ def opened(folder: Path, record: BestConfig, context: Context) -> Remote:
         raise UserError(f"{folder}: cannot run on this machine: {reason}") from None
 
 
-def read_record(folder: Path) -> BestConfig:
-    """The record of a model folder, its files held against the digests in it.
-
-    Raises:
-        UserError: no such folder, no record, or a file that is missing or is not the one that was exported.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder")
-    if not (folder / RECIPE).is_file():
-        raise UserError(f"{folder}: no {RECIPE}; a folder under exports/<study>/models/ has one")
-    record = read_best_config(folder / RECIPE)
-    for name, wanted in record.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing; the model was exported with it")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != wanted:
-            raise UserError(
-                f"{path}: not the file that was exported: SHA-256 must be {wanted[:16]}..., got {found[:16]}..."
-            )
-    return record
-
-
 def after_export(folder: Path, lengths: Sequence[int]) -> tuple[Found, str]:
     """Load the model in a fresh process, compare its outputs with those that were recorded, and time it.
 
     The second says how its latency compares with the record where it is outside the record's interval, else "".
     `lengths` are those of the data.
     """
-    record = read_record(folder)
+    record = read_exported(folder)
     context = context_of(record)
     protocol = latency.QUICK.lasting(float(record.config["measure"]["quick_s"]))
     with opened(folder, record, context) as bench:
@@ -167,42 +143,46 @@ def tolerance(record: BestConfig, context: Context) -> float:
     return TOLERANCE[width] * (ELSEWHERE if same_kind(record, context) else 1.0)
 
 
-def check(folder: Path, mlruns: Path | None = None) -> Found:
+def check(folder: Path, mlruns: Path) -> Found:
     """The whole check: outputs, quality on the validation split where its data can be read, and latency.
+
+    `mlruns` is this machine's results folder, where the prepared data may be; no path of the record is one, and nothing
+    is made in it.
 
     On another kind of device than the record's only predictions are compared, and the lines say so.
 
     Raises:
         UserError: the folder is not a whole exported model.
     """
-    record = read_record(folder)
+    record = read_exported(folder)
     context = context_of(record)
     elsewhere = same_kind(record, context)
-    with opened(folder, record, context) as bench:
+    with opened(folder, record, context) as bench, _rows(record, context, mlruns) as rows:
         found = _compare(folder, record, context, bench)
         lines, problems = list(found.lines), [found.problem] if found.problem else []
-        rows = _rows(record, context, mlruns)
         lines += _quality_lines(folder, record, context, bench, rows, problems)
         if elsewhere:
             lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
-    if not elsewhere:
         lengths = None if isinstance(rows, str) else rows.split("validation")[0].lengths.tolist()
+    if not elsewhere:
         lines.append(_latency_line(folder, record, context, lengths))
     return Found(tuple(lines), "; ".join(problems))
 
 
-def _rows(record: BestConfig, context: Context, mlruns: Path | None) -> Rows | str:
+@contextmanager
+def _rows(record: BestConfig, context: Context, mlruns: Path) -> Iterator[Rows | str]:
     """The prepared data of the record, or why they cannot be read here."""
     from search import compose
     from search.names import names
 
-    try:
-        config = from_mapping(record.config, names())
-        if mlruns is not None:
-            config = replace(config, mlruns=str(mlruns.absolute()))
-        return compose.read_data(config, context)
-    except UserError as reason:
-        return str(reason)
+    with ExitStack() as stack:
+        found: Rows | str
+        try:
+            config = replace(from_mapping(record.config, names()), mlruns=str(mlruns.absolute()))
+            found = stack.enter_context(compose.reading_data(config, context))
+        except UserError as reason:
+            found = str(reason)
+        yield found
 
 
 def _quality_lines(

@@ -186,7 +186,7 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     def call(a: argparse.Namespace) -> int:
         from search import commands as act
 
-        return act.check(a.folder, a.mlruns)
+        return act.check(a.folder, act.results(a.mlruns))
 
     made.set_defaults(call=call)
 

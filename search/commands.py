@@ -171,7 +171,7 @@ def apply(mlruns: Path, path: Path, to: Path | None) -> int:
 
     if to is not None:
         free_place(to)
-    record = read_best_config(path)
+    record = read_best_config(path)  # its study's name, which the default target has in it, is one folder's
     config = from_mapping(record.config, names(), Source(str(path), path.absolute().parent))
     config = replace(config, mlruns=str(mlruns))
     target = to or mlruns / "exports" / record.study / "rebuilt" / str(record.number)
@@ -181,7 +181,7 @@ def apply(mlruns: Path, path: Path, to: Path | None) -> int:
     return 0
 
 
-def check(folder: Path, mlruns: Path | None) -> int:
+def check(folder: Path, mlruns: Path) -> int:
     from search.check import check as check_folder
 
     found = check_folder(folder, mlruns)

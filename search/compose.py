@@ -6,8 +6,10 @@ import atexit
 import json
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -172,21 +174,34 @@ def _outputs(
 
 def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:
     """(folder of the tokenised data, digest of the model)."""
+    key = _data_key(config)
+    return stage("data", key, stages.prepare_data, config), key["model"]
+
+
+def _data_key(config: RunConfig) -> dict[str, Any]:
     model = fingerprint(model_folder(config))
-    key = {
+    return {
         "data": data_key_of(config),
         "model": model,
         "head": config.model.head,
         "task": config.task,
         "trained_on": config.teacher.epochs > 0,  # what is refused, and how labels are numbered, depends on it
     }
-    return stage("data", key, stages.prepare_data, config), model
 
 
-def read_data(config: RunConfig, context: Context) -> Rows:
-    """The rows of a configuration without a search: what `check` compares predictions on."""
-    stage = Stages(store_of(config), lambda stage, done: None)
-    return Rows(config, context, prepare_data(config, stage)[0])
+@contextmanager
+def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
+    """The rows of a configuration without a search: what `check` compares predictions on.
+
+    Those in the results folder where they are there; else they are prepared in a folder that goes again.
+    """
+    store = store_of(config)
+    folder = store.find("data", _data_key(config))
+    if folder is not None:
+        yield Rows(config, context, folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield Rows(config, context, prepare_data(config, Stages(Store(Path(place)), lambda stage, done: None))[0])
 
 
 def space_of(config: RunConfig, shape: Path, context: Context) -> Space:

