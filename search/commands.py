@@ -15,6 +15,7 @@ from search.config import Override, RunConfig, Source, from_mapping, load, resul
 from search.errors import UserError
 
 if TYPE_CHECKING:
+    from search.report import Study
     from search.session import Result
 
 
@@ -128,6 +129,7 @@ def front(mlruns: Path, name: str, as_json: bool, max_latency_ms: float | None, 
 
     found, study = stored(mlruns, name)
     found = found.within(max_latency_ms, max_loss)
+    _say_unfinished(study)
     if as_json:
         print(json.dumps(plain(front_json(found, study)), indent=1))
         return 0
@@ -141,6 +143,15 @@ def front(mlruns: Path, name: str, as_json: bool, max_latency_ms: float | None, 
     return 0
 
 
+def _say_unfinished(study: Study) -> None:
+    """On standard error, where it stands beside what a program reads."""
+    if study.unfinished:
+        print(
+            f"unfinished: {study.unfinished}; where there is no final timing yet, the quick one is shown",
+            file=sys.stderr,
+        )
+
+
 def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
     from search.export import export as export_front
     from search.export import export_model
@@ -150,6 +161,7 @@ def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
     if to is not None:
         free_place(to)
     found, study = stored(mlruns, name)
+    _say_unfinished(study)
     if pick is None:
         target = to or mlruns / "exports" / name
         export_front(found, study, target)

@@ -124,11 +124,13 @@ def prepare(
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
     approve: Callable[[Setting], None] = lambda setting: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Setting:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
     `agree` is told what all trials of the study share before anything is trained, and may raise. So may `approve`: it
-    is shown the setting as far as it goes once there is a teacher, before anything is made of that.
+    is shown the setting as far as it goes once there is a teacher, before anything is made of that. `say` is given what
+    is to be known of data and space, before anything is trained.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.
@@ -147,6 +149,10 @@ def prepare(
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
     agree(parts)
+    for note in (*about["notes"], *space.notes):
+        say(f"note: {note}")
+    for name, why in space.missing.items():
+        say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
     environment = json.loads(json.dumps(clock.fingerprint(device), default=str))

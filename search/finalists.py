@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,30 @@ def _weights_here(outcome: Outcome) -> str:
         return digest_in(Path(outcome.folder), WEIGHTS)
     except (OSError, ValueError, KeyError):
         return ""
+
+
+#: Attributes of a study: what its last run is about, and which run was the last to end.
+BEGUN, ENDED = "begun", "ended"
+#: What `read_study` is given of a study that has no finalists yet.
+NOTHING_FINAL: Mapping[str, Any] = {"seconds": 0.0, "final": {}, "held_out": {}, "checks": {}}
+
+
+def begin(setting: Setting, study: Study) -> None:
+    """Keep in the study what `front` and `export` show of it before it has ended."""
+    from search.propose.study import set_attribute
+
+    about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
+    set_attribute(Path(setting.config.mlruns), setting.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
+
+
+def end(setting: Setting) -> None:
+    """What `begin` was told of is at its end."""
+    from search.propose.study import attribute, set_attribute
+
+    folder, name = Path(setting.config.mlruns), setting.config.study
+    begun = attribute(folder, name, BEGUN)
+    if begun is not None:
+        set_attribute(folder, name, ENDED, begun["run"])
 
 
 def remember(setting: Setting, study: Study) -> None:

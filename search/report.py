@@ -33,6 +33,7 @@ class Study:
     made: Mapping[int, str] = field(default_factory=dict)  # by trial, SHA-256 of the weights that all this is about
     renewed: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
     seconds: float = 0.0  # all runs of the study so far, finalists included
+    unfinished: str = ""  # how far its last run is, where that has not ended: "12 of 40 trials so far"
 
     @property
     def name(self) -> str:

@@ -120,11 +120,10 @@ def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
             if note:
                 view.say(f"      note: {note}")
 
-        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve)
-        for note in (*setting.about_data["notes"], *setting.space.notes):
-            view.say(f"      note: {note}")
-        for name, why in setting.space.missing.items():
-            view.say(f"      {name} is left out: {why}")
+        def say(line: str) -> None:
+            view.say(f"      {line}")
+
+        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
         return _search(setting, view, clock, retry_failed)
 
 
@@ -141,6 +140,7 @@ def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> R
     proposer = proposer_of(
         setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made, retry_failed
     )
+    finalists.begin(setting, study_of(setting, 0.0))
     evaluate.measurer.recall(proposer.recalled)
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
@@ -234,6 +234,7 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
         study = replace(study, seconds=round(before + clock.seconds, 1))
         front = replace(front, final=study.final).renewed(study.renewed)
     finalists.remember(setting, study)  # before the export, so that no timing is lost if that ends early
+    finalists.end(setting)
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports)
@@ -262,7 +263,7 @@ def _learner(siblings: compose.Siblings) -> Callable[[Outcome, Front], None]:
 
 
 def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
-    """The front and the study of a search that ran before, from its record.
+    """The front and the study of a search from its record: as it ended, or as far as it is.
 
     Raises:
         UserError: there is none of that name, or it is no name of a study.
@@ -273,12 +274,15 @@ def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
     if not STUDY.holds(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
         raise wrong("STUDY", STUDY.text, name)
     attributes, outcomes = read_outcomes(mlruns, name)
-    about = attributes.get("about")
-    if about is None:
-        raise UserError(
-            f"STUDY: {name!r} has not finished a first export; go on with it: python -m search run --study {name}"
-        )
-    study = finalists.read_study({**about["config"], "mlruns": str(mlruns.absolute())}, about)
+    about, begun = attributes.get("about"), attributes.get(finalists.BEGUN)
+    if about is None and begun is None:
+        raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
+    outcomes = [outcome for outcome in outcomes if outcome.status != "paused"]
+    told = {**finalists.NOTHING_FINAL, **(begun or {}), **(about or {})}
+    study = finalists.read_study({**told["config"], "mlruns": str(mlruns.absolute())}, told)
+    if begun is not None and begun["run"] != attributes.get(finalists.ENDED):
+        total = begun["config"]["budget"]["trials"]
+        study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
     checks = {n: path for n, path in study.checks.items() if path.is_file()}
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
     return replace(front, final=study.final).renewed(study.renewed), replace(study, checks=checks)

@@ -1,0 +1,128 @@
+"""A study that runs or was killed shows what is there; what is known of the data is said before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState, create_trial
+
+from search import commands, compose, finalists
+from search.best_config import schema
+from search.config import load
+from search.errors import UserError
+from search.front import Front
+from search.names import names
+from search.propose.study import OUTCOME, open_study, set_attribute
+
+from . import factory
+
+NAME = "movie-reviews"
+
+
+def begun(mlruns: Path, front: Front, run: str | None = "one") -> Front:
+    """A study in `mlruns` with the outcomes of `front` that has not ended."""
+    mlruns.mkdir(exist_ok=True)
+    study = open_study(mlruns, NAME, factory.TARGETS, RandomSampler, 0, {})
+    for outcome in front.outcomes:
+        study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={OUTCOME: outcome.to_json()}))
+    if run is not None:
+        about: Mapping[str, Any] = {"config": factory.CONFIG, "hardware": factory.HARDWARE, "rows": {"train": 9}}
+        set_attribute(mlruns, NAME, finalists.BEGUN, {**about, "run": run})
+    return front
+
+
+def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while another process writes to it."""
+    front = begun(tmp_path, factory.front(12))
+    writer = sqlite3.connect(tmp_path / "optuna.db")
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        assert commands.front(tmp_path, NAME, True, None, None) == 0
+        shown, said = capsys.readouterr()
+        assert commands.front(tmp_path, NAME, False, None, None) == 0
+    finally:
+        writer.close()
+    found = json.loads(shown)
+    jsonschema.validate(found, schema("front"))
+    assert [member["number"] for member in found["members"]] == [o.number for o in front.members]
+    assert said.startswith("unfinished: 12 of 40 trials so far")
+    text = capsys.readouterr()
+    assert text.err == said and f"{len(front.members)} on the front" in text.out
+
+
+def test_a_study_that_has_ended_is_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path, factory.front(12))
+    set_attribute(tmp_path, NAME, finalists.ENDED, "one")
+    assert commands.front(tmp_path, NAME, False, None, None) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_study_that_goes_on_is_unfinished_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun(tmp_path, factory.front(12), run="two")
+    set_attribute(tmp_path, NAME, finalists.ENDED, "one")
+    assert commands.front(tmp_path, NAME, True, None, None) == 0
+    assert capsys.readouterr().err.startswith("unfinished: 12 of 40")
+
+
+def test_before_the_first_trial_there_is_no_front_and_the_json_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(tmp_path, Front(factory.TARGETS))
+    assert commands.front(tmp_path, NAME, False, None, None) == 1
+    assert "unfinished: 0 of 40 trials so far" in capsys.readouterr().err
+    assert commands.front(tmp_path, NAME, True, None, None) == 0
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, schema("front"))
+    assert found["members"] == found["trials"] == []
+
+
+def test_a_killed_study_is_exported_with_its_quick_timing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    front = begun(tmp_path / "mlruns", factory.stored(factory.front(12), tmp_path / "weights"))
+    assert commands.export(tmp_path / "mlruns", NAME, None, tmp_path / "out") == 0
+    assert capsys.readouterr().err.startswith("unfinished: 12 of 40 trials so far")
+    found = json.loads((tmp_path / "out" / "front.json").read_text())
+    assert [member["final"] for member in found["members"]] == [{}] * len(front.members)
+    assert {path.name for path in (tmp_path / "out" / "models").iterdir()} == {str(o.number) for o in front.members}
+
+
+def test_a_study_that_never_began_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    begun(tmp_path, factory.front(5), run=None)
+    with pytest.raises(UserError, match=f"no study 'movie-review'.*did you mean \"{NAME}\""):
+        commands.front(tmp_path, "movie-review", False, None, None)
+    with pytest.raises(UserError, match="has no trial yet"):
+        commands.front(tmp_path, NAME, False, None, None)
+
+
+class TrainedError(Exception):
+    """The teacher's training has begun."""
+
+
+def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(self: object, name: str, *rest: object) -> Path:
+        if name == "teacher":
+            raise TrainedError
+        return tmp_path
+
+    space = SimpleNamespace(notes=("only bits are searched",), missing={"xla": "no jax"}, to_json=dict)
+    cut = "no validation split: 3,862 rows were cut from train"
+    (tmp_path / "data.json").write_text(json.dumps({"notes": [cut], "digest": "d"}))
+    monkeypatch.setattr(compose, "prepare_data", lambda config, stage: (tmp_path, "model"))
+    monkeypatch.setattr(compose, "space_of", lambda *arguments: space)
+    monkeypatch.setattr(compose.Stages, "__call__", stage)
+    said: list[str] = []
+    chosen = load(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
+    with pytest.raises(TrainedError):
+        compose.prepare(chosen, lambda stage, done: None, say=said.append)
+    assert said == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]
