@@ -1,7 +1,7 @@
 #!/bin/bash
 # bundle.sh: make benchmarks/gpu/bundle/part-1, part-2 ... on a Linux machine with network, for a GPU machine without one.
 # Each part is at most 60 MiB. PYTHON_VERSION: of the GPU machine (default: 3.12). PYTHON: an interpreter with pip,
-# packaging, torch and safetensors.
+# packaging, numpy and safetensors.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}

