@@ -17,6 +17,7 @@ from objectives.timing import QUICK
 from objectives.workload import Workload, inputs
 from search import check
 from search.best_config import BestConfig
+from search.exported import read_exported
 from search.front import LATENCY
 from search.setting import cores
 from spaces import build, runtime
@@ -41,7 +42,7 @@ def run(place: Place, report: Report) -> None:
 
 
 def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
-    record = check.read_record(folder)
+    record = read_exported(folder)
     width = str(build.precision_of(record.recipe)["width"])
     name = record.recipe.runtime.name
     measured = {**record.measurements, **record.final}
