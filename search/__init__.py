@@ -30,6 +30,7 @@ def run(
     timeout: float | None = None,
     study: str | None = None,
     overrides: Sequence[str] = (),
+    retry_failed: bool = False,
 ) -> Result:
     """Search, or go on with the study of that name; the same as `python -m search run`.
 
@@ -42,6 +43,7 @@ def run(
         timeout: seconds, export included.
         study: its name.
         overrides: "key=value" texts, as `--set` takes them.
+        retry_failed: try the trials again that failed in earlier runs.
 
     Raises:
         UserError: the input is wrong.
@@ -55,7 +57,7 @@ def run(
         chosen = config
     else:
         chosen = configured(None if config is None else Path(config), trials, timeout, study, None, overrides)
-    return run_session(chosen, Lines(chosen.budget.trials))
+    return run_session(chosen, Lines(chosen.budget.trials), retry_failed)
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:

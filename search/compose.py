@@ -94,11 +94,15 @@ class Stages:
     deadline: float | None = None  # monotonic seconds
 
     def __call__(self, name: str, key: dict[str, Any], function: Any, *arguments: Any) -> Path:
-        def make(folder: Path) -> None:
+        def fill(folder: Path) -> None:
+            for path in folder.iterdir():  # what an earlier try left
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             left = None if self.deadline is None else max(1.0, self.deadline - time.monotonic())
+            isolate.run(function, folder, *arguments, timeout_s=left, progress=self.progress)
+
+        def make(folder: Path) -> None:
             try:
-                run = partial(isolate.run, function, folder, *arguments, timeout_s=left, progress=self.progress)
-                once_more(partial(_emptied, folder, run), f"stage {name}")
+                once_more(partial(fill, folder), f"stage {name}")
             except RemoteTimeout as error:
                 raise TimeoutError(
                     f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "
@@ -109,13 +113,6 @@ class Stages:
         folder, made = self.store.make(name, key, make)
         log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if made else ", from the store")
         return folder
-
-
-def _emptied(folder: Path, work: Callable[[], None]) -> None:
-    """`work` in a folder without what an earlier try left."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    work()
 
 
 def prepare(

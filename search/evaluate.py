@@ -225,6 +225,7 @@ class Evaluator:
         """
         transient = is_transient(error)
         if disk_is_full(error) or not of_the_candidate(error):
+            log.error("the run ends with an error while this was evaluated: %s", describe(recipe))
             raise error
         if (isinstance(error, RemoteTimeout | TrialTimeout) or transient) and self._time_is_up():
             raise OutOfTime from error

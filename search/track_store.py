@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from objectives.quiet import quietly
 from search.atomic import replacing, sweep
@@ -14,6 +16,8 @@ from search.errors import UserError, disk_is_full, one_line, wrong
 from search.lock import alone_in, check_writable
 
 URI = "MLFLOW_TRACKING_URI"
+#: Where databases listen that name no port.
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def load_mlflow() -> Any:
@@ -64,6 +68,7 @@ def check_store(store: Path) -> None:
             raise wrong(URI, "a database in a folder that is there", uri)
         return
     try:
+        _reach(uri)
         with quietly():
             mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # every kind of store brings its own: requests', SQLAlchemy's, urllib3's
@@ -72,6 +77,14 @@ def check_store(store: Path) -> None:
         raise UserError(
             f"{URI}: must be an MLflow store that answers, got {uri}: {one_line(error)}; start it, or unset {URI}"
         ) from error
+
+
+def _reach(uri: str) -> None:
+    """Raise OSError where nobody listens at a database's address; MLflow itself would try for minutes."""
+    found = urlsplit(uri)
+    port = PORTS.get(found.scheme.partition("+")[0])
+    if found.hostname and port is not None:
+        socket.create_connection((found.hostname, found.port or port), timeout=10).close()
 
 
 def is_database(uri: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from objectives.quiet import quietly
 from search.errors import disk_is_full, one_line
 from search.failures import is_ours
 from search.front import Front, Outcome
@@ -115,7 +116,8 @@ class Tracking:
         """Whether `act` did its work. A full disk and a mistake in our own code pass through."""
         began = self._clock()
         try:
-            act()
+            with quietly():  # MLflow reads at each call how long it is to try
+                act()
         except Exception as error:
             if disk_is_full(error) or is_ours(error):
                 raise

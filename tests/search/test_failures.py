@@ -12,9 +12,10 @@ import pytest
 from conftest import STUDY, state_of
 
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
-from search import cli, compose, run_log
+from search import cli, compose, run_log, session
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
 from search.front import Front, Outcome, Target
+from search.known import UnknownAnatomy
 from search.loop import Job, explore
 from search.measurer import Measurer
 from spaces.axis import Infeasible
@@ -108,6 +109,32 @@ def test_work_is_tried_once_more_and_no_more() -> None:
         once_more(failing(RemoteTimeout(1.0)), "it")
     with pytest.raises(RemoteDied):
         once_more(failing(RemoteDied(-9)), "it", may=lambda: False)
+
+
+def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_knowledge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(error: Exception) -> Callable[..., Any]:
+        return lambda *_: failing(error)()
+
+    nothing: Any = None
+    monkeypatch.setattr(session, "informed", lambda setting: True)
+    monkeypatch.setattr(session, "Known", refuse(UnknownAnatomy("no shape")))
+    assert session.knowledge_of(nothing, nothing, nothing) is None
+    monkeypatch.setattr(session, "Known", refuse(ValueError("costs must be four numbers")))
+    with pytest.raises(ValueError, match="four numbers"):
+        session.knowledge_of(nothing, nothing, nothing)
+
+
+def test_a_lock_found_in_the_middle_of_a_run_is_said_without_the_statement() -> None:
+    try:
+        try:
+            raise RuntimeError("(sqlite3.OperationalError) database is locked\n[SQL: UPDATE trials SET state=?]")
+        except RuntimeError as cause:
+            raise ValueError("An exception is raised during the commit.") from cause
+    except ValueError as error:
+        lines = cli._failure(error)
+    assert len(lines) == 2 and "another program holds a database" in lines[0] and "SQL" not in " ".join(lines)
 
 
 class Jobs:

@@ -19,7 +19,7 @@ import pytest
 from search.errors import UserError
 from search.export import export
 from search.front import Front
-from search.track import Tracker, tracking_uri, ui_command
+from search.track import Tracker, check_store, tracking_uri, ui_command
 from search.track_log import requirements
 from search.tracking import PAUSE_S, PAUSE_SHARE, Tracking
 
@@ -419,6 +419,23 @@ def test_a_server_that_does_not_answer_is_found_before_anything_is_trained(
     assert len(shown.err.splitlines()) == 1 and "..." not in shown.out
     assert 1 <= Unavailable.asked <= 4, "a few tries, not minutes of them"
     assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://user@127.0.0.1:9/mlflow", "http://127.0.0.1:9", "sqlite:////no/such/m.db"]
+)
+def test_a_store_that_is_not_there_is_refused_by_its_address(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI: must be .*got") as caught:
+        check_store(Path("unused"))
+    assert uri in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_run_on_a_server_ends_with_the_server_s_own_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from search.commands import ui_text
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000/")
+    assert ui_text(tmp_path, "/#/experiments/7") == "http://mlflow.example:5000/#/experiments/7"
 
 
 def test_a_database_that_another_program_holds_is_said_in_plain_words(
