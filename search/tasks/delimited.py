@@ -34,6 +34,7 @@ class Rows:
     header: list[str]
     rows: list[list[str]]
     lines: int  # that the rows take in the file
+    broken: str = ""  # where the first row that takes several is
     problem: str = ""
 
 
@@ -58,7 +59,9 @@ def parse(text: str, delimiter: str, at: str) -> tuple[list[str], list[list[str]
     if found.problem:
         raise UserError(f"{at}: {found.problem}")
     if found.lines > len(found.rows):
-        notes.append(f"{len(found.rows)} rows in {found.lines} lines: quoted fields hold line breaks")
+        notes.append(
+            f"{len(found.rows)} rows in {found.lines} lines: quoted fields hold line breaks, first in {found.broken}"
+        )
     return found.header, found.rows, tuple(notes)
 
 
@@ -78,7 +81,7 @@ def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> Rows:
     """All rows, or those before the first that has a problem."""
     header: list[str] = []
     rows: list[list[str]] = []
-    lines = 0
+    lines, broken = 0, ""
     with _long_fields():
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
         while True:
@@ -87,17 +90,20 @@ def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> Rows:
             try:
                 fields = next(reader)
             except StopIteration:
-                return Rows(header, rows, lines)
+                return Rows(header, rows, lines, broken)
             except csv.Error as error:
-                return Rows(header, rows, lines, f"{where}: {_plain(error)}")
+                return Rows(header, rows, lines, broken, f"{where}: {_plain(error)}")
             if _blank(fields, header):
                 continue
             if not header:
                 header = fields
                 continue
             if len(fields) != len(header):
-                return Rows(header, rows, lines, f"{where} has {len(fields)} fields, and the header has {len(header)}")
+                counts = f"has {len(fields)} fields, and the header has {len(header)}"
+                return Rows(header, rows, lines, broken, f"{where} {counts}")
             rows.append(fields)
+            if reader.line_num > before + 1:
+                broken = broken or where
             lines += reader.line_num - before
 
 

@@ -252,7 +252,7 @@ def test_a_broken_quote_in_a_csv_is_named_with_its_row(tmp_path: Path, line: str
 def test_line_breaks_in_quotes_are_kept_and_counted(tmp_path: Path) -> None:
     found = read(written(tmp_path, "rows.csv", 'text,label\n"two\r\nlines",1\n\nx,0\n'))
     assert found.columns["text"] == ["two\r\nlines", "x"]
-    assert found.notes == ("2 rows in 3 lines: quoted fields hold line breaks",)
+    assert found.notes == ("2 rows in 3 lines: quoted fields hold line breaks, first in row 1 (line 2)",)
 
 
 def test_empty_fields_are_missing_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
