@@ -101,7 +101,7 @@ def statistics_seconds(lab: Lab) -> float:
     """Of the one pass that pruning, low rank and width are decided from."""
     setting = lab.setting(lab.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (setting.config, setting.data, setting.teacher, setting.context.threads)
+        arguments = (setting.config, setting.data, setting.teacher, setting.context.device, setting.context.threads)
         return timed(stages.make_statistics, Path(folder), *arguments, lambda stage, done: None)
 
 

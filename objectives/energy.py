@@ -14,7 +14,19 @@ from objectives.bench import Batch
 from objectives.measurement import Measurement, Objective
 from objectives.timing import Side
 
-ENERGY = Objective("energy_mj", "mJ", "lower", "energy a row takes, idle power included, where the device counts it")
+
+def _missing(device: str) -> str:
+    """Why no energy counter can be read for a device; "" where one can."""
+    if counter(device) is not None:
+        return ""
+    if device == "cuda":
+        return "no energy counter of the GPU can be read (it needs pip install nvidia-ml-py, and Volta or later)"
+    return f"no energy counter of the CPU can be read (RAPL in {POWERCAP}, which most systems let only root read)"
+
+
+ENERGY = Objective(
+    "energy_mj", "mJ", "lower", "energy a row takes, idle power included, where the device counts it", _missing
+)
 
 OBJECTIVES = (ENERGY,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,11 @@ class Measurement:
         )
 
 
+def _on_every_device(device: str) -> str:
+    """The default of `Objective.missing`: nothing is missing."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """Something that can be measured, and so searched for, limited or listed."""
@@ -54,6 +59,8 @@ class Objective:
     unit: str
     better: Direction
     description: str
+    #: Why a device of this machine ("cpu", "cuda") cannot measure it; "" where it can.
+    missing: Callable[[str], str] = _on_every_device
 
     def measured(
         self, value: float, interval: tuple[float, float], samples: int, conditions: Mapping[str, Any]

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from objectives import clock
+from objectives import clock, objective_named, roofline
 from objectives.process import RemoteTimeout
 from objectives.workload import device_of as workload_device
 from objectives.workload import marked
@@ -61,15 +61,26 @@ def device_of(config: RunConfig) -> str:
 
 
 def context_of(config: RunConfig) -> Context:
-    """Where candidates run. Raises UserError for a device that this machine does not have."""
+    """Where candidates run.
+
+    Raises:
+        UserError: a device that this machine does not have, or an objective that its device cannot give.
+    """
+    device = device_of(config)
     for name in (*config.objectives, *config.limits.others):
+        if name == "metric":
+            continue
+        key = "objectives" if name in config.objectives else f"limits.others.{name}"
         mark = marked(name)[1]
-        if mark and workload_device(mark) == "cuda" and not _has_cuda():
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+        there = (workload_device(mark) if mark else None) or device
+        if there == "cuda" and not _has_cuda():
             raise UserError(
                 f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
             )
-    return Context(device=device_of(config), threads=config.workload.threads or cores())
+        missing = objective_named(name).missing(there)
+        if missing:
+            raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
+    return Context(device=device, threads=config.workload.threads or cores())
 
 
 def _has_cuda() -> bool:
@@ -142,6 +153,7 @@ def prepare(
     about = json.loads((data / "data.json").read_text())
     shape = stage("shape", {"model": model}, stages.make_shape, config)
     space = space_of(config, shape, context)
+    _check_floor(config, space)
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
@@ -152,18 +164,29 @@ def prepare(
         say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
-    environment = json.loads(json.dumps(clock.fingerprint(device), default=str))
+    environment = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
     begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
     known = {"teacher": digest, "seed": config.seed}
-    statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, threads)
-    outputs = _outputs(config, space, known, data, teacher, stage)
+    statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, device, threads)
+    outputs = _outputs(config, space, known, data, teacher, device, stage)
     costs = costs_here(config, space, context, data, environment, stage)
     return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
 
 
+def _check_floor(config: RunConfig, space: Space) -> None:
+    """Raise UserError for a roofline objective of a model whose layers are not known: its floor cannot be counted."""
+    for name in (*config.objectives, *config.limits.others):
+        if space.shape is None and name in {objective.name for objective in roofline.OBJECTIVES}:
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise UserError(
+                f"{config.where(key)}: must be measurable of this model, got {name}: the roofline is counted from the "
+                "sizes of its layers, which are not known"
+            )
+
+
 def _outputs(
-    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, stage: Stages
+    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, device: str, stage: Stages
 ) -> Path | None:
     """The folder of the teacher's outputs; None where nothing is recovered."""
     recover = config.recover
@@ -172,7 +195,7 @@ def _outputs(
     wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
     if recover.early_stopping is not None:
         wanted["held_out"] = True
-    return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, cores())
+    return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, device, cores())
 
 
 def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:

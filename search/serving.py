@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ Text = str | tuple[str, str] | Mapping[str, str]
 
 
 class Model:
-    """An exported model with its tokenizer, under the runtime and width of its record."""
+    """An exported model with its tokenizer, under the runtime and width of its record. Threads may share it."""
 
     def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:
         self.folder, self.record, self.context = folder, record, context
         self._predict = predict
         self._tokenizer = tokenizer(folder)
+        #: Truncation and padding are state of a fast tokenizer: two threads that set them fail ("Already borrowed").
+        self._tokenizing = threading.Lock()
         self._task = task_named(record.recipe.task)
         self._base = read_config(folder)[0]
 
@@ -54,7 +57,8 @@ class Model:
             return []
         first, second = _columns(rows)
         limit = int(self.record.config["data"]["max_length"])
-        encoded = encode(self._tokenizer, first, second, limit)
+        with self._tokenizing:
+            encoded = encode(self._tokenizer, first, second, limit)
         size = batch_size or int(self.record.config["workload"]["batch"])
         order = by_length(encoded.lengths, size)
         replies: list[dict[str, Any]] = [{}] * len(rows)

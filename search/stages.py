@@ -127,14 +127,17 @@ def make_teacher(
 
 
 def make_statistics(
-    folder: Path, config: RunConfig, data: Path, teacher: Path, threads: int, progress: Progress
+    folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
 ) -> None:
-    """Statistics of the teacher on training rows; `unknown.txt` instead when its anatomy is not known."""
+    """Statistics of the teacher on training rows; `unknown.txt` instead when its anatomy is not known.
+
+    The passes run on `device`; what is stored is on the CPU.
+    """
     from spaces import build
     from spaces.statistics import collect
 
     torch = torch_with(threads)
-    model = build.load(teacher)
+    model = build.load(teacher).to(device)
     encoded, labels = read_encoded(data / "train.npz")
     known = torch.from_numpy(labels)
     task = task_named(config.task)
@@ -143,7 +146,7 @@ def make_statistics(
     try:
         found = collect(
             model,
-            ((inputs, known[rows]) for inputs, rows in batches),
+            (({n: t.to(device) for n, t in inputs.items()}, known[rows].to(device)) for inputs, rows in batches),
             lambda logits, wanted: task.loss({"logits": logits}, wanted),
             partial(progress, "statistics"),
         )

@@ -30,15 +30,20 @@ STORED_HIDDEN_BYTES = 2 * 10**9
 TERMS = ("task", "soft", "hidden", "block", "relation")
 
 
-def make_outputs(folder: Path, config: RunConfig, data: Path, teacher: Path, threads: int, progress: Progress) -> None:
-    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows that distil."""
+def make_outputs(
+    folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
+) -> None:
+    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows that distil.
+
+    The passes run on `device`; what is stored is on the CPU.
+    """
     from safetensors.torch import save_file
 
     from spaces import build
     from spaces.distillation import watching
 
     torch = torch_with(threads)
-    model = build.load(teacher)
+    model = build.load(teacher).to(device)
     encoded, _ = read_encoded(data / "train.npz")
     rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, config.recover.early_stopping is not None)
     rows = np.concatenate([rows, held_out])
@@ -53,10 +58,10 @@ def make_outputs(folder: Path, config: RunConfig, data: Path, teacher: Path, thr
     with torch.inference_mode(), watching(model) as watched:
         for first in range(0, len(order), 32):
             chosen = order[first : first + 32]
-            batch = {n: torch.from_numpy(a) for n, a in encoded.batch(chosen).items() if n in names}
-            out = model(**batch)
-            seen = watched.last
-            assert seen is not None
+            batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in names}
+            out = model(**batch).cpu()
+            assert watched.last is not None
+            seen = watched.last.cpu()
             if logits is None:
                 logits = torch.zeros(len(encoded), out.shape[-1])
                 if config.recover.hidden_weight > 0 and tokens * seen.shape[-1] * 2 <= STORED_HIDDEN_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def bucket(length: int, buckets: tuple[int, ...]) -> int:
 class GraphPredict(TorchPredict):
     """Pads a batch to its bucket, copies it into the graph's buffers, replays, and reads the output.
 
-    Padding has attention mask 0 and the token id `pad`, so it changes no real position.
+    Padding has attention mask 0 and the token id `pad`, so it changes no real position. The buffers are shared, so
+    calls from several threads run one after the other.
     """
 
     def __init__(
@@ -88,17 +90,19 @@ class GraphPredict(TorchPredict):
         super().__init__(call, inputs, device)
         self._buckets, self._pad, self._record = buckets, pad, record
         self._graphs: dict[tuple[int, int], tuple[dict[str, Tensor], Any, Tensor]] = {}
+        self._alone = threading.Lock()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows, length = batch["input_ids"].shape
         padded = bucket(length, self._buckets)
-        with torch.inference_mode():
+        with self._alone, torch.inference_mode():
             static, replay, output = self._graph(rows, padded)
             for name, buffer in static.items():
                 buffer[:, length:] = self._pad if name == "input_ids" else 0
                 buffer[:, :length].copy_(torch.from_numpy(batch[name]))
             replay()
-        return {"logits": output.float().cpu().numpy()}
+            # A copy: a float32 output on the CPU would otherwise be the buffer that the next call overwrites.
+            return {"logits": output.float().cpu().numpy().copy()}
 
     def _graph(self, rows: int, padded: int) -> tuple[dict[str, Tensor], Any, Tensor]:
         key = (rows, padded)

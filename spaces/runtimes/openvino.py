@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ class OpenVino:
 
 
 class OpenVinoPredict:
-    """One compiled model and one inference request, reused."""
+    """One compiled model and one inference request, reused; calls from several threads run one after the other."""
 
     def __init__(self, path: Path, context: Context) -> None:
         import openvino
@@ -51,9 +53,11 @@ class OpenVinoPredict:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
         self._request = compiled.create_infer_request()
+        self._alone = threading.Lock()
         self._inputs = [i.get_any_name() for i in compiled.inputs]
         self._outputs = [o.get_any_name() for o in compiled.outputs]
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        result = self._request.infer({name: batch[name] for name in self._inputs})
-        return {name: np.array(result[name]) for name in self._outputs}
+        with self._alone:
+            result = self._request.infer({name: batch[name] for name in self._inputs})
+            return {name: np.array(result[name]) for name in self._outputs}  # copies: the request keeps its buffers

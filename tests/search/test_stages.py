@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from fake_cuda import fake_cuda
+from safetensors.torch import load_file
 
 from search import stages, teaching
 from search.config import RunConfig, load
@@ -76,8 +79,8 @@ def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
     stages.prepare_data(data, chosen, NOTHING)
     stages.make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)
-    stages.make_statistics(statistics, chosen, data, teacher, 1, NOTHING)
-    teaching.make_outputs(outputs, chosen, data, teacher, 1, NOTHING)
+    stages.make_statistics(statistics, chosen, data, teacher, "cpu", 1, NOTHING)
+    teaching.make_outputs(outputs, chosen, data, teacher, "cpu", 1, NOTHING)
     recover = {name: value for name, value in chosen.to_mapping()["recover"].items() if value is not None}
     return Made(chosen, data, teacher, statistics, outputs, recover)
 
@@ -134,3 +137,42 @@ def test_damaged_notes_are_made_again(tmp_path: Path) -> None:
     notes.write_text("{")
     assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes, "") == Looks({0.0: 0.7})
     assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes, "") == Looks({0.0: 0.7})
+
+
+def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a pretend CUDA device that refuses an operation over tensors of two devices."""
+    places = {name: place(tmp_path / name) for name in ("teacher", "statistics", "outputs", "stored", "live")}
+    live = {**made.recover, "block_weight": 0.5, "relation_weight": 0.5}  # from the teacher as it runs, not as stored
+    scratch = tmp_path / "scratch"
+    used = {}
+    with fake_cuda(monkeypatch) as device:
+        stages.make_teacher(places["teacher"], made.config, made.data, "cuda", 1, scratch, NOTHING)
+        used["teacher"], device.used = device.used, 0
+        stages.make_statistics(places["statistics"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        used["statistics"], device.used = device.used, 0
+        teaching.make_outputs(places["outputs"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        used["outputs"], device.used = device.used, 0
+        given = (made.data, made.teacher, places["statistics"], places["outputs"], "cuda", 1)
+        for name, recover in (("stored", made.recover), ("live", live)):
+            where = (*given, tmp_path / f"{name}.scratch", (0.5, 1.0))
+            stages.make_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
+            used[name], device.used = device.used, 0
+    assert all(count > 100 for count in used.values()), used
+    for name, file in (("statistics", "statistics.safetensors"), ("outputs", "outputs.safetensors")):
+        found, wanted = (load_file(folder / file) for folder in (places[name], getattr(made, name)))
+        assert found.keys() == wanted.keys()
+        for key, tensor in found.items():
+            torch.testing.assert_close(tensor, wanted[key], atol=1e-4, rtol=1e-3)
+
+
+def test_the_pretend_device_refuses_what_a_real_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_cuda(monkeypatch):
+        here, there = torch.ones(3, device="cpu"), torch.ones(3, device="cpu").to("cuda")
+        with pytest.raises(RuntimeError, match="same device"):
+            here + there
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert (there.cpu() + here).sum().item() == 6
+        assert (there * 2).device.type == "cuda" and here.device.type == "cpu"

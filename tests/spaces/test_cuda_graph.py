@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -104,3 +106,26 @@ def test_the_output_is_float32_whatever_the_model_computes_in() -> None:
 
     predict = GraphPredict(half, seen.base.inputs, "cpu", SHORT, 0, recorder)
     assert predict(arrays_of(seen.base, (3,)))["logits"].dtype == np.float32
+
+
+def test_threads_that_share_a_predictor_each_get_their_own_answer() -> None:
+    """Its buffers are shared: two calls at once would read each other's rows."""
+    seen = subject("bert", "mean")
+    batches = [arrays_of(seen.base, (3,), seed) for seed in range(8)]
+    plain = [logits(seen.model, batch_of(seen.base, (3,), seed)).numpy() for seed in range(8)]
+
+    def slow(call: Any, static: Mapping[str, Tensor]) -> tuple[Callable[[], None], Tensor]:
+        output = call(**static)
+
+        def replay() -> None:
+            time.sleep(0.01)  # another thread's turn to overwrite the buffers
+            output.copy_(call(**static))
+            time.sleep(0.01)
+
+        return replay, output
+
+    predict = GraphPredict(seen.model, seen.base.inputs, "cpu", SHORT, 0, slow)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(predict, batches))
+    for answer, wanted in zip(answers, plain, strict=True):
+        np.testing.assert_allclose(answer["logits"], wanted, atol=1e-5)
