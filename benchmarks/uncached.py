@@ -53,7 +53,9 @@ class Uncached(Maker):
 
     def _statistics(self) -> Path:
         s = self._setting
-        return self._stage("statistics", self._known, stages.make_statistics, s.config, s.data, s.teacher, s.context.device, cores())
+        return self._stage(
+            "statistics", self._known, stages.make_statistics, s.config, s.data, s.teacher, s.context.device, cores()
+        )
 
     def _outputs(self) -> Path | None:
         s = self._setting

@@ -39,7 +39,7 @@ POWERCAP = Path("/sys/class/powercap")
 Counter = Callable[[], float]
 
 
-def counter(device: str, powercap: Path = POWERCAP) -> tuple[str, Counter] | None:
+def counter(device: str, powercap: Path | None = None) -> tuple[str, Counter] | None:
     """(what is counted, the counter), or None where nothing counts or we may not read it.
 
     For "cuda" the whole GPU (NVML); for "cpu" all processor packages together (RAPL through powercap, which most
@@ -47,7 +47,7 @@ def counter(device: str, powercap: Path = POWERCAP) -> tuple[str, Counter] | Non
     """
     if device == "cuda":
         return None if gpu.energy_mj() is None else ("GPU (NVML)", _of_gpu)
-    zones = sorted(path for path in powercap.glob("intel-rapl:*") if path.name.count(":") == 1)
+    zones = sorted(path for path in (powercap or POWERCAP).glob("intel-rapl:*") if path.name.count(":") == 1)
     readable = [zone for zone in zones if os.access(zone / "energy_uj", os.R_OK)]
     return ("CPU packages (RAPL)", Packages(readable)) if readable and len(readable) == len(zones) else None
 

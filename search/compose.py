@@ -83,6 +83,12 @@ def context_of(config: RunConfig) -> Context:
     return Context(device=device, threads=config.workload.threads or cores())
 
 
+def environment_of(device: str) -> dict[str, Any]:
+    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys."""
+    found: dict[str, Any] = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
+    return found
+
+
 def _has_cuda() -> bool:
     import torch
 
@@ -164,7 +170,7 @@ def prepare(
         say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
-    environment = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
+    environment = environment_of(device)
     begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
     known = {"teacher": digest, "seed": config.seed}

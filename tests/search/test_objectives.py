@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import command
 import pytest
+import tiny
 from conftest import STUDY, state_of
+
+from objectives import clock, energy
+from search import compose
+from search.config import load
+from search.errors import UserError
+from search.names import names
 
 LATER = ("--set", "budget.trials=4", "--set", "space.distill=off")
 
@@ -65,8 +73,45 @@ def test_a_device_that_is_not_here_is_refused(config: Path, tmp_path: Path, over
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_an_objective_that_this_machine_cannot_give_fails_with_its_name(config: Path, tmp_path: Path) -> None:
-    command.search("run", config, *LATER, "--set", "objectives=[metric, device_p50_ms]", cwd=tmp_path)
-    outcomes = state_of(tmp_path / "mlruns").outcomes
-    assert outcomes and all("did not give device_p50_ms" in o.reason for o in outcomes if o.status == "failed")
-    assert {o.status for o in outcomes} == {"failed"}
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("objectives=[metric, device_p50_ms]", ["--set objectives", "got device_p50_ms", "CUDA"]),
+        ("objectives=[metric, energy_mj]", ["--set objectives", "got energy_mj", "no energy counter"]),
+        ("limits.others={energy_mj: 3}", ["--set limits", "got energy_mj", "no energy counter"]),
+    ],
+)
+def test_an_objective_that_the_device_cannot_give_is_refused_before_anything_is_read(
+    config: Path, override: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    with pytest.raises(UserError) as refused:
+        compose.context_of(load(config, [override], names()))
+    assert all(text in str(refused.value) for text in wanted), refused.value
+
+
+def test_an_objective_that_the_device_can_give_is_not_refused(
+    config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "energy_uj").write_text("1")
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    assert compose.context_of(load(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
+
+
+def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(config: Path, tmp_path: Path) -> None:
+    chosen = load(config, [f"model.name={tiny.unknown(tmp_path / 'albert')}", "space=null"], names())
+    chosen = replace(chosen, objectives=("metric", "roofline_fraction"), mlruns=str(tmp_path / "mlruns"))
+    trained: list[str] = []
+    with pytest.raises(UserError, match="got roofline_fraction"):
+        compose.prepare(chosen, lambda stage, done: trained.append(stage))
+    assert not any("teacher" in stage for stage in trained)
+
+
+def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock moves between any two looks; with it in a key nothing of an earlier trial is found again."""
+    clocks = iter(("345 MHz", "1980 MHz"))
+    monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100", "clocks.sm": next(clocks)}])
+    first, second = compose.environment_of("cuda"), compose.environment_of("cuda")
+    assert first == second and first["gpu"] == [{"name": "NVIDIA H100"}]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from spaces import build
 from spaces.axis import Context, Infeasible, Runtime
 from spaces.base import TaskModel
 from spaces.runtimes import compiled, torch_predict
+from spaces.runtimes.openvino import OpenVinoPredict
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
@@ -113,6 +118,31 @@ def test_a_missing_package_names_its_install_command(
     with pytest.raises(Infeasible, match="pip install"):
         spaces.runtime(runtime).open(folder, FP32, CPU)
     assert spaces.runtime("eager").missing(CPU) is None
+
+
+class OneRequest:
+    """An OpenVINO whose only request holds its answer in one buffer, as the real one does."""
+
+    def __init__(self) -> None:
+        self.answer = np.zeros(1)
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.answer[:] = inputs["input_ids"].sum()
+        time.sleep(0.01)  # another thread's turn to overwrite it
+        return {"logits": self.answer}
+
+
+def test_threads_that_share_an_openvino_request_each_get_their_own_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = SimpleNamespace(get_any_name=lambda: "input_ids"), SimpleNamespace(get_any_name=lambda: "logits")
+    compiled = SimpleNamespace(inputs=name[:1], outputs=name[1:], create_infer_request=OneRequest)
+    core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: path)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    predict = OpenVinoPredict(tmp_path / "model.onnx", CPU)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(predict, ({"input_ids": np.full((1, 1), i)} for i in range(8))))
+    assert [float(answer["logits"][0]) for answer in answers] == list(range(8))
 
 
 def test_some_runtimes_need_cuda_and_some_a_cpu() -> None:
