@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,11 +49,12 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
     """A file with the outputs that the model gives here: on the probe, and on the validation split."""
     probed = measurer.probed(outcome.recipe, folder, opened, probe(folder))
     logits = measurer.logits(outcome.recipe, folder, opened, "validation")
-    target = folder / f".{outcome.recipe.digest}.{REFERENCE}"
-    partial_name = target.with_suffix(".partial.npz")
-    np.savez(partial_name, probe=probed, validation=logits)
-    partial_name.replace(target)
-    return target
+    digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", logits))}
+
+    def make(target: Path) -> None:
+        np.savez(target / REFERENCE, probe=probed, validation=logits)
+
+    return measurer.keep("references", {"recipe": outcome.recipe.digest, **digests}, make) / REFERENCE
 
 
 @dataclass(frozen=True)

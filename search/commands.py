@@ -155,20 +155,30 @@ def _say_unfinished(study: Study) -> None:
 def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
     from search.export import export as export_front
     from search.export import export_model
+    from search.graphs import opened_from
     from search.session import stored
+    from search.setting import cores
+    from search.store import Store
     from search.written import free_place
+    from spaces.axis import Context
 
     if to is not None:
         free_place(to)
     found, study = stored(mlruns, name)
     _say_unfinished(study)
-    if pick is None:
-        target = to or mlruns / "exports" / name
-        export_front(found, study, target)
-    else:
-        outcome = found.choose(pick)
-        target = to or mlruns / "exports" / name / "picks" / pick
-        export_model(found, study, outcome, target)
+    store = Store(mlruns / "cache")
+    threads = int(study.config["workload"].get("threads") or 0) or cores()
+    opened = opened_from(store, Context(str(study.hardware.get("device", "cpu")), threads))
+    try:
+        if pick is None:
+            target = to or mlruns / "exports" / name
+            export_front(found, study, target, opened)
+        else:
+            outcome = found.choose(pick)
+            target = to or mlruns / "exports" / name / "picks" / pick
+            export_model(found, study, outcome, target, opened)
+    finally:
+        store.release()
     print(target)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from search.picture import front_png
 from search.report import Study, front_json
 from search.report_html import front_html
 from search.written import FILE, Written, mend, replacing_folder, sha256, take_away
+from spaces.axis import Infeasible
 from spaces.build import precision_of
 from spaces.recipe import Recipe
 from spaces.runtimes.seal import beside
@@ -37,7 +38,16 @@ LEFT = ("entry.json",)
 PROGRAMS = (".pt2",)
 
 
-def export(front: Front, study: Study, folder: Path) -> None:
+#: The folder that a measured model is opened in: that of its weights, or one with what its runtime makes of them.
+Opened = Callable[[Outcome], Path]
+
+
+def weights_of(outcome: Outcome) -> Path:
+    """Where its weights are, with whatever lies beside them."""
+    return Path(outcome.folder)
+
+
+def export(front: Front, study: Study, folder: Path, opened: Opened = weights_of) -> None:
     """Write the front's files and models to `folder`, each of them whole or not at all.
 
     Models come first and the files that name them after, so that no file names a model that is not there yet;
@@ -52,7 +62,7 @@ def export(front: Front, study: Study, folder: Path) -> None:
     now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
     record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
     record.save()  # before the models are written: whatever a kill leaves is known
-    made = {o.number: export_model(front, study, o, model_folder(folder, o)) for o in front.members}
+    made = {o.number: export_model(front, study, o, model_folder(folder, o), opened) for o in front.members}
     for name, file in PICK_FILES.items():
         if name in front.picks:
             with record.replacing(file) as partial:
@@ -91,11 +101,11 @@ def model_folder(folder: Path, outcome: Outcome) -> Path:
     return folder / MODELS / str(outcome.number)
 
 
-def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> BestConfig:
+def export_model(front: Front, study: Study, outcome: Outcome, folder: Path, opened: Opened = weights_of) -> BestConfig:
     """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
 
     Raises:
-        UserError: its weights are no longer where the search stored them.
+        UserError: its weights are no longer where the search stored them, or its graph cannot be made again here.
     """
     source = Path(outcome.folder)
     if not outcome.folder or not (source / "model.safetensors").is_file():
@@ -103,6 +113,10 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path) -> 
             f"trial {outcome.number}: its weights must be in {source}, and are not; "
             "the same `run` command builds them again"
         )
+    try:
+        source = opened(outcome)
+    except Infeasible as reason:
+        raise UserError(f"trial {outcome.number}: cannot be exported on this machine: {reason}") from None
     programs = programs_of(source, outcome.recipe)
     with replacing_folder(folder, made_again=programs) as partial:
         for name in files_of(source, outcome.recipe):

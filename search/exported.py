@@ -7,9 +7,10 @@ from pathlib import Path
 import spaces
 from search.best_config import BestConfig, read_best_config
 from search.errors import UserError, unknown
-from search.export import RECIPE
+from search.export import PROGRAMS, RECIPE
 from search.tasks import TASKS
 from search.written import sha256
+from spaces.build import precision_of
 
 #: What a tokenizer or a model is also read from where it is there, so that none of these may be added to an export.
 READ_WHERE_PRESENT = (
@@ -61,7 +62,10 @@ def read_exported(folder: Path) -> BestConfig:
                 f"{folder / name}: not the file that was exported: SHA-256 must be {wanted[:16]}..., "
                 f"got {found[:16]}..."
             )
-    for name in READ_WHERE_PRESENT:
+    runs = spaces.runtime(record.recipe.runtime.name).files(precision_of(record.recipe))
+    # Programs are opened under their own seal alone, and made again where it does not hold.
+    graphs = [name for name in runs if not name.endswith(PROGRAMS)]
+    for name in (*READ_WHERE_PRESENT, *graphs):
         if name not in record.files and (folder / name).exists():
             raise UserError(
                 f"{folder / name}: was added to the exported model, which is measured without it; remove it"

@@ -19,12 +19,14 @@ from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.measurement import Measurement
 from objectives.process import Remote, Waiting
+from search.front import Outcome
+from search.graphs import Graphs
 from search.reuse import Reuse
 from search.setting import Setting
 from search.store import digest_in
 from search.timed import Timings
 from spaces import build
-from spaces.axis import Context
+from spaces.axis import Context, Plan
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
 
@@ -83,6 +85,7 @@ class Measurer:
         self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
         self.times = Timings(setting, self.baseline)
         self._reuse = Reuse(setting, self.times)
+        self.graphs = Graphs(setting.store, self._open_once, partial(watch.timed, "export"))
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """Every measurement of the weights in `folder` under the recipe's runtime and width.
@@ -124,24 +127,30 @@ class Measurer:
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path, device: str | None = None) -> Iterator[Remote]:
         """The model in `folder` under the recipe's runtime and width, in a process of its own."""
-        self.complete(recipe, folder, device)
-        with self._open(recipe, folder, device) as bench:
+        with self._open(recipe, self.complete(recipe, folder, device), device) as bench:
             yield bench
 
-    def complete(self, recipe: Recipe, folder: Path, device: str | None = None) -> None:
-        """Make the files that the recipe's runtime runs, where `folder` does not have them yet.
+    def complete(self, recipe: Recipe, folder: Path, device: str | None = None) -> Path:
+        """The folder that the recipe's runtime opens, with the files that it makes of the weights in `folder`."""
+        return self.graphs.folder(recipe, folder, self._on(device))
 
-        Making a graph leaves memory behind, so the process that makes it is not the one that is measured.
-        """
-        made = spaces.runtime(recipe.runtime.name).files(build.precision_of(recipe))
-        if not all((folder / name).exists() for name in made):
-            with self._watch.timed("export"):
-                self._open(recipe, folder, device, "passive").close()
+    def exported(self, outcome: Outcome) -> Path:
+        """The same of what was measured; an export copies it."""
+        return self.complete(outcome.recipe, Path(outcome.folder))
 
-    def _open(self, recipe: Recipe, folder: Path, device: str | None, waiting: Waiting = "default") -> Remote:
-        context = self._on(device)
-        opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+    def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+        """An entry of the store."""
+        return self._setting.store.make(stage, key, make)[0]
+
+    def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
+        return self._opened(folder, recipe.runtime.name, build.precision_of(recipe), self._on(device))
+
+    def _opened(self, folder: Path, runtime: str, plan: Plan, context: Context, waiting: Waiting = "default") -> Remote:
+        opening = partial(build.open_predict, folder, runtime, plan, context)
         return open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s)
+
+    def _open_once(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        self._opened(folder, runtime, plan, context, "passive").close()
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
@@ -269,7 +278,7 @@ class Measurer:
 
     def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         plan = build.precision_of(recipe)
-        on_disk = size.size(folder, spaces.runtime(recipe.runtime.name).files(plan))
+        on_disk = size.size(self.complete(recipe, folder), spaces.runtime(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
         return {on_disk.objective: on_disk, count.objective: count}
 

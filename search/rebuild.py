@@ -45,7 +45,7 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
     opened = partial(evaluate.measurer.opened, outcome.recipe, folder)
     reference = check.write_reference(evaluate.measurer, outcome, folder, opened)
     study = replace(study_of(setting, clock.seconds), checks={record.number: reference})
-    export_model(Front(setting.targets, (outcome,)), study, outcome, target)
+    export_model(Front(setting.targets, (outcome,)), study, outcome, target, evaluate.measurer.exported)
     for name, before in record.measurements.items():
         if name in outcome.measurements:
             yield f"{title(name):<16}{text(before):>14} in the record {text(outcome.measurements[name]):>14} here"

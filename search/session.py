@@ -237,7 +237,7 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
     finalists.end(setting)
     if front.members:
         view.progress("exporting", 0.0)
-        export(front, study, exports)
+        export(front, study, exports, evaluate.measurer.exported)
         problems = finalists.reload(setting, front, exports, view)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))

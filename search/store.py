@@ -152,7 +152,7 @@ class Store:
     def _entries(self) -> Iterator[Entry]:
         for manifest in self.root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
             with suppress(FileNotFoundError):  # another process removed it
-                files = [p.stat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
+                files = [p.lstat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
                 yield Entry(manifest.parent, sum(files), manifest.parent.stat().st_mtime)
 
     def prune(self, limit: int) -> list[Entry]:

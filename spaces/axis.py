@@ -167,8 +167,16 @@ class Runtime(Protocol):
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         """Prepare the model stored in `folder` under the precision `plan`. Raises Infeasible.
 
-        Graphs it makes are kept in `folder` and found there the next time.
+        Graphs and programs that it makes of the weights are kept in `folder`, and found there the next time.
         """
+        ...
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        """What the files it makes depend on beside weights and plan: versions, a processor. Empty if it makes none."""
+        ...
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        """The plan whose files those of `plan` are made from; None where they are made from the weights."""
         ...
 
     def files(self, plan: Plan) -> tuple[str, ...]:

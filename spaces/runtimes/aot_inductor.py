@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from spaces.base import WEIGHTS
 from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
 from spaces.runtimes.opening import cpus, require
-from spaces.runtimes.seal import seal, sealed
+from spaces.runtimes.seal import private_name, seal, sealed
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 FOLDER = "aot_inductor"
@@ -45,6 +47,13 @@ class AotInductor:
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (f"{FOLDER}/{plan['width']}.pt2",)
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        threads = context.threads or torch.get_num_threads()
+        return {"conditions": _machine(context, threads), "user": private_name(self.name)}
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return None
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
@@ -69,7 +78,7 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
     path = folder / name
     if not _found(path, folder, context):
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}.{path.name}")  # torch insists on the suffix
+        partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # torch insists on the suffix
         try:
             _compile(folder, plan, context, partial)
             partial.replace(path)
@@ -95,11 +104,15 @@ def conditions(folder: Path, context: Context, threads: int) -> str:
     """What a package is good for: these weights, this torch and this processor, and as many threads."""
     with (folder / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{weights} {_machine(context, threads)}"
+
+
+def _machine(context: Context, threads: int) -> str:
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     cpu = sorted(name for name, has in abilities.items() if has is True)
     gpu = torch.cuda.get_device_name() if context.device == "cuda" else ""
     # The number of threads is written into the code of every parallel loop.
-    parts = (weights, torch.__version__, platform.machine(), *cpu, gpu, context.device, threads)
+    parts = (torch.__version__, platform.machine(), *cpu, gpu, context.device, threads)
     return " ".join(map(str, parts))
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from spaces.axis import Context, Infeasible, Plan, Predict
-from spaces.base import WEIGHTS, TaskModel
+from spaces.base import TaskModel
 from spaces.runtimes import float8
-from spaces.runtimes.opening import require
+from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 GRAPHS = 256  # compiled in one process, over all models
@@ -22,7 +22,7 @@ INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
 QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
 
 
-class Compiled:
+class Compiled(FromWeights):
     """TorchInductor with dynamic batch and length, so one compilation serves every input."""
 
     name = "compiled"
@@ -34,9 +34,6 @@ class Compiled:
 
     def widths(self, context: Context) -> tuple[str, ...]:
         return (*torch_widths(context), *float8.widths(context))
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from spaces.axis import Context, Plan, Predict
-from spaces.base import WEIGHTS, Base, read_config
-from spaces.runtimes.opening import require
+from spaces.base import Base, read_config
+from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_widths
 
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
-class CudaGraph:
+class CudaGraph(FromWeights):
     """One graph a (batch, padded length), captured at first use; its buffers are allocated once and reused.
 
     At batch 1 a small transformer spends most of its time launching kernels; a replay launches once
@@ -35,9 +35,6 @@ class CudaGraph:
 
     def widths(self, context: Context) -> tuple[str, ...]:
         return torch_widths(context)
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaces.axis import Context, Plan, Predict
-from spaces.base import WEIGHTS
 from spaces.runtimes import float8
-from spaces.runtimes.opening import require
+from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
 
 
-class Eager:
+class Eager(FromWeights):
     """Operator by operator, scaled-dot-product attention, inference mode."""
 
     name = "eager"
@@ -23,9 +22,6 @@ class Eager:
 
     def widths(self, context: Context) -> tuple[str, ...]:
         return (*torch_widths(context), *float8.widths(context))
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

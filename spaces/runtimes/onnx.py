@@ -6,9 +6,11 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
+import secrets
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,12 @@ class Onnx:
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (file_of(plan),)
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        return versions()
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return source_of(plan)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
@@ -95,6 +103,25 @@ def file_of(plan: Plan) -> str:
     return f"{FOLDER}/{name}{wide}{embeddings}.onnx"
 
 
+def versions() -> dict[str, str]:
+    """Of what makes a graph: exporter, quantiser, and what they write with; "" for what is not here."""
+    found = {}
+    for package in ("torch", "transformers", "onnxscript", "onnx", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def source_of(plan: Plan) -> Plan | None:
+    """The plan whose graph that of `plan` is rewritten from (`_make`); None where it is exported from the weights."""
+    width, embeddings = str(plan["width"]), plan.get("embeddings")
+    if width in ("fp32", "fp16"):
+        return None if embeddings is None else {"width": width}
+    return {**({} if embeddings is None else {"embeddings": embeddings}), "width": "fp32"}
+
+
 def graph(folder: Path, plan: Plan) -> Path:
     """The ONNX file of the model in `folder` under this plan; made at the first call, found at the next.
 
@@ -104,7 +131,7 @@ def graph(folder: Path, plan: Plan) -> Path:
     path = folder / file_of(plan)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             _make(folder, plan, partial)
             partial.replace(path)
@@ -124,9 +151,13 @@ def _make(folder: Path, plan: Plan, path: Path) -> None:
         return
     blocks = sensitivity.read(folder) if wide else []
     rows = calibration.read(folder) if width == "int8-static" else []
-    source = graph(folder, {**({} if embeddings is None else {"embeddings": embeddings}), "width": "fp32"})
-    keep = quantise.spared(source, blocks, wide) if wide else []
-    with _quiet():
+    wanted = source_of(plan)
+    assert wanted is not None
+    graph_file = graph(folder, wanted)
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as place:
+        source = Path(place) / graph_file.name
+        source.symlink_to(graph_file.resolve())  # quantisers write beside what they read
+        keep = quantise.spared(source, blocks, wide) if wide else []
         if width == "int8":
             quantise.dynamic(source, path, keep)
         elif width == "int8-static":

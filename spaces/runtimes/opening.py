@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spaces.axis import Context, Infeasible, Plan, Runtime
+from spaces.base import WEIGHTS
 from spaces.runtimes import float8
 
 
@@ -11,6 +14,19 @@ def cpus() -> int:
     from joblib import cpu_count
 
     return int(cpu_count())
+
+
+class FromWeights:
+    """Of a runtime that runs the weights as they are stored, and makes no files."""
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (WEIGHTS,)
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        return {}
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return None
 
 
 def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = None) -> None:

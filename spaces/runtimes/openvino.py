@@ -35,6 +35,12 @@ class OpenVino:
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (onnx.file_of(plan),)
 
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        return onnx.versions()
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return onnx.source_of(plan)
+
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context, "here")
         return OpenVinoPredict(onnx.graph(folder, plan), context)

@@ -19,7 +19,7 @@ SIZE = 32  # bytes of the key
 
 def seal(path: Path, made_for: str) -> None:
     """Write the seal of `path`, valid for the conditions `made_for`, beside it."""
-    partial = path.with_name(f".{path.name}.seal.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.seal.{secrets.token_hex(8)}")
     partial.write_text(_mark(path, made_for))
     partial.replace(beside(path))
 
@@ -33,8 +33,15 @@ def sealed(path: Path, made_for: str) -> bool:
 
 
 def private_name(purpose: str) -> str:
-    """16 hex digits that nobody but this user can foresee: a folder of this name holds what this user made."""
+    """16 hex digits that nobody but this user can foresee: what has this name was made by this user."""
     return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def private_folder(purpose: str) -> Path:
+    """A folder in this user's cache for `purpose`; made where it is not there."""
+    folder = _cache() / private_name(purpose)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def beside(path: Path) -> Path:
@@ -50,9 +57,13 @@ def _mark(path: Path, made_for: str) -> str:
     return mark.hexdigest()
 
 
-def _key() -> bytes:
+def _cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return _key_in(Path(cache) / "transformer-compression-search")
+    return Path(cache) / "transformer-compression-search"
+
+
+def _key() -> bytes:
+    return _key_in(_cache())
 
 
 @functools.cache

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spaces.axis import Context, Infeasible, Plan, Predict
 from spaces.runtimes import onnx
 from spaces.runtimes.opening import require
-from spaces.runtimes.seal import private_name
+from spaces.runtimes.seal import private_folder
 
 PROVIDER = "TensorrtExecutionProvider"
 INSTALL = "pip install onnxruntime-gpu tensorrt"
@@ -22,9 +23,9 @@ INSTALL = "pip install onnxruntime-gpu tensorrt"
 class TensorRt:
     """fp32 (which TensorRT may multiply in TF32) or fp16; what it has no kernel for runs on the CUDA provider.
 
-    Engines are built when a session first meets a shape, which takes from seconds to minutes, and are kept in the
-    model's folder for the next session. An engine is a program for one kind of GPU, so it is not exported, and engines
-    that somebody else put there are not found: their folder has a name that only this user's key gives.
+    Engines are built when a session first meets a shape, which takes from seconds to minutes, and are kept in this
+    user's own cache folder for the next session: an engine is a program for one kind of GPU, so it is not exported, and
+    nobody else's is opened.
     """
 
     name = "tensorrt"
@@ -47,6 +48,12 @@ class TensorRt:
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (onnx.file_of(plan),)
 
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        return onnx.versions()
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return onnx.source_of(plan)
+
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
         if "embeddings" in plan:
@@ -60,8 +67,7 @@ class TensorRt:
 
 def options(path: Path, width: str) -> dict[str, Any]:
     """The provider's options for the graph at `path`; makes the folder its engines are kept in."""
-    engines = path.parent / f"tensorrt-{private_name(str(path.resolve()))}"
-    engines.mkdir(parents=True, exist_ok=True)
+    engines = private_folder(f"tensorrt {path.resolve()}")
     return {
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(engines),

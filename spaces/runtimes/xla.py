@@ -17,14 +17,14 @@ import torch
 
 from spaces import build
 from spaces.axis import Context, Infeasible, Plan, Predict
-from spaces.base import WEIGHTS, read_config
+from spaces.base import read_config
 from spaces.runtimes.cuda_graph import bucket, buckets_of
 from spaces.runtimes.exported import decomposed, export
-from spaces.runtimes.opening import require
+from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import DTYPES
 
 
-class Xla:
+class Xla(FromWeights):
     """fp32 (also bf16 on a TPU), one program for each batch and padded length, compiled at their first use.
 
     The program for another shape takes seconds, so lengths are padded to buckets, as for CUDA graphs. Nothing is
@@ -42,9 +42,6 @@ class Xla:
 
     def widths(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "bf16") if _tpu_is_there() else ("fp32",)
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (WEIGHTS,)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context, "here")

@@ -1,0 +1,184 @@
+"""What runtimes make of weights: entries of the store of their own, by all that determines them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Finished
+
+import spaces
+from search.errors import UserError
+from search.export import export_model
+from search.exported import read_exported
+from search.front import Front
+from search.graphs import STAGE, Graphs
+from search.store import MANIFEST, Store
+from search.written import sha256
+from spaces.axis import Context, Plan
+from spaces.recipe import Recipe
+from spaces.runtimes import onnx
+
+from . import factory
+
+CPU = Context(threads=1)
+
+
+class Maker:
+    """Stands in for a process that opens a model, and so makes what its runtime runs."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, list[str]]] = []
+
+    def __call__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        assert (folder / "model.safetensors").read_bytes() == b"weights", "what it is made of is there"
+        there = sorted(p.name for p in folder.glob("onnx/*"))
+        for name in spaces.runtime(runtime).files(plan):
+            self.made.append((name, there))
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(f"{name} number {len(self.made)}")
+        (folder / "onnx" / "a-step-on-the-way.onnx").write_text("x")
+
+
+def weights(store: Store, content: bytes = b"weights") -> Path:
+    def fill(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(content)
+        for name in ("config.json", "tokenizer.json", "calibration.npz"):
+            (folder / name).write_text("{}")
+
+    return store.make("weights", {"content": content.hex()}, fill)[0]
+
+
+def recipe(width: str = "fp32", runtime: str = "onnx") -> Recipe:
+    return factory.recipe({} if width == "fp32" else {"bits": {"width": width}}, runtime)
+
+
+def unlike_their_manifests(root: Path) -> dict[str, Any]:
+    """Every published entry whose files are not those of its manifest."""
+    found: dict[str, Any] = {}
+    for manifest in root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
+        folder = manifest.parent
+        listed = {name: digest for name, (_, digest) in json.loads(manifest.read_text())["files"].items()}
+        there = {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file() and p != manifest}
+        if there != listed:
+            found[str(folder)] = there.keys() ^ listed.keys() or "digests"
+    return found
+
+
+def test_after_a_search_every_published_entry_is_what_it_was_when_it_was_published(finished: Finished) -> None:
+    assert unlike_their_manifests(finished.mlruns / "cache") == {}
+    stages = {manifest.parents[1].name for manifest in finished.mlruns.glob(f"cache/*/*/{MANIFEST}")}
+    assert {"weights", "teacher", STAGE, "references"} <= stages
+    assert [*finished.mlruns.glob("cache/weights/*/onnx"), *finished.mlruns.glob("cache/teacher/*/onnx")] == []
+    for model in finished.models():
+        read_exported(model)
+
+
+def test_a_graph_is_an_entry_of_its_own_and_made_once(tmp_path: Path) -> None:
+    store, maker = Store(tmp_path), Maker()
+    source = weights(store)
+    folder = Graphs(store, maker).folder(recipe(), source, CPU)
+    assert folder.parent.name == STAGE and (folder / "onnx" / "fp32.onnx").read_text() == "onnx/fp32.onnx number 1"
+    assert {p.name for p in folder.iterdir()} == {p.name for p in source.iterdir()} | {"onnx"}
+    assert [p.name for p in (folder / "onnx").iterdir()] == ["fp32.onnx"]
+    assert Graphs(Store(tmp_path), maker).folder(recipe(), source, CPU) == folder
+    assert Graphs(store, maker).folder(recipe(runtime="eager"), source, CPU) == source
+    assert len(maker.made) == 1 and unlike_their_manifests(tmp_path) == {}
+
+
+def test_an_integer_graph_is_made_from_the_plain_one_that_is_there(tmp_path: Path) -> None:
+    store, maker = Store(tmp_path), Maker()
+    source, graphs = weights(store), Graphs(store, maker)
+    folders = {width: graphs.folder(recipe(width), source, CPU) for width in ("int8", "int8-static", "fp32")}
+    assert len(set(folders.values())) == 3
+    assert maker.made == [
+        ("onnx/fp32.onnx", []),
+        ("onnx/int8.onnx", ["fp32.onnx"]),
+        ("onnx/int8-static.onnx", ["fp32.onnx"]),
+    ]
+    assert [p.name for p in (folders["int8"] / "onnx").iterdir()] == ["int8.onnx"]
+    assert (folders["fp32"] / "onnx" / "fp32.onnx").read_text() == "onnx/fp32.onnx number 1"
+    assert unlike_their_manifests(tmp_path) == {}
+
+
+@pytest.mark.parametrize("embeddings", [{}, {"embeddings": "int8"}])
+@pytest.mark.parametrize("width", ["fp32", "int8", "int8-static", "int4"])
+def test_the_plan_that_a_graph_is_made_from_ends_at_the_export(width: str, embeddings: Plan) -> None:
+    steps: list[Plan] = [{"width": width, **embeddings}]
+    while (source := onnx.source_of(steps[-1])) is not None:
+        steps.append(source)
+        assert len(steps) <= 3
+    assert steps[-1] == {"width": "fp32"}
+
+
+def test_another_exporter_or_other_weights_make_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, maker = Store(tmp_path), Maker()
+    first = Graphs(store, maker).folder(recipe(), weights(store), CPU)
+    monkeypatch.setattr(onnx, "versions", lambda: {"torch": "0.0"})
+    upgraded = Graphs(store, maker).folder(recipe(), weights(store), CPU)
+    assert upgraded != first and len(maker.made) == 2
+    assert "number 1" in (first / "onnx" / "fp32.onnx").read_text(), "the old one is as it was"
+
+
+def test_the_versions_of_what_makes_graphs_are_those_that_are_installed() -> None:
+    import torch
+
+    assert onnx.versions()["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert {"onnxscript", "onnx", "onnxruntime"} <= onnx.versions().keys()
+
+
+def test_a_graph_whose_weights_were_evicted_is_made_again_with_them_and_links_survive_a_move(tmp_path: Path) -> None:
+    import shutil
+
+    store, maker = Store(tmp_path / "here" / "cache"), Maker()
+    source = weights(store)
+    folder = Graphs(store, maker).folder(recipe(), source, CPU)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Store(tmp_path / "there" / "cache")
+    source = weights(moved)
+    assert Graphs(moved, maker).folder(recipe(), source, CPU).name == folder.name and len(maker.made) == 1
+    shutil.rmtree(source)
+    folder = Graphs(moved, maker).folder(recipe(), weights(moved), CPU)
+    assert len(maker.made) == 1, "the same weights were made: the links hold again"
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(folder: Path, *_: object) -> None:
+        (folder / "half").touch()
+        raise ValueError("no kernel")
+
+    with pytest.raises(ValueError, match="no kernel"):
+        Graphs(store, fail).folder(recipe(), weights(store), CPU)
+    assert list((tmp_path / STAGE).iterdir()) == []
+
+
+def test_an_export_copies_the_graph_beside_the_weights_and_no_link(tmp_path: Path) -> None:
+    store, maker = Store(tmp_path / "cache"), Maker()
+    outcome = factory.outcome(0, made=recipe("int8"), folder=str(weights(store)))
+    front = Front(factory.TARGETS, (outcome,))
+    graphs = Graphs(store, maker)
+    to = tmp_path / "to"
+    record = export_model(
+        front, factory.study(front), outcome, to, lambda o: graphs.folder(o.recipe, Path(o.folder), CPU)
+    )
+    assert "onnx/int8.onnx" in record.files and not any(path.is_symlink() for path in to.rglob("*"))
+    assert (to / "model.safetensors").read_bytes() == b"weights"
+    assert read_exported(to) == record
+
+
+def test_a_graph_that_was_put_into_an_export_is_never_opened(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    outcome = factory.outcome(0, made=recipe(), folder=str(weights(store)))
+    front = Front(factory.TARGETS, (outcome,))
+    to = tmp_path / "to"
+    export_model(front, factory.study(front), outcome, to)  # without its graph
+    read_exported(to)
+    (to / "onnx").mkdir()
+    (to / "onnx" / "fp32.onnx").write_text("planted")
+    with pytest.raises(UserError, match=r"fp32\.onnx: was added to the exported model"):
+        read_exported(to)
