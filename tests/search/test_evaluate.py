@@ -141,7 +141,7 @@ def test_every_process_that_is_measured_keeps_to_the_limit_at_each_call(
 
     monkeypatch.setattr(measurer, "open_bench", open_bench)
     (tmp_path / WEIGHTS).touch()
-    setting = SimpleNamespace(context=Context(), teacher=tmp_path)
+    setting = SimpleNamespace(context=Context(), teacher=tmp_path, store=None)
     made = Measurer(cast(Any, setting), lambda stage, done: None, limit_s, Stopwatch())
     with made.opened(Recipe("m", "", "", "t", (), {}, Step("eager")), tmp_path), made.baseline():
         assert limits == [limit_s, limit_s]
