@@ -182,3 +182,10 @@ def test_a_graph_that_was_put_into_an_export_is_never_opened(tmp_path: Path) -> 
     (to / "onnx" / "fp32.onnx").write_text("planted")
     with pytest.raises(UserError, match=r"fp32\.onnx: was added to the exported model"):
         read_exported(to)
+
+
+def test_a_folder_that_is_no_entry_has_its_graphs_beside_its_weights(tmp_path: Path) -> None:
+    maker = Maker()
+    source = factory.weights(tmp_path, "weights")
+    assert Graphs(Store(tmp_path / "cache"), maker).folder(recipe(), source, CPU) == source
+    assert maker.made == []
