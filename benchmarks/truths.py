@@ -104,7 +104,7 @@ class World:
         if width != "fp32":
             made.append(Step("bits", {"width": width}))
         recover: dict[str, Value] = {"epochs": 1.0} if changed else {}
-        return Recipe("world", "", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
+        return Recipe("world", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
 
 
 # --- the synthetic world ----------------------------------------------------------------------------------------

@@ -77,17 +77,37 @@ def steady(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {**fingerprint, "gpu": gpus}
 
 
+#: Of a fingerprint and of each of its GPUs: what times and outputs follow from, so that another machine is told by it.
+#: Clocks and their governor move on one machine, as load does; a kernel's patches, and memory that a system keeps for
+#: itself, change no time. Library versions count: other kernels run then, at other speeds.
+TELLING = ("device", "cpu", "cores", "cpus", "instructions")
+TELLING_GPU = ("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit")
+
+
+def machine(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """What tells one machine, with its software, from another; names and values as texts."""
+    told = {name: _plain(fingerprint[name]) for name in TELLING if name in fingerprint}
+    gpus = fingerprint.get("gpu") or []
+    told["gpu"] = "; ".join(", ".join(str(gpu[n]) for n in TELLING_GPU if n in gpu) for gpu in gpus) or "none"
+    told["python"] = ".".join(str(fingerprint.get("python", "")).split(".")[:2])
+    return told | {name: str(version) for name, version in (fingerprint.get("libraries") or {}).items()}
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def digest(fingerprint: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits, the same for the same machine with the same libraries."""
-    text = json.dumps(steady(fingerprint), sort_keys=True, default=str)
+    text = json.dumps(machine(fingerprint), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """ "" when two fingerprints are those of one machine in one state, else what differs: "cpu: X, and Y"."""
-    one, other = steady(a), steady(b)
-    unlike = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
-    return "; ".join(f"{key}: {one.get(key)}, and {other.get(key)}" for key in unlike)
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """ "" when two fingerprints are those of one machine, else what differs: "cpu: X there, Y here; torch: ..."."""
+    one, other = machine(there), machine(here)
+    unlike = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)]
+    return "; ".join(f"{name}: {one.get(name) or 'none'} there, {other.get(name) or 'none'} here" for name in unlike)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from objectives.measurement import Measurement
 from search.errors import UserError
 from search.front import Front, Outcome
 from search.report import Study, rebuild_command, speedups
-from spaces.recipe import Recipe
+from spaces.recipe import Recipe, digest_of
 
 SCHEMA_VERSION = 1
 
@@ -58,8 +58,8 @@ class BestConfig:
             "schema_version": SCHEMA_VERSION,
             "study": self.study,
             "number": self.number,
-            "model": self.recipe.base,
-            "revision": self.recipe.revision,
+            "model": self.config["model"]["name"],
+            "revision": self.config["model"]["revision"],
             "task": self.recipe.task,
             "data": dict(self.config["data"]),
             "recipe": self.recipe.to_json(),
@@ -112,10 +112,10 @@ def read_best_config(path: Path) -> BestConfig:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML, or truncated: {reason[:160]}") from None
     _check(path, data)
-    made = BestConfig.from_json(data)
-    if made.recipe.digest != data["digest"]:
+    made, found = BestConfig.from_json(data), digest_of(data["recipe"])  # as it stands, an earlier version's too
+    if found != data["digest"]:
         raise UserError(
-            f"{path}: recipe: was edited: its digest must be {data['digest']}, got {made.recipe.digest}; "
+            f"{path}: recipe: was edited: its digest must be {data['digest']}, got {found}; "
             "to try other settings, narrow `space` in a config and run a search"
         )
     return made

@@ -97,12 +97,17 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = _command(commands, "run", about, "python -m search run config.yaml --trials 60 --set workload.batch=8")
     _configurable(made)
     made.add_argument("--retry-failed", action="store_true", help="try the trials again that failed in earlier runs")
+    made.add_argument(
+        "--remeasure",
+        action="store_true",
+        help="measure again here what the study holds, as after a change of machine or of libraries",
+    )
 
     def call(a: argparse.Namespace) -> int:
         from search import commands as act
 
         config = act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides)
-        return act.run(config, a.retry_failed)
+        return act.run(config, a.retry_failed, a.remeasure)
 
     made.set_defaults(call=call)
 

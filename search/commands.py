@@ -58,8 +58,11 @@ def results(mlruns: Path | None) -> Path:
     return results_path(mlruns or Path("mlruns"), "--mlruns")
 
 
-def run(config: RunConfig, retry_failed: bool = False) -> int:
-    """Search; print the front and where everything is. `retry_failed`: what failed in earlier runs is tried again."""
+def run(config: RunConfig, retry_failed: bool = False, remeasure: bool = False) -> int:
+    """Search; print the front and where everything is. `retry_failed`: what failed in earlier runs is tried again.
+
+    `remeasure`: what the study holds is measured again here first.
+    """
     from rich.console import Console
 
     from objectives import clock
@@ -72,7 +75,7 @@ def run(config: RunConfig, retry_failed: bool = False) -> int:
     shown = Study(config.to_mapping(), clock.fingerprint(compose.device_of(config)))
     view = Live(config.budget.trials, shown) if terminal else Lines(config.budget.trials)
     try:
-        result = run_session(config, view, retry_failed)
+        result = run_session(config, view, retry_failed, remeasure)
     finally:
         view.close()
     front, study = result.front, result.study

@@ -136,15 +136,15 @@ def prepare(
     config: RunConfig,
     progress: Progress,
     deadline: float | None = None,
-    agree: Callable[[Mapping[str, Any]], None] = lambda parts: None,
+    agree: Callable[[Mapping[str, Any], Mapping[str, Any]], None] = lambda parts, environment: None,
     approve: Callable[[Setting], None] = lambda setting: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Setting:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
-    `agree` is told what all trials of the study share before anything is trained, and may raise. So may `approve`: it
-    is shown the setting as far as it goes once there is a teacher, before anything is made of that. `say` is given what
-    is to be known of data and space, before anything is trained.
+    `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
+    may `approve`: it is shown the setting as far as it goes once there is a teacher, before anything is made of that.
+    `say` is given what is to be known of data and space, before anything is trained.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.
@@ -163,14 +163,14 @@ def prepare(
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
-    agree(parts)
+    environment = environment_of(device)
+    agree(parts, environment)
     for note in (*about["notes"], *space.notes):
         say(f"note: {note}")
     for name, why in space.missing.items():
         say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
-    environment = environment_of(device)
     begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
     known = {"teacher": digest, "seed": config.seed}

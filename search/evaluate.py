@@ -117,6 +117,12 @@ class Evaluator:
         job = Job(outcome.recipe, rung=outcome.rung, baseline=outcome.baseline, audit=outcome.audit)
         return self._measured(outcome.recipe, folder, job).numbered(outcome.number)
 
+    def anew(self, outcome: Outcome) -> Outcome:
+        """A measured outcome, measured here; its weights are found in the store, or made again."""
+        job = Job(outcome.recipe, rung=outcome.rung, baseline=outcome.baseline, audit=outcome.audit)
+        [made] = self(job)
+        return made.numbered(outcome.number)
+
     def observe(self, outcome: Outcome, front: Front) -> None:
         """Log what became of a trial, and keep nothing of a training that was given up; an observer."""
         with run_log.about(f"trial {outcome.number}"):
@@ -149,7 +155,7 @@ class Evaluator:
         made = self._outcome(job, recipe, "complete", "")
         rungs = self.maker.seen(folder).by_rung(self.maker.shares)
         digest = digest_in(folder, WEIGHTS)
-        made = replace(made, measurements=found, folder=str(folder), rungs=rungs, made=digest)
+        made = replace(made, measurements=found, folder=self._setting.written(folder), rungs=rungs, made=digest)
         return replace(made, limits_broken=broken(self._setting, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:

@@ -15,6 +15,7 @@ from search.front import Front, Outcome
 from search.picture import front_png
 from search.report import Study, front_json
 from search.report_html import front_html
+from search.results import located
 from search.written import FILE, Written, mend, replacing_folder, sha256, take_away
 from spaces.axis import Infeasible
 from spaces.build import precision_of
@@ -107,7 +108,7 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path, ope
     Raises:
         UserError: its weights are no longer where the search stored them, or its graph cannot be made again here.
     """
-    source = Path(outcome.folder)
+    source = located(study.results, outcome.folder)
     if not outcome.folder or not (source / "model.safetensors").is_file():
         raise UserError(
             f"trial {outcome.number}: its weights must be in {source}, and are not; "

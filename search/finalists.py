@@ -19,6 +19,7 @@ from search.export import model_folder
 from search.front import Front, Outcome
 from search.measurer import at_first_use
 from search.report import Study
+from search.results import located
 from search.setting import Setting
 from search.store import digest_in
 from search.view import View
@@ -59,7 +60,7 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     late = 0
     for done, outcome in enumerate(wanted.values()):
         number = outcome.number
-        here = _weights_here(outcome)
+        here = _weights_here(Path(setting.config.mlruns), outcome)
         if clock.over() and outcome.made in ("", here):
             if known.made.get(number, "") == here != "":
                 held_out[number], final[number] = known.held_out[number], known.final[number]
@@ -89,10 +90,10 @@ def measure(setting: Setting, evaluate: Evaluator, front: Front, study: Study, v
     return replace(study, held_out=held_out, final=final, checks=checks, made=made, renewed=renewed)
 
 
-def _weights_here(outcome: Outcome) -> str:
+def _weights_here(results: Path, outcome: Outcome) -> str:
     """SHA-256 of the weights that are stored of a trial now; "" where there are none."""
     try:
-        return digest_in(Path(outcome.folder), WEIGHTS)
+        return digest_in(located(results, outcome.folder), WEIGHTS)
     except (OSError, ValueError, KeyError):
         return ""
 
@@ -132,7 +133,7 @@ def remember(setting: Setting, study: Study) -> None:
         "seconds": study.seconds,
         "held_out": _plain(study.held_out),
         "final": _plain(study.final),
-        "checks": {str(n): str(path) for n, path in study.checks.items()},
+        "checks": {str(n): setting.written(path) for n, path in study.checks.items()},
         "made": {str(n): digest for n, digest in study.made.items()},
         "renewed": {str(n): outcome.to_json() for n, outcome in study.renewed.items()},
     }
@@ -151,7 +152,7 @@ def read_study(config: Mapping[str, Any], about: Mapping[str, Any]) -> Study:
         rows=about["rows"],
         held_out=held_out,
         final=final,
-        checks={int(n): Path(path) for n, path in about["checks"].items()},
+        checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
         made={int(n): digest for n, digest in about.get("made", {}).items()},
         renewed={int(n): Outcome.from_json(outcome) for n, outcome in about.get("renewed", {}).items()},
         seconds=about["seconds"],
@@ -173,7 +174,7 @@ def remembered(setting: Setting) -> Study:
     about = attribute(Path(setting.config.mlruns), setting.config.study, "about")
     if about is None or clocks.difference(about["hardware"], setting.environment):
         return Study(setting.config.to_mapping(), dict(setting.environment))
-    return read_study(about["config"], about)
+    return read_study({**about["config"], "mlruns": setting.config.mlruns}, about)
 
 
 def reload(setting: Setting, front: Front, exports: Path, view: View) -> list[str]:

@@ -44,7 +44,7 @@ class Outcome:
     rung: int = 0
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage: weights, export, quality, latency
-    folder: str = ""  # where its weights are stored
+    folder: str = ""  # where its weights are stored, relative to the results folder
     baseline: bool = False  # the uncompressed model
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
     rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it

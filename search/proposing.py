@@ -49,6 +49,7 @@ def proposer_of(
         lambda seed: SAMPLERS[config.sampler](seed, setting.space, outlook),
         config.seed,
         setting.parts,
+        setting.environment,
     )
     kept = partial(limits.violations, setting)
     asked = study.sampler
@@ -89,7 +90,8 @@ def before(setting: Setting) -> Sequence[Outcome]:
 
 
 def _what_matters(config: Mapping[str, Any]) -> Any:
-    left = {name: part for name, part in config.items() if name not in ("study", "mlruns", "budget")}
+    """Of a configuration what its study's parts do not say; of model and data they say the content."""
+    left = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
     return json.loads(json.dumps(left))
 
 

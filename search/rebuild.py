@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from search import check, compose
 from search.best_config import BestConfig
@@ -27,14 +28,25 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
         UserError: the base model or the data are not those of the record.
         RuntimeError: it could not be built here.
     """
-    with results_folder(config):
-        setting = compose.prepare(config, view.progress)
-    if setting.teacher_digest != record.recipe.teacher:
+
+    def agree(parts: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Before anything is trained for nothing."""
+        model = parts["model"]["digest"]
+        if model != record.recipe.base:
+            raise UserError(
+                f"{config.where('model.name')}: must be the model of the record, whose files have the digest "
+                f"{record.recipe.base}, got {config.model.name} with {model}"
+            )
+        if parts["teacher"] == record.recipe.teacher:
+            return
         raise UserError(
             f"{config.where('recipe.teacher')}: must be what {config.model.name} and the data make here, "
-            f"got {record.recipe.teacher} in the file and {setting.teacher_digest} here: the base model, the data or "
-            "the teacher's settings changed"
+            f"got {record.recipe.teacher} in the file and {parts['teacher']} here: the data or the teacher's settings "
+            "changed"
         )
+
+    with results_folder(config):
+        setting = compose.prepare(config, view.progress, agree=agree)
     clock = Clock(None)
     evaluate = Evaluator(setting, view.progress, clock)
     outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)

@@ -40,6 +40,11 @@ class Study:
         return str(self.config["study"])
 
     @property
+    def results(self) -> Path:
+        """The results folder that the study is in."""
+        return Path(str(self.config.get("mlruns", "mlruns")))
+
+    @property
     def metric(self) -> str:
         return str(self.config["metric"])
 

@@ -27,6 +27,7 @@ from search.lock import check_writable, study_lock
 from search.loop import Observer, explore
 from search.measurer import Measurer
 from search.proposing import informed, proposer_of
+from search.remeasure import measure_again
 from search.report import Study
 from search.run_log import here, log_start, run_log
 from search.setting import Setting
@@ -99,13 +100,15 @@ class Clock:
             signal.signal(signal.SIGINT, before)
 
 
-def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
+def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bool = False) -> Result:
     """Search, or go on with a search: nothing that is finished is repeated, but what failed with `retry_failed`.
+
+    With `remeasure` all that the study holds is measured again first, on this machine.
 
     Raises:
         UserError: the input is wrong; nothing was changed.
     """
-    from search.propose.study import check_parts
+    from search.propose.study import check_study, find_study
     from search.track import check_store
 
     with results_folder(config) as folder, study_lock(folder, config.study), run_log(folder, config.study):
@@ -113,7 +116,11 @@ def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
         check_writable(folder / "optuna.db")
         check_store(folder)
         clock = Clock(config.budget.timeout)
-        agree = partial(check_parts, folder, config.study)
+        if remeasure and find_study(folder, config.study) is None:
+            raise UserError(
+                f"--remeasure: needs a study to measure again, and there is no {config.study!r} in {folder}"
+            )
+        agree = partial(check_study, folder, config.study, remeasure=remeasure)
 
         def approve(setting: Setting) -> None:
             note = check_teacher(setting, view.progress, clock.deadline)
@@ -124,6 +131,8 @@ def run(config: RunConfig, view: View, retry_failed: bool = False) -> Result:
             view.say(f"      {line}")
 
         setting = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
+        if remeasure:
+            measure_again(setting, view, clock)
         return _search(setting, view, clock, retry_failed)
 
 
@@ -179,11 +188,15 @@ def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> R
 
 
 def _tracker_of(setting: Setting) -> Tracker:
+    from search.propose.study import REMEASURED, attribute
     from search.track import Tracker
 
     config = setting.config
+    # What was measured again is another record: runs of before keep what they say.
+    times = attribute(Path(config.mlruns), config.study, REMEASURED)
+    measured = {REMEASURED: times} if times else {}
     tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
-    tracker.start(config.to_mapping(), setting.environment, digest_of(setting.parts))
+    tracker.start(config.to_mapping(), setting.environment, digest_of({**setting.parts, **measured}))
     return tracker
 
 

@@ -17,6 +17,7 @@ from search.config import RunConfig
 from search.encoded import read_encoded
 from search.front import Target
 from search.products import priced
+from search.results import inside
 from search.space import Params, Space
 from search.store import Store
 from search.tasks import task_named
@@ -111,6 +112,15 @@ class Setting(Rows):
     parts: Mapping[str, Any]  # what all trials of one study share
     costs: str | None = None  # of matrix products on this device; None where no plan follows from them
 
+    def written(self, path: Path) -> str:
+        """A path as it is kept in the study: relative to the results folder."""
+        return inside(Path(self.config.mlruns), path)
+
+    @property
+    def model_digest(self) -> str:
+        """Of the base model's files."""
+        return str(self.parts["model"]["digest"])
+
     @property
     def metric(self) -> str:
         return self.config.metric
@@ -139,8 +149,7 @@ class Setting(Rows):
             recover["rows"] = wanted["rows"] or 0
             recover |= {name: wanted[name] for name in OPTIONAL if wanted[name]}
         return Recipe(
-            base=self.config.model.name,
-            revision=self.config.model.revision,
+            base=self.model_digest,
             task=self.config.task,
             teacher=self.teacher_digest,
             steps=steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import spaces
@@ -235,7 +235,7 @@ def siblings(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> tuple[Recipe, 
         steps = tuple(s for s in recipe.steps if s.name != "bits")
         if settings:
             steps = (*steps, Step("bits", settings))
-        other = Recipe(recipe.base, recipe.revision, recipe.task, recipe.teacher, steps, recipe.recover, Step(runtime))
+        other = replace(recipe, steps=steps, runtime=Step(runtime))
         if other.digest != recipe.digest:
             made.append(other)
     return tuple(made)

@@ -7,6 +7,7 @@ wait (the `on_front` tag of earlier trials) is written in batches.
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,17 @@ from search.front import Front, Outcome
 from search.report import Study, note
 from search.track_batch import TAG_LENGTH, log_values
 from search.track_log import log_model
-from search.track_store import URI, check_store, create_store, is_database, load_mlflow, tracking_uri, ui_command
+from search.track_store import (
+    RESULTS,
+    URI,
+    check_store,
+    create_store,
+    follow,
+    is_database,
+    load_mlflow,
+    tracking_uri,
+    ui_command,
+)
 
 __all__ = ["Tracker", "check_store", "is_database", "tracking_uri", "ui_command"]
 
@@ -55,9 +66,10 @@ class Tracker:
             store.mkdir(parents=True, exist_ok=True)
             if not os.environ.get(URI):
                 create_store(store)
+                follow(store)
             self._client = mlflow.MlflowClient(self._uri)
             self._experiment = self._open_experiment(store, experiment)
-        except (mlflow.exceptions.MlflowException, OSError) as error:
+        except (mlflow.exceptions.MlflowException, OSError, sqlite3.Error) as error:
             if disk_is_full(error):
                 raise
             raise UserError(f"mlruns: the MLflow store {self._uri} cannot be opened: {one_line(error)}") from error
@@ -144,7 +156,8 @@ class Tracker:
         if found is None:
             # A server knows where its artifacts go; a local store puts them beside its database.
             local = (store / "artifacts").absolute().as_uri() if is_database(self._uri) else None
-            return str(self._client.create_experiment(name, artifact_location=local, tags={NOTE: GUIDE}))
+            tags = {NOTE: GUIDE} if local is None else {NOTE: GUIDE, RESULTS: store.absolute().as_uri()}
+            return str(self._client.create_experiment(name, artifact_location=local, tags=tags))
         if found.lifecycle_stage != "active":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

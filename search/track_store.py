@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,37 @@ def create_store(store: Path) -> None:
         sweep(store)
         with replacing(final) as partial:
             load_mlflow().MlflowClient(f"sqlite:///{partial.absolute()}").search_experiments(max_results=1)
+
+
+#: Tag of an experiment: the results folder that its artifacts are in, as an address. MLflow keeps no relative ones.
+RESULTS = "search.results"
+#: Where MLflow keeps addresses of artifacts: (table, column).
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def follow(store: Path) -> None:
+    """Make the database in the folder `store` look for artifacts there, also after the folder was moved or copied.
+
+    MLflow keeps the absolute address of every artifact. Those of our experiments are changed, all or none, where they
+    are of the folder's earlier place.
+    """
+    here = store.absolute().as_uri()
+    with contextlib.closing(sqlite3.connect(store / "mlflow.db", timeout=60)) as database, database:
+        tagged = database.execute("SELECT DISTINCT value FROM experiment_tags WHERE key = ?", (RESULTS,))
+        moved = [place for (place,) in tagged.fetchall() if place != here]
+        for place in moved:
+            for table, column in ADDRESSES:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (here, len(place) + 1, len(place) + 1, f"{place}/"),
+                )
+            database.execute("UPDATE experiment_tags SET value = ? WHERE key = ? AND value = ?", (here, RESULTS, place))
 
 
 def check_store(store: Path) -> None:
@@ -99,6 +132,8 @@ def ui_command(store: Path) -> list[str]:
         UserError: the store is a server, which has its own UI.
     """
     uri = tracking_uri(store)
+    if URI not in os.environ and (store / "mlflow.db").exists():
+        follow(store)
     if not is_database(uri):
         raise UserError(f"{URI}: must be a database to start a UI on, got {uri}; open that address in a browser")
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]

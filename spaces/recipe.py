@@ -37,8 +37,7 @@ class Recipe:
     (`spaces.build.steps_of` makes it so): two recipes of the same candidate are equal.
     """
 
-    base: str  # hub name or local folder
-    revision: str
+    base: str  # digest of the base model's files: wherever they are, and whatever they are called
     task: str
     teacher: str  # digest of what the teacher was made from (base, data, training)
     steps: tuple[Step, ...]
@@ -76,7 +75,6 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         return {
             "base": self.base,
-            "revision": self.revision,
             "task": self.task,
             "teacher": self.teacher,
             "steps": [{"name": s.name, "settings": dict(s.settings)} for s in self.steps],
@@ -88,7 +86,6 @@ class Recipe:
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
         return cls(
             base=data["base"],
-            revision=data["revision"],
             task=data["task"],
             teacher=data["teacher"],
             steps=tuple(Step(s["name"], dict(s["settings"])) for s in data["steps"]),

@@ -17,12 +17,16 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 
+from objectives import clock
 from search.errors import UserError, nearest
 from search.front import Outcome, Target
 from search.lock import BUSY_S
 from spaces.axis import Knob
 
 PARTS = "parts"  # study attribute: what all its trials share
+SEARCHED = "searched"  # of these: the space, which follows from the configuration, the model and the machine
+MACHINE = "machine"  # study attribute: the fingerprint of the machine that all its trials were measured on
+REMEASURED = "remeasured"  # study attribute: how many times all of it was measured again
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
 PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
 RUNGS = "rungs"  # trial attribute: what lower rungs saw of the metric, by rung
@@ -44,8 +48,11 @@ def open_study(
     sampler: Callable[[int], optuna.samplers.BaseSampler],
     seed: int,
     parts: Mapping[str, Any],
+    machine: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """The study called `name`, new or resumed; `sampler` makes its sampler from a seed.
+
+    `machine` is the fingerprint of this one, kept with a new study.
 
     Raises:
         UserError: it exists and its trials share other `parts` (space, model, data, limits...).
@@ -55,7 +62,7 @@ def open_study(
     check_parts(mlruns, name, parts)
     # The sampler's own state is not stored: a resumed search draws on, it does not draw the same again.
     trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
-    with _quiet():
+    with quiet():
         study = optuna.create_study(
             storage=storage(mlruns),
             study_name=name,
@@ -63,13 +70,16 @@ def open_study(
             sampler=sampler(seed + trials),
             load_if_exists=True,
         )
-    if PARTS not in study.user_attrs:
+    known = study.user_attrs
+    if MACHINE not in known and machine is not None:
+        study.set_user_attr(MACHINE, json.loads(json.dumps(machine)))
+    if PARTS not in known:
         study.set_user_attr(PARTS, json.loads(json.dumps(parts)))
     return study
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Optuna's line about a study that is made or found; afterwards it says what it did before."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,14 +89,41 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any]) -> None:
-    """Raise UserError if there is a study called `name` whose trials share other `parts`."""
+def check_study(
+    mlruns: Path, name: str, parts: Mapping[str, Any], machine: Mapping[str, Any], remeasure: bool = False
+) -> None:
+    """Raise UserError if the study called `name` cannot be gone on with.
+
+    Args:
+        parts: what its trials must share.
+        machine: fingerprint of this one. With `remeasure` the study may be another's.
+    """
+    existing = find_study(mlruns, name)
+    if existing is None:
+        return
+    # Which space is searched follows from the machine too, so the machine is compared before it.
+    check_parts(mlruns, name, {key: value for key, value in parts.items() if key != SEARCHED}, (SEARCHED,))
+    if remeasure:
+        return
+    there = existing.user_attrs.get(MACHINE)
+    unlike = "" if there is None else clock.difference(there, machine)
+    if unlike:
+        raise UserError(
+            f"--study {name}: it was measured on another machine ({unlike}); "
+            "give --remeasure to measure it again here, or --study NAME for a new one"
+        )
+    check_parts(mlruns, name, parts)
+
+
+def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], but: Sequence[str] = ()) -> None:
+    """Raise UserError if the study called `name` shares other `parts`; those named `but` are left out."""
     existing = find_study(mlruns, name)
     if existing is None:
         return
     before = existing.user_attrs.get(PARTS)
     if before is None:  # a kill came between making it and saying what of
         return
+    before = {key: value for key, value in before.items() if key not in but}
     if before != json.loads(json.dumps(parts)):
         raise UserError(
             f"--study {name}: it exists in {mlruns / 'optuna.db'} with another {_first_difference(before, parts)}; "

@@ -73,7 +73,7 @@ def measurements(accuracy: float, latency: float, size: float = 90.9, spread: fl
 def recipe(steps: Mapping[str, Mapping[str, Any]] | None = None, runtime: str = "eager") -> Recipe:
     made = tuple(Step(name, settings) for name, settings in (steps or {}).items())
     recover = {"epochs": 1.0} if any(step.name != "bits" for step in made) else {}
-    return Recipe("sentence/minilm", "main", "classification", "0123456789abcdef", made, recover, Step(runtime))
+    return Recipe("fedcba9876543210", "classification", "0123456789abcdef", made, recover, Step(runtime))
 
 
 def outcome(

@@ -83,7 +83,7 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
         limits=SimpleNamespace(max_latency_ms=budget.get("max_latency_ms"), others={}),
     )
     targets = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
-    setting = SimpleNamespace(config=config, targets=targets, metric="accuracy")
+    setting = SimpleNamespace(config=config, targets=targets, metric="accuracy", written=str)
     clock = SimpleNamespace(search_deadline=None if "ends" not in budget else world.now + budget["ends"])
     return Evaluator(cast(Any, setting), lambda stage, done: None, cast(Any, clock))
 
@@ -143,7 +143,7 @@ def test_every_process_that_is_measured_keeps_to_the_limit_at_each_call(
     (tmp_path / WEIGHTS).touch()
     setting = SimpleNamespace(context=Context(), teacher=tmp_path, store=None)
     made = Measurer(cast(Any, setting), lambda stage, done: None, limit_s, Stopwatch())
-    with made.opened(Recipe("m", "", "", "t", (), {}, Step("eager")), tmp_path), made.baseline():
+    with made.opened(Recipe("m", "", "t", (), {}, Step("eager")), tmp_path), made.baseline():
         assert limits == [limit_s, limit_s]
 
 

@@ -145,7 +145,7 @@ class Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         for number in range(2):
-            yield Job(Recipe("m", "", "", "t", (Step("distill", {"layers": number}),), {}, Step("eager")))
+            yield Job(Recipe("m", "", "t", (Step("distill", {"layers": number}),), {}, Step("eager")))
 
     def tell(self, outcome: Outcome) -> Outcome:
         self.told.append(outcome.numbered(len(self.told)))

@@ -15,7 +15,7 @@ from search.store import Store
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe, Step
 
-RECIPE = Recipe("m", "", "", "t", (), {}, Step("eager"))
+RECIPE = Recipe("m", "", "t", (), {}, Step("eager"))
 FOUND: dict[str, Measurement] = {
     "accuracy": metric_named("accuracy").objective.counted(0.8, {}),
     LATENCY: P50.counted(2.0, {}),

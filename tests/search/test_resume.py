@@ -44,7 +44,7 @@ def recipe_of(params: Params) -> Recipe:
     steps = [Step("distill", {"layers": layers})] if layers != 6 else []
     steps += [Step("bits", {"width": width})] if width != "fp32" else []
     recover = {"epochs": 1.0} if layers != 6 else {}
-    return Recipe("m", "", "", "t", tuple(steps), recover, Step(str(params.get("runtime.name", "eager"))))
+    return Recipe("m", "", "t", tuple(steps), recover, Step(str(params.get("runtime.name", "eager"))))
 
 
 def complete(recipe: Recipe, baseline: bool = False) -> Outcome:

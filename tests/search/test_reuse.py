@@ -153,7 +153,7 @@ def finalist(folder: Path, study: str) -> Outcome:
 
 def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -> None:
     kept = finalist(folder, "first").folder
-    made_again(Path(kept))
+    made_again(folder / "mlruns" / kept)
     found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
     measured = [o for o in found if o.status == "complete"]
     new = {o.number for o in measured if SINCE not in o.measurements["accuracy"].conditions}
@@ -162,7 +162,7 @@ def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -
 
 def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now(folder: Path) -> None:
     member = finalist(folder, "retrained")
-    made_again(Path(member.folder))
+    made_again(folder / "mlruns" / member.folder)
     again(folder, "retrained")
     about = read_outcomes(folder / "mlruns", "retrained")[0]["about"]
     assert str(member.number) in about["renewed"]
@@ -172,6 +172,6 @@ def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now
 
 def test_a_run_out_of_time_measures_them_again_all_the_same(folder: Path) -> None:
     member = finalist(folder, "third")
-    made_again(Path(member.folder))
+    made_again(folder / "mlruns" / member.folder)
     again(folder, "third", "--timeout", "1")
     assert str(member.number) in read_outcomes(folder / "mlruns", "third")[0]["about"]["renewed"]

@@ -25,7 +25,6 @@ def drawn(rng: random.Random, params: dict[str, Value] | None = None) -> Recipe:
     chosen = {name: rng.choice([k.off, *k.values()]) for name, k in knobs if rng.random() < 0.7}
     return Recipe(
         base=rng.choice(WORDS),
-        revision="main",
         task="classification",
         teacher=digest_of(rng.random()),
         steps=build.steps_of(chosen if params is None else params, shape),
@@ -68,7 +67,6 @@ def test_any_difference_changes_the_digest(seed: int) -> None:
     made = drawn(random.Random(seed))
     others = [
         replace(made, base=made.base + "x"),
-        replace(made, revision="other"),
         replace(made, task="other"),
         replace(made, teacher="0" * 16),
         replace(made, steps=(*made.steps, Step("other", {"x": 1}))),

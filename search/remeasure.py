@@ -1,0 +1,77 @@
+"""`run --remeasure`: what a study holds, measured again on this machine, before the search goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search import limits
+from search.evaluate import Evaluator, OutOfTime
+from search.front import LATENCY, Outcome
+from search.setting import Setting
+from search.space import RUNTIME, WIDTH
+from search.view import View
+from search.wording import describe, text
+
+if TYPE_CHECKING:
+    from search.session import Clock
+
+
+def measure_again(setting: Setting, view: View, clock: Clock) -> None:
+    """Replace the study by the same recipes measured here: times, memory and quality, nothing of it remembered.
+
+    The weights are found in the store, or made again. Until the last of them is measured the study stays as it was;
+    what is done by then is kept, and the next call goes on there.
+
+    Raises:
+        TimeoutError: the run's time was up before the end.
+    """
+    from search.propose.replacement import Replacement
+
+    config = setting.config
+    again = Replacement(
+        Path(config.mlruns),
+        config.study,
+        setting.space,
+        setting.targets,
+        partial(limits.violations, setting),
+        setting.parts,
+        setting.environment,
+    )
+    fresh = replace(setting, config=replace(config, measure=replace(config.measure, reuse=False)))
+    evaluate = Evaluator(fresh, view.progress, clock)
+    left = again.left
+    view.say(f"      measuring {len(left)} trials again on this machine: times, memory, and quality")
+    for done, outcome in enumerate(left):
+        try:
+            if not clock.left():
+                raise OutOfTime
+            found = measured_here(setting, evaluate, outcome)
+        except OutOfTime as error:
+            raise TimeoutError(
+                f"the time limit ended when {done} of {len(left)} trials were measured again; the study is as it was, "
+                "and the same command goes on there"
+            ) from error
+        again.add(found)
+        view.say(f"{found.number:>4}  {_change(outcome, found)}  {describe(found.recipe)}")
+    kept = again.finish()
+    view.say(f"      all is measured again; the figures of before stay as the study {kept}")
+
+
+def measured_here(setting: Setting, evaluate: Evaluator, outcome: Outcome) -> Outcome:
+    """What becomes of a measured outcome on this machine: infeasible where its runtime or precision is not here."""
+    params = outcome.recipe.params
+    runtime, width = str(params[RUNTIME]), str(params.get(WIDTH, "fp32"))
+    if (runtime, width) in setting.space.pairs:
+        return evaluate.anew(outcome)
+    why = setting.space.missing.get(runtime, f"{runtime} has no {width} kernels here")
+    return Outcome(outcome.number, outcome.recipe, "infeasible", why, rung=outcome.rung, baseline=outcome.baseline)
+
+
+def _change(before: Outcome, after: Outcome) -> str:
+    if after.status != "complete":
+        return f"{after.status} here: {after.reason}"
+    was, now = (one.measurements.get(LATENCY) for one in (before, after))
+    return "measured" if was is None or now is None else f"{text(was)}, {text(now)} here"
