@@ -39,12 +39,13 @@ LEFT = ("entry.json",)
 PROGRAMS = (".pt2",)
 
 
-#: The folder that a measured model is opened in: that of its weights, or one with what its runtime makes of them.
+#: The folder that a measured model is opened in: that of its weights, or one with what its runtime makes of them. A
+#: relative one is in the results folder.
 Opened = Callable[[Outcome], Path]
 
 
 def weights_of(outcome: Outcome) -> Path:
-    """Where its weights are, with whatever lies beside them."""
+    """Where its weights are in the results folder, with whatever lies beside them."""
     return Path(outcome.folder)
 
 
@@ -115,7 +116,7 @@ def export_model(front: Front, study: Study, outcome: Outcome, folder: Path, ope
             "the same `run` command builds them again"
         )
     try:
-        source = opened(outcome)
+        source = study.results / opened(outcome)
     except Infeasible as reason:
         raise UserError(f"trial {outcome.number}: cannot be exported on this machine: {reason}") from None
     programs = programs_of(source, outcome.recipe)

@@ -19,6 +19,7 @@ from pathlib import Path
 import spaces
 from objectives.bench import open_bench
 from search.front import Outcome
+from search.results import located
 from search.store import MANIFEST, Store
 from spaces import build
 from spaces.axis import Context, Plan
@@ -104,4 +105,4 @@ def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:
         open_bench(opening, context.device, context.threads, waiting="passive").close()
 
     graphs = Graphs(store, open_once)
-    return lambda outcome: graphs.folder(outcome.recipe, Path(outcome.folder), context)
+    return lambda outcome: graphs.folder(outcome.recipe, located(store.root.parent, outcome.folder), context)

@@ -21,6 +21,7 @@ from objectives.measurement import Measurement
 from objectives.process import Remote, Waiting
 from search.front import Outcome
 from search.graphs import Graphs
+from search.results import located
 from search.reuse import Reuse
 from search.setting import Setting
 from search.store import digest_in
@@ -136,7 +137,7 @@ class Measurer:
 
     def exported(self, outcome: Outcome) -> Path:
         """The same of what was measured; an export copies it."""
-        return self.complete(outcome.recipe, Path(outcome.folder))
+        return self.complete(outcome.recipe, located(Path(self._setting.config.mlruns), outcome.folder))
 
     def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """An entry of the store."""
