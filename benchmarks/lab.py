@@ -21,7 +21,7 @@ from search import commands, compose
 from search.evaluate import Evaluator
 from search.measurer import held
 from search.setting import Setting
-from search.stages import input_names, vocabulary
+from search.stages import frame_in, input_names
 from spaces.axis import Value
 from spaces.recipe import Recipe
 
@@ -122,7 +122,7 @@ class Lab:
         setting, measurer = self.setting(seed), self.evaluator(seed).measurer
         lengths = setting.split("test")[0].lengths.tolist()
         names = input_names(setting.teacher)
-        fed = list(inputs(Workload(batch, "data", 0), names, vocabulary(setting.teacher), lengths))
+        fed = list(inputs(Workload(batch, "data", 0), names, frame_in(setting.teacher), lengths))
         ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)
         folder = self.weights(model, seed)
         self._say(f"timing {model.name} under {'/'.join(pair)}, batch {batch}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from objectives.bench import Batch, open_bench
 from objectives.process import Remote
-from objectives.workload import Workload, inputs
+from objectives.workload import Frame, Workload, inputs
 from spaces import build
 from spaces.axis import Context
 
@@ -46,4 +46,4 @@ def opened(folder: Path, runtime: str, device: str, width: str = "fp32") -> Remo
 
 
 def fed(batch: int = 1, length: int = 32) -> list[Batch]:
-    return list(inputs(Workload(batch, length), ("input_ids", "attention_mask"), MINILM["vocab_size"]))
+    return list(inputs(Workload(batch, length), ("input_ids", "attention_mask"), Frame(MINILM["vocab_size"])))

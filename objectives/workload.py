@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,15 +78,68 @@ def _parts(mark: str) -> dict[str, str | None]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a tokenizer puts around texts, and which token ids texts are made of. A pair has a piece between its texts.
+
+    Models need some of these tokens at their places (BART reads its answer at the end token; a decoder's head looks for
+    the first padding), so random texts are framed as real ones are.
+    """
+
+    vocabulary: int  # token ids are in [0, vocabulary)
+    special: tuple[int, ...] = (0,)  # ids that stand in no text
+    pad: int = 0
+    around: tuple[tuple[int, ...], ...] = ((), ())  # before the text, behind it; of a pair: before, between, behind
+    types: tuple[tuple[int, ...], ...] = ()  # token types of `around`; empty where the tokenizer gives none
+    text_types: tuple[int, ...] = ()  # token type of each text
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Frame:
+        """From plain JSON values."""
+        return cls(
+            vocabulary=int(fields["vocabulary"]),
+            special=tuple(fields["special"]),
+            pad=int(fields["pad"]),
+            around=tuple(map(tuple, fields["around"])),
+            types=tuple(map(tuple, fields["types"])),
+            text_types=tuple(fields["text_types"]),
+        )
+
+    @property
+    def ordinary(self) -> NDArray[np.int64]:
+        """The ids that texts are made of; all of them where the tokenizer calls every one special."""
+        whole = np.arange(self.vocabulary)
+        left = np.setdiff1d(whole, self.special)
+        return left if len(left) else whole
+
+    def row(self, text: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(token ids, token types) of a row as long as `text`, (L,), whose place in the row is between the frame's.
+
+        A row too short for the frame keeps the end of it.
+        """
+        marks = sum(map(len, self.around))
+        share = np.array_split(text[: max(0, len(text) - marks)], len(self.around) - 1)
+        kinds = self.types or tuple((0,) * len(part) for part in self.around)
+        of_texts = self.text_types or (0,) * len(share)
+        ids: list[Any] = [self.around[0]]
+        types: list[Any] = [kinds[0]]
+        for i, part in enumerate(share):
+            ids += [part, self.around[i + 1]]
+            types += [np.full(len(part), of_texts[i]), kinds[i + 1]]
+        keep = slice(max(0, marks - len(text)), None)
+        whole = (np.concatenate([np.asarray(p, dtype=np.int64) for p in parts])[keep] for parts in (ids, types))
+        return next(whole), next(whole)
+
+
 def inputs(
-    workload: Workload, input_names: Sequence[str], vocab_size: int, lengths: Sequence[int] = ()
+    workload: Workload, input_names: Sequence[str], frame: Frame, lengths: Sequence[int] = ()
 ) -> list[dict[str, np.ndarray]]:
-    """`BATCHES` batches of random tokens, each name (B, L) int64; shorter rows are padded and masked.
+    """`BATCHES` batches of random texts, framed, each name (B, L) int64; shorter rows are padded and masked.
 
     Args:
-        workload: batch, length and seed.
+        workload: batch, length (in tokens, the frame's among them) and seed.
         input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
-        vocab_size: tokens are drawn from [1, vocab_size).
+        frame: the tokenizer's.
         lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
 
     Raises:
@@ -94,7 +147,8 @@ def inputs(
     """
     generator = np.random.default_rng(workload.seed)
     counts = _row_lengths(workload, lengths, generator).reshape(BATCHES, workload.batch)
-    return [_batch(row, input_names, vocab_size, generator) for row in counts]
+    ordinary = frame.ordinary
+    return [_batch(row, input_names, frame, ordinary, generator) for row in counts]
 
 
 def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -118,14 +172,21 @@ def van_der_corput(count: int) -> NDArray[np.float64]:
 
 
 def _batch(
-    counts: NDArray[np.int64], input_names: Sequence[str], vocab_size: int, generator: np.random.Generator
+    counts: NDArray[np.int64],
+    input_names: Sequence[str],
+    frame: Frame,
+    ordinary: NDArray[np.int64],
+    generator: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     shape = (len(counts), int(counts.max()))
-    mask = (np.arange(shape[1]) < counts[:, None]).astype(np.int64)
+    ids, types = np.full(shape, frame.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    drawn = ordinary[generator.integers(len(ordinary), size=shape)]
+    for i, count in enumerate(counts):
+        ids[i, :count], types[i, :count] = frame.row(drawn[i, :count])
     made = {
-        "input_ids": generator.integers(1, vocab_size, size=shape) * mask,
-        "attention_mask": mask,
-        "token_type_ids": np.zeros(shape, dtype=np.int64),
+        "input_ids": ids,
+        "attention_mask": (np.arange(shape[1]) < counts[:, None]).astype(np.int64),
+        "token_type_ids": types,
         "position_ids": np.broadcast_to(np.arange(shape[1]), shape).copy(),
     }
     unknown = [name for name in input_names if name not in made]

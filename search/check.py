@@ -16,6 +16,7 @@ from objectives import clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
 from objectives.process import Remote, default_waiting
+from search import stages
 from search.best_config import BestConfig
 from search.config import from_mapping
 from search.errors import UserError
@@ -23,7 +24,7 @@ from search.exported import read_exported
 from search.front import LATENCY, Outcome
 from spaces import build
 from spaces.axis import Context, Infeasible
-from spaces.base import ModelError, read_config
+from spaces.base import ModelError
 
 if TYPE_CHECKING:
     from search.measurer import Measurer, Opened
@@ -41,8 +42,7 @@ PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
 def probe(folder: Path) -> list[Batch]:
     """Token ids that depend on nothing but the model's vocabulary."""
-    base, _ = read_config(folder)
-    return list(workload.inputs(PROBE, base.inputs, int(base.config["vocab_size"])))
+    return list(workload.inputs(PROBE, stages.input_names(folder), stages.frame_in(folder)))
 
 
 def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
@@ -236,9 +236,8 @@ def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: S
 
 def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
     load = record.config["workload"]
-    base, _ = read_config(folder)
     wanted = workload.Workload(int(load["batch"]), load["length"], 0)
-    return list(workload.inputs(wanted, base.inputs, int(base.config["vocab_size"]), lengths))
+    return list(workload.inputs(wanted, stages.input_names(folder), stages.frame_in(folder), lengths))
 
 
 def held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:

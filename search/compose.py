@@ -24,6 +24,7 @@ from search.compare import Estimate, difference
 from search.config import RunConfig
 from search.errors import UserError
 from search.failures import once_more
+from search.model_facts import ModelFacts, check_fit
 from search.model_folder import fingerprint, model_folder
 from search.names import check_choices
 from search.products import costs_here
@@ -155,10 +156,9 @@ def prepare(
     device, threads = context.device, cores()
     stage = Stages(store_of(config), progress, deadline)
     stage.store.sweep()
-    data, model = prepare_data(config, stage)
+    data, model, described = prepare_data(config, stage)
     about = json.loads((data / "data.json").read_text())
-    shape = stage("shape", {"model": model}, stages.make_shape, config)
-    space = space_of(config, shape, context)
+    space = space_of(config, described, context)
     _check_floor(config, space)
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
@@ -204,10 +204,16 @@ def _outputs(
     return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, device, cores())
 
 
-def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str]:
-    """(folder of the tokenised data, digest of the model)."""
+def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
+    """(folder of the tokenised data, digest of the model, folder with the model's sizes).
+
+    Raises:
+        UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
+    """
     key = _data_key(config)
-    return stage("data", key, stages.prepare_data, config), key["model"]
+    described = stage("model", {"model": key["model"]}, stages.describe_model, config)
+    check_fit(config, ModelFacts.read(described))
+    return stage("data", key, stages.prepare_data, config, described), key["model"], described
 
 
 def _data_key(config: RunConfig) -> dict[str, Any]:

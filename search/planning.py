@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from search import compose
+import numpy as np
+
+from search import compose, stages
 from search.config import RunConfig
+from search.model_facts import check_fit, check_tokens, facts_of
 from search.model_folder import model_folder
 from search.space import Space, anchors, open_space
 from search.tasks import task_named
-from search.trained_head import trained_head
+from search.tasks.text import frame_of
 from spaces.anatomy import anatomy_of
 from spaces.axis import Infeasible
-from spaces.base import ModelError, load_base
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
@@ -22,19 +24,17 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     Raises:
         UserError: what a run would raise before its first trial.
     """
-    from transformers import AutoConfig
-
-    from search.errors import UserError
-
     context = compose.context_of(config)
     folder = model_folder(config)
-    described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    splits = task_named(config.task).load(config.data, config.where, trained_head(config, described, folder))
-    try:
-        pairs = splits.train.pairs is not None
-        model, _ = load_base(folder, config.model.name, config.model.revision, config.model.head, splits.labels, pairs)
-    except ModelError as error:
-        raise UserError(f"{config.where('model.name')}: {error}") from None
+    facts = facts_of(folder, config)
+    notes = check_fit(config, facts)
+    splits = stages.numbered_splits(config, folder)
+    made_by = stages.cutting_tokenizer(config, folder, facts)
+    some = splits.train.rows(np.arange(min(stages.REFERENCE_ROWS, len(splits.train))))
+    encoded = task_named(config.task).encode(made_by, some, config.data.max_length)
+    check_tokens(encoded, some, "train", config)
+    frame = frame_of(made_by, splits.train.pairs is not None)
+    model, _ = stages.load_and_try(config, folder, splits.labels, frame, encoded)
     try:
         shape, unknown = anatomy_of(model.backbone).shape, ""
     except Infeasible as reason:
@@ -44,6 +44,8 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
+    for note in (*splits.notes, *notes):
+        yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.pairs)} pairs of runtime and width"
     yield f"space     {space.size():,} settings of {len(space.searched)} knobs, in {ways}"

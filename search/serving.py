@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,32 +41,64 @@ class Model:
         """Raw outputs (B, C) for token ids: input_ids and attention_mask, (B, L) int64 each."""
         return self._predict(batch)["logits"]
 
-    def __call__(self, texts: Text | Sequence[Text], batch_size: int | None = None) -> list[dict[str, Any]]:
-        """[{"label": ..., "score": ...}, ...], one a text.
+    def __call__(
+        self,
+        texts: Text | Sequence[Text],
+        batch_size: int | None = None,
+        *,
+        top_k: int | Literal["best"] | None = "best",
+        function_to_apply: str | None = None,
+    ) -> Any:
+        """What the pipeline returns: [{"label": ..., "score": ...}, ...], one a text.
+
+        A single string gives a list of one, a single mapping its answer alone. With `top_k` every text gives a list
+        of that many labels, best first, and a single text that list alone.
 
         Args:
             texts: a string or a list of them; for tasks on pairs, (text, second text) or
                 {"text": ..., "text_pair": ...}.
             batch_size: rows run together; the batch size the model was measured with when not given.
+            top_k: labels a text, None for all.
+            function_to_apply: "softmax", "sigmoid" or "none"; by the model's problem type when not given.
 
         Raises:
             TypeError: something else than texts.
+            ValueError: a text without tokens, or an argument that is none of the above.
         """
+        function = None if function_to_apply is None else str(function_to_apply).lower()
+        if function not in (None, "softmax", "sigmoid", "none"):
+            raise ValueError(f"function_to_apply must be softmax, sigmoid or none, got {function_to_apply!r}")
+        if top_k not in ("best", None) and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k must be a whole number of 1 or more, or None, got {top_k!r}")
+        single = isinstance(texts, str | tuple | Mapping)
         rows = [texts] if isinstance(texts, str | tuple | Mapping) else list(texts)
-        if not rows:
-            return []
+        wanted = 1 if top_k == "best" else top_k
+        replies = self._replies(rows, batch_size, wanted, function) if rows else []
+        if top_k == "best":
+            best = [reply[0] for reply in replies]
+            return best[0] if isinstance(texts, Mapping) else best
+        return replies[0] if single else replies
+
+    def _replies(
+        self, rows: Sequence[Text], batch_size: int | None, top_k: int | None, function: str | None
+    ) -> list[list[dict[str, Any]]]:
         first, second = _columns(rows)
         limit = int(self.record.config["data"]["max_length"])
         with self._tokenizing:
             encoded = encode(self._tokenizer, first, second, limit)
+        if not encoded.lengths.all():
+            at = int(encoded.lengths.argmin())
+            raise ValueError(f"a text must have at least one token, got {first[at]!r} (number {at + 1})")
+        problem = self._base.config.get("problem_type")
         size = batch_size or int(self.record.config["workload"]["batch"])
         order = by_length(encoded.lengths, size)
-        replies: list[dict[str, Any]] = [{}] * len(rows)
+        replies: list[list[dict[str, Any]]] = [[]] * len(rows)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             outputs = self._predict(encoded.batch(chosen))
-            for row, reply in zip(chosen, self._task.reply(outputs, self.labels), strict=True):
-                replies[row] = reply
+            answers = self._task.reply(outputs, self.labels, problem, function, top_k)
+            for row, answer in zip(chosen, answers, strict=True):
+                replies[row] = answer
         return replies
 
 

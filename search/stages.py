@@ -15,23 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives.process import Progress
+from objectives.workload import Frame
 from search.calibrate import calibrate
 from search.config import RunConfig
 from search.encoded import epochs, held_out_loss, read_encoded, rows_of, write_encoded
-from search.errors import UserError
 from search.looks import FILE as LOOKS
 from search.looks import look, looked_at, recover_with_looks
+from search.model_facts import ModelFacts, blaming, check_fit, check_tokens, facts_of, longest_row, outline
 from search.model_folder import model_folder
-from search.tasks import task_named
-from search.tasks.text import tokenizer
+from search.tasks import Splits, task_named
+from search.tasks.text import Encoded, frame_of, tokenizer
 from search.trained_head import trained_head
 from spaces.axis import Infeasible, Value
+from spaces.loading import model_config, try_out
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from spaces.base import TaskModel
+    from spaces.base import Base, TaskModel
     from spaces.recipe import Step
 
 SPLITS = ("train", "validation", "test")
@@ -39,51 +41,85 @@ STATISTICS_ROWS = 1024
 REFERENCE_ROWS = 64
 
 
+# --- the model as it came -----------------------------------------------------------------------------------
+
+
+def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
+    """From the base model's config.json and tokenizer alone: `facts.json`, and `shape.json` with the sizes that axes
+    decide over; `unknown.txt` instead of it where they are not known."""
+    from spaces.anatomy import anatomy_of
+
+    source = model_folder(config)
+    facts_of(source, config).write(folder)
+    with blaming(config.where("model.name")):
+        model = outline(source, config.model.name)
+    try:
+        (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
+    except Infeasible as reason:
+        (folder / "unknown.txt").write_text(str(reason))
+
+
 # --- data ---------------------------------------------------------------------------------------------------
 
 
-def prepare_data(folder: Path, config: RunConfig, progress: Progress) -> None:
-    """Read, check and tokenise the data: `<split>.npz`, `labels.json`, and the tokenizer's own files."""
-    from transformers import AutoConfig
+def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progress) -> None:
+    """Read, check and tokenise the data: `<split>.npz`, `data.json`, and the tokenizer's own files.
 
+    `model` is the folder that `describe_model` filled.
+    """
+    facts = ModelFacts.read(model)
+    notes = check_fit(config, facts)
     progress("reading data", 0.0)
     task = task_named(config.task)
     source = model_folder(config)
-    described = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    splits = task.load(config.data, config.where, trained_head(config, described, source))
-    made_by = tokenizer(source, config.where("model.name"))
+    splits = numbered_splits(config, source)
+    made_by = cutting_tokenizer(config, source, facts)
     for number, name in enumerate(SPLITS):
         split = getattr(splits, name)
-        write_encoded(folder / f"{name}.npz", task.encode(made_by, split, config.data.max_length), split.labels)
+        encoded = task.encode(made_by, split, config.data.max_length)
+        check_tokens(encoded, split, name, config)
+        write_encoded(folder / f"{name}.npz", encoded, split.labels)
         progress("reading data", (number + 1) / len(SPLITS))
     made_by.save_pretrained(folder / "tokenizer")
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
-        "notes": list(splits.notes),
+        "notes": [*splits.notes, *notes],
         "pairs": splits.train.pairs is not None,
+        "frame": frame_of(made_by, splits.train.pairs is not None),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},
     }
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
 
 
+def numbered_splits(config: RunConfig, source: Path) -> Splits:
+    """The data, with the label numbers of the model in `source` where its own head is used."""
+    with blaming(config.where("model.name")):
+        described = model_config(source, config.model.name)
+    return task_named(config.task).load(config.data, config.where, trained_head(config, described, source))
+
+
+def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:
+    """The tokenizer of the model in `source`; it cuts rows where the model does, also in an exported folder."""
+    made = tokenizer(source, config.where("model.name"))
+    made.model_max_length = longest_row(config, facts)[0]
+    return made
+
+
 # --- teacher ------------------------------------------------------------------------------------------------
 
 
-def make_shape(folder: Path, config: RunConfig, progress: Progress) -> None:
-    """`shape.json`: the base model's sizes, from its config.json alone; `unknown.txt` when they are not known."""
-    import torch
-    from transformers import AutoConfig, AutoModel
+def load_and_try(
+    config: RunConfig, source: Path, labels: Sequence[str], frame: Mapping[str, Any], encoded: Encoded
+) -> tuple[TaskModel, Base]:
+    """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError: it cannot be used."""
+    from spaces.base import load_base
 
-    from spaces.anatomy import anatomy_of
-
-    described = AutoConfig.from_pretrained(model_folder(config), local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModel.from_config(described, trust_remote_code=False)
-    try:
-        (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
-    except Infeasible as reason:
-        (folder / "unknown.txt").write_text(str(reason))
+    named = config.model
+    with blaming(config.where("model.name")):
+        model, base = load_base(source, named.name, named.revision, named.head, labels, frame)
+        try_out(model.eval(), _tensors(some_rows(encoded), base.inputs), len(base.labels), named.name)
+    return model, base
 
 
 def make_teacher(
@@ -93,7 +129,7 @@ def make_teacher(
 
     The training goes on from the file `scratch`, where it keeps its state.
     """
-    from spaces.base import ModelError, load_base, write_folder
+    from spaces.base import write_folder
     from spaces.checkpoints import Checkpoints
     from spaces.training import Training, fit
 
@@ -101,14 +137,9 @@ def make_teacher(
     about = json.loads((data / "data.json").read_text())
     source = model_folder(config)
     torch.manual_seed(config.seed)
-    try:
-        model, base = load_base(
-            source, config.model.name, config.model.revision, config.model.head, about["labels"], about["pairs"]
-        )
-    except ModelError as error:
-        raise UserError(f"{config.where('model.name')}: {error}") from None
+    encoded, labels = read_encoded(data / "train.npz")
+    model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
-        encoded, labels = read_encoded(data / "train.npz")
         known = torch.from_numpy(labels)
         task = task_named(config.task)
         settings = asdict(config.teacher)
@@ -247,6 +278,12 @@ def _finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) ->
     calibrate(folder, model, names, data)
 
 
+def some_rows(encoded: Encoded) -> dict[str, np.ndarray]:
+    """A short and a long row of the first few, as one padded batch."""
+    lengths = encoded.lengths[:REFERENCE_ROWS]
+    return encoded.batch(np.array([lengths.argmin(), lengths.argmax()]))
+
+
 def _tensors(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, torch.Tensor]:
     import torch
 
@@ -260,11 +297,12 @@ def input_names(folder: Path) -> tuple[str, ...]:
     return read_config(folder)[0].inputs
 
 
-def vocabulary(folder: Path) -> int:
-    """How many token ids the stored model knows."""
+def frame_in(folder: Path) -> Frame:
+    """How the stored model's tokenizer frames texts; of a folder that says nothing, any token id but the first."""
     from spaces.base import read_config
 
-    return int(read_config(folder)[0].config["vocab_size"])
+    base, _ = read_config(folder)
+    return Frame.of(base.frame) if base.frame else Frame(int(base.config["vocab_size"]))
 
 
 def torch_with(threads: int) -> Any:

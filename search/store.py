@@ -27,7 +27,7 @@ HALF_WRITTEN_S = 24 * 3600.0
 #: What versions that knew processes by their number alone left half made.
 OLD_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.\d+")
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
-CODE_VERSIONS = {"teacher": 2, "statistics": 4, "weights": 5, "predictions": 2}
+CODE_VERSIONS = {"data": 2, "teacher": 3, "statistics": 4, "weights": 5, "predictions": 2}
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class Timings:
             setting = self._setting
             wanted = Workload(setting.config.workload.batch, setting.config.workload.length, setting.config.seed)
             wanted = workload.other(wanted, mark) if mark else wanted
-            names, vocabulary = stages.input_names(setting.teacher), stages.vocabulary(setting.teacher)
+            names, frame = stages.input_names(setting.teacher), stages.frame_in(setting.teacher)
             lengths = setting.split("validation")[0].lengths.tolist()
             here = setting.context.device
             device = (workload.device_of(mark) if mark else None) or here
@@ -157,7 +157,7 @@ class Timings:
                 "length": wanted.length,
                 "fingerprint": clock.digest(environment),
             }
-            self._fed[mark] = list(workload.inputs(wanted, names, vocabulary, lengths)), conditions
+            self._fed[mark] = list(workload.inputs(wanted, names, frame, lengths)), conditions
         return self._fed[mark]
 
     def _held_against_floor(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:

@@ -5,6 +5,7 @@ Weights are read from safetensors only: a pickle can run code, so it is refused.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,16 +18,29 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from spaces.axis import Plan
+from spaces.loading import ModelError, load_weights, model_config, reading
+
+__all__ = [
+    "REFUSAL",
+    "WEIGHTS",
+    "Base",
+    "MeanPooled",
+    "ModelError",
+    "Native",
+    "TaskModel",
+    "has_own_head",
+    "load_base",
+    "read_config",
+    "read_weights",
+    "skeleton",
+    "write_folder",
+]
 
 WEIGHTS = "model.safetensors"
 #: transformers shows two things of a config in its errors: a `model_type` it does not know (AutoModel), and
 #: `transformers_weights` that name no safetensors file (BertModel and other classes). With this sentence in both, every
 #: from_pretrained on a compressed folder refuses, instead of filling the wrong shapes with random weights.
 REFUSAL = "compressed; open this folder with search.load(DIR), its shapes are not those of a plain transformers model"
-
-
-class ModelError(Exception):
-    """A model folder or name that cannot be used; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,8 @@ class Base:
     labels: tuple[str, ...]
     inputs: tuple[str, ...]  # names of the tensors it takes
     config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
+    #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where nobody wrote it down.
+    frame: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,49 +129,52 @@ class Native(TaskModel):
 
 
 def load_base(
-    folder: Path, name: str, revision: str, head: str, labels: Sequence[str], pairs: bool
+    folder: Path, name: str, revision: str, head: str, labels: Sequence[str], frame: Mapping[str, Any]
 ) -> tuple[TaskModel, Base]:
     """The base model in `folder` with a head for `labels`, in float32 on the CPU.
 
     `name` and `revision` are what the user calls it, for the record. head "auto" keeps the model's own
-    classification head where its architecture has one.
+    classification head where its architecture has one. `frame` says how its tokenizer frames texts and what it pads
+    with.
 
     Raises:
-        ModelError: missing, unreadable, foreign or pickled weights.
+        ModelError: missing, unreadable, foreign or pickled weights, or an architecture that takes no such head.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        chosen = ("native" if has_own_head(config) else "mean") if head == "auto" else head
-        config.num_labels = len(labels)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
-        loader = AutoModelForSequenceClassification if chosen == "native" else AutoModel
-        model, loaded = loader.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"the model {name!r} cannot be loaded: {first}") from error
-    # transformers would fill these with random numbers and only warn. (A pooler is not used; see `_with_head`.)
-    absent = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
-    if absent:
-        raise ModelError(
-            f"the model {name!r} cannot be loaded: its weight file lacks {len(absent)} of the tensors its config.json "
-            f"describes, {absent[0]} for one"
-        )
-    inputs = ["input_ids", "attention_mask"]
-    if pairs and getattr(config, "type_vocab_size", 0) > 1:
-        inputs.append("token_type_ids")
-    base = Base(name, revision, chosen, tuple(labels), tuple(inputs), config.to_dict())
-    return _with_head(model, chosen, len(labels)), base
+    config = model_config(folder, name)
+    chosen = ("native" if has_own_head(config) else "mean") if head == "auto" else head
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.dtype = torch.float32  # whatever the checkpoint is stored in: `skeleton` is built from this
+    pad = frame.get("pad")
+    if pad is not None and not _is_token(config.pad_token_id, config):
+        config.pad_token_id = pad
+    model = load_weights(AutoModelForSequenceClassification if chosen == "native" else AutoModel, folder, config, name)
+    if chosen == "native" and pad is not None and isinstance(getattr(model, "score", None), nn.Linear):
+        # A decoder's head reads the last token that is not padding, and knows it by this.
+        config.pad_token_id = model.config.pad_token_id = pad  # type: ignore[union-attr]
+    inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if _takes_types(model, config, frame) else ()))
+    base = Base(name, revision, chosen, tuple(labels), inputs, config.to_dict(), dict(frame))
+    return _with_head(model, chosen, len(labels), name), base
+
+
+def _is_token(number: Any, config: Any) -> bool:
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return isinstance(number, int) and 0 <= number < (number + 1 if rows is None else rows)
+
+
+def _takes_types(model: nn.Module, config: Any, frame: Mapping[str, Any]) -> bool:
+    """Whether the model is given the tokenizer's token types: where both know them, and they say something.
+
+    Left out, a model with a table of types takes 0 for all; others (GPT-2, XLNet) take none at all.
+    """
+    given = [kind for kinds in (*frame.get("types", ()), frame.get("text_types", ())) for kind in kinds]
+    if not given or "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    kinds = getattr(config, "type_vocab_size", None)
+    return kinds is None or (kinds > 1 and max(given) > 0)
 
 
 def has_own_head(config: Any) -> bool:
@@ -163,12 +182,13 @@ def has_own_head(config: Any) -> bool:
     return any(a.endswith("ForSequenceClassification") for a in (config.architectures or ()))
 
 
-def _with_head(model: nn.Module, head: str, classes: int) -> TaskModel:
+def _with_head(model: nn.Module, head: str, classes: int, name: str) -> TaskModel:
     if head == "native":
         return Native(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
-    hidden = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    with reading(f"the model {name!r} has no hidden size that a head could read"):
+        hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr,operator]
     return MeanPooled(model, hidden, classes)
 
 
@@ -179,7 +199,9 @@ def skeleton(base: Base) -> TaskModel:
     data = dict(base.config)
     config = AutoConfig.for_model(data.pop("model_type"), **data)
     maker = AutoModelForSequenceClassification if base.head == "native" else AutoModel
-    return _with_head(maker.from_config(config, trust_remote_code=False), base.head, len(base.labels))
+    return _with_head(
+        maker.from_config(config, dtype=torch.float32, trust_remote_code=False), base.head, len(base.labels), base.name
+    )
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:

@@ -93,5 +93,5 @@ def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
             if name in RUN_FOREIGN_CODE:
                 said = {k.arg: k.value for k in node.keywords}.get("trust_remote_code")
                 found.append((path, node.lineno, isinstance(said, ast.Constant) and said.value is False))
-    assert len(found) >= 9, "the calls are found"
+    assert len(found) >= 7, "the calls are found"
     assert [(path, line) for path, line, refused in found if not refused] == []

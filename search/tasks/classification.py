@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,10 +43,50 @@ class Classification:
 
         return cross_entropy(outputs["logits"].float(), labels)
 
-    def reply(self, outputs: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Each row's best label and its softmax probability: [{"label": "positive", "score": 0.98}]."""
+    def reply(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        labels: Sequence[str],
+        problem: str | None = None,
+        function: str | None = None,
+        top_k: int | None = 1,
+    ) -> list[list[dict[str, Any]]]:
+        """Each row's `top_k` best labels (None: all), best first: [[{"label": "positive", "score": 0.98}]].
+
+        As transformers' pipeline has it, scores are probabilities over all labels; of `problem`
+        "multi_label_classification", and of a single label, each label's own; of "regression" the output itself.
+        `function` ("softmax", "sigmoid", "none") overrules that.
+        """
         logits = np.asarray(outputs["logits"], dtype=np.float64)
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        scores = odds / odds.sum(axis=-1, keepdims=True)
-        best = logits.argmax(axis=-1)
-        return [{"label": labels[b], "score": float(row[b])} for b, row in zip(best, scores, strict=True)]
+        scores = SCORES[function or _function_of(problem, logits.shape[-1])](logits)
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+        return [
+            [{"label": labels[i], "score": float(row[i])} for i in best]
+            for best, row in zip(order, scores, strict=True)
+        ]
+
+
+def _function_of(problem: str | None, labels: int) -> str:
+    if problem == "regression":
+        return "none"
+    return "sigmoid" if problem == "multi_label_classification" or labels == 1 else "softmax"
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = odds / odds.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(-np.abs(logits))  # no overflow on either side
+    shares: np.ndarray = np.where(logits >= 0, 1, odds) / (1 + odds)
+    return shares
+
+
+#: Logits (B, C) to scores, by transformers' names.
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+    "none": lambda logits: logits,
+}

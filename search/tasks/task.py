@@ -90,6 +90,13 @@ class Task(Protocol):
         """The training loss (scalar) of outputs against labels (B,)."""
         ...
 
-    def reply(self, outputs: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """One answer a row, as a transformers pipeline of this task gives it."""
+    def reply(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        labels: Sequence[str],
+        problem: str | None = None,
+        function: str | None = None,
+        top_k: int | None = 1,
+    ) -> list[list[dict[str, Any]]]:
+        """Each row's best answers, as a transformers pipeline of this task gives them."""
         ...

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from search.errors import UserError
+from spaces.loading import ModelError, reading
 
+#: Two texts of which any tokenizer makes tokens, though it be of its unknown one.
+PROBES = ("the film", "a story")
 CHUNK = 2048  # rows tokenized at a time, so that memory stays flat
 
 
@@ -48,15 +51,14 @@ def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
 
     try:
         local = Path(folder).is_dir()
-        with _quiet():
+        with reading(f"no usable tokenizer in {folder}"), _quiet():
             made = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # a missing file is an OSError, ValueError, TypeError or KeyError by architecture
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where}: no usable tokenizer in {folder}: {reason[:200]}") from None
+    except ModelError as error:
+        raise UserError(f"{where}: {error}") from error
     if set(made.get_vocab()) <= set(made.all_special_tokens):  # what transformers makes of a folder without one
         raise UserError(f"{where}: no tokenizer files (tokenizer.json or a vocabulary) in {folder}")
     if made.pad_token_id is None:
-        if made.eos_token is None:
+        if made.eos_token_id is None:
             raise UserError(f"{where}: the tokenizer of {folder} has neither a padding nor an end-of-text token")
         made.pad_token = made.eos_token
     return made
@@ -75,6 +77,10 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
+#: What models of text take of a tokenizer's columns.
+COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+
+
 def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
     """Token ids of `texts` (with `pairs` as second texts), cut at `max_length` or the tokenizer's limit."""
     limit = min(max_length, made_by.model_max_length)
@@ -82,15 +88,43 @@ def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
         second = None if pairs is None else list(pairs[chunk])
-        ids = made_by(list(texts[chunk]), second, truncation=True, max_length=limit, padding=False)
-        for name, rows in ids.items():
-            columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows)
+        ids = made_by(
+            list(texts[chunk]), second, truncation=True, max_length=limit, padding=False, return_attention_mask=True
+        )
+        for name in COLUMNS:
+            if name in ids:
+                columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in ids[name])
     padding = dict.fromkeys(columns, 0)
     padding["input_ids"] = made_by.pad_token_id
     if "token_type_ids" in columns:
         padding["token_type_ids"] = made_by.pad_token_type_id
     lengths = np.array([len(row) for row in columns["input_ids"]], dtype=np.int64)
     return Encoded(columns, padding, lengths)
+
+
+def frame_of(made_by: Any, pairs: bool) -> dict[str, Any]:
+    """How a tokenizer frames texts (or pairs of them): the fields of `objectives.workload.Frame`."""
+    parts = [made_by(text, add_special_tokens=False)["input_ids"] for text in PROBES[: 1 + pairs]]
+    whole = made_by(*PROBES[: 1 + pairs], return_token_type_ids=None)
+    ids, types = list(whole["input_ids"]), list(whole.get("token_type_ids") or ())
+    around, kinds, of_texts, at = [], [], [], 0
+    for part in parts:
+        start = next(i for i in range(at, len(ids) + 1) if ids[i : i + len(part)] == part)
+        around.append(ids[at:start])
+        kinds.append(types[at:start])
+        of_texts += types[start : start + 1]
+        at = start + len(part)
+    around.append(ids[at:])
+    kinds.append(types[at:])
+    added = [number for number, token in made_by.added_tokens_decoder.items() if token.special]
+    return {
+        "vocabulary": 1 + max(made_by.get_vocab().values()),
+        "special": sorted({*made_by.all_special_ids, *added}),
+        "pad": made_by.pad_token_id,
+        "around": around,
+        "types": kinds if types else [],
+        "text_types": of_texts,
+    }
 
 
 def by_length(lengths: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from objectives.workload import BATCHES, Workload, device_of, inputs, other, suffix, van_der_corput
+from objectives.workload import BATCHES, Frame, Workload, device_of, inputs, other, suffix, van_der_corput
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def test_a_fixed_length_is_every_rows_length() -> None:
-    made = inputs(Workload(batch=3, length=7), NAMES, vocab_size=50)
+    made = inputs(Workload(batch=3, length=7), NAMES, Frame(50))
     assert len(made) == BATCHES
     for batch in made:
         assert tuple(batch) == NAMES
@@ -24,21 +24,21 @@ def test_a_fixed_length_is_every_rows_length() -> None:
 
 def test_the_datas_lengths_come_in_their_own_proportions() -> None:
     lengths = [5] * 50 + [10] * 25 + [40] * 25
-    made = inputs(Workload(batch=1, length="data"), NAMES, 50, lengths)
+    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths)
     found = [int(batch["attention_mask"].sum()) for batch in made]
     assert sorted(found) == [5] * (BATCHES // 2) + [10] * (BATCHES // 4) + [40] * (BATCHES // 4)
 
 
 @pytest.mark.parametrize("start", range(BATCHES - 4))
 def test_any_few_neighbours_are_spread_over_the_lengths(start: int) -> None:
-    made = inputs(Workload(batch=1, length="data"), NAMES, 50, lengths=range(1, 101))
+    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths=range(1, 101))
     found = [int(batch["attention_mask"].sum()) for batch in made[start : start + 4]]
     assert min(found) <= 50 < max(found)
     assert max(found) - min(found) >= 40
 
 
 def test_shorter_rows_are_padded_and_masked() -> None:
-    for batch in inputs(Workload(batch=4, length="data"), NAMES, 50, lengths=range(3, 30)):
+    for batch in inputs(Workload(batch=4, length="data"), NAMES, Frame(50), lengths=range(3, 30)):
         counts = batch["attention_mask"].sum(1)
         assert batch["input_ids"].shape == (4, counts.max())
         assert ((batch["input_ids"] > 0) == (batch["attention_mask"] == 1)).all()
@@ -47,7 +47,7 @@ def test_shorter_rows_are_padded_and_masked() -> None:
 
 @pytest.mark.parametrize("length", [9, "data"])
 def test_the_same_seed_gives_the_same_batches(length: int) -> None:
-    one, same, other = (inputs(Workload(2, length, seed), NAMES, 50, range(1, 30)) for seed in (0, 0, 1))
+    one, same, other = (inputs(Workload(2, length, seed), NAMES, Frame(50), range(1, 30)) for seed in (0, 0, 1))
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(one, same, strict=True) for name in NAMES)
     assert any(a["input_ids"].tobytes() != b["input_ids"].tobytes() for a, b in zip(one, other, strict=True))
 
@@ -58,12 +58,12 @@ def test_van_der_corputs_sequence_mirrors_the_digits() -> None:
 
 def test_an_input_it_cannot_make_is_named() -> None:
     with pytest.raises(ValueError, match="got pixel_values"):
-        inputs(Workload(), ("input_ids", "pixel_values"), 50)
+        inputs(Workload(), ("input_ids", "pixel_values"), Frame(50))
 
 
 def test_the_datas_lengths_are_needed_for_them() -> None:
     with pytest.raises(ValueError, match="got none"):
-        inputs(Workload(length="data"), NAMES, 50)
+        inputs(Workload(length="data"), NAMES, Frame(50))
 
 
 @pytest.mark.parametrize(("batch", "length"), [(0, 8), (1, 0)])

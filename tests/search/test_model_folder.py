@@ -96,3 +96,71 @@ def test_the_fingerprint_follows_the_content_not_the_place(model: Path, tmp_path
 def test_a_name_that_leads_nowhere_is_told(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^c.yaml: model.name: .*{message}"):
         model_name(name, Source("c.yaml", tmp_path))
+
+
+def described(model: Path, file: str = "config.json", **changes: object) -> None:
+    path = model / file
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**before, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "quantization_config: .*bitsa",
+        ),
+        ({"quantization_config": {"quant_method": "one that nobody knows"}}, "nobody knows"),
+        ({"compression_config": {"format": "int-quantized"}}, "compression_config"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, 'quantization: {"group_size": 64'),
+    ],
+)
+def test_a_model_that_is_quantised_already_is_refused(model: Path, changes: dict[str, object], said: str) -> None:
+    described(model, **changes)
+    refuses(model, rf"^c.yaml: model.name: .* is already quantised .*{said}.*give the original model")
+    described(model, quantization_config=None, compression_config={}, quantization=None)
+    check_model(model, "")
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32"])
+def test_weights_that_are_packed_are_refused_whatever_the_config_says(model: Path, kind: str) -> None:
+    counts = {"embeddings.position_ids": np.arange(4).reshape(1, 4), "attn.bias": np.ones((1, 1, 4, 4), dtype=np.uint8)}
+    whole = {"weight": np.ones((2, 2), dtype=np.float16)}
+    save_file({**counts, **whole}, model / "model.safetensors")
+    check_model(model, "")
+    save_file({**counts, "layer.qweight": np.ones((2, 2), dtype=kind)}, model / "model.safetensors")
+    refuses(model, "model.safetensors is already quantised .layer.qweight holds [IU](8|32) numbers")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_folder_that_asks_for_code_of_its_own_is_refused(model: Path, file: str) -> None:
+    described(model, file, auto_map={"AutoModel": "modeling_mine.Mine"})
+    refuses(
+        model, rf'{file} asks for code of its own \(auto_map: {{"AutoModel": "modeling_mine.Mine"}}\), which is never'
+    )
+    described(model, file, auto_map={})
+    check_model(model, "")
+
+
+def test_what_is_no_whole_model_of_transformers_is_named(model: Path) -> None:
+    described(model, model_type=["bert"])
+    refuses(model, "has no model_type")
+    described(model, model_type="bert", schema_version=1, base={}, plans={})
+    refuses(model, "was exported by this program, compressed already; give the original model")
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    (model / "model.safetensors").rename(model / "model.fp16.safetensors")
+    refuses(model, r"must be in model.safetensors, or in files that .*index.json names, got model.fp16.safetensors")
+    (model / "model.fp16.safetensors").rename(model / "model.gguf")
+    refuses(model, r"no weights \(\*.safetensors\) in .*; model.gguf is another format")
+    (model / "adapter_config.json").write_text("{}")
+    refuses(model, r"has a PEFT adapter .*merge_and_unload")
+    (model / "adapter_config.json").unlink()
+    (model / "tokenizer_config.json").write_text("{")
+    refuses(model, "tokenizer_config.json in .* is not valid JSON")
+
+
+def test_an_index_names_files_of_its_own_folder(model: Path) -> None:
+    index = {"weight_map": {"x": "../elsewhere.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    refuses(model, 'must name files of that folder, got "../elsewhere.safetensors"')

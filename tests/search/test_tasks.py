@@ -83,7 +83,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_decisions_and_replies_agree() -> None:
     logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     names = ("a", "b", "c")
-    replies = TASK.reply({"logits": logits}, names)
+    replies = [best for [best] in TASK.reply({"logits": logits}, names)]
     assert [reply["label"] for reply in replies] == [names[i] for i in TASK.decide({"logits": logits})]
     expected = torch.softmax(torch.tensor(logits).double(), dim=-1).max(dim=-1).values
     assert [reply["score"] for reply in replies] == pytest.approx(expected.tolist())

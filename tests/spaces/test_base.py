@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from models import LABELS, built, logits, subject, tiny
 from safetensors.torch import load_file, save_file
 
 from spaces import build
-from spaces.base import REFUSAL, WEIGHTS, Base, ModelError, load_base, read_config, write_folder
+from spaces.base import REFUSAL, WEIGHTS, Base, ModelError, load_base, read_config, skeleton, write_folder
+from spaces.loading import reading
 from spaces.recipe import Step
 
 
@@ -165,7 +167,7 @@ def test_a_base_model_without_good_weights_is_refused_by_the_name_its_user_gave(
 ) -> None:
     damage(plain)
     with pytest.raises(ModelError, match="the model 'mine' cannot be loaded") as caught:
-        load_base(plain, "mine", "main", "auto", LABELS, pairs=False)
+        load_base(plain, "mine", "main", "auto", LABELS, frame={})
     assert "\n" not in str(caught.value)
 
 
@@ -183,24 +185,87 @@ def replace_by_foreign(folder: Path) -> None:
 def test_no_weight_of_a_base_model_is_silently_random(plain: Path, damage: Callable[[Path], None]) -> None:
     damage(plain)
     with pytest.raises(ModelError, match=r"'mine'.*lacks \d+ of the tensors"):
-        load_base(plain, "mine", "main", "auto", LABELS, pairs=False)
+        load_base(plain, "mine", "main", "auto", LABELS, frame={})
 
 
 def test_a_base_model_without_a_config_is_refused(plain: Path) -> None:
     (plain / "config.json").unlink()
     with pytest.raises(ModelError, match="'mine'"):
-        load_base(plain, "mine", "main", "auto", LABELS, pairs=False)
+        load_base(plain, "mine", "main", "auto", LABELS, frame={})
 
 
 def test_another_number_of_labels_gets_a_new_head(plain: Path) -> None:
     """What the user's data say counts; a head for other labels cannot be kept."""
-    model, base = load_base(plain, "mine", "main", "mean", ("no", "yes"), pairs=False)
+    model, base = load_base(plain, "mine", "main", "mean", ("no", "yes"), frame={})
     assert base.labels == ("no", "yes")
     assert logits(model.eval(), subject().batch).shape == (4, 2)
 
 
 def test_a_base_is_in_float32_whatever_its_file_is_in(plain: Path) -> None:
     model, _ = tiny("bert", "native")
-    model.model.to(torch.bfloat16).save_pretrained(plain)
-    loaded, _ = load_base(plain, "mine", "main", "auto", LABELS, pairs=False)
-    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    for dtype in (torch.bfloat16, torch.float16):
+        model.model.to(dtype).save_pretrained(plain)
+        assert json.loads((plain / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+        loaded, base = load_base(plain, "mine", "main", "auto", LABELS, frame={})
+        assert {p.dtype for p in (*loaded.parameters(), *skeleton(base).parameters())} == {torch.float32}
+        torch.testing.assert_close(logits(loaded, subject().batch), logits(model.float(), subject().batch))
+
+
+def described(**changes: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return damage
+
+
+def not_finite(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["classifier.bias"][0] = float("nan")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+#: Name of the damage -> (what is done to the folder, what the message says beside the model's name).
+MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "other shapes": (described(intermediate_size=32), r"weight file have other shapes .*\.dense\.\w+ is \(\d+"),
+    "more positions": (
+        described(max_position_embeddings=80),
+        r"position_embeddings.weight is \(40, 64\), not \(80, 64\)",
+    ),
+    "more layers than weights": (described(num_hidden_layers=5), r"lacks 32 of the tensors"),
+    "fewer layers than weights": (described(num_hidden_layers=2), r"holds 16 tensors of layers that its config.json"),
+    "no layers": (described(num_hidden_layers=0), r"describes 0 layers"),
+    "an unknown type": (described(model_type="perceptron9"), "model type `perceptron9`"),
+    "a field of another type": (described(hidden_size="wide"), "'hidden_size' expected int, got str"),
+    "an unknown activation": (described(hidden_act="zoo"), "KeyError: 'zoo'"),
+    "an unknown number format": (described(dtype="float17"), "float17"),
+    "heads that do not divide": (described(num_attention_heads=7), "not a multiple"),
+    "padding beyond the table": (described(vocab_size=-3), "-3"),
+    "labels that are no mapping": (described(id2label=["a", "b", "c"]), "items"),
+    "weights that are not finite": (not_finite, "classifier.bias holds numbers that are infinite or not a number"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_base_model_whose_files_do_not_fit_is_refused_with_what_does_not(plain: Path, name: str) -> None:
+    damage, said = MISFITS[name]
+    damage(plain)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_base(plain, "mine", "main", "auto", LABELS, frame={})
+    assert "'mine'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_a_head_that_is_not_used_are_no_layers(plain: Path) -> None:
+    """A language model's own head, and a pooler, are left in the file."""
+    tensors = load_file(plain / WEIGHTS)
+    save_file({**tensors, "cls.predictions.bias": torch.zeros(9)}, plain / WEIGHTS, metadata={"format": "pt"})
+    load_base(plain, "mine", "main", "mean", LABELS, frame={})
+
+
+def test_only_the_library_is_blamed_on_the_user() -> None:
+    with pytest.raises(ModelError, match=r"^it cannot be read: KeyError: 'a'$"), reading("it cannot be read"):
+        raise KeyError("a")
+    with pytest.raises(MemoryError), reading("it cannot be read"):
+        raise MemoryError
+    with pytest.raises(OSError, match="No space"), reading("it cannot be read"):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def saved(case: str, head: str, folder: Path) -> Subject:
 @pytest.mark.parametrize("case", CASES)
 def test_a_classifier_folder_keeps_its_own_head(case: str, tmp_path: Path) -> None:
     seen = saved(case, "native", tmp_path)
-    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, pairs=False)
+    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, frame={})
     assert (base.head, base.labels, base.inputs) == ("native", LABELS, ("input_ids", "attention_mask"))
     torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
 
@@ -132,7 +133,7 @@ def test_a_classifier_folder_keeps_its_own_head(case: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("case", CASES)
 def test_a_bare_folder_gets_a_mean_pooled_head(case: str, tmp_path: Path) -> None:
     seen = saved(case, "mean", tmp_path)
-    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, pairs=False)
+    model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, frame={})
     assert base.head == "mean" and not has_own_head(seen.model.backbone.config)
     model.classifier.load_state_dict(seen.model.classifier.state_dict())
     torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
@@ -140,11 +141,27 @@ def test_a_bare_folder_gets_a_mean_pooled_head(case: str, tmp_path: Path) -> Non
     assert torch.equal(logits(build.load(tmp_path / "stored"), seen.batch), logits(model, seen.batch))
 
 
-def test_pairs_add_token_types_where_the_model_has_them(tmp_path: Path) -> None:
-    for case, expected in (("bert", True), ("roberta", False), ("distilbert", False)):
-        saved(case, "mean", tmp_path / case)
-        _, base = load_base(tmp_path / case, case, "main", "auto", LABELS, pairs=True)
-        assert ("token_type_ids" in base.inputs) is expected, case
+PAIRED = {"types": [[0], [0], [1]], "text_types": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("case", "frame", "expected"),
+    [
+        ("bert", PAIRED, True),
+        ("bert", {"types": [[0], [0]], "text_types": [0]}, False),  # what the model takes where it is given none
+        ("bert", {"types": [], "text_types": []}, False),  # the tokenizer gives none
+        ("electra", PAIRED, True),
+        ("roberta", PAIRED, False),  # its table of types has one row
+        ("distilbert", PAIRED, False),  # it takes none
+        ("llama", PAIRED, False),
+    ],
+)
+def test_token_types_are_given_where_the_tokenizer_and_the_model_both_know_them(
+    tmp_path: Path, case: str, frame: dict[str, Any], expected: bool
+) -> None:
+    saved(case, "mean", tmp_path / case)
+    _, base = load_base(tmp_path / case, case, "main", "auto", LABELS, frame)
+    assert ("token_type_ids" in base.inputs) is expected
 
 
 def test_the_mean_is_over_real_tokens() -> None:

@@ -1,0 +1,120 @@
+"""An exported model answers as the transformers pipeline over the folder it came from, whatever its head is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import families
+import pytest
+
+import search
+from search.export import export_model
+from search.front import Front
+from search.tasks.text import frame_of, tokenizer
+from spaces.base import load_base, write_folder
+
+from . import factory
+
+TEXTS = ["a film is dull", "the plot of the film is clever and bright and warm", "noisy"]
+PAIRS = [{"text": text, "text_pair": other} for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
+
+
+def exported(source: Path, to: Path, pairs: bool = False) -> Path:
+    """The model in `source` as it came, exported as trial 0 of a search that ran it under plain PyTorch."""
+    made_by = tokenizer(source)
+    labels = list(json.loads((source / "config.json").read_text())["id2label"].values())
+    model, base = load_base(source, "mine", "main", "auto", labels, frame_of(made_by, pairs))
+    weights = to / "weights"
+    write_folder(weights, model, base, {})
+    made_by.save_pretrained(weights)
+    front = Front(factory.TARGETS, (factory.outcome(0, made=factory.recipe(), folder=str(weights)),))
+    config = {**factory.CONFIG, "data": {**factory.CONFIG["data"], "max_length": 128}}
+    export_model(front, replace(factory.study(front), config=config), front.outcomes[0], to / "model")
+    return to / "model"
+
+
+def pipeline(source: Path) -> Any:
+    import transformers
+
+    made = tokenizer(source)
+    named = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    return transformers.pipeline("text-classification", model=named, tokenizer=made, device="cpu")
+
+
+def flat(replies: Any) -> list[tuple[str, float]]:
+    """(label, score) of every answer, in order; of lists in lists the innermost."""
+    if isinstance(replies, dict):
+        return [(replies["label"], replies["score"])]
+    return [pair for reply in replies for pair in flat(reply)]
+
+
+def shape(replies: Any) -> Any:
+    """Which lists and mappings an answer is made of."""
+    return sorted(replies) if isinstance(replies, dict) else [shape(reply) for reply in replies]
+
+
+def same(ours: Any, theirs: Any) -> None:
+    assert shape(ours) == shape(theirs)
+    assert [label for label, _ in flat(ours)] == [label for label, _ in flat(theirs)]
+    assert [score for _, score in flat(ours)] == pytest.approx([score for _, score in flat(theirs)], abs=1e-4)
+
+
+PROBLEMS: Sequence[tuple[str | None, int]] = (
+    (None, 3),
+    ("single_label_classification", 3),
+    ("multi_label_classification", 3),
+    ("regression", 1),
+    ("regression", 2),
+    (None, 1),
+)
+
+
+@pytest.mark.parametrize(("problem", "classes"), PROBLEMS)
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_each_problem_type_is_answered_as_the_pipeline_answers_it(
+    tmp_path: Path, kind: str, problem: str | None, classes: int
+) -> None:
+    source = families.save(tmp_path / "source", kind, classes, problem_type=problem)
+    ours, theirs = search.load(exported(source, tmp_path)), pipeline(source)
+    same(ours(TEXTS), theirs(TEXTS))
+    same(ours(TEXTS[0]), theirs(TEXTS[0]))
+    same(ours({"text": TEXTS[0]}), theirs({"text": TEXTS[0]}))
+    same(ours(TEXTS, top_k=None), theirs(TEXTS, top_k=None))
+    same(ours(TEXTS[0], top_k=None), theirs(TEXTS[0], top_k=None))
+    same(ours(TEXTS, top_k=1), theirs(TEXTS, top_k=1))
+    same(ours(TEXTS, batch_size=3), theirs(TEXTS))
+    for function in ("none", "sigmoid", "softmax"):
+        same(ours(TEXTS, function_to_apply=function), theirs(TEXTS, function_to_apply=function))
+
+
+@pytest.mark.parametrize("kind", ["bert", "bert-untyped", "roberta", "distilbert", "electra", "deberta-v2", "qwen2"])
+def test_pairs_are_answered_as_the_pipeline_answers_them(tmp_path: Path, kind: str) -> None:
+    source = families.save(tmp_path / "source", kind, 3)
+    ours, theirs = search.load(exported(source, tmp_path, pairs=True)), pipeline(source)
+    same(ours(PAIRS), theirs(PAIRS))
+    same(ours(PAIRS[0]), theirs(PAIRS[0]))
+    same(ours([(pair["text"], pair["text_pair"]) for pair in PAIRS]), theirs(PAIRS))
+    same(ours(PAIRS, top_k=2), theirs(PAIRS, top_k=2))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in families.KINDS if kind not in ("bert", "roberta")])
+def test_a_model_of_any_family_answers_as_its_pipeline_in_batches_too(tmp_path: Path, kind: str) -> None:
+    source = families.save(tmp_path / "source", kind, 3)
+    ours, theirs = search.load(exported(source, tmp_path)), pipeline(source)
+    same(ours(TEXTS), theirs(TEXTS))
+    same(ours(TEXTS, batch_size=3), theirs(TEXTS))
+
+
+def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
+    model = search.load(exported(families.save(tmp_path / "source", "gpt2", 3), tmp_path))
+    with pytest.raises(ValueError, match=r"at least one token, got '' \(number 2\)"):
+        model(["a film", ""])
+    with pytest.raises(ValueError, match="top_k must be a whole number of 1 or more, or None, got 0"):
+        model("a film", top_k=0)
+    with pytest.raises(ValueError, match="function_to_apply must be softmax, sigmoid or none, got 'relu'"):
+        model("a film", function_to_apply="relu")
+    assert model([]) == [] and model([], top_k=None) == []
