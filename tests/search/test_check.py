@@ -56,13 +56,13 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
     record = cast(BestConfig, SimpleNamespace(config={**read.to_mapping(), "mlruns": str(chosen)}))
     with check._rows(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and len(rows.split("validation")[1]) == 96
-    assert list(tmp_path.iterdir()) == [] and prepared == ["prepare_data"]
+    assert list(tmp_path.iterdir()) == [] and prepared == ["describe_model", "prepare_data"]
 
     stage = compose.Stages(Store(ours / "cache"), lambda stage, done: None)
     compose.prepare_data(replace(read, mlruns=str(ours)), stage)
     with check._rows(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and rows.data.is_relative_to(ours)
-    assert prepared == ["prepare_data"] * 2 and list(tmp_path.iterdir()) == [ours]
+    assert prepared == ["describe_model", "prepare_data"] * 2 and list(tmp_path.iterdir()) == [ours]
 
     gone = {**record.config, "data": {**record.config["data"], "train": str(tmp_path / "train.csv")}}
     with check._rows(cast(BestConfig, SimpleNamespace(config=gone)), Context(), ours) as rows:

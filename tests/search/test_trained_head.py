@@ -129,9 +129,11 @@ def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_pat
     file = command.write_config(tmp_path / "c.yaml", model={"name": str(model)}, teacher={"epochs": 0})
     removed = ["data.validation=null", "data.test=null"]
     chosen = load(file, [*removed, f"data.train={tmp_path / 'train.csv'}"], names())
-    made = tmp_path / "data"
+    facts, made = tmp_path / "facts", tmp_path / "data"
+    facts.mkdir()
     made.mkdir()
-    stages.prepare_data(made, chosen, lambda stage, done: None)
+    stages.describe_model(facts, chosen, lambda stage, done: None)
+    stages.prepare_data(made, chosen, facts, lambda stage, done: None)
     about = json.loads((made / "data.json").read_text())
     _, labels = read_encoded(made / "train.npz")
     assert about["labels"] == ["1", "0"]
