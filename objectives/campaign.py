@@ -84,6 +84,20 @@ class Set:
         return np.array([np.median(block) for block in self.blocks[key]])
 
 
+class Failures(dict[int, str]):
+    """Why models failed, by model."""
+
+    def __init__(self, is_fault: Callable[[Exception], bool]) -> None:
+        super().__init__()
+        self._is_fault = is_fault
+
+    def add(self, key: int, error: Exception) -> None:
+        """Raises `error` where it is an error of the program."""
+        if self._is_fault(error):
+            raise error
+        self[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Campaign:
     """What was timed, by model. `anchors` are in every group; the first is the baseline."""
@@ -143,6 +157,7 @@ def run(
     read: Read = clock.read,
     at_once: int = 1,
     progress: Callable[[float], None] = lambda done: None,
+    is_fault: Callable[[Exception], bool] = lambda error: False,
 ) -> Campaign:
     """Time the models that `groups` open. A model that fails is left out; the baseline must not fail.
 
@@ -156,12 +171,13 @@ def run(
         read: counters of the machine; a test plants its own.
         at_once: processes that are opened at a time.
         progress: told the share that is done.
+        is_fault: whether an exception is an error of the program, and not the model's failure; then it is raised.
 
     Raises:
         RuntimeError: the baseline failed.
     """
     generator = np.random.default_rng(seed)
-    failed: dict[int, str] = {}
+    failed = Failures(is_fault)
     found: list[list[Set]] = [[] for _ in groups]
     steps = plan.sets * len(groups)
     for step in range(steps):
@@ -268,7 +284,7 @@ def _set(
     plan: Plan,
     generator: np.random.Generator,
     read: Read,
-    failed: dict[int, str],
+    failed: Failures,
 ) -> Set:
     """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
     seen: list[Set] = []
@@ -285,7 +301,7 @@ def _attempt(
     plan: Plan,
     generator: np.random.Generator,
     read: Read,
-    failed: dict[int, str],
+    failed: Failures,
 ) -> Set:
     keys = [key for key in sides if key not in failed]
 
@@ -297,7 +313,7 @@ def _attempt(
             with timing.awake(sides[key]):
                 return sides[key].call(method, *arguments, timeout_s=plan.timeout_s)
         except Exception as error:  # whatever it is, it is about this model alone
-            failed[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            failed.add(key, error)
             return None
 
     blocks: dict[int, list[Floats]] = {key: [] for key in keys}
@@ -330,7 +346,7 @@ def _attempt(
 
 
 @contextmanager
-def _opened(openers: Mapping[int, Opener], at_once: int, failed: dict[int, str]) -> Iterator[dict[int, Side]]:
+def _opened(openers: Mapping[int, Opener], at_once: int, failed: Failures) -> Iterator[dict[int, Side]]:
     """All that can be opened; why others cannot goes to `failed`."""
     with ExitStack() as stack:
 
@@ -346,5 +362,5 @@ def _opened(openers: Mapping[int, Opener], at_once: int, failed: dict[int, str])
             if (error := future.exception()) is not None:
                 if not isinstance(error, Exception):
                     raise error
-                failed[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+                failed.add(key, error)
         yield {key: future.result() for key, future in opening.items() if future.exception() is None}

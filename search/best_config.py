@@ -17,7 +17,7 @@ from search.front import Front, Outcome
 from search.report import Study, rebuild_command, speedups
 from spaces.recipe import Recipe, digest_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class BestConfig:
     number: int
     recipe: Recipe
     config: Mapping[str, Any]  # the whole RunConfig, as a mapping
-    measurements: Mapping[str, Measurement]  # validation split, timing of the search
-    final: Mapping[str, Measurement]  # timed again at length; may be empty
+    measurements: Mapping[str, Measurement]  # validation split, timing of the final campaign
+    quick: Mapping[str, Measurement]  # what the search's own timing said of it before; may be empty
     held_out: Mapping[str, Measurement]  # test split; may be empty
     speedup: Mapping[str, Any]  # over_eager_fp32, over_best_uncompressed: {value, interval} or None
     conditions: Mapping[str, Any]  # hardware fingerprint and workload
@@ -44,7 +44,7 @@ class BestConfig:
             recipe=outcome.recipe,
             config=study.config,
             measurements=outcome.measurements,
-            final=study.final.get(outcome.number, {}),
+            quick=outcome.quick,
             held_out=study.held_out.get(outcome.number, {}),
             speedup=speedups(front, outcome),
             conditions={"hardware": dict(study.hardware), "workload": dict(study.config["workload"])},
@@ -64,7 +64,7 @@ class BestConfig:
             "data": dict(self.config["data"]),
             "recipe": self.recipe.to_json(),
             "measurements": _plain(self.measurements),
-            "final": _plain(self.final),
+            "quick": _plain(self.quick),
             "held_out": _plain(self.held_out),
             "speedup": dict(self.speedup),
             "conditions": dict(self.conditions),
@@ -83,7 +83,7 @@ class BestConfig:
             recipe=Recipe.from_json(data["recipe"]),
             config=data["config"],
             measurements=_measured(data["measurements"]),
-            final=_measured(data["final"]),
+            quick=_measured(data["quick"]),
             held_out=_measured(data["held_out"]),
             speedup=data["speedup"],
             conditions=data["conditions"],
@@ -130,6 +130,10 @@ def _check(path: Path, data: Any) -> None:
     version = data.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise UserError(f"{path}: schema_version: must be at most {SCHEMA_VERSION} for this program, got {version}")
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version: must be {SCHEMA_VERSION} for this program, got {version}; export the study again"
+        )
     error = jsonschema.exceptions.best_match(_validator("best-config").iter_errors(data))
     if error is not None:
         key = ".".join(str(part) for part in error.absolute_path)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from objectives import clock, latency, quality, workload
+from objectives import campaign, clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
 from objectives.process import Remote, default_waiting
 from search import stages
 from search.best_config import BestConfig
+from search.compare import Estimate
+from search.compare import ratio as quotient
 from search.config import from_mapping
 from search.errors import UserError
+from search.export import RECIPE
 from search.exported import read_exported
 from search.front import LATENCY, Outcome
+from search.setting import cores
+from search.wording import text as text_of
+from search.wording import times
 from spaces import build
 from spaces.axis import Context, Infeasible
 from spaces.base import ModelError
@@ -36,6 +43,8 @@ REFERENCE = "reference.npz"
 #: another device rounds otherwise, and integers then step otherwise.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
 ELSEWHERE = 20.0  # times the tolerance, on another kind of device
+#: Speeds that differ by less are called the same, however well they are known.
+ALIKE = 0.05
 #: Seed and shape of the token ids that every model is tried on, whatever its data.
 PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
@@ -57,13 +66,25 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
     return measurer.keep("references", {"recipe": outcome.recipe.digest, **digests}, make) / REFERENCE
 
 
+Latency = Literal["as recorded", "different", "unknown"]
+
+
 @dataclass(frozen=True)
 class Found:
     """What a check saw; `problem` is "" when the model does what its record says."""
 
     lines: tuple[str, ...] = ()
     problem: str = ""
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    latency: Latency = "unknown"  # whether it is as fast beside the uncompressed model as its record says
+
+    @property
+    def verdict(self) -> str:
+        """What a check that found no problem ends with."""
+        return {
+            "as recorded": "the model does what its record says",
+            "different": "the model gives the outputs that its record says, at another speed",
+            "unknown": "the model gives the outputs that its record says; its speed was not compared",
+        }[self.latency]
 
 
 def opened(folder: Path, record: BestConfig, context: Context) -> Remote:
@@ -80,25 +101,6 @@ def opened(folder: Path, record: BestConfig, context: Context) -> Remote:
         raise UserError(str(error)) from None
     except Infeasible as reason:
         raise UserError(f"{folder}: cannot run on this machine: {reason}") from None
-
-
-def after_export(folder: Path, lengths: Sequence[int]) -> tuple[Found, str]:
-    """Load the model in a fresh process, compare its outputs with those that were recorded, and time it.
-
-    The second says how its latency compares with the record where it is outside the record's interval, else "".
-    `lengths` are those of the data.
-    """
-    record = read_exported(folder)
-    context = context_of(record)
-    protocol = latency.QUICK.lasting(float(record.config["measure"]["quick_s"]))
-    with opened(folder, record, context) as bench:
-        found = _compare(folder, record, context, bench)
-        if found.problem:
-            return found, ""
-        inputs = _inputs(folder, record, lengths)
-        now = latency.measure(bench, None, inputs, protocol, 0, {"device": context.device})[LATENCY]
-    text, inside = held_against(record, now)
-    return found, "" if inside else text
 
 
 def context_of(record: BestConfig) -> Context:
@@ -126,14 +128,15 @@ def _gpu(hardware: Mapping[str, Any]) -> str:
     return ", ".join(str(gpu.get("name")) for gpu in hardware.get("gpu") or [])
 
 
-def _compare(folder: Path, record: BestConfig, context: Context, bench: Remote) -> Found:
+def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> Found:
+    """The outputs on the probe, held against those that were recorded."""
     if not (folder / REFERENCE).is_file():
         bench.call("predict", probe(folder), timeout_s=600)
         return Found((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["probe"]
-    outputs = bench.call("predict", probe(folder), timeout_s=600)
-    found = np.concatenate([o["logits"] for o in outputs])
+    answers = bench.call("predict", probe(folder), timeout_s=600)
+    found = np.concatenate([o["logits"] for o in answers])
     allowed = tolerance(record, context)
     difference = quality.parity([{"logits": found}], [{"logits": wanted}])
     line = f"outputs on {len(wanted)} fixed inputs: largest difference of logits {difference:.2g} (allowed {allowed:g})"
@@ -160,15 +163,18 @@ def check(folder: Path, mlruns: Path) -> Found:
     context = context_of(record)
     elsewhere = same_kind(record, context)
     with opened(folder, record, context) as bench, _rows(record, context, mlruns) as rows:
-        found = _compare(folder, record, context, bench)
+        found = outputs(folder, record, context, bench)
         lines, problems = list(found.lines), [found.problem] if found.problem else []
         lines += _quality_lines(folder, record, context, bench, rows, problems)
+        latency_now: Latency = "unknown"
         if elsewhere:
             lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
         lengths = None if isinstance(rows, str) else rows.split("validation")[0].lengths.tolist()
+        baseline = None if elsewhere else baseline_folder(folder, record, rows)
     if not elsewhere:
-        lines.append(_latency_line(folder, record, context, lengths))
-    return Found(tuple(lines), "; ".join(problems))
+        line, latency_now = _latency(folder, record, context, baseline, lengths)
+        lines.append(line)
+    return Found(tuple(lines), "; ".join(problems), latency_now)
 
 
 @contextmanager
@@ -223,33 +229,91 @@ def _quality_lines(
     return [line]
 
 
-def _latency_line(folder: Path, record: BestConfig, context: Context, lengths: Sequence[int] | None) -> str:
-    """The median in fresh processes, held against the record's interval; `lengths` are those of the data, if known."""
+def _latency(
+    folder: Path, record: BestConfig, context: Context, baseline: Path | None, lengths: Sequence[int] | None
+) -> tuple[str, Latency]:
+    """How fast the model is beside the uncompressed one, in turns in fresh processes, against its record.
+
+    `baseline` is the folder of the uncompressed model, if it is here; `lengths` are those of the data, if known.
+    """
     if record.config["workload"]["length"] == "data" and lengths is None:
-        return "latency: not compared, because it was measured on the lengths of the data"
-    protocol = latency.LONG.lasting(float(record.config["measure"]["final_s"]))
+        return "latency: not compared, because it was measured on the lengths of the data", "unknown"
+    measure = record.config["measure"]
+    plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
+    models: dict[int, campaign.Opener] = {1: lambda: opened(folder, record, context)}
+    if baseline is not None:
+        models[0] = lambda: _eager(baseline, context)
+    inputs, anchor = _inputs(folder, record, lengths or ()), min(models)
+    read = partial(clock.read, device=context.device)
+    try:
+        found = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
+    except RuntimeError as error:
+        return f"latency: not compared: {error}", "unknown"
+    if found.failed:
+        return f"latency: not compared: {'; '.join(found.failed.values())}", "unknown"
     known = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
-    inputs = _inputs(folder, record, lengths or ())
-    now = latency.measure_fresh(lambda: opened(folder, record, context), None, inputs, protocol, 0, known)[LATENCY]
-    return f"latency: {held_against(record, now)[0]}"
+    now = campaign.measurements(found, 1, latency.rows_of(inputs), 0, known)[LATENCY]
+    busy = tuple(dict.fromkeys(reason for sets in found.groups for one in sets for reason in one.disturbances))
+    ratio = None if baseline is None else Estimate(found.ratio(0, 1).value, *found.ratio(0, 1).interval)
+    return latency_line(record, now, ratio, busy)
+
+
+def latency_line(
+    record: BestConfig, now: Measurement, ratio: Estimate | None, busy: Sequence[str]
+) -> tuple[str, Latency]:
+    """What is said of the speed. `ratio`: of the uncompressed model's time to this one's; None without that model."""
+    if busy:
+        return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
+    if ratio is None or record.speedup.get("over_eager_fp32") is None:
+        then = record.measurements[LATENCY]
+        text = f"latency: {text_of(now)} here, {text_of(then)} in the record"
+        return f"{text}; not compared, because the uncompressed model is not here to be timed beside it", "unknown"
+    recorded = record.speedup["over_eager_fp32"]
+    before = Estimate(recorded["value"], *recorded["interval"])
+    text = f"latency: {times(ratio)} over the uncompressed model here, {times(before)} in the record"
+    off = quotient(ratio, before)
+    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
+        return f"{text}: as recorded ({text_of(now)})", "as recorded"
+    factor = f"{off.value:.2f} times as fast ({off.low:.2f} to {off.high:.2f})"
+    return f"{text}: {factor}, which is more than noise ({text_of(now)})", "different"
+
+
+def strays(recorded: Estimate, now: Estimate) -> str:
+    """How a ratio that was timed in one more set of processes differs from the record; "" where it may be chance.
+
+    The record's interval is that of a mean over three sets, which reaches half as far as that of a fourth set does.
+    """
+    below, above = (2 * abs(math.log(end / recorded.value)) for end in (recorded.low, recorded.high))
+    wide = Estimate(recorded.value, recorded.value * math.exp(-below), recorded.value * math.exp(above))
+    off = quotient(now, wide)
+    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
+        return ""
+    return f"{times(now)} over the uncompressed model, {times(recorded)} in the record"
+
+
+def baseline_folder(folder: Path, record: BestConfig, rows: Rows | str) -> Path | None:
+    """The uncompressed model of the record's study: exported beside `folder`, or the teacher in the store here."""
+    for path in sorted(folder.absolute().parent.glob(f"*/{RECIPE}")):
+        try:
+            beside = read_exported(path.parent)
+        except UserError:
+            continue
+        if not beside.recipe.steps and beside.recipe.teacher == record.recipe.teacher:
+            return path.parent
+    if isinstance(rows, str):
+        return None
+    from search import compose
+
+    return compose.stored_teacher(rows, record.recipe.teacher)
+
+
+def _eager(folder: Path, context: Context) -> Remote:
+    """The weights in `folder` as they came, under plain PyTorch."""
+    opening = partial(build.open_predict, folder, "eager", {"width": "fp32"}, context)
+    return open_bench(opening, context.device, context.threads, timeout_s=600)
 
 
 def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
     load = record.config["workload"]
     wanted = workload.Workload(int(load["batch"]), load["length"], 0)
     return list(workload.inputs(wanted, stages.input_names(folder), stages.frame_in(folder), lengths))
-
-
-def held_against(record: BestConfig, now: Measurement) -> tuple[str, bool]:
-    """What was timed alone now, against the record as it was timed then, at the speed that the machine had."""
-    then = record.final.get(LATENCY) or record.measurements[LATENCY]
-    faster = then.conditions.get("as_timed", then.value) / then.value
-    value, low, high = (number * faster for number in (then.value, *then.interval))
-    inside = low <= now.value <= high
-    noisy = now.conditions.get("noisy")
-    text = (
-        f"{now.value:.2f} ms here, {value:.2f} ms in the record ({now.value / value:.2f}x, "
-        f"{'inside' if inside else 'outside'} its interval of {low:.2f} to {high:.2f})"
-        f"{f'; noisy: {noisy}' if noisy else ''}"
-    )
-    return text, inside

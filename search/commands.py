@@ -90,7 +90,7 @@ def run(config: RunConfig, retry_failed: bool = False, remeasure: bool = False) 
     print(census(front))
     print("".join(_failed_lines(result)), end="")
     print()
-    for line in pick_lines(front, study):
+    for line in pick_lines(front):
         print(line)
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
     print(f"MLflow: {ui_text(Path(config.mlruns), result.page)}")
@@ -141,7 +141,7 @@ def front(mlruns: Path, name: str, as_json: bool, max_latency_ms: float | None, 
         return 1
     Console(width=None if sys.stdout.isatty() else 160).print(table(found, study))
     print(census(found))
-    for line in pick_lines(found, study):
+    for line in pick_lines(found):
         print(line)
     return 0
 
@@ -215,7 +215,7 @@ def check(folder: Path, mlruns: Path) -> int:
     if found.problem:
         print(f"failed: {found.problem}", file=sys.stderr)
         return 1
-    print("the model does what its record says")
+    print(found.verdict)
     return 0
 
 

@@ -242,6 +242,17 @@ def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
         yield Rows(config, context, prepare_data(config, Stages(Store(Path(place)), lambda stage, done: None))[0])
 
 
+def stored_teacher(rows: Rows, digest: str) -> Path | None:
+    """The folder of the teacher called `digest` in the store of these rows' results; None where it is not there."""
+    config = rows.config
+    try:
+        model = fingerprint(model_folder(config))
+    except UserError:
+        return None
+    key = config.teacher_parts(model, rows.about_data["digest"])
+    return store_of(config).find("teacher", key) if digest_of(key) == digest else None
+
+
 def space_of(config: RunConfig, shape: Path, context: Context) -> Space:
     """The space, for the model whose sizes are in the folder `shape`."""
     unknown = shape / "unknown.txt"

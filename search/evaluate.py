@@ -156,7 +156,7 @@ class Evaluator:
         rungs = self.maker.seen(folder).by_rung(self.maker.shares)
         digest = digest_in(folder, WEIGHTS)
         made = replace(made, measurements=found, folder=self._setting.written(folder), rungs=rungs, made=digest)
-        return replace(made, limits_broken=broken(self._setting, made))
+        return replace(made, limits_broken=broken(self._setting.config.limits, self._setting.metric, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:
         """Raise LookupError when what the search weighs or limits was not measured: no counter, or too few calls."""

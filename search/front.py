@@ -8,9 +8,12 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
+from objectives import latency, stats
 from objectives.measurement import Direction, Measurement
+from objectives.workload import MARK, marked
 from search.compare import Estimate, difference, ratio
 from search.errors import UserError, unknown
+from search.final import Final
 from search.pareto import dominates, hypervolume, knee, non_dominated
 from search.wording import significant, text
 from spaces.recipe import Recipe
@@ -23,6 +26,8 @@ PICKS = ("fastest", "balanced", "most-accurate")
 #: Objectives that are also measured in pairs against the baseline (same rows, alternating blocks). The pair's
 #: interval is the narrower evidence, so it decides whether two candidates can be told apart.
 PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews": LOSS, LATENCY: SPEEDUP}
+#: Objectives that differ between two models of one campaign as their times do.
+AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
 Status = Literal["complete", "infeasible", "rejected", "failed", "paused"]
@@ -50,6 +55,8 @@ class Outcome:
     rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
     audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
     made: str = ""  # SHA-256 of the weights that were measured
+    #: What the search's own timing said of that which the final campaign measured again; a detail, shown as such.
+    quick: Mapping[str, Measurement] = field(default_factory=dict)
 
     def value(self, objective: str) -> float:
         return self.measurements[objective].value
@@ -76,6 +83,7 @@ class Outcome:
             "rungs": {str(rung): value for rung, value in self.rungs.items()},
             "audit": self.audit,
             "made": self.made,
+            "quick": {name: m.to_json() for name, m in self.quick.items()},
         }
 
     @classmethod
@@ -94,6 +102,7 @@ class Outcome:
             rungs={int(rung): value for rung, value in data.get("rungs", {}).items()},
             audit=data.get("audit", ""),
             made=data.get("made", ""),
+            quick={name: Measurement.from_json(m) for name, m in data.get("quick", {}).items()},
         )
 
     def numbered(self, number: int) -> Outcome:
@@ -114,8 +123,32 @@ class Front:
 
     targets: tuple[Target, ...]
     outcomes: tuple[Outcome, ...] = ()
-    #: By trial, what was timed again at length. It says how fast, never who is on the front.
-    final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
+    #: What the final campaign measured: since then, who is on the front and how fast. Made by `decided`.
+    final: Final = field(default_factory=Final)
+    #: Of trials that were not in the campaign, why not; by trial.
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    def decided(self, final: Final, broken: Callable[[Outcome], tuple[str, ...]]) -> Front:
+        """The front of the search decided again on the figures of the final campaign; this one without a campaign.
+
+        Outcomes have its clock times in the place of the loop's. Those that were not timed again are counted by what
+        the baseline took in the campaign, and cannot be members. `broken` says which limits an outcome breaks.
+        """
+        if not final.measurements:
+            return self
+        others = [o for o in self.outcomes if o.status == "complete" and o.number not in final.contenders]
+        reasons = {o.number: f"not timed again: {self._why_not_timed(o)}" for o in others}
+        made = (_at_the_speed_of(final, outcome) for outcome in self.outcomes)
+        judged = (replace(o, limits_broken=broken(o)) if o.status == "complete" else o for o in made)
+        return replace(self, outcomes=tuple(judged), final=final, reasons=reasons)
+
+    def _why_not_timed(self, outcome: Outcome) -> str:
+        """In the search's own timing, whose figures are shown no more."""
+        if outcome.limits_broken:
+            return "it broke a limit in the search's own timing"
+        point = self.point(outcome)
+        better = next((o for o in self.members if dominates(self.point(o), point) or self.point(o) == point), None)
+        return "it was no finalist" if better is None else f"{better.number} dominated it in the search's own timing"
 
     def renewed(self, outcomes: Mapping[int, Outcome]) -> Front:
         """With other outcomes in the place of some, by trial."""
@@ -140,8 +173,10 @@ class Front:
 
     @property
     def eligible(self) -> tuple[Outcome, ...]:
-        """Complete, inside the limits."""
-        return tuple(o for o in self.outcomes if o.status == "complete" and not o.limits_broken)
+        """Complete, inside the limits, and after the final campaign a part of it."""
+        may = self.final.contenders
+        complete = (o for o in self.outcomes if o.status == "complete" and not o.limits_broken)
+        return tuple(o for o in complete if not may or o.number in may)
 
     @cached_property
     def members(self) -> tuple[Outcome, ...]:
@@ -165,7 +200,12 @@ class Front:
             if dominates(found, point):
                 values = (text(member.measurements[t.objective]) for t in self.targets)
                 return f"dominated by {member.number} ({', '.join(values)})"
-        return ""
+        return self.reasons.get(outcome.number, "")
+
+    def standing(self, outcome: Outcome) -> str:
+        """Its place in words: on the front, and by which timing, or why not."""
+        late = " by its quick timing" if outcome.number in self.final.late else ""
+        return self.why_not(outcome) or f"on the front{late}"
 
     # The uncompressed model, which every figure is compared with.
 
@@ -183,17 +223,21 @@ class Front:
     def best_uncompressed(self) -> Outcome | None:
         """The uncompressed model under its fastest runtime: what compression itself has to beat."""
         timed = [o for o in self.uncompressed if LATENCY in o.measurements]
+        timed = [o for o in timed if o.number in self.final.measurements] or timed
         return min(timed, key=lambda o: o.value(LATENCY), default=None)
 
     def speedup(self, outcome: Outcome, over: Outcome | None) -> Estimate | None:
         """How many times faster than `over`, with its 95 % interval; None where it was not measured.
 
-        Both were paired with the baseline, so the quotient of the two paired ratios is the estimate.
+        In the final campaign they took turns. In the loop both were paired with the baseline, so the quotient of the
+        two paired ratios is the estimate.
         """
         if over is None:
             return None
         if over.recipe == outcome.recipe:
             return AGAINST_ITSELF[SPEEDUP]
+        if together := self.final.ratio(over.number, outcome.number):
+            return together
         mine, theirs = self._paired(outcome, SPEEDUP), self._paired(over, SPEEDUP)
         if self.baseline and over.recipe == self.baseline.recipe:
             return mine  # that is what it was paired with; the baseline against itself would only add noise
@@ -204,11 +248,11 @@ class Front:
         return self._paired(outcome, LOSS)
 
     def _paired(self, outcome: Outcome, name: str) -> Estimate | None:
-        known = {**outcome.measurements, **self.final.get(outcome.number, {})}
-        if name in known:
-            return Estimate.of(known[name])
-        if name in AGAINST_ITSELF and self.baseline and outcome.recipe == self.baseline.recipe:
-            return AGAINST_ITSELF[name]
+        if name in outcome.measurements:
+            return Estimate.of(outcome.measurements[name])
+        plain = marked(name)[0]
+        if plain in AGAINST_ITSELF and self.baseline and outcome.recipe == self.baseline.recipe:
+            return AGAINST_ITSELF[plain]
         return None
 
     def within(self, max_latency_ms: float | None = None, max_loss: float | None = None) -> Front:
@@ -218,8 +262,8 @@ class Front:
             if outcome.status != "complete":
                 return ()
             found: list[str] = []
-            if max_latency_ms is not None and (latency := outcome.value(LATENCY)) > max_latency_ms:
-                found.append(f"latency {significant(latency)} ms is over the limit of {max_latency_ms:g} ms")
+            if max_latency_ms is not None and (ms := outcome.value(LATENCY)) > max_latency_ms:
+                found.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
             loss = self.loss(outcome)
             if max_loss is not None and (loss is None or loss.value > max_loss):
                 given = f"{significant(loss.value)} points" if loss else "unknown"
@@ -271,11 +315,18 @@ class Front:
         return tuple(
             (a.number, b.number)
             for a, b in combinations(self.members, 2)
-            if all(self._difference(t, a, b).includes(0.0) for t in self.targets)
+            if all(self._alike(t, a, b) for t in self.targets)
         )
 
+    def _alike(self, target: Target, a: Outcome, b: Outcome) -> bool:
+        """Whether two members cannot be told apart in one objective: by what was paired, where anything was."""
+        plain, mark = marked(target.objective)
+        together = self.final.ratio(a.number, b.number, mark) if plain in AS_TIMES else None
+        return together.includes(1.0) if together else self._difference(target, a, b).includes(0.0)
+
     def _difference(self, target: Target, a: Outcome, b: Outcome) -> Estimate:
-        name = PAIRED.get(target.objective, "")
+        plain, mark = marked(target.objective)
+        name = f"{PAIRED[plain]}{MARK}{mark}" if mark and plain in PAIRED else PAIRED.get(plain, "")
         x, y = self._paired(a, name), self._paired(b, name)
         if not (x and y):
             x, y = (Estimate.of(o.measurements[target.objective]) for o in (a, b))
@@ -297,6 +348,20 @@ class Front:
     def hypervolume(self) -> float:
         """What the members dominate up to `reference`, in the product of the targets' units."""
         return hypervolume([self.point(o) for o in self.members], self.reference)
+
+
+def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
+    """With the campaign's figures, or counted by what the baseline took in it."""
+    found = final.measurements.get(outcome.number)
+    if found is not None:
+        quick = {name: outcome.measurements[name] for name in found if name in outcome.measurements}
+        return replace(outcome, measurements={**outcome.measurements, **found}, quick=quick)
+    made = dict(outcome.measurements)
+    for mark, (ms, low, high) in final.references.items():
+        own = latency.of_workload(outcome.measurements, mark)
+        if LATENCY in own:
+            made |= latency.renamed(latency.at_speed_of(stats.Estimate(ms, (low, high)), own), mark)
+    return replace(outcome, measurements=made)
 
 
 def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:

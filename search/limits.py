@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from objectives import objective_named
 from search.front import LATENCY, LOSS, Outcome
+from search.sections import LimitsConfig
 from search.setting import Setting
 
 
@@ -25,9 +26,8 @@ class Limit:
         return self.sign * (value - self.bound)
 
 
-def limits_of(setting: Setting) -> tuple[Limit, ...]:
+def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
     """The limits that are set, always in the same order."""
-    wanted, metric = setting.config.limits, setting.metric
     every = (
         (
             "max_latency_ms",
@@ -74,10 +74,10 @@ def _other(name: str, bound: float) -> Limit:
     return Limit(name, name, bound, 1 if upper else -1, say)
 
 
-def broken(setting: Setting, outcome: Outcome) -> tuple[str, ...]:
+def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ...]:
     """A sentence for every limit the outcome breaks."""
     found = []
-    for limit in limits_of(setting):
+    for limit in limits_of(wanted, metric):
         value = outcome.value(limit.measurement)
         if limit.violation(value) > 0:
             found.append(limit.sentence(value, limit.bound))
@@ -89,5 +89,5 @@ def violations(setting: Setting, outcome: Outcome) -> Mapping[str, float]:
     found = outcome.measurements
     return {
         limit.key: limit.violation(found[limit.measurement].value) if limit.measurement in found else 0.0
-        for limit in limits_of(setting)
+        for limit in limits_of(setting.config.limits, setting.metric)
     }

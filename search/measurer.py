@@ -25,7 +25,7 @@ from search.results import located
 from search.reuse import Reuse
 from search.setting import Setting
 from search.store import digest_in
-from search.timed import Timings
+from search.timed import Finalist, Timings
 from spaces import build
 from spaces.axis import Context, Plan
 from spaces.base import WEIGHTS
@@ -264,9 +264,10 @@ class Measurer:
 
         return self.times.quick(pair, recipe, folder)
 
-    def final_timings(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
-        """The long timing, in fresh processes of both sides."""
-        return self.times.final(partial(self.opened, recipe, folder), recipe, folder)
+    def finalist(self, recipe: Recipe, folder: Path, peak: Measurement | None) -> Finalist:
+        """A candidate as a side of the final campaign; the files that its runtime runs are made now."""
+        self.complete(recipe, folder)
+        return Finalist(recipe, folder, partial(self.opened, recipe, folder), peak)
 
     def _on(self, device: str | None) -> Context:
         context = self._setting.context

@@ -57,7 +57,7 @@ def tooltip(front: Front, outcome: Outcome) -> str:
     """All that is worth knowing of a trial, in a few lines."""
     values = [f"{title(t.objective)} {text(outcome.measurements[t.objective])}" for t in front.targets]
     speedup = times(front.speedup(outcome, front.baseline))
-    place = front.why_not(outcome) or "on the front"
+    place = front.standing(outcome)
     figures = ", ".join([*values, *([f"{speedup} over eager fp32"] if speedup else [])])
     return f"trial {outcome.number}: {describe(outcome.recipe)}\n{figures}\n{place}"
 

@@ -17,7 +17,7 @@ from search.wording import describe, text, times, title
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Study:
     hardware: Mapping[str, Any]  # objectives.clock.fingerprint
     rows: Mapping[str, int] = field(default_factory=dict)  # by split
     held_out: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, on the test split
-    final: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, timed again at length
     checks: Mapping[int, Path] = field(default_factory=dict)  # by trial, outputs that a reload must reproduce
     made: Mapping[int, str] = field(default_factory=dict)  # by trial, SHA-256 of the weights that all this is about
     renewed: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
@@ -67,10 +66,6 @@ class Study:
         length = "lengths of the data" if load["length"] == "data" else f"{load['length']} tokens"
         return f"batch {load['batch']}, {length}"
 
-    def best_known(self, outcome: Outcome) -> dict[str, Measurement]:
-        """Its measurements, with the final timing in the place of the quick one."""
-        return {**outcome.measurements, **self.final.get(outcome.number, {})}
-
 
 def rebuild_command(file: str) -> str:
     return f"python -m search apply {shlex.quote(file)}"
@@ -100,6 +95,7 @@ def front_json(front: Front, study: Study) -> dict[str, Any]:
             "reference": {name: abs(r) for name, r in zip(objectives, front.reference, strict=True)},
         },
         "picks": {name: o.number for name, o in front.picks.items()},
+        "quick_timings": sorted(front.final.late),
         "ties": [list(pair) for pair in front.ties()],
         "members": [_member(front, study, o) for o in front.members],
         "trials": [_trial(front, o) for o in front.outcomes],
@@ -113,7 +109,7 @@ def _member(front: Front, study: Study, outcome: Outcome) -> dict[str, Any]:
         "recipe": outcome.recipe.to_json(),
         "params": outcome.recipe.params,
         "measurements": _plain(outcome.measurements),
-        "final": _plain(study.final.get(outcome.number, {})),
+        "quick": _plain(outcome.quick),
         "held_out": _plain(study.held_out.get(outcome.number, {})),
         "speedup": speedups(front, outcome),
         "folder": f"models/{outcome.number}",
@@ -191,11 +187,11 @@ def _loss(loss: Estimate) -> str:
     return f"{abs(loss.value):.1f} points {'lost' if loss.value > 0 else 'gained'}"
 
 
-def pick_lines(front: Front, study: Study) -> list[str]:
+def pick_lines(front: Front) -> list[str]:
     """The picks against both baselines, a line each: the last lines of a run."""
     lines = []
     for name, outcome in front.picks.items():
-        values = study.best_known(outcome)
+        values = outcome.measurements
         shown = ", ".join(text(values[t.objective]) for t in front.targets)
         over = [
             f"{times(ratio)} over {label}"
@@ -217,7 +213,7 @@ def note(front: Front, study: Study) -> str:
     lines = [f"**{headline(front)}**", "", f"{study.device}, {study.workload}. {census(front)}.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, outcome in front.picks.items():
-        values = study.best_known(outcome)
+        values = outcome.measurements
         cells = [name, str(outcome.number), *(text(values[t.objective]) for t in front.targets)]
         cells += [times(front.speedup(outcome, over)) for over in (front.baseline, front.best_uncompressed)]
         lines.append(f"| {' | '.join([*cells, describe(outcome.recipe)])} |")
@@ -235,9 +231,11 @@ def table(front: Front, study: Study) -> Table:
     named = {o.number: name for name, o in reversed(front.picks.items())}
     shown = {o.number: o for o in (*front.members, *front.uncompressed)}
     for outcome in sorted(shown.values(), key=lambda o: o.value(front.speed.objective)):
-        values = study.best_known(outcome)
+        values = outcome.measurements
         tested = study.held_out.get(outcome.number, {}).get(study.metric)
-        what = describe(outcome.recipe) + (f"  [{named[outcome.number]}]" if outcome.number in named else "")
+        marks = [named[outcome.number]] if outcome.number in named else []
+        marks += ["quick timing"] if outcome.number in front.final.late else []
+        what = describe(outcome.recipe) + (f"  [{', '.join(marks)}]" if marks else "")
         made.add_row(
             str(outcome.number),
             *(text(values[t.objective]) for t in front.targets),

@@ -106,7 +106,7 @@ def _place(front: Front, outcome: Outcome) -> str:
     """On the front, or why not."""
     why = front.why_not(outcome)
     if outcome.status == "complete":
-        return why or "on the front"
+        return front.standing(outcome)
     return outcome.status if why == outcome.status else f"{outcome.status}: {why}"
 
 
@@ -122,7 +122,7 @@ def _row(front: Front, columns: list[Column], outcome: Outcome) -> str:
 
 def _pick(front: Front, study: Study, name: str, outcome: Outcome) -> str:
     """A card: what it is, and what it gives against both baselines."""
-    values = study.best_known(outcome)
+    values = outcome.measurements
     tested = study.held_out.get(outcome.number, {}).get(study.metric)
     facts = {
         "over eager fp32": times(front.speedup(outcome, front.baseline)),

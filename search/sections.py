@@ -136,7 +136,7 @@ class MeasureConfig:
     """How long each candidate is timed."""
 
     quick_s: Positive = 1.5
-    final_s: Positive = 4.0
+    final_s: Positive = 2.4  # of blocks of one model in the final campaign, over its three sets of fresh processes
     reuse: bool = True  # what an earlier search measured here under the same conditions; finalists are timed again
     validation_rows: Count | None = None  # rows that choose; None: all
 

@@ -20,9 +20,11 @@ from search.config import STUDY, RunConfig, results_folder
 from search.errors import UserError, wrong
 from search.evaluate import Evaluator, OutOfTime
 from search.export import export
+from search.final import Final
 from search.front import LATENCY, LOSS, Front, Outcome
 from search.knowledge import TableKnowledge
 from search.known import Known, UnknownAnatomy
+from search.limits import broken
 from search.lock import check_writable, study_lock
 from search.loop import Observer, explore
 from search.measurer import Measurer
@@ -30,6 +32,7 @@ from search.proposing import informed, proposer_of
 from search.remeasure import measure_again
 from search.report import Study
 from search.run_log import here, log_start, run_log
+from search.sections import LimitsConfig
 from search.setting import Setting
 from search.space import Params
 from search.teacher_check import check_teacher
@@ -73,6 +76,11 @@ class Clock:
     @property
     def search_deadline(self) -> float | None:
         return None if self.deadline is None else self.deadline - self.reserve_s
+
+    @staticmethod
+    def now() -> float:
+        """The time that `deadline` is a moment of."""
+        return time.monotonic()
 
     def over(self) -> bool:
         """Whether the whole run's time is up."""
@@ -236,22 +244,21 @@ def knowledge_of(
 
 
 def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
-    """Held-out quality and long timing of the front's members, then the export."""
+    """Held-out quality and the final campaign, which decides the front again, then the export."""
     config = setting.config
     front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
     exports = Path(config.mlruns) / "exports" / config.study
     before = finalists.spent_before(config)
     study = study_of(setting, before + clock.seconds)
     if front.members:
-        study = finalists.measure(setting, evaluate, front, study, view, clock)
+        front, study = finalists.measure(setting, evaluate, front, study, view, clock)
         study = replace(study, seconds=round(before + clock.seconds, 1))
-        front = replace(front, final=study.final).renewed(study.renewed)
-    finalists.remember(setting, study)  # before the export, so that no timing is lost if that ends early
+    finalists.remember(setting, front, study)  # before the export, so that no timing is lost if that ends early
     finalists.end(setting)
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)
-        problems = finalists.reload(setting, front, exports, view)
+        problems = finalists.reload(evaluate.measurer, front, exports, view)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     return Result(front, study, exports, stopped)
@@ -297,5 +304,7 @@ def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
         total = begun["config"]["budget"]["trials"]
         study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
     checks = {n: path for n, path in study.checks.items() if path.is_file()}
+    limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
-    return replace(front, final=study.final).renewed(study.renewed), replace(study, checks=checks)
+    front = front.renewed(study.renewed).decided(Final.from_json(told["final"]), limits)
+    return front, replace(study, checks=checks)

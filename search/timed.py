@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives import campaign, clock, energy, latency, noise, roofline, workload
+from objectives import campaign, clock, energy, latency, memory, noise, roofline, stats, workload
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
 from objectives.measurement import Measurement
 from objectives.process import default_waiting
-from objectives.stats import Estimate
 from objectives.workload import Workload
 from search import stages
+from search.compare import Estimate
+from search.failures import of_the_candidate
+from search.final import Final
 from search.front import LATENCY
 from search.reference import Reference, References
+from search.setting import cores
 from spaces import build
 from spaces.base import read_config
 from spaces.recipe import Recipe
@@ -33,6 +38,20 @@ Timed = dict[str, Measurement]
 Measure = Callable[[list[Batch], Mapping[str, Any]], Timed]  # (inputs, conditions) -> measurements
 OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
+
+
+#: In a campaign: the uncompressed model under plain PyTorch, where no trial is that.
+BASELINE = -1
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A model that takes part in a campaign."""
+
+    recipe: Recipe
+    folder: Path
+    opened: OpenOn
+    peak: Measurement | None = None  # of its memory, as far as it is known
 
 
 class Timings:
@@ -57,16 +76,80 @@ class Timings:
 
         return self._all(recipe, folder, measure)
 
-    def final(self, candidate: OpenOn, recipe: Recipe, folder: Path) -> Timed:
-        """For finalists: several fresh processes a side, `measure.final_s` of blocks a workload."""
-        config = self._setting.config
-        protocol = latency.LONG.lasting(config.measure.final_s)
+    def final(
+        self, finalists: Mapping[int, Finalist], anchors: Sequence[int], progress: Callable[[float], None]
+    ) -> tuple[Final, dict[int, str]]:
+        """The final campaign, one for each workload: what it measured, and why some could not be timed.
 
-        def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
-            ours, theirs = (partial(side, known["device"]) for side in (candidate, self._baseline))
-            return latency.measure_fresh(ours, theirs, fed, protocol, config.seed, known)
+        `anchors` are the baseline and the fastest uncompressed model among the finalists; a baseline that is none of
+        them is called `BASELINE`.
+        """
+        marks, seed = ("", *self.marks), self._setting.config.seed
+        done: dict[str, campaign.Campaign] = {}
+        failed: dict[int, str] = {}
+        for index, mark in enumerate(marks):
+            left = {key: finalist for key, finalist in finalists.items() if key not in failed}
+            part = partial(_share, progress, index, len(marks))
+            done[mark] = self._campaign(left, anchors, mark, self.plan, part)
+            failed |= done[mark].failed
+        timed: dict[int, Timed] = {key: {} for key in finalists if key not in failed and key != BASELINE}
+        for mark, found in done.items():
+            inputs, conditions = self.inputs(mark)
+            for key in timed:
+                own = campaign.measurements(found, key, latency.rows_of(inputs), seed, conditions)
+                if not mark:
+                    own = self._held_against_floor(own, inputs, finalists[key].recipe, finalists[key].folder)
+                timed[key] |= latency.renamed(own, mark) if mark else own
+        pairs = list(combinations(timed, 2))
+        ratios = {mark: {pair: _estimate(found.ratio(*pair)) for pair in pairs} for mark, found in done.items()}
+        references = {mark: self._baseline_of(found, mark) for mark, found in done.items()}
+        return Final(timed, ratios, references), failed
 
-        return self._all(recipe, folder, measure)
+    def after_export(self, exported: Mapping[int, Finalist], sets: int = 1) -> campaign.Campaign:
+        """A short campaign of exported models beside the baseline, called `BASELINE`; of the main workload."""
+        models = {BASELINE: self.baseline_as(), **exported}
+        plan = campaign.Plan.lasting(self._setting.config.measure.quick_s / 4, sets=sets)
+        return self._campaign(models, (BASELINE,), "", plan, lambda done: None)
+
+    def baseline_as(self) -> Finalist:
+        """The baseline of the loop as a side of a campaign."""
+        setting = self._setting
+        recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
+        return Finalist(recipe, setting.teacher, self._baseline)
+
+    def _campaign(
+        self,
+        models: Mapping[int, Finalist],
+        anchors: Sequence[int],
+        mark: str,
+        plan: campaign.Plan,
+        progress: Callable[[float], None],
+    ) -> campaign.Campaign:
+        inputs, conditions = self.inputs(mark)
+        device = conditions["device"]
+        openers = {key: partial(model.opened, device) for key, model in models.items()}
+        known = [memory.held_mb(model.peak, device) for model in models.values() if model.peak is not None]
+        usual = max(known, default=0.0)
+        needs = {k: usual if m.peak is None else memory.held_mb(m.peak, device) for k, m in models.items()}
+        here = [key for key in anchors if key in models]
+        groups = campaign.groups_of(needs, here, memory.available_mb(device) or math.inf)
+        return campaign.run(
+            [{key: openers[key] for key in group} for group in groups],
+            here,
+            inputs,
+            plan,
+            self._setting.config.seed,
+            partial(clock.read, device=device),
+            at_once=cores(),
+            progress=progress,
+            is_fault=lambda error: not of_the_candidate(error),
+        )
+
+    def _baseline_of(self, found: campaign.Campaign, mark: str) -> Estimate:
+        inputs, conditions = self.inputs(mark)
+        seed = self._setting.config.seed
+        measured = campaign.measurements(found, found.anchors[0], latency.rows_of(inputs), seed, conditions)[LATENCY]
+        return Estimate.of(measured)
 
     @cached_property
     def _references(self) -> References:
@@ -110,7 +193,7 @@ class Timings:
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
         found = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
         timed = campaign.measurements(found, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
-        loose = noise.of_estimate("median", Estimate(timed.value, timed.interval))
+        loose = noise.of_estimate("median", stats.Estimate(timed.value, timed.interval))
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
         return replace(timed, conditions={**timed.conditions, "noisy": noisy})
 
@@ -175,6 +258,15 @@ class Timings:
             ceiling.look_again()
             found = roofline.floor(sizes, inputs, width, ceiling)
         return roofline.held_against(found, timed, LATENCY)
+
+
+def _share(progress: Callable[[float], None], done: int, of: int, share: float) -> None:
+    """Say how far the whole is, of which one part is at `share`."""
+    progress((done + share) / of)
+
+
+def _estimate(found: stats.Estimate) -> Estimate:
+    return Estimate(found.value, *found.interval)
 
 
 def stored(folder: Path) -> dict[str, tuple[int, ...]]:

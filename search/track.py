@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from search.track_store import (
     tracking_uri,
     ui_command,
 )
+from spaces.recipe import digest_of
 
 __all__ = ["Tracker", "check_store", "is_database", "tracking_uri", "ui_command"]
 
@@ -132,14 +134,13 @@ class Tracker:
     def finish(self, front: Front, study: Study, exports: Path, status: Ending = "FINISHED") -> None:
         """Log the files in `exports`, what was measured last, and the front's models; then `close`."""
         self._flush(front)
+        self._log_front(front)
         for name in EXPORTED:
             if (exports / name).exists():
                 self._client.log_artifact(self._parent, str(exports / name))
-        now = round(time.time() * 1000)
-        for number in self._runs.keys() & (study.held_out.keys() | study.final.keys()):
-            values = {f"test_{name}": m.value for name, m in study.held_out.get(number, {}).items()}
-            values |= {f"final_{name}": m.value for name, m in study.final.get(number, {}).items()}
-            log_values(self._client, self._runs[number], values, now)
+        for outcome in front.outcomes:
+            if outcome.number in self._runs:
+                self._renew(outcome, study)
         for outcome in front.members:
             if outcome.number in self._runs and model_folder(exports, outcome).is_dir():
                 self._log_model(outcome, model_folder(exports, outcome))
@@ -200,7 +201,7 @@ class Tracker:
         now = round(time.time() * 1000)
         began = now - round(1000 * sum(outcome.seconds.values()))
         run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=f"trial-{outcome.number}")
-        values = {name: m.value for name, m in outcome.measurements.items()}
+        values = _values(outcome)
         values |= {f"{front.quality.objective}_rung{rung}": seen for rung, seen in outcome.rungs.items()}
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
         log_values(self._client, run.info.run_id, values, now, params={**self._defaults, **outcome.recipe.params})
@@ -225,16 +226,43 @@ class Tracker:
                 self._client.set_tag(run, "reason", reason)
                 self._reasons[outcome.number] = reason
 
+    def _renew(self, outcome: Outcome, study: Study) -> None:
+        """Log again what the end of a search says otherwise of a trial, so that its run has the numbers of the front.
+
+        At step 1, because MLflow shows the last step of a metric. What the search's own timing said of a finalist stays
+        beside it as `quick_<metric>`, the held-out split as `test_<metric>`.
+        """
+        run = self._client.get_run(self._runs[outcome.number])
+        values = _values(outcome)
+        values |= {f"quick_{name}": m.value for name, m in outcome.quick.items()}
+        values |= {f"test_{name}": m.value for name, m in study.held_out.get(outcome.number, {}).items()}
+        changed = {name: value for name, value in values.items() if run.data.metrics.get(name) != value}
+        tags = {"status": outcome.status, "noisy": outcome.noise[:TAG_LENGTH]}
+        for name, value in tags.items():
+            if run.data.tags.get(name) != value:
+                self._client.set_tag(run.info.run_id, name, value)
+        if changed:
+            log_values(self._client, run.info.run_id, changed, round(time.time() * 1000), step=1)
+            self._client.log_dict(run.info.run_id, outcome.to_json(), "outcome.json")
+
     def _log_model(self, outcome: Outcome, folder: Path) -> None:
         """Log the exported model in `folder` under its trial's run, unless it is there."""
         run = self._client.get_run(self._runs[outcome.number])
-        if run.data.tags.get("model") == outcome.recipe.digest:
+        # Weights that were trained again are another model; so is one whose record has other figures.
+        record = digest_of({"recipe": outcome.recipe.digest, "made": outcome.made, "measured": _values(outcome)})
+        if run.data.tags.get("model") == record:
             return
+        for old in run.outputs.model_outputs if run.outputs else ():
+            with suppress(load_mlflow().exceptions.MlflowException):  # it was deleted before
+                self._client.delete_logged_model(old.model_id)
         model = log_model(self._client, run, f"trial-{outcome.number}", folder, outcome.recipe.params)
-        values = {name: m.value for name, m in outcome.measurements.items()}
-        # At the time of the run's own metrics: the same point twice is one point.
-        log_values(self._client, run.info.run_id, values, run.info.end_time, model=model)
-        self._client.set_tag(run.info.run_id, "model", outcome.recipe.digest)
+        log_values(self._client, run.info.run_id, _values(outcome), round(time.time() * 1000), step=1, model=model)
+        self._client.set_tag(run.info.run_id, "model", record)
+        self._client.set_tag(run.info.run_id, "model_id", model)  # its earlier ones are deleted
+
+
+def _values(outcome: Outcome) -> dict[str, float]:
+    return {name: m.value for name, m in outcome.measurements.items()}
 
 
 def _flag(value: bool) -> str:

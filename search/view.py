@@ -29,7 +29,7 @@ def line_of(outcome: Outcome, front: Front) -> str:
     quality = next((t.objective for t in front.targets if t.better == "higher"), front.targets[0].objective)
     figures = [text(outcome.measurements[quality]), text(outcome.measurements[LATENCY])]
     faster = times(front.speedup(outcome, front.baseline))
-    standing = front.why_not(outcome) or "on the front"
+    standing = front.standing(outcome)
     marks = f"  (noisy: {outcome.noise})" if outcome.noise else ""
     return f"{outcome.number:>4}  {'  '.join(figures):<20} {faster:>6}  {describe(outcome.recipe)}  [{standing}]{marks}"
 

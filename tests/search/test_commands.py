@@ -82,7 +82,9 @@ def test_check_confirms_an_exported_model(finished: Finished) -> None:
         shown = command.search("check", folder, cwd=finished.folder).succeeded().out
         assert "largest difference of logits 0 " in shown
         assert "accuracy on the validation split" in shown and "latency:" in shown
-        assert "the model does what its record says" in shown
+        verdict, said = shown.splitlines()[-1], next(line for line in shown.splitlines() if line.startswith("latency:"))
+        assert (verdict == "the model does what its record says") == ("as recorded" in said)
+        assert "the model" in verdict and ("busy" in said) <= ("not compared" in verdict)
 
 
 def test_check_on_another_kind_of_device_compares_predictions_only(finished: Finished, tmp_path: Path) -> None:

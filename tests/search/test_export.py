@@ -276,7 +276,8 @@ def test_a_missing_key_is_named(best: Path, key: str) -> None:
         ("- a\n- b\n", "must be a best-config file"),
         ("a: [1, 2", "not valid YAML"),
         ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
-        ("schema_version: 99\n", "must be at most 1 for this program, got 99"),
+        ("schema_version: 99\n", "must be at most 2 for this program, got 99"),
+        ("schema_version: 1\n", "must be 2 for this program, got 1; export the study again"),
         ("\udcff", "cannot be read"),
     ],
 )

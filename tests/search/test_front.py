@@ -11,6 +11,8 @@ import pytest
 
 from search.compare import Estimate, difference, ratio
 from search.errors import UserError
+from search.final import Final
+from search.finalists import finalists_of
 from search.front import LATENCY, PICKS, Front, Outcome, Target
 
 from . import factory
@@ -180,3 +182,121 @@ def test_the_hypervolume_grows_only_when_the_front_does() -> None:
 def test_an_outcome_survives_json() -> None:
     for outcome in factory.front().outcomes:
         assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+
+
+# The final campaign decides the front again.
+
+
+def decided(made: Front, **changes: object) -> Front:
+    return made.decided(replace(factory.campaign(made), **changes), lambda outcome: ())  # type: ignore[arg-type]
+
+
+def test_after_the_campaign_its_clock_times_are_the_numbers_and_the_loops_stay_beside_them() -> None:
+    made = factory.front()
+    after = decided(made)
+    for outcome, before in zip(after.outcomes, made.outcomes, strict=True):
+        if outcome.number in after.final.measurements:
+            assert outcome.value(LATENCY) == pytest.approx(0.8 * before.value(LATENCY))
+            assert outcome.quick[LATENCY] == before.measurements[LATENCY]
+            assert outcome.value("accuracy") == before.value("accuracy")
+        elif outcome.status == "complete":
+            assert outcome.value(LATENCY) == pytest.approx(0.8 * before.value(LATENCY)), "at the baseline's clock time"
+            assert outcome.value(LATENCY) * outcome.value("speedup") == pytest.approx(after.outcomes[0].value(LATENCY))
+            assert outcome.quick == {}
+
+
+def test_who_is_dominated_by_the_campaigns_figures_leaves_the_front_and_the_reason_has_them() -> None:
+    made = factory.front()
+    slow, better = made.members[1], made.members[2]
+    factor = 1.01 * better.value(LATENCY) / slow.value(LATENCY)
+    after = made.decided(factory.campaign(made, {slow.number: factor}), lambda outcome: ())
+    assert {o.number for o in made.members} - {o.number for o in after.members} == {slow.number}
+    again = next(o for o in after.outcomes if o.number == better.number)
+    shown = f"({100 * again.value('accuracy'):.1f} %, {again.value(LATENCY):.2f} ms)"
+    left = next(o for o in after.outcomes if o.number == slow.number)
+    assert after.why_not(left) == f"dominated by {better.number} {shown}"
+
+
+def test_no_member_is_dominated_by_another_by_the_figures_that_are_shown() -> None:
+    rng = random.Random(5)
+    for seed in range(20):
+        made = factory.front(seed=seed)
+        after = made.decided(
+            factory.campaign(made, {o.number: rng.uniform(0.7, 1.4) for o in made.members}), lambda outcome: ()
+        )
+        shown = [(o.value(LATENCY), -o.value("accuracy")) for o in after.members]
+        assert all(not (a[0] <= b[0] and a[1] <= b[1] and a != b) for a in shown for b in shown)
+        assert all((after.why_not(o) == "") == (o in after.members) for o in after.outcomes)
+
+
+def test_what_was_not_timed_again_is_never_a_member_and_says_so_without_old_figures() -> None:
+    """A member turns out slow, and one that it dominated in the loop is no member for that: it was not timed."""
+    outcomes = (*factory.baselines(), factory.outcome(3, 0.80, 4.0), factory.outcome(4, 0.79, 4.1))
+    made = Front(factory.TARGETS, outcomes)
+    after = made.decided(factory.campaign(made, {3: 1.2}), lambda outcome: ())
+    left = after.outcomes[4]
+    assert left not in after.members
+    assert after.why_not(left) == "not timed again: 3 dominated it in the search's own timing"
+
+
+def test_members_that_came_too_late_stay_and_are_marked() -> None:
+    made = factory.front()
+    late = made.members[0]
+    final = factory.campaign(made)
+    timed = {n: m for n, m in final.measurements.items() if n != late.number}
+    final = replace(final, measurements=timed, late={late.number: "late"})
+    after = made.decided(final, lambda outcome: ())
+    [found] = [o for o in after.members if o.number == late.number]
+    assert after.standing(found) == "on the front by its quick timing"
+    assert found.value(LATENCY) == pytest.approx(0.8 * late.value(LATENCY)), "counted at the campaign's speed"
+
+
+def test_limits_on_latency_are_decided_on_the_campaigns_figures() -> None:
+    made = factory.front()
+    slow = made.members[-1]
+    assert slow.value(LATENCY) > 5
+    made = made.within(max_latency_ms=slow.value(LATENCY) * 0.9)
+    assert slow.number not in {o.number for o in made.members}
+    final = factory.campaign(Front(made.targets, factory.front().outcomes))
+    limit = slow.value(LATENCY) * 0.9
+    after = made.decided(final, lambda o: ("too slow",) if o.value(LATENCY) > limit else ())
+    assert slow.number in {o.number for o in after.members}, "0.8 of its quick timing by the clock"
+
+
+def test_ties_and_speedups_are_what_the_pair_itself_showed() -> None:
+    close = factory.outcome(3, 0.80, 5.0), factory.outcome(4, 0.801, 5.01)
+    made = Front(factory.TARGETS, (*factory.baselines(), *close))
+    final = factory.campaign(made)
+    assert (3, 4) in made.decided(final, lambda o: ()).ties()
+    told = {**final.ratios[""], (3, 4): Estimate(0.99, 0.985, 0.995)}
+    after = made.decided(replace(final, ratios={"": told}), lambda o: ())
+    assert (3, 4) not in after.ties(), "the paired difference excludes none, whatever their own intervals say"
+    assert after.speedup(after.outcomes[3], after.outcomes[4]) == pytest.approx((1 / 0.99, 1 / 0.995, 1 / 0.985))
+    over_best = after.speedup(after.outcomes[3], after.best_uncompressed)
+    assert after.best_uncompressed is not None and over_best is not None
+    assert over_best.value == pytest.approx(after.best_uncompressed.value(LATENCY) / after.outcomes[3].value(LATENCY))
+
+
+def test_without_a_campaign_the_front_is_that_of_the_search() -> None:
+    made = factory.front()
+    assert made.decided(Final(), lambda outcome: ("never asked",)) is made
+
+
+def test_what_a_campaign_found_survives_json() -> None:
+    found = replace(factory.campaign(factory.front()), late={7: "the time limit passed"})
+    assert Final.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_finalists_are_the_baselines_the_members_and_a_few_that_are_close_to_them() -> None:
+    outcomes = (
+        *factory.baselines(),
+        factory.outcome(3, 0.80, 4.0),
+        factory.outcome(4, 0.799, 4.04),  # 1 % slower, known to 2 %
+        factory.outcome(5, 0.799, 4.2),
+        factory.outcome(6, 0.798, 4.05),
+        factory.outcome(7, 0.797, 4.06),
+    )
+    made = Front(factory.TARGETS, outcomes)
+    wanted = [o.number for o in finalists_of(made)]
+    assert wanted[:2] == [0, 1], "the baselines first"
+    assert set(wanted) == {0, 1, *(o.number for o in made.members), 4, 6}

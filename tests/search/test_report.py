@@ -128,7 +128,7 @@ def test_the_table_shows_members_and_the_uncompressed_model(front: Front) -> Non
 
 def test_the_last_lines_name_each_pick_and_both_speedups() -> None:
     made = factory.front()
-    lines = pick_lines(made, factory.study(made))
+    lines = pick_lines(made)
     assert [line.split()[0] for line in lines] == ["fastest", "balanced", "most-accurate"]
     assert all("over eager fp32" in line and "over the best uncompressed" in line for line in lines)
 
@@ -137,7 +137,7 @@ def test_texts_exist_for_every_front(front: Front) -> None:
     study = factory.study(front)
     assert headline(front)
     assert headline(front) in note(front, study)
-    assert len(pick_lines(front, study)) == len(front.picks)
+    assert len(pick_lines(front)) == len(front.picks)
 
 
 def test_the_census_counts_every_trial_once(front: Front) -> None:

@@ -114,7 +114,7 @@ def test_with_more_trials_it_goes_on_where_the_equal_one_ended(folder: Path) -> 
 
 def test_finalists_are_timed_again(folder: Path) -> None:
     again(folder, "third", equal=True)
-    final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]
+    final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]["measurements"]
     assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
 
 
@@ -122,8 +122,12 @@ def test_a_run_out_of_time_keeps_what_an_earlier_one_measured_of_finalists(folde
     before = read_outcomes(folder / "mlruns", "third")[0]["about"]
     again(folder, "third", "--timeout", "1")
     after = read_outcomes(folder / "mlruns", "third")[0]["about"]
-    assert after["final"] == before["final"] != {} and after["held_out"] == before["held_out"]
-    for number in before["final"]:
+    assert (
+        after["final"] == before["final"]
+        and before["final"]["measurements"]
+        and after["held_out"] == before["held_out"]
+    )
+    for number in before["final"]["measurements"]:
         model = folder / "mlruns" / "exports" / "third" / "models" / number
         assert (model / "reference.npz").is_file() or not model.is_dir()
 
@@ -147,7 +151,7 @@ def made_again(folder: Path) -> None:
 def finalist(folder: Path, study: str) -> Outcome:
     """A compressed model that the study exported."""
     about, outcomes = read_outcomes(folder / "mlruns", study)
-    finals = set(map(int, about["about"]["final"]))
+    finals = set(map(int, about["about"]["final"]["measurements"]))
     return next(o for o in outcomes if o.number in finals and o.recipe.compressed)
 
 
@@ -160,12 +164,30 @@ def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -
     assert new == {o.number for o in measured if o.folder == kept} and new
 
 
+def shown(folder: Path, study: str, number: int) -> dict[str, float]:
+    """The values of a trial in front.json."""
+    found = json.loads((folder / "mlruns" / "exports" / study / "front.json").read_text())
+    values: dict[str, float] = next(trial["values"] for trial in found["trials"] if trial["number"] == number)
+    return values
+
+
+def logged(folder: Path, study: str, number: int) -> dict[str, float]:
+    """Those of its run in MLflow."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    place = client.get_experiment_by_name(study).experiment_id
+    [run] = client.search_runs([place], f"tags.number = '{number}'")
+    return {name: value for name, value in run.data.metrics.items() if name in shown(folder, study, number)}
+
+
 def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now(folder: Path) -> None:
     member = finalist(folder, "retrained")
     made_again(folder / "mlruns" / member.folder)
     again(folder, "retrained")
     about = read_outcomes(folder / "mlruns", "retrained")[0]["about"]
     assert str(member.number) in about["renewed"]
+    assert logged(folder, "retrained", member.number) == shown(folder, "retrained", member.number)
     models = list((folder / "mlruns" / "exports" / "retrained" / "models").iterdir())
     assert models and not [found for found in map(check.check, models) if found.problem]
 

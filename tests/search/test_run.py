@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import STUDY, Finished
 
 from search.best_config import read_best_config, schema
 from search.track import tracking_uri
+from search.wording import quantity
 
 EXPORTED = ("front.json", "front.html", "front.png", "best-config.yaml", "fastest.yaml", "most-accurate.yaml")
 MODEL_FILES = ("config.json", "model.safetensors", "recipe.yaml", "reference.npz", "tokenizer.json")
@@ -63,7 +65,7 @@ def test_best_config_files_fit_their_schema_and_name_a_member(finished: Finished
     jsonschema.validate(yaml.safe_load(path.read_text()), schema("best-config"))
     record = read_best_config(path)
     assert record.number in {int(folder.name) for folder in finished.models()}
-    assert "accuracy" in record.held_out and "latency_p50_ms" in record.final
+    assert "accuracy" in record.held_out and record.measurements["latency_p50_ms"].conditions["sets"] == 3
 
 
 def test_all_files_are_there_and_nothing_half_written(finished: Finished) -> None:
@@ -128,7 +130,7 @@ def test_mlflow_trials_have_the_params_metrics_and_tags_of_their_outcomes(finish
     for outcome in finished.states[-1].outcomes:
         run = tracked.trials[f"trial-{outcome.number}"]
         assert run.data.params["runtime.name"] == outcome.recipe.runtime.name
-        for name in ("accuracy", "latency_p50_ms", "size_mb", "params", "speedup", "quality_loss"):
+        for name in ("accuracy", "size_mb", "params", "quality_loss"):
             assert run.data.metrics[name] == outcome.measurements[name].value
         tags = run.data.tags
         assert (tags["status"], tags["rung"], tags["digest"]) == ("complete", "2", outcome.recipe.digest)
@@ -148,7 +150,64 @@ def test_a_front_member_in_mlflow_answers_as_the_exported_one(finished: Finished
     import search
 
     folder = finished.models()[0]
-    [model] = tracked.trials[f"trial-{folder.name}"].outputs.model_outputs
+    model = tracked.trials[f"trial-{folder.name}"].data.tags["model_id"]
     mlflow.set_tracking_uri(tracking_uri(finished.mlruns))
     texts = ["a charming and funny film", "the plot is dull"]
-    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(texts) == search.load(folder)(texts)
+    assert mlflow.pyfunc.load_model(f"models:/{model}").predict(texts) == search.load(folder)(texts)
+
+
+def test_one_model_has_one_number_wherever_it_is_shown(finished: Finished, tracked: Tracked) -> None:
+    """Clock times of the final campaign: table, last lines, page, picture, front.json, MLflow and best-config."""
+    printed, page = finished.runs[-1].out, (finished.exports / "front.html").read_text()
+    found = front_json(finished)
+    trials = {trial["number"]: trial for trial in found["trials"]}
+    assert found["members"] and found["quick_timings"] == []
+    for member in found["members"]:
+        number, measured = member["number"], member["measurements"]["latency_p50_ms"]
+        assert measured["conditions"]["sets"] == 3 and "reference_ms" not in measured["conditions"]
+        assert "reference_ms" in member["quick"]["latency_p50_ms"]["conditions"], "the loop's figure is beside it"
+        shown = quantity(measured["value"], "ms")
+        record = read_best_config(finished.exports / "models" / str(number) / "recipe.yaml")
+        assert record.measurements["latency_p50_ms"].to_json() == measured
+        assert record.speedup == member["speedup"]
+        metrics = tracked.trials[f"trial-{number}"].data.metrics
+        assert metrics["latency_p50_ms"] == measured["value"] == trials[number]["values"]["latency_p50_ms"]
+        assert metrics["speedup"] == member["measurements"]["speedup"]["value"]
+        assert metrics["quick_latency_p50_ms"] == member["quick"]["latency_p50_ms"]["value"]
+        [row] = [line for line in printed.splitlines() if line.startswith("\u2502") and line.split()[1] == str(number)]
+        assert f" {shown} " in row
+        [tooltip] = re.findall(rf"<title>trial {number}: [^<]*</title>", page)
+        assert f"latency {shown}" in tooltip
+        [cells] = re.findall(rf'<tr id="row-{number}".*?</tr>', page, re.DOTALL)
+        assert f'data-value="{measured["value"]}">{shown}<' in cells
+    for name, number in found["picks"].items():
+        shown = quantity(trials[number]["values"]["latency_p50_ms"], "ms")
+        [line] = [line for line in printed.splitlines() if line.startswith(name)]
+        assert f"{shown}  (" in line
+        [card] = re.findall(rf'<div class="pick"><h3>{name.replace("-", " ")}</h3>.*?</div>', page)
+        assert shown in card
+
+
+def test_the_front_is_a_front_by_the_figures_it_shows(finished: Finished) -> None:
+    found = front_json(finished)
+    points = {
+        m["number"]: (m["measurements"]["latency_p50_ms"]["value"], -m["measurements"]["accuracy"]["value"])
+        for m in found["members"]
+    }
+    for number, (ms, loss) in points.items():
+        assert not [n for n, (x, y) in points.items() if n != number and x <= ms and y <= loss]
+    assert all(trial["on_front"] or trial["reason"] for trial in found["trials"])
+
+
+def test_all_latencies_of_a_finished_study_are_at_the_campaigns_speed(finished: Finished, tracked: Tracked) -> None:
+    found = front_json(finished)
+    [eager] = [t["values"]["latency_p50_ms"] for t in found["trials"] if t["number"] == found["baseline"]]
+    members = {member["number"] for member in found["members"]} | {found["baseline"], found["best_uncompressed"]}
+    converted = [t for t in found["trials"] if t["reason"].startswith("not timed again")]
+    for trial in converted:
+        assert trial["number"] not in members
+        values = trial["values"]
+        assert values["latency_p50_ms"] * values["speedup"] == pytest.approx(eager)
+    for trial in found["trials"]:
+        logged = tracked.trials[f"trial-{trial['number']}"].data.metrics["latency_p50_ms"]
+        assert logged == trial["values"]["latency_p50_ms"]
