@@ -71,8 +71,9 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
     ratio = timed.get(SPEEDUP.name)
     if ratio is None:
         return dict(timed)
+    by_clock = {o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT) if o.name in timed}
     median = reference.value / ratio.value
-    slower = median / timed[P50.name].value
+    slower = median / by_clock[P50.name].value
 
     def moved(found: Measurement, value: float, below: float, above: float) -> Measurement:
         """`below` and `above`: how far the interval reaches on the log scale without the reference's error."""
@@ -80,18 +81,25 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
         if found.better == "higher":
             down, up = up, down
         ends = (value * math.exp(-math.hypot(below, down)), value * math.exp(math.hypot(above, up)))
-        known = {"as_timed": found.value, **found.conditions, "reference_ms": reference.value}
-        return replace(
-            found, value=value, interval=ends, conditions={**known, "reference_interval": [*reference.interval]}
-        )
+        was = {"as_timed": found.value, "as_timed_interval": [*found.interval]}
+        by = {"reference_ms": reference.value, "reference_interval": [*reference.interval]}
+        return replace(found, value=value, interval=ends, conditions={**found.conditions, **was, **by})
 
     below, above = _reach(Estimate(ratio.value, ratio.interval))
-    made = {P50.name: moved(timed[P50.name], median, above, below)}
+    made = {P50.name: moved(by_clock[P50.name], median, above, below)}
     for objective, factor in ((P90, slower), (P99, slower), (THROUGHPUT, 1 / slower)):
-        if objective.name in timed:
-            found = timed[objective.name]
+        if objective.name in by_clock:
+            found = by_clock[objective.name]
             made[objective.name] = moved(found, found.value * factor, *_reach(Estimate(found.value, found.interval)))
     return {**timed, **made}
+
+
+def _as_timed(found: Measurement) -> Measurement:
+    """As the clock said, of a measurement that may be counted by a reference."""
+    if "as_timed_interval" not in found.conditions:
+        return found
+    low, high = found.conditions["as_timed_interval"]
+    return replace(found, value=found.conditions["as_timed"], interval=(low, high))
 
 
 def _reach(found: Estimate) -> tuple[float, float]:

@@ -201,6 +201,12 @@ def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it()
     assert latency.reference_error(timed["latency_p50_ms"]) == 0.0
 
 
+def test_a_second_reference_gives_what_it_would_have_given_alone() -> None:
+    timed = measure(Machine(noise=0.05), 4, 10)
+    loose, other = Estimate(20.0, (15.0, 30.0)), Estimate(10.0, (9.5, 10.5))
+    assert latency.at_speed_of(other, latency.at_speed_of(loose, timed)) == latency.at_speed_of(other, timed)
+
+
 def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_first() -> None:
     timed = measure(Machine(noise=0.05), 4, 10)
     once = latency.at_speed_of(exactly(20.0), timed)
