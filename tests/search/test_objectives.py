@@ -45,13 +45,28 @@ def test_every_term_of_the_recovery_trains_and_stops(config: Path, tmp_path: Pat
         config,
         *("--set", "budget.trials=4", "--set", "space.distill.layers=1", "--set", "space.prune.flops=0.5"),
         *("--set", "recover.block_weight=0.5", "--set", "recover.relation_weight=0.5"),
-        *("--set", "recover.early_stopping=1", "--set", "teacher.early_stopping=2"),
+        *("--set", "recover.early_stopping=1", "--set", "teacher.early_stopping=8"),
         cwd=tmp_path,
     ).succeeded()
     assert "recovery ..." in ended.out
     trained = [o for o in state_of(tmp_path / "mlruns").outcomes if o.recipe.recover]
     assert trained and all(o.status == "complete" for o in trained)
     assert trained[0].recipe.recover["relation_weight"] == 0.5
+    for term in ("block_weight", "relation_weight"):
+        plain = command.search(
+            "run",
+            config,
+            *("--study", term, "--set", "budget.trials=4", "--set", "space.distill.layers=1"),
+            *("--set", "space.prune.flops=0.5", "--set", f"recover.{term}=0.5"),
+            *("--set", "recover.early_stopping=1", "--set", "teacher.early_stopping=8"),
+            cwd=tmp_path,
+        )
+        assert plain.succeeded()
+        without = {
+            str(o.recipe.steps): o.made for o in state_of(tmp_path / "mlruns", term).outcomes if o.recipe.recover
+        }
+        same = [o for o in trained if str(o.recipe.steps) in without]
+        assert same and all(o.made != without[str(o.recipe.steps)] for o in same), "the other term changed the weights"
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
 
 
