@@ -121,7 +121,7 @@ class Rows(Lines):
         """The row of a trial: a new one, or its figures again."""
         if outcome.number not in self.by_trial:
             self.by_trial[outcome.number] = self._report.add(trial=outcome.number)
-        measured = {**outcome.measurements, **front.final.get(outcome.number, {})}
+        measured = outcome.measurements
         over = speedups(front, outcome) if outcome.status == "complete" else {}
         self._report.fill(
             self.by_trial[outcome.number],
