@@ -1,14 +1,14 @@
 """How far a comparison repeats on this device: the same model on both sides (A/A), and device time beside host time.
 
-The true ratio is 1. Promised: long comparisons within 1 % of it on a GPU, quick ones within 5 %. Several pairs of fresh
-processes are open at once, and take turns: opening them one after the other, as a search does, would take minutes.
+The true ratio is 1. Promised: those of a campaign within 1 % of it on a GPU, quick ones within 5 %. Several pairs of
+fresh processes are open at once, and take turns: opening them one after the other, as a search does, would take minutes.
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,18 @@ from place import Place
 from repeatability import INSIDE, WITHIN
 from tables import Report
 
-from objectives import latency
-from objectives.latency import LONG, QUICK
+from objectives import campaign, latency
+from objectives.latency import QUICK
 from objectives.measurement import Measurement
 from objectives.process import Remote
+from objectives.stats import Estimate
 
 COLUMNS = ("runtime", "kind", "pair", "ratio", "low", "high", "within %", "host_ms", "device_ms", "note")
-#: (runtime, quick comparisons, long ones) and the pairs of processes that they use in turn.
+#: (runtime, quick comparisons, campaigns) and the pairs of processes that they use in turn.
 RUNTIMES, PAIRS = (("cuda_graph", 6, 2), ("eager", 6, 2)), 3
 DRY_RUNTIMES, DRY_PAIRS = (("eager", 2, 1),), 1
-QUICK_S, LONG_S = 0.8, 3.0
-DRY_S = 0.1
+QUICK_S, DRY_S = 0.8, 0.1
+PLAN, DRY_PLAN = campaign.Plan.lasting(1.5), campaign.Plan.lasting(0.1)  # seconds of one process over all sets
 
 
 def run(place: Place, report: Report) -> None:
@@ -41,53 +42,50 @@ def run(place: Place, report: Report) -> None:
     report.begin(title, COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         model = models.write_model(Path(folder) / "model", models.TOY if place.dry else models.CONFIG)
-        for runtime, quick, long in runtimes:
+        for runtime, quick, campaigns in runtimes:
             openings = [partial(models.opened, model, runtime, place.device)] * (2 * pairs)
             with several.opened(openings) as sides:
                 broken = [side for side in sides if isinstance(side, Exception)]
                 if broken:
                     report.add(runtime=runtime, note=several.brief(broken[0]))
                     continue
-                compare(report, place, runtime, [s for s in sides if isinstance(s, Remote)], quick, long)
+                compare(report, place, runtime, [s for s in sides if isinstance(s, Remote)], quick, campaigns)
     judge(report, "cpu" if place.dry else "cuda")
 
 
-def compare(report: Report, place: Place, runtime: str, sides: list[Remote], quick: int, long: int) -> None:
-    """Quick comparisons of one pair each, then long ones over all pairs."""
+def compare(report: Report, place: Place, runtime: str, sides: list[Remote], quick: int, campaigns: int) -> None:
+    """Quick comparisons of one pair each, then campaigns of all processes."""
     conditions, fed = {"device": place.device}, models.fed()
-    read = several.read_beside(len(sides) - 2, place.device)
     pairs = list(zip(sides[::2], sides[1::2], strict=True))
-    quick_s, long_s = (DRY_S, DRY_S) if place.dry else (QUICK_S, LONG_S)
+    quick_s, plan = (DRY_S, DRY_PLAN) if place.dry else (QUICK_S, PLAN)
+    beside = several.read_beside(len(sides) - 2, place.device)
     for number in range(quick):
         candidate, baseline = pairs[number % len(pairs)]
-        timed = latency.measure(candidate, baseline, fed, QUICK.lasting(quick_s), number, conditions, read)
-        add(report, runtime, "quick", str(number % len(pairs) + 1), timed)
+        timed = latency.measure(candidate, baseline, fed, QUICK.lasting(quick_s), number, conditions, beside)
+        add(report, runtime, "quick", str(number % len(pairs) + 1), stats_of(timed[latency.SPEEDUP.name]), timed)
         stop(candidate, baseline)
-    for number in range(long):
-        turns = Turns(pairs)
-        protocol = LONG.lasting(long_s)
-        timed = latency.measure_fresh(turns.candidate, turns.baseline, fed, protocol, number, conditions, read)
-        turns.over()
-        add(report, runtime, "long", "all", timed)
+    read = several.read_beside(0, place.device)
+    for number in range(campaigns):
+        openers = {key: Turn(sides, key) for key in range(len(sides))}
+        found = campaign.run([openers], (0, 1), fed, plan, number, read)
+        for key in range(0, len(sides), 2):
+            timed = campaign.measurements(found, key, latency.rows_of(fed), number, conditions)
+            add(report, runtime, "campaign", str(key // 2 + 1), found.ratio(key, key + 1), timed)
+        stop(*sides)
 
 
-class Turns:
-    """Pairs that are open already, one after the other, in the place of fresh ones; who had its turn is stopped."""
+class Turn:
+    """Opens, for each set of a campaign, the next of the processes that are open already: fresh ones take too long."""
 
-    def __init__(self, pairs: Sequence[tuple[Remote, Remote]]) -> None:
-        self._pairs = itertools.cycle(pairs)
-        self._current: tuple[Remote, ...] = ()
+    def __init__(self, sides: Sequence[Remote], key: int) -> None:
+        self._sides, self._next = sides, itertools.count(key)
 
-    def candidate(self) -> AbstractContextManager[Remote]:
-        self.over()
-        self._current = next(self._pairs)
-        return nullcontext(self._current[0])
+    def __call__(self) -> AbstractContextManager[Remote]:
+        return nullcontext(self._sides[next(self._next) % len(self._sides)])
 
-    def baseline(self) -> AbstractContextManager[Remote]:
-        return nullcontext(self._current[1])
 
-    def over(self) -> None:
-        stop(*self._current)
+def stats_of(ratio: Measurement) -> Estimate:
+    return Estimate(ratio.value, ratio.interval)
 
 
 def stop(*sides: Remote) -> None:
@@ -95,28 +93,28 @@ def stop(*sides: Remote) -> None:
         side.pause()
 
 
-def add(report: Report, runtime: str, kind: str, pair: str, timed: dict[str, Measurement]) -> None:
-    ratio = timed[latency.SPEEDUP.name]
+def add(report: Report, runtime: str, kind: str, pair: str, ratio: Estimate, timed: Mapping[str, Measurement]) -> None:
     device = timed.get(latency.DEVICE_P50.name)
-    host_ms = timed[latency.P50.name].value
+    host = timed[latency.P50.name]
+    low, high = ratio.interval
     report.add(
         runtime=runtime,
         kind=kind,
         pair=pair,
         ratio=ratio.value,
-        low=ratio.interval[0],
-        high=ratio.interval[1],
+        low=low,
+        high=high,
         **{"within %": 100 * abs(ratio.value - 1)},
-        host_ms=host_ms,
+        host_ms=host.value,
         device_ms=None if device is None else device.value,
-        note=ratio.conditions["noisy"],
+        note=host.conditions["noisy"],
     )
 
 
 def judge(report: Report, device: str) -> None:
     """The promises, over all rows of a kind; and what share of host time the device sees."""
     promises = []
-    for kind in ("quick", "long"):
+    for kind in ("quick", "campaign"):
         rows: list[dict[str, Any]] = [row for row in report.rows if row.get("kind") == kind]
         if rows:
             bound = WITHIN[kind, device]

@@ -137,5 +137,5 @@ def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path) -> None:
     assert "CUDA" in reasons["bf16"] and "fp8 needs" in reasons["fp8"] and "2:4" in reasons["2:4 fp16"]
     assert all(row["check"] == "ok" and row["cpu_ms"] > 0 for row in stages["exports"]["rows"])
     kinds = [row["kind"] for row in stages["repeatability"]["rows"]]
-    assert kinds == ["quick", "quick", "long"] and len(stages["repeatability"]["goals"]) == 2
+    assert kinds == ["quick", "quick", "campaign"] and len(stages["repeatability"]["goals"]) == 2
     assert all(row["outcome"] == "skipped" for row in stages["gpu-tests"]["rows"])
