@@ -1,7 +1,7 @@
 """How far a comparison repeats on this device: the same model on both sides (A/A), and device time beside host time.
 
 The true ratio is 1. Promised: those of a campaign within 1 % of it on a GPU, quick ones within 5 %. Several pairs of
-fresh processes are open at once, and take turns: opening them one after the other, as a search does, would take minutes.
+fresh processes are open at once, and take turns: opening them one after the other, as a search does, takes minutes.
 """
 
 from __future__ import annotations
