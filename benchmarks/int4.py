@@ -72,7 +72,7 @@ def rows() -> list[np.ndarray]:
 def write_model(folder: Path) -> Path:
     source = packaged(MODEL)
     assert source is not None, "the extra [quickstart] is not installed"
-    model, about = base.load_base(source, MODEL, "", "mean", ("negative", "positive"), pairs=False)
+    model, about = base.load_base(source, MODEL, "", "mean", ("negative", "positive"), frame={})
     base.write_folder(folder, model.eval(), about, {})
     return onnx.graph(folder, {"width": "fp32"})
 

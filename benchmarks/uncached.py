@@ -59,7 +59,7 @@ class Uncached(Maker):
 
     def _outputs(self) -> Path | None:
         s = self._setting
-        return compose._outputs(s.config, s.space, self._known, s.data, s.teacher, self._stage)
+        return compose._outputs(s.config, s.space, self._known, s.data, s.teacher, s.context.device, self._stage)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from search.best_config import BestConfig
 from search.exported import read_exported
 from search.front import LATENCY
 from search.setting import cores
+from search.stages import frame_in
 from spaces import build, runtime
 from spaces.axis import Context, Infeasible
 from spaces.base import read_config
@@ -65,7 +66,7 @@ def on_cpu(folder: Path, record: BestConfig, width: str, dry: bool) -> tuple[flo
         name, plan = "eager", {"width": "fp32"}
     load, base = record.config["workload"], read_config(folder)[0]
     length = 32 if load["length"] == "data" else int(load["length"])
-    fed = list(inputs(Workload(int(load["batch"]), length), base.inputs, int(base.config["vocab_size"])))
+    fed = list(inputs(Workload(int(load["batch"]), length), base.inputs, frame_in(folder)))
     opening = partial(build.open_predict, folder, name, plan, context)
     try:
         with open_bench(opening, "cpu", context.threads, timeout_s=60) as side:

@@ -88,7 +88,7 @@ def test_a_model_in_half_the_bytes_is_loaded_in_fp32_with_its_rounded_weights(tm
     before = load_file(tiny_bert / half.WEIGHTS)
     after = load_file(tmp_path / "model" / half.WEIGHTS)
     assert {t.dtype for t in after.values()} == {torch.float16} and before.keys() == after.keys()
-    model, _ = load_base(tmp_path / "model", "half", "main", "mean", ("no", "yes"), False)
+    model, _ = load_base(tmp_path / "model", "half", "main", "mean", ("no", "yes"), {})
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     name = "embeddings.word_embeddings.weight"
     loaded = dict(model.backbone.named_parameters())[name].detach().numpy()
