@@ -7,8 +7,7 @@ from whatever else is at work. OpenMP's libraries read these variables once, whe
 import os
 
 from objectives.quiet import quiet
-
-PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+from objectives.waiting import PASSIVE
 
 quiet()
 os.environ.update(PASSIVE)

@@ -27,6 +27,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import set_spawning_popen
 from typing import IO, Any, Literal, TypeVar
 
+from objectives.waiting import is_passive
+
 Progress = Callable[[str, float], None]
 Failure = TypeVar("Failure", bound=BaseException)
 
@@ -39,15 +41,6 @@ OUTPUT_BYTES = 20_000
 #: How the threads of OpenMP wait for work. "default": as the user has it, spinning for a while unless he says other
 #: things; what is timed runs so. "passive": asleep, so that they take nothing from other processes.
 Waiting = Literal["default", "passive"]
-
-
-#: What OpenMP's libraries read of how their threads wait.
-WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-
-
-def default_waiting() -> str:
-    """How the threads of OpenMP wait in what is timed: "default", or what the user has set."""
-    return " ".join(f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ) or "default"
 
 
 class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
@@ -101,6 +94,11 @@ _SERVERS: Mapping[Waiting, _Server] = {
 }
 
 
+def _server_for(waiting: Waiting) -> _Server:
+    """The server of workers that wait so; one is enough where the user's own threads sleep too."""
+    return _SERVERS["passive" if is_passive() else waiting]
+
+
 class _Popen(popen_forkserver.Popen):
     """The standard library's, but for which server it asks."""
 
@@ -136,7 +134,7 @@ class _Process(multiprocessing.process.BaseProcess):
 
     @staticmethod
     def _Popen(process: _Process) -> _Popen:  # noqa: N802 - its name in the standard library
-        return _Popen(process, _SERVERS[process._waiting])
+        return _Popen(process, _server_for(process._waiting))
 
 
 class Remote:

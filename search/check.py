@@ -16,7 +16,8 @@ import numpy as np
 from objectives import campaign, clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
-from objectives.process import Remote, default_waiting
+from objectives.process import Remote
+from objectives.waiting import default_waiting
 from search import stages
 from search.best_config import BestConfig
 from search.compare import Estimate

@@ -15,7 +15,7 @@ from objectives import campaign, clock, energy, latency, memory, noise, roofline
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
 from objectives.measurement import Measurement
-from objectives.process import default_waiting
+from objectives.waiting import default_waiting
 from objectives.workload import Workload
 from search import stages
 from search.compare import Estimate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import command
 import tiny
+
+from objectives.waiting import PASSIVE
+
+# Before torch is imported: the threads of tests, and of the commands they start, sleep while they wait. Then one fork
+# server is enough for a command, which saves it the seconds that importing torch takes.
+os.environ.update(PASSIVE)
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # where tests run in parallel, each worker has a CPU of its own
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
 
 STUDY = "tiny"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from objectives.process import WAIT_VARIABLES, default_waiting
+from objectives.waiting import PASSIVE, WAIT_VARIABLES, default_waiting
 
 PATHS = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
 PROGRAM = """
@@ -49,6 +49,29 @@ def test_only_what_is_timed_waits_as_the_user_has_it(
     if not said:
         pytest.skip("this torch brings another OpenMP than libgomp")
     assert set(said) == {spins}
+
+
+SERVERS = """
+import psutil
+from held import Held
+from objectives.process import Remote
+
+if __name__ == "__main__":
+    with Remote(Held, waiting="default") as timed, Remote(Held, waiting="passive") as other:
+        print(psutil.Process(timed.pid).ppid() == psutil.Process(other.pid).ppid())
+"""
+
+
+@pytest.mark.parametrize(("chosen", "one"), [({}, "False"), (dict(PASSIVE), "True")])
+def test_one_fork_server_is_enough_where_the_users_own_threads_sleep(
+    tmp_path: Path, chosen: dict[str, str], one: str
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(SERVERS)
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    environment |= {"PYTHONPATH": PATHS, **chosen}
+    answer = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [one]
 
 
 def test_a_timing_says_how_its_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:

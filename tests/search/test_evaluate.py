@@ -76,7 +76,7 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
     monkeypatch.setattr(evaluate, "Maker", world.maker)
     monkeypatch.setattr(evaluate, "Measurer", world.measurer)
     monkeypatch.setattr(evaluate, "digest_in", lambda folder, name: "digest")
-    monkeypatch.setattr(evaluate, "broken", lambda setting, outcome: ())
+    monkeypatch.setattr(evaluate, "broken", lambda limits, metric, outcome: ())
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))
     config = SimpleNamespace(
         budget=SimpleNamespace(trial_timeout=budget.get("trial_timeout", 1800.0)),
