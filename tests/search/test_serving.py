@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
             wanted = build.load(member)(**{name: torch.from_numpy(values) for name, values in ids.items()}).numpy()
         allowed = TOLERANCE["fp32"] if width == "fp32" else wanted.std(0).min() / 2
         np.testing.assert_allclose(search.load(member).logits(ids), wanted, atol=allowed)
+
+
+def test_threads_share_a_model_and_load_models_at_once(folder: Path) -> None:
+    model = search.load(folder)
+    alone = [model(text)[0] for text in TEXTS]
+    with ThreadPoolExecutor(4) as pool:
+        shared = list(pool.map(lambda text: model(text)[0], 4 * TEXTS))
+        loaded = list(pool.map(lambda _: search.load(folder)(TEXTS[0])[0], range(4)))
+    for reply, wanted in zip([*shared, *loaded], [*(4 * alone), *(4 * alone[:1])], strict=True):
+        assert reply["label"] == wanted["label"] and reply["score"] == pytest.approx(wanted["score"], abs=1e-5)
 
 
 def test_a_row_that_is_no_text_is_refused(folder: Path) -> None:
