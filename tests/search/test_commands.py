@@ -47,7 +47,11 @@ def test_front_shows_the_same_front_as_the_run(finished: Finished) -> None:
 def test_front_as_json_is_the_front_file(finished: Finished) -> None:
     shown = json.loads(command.search("front", STUDY, "--json", cwd=finished.folder).succeeded().out)
     jsonschema.validate(shown, schema("front"))
-    assert shown == json.loads((finished.exports / "front.json").read_text())
+    written = json.loads((finished.exports / "front.json").read_text())
+    # The search's own timing is a detail, counted by the reference that the run which wrote the file had.
+    for member in (*shown["members"], *written["members"]):
+        del member["quick"]
+    assert shown == written
 
 
 def test_a_limit_leaves_the_members_that_keep_it(finished: Finished) -> None:

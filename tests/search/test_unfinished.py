@@ -91,7 +91,7 @@ def test_a_killed_study_is_exported_with_its_quick_timing(tmp_path: Path, capsys
     assert commands.export(tmp_path / "mlruns", NAME, None, tmp_path / "out") == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40 trials so far")
     found = json.loads((tmp_path / "out" / "front.json").read_text())
-    assert [member["final"] for member in found["members"]] == [{}] * len(front.members)
+    assert [member["quick"] for member in found["members"]] == [{}] * len(front.members)
     assert {path.name for path in (tmp_path / "out" / "models").iterdir()} == {str(o.number) for o in front.members}
 
 
