@@ -188,7 +188,7 @@ def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now
     assert str(member.number) in about["renewed"]
     assert logged(folder, "retrained", member.number) == shown(folder, "retrained", member.number)
     models = list((folder / "mlruns" / "exports" / "retrained" / "models").iterdir())
-    assert models and not [found for found in map(check.check, models) if found.problem]
+    assert models and not [m for m in models if check.check(m, folder / "mlruns").problem]
 
 
 def test_a_run_out_of_time_measures_them_again_all_the_same(folder: Path) -> None:
