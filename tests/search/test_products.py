@@ -76,7 +76,7 @@ def test_a_search_measures_once_and_its_recipes_hold_what_was_measured(
 
 def test_a_search_over_the_knob_runs_to_its_end(tmp_path: Path, tiny_bert: Path, tiny_data: Path) -> None:
     space = {**OFF, "low_rank": {"rank": [0.3, 0.5], "where": "faster"}}
-    plain = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 1}, "recover": {"epochs": 0}}
+    plain = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 4}, "recover": {"epochs": 0}}
     path = command.write_config(tiny_data / "faster.yaml", **plain, space=space)
     command.search("run", path, "--trials", "3", "--study", "faster", cwd=tmp_path).succeeded()
     from search.propose.study import read_outcomes
