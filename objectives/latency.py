@@ -102,6 +102,16 @@ def _as_timed(found: Measurement) -> Measurement:
     return replace(found, value=found.conditions["as_timed"], interval=(low, high))
 
 
+def at_speeds_of(references: Mapping[str, Estimate], measured: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """`measured`, each workload's latencies counted by its reference (`at_speed_of`); `references` by the mark."""
+    counted = dict(measured)
+    for mark, reference in references.items():
+        own = of_workload(measured, mark)
+        if P50.name in own:
+            counted |= renamed(at_speed_of(reference, own), mark)
+    return counted
+
+
 def _reach(found: Estimate) -> tuple[float, float]:
     """How far the interval reaches below and above, on the log scale."""
     low, high = found.interval

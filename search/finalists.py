@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objectives import clock as clocks
+from objectives import stats
 from objectives.measurement import Measurement
 from objectives.memory import PEAK
 from objectives.process import Remote
@@ -220,6 +221,8 @@ def _weights_here(results: Path, outcome: Outcome) -> str:
 
 #: Attributes of a study: what its last run is about, and which run was the last to end.
 BEGUN, ENDED = "begun", "ended"
+#: Attribute of a study: what the baseline takes under each workload, as its trials are counted by.
+REFERENCES = "references"
 #: What `read_study` is given of a study that has no finalists yet.
 NOTHING_FINAL: Mapping[str, Any] = {"seconds": 0.0, "final": Final().to_json(), "held_out": {}, "checks": {}}
 
@@ -240,6 +243,19 @@ def end(setting: Setting) -> None:
     begun = attribute(folder, name, BEGUN)
     if begun is not None:
         set_attribute(folder, name, ENDED, begun["run"])
+
+
+def keep_references(results: Path, name: str, references: Mapping[str, stats.Estimate]) -> None:
+    """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
+    from search.propose.study import set_attribute
+
+    kept = {mark: [found.value, *found.interval] for mark, found in references.items()}
+    set_attribute(results, name, REFERENCES, kept)
+
+
+def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, stats.Estimate]:
+    """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
+    return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
 
 
 def remember(setting: Setting, front: Front, study: Study) -> None:

@@ -154,9 +154,12 @@ class Front:
         """With other outcomes in the place of some, by trial."""
         return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
 
-    def counted(self, by: Callable[[Mapping[str, Measurement]], Mapping[str, Measurement]]) -> Front:
-        """With all measurements as `by` counts them."""
-        return replace(self, outcomes=tuple(replace(o, measurements=by(o.measurements)) for o in self.outcomes))
+    def counted(self, references: Mapping[str, stats.Estimate]) -> Front:
+        """With all latencies counted by what the baseline takes, by the mark of the workload."""
+        if not references:
+            return self
+        counted = (replace(o, measurements=latency.at_speeds_of(references, o.measurements)) for o in self.outcomes)
+        return replace(self, outcomes=tuple(counted))
 
     def add(self, outcome: Outcome) -> Front:
         """With `outcome`, in the place of what its trial was when it was paused."""
@@ -356,12 +359,8 @@ def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
     if found is not None:
         quick = {name: outcome.measurements[name] for name in found if name in outcome.measurements}
         return replace(outcome, measurements={**outcome.measurements, **found}, quick=quick)
-    made = dict(outcome.measurements)
-    for mark, (ms, low, high) in final.references.items():
-        own = latency.of_workload(outcome.measurements, mark)
-        if LATENCY in own:
-            made |= latency.renamed(latency.at_speed_of(stats.Estimate(ms, (low, high)), own), mark)
-    return replace(outcome, measurements=made)
+    references = {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in final.references.items()}
+    return replace(outcome, measurements=latency.at_speeds_of(references, outcome.measurements))
 
 
 def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:

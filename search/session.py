@@ -145,6 +145,7 @@ def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bo
 
 
 def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> Result:
+    from search.propose.study import attribute
     from search.track import tracking_uri
 
     config = setting.config
@@ -162,8 +163,10 @@ def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> R
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
     front = Front(setting.targets, proposer.outcomes)
+    results = Path(config.mlruns)
     if proposer.left:  # more will be timed, and counted by the reference of now
-        front = front.counted(evaluate.measurer.times.counted_now)
+        finalists.keep_references(results, config.study, evaluate.measurer.times.references())
+    front = front.counted(finalists.read_references(attribute(results, config.study, finalists.REFERENCES)))
     tracking = Tracking(partial(_tracker_of, setting), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)
@@ -306,5 +309,6 @@ def stored(mlruns: Path, name: str) -> tuple[Front, Study]:
     checks = {n: path for n, path in study.checks.items() if path.is_file()}
     limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
+    front = front.counted(finalists.read_references(attributes.get(finalists.REFERENCES)))
     front = front.renewed(study.renewed).decided(Final.from_json(told["final"]), limits)
     return front, replace(study, checks=checks)

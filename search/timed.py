@@ -169,14 +169,13 @@ class Timings:
         """What was timed beside the baseline (under its own names), as this results folder counts all latencies."""
         return latency.at_speed_of(self.reference(mark).estimate, timed)
 
+    def references(self) -> dict[str, stats.Estimate]:
+        """What the baseline takes under each workload, in ms, by the workload's mark."""
+        return {mark: self.reference(mark).estimate for mark in ("", *self.marks)}
+
     def counted_now(self, measured: Mapping[str, Measurement]) -> Timed:
         """Measurements of an earlier run, as latencies are counted now: the reference may be another since."""
-        made = dict(measured)
-        for mark in ("", *self.marks):
-            own = latency.of_workload(measured, mark)
-            if LATENCY in own and own[LATENCY].conditions.get("reference_ms") != self.reference(mark).ms:
-                made |= latency.renamed(self.at_one_speed(own, mark), mark)
-        return made
+        return latency.at_speeds_of(self.references(), measured)
 
     def reference(self, mark: str) -> Reference:
         """What the baseline takes under a workload; measured where it is not known."""

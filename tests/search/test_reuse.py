@@ -15,9 +15,11 @@ from command import search, write_config
 from safetensors.torch import load_file, save_file
 
 from search import check
+from search.finalists import REFERENCES
 from search.front import Outcome
-from search.propose.study import read_outcomes
+from search.propose.study import attribute, read_outcomes, set_attribute
 from search.reuse import SINCE
+from search.session import stored
 
 
 def entries(mlruns: Path, stage: str) -> dict[str, int]:
@@ -94,6 +96,12 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
     assert all(SINCE in m.conditions for o in found for m in o.measurements.values())
     assert speedups(found) == speedups(first)
     assert products(found) == pytest.approx([1000.0] * len(speedups(first)))
+    # The study keeps it, so that who shows the study counts its trials as the run did.
+    mlruns = folder / "mlruns"
+    assert attribute(mlruns, "counted", REFERENCES) == {"": [1000.0, 990.0, 1010.0]}
+    set_attribute(mlruns, "counted", REFERENCES, {"": [500.0, 490.0, 510.0]})
+    quick = [o.quick for o in stored(mlruns, "counted")[0].outcomes if o.quick]
+    assert quick and [q["latency_p50_ms"].value * q["speedup"].value for q in quick] == pytest.approx([500.0] * len(quick))
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
@@ -121,7 +129,6 @@ def test_finalists_are_timed_again(folder: Path) -> None:
     assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
 
 
-@pytest.mark.xfail(reason="not run since the final campaign decides the front", strict=False)
 def test_a_run_out_of_time_keeps_what_an_earlier_one_measured_of_finalists(folder: Path) -> None:
     before = read_outcomes(folder / "mlruns", "third")[0]["about"]
     again(folder, "third", "--timeout", "1")
@@ -155,7 +162,6 @@ def finalist(folder: Path, study: str) -> Outcome:
     return next(o for o in outcomes if o.number in finals and o.recipe.compressed)
 
 
-@pytest.mark.xfail(reason="not run since the final campaign decides the front", strict=False)
 def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -> None:
     kept = finalist(folder, "first").folder
     made_again(folder / "mlruns" / kept)
@@ -182,7 +188,6 @@ def logged(folder: Path, study: str, number: int) -> dict[str, float]:
     return {name: value for name, value in run.data.metrics.items() if name in shown(folder, study, number)}
 
 
-@pytest.mark.xfail(reason="not run since the final campaign decides the front", strict=False)
 def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now(folder: Path) -> None:
     member = finalist(folder, "retrained")
     made_again(folder / "mlruns" / member.folder)
@@ -194,7 +199,6 @@ def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now
     assert models and not [m for m in models if check.check(m, folder / "mlruns").problem]
 
 
-@pytest.mark.xfail(reason="not run since the final campaign decides the front", strict=False)
 def test_a_run_out_of_time_measures_them_again_all_the_same(folder: Path) -> None:
     member = finalist(folder, "third")
     made_again(folder / "mlruns" / member.folder)
