@@ -20,7 +20,7 @@ from typing import Any
 import header
 from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Lab, Loss, Model, timed
 
-from search import stages
+from search.prepare.statistics import make_statistics
 
 THIRD = {"prune.heads": 0.667, "prune.neurons": 0.5}
 DEEP = {"prune.heads": 0.5, "prune.neurons": 0.25}
@@ -102,7 +102,7 @@ def statistics_seconds(lab: Lab) -> float:
     setting = lab.setting(lab.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
         arguments = (setting.config, setting.data, setting.teacher, setting.context.device, setting.context.threads)
-        return timed(stages.make_statistics, Path(folder), *arguments, lambda stage, done: None)
+        return timed(make_statistics, Path(folder), *arguments, lambda stage, done: None)
 
 
 def promises(losses: dict[str, Loss], figures: dict[str, Any]) -> list[header.Promise]:

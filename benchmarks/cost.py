@@ -13,7 +13,7 @@ from pathlib import Path
 
 import header
 
-from search import session
+from search import compose as session
 
 SHARE = 0.10
 QUICK = "latency"  # what the evaluator calls the quick tier's time

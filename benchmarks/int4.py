@@ -23,7 +23,7 @@ import header
 import models
 import numpy as np
 
-from search.source import packaged
+from search.config.source import packaged
 from spaces import base
 from spaces.runtimes import onnx, quantise
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from objectives import latency
 from objectives.workload import Workload, inputs
-from search import commands, compose
-from search.evaluate import Evaluator
-from search.measurer import held
-from search.setting import Setting
-from search.stages import frame_in, input_names
-from spaces.axis import Value
+from search.cli import commands
+from search.execute.evaluate import Evaluator
+from search.measure.measurer import held
+from search.prepare import runner as compose
+from search.prepare.folders import frame_in, input_names
+from search.prepare.prepared import Setting
+from spaces.knob import Value
 from spaces.recipe import Recipe
 
 EAGER, ONNX, ONNX_INT8 = ("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8")

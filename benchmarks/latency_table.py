@@ -30,11 +30,12 @@ import header
 import lab
 import numpy as np
 
-from search import atomic
-from search.front import LATENCY
-from search.known import Known, error_of
-from search.space import random_settings
-from spaces.axis import Infeasible, Value
+from search.front.front import LATENCY
+from search.propose.surrogate.latency_predictor import Known, error_of
+from search.space.space import random_settings
+from search.store import atomic
+from spaces.errors import Infeasible
+from spaces.knob import Value
 
 #: (probes, recipes).
 FULL, BRIEF = (24, 50), (10, 8)

@@ -11,7 +11,7 @@ from objectives.bench import Batch, open_bench
 from objectives.process import Remote
 from objectives.workload import Frame, Workload, inputs
 from spaces import build
-from spaces.axis import Context
+from spaces.runtime import Context
 
 #: nreimers/MiniLM-L6-H384-uncased, the shape of all-MiniLM-L6-v2.
 MINILM = {

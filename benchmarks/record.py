@@ -25,13 +25,13 @@ from typing import Any
 import header
 from lab import Lab, NoLimit
 
-from search.evaluate import Evaluator
-from search.front import LATENCY, SPEEDUP, Outcome
-from search.known import Known
+from search.execute.evaluate import Evaluator
+from search.front.front import LATENCY, SPEEDUP, Outcome
 from search.loop import Job
-from search.setting import Setting
-from search.space import siblings
-from spaces.axis import Value
+from search.prepare.prepared import Setting
+from search.propose.surrogate.latency_predictor import Known
+from search.space.space import siblings
+from spaces.knob import Value
 from spaces.recipe import Recipe
 
 #: (values, how many grids begin with it): the first grid has full rank and full width alone.

@@ -30,9 +30,9 @@ from typing import Any
 
 import header
 
-from search.front import LATENCY, Outcome
-from search.propose.improvement import Staircase
+from search.front.front import LATENCY, Outcome
 from search.propose.study import OUTCOME, find_study
+from search.propose.surrogate.improvement import Staircase
 
 REACHED = 0.95
 FLOOR = 0.5  # two classes, equally frequent

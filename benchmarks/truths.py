@@ -11,13 +11,13 @@ from pathlib import Path
 import header  # noqa: F401 - puts the project on the path
 import numpy as np
 
+from search.config.sections import EconomyConfig
 from search.propose import (
     weights_grid,
 )
-from search.propose.improvement import Staircase
-from search.sections import EconomyConfig
-from search.space import RUNTIME, WIDTH, Pair, Params, Space
-from spaces.axis import Knob, Value
+from search.propose.surrogate.improvement import Staircase
+from search.space.space import RUNTIME, WIDTH, Pair, Params, Space
+from spaces.knob import Knob, Value
 from spaces.recipe import Recipe, Step
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import header  # noqa: F401 - puts the project on the path
 
-from search import compose, stages
-from search.cli import main
-from search.looks import Looks
-from search.making import Maker
-from search.setting import cores
+from search.cli.main import main
+from search.execute.looks import Looks
+from search.execute.weights import Maker
+from search.prepare import runner as compose
+from search.prepare.prepared import cores
+from search.prepare.statistics import make_statistics
 from spaces.recipe import Recipe
 
 
@@ -54,7 +55,7 @@ class Uncached(Maker):
     def _statistics(self) -> Path:
         s = self._setting
         return self._stage(
-            "statistics", self._known, stages.make_statistics, s.config, s.data, s.teacher, s.context.device, cores()
+            "statistics", self._known, make_statistics, s.config, s.data, s.teacher, s.context.device, cores()
         )
 
     def _outputs(self) -> Path | None:
@@ -63,7 +64,7 @@ class Uncached(Maker):
 
 
 if __name__ == "__main__":
-    import search.evaluate
+    import search.execute.evaluate
 
-    search.evaluate.Maker = Uncached  # type: ignore[misc]
+    search.execute.evaluate.Maker = Uncached  # type: ignore[misc]
     sys.exit(main())

@@ -21,7 +21,8 @@ from truths import World, recorded, synthetic
 
 from objectives.latency import P50
 from objectives.quality import metric_named
-from search.front import LATENCY, Front, Outcome, Target
+from search.config.sections import EconomyConfig
+from search.front.front import LATENCY, Front, Outcome, Target
 from search.loop import Job, explore
 from search.propose import (
     SAMPLERS,
@@ -37,9 +38,8 @@ from search.propose import (
     open_study,
     weights_grid,
 )
-from search.propose.improvement import Staircase
-from search.sections import EconomyConfig
-from search.space import Params, siblings
+from search.propose.surrogate.improvement import Staircase
+from search.space.space import Params, siblings
 from spaces.recipe import Recipe
 
 __all__ = ["Known", "Trace", "World", "recorded", "search", "synthetic"]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from search.errors import UserError
 
 if TYPE_CHECKING:
-    from search.config import RunConfig
-    from search.serving import Model
-    from search.session import Result
+    from search.compose import Result
+    from search.config.schema import RunConfig
+    from search.serve.pipeline import Model
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "run"]
@@ -48,10 +48,10 @@ def run(
     Raises:
         UserError: the input is wrong.
     """
-    from search.commands import configured
-    from search.config import RunConfig
-    from search.session import run as run_session
-    from search.view import Lines
+    from search.cli.commands import configured
+    from search.compose import run as run_session
+    from search.config.schema import RunConfig
+    from search.report.progress import Lines
 
     if isinstance(config, RunConfig):
         chosen = config
@@ -61,7 +61,7 @@ def run(
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:
-    """The exported model in `folder`: texts in, what a transformers pipeline returns out (`search.serving.load`)."""
-    from search.serving import load as load_model
+    """The exported model in `folder`: texts in, what a transformers pipeline returns out."""
+    from search.serve.pipeline import load as load_model
 
     return load_model(folder, device)

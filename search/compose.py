@@ -1,312 +1,337 @@
-"""The composition root: a configuration becomes a prepared setting, and a search over it."""
+"""One search from configuration to exported front: prepare, explore, finish. Survives an interrupt at any point."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from objectives import clock, objective_named, roofline
-from objectives.process import RemoteTimeout
-from objectives.workload import device_of as workload_device
-from objectives.workload import marked
-from search import isolate, stages, teaching
-from search.compare import Estimate, difference
-from search.config import RunConfig
+import numpy as np
+
+from objectives import clock
+from search.config.schema import RunConfig, results_folder
+from search.deadline import Clock, OutOfTime
+from search.deliver import finalists
+from search.deliver.export import export
 from search.errors import UserError
-from search.failures import once_more
-from search.model_facts import ModelFacts, check_fit
-from search.model_folder import fingerprint, model_folder
-from search.names import check_choices
-from search.products import costs_here
-from search.setting import Rows, Setting, cores
-from search.space import Space, open_space, siblings
-from search.store import Store
-from spaces.axis import Context
+from search.execute.evaluate import Evaluator
+from search.front.estimates import Estimate
+from search.front.front import LATENCY, LOSS, Front, Outcome
+from search.front.study_record import StudyRecord
+from search.loop import Observer, explore
+from search.measure import limits
+from search.measure.measurer import Measurer
+from search.measure.teacher_check import check_teacher
+from search.prepare import runner as compose
+from search.prepare.prepared import Setting
+from search.propose.deployments import Siblings
+from search.propose.surrogate.cost_model import TableKnowledge
+from search.propose.surrogate.latency_predictor import Known, UnknownAnatomy
+from search.remeasure import measure_again
+from search.report.progress import View
+from search.run_log import here, log_start, run_log
+from search.space.space import Params
+from search.store.locks import check_writable, study_lock
+from search.track.observer import Tracking
+from spaces import build
 from spaces.recipe import Recipe, digest_of
-from spaces.shape import LayerShape, Shape
+
+if TYPE_CHECKING:
+    from search.propose import Ladder, Outlook, Proposer
+    from search.track.tracker import Ending, Tracker
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-
-#: A shape on which every axis offers all its knobs, to ask for their names.
-ANY_SHAPE = Shape(
-    hidden=64,
-    head_dim=32,
-    group=1,
-    layers=(LayerShape(2, 64),) * 2,
-    prunable_heads=True,
-    prunable_hidden=True,
-)
-
-
-def device_of(config: RunConfig) -> str:
-    """The device of the run. Raises UserError for cuda where there is none."""
-    import torch
-
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{config.where('device')}: must be a device of this machine, got cuda, and torch sees none")
-    return config.device
-
-
-def context_of(config: RunConfig) -> Context:
-    """Where candidates run.
-
-    Raises:
-        UserError: a device that this machine does not have, or an objective that its device cannot give.
-    """
-    device = device_of(config)
-    for name in (*config.objectives, *config.limits.others):
-        if name == "metric":
-            continue
-        key = "objectives" if name in config.objectives else f"limits.others.{name}"
-        mark = marked(name)[1]
-        there = (workload_device(mark) if mark else None) or device
-        if there == "cuda" and not _has_cuda():
-            raise UserError(
-                f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
-            )
-        missing = objective_named(name).missing(there)
-        if missing:
-            raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
-    return Context(device=device, threads=config.workload.threads or cores())
-
-
-def environment_of(device: str) -> dict[str, Any]:
-    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys."""
-    found: dict[str, Any] = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
-    return found
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def store_of(config: RunConfig) -> Store:
-    """The store of this configuration; what this process uses of it is kept until it ends."""
-    store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
-    atexit.register(store.release)
-    return store
-
 
 @dataclass(frozen=True)
-class Stages:
-    """Makes the folders of stages, each in a process of its own, where the store has none."""
+class Result:
+    """What a search leaves: the front, what is said beside it, and where its files are."""
 
-    store: Store
-    progress: Progress
-    deadline: float | None = None  # monotonic seconds
-
-    def __call__(self, name: str, key: dict[str, Any], function: Any, *arguments: Any) -> Path:
-        def fill(folder: Path) -> None:
-            for path in folder.iterdir():  # what an earlier try left
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            left = None if self.deadline is None else max(1.0, self.deadline - time.monotonic())
-            isolate.run(function, folder, *arguments, timeout_s=left, progress=self.progress)
-
-        def make(folder: Path) -> None:
-            try:
-                once_more(partial(fill, folder), f"stage {name}")
-            except RemoteTimeout as error:
-                raise TimeoutError(
-                    f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "
-                    "there again, with what is done kept"
-                ) from error
-
-        began = time.monotonic()
-        folder, made = self.store.make(name, key, make)
-        log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if made else ", from the store")
-        return folder
+    front: Front
+    study: StudyRecord
+    exports: Path
+    interrupted: str = ""  # why it ended early, or ""
+    log: str = ""  # the study's log
+    page: str = ""  # of the study in the MLflow UI, after its address
 
 
-def prepare(
-    config: RunConfig,
-    progress: Progress,
-    deadline: float | None = None,
-    agree: Callable[[Mapping[str, Any], Mapping[str, Any]], None] = lambda parts, environment: None,
-    approve: Callable[[Setting], None] = lambda setting: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Setting:
-    """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
+def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bool = False) -> Result:
+    """Search, or go on with a search: nothing that is finished is repeated, but what failed with `retry_failed`.
 
-    `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
-    may `approve`: it is shown the setting as far as it goes once there is a teacher, before anything is made of that.
-    `say` is given what is to be known of data and space, before anything is trained.
+    With `remeasure` all that the study holds is measured again first, on this machine.
 
     Raises:
-        UserError: anything about the input that only shows when it is opened.
-        TimeoutError: `deadline` (monotonic seconds) passed.
+        UserError: the input is wrong; nothing was changed.
     """
-    check_choices(config)
-    context = context_of(config)
-    device, threads = context.device, cores()
-    stage = Stages(store_of(config), progress, deadline)
-    stage.store.sweep()
-    data, model, described = prepare_data(config, stage)
-    about = json.loads((data / "data.json").read_text())
-    space = space_of(config, described, context)
-    _check_floor(config, space)
-    teacher_key = config.teacher_parts(model, about["digest"])
-    digest = digest_of(teacher_key)
-    parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
-    environment = environment_of(device)
-    agree(parts, environment)
-    for note in (*about["notes"], *space.notes):
-        say(f"note: {note}")
-    for name, why in space.missing.items():
-        say(f"{name} is left out: {why}")
-    scratch = stage.store.scratch("teacher", teacher_key)
-    teacher = stage("teacher", teacher_key, stages.make_teacher, config, data, device, threads, scratch)
-    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
-    approve(begun)
-    known = {"teacher": digest, "seed": config.seed}
-    statistics = stage("statistics", known, stages.make_statistics, config, data, teacher, device, threads)
-    outputs = _outputs(config, space, known, data, teacher, device, stage)
-    costs = costs_here(config, space, context, data, environment, stage)
-    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
+    from search.propose.study import check_study, find_study
+    from search.track.tracker import check_store
 
-
-def _check_floor(config: RunConfig, space: Space) -> None:
-    """Raise UserError for a roofline objective of a model whose layers are not known: its floor cannot be counted."""
-    for name in (*config.objectives, *config.limits.others):
-        if space.shape is None and name in {objective.name for objective in roofline.OBJECTIVES}:
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+    with results_folder(config) as folder, study_lock(folder, config.study), run_log(folder, config.study):
+        log_start(config.to_mapping())
+        check_writable(folder / "optuna.db")
+        check_store(folder)
+        clock = Clock(config.budget.timeout)
+        if remeasure and find_study(folder, config.study) is None:
             raise UserError(
-                f"{config.where(key)}: must be measurable of this model, got {name}: the roofline is counted from the "
-                "sizes of its layers, which are not known"
+                f"--remeasure: needs a study to measure again, and there is no {config.study!r} in {folder}"
             )
+        agree = partial(check_study, folder, config.study, remeasure=remeasure)
+
+        def approve(setting: Setting) -> None:
+            note = check_teacher(setting, view.progress, clock.deadline)
+            if note:
+                view.say(f"      note: {note}")
+
+        def say(line: str) -> None:
+            view.say(f"      {line}")
+
+        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
+        if remeasure:
+            measure_again(setting, view, clock)
+        return _search(setting, view, clock, retry_failed)
 
 
-def _outputs(
-    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, device: str, stage: Stages
-) -> Path | None:
-    """The folder of the teacher's outputs; None where nothing is recovered."""
-    recover = config.recover
-    if recover.epochs == 0 or not space.compresses:
-        return None
-    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
-    if recover.early_stopping is not None:
-        wanted["held_out"] = True
-    return stage("outputs", wanted, teaching.make_outputs, config, data, teacher, device, cores())
+def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> Result:
+    from search.propose.study import attribute
+    from search.track.tracker import tracking_uri
 
+    config = setting.config
+    siblings = Siblings(setting.space)
+    evaluate = Evaluator(setting, view.progress, clock)
+    knowledge = knowledge_of(setting, evaluate.measurer, siblings, evaluate.maker.made())
+    if knowledge is None and config.sampler == "known-latency":
+        view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
+        view.say("      model whose layers are known)")
+    proposer = proposer_of(
+        setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made, retry_failed
+    )
+    finalists.begin(setting, setting.record(0.0))
+    evaluate.measurer.recall(proposer.recalled)
+    if proposer.recalled and proposer.left:
+        view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
+    front = Front(setting.targets, proposer.outcomes)
+    results = Path(config.mlruns)
+    if proposer.left:  # more will be timed, and counted by the reference of now
+        finalists.keep_references(results, config.study, evaluate.measurer.times.references())
+    front = front.counted(finalists.read_references(attribute(results, config.study, finalists.REFERENCES)))
+    tracking = Tracking(partial(_tracker_of, setting), view.say, tracking_uri(Path(config.mlruns)))
+    tracking.begin(front)
+    clock.reserve_s = finalists.seconds(config)
+    learn = _learner(siblings)
+    for outcome in front.outcomes:
+        learn(outcome, front)
+        if knowledge is not None:
+            knowledge.learn(outcome)
 
-def prepare_data(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
-    """(folder of the tokenised data, digest of the model, folder with the model's sizes).
+    def forecast(_: Outcome, __: Front) -> None:
+        view.forecast(proposer.gain)
 
-    Raises:
-        UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
-    """
-    key = _data_key(config)
-    described = stage("model", {"model": key["model"]}, stages.describe_model, config)
-    check_fit(config, ModelFacts.read(described))
-    return stage("data", key, stages.prepare_data, config, described), key["model"], described
-
-
-def _data_key(config: RunConfig) -> dict[str, Any]:
-    model = fingerprint(model_folder(config))
-    return {
-        "data": data_key_of(config),
-        "model": model,
-        "head": config.model.head,
-        "task": config.task,
-        "trained_on": config.teacher.epochs > 0,  # what is refused, and how labels are numbered, depends on it
-    }
-
-
-@contextmanager
-def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
-    """The rows of a configuration without a search: what `check` compares predictions on.
-
-    Those in the results folder where they are there; else they are prepared in a folder that goes again.
-    """
-    store = store_of(config)
-    folder = store.find("data", _data_key(config))
-    if folder is not None:
-        yield Rows(config, context, folder)
-        return
-    with tempfile.TemporaryDirectory() as place:
-        yield Rows(config, context, prepare_data(config, Stages(Store(Path(place)), lambda stage, done: None))[0])
-
-
-def stored_teacher(rows: Rows, digest: str) -> Path | None:
-    """The folder of the teacher called `digest` in the store of these rows' results; None where it is not there."""
-    config = rows.config
+    known = () if knowledge is None else (knowledge.observe,)
+    observers = (*known, evaluate.observe, learn, tracking.observe, forecast, view.observe)
     try:
-        model = fingerprint(model_folder(config))
-    except UserError:
+        front, stopped = _explored(proposer, evaluate, front, observers, clock)
+        if stopped:
+            view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
+        result = finish(setting, evaluate, front, view, clock, stopped)
+        ending: Ending = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
+        for line in tracking.finish(result.front, result.study, result.exports, ending):
+            view.say(line)
+    except BaseException as error:
+        tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    result = replace(result, page=tracking.page, log=here())
+    if proposer.exhausted:
+        view.say("      every recipe the sampler can reach in this space is known")
+    return result
+
+
+def _tracker_of(setting: Setting) -> Tracker:
+    from search.propose.study import REMEASURED, attribute
+    from search.track.tracker import Tracker
+
+    config = setting.config
+    # What was measured again is another record: runs of before keep what they say.
+    times = attribute(Path(config.mlruns), config.study, REMEASURED)
+    measured = {REMEASURED: times} if times else {}
+    tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
+    tracker.start(config.to_mapping(), setting.environment, digest_of({**setting.parts, **measured}))
+    return tracker
+
+
+def _explored(
+    proposer: Proposer, evaluate: Evaluator, front: Front, observers: Sequence[Observer], clock: Clock
+) -> tuple[Front, str]:
+    """(the last front, what stopped the search early or "")."""
+    limit = "" if clock.timeout is None else f"the time limit of {clock.timeout:g} s"
+    latest = [front]
+
+    def remember(_: Outcome, now: Front) -> None:
+        latest[0] = now
+
+    try:
+        with clock.watching_ctrl_c():
+            explore(proposer, evaluate, front, (remember, *observers))
+    except OutOfTime:
+        return latest[0], limit
+    except KeyboardInterrupt:
+        return latest[0], "Ctrl-C"
+    if clock.interrupted:
+        return latest[0], "Ctrl-C"
+    return latest[0], limit if proposer.unfinished and not clock.left() else ""
+
+
+def knowledge_of(
+    setting: Setting, measurer: Measurer, siblings: Siblings, made: Sequence[Params] = ()
+) -> TableKnowledge | None:
+    """What is known before training; None where the search is about something else, or the model's shape is unknown."""
+    if not setting.weighs_quality_and_latency:
         return None
-    key = config.teacher_parts(model, rows.about_data["digest"])
-    return store_of(config).find("teacher", key) if digest_of(key) == digest else None
+    try:
+        return TableKnowledge(setting, Known(setting, measurer), siblings, made)
+    except UnknownAnatomy as reason:
+        log.info("sampler: %s", reason)
+        return None
 
 
-def space_of(config: RunConfig, shape: Path, context: Context) -> Space:
-    """The space, for the model whose sizes are in the folder `shape`."""
-    unknown = shape / "unknown.txt"
-    if unknown.exists():
-        return open_space(config, None, context, unknown.read_text())
-    found = json.loads((shape / "shape.json").read_text())
-    return open_space(config, Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])}), context)
+def proposer_of(
+    setting: Setting,
+    total: int,
+    siblings: Siblings,
+    knowledge: TableKnowledge | None,
+    go_on: Callable[[], bool],
+    made: Callable[[Recipe], bool] = lambda recipe: False,
+    retry_failed: bool = False,
+) -> Proposer:
+    """The study of this setting, new or resumed, with what it is to try next.
 
-
-def data_key_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the prepared data: the content of files, or the names of a hub data set."""
-    import hashlib
-
-    data = config.to_mapping()["data"]
-    if config.data.name is None:
-        for part, path in config.data.splits.items():
-            with open(path, "rb") as file:
-                # (The ending says how a file is read.)
-                data[part] = f"{hashlib.file_digest(file, 'sha256').hexdigest()}{Path(path).suffix.lower()}"
-    return data  # type: ignore[no-any-return]
-
-
-class Siblings:
-    """Which other pairs of runtime and width a set of weights is measured under.
-
-    Every pair that needs no new training, less those the baselines have shown to be hopeless: slower than another
-    pair by more than `HOPELESS` while surely no more accurate, on the uncompressed model. Sure is what the losses'
-    intervals say: on few rows a low precision may look better by chance. In fp32 all runtimes give the same outputs
-    (each is checked), so nothing is left to chance there.
+    `knowledge` is None where the search is not about the task's metric and the main latency: then everybody is
+    trained in full, and the default sampler is TPE.
     """
+    from search.propose import SAMPLERS, KnownLatency, Proposer, open_study
 
-    HOPELESS = 1.15
+    config = setting.config
+    outlook = None if knowledge is None else _outlook(setting, knowledge)
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._pairs = space.pairs
+    study = open_study(
+        Path(config.mlruns),
+        config.study,
+        setting.targets,
+        lambda seed: SAMPLERS[config.sampler](seed, setting.space, outlook),
+        config.seed,
+        setting.parts,
+        setting.environment,
+    )
+    kept = partial(limits.violations, setting)
+    asked = study.sampler
+    forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
+    decisions = None if outlook is None else _ladder(setting, outlook, forecast)
+    return Proposer(
+        study,
+        setting.space,
+        setting.targets,
+        total,
+        setting.recipe,
+        siblings,
+        kept,
+        config.seed,
+        go_on,
+        decisions,
+        made,
+        before(setting),
+        retry_failed,
+    )
 
-    def learn(self, baselines: Mapping[tuple[str, str], tuple[Estimate, float]]) -> None:
-        """From the uncompressed model's outcomes: {(runtime, width): (loss in points, milliseconds)}."""
-        measured = dict(baselines)
 
-        def no_better(pair: tuple[str, str], other: tuple[str, str]) -> bool:
-            return pair[1] == other[1] == "fp32" or difference(measured[other][0], measured[pair][0]).high <= 0
+def before(setting: Setting) -> Sequence[Outcome]:
+    """What an equal search found on this machine: of this configuration, whatever its name and its budget were."""
+    from search.propose.study import same_search
 
-        def hopeless(pair: tuple[str, str]) -> bool:
-            slow = measured[pair][1]
-            return any(ms * self.HOPELESS < slow and no_better(pair, other) for other, (_, ms) in measured.items())
+    config = setting.config
+    if not config.measure.reuse:
+        return ()
+    mine = _what_matters(config.to_mapping())
 
-        self._pairs = tuple(p for p in self._space.pairs if p in measured and not hopeless(p))
+    def alike(about: Any) -> bool:
+        if about is None or clock.difference(about["hardware"], setting.environment):
+            return False
+        return bool(_what_matters(about["config"]) == mine)
 
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Runtime and width that are worth measuring, as far as is known."""
-        return self._pairs
+    return same_search(Path(config.mlruns), config.study, setting.parts, alike)
 
-    def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
-        return siblings(recipe, self._pairs)
+
+def _what_matters(config: Mapping[str, Any]) -> Any:
+    """Of a configuration what its study's parts do not say; of model and data they say the content."""
+    left = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
+    return json.loads(json.dumps(left))
+
+
+def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
+    from search.propose import Aims, Outlook, QualityModel, Record, weights_grid
+
+    wanted = setting.config.limits
+    aims = Aims(
+        quality=next(t for t in setting.targets if t.objective == setting.metric),
+        floor=setting.floor,
+        keep=setting.config.economy.keep,
+        latest=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
+        least=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
+        most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
+    )
+    space = setting.space
+    record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
+    return Outlook(record, knowledge, QualityModel(), aims)
+
+
+def _ladder(setting: Setting, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
+    from search.propose import Bounds, Economy, Ladder, weights_grid
+
+    wanted, recover = setting.config.economy, setting.config.recover
+    economy = Economy(
+        shares=(*(wanted.rungs if recover.epochs > 0 else ()), 1.0),
+        halving=wanted.halving,
+        reject=wanted.reject,
+        audit=wanted.audit,
+        least_gain=setting.config.budget.least_gain,
+        seed=setting.config.seed,
+    )
+    knobs = {name: setting.space.knobs[name] for name in weights_grid(setting.space).values}
+    return Ladder(outlook, economy, Bounds(outlook, knobs), forecast)
+
+
+def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
+    """Held-out quality and the final campaign, which decides the front again, then the export."""
+    config = setting.config
+    front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
+    exports = Path(config.mlruns) / "exports" / config.study
+    before = finalists.spent_before(config)
+    study = setting.record(before + clock.seconds)
+    if front.members:
+        front, study = finalists.measure(setting, evaluate, front, study, view, clock)
+        study = replace(study, seconds=round(before + clock.seconds, 1))
+    finalists.remember(setting, front, study)  # before the export, so that no timing is lost if that ends early
+    finalists.end(setting)
+    if front.members:
+        view.progress("exporting", 0.0)
+        export(front, study, exports, evaluate.measurer.exported)
+        problems = finalists.reload(evaluate.measurer, front, exports, view)
+        if problems:
+            raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
+    return Result(front, study, exports, stopped)
+
+
+def _learner(siblings: Siblings) -> Callable[[Outcome, Front], None]:
+    """An observer that tells `siblings` what the baselines measured, once there are any."""
+    seen: dict[tuple[str, str], tuple[Estimate, float]] = {}
+
+    def learn(outcome: Outcome, _: Front) -> None:
+        if outcome.baseline and outcome.status == "complete":
+            pair = (outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["width"]))
+            seen[pair] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
+            siblings.learn(seen)
+
+    return learn

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 #: Turns a dotted key into where the user wrote it: "data.text" -> "config.yaml: data.text".
@@ -57,9 +58,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def show(value: Any) -> str:
-    """`value` as it would stand in a YAML file (null, true, "text"), cut to a line."""
+    """`value` as it would stand in a YAML file (null, true, "text"), cut to a line; a path is never cut."""
     text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 80 or isinstance(value, Path) else f"{text[:77]}..."
 
 
 def listed(names: Iterable[Any], limit: int = 20) -> str:

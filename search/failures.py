@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout, raised_in
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")

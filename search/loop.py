@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from search import run_log
 from search.errors import disk_is_full
+from search.execute.executor import Evaluate, Job
 from search.failures import is_ours
-from search.front import Front, Outcome
-from spaces.recipe import Recipe
+from search.front.front import Front, Outcome
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe, the rung to take it to, and recipes of the same weights to measure with it."""
-
-    recipe: Recipe
-    siblings: tuple[Recipe, ...] = ()
-    share: float = 1.0  # of the recovery after which it is looked at; below 1 a lower rung
-    rung: int = 0
-    looks: bool = True  # whether a full recovery is looked at on its way, where lower rungs are
-    baseline: bool = False
-    rejected: str = ""  # why it is not to be built at all
-    audit: str = ""  # why it would have been
 
 
 class Proposals(Protocol):
@@ -36,7 +21,6 @@ class Proposals(Protocol):
     def tell(self, outcome: Outcome) -> Outcome: ...
 
 
-Evaluate = Callable[[Job], Iterable[Outcome]]
 Observer = Callable[[Outcome, Front], None]
 
 

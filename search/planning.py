@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from search import compose, stages
-from search.config import RunConfig
-from search.model_facts import check_fit, check_tokens, facts_of
-from search.model_folder import model_folder
-from search.space import Space, anchors, open_space
+from search.config.model_folder import model_folder
+from search.config.schema import RunConfig
+from search.prepare import runner as compose
+from search.prepare.data import cutting_tokenizer, numbered_splits
+from search.prepare.folders import REFERENCE_ROWS
+from search.prepare.model_facts import check_fit, check_tokens, facts_of
+from search.prepare.teacher import load_and_try
+from search.space.space import Space, anchors, open_space
 from search.tasks import task_named
-from search.tasks.text import frame_of
+from search.tasks.tokens import frame_of
 from spaces.anatomy import anatomy_of
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
@@ -25,16 +28,16 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
         UserError: what a run would raise before its first trial.
     """
     context = compose.context_of(config)
-    folder = model_folder(config)
+    folder = model_folder(config.model, config.where)
     facts = facts_of(folder, config)
     notes = check_fit(config, facts)
-    splits = stages.numbered_splits(config, folder)
-    made_by = stages.cutting_tokenizer(config, folder, facts)
-    some = splits.train.rows(np.arange(min(stages.REFERENCE_ROWS, len(splits.train))))
+    splits = numbered_splits(config, folder)
+    made_by = cutting_tokenizer(config, folder, facts)
+    some = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
     encoded = task_named(config.task).encode(made_by, some, config.data.max_length)
     check_tokens(encoded, some, "train", config)
     frame = frame_of(made_by, splits.train.pairs is not None)
-    model, _ = stages.load_and_try(config, folder, splits.labels, frame, encoded)
+    model, _ = load_and_try(config, folder, splits.labels, frame, encoded)
     try:
         shape, unknown = anatomy_of(model.backbone).shape, ""
     except Infeasible as reason:

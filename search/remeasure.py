@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from search import limits
-from search.evaluate import Evaluator, OutOfTime
-from search.front import LATENCY, Outcome
-from search.setting import Setting
-from search.space import RUNTIME, WIDTH
-from search.view import View
-from search.wording import describe, text
-
-if TYPE_CHECKING:
-    from search.session import Clock
+from search.deadline import Clock, OutOfTime
+from search.execute.evaluate import Evaluator
+from search.front.front import LATENCY, Outcome
+from search.front.wording import describe, text
+from search.measure import limits
+from search.prepare.prepared import Setting
+from search.report.progress import View
+from search.space.space import RUNTIME, WIDTH
 
 
 def measure_again(setting: Setting, view: View, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 from spaces.shape import LayerShape, Shape
 
 

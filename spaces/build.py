@@ -8,11 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-import spaces
-from spaces.axis import Context, Infeasible, Plan, Predict, Settings, Value
+from spaces import registry, two_of_four
+from spaces.axis import Plan
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
+from spaces.errors import Infeasible
+from spaces.knob import Settings, Value
 from spaces.recipe import Recipe, Step
-from spaces.runtimes import two_of_four
+from spaces.runtime import Context, Predict
 from spaces.shape import NO_SHAPE, Shape
 from spaces.sparse import expand
 from spaces.statistics import Statistics
@@ -27,7 +29,7 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
     where nothing is said, changes no earlier recipe.
     """
     steps = []
-    for axis in spaces.AXES:
+    for axis in registry.axes():
         if shape is None and axis.name != "bits":
             continue
         knobs = axis.knobs(shape or NO_SHAPE)
@@ -45,7 +47,7 @@ def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
     """
     plans: Plans = {}
     for step in steps:
-        axis = spaces.axis(step.name)
+        axis = registry.axis_named(step.name)
         if axis.name == "bits":
             continue  # the runtime lowers it: `precision_of`
         assert statistics is not None, "an axis that cuts needs statistics"
@@ -58,7 +60,7 @@ def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
 def shape_after(plans: Plans, statistics: Statistics) -> Shape:
     """The shape of the model these plans leave."""
     for name, plan in plans.items():
-        statistics = spaces.axis(name).carry(statistics, plan)
+        statistics = registry.axis_named(name).carry(statistics, plan)
     return statistics.shape
 
 
@@ -66,7 +68,7 @@ def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> Task
     """A compressed copy of `model`: every plan reshapes, then fills. `model` is left as it is."""
     current: nn.Module = copy.deepcopy(model)
     for name, plan in plans.items():
-        axis = spaces.axis(name)
+        axis = registry.axis_named(name)
         assert statistics is not None, "an axis that cuts needs statistics"
         source, current = current, copy.deepcopy(current)
         axis.reshape(current, plan)
@@ -97,7 +99,7 @@ def as_stored(folder: Path) -> TaskModel:
     try:
         model = skeleton(base)
         for name, plan in plans.items():
-            spaces.axis(name).reshape(model, plan)
+            registry.axis_named(name).reshape(model, plan)
     except (StopIteration, LookupError, ValueError, TypeError, AttributeError, Infeasible) as error:
         # An edited or foreign config can break anywhere in the rebuilding.
         what = " ".join(f"{type(error).__name__} {error}".split())[:200]
@@ -120,4 +122,4 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
     Raises Infeasible where the runtime cannot run it here.
     """
     two_of_four.check(read_config(folder)[1], runtime, str(plan["width"]), context)
-    return spaces.runtime(runtime).open(folder, plan, context)
+    return registry.runtime_named(runtime).open(folder, plan, context)

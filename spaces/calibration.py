@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 
 FILE = "calibration.npz"
 ROWS = 128  # ranges of activations settle within tens of rows

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spaces.axis import Value
+from spaces.knob import Value
 
 
 def canonical(data: Any) -> str:

@@ -11,7 +11,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from spaces.axis import Axis, Runtime
+from spaces.axis import Axis
+from spaces.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,12 @@ RUNTIME_ENTRIES = (
     Entry("openvino", "spaces.runtimes.openvino", "OpenVino"),
 )
 
+#: Measured only where they are named: opening one takes a minute or more for every set of weights.
+CLOSED_RUNTIMES = ("compiled-max-autotune",)
+
+#: By the knob that names it: what is written after a library's documentation, and has not run on its hardware yet.
+EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.width": ("fp8",), "sparse.pattern": ("2-of-4",)}
+
 
 @functools.cache
 def axes() -> tuple[Axis, ...]:
@@ -60,3 +67,11 @@ def axes() -> tuple[Axis, ...]:
 def runtimes() -> tuple[Runtime, ...]:
     """Every runtime, imported."""
     return tuple(entry.make() for entry in RUNTIME_ENTRIES)
+
+
+def axis_named(name: str) -> Axis:
+    return next(a for a in axes() if a.name == name)
+
+
+def runtime_named(name: str) -> Runtime:
+    return next(r for r in runtimes() if r.name == name)

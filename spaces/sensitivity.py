@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, anatomy_of
-from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
 from spaces.sparse import Sparse
 
 FILE = "sensitivity.json"

@@ -34,8 +34,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, anatomy_of
-from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
 from spaces.shape import LayerShape, Shape
 
 PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}

@@ -15,15 +15,16 @@ from objectives import latency
 from objectives.bench import open_bench
 from objectives.timing import QUICK
 from objectives.workload import Workload, inputs
-from search import check
-from search.best_config import BestConfig
-from search.exported import read_exported
-from search.front import LATENCY
-from search.setting import cores
-from search.stages import frame_in
-from spaces import build, runtime
-from spaces.axis import Context, Infeasible
+from search.deliver import verify as check
+from search.deliver.best_config import BestConfig
+from search.deliver.exported import read_exported
+from search.front.front import LATENCY
+from search.prepare.folders import frame_in
+from search.prepare.prepared import cores
+from spaces import build, registry
 from spaces.base import read_config
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 
 COLUMNS = ("study", "trial", "runtime", "precision", "check", "ms", "cpu_ms", "cpu runtime", "seen")
 CPU_S, DRY_S = 0.6, 0.05
@@ -62,7 +63,8 @@ def on_cpu(folder: Path, record: BestConfig, width: str, dry: bool) -> tuple[flo
     """(median ms on this machine's CPU, under what): its own runtime where that runs there, else eager in fp32."""
     context = Context("cpu", cores())
     name, plan = record.recipe.runtime.name, build.precision_of(record.recipe)
-    if runtime(name).missing(context) is not None or width not in runtime(name).widths(context):
+    runtime = registry.runtime_named(name)
+    if runtime.missing(context) is not None or width not in runtime.widths(context):
         name, plan = "eager", {"width": "fp32"}
     load, base = record.config["workload"], read_config(folder)[0]
     length = 32 if load["length"] == "data" else int(load["length"])

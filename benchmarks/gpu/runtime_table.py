@@ -24,9 +24,11 @@ from objectives.bench import Batch, open_bench
 from objectives.ceilings import Measured, Meter
 from objectives.process import Remote
 from objectives.timing import QUICK
-from search.timed import sizes_of
+from search.space.stored_sizes import sizes_of
 from spaces import build
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Plan
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Predict
 
 COLUMNS = (
     "model",
@@ -179,14 +181,13 @@ def case_of(row: Mapping[str, Any]) -> Case:
 
 def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool:
     """Whether the runtime says that it can; else a row with its reason. Nothing is opened for it."""
-    from spaces import runtime
-    from spaces.runtimes import two_of_four
+    from spaces import registry, two_of_four
     from spaces.runtimes.opening import require
 
     context = Context(place.device)
     try:
         two_of_four.check(folders.plans(case), case.runtime, case.width, context)
-        require(runtime(case.runtime), {"width": case.width}, context)
+        require(registry.runtime_named(case.runtime), {"width": case.width}, context)
     except Infeasible as reason:
         report.add(**named(case), note=several.brief(reason))
         return False
@@ -240,7 +241,7 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
     """A model folder of the planned shape, and the logits that it gives for `batch` on the CPU."""
     import torch
 
-    from spaces import axis
+    from spaces import registry
     from spaces.base import Base, skeleton, write_folder
     from spaces.sparse import best_of_four, sparse_modules
 
@@ -248,7 +249,7 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
     base = Base("bert", "random", "mean", ("negative", "positive"), ("input_ids", "attention_mask"), config)
     model = skeleton(base).eval()
     for name, plan in plans.items():
-        axis(name).reshape(model, plan)
+        registry.axis_named(name).reshape(model, plan)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # what was reshaped holds whatever was in memory
             if parameter.ndim > 1:

@@ -14,14 +14,14 @@ import header
 from place import HERE, ROOT, Place
 from tables import Report
 
-from search.commands import configured
-from search.compare import Estimate
-from search.config import RunConfig
-from search.front import LATENCY, LOSS, Front, Outcome
-from search.report import speedups
-from search.session import Result
-from search.view import Lines
-from search.wording import describe
+from search.cli.commands import configured
+from search.compose import Result
+from search.config.schema import RunConfig
+from search.front.estimates import Estimate
+from search.front.front import LATENCY, LOSS, Front, Outcome
+from search.front.wording import describe
+from search.report.progress import Lines
+from search.report.text import speedups
 
 COLUMNS = (
     "trial",
@@ -50,7 +50,7 @@ def run(place: Place, report: Report, batch: str) -> None:
     report.begin(f"accuracy against latency, batch {batch}, of the embedded default", COLUMNS)
     config = config_of(place, batch)
     rows = Rows(report, config)
-    from search.session import run as search
+    from search.compose import run as search
 
     result = search(config, rows)
     finish(result, rows, report)

@@ -20,7 +20,7 @@ for _folder in (HERE, HERE.parent, HERE.parents[1]):
 import header  # noqa: E402
 
 from objectives import clock  # noqa: E402
-from search import atomic  # noqa: E402
+from search.store import atomic  # noqa: E402
 
 #: Letters of a cell in the text; the JSON has all of it.
 WIDEST = 90

@@ -8,28 +8,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.propose.accuracy import QualityModel
-    from search.propose.bounds import Bounds
     from search.propose.known_latency import KnownLatency, weights_grid
     from search.propose.ladder import Economy, Ladder
-    from search.propose.outlook import Aims, Knowledge, Outlook
     from search.propose.proposer import Proposer
-    from search.propose.record import Record
     from search.propose.samplers import SAMPLERS
     from search.propose.study import open_study
+    from search.propose.surrogate.bounds import Bounds
+    from search.propose.surrogate.outlook import Aims, Knowledge, Outlook
+    from search.propose.surrogate.quality import QualityModel
+    from search.propose.surrogate.record import Record
 
 _MODULES = {
     "SAMPLERS": "samplers",
-    "Aims": "outlook",
-    "Bounds": "bounds",
+    "Aims": "surrogate.outlook",
+    "Bounds": "surrogate.bounds",
     "Economy": "ladder",
-    "Knowledge": "outlook",
+    "Knowledge": "surrogate.outlook",
     "KnownLatency": "known_latency",
     "Ladder": "ladder",
-    "Outlook": "outlook",
+    "Outlook": "surrogate.outlook",
     "Proposer": "proposer",
-    "QualityModel": "accuracy",
-    "Record": "record",
+    "QualityModel": "surrogate.quality",
+    "Record": "surrogate.record",
     "open_study": "study",
     "weights_grid": "known_latency",
 }

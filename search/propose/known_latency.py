@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from search.propose.outlook import Outlook
 from search.propose.pool import Grid, Indices
-from search.space import RUNTIME, WIDTH, Space
-from spaces.axis import Value
+from search.propose.surrogate.outlook import Outlook
+from search.space.space import RUNTIME, WIDTH, Space
+from spaces.knob import Value
 
 POOL = 2048
 #: Weights that must be known in full before the model is asked; until then draws are random.

@@ -17,13 +17,13 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from search.front import LATENCY, Outcome
-from search.propose.bounds import Bounds
-from search.propose.improvement import layers_of
-from search.propose.outlook import Outlook
-from search.propose.record import Weights
+from search.front.front import LATENCY, Outcome
 from search.propose.rungs import Open
-from search.space import RUNTIME, WIDTH, Params
+from search.propose.surrogate.bounds import Bounds
+from search.propose.surrogate.improvement import layers_of
+from search.propose.surrogate.outlook import Outlook
+from search.propose.surrogate.record import Weights
+from search.space.space import RUNTIME, WIDTH, Params
 
 Floats = NDArray[np.float64]
 

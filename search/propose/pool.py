@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spaces.axis import Knob, Value
+from spaces.knob import Knob, Value
 
 Indices = NDArray[np.int64]
 

@@ -13,13 +13,13 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from search.front import Outcome, Target
-from search.loop import Job
+from search.execute.executor import Job
+from search.front.front import Outcome, Target
 from search.propose.rungs import Decisions, Open, Straight
 from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS, SPENT, distribution, outcomes_of
 from search.propose.telling import add, finish
-from search.space import Params, Space, anchors, random_settings
-from spaces.axis import Value
+from search.space.space import Params, Space, anchors, random_settings
+from spaces.knob import Value
 from spaces.recipe import Recipe
 
 #: After so many known recipes in a row the sampler is helped with a random draw, and after so many of those it ends.

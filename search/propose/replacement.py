@@ -17,8 +17,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from objectives import clock
-from search.front import Outcome, Target
-from search.lock import BUSY_S
+from search.front.front import Outcome, Target
 from search.propose.study import (
     MACHINE,
     OUTCOME,
@@ -31,7 +30,8 @@ from search.propose.study import (
     storage,
 )
 from search.propose.telling import add
-from search.space import Space
+from search.space.space import Space
+from search.store.locks import BUSY_S
 
 
 class Replacement:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import optuna
 
-from search.front import Outcome
-from search.space import Params
+from search.front.front import Outcome
+from search.space.space import Params
 
 
 @dataclass(frozen=True)

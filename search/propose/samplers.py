@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from search.config.schema import SAMPLERS as NAMES
+
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from search.propose.outlook import Outlook
-    from search.space import Space
+    from search.propose.surrogate.outlook import Outlook
+    from search.space.space import Space
 
 
 def _known_latency(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
@@ -63,3 +65,4 @@ SAMPLERS: Mapping[str, Callable[[int, Space, Outlook | None], BaseSampler]] = {
     "gp": _gp,
     "random": _random,
 }
+assert tuple(SAMPLERS) == NAMES, "the configuration knows every sampler"

@@ -19,9 +19,9 @@ from optuna.study import StudyDirection
 
 from objectives import clock
 from search.errors import UserError, nearest
-from search.front import Outcome, Target
-from search.lock import BUSY_S
-from spaces.axis import Knob
+from search.front.front import Outcome, Target
+from search.store.locks import BUSY_S
+from spaces.knob import Knob
 
 PARTS = "parts"  # study attribute: what all its trials share
 SEARCHED = "searched"  # of these: the space, which follows from the configuration, the model and the machine

@@ -9,9 +9,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.front import Outcome, Target
+from search.front.front import Outcome, Target
 from search.propose.study import GUESSED, OUTCOME, PARAMS
-from search.space import Space
+from search.space.space import Space
 
 #: The constraint that a rejected trial breaks. It is on every trial, because some samplers want all or none.
 REJECTED = "rejected"

@@ -14,7 +14,7 @@ from search.errors import UserError, listed, show
 from search.tasks.files import Number
 from search.tasks.heads import Label
 from search.tasks.labels import Found
-from search.tasks.table import Table
+from search.tasks.tables import Table
 
 
 def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ import numpy as np
 from search.errors import Where
 from search.tasks.rows import read_splits
 from search.tasks.task import Split, Splits
-from search.tasks.text import Encoded, encode
+from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
     import torch
 
-    from search.sections import DataConfig
+    from search.config.sections import DataConfig
     from search.tasks.heads import Head
 
 

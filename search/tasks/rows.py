@@ -14,11 +14,11 @@ from search.errors import UserError, Where
 from search.tasks import cells
 from search.tasks.heads import Head
 from search.tasks.labels import number
-from search.tasks.table import Table, read_table
+from search.tasks.tables import Table, read_table
 from search.tasks.task import Split, Splits
 
 if TYPE_CHECKING:
-    from search.sections import DataConfig
+    from search.config.sections import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from search.errors import Where
 if TYPE_CHECKING:
     import torch
 
-    from search.sections import DataConfig
+    from search.config.sections import DataConfig
     from search.tasks.heads import Head
-    from search.tasks.text import Encoded
+    from search.tasks.tokens import Encoded
 
 
 @dataclass(frozen=True)

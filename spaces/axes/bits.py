@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
+from spaces.axis import Phase, Plan
+from spaces.errors import Infeasible
+from spaces.knob import Knob, Settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the names of widths are asked for before it is
     from torch import nn

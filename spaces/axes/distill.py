@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from spaces import slicing
 from spaces.anatomy import Anatomy, anatomy_of
-from spaces.axis import Infeasible, Knob, Phase, Plan, Settings
+from spaces.axis import Phase, Plan
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
+from spaces.knob import Knob, Settings
 from spaces.least_squares import compensate
 from spaces.shape import Shape
 from spaces.slicing import Cut

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Plan
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spaces.axis import Context, Plan, Predict
+from spaces.axis import Plan
+from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths

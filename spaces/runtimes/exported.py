@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.export import Dim, ExportedProgram
 
-from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
 
 
 def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProgram:

@@ -14,7 +14,8 @@ import importlib.util
 import torch
 from torch import nn
 
-from spaces.axis import Context, Infeasible
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 
 INSTALL = 'pip install "torchao>=0.13"'
 WIDTH = "fp8"

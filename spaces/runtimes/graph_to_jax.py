@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 from spaces.runtimes.aten_to_jax import DTYPES, TABLE, Array
 
 Weights = Mapping[str, Array]

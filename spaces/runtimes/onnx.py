@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spaces import calibration, sensitivity
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Plan
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Predict
 from spaces.runtimes import quantise
 from spaces.runtimes.opening import cpus, require
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spaces.axis import Context, Infeasible, Plan, Runtime
+from spaces.axis import Plan
 from spaces.base import WEIGHTS
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Runtime
 from spaces.runtimes import float8
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from spaces.axis import Context, Plan, Predict
+from spaces.axis import Plan
+from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
 from spaces.runtimes.opening import require
 

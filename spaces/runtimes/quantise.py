@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 
 GROUP = 32  # weights that share a scale in int4
 #: Shares of a group's range that its scale in int4 is sought from, and least-squares steps from each. From the whole

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spaces.axis import Context, Infeasible, Plan, Predict
+from spaces.axis import Plan
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
 from spaces.runtimes.opening import require
 from spaces.runtimes.seal import private_folder

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces import build
-from spaces.axis import Context, Infeasible, Plan
+from spaces import build, two_of_four
+from spaces.axis import Plan
 from spaces.base import TaskModel, read_config
-from spaces.runtimes import float8, two_of_four
+from spaces.errors import Infeasible
+from spaces.runtime import Context
+from spaces.runtimes import float8
 from spaces.sparse import expand
 
 #: What everything is in; fp8 products come back in bf16.

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Direction, Measurement
-from search.compare import Estimate
-from search.final import Final
-from search.front import Front, Outcome, Status, Target
-from search.report import Study
+from search.front.estimates import Estimate
+from search.front.final import Final
+from search.front.front import Front, Outcome, Status, Target
+from search.front.study_record import StudyRecord
 from spaces.recipe import Recipe, Step
 
 TARGETS = (Target("accuracy", "higher"), Target("latency_p50_ms", "lower"))
@@ -143,7 +143,7 @@ def front(trials: int = 40, seed: int = 3) -> Front:
     return made
 
 
-def study(made: Front) -> Study:
+def study(made: Front) -> StudyRecord:
     """`made` with a held-out result for each member."""
     kept = {o.number: o for o in (*made.members, *made.uncompressed)}
     held_out = {
@@ -151,7 +151,7 @@ def study(made: Front) -> Study:
         for n, o in kept.items()
     }
     rows = {"train": 7395, "validation": 1539, "test": 1632}
-    return Study(CONFIG, HARDWARE, rows, held_out, seconds=968.0)
+    return StudyRecord(CONFIG, HARDWARE, rows, held_out, seconds=968.0)
 
 
 def campaign(made: Front, slower: Mapping[int, float] | None = None, spread: float = 0.01) -> Final:

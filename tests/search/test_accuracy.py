@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from world import worlds
 
-from search.propose.accuracy import Law, Line, QualityModel, Seen
+from search.propose.surrogate.quality import Law, Line, QualityModel, Seen
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -60,7 +60,7 @@ def test_a_law_finds_how_what_the_settings_take_adds_up(bend: float, monkeypatch
 
     free = error()
     assert free < 0.02
-    monkeypatch.setattr("search.propose.accuracy.BENDS", (1.0,))
+    monkeypatch.setattr("search.propose.surrogate.quality.BENDS", (1.0,))
     assert error() > 2 * free or bend == 1.0
 
 

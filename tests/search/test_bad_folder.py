@@ -12,7 +12,7 @@ import command
 import pytest
 from conftest import STUDY, Finished, state_of
 
-from search.best_config import SCHEMA_VERSION
+from search.deliver.best_config import SCHEMA_VERSION
 
 
 def cut(path: Path) -> None:

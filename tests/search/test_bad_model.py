@@ -13,7 +13,7 @@ import families
 import pytest
 import yaml
 
-from search.cli import main
+from search.cli.main import main
 
 
 @pytest.fixture(scope="module")

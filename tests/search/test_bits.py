@@ -12,15 +12,15 @@ import pytest
 import yaml
 from conftest import Finished
 
-from search.check import TOLERANCE
-from search.config import from_mapping, load
-from search.encoded import read_encoded
-from search.export import files_of
-from search.names import names
-from search.space import Space, anchors, open_space, siblings
+from search.config.schema import from_mapping, load
+from search.deliver.export import files_of
+from search.deliver.verify import TOLERANCE
+from search.space.choices import names
+from search.space.space import Space, anchors, open_space, siblings
+from search.tasks.encoded import read_encoded
 from spaces import calibration, sensitivity
 from spaces.axes.bits import WIDTHS
-from spaces.axis import Context
+from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
 from . import factory

@@ -12,15 +12,17 @@ import pytest
 
 from objectives.measurement import Measurement
 from objectives.stats import over_processes
-from search import check, compose, isolate
-from search.best_config import BestConfig
-from search.check import Found, latency_line, strays
-from search.compare import Estimate
-from search.config import load
-from search.front import LATENCY
-from search.names import names
-from search.store import Store
-from spaces.axis import Context
+from search.config.schema import load
+from search.deliver import verify as check
+from search.deliver.best_config import BestConfig
+from search.deliver.verify import Found, latency_line, strays
+from search.front.estimates import Estimate
+from search.front.front import LATENCY
+from search.prepare import isolate
+from search.prepare import runner as compose
+from search.space.choices import names
+from search.store.store import Store
+from spaces.runtime import Context
 
 BUSY = ["other processes used 60% of the CPUs"]
 

@@ -19,11 +19,11 @@ import pytest
 import yaml
 from conftest import STUDY, Finished
 
-import spaces
 from objectives import OBJECTIVES
 from objectives.quiet import QUIET
-from search.best_config import read_best_config, schema
+from search.deliver.best_config import read_best_config, schema
 from search.tasks import TASKS
+from spaces import registry
 
 
 def files_of(folder: Path) -> set[str]:
@@ -116,7 +116,7 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
 def test_list_names_everything_that_is_registered(finished: Finished) -> None:
     shown = command.search("list", cwd=finished.folder).succeeded().out
-    named = [*spaces.AXES, *spaces.RUNTIMES, *OBJECTIVES, *TASKS]
+    named = [*registry.axes(), *registry.runtimes(), *OBJECTIVES, *TASKS]
     assert all(re.search(rf"\b{entry.name}\b", shown) for entry in named)
 
 

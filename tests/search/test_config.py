@@ -15,8 +15,8 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from search.config import LATER, Names, Override, RunConfig, UserError, from_mapping, load, results_folder
-from search.source import Source
+from search.config.schema import LATER, Names, Override, RunConfig, UserError, from_mapping, load, results_folder
+from search.config.source import Source
 
 NAMES = Names(
     axes={
@@ -312,7 +312,7 @@ def test_keys_are_placed_where_they_were_written() -> None:
 
 def test_reading_a_configuration_needs_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "datasets", "evaluate", "mlflow", "optuna", "matplotlib")
-    code = f"import search.config, search.tasks, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import search.config.schema, search.tasks, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -30,7 +30,7 @@ def finished_well(mlruns: Path, ended: command.Ended) -> None:
     """The search is whole: every number once, every recipe once, every trial once in MLflow, and no leftovers."""
     import mlflow
 
-    from search.track import tracking_uri
+    from search.track.tracker import tracking_uri
 
     ended.succeeded()
     outcomes = state_of(mlruns).outcomes

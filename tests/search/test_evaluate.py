@@ -12,14 +12,15 @@ import pytest
 
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
-from search import evaluate, measurer
-from search.evaluate import Evaluator
-from search.front import LATENCY, Outcome, Target
+from search.execute import evaluate
+from search.execute.evaluate import Evaluator
+from search.front.front import LATENCY, Outcome, Target
 from search.loop import Job
-from search.measurer import Measurer, Stopwatch
-from spaces.axis import Context
+from search.measure import measurer
+from search.measure.measurer import Measurer, Stopwatch
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
 
 from . import factory
 

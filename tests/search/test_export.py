@@ -15,19 +15,19 @@ import pytest
 import yaml
 
 import search
-import spaces
-from search import export as exporting
-from search.atomic import replacing, write_text
-from search.best_config import BestConfig, read_best_config, schema
-from search.config import STUDY, study_name
+from search.config.schema import STUDY, study_name
+from search.deliver import export as exporting
+from search.deliver.best_config import BestConfig, read_best_config, schema
+from search.deliver.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
+from search.deliver.exported import read_exported
+from search.deliver.written import FILE
 from search.errors import UserError
-from search.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
-from search.exported import read_exported
-from search.front import Front
-from search.written import FILE
-from spaces.axis import Context
+from search.front.front import Front
+from search.store.atomic import replacing, write_text
+from spaces import registry
 from spaces.build import precision_of
 from spaces.recipe import Recipe
+from spaces.runtime import Context
 from spaces.runtimes import aot_inductor
 
 from . import factory
@@ -82,7 +82,7 @@ def test_a_graph_that_is_not_there_yet_is_left_to_the_runtime(tmp_path: Path) ->
 def programs(source: Path) -> tuple[Recipe, str]:
     """A recipe that runs compiled code, and the name of that, which lies in `source` without a seal."""
     recipe = factory.recipe(runtime="aot_inductor")
-    (package,) = spaces.runtime("aot_inductor").files(precision_of(recipe))
+    (package,) = registry.runtime_named("aot_inductor").files(precision_of(recipe))
     (source / package).parent.mkdir()
     (source / package).write_bytes(b"program")
     return recipe, package
@@ -341,7 +341,7 @@ def test_what_every_study_is_called_is_what_a_record_takes(best: Path) -> None:
 
 
 def test_a_study_of_a_database_that_is_no_folders_name_is_refused(tmp_path: Path) -> None:
-    from search.session import stored
+    from search.deliver.stored import stored
 
     with pytest.raises(UserError, match=r'^STUDY: must be made of letters.*, got "../../x"$'):
         stored(tmp_path, "../../x")

@@ -12,13 +12,16 @@ import pytest
 from conftest import STUDY, state_of
 
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
-from search import cli, compose, run_log, session
+from search import compose as session
+from search import run_log
+from search.cli.main import main as cli
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
-from search.front import Front, Outcome, Target
-from search.known import UnknownAnatomy
+from search.front.front import Front, Outcome, Target
 from search.loop import Job, explore
-from search.measurer import Measurer
-from spaces.axis import Infeasible
+from search.measure.measurer import Measurer
+from search.prepare import runner as compose
+from search.propose.surrogate.latency_predictor import UnknownAnatomy
+from spaces.errors import Infeasible
 from spaces.recipe import Recipe, Step
 
 TARGETS = (Target("accuracy", "higher"), Target("latency_p50_ms", "lower"))
@@ -269,7 +272,7 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
 
 
 def test_a_stage_before_the_first_trial_is_tried_once_more_in_an_empty_folder(tmp_path: Path) -> None:
-    from search.store import Store
+    from search.store.store import Store
 
     stages = compose.Stages(Store(tmp_path), lambda stage, done: None)
     folder = stages("teacher", {"number": 1}, die_once, tmp_path / "tried")

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.compare import Estimate, difference, ratio
+from search.deliver.finalists import finalists_of
 from search.errors import UserError
-from search.final import Final
-from search.finalists import finalists_of
-from search.front import LATENCY, PICKS, Front, Outcome, Target
+from search.front.estimates import Estimate, difference, ratio
+from search.front.final import Final
+from search.front.front import LATENCY, PICKS, Front, Outcome, Target
 
 from . import factory
 

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from conftest import Finished
 
-import spaces
+from search.deliver.export import export_model
+from search.deliver.exported import read_exported
+from search.deliver.written import sha256
 from search.errors import UserError
-from search.export import export_model
-from search.exported import read_exported
-from search.front import Front
-from search.graphs import STAGE, Graphs
-from search.store import MANIFEST, Store
-from search.written import sha256
-from spaces.axis import Context, Plan
+from search.front.front import Front
+from search.measure.graphs import STAGE, Graphs
+from search.store.store import MANIFEST, Store
+from spaces import registry
+from spaces.axis import Plan
 from spaces.recipe import Recipe
+from spaces.runtime import Context
 from spaces.runtimes import onnx
 
 from . import factory
@@ -35,7 +36,7 @@ class Maker:
     def __call__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
         assert (folder / "model.safetensors").read_bytes() == b"weights", "what it is made of is there"
         there = sorted(p.name for p in folder.glob("onnx/*"))
-        for name in spaces.runtime(runtime).files(plan):
+        for name in registry.runtime_named(runtime).files(plan):
             self.made.append((name, there))
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(f"{name} number {len(self.made)}")

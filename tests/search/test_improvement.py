@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from search.pareto import hypervolume
-from search.propose.improvement import Staircase, expected_gain, expected_improvement
+from search.front.pareto import hypervolume
+from search.propose.surrogate.improvement import Staircase, expected_gain, expected_improvement
 
 REFERENCE = (2.0, 0.5)
 FRONT = [(0.1, 0.6), (0.9, 0.75), (1.6, 0.82)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.config import UserError, narrow, narrow_axis
-from search.knobs import check_space
-from spaces.axis import Knob
+from search.config.schema import UserError, narrow, narrow_axis
+from search.config.space_section import check_space
+from spaces.knob import Knob
 
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
 HEADS = Knob("heads", off=1.0, low=0.25, high=1.0, step=0.125, help="")

@@ -11,13 +11,14 @@ import pytest
 
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
-from search import commands, compose
-from search.front import LATENCY, Outcome
-from search.known import FRESH, Known, error_of, pair_of
-from search.measurer import Measurer, Stopwatch
-from search.setting import Setting
-from search.shapes import shapes_of_folder
-from spaces.axis import Infeasible
+from search.cli import commands
+from search.front.front import LATENCY, Outcome
+from search.measure.measurer import Measurer, Stopwatch
+from search.prepare import runner as compose
+from search.prepare.prepared import Setting
+from search.propose.surrogate.latency_predictor import FRESH, Known, error_of, pair_of
+from search.space.sizes import shapes_of_folder
+from spaces.errors import Infeasible
 
 EAGER, ONNX, ABSENT = ("eager", "fp32"), ("onnx", "fp32"), ("eager", "int8-static")
 

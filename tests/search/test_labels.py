@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from search.config.sections import DataConfig
 from search.errors import UserError
-from search.sections import DataConfig
 from search.tasks.classification import Classification
 from search.tasks.heads import Head, head_labels
 from search.tasks.labels import Found, Numbering, number

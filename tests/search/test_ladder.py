@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from world import ECONOMY, World, worlds
 
-from search.pareto import non_dominated
-from search.propose.improvement import Staircase, layers_of
-from search.propose.record import Weights
+from search.front.pareto import non_dominated
+from search.propose.surrogate.improvement import Staircase, layers_of
+from search.propose.surrogate.record import Weights
 
 
 @pytest.fixture(scope="module")

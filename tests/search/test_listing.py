@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import spaces
-from search import listing
-from search.compose import ANY_SHAPE
-from search.space import runtime_knob
+from search.cli import listing
+from search.prepare.runner import ANY_SHAPE
+from search.space.space import runtime_knob
+from spaces import registry
 
 
 def test_what_has_not_run_on_its_hardware_is_called_experimental_and_nothing_else_is() -> None:
     lines = list(listing.lines())
     marked = [line for line in lines if "(experimental)" in line]
-    values = {value for names in spaces.EXPERIMENTAL.values() for value in names}
+    values = {value for names in registry.EXPERIMENTAL.values() for value in names}
     assert len(marked) == len(values) == 3  # without a GPU no runtime lists the width among its own
     assert all(any(f"{value} (experimental)" in line for line in marked) for value in values)
     assert any(line.strip().startswith("experimental: ") for line in lines)
 
 
 def test_what_is_called_experimental_exists() -> None:
-    knobs = {f"{axis.name}.{knob.name}": knob for axis in spaces.AXES for knob in axis.knobs(ANY_SHAPE)}
+    knobs = {f"{axis.name}.{knob.name}": knob for axis in registry.axes() for knob in axis.knobs(ANY_SHAPE)}
     knobs[f"runtime.{runtime_knob().name}"] = runtime_knob()
-    for name, values in spaces.EXPERIMENTAL.items():
+    for name, values in registry.EXPERIMENTAL.items():
         assert set(values) <= set(knobs[name].choices)

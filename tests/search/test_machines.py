@@ -17,9 +17,10 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.latency import P50
 from search import remeasure
-from search.config import DataConfig, ModelConfig, RunConfig
+from search.config.schema import DataConfig, ModelConfig, RunConfig
 from search.errors import UserError
-from search.front import LATENCY, Outcome
+from search.front.front import LATENCY, Outcome
+from search.prepare.prepared import Setting
 from search.propose.replacement import Replacement
 from search.propose.study import (
     MACHINE,
@@ -32,8 +33,7 @@ from search.propose.study import (
     read_outcomes,
 )
 from search.propose.telling import add
-from search.setting import Setting
-from search.space import Space
+from search.space.space import Space
 from spaces.recipe import Step
 
 from .test_resume import ACCURACY, SPACE, TARGETS, distribution, recipe_of

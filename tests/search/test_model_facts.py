@@ -14,13 +14,16 @@ import torch
 import yaml
 
 from objectives import workload
-from search import stages
-from search.config import RunConfig, load
-from search.encoded import read_encoded
+from search.config.schema import RunConfig, load
 from search.errors import UserError
-from search.model_facts import ModelFacts, check_fit, facts_of
-from search.names import names
-from search.tasks.text import frame_of, tokenizer
+from search.prepare.data import prepare_data
+from search.prepare.folders import frame_in, input_names
+from search.prepare.model import describe_model
+from search.prepare.model_facts import ModelFacts, check_fit, facts_of
+from search.prepare.teacher import make_teacher
+from search.space.choices import names
+from search.tasks.encoded import read_encoded
+from search.tasks.tokens import frame_of, tokenizer
 from spaces import build
 from spaces.base import load_base
 
@@ -56,9 +59,9 @@ def prepared(root: Path, config: RunConfig) -> tuple[Path, Path]:
     model, data, teacher = (root / name for name in ("stage-model", "stage-data", "stage-teacher"))
     for folder in (model, data, teacher):
         folder.mkdir()
-    stages.describe_model(model, config, NOTHING)
-    stages.prepare_data(data, config, model, NOTHING)
-    stages.make_teacher(teacher, config, data, "cpu", 1, root / "scratch", NOTHING)
+    describe_model(model, config, NOTHING)
+    prepare_data(data, config, model, NOTHING)
+    make_teacher(teacher, config, data, "cpu", 1, root / "scratch", NOTHING)
     return data, teacher
 
 
@@ -239,9 +242,7 @@ def test_a_model_is_timed_on_rows_framed_by_its_tokenizer(tmp_path: Path, config
     at = next(i for i in range(len(real)) if real[i : i + len(bare)] == bare)
     before, behind = real[:at], real[at + len(bare) :]
     special = {*made.all_special_ids}
-    batches = workload.inputs(
-        workload.Workload(4, "data", 1), stages.input_names(teacher), stages.frame_in(teacher), range(5, 30)
-    )
+    batches = workload.inputs(workload.Workload(4, "data", 1), input_names(teacher), frame_in(teacher), range(5, 30))
     model = build.load(teacher)
     for batch in batches:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
@@ -269,7 +270,7 @@ def test_the_models_padding_token_is_that_of_its_tokenizer(tmp_path: Path, confi
         texts = ["a film is dull", "the plot of the film is clever and bright and warm"]
         batch = made(texts, padding=True, padding_side="right", return_tensors="pt")
         with torch.inference_mode():
-            ours = build.load(teacher)(**{n: batch[n] for n in stages.input_names(teacher)})
+            ours = build.load(teacher)(**{n: batch[n] for n in input_names(teacher)})
             alone = torch.cat([theirs(**made(text, return_tensors="pt")).logits for text in texts])
         torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
 
@@ -278,8 +279,8 @@ def test_a_pair_is_timed_as_a_pair(tmp_path: Path, configured: Configure) -> Non
     for kind, types in (("bert", [0, 0, 0, 0, 1, 1, 1]), ("roberta", None), ("bert-untyped", None)):
         folder = families.save(tmp_path / kind / "model", kind, **LABELS)
         _, teacher = prepared(tmp_path / kind, configured(folder, "data.text_pair=text"))
-        inputs = stages.input_names(teacher)
-        [batch, *_] = workload.inputs(workload.Workload(1, 7), inputs, stages.frame_in(teacher))
+        inputs = input_names(teacher)
+        [batch, *_] = workload.inputs(workload.Workload(1, 7), inputs, frame_in(teacher))
         row = batch["input_ids"][0]
         marks = [at for at, number in enumerate(row) if number in (0, 2)]
         assert marks == ([0, 3, 6] if kind != "roberta" else [0, 3, 4, 6])

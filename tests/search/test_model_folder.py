@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from search.config.model_folder import check_model, fingerprint, model_name, weight_files
+from search.config.source import Source
 from search.errors import UserError
-from search.model_folder import check_model, fingerprint, model_name, weight_files
-from search.source import Source
 
 
 def save(folder: Path, name: str = "model.safetensors", value: float = 1.0) -> None:

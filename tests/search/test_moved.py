@@ -14,9 +14,9 @@ import pytest
 import yaml
 from conftest import STUDY, Finished, State, state_of
 
+from search.compose import _what_matters
 from search.propose.study import read_outcomes
-from search.proposing import _what_matters
-from search.results import inside, located
+from search.store.paths import inside, located
 from spaces.recipe import canonical
 
 MORE = 7

@@ -23,7 +23,7 @@ WRONG = {
 HEAVY = ("torch", "transformers", "optuna", "mlflow", "scipy", "pandas", "datasets")
 CODE = """
 import contextlib, io, json, sys
-from search.cli import main
+from search.cli.main import main
 
 told = {}
 for wrong in json.loads(sys.argv[1]):

@@ -11,10 +11,10 @@ import tiny
 from conftest import STUDY, state_of
 
 from objectives import clock, energy
-from search import compose
-from search.config import load
+from search.config.schema import load
 from search.errors import UserError
-from search.names import names
+from search.prepare import runner as compose
+from search.space.choices import names
 
 LATER = ("--set", "budget.trials=4", "--set", "space.distill=off")
 

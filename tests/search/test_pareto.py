@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from search.pareto import dominates, hypervolume, knee, non_dominated
+from search.front.pareto import dominates, hypervolume, knee, non_dominated
 
 
 def random_points(count: int, objectives: int, seed: int) -> list[tuple[float, ...]]:

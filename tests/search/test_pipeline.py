@@ -12,9 +12,9 @@ import families
 import pytest
 
 import search
-from search.export import export_model
-from search.front import Front
-from search.tasks.text import frame_of, tokenizer
+from search.deliver.export import export_model
+from search.front.front import Front
+from search.tasks.tokens import frame_of, tokenizer
 from spaces.base import load_base, write_folder
 
 from . import factory

@@ -3,7 +3,7 @@
 import numpy as np
 
 from search.propose.pool import Grid
-from spaces.axis import Knob
+from spaces.knob import Knob
 
 KNOBS = {
     "a": Knob("a", off=6, low=1, high=6, step=1, help=""),

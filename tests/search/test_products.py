@@ -12,9 +12,11 @@ import command
 import numpy as np
 import pytest
 
-from search import commands, compose, products
-from search.setting import Setting
-from search.wording import describe
+from search.cli import commands
+from search.front.wording import describe
+from search.prepare import matmul_costs as products
+from search.prepare import runner as compose
+from search.prepare.prepared import Setting
 from spaces import build
 from spaces.products import Costs
 from spaces.recipe import Recipe, canonical

@@ -14,7 +14,7 @@ import pytest
 
 from objectives.latency import P50
 from objectives.measurement import Measurement
-from search.reference import ATTEMPTS, References
+from search.measure.reference import ATTEMPTS, References
 
 ABOUT = {"architecture": "bert", "weights": {"a": (2, 3)}}
 CONDITIONS = {"device": "cpu", "batch": 2, "length": 8, "fingerprint": "f"}

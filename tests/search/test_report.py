@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from search.best_config import plain, schema
-from search.front import Front, Outcome
-from search.picture import front_png, front_svg
-from search.report import census, front_json, headline, note, pick_lines, table
-from search.report_html import front_html
-from search.wording import describe, interval, quantity, significant
+from search.deliver.best_config import plain, schema
+from search.front.front import Front, Outcome
+from search.front.wording import describe, interval, quantity, significant
+from search.report.page import front_html
+from search.report.plot import front_png, front_svg
+from search.report.text import census, front_json, headline, note, pick_lines, table
 
 from . import factory
 

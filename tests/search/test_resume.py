@@ -14,14 +14,14 @@ from world import World, worlds
 
 from objectives.latency import P50
 from objectives.quality import metric_named
-from search.front import LATENCY, Outcome, Target
+from search.front.front import LATENCY, Outcome, Target
 from search.loop import Job
 from search.propose import Economy, Proposer, weights_grid
-from search.propose.record import Record, Weights
 from search.propose.rungs import Straight
 from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
-from search.space import Params, Space, siblings
-from spaces.axis import Knob
+from search.propose.surrogate.record import Record, Weights
+from search.space.space import Params, Space, siblings
+from spaces.knob import Knob
 from spaces.recipe import Recipe, Step
 
 ACCURACY = metric_named("accuracy").objective

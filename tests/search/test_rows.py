@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config import FORMATS, UserError
-from search.sections import DataConfig
-from search.source import embedded
+from search.config.schema import FORMATS, UserError
+from search.config.sections import DataConfig
+from search.config.source import embedded
 from search.tasks.classification import Classification
 from search.tasks.files import READERS
 from search.tasks.task import Split, Splits

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from conftest import STUDY, Finished
 
-from search.best_config import read_best_config, schema
-from search.track import tracking_uri
-from search.wording import quantity
+from search.deliver.best_config import read_best_config, schema
+from search.front.wording import quantity
+from search.track.tracker import tracking_uri
 
 EXPORTED = ("front.json", "front.html", "front.png", "best-config.yaml", "fastest.yaml", "most-accurate.yaml")
 MODEL_FILES = ("config.json", "model.safetensors", "recipe.yaml", "reference.npz", "tokenizer.json")

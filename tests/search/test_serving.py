@@ -11,7 +11,7 @@ import tiny
 from conftest import Finished
 
 import search
-from search.best_config import read_best_config
+from search.deliver.best_config import read_best_config
 
 TEXTS = [row["text"] for row in tiny.sentences(12, seed=9)]
 
@@ -38,7 +38,7 @@ def test_a_loaded_model_has_learned_the_task(folder: Path) -> None:
 
 
 def test_every_member_gives_the_logits_of_its_record(finished: Finished) -> None:
-    from search.check import REFERENCE, TOLERANCE, probe
+    from search.deliver.verify import REFERENCE, TOLERANCE, probe
     from spaces import build
 
     for member in finished.models():
@@ -52,7 +52,7 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
     """int8 members round: what they differ by is small beside what rows differ by."""
     import torch
 
-    from search.check import TOLERANCE
+    from search.deliver.verify import TOLERANCE
     from spaces import build
 
     batch = dict(tiny.word_tokenizer()(TEXTS, padding=True, return_tensors="np"))

@@ -9,11 +9,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from search import setting
-from search.encoded import write_encoded
-from search.setting import Rows
-from search.tasks.text import Encoded
-from spaces.axis import Context
+from search.prepare import prepared as setting
+from search.prepare.prepared import Rows
+from search.tasks.encoded import write_encoded
+from search.tasks.tokens import Encoded
+from spaces.runtime import Context
 
 
 def rows_in(folder: Path, limit: int | None) -> Rows:

@@ -14,14 +14,13 @@ sys.path.append(str(Path(__file__).parents[1] / "spaces"))  # for `models`; last
 
 import models
 
-import spaces
 from objectives.shapes import Shapes, operations_of, params_of
-from search.shapes import Outline, outline_of, shapes_of, shapes_of_folder
-from search.space import Space
-from spaces import build
-from spaces.axis import Value
+from search.space.sizes import Outline, outline_of, shapes_of, shapes_of_folder
+from search.space.space import Space
+from spaces import build, registry
 from spaces.base import write_folder
 from spaces.build import steps_of
+from spaces.knob import Value
 from spaces.shape import LayerShape, Shape
 
 Params = Mapping[str, Value]
@@ -52,7 +51,7 @@ def both(tmp_path: Path, case: str, params: Params) -> tuple[Shapes, Shapes]:
 def possible(case: str, params: Params) -> Params:
     """`params` less the knobs that this family does not offer."""
     shape = models.subject(case).statistics.shape
-    offered = {f"{axis.name}.{knob.name}" for axis in spaces.AXES for knob in axis.knobs(shape)}
+    offered = {f"{axis.name}.{knob.name}" for axis in registry.axes() for knob in axis.knobs(shape)}
     return {name: value for name, value in params.items() if name in offered}
 
 

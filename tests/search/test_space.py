@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-import spaces
-from search.config import from_mapping, load
+from search.config.schema import from_mapping, load
 from search.errors import UserError
-from search.names import names
-from search.space import Space, open_space
+from search.space.choices import names
+from search.space.space import Space, open_space
+from spaces import registry
 from spaces.axes.bits import CLOSED_WIDTHS
-from spaces.axis import Context
+from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.shape import LayerShape, Shape
 
@@ -26,8 +26,8 @@ def opened(space: dict[str, object], device: str = "cpu") -> Space:
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:
-    assert spaces.CLOSED_RUNTIMES and set(spaces.CLOSED_RUNTIMES) <= {r.name for r in spaces.RUNTIMES}
-    for name in spaces.CLOSED_RUNTIMES:
+    assert registry.CLOSED_RUNTIMES and set(registry.CLOSED_RUNTIMES) <= {r.name for r in registry.runtimes()}
+    for name in registry.CLOSED_RUNTIMES:
         left_open = opened({})
         assert name not in {runtime for runtime, _ in left_open.pairs} and name not in left_open.missing
         assert "eager" in left_open.knobs["runtime.name"].choices
@@ -36,7 +36,7 @@ def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named
 
 
 def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
-    closed = {f"{a.name}.{k.name}" for a in spaces.AXES for k in a.knobs(SHAPE) if k.closed or k.mode}
+    closed = {f"{a.name}.{k.name}" for a in registry.axes() for k in a.knobs(SHAPE) if k.closed or k.mode}
     assert {"prune.flops", "low_rank.embeddings", "bits.wide"} <= closed
     assert not closed & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched

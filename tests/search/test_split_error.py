@@ -10,13 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.compare import Estimate
-from search.compose import Siblings
-from search.front import LATENCY, LOSS, Outcome
+from search.front.estimates import Estimate
+from search.front.front import LATENCY, LOSS, Outcome
 from search.propose import Aims, Bounds, Outlook, QualityModel, Record, weights_grid
-from search.propose.accuracy import SEED_NOISE
+from search.propose.deployments import Siblings
 from search.propose.study import OUTCOME, PARAMS
-from search.space import Params
+from search.propose.surrogate.quality import SEED_NOISE
+from search.space.space import Params
 
 from .factory import measurement
 from .test_resume import PAIRS, SPACE, TARGETS, recipe_of
@@ -98,7 +98,7 @@ def test_the_error_of_the_split_is_that_of_the_losses_and_before_there_are_any_o
 
 def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     """Of two that differ, the model follows what was measured on many rows closely, and on few not."""
-    from search.propose.accuracy import Seen
+    from search.propose.surrogate.quality import Seen
 
     bends = []
     for error in (0.0, 0.03):

@@ -15,10 +15,15 @@ import torch
 from fake_cuda import fake_cuda
 from safetensors.torch import load_file
 
-from search import stages, teaching
-from search.config import RunConfig, load
-from search.looks import Looks, looked_at, recover_with_looks
-from search.names import names
+from search.config.schema import RunConfig, load
+from search.execute.build_weights import make_weights
+from search.execute.looks import Looks, looked_at, recover_with_looks
+from search.prepare.data import prepare_data
+from search.prepare.model import describe_model
+from search.prepare.statistics import make_statistics
+from search.prepare.teacher import make_teacher
+from search.prepare.teacher_outputs import make_outputs
+from search.space.choices import names
 from spaces import checkpoints
 from spaces.recipe import Step
 
@@ -59,11 +64,11 @@ class Made:
         self, folder: Path, scratch: Path, shares: tuple[float, ...] = (1.0,), progress: Any = NOTHING
     ) -> bytes:
         where = (self.data, self.teacher, self.statistics, self.outputs, "cpu", 1, scratch, shares)
-        stages.make_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
+        make_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
         return (folder / ("looks.json" if shares[-1] < 1 else "model.safetensors")).read_bytes()
 
     def trained(self, folder: Path, scratch: Path, progress: Any = NOTHING) -> bytes:
-        stages.make_teacher(place(folder), self.config, self.data, "cpu", 1, scratch, progress=progress)
+        make_teacher(place(folder), self.config, self.data, "cpu", 1, scratch, progress=progress)
         return (folder / "model.safetensors").read_bytes()
 
 
@@ -77,11 +82,11 @@ def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("stages")
     chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], names())
     data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
-    stages.describe_model(place(root / "model"), chosen, NOTHING)
-    stages.prepare_data(data, chosen, root / "model", NOTHING)
-    stages.make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)
-    stages.make_statistics(statistics, chosen, data, teacher, "cpu", 1, NOTHING)
-    teaching.make_outputs(outputs, chosen, data, teacher, "cpu", 1, NOTHING)
+    describe_model(place(root / "model"), chosen, NOTHING)
+    prepare_data(data, chosen, root / "model", NOTHING)
+    make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)
+    make_statistics(statistics, chosen, data, teacher, "cpu", 1, NOTHING)
+    make_outputs(outputs, chosen, data, teacher, "cpu", 1, NOTHING)
     recover = {name: value for name, value in chosen.to_mapping()["recover"].items() if value is not None}
     return Made(chosen, data, teacher, statistics, outputs, recover)
 
@@ -149,16 +154,16 @@ def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
     scratch = tmp_path / "scratch"
     used = {}
     with fake_cuda(monkeypatch) as device:
-        stages.make_teacher(places["teacher"], made.config, made.data, "cuda", 1, scratch, NOTHING)
+        make_teacher(places["teacher"], made.config, made.data, "cuda", 1, scratch, NOTHING)
         used["teacher"], device.used = device.used, 0
-        stages.make_statistics(places["statistics"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        make_statistics(places["statistics"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
         used["statistics"], device.used = device.used, 0
-        teaching.make_outputs(places["outputs"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        make_outputs(places["outputs"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
         used["outputs"], device.used = device.used, 0
         given = (made.data, made.teacher, places["statistics"], places["outputs"], "cuda", 1)
         for name, recover in (("stored", made.recover), ("live", live)):
             where = (*given, tmp_path / f"{name}.scratch", (0.5, 1.0))
-            stages.make_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
+            make_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
             used[name], device.used = device.used, 0
     assert all(count > 100 for count in used.values()), used
     for name, file in (("statistics", "statistics.safetensors"), ("outputs", "outputs.safetensors")):

@@ -17,11 +17,12 @@ from threading import Barrier
 import command
 import pytest
 
-from search import lock, owner
-from search import store as stores
-from search.atomic import PARTIAL
-from search.owner import Owner
-from search.store import LEASES, MANIFEST, SCRATCH_S, Store
+from search.store import locks as lock
+from search.store import owner
+from search.store import store as stores
+from search.store.atomic import PARTIAL
+from search.store.owner import Owner
+from search.store.store import LEASES, MANIFEST, SCRATCH_S, Store
 
 
 def fill(size: int):  # type: ignore[no-untyped-def]

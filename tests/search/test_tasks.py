@@ -13,7 +13,7 @@ import torch
 from search.errors import UserError
 from search.tasks import TASKS, Task
 from search.tasks.classification import Classification
-from search.tasks.text import Encoded, batches, by_length, encode, tokenizer
+from search.tasks.tokens import Encoded, batches, by_length, encode, tokenizer
 
 TASK = Classification()
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from objectives.quality import METRICS
-from search.teacher_check import standing
+from search.measure.teacher_check import standing
 
 LABELS = ("bad", "good")
 

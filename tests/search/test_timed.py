@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from objectives import roofline
-from search.timed import sizes_of
+from search.space.stored_sizes import sizes_of
 
 SMALL = {
     "model_type": "bert",
@@ -58,7 +58,7 @@ def test_the_operations_are_those_that_torch_counts_for_the_whole_model(stored: 
 
 @pytest.mark.parametrize("pattern", ["any", "2-of-4"])
 def test_zeros_are_work_unless_a_kernel_skips_them(pattern: str, tmp_path: Path) -> None:
-    import spaces
+    from spaces import registry
     from spaces.base import Base, skeleton, write_folder
 
     config = {**SMALL, "hidden_size": 64, "intermediate_size": 192}
@@ -67,7 +67,7 @@ def test_zeros_are_work_unless_a_kernel_skips_them(pattern: str, tmp_path: Path)
     for plans in ({}, {"sparse": {"weights": 0.5} | ({} if pattern == "any" else {"pattern": pattern})}):
         model = skeleton(base)
         for name, plan in plans.items():
-            spaces.axis(name).reshape(model, plan)
+            registry.axis_named(name).reshape(model, plan)
         write_folder(tmp_path / str(len(plans)), model, base, plans)
         found.append(sizes_of(tmp_path / str(len(plans))))
     whole, sparse = found

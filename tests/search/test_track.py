@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from search.deliver.export import export
 from search.errors import UserError
-from search.export import export
-from search.front import Front
-from search.track import Tracker, check_store, tracking_uri, ui_command
-from search.track_log import requirements
-from search.tracking import PAUSE_S, PAUSE_SHARE, Tracking
+from search.front.front import Front
+from search.track.log import requirements
+from search.track.observer import PAUSE_S, PAUSE_SHARE, Tracking
+from search.track.tracker import Tracker, check_store, tracking_uri, ui_command
 
 from . import factory
 
@@ -288,7 +288,7 @@ def test_a_store_that_cannot_be_opened_is_the_users_error(tmp_path: Path) -> Non
 
 
 def test_mlflow_is_imported_late() -> None:
-    code = "import sys, search.track; sys.exit('mlflow' in sys.modules or 'matplotlib' in sys.modules)"
+    code = "import sys, search.track.tracker; sys.exit('mlflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -314,7 +314,7 @@ def test_a_renamed_trial_is_found_by_its_number(store: Path, front: Front) -> No
 def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_note(store: Path) -> None:
     from mlflow.utils import validation
 
-    from search import track_batch
+    from search.track.tracker import batch as track_batch
 
     assert track_batch.PARAMS_PER_CALL <= validation.MAX_PARAMS_TAGS_PER_BATCH
     assert track_batch.METRICS_PER_CALL <= validation.MAX_METRICS_PER_BATCH
@@ -334,7 +334,7 @@ def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_n
 def test_a_batch_is_within_every_limit_of_a_call() -> None:
     from mlflow.entities import Param
 
-    from search.track_batch import BYTES_PER_CALL, PARAM_LENGTH, batches
+    from search.track.batch import BYTES_PER_CALL, PARAM_LENGTH, batches
 
     wide = [Param(f"key{number}", "\u00e4" * PARAM_LENGTH) for number in range(90)]  # six bytes a letter in JSON
     found = list(batches(wide, 100))
@@ -383,7 +383,7 @@ def test_what_a_server_did_not_take_is_logged_when_it_answers_again(store: Path,
 def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
     store: Path, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search import track
+    from search.track.tracker import tracker as track
 
     tracker = started(store, "part")
     tracking = Tracking(lambda: tracker, lambda line: None, "http://mlflow.example", clock=lambda: 1e9)
@@ -440,7 +440,7 @@ class Unavailable(http.server.BaseHTTPRequestHandler):
 def test_a_server_that_does_not_answer_is_found_before_anything_is_trained(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from search import cli
+    from search.cli.main import main as cli
 
     monkeypatch.chdir(tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unavailable) as server:
@@ -467,7 +467,7 @@ def test_a_store_that_is_not_there_is_refused_by_its_address(uri: str, monkeypat
 
 
 def test_a_run_on_a_server_ends_with_the_server_s_own_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from search.commands import ui_text
+    from search.cli.commands import ui_text
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000/")
     assert ui_text(tmp_path, "/#/experiments/7") == "http://mlflow.example:5000/#/experiments/7"
@@ -478,8 +478,9 @@ def test_a_database_that_another_program_holds_is_said_in_plain_words(
 ) -> None:
     import optuna
 
-    from search import cli, lock
+    from search.cli.main import main as cli
     from search.propose import study
+    from search.store import locks as lock
 
     monkeypatch.chdir(tmp_path)
     for module in (lock, study):
@@ -504,7 +505,7 @@ def test_a_database_that_another_program_holds_is_said_in_plain_words(
 def test_a_results_folder_that_no_address_can_hold_is_refused(
     name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from search import cli
+    from search.cli.main import main as cli
 
     assert cli.main([*arguments, "--mlruns", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err

@@ -14,16 +14,17 @@ import tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertForTokenClassification
 
-from search import stages
-from search.compose import data_key_of
-from search.config import load
-from search.encoded import read_encoded
+from search.config.schema import load
 from search.errors import UserError
-from search.names import names
 from search.planning import plan_lines
+from search.prepare.data import prepare_data
+from search.prepare.model import describe_model
+from search.prepare.runner import data_key_of
+from search.prepare.trained_head import trained_head
+from search.space.choices import names
 from search.tasks import task_named
+from search.tasks.encoded import read_encoded
 from search.tasks.heads import Head
-from search.trained_head import trained_head
 
 
 def head_of(folder: Path, epochs: float = 0, head: str = "auto") -> Head | None:
@@ -132,8 +133,8 @@ def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_pat
     facts, made = tmp_path / "facts", tmp_path / "data"
     facts.mkdir()
     made.mkdir()
-    stages.describe_model(facts, chosen, lambda stage, done: None)
-    stages.prepare_data(made, chosen, facts, lambda stage, done: None)
+    describe_model(facts, chosen, lambda stage, done: None)
+    prepare_data(made, chosen, facts, lambda stage, done: None)
     about = json.loads((made / "data.json").read_text())
     _, labels = read_encoded(made / "train.npz")
     assert about["labels"] == ["1", "0"]

@@ -14,13 +14,15 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from search import commands, compose, finalists
-from search.best_config import schema
-from search.config import load
+from search.cli import commands
+from search.config.schema import load
+from search.deliver import finalists
+from search.deliver.best_config import schema
 from search.errors import UserError
-from search.front import Front
-from search.names import names
+from search.front.front import Front
+from search.prepare import runner as compose
 from search.propose.study import OUTCOME, open_study, set_attribute
+from search.space.choices import names
 
 from . import factory
 

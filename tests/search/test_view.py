@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from search import view
-from search.front import Front
-from search.view import Lines, Live
-from search.wording import describe
+from search.front.front import Front
+from search.front.wording import describe
+from search.report import progress as view
+from search.report.progress import Lines, Live
 
 from . import factory
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from search import atomic, commands, owner, written
+from search.cli import commands
+from search.deliver import written
+from search.deliver.export import RECIPE, export, export_model
+from search.deliver.written import FILE, Written, free_place, mend, replacing_folder, take_away
 from search.errors import UserError
-from search.export import RECIPE, export, export_model
-from search.front import Front
-from search.written import FILE, Written, free_place, mend, replacing_folder, take_away
+from search.front.front import Front
+from search.store import atomic, owner
 
 from . import factory
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import spaces
-from spaces import build, calibration, sensitivity
+from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
-from spaces.axis import Axis, Knob, Value
+from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
+from spaces.knob import Knob, Value
 from spaces.recipe import Step
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics, collect
@@ -212,7 +212,7 @@ def built(subject: Subject, *steps: Step) -> tuple[TaskModel, build.Plans]:
 def stored(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     """A folder of a model cut by every axis, to one block: exporters and compilers take their time for each."""
     seen = subject(case, head)
-    settings = {a.name: middling(a, seen.statistics.shape) for a in spaces.AXES if a.name != "bits"}
+    settings = {a.name: middling(a, seen.statistics.shape) for a in registry.axes() if a.name != "bits"}
     settings["distill"]["layers"] = 1
     model, plans = built(seen, *(Step(name, chosen) for name, chosen in settings.items()))
     write_folder(folder, model, seen.base, plans)

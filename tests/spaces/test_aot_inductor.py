@@ -13,15 +13,15 @@ import pytest
 import torch
 from models import arrays_of, stored, subject
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible
+from spaces import build, registry
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 from spaces.runtimes import aot_inductor
 from spaces.runtimes.aot_inductor import package
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
-RUNTIME = spaces.runtime("aot_inductor")
+RUNTIME = registry.runtime_named("aot_inductor")
 real = pytest.mark.skipif(RUNTIME.missing(CPU) is not None, reason=str(RUNTIME.missing(CPU)))
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 

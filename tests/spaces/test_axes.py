@@ -10,15 +10,16 @@ import pytest
 import torch
 from models import Subject, built, logits, middling, shape_of, sizes, subject, tiny, weights
 
-import spaces
-from spaces import build
-from spaces.axis import Axis, Infeasible, Knob, Settings, Value
+from spaces import build, registry
+from spaces.axis import Axis
 from spaces.base import skeleton, write_folder
+from spaces.errors import Infeasible
+from spaces.knob import Knob, Settings, Value
 from spaces.recipe import Step, canonical
 
 #: What a search measures for a mode, by its value.
 MEASURED: dict[Value, dict[str, Value]] = {"faster": {"costs": "5 0.001 0 0.01"}}
-AXES = pytest.mark.parametrize("axis", spaces.AXES, ids=lambda a: a.name)
+AXES = pytest.mark.parametrize("axis", registry.axes(), ids=lambda a: a.name)
 
 
 @pytest.fixture(params=[("bert", "mean"), ("llama", "native")], ids="-".join)
@@ -56,8 +57,8 @@ def test_every_knob_can_be_off_and_its_values_are_its_range(axis: Axis, seen: Su
 
 @AXES
 def test_the_registry_is_in_phase_order_and_finds_its_axes_by_name(axis: Axis) -> None:
-    assert [a.phase for a in spaces.AXES] == sorted(a.phase for a in spaces.AXES)
-    assert spaces.axis(axis.name) is axis and axis.source
+    assert [a.phase for a in registry.axes()] == sorted(a.phase for a in registry.axes())
+    assert registry.axis_named(axis.name) is axis and axis.source
 
 
 # --- off ----------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, seen: Subje
     model, plans = built(seen, Step(axis.name, middling(axis, seen.statistics.shape)))
     empty = skeleton(seen.base)
     for name, plan in plans.items():
-        spaces.axis(name).reshape(empty, plan)
+        registry.axis_named(name).reshape(empty, plan)
     assert {n: t.shape for n, t in empty.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
 
 
@@ -186,19 +187,19 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, t
 def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(axis: str, settings: Settings) -> None:
     ((knob, value),) = settings.items()
     with pytest.raises(Infeasible, match=rf"{axis}\.{knob}.*{value}"):
-        spaces.axis(axis).decide(subject().statistics, settings)
+        registry.axis_named(axis).decide(subject().statistics, settings)
 
 
 # --- together -----------------------------------------------------------------------------------------------
 
-CUTTING = [a.name for a in spaces.AXES if a.name != "bits"]
+CUTTING = [a.name for a in registry.axes() if a.name != "bits"]
 MIXES = [mix for size in (2, len(CUTTING)) for mix in itertools.combinations(CUTTING, size)]
 
 
 @pytest.mark.parametrize("names", MIXES, ids="+".join)
 def test_axes_compose(names: tuple[str, ...], seen: Subject, tmp_path: Path) -> None:
     shape = seen.statistics.shape
-    params = {f"{n}.{k}": v for n in names for k, v in middling(spaces.axis(n), shape).items()}
+    params = {f"{n}.{k}": v for n in names for k, v in middling(registry.axis_named(n), shape).items()}
     steps = build.steps_of(params | {"bits.width": "int8"}, shape)
     assert [s.name for s in steps] == [*names, "bits"]
     model, plans = built(seen, *steps)
@@ -213,9 +214,9 @@ def test_axes_compose(names: tuple[str, ...], seen: Subject, tmp_path: Path) -> 
 def test_an_axis_that_cuts_a_cut_model_sees_it_as_the_one_before_left_it() -> None:
     """Carried statistics name the same units as statistics of the cut model would."""
     seen = subject()
-    plan = spaces.axis("prune").decide(seen.statistics, {"heads": 0.5, "neurons": 0.5})
-    carried = spaces.axis("prune").carry(seen.statistics, plan)
-    again = spaces.axis("prune").decide(carried, {})
+    plan = registry.axis_named("prune").decide(seen.statistics, {"heads": 0.5, "neurons": 0.5})
+    carried = registry.axis_named("prune").carry(seen.statistics, plan)
+    again = registry.axis_named("prune").decide(carried, {})
     model = build.build(seen.model, {"prune": plan}, seen.statistics)
     same = build.build(model, {"prune": again}, carried)
     assert torch.equal(logits(same, seen.batch), logits(model, seen.batch))
@@ -226,7 +227,7 @@ def test_an_axis_that_cuts_a_cut_model_sees_it_as_the_one_before_left_it() -> No
 
 def test_axes_that_are_off_leave_nothing_behind() -> None:
     shape = subject().statistics.shape
-    off: dict[str, Value] = {f"{a.name}.{k.name}": k.off for a in spaces.AXES for k in a.knobs(shape)}
+    off: dict[str, Value] = {f"{a.name}.{k.name}": k.off for a in registry.axes() for k in a.knobs(shape)}
     assert build.steps_of({}, shape) == build.steps_of(off, shape) == ()
 
 
@@ -266,7 +267,7 @@ def test_blocks_stay_wide_only_under_an_integer_width() -> None:
     for width in ("int8", "int8-static", "int4"):
         steps = build.steps_of({"bits.width": width, "bits.wide": 2}, shape)
         assert steps == (Step("bits", {"width": width, "wide": 2}),)
-    assert "wide" not in {k.name for k in spaces.axis("bits").knobs(build.NO_SHAPE)}
+    assert "wide" not in {k.name for k in registry.axis_named("bits").knobs(build.NO_SHAPE)}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_blocks_stay_wide_only_under_an_integer_width() -> None:
     ],
 )
 def test_a_precision_plan_holds_only_what_is_not_off(settings: Settings, plan: dict[str, Value]) -> None:
-    assert spaces.axis("bits").decide(subject().statistics, settings) == plan
+    assert registry.axis_named("bits").decide(subject().statistics, settings) == plan
 
 
 def test_numbers_that_are_equal_on_the_grid_give_equal_text() -> None:

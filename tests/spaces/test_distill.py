@@ -9,11 +9,10 @@ import torch
 from models import HIDDEN, batch_of, built, logits, subject, tiny
 from torch import nn
 
-import spaces
-from spaces import build, slicing
+from spaces import build, registry, slicing
 from spaces.anatomy import anatomy_of
-from spaces.axis import Infeasible
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.statistics import Statistics
 
@@ -22,7 +21,7 @@ from spaces.statistics import Statistics
 def test_the_most_important_blocks_stay_in_order(count: int) -> None:
     seen = subject("bert")
     scores = torch.stack(seen.statistics.stacked("importance")).tolist()
-    plan = spaces.axis("distill").decide(seen.statistics, {"layers": count})
+    plan = registry.axis_named("distill").decide(seen.statistics, {"layers": count})
     assert plan["blocks"] == sorted(sorted(range(3), key=lambda i: -scores[i])[:count])
 
 
@@ -47,7 +46,7 @@ def test_a_shallow_student_is_the_teacher_with_blocks_deleted(case: str) -> None
 
 def test_the_coordinates_with_the_most_energy_stay() -> None:
     seen = subject("bert")
-    kept = slicing.indices_of(spaces.axis("distill").decide(seen.statistics, {"width": 0.5})["hidden"])
+    kept = slicing.indices_of(registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})["hidden"])
     energy = seen.statistics.tensors["hidden.energy"]
     removed = sorted(set(range(HIDDEN)) - set(kept))
     assert len(kept) == HIDDEN // 2 and energy[kept].min() >= energy[removed].max()
@@ -100,10 +99,10 @@ def test_cutting_coordinates_that_nobody_reads_changes_nothing(case: str, head: 
 def test_a_hidden_size_of_any_number_is_whole_when_the_width_is_off(hidden: int) -> None:
     seen = subject("bert").statistics
     other = Statistics(replace(seen.shape, hidden=hidden), {**seen.tensors, "hidden.energy": torch.rand(hidden)})
-    assert "hidden" not in spaces.axis("distill").decide(other, {"width": 1.0})
+    assert "hidden" not in registry.axis_named("distill").decide(other, {"width": 1.0})
 
 
 @pytest.mark.parametrize("width", [0.0, -0.5, 1.25])
 def test_a_width_out_of_range_is_infeasible(width: float) -> None:
     with pytest.raises(Infeasible, match=r"distill\.width"):
-        spaces.axis("distill").decide(subject("bert").statistics, {"width": width})
+        registry.axis_named("distill").decide(subject("bert").statistics, {"width": width})

@@ -11,15 +11,14 @@ import torch
 from models import CASES, LABELS, Subject, built, logits, middling, shape_of, subject
 from torch import Tensor, nn
 
-import spaces
-from spaces import build
+from spaces import build, registry
 from spaces.anatomy import FAMILIES, anatomy_of, known_model_types
-from spaces.axis import Infeasible
 from spaces.base import TaskModel, has_own_head, load_base, write_folder
+from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.statistics import collect
 
-CUTTING = [a.name for a in spaces.AXES if a.name != "bits"]
+CUTTING = [a.name for a in registry.axes() if a.name != "bits"]
 
 
 @pytest.fixture(params=[(case, head) for case in CASES for head in ("mean", "native")], ids="-".join)
@@ -46,7 +45,7 @@ def test_the_shape_is_that_of_the_configuration(seen: Subject) -> None:
 @pytest.mark.parametrize("name", [*CUTTING, "all"])
 def test_an_axis_cuts_any_family(seen: Subject, name: str, tmp_path: Path) -> None:
     shape = seen.statistics.shape
-    steps = [Step(n, middling(spaces.axis(n), shape)) for n in CUTTING if name in (n, "all")]
+    steps = [Step(n, middling(registry.axis_named(n), shape)) for n in CUTTING if name in (n, "all")]
     model, plans = built(seen, *steps)
     assert shape_of(model, shape) == build.shape_after(plans, seen.statistics)
     found = logits(model, seen.batch)
@@ -60,7 +59,7 @@ def test_an_axis_cuts_any_family(seen: Subject, name: str, tmp_path: Path) -> No
 
 
 def test_padding_changes_no_row(seen: Subject) -> None:
-    model, _ = built(seen, *(Step(n, middling(spaces.axis(n), seen.statistics.shape)) for n in CUTTING))
+    model, _ = built(seen, *(Step(n, middling(registry.axis_named(n), seen.statistics.shape)) for n in CUTTING))
     for candidate in (seen.model, model):
         together = logits(candidate, seen.batch)
         for row, length in enumerate(seen.batch["attention_mask"].sum(1).tolist()):
@@ -69,23 +68,23 @@ def test_padding_changes_no_row(seen: Subject) -> None:
 
 
 def test_an_off_axis_is_the_identity_in_any_family(seen: Subject) -> None:
-    plans = {n: spaces.axis(n).decide(seen.statistics, {}) for n in CUTTING}
+    plans = {n: registry.axis_named(n).decide(seen.statistics, {}) for n in CUTTING}
     model = build.build(seen.model, plans, seen.statistics)
     torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
 
 
 def test_heads_that_share_a_bias_cannot_differ_by_block() -> None:
     seen = subject("mpnet")
-    assert "heads" not in {k.name for k in spaces.axis("prune").knobs(seen.statistics.shape)}
+    assert "heads" not in {k.name for k in registry.axis_named("prune").knobs(seen.statistics.shape)}
     with pytest.raises(Infeasible, match=r"prune\.heads"):
-        spaces.axis("prune").decide(seen.statistics, {"heads": 0.5})
+        registry.axis_named("prune").decide(seen.statistics, {"heads": 0.5})
 
 
 def test_projected_embeddings_have_no_width_knob() -> None:
     seen = subject("electra-projected")
-    assert "width" not in {k.name for k in spaces.axis("distill").knobs(seen.statistics.shape)}
+    assert "width" not in {k.name for k in registry.axis_named("distill").knobs(seen.statistics.shape)}
     with pytest.raises(Infeasible, match=r"distill\.width"):
-        spaces.axis("distill").decide(seen.statistics, {"width": 0.5})
+        registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})
 
 
 class Unknown(TaskModel):

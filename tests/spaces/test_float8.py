@@ -15,10 +15,10 @@ import torch
 from models import arrays_of, subject
 from torch import nn
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible
+from spaces import build, registry
 from spaces.base import write_folder
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 from spaces.runtimes import float8
 
 CPU, CUDA = Context(threads=1), Context("cuda", threads=1)
@@ -64,7 +64,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("library", "hopper")
 def test_fp8_is_the_last_width_of_those_that_run_it_and_of_no_other() -> None:
-    offered = {runtime.name: runtime.widths(CUDA) for runtime in spaces.RUNTIMES}
+    offered = {runtime.name: runtime.widths(CUDA) for runtime in registry.runtimes()}
     assert {name for name, widths in offered.items() if "fp8" in widths} == set(WITH)
     assert {offered[name] for name in WITH} == {("fp32", "bf16", "fp16", "fp8")}
 
@@ -72,7 +72,7 @@ def test_fp8_is_the_last_width_of_those_that_run_it_and_of_no_other() -> None:
 @pytest.mark.usefixtures("hopper")
 def test_without_the_library_the_other_widths_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert spaces.runtime("eager").widths(CUDA) == ("fp32", "bf16", "fp16")
+    assert registry.runtime_named("eager").widths(CUDA) == ("fp32", "bf16", "fp16")
     assert "torchao not installed: pip install" in str(float8.missing(CUDA))
 
 
@@ -86,7 +86,7 @@ def test_a_gpu_has_fp8_from_ada_on(found: tuple[int, int], there: bool, monkeypa
         assert f"this GPU has {found[0]}.{found[1]}" in str(float8.missing(CUDA))
 
 
-@pytest.mark.parametrize("runtime", [r.name for r in spaces.RUNTIMES if r.missing(CPU) is None])
+@pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes() if r.missing(CPU) is None])
 def test_on_a_cpu_it_is_infeasible_everywhere(runtime: str, folder: Path) -> None:
     with pytest.raises(Infeasible, match="fp8"):
         build.open_predict(folder, runtime, FP8, CPU)
@@ -95,7 +95,7 @@ def test_on_a_cpu_it_is_infeasible_everywhere(runtime: str, folder: Path) -> Non
 @pytest.mark.usefixtures("library", "hopper")
 def test_a_runtime_that_does_not_offer_it_refuses_it(folder: Path) -> None:
     with pytest.raises(Infeasible, match="cuda_graph has no fp8 kernels on this cuda"):
-        spaces.runtime("cuda_graph").open(folder, FP8, CUDA)
+        registry.runtime_named("cuda_graph").open(folder, FP8, CUDA)
 
 
 def test_the_matrices_that_the_kernels_take_are_handed_over_with_a_scale_a_row(library: Library) -> None:

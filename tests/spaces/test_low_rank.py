@@ -9,7 +9,7 @@ import torch
 from models import built, logits, subject
 from torch import Tensor
 
-import spaces
+from spaces import registry
 from spaces.anatomy import anatomy_of
 from spaces.axes.low_rank import LowRank, LowRankEmbedding, allocate, break_even, factorise, factorise_table
 from spaces.recipe import Step
@@ -182,7 +182,7 @@ def test_whitened_factors_are_nearer_to_the_teacher_than_plain_ones_on_the_calib
 
 
 def test_a_share_of_one_factors_nothing() -> None:
-    assert spaces.axis("low_rank").decide(subject().statistics, {"rank": 1.0})["ranks"] == {}
+    assert registry.axis_named("low_rank").decide(subject().statistics, {"rank": 1.0})["ranks"] == {}
 
 
 # --- the token table ----------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import pytest
 from models import arrays_of, subject
 from torch import nn
 
-import spaces
-from spaces import build
-from spaces.axis import Context
+from spaces import build, registry
+from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
-pytestmark = pytest.mark.skipif(spaces.runtime("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
+pytestmark = pytest.mark.skipif(registry.runtime_named("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
 
 
 def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
@@ -25,7 +24,7 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     import onnx as library
 
     predict = build.open_predict(folder, "onnx", {"width": "int8"}, CPU)
-    (name,) = spaces.runtime("onnx").files({"width": "int8"})
+    (name,) = registry.runtime_named("onnx").files({"width": "int8"})
     graph = library.load(str(folder / name)).graph
     kinds = [node.op_type for node in graph.node]
     matrices = sum(isinstance(m, nn.Linear) for m in build.load(folder).modules())
@@ -33,7 +32,7 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     floating = {t.name for t in graph.initializer if t.data_type == library.TensorProto.FLOAT and len(t.dims) == 2}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
     assert not any(set(node.input) & floating for node in products)
-    wide = folder / spaces.runtime("onnx").files(FP32)[0]
+    wide = folder / registry.runtime_named("onnx").files(FP32)[0]
     assert (folder / name).stat().st_size < wide.stat().st_size
     batch = arrays_of(subject().base, (9, 4))
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]

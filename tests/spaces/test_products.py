@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from models import built, subject
 
-import spaces
-from spaces import build
+from spaces import build, registry
 from spaces.axes.low_rank import break_even
-from spaces.axis import Infeasible, Value
+from spaces.errors import Infeasible
+from spaces.knob import Value
 from spaces.products import Costs, fit
 from spaces.recipe import Recipe, Step, canonical
 
@@ -67,7 +67,7 @@ def test_a_text_that_holds_no_costs_is_infeasible_and_says_what_does(text: str) 
 
 
 def planned(settings: Mapping[str, Value], case: str = "bert") -> dict[str, int]:
-    found: dict[str, int] = spaces.axis("low_rank").decide(subject(case).statistics, settings)["ranks"]
+    found: dict[str, int] = registry.axis_named("low_rank").decide(subject(case).statistics, settings)["ranks"]
     return found
 
 

@@ -9,10 +9,9 @@ import torch
 from models import built, logits, masked, subject
 from torch import nn
 
-import spaces
-from spaces import slicing
+from spaces import registry, slicing
 from spaces.axes.prune import keep, rearrange, share_out
-from spaces.axis import Infeasible
+from spaces.errors import Infeasible
 from spaces.least_squares import compensate
 from spaces.recipe import Step
 
@@ -81,7 +80,7 @@ def test_no_block_is_emptied() -> None:
 
 def test_magnitude_and_fisher_read_different_scores() -> None:
     statistics = subject("bert").statistics
-    prune = spaces.axis("prune")
+    prune = registry.axis_named("prune")
     plans = [prune.decide(statistics, {"heads": 0.5, "neurons": 0.5, "criterion": c}) for c in ("uniform", "magnitude")]
     assert plans[0]["neurons"] != plans[1]["neurons"]
 

@@ -12,11 +12,12 @@ import pytest
 from models import DEPTH, HIDDEN, POSITIONS, VOCABULARY, arrays_of, calibrated, subject
 from torch import nn
 
-import spaces
-from spaces import build, calibration, sensitivity
+from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axes.bits import INTEGER
-from spaces.axis import Context, Infeasible, Plan
+from spaces.axis import Plan
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
 
 CPU = Context(threads=1)
@@ -28,8 +29,8 @@ KERNELS = {
     "int4": {"MatMulNBits"},
 }
 BATCHES = [arrays_of(subject().base, (9, 4, 12, 7), seed) for seed in range(8)]
-pytestmark = pytest.mark.skipif(spaces.runtime("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
-openvino = pytest.mark.skipif(spaces.runtime("openvino").missing(CPU) is not None, reason="needs OpenVINO")
+pytestmark = pytest.mark.skipif(registry.runtime_named("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
+openvino = pytest.mark.skipif(registry.runtime_named("openvino").missing(CPU) is not None, reason="needs OpenVINO")
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +315,10 @@ def test_a_row_of_a_table_is_rounded_by_its_own_scale() -> None:
 
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_a_runtime_without_a_kernel_for_int8_tables_says_so(runtime: str, whole: Path) -> None:
-    if spaces.runtime(runtime).missing(CPU):
+    if registry.runtime_named(runtime).missing(CPU):
         pytest.skip("not here")
     with pytest.raises(Infeasible, match=rf"bits\.embeddings: {runtime} has no kernel"):
-        spaces.runtime(runtime).open(whole, FP32 | {"embeddings": "int8"}, CPU)
+        registry.runtime_named(runtime).open(whole, FP32 | {"embeddings": "int8"}, CPU)
 
 
 # --- names --------------------------------------------------------------------------------------------------
@@ -335,7 +336,7 @@ def test_a_runtime_without_a_kernel_for_int8_tables_says_so(runtime: str, whole:
 )
 def test_a_graph_s_name_tells_its_plan(plan: Plan, name: str) -> None:
     for runtime in ("onnx", "openvino"):
-        assert spaces.runtime(runtime).files(plan) == (f"onnx/{name}.onnx",)
+        assert registry.runtime_named(runtime).files(plan) == (f"onnx/{name}.onnx",)
 
 
 # --- OpenVINO -----------------------------------------------------------------------------------------------

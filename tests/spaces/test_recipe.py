@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from models import subject
 
-import spaces
-from spaces import build
-from spaces.axis import Value
+from spaces import build, registry
+from spaces.knob import Value
 from spaces.recipe import Recipe, Step, canonical, digest_of
 
 WORDS = ("a", "tiny/bert", "übung", "two words", '"quoted"', "")
@@ -21,7 +20,7 @@ WORDS = ("a", "tiny/bert", "übung", "two words", '"quoted"', "")
 def drawn(rng: random.Random, params: dict[str, Value] | None = None) -> Recipe:
     """A recipe with settings from the axes' own grids."""
     shape = subject().statistics.shape
-    knobs = [(f"{a.name}.{k.name}", k) for a in spaces.AXES for k in a.knobs(shape)]
+    knobs = [(f"{a.name}.{k.name}", k) for a in registry.axes() for k in a.knobs(shape)]
     chosen = {name: rng.choice([k.off, *k.values()]) for name, k in knobs if rng.random() < 0.7}
     return Recipe(
         base=rng.choice(WORDS),
@@ -29,7 +28,7 @@ def drawn(rng: random.Random, params: dict[str, Value] | None = None) -> Recipe:
         teacher=digest_of(rng.random()),
         steps=build.steps_of(chosen if params is None else params, shape),
         recover=rng.choice(({}, {"epochs": 0.5, "rows": 100, "loss": "kl"})),
-        runtime=Step(rng.choice([r.name for r in spaces.RUNTIMES])),
+        runtime=Step(rng.choice([r.name for r in registry.runtimes()])),
     )
 
 
@@ -57,7 +56,7 @@ def test_the_order_of_settings_does_not_matter(seed: int) -> None:
 def test_the_order_of_parameters_does_not_matter(seed: int) -> None:
     rng = random.Random(seed)
     shape = subject().statistics.shape
-    params = {f"{a.name}.{k.name}": rng.choice(k.values()) for a in spaces.AXES for k in a.knobs(shape)}
+    params = {f"{a.name}.{k.name}": rng.choice(k.values()) for a in registry.axes() for k in a.knobs(shape)}
     shuffled = dict(sorted(params.items(), key=lambda _: rng.random()))
     assert build.steps_of(params, shape) == build.steps_of(shuffled, shape)
 
@@ -81,7 +80,7 @@ def test_any_difference_changes_the_digest(seed: int) -> None:
 def test_distinct_parameters_give_distinct_digests_and_off_ones_equal_ones() -> None:
     shape = subject().statistics.shape
     found: dict[str, Any] = {}
-    for axis in spaces.AXES:
+    for axis in registry.axes():
         for knob in (k for k in axis.knobs(shape) if not k.mode):
             for value in knob.values():
                 made = drawn(random.Random(1), {f"{axis.name}.{knob.name}": value})

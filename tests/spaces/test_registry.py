@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import spaces
+from spaces import registry
 from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES, Entry
 from spaces.shape import LayerShape, Shape
 
@@ -17,16 +17,17 @@ SHAPE = Shape(64, 32, 1, (LayerShape(2, 64),) * 2, prunable_heads=True, prunable
 
 @pytest.mark.parametrize("entry", AXIS_ENTRIES, ids=lambda entry: entry.name)
 def test_an_axis_is_registered_under_its_name_with_all_its_knobs(entry: Entry) -> None:
-    axis = spaces.axis(entry.name)
+    axis = registry.axis_named(entry.name)
     assert type(axis).__module__ == entry.module
     assert entry.knobs == tuple(knob.name for knob in axis.knobs(SHAPE))
 
 
 def test_a_runtime_is_registered_under_its_name() -> None:
-    assert [entry.name for entry in RUNTIME_ENTRIES] == [runtime.name for runtime in spaces.RUNTIMES]
+    assert [entry.name for entry in RUNTIME_ENTRIES] == [runtime.name for runtime in registry.runtimes()]
 
 
 def test_what_is_registered_is_imported_when_it_is_asked_for() -> None:
-    code = "import sys, spaces; print('torch' in sys.modules); spaces.AXES; print('torch' in sys.modules)"
+    seen = "print('torch' in sys.modules)"
+    code = f"import sys; from spaces import registry; {seen}; registry.axes(); {seen}"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "True"]

@@ -18,25 +18,25 @@ from models import arrays_of, batch_of, logits, stored, subject
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible, Runtime
+from spaces import build, registry
 from spaces.base import TaskModel
+from spaces.errors import Infeasible
+from spaces.runtime import Context, Runtime
 from spaces.runtimes import compiled, torch_predict
 from spaces.runtimes.openvino import OpenVinoPredict
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
-RUNTIMES = pytest.mark.parametrize("runtime", spaces.RUNTIMES, ids=lambda r: r.name)
+RUNTIMES = pytest.mark.parametrize("runtime", registry.runtimes(), ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
 TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
 SLOW = "compiled-max-autotune"  # a minute or two for a whole model: it has a test with a single product
-QUICK = tuple(r.name for r in spaces.RUNTIMES if r.name != SLOW)
+QUICK = tuple(r.name for r in registry.runtimes() if r.name != SLOW)
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def needs(runtime: str) -> Any:
-    why = spaces.runtime(runtime).missing(CPU)
+    why = registry.runtime_named(runtime).missing(CPU)
     return pytest.mark.skipif(why is not None, reason=str(why))
 
 
@@ -56,9 +56,9 @@ def agree(path: Path, runtime: str, device: str = "cpu", case: str = "bert", hea
 
 @RUNTIMES
 def test_every_runtime_says_what_it_is_and_can_do(runtime: Runtime) -> None:
-    assert spaces.runtime(runtime.name) is runtime and runtime.source
+    assert registry.runtime_named(runtime.name) is runtime and runtime.source
     assert runtime.widths(CPU)[0] == "fp32"
-    assert set(runtime.widths(CPU)) <= set(spaces.axis("bits").knobs(build.NO_SHAPE)[0].choices)
+    assert set(runtime.widths(CPU)) <= set(registry.axis_named("bits").knobs(build.NO_SHAPE)[0].choices)
 
 
 @pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in QUICK])
@@ -69,7 +69,7 @@ def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> 
     agree(folder, runtime)
     # One graph for a single row and one for several: later lengths and batches compile nothing.
     assert counters["stats"]["unique_graphs"] - before == (2 if runtime == "compiled" else 0)
-    for name in spaces.runtime(runtime).files(FP32):
+    for name in registry.runtime_named(runtime).files(FP32):
         assert (folder / name).stat().st_size > 0
 
 
@@ -113,11 +113,11 @@ def test_a_missing_package_names_its_install_command(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
-    why = spaces.runtime(runtime).missing(CPU)
+    why = registry.runtime_named(runtime).missing(CPU)
     assert why and package in why and f'pip install "transformer-compression-search[{runtime}]"' in why
     with pytest.raises(Infeasible, match="pip install"):
-        spaces.runtime(runtime).open(folder, FP32, CPU)
-    assert spaces.runtime("eager").missing(CPU) is None
+        registry.runtime_named(runtime).open(folder, FP32, CPU)
+    assert registry.runtime_named("eager").missing(CPU) is None
 
 
 class OneRequest:
@@ -146,11 +146,11 @@ def test_threads_that_share_an_openvino_request_each_get_their_own_answer(
 
 
 def test_some_runtimes_need_cuda_and_some_a_cpu() -> None:
-    assert "CUDA" in str(spaces.runtime("cuda_graph").missing(CPU))
-    assert "CUDA" in str(spaces.runtime("tensorrt").missing(CPU))
-    assert spaces.runtime("cuda_graph").missing(Context("cuda")) is None
-    assert "CPU" in str(spaces.runtime("openvino").missing(Context("cuda")))
-    assert "CPU" in str(spaces.runtime("xla").missing(Context("cuda")))
+    assert "CUDA" in str(registry.runtime_named("cuda_graph").missing(CPU))
+    assert "CUDA" in str(registry.runtime_named("tensorrt").missing(CPU))
+    assert registry.runtime_named("cuda_graph").missing(Context("cuda")) is None
+    assert "CPU" in str(registry.runtime_named("openvino").missing(Context("cuda")))
+    assert "CPU" in str(registry.runtime_named("xla").missing(Context("cuda")))
 
 
 # --- torch.compile ------------------------------------------------------------------------------------------
@@ -166,9 +166,9 @@ def test_without_a_compiler_only_what_compiles_is_infeasible(
     if named:
         monkeypatch.setenv("CXX", named)
     with pytest.raises(Infeasible, match=r"C\+\+ compiler"):
-        spaces.runtime(runtime).open(folder, FP32, CPU)
-    assert spaces.runtime("eager").missing(CPU) is None
-    assert spaces.runtime(runtime).install in str(spaces.runtime(runtime).missing(CPU))
+        registry.runtime_named(runtime).open(folder, FP32, CPU)
+    assert registry.runtime_named("eager").missing(CPU) is None
+    assert registry.runtime_named(runtime).install in str(registry.runtime_named(runtime).missing(CPU))
 
 
 def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
@@ -180,7 +180,7 @@ def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
     monkeypatch.setattr(compiled, "_compiler", lambda: "g++")
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: fail)
     with pytest.raises(Infeasible, match=r"torch\.compile failed: no kernel for this"):
-        spaces.runtime("compiled").open(folder, FP32, CPU)
+        registry.runtime_named("compiled").open(folder, FP32, CPU)
 
 
 class Small(TaskModel):
@@ -212,7 +212,7 @@ def test_no_model_falls_back_to_eager_however_many_were_compiled_before(
     monkeypatch.setattr(compiled, "load_for", lambda *_: next(models))
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend=backend))
     for _ in range(12):
-        predict = spaces.runtime("compiled").open(folder, FP32, CPU)
+        predict = registry.runtime_named("compiled").open(folder, FP32, CPU)
         runs.clear()
         predict(arrays_of(subject().base, (3,)))
         assert runs == [1]
@@ -240,7 +240,7 @@ def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
     monkeypatch.setattr(compiled, "load_for", lambda *_: model)
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     before, graphs = counters["inductor"]["select_algorithm_autotune"], counters["stats"]["unique_graphs"]
-    predict = spaces.runtime(SLOW).open(folder, FP32, CPU)
+    predict = registry.runtime_named(SLOW).open(folder, FP32, CPU)
     assert counters["inductor"]["select_algorithm_autotune"] > before
     assert not torch._inductor.config.freezing
     assert "autotune" not in capfd.readouterr().err.lower()
@@ -289,7 +289,7 @@ def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest
     assert torch_predict.torch_widths(CPU) == (("fp32", "bf16") if capable else ("fp32",))
     if not capable:
         with pytest.raises(Infeasible, match="eager has no bf16 kernels"):
-            spaces.runtime("eager").open(folder, {"width": "bf16"}, CPU)
+            registry.runtime_named("eager").open(folder, {"width": "bf16"}, CPU)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_torch_runtimes_agree_on_cuda(runtime: str, case: str, head: str, tmp_pa
 @pytest.mark.parametrize("width", ["fp16", "bf16"])
 def test_half_widths_run_on_cuda(runtime: str, width: str, folder: Path) -> None:
     context = Context("cuda")
-    if width not in spaces.runtime(runtime).widths(context):
+    if width not in registry.runtime_named(runtime).widths(context):
         pytest.skip(f"no {width} on this device")
     batch = arrays_of(subject().base, (6, 3))
     found = build.open_predict(folder, runtime, {"width": width}, context)(batch)["logits"]

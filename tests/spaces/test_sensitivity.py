@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from spaces import sensitivity
 from spaces.anatomy import anatomy_of
-from spaces.axis import Infeasible
 from spaces.base import Base, TaskModel
+from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.sparse import expand
 

@@ -10,12 +10,12 @@ from models import arrays_of, built, logits, student, subject
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import spaces
-from spaces import build
+from spaces import build, registry
 from spaces.anatomy import anatomy_of
-from spaces.axis import Context, Infeasible
 from spaces.base import WEIGHTS, ModelError, write_folder
+from spaces.errors import Infeasible
 from spaces.recipe import Step
+from spaces.runtime import Context
 from spaces.sparse import Sparse, TwoOfFour, best_of_four, best_of_row, expand, packed, sparse_modules, unpacked
 from spaces.statistics import PLACES
 from spaces.training import Training, fit
@@ -181,7 +181,7 @@ def test_runtimes_get_plain_matrices(tmp_path: Path) -> None:
     assert sparse_modules(build.as_stored(tmp_path)) and not sparse_modules(build.load(tmp_path))
     found = build.open_predict(tmp_path, "eager", {"width": "fp32"}, Context(threads=1))(arrays_of(seen.base, (5, 3)))
     assert found["logits"].shape == (2, 3)
-    assert spaces.runtime("eager").files({"width": "fp32"}) == (WEIGHTS,), "so its size is that of this file"
+    assert registry.runtime_named("eager").files({"width": "fp32"}) == (WEIGHTS,), "so its size is that of this file"
 
 
 def test_expanding_changes_no_logits() -> None:
@@ -206,7 +206,7 @@ def test_expanding_changes_no_logits() -> None:
 )
 def test_what_cannot_be_kept_is_infeasible(settings: dict[str, float | str], message: str) -> None:
     with pytest.raises(Infeasible, match=message):
-        spaces.axis("sparse").decide(subject().statistics, settings)
+        registry.axis_named("sparse").decide(subject().statistics, settings)
 
 
 def test_two_of_four_is_nothing_without_half_of_the_weights() -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from models import arrays_of, subject
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible
+from spaces import build, registry
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 from spaces.runtimes import onnx, tensorrt
 
 CUDA = Context("cuda")
-RUNTIME = spaces.runtime("tensorrt")
+RUNTIME = registry.runtime_named("tensorrt")
 FP32 = {"width": "fp32"}
 WITH = [tensorrt.PROVIDER, "CUDAExecutionProvider", "CPUExecutionProvider"]
 here = torch.cuda.is_available() and RUNTIME.missing(CUDA) is None
@@ -77,7 +77,7 @@ def test_other_widths_have_no_kernels(providers: list[str], tmp_path: Path) -> N
         RUNTIME.open(tmp_path, {"width": "bf16"}, CUDA)
 
 
-@pytest.mark.skipif(spaces.runtime("onnx").missing(Context()) is not None, reason="needs ONNX Runtime")
+@pytest.mark.skipif(registry.runtime_named("onnx").missing(Context()) is not None, reason="needs ONNX Runtime")
 def test_a_provider_that_onnx_runtime_does_not_take_is_infeasible(folder: Path) -> None:
     """Where the libraries are missing, ONNX Runtime goes on with the next provider and only warns."""
     if tensorrt.PROVIDER in onnx.providers():

@@ -11,12 +11,11 @@ import torch
 from models import arrays_of, built, subject
 from torch import Tensor, nn
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible
+from spaces import build, registry, two_of_four
 from spaces.base import write_folder
+from spaces.errors import Infeasible
 from spaces.recipe import Step
-from spaces.runtimes import two_of_four
+from spaces.runtime import Context
 from spaces.runtimes.torch_predict import DTYPES
 from spaces.sparse import TwoOfFour, best_of_four, sparse_modules
 
@@ -38,7 +37,7 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("runtime", [r.name for r in spaces.RUNTIMES])
+@pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes()])
 @pytest.mark.parametrize("width", ["fp32", "int8"])
 def test_no_runtime_on_a_cpu_runs_them(runtime: str, width: str, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=r"2:4 sparsity needs .* CUDA device, and this is a cpu"):
@@ -53,7 +52,7 @@ def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest
 
 @pytest.mark.usefixtures("ampere")
 @pytest.mark.parametrize("width", ["fp32", "fp16", "bf16", "int8", "int4"])
-@pytest.mark.parametrize("runtime", [r.name for r in spaces.RUNTIMES])
+@pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes()])
 def test_of_all_runtimes_and_widths_those_with_kernels_run_them(runtime: str, width: str) -> None:
     two_of_four.check({"sparse": {"weights": 0.5}}, runtime, width, CUDA)  # size only: any may
     if runtime in ("eager", "compiled") and width in ("fp16", "bf16"):

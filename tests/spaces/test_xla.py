@@ -11,16 +11,16 @@ import torch
 from models import VOCABULARY, arrays_of, stored, subject, tiny
 from torch import Tensor
 
-import spaces
-from spaces import build
-from spaces.axis import Context, Infeasible
+from spaces import build, registry
 from spaces.base import TaskModel, write_folder
+from spaces.errors import Infeasible
+from spaces.runtime import Context
 from spaces.runtimes import xla
 from spaces.runtimes.exported import export
 
 CPU = Context(threads=1)
 FP32 = {"width": "fp32"}
-WHY = spaces.runtime("xla").missing(CPU)
+WHY = registry.runtime_named("xla").missing(CPU)
 pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
 
 aten = torch.ops.aten
@@ -180,15 +180,15 @@ def test_half_precision_weights_are_lowered_as_such(folder: Path) -> None:
 
 def test_bf16_is_offered_where_a_tpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "_tpu_is_there", lambda: True)
-    assert spaces.runtime("xla").widths(CPU) == ("fp32", "bf16")
+    assert registry.runtime_named("xla").widths(CPU) == ("fp32", "bf16")
     monkeypatch.setattr(xla, "_tpu_is_there", lambda: False)
-    assert spaces.runtime("xla").widths(CPU) == ("fp32",)
+    assert registry.runtime_named("xla").widths(CPU) == ("fp32",)
 
 
 def test_a_tpu_that_does_not_answer_is_infeasible(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(xla, "_tpu_is_there", lambda: True)
     with pytest.raises(Infeasible, match="JAX finds no TPU"):
-        spaces.runtime("xla").open(folder, FP32, CPU)
+        registry.runtime_named("xla").open(folder, FP32, CPU)
 
 
 class Odd(TaskModel):
@@ -206,7 +206,7 @@ def test_an_unknown_operator_is_infeasible_and_named(tmp_path: Path, monkeypatch
     write_folder(tmp_path, *tiny(), {})
     monkeypatch.setattr(build, "load", lambda _: Odd().eval())
     with pytest.raises(Infeasible, match=r"xla has no lowering for the operator aten\.erfinv"):
-        spaces.runtime("xla").open(tmp_path, FP32, CPU)
+        registry.runtime_named("xla").open(tmp_path, FP32, CPU)
 
 
 class Branching(TaskModel):

@@ -1,0 +1,1 @@
+"""YAML and overrides become a frozen RunConfig, checked at the edge."""

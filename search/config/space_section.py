@@ -1,0 +1,213 @@
+"""The `space` section: what the user says about knobs, and how it narrows the knobs an axis offers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from search.errors import UserError, Where, listed, nearest, show, unknown, wrong
+
+if TYPE_CHECKING:  # `spaces` brings torch, and the command line reads this module at its start
+    from spaces.knob import Knob
+
+Value: TypeAlias = int | float | str
+#: "off", a value, [low, high] or [choice, ...], or {low, high, step, log}.
+Spec: TypeAlias = Value | list[Value] | dict[str, Any]
+
+OFF = "off"  # YAML reads a bare `off` as False, and `on` as True
+RANGE_KEYS = ("low", "high", "step", "log")
+
+
+def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> dict[str, dict[str, Spec] | None]:
+    """The section with known axes and knobs and well-formed specs; None is an axis that is off.
+
+    What is absent, null or `on` keeps its own full range, and is left out of the result.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise wrong(where("space"), f"a mapping of axes ({listed(axes)})", raw)
+    space: dict[str, dict[str, Spec] | None] = {}
+    for axis, knobs in raw.items():
+        key = f"space.{axis}"
+        if axis not in axes:
+            raise unknown(where(key), "axis", axis, axes)
+        if knobs is None or knobs is True:
+            continue
+        if knobs is False or knobs == OFF:
+            space[axis] = None
+        elif isinstance(knobs, Mapping):
+            space[axis] = _check_knobs(knobs, axes[axis], where, key)
+        else:
+            raise wrong(where(key), f"off, or a mapping of its knobs ({listed(axes[axis])})", knobs)
+    return space
+
+
+def narrow_axis(
+    knobs: Sequence[Knob], space: Mapping[str, Mapping[str, Spec] | None], axis: str, where: Where
+) -> tuple[Knob, ...]:
+    """All knobs of `axis` as the user wants them. A mode or closed knob that is not named is fixed at `off`.
+
+    `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
+    """
+    if axis in space and space[axis] is None:
+        return tuple(knob.fixed(knob.off) for knob in knobs)
+    specs = space.get(axis) or {}
+    offered = [knob.name for knob in knobs]
+    for name, spec in specs.items():
+        if name not in offered and spec != OFF:
+            at = where(f"space.{axis}.{name}")
+            raise UserError(f"{at}: this model cannot be changed so; its knobs of {axis}: {listed(offered)}")
+    made = []
+    for knob in knobs:
+        if knob.name in specs:
+            made.append(narrow(knob, specs[knob.name], where(f"space.{axis}.{knob.name}")))
+        else:
+            made.append(knob.fixed(knob.off) if knob.mode or knob.closed else knob)
+    return tuple(made)
+
+
+def narrow(knob: Knob, spec: Any, key: str) -> Knob:
+    """`knob` restricted to `spec`; `key` is where the spec was written, and begins every message.
+
+    Raises:
+        UserError: a value of the wrong type, out of the knob's range or off its grid, an unknown choice, an
+            empty range.
+    """
+    if spec is False or spec == OFF:
+        return knob.fixed(knob.off)
+    return _narrow_ordered(knob, spec, key) if knob.ordered else _narrow_choices(knob, spec, key)
+
+
+def _check_knobs(knobs: Mapping[str, Any], valid: Sequence[str], where: Where, key: str) -> dict[str, Spec]:
+    made: dict[str, Spec] = {}
+    for name, spec in knobs.items():
+        at = f"{key}.{name}"
+        if name not in valid:
+            raise unknown(where(at), f"knob of {key.rpartition('.')[2]}", name, valid)
+        if spec is None or spec is True:
+            continue
+        made[name] = OFF if spec is False else _check_spec(spec, where(at))
+    return made
+
+
+def _check_spec(spec: Any, key: str) -> Spec:
+    if isinstance(spec, list):
+        if not spec:
+            raise wrong(key, "a list with at least one value", spec)
+        if not all(_is_value(item) for item in spec):
+            raise wrong(key, "a list of numbers or names", spec)
+        if len(spec) == 2 and all(map(_is_number, spec)) and spec[0] > spec[1]:
+            raise _empty_range(key, *spec)
+    elif isinstance(spec, dict):
+        for name in spec:
+            if name not in RANGE_KEYS:
+                close = nearest(str(name), RANGE_KEYS)
+                hint = f'did you mean "{close}"?' if close else f"valid: {', '.join(RANGE_KEYS)}"
+                raise UserError(f"{key}.{name}: unknown key of a range; {hint}")
+        for name in ("low", "high", "step"):
+            if spec.get(name) is not None and not _is_number(spec[name]):
+                raise wrong(f"{key}.{name}", "a number", spec[name])
+        if not isinstance(spec.get("log", False), bool):
+            raise wrong(f"{key}.log", "true or false", spec["log"])
+    elif not _is_value(spec):
+        raise wrong(key, "off, a value, a list, or {low, high, step, log}", spec)
+    return spec  # type: ignore[no-any-return]
+
+
+def _narrow_choices(knob: Knob, spec: Any, key: str) -> Knob:
+    if isinstance(spec, Mapping):
+        raise wrong(key, f"one or more of {listed(knob.choices)} (it has no order, so no range)", spec)
+    wanted = [knob.off if v is False or v == OFF else v for v in (spec if isinstance(spec, list) else [spec])]
+    for value in wanted:
+        if value not in knob.choices:
+            raise unknown(key, f"value of {knob.name}", value, [str(c) for c in knob.choices])
+    return replace(knob, choices=tuple(c for c in knob.choices if c in wanted))
+
+
+def _narrow_ordered(knob: Knob, spec: Any, key: str) -> Knob:
+    if isinstance(spec, Mapping):
+        return _range(knob, spec, key)
+    if not isinstance(spec, list):
+        return knob.fixed(knob.off if spec == knob.off else _in_range(knob, spec, key))
+    ends = [_on_grid(knob, value, key) for value in spec]
+    if len(ends) <= 2:
+        return _range(knob, {"low": ends[0], "high": ends[-1]}, key)
+    steps = {round(b - a, 9) for a, b in pairwise(ends)}
+    if len(steps) > 1 or min(steps) <= 0:
+        raise wrong(key, "[low, high], or rising values that are equally far apart", spec)
+    return _range(knob, {"low": ends[0], "high": ends[-1], "step": ends[1] - ends[0]}, key)
+
+
+def _range(knob: Knob, spec: Mapping[str, Any], key: str) -> Knob:
+    """The range with the knob's own ends, step and scale where the user says nothing."""
+    own_step = spec.get("step") is not None
+    given = _in_range if own_step else _on_grid
+    assert knob.low is not None
+    assert knob.high is not None
+    low = knob.low if spec.get("low") is None else given(knob, spec["low"], f"{key}.low")
+    high = knob.high if spec.get("high") is None else given(knob, spec["high"], f"{key}.high")
+    if low > high:
+        raise _empty_range(key, low, high)
+    if low == high:
+        return knob.fixed(low)
+    log = bool(spec.get("log", knob.log and not own_step))
+    step = None if log else knob.step
+    if own_step:
+        step = _typed(knob, spec["step"], f"{key}.step")
+        if log:
+            raise UserError(f"{key}: must have a step or log: true, not both")
+        if step <= 0 or not _whole((high - low) / step):
+            raise wrong(f"{key}.step", f"above 0 and fit a whole number of times between {low} and {high}", step)
+    if log and low <= 0:
+        raise wrong(key, "above 0 at its low end to be log", low)
+    return replace(knob, low=low, high=high, step=step, log=log)
+
+
+def _empty_range(key: str, low: Value, high: Value) -> UserError:
+    return UserError(f"{key}: empty range: low must not be above high, got low {show(low)}, high {show(high)}")
+
+
+def _on_grid(knob: Knob, value: Any, key: str) -> int | float:
+    number = _in_range(knob, value, key)
+    if knob.step is None:
+        return number
+    assert knob.low is not None
+    places = (number - knob.low) / knob.step
+    if not _whole(places):
+        near = min(knob.values(), key=lambda v: abs(float(v) - number))
+        grid = f"on the grid {knob.low} to {knob.high} in steps of {knob.step}"
+        raise wrong(key, f"{grid} (nearest: {near}; or give a step: {{low, high, step}})", value)
+    return number
+
+
+def _in_range(knob: Knob, value: Any, key: str) -> int | float:
+    number = _typed(knob, knob.off if value is False or value == OFF else value, key)
+    assert knob.low is not None
+    assert knob.high is not None
+    if not knob.low <= number <= knob.high:
+        raise wrong(key, f"between {knob.low} and {knob.high}", value)
+    return number
+
+
+def _typed(knob: Knob, value: Any, key: str) -> int | float:
+    """`value` as an int for a knob that counts, as a float for one that measures."""
+    counts = isinstance(knob.low, int) and isinstance(knob.off, int)
+    if not _is_number(value) or (counts and not isinstance(value, int)):
+        raise wrong(key, "a whole number" if counts else "a number", value)
+    return value if counts else float(value)
+
+
+def _whole(ratio: float) -> bool:
+    return math.isclose(ratio, round(ratio), abs_tol=1e-6)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_value(value: Any) -> bool:
+    return _is_number(value) or isinstance(value, str) or value is False

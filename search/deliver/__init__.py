@@ -1,0 +1,1 @@
+"""Files leave the program here: finalists, exports, best-config files, checks."""

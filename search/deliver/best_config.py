@@ -1,0 +1,171 @@
+"""The best-config file: all that is needed to rebuild one candidate, and what was measured of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from objectives.measurement import Measurement
+from search.errors import UserError
+from search.front.front import Front, Outcome
+from search.front.study_record import StudyRecord
+from search.report.text import rebuild_command, speedups
+from spaces.recipe import Recipe, digest_of
+
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class BestConfig:
+    """One candidate of one study. `digest` of the recipe tells an edited file from a whole one."""
+
+    study: str
+    number: int
+    recipe: Recipe
+    config: Mapping[str, Any]  # the whole RunConfig, as a mapping
+    measurements: Mapping[str, Measurement]  # validation split, timing of the final campaign
+    quick: Mapping[str, Measurement]  # what the search's own timing said of it before; may be empty
+    held_out: Mapping[str, Measurement]  # test split; may be empty
+    speedup: Mapping[str, Any]  # over_eager_fp32, over_best_uncompressed: {value, interval} or None
+    conditions: Mapping[str, Any]  # hardware fingerprint and workload
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by name in the model folder
+
+    @classmethod
+    def of(cls, front: Front, study: StudyRecord, outcome: Outcome, files: Mapping[str, str]) -> BestConfig:
+        return cls(
+            study=study.name,
+            number=outcome.number,
+            recipe=outcome.recipe,
+            config=study.config,
+            measurements=outcome.measurements,
+            quick=outcome.quick,
+            held_out=study.held_out.get(outcome.number, {}),
+            speedup=speedups(front, outcome),
+            conditions={"hardware": dict(study.hardware), "workload": dict(study.config["workload"])},
+            versions=study.versions,
+            files=files,
+        )
+
+    def to_json(self, file: str) -> dict[str, Any]:
+        """As `schemas/best-config.schema.json` describes it; `file` is its own name, for `rebuild`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "study": self.study,
+            "number": self.number,
+            "model": self.config["model"]["name"],
+            "revision": self.config["model"]["revision"],
+            "task": self.recipe.task,
+            "data": dict(self.config["data"]),
+            "recipe": self.recipe.to_json(),
+            "measurements": _plain(self.measurements),
+            "quick": _plain(self.quick),
+            "held_out": _plain(self.held_out),
+            "speedup": dict(self.speedup),
+            "conditions": dict(self.conditions),
+            "versions": dict(self.versions),
+            "files": dict(self.files),
+            "config": dict(self.config),
+            "rebuild": rebuild_command(file),
+            "digest": self.recipe.digest,  # last: a truncated file has none
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BestConfig:
+        return cls(
+            study=data["study"],
+            number=data["number"],
+            recipe=Recipe.from_json(data["recipe"]),
+            config=data["config"],
+            measurements=_measured(data["measurements"]),
+            quick=_measured(data["quick"]),
+            held_out=_measured(data["held_out"]),
+            speedup=data["speedup"],
+            conditions=data["conditions"],
+            versions=data["versions"],
+            files=data["files"],
+        )
+
+    def to_yaml(self, file: str) -> str:
+        head = f"# Trial {self.number} of study {self.study}. To build it again: {rebuild_command(file)}\n"
+        return head + yaml.safe_dump(plain(self.to_json(file)), sort_keys=False, allow_unicode=True, width=110)
+
+
+def read_best_config(path: Path) -> BestConfig:
+    """The best-config file at `path`.
+
+    Raises:
+        UserError: absent, no YAML, truncated, edited, or written by a newer version of this program.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML, or truncated: {reason[:160]}") from None
+    _check(path, data)
+    made, found = BestConfig.from_json(data), digest_of(data["recipe"])  # as it stands, an earlier version's too
+    if found != data["digest"]:
+        raise UserError(
+            f"{path}: recipe: was edited: its digest must be {data['digest']}, got {found}; "
+            "to try other settings, narrow `space` in a config and run a search"
+        )
+    return made
+
+
+def _check(path: Path, data: Any) -> None:
+    """Hold `data` against the schema."""
+    import jsonschema
+
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must be a best-config file (a mapping of keys), got {type(data).__name__}")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UserError(f"{path}: schema_version: must be at most {SCHEMA_VERSION} for this program, got {version}")
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version: must be {SCHEMA_VERSION} for this program, got {version}; export the study again"
+        )
+    error = jsonschema.exceptions.best_match(_validator("best-config").iter_errors(data))
+    if error is not None:
+        key = ".".join(str(part) for part in error.absolute_path)
+        raise UserError(f"{path}: {f'{key}: ' if key else ''}truncated or edited: {error.message[:160]}")
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The published JSON schema called `name`: front or best-config."""
+    content = (resources.files("search") / "schemas" / f"{name}.schema.json").read_text("utf-8")
+    made: dict[str, Any] = json.loads(content)
+    return made
+
+
+def _validator(name: str) -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(schema(name))
+
+
+def plain(data: Any) -> Any:
+    """`data` as JSON gives it back: tuples become lists, numpy scalars numbers.
+
+    Raises:
+        ValueError: an infinite number or one that is not a number; nothing of the kind is ever recorded.
+    """
+    return json.loads(json.dumps(data, allow_nan=False, default=lambda value: value.item()))
+
+
+def _plain(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
+    return {name: m.to_json() for name, m in measurements.items()}
+
+
+def _measured(data: Mapping[str, Any]) -> dict[str, Measurement]:
+    return {name: Measurement.from_json(m) for name, m in data.items()}

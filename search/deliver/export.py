@@ -1,0 +1,162 @@
+"""What a search leaves on disk: the front, its pictures, best-config files, and a folder for each model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from search.deliver.best_config import BestConfig, plain
+from search.deliver.written import FILE, Written, mend, replacing_folder, sha256, take_away
+from search.errors import UserError
+from search.front.front import Front, Outcome
+from search.front.study_record import StudyRecord
+from search.report.page import front_html
+from search.report.plot import front_png
+from search.report.text import front_json
+from search.store.paths import located
+from spaces import registry
+from spaces.build import precision_of
+from spaces.errors import Infeasible
+from spaces.recipe import Recipe
+from spaces.runtimes.seal import beside
+
+#: The file that names each pick.
+PICK_FILES = {
+    "balanced": "best-config.yaml",
+    "fastest": "fastest.yaml",
+    "most-accurate": "most-accurate.yaml",
+}
+EXPORTED = ("front.json", "front.html", "front.png", *PICK_FILES.values())
+MODELS = "models"  # the folder of model folders
+RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
+
+#: What a model folder takes along: weights, configuration, tokenizer. Never a pickle, nor a stage's manifest.
+TAKEN = (".json", ".safetensors", ".txt", ".model", ".jinja")
+LEFT = ("entry.json",)
+#: Compiled code: a program, opened only under the seal of the user who made it (`spaces.runtimes.seal`).
+PROGRAMS = (".pt2",)
+
+
+#: The folder that a measured model is opened in: that of its weights, or one with what its runtime makes of them. A
+#: relative one is in the results folder.
+Opened = Callable[[Outcome], Path]
+
+
+def weights_of(outcome: Outcome) -> Path:
+    """Where its weights are in the results folder, with whatever lies beside them."""
+    return Path(outcome.folder)
+
+
+def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weights_of) -> None:
+    """Write the front's files and models to `folder`, each of them whole or not at all.
+
+    Models come first and the files that name them after, so that no file names a model that is not there yet;
+    models that left the front are removed last. What is in `folder` and was not written by this program stays
+    (`search.deliver.written`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mend(folder)
+    mend(folder / MODELS)
+    older = _older_front(folder)
+    record = Written.read(folder, {name: [] for name in EXPORTED} if older else {})
+    now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
+    record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
+    record.save()  # before the models are written: whatever a kill leaves is known
+    made = {o.number: export_model(front, study, o, model_folder(folder, o), opened) for o in front.members}
+    for name, file in PICK_FILES.items():
+        if name in front.picks:
+            with record.replacing(file) as partial:
+                partial.write_text(made[front.picks[name].number].to_yaml(file), encoding="utf-8")
+        else:
+            record.remove(file)
+    with record.replacing("front.png") as partial:
+        front_png(front, study, partial)
+    with record.replacing("front.html") as partial:
+        partial.write_text(front_html(front, study), encoding="utf-8")
+    with record.replacing("front.json") as partial:
+        partial.write_text(json.dumps(plain(front_json(front, study)), indent=1) + "\n", encoding="utf-8")
+    for name in sorted(set(record.folders) - set(now)):
+        take_away(folder / name, first=(RECIPE,))  # without its record it is no model any more
+    record.folders = now
+    record.save()
+
+
+def _older_front(folder: Path) -> dict[str, Any] | None:
+    """The front.json of an export of a version that kept no records; None where there is a record, or no export."""
+    try:
+        data = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+        ours = not (folder / FILE).exists() and {"schema_version", "study", "members"} <= data.keys()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return data if ours else None
+
+
+def _model_folders(older: Mapping[str, Any]) -> list[str]:
+    members = older["members"] if isinstance(older["members"], list) else []
+    return [f"{MODELS}/{int(m['number'])}" for m in members if isinstance(m, dict) and isinstance(m.get("number"), int)]
+
+
+def model_folder(folder: Path, outcome: Outcome) -> Path:
+    """Where the model of `outcome` lies in the export `folder`."""
+    return folder / MODELS / str(outcome.number)
+
+
+def export_model(
+    front: Front, study: StudyRecord, outcome: Outcome, folder: Path, opened: Opened = weights_of
+) -> BestConfig:
+    """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
+
+    Raises:
+        UserError: its weights are no longer where the search stored them, or its graph cannot be made again here.
+    """
+    source = located(study.results, outcome.folder)
+    if not outcome.folder or not (source / "model.safetensors").is_file():
+        raise UserError(
+            f"trial {outcome.number}: its weights must be in {source}, and are not; "
+            "the same `run` command builds them again"
+        )
+    try:
+        source = study.results / opened(outcome)
+    except Infeasible as reason:
+        raise UserError(f"trial {outcome.number}: cannot be exported on this machine: {reason}") from None
+    programs = programs_of(source, outcome.recipe)
+    with replacing_folder(folder, made_again=programs) as partial:
+        for name in files_of(source, outcome.recipe):
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, partial / name)
+        if outcome.number in study.checks:
+            shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
+        made = BestConfig.of(front, study, outcome, _digests(partial))
+        # After the digests: a program is made again where its seal does not hold, and is no other model then.
+        for name in programs:
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, partial / name)
+        (partial / RECIPE).write_text(made.to_yaml(RECIPE), encoding="utf-8")
+    return made
+
+
+def files_of(source: Path, recipe: Recipe) -> list[str]:
+    """Names, relative to `source`, of the files that a model of this recipe needs wherever it is opened."""
+    top = [p for p in source.iterdir() if p.is_file() and p.suffix in TAKEN and p.name not in LEFT]
+    graphs = [source / name for name in _runs(recipe) if not name.endswith(PROGRAMS)]
+    found = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
+    return sorted(found)
+
+
+def programs_of(source: Path, recipe: Recipe) -> list[str]:
+    """Names, relative to `source`, of the compiled code of this recipe, and of its seals; none without a seal."""
+    programs = [source / name for name in _runs(recipe) if name.endswith(PROGRAMS)]
+    pairs = [(path, beside(path)) for path in programs if path.is_file() and beside(path).is_file()]
+    return [str(path.relative_to(source)) for pair in pairs for path in pair]
+
+
+def _runs(recipe: Recipe) -> tuple[str, ...]:
+    """The files that the runtime makes of the weights, and runs."""
+    return registry.runtime_named(recipe.runtime.name).files(precision_of(recipe))
+
+
+def _digests(folder: Path) -> Mapping[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

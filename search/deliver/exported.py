@@ -1,0 +1,73 @@
+"""An exported model folder, held against its record before anything in it is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.deliver.best_config import BestConfig, read_best_config
+from search.deliver.export import PROGRAMS, RECIPE
+from search.deliver.written import sha256
+from search.errors import UserError, unknown
+from search.tasks import TASKS
+from spaces import registry
+from spaces.build import precision_of
+
+#: What a tokenizer or a model is also read from where it is there, so that none of these may be added to an export.
+READ_WHERE_PRESENT = (
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "merges.txt",
+    "model.safetensors",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+def read_exported(folder: Path) -> BestConfig:
+    """The record of a model folder, its files held against the digests in it.
+
+    Every file is read once for its SHA-256, about a second a gigabyte where the disk gives as much.
+
+    Raises:
+        UserError: no such folder, no record, a runtime or task that this version does not know, or a file that is
+            missing, was added, or is not the one that was exported.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    path = folder / RECIPE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {RECIPE}; a folder under exports/<study>/models/ has one")
+    record = read_best_config(path)
+    for key, name, valid in (
+        ("runtime", record.recipe.runtime.name, [runtime.name for runtime in registry.runtimes()]),
+        ("task", record.recipe.task, [task.name for task in TASKS]),
+    ):
+        if name not in valid:
+            raise unknown(f"{path}: recipe.{key}", key, name, valid)
+    for name, wanted in record.files.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing; the model was exported with it")
+        found = sha256(folder / name)
+        if found != wanted:
+            raise UserError(
+                f"{folder / name}: not the file that was exported: SHA-256 must be {wanted[:16]}..., "
+                f"got {found[:16]}..."
+            )
+    runs = registry.runtime_named(record.recipe.runtime.name).files(precision_of(record.recipe))
+    # Programs are opened under their own seal alone, and made again where it does not hold.
+    graphs = [name for name in runs if not name.endswith(PROGRAMS)]
+    for name in (*READ_WHERE_PRESENT, *graphs):
+        if name not in record.files and (folder / name).exists():
+            raise UserError(
+                f"{folder / name}: was added to the exported model, which is measured without it; remove it"
+            )
+    return record

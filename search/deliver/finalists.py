@@ -1,0 +1,350 @@
+"""The front's members after the search: the held-out split, the final campaign, and the reload of what was exported."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from objectives import clock as clocks
+from objectives import stats
+from objectives.measurement import Measurement
+from objectives.memory import PEAK
+from objectives.process import Remote
+from search.config.schema import RunConfig
+from search.deadline import Clock
+from search.deliver import verify as check
+from search.deliver.export import model_folder
+from search.deliver.exported import read_exported
+from search.execute.evaluate import Evaluator
+from search.front.estimates import Estimate
+from search.front.final import Final
+from search.front.front import LATENCY, SPEEDUP, Front, Outcome
+from search.front.pareto import dominates
+from search.front.study_record import StudyRecord
+from search.measure.limits import broken
+from search.measure.measurer import Measurer, at_first_use
+from search.measure.timing import BASELINE, Finalist
+from search.prepare.prepared import Setting
+from search.report.progress import View
+from search.store.paths import located
+from search.store.store import digest_in
+from spaces.base import WEIGHTS
+from spaces.recipe import digest_of
+
+#: Seconds that a finalist costs beside its blocks: opening it in each set, the held-out split, copying, reloading.
+OPENING_S, OVERHEAD_S = 1.5, 4.0
+EXPECTED = 8
+#: Candidates beside the front that take part, because the search's own timing does not tell them from members.
+NEAR = 2
+
+
+def seconds(config: RunConfig) -> float:
+    """Time to keep for the finalists of a run with a time limit: what they usually take, at most a third of it."""
+    usual = EXPECTED * (config.measure.final_s + 3 * OPENING_S + OVERHEAD_S)
+    return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
+
+
+def finalists_of(front: Front) -> list[Outcome]:
+    """Who takes part in the campaign: both baselines, the picks, the members, and a few that are close to them."""
+    baselines = [o for o in (front.baseline, front.best_uncompressed) if o is not None]
+    wanted = [*baselines, *front.picks.values(), *front.members, *_near(front)]
+    return list({outcome.number: outcome for outcome in wanted}.values())
+
+
+def _near(front: Front) -> list[Outcome]:
+    """The candidates off the front that would be on it at the fast end of their interval, the closest first."""
+    names = [t.objective for t in front.targets]
+    if LATENCY not in names:
+        return []
+    index = names.index(LATENCY)
+    members = [front.point(o) for o in front.members]
+    found: list[tuple[float, Outcome]] = []
+    for outcome in front.eligible:
+        if outcome in front.members:
+            continue
+        point, ratio = front.point(outcome), outcome.measurements.get(SPEEDUP)
+        if ratio is None:
+            continue
+        # The error of the reference is the same for all, so only that of the ratio counts here.
+        best = tuple(x * ratio.value / ratio.interval[1] if i == index else x for i, x in enumerate(point))
+        by = [member for member in members if dominates(member, point)]
+        if by and not any(dominates(member, best) for member in members):
+            found.append((max(point[index] / member[index] for member in by), outcome))
+    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])[:NEAR]]
+
+
+@dataclass
+class Gathered:
+    """What is known of the finalists before they are timed, by trial."""
+
+    held_out: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
+    energy: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
+    checks: dict[int, Path] = field(default_factory=dict)
+    made: dict[int, str] = field(default_factory=dict)
+    renewed: dict[int, Outcome] = field(default_factory=dict)
+    ready: dict[int, tuple[Outcome, Path]] = field(default_factory=dict)
+    late: dict[int, str] = field(default_factory=dict)
+
+
+LATE = "the time limit passed"
+
+
+def measure(
+    setting: Setting, evaluate: Evaluator, front: Front, study: StudyRecord, view: View, clock: Clock
+) -> tuple[Front, StudyRecord]:
+    """The front decided again on the final campaign, and `study` with held-out results.
+
+    The baselines and the picks come first: when the run's time limit passes, the members that are left keep their quick
+    timing. Weights that the store had dropped are made again; where they are other numbers then, all that was measured
+    of them is measured again (`StudyRecord.renewed`), late or not: no record is of other weights. What an earlier run's
+    campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
+    """
+    known, before = remembered(setting)
+    evaluate.finishing = True
+    found = Gathered()
+    while True:  # weights that are other numbers now may change who is a finalist
+        wanted = finalists_of(front.renewed(found.renewed))
+        new = [o for o in wanted if o.number not in found.made and o.number not in found.late]
+        if not new:
+            break
+        for outcome in new:
+            view.progress(f"finalist {outcome.number}", len(found.made) / len(wanted))
+            _gather(evaluate, Path(setting.config.mlruns), outcome, known, found, clock)
+    front = front.renewed(found.renewed)
+    digest = _digest(setting, evaluate.measurer, [o for o in wanted if o.number in found.made], found.made)
+    if before.digest == digest and not before.late:
+        final = before
+    else:
+        final = _campaign(evaluate.measurer, front, found, view, clock)
+        final = replace(final, digest=digest if final.measurements else "")
+        final = replace(
+            final, measurements={n: {**m, **found.energy.get(n, {})} for n, m in final.measurements.items()}
+        )
+    study = replace(study, held_out=found.held_out, checks=found.checks, made=found.made, renewed=found.renewed)
+    return front.decided(final, partial(broken, setting.config.limits, setting.metric)), study
+
+
+def _gather(
+    evaluate: Evaluator, results: Path, outcome: Outcome, known: StudyRecord, found: Gathered, clock: Clock
+) -> None:
+    """The weights of one finalist, its results on the held-out split, and the outputs that a reload must give."""
+    number, measurer = outcome.number, evaluate.measurer
+    here = _weights_here(results, outcome)
+    if clock.over() and outcome.made in ("", here):
+        if known.made.get(number, "") == here != "":
+            found.held_out[number], found.made[number] = known.held_out[number], known.made[number]
+            found.checks |= {n: path for n, path in known.checks.items() if n == number and path.is_file()}
+            found.renewed |= {n: renewed for n, renewed in known.renewed.items() if n == number}
+        found.late[number] = LATE
+        return
+    folder = evaluate.weights(outcome.recipe)
+    found.made[number] = digest_in(folder, WEIGHTS)
+    remembered_here = known.made.get(number) == found.made[number]
+    if outcome.made not in ("", found.made[number]):
+        again = known.renewed.get(number) if remembered_here else None
+        outcome = found.renewed[number] = again or evaluate.again(outcome, folder)
+        if outcome.status != "complete":
+            return
+    measurer.complete(outcome.recipe, folder)
+    with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
+        logits = measurer.logits(outcome.recipe, folder, opened, "test")
+        found.held_out[number] = known.held_out[number] if remembered_here else measurer.qualities(logits, "test")
+        found.energy[number] = {} if remembered_here else measurer.energy(opened)
+        found.checks[number] = check.write_reference(measurer, outcome, folder, opened)
+    found.ready[number] = outcome, folder
+
+
+def _digest(setting: Setting, measurer: Measurer, timed: list[Outcome], made: Mapping[int, str]) -> str:
+    """Of all that a campaign depends on: who is timed, on which weights, under which conditions, and how long."""
+    times = measurer.times
+    return digest_of(
+        {
+            "models": sorted([o.number, o.recipe.digest, made[o.number]] for o in timed),
+            "hardware": clocks.digest(setting.environment),
+            "workloads": {mark: times.inputs(mark)[1] for mark in ("", *times.marks)},
+            "seconds": times.plan.model_s,
+        }
+    )
+
+
+def _campaign(measurer: Measurer, front: Front, found: Gathered, view: View, clock: Clock) -> Final:
+    """Time those that are ready, as many as there is time for; empty where there is none."""
+    ready = dict(list(found.ready.items())[: _fitting(measurer, clock)])
+    members = {o.number for o in front.members}
+    late = {n: LATE for n in (found.late.keys() | found.ready.keys()) - ready.keys() if n in members}
+    baseline, best = front.baseline, front.best_uncompressed
+    if (baseline is not None and baseline.number not in ready) or not ready.keys() & members:
+        if late:
+            view.say("      the time limit passed: the front keeps its quick timings")
+        return Final()
+    models: dict[int, Finalist] = {} if baseline is not None else {BASELINE: measurer.times.baseline_as()}
+    for number, (outcome, folder) in ready.items():
+        models[number] = measurer.finalist(outcome.recipe, folder, outcome.measurements.get(PEAK.name))
+    anchors = dict.fromkeys(
+        [BASELINE if baseline is None else baseline.number, *([] if best is None else [best.number])]
+    )
+    final, failed = measurer.times.final(
+        models, [key for key in anchors if key in models], lambda done: view.progress("final timing", done)
+    )
+    for number, why in failed.items():
+        view.say(f"      {number} could not be timed again: {why}")
+    late |= {number: why for number, why in failed.items() if number in members}
+    if late:
+        view.say(
+            f"      {len(late)} members keep their quick timing, counted at the speed of the final one "
+            f"({'; '.join(dict.fromkeys(late.values()))})"
+        )
+    return replace(final, late=late)
+
+
+def _fitting(measurer: Measurer, clock: Clock) -> int:
+    """How many models the final campaign has time for."""
+    if clock.deadline is None:
+        return 10**6
+    plan, times = measurer.times.plan, 1 + len(measurer.times.marks)
+    each = times * (plan.model_s + plan.sets * OPENING_S)
+    return max(0, int((clock.deadline - clock.now()) / each))
+
+
+def _weights_here(results: Path, outcome: Outcome) -> str:
+    """SHA-256 of the weights that are stored of a trial now; "" where there are none."""
+    try:
+        return digest_in(located(results, outcome.folder), WEIGHTS)
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+#: Attributes of a study: what its last run is about, and which run was the last to end.
+BEGUN, ENDED = "begun", "ended"
+#: Attribute of a study: what the baseline takes under each workload, as its trials are counted by.
+REFERENCES = "references"
+#: What `read_study` is given of a study that has no finalists yet.
+NOTHING_FINAL: Mapping[str, Any] = {"seconds": 0.0, "final": Final().to_json(), "held_out": {}, "checks": {}}
+
+
+def begin(setting: Setting, study: StudyRecord) -> None:
+    """Keep in the study what `front` and `export` show of it before it has ended."""
+    from search.propose.study import set_attribute
+
+    about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
+    set_attribute(Path(setting.config.mlruns), setting.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
+
+
+def end(setting: Setting) -> None:
+    """What `begin` was told of is at its end."""
+    from search.propose.study import attribute, set_attribute
+
+    folder, name = Path(setting.config.mlruns), setting.config.study
+    begun = attribute(folder, name, BEGUN)
+    if begun is not None:
+        set_attribute(folder, name, ENDED, begun["run"])
+
+
+def keep_references(results: Path, name: str, references: Mapping[str, stats.Estimate]) -> None:
+    """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
+    from search.propose.study import set_attribute
+
+    kept = {mark: [found.value, *found.interval] for mark, found in references.items()}
+    set_attribute(results, name, REFERENCES, kept)
+
+
+def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, stats.Estimate]:
+    """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
+    return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
+
+
+def remember(setting: Setting, front: Front, study: StudyRecord) -> None:
+    """Keep in the study what `front` and `export` show later."""
+    from search.propose.study import set_attribute
+
+    about = {
+        "config": dict(study.config),
+        "hardware": dict(study.hardware),
+        "rows": dict(study.rows),
+        "seconds": study.seconds,
+        "held_out": _plain(study.held_out),
+        "final": front.final.to_json(),
+        "checks": {str(n): setting.written(path) for n, path in study.checks.items()},
+        "made": {str(n): digest for n, digest in study.made.items()},
+        "renewed": {str(n): outcome.to_json() for n, outcome in study.renewed.items()},
+    }
+    set_attribute(Path(setting.config.mlruns), setting.config.study, "about", about)
+
+
+def read_study(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
+    """What `remember` kept, under a configuration."""
+    held_out = {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about["held_out"].items()}
+    return StudyRecord(
+        config,
+        about["hardware"],
+        rows=about["rows"],
+        held_out=held_out,
+        checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
+        made={int(n): digest for n, digest in about.get("made", {}).items()},
+        renewed={int(n): Outcome.from_json(outcome) for n, outcome in about.get("renewed", {}).items()},
+        seconds=about["seconds"],
+    )
+
+
+def spent_before(config: RunConfig) -> float:
+    """Seconds that earlier runs of this study took, as far as they came to an end."""
+    from search.propose.study import attribute
+
+    about = attribute(Path(config.mlruns), config.study, "about")
+    return 0.0 if about is None else float(about["seconds"])
+
+
+def remembered(setting: Setting) -> tuple[StudyRecord, Final]:
+    """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
+    from search.propose.study import attribute
+
+    about = attribute(Path(setting.config.mlruns), setting.config.study, "about")
+    if about is None or clocks.difference(about["hardware"], setting.environment):
+        return StudyRecord(setting.config.to_mapping(), dict(setting.environment)), Final()
+    return read_study({**about["config"], "mlruns": setting.config.mlruns}, about), Final.from_json(about["final"])
+
+
+def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
+    """Load every exported model in a fresh process and compare its outputs with its record; what is wrong.
+
+    They take turns beside the baseline then, and a line says where a ratio is not that of the record, or that the
+    machine is too busy to tell. The machine may have changed since, so it is no more than a line.
+    """
+    problems: dict[int, str] = {}
+
+    def exported(outcome: Outcome) -> Finalist:
+        folder = model_folder(exports, outcome)
+        record = read_exported(folder)
+        context = check.context_of(record)
+
+        @contextmanager
+        def opened(device: str) -> Iterator[Remote]:
+            with check.opened(folder, record, context) as bench:
+                if problem := check.outputs(folder, record, context, bench).problem:
+                    problems[outcome.number] = problem
+                yield bench
+
+        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))
+
+    view.progress("reloading", 0.0)
+    found = measurer.times.after_export({o.number: exported(o) for o in front.members})
+    problems |= found.failed
+    busy = dict.fromkeys(reason for sets in found.groups for one in sets for reason in one.disturbances)
+    if busy:
+        view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
+    for outcome in [] if busy else front.members:
+        recorded = front.speedup(outcome, front.baseline)
+        if recorded and outcome.number not in problems:
+            now = found.ratio(BASELINE, outcome.number)
+            if strays := check.strays(recorded, Estimate(now.value, *now.interval)):
+                view.say(f"      {outcome.number} after export: {strays}")
+    return [f"{number}: {problem}" for number, problem in sorted(problems.items())]
+
+
+def _plain(found: Mapping[int, Mapping[str, Measurement]]) -> dict[str, dict[str, object]]:
+    return {str(n): {k: m.to_json() for k, m in ms.items()} for n, ms in found.items()}

@@ -1,0 +1,64 @@
+"""`python -m search apply`: a recorded model built again, from base model and recipe, and measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from search.config.schema import RunConfig, results_folder
+from search.deadline import Clock
+from search.deliver import verify as check
+from search.deliver.best_config import BestConfig
+from search.deliver.export import export_model
+from search.errors import UserError
+from search.execute.evaluate import Evaluator
+from search.execute.executor import Job
+from search.front.front import Front
+from search.front.wording import text, title
+from search.prepare import runner as compose
+from search.report.progress import View
+
+
+def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> Iterator[str]:
+    """Build and measure; export to `target`; yields lines that compare record and rebuilt model.
+
+    Raises:
+        UserError: the base model or the data are not those of the record.
+        RuntimeError: it could not be built here.
+    """
+
+    def agree(parts: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Before anything is trained for nothing."""
+        model = parts["model"]["digest"]
+        if model != record.recipe.base:
+            raise UserError(
+                f"{config.where('model.name')}: must be the model of the record, whose files have the digest "
+                f"{record.recipe.base}, got {config.model.name} with {model}"
+            )
+        if parts["teacher"] == record.recipe.teacher:
+            return
+        raise UserError(
+            f"{config.where('recipe.teacher')}: must be what {config.model.name} and the data make here, "
+            f"got {record.recipe.teacher} in the file and {parts['teacher']} here: the data or the teacher's settings "
+            "changed"
+        )
+
+    with results_folder(config):
+        setting = compose.prepare(config, view.progress, agree=agree)
+    clock = Clock(None)
+    evaluate = Evaluator(setting, view.progress, clock)
+    outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)
+    if outcome.status != "complete":
+        raise RuntimeError(f"{outcome.status}: {outcome.reason}")
+    folder = evaluate.weights(outcome.recipe)
+    evaluate.measurer.complete(outcome.recipe, folder)
+    opened = partial(evaluate.measurer.opened, outcome.recipe, folder)
+    reference = check.write_reference(evaluate.measurer, outcome, folder, opened)
+    study = replace(setting.record(clock.seconds), checks={record.number: reference})
+    export_model(Front(setting.targets, (outcome,)), study, outcome, target, evaluate.measurer.exported)
+    for name, before in record.measurements.items():
+        if name in outcome.measurements:
+            yield f"{title(name):<16}{text(before):>14} in the record {text(outcome.measurements[name]):>14} here"

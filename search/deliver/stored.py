@@ -1,0 +1,45 @@
+"""A search read back from its record, without running anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from search.config.schema import STUDY
+from search.config.sections import LimitsConfig
+from search.deliver import finalists
+from search.errors import UserError, wrong
+from search.front.final import Final
+from search.front.front import Front
+from search.front.study_record import StudyRecord
+from search.measure.limits import broken
+
+
+def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
+    """The front and the study of a search from its record: as it ended, or as far as it is.
+
+    Raises:
+        UserError: there is none of that name, or it is no name of a study.
+    """
+    from search.prepare.prepared import targets_of
+    from search.propose.study import read_outcomes
+
+    if not STUDY.holds(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
+        raise wrong("STUDY", STUDY.text, name)
+    attributes, outcomes = read_outcomes(mlruns, name)
+    about, begun = attributes.get("about"), attributes.get(finalists.BEGUN)
+    if about is None and begun is None:
+        raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
+    outcomes = [outcome for outcome in outcomes if outcome.status != "paused"]
+    told = {**finalists.NOTHING_FINAL, **(begun or {}), **(about or {})}
+    study = finalists.read_study({**told["config"], "mlruns": str(mlruns.absolute())}, told)
+    if begun is not None and begun["run"] != attributes.get(finalists.ENDED):
+        total = begun["config"]["budget"]["trials"]
+        study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
+    checks = {n: path for n, path in study.checks.items() if path.is_file()}
+    limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
+    front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
+    front = front.counted(finalists.read_references(attributes.get(finalists.REFERENCES)))
+    front = front.renewed(study.renewed).decided(Final.from_json(told["final"]), limits)
+    return front, replace(study, checks=checks)

@@ -1,0 +1,230 @@
+"""What this program wrote into a folder of results, by a record of its own: nothing else there is ever removed.
+
+Each folder has its record, `written.json`: names with the SHA-256 of what was written. A file that the record does not
+name, or that was changed since, is somebody else's. It stays, and gives way where its name is needed: `front.json`
+becomes `front.kept.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.errors import UserError
+from search.store import atomic
+from search.store.owner import leftovers, temporary
+
+FILE = "written.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Written:
+    """The record of one folder."""
+
+    folder: Path
+    #: SHA-256 by name; several while a file is replaced; none for what a runtime may have made again since.
+    files: dict[str, list[str]] = field(default_factory=dict)
+    #: Folders in this one with records of their own.
+    folders: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> Written:
+        """The record in `folder`; without one, or with one that is not ours, it names what `otherwise` does."""
+        try:
+            data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise ValueError
+            files = {str(name): [str(digest) for digest in digests] for name, digests in data["files"].items()}
+            return cls(folder, files, [str(name) for name in data["folders"] if _plain(name)])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls(folder, dict(otherwise or {}))
+
+    def save(self) -> None:
+        if (self.folder / FILE).exists() and not _is_record(self.folder / FILE):
+            _set_aside(self.folder / FILE)
+        data = {"schema_version": SCHEMA_VERSION, "files": self.files, "folders": self.folders}
+        atomic.write_text(self.folder / FILE, json.dumps(data, indent=1) + "\n")
+
+    def wrote(self, name: str) -> bool:
+        """Whether what is called `name` now is what this program wrote."""
+        path = self.folder / name
+        if name == FILE:
+            return _is_record(path)
+        if name not in self.files or path.is_symlink() or not path.is_file():
+            return False
+        digests = self.files[name]
+        return not digests or sha256(path) in digests
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary path; the file that the block makes there becomes `name`, and what is not ours gives way."""
+        path = self.folder / name
+        with atomic.replacing(path) as partial:
+            yield partial
+            digest = sha256(partial)
+            if os.path.lexists(path) and not self.wrote(name):
+                _set_aside(path)
+                self.files.pop(name, None)
+            self.files[name] = [*self.files.get(name, []), digest]
+            self.save()  # before the file is in its place: whatever a kill leaves there is known
+        self.files[name] = [digest]
+
+    def remove(self, name: str) -> None:
+        """Remove the file called `name`, if it is ours; its entry goes with the next `save`."""
+        if self.wrote(name):
+            (self.folder / name).unlink()
+        self.files.pop(name, None)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing_folder(path: Path, made_again: Sequence[str] = ()) -> Iterator[Path]:
+    """A new folder that takes the place of `path` in one step when the block succeeds.
+
+    The files that the block makes in it are recorded, those of `made_again` without their digests. What stood in the
+    old folder and is not ours moves into the new one.
+    """
+    mend(path.parent, path.name)
+    partial, whole = temporary(path, atomic.PARTIAL), temporary(path, atomic.SWAP)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        names = [str(p.relative_to(partial)) for p in sorted(partial.rglob("*")) if p.is_file()]
+        Written(partial, {n: [] if n in made_again else [sha256(partial / n)] for n in names}).save()
+        partial.rename(whole)
+        old = atomic.swap(whole, path)
+    except BaseException:
+        atomic.remove(partial)
+        take_away(whole, path)  # the new folder, or the old one if the two have changed places already
+        raise
+    if old is not None:
+        take_away(old, path)
+
+
+def mend(folder: Path, name: str = "*") -> None:
+    """Finish what processes that have ended began in `folder` (for `name`): nothing half made stays, none is lost."""
+    atomic.put_back(folder, name)
+    for left in leftovers(folder, name):
+        if left.kind == atomic.PARTIAL:
+            atomic.remove(left.path)
+        elif left.kind in (atomic.SWAP, atomic.OLD):
+            take_away(left.path, folder / left.name)
+
+
+def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = ()) -> None:
+    """Remove from `folder` what is ours, `first` before the rest, and the folder itself if nothing else is in it.
+
+    What is not ours moves to the same place in `keep_in`; without that it stays.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        if os.path.lexists(folder) and keep_in is not None:
+            folder.rename(_free(keep_in))
+        return
+    record = Written.read(folder, _of_an_older_version(folder))
+    ours = {str(parent) for name in record.files for parent in Path(name).parents}
+    names = sorted(_leaves(folder) - ours, key=lambda name: (name not in first, name))
+    for name in names:
+        if name == FILE:
+            continue
+        if record.wrote(name):
+            (folder / name).unlink()
+        elif keep_in is not None:
+            _move(folder / name, keep_in / name, keep_in)
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
+        if not any(path.iterdir()) and str(path.relative_to(folder)) not in names:
+            path.rmdir()
+    if record.wrote(FILE):  # last, so that what a kill cuts short can be finished
+        (folder / FILE).unlink()
+    elif keep_in is not None and FILE in names:
+        _move(folder / FILE, keep_in / FILE, keep_in)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _leaves(folder: Path) -> set[str]:
+    """Names of all files, links and empty folders in `folder`, relative to it."""
+    inside = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir() or not any(p.iterdir()))
+    return {str(p.relative_to(folder)) for p in inside}
+
+
+def free_place(to: Path, flag: str = "--to") -> Path:
+    """`to`, where a folder can be made without touching anything that is there.
+
+    Raises:
+        UserError: it is there and not empty, or its parent cannot be written in.
+    """
+    rule = f"{flag}: must be a folder that does not exist or is empty, got {to}"
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise UserError(f"{rule}, which is a {'link' if to.is_symlink() else 'file'}")
+    if to.is_dir():
+        inside = sorted(path.name for path in to.iterdir())
+        if inside:
+            more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+            raise UserError(f"{rule}, which holds {inside[0]}{more}")
+    above = next(path for path in to.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}: must be where a folder can be made, got {to} ({above} cannot be written in)")
+    return to
+
+
+def _of_an_older_version(folder: Path) -> dict[str, list[str]]:
+    """What is known to be ours in a model folder of a version that kept no records: the files of its recipe.yaml."""
+    import yaml
+
+    try:
+        data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        files: dict[str, Any] = data["files"]
+        return {"recipe.yaml": [], **{str(name): [str(digest)] for name, digest in files.items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return {}
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(data, dict) and data.keys() == {"schema_version", "files", "folders"}
+    except (OSError, ValueError):
+        return False
+
+
+def _plain(name: Any) -> bool:
+    """Whether a folder's name in a record leads no further than into the folder of the record."""
+    return isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _set_aside(path: Path) -> None:
+    path.rename(_free(path))
+
+
+def _free(path: Path) -> Path:
+    """The first name of the form `name.kept.suffix`, `name.kept-2.suffix` ... that nothing has."""
+    number = 1
+    while True:
+        mark = ".kept" if number == 1 else f".kept-{number}"
+        found = path.with_name(f"{path.stem}{mark}{path.suffix}")
+        if not os.path.lexists(found):
+            return found
+        number += 1
+
+
+def _move(path: Path, to: Path, top: Path) -> None:
+    """Move a file or an empty folder to `to`, or beside it where something is there."""
+    if path.is_dir() and not path.is_symlink() and to.is_dir():
+        path.rmdir()
+        return
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):  # one of its folders is a file now
+        to = top / to.name
+    path.rename(_free(to) if os.path.lexists(to) else to)

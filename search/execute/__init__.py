@@ -1,0 +1,1 @@
+"""A job becomes outcomes: weights are built, then measured."""

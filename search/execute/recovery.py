@@ -1,0 +1,89 @@
+"""Recovery: the training of a compressed model by its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from objectives.process import Progress
+from search.config.schema import RunConfig
+from search.tasks import task_named
+from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from spaces.knob import Value
+
+if TYPE_CHECKING:
+    from spaces.base import TaskModel
+    from spaces.distillation import Distillation
+from search.prepare.teacher_outputs import StoredTeacher
+
+#: Of the loss, in the order of `Weights`; in a configuration and a recipe `<term>_weight`.
+TERMS = ("task", "soft", "hidden", "block", "relation")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The training of one student to do what the teacher does; `settings` are those of the recipe."""
+
+    plans: Mapping[str, Any]
+    settings: Mapping[str, Value]
+    config: RunConfig
+    data: Path
+    teacher: Path
+    outputs: Path
+    device: str
+    inputs: tuple[str, ...]
+    scratch: Path  # the state of the training is kept here until it is finished
+    progress: Progress
+
+    def train(self, model: TaskModel, share: float = 1.0) -> None:
+        """Train `model` in place until `share` of the recovery is done, from where it stands."""
+        from spaces.checkpoints import Checkpoints
+        from spaces.training import Training, fit
+
+        encoded, labels = read_encoded(self.data / "train.npz")
+        settings, config = self.settings, self.config
+        narrower = "hidden" in self.plans.get("distill", {})
+        training = Training(
+            epochs=float(settings["epochs"]),
+            batch=int(settings["batch"]),
+            learning_rate=float(settings["learning_rate"]),
+            head_learning_rate=float(settings["learning_rate"]),
+            freeze_embeddings=config.teacher.freeze_embeddings and not narrower,
+            seed=config.seed,
+        )
+        loss = self._loss(model, encoded.lengths, labels)
+        patience = int(settings["early_stopping"]) if "early_stopping" in settings else None
+        rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
+        epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
+        stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
+        progress = partial(self.progress, "recovery")
+        fit(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch), share)
+
+    def _loss(self, model: TaskModel, lengths: np.ndarray, labels: np.ndarray) -> Distillation:
+        import torch
+
+        from spaces.anatomy import anatomy_of
+        from spaces.distillation import Distillation, Weights
+        from spaces.slicing import indices_of
+
+        task = task_named(self.config.task)
+        kept = self.plans.get("distill", {})
+        width = kept.get("hidden")
+        weights = Weights(*(float(self.settings.get(f"{term}_weight", 0.0)) for term in TERMS))
+        mapped: dict[int, int] = {}
+        if weights.blocks > 0:  # where no block was dropped, each came from the teacher's at its place
+            mapped = dict(enumerate(kept.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
+        return Distillation(
+            labels=torch.from_numpy(labels),
+            teacher=StoredTeacher(self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values())),
+            task=lambda logits, wanted: task.loss({"logits": logits}, wanted),
+            temperature=float(self.settings["temperature"]),
+            weights=weights,
+            columns=None if width is None else torch.tensor(indices_of(width)),
+            mapped=mapped,
+        )

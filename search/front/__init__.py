@@ -1,0 +1,1 @@
+"""What trials gave: outcomes, dominance, estimates, choosing, and the words for them."""

@@ -1,0 +1,66 @@
+"""What the final campaign measured, by trial: figures that take the place of the loop's, and ratios of every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from objectives.measurement import Measurement
+from search.front.estimates import Estimate
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Final:
+    """Empty where there was no campaign. Workloads are named by their suffix; "" is the main one."""
+
+    measurements: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
+    ratios: Mapping[str, Mapping[Pair, Estimate]] = field(default_factory=dict)  # first trial's time over the second's
+    references: Mapping[str, Estimate] = field(default_factory=dict)  # what the baseline took, in ms
+    late: Mapping[int, str] = field(default_factory=dict)  # members that keep their quick timing, and why
+    digest: str = ""  # of what was timed, and how: an equal campaign need not be done again
+
+    @property
+    def contenders(self) -> frozenset[int]:
+        """Trials that may be on the front: those that were timed together, and those that came too late for it."""
+        return frozenset(self.measurements) | frozenset(self.late)
+
+    def ratio(self, a: int, b: int, mark: str = "") -> Estimate | None:
+        """The time of trial `a` over that of `b` under a workload; None where they were not timed together."""
+        found = self.ratios.get(mark, {})
+        if (a, b) in found:
+            return found[a, b]
+        if (b, a) in found:
+            value, low, high = found[b, a]
+            return Estimate(1 / value, 1 / high, 1 / low)
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "measurements": {
+                str(number): {name: m.to_json() for name, m in found.items()}
+                for number, found in self.measurements.items()
+            },
+            "ratios": {mark: [[*pair, *ratio] for pair, ratio in found.items()] for mark, found in self.ratios.items()},
+            "references": {mark: list(found) for mark, found in self.references.items()},
+            "late": {str(number): why for number, why in self.late.items()},
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Final:
+        return cls(
+            measurements={
+                int(number): {name: Measurement.from_json(m) for name, m in found.items()}
+                for number, found in data["measurements"].items()
+            },
+            ratios={
+                mark: {(int(a), int(b)): Estimate(*ratio) for a, b, *ratio in found}
+                for mark, found in data["ratios"].items()
+            },
+            references={mark: Estimate(*found) for mark, found in data["references"].items()},
+            late={int(number): why for number, why in data["late"].items()},
+            digest=data["digest"],
+        )

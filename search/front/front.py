@@ -1,0 +1,367 @@
+"""Outcomes, and the front they make: dominance, hypervolume, choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Literal
+
+from objectives import latency, stats
+from objectives.measurement import Direction, Measurement
+from objectives.workload import MARK, marked
+from search.errors import UserError, unknown
+from search.front.estimates import Estimate, difference, ratio
+from search.front.final import Final
+from search.front.pareto import dominates, hypervolume, knee, non_dominated
+from search.front.wording import significant, text
+from spaces.recipe import Recipe
+
+LATENCY = "latency_p50_ms"
+SPEEDUP = "speedup"
+LOSS = "quality_loss"
+PICKS = ("fastest", "balanced", "most-accurate")
+
+#: Objectives that are also measured in pairs against the baseline (same rows, alternating blocks). The pair's
+#: interval is the narrower evidence, so it decides whether two candidates can be told apart.
+PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews": LOSS, LATENCY: SPEEDUP}
+#: Objectives that differ between two models of one campaign as their times do.
+AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
+AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
+
+Status = Literal["complete", "infeasible", "rejected", "failed", "paused"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe.
+
+    complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit, or was stopped
+    before it was trained in full. failed: its process crashed, ran out of memory or time. paused: seen on a lower
+    rung, and waiting for whether it is worth the next; its trial is still open.
+    """
+
+    number: int  # the trial's number in the study; -1 before it is told
+    recipe: Recipe
+    status: Status
+    reason: str = ""
+    rung: int = 0
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage: weights, export, quality, latency
+    folder: str = ""  # where its weights are stored, relative to the results folder
+    baseline: bool = False  # the uncompressed model
+    limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
+    rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
+    audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
+    made: str = ""  # SHA-256 of the weights that were measured
+    #: What the search's own timing said of that which the final campaign measured again; a detail, shown as such.
+    quick: Mapping[str, Measurement] = field(default_factory=dict)
+
+    def value(self, objective: str) -> float:
+        return self.measurements[objective].value
+
+    @property
+    def noise(self) -> str:
+        """Why its times are not to be trusted, or ""."""
+        timed = self.measurements.get(LATENCY)
+        return "" if timed is None else str(timed.conditions.get("noisy", ""))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "recipe": self.recipe.to_json(),
+            "digest": self.recipe.digest,
+            "status": self.status,
+            "reason": self.reason,
+            "rung": self.rung,
+            "measurements": {name: m.to_json() for name, m in self.measurements.items()},
+            "seconds": dict(self.seconds),
+            "folder": self.folder,
+            "baseline": self.baseline,
+            "limits_broken": list(self.limits_broken),
+            "rungs": {str(rung): value for rung, value in self.rungs.items()},
+            "audit": self.audit,
+            "made": self.made,
+            "quick": {name: m.to_json() for name, m in self.quick.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        return cls(
+            number=data["number"],
+            recipe=Recipe.from_json(data["recipe"]),
+            status=data["status"],
+            reason=data["reason"],
+            rung=data["rung"],
+            measurements={name: Measurement.from_json(m) for name, m in data["measurements"].items()},
+            seconds=dict(data["seconds"]),
+            folder=data["folder"],
+            baseline=data["baseline"],
+            limits_broken=tuple(data["limits_broken"]),
+            rungs={int(rung): value for rung, value in data.get("rungs", {}).items()},
+            audit=data.get("audit", ""),
+            made=data.get("made", ""),
+            quick={name: Measurement.from_json(m) for name, m in data.get("quick", {}).items()},
+        )
+
+    def numbered(self, number: int) -> Outcome:
+        return replace(self, number=number)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One objective of the search: a measurement's name and the direction that is better."""
+
+    objective: str
+    better: Direction
+
+
+@dataclass(frozen=True)
+class Front:
+    """All outcomes so far, and which of them no other dominates. Immutable: `add` gives a new one."""
+
+    targets: tuple[Target, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    #: What the final campaign measured: since then, who is on the front and how fast. Made by `decided`.
+    final: Final = field(default_factory=Final)
+    #: Of trials that were not in the campaign, why not; by trial.
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    def decided(self, final: Final, broken: Callable[[Outcome], tuple[str, ...]]) -> Front:
+        """The front of the search decided again on the figures of the final campaign; this one without a campaign.
+
+        Outcomes have its clock times in the place of the loop's. Those that were not timed again are counted by what
+        the baseline took in the campaign, and cannot be members. `broken` says which limits an outcome breaks.
+        """
+        if not final.measurements:
+            return self
+        others = [o for o in self.outcomes if o.status == "complete" and o.number not in final.contenders]
+        reasons = {o.number: f"not timed again: {self._why_not_timed(o)}" for o in others}
+        made = (_at_the_speed_of(final, outcome) for outcome in self.outcomes)
+        judged = (replace(o, limits_broken=broken(o)) if o.status == "complete" else o for o in made)
+        return replace(self, outcomes=tuple(judged), final=final, reasons=reasons)
+
+    def _why_not_timed(self, outcome: Outcome) -> str:
+        """In the search's own timing, whose figures are shown no more."""
+        if outcome.limits_broken:
+            return "it broke a limit in the search's own timing"
+        point = self.point(outcome)
+        better = next((o for o in self.members if dominates(self.point(o), point) or self.point(o) == point), None)
+        return "it was no finalist" if better is None else f"{better.number} dominated it in the search's own timing"
+
+    def renewed(self, outcomes: Mapping[int, Outcome]) -> Front:
+        """With other outcomes in the place of some, by trial."""
+        return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
+
+    def counted(self, references: Mapping[str, stats.Estimate]) -> Front:
+        """With all latencies counted by what the baseline takes, by the mark of the workload."""
+        if not references:
+            return self
+        counted = (replace(o, measurements=latency.at_speeds_of(references, o.measurements)) for o in self.outcomes)
+        return replace(self, outcomes=tuple(counted))
+
+    def add(self, outcome: Outcome) -> Front:
+        """With `outcome`, in the place of what its trial was when it was paused."""
+        before = self.outcomes
+        if any(o.status == "paused" for o in before):
+            before = tuple(o for o in before if o.number != outcome.number)
+        return replace(self, outcomes=(*before, outcome))
+
+    def point(self, outcome: Outcome) -> tuple[float, ...]:
+        """Its values with every direction turned to "lower is better"."""
+        return tuple(
+            outcome.value(t.objective) if t.better == "lower" else -outcome.value(t.objective) for t in self.targets
+        )
+
+    @property
+    def eligible(self) -> tuple[Outcome, ...]:
+        """Complete, inside the limits, and after the final campaign a part of it."""
+        may = self.final.contenders
+        complete = (o for o in self.outcomes if o.status == "complete" and not o.limits_broken)
+        return tuple(o for o in complete if not may or o.number in may)
+
+    @cached_property
+    def members(self) -> tuple[Outcome, ...]:
+        """The non-dominated ones, ordered by the last target (latency: fastest first)."""
+        points = [self.point(o) for o in self.eligible]
+        kept = [(points[i], self.eligible[i]) for i in non_dominated(points)]
+        return tuple(o for p, o in sorted(kept, key=lambda item: (item[0][-1], item[1].number)))
+
+    def why_not(self, outcome: Outcome) -> str:
+        """Why it is not on the front, in words; "" for a member."""
+        if outcome.status != "complete":
+            return outcome.reason or outcome.status
+        if outcome.limits_broken:
+            return "; ".join(outcome.limits_broken)
+        point = self.point(outcome)
+        for member in self.members:
+            if member.number == outcome.number:
+                return ""
+            if (found := self.point(member)) == point:
+                return f"same values as {member.number}"
+            if dominates(found, point):
+                values = (text(member.measurements[t.objective]) for t in self.targets)
+                return f"dominated by {member.number} ({', '.join(values)})"
+        return self.reasons.get(outcome.number, "")
+
+    def standing(self, outcome: Outcome) -> str:
+        """Its place in words: on the front, and by which timing, or why not."""
+        late = " by its quick timing" if outcome.number in self.final.late else ""
+        return self.why_not(outcome) or f"on the front{late}"
+
+    # The uncompressed model, which every figure is compared with.
+
+    @property
+    def uncompressed(self) -> tuple[Outcome, ...]:
+        """The teacher's own weights at full width, under each runtime that was measured."""
+        return tuple(o for o in self.outcomes if o.status == "complete" and not o.recipe.steps)
+
+    @property
+    def baseline(self) -> Outcome | None:
+        """The uncompressed model under plain PyTorch: what a speedup of 1 and a loss of 0 points mean."""
+        return next((o for o in self.uncompressed if o.recipe.runtime.name == "eager"), None)
+
+    @property
+    def best_uncompressed(self) -> Outcome | None:
+        """The uncompressed model under its fastest runtime: what compression itself has to beat."""
+        timed = [o for o in self.uncompressed if LATENCY in o.measurements]
+        timed = [o for o in timed if o.number in self.final.measurements] or timed
+        return min(timed, key=lambda o: o.value(LATENCY), default=None)
+
+    def speedup(self, outcome: Outcome, over: Outcome | None) -> Estimate | None:
+        """How many times faster than `over`, with its 95 % interval; None where it was not measured.
+
+        In the final campaign they took turns. In the loop both were paired with the baseline, so the quotient of the
+        two paired ratios is the estimate.
+        """
+        if over is None:
+            return None
+        if over.recipe == outcome.recipe:
+            return AGAINST_ITSELF[SPEEDUP]
+        if together := self.final.ratio(over.number, outcome.number):
+            return together
+        mine, theirs = self._paired(outcome, SPEEDUP), self._paired(over, SPEEDUP)
+        if self.baseline and over.recipe == self.baseline.recipe:
+            return mine  # that is what it was paired with; the baseline against itself would only add noise
+        return ratio(mine, theirs) if mine and theirs else None
+
+    def loss(self, outcome: Outcome) -> Estimate | None:
+        """Points of the metric lost against the baseline; None where it was not measured."""
+        return self._paired(outcome, LOSS)
+
+    def _paired(self, outcome: Outcome, name: str) -> Estimate | None:
+        if name in outcome.measurements:
+            return Estimate.of(outcome.measurements[name])
+        plain = marked(name)[0]
+        if plain in AGAINST_ITSELF and self.baseline and outcome.recipe == self.baseline.recipe:
+            return AGAINST_ITSELF[plain]
+        return None
+
+    def within(self, max_latency_ms: float | None = None, max_loss: float | None = None) -> Front:
+        """The same front with further limits (`max_loss` in points); what breaks one stays, off the front."""
+
+        def broken(outcome: Outcome) -> tuple[str, ...]:
+            if outcome.status != "complete":
+                return ()
+            found: list[str] = []
+            if max_latency_ms is not None and (ms := outcome.value(LATENCY)) > max_latency_ms:
+                found.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
+            loss = self.loss(outcome)
+            if max_loss is not None and (loss is None or loss.value > max_loss):
+                given = f"{significant(loss.value)} points" if loss else "unknown"
+                found.append(f"loss {given} is over the limit of {max_loss:g} points")
+            return tuple(found)
+
+        made = (replace(o, limits_broken=(*o.limits_broken, *broken(o))) for o in self.outcomes)
+        return replace(self, outcomes=tuple(made))
+
+    @property
+    def picks(self) -> dict[str, Outcome]:
+        """Fastest, balanced and most accurate by name; empty as long as the front is."""
+        return {name: self.choose(name) for name in PICKS} if self.members else {}
+
+    def choose(self, name: str) -> Outcome:
+        """The pick called `name`: fastest, balanced, most-accurate, or a complete trial by its number.
+
+        Fastest is best in `speed`, most accurate in `quality`, balanced the knee (`search.front.pareto.knee`).
+
+        Raises:
+            UserError: an unknown name or number, or an empty front.
+        """
+        if name.isdigit():
+            numbered = {str(o.number): o for o in self.outcomes if o.status == "complete"}
+            if name not in numbered:
+                raise unknown("pick", "complete trial", name, numbered)
+            return numbered[name]
+        if name not in PICKS:
+            raise unknown("pick", "choice", name, (*PICKS, "a trial's number"))
+        if not self.members:
+            raise UserError("the front is empty: no trial is complete and inside the limits")
+        if name == "balanced":
+            return self.members[knee([self.point(o) for o in self.members])]
+        index = self.targets.index(self.speed if name == "fastest" else self.quality)
+        return min(self.members, key=lambda o: self.point(o)[index])
+
+    @property
+    def speed(self) -> Target:
+        """The target that "fastest" is about: a latency, else the last one."""
+        return next((t for t in self.targets if t.objective.startswith("latency")), self.targets[-1])
+
+    @property
+    def quality(self) -> Target:
+        """The target that "most accurate" is about: the first where higher is better, else the first."""
+        return next((t for t in self.targets if t.better == "higher"), self.targets[0])
+
+    def ties(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of members that the measurements cannot tell apart: no target's difference excludes zero."""
+        return tuple(
+            (a.number, b.number)
+            for a, b in combinations(self.members, 2)
+            if all(self._alike(t, a, b) for t in self.targets)
+        )
+
+    def _alike(self, target: Target, a: Outcome, b: Outcome) -> bool:
+        """Whether two members cannot be told apart in one objective: by what was paired, where anything was."""
+        plain, mark = marked(target.objective)
+        together = self.final.ratio(a.number, b.number, mark) if plain in AS_TIMES else None
+        return together.includes(1.0) if together else self._difference(target, a, b).includes(0.0)
+
+    def _difference(self, target: Target, a: Outcome, b: Outcome) -> Estimate:
+        plain, mark = marked(target.objective)
+        name = f"{PAIRED[plain]}{MARK}{mark}" if mark and plain in PAIRED else PAIRED.get(plain, "")
+        x, y = self._paired(a, name), self._paired(b, name)
+        if not (x and y):
+            x, y = (Estimate.of(o.measurements[target.objective]) for o in (a, b))
+        return difference(x, y)
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """The hypervolume's reference point, to be minimised: the baseline's cost, and zero quality.
+
+        It depends on the baseline alone, so the hypervolume of a study can be followed while it runs.
+        """
+        costs = [self.baseline] if self.baseline else list(self.eligible)
+        return tuple(
+            0.0 if t.better == "higher" else max((o.value(t.objective) for o in costs), default=0.0)
+            for t in self.targets
+        )
+
+    @property
+    def hypervolume(self) -> float:
+        """What the members dominate up to `reference`, in the product of the targets' units."""
+        return hypervolume([self.point(o) for o in self.members], self.reference)
+
+
+def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
+    """With the campaign's figures, or counted by what the baseline took in it."""
+    found = final.measurements.get(outcome.number)
+    if found is not None:
+        quick = {name: outcome.measurements[name] for name in found if name in outcome.measurements}
+        return replace(outcome, measurements={**outcome.measurements, **found}, quick=quick)
+    references = {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in final.references.items()}
+    return replace(outcome, measurements=latency.at_speeds_of(references, outcome.measurements))
+
+
+def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:
+    return Front(targets, tuple(outcomes))

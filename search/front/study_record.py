@@ -1,0 +1,58 @@
+"""What is known of a study beside its outcomes: what a report says, and what its finalists gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from objectives.measurement import Measurement
+from search.front.front import Outcome
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a report says besides the outcomes."""
+
+    config: Mapping[str, Any]  # the whole RunConfig, as `to_mapping` gives it
+    hardware: Mapping[str, Any]  # objectives.clock.fingerprint
+    rows: Mapping[str, int] = field(default_factory=dict)  # by split
+    held_out: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, on the test split
+    checks: Mapping[int, Path] = field(default_factory=dict)  # by trial, outputs that a reload must reproduce
+    made: Mapping[int, str] = field(default_factory=dict)  # by trial, SHA-256 of the weights that all this is about
+    renewed: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
+    seconds: float = 0.0  # all runs of the study so far, finalists included
+    unfinished: str = ""  # how far its last run is, where that has not ended: "12 of 40 trials so far"
+
+    @property
+    def name(self) -> str:
+        return str(self.config["study"])
+
+    @property
+    def results(self) -> Path:
+        """The results folder that the study is in."""
+        return Path(str(self.config.get("mlruns", "mlruns")))
+
+    @property
+    def metric(self) -> str:
+        return str(self.config["metric"])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {"python": str(self.hardware.get("python", "")), **self.hardware.get("libraries", {})}
+
+    @property
+    def device(self) -> str:
+        """The processor that ran the models, in a few words."""
+        gpus = self.hardware.get("gpu") or []
+        if gpus:
+            return str(gpus[0].get("name", "GPU"))
+        return f"{self.hardware.get('cpu', 'CPU')}, {self.hardware.get('cpus', '?')} CPUs"
+
+    @property
+    def workload(self) -> str:
+        """What one timed call is: "batch 1, 32 tokens"."""
+        load = self.config["workload"]
+        length = "lengths of the data" if load["length"] == "data" else f"{load['length']} tokens"
+        return f"batch {load['batch']}, {length}"

@@ -1,0 +1,91 @@
+"""How values and recipes are written for people: in tables, pictures, and reasons."""
+
+from __future__ import annotations
+
+from objectives.measurement import Measurement
+from search.front.estimates import Estimate
+from spaces.recipe import Recipe, Step
+
+#: What a reader is shown instead of a measurement's own name.
+TITLES = {
+    "latency_p50_ms": "latency",
+    "latency_p90_ms": "p90 latency",
+    "latency_p99_ms": "p99 latency",
+    "throughput_per_s": "throughput",
+    "first_call_ms": "first call",
+    "prepare_s": "preparation",
+    "size_mb": "size",
+    "params": "parameters",
+    "peak_memory_mb": "peak memory",
+    "weights_memory_mb": "memory of weights",
+    "activations_memory_mb": "memory of activations",
+    "energy_mj": "energy a row",
+    "floor_ms": "roofline floor",
+    "roofline_fraction": "roofline reached",
+    "quality_loss": "loss",
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+}
+
+
+def title(objective: str) -> str:
+    """`objective` in words: "latency" for "latency_p50_ms", "latency at b32" for "latency_p50_ms/b32"."""
+    plain, mark = objective.partition("/")[::2]
+    return TITLES.get(plain, plain.replace("_", " ")) + (f" at {mark}" if mark else "")
+
+
+def quantity(value: float, unit: str) -> str:
+    """`value` with its unit, to three significant digits: "83.1 %" for a fraction, "4.21 ms", "22.7 M"."""
+    if unit == "fraction":
+        return f"{100 * value:.1f} %"
+    if unit == "count":
+        return scaled(value)
+    return f"{significant(value)} {unit}".strip()
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent: 0.0123, 4.21, 90.9, 1234."""
+    size = abs(value)
+    if size == 0 or size >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if 1 <= size < 10 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
+
+
+def scaled(count: float) -> str:
+    """A count to three significant digits: 22.7 M, 512."""
+    for limit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(count) >= limit:
+            return significant(count / limit) + suffix
+    return f"{count:.0f}"
+
+
+def text(measurement: Measurement) -> str:
+    return quantity(measurement.value, measurement.unit)
+
+
+def interval(measurement: Measurement) -> str:
+    """The 95 % interval alone, "82.1 to 84.0 %"; "" when the value was counted rather than sampled."""
+    low, high = measurement.interval
+    if low == high:
+        return ""
+    first, second = quantity(low, measurement.unit), quantity(high, measurement.unit)
+    unit = second.partition(" ")[2]
+    return f"{first.removesuffix(unit).strip()} to {second}"
+
+
+def times(estimate: Estimate | None) -> str:
+    """A speedup: "2.41x", or "" when there is none."""
+    return f"{estimate.value:.{2 if estimate.value < 10 else 1}f}x" if estimate else ""
+
+
+def describe(recipe: Recipe) -> str:
+    """A recipe in one line: "distill layers 3 · sparse weights 0.5 (size only) · onnx"."""
+    steps = [_step(step) for step in recipe.steps] or ["uncompressed"]
+    return " · ".join([*steps, _step(recipe.runtime)])
+
+
+def _step(step: Step) -> str:
+    # What was measured of the device is part of a recipe, and no choice.
+    chosen = {name: value for name, value in step.settings.items() if name != "costs"}
+    said = " ".join([step.name, *(f"{name} {value}" for name, value in chosen.items())])
+    return f"{said} (size only)" if step.name == "sparse" and "pattern" not in step.settings else said

@@ -1,0 +1,1 @@
+"""Quality, size, memory and latency of candidates."""

@@ -1,0 +1,82 @@
+"""Measurements of candidates that an earlier search made here, under the same conditions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from objectives.measurement import Measurement
+from search.front.front import LATENCY
+from search.measure.timing import Timings
+from search.prepare.prepared import Setting
+from search.store.store import digest_in
+from spaces.base import WEIGHTS
+from spaces.recipe import Recipe
+
+STAGE = "measured"
+FILE = "measurements.json"
+#: Condition of a measurement that was not made for this search: when it was, in UTC.
+SINCE = "measured_at"
+
+
+class Reuse:
+    """Keeps measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
+
+    Finalists are timed again in any case. What a busy machine disturbed is measured again, but not by an equal search:
+    it goes through the same trials, and is to find the same front.
+    """
+
+    def __init__(self, setting: Setting, timings: Timings) -> None:
+        self._setting, self._timings = setting, timings
+        self.recalled: Collection[str] = ()  # digests of recipes that an equal search measured
+
+    @cached_property
+    def _conditions(self) -> dict[str, Any]:
+        setting, config = self._setting, self._setting.config
+        return {
+            "data": setting.about_data["digest"],
+            "teacher": digest_in(setting.teacher, WEIGHTS),  # whose predictions losses are counted from
+            "environment": dict(setting.environment),
+            "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},
+            "quick_s": config.measure.quick_s,
+            "rows": config.measure.validation_rows,
+            "metric": config.metric,
+            "seed": config.seed,
+            "wanted": sorted({*(t.objective for t in setting.targets), *config.limits.others}),
+        }
+
+    def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:
+        """What was measured of the weights in `folder`; None where nothing was, or it is not to be used."""
+        if not self._setting.config.measure.reuse:
+            return None
+        store = self._setting.store
+        kept = store.find(STAGE, self._key(recipe, folder))
+        if kept is None and recipe.digest in self.recalled:
+            kept = store.find(STAGE, self._key(recipe, folder, noisy=True))
+        if kept is None:
+            return None
+        since, found = json.loads((kept / FILE).read_text())
+        read = {name: Measurement.from_json(m) for name, m in found.items()}
+        counted = self._timings.counted_now(read)
+        return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in counted.items()}
+
+    def keep(self, recipe: Recipe, folder: Path, found: Mapping[str, Measurement]) -> None:
+        """Keep what was measured, if it is all that the search asks for: what is missing may be there another time."""
+        if not found.keys() >= set(self._conditions["wanted"]):
+            return
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+        def make(target: Path) -> None:
+            (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
+
+        noisy = bool(found[LATENCY].conditions.get("noisy"))
+        self._setting.store.make(STAGE, self._key(recipe, folder, noisy), make)
+
+    def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
+        made = digest_in(folder, WEIGHTS)  # the same recipe, trained again, need not give the same numbers
+        return {"recipe": recipe.digest, "made": made, **self._conditions, **({"noisy": True} if noisy else {})}

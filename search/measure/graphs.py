@@ -1,0 +1,108 @@
+"""Graphs and programs that runtimes make of weights: entries of the store of their own.
+
+A published entry is never written to again, so a runtime cannot leave what it makes beside the weights. An entry of the
+stage "graphs" is a folder that looks like that of the weights (it links to their files) with what the runtime makes of
+them in it. Its key is the content of the weights' folder, the plan, and what the files depend on beside these: the
+versions of exporter and quantiser, or the processor that a program was compiled for. So a graph of another torch is
+another entry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from objectives.bench import open_bench
+from search.front.front import Outcome
+from search.store.paths import located
+from search.store.store import MANIFEST, Store
+from spaces import build, registry
+from spaces.axis import Plan
+from spaces.base import WEIGHTS
+from spaces.recipe import Recipe
+from spaces.runtime import Context
+from spaces.runtimes.seal import beside
+
+STAGE = "graphs"
+
+#: Opens the model in a folder under a runtime and a plan, in a process of its own, and closes it.
+Open = Callable[[Path, str, Plan, Context], None]
+
+
+class Graphs:
+    """Finds or makes the folder that a runtime opens.
+
+    Args:
+        open_once: makes the files, by opening the model: making a graph leaves memory behind, so the process that makes
+            it is not one that is measured.
+        watched: around the making.
+    """
+
+    def __init__(
+        self, store: Store, open_once: Open, watched: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        self._store, self._open_once, self._watched = store, open_once, watched
+
+    def folder(self, recipe: Recipe, weights: Path, context: Context) -> Path:
+        """Where the files lie that the recipe's runtime opens: the folder of the weights itself, or an entry.
+
+        Raises:
+            Infeasible: they cannot be made here.
+        """
+        return self._folder(recipe.runtime.name, build.precision_of(recipe), weights, context)
+
+    def _folder(self, runtime: str, plan: Plan, weights: Path, context: Context) -> Path:
+        runs = registry.runtime_named(runtime)
+        names = [name for name in runs.files(plan) if name != WEIGHTS]
+        if not names:
+            return weights
+        content = json.loads((weights / MANIFEST).read_text()).get("files")
+        if content is None:  # no entry of a store: what the runtime makes lies beside the weights
+            return weights
+        key = {"of": content, "plan": plan, "files": names, "device": context.device, "by": dict(runs.made_by(context))}
+        found = self._store.find(STAGE, key)
+        if found is not None:
+            return found
+        plainer = runs.made_from(plan)
+        source = None if plainer is None else self._folder(runtime, plainer, weights, context)
+
+        def make(target: Path) -> None:
+            for name in content:
+                _link(weights / name, target / name)
+            borrowed = [] if source is None or plainer is None else list(runs.files(plainer))
+            for name in borrowed:
+                assert source is not None
+                _link(source / name, target / name)
+            self._open_once(target, runtime, plan, context)
+            for name in borrowed:
+                (target / name).unlink()
+            absent = [name for name in names if not (target / name).is_file()]
+            assert not absent, f"{runtime} did not make {absent}"
+            kept = {*content, *names, *(str(beside(Path(name))) for name in names)}
+            for path in [p for p in target.rglob("*") if not p.is_dir()]:
+                if str(path.relative_to(target)) not in kept:  # steps on the way
+                    path.unlink()
+
+        with self._watched():
+            return self._store.make(STAGE, key, make, {"runtime": runtime, "plan": plan})[0]
+
+
+def _link(file: Path, place: Path) -> None:
+    """A link at `place` that holds wherever the whole store is moved to."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(os.path.relpath(file, place.parent))
+
+
+def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:
+    """The folder of an outcome's files, for who only exports what an earlier search measured in this store."""
+
+    def open_once(folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        opening = partial(build.open_predict, folder, runtime, plan, context)
+        open_bench(opening, context.device, context.threads, waiting="passive").close()
+
+    graphs = Graphs(store, open_once)
+    return lambda outcome: graphs.folder(outcome.recipe, located(store.root.parent, outcome.folder), context)

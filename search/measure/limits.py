@@ -1,0 +1,93 @@
+"""The user's limits: what an outcome breaks, in words, and how far, for the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from objectives import objective_named
+from search.config.sections import LimitsConfig
+from search.front.front import LATENCY, LOSS, Outcome
+from search.prepare.prepared import Setting
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One bound on a measurement; `sign` is 1 for an upper bound and -1 for a lower one."""
+
+    key: str
+    measurement: str
+    bound: float
+    sign: int
+    sentence: Callable[[float, float], str]
+
+    def violation(self, value: float) -> float:
+        """How far `value` is beyond the bound; at most 0 when it is kept."""
+        return self.sign * (value - self.bound)
+
+
+def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
+    """The limits that are set, always in the same order."""
+    every = (
+        (
+            "max_latency_ms",
+            LATENCY,
+            wanted.max_latency_ms,
+            1,
+            lambda v, b: f"latency {v:.2f} ms is over the limit of {b:g} ms",
+        ),
+        (
+            "max_loss",
+            LOSS,
+            wanted.max_loss,
+            1,
+            lambda v, b: f"loss {v:.2f} points is over the limit of {b:g} points",
+        ),
+        (
+            "min_accuracy",
+            metric,
+            wanted.min_accuracy,
+            -1,
+            lambda v, b: f"{metric} {100 * v:.1f} % is under the limit of {100 * b:g} %",
+        ),
+        (
+            "max_size_mb",
+            "size_mb",
+            wanted.max_size_mb,
+            1,
+            lambda v, b: f"size {v:.1f} MB is over the limit of {b:g} MB",
+        ),
+    )
+    named = (Limit(key, name, bound, sign, say) for key, name, bound, sign, say in every if bound is not None)
+    return (*named, *(_other(name, bound) for name, bound in wanted.others.items()))
+
+
+def _other(name: str, bound: float) -> Limit:
+    """A bound on any objective."""
+    objective = objective_named(name)
+    upper = objective.better == "lower"
+    side = "over" if upper else "under"
+
+    def say(value: float, limit: float) -> str:
+        return f"{name} {value:.4g} {objective.unit} is {side} the limit of {limit:g} {objective.unit}"
+
+    return Limit(name, name, bound, 1 if upper else -1, say)
+
+
+def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ...]:
+    """A sentence for every limit the outcome breaks."""
+    found = []
+    for limit in limits_of(wanted, metric):
+        value = outcome.value(limit.measurement)
+        if limit.violation(value) > 0:
+            found.append(limit.sentence(value, limit.bound))
+    return tuple(found)
+
+
+def violations(setting: Setting, outcome: Outcome) -> Mapping[str, float]:
+    """Constraint values by limit, at most 0 when kept; 0 of what was not measured, because it was rejected before."""
+    found = outcome.measurements
+    return {
+        limit.key: limit.violation(found[limit.measurement].value) if limit.measurement in found else 0.0
+        for limit in limits_of(setting.config.limits, setting.metric)
+    }

@@ -1,0 +1,300 @@
+"""Everything that is measured of one candidate: outputs, quality, latency, size, memory, energy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from objectives import memory, quality, size
+from objectives.bench import Batch, open_bench
+from objectives.energy import ENERGY
+from objectives.measurement import Measurement
+from objectives.process import Remote, Waiting
+from search.front.front import Outcome
+from search.measure.cache import Reuse
+from search.measure.graphs import Graphs
+from search.measure.timing import Finalist, Timings
+from search.prepare.prepared import Setting
+from search.store.paths import located
+from search.store.store import digest_in
+from spaces import build, registry
+from spaces.axis import Plan
+from spaces.base import WEIGHTS
+from spaces.recipe import Recipe
+from spaces.runtime import Context
+
+#: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
+PARITY = 1e-3
+PREDICT_CHUNK = 64  # batches a call, so that a long split shows progress and obeys its time limit
+
+Progress = Callable[[str, float], None]
+Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
+Opened = Callable[[], AbstractContextManager[Remote]]  # the process that answers, when it is needed
+
+
+def held(bench: Remote) -> Opened:
+    """A process that is open already, and stays so."""
+    return lambda: nullcontext(bench)
+
+
+@contextmanager
+def at_first_use(opened: Opened) -> Iterator[Opened]:
+    """A process that is opened when it is first asked for, if ever, and stays open until the end."""
+    with ExitStack() as stack:
+        found: list[Remote] = []
+
+        def once() -> AbstractContextManager[Remote]:
+            if not found:
+                found.append(stack.enter_context(opened()))
+            return nullcontext(found[0])
+
+        yield once
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+class Measurer:
+    """Measures candidates against the baseline: the uncompressed model under eager PyTorch in fp32.
+
+    Args:
+        limit_s: seconds that one call may take, asked for at each, those of timing too.
+        watch: where the time goes.
+    """
+
+    def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
+        self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
+        self.times = Timings(setting, self.baseline)
+        self._reuse = Reuse(setting, self.times)
+        self.graphs = Graphs(setting.store, self._open_once, partial(watch.timed, "export"))
+
+    def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """Every measurement of the weights in `folder` under the recipe's runtime and width.
+
+        Those of an earlier search under the same conditions are used again. Timing comes first, because the baseline
+        it is held against is opened for it: processes speed up with age (memory that lies better, caches that fit), so
+        the two sides of a comparison must be of one age.
+        """
+        known = self._reuse.find(recipe, folder)
+        if known is not None:
+            return known
+        self._progress(f"{recipe.runtime.name}: preparing", 0.0)
+        with self._opening("prepare", recipe, folder) as bench:
+            self._check_parity(recipe, folder, bench)
+            with self._watch.timed("latency"):
+                self._progress(f"{recipe.runtime.name}: timing", 0.0)
+                found = self.timings(bench, recipe, folder)
+            found |= memory.memory(bench)  # before predictions, which take more rows at once
+            with self._watch.timed("quality"):
+                found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
+            if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
+                found |= self.energy(held(bench))
+        found |= self.sizes(recipe, folder)
+        self._reuse.keep(recipe, folder, found)
+        return found
+
+    def recall(self, digests: Collection[str]) -> None:
+        """Take what an equal search measured of these recipes as it is."""
+        self._reuse.recalled = digests
+
+    @contextmanager
+    def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:
+        """`opened`, with the time that opening takes."""
+        started = time.monotonic()
+        with self.opened(recipe, folder) as bench:
+            self._watch.seconds[stage] = time.monotonic() - started
+            yield bench
+
+    @contextmanager
+    def opened(self, recipe: Recipe, folder: Path, device: str | None = None) -> Iterator[Remote]:
+        """The model in `folder` under the recipe's runtime and width, in a process of its own."""
+        with self._open(recipe, self.complete(recipe, folder, device), device) as bench:
+            yield bench
+
+    def complete(self, recipe: Recipe, folder: Path, device: str | None = None) -> Path:
+        """The folder that the recipe's runtime opens, with the files that it makes of the weights in `folder`."""
+        return self.graphs.folder(recipe, folder, self._on(device))
+
+    def exported(self, outcome: Outcome) -> Path:
+        """The same of what was measured; an export copies it."""
+        return self.complete(outcome.recipe, located(Path(self._setting.config.mlruns), outcome.folder))
+
+    def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+        """An entry of the store."""
+        return self._setting.store.make(stage, key, make)[0]
+
+    def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
+        return self._opened(folder, recipe.runtime.name, build.precision_of(recipe), self._on(device))
+
+    def _opened(self, folder: Path, runtime: str, plan: Plan, context: Context, waiting: Waiting = "default") -> Remote:
+        opening = partial(build.open_predict, folder, runtime, plan, context)
+        return open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s)
+
+    def _open_once(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        self._opened(folder, runtime, plan, context, "passive").close()
+
+    def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
+        """The outputs for every batch of a split, `size` rows each."""
+        batches = self._setting.batches(self._setting.split(split)[0], size)
+        made: Outputs = []
+        for start in range(0, len(batches), PREDICT_CHUNK):
+            self._progress(stage, start / len(batches))
+            made += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
+        return made
+
+    def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
+        """Logits (N, C) of a split in its order, from the store when this was measured before."""
+        plan = build.precision_of(recipe)
+        size = self._setting.batch_for(str(plan["width"]))
+        inputs = {
+            "split": split,
+            "data": self._setting.about_data["digest"],
+            "rows": self._setting.config.measure.validation_rows if split == "validation" else None,
+            "batch": size,
+        }
+
+        def answers(bench: Remote) -> Outputs:
+            return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
+
+        return self._answered(recipe, folder, inputs, opened, answers)
+
+    def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
+        """Logits of `inputs`, one after the other; from the store when it was asked before."""
+        digest = hashlib.sha256()
+        for batch in inputs:
+            for name, array in sorted(batch.items()):
+                digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+
+        def answers(bench: Remote) -> Outputs:
+            return list(bench.call("predict", inputs, timeout_s=self._limit_s()))
+
+        return self._answered(recipe, folder, {"probe": digest.hexdigest()}, opened, answers)
+
+    def _answered(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        inputs: Mapping[str, object],
+        opened: Opened,
+        answers: Callable[[Remote], Outputs],
+    ) -> np.ndarray:
+        """The logits among `answers` to `inputs`, which are named by all they depend on."""
+        key = {
+            "weights": recipe.weights_digest,
+            "made": digest_in(folder, WEIGHTS),  # trained again, they need not be the same numbers
+            "bits": dict(build.precision_of(recipe)),
+            "runtime": recipe.runtime.name,
+            "environment": dict(self._setting.environment),
+            **inputs,
+        }
+
+        def make(target: Path) -> None:
+            with opened() as bench:
+                found = answers(bench)
+            np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
+
+        made, _ = self._setting.store.make("predictions", key, make)
+        return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
+
+    @contextmanager
+    def baseline(self, device: str | None = None, waiting: Waiting = "default") -> Iterator[Remote]:
+        """The other side of every comparison, in a fresh process."""
+        context = self._on(device)
+        opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
+        with open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s) as bench:
+            yield bench
+
+    def baseline_predictions(self, split: str) -> np.ndarray:
+        """The baseline's predictions (N,) of a split."""
+        setting = self._setting
+        recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
+        untimed = partial(self.baseline, waiting="passive")
+        return setting.decide(self.logits(recipe, setting.teacher, untimed, split))
+
+    def qualities(self, logits: np.ndarray, split: str) -> dict[str, Measurement]:
+        """The metric on a split, and the points lost against the baseline on the same rows."""
+        setting = self._setting
+        references = setting.split(split)[1]
+        predictions = self._setting.decide(logits)
+        conditions = {"split": split, "rows": len(references), "batch": setting.config.workload.batch}
+        seed = setting.config.seed
+        by_class = quality.per_class(predictions, references, setting.about_data["labels"]) if split == "test" else []
+        noted = {**conditions, "classes": by_class} if by_class else conditions
+        value = quality.quality(setting.metric, predictions, references, setting.classes, seed, noted)
+        lost = quality.loss_against(
+            setting.metric,
+            predictions,
+            self.baseline_predictions(split),
+            references,
+            setting.classes,
+            seed,
+            conditions,
+        )
+        return {value.objective: value, lost.objective: lost}
+
+    def timings(self, bench: Remote, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """The quick timing of `bench`, side by side with a fresh baseline; of other devices in processes there."""
+
+        @contextmanager
+        def pair(device: str) -> Iterator[tuple[Remote, Remote]]:
+            here = device == self._setting.context.device
+            candidate = nullcontext(bench) if here else self.opened(recipe, folder, device)
+            with candidate as ours, self.baseline(device) as theirs:
+                yield ours, theirs
+
+        return self.times.quick(pair, recipe, folder)
+
+    def finalist(self, recipe: Recipe, folder: Path, peak: Measurement | None) -> Finalist:
+        """A candidate as a side of the final campaign; the files that its runtime runs are made now."""
+        self.complete(recipe, folder)
+        return Finalist(recipe, folder, partial(self.opened, recipe, folder), peak)
+
+    def _on(self, device: str | None) -> Context:
+        context = self._setting.context
+        return context if device is None else replace(context, device=device)
+
+    def energy(self, opened: Opened) -> dict[str, Measurement]:
+        """Energy a row, where the device counts it; nothing is opened where it does not."""
+        found = self.times.energy(opened)
+        return {} if found is None else {found.objective: found}
+
+    def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        plan = build.precision_of(recipe)
+        on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
+        count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
+        return {on_disk.objective: on_disk, count.objective: count}
+
+    def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
+        """The same weights in fp32 must give the same logits under every runtime."""
+        if build.precision_of(recipe) != {"width": "fp32"}:
+            return
+        reference = np.load(folder / "reference.npy", allow_pickle=False)
+        encoded, _ = self._setting.whole("validation")
+        batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
+        outputs = bench.call("predict", batches, timeout_s=self._limit_s())
+        found = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])
+        if not found <= PARITY:
+            raise ArithmeticError(
+                f"{recipe.runtime.name} gives other outputs than eager PyTorch: logits differ by {found:.2g}, "
+                f"more than {PARITY:g}"
+            )

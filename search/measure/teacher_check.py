@@ -1,0 +1,117 @@
+"""Whether the teacher knows anything: held against the best constant guess before anything is distilled from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from objectives import quality
+from objectives.measurement import Measurement
+from objectives.process import RemoteTimeout
+from search.errors import UserError, show
+from search.front.wording import quantity
+from search.measure.measurer import Measurer, Progress, Stopwatch
+from search.prepare.prepared import Setting
+
+#: Of the way from the constant guess to a perfect model: who is surely beyond that much of it gets no note.
+NEAR = 0.1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The teacher beside the constant guess, on the same rows."""
+
+    metric: str
+    teacher: Measurement
+    guess: float  # of the metric, of the best model that gives every row the same label
+    label: str  # that it gives
+    gain: Measurement  # points of the metric that the teacher is better by
+
+    @property
+    def better(self) -> bool:
+        """Whether the teacher is surely better, by the interval of the paired difference."""
+        return self.gain.interval[0] > 0
+
+    @property
+    def near(self) -> bool:
+        return self.gain.interval[0] <= 100 * NEAR * (1 - self.guess)
+
+    def __str__(self) -> str:
+        value, low, high = (quantity(v, self.teacher.unit) for v in (self.teacher.value, *self.teacher.interval))
+        guess = quantity(self.guess, self.teacher.unit)
+        return (
+            f"its {self.metric} is {value} ({low} to {high}), and {guess} where every row is called "
+            f"{show(self.label)}, on {self.teacher.samples} validation rows"
+        )
+
+
+def standing(
+    metric: str, predictions: np.ndarray, references: np.ndarray, labels: Sequence[str], seed: int
+) -> Standing:
+    """Of a teacher with these predictions (N,) of the references (N,), numbers of `labels`."""
+    classes = len(labels)
+    guess, number = quality.constant_guess(metric, references, classes)
+    constant = np.full_like(references, number)
+    return Standing(
+        metric,
+        quality.quality(metric, predictions, references, classes, seed, {}),
+        guess,
+        labels[number],
+        quality.loss_against(metric, constant, predictions, references, classes, seed),
+    )
+
+
+def check_teacher(setting: Setting, progress: Progress, deadline: float | None = None) -> str:
+    """A note where the teacher is little better than a constant guess on the validation split, else "".
+
+    Its predictions are stored, and are those that the search counts losses from.
+
+    Raises:
+        UserError: it is no better, as far as the rows can tell, or all rows have one label.
+        TimeoutError: `deadline` (monotonic seconds) passed.
+    """
+    config = setting.config
+    references = setting.split("validation")[1]
+    labels: Sequence[str] = setting.about_data["labels"]
+    if len(np.unique(references)) < 2:
+        only = labels[int(references[0])]
+        raise UserError(
+            f"{config.where('data.validation')}: must have rows of two labels or more, "
+            f"got {len(references)} rows of {show(only)}"
+        )
+    predictions = _predictions(setting, progress, deadline)
+    found = standing(setting.metric, predictions, references, labels, config.seed)
+    if found.better:
+        return f"the teacher is little better than a constant guess: {found}" if found.near else ""
+    trained = config.teacher.epochs > 0
+    reasons = (
+        "too little training (teacher.epochs, teacher.learning_rate)"
+        if trained
+        else "a head that was never trained (set teacher.epochs)"
+    )
+    where = config.where("teacher.epochs" if trained else "model.name")
+    raise UserError(
+        f"{where}: the teacher must be better than a constant guess: {found}; "
+        f"likely: {reasons}, labels in another order (data.label_names), or too few validation rows to tell"
+    )
+
+
+def _predictions(setting: Setting, progress: Progress, deadline: float | None) -> np.ndarray:
+    """The teacher's predictions (N,) of the validation split."""
+
+    def limit_s() -> float:
+        step = float(setting.config.budget.trial_timeout)
+        return step if deadline is None else max(1.0, min(step, deadline - time.monotonic()))
+
+    try:
+        return Measurer(setting, progress, limit_s, Stopwatch()).baseline_predictions("validation")
+    except RemoteTimeout as error:
+        if deadline is None or time.monotonic() < deadline:
+            raise
+        raise TimeoutError(
+            "the time limit ended while the teacher was tried on the validation split, before the first trial; "
+            "the same command starts there again, with what is done kept"
+        ) from error

@@ -1,0 +1,43 @@
+"""What integer widths are made with, beside every set of weights: rows to calibrate on, and the blocks' sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.tasks.encoded import read_encoded
+from search.tasks.tokens import batches, by_length
+from spaces import calibration
+from spaces.errors import Infeasible
+
+if TYPE_CHECKING:
+    from spaces.base import TaskModel
+
+SENSITIVITY_ROWS = 32  # the order of the blocks is the same from a few rows on
+BATCH = 16
+
+
+def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
+    """`calibration.npz`, training rows without labels, and `sensitivity.json` of `model` on the first of them.
+
+    Every set of weights gets the same rows. A model whose anatomy is not known has no `sensitivity.json`.
+    Leaves `model` in eval mode with its weights frozen.
+    """
+    import torch
+
+    from spaces import sensitivity
+
+    encoded, _ = read_encoded(data / "train.npz")
+    rows = np.random.default_rng(0).permutation(len(encoded))[: calibration.ROWS]
+    batch = encoded.batch(rows)
+    calibration.write(folder, {name: batch[name] for name in names})
+    few = rows[:SENSITIVITY_ROWS]
+    ordered = few[by_length(encoded.lengths[few], BATCH)]
+    fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, BATCH, ordered))
+    try:
+        sensitivity.write(folder, sensitivity.measure(model, fed))
+    except Infeasible:
+        return

@@ -1,0 +1,67 @@
+"""Stage "data": the data are read, checked and tokenised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objectives.process import Progress
+from search.config.model_folder import model_folder
+from search.config.schema import RunConfig
+from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row
+from search.prepare.trained_head import trained_head
+from search.tasks import Splits, task_named
+from search.tasks.encoded import write_encoded
+from search.tasks.tokens import frame_of, tokenizer
+from spaces.loading import model_config
+
+if TYPE_CHECKING:
+    pass
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progress) -> None:
+    """Read, check and tokenise the data: `<split>.npz`, `data.json`, and the tokenizer's own files.
+
+    `model` is the folder that `describe_model` filled.
+    """
+    facts = ModelFacts.read(model)
+    notes = check_fit(config, facts)
+    progress("reading data", 0.0)
+    task = task_named(config.task)
+    source = model_folder(config.model, config.where)
+    splits = numbered_splits(config, source)
+    made_by = cutting_tokenizer(config, source, facts)
+    for number, name in enumerate(SPLITS):
+        split = getattr(splits, name)
+        encoded = task.encode(made_by, split, config.data.max_length)
+        check_tokens(encoded, split, name, config)
+        write_encoded(folder / f"{name}.npz", encoded, split.labels)
+        progress("reading data", (number + 1) / len(SPLITS))
+    made_by.save_pretrained(folder / "tokenizer")
+    about = {
+        "labels": list(splits.labels),
+        "digest": splits.digest,
+        "notes": [*splits.notes, *notes],
+        "pairs": splits.train.pairs is not None,
+        "frame": frame_of(made_by, splits.train.pairs is not None),
+        "rows": {name: len(getattr(splits, name)) for name in SPLITS},
+    }
+    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def numbered_splits(config: RunConfig, source: Path) -> Splits:
+    """The data, with the label numbers of the model in `source` where its own head is used."""
+    with blaming(config.where("model.name")):
+        described = model_config(source, config.model.name)
+    return task_named(config.task).load(config.data, config.where, trained_head(config, described, source))
+
+
+def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:
+    """The tokenizer of the model in `source`; it cuts rows where the model does, also in an exported folder."""
+    made = tokenizer(source, config.where("model.name"))
+    made.model_max_length = longest_row(config, facts)[0]
+    return made

@@ -1,0 +1,77 @@
+"""What every folder of weights holds beside them, and what is read of one without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from objectives.workload import Frame
+from search.prepare.calibration import calibrate
+from search.tasks.encoded import read_encoded
+from search.tasks.tokens import Encoded
+
+if TYPE_CHECKING:
+    import torch
+
+    from spaces.base import TaskModel
+
+
+REFERENCE_ROWS = 64
+
+
+def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
+    """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
+    integer widths are made with."""
+    import shutil
+
+    import torch
+
+    shutil.copytree(data / "tokenizer", folder, dirs_exist_ok=True)
+    encoded, _ = read_encoded(data / "validation.npz")
+    rows = np.arange(min(REFERENCE_ROWS, len(encoded)))
+    model.eval()
+    with torch.inference_mode():
+        logits = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
+    np.save(folder / "reference.npy", np.concatenate(logits))
+    count = sum(p.numel() for p in model.parameters())
+    (folder / "about.json").write_text(json.dumps({"params": count}))
+    calibrate(folder, model, names, data)
+
+
+def some_rows(encoded: Encoded) -> dict[str, np.ndarray]:
+    """A short and a long row of the first few, as one padded batch."""
+    lengths = encoded.lengths[:REFERENCE_ROWS]
+    return encoded.batch(np.array([lengths.argmin(), lengths.argmax()]))
+
+
+def tensors(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {n: torch.from_numpy(batch[n]) for n in names}
+
+
+def input_names(folder: Path) -> tuple[str, ...]:
+    """Names of the tensors the stored model takes."""
+    from spaces.base import read_config
+
+    return read_config(folder)[0].inputs
+
+
+def frame_in(folder: Path) -> Frame:
+    """How the stored model's tokenizer frames texts; of a folder that says nothing, any token id but the first."""
+    from spaces.base import read_config
+
+    base, _ = read_config(folder)
+    return Frame.of(base.frame) if base.frame else Frame(int(base.config["vocab_size"]))
+
+
+def torch_with(threads: int) -> Any:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return torch

@@ -1,0 +1,97 @@
+"""What single products take on this device: measured once, where a plan of factors asks for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives import clock
+from objectives.process import Progress
+from search.config.schema import RunConfig
+from search.prepare.folders import torch_with
+from search.space.space import Space
+from search.tasks.encoded import read_encoded
+from spaces.axes.low_rank import FASTER, break_even
+from spaces.products import fit
+from spaces.recipe import Step
+from spaces.runtime import Context
+from spaces.shape import Shape
+
+FILE = "products.json"
+SECONDS = 3.0
+#: Ranks that are measured, as shares of break-even.
+SHARES = (0.1, 0.25, 0.5, 0.75)
+
+Sizes = list[tuple[int, int]]  # (in, out)
+
+
+def costs_here(
+    config: RunConfig, space: Space, context: Context, data: Path, device: Mapping[str, Any], stage: Callable[..., Path]
+) -> str | None:
+    """The costs of products on this device (`spaces.products.Costs.text`); None where no plan asks for them.
+
+    `device` is its fingerprint, `stage` makes folders as `search.prepare.runner.Stages` does. Times are those of eager
+    float32 products, with the threads candidates are timed with: one set of weights serves every runtime and width, so
+    its plan can follow only one of them.
+    """
+    knob = space.knobs.get("low_rank.where")
+    if space.shape is None or knob is None or FASTER not in knob.choices:
+        return None
+    sizes, tokens = sizes_of(space.shape), tokens_of(config, data)
+    key = {"device": clock.digest(device), "threads": context.threads, "tokens": tokens, "sizes": sizes}
+    folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads)
+    return str(json.loads((folder / FILE).read_text())["costs"])
+
+
+def tokens_of(config: RunConfig, data: Path) -> int:
+    """Tokens of one call of the workload; with the data's own lengths, of a batch of the median validation row."""
+    workload = config.workload
+    if workload.length != "data":
+        return workload.batch * workload.length
+    return workload.batch * max(1, round(float(np.median(read_encoded(data / "validation.npz")[0].lengths))))
+
+
+def sizes_of(shape: Shape) -> Sizes:
+    """The matrices of the model's largest block, and for each the two factors of a few ranks."""
+    queries = max(layer.heads for layer in shape.layers) * shape.head_dim * shape.group
+    neurons = max(layer.neurons for layer in shape.layers)
+    hidden = shape.hidden
+    whole = dict.fromkeys([(hidden, queries), (queries, hidden), (hidden, neurons), (neurons, hidden)])
+    made = dict(whole)
+    for a, b in whole:
+        for share in SHARES:
+            rank = max(1, int(share * break_even(b, a)))
+            made |= {(a, rank): None, (rank, b): None}
+    return list(made)
+
+
+def make_products(
+    folder: Path, sizes: Sizes, tokens: int, device: str, threads: int, progress: Progress, seconds: float = SECONDS
+) -> None:
+    """`products.json`: the costs as a recipe holds them, and the times they were fitted to."""
+    from objectives.products import times_us
+
+    torch_with(threads)
+    times = times_us(sizes, tokens, device, seconds, partial(progress, "timing matrix products"))
+    costs = fit(sizes, times)
+    measured = [
+        {"in": size[0], "out": size[1], "us": round(time, 3), "fitted_us": round(costs.of(*size), 3)}
+        for size, time in zip(sizes, times, strict=True)
+    ]
+    about = {"costs": costs.text(), "tokens": tokens, "threads": threads, "measured": measured}
+    (folder / FILE).write_text(json.dumps(about, indent=1))
+
+
+def priced(steps: Sequence[Step], costs: str | None) -> tuple[Step, ...]:
+    """`steps` with what was measured here in the one whose plan follows from it, so that a recipe says all of it."""
+    return tuple(
+        Step(step.name, {**step.settings, "costs": costs})
+        if costs is not None and step.name == "low_rank" and step.settings.get("where") == FASTER
+        else step
+        for step in steps
+    )

@@ -1,0 +1,32 @@
+"""Stage "model": what the base model is, from its config.json and its tokenizer alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from objectives.process import Progress
+from search.config.model_folder import model_folder
+from search.config.schema import RunConfig
+from search.prepare.model_facts import blaming, facts_of, outline
+from spaces.errors import Infeasible
+
+if TYPE_CHECKING:
+    pass
+
+
+def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
+    """From the base model's config.json and tokenizer alone: `facts.json`, and `shape.json` with the sizes that axes
+    decide over; `unknown.txt` instead of it where they are not known."""
+    from spaces.anatomy import anatomy_of
+
+    source = model_folder(config.model, config.where)
+    facts_of(source, config).write(folder)
+    with blaming(config.where("model.name")):
+        model = outline(source, config.model.name)
+    try:
+        (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
+    except Infeasible as reason:
+        (folder / "unknown.txt").write_text(str(reason))

@@ -1,0 +1,187 @@
+"""What a model and its tokenizer can take, and whether a configuration fits them: known before rows are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.workload import Workload, marked, other
+from search.config.schema import RunConfig
+from search.errors import UserError, show
+from search.tasks import Split
+from search.tasks.tokens import Encoded, frame_of, tokenizer
+from spaces.loading import ModelError, model_config, positions_of, reading
+
+FILE = "facts.json"
+#: Problem types of transformers whose answers are not one label a text.
+OTHER_PROBLEMS = {"multi_label_classification": "several labels a text", "regression": "a number a text"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of a model and of its tokenizer."""
+
+    model_type: str
+    architectures: tuple[str, ...]
+    positions: int | None  # most tokens a row may have; None: no limit
+    token_rows: int  # of the table of token embeddings
+    own_head: bool  # a sequence classifier
+    encoder_decoder: bool
+    problem_type: str | None  # of its head, as transformers calls it
+    outputs: int  # of its head
+    tokens: int  # of the tokenizer: its ids are below this
+    cut: int | None  # where the tokenizer cuts a text; None: nowhere
+    special: tuple[int, int]  # tokens that the tokenizer puts around a text, and around a pair of texts
+
+    def write(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelFacts:
+        found: Mapping[str, Any] = json.loads((folder / FILE).read_text())
+        lists = {name: tuple(found[name]) for name in ("architectures", "special")}
+        return cls(**{**found, **lists})
+
+
+@contextmanager
+def blaming(where: str) -> Iterator[None]:
+    """A ModelError is the user's, told with where the model was named."""
+    try:
+        yield
+    except ModelError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def outline(folder: Path, name: str) -> Any:
+    """The transformers model without its head and without memory for its weights; `name` is what the user calls it.
+
+    Raises:
+        ModelError: its config.json cannot be read, or describes no model.
+    """
+    import torch
+    from transformers import AutoModel
+
+    described = model_config(folder, name)
+    with reading(f"the config.json of {name!r} describes no model"), torch.device("meta"):
+        return AutoModel.from_config(described, trust_remote_code=False)
+
+
+def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
+    """The facts of the model in `folder`; reads its config.json and its tokenizer, and none of its weights.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    from spaces.base import has_own_head
+
+    name, where = config.model.name, config.where("model.name")
+    with blaming(where):
+        model = outline(folder, name)
+        with reading(f"the model {name!r} has no table of token embeddings"):
+            rows = int(model.get_input_embeddings().num_embeddings)
+    made_by = tokenizer(folder, where)
+    frames = [frame_of(made_by, pairs) for pairs in (False, True)]
+    described = model.config
+    return ModelFacts(
+        model_type=str(described.model_type),
+        architectures=tuple(described.architectures or ()),
+        positions=positions_of(model),
+        token_rows=rows,
+        own_head=has_own_head(described),
+        encoder_decoder=bool(getattr(described, "is_encoder_decoder", False)),
+        problem_type=described.problem_type,
+        outputs=int(described.num_labels),
+        tokens=int(frames[0]["vocabulary"]),
+        cut=int(made_by.model_max_length) if made_by.model_max_length < 10**9 else None,
+        special=tuple(sum(map(len, frame["around"])) for frame in frames),  # type: ignore[arg-type]
+    )
+
+
+def check_fit(config: RunConfig, facts: ModelFacts) -> tuple[str, ...]:
+    """Notes about what is cut. What is a bound (`data.max_length`) is lowered to what the model takes, with a note;
+    what is an exact size (`workload.length`, the tokenizer's ids) has to fit.
+
+    Raises:
+        UserError: all that does not fit, with names and numbers.
+    """
+    problems = [*_head_problems(config, facts), *_length_problems(config, facts)]
+    if facts.tokens > facts.token_rows:
+        problems.append(
+            f"{config.where('model.name')}: the tokenizer has ids up to {facts.tokens - 1}, and the model has "
+            f"{facts.token_rows} token embeddings; where tokens were added, the embeddings must be resized: "
+            f"model.resize_token_embeddings({facts.tokens})"
+        )
+    if problems:
+        raise UserError("; ".join(problems))
+    limit, reason = longest_row(config, facts)
+    if limit == config.data.max_length:
+        return ()
+    return (f"rows are cut at {limit} tokens, {reason}; data.max_length is {config.data.max_length}",)
+
+
+def check_tokens(encoded: Encoded, split: Split, name: str, config: RunConfig) -> None:
+    """Raise UserError where a row has no tokens: no model answers to nothing."""
+    empty = np.flatnonzero(encoded.lengths == 0)
+    if len(empty):
+        raise UserError(
+            f"{config.where('data.text')}: {len(empty)} rows of {name} have no tokens, and this tokenizer adds none; "
+            f"the first has the text {show(split.texts[empty[0]])} and the label {split.labels[empty[0]]}; leave them "
+            "out"
+        )
+
+
+def longest_row(config: RunConfig, facts: ModelFacts) -> tuple[int, str]:
+    """Where rows are cut, and what says so."""
+    limits = [(config.data.max_length, "data.max_length")]
+    if facts.cut is not None:
+        limits.append((facts.cut, "the tokenizer's model_max_length"))
+    if facts.positions is not None:
+        limits.append((facts.positions, f"the positions of the model ({facts.model_type})"))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def _head_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
+    where = config.where("model.name")
+    own = config.model.head == "auto" and facts.own_head
+    if facts.encoder_decoder and not own:
+        yield (
+            f"{where}: a model of type {facts.model_type} is an encoder with a decoder, which can be used only with a "
+            f"classification head of its own (architectures: {', '.join(facts.architectures) or 'none'})"
+        )
+    if own and (facts.problem_type in OTHER_PROBLEMS or facts.outputs < 2):
+        kind = facts.problem_type or "regression"
+        yield (
+            f"{where}: the model's head gives {OTHER_PROBLEMS.get(kind, OTHER_PROBLEMS['regression'])} (problem_type "
+            f"{facts.problem_type or 'null'}, {facts.outputs} labels), and only one label a text can be searched; "
+            "with model.head: mean a new head is trained"
+        )
+
+
+def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
+    special = facts.special[config.data.text_pair is not None]
+    limit, reason = longest_row(config, facts)
+    if limit <= special:
+        what = "a pair of texts" if config.data.text_pair is not None else "a text"
+        yield (
+            f"{config.where('data.max_length')}: rows are cut at {limit} tokens ({reason}), and the tokenizer puts "
+            f"{special} special tokens around {what}: nothing is left of it"
+        )
+    if facts.positions is None:
+        return
+    main = Workload(config.workload.batch, config.workload.length)
+    named = [("workload.length", config.workload.length, "")]
+    for key, names in (("objectives", config.objectives), ("limits.others.{}", config.limits.others)):
+        marks = [(key.format(name), other(main, marked(name)[1]).length, f" ({name})") for name in names if "/" in name]
+        named += [found for found in marks if found[1] != main.length]
+    for key, length, name in named:
+        if length != "data" and length > facts.positions:
+            yield (
+                f"{config.where(key)}: must be at most {facts.positions} tokens, the positions of the model "
+                f"({facts.model_type}), got {length}{name}"
+            )

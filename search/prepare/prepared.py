@@ -1,0 +1,178 @@
+"""What all trials of one search share: the configuration, the prepared stages, and the space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.bench import Batch
+from objectives.clock import cpus
+from search.config.schema import RunConfig
+from search.front.front import LATENCY, Target
+from search.front.study_record import StudyRecord
+from search.prepare.matmul_costs import priced
+from search.space.space import Params, Space
+from search.store.paths import inside
+from search.store.store import Store
+from search.tasks import task_named
+from search.tasks.encoded import read_encoded
+from search.tasks.tokens import Encoded
+from spaces.axes.bits import INTEGER
+from spaces.knob import Value
+from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
+
+#: Rows a call for predictions in floating point.
+AT_ONCE = 32
+#: One side of the knobs that only say how, not what: a recipe without recovery carries none of them.
+RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
+#: Those that came later: off they are left out, so that earlier recipes keep their digests.
+OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
+
+
+def cores() -> int:
+    """CPUs this process may use: what stages train with, whatever threads a candidate is timed with."""
+    return cpus()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The prepared data of a configuration."""
+
+    config: RunConfig
+    context: Context
+    data: Path  # folder of the stage "data"
+
+    @cached_property
+    def about_data(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.data / "data.json").read_text())
+        return found
+
+    @property
+    def classes(self) -> int:
+        """Size of the task's label set."""
+        return len(self.about_data["labels"])
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """The task's predictions (N,) from logits (N, C)."""
+        return task_named(self.config.task).decide({"logits": logits})
+
+    @cached_property
+    def _read(self) -> dict[str, tuple[Encoded, np.ndarray]]:
+        """Splits that were read so far: once each, since nobody changes them."""
+        return {}
+
+    def whole(self, name: str) -> tuple[Encoded, np.ndarray]:
+        """Encoded rows and labels of a split."""
+        if name not in self._read:
+            self._read[name] = read_encoded(self.data / f"{name}.npz")
+        return self._read[name]
+
+    def split(self, name: str) -> tuple[Encoded, np.ndarray]:
+        """The same, validation cut to `measure.validation_rows`, the same rows every time."""
+        encoded, labels = self.whole(name)
+        limit = self.config.measure.validation_rows
+        if name != "validation" or limit is None or limit >= len(labels):
+            return encoded, labels
+        if "cut" not in self._read:
+            chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(labels))[:limit])
+            columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
+            self._read["cut"] = Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
+        return self._read["cut"]
+
+    def batch_for(self, width: str) -> int:
+        """Rows a call for predictions.
+
+        As many as are timed under an integer width, whose dynamic scales depend on them. What floating point says of a
+        row does not depend on its neighbours, so there more go at once.
+        """
+        size = self.config.workload.batch
+        return size if width in INTEGER else max(size, AT_ONCE)
+
+    def batches(self, encoded: Encoded, size: int) -> list[Batch]:
+        """The rows in order, `size` a call."""
+        return [encoded.batch(np.arange(i, min(i + size, len(encoded)))) for i in range(0, len(encoded), size)]
+
+
+@dataclass(frozen=True)
+class Setting(Rows):
+    """Prepared once, before the first trial."""
+
+    store: Store
+    space: Space
+    teacher: Path
+    teacher_digest: str
+    statistics: Path
+    outputs: Path | None  # the teacher's outputs; None when nothing is recovered
+    environment: Mapping[str, Any]  # device fingerprint and versions
+    parts: Mapping[str, Any]  # what all trials of one study share
+    costs: str | None = None  # of matrix products on this device; None where no plan follows from them
+
+    def written(self, path: Path) -> str:
+        """A path as it is kept in the study: relative to the results folder."""
+        return inside(Path(self.config.mlruns), path)
+
+    @property
+    def model_digest(self) -> str:
+        """Of the base model's files."""
+        return str(self.parts["model"]["digest"])
+
+    @property
+    def metric(self) -> str:
+        return self.config.metric
+
+    @cached_property
+    def floor(self) -> float:
+        """The metric without a model: of the best constant guess on the validation rows."""
+        from objectives.quality import constant_guess
+
+        return constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return targets_of(self.config.objectives, self.metric)
+
+    @property
+    def weighs_quality_and_latency(self) -> bool:
+        """Whether the objectives are the task's metric and the main latency, which the surrogates predict."""
+        return {t.objective for t in self.targets} == {self.metric, LATENCY}
+
+    def record(self, seconds: float) -> StudyRecord:
+        """The study's record before anything of its finalists is in it; `seconds` it took so far."""
+        rows = {name: int(count) for name, count in self.about_data["rows"].items()}
+        return StudyRecord(self.config.to_mapping(), dict(self.environment), rows=rows, seconds=round(seconds, 1))
+
+    def recipe(self, params: Params) -> Recipe:
+        """The canonical recipe of these settings."""
+        return self._recipe(priced(self.space.steps(params), self.costs), str(params.get("runtime.name", "eager")))
+
+    def _recipe(self, steps: tuple[Step, ...], runtime: str) -> Recipe:
+        cut = any(step.name != "bits" for step in steps)
+        wanted = asdict(self.config.recover)
+        recover: dict[str, Value] = {}
+        if cut and wanted["epochs"] > 0:
+            recover = {name: wanted[name] for name in RECOVER}
+            recover["rows"] = wanted["rows"] or 0
+            recover |= {name: wanted[name] for name in OPTIONAL if wanted[name]}
+        return Recipe(
+            base=self.model_digest,
+            task=self.config.task,
+            teacher=self.teacher_digest,
+            steps=steps,
+            recover=recover,
+            runtime=Step(runtime),
+        )
+
+
+def targets_of(objectives: Sequence[str], metric: str) -> tuple[Target, ...]:
+    """What the search weighs, in the order the user wrote it; "metric" stands for the task's metric."""
+    from objectives import objective_named
+
+    names = [metric if name == "metric" else name for name in objectives]
+    return tuple(Target(name, objective_named(name).better) for name in names)

@@ -1,0 +1,279 @@
+"""The composition root: a configuration becomes a prepared setting, and a search over it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from objectives import clock, objective_named, roofline
+from objectives.process import RemoteTimeout
+from objectives.workload import device_of as workload_device
+from objectives.workload import marked
+from search.config.model_folder import fingerprint, model_folder
+from search.config.schema import RunConfig
+from search.errors import UserError
+from search.failures import once_more
+from search.prepare import isolate
+from search.prepare.data import prepare_data
+from search.prepare.matmul_costs import costs_here
+from search.prepare.model import describe_model
+from search.prepare.model_facts import ModelFacts, check_fit
+from search.prepare.prepared import Rows, Setting, cores
+from search.prepare.statistics import make_statistics
+from search.prepare.teacher import make_teacher
+from search.prepare.teacher_outputs import make_outputs
+from search.space.choices import check_choices
+from search.space.space import Space, open_space
+from search.store.store import Store
+from spaces.recipe import digest_of
+from spaces.runtime import Context
+from spaces.shape import LayerShape, Shape
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+#: A shape on which every axis offers all its knobs, to ask for their names.
+ANY_SHAPE = Shape(
+    hidden=64,
+    head_dim=32,
+    group=1,
+    layers=(LayerShape(2, 64),) * 2,
+    prunable_heads=True,
+    prunable_hidden=True,
+)
+
+
+def device_of(config: RunConfig) -> str:
+    """The device of the run. Raises UserError for cuda where there is none."""
+    import torch
+
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{config.where('device')}: must be a device of this machine, got cuda, and torch sees none")
+    return config.device
+
+
+def context_of(config: RunConfig) -> Context:
+    """Where candidates run.
+
+    Raises:
+        UserError: a device that this machine does not have, or an objective that its device cannot give.
+    """
+    device = device_of(config)
+    for name in (*config.objectives, *config.limits.others):
+        if name == "metric":
+            continue
+        key = "objectives" if name in config.objectives else f"limits.others.{name}"
+        mark = marked(name)[1]
+        there = (workload_device(mark) if mark else None) or device
+        if there == "cuda" and not _has_cuda():
+            raise UserError(
+                f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
+            )
+        missing = objective_named(name).missing(there)
+        if missing:
+            raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
+    return Context(device=device, threads=config.workload.threads or cores())
+
+
+def environment_of(device: str) -> dict[str, Any]:
+    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys."""
+    found: dict[str, Any] = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
+    return found
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def store_of(config: RunConfig) -> Store:
+    """The store of this configuration; what this process uses of it is kept until it ends."""
+    store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
+    atexit.register(store.release)
+    return store
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Makes the folders of stages, each in a process of its own, where the store has none."""
+
+    store: Store
+    progress: Progress
+    deadline: float | None = None  # monotonic seconds
+
+    def __call__(self, name: str, key: dict[str, Any], function: Any, *arguments: Any) -> Path:
+        def fill(folder: Path) -> None:
+            for path in folder.iterdir():  # what an earlier try left
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            left = None if self.deadline is None else max(1.0, self.deadline - time.monotonic())
+            isolate.run(function, folder, *arguments, timeout_s=left, progress=self.progress)
+
+        def make(folder: Path) -> None:
+            try:
+                once_more(partial(fill, folder), f"stage {name}")
+            except RemoteTimeout as error:
+                raise TimeoutError(
+                    f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "
+                    "there again, with what is done kept"
+                ) from error
+
+        began = time.monotonic()
+        folder, made = self.store.make(name, key, make)
+        log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if made else ", from the store")
+        return folder
+
+
+def prepare(
+    config: RunConfig,
+    progress: Progress,
+    deadline: float | None = None,
+    agree: Callable[[Mapping[str, Any], Mapping[str, Any]], None] = lambda parts, environment: None,
+    approve: Callable[[Setting], None] = lambda setting: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Setting:
+    """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
+
+    `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
+    may `approve`: it is shown the setting as far as it goes once there is a teacher, before anything is made of that.
+    `say` is given what is to be known of data and space, before anything is trained.
+
+    Raises:
+        UserError: anything about the input that only shows when it is opened.
+        TimeoutError: `deadline` (monotonic seconds) passed.
+    """
+    check_choices(config)
+    context = context_of(config)
+    device, threads = context.device, cores()
+    stage = Stages(store_of(config), progress, deadline)
+    stage.store.sweep()
+    data, model, described = data_stages(config, stage)
+    about = json.loads((data / "data.json").read_text())
+    space = space_of(config, described, context)
+    _check_floor(config, space)
+    teacher_key = config.teacher_parts(model, about["digest"])
+    digest = digest_of(teacher_key)
+    parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
+    environment = environment_of(device)
+    agree(parts, environment)
+    for note in (*about["notes"], *space.notes):
+        say(f"note: {note}")
+    for name, why in space.missing.items():
+        say(f"{name} is left out: {why}")
+    scratch = stage.store.scratch("teacher", teacher_key)
+    teacher = stage("teacher", teacher_key, make_teacher, config, data, device, threads, scratch)
+    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
+    approve(begun)
+    known = {"teacher": digest, "seed": config.seed}
+    statistics = stage("statistics", known, make_statistics, config, data, teacher, device, threads)
+    outputs = _outputs(config, space, known, data, teacher, device, stage)
+    costs = costs_here(config, space, context, data, environment, stage)
+    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
+
+
+def _check_floor(config: RunConfig, space: Space) -> None:
+    """Raise UserError for a roofline objective of a model whose layers are not known: its floor cannot be counted."""
+    for name in (*config.objectives, *config.limits.others):
+        if space.shape is None and name in {objective.name for objective in roofline.OBJECTIVES}:
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise UserError(
+                f"{config.where(key)}: must be measurable of this model, got {name}: the roofline is counted from the "
+                "sizes of its layers, which are not known"
+            )
+
+
+def _outputs(
+    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, device: str, stage: Stages
+) -> Path | None:
+    """The folder of the teacher's outputs; None where nothing is recovered."""
+    recover = config.recover
+    if recover.epochs == 0 or not space.compresses:
+        return None
+    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
+    if recover.early_stopping is not None:
+        wanted["held_out"] = True
+    return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
+
+
+def data_stages(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
+    """(folder of the tokenised data, digest of the model, folder with the model's sizes).
+
+    Raises:
+        UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
+    """
+    key = _data_key(config)
+    described = stage("model", {"model": key["model"]}, describe_model, config)
+    check_fit(config, ModelFacts.read(described))
+    return stage("data", key, prepare_data, config, described), key["model"], described
+
+
+def _data_key(config: RunConfig) -> dict[str, Any]:
+    model = fingerprint(model_folder(config.model, config.where))
+    return {
+        "data": data_key_of(config),
+        "model": model,
+        "head": config.model.head,
+        "task": config.task,
+        "trained_on": config.teacher.epochs > 0,  # what is refused, and how labels are numbered, depends on it
+    }
+
+
+@contextmanager
+def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
+    """The rows of a configuration without a search: what `check` compares predictions on.
+
+    Those in the results folder where they are there; else they are prepared in a folder that goes again.
+    """
+    store = store_of(config)
+    folder = store.find("data", _data_key(config))
+    if folder is not None:
+        yield Rows(config, context, folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield Rows(config, context, data_stages(config, Stages(Store(Path(place)), lambda stage, done: None))[0])
+
+
+def stored_teacher(rows: Rows, digest: str) -> Path | None:
+    """The folder of the teacher called `digest` in the store of these rows' results; None where it is not there."""
+    config = rows.config
+    try:
+        model = fingerprint(model_folder(config.model, config.where))
+    except UserError:
+        return None
+    key = config.teacher_parts(model, rows.about_data["digest"])
+    return store_of(config).find("teacher", key) if digest_of(key) == digest else None
+
+
+def space_of(config: RunConfig, shape: Path, context: Context) -> Space:
+    """The space, for the model whose sizes are in the folder `shape`."""
+    unknown = shape / "unknown.txt"
+    if unknown.exists():
+        return open_space(config, None, context, unknown.read_text())
+    found = json.loads((shape / "shape.json").read_text())
+    return open_space(config, Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])}), context)
+
+
+def data_key_of(config: RunConfig) -> dict[str, Any]:
+    """What determines the prepared data: the content of files, or the names of a hub data set."""
+    import hashlib
+
+    data = config.to_mapping()["data"]
+    if config.data.name is None:
+        for part, path in config.data.splits.items():
+            with open(path, "rb") as file:
+                # (The ending says how a file is read.)
+                data[part] = f"{hashlib.file_digest(file, 'sha256').hexdigest()}{Path(path).suffix.lower()}"
+    return data  # type: ignore[no-any-return]

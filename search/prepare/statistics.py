@@ -1,0 +1,49 @@
+"""Stage "statistics": what axes decide by, collected in passes of the teacher."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from objectives.process import Progress
+from search.config.schema import RunConfig
+from search.tasks import task_named
+from search.tasks.encoded import epochs, read_encoded, rows_of
+from spaces.errors import Infeasible
+
+if TYPE_CHECKING:
+    pass
+from search.prepare.folders import input_names, torch_with
+
+STATISTICS_ROWS = 1024
+
+
+def make_statistics(
+    folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
+) -> None:
+    """Statistics of the teacher on training rows; `unknown.txt` instead when its anatomy is not known.
+
+    The passes run on `device`; what is stored is on the CPU.
+    """
+    from spaces import build
+    from spaces.statistics import collect
+
+    torch = torch_with(threads)
+    model = build.load(teacher).to(device)
+    encoded, labels = read_encoded(data / "train.npz")
+    known = torch.from_numpy(labels)
+    task = task_named(config.task)
+    rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
+    batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
+    try:
+        found = collect(
+            model,
+            (({n: t.to(device) for n, t in inputs.items()}, known[rows].to(device)) for inputs, rows in batches),
+            lambda logits, wanted: task.loss({"logits": logits}, wanted),
+            partial(progress, "statistics"),
+        )
+    except Infeasible as reason:
+        (folder / "unknown.txt").write_text(str(reason))
+        return
+    found.save(folder / "statistics.safetensors")

@@ -1,0 +1,73 @@
+"""Stage "teacher": the uncompressed model, with its head trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objectives.process import Progress
+from search.config.model_folder import model_folder
+from search.config.schema import RunConfig
+from search.prepare.model_facts import blaming
+from search.tasks import task_named
+from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from search.tasks.tokens import Encoded
+from spaces.loading import try_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spaces.base import Base, TaskModel
+from search.prepare.folders import finish, some_rows, tensors, torch_with
+
+
+def load_and_try(
+    config: RunConfig, source: Path, labels: Sequence[str], frame: Mapping[str, Any], encoded: Encoded
+) -> tuple[TaskModel, Base]:
+    """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError: it cannot be used."""
+    from spaces.base import load_base
+
+    named = config.model
+    with blaming(config.where("model.name")):
+        model, base = load_base(source, named.name, named.revision, named.head, labels, frame)
+        try_out(model.eval(), tensors(some_rows(encoded), base.inputs), len(base.labels), named.name)
+    return model, base
+
+
+def make_teacher(
+    folder: Path, config: RunConfig, data: Path, device: str, threads: int, scratch: Path, progress: Progress
+) -> None:
+    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder.
+
+    The training goes on from the file `scratch`, where it keeps its state.
+    """
+    from spaces.base import write_folder
+    from spaces.checkpoints import Checkpoints
+    from spaces.training import Training, fit
+
+    torch = torch_with(threads)
+    about = json.loads((data / "data.json").read_text())
+    source = model_folder(config.model, config.where)
+    torch.manual_seed(config.seed)
+    encoded, labels = read_encoded(data / "train.npz")
+    model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
+    if config.teacher.epochs > 0:
+        known = torch.from_numpy(labels)
+        task = task_named(config.task)
+        settings = asdict(config.teacher)
+
+        def loss(student: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+            return task.loss({"logits": student(**inputs)}, known[rows].to(inputs["input_ids"].device))
+
+        patience = settings.pop("early_stopping")
+        rows, held_out = rows_of(len(encoded), config.seed, None, patience is not None)
+        epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
+        stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
+        training = Training(**settings, seed=config.seed)
+        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
+    write_folder(folder, model, base, {})
+    finish(folder, model, base.inputs, data)

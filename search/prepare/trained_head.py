@@ -1,0 +1,69 @@
+"""Whether the model comes with a trained head, and what its labels are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from search.config.model_folder import weight_files
+from search.config.schema import RunConfig
+from search.errors import UserError, listed
+from search.tasks.heads import Head, head_labels
+
+
+def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
+    """The head that the model in `folder` brings along; None where it gets a new one, which is then trained.
+
+    `described` is the model's transformers configuration.
+
+    Raises:
+        UserError: nothing is trained, and the model has no trained head; or its labels make no sense.
+    """
+    from spaces.base import has_own_head
+
+    own = config.model.head == "auto" and has_own_head(described)
+    if config.teacher.epochs == 0:
+        lack = _lack(config.model.head, described, folder)
+        if lack:
+            raise UserError(
+                f"{config.where('teacher.epochs')}: must be above 0: no trained head in {config.model.name} ({lack}), "
+                "and with a random one nothing would be searched; set teacher.epochs"
+            )
+    if not own:
+        return None
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Head(head_labels(content, config.where("model.name")), trained_on=config.teacher.epochs > 0)
+
+
+def _lack(head: str, described: Any, folder: Path) -> str:
+    """Why the model cannot classify as it is; "" where it can."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    if head == "mean":
+        return "model.head: mean makes a new one"
+    named = described.architectures or ()
+    if not set(named) & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
+        return f"its architecture is {listed(named) or 'not named in config.json'}"
+    missing = _head_weights(described) - _stored(folder)
+    return f"its weights have no {min(missing)}" if missing else ""
+
+
+def _head_weights(described: Any) -> set[str]:
+    """The names of all weights outside the backbone, as transformers builds a classifier of this configuration."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(described, trust_remote_code=False)
+    return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _stored(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for file in weight_files(folder):
+        with safe_open(file, framework="numpy") as opened:
+            names.update(opened.keys())
+    return names

@@ -1,0 +1,1 @@
+"""Models that predict quality, latency and cost before a candidate is built."""

@@ -1,0 +1,196 @@
+"""What is known of recipes before they are built: latency from the table, quality from the model, the front so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from search.front.front import Target
+from search.propose.surrogate.improvement import Staircase, expected_improvement
+from search.propose.surrogate.quality import Line, Offset, QualityModel
+from search.propose.surrogate.record import Record, Weights
+from search.space.space import Pair, Params
+
+Floats = NDArray[np.float64]
+
+#: The hypervolume's reference: so many times the latency of the uncompressed model as it came.
+SLOWEST = 1.1
+
+
+class Knowledge(Protocol):
+    """What is known of a recipe before it is built."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Runtime and width that a set of weights is measured under."""
+        ...
+
+    def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
+        """(N, P) log ms by pair, infinite where a limit forbids it, and (N,) their common error."""
+        ...
+
+    def predicted(self, pool: Sequence[Params]) -> Floats:
+        """(N, P) log ms by pair, limits or none."""
+        ...
+
+    def seconds(self, pool: Sequence[Params]) -> Floats:
+        """(N,) expected seconds of finding out the quality of these weights."""
+        ...
+
+    @property
+    def made(self) -> Sequence[Params]:
+        """Settings whose weights are at hand."""
+        ...
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What counts: the learnt target, where the hypervolume begins, and the limits.
+
+    floor: quality without a model (of the most frequent class). keep: of what the uncompressed model has above that,
+    the share that a candidate must keep to count. latest: log ms that a limit allows. least: quality that a limit
+    demands; most_lost: how much less than the uncompressed model's it allows.
+    """
+
+    quality: Target
+    floor: float
+    keep: float = 0.0
+    latest: float = np.inf
+    least: float = -np.inf
+    most_lost: float = np.inf
+
+    def reference(self, baseline: Weights | None) -> tuple[float, float]:
+        """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit; and what is kept."""
+        if baseline is None or not baseline.costs:
+            return self.latest, self.floor
+        eager = [cost for (runtime, width), cost in baseline.costs.items() if (runtime, width) == ("eager", "fp32")]
+        latest = min(self.latest, math.log(SLOWEST) + max(eager or baseline.costs.values()))
+        return latest, self.floor + self.keep * max(0.0, max(baseline.quality.values()) - self.floor)
+
+    def bar(self, baseline: Weights | None) -> float:
+        """Quality under which a candidate counts as nothing."""
+        if baseline is None or not baseline.quality:
+            return self.least
+        return max(self.least, max(baseline.quality.values()) - self.most_lost)
+
+
+class Outlook:
+    """What the study, the table and the model say together; made anew at each ask."""
+
+    def __init__(self, record: Record, knowledge: Knowledge, model: QualityModel, aims: Aims) -> None:
+        self._record, self._knowledge, self._model, self._aims = record, knowledge, model, aims
+        self._known: Sequence[Weights] = ()
+        self._looked_at: object = None
+        self.measured = self._front = Staircase.of((), aims.reference(None))
+        self.least, self.target = aims.least, aims.quality
+
+    def look(self, study: optuna.Study, but: int | None = None) -> None:
+        """Learn from the study; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
+        self._known = self._record.refresh(study, but)
+        if self._record.state == self._looked_at:
+            return
+        self._looked_at = self._record.state
+        baseline = self._record.baseline
+        reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
+        best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
+        placed = [one for one in self._known if one.row is not None]
+        learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
+        self._model.learn(learnt, self._aims.floor, best, self._record.origin, self._record.error)
+        points = [point for one in self._known for point in one.points]
+        self.measured = Staircase.of(points, reference)
+        for one in (one for one in placed if one.pending):
+            points += self._believed(one)
+        self._front = Staircase.of(points, reference)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a latency up to which a front counts: a limit, or that of the uncompressed model."""
+        return math.isfinite(self.measured.end)
+
+    @property
+    def known(self) -> Sequence[Weights]:
+        return self._known
+
+    @property
+    def trained(self) -> int:
+        """How many sets of weights were measured in full."""
+        return sum(bool(one.quality) for one in self._known)
+
+    def of(self, settings: Params) -> Weights | None:
+        return self._record.of(settings)
+
+    @property
+    def best(self) -> list[Weights]:
+        """Weights with a point on the front, as it is without what is only believed."""
+        steps = set(zip(self.measured.start[1:].tolist(), self.measured.height[1:].tolist(), strict=True))
+        return [one for one in self._known if steps & set(one.points)]
+
+    def improvement(self, pool: Sequence[Params], features: Floats) -> tuple[Floats, Floats]:
+        """(N,) expected improvements over all pairs, and (N, P) by pair alone."""
+        mean, sd = self._model.predict(features)
+        costs, error = self._knowledge.costs(pool)
+        offsets = np.stack([self._model.offset(pair, features) for pair in self._knowledge.pairs], axis=1)
+        rest = (error, self._front, self.least)
+        together = expected_improvement(mean, sd, costs, rest[0], offsets, *rest[1:])
+        alone = [
+            expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[:, [p]], *rest[1:])
+            for p in range(offsets.shape[1])
+        ]
+        return together, np.stack(alone, axis=1)
+
+    def seconds(self, pool: Sequence[Params]) -> Floats:
+        return self._knowledge.seconds(pool)
+
+    @property
+    def made(self) -> Sequence[Params]:
+        return self._knowledge.made
+
+    @property
+    def lines(self) -> dict[int, Line]:
+        """By lower rung, the line to the top rung's quality."""
+        return self._model.lines
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a measured quality: luck of training and of the split's rows."""
+        return self._model.noise
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self._knowledge.pairs
+
+    def quality(self, one: Weights) -> tuple[float, float]:
+        """(mean, sd) of the quality of weights that were not measured in full."""
+        mean, sd = self._model.predict([self._record.features(one)])
+        return float(mean[0]), float(sd[0])
+
+    def offset(self, one: Weights, pair: Pair) -> float:
+        """Quality under a pair less that of the weights; a plane over the settings knows nothing beyond the grid."""
+        if one.row is None:
+            return self._model.offsets.get(pair, Offset()).base
+        return float(self._model.offset(pair, np.array([self._record.features(one)]))[0])
+
+    def costs(self, one: Weights) -> tuple[Floats, float]:
+        """((P,) log ms by pair, their common error)."""
+        costs, error = self._knowledge.costs([one.settings])
+        return costs[0], float(error[0])
+
+    def predicted(self, one: Weights) -> Floats:
+        """(P,) log ms by pair, limits or none."""
+        made: Floats = self._knowledge.predicted([one.settings])[0]
+        return made
+
+    def _believed(self, one: Weights) -> list[tuple[float, float]]:
+        mean, _ = self.quality(one)
+        costs, _ = self.costs(one)
+        return [
+            (float(cost), mean + self.offset(one, pair))
+            for cost, pair in zip(costs, self.pairs, strict=True)
+            if np.isfinite(cost)
+        ]

@@ -1,0 +1,201 @@
+"""A study's front as data and as tables: what the pictures, the files and the terminal are made from."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from objectives.measurement import Measurement
+from search.front.estimates import Estimate
+from search.front.front import Front, Outcome
+from search.front.study_record import StudyRecord
+from search.front.wording import describe, text, times, title
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA_VERSION = 2
+
+
+def rebuild_command(file: str) -> str:
+    return f"python -m search apply {shlex.quote(file)}"
+
+
+def front_json(front: Front, study: StudyRecord) -> dict[str, Any]:
+    """The front as `schemas/front.schema.json` describes it."""
+    config = study.config
+    baseline, best = front.baseline, front.best_uncompressed
+    objectives = [t.objective for t in front.targets]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.name,
+        "model": {"name": config["model"]["name"], "revision": config["model"]["revision"]},
+        "task": config["task"],
+        "metric": study.metric,
+        "data": {"source": dict(config["data"]), "rows": dict(study.rows)},
+        "targets": [{"objective": t.objective, "better": t.better} for t in front.targets],
+        "limits": dict(config["limits"]),
+        "workload": dict(config["workload"]),
+        "hardware": dict(study.hardware),
+        "seconds": study.seconds,
+        "baseline": baseline.number if baseline else None,
+        "best_uncompressed": best.number if best else None,
+        "hypervolume": {
+            "value": front.hypervolume,
+            "reference": {name: abs(r) for name, r in zip(objectives, front.reference, strict=True)},
+        },
+        "picks": {name: o.number for name, o in front.picks.items()},
+        "quick_timings": sorted(front.final.late),
+        "ties": [list(pair) for pair in front.ties()],
+        "members": [_member(front, study, o) for o in front.members],
+        "trials": [_trial(front, o) for o in front.outcomes],
+    }
+
+
+def _member(front: Front, study: StudyRecord, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "number": outcome.number,
+        "digest": outcome.recipe.digest,
+        "recipe": outcome.recipe.to_json(),
+        "params": outcome.recipe.params,
+        "measurements": _plain(outcome.measurements),
+        "quick": _plain(outcome.quick),
+        "held_out": _plain(study.held_out.get(outcome.number, {})),
+        "speedup": speedups(front, outcome),
+        "folder": f"models/{outcome.number}",
+    }
+
+
+def _trial(front: Front, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "number": outcome.number,
+        "digest": outcome.recipe.digest,
+        "params": outcome.recipe.params,
+        "status": outcome.status,
+        "on_front": outcome in front.members,
+        "baseline": outcome.baseline,
+        "reason": front.why_not(outcome),
+        "values": {name: m.value for name, m in outcome.measurements.items()},
+    }
+
+
+def speedups(front: Front, outcome: Outcome) -> dict[str, Any]:
+    """How many times faster than each baseline, with intervals; null where it was not measured."""
+    over = {"over_eager_fp32": front.baseline, "over_best_uncompressed": front.best_uncompressed}
+    return {name: _estimate(front.speedup(outcome, other)) for name, other in over.items()}
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    return {"value": estimate.value, "interval": [estimate.low, estimate.high]} if estimate else None
+
+
+def _plain(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
+    return {name: m.to_json() for name, m in measurements.items()}
+
+
+def census(front: Front) -> str:
+    """What became of the trials: "40 trials: 9 on the front, 25 measured but not on it, 6 infeasible"."""
+    counts = Counter(o.status for o in front.outcomes)
+    on_front = len(front.members)
+    parts = [f"{on_front} on the front", f"{counts['complete'] - on_front} measured but not on it"]
+    parts += [f"{counts[s]} {s}" for s in ("infeasible", "rejected", "failed") if counts[s]]
+    total = len(front.outcomes)
+    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}{_audit(front)}"
+
+
+def _audit(front: Front) -> str:
+    """What became of trials that were trained although they would have been rejected; "" without any."""
+    audited = [o for o in front.outcomes if o.audit]
+    if not audited:
+        return ""
+    wrong = sum(o in front.members for o in audited)
+    return f"; {len(audited)} that would have been rejected were trained all the same, {wrong} of them on the front"
+
+
+def ties_text(front: Front) -> tuple[str, ...]:
+    """One sentence for each member that others cannot be told apart from."""
+    found: dict[int, list[str]] = {}
+    for a, b in front.ties():
+        found.setdefault(a, []).append(str(b))
+    return tuple(f"{a} is not distinguishable from {' or '.join(others)}" for a, others in found.items())
+
+
+def headline(front: Front) -> str:
+    """What the balanced pick gives, in one sentence."""
+    if not front.members:
+        return "No trial is complete and inside the limits yet"
+    pick = front.picks["balanced"]
+    speedup, loss = front.speedup(pick, front.baseline), front.loss(pick)
+    if not (speedup and loss):
+        return f"The balanced pick is trial {pick.number}"
+    return f"Balanced pick: {times(speedup)} as fast as the uncompressed model, {_loss(loss)}"
+
+
+def _loss(loss: Estimate) -> str:
+    if abs(loss.value) < 0.05:
+        return "nothing lost"
+    return f"{abs(loss.value):.1f} points {'lost' if loss.value > 0 else 'gained'}"
+
+
+def pick_lines(front: Front) -> list[str]:
+    """The picks against both baselines, a line each: the last lines of a run."""
+    lines = []
+    for name, outcome in front.picks.items():
+        values = outcome.measurements
+        shown = ", ".join(text(values[t.objective]) for t in front.targets)
+        over = [
+            f"{times(ratio)} over {label}"
+            for label, base in (
+                ("eager fp32", front.baseline),
+                ("the best uncompressed", front.best_uncompressed),
+            )
+            if (ratio := front.speedup(outcome, base))
+        ]
+        loss = front.loss(outcome)
+        notes = [*over, *([_loss(loss)] if loss else [])]
+        lines.append(f"{name:<14}{outcome.number:>4}  {shown}  ({', '.join(notes)})  {describe(outcome.recipe)}")
+    return lines
+
+
+def note(front: Front, study: StudyRecord) -> str:
+    """The picks as a Markdown table: what MLflow shows first of a search."""
+    heads = ["pick", "trial", *(title(t.objective) for t in front.targets), "x eager fp32", "x best", "what"]
+    lines = [f"**{headline(front)}**", "", f"{study.device}, {study.workload}. {census(front)}.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, outcome in front.picks.items():
+        values = outcome.measurements
+        cells = [name, str(outcome.number), *(text(values[t.objective]) for t in front.targets)]
+        cells += [times(front.speedup(outcome, over)) for over in (front.baseline, front.best_uncompressed)]
+        lines.append(f"| {' | '.join([*cells, describe(outcome.recipe)])} |")
+    return "\n".join([*lines, "", "The whole front: `front.html` under Artifacts.", *ties_text(front)])
+
+
+def table(front: Front, study: StudyRecord) -> Table:
+    """The front's members and the uncompressed model, fastest first, for the terminal."""
+    from rich.table import Table
+
+    made = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
+    heads = [title(t.objective) for t in front.targets]
+    for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
+        made.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
+    named = {o.number: name for name, o in reversed(front.picks.items())}
+    shown = {o.number: o for o in (*front.members, *front.uncompressed)}
+    for outcome in sorted(shown.values(), key=lambda o: o.value(front.speed.objective)):
+        values = outcome.measurements
+        tested = study.held_out.get(outcome.number, {}).get(study.metric)
+        marks = [named[outcome.number]] if outcome.number in named else []
+        marks += ["quick timing"] if outcome.number in front.final.late else []
+        what = describe(outcome.recipe) + (f"  [{', '.join(marks)}]" if marks else "")
+        made.add_row(
+            str(outcome.number),
+            *(text(values[t.objective]) for t in front.targets),
+            times(front.speedup(outcome, front.baseline)),
+            times(front.speedup(outcome, front.best_uncompressed)),
+            text(values["size_mb"]) if "size_mb" in values else "",
+            text(tested) if tested else "",
+            what.replace("[", r"\["),
+            style=None if outcome in front.members else "dim",
+        )
+    return made

@@ -1,0 +1,51 @@
+"""Every name that a configuration may use, known and checked without torch or optuna, which take seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from objectives import OBJECTIVES
+from objectives.quality import METRICS
+from search.config.schema import SAMPLERS, Names, RunConfig, narrow_axis
+from search.config.space_section import Spec
+from search.tasks import TASKS
+from spaces.axes.bits import Bits
+from spaces.knob import Knob
+from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES
+from spaces.shape import NO_SHAPE
+
+
+def names() -> Names:
+    """Every name a configuration may use."""
+    axes = {entry.name: entry.knobs for entry in AXIS_ENTRIES}
+    return Names(
+        axes={**axes, "runtime": (runtime_knob().name,)},
+        tasks=tuple(task.name for task in TASKS),
+        metrics=tuple(metric.name for metric in METRICS),
+        samplers=SAMPLERS,
+        objectives=tuple(objective.name for objective in OBJECTIVES),
+    )
+
+
+def runtime_knob() -> Knob:
+    names = tuple(entry.name for entry in RUNTIME_ENTRIES)
+    return Knob("name", off=names[0], choices=names, help="how the model is run")
+
+
+def check_choices(config: RunConfig) -> None:
+    """Check the names of runtimes and of widths, which depend on no model.
+
+    Raises:
+        UserError: one of them is unknown.
+    """
+    for axis, knobs in (("bits", Bits().knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
+        narrow_axis(knobs, _named(config.space, axis, knobs), axis, config.where)
+
+
+def _named(
+    space: Mapping[str, Mapping[str, Spec] | None], axis: str, knobs: Sequence[Knob]
+) -> dict[str, Mapping[str, Spec] | None]:
+    """The section of `axis` without the knobs that only a model's shape brings."""
+    specs = space.get(axis)
+    names = {knob.name for knob in knobs}
+    return {axis: None if specs is None else {n: s for n, s in specs.items() if n in names}} if axis in space else {}

@@ -1,0 +1,242 @@
+"""The searched space: every knob as the user narrowed it, on this model and device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from search.config.schema import RunConfig, narrow_axis
+from search.errors import UserError, listed
+from search.space.choices import runtime_knob
+from spaces import registry, two_of_four
+from spaces.axes.bits import CLOSED_WIDTHS, INTEGER, WIDTHS
+from spaces.build import steps_of
+from spaces.knob import Knob, Value
+from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
+from spaces.runtimes import float8
+from spaces.shape import NO_SHAPE, Shape
+
+Params = Mapping[str, Value]
+Pair = tuple[str, str]  # runtime and width
+RUNTIME = "runtime.name"
+WIDTH = "bits.width"
+PATTERN = "sparse.pattern"
+#: Widths whose loss or speed differs too much between models to start from.
+UNPROVEN = ("int8-static", "int4", "fp8")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Knobs by `<axis>.<knob>`, the pairs of runtime and width that this machine runs, and why others do not."""
+
+    knobs: Mapping[str, Knob]
+    shape: Shape | None
+    pairs: tuple[tuple[str, str], ...]  # (runtime, width)
+    missing: Mapping[str, str] = field(default_factory=dict)  # runtime -> why it cannot run here
+    notes: tuple[str, ...] = ()
+
+    @property
+    def searched(self) -> dict[str, Knob]:
+        """The knobs that have a choice."""
+        return {name: knob for name, knob in self.knobs.items() if knob.single is None}
+
+    @property
+    def off(self) -> dict[str, Value]:
+        """The uncompressed model's settings (its runtime aside)."""
+        return {name: knob.off for name, knob in self.knobs.items()}
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it has settings whose weights differ from the teacher's, be they the only ones."""
+        return any(k.single != k.off for name, k in self.knobs.items() if not name.startswith(("bits.", "runtime.")))
+
+    def complete(self, params: Params) -> dict[str, Value]:
+        """`params` with the value of every knob that has only one; floats as they are on the grid (0.3, not
+        0.30000000000000004), so that equal settings have equal digests."""
+        fixed = {n: k.single for n, k in self.knobs.items() if k.single is not None}
+        return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
+
+    def canonical(self, params: Params) -> Params:
+        """All settings, as equal recipes have them equal: what says nothing beside the others is off."""
+        full = {**self.off, **params}
+        if not any(knob.mode or knob.needs for knob in self.searched.values()):
+            return full
+        said = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
+        kept = {name: value for name, value in full.items() if name in (RUNTIME, WIDTH)}
+        return {**self.off, **said, **kept}
+
+    def contains(self, params: Params) -> bool:
+        """Whether every knob's value is one the space has."""
+        return all(_holds(knob, params.get(name, knob.off)) for name, knob in self.knobs.items())
+
+    def steps(self, params: Params) -> tuple[Step, ...]:
+        return steps_of({**self.off, **params}, self.shape)
+
+    def size(self) -> int:
+        """How many settings the grid has (a knob without a step counts its ends)."""
+        total = 1
+        for knob in self.searched.values():
+            total *= len(knob.values())
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """What must be equal for two runs to search the same space; a closed knob that stayed off says nothing."""
+        described = {}
+        for name, k in self.knobs.items():
+            if k.closed and k.single == k.off:
+                continue
+            described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
+        return {"knobs": described, "pairs": [list(pair) for pair in self.pairs]}
+
+
+def _holds(knob: Knob, value: Value) -> bool:
+    if not knob.ordered:
+        return value in knob.choices
+    assert knob.low is not None and knob.high is not None
+    if isinstance(value, str) or not knob.low <= value <= knob.high:
+        return False
+    return knob.step is None or any(abs(float(v) - value) < 1e-9 for v in knob.values())
+
+
+def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown: str = "") -> Space:
+    """The space of this configuration for a model of `shape` on this device.
+
+    `shape` is None, and `unknown` says why, for a model whose anatomy is not known: then only bits and runtime.
+
+    Raises:
+        UserError: a knob out of range, or no runtime left.
+    """
+    knobs: dict[str, Knob] = {}
+    notes: list[str] = []
+    for axis in registry.axes():
+        if shape is None and axis.name != "bits":
+            if config.space.get(axis.name):
+                raise UserError(f"{config.where(f'space.{axis.name}')}: {unknown}")
+            continue
+        found = narrow_axis(axis.knobs(shape or NO_SHAPE), config.space, axis.name, config.where)
+        knobs |= {f"{axis.name}.{knob.name}": knob for knob in found}
+    if shape is None:
+        notes.append(f"{unknown}; only bits and runtime are searched")
+    else:
+        knobs[PATTERN] = _with_kernels(knobs[PATTERN], context, config.where(f"space.{PATTERN}"), notes)
+    wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
+    missing = {}
+    pairs = []
+    offered = _widths(knobs[WIDTH], config, context, notes)
+    named = config.space.get("runtime") is not None
+    for name in wanted.choices:
+        if name in registry.CLOSED_RUNTIMES and not named:
+            continue
+        runtime = registry.runtime_named(str(name))
+        why = runtime.missing(context)
+        if why is not None:
+            missing[runtime.name] = why
+            continue
+        pairs += [(runtime.name, w) for w in runtime.widths(context) if w in offered]
+    if not pairs:
+        reasons = "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no width that they have kernels for"
+        raise UserError(f"{config.where('space.runtime')}: none of {listed(wanted.choices)} can run here ({reasons})")
+    names = tuple(dict.fromkeys(runtime for runtime, _ in pairs))
+    widths = tuple(w for w in WIDTHS if any(w == width for _, width in pairs))
+    knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
+    knobs[WIDTH] = Knob("width", off="fp32", choices=widths, help=knobs[WIDTH].help)
+    return Space(knobs, shape, tuple(pairs), missing, tuple(notes))
+
+
+def _widths(width: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
+    """The widths that are asked for; says in `notes` why one that was named has no kernel here."""
+    if "width" not in (config.space.get("bits") or {}):
+        return tuple(w for w in width.choices if w not in CLOSED_WIDTHS)
+    if float8.WIDTH in width.choices and (why := float8.missing(context)) is not None:
+        notes.append(f"{config.where(f'space.{WIDTH}')}: {why}")
+    return width.choices
+
+
+def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str]) -> Knob:
+    """The knob without what no kernel here runs, so that nothing is trained for it; says so in `notes`.
+
+    Raises:
+        UserError: nothing else was asked for.
+    """
+    if pattern.single == pattern.off or (why := two_of_four.missing(context)) is None:
+        return pattern
+    if pattern.off not in pattern.choices:
+        raise UserError(f"{where}: {why}")
+    notes.append(f"{where}: only {pattern.off}: {why}")
+    return pattern.fixed(pattern.off)
+
+
+def anchors(space: Space) -> list[dict[str, Value]]:
+    """Settings worth trying before anything is known: each axis alone at a moderate setting, then mixes.
+
+    Values are the nearest the space has; what the space cannot express is left out.
+    """
+    proven = [pair for pair in space.pairs if pair[1] not in UNPROVEN]
+    best = (proven or space.pairs)[-1]
+    shares = [
+        {"distill.layers": 0.67},
+        {"prune.heads": 0.67, "prune.neurons": 0.5},
+        {"low_rank.rank": 0.5},
+        {"distill.layers": 0.67, "prune.heads": 0.67, "prune.neurons": 0.5},
+        {"distill.layers": 0.5, "prune.neurons": 0.5},
+    ]
+    made = []
+    for wanted in shares:
+        params = {n: _moderate(space.knobs[n], share) for n, share in wanted.items() if n in space.searched}
+        if params:
+            full = {
+                **{n: k.off for n, k in space.searched.items()},
+                **params,
+                RUNTIME: best[0],
+                WIDTH: best[1],
+            }
+            chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
+            if space.contains(chosen) and chosen not in made:
+                made.append(chosen)
+    return made
+
+
+def _moderate(knob: Knob, share: float) -> Value:
+    """The value of an ordered knob nearest to `share` of its off value."""
+    assert not isinstance(knob.off, str)
+    target = share * knob.off
+    if knob.step is None:
+        assert knob.low is not None and knob.high is not None
+        return min(max(target, knob.low), knob.high)
+    return min(knob.values(), key=lambda v: abs(float(v) - target))
+
+
+def random_settings(space: Space, rng: Any) -> dict[str, Value]:
+    """One uniform draw; numpy generator."""
+    drawn: dict[str, Value] = {}
+    for name, knob in space.searched.items():
+        values: Sequence[Value] = knob.values()
+        if knob.ordered and knob.step is None:
+            assert knob.low is not None and knob.high is not None
+            drawn[name] = float(rng.uniform(knob.low, knob.high))
+        else:
+            drawn[name] = values[int(rng.integers(len(values)))]
+    return space.complete(drawn)
+
+
+def siblings(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
+    """The same weights under each of `pairs`, this recipe's own left out.
+
+    Blocks that it spares are spared under every integer width; its embeddings keep their width under its own runtime
+    (another may have no kernel for it).
+    """
+    own = recipe.step("bits")
+    made = []
+    for runtime, width in pairs:
+        settings: dict[str, Value] = {} if width == "fp32" else {"width": width}
+        kept = {"wide": width in INTEGER, "embeddings": runtime == recipe.runtime.name}
+        settings |= {name: value for name, value in (own.settings if own else {}).items() if kept.get(name)}
+        steps = tuple(s for s in recipe.steps if s.name != "bits")
+        if settings:
+            steps = (*steps, Step("bits", settings))
+        other = replace(recipe, steps=steps, runtime=Step(runtime))
+        if other.digest != recipe.digest:
+            made.append(other)
+    return tuple(made)

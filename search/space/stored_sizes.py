@@ -1,0 +1,60 @@
+"""The sizes of a model stored in a folder, from the shapes of its weights; none of the weights is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from objectives import roofline
+from spaces.base import read_config
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight stored in `folder`, by name; reads none of them."""
+    from safetensors import safe_open
+
+    from spaces.base import WEIGHTS
+
+    with safe_open(folder / WEIGHTS, framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def sizes_of(folder: Path) -> roofline.Sizes | None:
+    """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
+    from spaces.anatomy import family_of
+    from spaces.errors import Infeasible
+
+    base, plans = read_config(folder)
+    try:
+        family = family_of(str(base.config["model_type"]))
+    except Infeasible:
+        return None
+    shapes = weight_shapes(folder)
+    skipping = plans.get("sparse", {}).get("pattern", "any") != "any"
+    flat = {name: _whole(name, shapes, skipping) for name, shape in shapes.items() if len(shape) == 2}
+    tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
+    matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
+    inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}
+    # Of a low-rank pair the second factor, which comes last, has the queries' width.
+    queries: dict[str, int] = {}
+    for name, (_, outputs) in sorted(inside.items()):
+        before, found, _ = name.partition(f".{family.query}.")
+        if found:
+            queries[before] = outputs
+    return roofline.Sizes(
+        token_matrices=tuple(inside.values()),
+        row_matrices=tuple(m for n, m in matrices.items() if n not in inside),
+        attention=tuple(queries.values()),
+        tables=tuple(s[1] for s in tables.values()),
+    )
+
+
+def _whole(name: str, shapes: Mapping[str, tuple[int, ...]], skipping: bool) -> tuple[int, int]:
+    """(outputs, inputs) that are multiplied of the stored tensor `name`.
+
+    The zeros of a sparse matrix (its kept values, beside a bit for each place) are numbers like others where no kernel
+    is `skipping` them.
+    """
+    outputs, inputs = shapes[name]
+    places = shapes.get(f"{name.removesuffix('values')}mask") if name.endswith(".values") else None
+    return (outputs, inputs) if places is None or skipping else (outputs, 8 * places[0] // outputs)

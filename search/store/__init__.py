@@ -1,0 +1,1 @@
+"""What was made once, kept by digest."""

@@ -1,0 +1,297 @@
+"""Content-addressed store of what stages made: no trial, and no later search, repeats another's work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.store.atomic import remove, sweep
+from search.store.locks import alone_in
+from search.store.owner import Owner, beat, beating, here, now_in, rest, silent, temporary
+from spaces.recipe import digest_of
+
+MANIFEST = "entry.json"
+LEASES = ".leases"
+SCRATCH = ".scratch"
+SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
+HALF_WRITTEN_S = 24 * 3600.0
+#: What versions that knew processes by their number alone left half made.
+OLD_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.\d+")
+#: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
+CODE_VERSIONS = {"data": 2, "teacher": 3, "statistics": 4, "weights": 5, "predictions": 2}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of the store."""
+
+    folder: Path
+    bytes: int
+    used: float  # seconds since the epoch
+
+    @property
+    def stage(self) -> str:
+        return self.folder.parent.name
+
+
+@dataclass(frozen=True)
+class Store:
+    """Folders `<root>/<stage>/<digest>/`, each written under a temporary name and renamed when whole.
+
+    An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade. A
+    process hashes an entry once, and again where the size or times of a file have changed.
+    Safe with several threads, processes, containers and hosts on one folder: whoever renames first wins, and the equal
+    work of others is dropped. Above `limit` bytes the entries that were used longest ago are removed, but none that was
+    used since the oldest process that uses this store began: each says so by a file in `.leases`
+    (`search.store.owner` says whose process is alive). What the making of an entry keeps of itself, to go on with after
+    a kill, lies in `.scratch`; it counts, and goes first.
+    """
+
+    root: Path
+    limit: int | None = None  # bytes
+
+    def path(self, stage: str, key: Mapping[str, Any]) -> Path:
+        return self.root / stage / digest_of({"key": key, "code": CODE_VERSIONS.get(stage, 1)})
+
+    def scratch(self, stage: str, key: Mapping[str, Any]) -> Path:
+        """Where the making of this entry may keep how far it came; `make` removes it once the entry is whole."""
+        (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
+        return self._scratch(self.path(stage, key))
+
+    def _scratch(self, entry: Path) -> Path:
+        return self.root / SCRATCH / f"{entry.parent.name}-{entry.name}.safetensors"
+
+    def drop_scratch(self, stage: str, key: Mapping[str, Any]) -> None:
+        """Remove what the making of this entry kept: nobody goes on with it."""
+        self._drop(self._scratch(self.path(stage, key)))
+
+    def _drop(self, begun: Path) -> None:
+        for path in begun.parent.glob(f"{begun.stem}.*"):  # and what was noted beside it
+            path.unlink(missing_ok=True)
+
+    def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
+        """The entry's folder, or None when it is absent or damaged (then it is removed)."""
+        folder = self.path(stage, key)
+        if not folder.exists():
+            return None
+        if not _whole(folder):
+            self._discard(folder)
+            return None
+        self._use(folder)
+        return folder
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a damaged entry, unless another process has made it again by now."""
+        aside = temporary(folder)
+        with suppress(OSError):
+            with alone_in(self.root):
+                if _whole(folder):
+                    return
+                folder.rename(aside)  # at once, so that nobody finds half of it
+            shutil.rmtree(aside)
+
+    def make(
+        self,
+        stage: str,
+        key: Mapping[str, Any],
+        build: Callable[[Path], None],
+        about: Mapping[str, Any] | None = None,
+    ) -> tuple[Path, bool]:
+        """(folder of the entry, whether it was made now). `build(folder)` fills an empty folder.
+
+        `about` is kept with it for `abouts`. What `build` raises passes through, and leaves nothing behind but the
+        entry's scratch file.
+        """
+        found = self.find(stage, key)
+        if found is not None:
+            return found, False
+        final = self.path(stage, key)
+        partial = temporary(final)
+        partial.mkdir(parents=True)
+        try:
+            with beating(partial):
+                build(partial)
+                files = _files(partial)
+                manifest = {"stage": stage, "key": key, "about": about or {}, "files": files}
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            try:
+                partial.rename(final)
+                _verified[final] = _signature(final, files)
+            except OSError:  # another process was faster
+                if not final.exists():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._use(final)
+        self._drop(self._scratch(final))
+        if self.limit is not None:
+            self.prune(self.limit)
+        return final, True
+
+    def abouts(self, stage: str) -> dict[Path, dict[str, Any]]:
+        """What is said of the entries of a stage, by folder; whether they are whole shows when they are used."""
+        found = {}
+        for manifest in self.root.glob(f"{stage}/[!.]*/{MANIFEST}"):
+            with suppress(OSError, json.JSONDecodeError):
+                found[manifest.parent] = json.loads(manifest.read_text()).get("about", {})
+        return found
+
+    def entries(self) -> list[Entry]:
+        """All entries, the one used longest ago first."""
+        return sorted(self._entries(), key=lambda entry: entry.used)
+
+    def _entries(self) -> Iterator[Entry]:
+        for manifest in self.root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
+            with suppress(FileNotFoundError):  # another process removed it
+                files = [p.lstat().st_size for p in manifest.parent.rglob("*") if p.is_file()]
+                yield Entry(manifest.parent, sum(files), manifest.parent.stat().st_mtime)
+
+    def prune(self, limit: int) -> list[Entry]:
+        """Remove what was used longest ago until at most `limit` bytes are left, or all that is left is in use."""
+        if not self.root.is_dir():
+            return []
+        self._sweep_scratch()
+        removed = []
+        with alone_in(self.root):
+            entries, began = self.entries(), self._oldest_lease()
+            total = sum(entry.bytes for entry in entries)
+            total += self._prune_scratch(limit - total, began)
+            for entry in entries:
+                if total <= limit or entry.used >= began:
+                    break
+                aside = temporary(entry.folder)
+                entry.folder.rename(aside)  # at once, so that nobody finds half of it
+                shutil.rmtree(aside, ignore_errors=True)
+                total -= entry.bytes
+                removed.append(entry)
+        return removed
+
+    def _lease(self) -> None:
+        """Say that this process uses the store from now on: what it uses is not removed while it lives."""
+        mine = self.root / LEASES / str(here())
+        if mine.exists():
+            return
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), mine.open("x") as file:  # of another thread
+            file.write(str(os.fstat(file.fileno()).st_mtime))  # signs of life change the file's own time
+            beat(mine)
+
+    def release(self) -> None:
+        """Say that this process is done with it."""
+        mine = self.root / LEASES / str(here())
+        rest(mine)
+        with suppress(OSError):
+            mine.unlink()
+
+    def _oldest_lease(self) -> float:
+        """When the oldest process that uses the store began; leases of those that have ended are removed."""
+        now = began = now_in(self.root)
+        for lease in (self.root / LEASES).glob("*"):
+            owner = Owner.parse(lease.name)
+            if silent(lease, now) if owner is None else owner.gone(lease, now):
+                lease.unlink(missing_ok=True)
+                continue
+            with suppress(FileNotFoundError):
+                try:
+                    began = min(began, float(lease.read_text()))
+                except ValueError:  # not written yet, or by an older version
+                    began = min(began, lease.stat().st_mtime)
+        return began
+
+    def _use(self, folder: Path) -> None:
+        """Note the time of use as the folder's time of change, which reading what is in it does not touch."""
+        with suppress(OSError):  # removed meanwhile, or nothing can be written here
+            self._lease()
+            os.utime(folder)
+
+    def sweep(self) -> None:
+        """Remove what processes that no longer run left half made."""
+        for stage in self.root.glob("[!.]*/"):
+            sweep(stage)
+            for path in stage.glob(".*"):
+                if OLD_PARTIAL.fullmatch(path.name) and _age_s(path) > SCRATCH_S:
+                    remove(path)
+        self._sweep_scratch()
+
+    def _prune_scratch(self, limit: int, began: float) -> int:
+        """Bytes of scratch files that are left, once the oldest that nobody uses are gone as far as `limit` asks."""
+        found = []
+        for path in (self.root / SCRATCH).glob("[!.]*"):
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(size for _, size, _ in found)
+        for touched, size, path in sorted(found):
+            if total <= limit or touched >= began:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
+
+    def _sweep_scratch(self) -> None:
+        """Remove scratch files that were not touched for a week, and those left half written."""
+        sweep(self.root / SCRATCH)
+        for path in (self.root / SCRATCH).glob("*"):
+            # A state is written in minutes, under a hidden name that says nothing of its process.
+            if _age_s(path) > (HALF_WRITTEN_S if path.name.startswith(".") else SCRATCH_S):
+                path.unlink(missing_ok=True)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since it was last changed; 0 where another process has removed it."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _files(folder: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 by relative path."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        found[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path)]
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_in(entry: Path, name: str) -> str:
+    """SHA-256 of a file as it was when the entry was made."""
+    return str(json.loads((entry / MANIFEST).read_text())["files"][name][1])
+
+
+#: Entries whose hashes this process has checked, with what their files were like then.
+_verified: dict[Path, list[tuple[int, ...]]] = {}
+
+
+def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Size and times of the files: what changes where one is written to. Raises FileNotFoundError."""
+    found = [(folder / name).stat() for name in files]
+    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found]
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        wanted = json.loads((folder / MANIFEST).read_text())["files"]
+        before = _signature(folder, wanted)
+    except (OSError, json.JSONDecodeError, KeyError):
+        return False
+    if _verified.get(folder) == before:
+        return True
+    for (name, (size, digest)), (found, *_) in zip(wanted.items(), before, strict=True):
+        path = folder / name
+        if not path.is_file() or found != size or _sha256(path) != digest:
+            return False
+    _verified[folder] = before
+    return True

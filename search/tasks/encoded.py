@@ -1,0 +1,102 @@
+"""Tokenised rows on disk, and the batches an epoch takes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.tasks.tokens import Encoded, by_length
+
+if TYPE_CHECKING:
+    from spaces.base import TaskModel
+    from spaces.stopping import Stopping
+    from spaces.training import Batch
+
+
+def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
+    """Token ids as one flat array a column, with the lengths that cut it into rows."""
+    flat = {f"ids.{n}": np.concatenate(rows).astype(np.int32) for n, rows in encoded.columns.items()}
+    padding = {f"pad.{n}": np.array(value) for n, value in encoded.padding.items()}
+    np.savez(path, lengths=encoded.lengths, labels=labels, **flat, **padding)  # type: ignore[arg-type]
+
+
+def read_encoded(path: Path) -> tuple[Encoded, np.ndarray]:
+    """The rows and labels that `write_encoded` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        lengths = data["lengths"]
+        names = [n.removeprefix("ids.") for n in data.files if n.startswith("ids.")]
+        cuts = np.cumsum(lengths)[:-1]
+        columns = {n: np.split(data[f"ids.{n}"].astype(np.int64), cuts) for n in names}
+        padding = {n: int(data[f"pad.{n}"]) for n in names}
+        return Encoded(columns, padding, lengths), data["labels"]
+
+
+#: Share of the training rows, and most of them, that early stopping holds out.
+HELD_OUT, MOST_HELD_OUT = 0.05, 512
+
+
+def rows_of(count: int, seed: int, limit: int | None, stopping: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(rows to train on, rows held out) of `count`: the first `limit` of a fixed shuffle, and its end."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = min(MOST_HELD_OUT, round(HELD_OUT * count)) if stopping else 0
+    return order[: count - held_out][:limit], order[count - held_out :]
+
+
+def held_out_loss(
+    loss: Any, encoded: Encoded, names: Sequence[str], rows: np.ndarray, patience: int | None
+) -> Stopping | None:
+    """Early stopping by `loss` on `rows`; None without patience."""
+    if patience is None:
+        return None
+    import torch
+
+    from spaces.stopping import Stopping
+
+    order = rows[by_length(encoded.lengths[rows], 32)]
+    batches = Lazy(encoded, names, [order[i : i + 32] for i in range(0, len(order), 32)])
+
+    def mean(model: TaskModel) -> float:
+        device = next(model.parameters()).device
+        total = 0.0
+        with torch.no_grad():
+            for inputs, chosen in (batches[i] for i in range(len(batches))):
+                moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+                total += float(loss(model, moved, chosen)) * len(chosen)
+        return total / len(order)
+
+    return Stopping(mean, patience)
+
+
+def epochs(
+    encoded: Encoded, names: Sequence[str], batch: int, seed: int, chosen: np.ndarray
+) -> Callable[[int], Sequence[Batch]]:
+    """`epoch(i)` -> lazily padded, length-bucketed batches of epoch i over the `chosen` rows."""
+
+    def epoch(number: int) -> Sequence[Batch]:
+        rng = np.random.default_rng((seed, number))
+        order = chosen[by_length(encoded.lengths[chosen], batch, rng)]
+        return Lazy(encoded, names, [order[i : i + batch] for i in range(0, len(order), batch)])
+
+    return epoch
+
+
+class Lazy(Sequence["Batch"]):
+    """Batches padded when they are taken, so that an epoch does not lie in memory twice."""
+
+    def __init__(self, encoded: Encoded, names: Sequence[str], rows: list[np.ndarray]) -> None:
+        self._encoded, self._names, self._rows = encoded, names, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        import torch
+
+        if isinstance(index, slice):
+            return Lazy(self._encoded, self._names, self._rows[index])
+        rows = self._rows[index]
+        batch = self._encoded.batch(rows)
+        return {n: torch.from_numpy(batch[n]) for n in self._names}, torch.from_numpy(rows)

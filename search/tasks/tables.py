@@ -1,0 +1,125 @@
+"""Columns of a data file, or of a hub data set through `datasets`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.errors import UserError, Where, listed, unknown
+from search.tasks.files import Found, Options, read_file
+
+if TYPE_CHECKING:
+    from search.config.sections import DataConfig
+
+
+@dataclass(frozen=True)
+class Table:
+    """Chosen columns of one split, as Python values."""
+
+    origin: str  # the file, or the hub name and split: for messages
+    columns: dict[str, list[Any]]
+    classes: tuple[str, ...] | None  # names of the label column's numbers, where the data carry them
+    notes: tuple[str, ...] = ()  # how a file was read, where that is not plain
+
+
+def read_table(data: DataConfig, split: str, where: Where) -> Table:
+    """The text, text_pair and label columns of one split.
+
+    Raises:
+        UserError: the file or data set cannot be read, is empty, or lacks a column.
+    """
+    source = data.splits[split]
+    keys = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+    wanted = {key: column for key, column in keys.items() if column is not None}
+    if data.name is None:
+        origin, file = source, Path(source)
+        options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
+        found = read_file(file, tuple(wanted.values()), options, where(f"data.{split}"))
+    else:
+        origin = f"{data.name} [{source}]"
+        with _quiet():
+            found = _found(_from_hub(data, split, where), tuple(wanted.values()))
+    if not found.rows:
+        raise UserError(f"{where(f'data.{split}')}: no rows in {origin}")
+    for key, column in wanted.items():
+        if column not in found.columns:
+            names = [name if len(name) <= 40 else f"{name[:37]}..." for name in found.names]
+            raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, names)
+    notes = tuple(f"{Path(source).name}: {note}" for note in found.notes)
+    return Table(origin, found.columns, found.classes.get(data.label), notes)
+
+
+def _found(rows: Any, wanted: Sequence[str]) -> Found:
+    """A data set of the hub in the form of a file."""
+    names = tuple(rows.column_names)
+    there = [name for name in wanted if name in names]
+    classes = {name: tuple(rows.features[name].names) for name in there if hasattr(rows.features[name], "names")}
+    return Found(names, len(rows), {name: rows[name][:] for name in there}, classes)
+
+
+def _from_hub(data: DataConfig, split: str, where: Where) -> Any:
+    from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    assert data.name is not None
+    at = where("data.name")
+    try:
+        return load_dataset(data.name, data.config, split=data.splits[split], trust_remote_code=False)
+    except DatasetNotFoundError:
+        raise UserError(f'{at}: no data set "{data.name}" on the hub; a file goes to data.train') from None
+    except ConnectionError as error:
+        raise UserError(
+            f'{at}: the hub is out of reach for "{data.name}" ({_first_line(error)}); give files in data.train'
+        ) from None
+    except ValueError as error:
+        with _asking(error, at):
+            configs: Sequence[str] = get_dataset_config_names(data.name)
+            if data.config is not None and data.config not in configs:
+                raise unknown(where("data.config"), f"configuration of {data.name}", data.config, configs) from None
+            if data.config is None and len(configs) > 1 and "default" not in configs:
+                raise UserError(f"{where('data.config')}: {data.name} needs one of {listed(configs)}") from None
+            splits = get_dataset_split_names(data.name, data.config)
+            if data.splits[split] not in splits:
+                raise unknown(where(f"data.{split}"), f"split of {data.name}", data.splits[split], splits) from None
+        raise UserError(f"{at}: {data.name} cannot be loaded: {_first_line(error)}") from None
+    except Exception as error:  # scripts, broken archives, authentication
+        raise UserError(f"{at}: {data.name} cannot be loaded: {_first_line(error)}") from None
+
+
+@contextmanager
+def _asking(first: Exception, where: str) -> Iterator[None]:
+    """When the hub does not answer what is wrong with a request, the request's own error is what there is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        raise UserError(f"{where}: cannot be loaded: {_first_line(first)}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no log lines about what becomes a UserError."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels, bars = [logger.level for logger in loggers], datasets.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

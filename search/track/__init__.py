@@ -1,0 +1,1 @@
+"""The only room that imports mlflow, with serve, which loads its models."""

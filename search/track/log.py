@@ -1,0 +1,83 @@
+"""A front member as an MLflow model: logged as code with its exported folder, never as a pickle."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from search.track.batch import PARAM_LENGTH
+from search.track.store import load_mlflow
+
+#: What loading a model may need, pinned at the version in use here where it is installed.
+PACKAGES = (
+    *(
+        "mlflow",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+        "pandas",
+        "PyYAML",
+        "jsonschema",
+    ),
+    *("psutil", "onnxruntime", "onnxruntime-gpu", "onnx", "onnxscript", "openvino", "jax"),
+)
+
+
+def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[str, Any]) -> str:
+    """Log the exported model in `folder` as a model of `run`, called `name`; returns its id.
+
+    Made with the client alone: `mlflow.pyfunc.log_model` needs the active run and the tracking URI of this
+    process, and those are the user's.
+    """
+    run_id = run.info.run_id
+    named = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
+    made = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=named)
+    status = "FAILED"
+    try:
+        with tempfile.TemporaryDirectory() as partial:
+            _save(folder, Path(partial) / "model", made, run_id)
+            client.log_model_artifacts(made.model_id, str(Path(partial) / "model"))
+        status = "READY"
+    finally:
+        client.finalize_logged_model(made.model_id, status)
+    output = load_mlflow().entities.LoggedModelOutput(made.model_id, step=0)
+    client.log_outputs(run_id, [output])
+    return str(made.model_id)
+
+
+def _save(folder: Path, target: Path, made: Any, run_id: str) -> None:
+    """Write an MLflow model: `track_model.py` is its code, `folder` its artifact, our packages beside it."""
+    mlflow = load_mlflow()
+    packages = [str(Path(__file__).parents[2] / name) for name in ("search", "spaces", "objectives")]
+    strings = mlflow.types.Schema([mlflow.types.ColSpec("string")])
+    described = mlflow.models.Model(
+        artifact_path=made.artifact_location, model_uuid=made.model_id, model_id=made.model_id, run_id=run_id
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would like an example beside the signature
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            python_model=str(Path(packages[0]) / "track_model.py"),
+            artifacts={"model": str(folder)},
+            code_paths=packages,
+            pip_requirements=requirements(),
+            signature=mlflow.models.ModelSignature(inputs=strings),
+            mlflow_model=described,
+        )
+
+
+def requirements() -> list[str]:
+    """What loading a model needs, pinned: "torch==2.13.0" (a local version such as +cpu is on no index)."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package}=={metadata.version(package).partition('+')[0]}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,63 @@
+"""What a runtime is: one way of running a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from spaces.axis import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+
+class Predict(Protocol):
+    """A prepared model: numpy arrays by input name in, numpy arrays by output name out."""
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a runtime may need to know about where it runs."""
+
+    device: str = "cpu"  # "cpu" or "cuda"
+    threads: int = 0  # 0: the runtime's own default
+
+
+class Runtime(Protocol):
+    """One way of running a model. A new one is a file in `runtimes/` and a line in `spaces.registry`."""
+
+    name: str
+    source: str
+    install: str  # the command that brings what it needs, or ""
+
+    def missing(self, context: Context) -> str | None:
+        """Why it cannot run here at all, or None. Must be cheap and must not import heavy packages."""
+        ...
+
+    def widths(self, context: Context) -> tuple[str, ...]:
+        """Bit widths it lowers to real kernels on this device, "fp32" first."""
+        ...
+
+    def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        """Prepare the model stored in `folder` under the precision `plan`. Raises Infeasible.
+
+        Graphs and programs that it makes of the weights are kept in `folder`, and found there the next time.
+        """
+        ...
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        """What the files it makes depend on beside weights and plan: versions, a processor. Empty if it makes none."""
+        ...
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        """The plan whose files those of `plan` are made from; None where they are made from the weights."""
+        ...
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        """The files in the model's folder that hold the weights it runs, once it was opened."""
+        ...

@@ -1,0 +1,75 @@
+"""2:4 matrices on the kernels that skip their zeros: torch's semi-structured tensors, over cuSPARSELt or CUTLASS.
+
+Not run yet on a GPU: written after torch's documentation of `torch.sparse.to_sparse_semi_structured`, and tested as far
+as none is needed. No other runtime takes such a model: there its zeros would be multiplied like other numbers, and what
+was given up for speed would bring none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from spaces.anatomy import replace_module
+from spaces.axis import Plan
+from spaces.errors import Infeasible
+from spaces.runtime import Context
+from spaces.sparse import TwoOfFour, sparse_modules
+
+RUNTIMES = ("eager", "compiled")  # those that hand torch's tensor subclasses on to their kernels
+WIDTHS = ("fp16", "bf16")
+CAPABILITY = (8, 0)  # sparse tensor cores came with Ampere
+
+
+def missing(context: Context) -> str | None:
+    """Why this device has no kernels for 2:4 matrices, or None."""
+    if context.device != "cuda" or not torch.cuda.is_available():
+        return f"2:4 sparsity needs the sparse tensor cores of a CUDA device, and this is a {context.device}"
+    found = torch.cuda.get_device_capability()
+    if found < CAPABILITY:
+        return f"2:4 sparsity needs compute capability 8.0 or above, and this GPU has {found[0]}.{found[1]}"
+    return None
+
+
+def check(plans: Mapping[str, Plan], runtime: str, width: str, context: Context) -> None:
+    """Raise Infeasible for a model of these plans with 2:4 matrices that `runtime` would run as if they were whole."""
+    if plans.get("sparse", {}).get("pattern", "any") == "any":
+        return
+    why = missing(context)
+    if why is None and runtime not in RUNTIMES:
+        why = f"{runtime} has no 2:4 kernels: {' and '.join(RUNTIMES)} have"
+    if why is None and width not in WIDTHS:
+        why = f"2:4 kernels multiply {' and '.join(WIDTHS)}, not {width}"
+    if why is not None:
+        raise Infeasible(f"sparse.pattern: {why}")
+
+
+def lower(model: nn.Module) -> None:
+    """Put linears with a semi-structured weight in the place of all 2:4 matrices; each is tried once.
+
+    Raises:
+        Infeasible: torch has no kernel for one of them after all.
+    """
+    for path, module in sparse_modules(model).items():
+        if isinstance(module, TwoOfFour):
+            replace_module(model, path, _lowered(path, module))
+
+
+def _lowered(path: str, module: TwoOfFour) -> nn.Linear:
+    made = module.dense().requires_grad_(False)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
+            warnings.simplefilter("ignore")  # that the interface is a prototype
+            weight = torch.sparse.to_sparse_semi_structured(made.weight.detach())
+            made.weight = nn.Parameter(weight, requires_grad=False)
+            # A plain tensor: those of the weight's class know products, and no new_zeros.
+            tried = torch.zeros(1, module.in_features, dtype=module.values.dtype, device=module.values.device)
+            functional.linear(tried, made.weight, made.bias)
+    except (RuntimeError, NotImplementedError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise Infeasible(f"sparse.pattern: no 2:4 kernel for {path} here: {first}") from error
+    return made
