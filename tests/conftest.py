@@ -27,6 +27,14 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # where tests run in parall
 
 STUDY = "tiny"
 
+#: Files of real searches, which take minutes: begun first, so that the workers end together.
+LONGEST = ("test_reuse", "test_crash", "test_objectives", "test_graphs", "test_gpu_run", "test_failures", "test_models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
