@@ -98,7 +98,7 @@ def chosen(lab: Lab, pair: tuple[str, str]) -> tuple[Model, dict[str, Loss]]:
 
 
 def statistics_seconds(lab: Lab) -> float:
-    """Of the one pass that pruning, low rank and width are decided from."""
+    """Of the one pass that pruning, low rank and precision are decided from."""
     setting = lab.setting(lab.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
         arguments = (setting.config, setting.data, setting.teacher, setting.context.device, setting.context.threads)
@@ -114,7 +114,7 @@ def promises(losses: dict[str, Loss], figures: dict[str, Any]) -> list[header.Pr
         header.Promise("no training, half of heads, 3/4 of neurons: points lost", deep.points, high=4.0),
         header.Promise("whitened factors: share of plain SVD's loss", whitened.points / plain.points, high=0.5),
         header.Promise("weights alone: points lost", weights["loss"].points, high=WITHIN),
-        header.Promise("weights alone: times faster, same runtime and width", weights["ratio"][0], low=1.8),
+        header.Promise("weights alone: times faster, same runtime and precision", weights["ratio"][0], low=1.8),
         header.Promise("all together: points lost", together["loss"].points, high=WITHIN),
         header.Promise("all together: times faster than the teacher in int8", together["over int8"][0], low=1.8),
         header.Promise("all together: times faster than eager fp32", together["over eager"][0], low=5.0),

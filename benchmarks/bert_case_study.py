@@ -17,7 +17,7 @@ from typing import Any
 
 import header
 import numpy as np
-from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Lab, Model, Pair
+from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Model
 
 from objectives import memory
 
@@ -27,8 +27,8 @@ PRUNED = {"prune.heads": 0.5, "prune.neurons": 0.25}
 FACTORED = {"low_rank.rank": 0.5}
 
 
-def steps(epochs: float) -> list[tuple[Model, Pair]]:
-    """(model, runtime and width), one axis after the other, then together."""
+def steps(epochs: float) -> list[tuple[Model, Deployment]]:
+    """(model, runtime and precision), one axis after the other, then together."""
     distilled = Model("distilled to 4 of 6 layers", SMALLER, epochs)
     pruned = Model("pruned: half of heads, quarter of neurons", PRUNED, epochs)
     factored = Model("factored: half of the weights", FACTORED, epochs)
@@ -49,7 +49,7 @@ def steps(epochs: float) -> list[tuple[Model, Pair]]:
     ]
 
 
-def measured(lab: Lab, model: Model, pair: Pair, seconds: float) -> dict[str, Any]:
+def measured(lab: Lab, model: Model, pair: Deployment, seconds: float) -> dict[str, Any]:
     seed = lab.seeds[0]
     recipe, folder, measurer = lab.recipe(model, seed, pair), lab.weights(model, seed), lab.evaluator(seed).measurer
     with measurer.opened(recipe, folder) as bench:

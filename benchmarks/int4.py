@@ -74,7 +74,7 @@ def write_model(folder: Path) -> Path:
     assert source is not None, "the extra [quickstart] is not installed"
     model, about = base.load_base(source, MODEL, "", "mean", ("negative", "positive"), frame={})
     base.write_folder(folder, model.eval(), about, {})
-    return onnx.graph(folder, {"width": "fp32"})
+    return onnx.graph(folder, {"precision": "fp32"})
 
 
 def inputs_of(graph: Any, names: list[str]) -> dict[str, np.ndarray]:

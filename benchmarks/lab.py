@@ -22,12 +22,12 @@ from search.execute.evaluate import Evaluator
 from search.measure.measurer import held
 from search.prepare import runner as compose
 from search.prepare.folders import frame_in, input_names
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
 EAGER, ONNX, ONNX_INT8 = ("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8")
-Pair = tuple[str, str]  # runtime and width
+Deployment = tuple[str, str]  # runtime and precision
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Lab:
         self.seconds: dict[str, float] = {}
 
     @functools.cache  # noqa: B019 - a benchmark is one short-lived process
-    def setting(self, seed: int) -> Setting:
+    def setting(self, seed: int) -> Prepared:
         wanted = [f"seed={seed}", f"teacher.epochs={self.epochs}", "budget.timeout=null", "budget.trial_timeout=7200"]
         wanted.append("economy.rungs=[]")  # nobody asks what lower rungs would have said
         config = commands.configured(None, 1, None, f"lab-{seed}", self.mlruns, [*wanted, *self.overrides])
@@ -77,17 +77,17 @@ class Lab:
     def evaluator(self, seed: int) -> Evaluator:
         return Evaluator(self.setting(seed), self._progress, NoLimit())
 
-    def recipe(self, model: Model, seed: int, pair: Pair) -> Recipe:
-        setting = self.setting(seed)
-        recovered = replace(setting.config.recover, epochs=model.epochs)
-        same = replace(setting, config=replace(setting.config, recover=recovered))
-        return same.recipe({**setting.space.off, **model.params, "runtime.name": pair[0], "bits.width": pair[1]})
+    def recipe(self, model: Model, seed: int, pair: Deployment) -> Recipe:
+        prepared = self.setting(seed)
+        recovered = replace(prepared.config.recover, epochs=model.epochs)
+        same = replace(prepared, config=replace(prepared.config, recover=recovered))
+        return same.recipe({**prepared.space.off, **model.params, "runtime.name": pair[0], "bits.precision": pair[1]})
 
     def weights(self, model: Model, seed: int) -> Path:
         self._say(f"{model.name}, seed {seed}")
         return self.evaluator(seed).weights(self.recipe(model, seed, EAGER))
 
-    def predictions(self, model: Model, seed: int, pair: Pair, split: str) -> np.ndarray:
+    def predictions(self, model: Model, seed: int, pair: Deployment, split: str) -> np.ndarray:
         """(N,) class numbers of a split."""
         measurer, recipe, folder = (
             self.evaluator(seed).measurer,
@@ -97,48 +97,48 @@ class Lab:
         with measurer.opened(recipe, folder) as bench:
             return self.setting(seed).decide(measurer.logits(recipe, folder, held(bench), split))
 
-    def right(self, model: Model, pair: Pair, split: str) -> np.ndarray:
+    def right(self, model: Model, pair: Deployment, split: str) -> np.ndarray:
         """(seeds, N): which rows it gets right."""
         rows = [self.predictions(model, seed, pair, split) == self.setting(seed).split(split)[1] for seed in self.seeds]
         return np.stack(rows)
 
-    def loss(self, model: Model, pair: Pair, split: str, against: Pair = EAGER) -> Loss:
+    def loss(self, model: Model, pair: Deployment, split: str, against: Deployment = EAGER) -> Loss:
         """Against the teacher under `against`. The interval is of rows (their means over seeds): normal, 95 %."""
         lost = self.right(TEACHER, against, split).astype(float) - self.right(model, pair, split)
         by_row = 100 * lost.mean(0)
         middle, reach = float(by_row.mean()), 1.96 * float(by_row.std(ddof=1)) / len(by_row) ** 0.5
         return Loss(middle, middle - reach, middle + reach)
 
-    def accuracy(self, model: Model, pair: Pair, split: str) -> float:
+    def accuracy(self, model: Model, pair: Deployment, split: str) -> float:
         return float(self.right(model, pair, split).mean())
 
     def ratio(
-        self, model: Model, pair: Pair, against: Pair, batch: int, seconds: float, seed: int | None = None
+        self, model: Model, pair: Deployment, against: Deployment, batch: int, seconds: float, seed: int | None = None
     ) -> tuple[float, float, float, float]:
         """(times faster than the teacher under `against`, its 95 % interval, milliseconds), at the test rows' lengths.
 
         The long tier: three fresh pairs of processes, alternating blocks.
         """
         seed = self.seeds[0] if seed is None else seed
-        setting, measurer = self.setting(seed), self.evaluator(seed).measurer
-        lengths = setting.split("test")[0].lengths.tolist()
-        names = input_names(setting.teacher)
-        fed = list(inputs(Workload(batch, "data", 0), names, frame_in(setting.teacher), lengths))
+        prepared, measurer = self.setting(seed), self.evaluator(seed).measurer
+        lengths = prepared.split("test")[0].lengths.tolist()
+        names = input_names(prepared.teacher)
+        fed = list(inputs(Workload(batch, "data", 0), names, frame_in(prepared.teacher), lengths))
         ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)
         folder = self.weights(model, seed)
         self._say(f"timing {model.name} under {'/'.join(pair)}, batch {batch}")
         found = latency.measure_fresh(
             lambda: measurer.opened(ours, folder),
-            lambda: measurer.opened(theirs, setting.teacher),
+            lambda: measurer.opened(theirs, prepared.teacher),
             fed,
             latency.LONG.lasting(seconds),
             0,
-            {"device": setting.context.device},
+            {"device": prepared.context.device},
         )
         speedup = found[latency.SPEEDUP.name]
         return speedup.value, *speedup.interval, found[latency.P50.name].value
 
-    def size_mb(self, model: Model, pair: Pair, seed: int | None = None) -> float:
+    def size_mb(self, model: Model, pair: Deployment, seed: int | None = None) -> float:
         """On disk: what the runtime loads."""
         seed = self.seeds[0] if seed is None else seed
         recipe, folder = self.recipe(model, seed, pair), self.weights(model, seed)

@@ -5,7 +5,7 @@
     python benchmarks/latency_table.py --mlruns DIR --check      exit 1 where a promised figure is missed
 
 On the embedded default: the table is filled with untrained copies of the model, each timed for a second under every
-pair of runtime and width; then random recipes, untrained too, are timed the same way and held against what was
+pair of runtime and precision; then random recipes, untrained too, are timed the same way and held against what was
 predicted of them. All of them are timed, and then all once more: what the two times differ by (A/A) is what no
 prediction can do better than. All times are beside the uncompressed model's, and counted by what is known of that one,
 because machines change their speed; what they differ by as the clock gave them is there too.
@@ -31,7 +31,7 @@ import lab
 import numpy as np
 
 from search.front.front import LATENCY
-from search.propose.surrogate.latency_predictor import Known, error_of
+from search.propose.surrogate.latency_predictor import LatencyPredictor, error_of
 from search.space.space import random_settings
 from search.store import atomic
 from spaces.errors import Infeasible
@@ -47,11 +47,11 @@ Params = dict[str, Value]
 Seen = dict[str, dict[str, list[list[float]]]]  # by recipe and pair: what `timed` found, twice
 
 
-def under(params: Mapping[str, Value], pair: lab.Pair) -> Params:
-    return {**params, "runtime.name": pair[0], "bits.width": pair[1]}
+def under(params: Mapping[str, Value], pair: lab.Deployment) -> Params:
+    return {**params, "runtime.name": pair[0], "bits.precision": pair[1]}
 
 
-def unseen(known: Known, space: Any, pairs: Sequence[lab.Pair], count: int) -> list[Params]:
+def unseen(known: LatencyPredictor, space: Any, pairs: Sequence[lab.Deployment], count: int) -> list[Params]:
     """Random settings of the space, none of which the table has measured, and no two of one shape."""
     rng = np.random.default_rng(SEED)
     found: dict[str, Params] = {}
@@ -63,7 +63,7 @@ def unseen(known: Known, space: Any, pairs: Sequence[lab.Pair], count: int) -> l
     return list(found.values())
 
 
-def timed(known: Known, setting: Any, params: Params, pair: lab.Pair) -> list[float]:
+def timed(known: LatencyPredictor, setting: Any, params: Params, pair: lab.Deployment) -> list[float]:
     """[ms, relative standard error, ms as timed] in a fresh pair of processes; empty where the pair cannot run it."""
     recipe = replace(setting.recipe(under(params, pair)), recover={})
     try:
@@ -73,7 +73,9 @@ def timed(known: Known, setting: Any, params: Params, pair: lab.Pair) -> list[fl
     return [found.value, error_of(found), float(found.conditions["as_timed"])]
 
 
-def seen_of(known: Known, setting: Any, recipes: Sequence[Params], pairs: Sequence[lab.Pair], kept: Path) -> Seen:
+def seen_of(
+    known: LatencyPredictor, setting: Any, recipes: Sequence[Params], pairs: Sequence[lab.Deployment], kept: Path
+) -> Seen:
     """Every recipe timed once, and then every one again; from the file what it holds."""
     seen: Seen = json.loads(kept.read_text()) if kept.exists() else {}
     for again in range(2):
@@ -89,7 +91,7 @@ def seen_of(known: Known, setting: Any, recipes: Sequence[Params], pairs: Sequen
     return seen
 
 
-def judged(known: Known, recipes: Sequence[Params], seen: Seen, pair: lab.Pair) -> dict[str, Any]:
+def judged(known: LatencyPredictor, recipes: Sequence[Params], seen: Seen, pair: lab.Deployment) -> dict[str, Any]:
     """Of one pair: predictions against the first process's times, and the second's against the first's."""
     from scipy.stats import kendalltau
 
@@ -135,7 +137,7 @@ def row(found: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def shortest_ms(known: Known, pool: Sequence[Params], times: int) -> float:
+def shortest_ms(known: LatencyPredictor, pool: Sequence[Params], times: int) -> float:
     """Of predicting a pool from its settings: what disturbs only slows."""
     taken = []
     for _ in range(times):
@@ -161,8 +163,8 @@ def main() -> int:
     about = header.hardware()
     bench = lab.Lab(arguments.mlruns, (0,), epochs=1.0)
     setting, measurer = bench.setting(0), bench.evaluator(0).measurer
-    pairs, folder = setting.space.pairs, arguments.mlruns / "latency-table"
-    known = Known(setting, measurer, folder)
+    pairs, folder = setting.space.deployments, arguments.mlruns / "latency-table"
+    known = LatencyPredictor(setting, measurer, folder)
     fill_s = lab.timed(fill, known, pairs, probes)
     recipes = unseen(known, setting.space, pairs, count)
     seen = seen_of(known, setting, recipes, pairs, folder / f"recipes-{known.table.path.stem}.json")
@@ -201,7 +203,7 @@ def main() -> int:
     return header.finish(arguments, about, {"pairs": figures, "one_ms": one, "many_ms": many, "seen": seen}, promises)
 
 
-def fill(known: Known, pairs: Sequence[lab.Pair], probes: int) -> None:
+def fill(known: LatencyPredictor, pairs: Sequence[lab.Deployment], probes: int) -> None:
     """Up to `probes` models in the table, those of earlier runs among them."""
     while (there := max(known.table.entries("/".join(pair)) for pair in pairs)) < probes:
         say(f"probe {there + 1}/{probes}")

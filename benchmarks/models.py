@@ -39,9 +39,9 @@ def write_model(folder: Path, config: Mapping[str, Any] = CONFIG) -> Path:
     return folder
 
 
-def opened(folder: Path, runtime: str, device: str, width: str = "fp32") -> Remote:
+def opened(folder: Path, runtime: str, device: str, precision: str = "fp32") -> Remote:
     """The model in a process of its own."""
-    opening = partial(build.open_predict, folder, runtime, {"width": width}, Context(device))
+    opening = partial(build.open_predict, folder, runtime, {"precision": precision}, Context(device))
     return open_bench(opening, device, timeout_s=300)
 
 

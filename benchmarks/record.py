@@ -6,7 +6,7 @@
     python benchmarks/record.py FILE --quick         five minutes
 
 For benchmarks/search_efficiency.py. The embedded default's model, data and recovery. 192 sets of weights (depth, width,
-heads, neurons, rank), each under every pair of runtime and width that is here, in the order of three grids, each of
+heads, neurons, rank), each under every pair of runtime and precision that is here, in the order of three grids, each of
 which contains the one before: 48, 96, 192. A grid that is whole is used; what is beyond it waits. Every set of weights
 is one line of JSON, written when all its pairs are measured: a recording that was stopped goes on. The predictions
 beside it are those of a table of latencies that was filled with untrained copies alone.
@@ -28,9 +28,9 @@ from lab import Lab, NoLimit
 from search.execute.evaluate import Evaluator
 from search.front.front import LATENCY, SPEEDUP, Outcome
 from search.loop import Job
-from search.prepare.prepared import Setting
-from search.propose.surrogate.latency_predictor import Known
-from search.space.space import siblings
+from search.prepare.prepared import Prepared
+from search.propose.surrogate.latency_predictor import LatencyPredictor
+from search.space.deployments import siblings
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
@@ -43,7 +43,8 @@ GRIDS: tuple[dict[str, tuple[float, ...]], ...] = (
 )
 SPACE = (
     "space={distill: {layers: [2, 6], width: [0.75, 1.0]}, prune: {heads: [0.25, 1.0], neurons: [0.25, 1.0]}, "
-    "low_rank: {rank: [0.5, 1.0]}, bits: {width: [fp32, int8, int8-static]}, runtime: {name: [eager, onnx, openvino]}}"
+    "low_rank: {rank: [0.5, 1.0]}, bits: {precision: [fp32, int8, int8-static]}, "
+    "runtime: {name: [eager, onnx, openvino]}}"
 )
 PROBES = 12
 
@@ -74,7 +75,7 @@ def line_of(settings: dict[str, Value], outcomes: list[Outcome]) -> dict[str, An
     """One set of weights as it is kept."""
     measured = [
         {
-            "pair": [o.recipe.runtime.name, str(o.recipe.params.get("bits.width", "fp32"))],
+            "pair": [o.recipe.runtime.name, str(o.recipe.params.get("bits.precision", "fp32"))],
             "accuracy": o.value("accuracy"),
             "ms": o.value(LATENCY),
             "speedup": o.value(SPEEDUP),
@@ -91,30 +92,30 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
 
 
-def write_header(path: Path, setting: Setting, known: Known, about: dict[str, Any]) -> None:
+def write_header(path: Path, prepared: Prepared, known: LatencyPredictor, about: dict[str, Any]) -> None:
     """The first line: hardware, pairs, and what the table predicts of every set of weights."""
-    pairs = [list(pair) for pair in setting.space.pairs]
+    pairs = [list(pair) for pair in prepared.space.deployments]
     predicted = []
     for settings in order():
-        pool = [{**settings, "runtime.name": r, "bits.width": w} for r, w in setting.space.pairs]
+        pool = [{**settings, "runtime.name": r, "bits.precision": w} for r, w in prepared.space.deployments]
         log_ms, sd = known.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
-    shares = list(setting.config.economy.rungs)
-    first = {"hardware": about, "pairs": pairs, "floor": setting.floor, "shares": shares, "predicted": predicted}
+    shares = list(prepared.config.economy.rungs)
+    first = {"hardware": about, "pairs": pairs, "floor": prepared.floor, "shares": shares, "predicted": predicted}
     path.write_text(json.dumps(first, default=str) + "\n")
 
 
-def recipe_of(setting: Setting, settings: dict[str, Value]) -> Recipe:
-    return setting.recipe({**setting.space.off, **settings, "runtime.name": "eager", "bits.width": "fp32"})
+def recipe_of(prepared: Prepared, settings: dict[str, Value]) -> Recipe:
+    return prepared.recipe({**prepared.space.off, **settings, "runtime.name": "eager", "bits.precision": "fp32"})
 
 
-def train(evaluate: Evaluator, setting: Setting, count: int, until: float) -> None:
+def train(evaluate: Evaluator, prepared: Prepared, count: int, until: float) -> None:
     """Weights are kept in the store by recipe, so that what is left wants an idle machine for its timings alone."""
     for number, settings in enumerate(itertools.islice(order(), count)):
         if time.monotonic() > until:
             break
         began = time.monotonic()
-        evaluate.weights(recipe_of(setting, settings))
+        evaluate.weights(recipe_of(prepared, settings))
         print(f"trained {number + 1} of {count}: {settings} {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -130,22 +131,24 @@ def main() -> int:
     about = header.hardware()
     print(header.heading(about), flush=True)
     lab = Lab(arguments.mlruns.absolute(), [0], 1.0, [SPACE, "economy.rungs=[0.0, 0.25]"])
-    setting = lab.setting(0)
-    evaluate = Evaluator(setting, lambda stage, done: None, NoLimit())
+    prepared = lab.setting(0)
+    evaluate = Evaluator(prepared, lambda stage, done: None, NoLimit())
     if arguments.train is not None:
-        train(evaluate, setting, arguments.train, until)
+        train(evaluate, prepared, arguments.train, until)
         return 0
     if not arguments.file.exists():
-        known = Known(setting, evaluate.measurer)
-        known.fill(1e9, setting.space.pairs, most=PROBES)
-        write_header(arguments.file, setting, known, about)
+        known = LatencyPredictor(prepared, evaluate.measurer)
+        known.fill(1e9, prepared.space.deployments, most=PROBES)
+        write_header(arguments.file, prepared, known, about)
     done = [entry["settings"] for entry in lines(arguments.file)[1:]]
     for settings in order():
         if settings in done or time.monotonic() > until:
             continue
         began = time.monotonic()
-        recipe = recipe_of(setting, settings)
-        outcomes = list(evaluate(Job(recipe, siblings(recipe, setting.space.pairs), baseline=not recipe.compressed)))
+        recipe = recipe_of(prepared, settings)
+        outcomes = list(
+            evaluate(Job(recipe, siblings(recipe, prepared.space.deployments), baseline=not recipe.compressed))
+        )
         with arguments.file.open("a") as file:
             file.write(json.dumps(line_of(settings, outcomes)) + "\n")
         done.append(settings)

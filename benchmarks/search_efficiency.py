@@ -8,9 +8,9 @@
     python benchmarks/search_efficiency.py --check         exit 1 where a promised figure is missed
 
 Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
-and width. known-latency sees predicted latencies with the table's error, never the truth. Regret is 1 - hypervolume /
-that of the exhaustive front, from log latency and accuracy, up to 1.1 times the latency of the uncompressed model as it
-came and the accuracy of the most frequent class. Medians and quartiles over seeds. A run has other aims than that:
+and precision. known-latency sees predicted latencies with the table's error, never the truth. Regret is 1 - hypervolume
+/ that of the exhaustive front, from log latency and accuracy, up to 1.1 times the latency of the uncompressed model as
+it came and the accuracy of the most frequent class. Medians and quartiles over seeds. A run has other aims than that:
 models that keep most of the accuracy (economy.keep), by the second of training. One row has them, and one column counts
 by them: the regret of the hypervolume above what is to be kept.
 
@@ -216,7 +216,7 @@ def main() -> int:
         for name, path in places:
             world = world_of(path)
             count = min(weights, len(world.rows) // 4)  # a search sees a part: 50 of about 200
-            size = f"{len(world.rows):,} sets of weights under {len(world.pairs)} pairs"
+            size = f"{len(world.rows):,} sets of weights under {len(world.deployments)} pairs"
             print(f"{name}: {size}, hypervolume {world.exhaustive:.4f}", flush=True)
             kept[name] = samplers(path, seeds, count, pool)
             show(kept[name], count)

@@ -16,7 +16,8 @@ from search.propose import (
     weights_grid,
 )
 from search.propose.surrogate.improvement import Staircase
-from search.space.space import RUNTIME, WIDTH, Pair, Params, Space
+from search.space.deployments import Deployment
+from search.space.space import PRECISION, RUNTIME, Params, Space
 from spaces.knob import Knob, Value
 from spaces.recipe import Recipe, Step
 
@@ -49,8 +50,8 @@ class World:
         self.places = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
-        return self.space.pairs
+    def pairs(self) -> tuple[Deployment, ...]:
+        return self.space.deployments
 
     def place(self, settings: Params) -> int:
         """Which weights these settings are."""
@@ -84,7 +85,7 @@ class World:
         points = zip(self.costs.ravel().tolist(), self.quality.ravel().tolist(), strict=True)
         return Staircase.of(list(points), reference).area
 
-    # What the sampler may know (`search.propose.Knowledge`).
+    # What the sampler may know (`search.propose.CostModel`).
 
     def of(self, pool: Sequence[Params]) -> np.ndarray:
         return np.array([self.place(settings) for settings in pool], dtype=np.int64)
@@ -93,16 +94,16 @@ class World:
         return self.predicted[self.of(pool)]
 
     def recipe(self, params: Params) -> Recipe:
-        named = {name: value for name, value in params.items() if name not in (RUNTIME, WIDTH)}
+        named = {name: value for name, value in params.items() if name not in (RUNTIME, PRECISION)}
         changed = {n: v for n, v in named.items() if v != self.space.off.get(n)}
         steps: dict[str, dict[str, Value]] = {}
         for name, value in changed.items():
             axis, _, knob = name.partition(".")
             steps.setdefault(axis, {})[knob] = value
         made = [Step(axis, settings) for axis, settings in steps.items()]
-        width = str(params.get(WIDTH, "fp32"))
-        if width != "fp32":
-            made.append(Step("bits", {"width": width}))
+        precision = str(params.get(PRECISION, "fp32"))
+        if precision != "fp32":
+            made.append(Step("bits", {"precision": precision}))
         recover: dict[str, Value] = {"epochs": 1.0} if changed else {}
         return Recipe("world", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
 
@@ -122,7 +123,7 @@ def synthetic() -> World:
         "prune.heads": Knob("heads", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
         "prune.neurons": Knob("neurons", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
         "low_rank.rank": Knob("rank", off=1.0, low=0.2, high=1.0, step=0.1, help=""),
-        "bits.width": Knob("width", off="fp32", choices=("fp32", "int8", "int4"), help=""),
+        "bits.precision": Knob("precision", off="fp32", choices=("fp32", "int8", "int4"), help=""),
         "runtime.name": Knob("name", off="eager", choices=("eager", "compiled", "onnx"), help=""),
     }
     pairs = tuple((r, w) for r in ("eager", "compiled", "onnx") for w in ("fp32", "int8", "int4"))
@@ -182,7 +183,7 @@ def recorded(path: Path) -> World:
     import record
 
     first, *entries = record.lines(path)
-    pairs = tuple((runtime, width) for runtime, width in first["pairs"])
+    pairs = tuple((runtime, precision) for runtime, precision in first["pairs"])
     found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(pairs)}
     whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in found for s in record.grid(n))]
     if not whole:
@@ -190,7 +191,7 @@ def recorded(path: Path) -> World:
     chosen = record.grid(whole[-1])
     predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
     knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
-    knobs["bits.width"] = Knob("width", off="fp32", choices=tuple(dict.fromkeys(w for _, w in pairs)), help="")
+    knobs["bits.precision"] = Knob("precision", off="fp32", choices=tuple(dict.fromkeys(w for _, w in pairs)), help="")
     knobs["runtime.name"] = Knob("name", off=pairs[0][0], choices=tuple(dict.fromkeys(r for r, _ in pairs)), help="")
     space = Space(knobs, None, pairs)
     grid = weights_grid(space)

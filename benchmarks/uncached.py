@@ -15,14 +15,14 @@ import header  # noqa: F401 - puts the project on the path
 
 from search.cli.main import main
 from search.execute.looks import Looks
-from search.execute.weights import Maker
+from search.execute.weights import WeightsBuilder
 from search.prepare import runner as compose
 from search.prepare.prepared import cores
 from search.prepare.statistics import make_statistics
 from spaces.recipe import Recipe
 
 
-class Uncached(Maker):
+class Uncached(WeightsBuilder):
     """Makes everything that weights are made from, each time."""
 
     def weights(self, recipe: Recipe, looks: bool = True) -> Path:
@@ -35,9 +35,12 @@ class Uncached(Maker):
         return super().look(recipe, share)
 
     def _begin(self, recipe: Recipe) -> None:
-        setting = self._setting
+        prepared = self._prepared
         self.forget(recipe)
-        made: list[tuple[Path | None, Any]] = [(setting.statistics, self._statistics), (setting.outputs, self._outputs)]
+        made: list[tuple[Path | None, Any]] = [
+            (prepared.statistics, self._statistics),
+            (prepared.outputs, self._outputs),
+        ]
         for folder, make in made:
             if folder is not None:
                 shutil.rmtree(folder)
@@ -46,25 +49,25 @@ class Uncached(Maker):
 
     @property
     def _stage(self) -> compose.Stages:
-        return compose.Stages(self._setting.store, self._progress)
+        return compose.Stages(self._prepared.store, self._progress)
 
     @property
     def _known(self) -> dict[str, Any]:
-        return {"teacher": self._setting.teacher_digest, "seed": self._setting.config.seed}
+        return {"teacher": self._prepared.teacher_digest, "seed": self._prepared.config.seed}
 
     def _statistics(self) -> Path:
-        s = self._setting
+        s = self._prepared
         return self._stage(
             "statistics", self._known, make_statistics, s.config, s.data, s.teacher, s.context.device, cores()
         )
 
     def _outputs(self) -> Path | None:
-        s = self._setting
+        s = self._prepared
         return compose._outputs(s.config, s.space, self._known, s.data, s.teacher, s.context.device, self._stage)
 
 
 if __name__ == "__main__":
     import search.execute.evaluate
 
-    search.execute.evaluate.Maker = Uncached  # type: ignore[misc]
+    search.execute.evaluate.WeightsBuilder = Uncached  # type: ignore[misc]
     sys.exit(main())

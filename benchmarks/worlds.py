@@ -39,23 +39,24 @@ from search.propose import (
     weights_grid,
 )
 from search.propose.surrogate.improvement import Staircase
-from search.space.space import Params, siblings
+from search.space.deployments import siblings
+from search.space.space import Params
 from spaces.recipe import Recipe
 
-__all__ = ["Known", "Trace", "World", "recorded", "search", "synthetic"]
+__all__ = ["LatencyPredictor", "Trace", "World", "recorded", "search", "synthetic"]
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
 
 
-class Known:
+class LatencyPredictor:
     """A world as the sampler knows it."""
 
     made: tuple[Params, ...] = ()
 
     def __init__(self, world: World, priced: bool = False) -> None:
         self._world, self._priced = world, priced
-        self.pairs = world.pairs
+        self.deployments = world.deployments
 
     def costs(self, pool: Sequence[Params]) -> tuple[np.ndarray, np.ndarray]:
         return self.predicted(pool), np.full(len(pool), self._world.error)
@@ -104,10 +105,10 @@ class Trace:
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
-    pair = (recipe.runtime.name, str(recipe.params.get("bits.width", "fp32")))
-    if pair not in world.pairs:
+    pair = (recipe.runtime.name, str(recipe.params.get("bits.precision", "fp32")))
+    if pair not in world.deployments:
         return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
-    column = world.pairs.index(pair)
+    column = world.deployments.index(pair)
     quality, ms = float(world.quality[place, column]), math.exp(float(world.costs[place, column]))
     found = {
         "accuracy": ACCURACY.counted(quality, {}),
@@ -139,7 +140,7 @@ def search(
     """
     trace = Trace()
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
-    known = Known(world, shipped)
+    known = LatencyPredictor(world, shipped)
     aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
     outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []
@@ -192,7 +193,7 @@ def search(
         TARGETS,
         trials,
         world.recipe,
-        lambda recipe: siblings(recipe, world.pairs),
+        lambda recipe: siblings(recipe, world.deployments),
         lambda outcome: {},
         seed,
         lambda: trace.weights < weights,

@@ -1,4 +1,4 @@
-"""What a device can do at most, as measured here: memory read a second, and multiplications by width."""
+"""What a device can do at most, as measured here: memory read a second, and multiplications by precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from objectives.process import Remote
 
-#: Bytes of a number, by width.
+#: Bytes of a number, by precision.
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int8-static": 1, "int4": 0.5, "fp8": 1}
 
-#: Operations on a width are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
+#: Operations on a precision are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
 #: Runtime's, OpenVINO's): a register holds so many more of them. It keeps a floor from being too high.
 LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4, "int8-static": 4, "int4": 4, "fp8": 4}
 
@@ -29,8 +29,8 @@ CALLS = {"cpu": 1, "cuda": 16}
 
 
 class Ceilings(Protocol):
-    def peak(self, width: str) -> float:
-        """Operations a second on numbers of this width, a multiplication and an addition being two."""
+    def peak(self, precision: str) -> float:
+        """Operations a second on numbers of this precision, a multiplication and an addition being two."""
         ...
 
     def bandwidth(self, size: int) -> float:
@@ -46,10 +46,10 @@ class Measured:
         self._peaks: dict[str, float] = {}
         self._bandwidths: dict[int, float] = {}
 
-    def peak(self, width: str) -> float:
-        if width not in self._peaks:
-            self._peaks[width] = self._ask("peak", width)
-        return self._peaks[width]
+    def peak(self, precision: str) -> float:
+        if precision not in self._peaks:
+            self._peaks[precision] = self._ask("peak", precision)
+        return self._peaks[precision]
 
     def bandwidth(self, size: int) -> float:
         # A smaller set is read no slower, so the power of two below gives a floor that is low rather than high.
@@ -60,8 +60,8 @@ class Measured:
 
     def look_again(self) -> None:
         """Measure everything again and keep the better: what was seen may have been disturbed."""
-        for width, peak in self._peaks.items():
-            self._peaks[width] = max(peak, self._ask("peak", width))
+        for precision, peak in self._peaks.items():
+            self._peaks[precision] = max(peak, self._ask("peak", precision))
         for size, bandwidth in self._bandwidths.items():
             self._bandwidths[size] = max(bandwidth, self._ask("bandwidth", size))
 
@@ -89,12 +89,12 @@ class Meter:
         self._torch, self._device, self._clock = torch, device, clock
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    def peak(self, width: str) -> float:
-        """Best of square matrix products in `width` and, by its lanes, in fp32."""
-        if width not in LANES:
-            raise ValueError(f"width must be one of {', '.join(LANES)}, got {width}")
-        found = LANES[width] * self._product("fp32")
-        return found if width == "fp32" else max(found, self._product(PRODUCTS.get(width, width)))
+    def peak(self, precision: str) -> float:
+        """Best of square matrix products in `precision` and, by its lanes, in fp32."""
+        if precision not in LANES:
+            raise ValueError(f"precision must be one of {', '.join(LANES)}, got {precision}")
+        found = LANES[precision] * self._product("fp32")
+        return found if precision == "fp32" else max(found, self._product(PRODUCTS.get(precision, precision)))
 
     def bandwidth(self, size: int) -> float:
         """Best of copying (read and written), summing, and multiplying by a vector."""
@@ -106,31 +106,31 @@ class Meter:
         read = held / min(self._best(lambda: matrix @ vector), self._best(matrix.sum))
         return float(max(read, 2 * held / self._best(lambda: other.copy_(matrix))))
 
-    def _product(self, width: str) -> float:
-        """Operations a second; 0 where torch has no kernel for the width here."""
+    def _product(self, precision: str) -> float:
+        """Operations a second; 0 where torch has no kernel for the precision here."""
         torch = self._torch
         best = 0.0
         for size in (8192,) if self._device == "cuda" else (512, 1024):
             a, b = (torch.ones(size, size, device=self._device) for _ in range(2))
             try:
-                run = self._multiply(a, b, width)
+                run = self._multiply(a, b, precision)
                 run()
                 best = max(best, 2 * size**3 / self._best(run))
             except (RuntimeError, NotImplementedError):
                 return 0.0
         return best
 
-    def _multiply(self, a: Any, b: Any, width: str) -> Callable[[], Any]:
+    def _multiply(self, a: Any, b: Any, precision: str) -> Callable[[], Any]:
         torch = self._torch
-        if width == "int8":
+        if precision == "int8":
             whole, other = a.to(torch.int8), b.to(torch.int8)
             return lambda: torch._int_mm(whole, other)
-        if width == "fp8":
+        if precision == "fp8":
             # The second matrix by columns, which is how the kernel wants it.
             eight, columns = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
             one = torch.ones((), device=self._device)
             return lambda: torch._scaled_mm(eight, columns, one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[width]
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         left, right = a.to(dtype), b.to(dtype)
         return lambda: left @ right
 

@@ -57,7 +57,7 @@ class Entry:
 
 
 class LatencyTable:
-    """Times of models under pairs "runtime/width", measured or predicted, under one set of conditions.
+    """Times of models under pairs "runtime/precision", measured or predicted, under one set of conditions.
 
     Args:
         folder: where tables are kept; made when something is added.

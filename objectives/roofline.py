@@ -65,16 +65,16 @@ class Floor:
     bandwidth: float  # bytes a second
 
 
-def work(sizes: Sizes, lengths: Sequence[int], width: str) -> Work:
-    """Of a call with rows of these many real tokens. `width` is that of the weights, a key of `BYTES`.
+def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
+    """Of a call with rows of these many real tokens. `precision` is that of the weights, a key of `BYTES`.
 
-    Blocks that are spared an integer width count as if they were not, and scales beside the weights not at all: the
+    Blocks that are spared an integer precision count as if they were not, and scales beside the weights not at all: the
     floor may be low.
 
     A matrix costs 2 * inputs * outputs a token; attention, scores and weighted sum together, 4 * length^2 * heads *
     head size a row and block (Kaplan et al., 2020, table 1, without their average over a causal mask).
     """
-    size = _bytes_of(width)
+    size = _bytes_of(precision)
     tokens = sum(lengths)
     squares = sum(length * length for length in lengths)
     operations = (
@@ -86,10 +86,10 @@ def work(sizes: Sizes, lengths: Sequence[int], width: str) -> Work:
     return Work(float(operations), float(size * (sizes.weights + sum(sizes.tables))))
 
 
-def floor(sizes: Sizes, inputs: Sequence[Batch], width: str, ceilings: Ceilings) -> Floor:
+def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceilings) -> Floor:
     """The median over the calls of a workload, so that it may be held against a median time."""
-    calls = [work(sizes, batch["attention_mask"].sum(1).tolist(), width) for batch in inputs]
-    peak, bandwidth = ceilings.peak(width), ceilings.bandwidth(int(calls[0].bytes))
+    calls = [work(sizes, batch["attention_mask"].sum(1).tolist(), precision) for batch in inputs]
+    peak, bandwidth = ceilings.peak(precision), ceilings.bandwidth(int(calls[0].bytes))
     seconds = [max(call.operations / peak, call.bytes / bandwidth) for call in calls]
     middle = int(np.argsort(seconds)[(len(seconds) - 1) // 2])
     call = calls[middle]
@@ -139,7 +139,7 @@ def _marked(measurement: Measurement, reason: str) -> Measurement:
 
 
 @functools.cache
-def _bytes_of(width: str) -> float:
-    if width not in BYTES:
-        raise ValueError(f"width must be one of {', '.join(BYTES)}, got {width}")
-    return BYTES[width]
+def _bytes_of(precision: str) -> float:
+    if precision not in BYTES:
+        raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
+    return BYTES[precision]

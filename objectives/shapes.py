@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors")
 KINDS = ("count", "inputs", "outputs")
 
-#: Widths of which every number is stored in; the others are of matrices alone, beside vectors and tables in fp32.
+#: Precisions of which every number is stored in; the others are of matrices alone, beside vectors and tables in fp32.
 WHOLE = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -114,16 +114,16 @@ def params_of(shapes: Shapes) -> Array:
     return shapes.weights + shapes.tables + shapes.vectors
 
 
-def megabytes_of(shapes: Shapes, width: str) -> Array:
-    """(N,): MB of 1e6 bytes that the numbers take when weights have this width, a key of `ceilings.BYTES`.
+def megabytes_of(shapes: Shapes, precision: str) -> Array:
+    """(N,): MB of 1e6 bytes that the numbers take when weights have this precision, a key of `ceilings.BYTES`.
 
-    An integer width is that of the matrices: tables and vectors stay fp32. Scales are not counted, nor what a file
+    An integer precision is that of the matrices: tables and vectors stay fp32. Scales are not counted, nor what a file
     holds beside the numbers.
     """
-    if width not in BYTES:
-        raise ValueError(f"width must be one of {', '.join(BYTES)}, got {width}")
-    rest = BYTES[width] if width in WHOLE else BYTES["fp32"]
-    made: Array = (shapes.weights * BYTES[width] + (shapes.tables + shapes.vectors) * rest) / 1e6
+    if precision not in BYTES:
+        raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
+    rest = BYTES[precision] if precision in WHOLE else BYTES["fp32"]
+    made: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * rest) / 1e6
     return made
 
 

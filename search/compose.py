@@ -28,13 +28,14 @@ from search.measure import limits
 from search.measure.measurer import Measurer
 from search.measure.teacher_check import check_teacher
 from search.prepare import runner as compose
-from search.prepare.prepared import Setting
-from search.propose.deployments import Siblings
-from search.propose.surrogate.cost_model import TableKnowledge
-from search.propose.surrogate.latency_predictor import Known, UnknownAnatomy
+from search.prepare.prepared import Prepared
+from search.propose.deployments import DeploymentSelector
+from search.propose.surrogate.cost_model import TableCostModel
+from search.propose.surrogate.latency_predictor import LatencyPredictor, UnknownAnatomy
 from search.remeasure import measure_again
 from search.report.progress import View
 from search.run_log import here, log_start, run_log
+from search.space.deployments import Deployment
 from search.space.space import Params
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
@@ -82,62 +83,68 @@ def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bo
             )
         agree = partial(check_study, folder, config.study, remeasure=remeasure)
 
-        def approve(setting: Setting) -> None:
-            note = check_teacher(setting, view.progress, clock.deadline)
+        def approve(prepared: Prepared) -> None:
+            note = check_teacher(prepared, view.progress, clock.deadline)
             if note:
                 view.say(f"      note: {note}")
 
         def say(line: str) -> None:
             view.say(f"      {line}")
 
-        setting = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
+        prepared = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
         if remeasure:
-            measure_again(setting, view, clock)
-        return _search(setting, view, clock, retry_failed)
+            measure_again(prepared, view, clock)
+        return _search(prepared, view, clock, retry_failed)
 
 
-def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> Result:
+def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) -> Result:
     from search.propose.study import attribute
     from search.track.tracker import tracking_uri
 
-    config = setting.config
-    siblings = Siblings(setting.space)
-    evaluate = Evaluator(setting, view.progress, clock)
-    knowledge = knowledge_of(setting, evaluate.measurer, siblings, evaluate.maker.made())
-    if knowledge is None and config.sampler == "known-latency":
+    config = prepared.config
+    siblings = DeploymentSelector(prepared.space)
+    evaluate = Evaluator(prepared, view.progress, clock)
+    cost_model = cost_model_of(prepared, evaluate.measurer, siblings, evaluate.weights_builder.stored_settings())
+    if cost_model is None and config.sampler == "known-latency":
         view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
         view.say("      model whose layers are known)")
     proposer = proposer_of(
-        setting, config.budget.trials, siblings, knowledge, clock.left, evaluate.maker.is_made, retry_failed
+        prepared,
+        config.budget.trials,
+        siblings,
+        cost_model,
+        clock.left,
+        evaluate.weights_builder.is_stored,
+        retry_failed,
     )
-    finalists.begin(setting, setting.record(0.0))
+    finalists.begin(prepared, prepared.record(0.0))
     evaluate.measurer.recall(proposer.recalled)
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
-    front = Front(setting.targets, proposer.outcomes)
+    front = Front(prepared.targets, proposer.outcomes)
     results = Path(config.mlruns)
     if proposer.left:  # more will be timed, and counted by the reference of now
         finalists.keep_references(results, config.study, evaluate.measurer.times.references())
     front = front.counted(finalists.read_references(attribute(results, config.study, finalists.REFERENCES)))
-    tracking = Tracking(partial(_tracker_of, setting), view.say, tracking_uri(Path(config.mlruns)))
+    tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)
     learn = _learner(siblings)
     for outcome in front.outcomes:
         learn(outcome, front)
-        if knowledge is not None:
-            knowledge.learn(outcome)
+        if cost_model is not None:
+            cost_model.learn(outcome)
 
     def forecast(_: Outcome, __: Front) -> None:
         view.forecast(proposer.gain)
 
-    known = () if knowledge is None else (knowledge.observe,)
+    known = () if cost_model is None else (cost_model.observe,)
     observers = (*known, evaluate.observe, learn, tracking.observe, forecast, view.observe)
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
             view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
-        result = finish(setting, evaluate, front, view, clock, stopped)
+        result = finish(prepared, evaluate, front, view, clock, stopped)
         ending: Ending = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
         for line in tracking.finish(result.front, result.study, result.exports, ending):
             view.say(line)
@@ -150,16 +157,16 @@ def _search(setting: Setting, view: View, clock: Clock, retry_failed: bool) -> R
     return result
 
 
-def _tracker_of(setting: Setting) -> Tracker:
+def _tracker_of(prepared: Prepared) -> Tracker:
     from search.propose.study import REMEASURED, attribute
     from search.track.tracker import Tracker
 
-    config = setting.config
+    config = prepared.config
     # What was measured again is another record: runs of before keep what they say.
     times = attribute(Path(config.mlruns), config.study, REMEASURED)
     measured = {REMEASURED: times} if times else {}
-    tracker = Tracker(Path(config.mlruns), config.study, setting.space.off)
-    tracker.start(config.to_mapping(), setting.environment, digest_of({**setting.parts, **measured}))
+    tracker = Tracker(Path(config.mlruns), config.study, prepared.space.off)
+    tracker.start(config.to_mapping(), prepared.environment, digest_of({**prepared.parts, **measured}))
     return tracker
 
 
@@ -185,83 +192,83 @@ def _explored(
     return latest[0], limit if proposer.unfinished and not clock.left() else ""
 
 
-def knowledge_of(
-    setting: Setting, measurer: Measurer, siblings: Siblings, made: Sequence[Params] = ()
-) -> TableKnowledge | None:
+def cost_model_of(
+    prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, made: Sequence[Params] = ()
+) -> TableCostModel | None:
     """What is known before training; None where the search is about something else, or the model's shape is unknown."""
-    if not setting.weighs_quality_and_latency:
+    if not prepared.weighs_quality_and_latency:
         return None
     try:
-        return TableKnowledge(setting, Known(setting, measurer), siblings, made)
+        return TableCostModel(prepared, LatencyPredictor(prepared, measurer), siblings, made)
     except UnknownAnatomy as reason:
         log.info("sampler: %s", reason)
         return None
 
 
 def proposer_of(
-    setting: Setting,
+    prepared: Prepared,
     total: int,
-    siblings: Siblings,
-    knowledge: TableKnowledge | None,
+    siblings: DeploymentSelector,
+    cost_model: TableCostModel | None,
     go_on: Callable[[], bool],
     made: Callable[[Recipe], bool] = lambda recipe: False,
     retry_failed: bool = False,
 ) -> Proposer:
-    """The study of this setting, new or resumed, with what it is to try next.
+    """The study of this prepared, new or resumed, with what it is to try next.
 
-    `knowledge` is None where the search is not about the task's metric and the main latency: then everybody is
+    `cost_model` is None where the search is not about the task's metric and the main latency: then everybody is
     trained in full, and the default sampler is TPE.
     """
     from search.propose import SAMPLERS, KnownLatency, Proposer, open_study
 
-    config = setting.config
-    outlook = None if knowledge is None else _outlook(setting, knowledge)
+    config = prepared.config
+    outlook = None if cost_model is None else _outlook(prepared, cost_model)
 
     study = open_study(
         Path(config.mlruns),
         config.study,
-        setting.targets,
-        lambda seed: SAMPLERS[config.sampler](seed, setting.space, outlook),
+        prepared.targets,
+        lambda seed: SAMPLERS[config.sampler](seed, prepared.space, outlook),
         config.seed,
-        setting.parts,
-        setting.environment,
+        prepared.parts,
+        prepared.environment,
     )
-    kept = partial(limits.violations, setting)
+    kept = partial(limits.violations, prepared)
     asked = study.sampler
     forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
-    decisions = None if outlook is None else _ladder(setting, outlook, forecast)
+    decisions = None if outlook is None else _ladder(prepared, outlook, forecast)
     return Proposer(
         study,
-        setting.space,
-        setting.targets,
+        prepared.space,
+        prepared.targets,
         total,
-        setting.recipe,
+        prepared.recipe,
         siblings,
         kept,
         config.seed,
         go_on,
         decisions,
         made,
-        before(setting),
+        before(prepared),
         retry_failed,
     )
 
 
-def before(setting: Setting) -> Sequence[Outcome]:
+def before(prepared: Prepared) -> Sequence[Outcome]:
     """What an equal search found on this machine: of this configuration, whatever its name and its budget were."""
     from search.propose.study import same_search
 
-    config = setting.config
+    config = prepared.config
     if not config.measure.reuse:
         return ()
     mine = _what_matters(config.to_mapping())
 
     def alike(about: Any) -> bool:
-        if about is None or clock.difference(about["hardware"], setting.environment):
+        if about is None or clock.difference(about["hardware"], prepared.environment):
             return False
         return bool(_what_matters(about["config"]) == mine)
 
-    return same_search(Path(config.mlruns), config.study, setting.parts, alike)
+    return same_search(Path(config.mlruns), config.study, prepared.parts, alike)
 
 
 def _what_matters(config: Mapping[str, Any]) -> Any:
@@ -270,51 +277,51 @@ def _what_matters(config: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(left))
 
 
-def _outlook(setting: Setting, knowledge: TableKnowledge) -> Outlook:
+def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     from search.propose import Aims, Outlook, QualityModel, Record, weights_grid
 
-    wanted = setting.config.limits
+    wanted = prepared.config.limits
     aims = Aims(
-        quality=next(t for t in setting.targets if t.objective == setting.metric),
-        floor=setting.floor,
-        keep=setting.config.economy.keep,
-        latest=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
-        least=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
+        quality=next(t for t in prepared.targets if t.objective == prepared.metric),
+        floor=prepared.floor,
+        keep=prepared.config.economy.keep,
+        max_log_latency=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
+        min_quality=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
         most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
     )
-    space = setting.space
+    space = prepared.space
     record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
-    return Outlook(record, knowledge, QualityModel(), aims)
+    return Outlook(record, cost_model, QualityModel(), aims)
 
 
-def _ladder(setting: Setting, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
+def _ladder(prepared: Prepared, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
     from search.propose import Bounds, Economy, Ladder, weights_grid
 
-    wanted, recover = setting.config.economy, setting.config.recover
+    wanted, recover = prepared.config.economy, prepared.config.recover
     economy = Economy(
         shares=(*(wanted.rungs if recover.epochs > 0 else ()), 1.0),
         halving=wanted.halving,
         reject=wanted.reject,
         audit=wanted.audit,
-        least_gain=setting.config.budget.least_gain,
-        seed=setting.config.seed,
+        least_gain=prepared.config.budget.least_gain,
+        seed=prepared.config.seed,
     )
-    knobs = {name: setting.space.knobs[name] for name in weights_grid(setting.space).values}
+    knobs = {name: prepared.space.knobs[name] for name in weights_grid(prepared.space).values}
     return Ladder(outlook, economy, Bounds(outlook, knobs), forecast)
 
 
-def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
+def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
     """Held-out quality and the final campaign, which decides the front again, then the export."""
-    config = setting.config
+    config = prepared.config
     front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
     exports = Path(config.mlruns) / "exports" / config.study
     before = finalists.spent_before(config)
-    study = setting.record(before + clock.seconds)
+    study = prepared.record(before + clock.seconds)
     if front.members:
-        front, study = finalists.measure(setting, evaluate, front, study, view, clock)
+        front, study = finalists.measure(prepared, evaluate, front, study, view, clock)
         study = replace(study, seconds=round(before + clock.seconds, 1))
-    finalists.remember(setting, front, study)  # before the export, so that no timing is lost if that ends early
-    finalists.end(setting)
+    finalists.remember(prepared, front, study)  # before the export, so that no timing is lost if that ends early
+    finalists.end(prepared)
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)
@@ -324,14 +331,14 @@ def finish(setting: Setting, evaluate: Evaluator, front: Front, view: View, cloc
     return Result(front, study, exports, stopped)
 
 
-def _learner(siblings: Siblings) -> Callable[[Outcome, Front], None]:
+def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:
     """An observer that tells `siblings` what the baselines measured, once there are any."""
-    seen: dict[tuple[str, str], tuple[Estimate, float]] = {}
+    seen: dict[Deployment, tuple[Estimate, float]] = {}
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
-            pair = (outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["width"]))
-            seen[pair] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
+            deployment = Deployment(outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["precision"]))
+            seen[deployment] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
             siblings.learn(seen)
 
     return learn

@@ -50,7 +50,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     for note in (*splits.notes, *notes):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
-    ways = f"{len(space.pairs)} pairs of runtime and width"
+    ways = f"{len(space.deployments)} deployments"
     yield f"space     {space.size():,} settings of {len(space.searched)} knobs, in {ways}"
     yield from _knob_lines(space)
     for name, why in space.missing.items():
@@ -66,11 +66,11 @@ def _knob_lines(space: Space) -> Iterator[str]:
 
 def _cost_lines(config: RunConfig, space: Space, rows: int) -> Iterator[str]:
     """Counts of work: rows trained on, and models measured."""
-    baselines = len(space.pairs)
+    baselines = len(space.deployments)
     first = len(anchors(space))
     sampled = max(0, config.budget.trials - baselines)
     recovered = min(config.recover.rows or rows, rows) * config.recover.epochs
-    yield f"baselines {baselines} trials: the uncompressed model under every pair"
+    yield f"baselines {baselines} trials: the uncompressed model under every deployment"
     yield f"anchors   up to {first} known good settings, then the sampler {config.sampler!r}"
     taught = config.teacher.epochs * rows
     yield f"training  teacher {taught:,.0f} rows; every new set of weights at most {recovered:,.0f} rows"

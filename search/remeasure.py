@@ -11,12 +11,12 @@ from search.execute.evaluate import Evaluator
 from search.front.front import LATENCY, Outcome
 from search.front.wording import describe, text
 from search.measure import limits
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.report.progress import View
-from search.space.space import RUNTIME, WIDTH
+from search.space.space import PRECISION, RUNTIME
 
 
-def measure_again(setting: Setting, view: View, clock: Clock) -> None:
+def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
     """Replace the study by the same recipes measured here: times, memory and quality, nothing of it remembered.
 
     The weights are found in the store, or made again. Until the last of them is measured the study stays as it was;
@@ -27,17 +27,17 @@ def measure_again(setting: Setting, view: View, clock: Clock) -> None:
     """
     from search.propose.replacement import Replacement
 
-    config = setting.config
+    config = prepared.config
     again = Replacement(
         Path(config.mlruns),
         config.study,
-        setting.space,
-        setting.targets,
-        partial(limits.violations, setting),
-        setting.parts,
-        setting.environment,
+        prepared.space,
+        prepared.targets,
+        partial(limits.violations, prepared),
+        prepared.parts,
+        prepared.environment,
     )
-    fresh = replace(setting, config=replace(config, measure=replace(config.measure, reuse=False)))
+    fresh = replace(prepared, config=replace(config, measure=replace(config.measure, reuse=False)))
     evaluate = Evaluator(fresh, view.progress, clock)
     left = again.left
     view.say(f"      measuring {len(left)} trials again on this machine: times, memory, and quality")
@@ -45,7 +45,7 @@ def measure_again(setting: Setting, view: View, clock: Clock) -> None:
         try:
             if not clock.left():
                 raise OutOfTime
-            found = measured_here(setting, evaluate, outcome)
+            found = measured_here(prepared, evaluate, outcome)
         except OutOfTime as error:
             raise TimeoutError(
                 f"the time limit ended when {done} of {len(left)} trials were measured again; the study is as it was, "
@@ -57,13 +57,13 @@ def measure_again(setting: Setting, view: View, clock: Clock) -> None:
     view.say(f"      all is measured again; the figures of before stay as the study {kept}")
 
 
-def measured_here(setting: Setting, evaluate: Evaluator, outcome: Outcome) -> Outcome:
+def measured_here(prepared: Prepared, evaluate: Evaluator, outcome: Outcome) -> Outcome:
     """What becomes of a measured outcome on this machine: infeasible where its runtime or precision is not here."""
     params = outcome.recipe.params
-    runtime, width = str(params[RUNTIME]), str(params.get(WIDTH, "fp32"))
-    if (runtime, width) in setting.space.pairs:
+    runtime, precision = str(params[RUNTIME]), str(params.get(PRECISION, "fp32"))
+    if (runtime, precision) in prepared.space.deployments:
         return evaluate.anew(outcome)
-    why = setting.space.missing.get(runtime, f"{runtime} has no {width} kernels here")
+    why = prepared.space.missing.get(runtime, f"{runtime} has no {precision} kernels here")
     return Outcome(outcome.number, outcome.recipe, "infeasible", why, rung=outcome.rung, baseline=outcome.baseline)
 
 

@@ -35,7 +35,7 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
         knobs = axis.knobs(shape or NO_SHAPE)
         given = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
         given = {k.name: given[k.name] if k.applies(given) else k.off for k in knobs}
-        if any(given[k.name] != k.off for k in knobs if not k.mode):
+        if any(given[k.name] != k.off for k in knobs if not k.method):
             steps.append(Step(axis.name, {k.name: given[k.name] for k in knobs if given[k.name] != k.off}))
     return tuple(steps)
 
@@ -121,5 +121,5 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
 
     Raises Infeasible where the runtime cannot run it here.
     """
-    two_of_four.check(read_config(folder)[1], runtime, str(plan["width"]), context)
+    two_of_four.check(read_config(folder)[1], runtime, str(plan["precision"]), context)
     return registry.runtime_named(runtime).open(folder, plan, context)

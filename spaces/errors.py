@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class Infeasible(Exception):  # noqa: N818 - a finding about a recipe, not an error of the program
-    """This recipe cannot exist here, and why: no kernel for the width, a missing package or compiler."""
+    """This recipe cannot exist here, and why: no kernel for the precision, a missing package or compiler."""

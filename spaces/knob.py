@@ -13,8 +13,8 @@ Settings = Mapping[str, Value]
 class Knob:
     """One searched setting: an ordered range (`low`..`high` in steps of `step`, or log), or unordered `choices`.
 
-    `off` is the value that makes its axis the identity. A `mode` knob chooses how an axis works, not whether:
-    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is a `closed` knob,
+    `off` is the value that makes its axis the identity. A `method` knob chooses how an axis works, not whether:
+    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is an `opt_in` knob,
     which does switch its axis on. A knob that `needs` values of another of its axis is off under the other values.
     """
 
@@ -26,8 +26,8 @@ class Knob:
     high: int | float | None = None
     step: int | float | None = None
     log: bool = False
-    mode: bool = False
-    closed: bool = False
+    method: bool = False
+    opt_in: bool = False
     needs: tuple[str, tuple[Value, ...]] | None = None
 
     @property

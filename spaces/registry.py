@@ -34,7 +34,7 @@ AXIS_ENTRIES = (
         "low_rank", "spaces.axes.low_rank", "LowRankFactors", ("rank", "embeddings", "method", "allocation", "where")
     ),
     Entry("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
-    Entry("bits", "spaces.axes.bits", "Bits", ("width", "embeddings", "wide")),
+    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "fp32_blocks")),
 )
 #: The first is the reference: parity and "times faster than eager" are against it. A search's first trials take the
 #: last that is here, so the last are runtimes that open quickly.
@@ -51,10 +51,10 @@ RUNTIME_ENTRIES = (
 )
 
 #: Measured only where they are named: opening one takes a minute or more for every set of weights.
-CLOSED_RUNTIMES = ("compiled-max-autotune",)
+OPT_IN_RUNTIMES = ("compiled-max-autotune",)
 
 #: By the knob that names it: what is written after a library's documentation, and has not run on its hardware yet.
-EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.width": ("fp8",), "sparse.pattern": ("2-of-4",)}
+EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.precision": ("fp8",), "sparse.pattern": ("2-of-4",)}
 
 
 @functools.cache

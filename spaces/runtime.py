@@ -39,8 +39,8 @@ class Runtime(Protocol):
         """Why it cannot run here at all, or None. Must be cheap and must not import heavy packages."""
         ...
 
-    def widths(self, context: Context) -> tuple[str, ...]:
-        """Bit widths it lowers to real kernels on this device, "fp32" first."""
+    def precisions(self, context: Context) -> tuple[str, ...]:
+        """Bit precisions it lowers to real kernels on this device, "fp32" first."""
         ...
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:

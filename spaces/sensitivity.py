@@ -1,4 +1,4 @@
-"""Which blocks feel rounding most: what `bits.wide` keeps in fp32.
+"""Which blocks feel rounding most: what `bits.fp32_blocks` keeps in fp32.
 
 To first order, an error e at the outputs of a matrix changes the log-probability of the predicted class by g . e, with
 g its gradient there. With errors that are independent between outputs the expected square of that is the sum of
@@ -102,5 +102,5 @@ def read(folder: Path) -> list[str]:
     """
     path = folder / FILE
     if not path.is_file():
-        raise Infeasible(f"bits.wide needs {path}, the order of the blocks, and it is not there")
+        raise Infeasible(f"bits.fp32_blocks needs {path}, the order of the blocks, and it is not there")
     return [str(block["path"]) for block in json.loads(path.read_text())["blocks"]]

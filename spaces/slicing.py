@@ -67,7 +67,7 @@ def fill(root: nn.Module, source: nn.Module, cuts: Mapping[str, Cut], renamed: M
             target.bias.copy_(chosen)  # type: ignore[operator]
 
 
-def spelled(indices: Sequence[int]) -> str:
+def encode_ranges(indices: Sequence[int]) -> str:
     """Sorted indices as text for a plan: [0, 1, 2, 5] is "0-2,5"."""
     parts: list[str] = []
     start = previous = None
@@ -81,8 +81,8 @@ def spelled(indices: Sequence[int]) -> str:
     return ",".join(parts)
 
 
-def indices_of(text: str) -> list[int]:
-    """The inverse of `spelled`."""
+def decode_ranges(text: str) -> list[int]:
+    """The inverse of `encode_ranges`."""
     found: list[int] = []
     for part in filter(None, text.split(",")):
         low, _, high = part.partition("-")

@@ -21,7 +21,7 @@ from spaces.runtime import Context
 from spaces.sparse import TwoOfFour, sparse_modules
 
 RUNTIMES = ("eager", "compiled")  # those that hand torch's tensor subclasses on to their kernels
-WIDTHS = ("fp16", "bf16")
+PRECISIONS = ("fp16", "bf16")
 CAPABILITY = (8, 0)  # sparse tensor cores came with Ampere
 
 
@@ -35,15 +35,15 @@ def missing(context: Context) -> str | None:
     return None
 
 
-def check(plans: Mapping[str, Plan], runtime: str, width: str, context: Context) -> None:
+def check(plans: Mapping[str, Plan], runtime: str, precision: str, context: Context) -> None:
     """Raise Infeasible for a model of these plans with 2:4 matrices that `runtime` would run as if they were whole."""
     if plans.get("sparse", {}).get("pattern", "any") == "any":
         return
     why = missing(context)
     if why is None and runtime not in RUNTIMES:
         why = f"{runtime} has no 2:4 kernels: {' and '.join(RUNTIMES)} have"
-    if why is None and width not in WIDTHS:
-        why = f"2:4 kernels multiply {' and '.join(WIDTHS)}, not {width}"
+    if why is None and precision not in PRECISIONS:
+        why = f"2:4 kernels multiply {' and '.join(PRECISIONS)}, not {precision}"
     if why is not None:
         raise Infeasible(f"sparse.pattern: {why}")
 

@@ -31,7 +31,7 @@ QUICK: Mapping[str, Any] = {
         "distill": {"layers": [1, 2]},
         "prune": {"neurons": [0.5, 1.0], "heads": "off"},
         "low_rank": "off",
-        "bits": {"width": ["fp32", "int8"]},
+        "bits": {"precision": ["fp32", "int8"]},
         "runtime": {"name": ["eager", "onnx"]},
     },
     "device": "cpu",

@@ -45,27 +45,29 @@ def run(place: Place, report: Report) -> None:
 
 def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
     record = read_exported(folder)
-    width = str(build.precision_of(record.recipe)["width"])
+    precision = str(build.precision_of(record.recipe)["precision"])
     name = record.recipe.runtime.name
     measured = record.measurements
-    row = report.add(study=record.study, trial=record.number, runtime=name, precision=width, ms=measured[LATENCY].value)
+    row = report.add(
+        study=record.study, trial=record.number, runtime=name, precision=precision, ms=measured[LATENCY].value
+    )
     try:
         found = check.check(folder, results(place))
         report.fill(row, check="FAILED" if found.problem else "ok", seen=found.problem or found.lines[-1])
-        ms, where = on_cpu(folder, record, width, place.dry)
+        ms, where = on_cpu(folder, record, precision, place.dry)
         report.fill(row, cpu_ms=ms, **{"cpu runtime": where})
     except Exception as error:  # one that does not load must not hide the others
         report.fill(row, check=row.get("check", "FAILED"), seen=several.brief(error))
     return row
 
 
-def on_cpu(folder: Path, record: BestConfig, width: str, dry: bool) -> tuple[float, str]:
+def on_cpu(folder: Path, record: BestConfig, precision: str, dry: bool) -> tuple[float, str]:
     """(median ms on this machine's CPU, under what): its own runtime where that runs there, else eager in fp32."""
     context = Context("cpu", cores())
     name, plan = record.recipe.runtime.name, build.precision_of(record.recipe)
     runtime = registry.runtime_named(name)
-    if runtime.missing(context) is not None or width not in runtime.widths(context):
-        name, plan = "eager", {"width": "fp32"}
+    if runtime.missing(context) is not None or precision not in runtime.precisions(context):
+        name, plan = "eager", {"precision": "fp32"}
     load, base = record.config["workload"], read_config(folder)[0]
     length = 32 if load["length"] == "data" else int(load["length"])
     fed = list(inputs(Workload(int(load["batch"]), length), base.inputs, frame_in(folder)))
@@ -75,4 +77,4 @@ def on_cpu(folder: Path, record: BestConfig, width: str, dry: bool) -> tuple[flo
             timed = latency.measure(side, None, fed, QUICK.lasting(DRY_S if dry else CPU_S), 0, {"device": "cpu"})
     except Infeasible as reason:
         raise RuntimeError(f"on the CPU: {reason}") from reason
-    return timed[LATENCY].value, f"{name} {plan['width']}"
+    return timed[LATENCY].value, f"{name} {plan['precision']}"

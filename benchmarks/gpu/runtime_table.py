@@ -111,10 +111,10 @@ class Case:
         return self.precision.startswith("2:4")
 
     @property
-    def width(self) -> str:
+    def kernel_precision(self) -> str:
         """As the runtimes call it; TF32 is a way to multiply fp32."""
-        width = self.precision.removeprefix("2:4 ")
-        return "fp32" if width == "tf32" else width
+        precision = self.precision.removeprefix("2:4 ")
+        return "fp32" if precision == "tf32" else precision
 
 
 def cases() -> Iterator[Case]:
@@ -186,8 +186,8 @@ def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool
 
     context = Context(place.device)
     try:
-        two_of_four.check(folders.plans(case), case.runtime, case.width, context)
-        require(registry.runtime_named(case.runtime), {"width": case.width}, context)
+        two_of_four.check(folders.plans(case), case.runtime, case.kernel_precision, context)
+        require(registry.runtime_named(case.runtime), {"precision": case.kernel_precision}, context)
     except Infeasible as reason:
         report.add(**named(case), note=several.brief(reason))
         return False
@@ -265,17 +265,17 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
 
 
 def opening(case: Case, folder: Path, place: Place) -> Remote:
-    predict = partial(open_case, folder, case.runtime, case.width, case.precision == "tf32", place.device)
+    predict = partial(open_case, folder, case.runtime, case.kernel_precision, case.precision == "tf32", place.device)
     return open_bench(predict, place.device, timeout_s=min(OPEN_S, place.left_s))
 
 
-def open_case(folder: Path, runtime: str, width: str, tf32: bool, device: str) -> Predict:
+def open_case(folder: Path, runtime: str, precision: str, tf32: bool, device: str) -> Predict:
     """In the process of the case."""
     if tf32:
         import torch
 
         torch.set_float32_matmul_precision("high")
-    return build.open_predict(folder, runtime, {"width": width}, Context(device))
+    return build.open_predict(folder, runtime, {"precision": precision}, Context(device))
 
 
 def open_meter(device: str) -> Remote:
@@ -341,7 +341,7 @@ def _time(
     )
     sizes = sizes_of(folder)
     if sizes is not None:
-        floor = roofline.floor(sizes, fed, case.width, ceilings)
+        floor = roofline.floor(sizes, fed, case.kernel_precision, ceilings)
         note = "; ".join(filter(None, (row["note"], roofline.under(floor, found[latency.P50.name]))))
         report.fill(row, floor_ms=floor.ms, **{"roofline %": 100 * floor.ms / row["host_ms"]}, note=note)
     if case.shape == WHOLE and (place.dry or case.precision == "bf16"):

@@ -16,7 +16,7 @@ from spaces.runtime import Context
 #: Ranges that end with the number of blocks of a model.
 OWN = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
-    ("bits", "wide"): "0 to the model's own, off: 0",
+    ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
 }
 
 
@@ -38,8 +38,8 @@ def lines() -> Iterator[str]:
         yield f"runtimes on this {device}"
         for runtime in registry.runtimes():
             why = runtime.missing(context)
-            widths = (_marked("bits.width", width) for width in runtime.widths(context))
-            state = f"widths: {', '.join(widths)}" if why is None else f"not here: {why}"
+            precisions = (_marked("bits.precision", precision) for precision in runtime.precisions(context))
+            state = f"precisions: {', '.join(precisions)}" if why is None else f"not here: {why}"
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "objectives"

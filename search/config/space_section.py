@@ -66,7 +66,7 @@ def narrow_axis(
         if knob.name in specs:
             made.append(narrow(knob, specs[knob.name], where(f"space.{axis}.{knob.name}")))
         else:
-            made.append(knob.fixed(knob.off) if knob.mode or knob.closed else knob)
+            made.append(knob.fixed(knob.off) if knob.method or knob.opt_in else knob)
     return tuple(made)
 
 

@@ -29,7 +29,7 @@ from search.front.study_record import StudyRecord
 from search.measure.limits import broken
 from search.measure.measurer import Measurer, at_first_use
 from search.measure.timing import BASELINE, Finalist
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.report.progress import View
 from search.store.paths import located
 from search.store.store import digest_in
@@ -95,7 +95,7 @@ LATE = "the time limit passed"
 
 
 def measure(
-    setting: Setting, evaluate: Evaluator, front: Front, study: StudyRecord, view: View, clock: Clock
+    prepared: Prepared, evaluate: Evaluator, front: Front, study: StudyRecord, view: View, clock: Clock
 ) -> tuple[Front, StudyRecord]:
     """The front decided again on the final campaign, and `study` with held-out results.
 
@@ -104,7 +104,7 @@ def measure(
     of them is measured again (`StudyRecord.renewed`), late or not: no record is of other weights. What an earlier run's
     campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
     """
-    known, before = remembered(setting)
+    known, before = remembered(prepared)
     evaluate.finishing = True
     found = Gathered()
     while True:  # weights that are other numbers now may change who is a finalist
@@ -114,9 +114,9 @@ def measure(
             break
         for outcome in new:
             view.progress(f"finalist {outcome.number}", len(found.made) / len(wanted))
-            _gather(evaluate, Path(setting.config.mlruns), outcome, known, found, clock)
+            _gather(evaluate, Path(prepared.config.mlruns), outcome, known, found, clock)
     front = front.renewed(found.renewed)
-    digest = _digest(setting, evaluate.measurer, [o for o in wanted if o.number in found.made], found.made)
+    digest = _digest(prepared, evaluate.measurer, [o for o in wanted if o.number in found.made], found.made)
     if before.digest == digest and not before.late:
         final = before
     else:
@@ -126,7 +126,7 @@ def measure(
             final, measurements={n: {**m, **found.energy.get(n, {})} for n, m in final.measurements.items()}
         )
     study = replace(study, held_out=found.held_out, checks=found.checks, made=found.made, renewed=found.renewed)
-    return front.decided(final, partial(broken, setting.config.limits, setting.metric)), study
+    return front.decided(final, partial(broken, prepared.config.limits, prepared.metric)), study
 
 
 def _gather(
@@ -159,13 +159,13 @@ def _gather(
     found.ready[number] = outcome, folder
 
 
-def _digest(setting: Setting, measurer: Measurer, timed: list[Outcome], made: Mapping[int, str]) -> str:
+def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], made: Mapping[int, str]) -> str:
     """Of all that a campaign depends on: who is timed, on which weights, under which conditions, and how long."""
     times = measurer.times
     return digest_of(
         {
             "models": sorted([o.number, o.recipe.digest, made[o.number]] for o in timed),
-            "hardware": clocks.digest(setting.environment),
+            "hardware": clocks.digest(prepared.environment),
             "workloads": {mark: times.inputs(mark)[1] for mark in ("", *times.marks)},
             "seconds": times.plan.model_s,
         }
@@ -227,19 +227,19 @@ REFERENCES = "references"
 NOTHING_FINAL: Mapping[str, Any] = {"seconds": 0.0, "final": Final().to_json(), "held_out": {}, "checks": {}}
 
 
-def begin(setting: Setting, study: StudyRecord) -> None:
+def begin(prepared: Prepared, study: StudyRecord) -> None:
     """Keep in the study what `front` and `export` show of it before it has ended."""
     from search.propose.study import set_attribute
 
     about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
-    set_attribute(Path(setting.config.mlruns), setting.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
+    set_attribute(Path(prepared.config.mlruns), prepared.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
 
 
-def end(setting: Setting) -> None:
+def end(prepared: Prepared) -> None:
     """What `begin` was told of is at its end."""
     from search.propose.study import attribute, set_attribute
 
-    folder, name = Path(setting.config.mlruns), setting.config.study
+    folder, name = Path(prepared.config.mlruns), prepared.config.study
     begun = attribute(folder, name, BEGUN)
     if begun is not None:
         set_attribute(folder, name, ENDED, begun["run"])
@@ -258,7 +258,7 @@ def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, sta
     return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
 
 
-def remember(setting: Setting, front: Front, study: StudyRecord) -> None:
+def remember(prepared: Prepared, front: Front, study: StudyRecord) -> None:
     """Keep in the study what `front` and `export` show later."""
     from search.propose.study import set_attribute
 
@@ -269,11 +269,11 @@ def remember(setting: Setting, front: Front, study: StudyRecord) -> None:
         "seconds": study.seconds,
         "held_out": _plain(study.held_out),
         "final": front.final.to_json(),
-        "checks": {str(n): setting.written(path) for n, path in study.checks.items()},
+        "checks": {str(n): prepared.written(path) for n, path in study.checks.items()},
         "made": {str(n): digest for n, digest in study.made.items()},
         "renewed": {str(n): outcome.to_json() for n, outcome in study.renewed.items()},
     }
-    set_attribute(Path(setting.config.mlruns), setting.config.study, "about", about)
+    set_attribute(Path(prepared.config.mlruns), prepared.config.study, "about", about)
 
 
 def read_study(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
@@ -299,14 +299,14 @@ def spent_before(config: RunConfig) -> float:
     return 0.0 if about is None else float(about["seconds"])
 
 
-def remembered(setting: Setting) -> tuple[StudyRecord, Final]:
+def remembered(prepared: Prepared) -> tuple[StudyRecord, Final]:
     """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
     from search.propose.study import attribute
 
-    about = attribute(Path(setting.config.mlruns), setting.config.study, "about")
-    if about is None or clocks.difference(about["hardware"], setting.environment):
-        return StudyRecord(setting.config.to_mapping(), dict(setting.environment)), Final()
-    return read_study({**about["config"], "mlruns": setting.config.mlruns}, about), Final.from_json(about["final"])
+    about = attribute(Path(prepared.config.mlruns), prepared.config.study, "about")
+    if about is None or clocks.difference(about["hardware"], prepared.environment):
+        return StudyRecord(prepared.config.to_mapping(), dict(prepared.environment)), Final()
+    return read_study({**about["config"], "mlruns": prepared.config.mlruns}, about), Final.from_json(about["final"])
 
 
 def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:

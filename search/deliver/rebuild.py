@@ -47,9 +47,9 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
         )
 
     with results_folder(config):
-        setting = compose.prepare(config, view.progress, agree=agree)
+        prepared = compose.prepare(config, view.progress, agree=agree)
     clock = Clock(None)
-    evaluate = Evaluator(setting, view.progress, clock)
+    evaluate = Evaluator(prepared, view.progress, clock)
     outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)
     if outcome.status != "complete":
         raise RuntimeError(f"{outcome.status}: {outcome.reason}")
@@ -57,8 +57,8 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
     evaluate.measurer.complete(outcome.recipe, folder)
     opened = partial(evaluate.measurer.opened, outcome.recipe, folder)
     reference = check.write_reference(evaluate.measurer, outcome, folder, opened)
-    study = replace(setting.record(clock.seconds), checks={record.number: reference})
-    export_model(Front(setting.targets, (outcome,)), study, outcome, target, evaluate.measurer.exported)
+    study = replace(prepared.record(clock.seconds), checks={record.number: reference})
+    export_model(Front(prepared.targets, (outcome,)), study, outcome, target, evaluate.measurer.exported)
     for name, before in record.measurements.items():
         if name in outcome.measurements:
             yield f"{title(name):<16}{text(before):>14} in the record {text(outcome.measurements[name]):>14} here"

@@ -146,8 +146,8 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
 
 
 def tolerance(record: BestConfig, context: Context) -> float:
-    width = str(build.precision_of(record.recipe)["width"])
-    return TOLERANCE[width] * (ELSEWHERE if same_kind(record, context) else 1.0)
+    precision = str(build.precision_of(record.recipe)["precision"])
+    return TOLERANCE[precision] * (ELSEWHERE if same_kind(record, context) else 1.0)
 
 
 def check(folder: Path, mlruns: Path) -> Found:
@@ -207,7 +207,7 @@ def _quality_lines(
     if isinstance(rows, str):
         return [f"validation split: not compared, because its data cannot be read here: {rows}"]
     encoded, labels = rows.split("validation")
-    batches = rows.batches(encoded, rows.batch_for(str(build.precision_of(record.recipe)["width"])))
+    batches = rows.batches(encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
     found = np.concatenate([o["logits"] for o in outputs])
     metric = str(record.config["metric"])
@@ -311,7 +311,7 @@ def baseline_folder(folder: Path, record: BestConfig, rows: Rows | str) -> Path 
 
 def _eager(folder: Path, context: Context) -> Remote:
     """The weights in `folder` as they came, under plain PyTorch."""
-    opening = partial(build.open_predict, folder, "eager", {"width": "fp32"}, context)
+    opening = partial(build.open_predict, folder, "eager", {"precision": "fp32"}, context)
     return open_bench(opening, context.device, context.threads, timeout_s=600)
 
 

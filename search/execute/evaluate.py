@@ -1,4 +1,4 @@
-"""Job to outcomes: build the weights, then measure them under every runtime and width asked for.
+"""Job to outcomes: build the weights, then measure them under every runtime and precision asked for.
 
 The one place that catches broadly: whatever goes wrong with a candidate becomes its outcome's status and reason. A
 mistake in our own code is no candidate's failure, and ends the run (`search.failures`).
@@ -22,13 +22,13 @@ from search import run_log
 from search.deadline import Clock, OutOfTime
 from search.errors import disk_is_full
 from search.execute.executor import Job
-from search.execute.weights import Maker
+from search.execute.weights import WeightsBuilder
 from search.failures import is_transient, of_the_candidate, once_more
 from search.front.front import LATENCY, Front, Outcome, Status
 from search.front.wording import describe, quantity
 from search.measure.limits import broken
 from search.measure.measurer import Measurer, Progress, Stopwatch
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.store.store import digest_in
 from spaces.base import WEIGHTS
 from spaces.errors import Infeasible
@@ -48,11 +48,11 @@ class TrialTimeout(TimeoutError):  # noqa: N818 - as TimeoutError is one
 class Evaluator:
     """Evaluates jobs one after the other."""
 
-    def __init__(self, setting: Setting, progress: Progress, clock: Clock) -> None:
-        self._setting, self._progress, self._clock = setting, progress, clock
+    def __init__(self, prepared: Prepared, progress: Progress, clock: Clock) -> None:
+        self._prepared, self._progress, self._clock = prepared, progress, clock
         self._watch = Stopwatch()
-        self.measurer = Measurer(setting, progress, self._limit_s, self._watch)
-        self.maker = Maker(setting, progress, self._limit_s)
+        self.measurer = Measurer(prepared, progress, self._limit_s, self._watch)
+        self.weights_builder = WeightsBuilder(prepared, progress, self._limit_s)
         self._fast_enough: set[str] = set()  # recipes whose latency was seen to keep the limit
         self._tracebacks: dict[str, str] = {}  # of recipes that failed and have no number yet, by digest
         self.finishing = False  # the finalists' turn: the search's own deadline is over
@@ -82,9 +82,9 @@ class Evaluator:
         if left:
             try:
                 with self._watch.timed("weights"):
-                    folder = self._twice(lambda: self.maker.weights(job.recipe, job.looks), job.recipe)
+                    folder = self._twice(lambda: self.weights_builder.get_or_build(job.recipe, job.looks), job.recipe)
                 if job.recipe.recover:  # lower rungs have trained a part of it
-                    trained = self.maker.seen(folder).trained_s
+                    trained = self.weights_builder.seen(folder).trained_s
                     self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])
             except Exception as error:
                 failure = self._status_of(error, job.recipe)
@@ -100,7 +100,7 @@ class Evaluator:
 
     def weights(self, recipe: Recipe) -> Path:
         """The folder of the recipe's weights: the teacher's own, or made and stored."""
-        return self.maker.weights(recipe)
+        return self.weights_builder.get_or_build(recipe)
 
     def again(self, outcome: Outcome, folder: Path) -> Outcome:
         """A measured outcome, measured on the weights in `folder`, which are other numbers now."""
@@ -121,18 +121,18 @@ class Evaluator:
             if found := self._tracebacks.pop(outcome.recipe.digest, ""):
                 log.error("%s", found)
         if outcome.status not in ("complete", "paused") and outcome.recipe.recover:
-            self.maker.forget(outcome.recipe)
+            self.weights_builder.forget(outcome.recipe)
 
     def _looked_at(self, job: Job) -> Outcome:
         """A candidate on a lower rung: paused, with what was seen."""
         try:
-            seen, beside = self._twice(lambda: self.maker.look(job.recipe, job.share), job.recipe)
+            seen, beside = self._twice(lambda: self.weights_builder.look(job.recipe, job.share), job.recipe)
         except Exception as error:
             return self._outcome(job, job.recipe, *self._status_of(error, job.recipe))
         self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
-        rungs = seen.by_rung(self.maker.shares)
+        rungs = seen.by_rung(self.weights_builder.shares)
         reached = quantity(rungs[job.rung], "fraction")
-        reason = f"{self._setting.metric} {reached} after {job.share:.0%} of its recovery"
+        reason = f"{self._prepared.metric} {reached} after {job.share:.0%} of its recovery"
         return replace(self._outcome(job, job.recipe, "paused", reason), rungs=rungs)
 
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
@@ -143,14 +143,14 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, recipe, *self._status_of(error, recipe))
         made = self._outcome(job, recipe, "complete", "")
-        rungs = self.maker.seen(folder).by_rung(self.maker.shares)
+        rungs = self.weights_builder.seen(folder).by_rung(self.weights_builder.shares)
         digest = digest_in(folder, WEIGHTS)
-        made = replace(made, measurements=found, folder=self._setting.written(folder), rungs=rungs, made=digest)
-        return replace(made, limits_broken=broken(self._setting.config.limits, self._setting.metric, made))
+        made = replace(made, measurements=found, folder=self._prepared.written(folder), rungs=rungs, made=digest)
+        return replace(made, limits_broken=broken(self._prepared.config.limits, self._prepared.metric, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:
         """Raise LookupError when what the search weighs or limits was not measured: no counter, or too few calls."""
-        wanted = (*(t.objective for t in self._setting.targets), *self._setting.config.limits.others)
+        wanted = (*(t.objective for t in self._prepared.targets), *self._prepared.config.limits.others)
         absent = [name for name in wanted if name not in found]
         if absent:
             about = "; ".join(f"{name} ({objective_named(name).description})" for name in absent)
@@ -161,7 +161,7 @@ class Evaluator:
 
         Only when all are over it, because otherwise the weights are trained in any case.
         """
-        limit = self._setting.config.limits.max_latency_ms
+        limit = self._prepared.config.limits.max_latency_ms
         if limit is None or job.recipe.digest in self._fast_enough:
             return {}
         refused: dict[str, Outcome] = {}
@@ -196,7 +196,7 @@ class Evaluator:
     @property
     def _most_s(self) -> float:
         """Seconds that a trial may take."""
-        return float(self._setting.config.budget.trial_timeout)
+        return float(self._prepared.config.budget.trial_timeout)
 
     def _trial_is_over(self) -> bool:
         return self._trial_ends is not None and time.monotonic() >= self._trial_ends

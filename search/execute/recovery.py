@@ -69,7 +69,7 @@ class Recovery:
 
         from spaces.anatomy import anatomy_of
         from spaces.distillation import Distillation, Weights
-        from spaces.slicing import indices_of
+        from spaces.slicing import decode_ranges
 
         task = task_named(self.config.task)
         kept = self.plans.get("distill", {})
@@ -84,6 +84,6 @@ class Recovery:
             task=lambda logits, wanted: task.loss({"logits": logits}, wanted),
             temperature=float(self.settings["temperature"]),
             weights=weights,
-            columns=None if width is None else torch.tensor(indices_of(width)),
+            columns=None if width is None else torch.tensor(decode_ranges(width)),
             mapped=mapped,
         )

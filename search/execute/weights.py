@@ -10,46 +10,46 @@ from search.execute.build_weights import make_weights
 from search.execute.looks import FILE, Looks, looked_at
 from search.measure.measurer import Progress
 from search.prepare import isolate
-from search.prepare.prepared import Setting, cores
+from search.prepare.prepared import Prepared, cores
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
 
-class Maker:
+class WeightsBuilder:
     """Makes what the store does not have.
 
     Args:
         limit_s: seconds one step may take, asked for at each.
     """
 
-    def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float]) -> None:
-        self._setting, self._progress, self._limit_s = setting, progress, limit_s
+    def __init__(self, prepared: Prepared, progress: Progress, limit_s: Callable[[], float]) -> None:
+        self._prepared, self._progress, self._limit_s = prepared, progress, limit_s
         #: Of the recovery, after which this search looks at a candidate.
-        self.shares = setting.config.economy.rungs if setting.weighs_quality_and_latency else ()
-        self._of = looked_at(setting.config)
+        self.shares = prepared.config.economy.rungs if prepared.weighs_quality_and_latency else ()
+        self._of = looked_at(prepared.config)
         self._trained: dict[str, float] = {}  # seconds of recovery so far, by digest of the weights
 
-    def weights(self, recipe: Recipe, looks: bool = True) -> Path:
+    def get_or_build(self, recipe: Recipe, looks: bool = True) -> Path:
         """The folder of the recipe's weights: the teacher's own, or made and stored, looked at on the way or not."""
         if not recipe.compressed:
-            return self._setting.teacher
+            return self._prepared.teacher
         shares = (*self.shares, 1.0) if recipe.recover and looks else (1.0,)
         return self._made("weights", recipe, shares, {"weights": recipe.weights_digest})
 
-    def made(self) -> list[dict[str, Value]]:
+    def stored_settings(self) -> list[dict[str, Value]]:
         """Settings of this search whose weights are in the store already."""
-        setting, found = self._setting, []
-        for folder, about in setting.store.abouts("weights").items():
+        prepared, found = self._prepared, []
+        for folder, about in prepared.store.abouts("weights").items():
             settings = about.get("settings")
-            if settings and folder == self._folder(setting.recipe({**setting.space.off, **settings})):
+            if settings and folder == self._folder(prepared.recipe({**prepared.space.off, **settings})):
                 found.append(settings)
         return found
 
-    def is_made(self, recipe: Recipe) -> bool:
+    def is_stored(self, recipe: Recipe) -> bool:
         return self._folder(recipe).exists()
 
     def _folder(self, recipe: Recipe) -> Path:
-        return self._setting.store.path("weights", {"weights": recipe.weights_digest})
+        return self._prepared.store.path("weights", {"weights": recipe.weights_digest})
 
     def look(self, recipe: Recipe, share: float) -> tuple[Looks, float]:
         """(what is seen of the weights when `share` of their recovery is done, seconds beside the training)."""
@@ -63,29 +63,29 @@ class Maker:
 
     def forget(self, recipe: Recipe) -> None:
         """Drop the state of a training that nobody goes on with."""
-        self._setting.store.drop_scratch("weights", {"weights": recipe.weights_digest})
+        self._prepared.store.drop_scratch("weights", {"weights": recipe.weights_digest})
 
     def seen(self, folder: Path) -> Looks:
         """What was seen of weights on their way."""
         return Looks.read(folder / FILE, self._of)
 
     def _made(self, stage: str, recipe: Recipe, shares: tuple[float, ...], key: Mapping[str, object]) -> Path:
-        setting = self._setting
+        prepared = self._prepared
         steps = tuple(step for step in recipe.steps if step.name != "bits")
-        scratch = setting.store.scratch("weights", {"weights": recipe.weights_digest})
+        scratch = prepared.store.scratch("weights", {"weights": recipe.weights_digest})
 
         def make(folder: Path) -> None:
             isolate.run(
                 make_weights,
                 folder,
-                setting.config,
+                prepared.config,
                 steps,
                 recipe.recover,
-                setting.data,
-                setting.teacher,
-                setting.statistics,
-                setting.outputs or Path(),
-                setting.context.device,
+                prepared.data,
+                prepared.teacher,
+                prepared.statistics,
+                prepared.outputs or Path(),
+                prepared.context.device,
                 cores(),
                 scratch,
                 shares,
@@ -94,4 +94,4 @@ class Maker:
             )
 
         cut = {n: v for n, v in recipe.params.items() if not n.startswith(("bits.", "runtime."))}
-        return setting.store.make(stage, key, make, {"settings": cut})[0]
+        return prepared.store.make(stage, key, make, {"settings": cut})[0]

@@ -9,7 +9,7 @@ from typing import Any
 from objectives.measurement import Measurement
 from search.front.estimates import Estimate
 
-Pair = tuple[int, int]
+Deployment = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Final:
     """Empty where there was no campaign. Workloads are named by their suffix; "" is the main one."""
 
     measurements: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
-    ratios: Mapping[str, Mapping[Pair, Estimate]] = field(default_factory=dict)  # first trial's time over the second's
+    ratios: Mapping[str, Mapping[Deployment, Estimate]] = field(
+        default_factory=dict
+    )  # first trial's time over the second's
     references: Mapping[str, Estimate] = field(default_factory=dict)  # what the baseline took, in ms
     late: Mapping[int, str] = field(default_factory=dict)  # members that keep their quick timing, and why
     digest: str = ""  # of what was timed, and how: an equal campaign need not be done again

@@ -214,7 +214,7 @@ class Front:
 
     @property
     def uncompressed(self) -> tuple[Outcome, ...]:
-        """The teacher's own weights at full width, under each runtime that was measured."""
+        """The teacher's own weights at full precision, under each runtime that was measured."""
         return tuple(o for o in self.outcomes if o.status == "complete" and not o.recipe.steps)
 
     @property

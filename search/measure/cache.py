@@ -13,7 +13,7 @@ from typing import Any
 from objectives.measurement import Measurement
 from search.front.front import LATENCY
 from search.measure.timing import Timings
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.store.store import digest_in
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
@@ -31,30 +31,30 @@ class Reuse:
     it goes through the same trials, and is to find the same front.
     """
 
-    def __init__(self, setting: Setting, timings: Timings) -> None:
-        self._setting, self._timings = setting, timings
+    def __init__(self, prepared: Prepared, timings: Timings) -> None:
+        self._prepared, self._timings = prepared, timings
         self.recalled: Collection[str] = ()  # digests of recipes that an equal search measured
 
     @cached_property
     def _conditions(self) -> dict[str, Any]:
-        setting, config = self._setting, self._setting.config
+        prepared, config = self._prepared, self._prepared.config
         return {
-            "data": setting.about_data["digest"],
-            "teacher": digest_in(setting.teacher, WEIGHTS),  # whose predictions losses are counted from
-            "environment": dict(setting.environment),
+            "data": prepared.about_data["digest"],
+            "teacher": digest_in(prepared.teacher, WEIGHTS),  # whose predictions losses are counted from
+            "environment": dict(prepared.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},
             "quick_s": config.measure.quick_s,
             "rows": config.measure.validation_rows,
             "metric": config.metric,
             "seed": config.seed,
-            "wanted": sorted({*(t.objective for t in setting.targets), *config.limits.others}),
+            "wanted": sorted({*(t.objective for t in prepared.targets), *config.limits.others}),
         }
 
     def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:
         """What was measured of the weights in `folder`; None where nothing was, or it is not to be used."""
-        if not self._setting.config.measure.reuse:
+        if not self._prepared.config.measure.reuse:
             return None
-        store = self._setting.store
+        store = self._prepared.store
         kept = store.find(STAGE, self._key(recipe, folder))
         if kept is None and recipe.digest in self.recalled:
             kept = store.find(STAGE, self._key(recipe, folder, noisy=True))
@@ -75,7 +75,7 @@ class Reuse:
             (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
 
         noisy = bool(found[LATENCY].conditions.get("noisy"))
-        self._setting.store.make(STAGE, self._key(recipe, folder, noisy), make)
+        self._prepared.store.make(STAGE, self._key(recipe, folder, noisy), make)
 
     def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
         made = digest_in(folder, WEIGHTS)  # the same recipe, trained again, need not give the same numbers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from objectives import objective_named
 from search.config.sections import LimitsConfig
 from search.front.front import LATENCY, LOSS, Outcome
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ..
     return tuple(found)
 
 
-def violations(setting: Setting, outcome: Outcome) -> Mapping[str, float]:
+def violations(prepared: Prepared, outcome: Outcome) -> Mapping[str, float]:
     """Constraint values by limit, at most 0 when kept; 0 of what was not measured, because it was rejected before."""
     found = outcome.measurements
     return {
         limit.key: limit.violation(found[limit.measurement].value) if limit.measurement in found else 0.0
-        for limit in limits_of(setting.config.limits, setting.metric)
+        for limit in limits_of(prepared.config.limits, prepared.metric)
     }

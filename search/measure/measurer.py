@@ -22,7 +22,7 @@ from search.front.front import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
 from search.measure.timing import Finalist, Timings
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.store.paths import located
 from search.store.store import digest_in
 from spaces import build, registry
@@ -82,14 +82,14 @@ class Measurer:
         watch: where the time goes.
     """
 
-    def __init__(self, setting: Setting, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
-        self._setting, self._progress, self._limit_s, self._watch = setting, progress, limit_s, watch
-        self.times = Timings(setting, self.baseline)
-        self._reuse = Reuse(setting, self.times)
-        self.graphs = Graphs(setting.store, self._open_once, partial(watch.timed, "export"))
+    def __init__(self, prepared: Prepared, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
+        self._prepared, self._progress, self._limit_s, self._watch = prepared, progress, limit_s, watch
+        self.times = Timings(prepared, self.baseline)
+        self._reuse = Reuse(prepared, self.times)
+        self.graphs = Graphs(prepared.store, self._open_once, partial(watch.timed, "export"))
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
-        """Every measurement of the weights in `folder` under the recipe's runtime and width.
+        """Every measurement of the weights in `folder` under the recipe's runtime and precision.
 
         Those of an earlier search under the same conditions are used again. Timing comes first, because the baseline
         it is held against is opened for it: processes speed up with age (memory that lies better, caches that fit), so
@@ -107,7 +107,7 @@ class Measurer:
             found |= memory.memory(bench)  # before predictions, which take more rows at once
             with self._watch.timed("quality"):
                 found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
-            if ENERGY.name in (*self._setting.config.objectives, *self._setting.config.limits.others):
+            if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
                 found |= self.energy(held(bench))
         found |= self.sizes(recipe, folder)
         self._reuse.keep(recipe, folder, found)
@@ -127,7 +127,7 @@ class Measurer:
 
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path, device: str | None = None) -> Iterator[Remote]:
-        """The model in `folder` under the recipe's runtime and width, in a process of its own."""
+        """The model in `folder` under the recipe's runtime and precision, in a process of its own."""
         with self._open(recipe, self.complete(recipe, folder, device), device) as bench:
             yield bench
 
@@ -137,11 +137,11 @@ class Measurer:
 
     def exported(self, outcome: Outcome) -> Path:
         """The same of what was measured; an export copies it."""
-        return self.complete(outcome.recipe, located(Path(self._setting.config.mlruns), outcome.folder))
+        return self.complete(outcome.recipe, located(Path(self._prepared.config.mlruns), outcome.folder))
 
     def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
         """An entry of the store."""
-        return self._setting.store.make(stage, key, make)[0]
+        return self._prepared.store.make(stage, key, make)[0]
 
     def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
         return self._opened(folder, recipe.runtime.name, build.precision_of(recipe), self._on(device))
@@ -155,7 +155,7 @@ class Measurer:
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
-        batches = self._setting.batches(self._setting.split(split)[0], size)
+        batches = self._prepared.batches(self._prepared.split(split)[0], size)
         made: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
@@ -165,11 +165,11 @@ class Measurer:
     def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
         """Logits (N, C) of a split in its order, from the store when this was measured before."""
         plan = build.precision_of(recipe)
-        size = self._setting.batch_for(str(plan["width"]))
+        size = self._prepared.batch_for(str(plan["precision"]))
         inputs = {
             "split": split,
-            "data": self._setting.about_data["digest"],
-            "rows": self._setting.config.measure.validation_rows if split == "validation" else None,
+            "data": self._prepared.about_data["digest"],
+            "rows": self._prepared.config.measure.validation_rows if split == "validation" else None,
             "batch": size,
         }
 
@@ -204,7 +204,7 @@ class Measurer:
             "made": digest_in(folder, WEIGHTS),  # trained again, they need not be the same numbers
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
-            "environment": dict(self._setting.environment),
+            "environment": dict(self._prepared.environment),
             **inputs,
         }
 
@@ -213,40 +213,40 @@ class Measurer:
                 found = answers(bench)
             np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
 
-        made, _ = self._setting.store.make("predictions", key, make)
+        made, _ = self._prepared.store.make("predictions", key, make)
         return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
 
     @contextmanager
     def baseline(self, device: str | None = None, waiting: Waiting = "default") -> Iterator[Remote]:
         """The other side of every comparison, in a fresh process."""
         context = self._on(device)
-        opening = partial(build.open_predict, self._setting.teacher, "eager", {"width": "fp32"}, context)
+        opening = partial(build.open_predict, self._prepared.teacher, "eager", {"precision": "fp32"}, context)
         with open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s) as bench:
             yield bench
 
     def baseline_predictions(self, split: str) -> np.ndarray:
         """The baseline's predictions (N,) of a split."""
-        setting = self._setting
-        recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
+        prepared = self._prepared
+        recipe = prepared.recipe({**prepared.space.off, "runtime.name": "eager", "bits.precision": "fp32"})
         untimed = partial(self.baseline, waiting="passive")
-        return setting.decide(self.logits(recipe, setting.teacher, untimed, split))
+        return prepared.decide(self.logits(recipe, prepared.teacher, untimed, split))
 
     def qualities(self, logits: np.ndarray, split: str) -> dict[str, Measurement]:
         """The metric on a split, and the points lost against the baseline on the same rows."""
-        setting = self._setting
-        references = setting.split(split)[1]
-        predictions = self._setting.decide(logits)
-        conditions = {"split": split, "rows": len(references), "batch": setting.config.workload.batch}
-        seed = setting.config.seed
-        by_class = quality.per_class(predictions, references, setting.about_data["labels"]) if split == "test" else []
+        prepared = self._prepared
+        references = prepared.split(split)[1]
+        predictions = self._prepared.decide(logits)
+        conditions = {"split": split, "rows": len(references), "batch": prepared.config.workload.batch}
+        seed = prepared.config.seed
+        by_class = quality.per_class(predictions, references, prepared.about_data["labels"]) if split == "test" else []
         noted = {**conditions, "classes": by_class} if by_class else conditions
-        value = quality.quality(setting.metric, predictions, references, setting.classes, seed, noted)
+        value = quality.quality(prepared.metric, predictions, references, prepared.classes, seed, noted)
         lost = quality.loss_against(
-            setting.metric,
+            prepared.metric,
             predictions,
             self.baseline_predictions(split),
             references,
-            setting.classes,
+            prepared.classes,
             seed,
             conditions,
         )
@@ -257,7 +257,7 @@ class Measurer:
 
         @contextmanager
         def pair(device: str) -> Iterator[tuple[Remote, Remote]]:
-            here = device == self._setting.context.device
+            here = device == self._prepared.context.device
             candidate = nullcontext(bench) if here else self.opened(recipe, folder, device)
             with candidate as ours, self.baseline(device) as theirs:
                 yield ours, theirs
@@ -270,7 +270,7 @@ class Measurer:
         return Finalist(recipe, folder, partial(self.opened, recipe, folder), peak)
 
     def _on(self, device: str | None) -> Context:
-        context = self._setting.context
+        context = self._prepared.context
         return context if device is None else replace(context, device=device)
 
     def energy(self, opened: Opened) -> dict[str, Measurement]:
@@ -286,10 +286,10 @@ class Measurer:
 
     def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
         """The same weights in fp32 must give the same logits under every runtime."""
-        if build.precision_of(recipe) != {"width": "fp32"}:
+        if build.precision_of(recipe) != {"precision": "fp32"}:
             return
         reference = np.load(folder / "reference.npy", allow_pickle=False)
-        encoded, _ = self._setting.whole("validation")
+        encoded, _ = self._prepared.whole("validation")
         batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
         outputs = bench.call("predict", batches, timeout_s=self._limit_s())
         found = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])

@@ -14,7 +14,7 @@ from objectives.process import RemoteTimeout
 from search.errors import UserError, show
 from search.front.wording import quantity
 from search.measure.measurer import Measurer, Progress, Stopwatch
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 
 #: Of the way from the constant guess to a perfect model: who is surely beyond that much of it gets no note.
 NEAR = 0.1
@@ -64,7 +64,7 @@ def standing(
     )
 
 
-def check_teacher(setting: Setting, progress: Progress, deadline: float | None = None) -> str:
+def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None = None) -> str:
     """A note where the teacher is little better than a constant guess on the validation split, else "".
 
     Its predictions are stored, and are those that the search counts losses from.
@@ -73,17 +73,17 @@ def check_teacher(setting: Setting, progress: Progress, deadline: float | None =
         UserError: it is no better, as far as the rows can tell, or all rows have one label.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
-    config = setting.config
-    references = setting.split("validation")[1]
-    labels: Sequence[str] = setting.about_data["labels"]
+    config = prepared.config
+    references = prepared.split("validation")[1]
+    labels: Sequence[str] = prepared.about_data["labels"]
     if len(np.unique(references)) < 2:
         only = labels[int(references[0])]
         raise UserError(
             f"{config.where('data.validation')}: must have rows of two labels or more, "
             f"got {len(references)} rows of {show(only)}"
         )
-    predictions = _predictions(setting, progress, deadline)
-    found = standing(setting.metric, predictions, references, labels, config.seed)
+    predictions = _predictions(prepared, progress, deadline)
+    found = standing(prepared.metric, predictions, references, labels, config.seed)
     if found.better:
         return f"the teacher is little better than a constant guess: {found}" if found.near else ""
     trained = config.teacher.epochs > 0
@@ -99,15 +99,15 @@ def check_teacher(setting: Setting, progress: Progress, deadline: float | None =
     )
 
 
-def _predictions(setting: Setting, progress: Progress, deadline: float | None) -> np.ndarray:
+def _predictions(prepared: Prepared, progress: Progress, deadline: float | None) -> np.ndarray:
     """The teacher's predictions (N,) of the validation split."""
 
     def limit_s() -> float:
-        step = float(setting.config.budget.trial_timeout)
+        step = float(prepared.config.budget.trial_timeout)
         return step if deadline is None else max(1.0, min(step, deadline - time.monotonic()))
 
     try:
-        return Measurer(setting, progress, limit_s, Stopwatch()).baseline_predictions("validation")
+        return Measurer(prepared, progress, limit_s, Stopwatch()).baseline_predictions("validation")
     except RemoteTimeout as error:
         if deadline is None or time.monotonic() < deadline:
             raise

@@ -30,7 +30,7 @@ from spaces.base import read_config
 from spaces.recipe import Recipe
 
 if TYPE_CHECKING:
-    from search.prepare.prepared import Setting
+    from search.prepare.prepared import Prepared
 
 #: In a results folder: tables of latencies, and what they are counted by.
 LATENCIES = "latency"
@@ -62,13 +62,13 @@ class Timings:
         baseline: opens the uncompressed model as it came, on a device.
     """
 
-    def __init__(self, setting: Setting, baseline: OpenOn) -> None:
-        self._setting, self._baseline = setting, baseline
+    def __init__(self, prepared: Prepared, baseline: OpenOn) -> None:
+        self._prepared, self._baseline = prepared, baseline
         self._fed: dict[str, tuple[list[Batch], dict[str, Any]]] = {}
 
     def quick(self, opened: Pairs, recipe: Recipe, folder: Path) -> Timed:
         """In the loop: one process a side, those that `opened` gives for a device."""
-        config = self._setting.config
+        config = self._prepared.config
         protocol = latency.QUICK.lasting(config.measure.quick_s)
 
         def measure(fed: list[Batch], known: Mapping[str, Any]) -> Timed:
@@ -85,7 +85,7 @@ class Timings:
         `anchors` are the baseline and the fastest uncompressed model among the finalists; a baseline that is none of
         them is called `BASELINE`.
         """
-        marks, seed = ("", *self.marks), self._setting.config.seed
+        marks, seed = ("", *self.marks), self._prepared.config.seed
         done: dict[str, campaign.Campaign] = {}
         failed: dict[int, str] = {}
         for index, mark in enumerate(marks):
@@ -109,14 +109,14 @@ class Timings:
     def after_export(self, exported: Mapping[int, Finalist], sets: int = 1) -> campaign.Campaign:
         """A short campaign of exported models beside the baseline, called `BASELINE`; of the main workload."""
         models = {BASELINE: self.baseline_as(), **exported}
-        plan = campaign.Plan.lasting(self._setting.config.measure.quick_s / 4, sets=sets)
+        plan = campaign.Plan.lasting(self._prepared.config.measure.quick_s / 4, sets=sets)
         return self._campaign(models, (BASELINE,), "", plan, lambda done: None)
 
     def baseline_as(self) -> Finalist:
         """The baseline of the loop as a side of a campaign."""
-        setting = self._setting
-        recipe = setting.recipe({**setting.space.off, "runtime.name": "eager", "bits.width": "fp32"})
-        return Finalist(recipe, setting.teacher, self._baseline)
+        prepared = self._prepared
+        recipe = prepared.recipe({**prepared.space.off, "runtime.name": "eager", "bits.precision": "fp32"})
+        return Finalist(recipe, prepared.teacher, self._baseline)
 
     def _campaign(
         self,
@@ -139,7 +139,7 @@ class Timings:
             here,
             inputs,
             plan,
-            self._setting.config.seed,
+            self._prepared.config.seed,
             partial(clock.read, device=device),
             at_once=cores(),
             progress=progress,
@@ -148,23 +148,23 @@ class Timings:
 
     def _baseline_of(self, found: campaign.Campaign, mark: str) -> Estimate:
         inputs, conditions = self.inputs(mark)
-        seed = self._setting.config.seed
+        seed = self._prepared.config.seed
         measured = campaign.measurements(found, found.anchors[0], latency.rows_of(inputs), seed, conditions)[LATENCY]
         return Estimate.of(measured)
 
     @cached_property
     def _references(self) -> References:
-        teacher = self._setting.teacher
+        teacher = self._prepared.teacher
         architecture = read_config(teacher)[0].config["model_type"]
         return References(
-            Path(self._setting.config.mlruns) / LATENCIES,
+            Path(self._prepared.config.mlruns) / LATENCIES,
             {"architecture": architecture, "weights": weight_shapes(teacher)},
         )
 
     @property
     def plan(self) -> campaign.Plan:
         """Of the final campaign: no set gives a model less time than the quick timing did."""
-        measure = self._setting.config.measure
+        measure = self._prepared.config.measure
         return campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
@@ -190,7 +190,7 @@ class Timings:
         A process speeds up with age, and one that is timed alone is younger at each block than one that waits for its
         turn. So this is what the loop's comparisons see of the baseline.
         """
-        device, seed = conditions["device"], self._setting.config.seed
+        device, seed = conditions["device"], self._prepared.config.seed
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
         found = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
         timed = campaign.measurements(found, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
@@ -200,7 +200,7 @@ class Timings:
 
     def energy(self, opened: latency.Opener) -> Measurement | None:
         """Of the main workload; None where nothing counts it."""
-        counter = energy.counter(self._setting.context.device)
+        counter = energy.counter(self._prepared.context.device)
         if counter is None:
             return None
         with opened() as bench:
@@ -209,7 +209,7 @@ class Timings:
     @property
     def marks(self) -> tuple[str, ...]:
         """Suffixes of the workloads that objectives and limits name beside the main one."""
-        config = self._setting.config
+        config = self._prepared.config
         found = (workload.marked(name)[1] for name in (*config.objectives, *config.limits.others))
         return tuple(dict.fromkeys(mark for mark in found if mark))
 
@@ -225,17 +225,17 @@ class Timings:
     def inputs(self, mark: str) -> tuple[list[Batch], dict[str, Any]]:
         """Batches of a workload and its conditions, made once."""
         if mark not in self._fed:
-            setting = self._setting
-            wanted = Workload(setting.config.workload.batch, setting.config.workload.length, setting.config.seed)
+            prepared = self._prepared
+            wanted = Workload(prepared.config.workload.batch, prepared.config.workload.length, prepared.config.seed)
             wanted = workload.other(wanted, mark) if mark else wanted
-            names, frame = input_names(setting.teacher), frame_in(setting.teacher)
-            lengths = setting.split("validation")[0].lengths.tolist()
-            here = setting.context.device
+            names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
+            lengths = prepared.split("validation")[0].lengths.tolist()
+            here = prepared.context.device
             device = (workload.device_of(mark) if mark else None) or here
-            environment = setting.environment if device == here else clock.fingerprint(device)
+            environment = prepared.environment if device == here else clock.fingerprint(device)
             conditions = {
                 "device": device,
-                "threads": setting.context.threads,
+                "threads": prepared.context.threads,
                 "omp_wait": default_waiting(),
                 "batch": wanted.batch,
                 "length": wanted.length,
@@ -250,14 +250,14 @@ class Timings:
         if sizes is None:
             return timed
         plan = build.precision_of(recipe)
-        width = str(plan["width"])
-        if "embeddings" in plan:  # rows of these tables have a width of their own, and are few
+        precision = str(plan["precision"])
+        if "embeddings" in plan:  # rows of these tables have a precision of their own, and are few
             sizes = replace(sizes, tables=())
-        ceiling = ceilings(self._setting.context.device, self._setting.context.threads)
-        found = roofline.floor(sizes, inputs, width, ceiling)
+        ceiling = ceilings(self._prepared.context.device, self._prepared.context.threads)
+        found = roofline.floor(sizes, inputs, precision, ceiling)
         if roofline.under(found, timed[LATENCY]):
             ceiling.look_again()
-            found = roofline.floor(sizes, inputs, width, ceiling)
+            found = roofline.floor(sizes, inputs, precision, ceiling)
         return roofline.held_against(found, timed, LATENCY)
 
 

@@ -1,4 +1,5 @@
-"""What integer widths are made with, beside every set of weights: rows to calibrate on, and the blocks' sensitivity."""
+"""What integer precisions are made with, beside every set of weights: rows to calibrate on, and the blocks'
+sensitivity."""
 
 from __future__ import annotations
 

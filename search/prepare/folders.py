@@ -25,7 +25,7 @@ REFERENCE_ROWS = 64
 
 def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
     """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
-    integer widths are made with."""
+    integer precisions are made with."""
     import shutil
 
     import torch

@@ -36,8 +36,8 @@ def costs_here(
     """The costs of products on this device (`spaces.products.Costs.text`); None where no plan asks for them.
 
     `device` is its fingerprint, `stage` makes folders as `search.prepare.runner.Stages` does. Times are those of eager
-    float32 products, with the threads candidates are timed with: one set of weights serves every runtime and width, so
-    its plan can follow only one of them.
+    float32 products, with the threads candidates are timed with: one set of weights serves every runtime and precision,
+    so its plan can follow only one of them.
     """
     knob = space.knobs.get("low_rank.where")
     if space.shape is None or knob is None or FASTER not in knob.choices:

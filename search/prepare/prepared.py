@@ -86,14 +86,14 @@ class Rows:
             self._read["cut"] = Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
         return self._read["cut"]
 
-    def batch_for(self, width: str) -> int:
+    def batch_for(self, precision: str) -> int:
         """Rows a call for predictions.
 
-        As many as are timed under an integer width, whose dynamic scales depend on them. What floating point says of a
-        row does not depend on its neighbours, so there more go at once.
+        As many as are timed under an integer precision, whose dynamic scales depend on them. What floating point says
+        of a row does not depend on its neighbours, so there more go at once.
         """
         size = self.config.workload.batch
-        return size if width in INTEGER else max(size, AT_ONCE)
+        return size if precision in INTEGER else max(size, AT_ONCE)
 
     def batches(self, encoded: Encoded, size: int) -> list[Batch]:
         """The rows in order, `size` a call."""
@@ -101,7 +101,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Setting(Rows):
+class Prepared(Rows):
     """Prepared once, before the first trial."""
 
     store: Store

@@ -1,4 +1,4 @@
-"""The composition root: a configuration becomes a prepared setting, and a search over it."""
+"""The composition root: a configuration becomes a prepared prepared, and a search over it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from search.prepare.data import prepare_data
 from search.prepare.matmul_costs import costs_here
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit
-from search.prepare.prepared import Rows, Setting, cores
+from search.prepare.prepared import Prepared, Rows, cores
 from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
@@ -142,13 +142,13 @@ def prepare(
     progress: Progress,
     deadline: float | None = None,
     agree: Callable[[Mapping[str, Any], Mapping[str, Any]], None] = lambda parts, environment: None,
-    approve: Callable[[Setting], None] = lambda setting: None,
+    approve: Callable[[Prepared], None] = lambda prepared: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Setting:
+) -> Prepared:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
     `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
-    may `approve`: it is shown the setting as far as it goes once there is a teacher, before anything is made of that.
+    may `approve`: it is shown what is prepared as far as it goes once there is a teacher, before anything is made of that.
     `say` is given what is to be known of data and space, before anything is trained.
 
     Raises:
@@ -175,7 +175,7 @@ def prepare(
         say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, make_teacher, config, data, device, threads, scratch)
-    begun = Setting(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
+    begun = Prepared(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
     known = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", known, make_statistics, config, data, teacher, device, threads)

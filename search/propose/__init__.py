@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from search.propose.samplers import SAMPLERS
     from search.propose.study import open_study
     from search.propose.surrogate.bounds import Bounds
-    from search.propose.surrogate.outlook import Aims, Knowledge, Outlook
+    from search.propose.surrogate.outlook import Aims, CostModel, Outlook
     from search.propose.surrogate.quality import QualityModel
     from search.propose.surrogate.record import Record
 
@@ -23,7 +23,7 @@ _MODULES = {
     "Aims": "surrogate.outlook",
     "Bounds": "surrogate.bounds",
     "Economy": "ladder",
-    "Knowledge": "surrogate.outlook",
+    "CostModel": "surrogate.outlook",
     "KnownLatency": "known_latency",
     "Ladder": "ladder",
     "Outlook": "surrogate.outlook",
@@ -38,8 +38,8 @@ __all__ = [
     "SAMPLERS",
     "Aims",
     "Bounds",
+    "CostModel",
     "Economy",
-    "Knowledge",
     "KnownLatency",
     "Ladder",
     "Outlook",

@@ -1,7 +1,7 @@
 """The sampler for this problem: latency is known before training, so only quality is modelled.
 
-Asks for the weights with the largest expected hypervolume improvement, over all pairs of runtime and width they would
-be measured under, for each second that finding out is expected to take.
+Asks for the weights with the largest expected hypervolume improvement, over all deployments they
+would be measured under, for each second that finding out is expected to take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from search.propose.pool import Grid, Indices
 from search.propose.surrogate.outlook import Outlook
-from search.space.space import RUNTIME, WIDTH, Space
+from search.space.space import PRECISION, RUNTIME, Space
 from spaces.knob import Value
 
 POOL = 2048
@@ -61,8 +61,8 @@ class KnownLatency(BaseSampler):
         together, alone = self._outlook.improvement(pool, self._grid.features(rows))
         best = int(np.argmax(together / self._outlook.seconds(pool)))
         self.last = float(together[best])
-        runtime, width = self._outlook.pairs[int(np.argmax(alone[best]))]
-        chosen = {**self._space.complete(pool[best]), RUNTIME: runtime, WIDTH: width}
+        runtime, precision = self._outlook.deployments[int(np.argmax(alone[best]))]
+        chosen = {**self._space.complete(pool[best]), RUNTIME: runtime, PRECISION: precision}
         return {name: chosen[name] for name in search_space}
 
     def sample_independent(
@@ -85,5 +85,5 @@ class KnownLatency(BaseSampler):
 
 
 def weights_grid(space: Space) -> Grid:
-    """The knobs that determine weights: all that have a choice but runtime and width."""
-    return Grid({name: knob for name, knob in space.searched.items() if name not in (RUNTIME, WIDTH)})
+    """The knobs that determine weights: all that have a choice but runtime and precision."""
+    return Grid({name: knob for name, knob in space.searched.items() if name not in (RUNTIME, PRECISION)})

@@ -23,7 +23,7 @@ from search.propose.surrogate.bounds import Bounds
 from search.propose.surrogate.improvement import layers_of
 from search.propose.surrogate.outlook import Outlook
 from search.propose.surrogate.record import Weights
-from search.space.space import RUNTIME, WIDTH, Params
+from search.space.space import PRECISION, RUNTIME, Params
 
 Floats = NDArray[np.float64]
 
@@ -161,10 +161,10 @@ class Ladder:
             return None
         quality = one.rungs[max(one.rungs)] if one.rungs else self._outlook.quality(one)[0]
         params = outcome.recipe.params
-        pair = (str(params[RUNTIME]), str(params.get(WIDTH, "fp32")))
-        if pair not in self._outlook.pairs:
+        deployment = (str(params[RUNTIME]), str(params.get(PRECISION, "fp32")))
+        if deployment not in self._outlook.deployments:
             return None
-        cost = float(self._outlook.predicted(one)[self._outlook.pairs.index(pair)])
+        cost = float(self._outlook.predicted(one)[self._outlook.deployments.index(deployment)])
         return {self._outlook.target.objective: quality, LATENCY: math.exp(cost)}
 
     def _allowed(self, rung: int, waiting: Sequence[Weights]) -> list[Weights]:

@@ -161,9 +161,11 @@ class Proposer:
                 yield self._job(trial)
 
     def _baselines(self) -> Iterator[Job]:
-        """The uncompressed model under every pair of runtime and width, one job; those that are known left out."""
-        pairs = [{"runtime.name": runtime, "bits.width": width} for runtime, width in self._space.pairs]
-        recipes = [self._recipe({**self._space.off, **pair}) for pair in pairs]
+        """The uncompressed model under every deployment, one job; those that are known left out."""
+        deployments = [
+            {"runtime.name": runtime, "bits.precision": precision} for runtime, precision in self._space.deployments
+        ]
+        recipes = [self._recipe({**self._space.off, **deployment}) for deployment in deployments]
         unknown = [r for r in recipes if r.digest not in self._outcomes][: self.left]
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), rung=self._decisions.top, baseline=True)
@@ -181,7 +183,8 @@ class Proposer:
                 yield self._top(trial)
 
     def _left_over(self) -> Iterator[Job]:
-        """Other pairs of weights that were made, left out because a run ended among them or had its fill of trials."""
+        """Other deployments of weights that were made, left out because a run ended among them or had its fill of
+        trials."""
         first: dict[str, Outcome] = {}
         for outcome in self.outcomes:
             if outcome.status == "complete" and not outcome.baseline:

@@ -23,7 +23,7 @@ Text = str | tuple[str, str] | Mapping[str, str]
 
 
 class Model:
-    """An exported model with its tokenizer, under the runtime and width of its record. Threads may share it."""
+    """An exported model with its tokenizer, under the runtime and precision of its record. Threads may share it."""
 
     def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:
         self.folder, self.record, self.context = folder, record, context

@@ -33,7 +33,7 @@ def runtime_knob() -> Knob:
 
 
 def check_choices(config: RunConfig) -> None:
-    """Check the names of runtimes and of widths, which depend on no model.
+    """Check the names of runtimes and of precisions, which depend on no model.
 
     Raises:
         UserError: one of them is unknown.

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.config.schema import RunConfig, narrow_axis
 from search.errors import UserError, listed
 from search.space.choices import runtime_knob
+from search.space.deployments import Deployment
 from spaces import registry, two_of_four
-from spaces.axes.bits import CLOSED_WIDTHS, INTEGER, WIDTHS
+from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
 from spaces.build import steps_of
 from spaces.knob import Knob, Value
-from spaces.recipe import Recipe, Step
+from spaces.recipe import Step
 from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.shape import NO_SHAPE, Shape
 
 Params = Mapping[str, Value]
-Pair = tuple[str, str]  # runtime and width
 RUNTIME = "runtime.name"
-WIDTH = "bits.width"
+PRECISION = "bits.precision"
 PATTERN = "sparse.pattern"
-#: Widths whose loss or speed differs too much between models to start from.
+#: Precisions whose loss or speed differs too much between models to start from.
 UNPROVEN = ("int8-static", "int4", "fp8")
 
 
 @dataclass(frozen=True)
 class Space:
-    """Knobs by `<axis>.<knob>`, the pairs of runtime and width that this machine runs, and why others do not."""
+    """Knobs by `<axis>.<knob>`, the deployments that this machine runs, and why others do not."""
 
     knobs: Mapping[str, Knob]
     shape: Shape | None
-    pairs: tuple[tuple[str, str], ...]  # (runtime, width)
+    deployments: tuple[Deployment, ...]
     missing: Mapping[str, str] = field(default_factory=dict)  # runtime -> why it cannot run here
     notes: tuple[str, ...] = ()
 
@@ -61,10 +61,10 @@ class Space:
     def canonical(self, params: Params) -> Params:
         """All settings, as equal recipes have them equal: what says nothing beside the others is off."""
         full = {**self.off, **params}
-        if not any(knob.mode or knob.needs for knob in self.searched.values()):
+        if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
         said = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
-        kept = {name: value for name, value in full.items() if name in (RUNTIME, WIDTH)}
+        kept = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION)}
         return {**self.off, **said, **kept}
 
     def contains(self, params: Params) -> bool:
@@ -85,10 +85,10 @@ class Space:
         """What must be equal for two runs to search the same space; a closed knob that stayed off says nothing."""
         described = {}
         for name, k in self.knobs.items():
-            if k.closed and k.single == k.off:
+            if k.opt_in and k.single == k.off:
                 continue
             described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
-        return {"knobs": described, "pairs": [list(pair) for pair in self.pairs]}
+        return {"knobs": described, "deployments": [list(deployment) for deployment in self.deployments]}
 
 
 def _holds(knob: Knob, value: Value) -> bool:
@@ -123,35 +123,37 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
         knobs[PATTERN] = _with_kernels(knobs[PATTERN], context, config.where(f"space.{PATTERN}"), notes)
     wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
     missing = {}
-    pairs = []
-    offered = _widths(knobs[WIDTH], config, context, notes)
+    deployments: list[Deployment] = []
+    offered = _precisions(knobs[PRECISION], config, context, notes)
     named = config.space.get("runtime") is not None
     for name in wanted.choices:
-        if name in registry.CLOSED_RUNTIMES and not named:
+        if name in registry.OPT_IN_RUNTIMES and not named:
             continue
         runtime = registry.runtime_named(str(name))
         why = runtime.missing(context)
         if why is not None:
             missing[runtime.name] = why
             continue
-        pairs += [(runtime.name, w) for w in runtime.widths(context) if w in offered]
-    if not pairs:
-        reasons = "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no width that they have kernels for"
+        deployments += [Deployment(runtime.name, w) for w in runtime.precisions(context) if w in offered]
+    if not deployments:
+        reasons = (
+            "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no precision that they have kernels for"
+        )
         raise UserError(f"{config.where('space.runtime')}: none of {listed(wanted.choices)} can run here ({reasons})")
-    names = tuple(dict.fromkeys(runtime for runtime, _ in pairs))
-    widths = tuple(w for w in WIDTHS if any(w == width for _, width in pairs))
+    names = tuple(dict.fromkeys(runtime for runtime, _ in deployments))
+    precisions = tuple(w for w in PRECISIONS if any(w == precision for _, precision in deployments))
     knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
-    knobs[WIDTH] = Knob("width", off="fp32", choices=widths, help=knobs[WIDTH].help)
-    return Space(knobs, shape, tuple(pairs), missing, tuple(notes))
+    knobs[PRECISION] = Knob("precision", off="fp32", choices=precisions, help=knobs[PRECISION].help)
+    return Space(knobs, shape, tuple(deployments), missing, tuple(notes))
 
 
-def _widths(width: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
-    """The widths that are asked for; says in `notes` why one that was named has no kernel here."""
-    if "width" not in (config.space.get("bits") or {}):
-        return tuple(w for w in width.choices if w not in CLOSED_WIDTHS)
-    if float8.WIDTH in width.choices and (why := float8.missing(context)) is not None:
-        notes.append(f"{config.where(f'space.{WIDTH}')}: {why}")
-    return width.choices
+def _precisions(precision: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
+    """The precisions that are asked for; says in `notes` why one that was named has no kernel here."""
+    if "precision" not in (config.space.get("bits") or {}):
+        return tuple(w for w in precision.choices if w not in OPT_IN_PRECISIONS)
+    if float8.PRECISION in precision.choices and (why := float8.missing(context)) is not None:
+        notes.append(f"{config.where(f'space.{PRECISION}')}: {why}")
+    return precision.choices
 
 
 def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str]) -> Knob:
@@ -173,8 +175,8 @@ def anchors(space: Space) -> list[dict[str, Value]]:
 
     Values are the nearest the space has; what the space cannot express is left out.
     """
-    proven = [pair for pair in space.pairs if pair[1] not in UNPROVEN]
-    best = (proven or space.pairs)[-1]
+    proven = [deployment for deployment in space.deployments if deployment[1] not in UNPROVEN]
+    best = (proven or space.deployments)[-1]
     shares = [
         {"distill.layers": 0.67},
         {"prune.heads": 0.67, "prune.neurons": 0.5},
@@ -190,7 +192,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
                 **{n: k.off for n, k in space.searched.items()},
                 **params,
                 RUNTIME: best[0],
-                WIDTH: best[1],
+                PRECISION: best[1],
             }
             chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
             if space.contains(chosen) and chosen not in made:
@@ -219,24 +221,3 @@ def random_settings(space: Space, rng: Any) -> dict[str, Value]:
         else:
             drawn[name] = values[int(rng.integers(len(values)))]
     return space.complete(drawn)
-
-
-def siblings(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
-    """The same weights under each of `pairs`, this recipe's own left out.
-
-    Blocks that it spares are spared under every integer width; its embeddings keep their width under its own runtime
-    (another may have no kernel for it).
-    """
-    own = recipe.step("bits")
-    made = []
-    for runtime, width in pairs:
-        settings: dict[str, Value] = {} if width == "fp32" else {"width": width}
-        kept = {"wide": width in INTEGER, "embeddings": runtime == recipe.runtime.name}
-        settings |= {name: value for name, value in (own.settings if own else {}).items() if kept.get(name)}
-        steps = tuple(s for s in recipe.steps if s.name != "bits")
-        if settings:
-            steps = (*steps, Step("bits", settings))
-        other = replace(recipe, steps=steps, runtime=Step(runtime))
-        if other.digest != recipe.digest:
-            made.append(other)
-    return tuple(made)

@@ -1,4 +1,4 @@
-"""Bit width of weights and activations: a precision plan that each runtime lowers with kernels of its own."""
+"""Bit precision of weights and activations: a precision plan that each runtime lowers with kernels of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spaces.axis import Phase, Plan
 from spaces.errors import Infeasible
 from spaces.knob import Knob, Settings
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the names of widths are asked for before it is
+if TYPE_CHECKING:  # torch takes seconds to import, and the names of precisions are asked for before it is
     from torch import nn
 
     from spaces.shape import Shape
@@ -17,44 +17,45 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of widths are 
 #: fp16, bf16: weights and activations. int8: weights per channel, activations scaled as they come, integer products.
 #: int8-static: the same with scales of activations that calibration fixed. int4: weights alone, a scale a group.
 #: fp8: weights per channel and activations per token, in float8 products.
-WIDTHS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4", "fp8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4", "fp8")
 #: Searched only where they are named.
-CLOSED_WIDTHS = ("fp8",)
-#: Widths that can spare some blocks: the others have one width for everything.
+OPT_IN_PRECISIONS = ("fp8",)
+#: Precisions that can spare some blocks: the others have one precision for everything.
 INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
 
 
 class Bits:
-    """Says which widths; whether they exist is a property of the pair of width and runtime (Infeasible there)."""
+    """Says which precisions; whether they exist is a property of the pair of precision and runtime (Infeasible there).
+    Says which precisions; whether they exist is a property of the pair of precision and runtime (Infeasible there)."""
 
     name = "bits"
     phase = Phase.QUANTISE
     source = "Jacob et al. 2018, arXiv 1712.05877 (integer arithmetic); Dong et al. 2019, arXiv 1905.03696 (mixed)"
 
     def knobs(self, shape: Shape) -> tuple[Knob, ...]:
-        width = Knob("width", off="fp32", choices=WIDTHS, help="width of weights and activations")
+        precision = Knob("precision", off="fp32", choices=PRECISIONS, help="precision of weights and activations")
         embeddings = Knob(
             "embeddings",
             off="as-is",
             choices=EMBEDDINGS,
-            closed=True,  # it makes a model smaller and no faster, so it is nothing for a search of latency
-            help="width of the embedding tables: they shrink, nothing gets faster",
+            opt_in=True,  # it makes a model smaller and no faster, so it is nothing for a search of latency
+            help="precision of the embedding tables: they shrink, nothing gets faster",
         )
         if not shape.layers:
-            return (width, embeddings)
-        wide = Knob(
-            "wide",
+            return (precision, embeddings)
+        fp32_blocks = Knob(
+            "fp32_blocks",
             off=0,
             low=0,
             high=shape.depth,
             step=1,
-            mode=True,
-            closed=True,
-            needs=("width", INTEGER),
-            help="blocks that stay fp32 under an integer width, the most sensitive first; the head does with them",
+            method=True,
+            opt_in=True,
+            needs=("precision", INTEGER),
+            help="blocks that stay fp32 under an integer precision, the most sensitive first; the head does with them",
         )
-        return (width, embeddings, wide)
+        return (precision, embeddings, fp32_blocks)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         return precision(settings)
@@ -70,22 +71,26 @@ class Bits:
 
 
 def precision(settings: Settings) -> Plan:
-    """The precision plan of these settings: {"width"}, with "wide" and "embeddings" only where they are not off.
+    """The precision plan of these settings: {"precision"}, with "fp32_blocks" and "embeddings" only where they are not
+    off.
 
     Raises:
-        Infeasible: an unknown width, or blocks to spare where there is no integer width.
+        Infeasible: an unknown precision, or blocks to spare where there is no integer precision.
     """
-    width = str(settings.get("width", "fp32"))
-    if width not in WIDTHS:
-        raise Infeasible(f"bits.width must be one of {', '.join(WIDTHS)}, got {width!r}")
-    plan: Plan = {"width": width}
-    wide = int(settings.get("wide", 0))
-    if wide < 0:
-        raise Infeasible(f"bits.wide must be a number of blocks, got {wide}")
-    if wide and width not in INTEGER:
-        raise Infeasible(f"bits.wide must be 0 unless the width is {' or '.join(INTEGER)}, got {wide} with {width}")
-    if wide:
-        plan["wide"] = wide
+    precision = str(settings.get("precision", "fp32"))
+    if precision not in PRECISIONS:
+        raise Infeasible(f"bits.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    plan: Plan = {"precision": precision}
+    fp32_blocks = int(settings.get("fp32_blocks", 0))
+    if fp32_blocks < 0:
+        raise Infeasible(f"bits.fp32_blocks must be a number of blocks, got {fp32_blocks}")
+    if fp32_blocks and precision not in INTEGER:
+        raise Infeasible(
+            f"bits.fp32_blocks must be 0 unless the precision is {' or '.join(INTEGER)}, "
+            f"got {fp32_blocks} with {precision}"
+        )
+    if fp32_blocks:
+        plan["fp32_blocks"] = fp32_blocks
     embeddings = str(settings.get("embeddings", "as-is"))
     if embeddings not in EMBEDDINGS:
         raise Infeasible(f"bits.embeddings must be one of {', '.join(EMBEDDINGS)}, got {embeddings!r}")

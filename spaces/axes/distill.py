@@ -60,7 +60,7 @@ class Distill:
             if not shape.prunable_hidden:
                 raise Infeasible("distill.width: this model's embeddings have a width of their own")
             energy = statistics.tensors["hidden.energy"]
-            plan["hidden"] = slicing.spelled(sorted(energy.topk(kept).indices.tolist()))
+            plan["hidden"] = slicing.encode_ranges(sorted(energy.topk(kept).indices.tolist()))
         return plan
 
     def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
@@ -112,7 +112,7 @@ class Distill:
 
 
 def _hidden(plan: Plan) -> list[int] | None:
-    return slicing.indices_of(plan["hidden"]) if "hidden" in plan else None
+    return slicing.decode_ranges(plan["hidden"]) if "hidden" in plan else None
 
 
 def _path_of(model: TaskModel, anatomy: Anatomy) -> str:

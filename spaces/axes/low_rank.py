@@ -140,9 +140,9 @@ class LowRankFactors:
         rank = Knob(
             "rank", off=1.0, low=0.2, high=1.0, step=0.1, help="share of the matrices' weights that factors keep"
         )
-        method = Knob("method", off="whitened", choices=("whitened", "plain"), mode=True, help="what the factors fit")
+        method = Knob("method", off="whitened", choices=("whitened", "plain"), method=True, help="what the factors fit")
         allocation = Knob(
-            "allocation", off="budget", choices=("budget", "uniform"), mode=True, help="one budget, or one share each"
+            "allocation", off="budget", choices=("budget", "uniform"), method=True, help="one budget, or one share each"
         )
         embeddings = Knob(
             "embeddings",
@@ -150,15 +150,15 @@ class LowRankFactors:
             low=0.2,
             high=1.0,
             step=0.1,
-            closed=True,
+            opt_in=True,
             help="share of the token table's weights that factors keep",
         )
         where = Knob(
             "where",
             off=SMALLER,
             choices=(SMALLER, FASTER),
-            mode=True,
-            closed=True,
+            method=True,
+            opt_in=True,
             help="which matrices: all that become smaller, or of them those that the device and batch run faster",
         )
         return (rank, embeddings, method, allocation, where)

@@ -43,14 +43,14 @@ class Prune:
             "criterion",
             off="fisher",
             choices=("fisher", "diagonal", "uniform", "magnitude"),
-            mode=True,
+            method=True,
             help="what matters least",
         )
         tuning = Knob(
-            "tuning", off="least-squares", choices=("least-squares", "none"), mode=True, help="of what remains"
+            "tuning", off="least-squares", choices=("least-squares", "none"), method=True, help="of what remains"
         )
         flops = Knob(
-            "flops", off=1.0, low=0.25, high=1.0, step=0.125, closed=True, help="share of the blocks' products kept"
+            "flops", off=1.0, low=0.25, high=1.0, step=0.125, opt_in=True, help="share of the blocks' products kept"
         )
         if not shape.prunable_heads:
             return (neurons, criterion, tuning)  # with one kind of unit a budget is a share of it
@@ -76,7 +76,7 @@ class Prune:
             if criterion == "fisher":
                 rows = statistics.stacked(f"{unit}_rows")
                 kept = [rearrange(g, indices) for g, indices in zip(rows, kept, strict=True)]
-            plan[unit] = [slicing.spelled(indices) for indices in kept]
+            plan[unit] = [slicing.encode_ranges(indices) for indices in kept]
         plan["tuning"] = str(settings.get("tuning", "least-squares"))
         return plan
 
@@ -220,7 +220,7 @@ def rearrange(rows: Tensor, kept: list[int]) -> list[int]:
 
 
 def _kept(plan: Plan, index: int) -> tuple[list[int], list[int]]:
-    return slicing.indices_of(plan["heads"][index]), slicing.indices_of(plan["neurons"][index])
+    return slicing.decode_ranges(plan["heads"][index]), slicing.decode_ranges(plan["neurons"][index])
 
 
 def _expand(units: list[int], size: int) -> list[int]:

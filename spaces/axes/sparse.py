@@ -41,15 +41,15 @@ class SparseMatrices:
             low=0.125,
             high=1.0,
             step=0.125,
-            closed=True,
+            opt_in=True,
             help="share of the blocks' weights kept: size only, nothing gets faster",
         )
         pattern = Knob(
             "pattern",
             off="any",
             choices=PATTERNS,
-            mode=True,
-            closed=True,
+            method=True,
+            opt_in=True,
             needs=("weights", (0.5,)),
             help="2-of-4 (weights: 0.5): 2:4 sparsity on the CUDA kernels that skip the rest, and nowhere else",
         )

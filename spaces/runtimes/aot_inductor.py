@@ -29,7 +29,7 @@ from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
 from spaces.runtimes.opening import cpus, require
 from spaces.runtimes.seal import private_name, seal, sealed
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
+from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
 
 FOLDER = "aot_inductor"
 
@@ -44,11 +44,11 @@ class AotInductor:
     def missing(self, context: Context) -> str | None:
         return no_compiler("AOTInductor")
 
-    def widths(self, context: Context) -> tuple[str, ...]:
-        return torch_widths(context)
+    def precisions(self, context: Context) -> tuple[str, ...]:
+        return torch_precisions(context)
 
     def files(self, plan: Plan) -> tuple[str, ...]:
-        return (f"{FOLDER}/{plan['width']}.pt2",)
+        return (f"{FOLDER}/{plan['precision']}.pt2",)
 
     def made_by(self, context: Context) -> Mapping[str, str]:
         threads = context.threads or torch.get_num_threads()

@@ -16,7 +16,7 @@ from spaces.errors import Infeasible
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
+from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
 
 GRAPHS = 256  # compiled in one process, over all models
 INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
@@ -34,8 +34,8 @@ class Compiled(FromWeights):
     def missing(self, context: Context) -> str | None:
         return no_compiler("torch.compile") if context.device == "cpu" else None
 
-    def widths(self, context: Context) -> tuple[str, ...]:
-        return (*torch_widths(context), *float8.widths(context))
+    def precisions(self, context: Context) -> tuple[str, ...]:
+        return (*torch_precisions(context), *float8.precisions(context))
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

@@ -15,7 +15,7 @@ from spaces.axis import Plan
 from spaces.base import Base, read_config
 from spaces.runtime import Context, Predict
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_widths
+from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_precisions
 
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
@@ -34,8 +34,8 @@ class CudaGraph(FromWeights):
     def missing(self, context: Context) -> str | None:
         return None if context.device == "cuda" else "CUDA graphs need a CUDA device"
 
-    def widths(self, context: Context) -> tuple[str, ...]:
-        return torch_widths(context)
+    def precisions(self, context: Context) -> tuple[str, ...]:
+        return torch_precisions(context)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

@@ -8,7 +8,7 @@ from spaces.axis import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_widths
+from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
 
 
 class Eager(FromWeights):
@@ -21,8 +21,8 @@ class Eager(FromWeights):
     def missing(self, context: Context) -> str | None:
         return None
 
-    def widths(self, context: Context) -> tuple[str, ...]:
-        return (*torch_widths(context), *float8.widths(context))
+    def precisions(self, context: Context) -> tuple[str, ...]:
+        return (*torch_precisions(context), *float8.precisions(context))
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

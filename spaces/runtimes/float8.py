@@ -18,7 +18,7 @@ from spaces.errors import Infeasible
 from spaces.runtime import Context
 
 INSTALL = 'pip install "torchao>=0.13"'
-WIDTH = "fp8"
+PRECISION = "fp8"
 RUNTIMES = ("eager", "compiled", "compiled-max-autotune")  # that run it
 CAPABILITY = (8, 9)  # float8 tensor cores came with Ada and Hopper
 MULTIPLE = 16  # of a matrix's inputs and outputs; torchao leaves others as they are and says nothing
@@ -34,9 +34,9 @@ def missing(context: Context) -> str | None:
     return None if importlib.util.find_spec("torchao") else f"torchao not installed: {INSTALL}"
 
 
-def widths(context: Context) -> tuple[str, ...]:
+def precisions(context: Context) -> tuple[str, ...]:
     """fp8 where it runs."""
-    return () if missing(context) else (WIDTH,)
+    return () if missing(context) else (PRECISION,)
 
 
 def lower(model: nn.Module) -> None:

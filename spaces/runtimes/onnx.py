@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 FOLDER = "onnx"
-#: Widths whose graphs were once made in another way: a new name, so that an old graph is not taken for a new one.
+#: Precisions whose graphs were once made in another way: a new name, so that an old graph is not taken for a new one.
 NAMES = {"int4": "int4-fitted"}
 
 
@@ -46,7 +46,7 @@ class Onnx:
             return "this onnxruntime has no CUDA provider: pip install onnxruntime-gpu"
         return None
 
-    def widths(self, context: Context) -> tuple[str, ...]:
+    def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
 
     def files(self, plan: Plan) -> tuple[str, ...]:
@@ -99,10 +99,10 @@ class OnnxPredict:
 
 def file_of(plan: Plan) -> str:
     """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-w2-e8.onnx."""
-    name = NAMES.get(str(plan["width"]), plan["width"])
-    wide = f"-w{plan['wide']}" if plan.get("wide") else ""
+    name = NAMES.get(str(plan["precision"]), plan["precision"])
+    fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
-    return f"{FOLDER}/{name}{wide}{embeddings}.onnx"
+    return f"{FOLDER}/{name}{fp32_blocks}{embeddings}.onnx"
 
 
 def versions() -> dict[str, str]:
@@ -118,10 +118,10 @@ def versions() -> dict[str, str]:
 
 def source_of(plan: Plan) -> Plan | None:
     """The plan whose graph that of `plan` is rewritten from (`_make`); None where it is exported from the weights."""
-    width, embeddings = str(plan["width"]), plan.get("embeddings")
-    if width in ("fp32", "fp16"):
-        return None if embeddings is None else {"width": width}
-    return {**({} if embeddings is None else {"embeddings": embeddings}), "width": "fp32"}
+    precision, embeddings = str(plan["precision"]), plan.get("embeddings")
+    if precision in ("fp32", "fp16"):
+        return None if embeddings is None else {"precision": precision}
+    return {**({} if embeddings is None else {"embeddings": embeddings}), "precision": "fp32"}
 
 
 def graph(folder: Path, plan: Plan) -> Path:
@@ -143,32 +143,32 @@ def graph(folder: Path, plan: Plan) -> Path:
 
 
 def _make(folder: Path, plan: Plan, path: Path) -> None:
-    """A plan's graph from that of a plainer plan: widths of blocks last, then tables, then the export."""
-    width, wide, embeddings = str(plan["width"]), int(plan.get("wide", 0)), plan.get("embeddings")
-    if width in ("fp32", "fp16"):
+    """A plan's graph from that of a plainer plan: precisions of blocks last, then tables, then the export."""
+    precision, fp32_blocks, embeddings = str(plan["precision"]), int(plan.get("fp32_blocks", 0)), plan.get("embeddings")
+    if precision in ("fp32", "fp16"):
         if embeddings is None:
-            _export(folder, path, width)
+            _export(folder, path, precision)
         else:
-            quantise.tables(graph(folder, {"width": width}), path)
+            quantise.tables(graph(folder, {"precision": precision}), path)
         return
-    blocks = sensitivity.read(folder) if wide else []
-    rows = calibration.read(folder) if width == "int8-static" else []
+    blocks = sensitivity.read(folder) if fp32_blocks else []
+    rows = calibration.read(folder) if precision == "int8-static" else []
     wanted = source_of(plan)
     assert wanted is not None
     graph_file = graph(folder, wanted)
     with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as place:
         source = Path(place) / graph_file.name
         source.symlink_to(graph_file.resolve())  # quantisers write beside what they read
-        keep = quantise.spared(source, blocks, wide) if wide else []
-        if width == "int8":
+        keep = quantise.spared(source, blocks, fp32_blocks) if fp32_blocks else []
+        if precision == "int8":
             quantise.dynamic(source, path, keep)
-        elif width == "int8-static":
+        elif precision == "int8-static":
             quantise.static(source, path, keep, rows)
         else:
             quantise.four_bits(source, path, keep)
 
 
-def _export(folder: Path, path: Path, width: str) -> None:
+def _export(folder: Path, path: Path, precision: str) -> None:
     """The graph with batch and length left open."""
     import torch
 
@@ -176,7 +176,7 @@ def _export(folder: Path, path: Path, width: str) -> None:
     from spaces.base import read_config
 
     model: TaskModel = build.load(folder)
-    if width == "fp16":
+    if precision == "fp16":
         model = model.half()
     names = list(read_config(folder)[0].inputs)
     example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in names)

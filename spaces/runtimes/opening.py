@@ -32,14 +32,14 @@ class FromWeights:
 
 
 def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = None) -> None:
-    """Raises Infeasible where `runtime` cannot run at all, or has no kernels of the planned width.
+    """Raises Infeasible where `runtime` cannot run at all, or has no kernels of the planned precision.
 
     `place` ends the second sentence: "this" and the device, where nothing is given.
     """
     why = runtime.missing(context)
     if why:
         raise Infeasible(why)
-    width = str(plan["width"])
-    if width not in runtime.widths(context):
-        known = float8.missing(context) if width == float8.WIDTH and runtime.name in float8.RUNTIMES else None
-        raise Infeasible(known or f"{runtime.name} has no {width} kernels {place or f'on this {context.device}'}")
+    precision = str(plan["precision"])
+    if precision not in runtime.precisions(context):
+        known = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None
+        raise Infeasible(known or f"{runtime.name} has no {precision} kernels {place or f'on this {context.device}'}")

@@ -30,7 +30,7 @@ class OpenVino:
             return f"openvino not installed: {self.install}"
         return onnx.Onnx().missing(context)
 
-    def widths(self, context: Context) -> tuple[str, ...]:
+    def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "int8-static")
 
     def files(self, plan: Plan) -> tuple[str, ...]:

@@ -30,16 +30,16 @@ NBITS = "com.microsoft"  # the domain of MatMulNBits, the operator of int4
 Lower = Callable[[Path, Path, Sequence[str]], None]
 
 
-def spared(source: Path, blocks: Sequence[str], wide: int) -> list[str]:
-    """The matrices that stay wide: those of the first `wide` of `blocks`, and what is in none of them (a head).
+def spared(source: Path, blocks: Sequence[str], fp32_blocks: int) -> list[str]:
+    """The matrices that stay fp32: those of the first `fp32_blocks` of `blocks`, and what is in none of them (a head).
 
     `blocks` are module paths, the most sensitive first. Raises Infeasible when there are not so many.
     """
     import onnx
 
-    if wide > len(blocks):
-        raise Infeasible(f"bits.wide must be at most the model's {len(blocks)} blocks, got {wide}")
-    narrow = set(blocks[wide:])
+    if fp32_blocks > len(blocks):
+        raise Infeasible(f"bits.fp32_blocks must be at most the model's {len(blocks)} blocks, got {fp32_blocks}")
+    narrow = set(blocks[fp32_blocks:])
     model = onnx.load(source, load_external_data=False)
     return [node.name for node in matrices(model.graph) if not narrow & set(_scopes(node))]
 

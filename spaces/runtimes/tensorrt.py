@@ -44,7 +44,7 @@ class TensorRt:
             return f"this onnxruntime has no TensorRT provider: {INSTALL}"
         return None
 
-    def widths(self, context: Context) -> tuple[str, ...]:
+    def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "fp16")
 
     def files(self, plan: Plan) -> tuple[str, ...]:
@@ -63,11 +63,11 @@ class TensorRt:
         with contextlib.suppress(ImportError):  # puts the libraries of the pip package where the provider finds them
             importlib.import_module("tensorrt")
         path = onnx.graph(folder, plan)
-        settings = options(path, str(plan["width"]))
+        settings = options(path, str(plan["precision"]))
         return onnx.OnnxPredict(path, context, [(PROVIDER, settings), ("CUDAExecutionProvider", {})])
 
 
-def options(path: Path, width: str) -> dict[str, Any]:
+def options(path: Path, precision: str) -> dict[str, Any]:
     """The provider's options for the graph at `path`; makes the folder its engines are kept in."""
     engines = private_folder(f"tensorrt {path.resolve()}")
     return {
@@ -75,5 +75,5 @@ def options(path: Path, width: str) -> dict[str, Any]:
         "trt_engine_cache_path": str(engines),
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": str(engines),
-        "trt_fp16_enable": width == "fp16",
+        "trt_fp16_enable": precision == "fp16",
     }

@@ -1,4 +1,4 @@
-"""What the PyTorch runtimes share: numpy in, numpy out, on a device and in a width."""
+"""What the PyTorch runtimes share: numpy in, numpy out, on a device and in a precision."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from spaces.sparse import expand
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
-def torch_widths(context: Context) -> tuple[str, ...]:
-    """Widths with PyTorch kernels that really run in them on this device."""
+def torch_precisions(context: Context) -> tuple[str, ...]:
+    """Precisions with PyTorch kernels that really run in them on this device."""
     if context.device == "cuda":
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ("fp32", "bf16", "fp16") if bf16 else ("fp32", "fp16")
@@ -36,16 +36,16 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
-    """The stored model on the device in the planned width. Raises Infeasible for tables it has no kernel for."""
-    width = str(plan["width"])
+    """The stored model on the device in the planned precision. Raises Infeasible for tables it has no kernel for."""
+    precision = str(plan["precision"])
     if "embeddings" in plan:
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[width])
+    model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[precision])
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
-    if width == float8.WIDTH:
+    if precision == float8.PRECISION:
         float8.lower(model)
     return model
 

@@ -42,7 +42,7 @@ class Xla(FromWeights):
             return "XLA runs on CPUs and TPUs here"
         return f"jax not installed: {self.install}" if importlib.util.find_spec("jax") is None else None
 
-    def widths(self, context: Context) -> tuple[str, ...]:
+    def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "bf16") if _tpu_is_there() else ("fp32",)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
@@ -50,25 +50,25 @@ class Xla(FromWeights):
         if "embeddings" in plan:
             raise Infeasible(f"bits.embeddings: xla has no kernel that gathers from {plan['embeddings']} tables")
         _limit_threads(context.threads)
-        return XlaPredict(folder, str(plan["width"]))
+        return XlaPredict(folder, str(plan["precision"]))
 
 
 class XlaPredict:
     """Pads a batch to the bucket of its length (attention mask 0, the padding token) and runs its program."""
 
-    def __init__(self, folder: Path, width: str) -> None:
+    def __init__(self, folder: Path, precision: str) -> None:
         import jax
 
         from spaces.runtimes.graph_to_jax import lower
 
         device, base = _device(jax), read_config(folder)[0]
-        program = export(build.load(folder).to(DTYPES[width]), base.inputs, "cpu")
+        program = export(build.load(folder).to(DTYPES[precision]), base.inputs, "cpu")
         run, weights = lower(decomposed(program))
         # A TPU would multiply fp32 in bf16 passes unless told otherwise, and be no fp32 candidate.
-        precision = "highest" if width == "fp32" else "default"
+        matmul_precision = "highest" if precision == "fp32" else "default"
 
         def exact(weights: Any, inputs: Any) -> Any:
-            with jax.default_matmul_precision(precision):
+            with jax.default_matmul_precision(matmul_precision):
                 return run(weights, inputs)
 
         self._run = jax.jit(exact)

@@ -17,13 +17,13 @@ BLOCK = ((4, 4), (4, 4), (4, 4), (4, 4), (4, 8), (8, 4))
 SMALL = Sizes(token_matrices=BLOCK * 2, row_matrices=((4, 2),), attention=(4, 4), tables=(4, 4, 4))
 
 
-class Known:
+class LatencyPredictor:
     """Ceilings of a device with these figures."""
 
     def __init__(self, peak: float, bandwidth: float) -> None:
         self._peak, self._bandwidth = peak, bandwidth
 
-    def peak(self, width: str) -> float:
+    def peak(self, precision: str) -> float:
         return self._peak
 
     def bandwidth(self, size: int) -> float:
@@ -61,10 +61,10 @@ def test_the_operations_are_those_that_torch_counts() -> None:
     assert work(sizes, [length], "fp32").operations == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("width", ["bf16", "int8", "int8-static", "int4", "fp8"])
-def test_fewer_bits_read_fewer_bytes_and_compute_as_much(width: str) -> None:
-    full, less = work(SMALL, [3], "fp32"), work(SMALL, [3], width)
-    assert less.bytes / full.bytes == BYTES[width] / 4
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int8-static", "int4", "fp8"])
+def test_fewer_bits_read_fewer_bytes_and_compute_as_much(precision: str) -> None:
+    full, less = work(SMALL, [3], "fp32"), work(SMALL, [3], precision)
+    assert less.bytes / full.bytes == BYTES[precision] / 4
     assert less.operations == full.operations
 
 
@@ -80,21 +80,21 @@ def test_weights_are_read_once_a_call_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize(("peak", "bandwidth", "bound"), [(1e3, 1e12, "compute"), (1e12, 1e3, "memory")])
 def test_the_floor_is_set_by_the_lower_ceiling(peak: float, bandwidth: float, bound: str) -> None:
-    found = roofline.floor(SMALL, [batch(3)], "fp32", Known(peak, bandwidth))
+    found = roofline.floor(SMALL, [batch(3)], "fp32", LatencyPredictor(peak, bandwidth))
     one = work(SMALL, [3], "fp32")
     assert found.bound == bound
     assert found.ms == pytest.approx(1e3 * max(one.operations / peak, one.bytes / bandwidth))
 
 
 def test_padding_is_not_work_and_the_typical_call_counts() -> None:
-    floor = roofline.floor(SMALL, [batch(2), batch(4), batch(9)], "fp32", Known(1e3, 1e12))
+    floor = roofline.floor(SMALL, [batch(2), batch(4), batch(9)], "fp32", LatencyPredictor(1e3, 1e12))
     assert floor.work == work(SMALL, [4], "fp32")
-    assert roofline.floor(SMALL, [batch(2, 9)], "fp32", Known(1e3, 1e12)).work == work(SMALL, [2, 9], "fp32")
+    assert roofline.floor(SMALL, [batch(2, 9)], "fp32", LatencyPredictor(1e3, 1e12)).work == work(SMALL, [2, 9], "fp32")
 
 
 @pytest.mark.parametrize(("factor", "bug"), [(2.0, False), (1.0, False), (0.97, False), (0.9, True), (0.1, True)])
 def test_a_time_under_the_floor_is_reported_as_a_bug_on_every_timing(factor: float, bug: bool) -> None:
-    floor = roofline.floor(SMALL, [batch(3)], "fp32", Known(1e3, 1e12))
+    floor = roofline.floor(SMALL, [batch(3)], "fp32", LatencyPredictor(1e3, 1e12))
     median = P50.measured(floor.ms * factor, (floor.ms * factor * 0.9, floor.ms * factor * 1.1), 100, {"noisy": "load"})
     found = roofline.held_against(floor, {P50.name: median, "other": median}, P50.name)
     for name in (P50.name, "other"):
@@ -106,7 +106,7 @@ def test_a_time_under_the_floor_is_reported_as_a_bug_on_every_timing(factor: flo
     assert fraction.interval == pytest.approx((1 / factor / 1.1, 1 / factor / 0.9))
 
 
-def test_a_width_without_a_size_is_refused() -> None:
+def test_a_precision_without_a_size_is_refused() -> None:
     with pytest.raises(ValueError, match="got int3"):
         work(SMALL, [3], "int3")
 
@@ -153,6 +153,6 @@ def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock
     assert meter._best(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS["cuda"])
 
 
-def test_a_ceiling_for_an_unknown_width_is_refused() -> None:
+def test_a_ceiling_for_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="got int3"):
         Meter("cpu", 1).peak("int3")

@@ -44,7 +44,7 @@ def test_parameters_and_megabytes_count_every_number_once() -> None:
     assert megabytes_of(model(), "fp32") * 1e6 == pytest.approx([4 * numbers])
     assert megabytes_of(model(), "fp16") * 1e6 == pytest.approx([2 * numbers])
     assert megabytes_of(model(), "int8") * 1e6 == pytest.approx([SIZES.weights + 4 * 1900])
-    with pytest.raises(ValueError, match="width must be one of"):
+    with pytest.raises(ValueError, match="precision must be one of"):
         megabytes_of(model(), "int3")
 
 

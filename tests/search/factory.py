@@ -96,7 +96,7 @@ def outcome(
 
 def baselines() -> list[Outcome]:
     """The uncompressed model: eager, ONNX Runtime, and int8 under ONNX Runtime."""
-    int8 = recipe({"bits": {"width": "int8"}}, "onnx")
+    int8 = recipe({"bits": {"precision": "int8"}}, "onnx")
     return [
         outcome(0, made=recipe(), baseline=True, measurements=_eager()),
         outcome(1, 0.832, 8.3, made=recipe(runtime="onnx"), baseline=True),
@@ -115,17 +115,17 @@ def front(trials: int = 40, seed: int = 3) -> Front:
     draw = random.Random(seed)
     made = Front(TARGETS, tuple(baselines()))
     for number in range(len(made.outcomes), trials):
-        layers, heads, width = (
+        layers, heads, precision = (
             draw.randint(2, 6),
             draw.choice([0.25, 0.5, 0.75, 1.0]),
             draw.choice(["fp32", "int8"]),
         )
         runtime = draw.choice(["eager", "onnx", "onnx"])
         steps: dict[str, dict[str, Any]] = {"distill": {"layers": layers}, "prune": {"heads": heads}}
-        if width == "int8":
-            steps["bits"] = {"width": width}
+        if precision == "int8":
+            steps["bits"] = {"precision": precision}
         candidate = recipe(steps, runtime)
-        if width == "int8" and runtime == "eager":
+        if precision == "int8" and runtime == "eager":
             reason = "eager has no int8 kernels on cpu (it runs: fp32)"
             made = made.add(Outcome(number, candidate, "infeasible", reason))
         elif draw.random() < 0.08:
@@ -135,9 +135,9 @@ def front(trials: int = 40, seed: int = 3) -> Front:
             made = made.add(Outcome(number, candidate, "failed", "its process died (killed by signal 9)"))
         else:
             share = layers / 6 * (0.6 + 0.4 * heads)
-            factor = {"eager": 1.0, "onnx": 0.55}[runtime] * (0.7 if width == "int8" else 1.0)
+            factor = {"eager": 1.0, "onnx": 0.55}[runtime] * (0.7 if precision == "int8" else 1.0)
             latency = 0.4 + BASELINE_MS * share * factor * draw.uniform(0.95, 1.1)
-            accuracy = 0.835 - 0.16 * (1 - share) ** 2 - (0.008 if width == "int8" else 0) - draw.uniform(0, 0.02)
+            accuracy = 0.835 - 0.16 * (1 - share) ** 2 - (0.008 if precision == "int8" else 0) - draw.uniform(0, 0.02)
             figures = measurements(accuracy, latency, 45 + 45 * share)
             made = made.add(Outcome(number, candidate, "complete", measurements=figures))
     return made
@@ -174,14 +174,14 @@ def campaign(made: Front, slower: Mapping[int, float] | None = None, spread: flo
 
 
 def weights(folder: Path, name: str) -> Path:
-    """A folder as a trial leaves it: what a model needs, graphs of several widths, and what must stay."""
+    """A folder as a trial leaves it: what a model needs, graphs of several precisions, and what must stay."""
     made = folder / name
     (made / "onnx").mkdir(parents=True)
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (made / file).write_text("{}")
     (made / "model.safetensors").write_bytes(name.encode() * 16)
-    for width in ("fp32", "int8"):
-        (made / "onnx" / f"{width}.onnx").write_bytes(width.encode())
+    for precision in ("fp32", "int8"):
+        (made / "onnx" / f"{precision}.onnx").write_bytes(precision.encode())
     for stays in ("entry.json", ".partial.123", "optimizer.pt"):
         (made / stays).write_text("{}")
     return made

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from world import worlds
 
-from search.propose.surrogate.quality import Law, Line, QualityModel, Seen
+from search.propose.surrogate.quality import DecayMean, Line, QualityModel, Seen
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -40,7 +40,7 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
 def test_a_law_falls_from_the_uncompressed_model_with_every_setting(luck: float) -> None:
     """Also where, by luck, those were better that had more taken away of one setting."""
     features = np.random.default_rng(0).random((12, 2))
-    law = Law.fitted(features, truth(features) + luck * (1 - features[:, 1]), np.ones(2), 0.5, 0.85)
+    law = DecayMean.fitted(features, truth(features) + luck * (1 - features[:, 1]), np.ones(2), 0.5, 0.85)
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij"), axis=-1)
     kept = law.kept(grid.reshape(-1, 2)).reshape(9, 9)
     assert kept[-1, -1] == 1.0
@@ -48,27 +48,27 @@ def test_a_law_falls_from_the_uncompressed_model_with_every_setting(luck: float)
     assert (kept > 0).all()
 
 
-@pytest.mark.parametrize("bend", [1.0, 2.0])
-def test_a_law_finds_how_what_the_settings_take_adds_up(bend: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeypatch: pytest.MonkeyPatch) -> None:
     features = np.random.default_rng(1).random((40, 2))
     taken = 0.8 * (1 - features[:, 0]) + 0.6 * (1 - features[:, 1]) ** 2
-    left = np.exp(-(taken**bend))
+    left = np.exp(-(taken**exponent))
 
     def error() -> float:
-        law = Law.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
+        law = DecayMean.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
         return float(np.abs(law.kept(features) - left).mean())
 
     free = error()
     assert free < 0.02
-    monkeypatch.setattr("search.propose.surrogate.quality.BENDS", (1.0,))
-    assert error() > 2 * free or bend == 1.0
+    monkeypatch.setattr("search.propose.surrogate.quality.EXPONENTS", (1.0,))
+    assert error() > 2 * free or exponent == 1.0
 
 
 def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world, pair = worlds().synthetic(), ("onnx", "int8")
-    features, quality = world.grid.features(world.rows), world.quality[:, world.pairs.index(pair)]
+    features, quality = world.grid.features(world.rows), world.quality[:, world.deployments.index(pair)]
     off = world.uncompressed
 
     def errors() -> tuple[float, float]:
@@ -86,7 +86,7 @@ def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
         return float(np.mean(away)), float(np.mean(inside))
 
     with_law, inside = errors()
-    monkeypatch.setattr(Law, "kept", lambda self, features: np.ones(len(features)))
+    monkeypatch.setattr(DecayMean, "kept", lambda self, features: np.ones(len(features)))
     without, _ = errors()
     assert with_law < 0.8 * without
     assert inside > 0.85
@@ -100,7 +100,7 @@ def test_a_pair_has_an_offset_of_its_own() -> None:
 
 
 def test_an_offset_follows_the_settings() -> None:
-    """A low width costs small models more: where it was seen so, it is expected so of others."""
+    """A low precision costs small models more: where it was seen so, it is expected so of others."""
     seen = [Seen(s.features, {ONE: s.quality[ONE], OTHER: s.quality[ONE] - 0.04 * (1 - s.features[0])}) for s in
             known(30, 0)]  # fmt: skip
     model = QualityModel()

@@ -1,4 +1,5 @@
-"""Bit widths in a search: which pairs are tried, from where it starts, and what every set of weights carries along."""
+"""Bit precisions in a search: which pairs are tried, from where it starts, and what every set of weights carries along.
+Bit precisions in a search: which pairs are tried, from where it starts, and what every set of weights carries along."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ from search.config.schema import from_mapping, load
 from search.deliver.export import files_of
 from search.deliver.verify import TOLERANCE
 from search.space.choices import names
-from search.space.space import Space, anchors, open_space, siblings
+from search.space.deployments import siblings
+from search.space.space import Space, anchors, open_space
 from search.tasks.encoded import read_encoded
 from spaces import calibration, sensitivity
-from spaces.axes.bits import WIDTHS
+from spaces.axes.bits import PRECISIONS
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
@@ -37,46 +39,46 @@ def opened(**bits: object) -> Space:
     return open_space(from_mapping(mapping, names()), SHAPE, Context())
 
 
-def test_the_embedded_default_searches_the_widths_it_names_and_no_other_bits() -> None:
+def test_the_embedded_default_searches_the_precisions_it_names_and_no_other_bits() -> None:
     config = load(None, [], names())
     space = open_space(config, SHAPE, Context())
-    assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.width"}
-    assert {width for _, width in space.pairs} <= {"fp32", "int8"}
+    assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.precision"}
+    assert {precision for _, precision in space.deployments} <= {"fp32", "int8"}
     described = {name for name in space.to_json()["knobs"] if name.startswith("bits.")}
-    assert described == {"bits.width"}, "a study that was made before these knobs goes on"
+    assert described == {"bits.precision"}, "a study that was made before these knobs goes on"
 
 
 def test_blocks_and_embeddings_are_searched_where_the_user_opens_them() -> None:
-    assert {n for n in opened().searched if n.startswith("bits.")} == {"bits.width"}
-    space = opened(wide=[0, 2], embeddings=["as-is", "int8"])
-    assert space.knobs["bits.wide"].values() == [0, 1, 2]
+    assert {n for n in opened().searched if n.startswith("bits.")} == {"bits.precision"}
+    space = opened(fp32_blocks=[0, 2], embeddings=["as-is", "int8"])
+    assert space.knobs["bits.fp32_blocks"].values() == [0, 1, 2]
     assert space.knobs["bits.embeddings"].choices == ("as-is", "int8")
 
 
-def test_every_width_has_a_tolerance() -> None:
-    assert set(TOLERANCE) == set(WIDTHS)
+def test_every_precision_has_a_tolerance() -> None:
+    assert set(TOLERANCE) == set(PRECISIONS)
 
 
-def test_no_anchor_starts_from_a_width_that_may_lose_much() -> None:
+def test_no_anchor_starts_from_a_precision_that_may_lose_much() -> None:
     space = opened()
-    if "int4" not in space.knobs["bits.width"].choices:
+    if "int4" not in space.knobs["bits.precision"].choices:
         pytest.skip("needs ONNX Runtime")
-    found = {settings["bits.width"] for settings in anchors(space)}
+    found = {settings["bits.precision"] for settings in anchors(space)}
     assert found and not found & {"int8-static", "int4", "fp8"}
 
 
-def test_siblings_spare_the_same_blocks_under_every_integer_width() -> None:
+def test_siblings_spare_the_same_blocks_under_every_integer_precision() -> None:
     pairs = [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"), ("openvino", "int8-static")]
-    made = factory.recipe({"bits": {"width": "int8", "wide": 2, "embeddings": "int8"}}, "onnx")
+    made = factory.recipe({"bits": {"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}}, "onnx")
     found = {}
     for sibling in siblings(made, pairs):
         bits = sibling.step("bits")
-        found[sibling.runtime.name, str(bits.settings.get("width", "fp32")) if bits else "fp32"] = sibling
+        found[sibling.runtime.name, str(bits.settings.get("precision", "fp32")) if bits else "fp32"] = sibling
     assert set(found) == set(pairs) - {("onnx", "int8")}, "its own pair is itself"
     assert not found["eager", "fp32"].steps
     assert found["onnx", "fp32"].steps[-1].settings == {"embeddings": "int8"}
-    assert found["onnx", "int4"].steps[-1].settings == {"width": "int4", "wide": 2, "embeddings": "int8"}
-    assert found["openvino", "int8-static"].steps[-1].settings == {"width": "int8-static", "wide": 2}
+    assert found["onnx", "int4"].steps[-1].settings == {"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}
+    assert found["openvino", "int8-static"].steps[-1].settings == {"precision": "int8-static", "fp32_blocks": 2}
     assert all(r.weights_digest == made.weights_digest for r in found.values())
 
 
@@ -100,11 +102,13 @@ def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_
         assert sensitivity.FILE in taken and calibration.FILE not in taken
 
 
-@pytest.mark.parametrize(("bits", "message"), [({"wide": [0, 9]}, "between 0 and 2"), ({"wide": "two"}, "wide")])
+@pytest.mark.parametrize(
+    ("bits", "message"), [({"fp32_blocks": [0, 9]}, "between 0 and 2"), ({"fp32_blocks": "two"}, "fp32_blocks")]
+)
 def test_blocks_that_a_model_does_not_have_are_refused(
     bits: dict[str, object], message: str, finished: Finished, tmp_path: Path
 ) -> None:
     model = yaml.safe_load(finished.config.read_text())["model"]
     config = command.write_config(finished.config.with_name("wide.yaml"), model=model, space={"bits": bits})
     shutil.copytree(finished.mlruns / "cache", tmp_path / "mlruns" / "cache")
-    command.refused(command.search("run", config, cwd=tmp_path), [f"{config}: space.bits.wide", message])
+    command.refused(command.search("run", config, cwd=tmp_path), [f"{config}: space.bits.fp32_blocks", message])

@@ -23,7 +23,7 @@ NAMES = Names(
         "distill": ("layers", "width"),
         "prune": ("heads", "neurons", "criterion"),
         "low_rank": ("rank",),
-        "bits": ("width",),
+        "bits": ("precision",),
         "runtime": ("name",),
     },
     tasks=("classification",),

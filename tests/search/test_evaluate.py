@@ -74,7 +74,7 @@ class World:
 
 
 def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
-    monkeypatch.setattr(evaluate, "Maker", world.maker)
+    monkeypatch.setattr(evaluate, "Maker", world.weights_builder)
     monkeypatch.setattr(evaluate, "Measurer", world.measurer)
     monkeypatch.setattr(evaluate, "digest_in", lambda folder, name: "digest")
     monkeypatch.setattr(evaluate, "broken", lambda limits, metric, outcome: ())

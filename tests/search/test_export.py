@@ -69,7 +69,7 @@ def test_a_model_folder_has_what_its_runtime_needs_and_no_more(front: Front, exp
         assert {"config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "vocab.txt"} <= found
         assert not {"entry.json", "optimizer.pt", ".partial.123"} & found
         bits = outcome.recipe.step("bits")
-        graph = {f"onnx/{bits.settings['width'] if bits else 'fp32'}.onnx"}
+        graph = {f"onnx/{bits.settings['precision'] if bits else 'fp32'}.onnx"}
         assert {n for n in found if "/" in n} == (graph if outcome.recipe.runtime.name == "onnx" else set())
 
 
@@ -113,7 +113,7 @@ def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_ope
         path.write_bytes(b"program %d" % len(compiled))
 
     monkeypatch.setattr(aot_inductor, "_compile", compile_to)
-    source, to, plan = factory.weights(tmp_path, "a"), tmp_path / "to", {"width": "fp32"}
+    source, to, plan = factory.weights(tmp_path, "a"), tmp_path / "to", {"precision": "fp32"}
     aot_inductor.package(source, plan, Context())
     outcome = factory.outcome(0, made=factory.recipe(runtime="aot_inductor"), folder=str(source))
     made = Front(factory.TARGETS, (outcome,))

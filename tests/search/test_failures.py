@@ -122,11 +122,11 @@ def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_know
 
     nothing: Any = None
     monkeypatch.setattr(session, "informed", lambda setting: True)
-    monkeypatch.setattr(session, "Known", refuse(UnknownAnatomy("no shape")))
-    assert session.knowledge_of(nothing, nothing, nothing) is None
-    monkeypatch.setattr(session, "Known", refuse(ValueError("costs must be four numbers")))
+    monkeypatch.setattr(session, "LatencyPredictor", refuse(UnknownAnatomy("no shape")))
+    assert session.cost_model_of(nothing, nothing, nothing) is None
+    monkeypatch.setattr(session, "LatencyPredictor", refuse(ValueError("costs must be four numbers")))
     with pytest.raises(ValueError, match="four numbers"):
-        session.knowledge_of(nothing, nothing, nothing)
+        session.cost_model_of(nothing, nothing, nothing)
 
 
 def test_a_lock_found_in_the_middle_of_a_run_is_said_without_the_statement() -> None:

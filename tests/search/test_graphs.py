@@ -52,8 +52,8 @@ def weights(store: Store, content: bytes = b"weights") -> Path:
     return store.make("weights", {"content": content.hex()}, fill)[0]
 
 
-def recipe(width: str = "fp32", runtime: str = "onnx") -> Recipe:
-    return factory.recipe({} if width == "fp32" else {"bits": {"width": width}}, runtime)
+def recipe(precision: str = "fp32", runtime: str = "onnx") -> Recipe:
+    return factory.recipe({} if precision == "fp32" else {"bits": {"precision": precision}}, runtime)
 
 
 def unlike_their_manifests(root: Path) -> dict[str, Any]:
@@ -92,7 +92,9 @@ def test_a_graph_is_an_entry_of_its_own_and_made_once(tmp_path: Path) -> None:
 def test_an_integer_graph_is_made_from_the_plain_one_that_is_there(tmp_path: Path) -> None:
     store, maker = Store(tmp_path), Maker()
     source, graphs = weights(store), Graphs(store, maker)
-    folders = {width: graphs.folder(recipe(width), source, CPU) for width in ("int8", "int8-static", "fp32")}
+    folders = {
+        precision: graphs.folder(recipe(precision), source, CPU) for precision in ("int8", "int8-static", "fp32")
+    }
     assert len(set(folders.values())) == 3
     assert maker.made == [
         ("onnx/fp32.onnx", []),
@@ -105,13 +107,13 @@ def test_an_integer_graph_is_made_from_the_plain_one_that_is_there(tmp_path: Pat
 
 
 @pytest.mark.parametrize("embeddings", [{}, {"embeddings": "int8"}])
-@pytest.mark.parametrize("width", ["fp32", "int8", "int8-static", "int4"])
-def test_the_plan_that_a_graph_is_made_from_ends_at_the_export(width: str, embeddings: Plan) -> None:
-    steps: list[Plan] = [{"width": width, **embeddings}]
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static", "int4"])
+def test_the_plan_that_a_graph_is_made_from_ends_at_the_export(precision: str, embeddings: Plan) -> None:
+    steps: list[Plan] = [{"precision": precision, **embeddings}]
     while (source := onnx.source_of(steps[-1])) is not None:
         steps.append(source)
         assert len(steps) <= 3
-    assert steps[-1] == {"width": "fp32"}
+    assert steps[-1] == {"precision": "fp32"}
 
 
 def test_another_exporter_or_other_weights_make_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

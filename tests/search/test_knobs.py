@@ -14,8 +14,8 @@ from spaces.knob import Knob
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
 HEADS = Knob("heads", off=1.0, low=0.25, high=1.0, step=0.125, help="")
 RATE = Knob("rate", off=1.0, low=1e-4, high=1.0, log=True, help="")
-WIDTH = Knob("width", off="fp32", choices=("fp32", "bf16", "int8"), help="")
-MODE = Knob("criterion", off="fisher", choices=("fisher", "magnitude"), mode=True, help="")
+PRECISION = Knob("precision", off="fp32", choices=("fp32", "bf16", "int8"), help="")
+MODE = Knob("criterion", off="fisher", choices=("fisher", "magnitude"), method=True, help="")
 KEY = "c.yaml: space.a.b"
 
 
@@ -37,10 +37,10 @@ KEY = "c.yaml: space.a.b"
         (HEADS, {"low": 0.3, "high": 0.3, "step": 0.1}, [0.3]),
         (HEADS, [0.5, False], [0.5, 0.625, 0.75, 0.875, 1.0]),
         (RATE, [1e-3, 1e-1], [1e-3, 1e-1]),
-        (WIDTH, ["int8", "fp32"], ["fp32", "int8"]),
-        (WIDTH, "int8", ["int8"]),
-        (WIDTH, ["int8", False], ["fp32", "int8"]),
-        (WIDTH, "off", ["fp32"]),
+        (PRECISION, ["int8", "fp32"], ["fp32", "int8"]),
+        (PRECISION, "int8", ["int8"]),
+        (PRECISION, ["int8", False], ["fp32", "int8"]),
+        (PRECISION, "off", ["fp32"]),
     ],
 )
 def test_a_spec_gives_these_values(knob: Knob, spec: Any, values: list[Any]) -> None:
@@ -48,7 +48,7 @@ def test_a_spec_gives_these_values(knob: Knob, spec: Any, values: list[Any]) -> 
     assert made == (pytest.approx(values) if knob.ordered else values)
 
 
-@pytest.mark.parametrize("knob", [LAYERS, HEADS, WIDTH, MODE])
+@pytest.mark.parametrize("knob", [LAYERS, HEADS, PRECISION, MODE])
 def test_the_full_range_changes_nothing_and_off_is_always_allowed(knob: Knob) -> None:
     full = [knob.low, knob.high] if knob.ordered else list(knob.choices)
     assert narrow(knob, full, KEY) == knob
@@ -86,9 +86,9 @@ def test_a_knob_that_measures_takes_whole_numbers_as_its_own_kind() -> None:
         (LAYERS, {"step": 1, "log": True}, "must have a step or log: true, not both"),
         (HEADS, [0.3, 1.0], r"on the grid 0.25 to 1.0 in steps of 0.125 \(nearest: 0.25"),
         (HEADS, "half", 'must be a number, got "half"'),
-        (WIDTH, "int9", r'unknown value of width "int9"; did you mean "int8"\? \(valid: fp32, bf16, int8\)'),
-        (WIDTH, 8, "unknown value of width 8"),
-        (WIDTH, {"low": 1}, "must be one or more of fp32, bf16, int8"),
+        (PRECISION, "int9", r'unknown value of precision "int9"; did you mean "int8"\? \(valid: fp32, bf16, int8\)'),
+        (PRECISION, 8, "unknown value of precision 8"),
+        (PRECISION, {"low": 1}, "must be one or more of fp32, bf16, int8"),
     ],
 )
 def test_what_is_out_of_reach_is_refused_by_name(knob: Knob, spec: Any, message: str) -> None:
@@ -111,7 +111,7 @@ def test_a_mode_knob_is_searched_only_when_it_is_named() -> None:
 
 
 def test_a_closed_knob_is_searched_only_when_it_is_named() -> None:
-    closed = Knob("embeddings", off="as-is", choices=("as-is", "int8"), closed=True, help="")
+    closed = Knob("embeddings", off="as-is", choices=("as-is", "int8"), opt_in=True, help="")
     assert narrow_axis((closed,), {}, "bits", str)[0].single == "as-is"
     opened = narrow_axis((closed,), {"bits": {"embeddings": ["as-is", "int8"]}}, "bits", str)
     assert opened[0].choices == ("as-is", "int8")

@@ -15,8 +15,8 @@ from search.cli import commands
 from search.front.front import LATENCY, Outcome
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare import runner as compose
-from search.prepare.prepared import Setting
-from search.propose.surrogate.latency_predictor import FRESH, Known, error_of, pair_of
+from search.prepare.prepared import Prepared
+from search.propose.surrogate.latency_predictor import FRESH, LatencyPredictor, deployment_name, error_of
 from search.space.sizes import shapes_of_folder
 from spaces.errors import Infeasible
 
@@ -24,7 +24,7 @@ EAGER, ONNX, ABSENT = ("eager", "fp32"), ("onnx", "fp32"), ("eager", "int8-stati
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Setting:
+def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
     folder = tmp_path_factory.mktemp("known")
     changes = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(tiny_data / "known.yaml", **changes)
@@ -34,21 +34,23 @@ def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data
 
 
 @pytest.fixture
-def known(setting: Setting, tmp_path: Path) -> Known:
-    return Known(setting, Measurer(setting, lambda stage, done: None, lambda: 300.0, Stopwatch()), tmp_path)
+def known(prepared: Prepared, tmp_path: Path) -> LatencyPredictor:
+    return LatencyPredictor(
+        prepared, Measurer(prepared, lambda stage, done: None, lambda: 300.0, Stopwatch()), tmp_path
+    )
 
 
-def timed(known: Known, ms: float, **conditions: object) -> Measurement:
+def timed(known: LatencyPredictor, ms: float, **conditions: object) -> Measurement:
     about = {**known.conditions, "noisy": "", **conditions}
     return Measurement(LATENCY, "ms", "lower", ms, (0.98 * ms, 1.02 * ms), 100, about)
 
 
-def outcome(setting: Setting, params: dict[str, object], found: Measurement) -> Outcome:
-    recipe = setting.recipe({**setting.space.off, **params})  # type: ignore[dict-item]
+def outcome(prepared: Prepared, params: dict[str, object], found: Measurement) -> Outcome:
+    recipe = prepared.recipe({**prepared.space.off, **params})  # type: ignore[dict-item]
     return Outcome(0, recipe, "complete", measurements={LATENCY: found})
 
 
-def test_the_table_is_filled_with_untrained_models_under_every_pair_that_runs_them(known: Known) -> None:
+def test_the_table_is_filled_with_untrained_models_under_every_pair_that_runs_them(known: LatencyPredictor) -> None:
     assert known.fill(600, (EAGER, ONNX, ABSENT), most=2) == 2
     assert [known.table.entries("/".join(pair)) for pair in (EAGER, ONNX, ABSENT)] == [2, 2, 0]
     log_ms, sd = known.predict([{"distill.layers": 1, "runtime.name": "eager"}])
@@ -56,7 +58,7 @@ def test_the_table_is_filled_with_untrained_models_under_every_pair_that_runs_th
 
 
 def test_no_shape_is_measured_twice_and_the_first_are_the_whole_and_the_least(
-    known: Known, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    known: LatencyPredictor, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made(recipe: object, protocol: object = None) -> dict[str, Measurement]:
         return {LATENCY: timed(known, 5.0)}
@@ -69,12 +71,14 @@ def test_no_shape_is_measured_twice_and_the_first_are_the_whole_and_the_least(
     assert len(seen) == len(set(seen)) > 5
     assert known.fill(60, (EAGER,)) == 0
     # Nor is it by another process, which finds them in the table.
-    again = Known(setting, known._measurer, known.table.path.parent)
+    again = LatencyPredictor(prepared, known._measurer, known.table.path.parent)
     assert again.fill(60, (EAGER,)) == 0
-    assert dict(seen[0]) == {n: v for n, v in setting.space.off.items() if n not in ("runtime.name", "bits.width")}
+    assert dict(seen[0]) == {n: v for n, v in prepared.space.off.items() if n not in ("runtime.name", "bits.precision")}
 
 
-def test_what_cannot_run_is_tried_once_and_adds_nothing(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_run_is_tried_once_and_adds_nothing(
+    known: LatencyPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(recipe: object, protocol: object = None) -> dict[str, Measurement]:
         raise Infeasible("no kernel")
 
@@ -84,56 +88,56 @@ def test_what_cannot_run_is_tried_once_and_adds_nothing(known: Known, monkeypatc
     assert known.table.pairs == () and known.next((EAGER,)) != params
 
 
-def test_an_untrained_copy_has_the_sizes_that_the_settings_say(known: Known, setting: Setting) -> None:
-    params = {**setting.space.off, "prune.criterion": "uniform", "distill.layers": 1, "prune.neurons": 0.5}
-    exact = shapes_of_folder(known.untrained(setting.recipe(params)))
+def test_an_untrained_copy_has_the_sizes_that_the_settings_say(known: LatencyPredictor, prepared: Prepared) -> None:
+    params = {**prepared.space.off, "prune.criterion": "uniform", "distill.layers": 1, "prune.neurons": 0.5}
+    exact = shapes_of_folder(known.untrained(prepared.recipe(params)))
     assert exact is not None and exact.to_json() == known.shapes([params]).to_json()
 
 
-def test_a_trial_corrects_what_is_predicted_of_its_like(known: Known, setting: Setting) -> None:
+def test_a_trial_corrects_what_is_predicted_of_its_like(known: LatencyPredictor, prepared: Prepared) -> None:
     for layers, ms in ((1, 3.0), (2, 5.0)):
-        known.correct(outcome(setting, {"distill.layers": layers}, timed(known, ms)))
+        known.correct(outcome(prepared, {"distill.layers": layers}, timed(known, ms)))
     asked = [{"distill.layers": 1}, {"distill.layers": 2}, {"distill.layers": 2, "prune.neurons": 0.5}]
-    log_ms, sd = known.predict([{**setting.space.off, **params} for params in asked])
+    log_ms, sd = known.predict([{**prepared.space.off, **params} for params in asked])
     assert np.exp(log_ms[:2]) == pytest.approx([3.0, 5.0], rel=2 * error_of(timed(known, 1.0)))
     assert log_ms[0] < log_ms[2] < log_ms[1] + 0.01 and sd[2] > sd[1]
 
 
-def test_a_trial_told_again_teaches_nothing_new(known: Known, setting: Setting) -> None:
+def test_a_trial_told_again_teaches_nothing_new(known: LatencyPredictor, prepared: Prepared) -> None:
     for _ in range(3):
-        known.correct(outcome(setting, {}, timed(known, 5.0)))
+        known.correct(outcome(prepared, {}, timed(known, 5.0)))
     assert len(known.table.path.read_text().split("\n\n")) == 2  # its conditions, and one entry
 
 
-def test_a_trial_of_another_machine_is_kept_apart(known: Known, setting: Setting, tmp_path: Path) -> None:
+def test_a_trial_of_another_machine_is_kept_apart(known: LatencyPredictor, prepared: Prepared, tmp_path: Path) -> None:
     found = timed(known, 5.0, threads=64)
-    known.correct(outcome(setting, {}, found))
+    known.correct(outcome(prepared, {}, found))
     assert known.table.pairs == ()
     assert LatencyTable(tmp_path, found.conditions).pairs == ("eager/fp32",)
 
 
-def test_another_workload_has_a_table_of_its_own(known: Known, setting: Setting) -> None:
-    other = Known(setting, known._measurer, known.table.path.parent, "b8")
+def test_another_workload_has_a_table_of_its_own(known: LatencyPredictor, prepared: Prepared) -> None:
+    other = LatencyPredictor(prepared, known._measurer, known.table.path.parent, "b8")
     found = timed(known, 5.0)
-    trial = outcome(setting, {}, found)
+    trial = outcome(prepared, {}, found)
     trial = replace(trial, measurements={LATENCY: found, f"{LATENCY}/b8": timed(other, 20.0)})
     for table in (known, other):
         table.correct(trial)
-    whole = [{**setting.space.off}]
+    whole = [{**prepared.space.off}]
     assert np.exp([known.predict(whole)[0][0], other.predict(whole)[0][0]]) == pytest.approx([5.0, 20.0], rel=0.05)
 
 
-def test_a_fill_without_time_or_pairs_measures_nothing(known: Known) -> None:
+def test_a_fill_without_time_or_pairs_measures_nothing(known: LatencyPredictor) -> None:
     assert known.fill(0, (EAGER,)) == known.fill(60, ()) == 0
     assert known.table.pairs == ()
 
 
-def test_a_trial_without_a_latency_is_passed_over(known: Known, setting: Setting) -> None:
-    known.correct(replace(outcome(setting, {}, timed(known, 5.0)), measurements={}))
+def test_a_trial_without_a_latency_is_passed_over(known: LatencyPredictor, prepared: Prepared) -> None:
+    known.correct(replace(outcome(prepared, {}, timed(known, 5.0)), measurements={}))
     assert known.table.pairs == ()
 
 
-def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(known: Known) -> None:
+def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(known: LatencyPredictor) -> None:
     quiet, noisy = error_of(timed(known, 5.0)), error_of(timed(known, 5.0, noisy="another process"))
     assert FRESH < quiet == pytest.approx(np.hypot(0.02 / 1.96, FRESH)) and noisy > 2 * quiet
 
@@ -142,11 +146,14 @@ def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(kno
     ("params", "name"),
     [
         ({}, "eager/fp32"),
-        ({"runtime.name": "onnx", "bits.width": "int8", "bits.wide": 0, "bits.embeddings": "as-is"}, "onnx/int8"),
-        ({"runtime.name": "onnx", "bits.width": "int8", "bits.wide": 2}, "onnx/int8 wide 2"),
-        ({"runtime.name": "onnx", "bits.width": "fp32", "bits.wide": 2}, "onnx/fp32"),
+        (
+            {"runtime.name": "onnx", "bits.precision": "int8", "bits.fp32_blocks": 0, "bits.embeddings": "as-is"},
+            "onnx/int8",
+        ),
+        ({"runtime.name": "onnx", "bits.precision": "int8", "bits.fp32_blocks": 2}, "onnx/int8 fp32_blocks 2"),
+        ({"runtime.name": "onnx", "bits.precision": "fp32", "bits.fp32_blocks": 2}, "onnx/fp32"),
         ({"bits.embeddings": "int8"}, "eager/fp32 embeddings int8"),
     ],
 )
 def test_a_pair_is_named_by_all_of_the_precision_that_a_time_depends_on(params: dict[str, object], name: str) -> None:
-    assert pair_of(params) == name  # type: ignore[arg-type]
+    assert deployment_name(params) == name  # type: ignore[arg-type]

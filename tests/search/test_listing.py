@@ -12,7 +12,7 @@ def test_what_has_not_run_on_its_hardware_is_called_experimental_and_nothing_els
     lines = list(listing.lines())
     marked = [line for line in lines if "(experimental)" in line]
     values = {value for names in registry.EXPERIMENTAL.values() for value in names}
-    assert len(marked) == len(values) == 3  # without a GPU no runtime lists the width among its own
+    assert len(marked) == len(values) == 3  # without a GPU no runtime lists the precision among its own
     assert all(any(f"{value} (experimental)" in line for line in marked) for value in values)
     assert any(line.strip().startswith("experimental: ") for line in lines)
 

@@ -20,7 +20,7 @@ from search import remeasure
 from search.config.schema import DataConfig, ModelConfig, RunConfig
 from search.errors import UserError
 from search.front.front import LATENCY, Outcome
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from search.propose.replacement import Replacement
 from search.propose.study import (
     MACHINE,
@@ -131,8 +131,8 @@ def test_what_a_third_machine_or_an_older_state_left_begun_is_begun_again(mlruns
 class Here:
     """Machine B: everything takes twice as long, and it has no ONNX Runtime."""
 
-    def __init__(self, setting: Any, progress: object, clock: object) -> None:
-        assert not setting.config.measure.reuse, "nothing is remembered"
+    def __init__(self, prepared: Any, progress: object, clock: object) -> None:
+        assert not prepared.config.measure.reuse, "nothing is remembered"
 
     def anew(self, outcome: Outcome) -> Outcome:
         return measured(outcome.number, int(outcome.recipe.params.get("distill.layers", 6)), 2 * outcome.value(LATENCY))
@@ -147,19 +147,19 @@ def test_what_cannot_run_here_becomes_infeasible(mlruns: Path, monkeypatch: pyte
 
     space = Space(SPACE.knobs, None, (("eager", "fp32"),), {"onnx": "ONNX Runtime is not installed"})
     config = RunConfig(ModelConfig("m"), "classification", DataConfig("t"), study=NAME, mlruns=str(mlruns))
-    setting = Setting(
+    prepared = Prepared(
         config, cast(Any, None), mlruns, cast(Any, None), space, mlruns, "t", mlruns, None, HERE, {"task": "x"}
     )
     monkeypatch.setattr(remeasure, "Evaluator", Here)
-    monkeypatch.setattr(Setting, "targets", TARGETS)
+    monkeypatch.setattr(Prepared, "targets", TARGETS)
     said: list[str] = []
     clock = SimpleNamespace(left=lambda: len(said) < 3)
     view = SimpleNamespace(say=said.append, progress=None)
     with pytest.raises(TimeoutError, match="2 of 3 trials were measured again; the study is as it was"):
-        remeasure.measure_again(setting, cast(Any, view), cast(Any, clock))
+        remeasure.measure_again(prepared, cast(Any, view), cast(Any, clock))
     assert timed(mlruns) == {0: 6.0, 2: 2.0, 4: 1.0}
     said.clear()
-    remeasure.measure_again(setting, cast(Any, view), cast(Any, clock))
+    remeasure.measure_again(prepared, cast(Any, view), cast(Any, clock))
     assert timed(mlruns) == {0: 12.0, 2: 4.0}
     last = read_outcomes(mlruns, NAME)[1][-1]
     assert (last.number, last.status, last.reason) == (4, "infeasible", "ONNX Runtime is not installed")

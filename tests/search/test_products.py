@@ -16,7 +16,7 @@ from search.cli import commands
 from search.front.wording import describe
 from search.prepare import matmul_costs as products
 from search.prepare import runner as compose
-from search.prepare.prepared import Setting
+from search.prepare.prepared import Prepared
 from spaces import build
 from spaces.products import Costs
 from spaces.recipe import Recipe, canonical
@@ -24,10 +24,10 @@ from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics
 
 MINILM = Shape(384, 32, 1, (LayerShape(12, 1536),) * 6, prunable_heads=True, prunable_hidden=True)
-OFF = {"distill": "off", "prune": "off", "bits": {"width": "fp32"}, "runtime": {"name": ["eager"]}}
+OFF = {"distill": "off", "prune": "off", "bits": {"precision": "fp32"}, "runtime": {"name": ["eager"]}}
 
 
-def prepared(folder: Path, model: Path, data: Path, low_rank: Mapping[str, Any], **changes: Any) -> Setting:
+def prepare_with(folder: Path, model: Path, data: Path, low_rank: Mapping[str, Any], **changes: Any) -> Prepared:
     plain = {"model": {"name": str(model)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(data / "products.yaml", **plain, space={**OFF, "low_rank": low_rank}, **changes)
     config = commands.configured(path, 1, None, "products", folder / "mlruns", [])
@@ -36,16 +36,16 @@ def prepared(folder: Path, model: Path, data: Path, low_rank: Mapping[str, Any],
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Setting:
-    """A setting whose configuration does not name the knob."""
-    return prepared(tmp_path_factory.mktemp("closed"), tiny_bert, tiny_data, {})
+def closed(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
+    """A search whose configuration does not name the knob."""
+    return prepare_with(tmp_path_factory.mktemp("closed"), tiny_bert, tiny_data, {})
 
 
-def measured(setting: Setting) -> list[Path]:
-    return list(setting.store.root.glob(f"products/*/{products.FILE}"))
+def measured(prepared: Prepared) -> list[Path]:
+    return list(prepared.store.root.glob(f"products/*/{products.FILE}"))
 
 
-def test_nothing_is_measured_where_the_knob_is_not_opened(closed: Setting) -> None:
+def test_nothing_is_measured_where_the_knob_is_not_opened(closed: Prepared) -> None:
     assert closed.costs is None and not measured(closed)
     assert "low_rank.where" not in closed.space.to_json()["knobs"]
     step = closed.recipe({"low_rank.rank": 0.5}).step("low_rank")
@@ -56,20 +56,20 @@ def test_a_search_measures_once_and_its_recipes_hold_what_was_measured(
     tmp_path: Path, tiny_bert: Path, tiny_data: Path
 ) -> None:
     opened = {"where": ["smaller", "faster"]}
-    setting = prepared(tmp_path, tiny_bert, tiny_data, opened)
-    assert setting.costs is not None and Costs.parse(setting.costs).text() == setting.costs
-    (file,) = measured(setting)
+    prepared = prepare_with(tmp_path, tiny_bert, tiny_data, opened)
+    assert prepared.costs is not None and Costs.parse(prepared.costs).text() == prepared.costs
+    (file,) = measured(prepared)
     written = file.stat().st_mtime_ns
-    again = prepared(tmp_path, tiny_bert, tiny_data, opened)
-    assert again.costs == setting.costs and [p.stat().st_mtime_ns for p in measured(again)] == [written]
+    again = prepare_with(tmp_path, tiny_bert, tiny_data, opened)
+    assert again.costs == prepared.costs and [p.stat().st_mtime_ns for p in measured(again)] == [written]
     params = {"low_rank.rank": 0.5, "low_rank.where": "faster"}
-    made, plain = setting.recipe(params), setting.recipe({**params, "low_rank.where": "smaller"})
-    assert made.params["low_rank.costs"] == setting.costs
+    made, plain = prepared.recipe(params), prepared.recipe({**params, "low_rank.where": "smaller"})
+    assert made.params["low_rank.costs"] == prepared.costs
     assert "low_rank.costs" not in plain.params and plain.digest != made.digest
-    assert not setting.recipe({**params, "low_rank.rank": 1.0}).steps, "it alone switches nothing on"
+    assert not prepared.recipe({**params, "low_rank.rank": 1.0}).steps, "it alone switches nothing on"
     assert "where faster" in describe(made) and "costs" not in describe(made)
     # Elsewhere the plan is made from the recipe alone.
-    statistics = Statistics.load(setting.statistics / "statistics.safetensors")
+    statistics = Statistics.load(prepared.statistics / "statistics.safetensors")
     carried = Recipe.from_json(json.loads(canonical(made.to_json())))
     here, there = (build.decide(one.steps, statistics)["low_rank"]["ranks"] for one in (made, carried))
     assert here == there
@@ -108,7 +108,7 @@ def test_the_sizes_are_those_of_the_blocks_and_of_their_factors() -> None:
     assert len(thin) == len(sizes) - 3 and min(min(size) for size in thin) <= 19
 
 
-def test_the_tokens_are_those_of_a_call(closed: Setting) -> None:
+def test_the_tokens_are_those_of_a_call(closed: Prepared) -> None:
     lengths = closed.split("validation")[0].lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
         config = SimpleNamespace(workload=SimpleNamespace(batch=batch, length=length))

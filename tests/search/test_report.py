@@ -173,8 +173,8 @@ def test_an_interval_names_its_unit_once() -> None:
 
 
 def test_recipes_are_described_by_their_steps_and_runtime() -> None:
-    made = factory.recipe({"distill": {"layers": 3}, "bits": {"width": "int8"}}, "onnx")
-    assert describe(made) == "distill layers 3 · bits width int8 · onnx"
+    made = factory.recipe({"distill": {"layers": 3}, "bits": {"precision": "int8"}}, "onnx")
+    assert describe(made) == "distill layers 3 · bits precision int8 · onnx"
     less = factory.recipe({"sparse": {"weights": 0.5}}, "eager")
     assert describe(less) == "sparse weights 0.5 (size only) · eager"
     skipped = factory.recipe({"sparse": {"weights": 0.5, "pattern": "2-of-4"}}, "eager")

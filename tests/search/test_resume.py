@@ -20,7 +20,8 @@ from search.propose import Economy, Proposer, weights_grid
 from search.propose.rungs import Straight
 from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
 from search.propose.surrogate.record import Record, Weights
-from search.space.space import Params, Space, siblings
+from search.space.deployments import siblings
+from search.space.space import Params, Space
 from spaces.knob import Knob
 from spaces.recipe import Recipe, Step
 
@@ -31,7 +32,7 @@ LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
 SPACE = Space(
     {
         "distill.layers": LAYERS,
-        "bits.width": Knob("width", off="fp32", choices=("fp32", "int8"), help=""),
+        "bits.precision": Knob("precision", off="fp32", choices=("fp32", "int8"), help=""),
         "runtime.name": Knob("name", off="eager", choices=("eager", "onnx"), help=""),
     },
     None,
@@ -40,9 +41,9 @@ SPACE = Space(
 
 
 def recipe_of(params: Params) -> Recipe:
-    layers, width = params.get("distill.layers", 6), params.get("bits.width", "fp32")
+    layers, precision = params.get("distill.layers", 6), params.get("bits.precision", "fp32")
     steps = [Step("distill", {"layers": layers})] if layers != 6 else []
-    steps += [Step("bits", {"width": width})] if width != "fp32" else []
+    steps += [Step("bits", {"precision": precision})] if precision != "fp32" else []
     recover = {"epochs": 1.0} if layers != 6 else {}
     return Recipe("m", "", "t", tuple(steps), recover, Step(str(params.get("runtime.name", "eager"))))
 
@@ -96,7 +97,7 @@ def with_baseline(study: optuna.Study) -> optuna.Study:
 
 def asked(study: optuna.Study, layers: int) -> optuna.Trial:
     """A trial that a killed process left: asked, and never told."""
-    params = {"distill.layers": layers, "bits.width": "int8", "runtime.name": "onnx"}
+    params = {"distill.layers": layers, "bits.precision": "int8", "runtime.name": "onnx"}
     study.enqueue_trial(params)
     trial = study.ask({name: distribution(knob) for name, knob in SPACE.searched.items()})
     trial.set_user_attr(PARAMS, params)
@@ -123,7 +124,7 @@ def test_of_two_trials_left_with_one_recipe_one_is_built(study: optuna.Study) ->
         built.append(job.recipe.digest)
         for recipe in (job.recipe, *job.siblings):
             ours.tell(complete(recipe))
-    assert built.count(recipe_of({"distill.layers": 3, "bits.width": "int8", "runtime.name": "onnx"}).digest) == 1
+    assert built.count(recipe_of({"distill.layers": 3, "bits.precision": "int8", "runtime.name": "onnx"}).digest) == 1
     assert not [t for t in study.trials if t.state == TrialState.RUNNING]
 
 
@@ -191,7 +192,7 @@ def test_an_anchor_that_was_given_up_before_is_asked_for_again(study: optuna.Stu
     list(proposer(study, total=3))  # a smaller total: what a killed process left is nobody's
     assert study.trials[-1].state == TrialState.FAIL
     if waiting:
-        study.enqueue_trial({"distill.layers": 3, "bits.width": "int8", "runtime.name": "onnx"})
+        study.enqueue_trial({"distill.layers": 3, "bits.precision": "int8", "runtime.name": "onnx"})
     again = next(iter(proposer(study)))
     assert again.recipe == anchor.recipe and again.share == 1.0
 
@@ -216,13 +217,15 @@ def narrowed(**knobs: Knob) -> Space:
     "space",
     [
         narrowed(distill_layers=Knob("layers", off=6, low=1, high=3, step=1, help="")),
-        narrowed(prune_criterion=Knob("criterion", off="fisher", choices=("diagonal", "uniform"), mode=True, help="")),
+        narrowed(
+            prune_criterion=Knob("criterion", off="fisher", choices=("diagonal", "uniform"), method=True, help="")
+        ),
     ],
     ids=["a number", "a name"],
 )
 def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space: Space, study: optuna.Study) -> None:
     for pair in PAIRS:
-        told = {**space.off, "runtime.name": pair[0], "bits.width": pair[1]}
+        told = {**space.off, "runtime.name": pair[0], "bits.precision": pair[1]}
         outcome = complete(recipe_of(told), baseline=True).numbered(0)
         attributes = {OUTCOME: outcome.to_json(), PARAMS: told}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
@@ -236,7 +239,7 @@ def test_a_search_of_ranges_without_the_uncompressed_model_runs() -> None:
     module = worlds()
     world = module.synthetic()
     inside = {**world.space.knobs, "distill.layers": Knob("layers", off=12, low=2, high=8, step=1, help="")}
-    world.space = Space(inside, None, world.pairs)
+    world.space = Space(inside, None, world.deployments)
     trace = module.search(world, "known-latency", 0, 12)
     assert trace.weights == 12 and all(math.isfinite(h) and h > 0 for h in trace.hypervolume[1:])
     layers = [t.params["distill.layers"] for t in trace.study.trials if "distill.layers" in t.params]
@@ -244,7 +247,7 @@ def test_a_search_of_ranges_without_the_uncompressed_model_runs() -> None:
 
 
 def test_a_mode_of_an_axis_that_is_off_makes_no_other_weights(study: optuna.Study) -> None:
-    mode = Knob("criterion", off="fisher", choices=("fisher", "uniform"), mode=True, help="")
+    mode = Knob("criterion", off="fisher", choices=("fisher", "uniform"), method=True, help="")
     space = narrowed(prune_criterion=mode)
     record = Record(weights_grid(space), space.off, TARGETS[0], space.canonical)
     for settings in ({"prune.criterion": "uniform"}, {"prune.criterion": "fisher"}):
@@ -259,7 +262,7 @@ def test_without_a_latency_to_count_from_nothing_is_rejected_or_weighed(monkeypa
     world = module.synthetic()
     outlook = module.Outlook(
         Record(world.grid, world.space.off, TARGETS[0]),
-        module.Known(world),
+        module.LatencyPredictor(world),
         module.QualityModel(),
         module.Aims(TARGETS[0], 0.5),
     )

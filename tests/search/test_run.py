@@ -126,7 +126,7 @@ def test_mlflow_trials_have_the_params_metrics_and_tags_of_their_outcomes(finish
     members = {member["number"] for member in front_json(finished)["members"]}
     columns = {frozenset(run.data.params) for run in tracked.trials.values()}
     assert len(columns) == 1, "every trial has every column"
-    assert {"distill.layers", "prune.neurons", "bits.width", "runtime.name"} <= next(iter(columns))
+    assert {"distill.layers", "prune.neurons", "bits.precision", "runtime.name"} <= next(iter(columns))
     for outcome in finished.states[-1].outcomes:
         run = tracked.trials[f"trial-{outcome.number}"]
         assert run.data.params["runtime.name"] == outcome.recipe.runtime.name

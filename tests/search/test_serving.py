@@ -42,10 +42,10 @@ def test_every_member_gives_the_logits_of_its_record(finished: Finished) -> None
     from spaces import build
 
     for member in finished.models():
-        width = build.precision_of(read_best_config(member / "recipe.yaml").recipe)["width"]
+        precision = build.precision_of(read_best_config(member / "recipe.yaml").recipe)["precision"]
         found = np.concatenate([search.load(member).logits(batch) for batch in probe(member)])
         with np.load(member / REFERENCE) as record:
-            np.testing.assert_allclose(found, record["probe"], atol=TOLERANCE[str(width)])
+            np.testing.assert_allclose(found, record["probe"], atol=TOLERANCE[str(precision)])
 
 
 def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finished: Finished) -> None:
@@ -59,10 +59,10 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
     ids = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
     for member in finished.models():
         record = read_best_config(member / "recipe.yaml")
-        width = build.precision_of(record.recipe)["width"]
+        precision = build.precision_of(record.recipe)["precision"]
         with torch.inference_mode():
             wanted = build.load(member)(**{name: torch.from_numpy(values) for name, values in ids.items()}).numpy()
-        allowed = TOLERANCE["fp32"] if width == "fp32" else wanted.std(0).min() / 2
+        allowed = TOLERANCE["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
         np.testing.assert_allclose(search.load(member).logits(ids), wanted, atol=allowed)
 
 

@@ -10,7 +10,7 @@ from search.errors import UserError
 from search.space.choices import names
 from search.space.space import Space, open_space
 from spaces import registry
-from spaces.axes.bits import CLOSED_WIDTHS
+from spaces.axes.bits import OPT_IN_PRECISIONS
 from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.shape import LayerShape, Shape
@@ -26,18 +26,18 @@ def opened(space: dict[str, object], device: str = "cpu") -> Space:
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:
-    assert registry.CLOSED_RUNTIMES and set(registry.CLOSED_RUNTIMES) <= {r.name for r in registry.runtimes()}
-    for name in registry.CLOSED_RUNTIMES:
+    assert registry.OPT_IN_RUNTIMES and set(registry.OPT_IN_RUNTIMES) <= {r.name for r in registry.runtimes()}
+    for name in registry.OPT_IN_RUNTIMES:
         left_open = opened({})
-        assert name not in {runtime for runtime, _ in left_open.pairs} and name not in left_open.missing
+        assert name not in {runtime for runtime, _ in left_open.deployments} and name not in left_open.missing
         assert "eager" in left_open.knobs["runtime.name"].choices
         named = opened({"runtime": {"name": ["eager", name]}})
-        assert name in {runtime for runtime, _ in named.pairs} or name in named.missing
+        assert name in {runtime for runtime, _ in named.deployments} or name in named.missing
 
 
 def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
-    closed = {f"{a.name}.{k.name}" for a in registry.axes() for k in a.knobs(SHAPE) if k.closed or k.mode}
-    assert {"prune.flops", "low_rank.embeddings", "bits.wide"} <= closed
+    closed = {f"{a.name}.{k.name}" for a in registry.axes() for k in a.knobs(SHAPE) if k.opt_in or k.method}
+    assert {"prune.flops", "low_rank.embeddings", "bits.fp32_blocks"} <= closed
     assert not closed & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
 
@@ -62,21 +62,23 @@ def test_a_pattern_with_kernels_is_searched(monkeypatch: pytest.MonkeyPatch) -> 
     assert space.knobs["sparse.pattern"].choices == ("any", "2-of-4")
 
 
-def test_a_width_that_came_later_is_searched_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_came_later_is_searched_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(float8, "missing", lambda context: None)
-    for closed in CLOSED_WIDTHS:
+    for closed in OPT_IN_PRECISIONS:
         for space in ({}, {"bits": {"embeddings": "as-is"}}):
-            assert closed not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.width"].choices
-        named = opened({"bits": {"width": ["fp32", closed]}, "runtime": {"name": ["eager"]}}, "cuda")
-        assert named.pairs == (("eager", "fp32"), ("eager", closed))
+            assert (
+                closed not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.precision"].choices
+            )
+        named = opened({"bits": {"precision": ["fp32", closed]}, "runtime": {"name": ["eager"]}}, "cuda")
+        assert named.deployments == (("eager", "fp32"), ("eager", closed))
 
 
-def test_a_width_that_is_named_and_has_no_kernel_here_is_noted() -> None:
-    space = opened({"bits": {"width": ["fp32", "fp8"]}})
-    assert space.knobs["bits.width"].choices == ("fp32",)
-    assert [note for note in space.notes if "bits.width: fp8 needs a CUDA device" in note]
+def test_a_precision_that_is_named_and_has_no_kernel_here_is_noted() -> None:
+    space = opened({"bits": {"precision": ["fp32", "fp8"]}})
+    assert space.knobs["bits.precision"].choices == ("fp32",)
+    assert [note for note in space.notes if "bits.precision: fp8 needs a CUDA device" in note]
 
 
 def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from search.front.estimates import Estimate
 from search.front.front import LATENCY, LOSS, Outcome
 from search.propose import Aims, Bounds, Outlook, QualityModel, Record, weights_grid
-from search.propose.deployments import Siblings
+from search.propose.deployments import DeploymentSelector
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import SEED_NOISE
 from search.space.space import Params
@@ -100,21 +100,21 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     """Of two that differ, the model follows what was measured on many rows closely, and on few not."""
     from search.propose.surrogate.quality import Seen
 
-    bends = []
+    exponents = []
     for error in (0.0, 0.03):
         model = QualityModel()
         values = [0.80, 0.78, 0.70, 0.76, 0.74, 0.72]
         seen = [Seen((1 - n / 5,), {PAIRS[0]: value}, error=error) for n, value in enumerate(values)]
         model.learn(seen, 0.5, 0.8, (1.0,), error)
         assert model.noise == pytest.approx(math.hypot(SEED_NOISE, error))
-        bends.append(float(model.predict([(0.6,)])[0][0]))
-    assert bends[0] < bends[1] - 0.01
+        exponents.append(float(model.predict([(0.6,)])[0][0]))
+    assert exponents[0] < exponents[1] - 0.01
 
 
 def pairs_left(losses: dict[tuple[str, str], tuple[Estimate, float]]) -> set[tuple[str, str]]:
-    made = Siblings(cast(Any, SimpleNamespace(pairs=tuple(losses))))
+    made = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses))))
     made.learn(losses)
-    return set(made.pairs)
+    return set(made.deployments)
 
 
 def test_a_pair_is_hopeless_only_where_its_accuracy_is_surely_no_better() -> None:

@@ -26,7 +26,7 @@ from search.track.tracker import Tracker, check_store, tracking_uri, ui_command
 
 from . import factory
 
-DEFAULTS = {"distill.layers": 6, "prune.heads": 1.0, "bits.width": "fp32"}
+DEFAULTS = {"distill.layers": 6, "prune.heads": 1.0, "bits.precision": "fp32"}
 SEARCH = "0123456789abcdef"
 
 

@@ -192,7 +192,7 @@ def shape_of(model: TaskModel, before: Shape) -> Shape:
 
 def sizes(axis: Axis, shape: Shape) -> list[Knob]:
     """The knobs that switch an axis on."""
-    return [knob for knob in axis.knobs(shape) if not knob.mode]
+    return [knob for knob in axis.knobs(shape) if not knob.method]
 
 
 def middling(axis: Axis, shape: Shape) -> dict[str, Value]:
@@ -220,7 +220,7 @@ def stored(folder: Path, case: str = "bert", head: str = "mean") -> Path:
 
 
 def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
-    """A folder of a whole model, with the files that integer widths are made with."""
+    """A folder of a whole model, with the files that integer precisions are made with."""
     seen = subject(case, head)
     write_folder(folder, seen.model, seen.base, {})
     lengths = tuple(int(n) for n in np.random.default_rng(5).integers(3, 14, 24))

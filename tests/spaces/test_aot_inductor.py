@@ -20,7 +20,7 @@ from spaces.runtimes import aot_inductor
 from spaces.runtimes.aot_inductor import package
 
 CPU = Context(threads=1)
-FP32 = {"width": "fp32"}
+FP32 = {"precision": "fp32"}
 RUNTIME = registry.runtime_named("aot_inductor")
 real = pytest.mark.skipif(RUNTIME.missing(CPU) is not None, reason=str(RUNTIME.missing(CPU)))
 PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))

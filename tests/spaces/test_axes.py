@@ -33,7 +33,7 @@ def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
     off = {k.name: k.off for k in knobs}
     middle = middling(axis, seen.statistics.shape)
     alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, seen.statistics.shape)]
-    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.mode for choice in k.values()]
+    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.method for choice in k.values()]
     return [middle, *alone, *modes]
 
 
@@ -43,7 +43,7 @@ def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
 @AXES
 def test_every_knob_can_be_off_and_its_values_are_its_range(axis: Axis, seen: Subject) -> None:
     knobs = axis.knobs(seen.statistics.shape)
-    assert any(not k.mode for k in knobs)
+    assert any(not k.method for k in knobs)
     assert len({k.name for k in knobs}) == len(knobs)
     for knob in knobs:
         values = knob.values()
@@ -104,7 +104,7 @@ def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, seen: Subje
 @AXES
 def test_a_smaller_setting_never_makes_a_larger_model(axis: Axis, seen: Subject) -> None:
     if axis.name == "bits":
-        pytest.skip("widths change no count of weights")
+        pytest.skip("precisions change no count of weights")
     off = {k.name: k.off for k in axis.knobs(seen.statistics.shape)}
     for knob in sizes(axis, seen.statistics.shape):
         counts = []
@@ -178,10 +178,10 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, t
         ("sparse", {"weights": 0.0}),
         ("sparse", {"weights": 1.5}),
         ("sparse", {"pattern": "2-of-4"}),  # all weights stay
-        ("bits", {"width": "int3"}),
+        ("bits", {"precision": "int3"}),
         ("bits", {"embeddings": "int3"}),
-        ("bits", {"wide": -1}),
-        ("bits", {"wide": 2}),  # the width is fp32
+        ("bits", {"fp32_blocks": -1}),
+        ("bits", {"fp32_blocks": 2}),  # the precision is fp32
     ],
 )
 def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(axis: str, settings: Settings) -> None:
@@ -200,7 +200,7 @@ MIXES = [mix for size in (2, len(CUTTING)) for mix in itertools.combinations(CUT
 def test_axes_compose(names: tuple[str, ...], seen: Subject, tmp_path: Path) -> None:
     shape = seen.statistics.shape
     params = {f"{n}.{k}": v for n in names for k, v in middling(registry.axis_named(n), shape).items()}
-    steps = build.steps_of(params | {"bits.width": "int8"}, shape)
+    steps = build.steps_of(params | {"bits.precision": "int8"}, shape)
     assert [s.name for s in steps] == [*names, "bits"]
     model, plans = built(seen, *steps)
     assert list(plans) == list(names)  # the precision plan is lowered by the runtime
@@ -235,7 +235,7 @@ def test_axes_that_are_off_leave_nothing_behind() -> None:
 def test_a_mode_alone_does_not_switch_an_axis_on(axis: Axis) -> None:
     shape = subject().statistics.shape
     for knob in axis.knobs(shape):
-        if knob.mode:
+        if knob.method:
             for value in knob.values():
                 assert build.steps_of({f"{axis.name}.{knob.name}": value}, shape) == ()
 
@@ -251,32 +251,35 @@ def test_a_step_names_what_is_not_off_and_nothing_else(axis: Axis) -> None:
             assert build.steps_of({**settings, f"{axis.name}.{knob.name}": value}, shape) == (
                 Step(axis.name, {knob.name: value}),
             )
-        for mode in (k for k in knobs if k.mode):
+        for mode in (k for k in knobs if k.method):
             other = next(v for v in mode.values() if v != mode.off)
             (step,) = build.steps_of({f"{axis.name}.{knob.name}": value, f"{axis.name}.{mode.name}": other}, shape)
             applies = mode.applies({**{k.name: k.off for k in knobs}, knob.name: value})
             assert step.settings == ({knob.name: value, mode.name: other} if applies else {knob.name: value})
 
 
-def test_blocks_stay_wide_only_under_an_integer_width() -> None:
-    """A draw of `bits.wide` beside fp32 is the recipe without it, so it is answered and not built again."""
+def test_blocks_stay_wide_only_under_an_integer_precision() -> None:
+    """A draw of `bits.fp32_blocks` beside fp32 is the recipe without it, so it is answered and not built again."""
     shape = subject().statistics.shape
-    for width in ("fp32", "bf16", "fp16", "fp8"):
-        plain = build.steps_of({"bits.width": width, "bits.embeddings": "int8"}, shape)
-        assert build.steps_of({"bits.width": width, "bits.embeddings": "int8", "bits.wide": 2}, shape) == plain
-    for width in ("int8", "int8-static", "int4"):
-        steps = build.steps_of({"bits.width": width, "bits.wide": 2}, shape)
-        assert steps == (Step("bits", {"width": width, "wide": 2}),)
-    assert "wide" not in {k.name for k in registry.axis_named("bits").knobs(build.NO_SHAPE)}
+    for precision in ("fp32", "bf16", "fp16", "fp8"):
+        plain = build.steps_of({"bits.precision": precision, "bits.embeddings": "int8"}, shape)
+        assert (
+            build.steps_of({"bits.precision": precision, "bits.embeddings": "int8", "bits.fp32_blocks": 2}, shape)
+            == plain
+        )
+    for precision in ("int8", "int8-static", "int4"):
+        steps = build.steps_of({"bits.precision": precision, "bits.fp32_blocks": 2}, shape)
+        assert steps == (Step("bits", {"precision": precision, "fp32_blocks": 2}),)
+    assert "fp32_blocks" not in {k.name for k in registry.axis_named("bits").knobs(build.NO_SHAPE)}
 
 
 @pytest.mark.parametrize(
     ("settings", "plan"),
     [
-        ({}, {"width": "fp32"}),
-        ({"width": "int8", "wide": 0, "embeddings": "as-is"}, {"width": "int8"}),
-        ({"width": "int8", "wide": 2}, {"width": "int8", "wide": 2}),
-        ({"embeddings": "int8"}, {"width": "fp32", "embeddings": "int8"}),
+        ({}, {"precision": "fp32"}),
+        ({"precision": "int8", "fp32_blocks": 0, "embeddings": "as-is"}, {"precision": "int8"}),
+        ({"precision": "int8", "fp32_blocks": 2}, {"precision": "int8", "fp32_blocks": 2}),
+        ({"embeddings": "int8"}, {"precision": "fp32", "embeddings": "int8"}),
     ],
 )
 def test_a_precision_plan_holds_only_what_is_not_off(settings: Settings, plan: dict[str, Value]) -> None:
@@ -294,7 +297,7 @@ def test_numbers_that_are_equal_on_the_grid_give_equal_text() -> None:
 
 
 def test_without_an_anatomy_only_axes_that_need_none_remain() -> None:
-    steps = build.steps_of({"prune.heads": 0.5, "distill.layers": 1, "bits.width": "int8"}, None)
+    steps = build.steps_of({"prune.heads": 0.5, "distill.layers": 1, "bits.precision": "int8"}, None)
     assert [s.name for s in steps] == ["bits"]
     assert build.decide(steps, None) == {}
 

@@ -46,7 +46,7 @@ def test_a_shallow_student_is_the_teacher_with_blocks_deleted(case: str) -> None
 
 def test_the_coordinates_with_the_most_energy_stay() -> None:
     seen = subject("bert")
-    kept = slicing.indices_of(registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})["hidden"])
+    kept = slicing.decode_ranges(registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})["hidden"])
     energy = seen.statistics.tensors["hidden.energy"]
     removed = sorted(set(range(HIDDEN)) - set(kept))
     assert len(kept) == HIDDEN // 2 and energy[kept].min() >= energy[removed].max()
@@ -89,7 +89,7 @@ def test_cutting_coordinates_that_nobody_reads_changes_nothing(case: str, head: 
     model, base = tiny(case, head)
     halved(model)
     batch = batch_of(base)
-    plan = {"blocks": [0, 1, 2], "hidden": slicing.spelled(range(HIDDEN // 2))}
+    plan = {"blocks": [0, 1, 2], "hidden": slicing.encode_ranges(range(HIDDEN // 2))}
     statistics = subject(case, head).statistics
     narrow = build.build(model, {"distill": plan}, statistics).eval()
     torch.testing.assert_close(logits(narrow, batch), logits(model, batch), atol=1e-4, rtol=1e-4)

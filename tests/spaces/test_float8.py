@@ -22,7 +22,7 @@ from spaces.runtime import Context
 from spaces.runtimes import float8
 
 CPU, CUDA = Context(threads=1), Context("cuda", threads=1)
-FP8 = {"width": "fp8"}
+FP8 = {"precision": "fp8"}
 WITH = ("eager", "compiled", "compiled-max-autotune")
 
 
@@ -63,16 +63,16 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("library", "hopper")
-def test_fp8_is_the_last_width_of_those_that_run_it_and_of_no_other() -> None:
-    offered = {runtime.name: runtime.widths(CUDA) for runtime in registry.runtimes()}
-    assert {name for name, widths in offered.items() if "fp8" in widths} == set(WITH)
+def test_fp8_is_the_last_precision_of_those_that_run_it_and_of_no_other() -> None:
+    offered = {runtime.name: runtime.precisions(CUDA) for runtime in registry.runtimes()}
+    assert {name for name, precisions in offered.items() if "fp8" in precisions} == set(WITH)
     assert {offered[name] for name in WITH} == {("fp32", "bf16", "fp16", "fp8")}
 
 
 @pytest.mark.usefixtures("hopper")
-def test_without_the_library_the_other_widths_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_other_precisions_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert registry.runtime_named("eager").widths(CUDA) == ("fp32", "bf16", "fp16")
+    assert registry.runtime_named("eager").precisions(CUDA) == ("fp32", "bf16", "fp16")
     assert "torchao not installed: pip install" in str(float8.missing(CUDA))
 
 
@@ -81,7 +81,7 @@ def test_without_the_library_the_other_widths_are_as_before(monkeypatch: pytest.
 def test_a_gpu_has_fp8_from_ada_on(found: tuple[int, int], there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: found)
     assert (float8.missing(CUDA) is None) is there
-    assert float8.widths(CUDA) == (("fp8",) if there else ())
+    assert float8.precisions(CUDA) == (("fp8",) if there else ())
     if not there:
         assert f"this GPU has {found[0]}.{found[1]}" in str(float8.missing(CUDA))
 
@@ -126,7 +126,7 @@ def test_fp8_gives_about_the_logits_of_fp32(runtime: str, tmp_path: Path) -> Non
     seen = subject()
     write_folder(tmp_path, seen.model, seen.base, {})
     batch = arrays_of(seen.base, (7, 4, 7, 2))
-    exact = build.open_predict(tmp_path, "eager", {"width": "fp32"}, CUDA)(batch)["logits"]
+    exact = build.open_predict(tmp_path, "eager", {"precision": "fp32"}, CUDA)(batch)["logits"]
     found = build.open_predict(tmp_path, runtime, FP8, CUDA)(batch)["logits"]
     error = np.abs(found - exact).mean() / np.abs(exact).mean()
     assert 0 < error < 0.2

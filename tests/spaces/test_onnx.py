@@ -15,7 +15,7 @@ from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
 
 CPU = Context(threads=1)
-FP32 = {"width": "fp32"}
+FP32 = {"precision": "fp32"}
 pytestmark = pytest.mark.skipif(registry.runtime_named("onnx").missing(CPU) is not None, reason="needs ONNX Runtime")
 
 
@@ -23,8 +23,8 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     """Proof that a real kernel runs: no product of the graph multiplies a floating-point weight."""
     import onnx as library
 
-    predict = build.open_predict(folder, "onnx", {"width": "int8"}, CPU)
-    (name,) = registry.runtime_named("onnx").files({"width": "int8"})
+    predict = build.open_predict(folder, "onnx", {"precision": "int8"}, CPU)
+    (name,) = registry.runtime_named("onnx").files({"precision": "int8"})
     graph = library.load(str(folder / name)).graph
     kinds = [node.op_type for node in graph.node]
     matrices = sum(isinstance(m, nn.Linear) for m in build.load(folder).modules())
@@ -40,8 +40,8 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
 
 
 def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for width in ("fp32", "int8"):
-        build.open_predict(folder, "onnx", {"width": width}, CPU)
+    for precision in ("fp32", "int8"):
+        build.open_predict(folder, "onnx", {"precision": precision}, CPU)
     made = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()}
     assert set(made) == {"fp32.onnx", "int8.onnx"}
 
@@ -50,8 +50,8 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(onnx, "_export", again)
     monkeypatch.setattr(quantise, "dynamic", again)
-    for width in ("fp32", "int8"):
-        build.open_predict(folder, "onnx", {"width": width}, CPU)
+    for precision in ("fp32", "int8"):
+        build.open_predict(folder, "onnx", {"precision": precision}, CPU)
     assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == made
 
 

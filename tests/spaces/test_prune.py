@@ -26,7 +26,7 @@ def test_an_untuned_pruned_model_equals_the_masked_one(case: str, criterion: str
     plan = plans["prune"]
 
     def removed(block: int) -> tuple[list[int], list[int]]:
-        heads, neurons = (set(slicing.indices_of(plan[unit][block])) for unit in ("heads", "neurons"))
+        heads, neurons = (set(slicing.decode_ranges(plan[unit][block])) for unit in ("heads", "neurons"))
         layer = shape.layers[block]
         return sorted(set(range(layer.heads)) - heads), sorted(set(range(layer.neurons)) - neurons)
 

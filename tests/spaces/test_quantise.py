@@ -21,8 +21,8 @@ from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
 
 CPU = Context(threads=1)
-FP32 = {"width": "fp32"}
-#: What ONNX Runtime's optimiser may make of a matrix in each width. None of them multiplies floating-point weights.
+FP32 = {"precision": "fp32"}
+#: What ONNX Runtime's optimiser may make of a matrix in each precision. None of them multiplies floating-point weights.
 KERNELS = {
     "int8": {"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"},
     "int8-static": {"QLinearMatMul", "MatMulIntegerToFloat", "QGemm"},
@@ -35,7 +35,7 @@ openvino = pytest.mark.skipif(registry.runtime_named("openvino").missing(CPU) is
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of three blocks with what integer widths are made with."""
+    """A model of three blocks with what integer precisions are made with."""
     return calibrated(tmp_path_factory.mktemp("whole") / "model")
 
 
@@ -60,32 +60,32 @@ def run(folder: Path, plan: Plan, runtime: str = "onnx") -> np.ndarray:
 # --- kernels ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", INTEGER)
-def test_every_matrix_runs_in_an_integer_kernel(width: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", INTEGER)
+def test_every_matrix_runs_in_an_integer_kernel(precision: str, whole: Path, tmp_path: Path) -> None:
     model = build.load(whole)
     blocks = anatomy_of(model.backbone).blocks
-    linears = sum(isinstance(m, nn.Linear) for m in (blocks if width == "int4" else model).modules())
-    ran = optimised(onnx.graph(whole, {"width": width}), tmp_path)
+    linears = sum(isinstance(m, nn.Linear) for m in (blocks if precision == "int4" else model).modules())
+    ran = optimised(onnx.graph(whole, {"precision": precision}), tmp_path)
     kinds = Counter(node.op_type for node in ran.node)
-    assert sum(kinds[kind] for kind in KERNELS[width]) == linears, kinds
+    assert sum(kinds[kind] for kind in KERNELS[precision]) == linears, kinds
     # int4 leaves the head alone, and it is the only product left with a constant.
-    assert len(list(quantise.matrices(ran))) == (1 if width == "int4" else 0), kinds
+    assert len(list(quantise.matrices(ran))) == (1 if precision == "int4" else 0), kinds
 
 
-@pytest.mark.parametrize("width", INTEGER)
-def test_integers_stay_near_fp32_and_make_the_file_smaller(width: str, whole: Path) -> None:
+@pytest.mark.parametrize("precision", INTEGER)
+def test_integers_stay_near_fp32_and_make_the_file_smaller(precision: str, whole: Path) -> None:
     exact = run(whole, FP32)
-    error = np.abs(run(whole, {"width": width}) - exact).mean() / np.abs(exact).mean()
-    assert 0 < error < (0.3 if width == "int4" else 0.1)
-    assert onnx.graph(whole, {"width": width}).stat().st_size < onnx.graph(whole, FP32).stat().st_size
+    error = np.abs(run(whole, {"precision": precision}) - exact).mean() / np.abs(exact).mean()
+    assert 0 < error < (0.3 if precision == "int4" else 0.1)
+    assert onnx.graph(whole, {"precision": precision}).stat().st_size < onnx.graph(whole, FP32).stat().st_size
 
 
-@pytest.mark.parametrize("width", ["int8", "int8-static"])
-def test_no_sum_of_two_products_can_leave_16_bits(width: str, whole: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_no_sum_of_two_products_can_leave_16_bits(precision: str, whole: Path) -> None:
     """So a CPU without VNNI, which adds them in 16 bits, gives what any other does."""
     import onnx as library
 
-    graph = library.load(onnx.graph(whole, {"width": width})).graph
+    graph = library.load(onnx.graph(whole, {"precision": precision})).graph
     weights = [t for t in graph.initializer if t.data_type == library.TensorProto.INT8 and len(t.dims) == 2]
     largest = max(int(np.abs(library.numpy_helper.to_array(t).astype(int)).max()) for t in weights)
     assert largest >= 60 and 2 * 255 * largest < 2**15
@@ -98,7 +98,7 @@ def test_no_sum_of_two_products_can_leave_16_bits(width: str, whole: Path) -> No
 def test_static_scales_are_those_of_the_calibration_rows(whole: Path, tmp_path: Path) -> None:
     """The same rows give the same graph; a ready graph needs none; without either the file is named."""
     again = shutil.copytree(whole, tmp_path / "again", ignore=shutil.ignore_patterns("*.onnx"))
-    plan = {"width": "int8-static"}
+    plan = {"precision": "int8-static"}
     assert onnx.graph(again, plan).read_bytes() == onnx.graph(whole, plan).read_bytes()
     (again / calibration.FILE).unlink()
     np.testing.assert_array_equal(run(again, plan), run(whole, plan))
@@ -122,45 +122,48 @@ def test_calibration_rows_come_back_without_their_padding(tmp_path: Path) -> Non
 # --- blocks that stay wide ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", INTEGER)
-def test_with_every_block_wide_the_outputs_are_those_of_fp32(width: str, whole: Path) -> None:
-    np.testing.assert_allclose(run(whole, {"width": width, "wide": DEPTH}), run(whole, FP32), atol=1e-5)
+@pytest.mark.parametrize("precision", INTEGER)
+def test_with_every_block_wide_the_outputs_are_those_of_fp32(precision: str, whole: Path) -> None:
+    np.testing.assert_allclose(run(whole, {"precision": precision, "fp32_blocks": DEPTH}), run(whole, FP32), atol=1e-5)
 
 
 def test_the_error_falls_as_more_blocks_stay_wide(whole: Path) -> None:
     exact = run(whole, FP32)
     errors = np.zeros(DEPTH + 1)
-    for width in INTEGER:
-        found = [np.abs(run(whole, {"width": width, "wide": n} if n else {"width": width}) - exact) for n in range(4)]
-        errors += [f.mean() / found[0].mean() for f in found]  # each width weighs the same
+    for precision in INTEGER:
+        found = [
+            np.abs(run(whole, {"precision": precision, "fp32_blocks": n} if n else {"precision": precision}) - exact)
+            for n in range(4)
+        ]
+        errors += [f.mean() / found[0].mean() for f in found]  # each precision weighs the same
     assert (np.diff(errors) < 0.1).all(), errors
     assert errors[-1] < 1e-3
 
 
-@pytest.mark.parametrize("width", INTEGER)
-def test_the_most_sensitive_blocks_are_those_that_stay(width: str, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", INTEGER)
+def test_the_most_sensitive_blocks_are_those_that_stay(precision: str, whole: Path, tmp_path: Path) -> None:
     """A block is spared whole, and which one follows the folder's order."""
     folder = shutil.copytree(whole, tmp_path / "model", ignore=shutil.ignore_patterns("int*"))
     paths = sensitivity.read(folder)
     seen = []
     for first in paths:
         sensitivity.write(folder, {path: float(path == first) for path in paths})
-        ran = optimised(onnx.graph(folder, {"width": width, "wide": 1}), tmp_path)
+        ran = optimised(onnx.graph(folder, {"precision": precision, "fp32_blocks": 1}), tmp_path)
         kinds = Counter(node.op_type for node in ran.node)
         linears = sum(isinstance(m, nn.Linear) for m in build.load(folder).get_submodule(first).modules())
-        assert sum(kinds[kind] for kind in KERNELS[width]) == linears * (DEPTH - 1)
+        assert sum(kinds[kind] for kind in KERNELS[precision]) == linears * (DEPTH - 1)
         assert len(list(quantise.matrices(ran))) == linears + 1  # and the head
-        seen.append(run(folder, {"width": width, "wide": 1}))
-        onnx.graph(folder, {"width": width, "wide": 1}).unlink()
+        seen.append(run(folder, {"precision": precision, "fp32_blocks": 1}))
+        onnx.graph(folder, {"precision": precision, "fp32_blocks": 1}).unlink()
     assert np.abs(seen[0] - seen[1]).max() > 0 and np.abs(seen[1] - seen[2]).max() > 0
 
 
 def test_more_blocks_than_there_are_and_a_missing_order_are_infeasible(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(Infeasible, match=rf"bits\.wide.*{DEPTH}.*{DEPTH + 1}"):
-        onnx.graph(whole, {"width": "int8", "wide": DEPTH + 1})
+    with pytest.raises(Infeasible, match=rf"bits\.fp32_blocks.*{DEPTH}.*{DEPTH + 1}"):
+        onnx.graph(whole, {"precision": "int8", "fp32_blocks": DEPTH + 1})
     bare = shutil.copytree(whole, tmp_path / "bare", ignore=shutil.ignore_patterns(sensitivity.FILE, "int*"))
     with pytest.raises(Infeasible, match=r"sensitivity\.json"):
-        onnx.graph(bare, {"width": "int8", "wide": 1})
+        onnx.graph(bare, {"precision": "int8", "fp32_blocks": 1})
     assert {p.name for p in (bare / onnx.FOLDER).iterdir()} <= {"fp32.onnx", "fp32-e8.onnx"}
 
 
@@ -296,9 +299,9 @@ def test_int8_tables_save_three_quarters_of_the_tables(whole: Path) -> None:
     assert not [t for t in initializers if t.data_type == 1 and tuple(t.dims) == (VOCABULARY, HIDDEN)]
 
 
-@pytest.mark.parametrize("width", ["fp32", *INTEGER])
-def test_int8_tables_go_with_every_width(width: str, whole: Path) -> None:
-    plain, plan = {"width": width}, {"width": width, "embeddings": "int8"}
+@pytest.mark.parametrize("precision", ["fp32", *INTEGER])
+def test_int8_tables_go_with_every_precision(precision: str, whole: Path) -> None:
+    plain, plan = {"precision": precision}, {"precision": precision, "embeddings": "int8"}
     before, after = run(whole, plain), run(whole, plan)
     assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()
     assert onnx.graph(whole, plan).stat().st_size < onnx.graph(whole, plain).stat().st_size
@@ -327,11 +330,11 @@ def test_a_runtime_without_a_kernel_for_int8_tables_says_so(runtime: str, whole:
 @pytest.mark.parametrize(
     ("plan", "name"),
     [
-        ({"width": "fp32"}, "fp32"),
-        ({"width": "int8", "wide": 2}, "int8-w2"),
-        ({"width": "int8-static", "embeddings": "int8"}, "int8-static-e8"),
-        ({"width": "int8", "wide": 2, "embeddings": "int8"}, "int8-w2-e8"),
-        ({"width": "int4", "wide": 2, "embeddings": "int8"}, "int4-fitted-w2-e8"),
+        ({"precision": "fp32"}, "fp32"),
+        ({"precision": "int8", "fp32_blocks": 2}, "int8-w2"),
+        ({"precision": "int8-static", "embeddings": "int8"}, "int8-static-e8"),
+        ({"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}, "int8-w2-e8"),
+        ({"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}, "int4-fitted-w2-e8"),
     ],
 )
 def test_a_graph_s_name_tells_its_plan(plan: Plan, name: str) -> None:
@@ -343,9 +346,9 @@ def test_a_graph_s_name_tells_its_plan(plan: Plan, name: str) -> None:
 
 
 @openvino
-@pytest.mark.parametrize("extra", [{}, {"wide": 1}, {"embeddings": "int8"}], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"fp32_blocks": 1}, {"embeddings": "int8"}], ids=str)
 def test_openvino_reads_the_calibrated_graph(extra: Plan, whole: Path) -> None:
-    plan = {"width": "int8-static"} | extra
+    plan = {"precision": "int8-static"} | extra
     ours, theirs = run(whole, plan), run(whole, plan, "openvino")
     error = np.abs(ours - run(whole, FP32)).mean()
     assert np.abs(ours - theirs).mean() < max(error, 1e-3), "nearer to the same integers than to fp32"
@@ -358,7 +361,7 @@ def test_openvino_multiplies_integers(whole: Path) -> None:
 
     core = library.Core()
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(str(onnx.graph(whole, {"width": "int8-static"}))), "CPU", config)
+    compiled = core.compile_model(core.read_model(str(onnx.graph(whole, {"precision": "int8-static"}))), "CPU", config)
     nodes = compiled.get_runtime_model().get_ordered_ops()
     info = [{k: str(v.astype(str)) for k, v in node.get_rt_info().items()} for node in nodes]
     products = [i for i in info if i.get("layerType") == "FullyConnected"]

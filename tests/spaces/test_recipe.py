@@ -81,7 +81,7 @@ def test_distinct_parameters_give_distinct_digests_and_off_ones_equal_ones() -> 
     shape = subject().statistics.shape
     found: dict[str, Any] = {}
     for axis in registry.axes():
-        for knob in (k for k in axis.knobs(shape) if not k.mode):
+        for knob in (k for k in axis.knobs(shape) if not k.method):
             for value in knob.values():
                 made = drawn(random.Random(1), {f"{axis.name}.{knob.name}": value})
                 found.setdefault(made.digest, set()).add((axis.name, knob.name, value) if value != knob.off else "off")
@@ -91,20 +91,20 @@ def test_distinct_parameters_give_distinct_digests_and_off_ones_equal_ones() -> 
 
 def test_weights_do_not_depend_on_bits_or_runtime() -> None:
     made = drawn(random.Random(3), {"prune.heads": 0.5})
-    int8 = drawn(random.Random(3), {"prune.heads": 0.5, "bits.width": "int8"})
+    int8 = drawn(random.Random(3), {"prune.heads": 0.5, "bits.precision": "int8"})
     assert int8.weights_digest == replace(made, runtime=Step("other")).weights_digest == made.weights_digest
     assert int8.digest != made.digest
     assert drawn(random.Random(3), {"prune.heads": 0.25}).weights_digest != made.weights_digest
 
 
 def test_a_recipe_is_compressed_when_its_weights_differ_from_the_teachers() -> None:
-    for params, expected in (({}, False), ({"bits.width": "int8"}, False), ({"low_rank.rank": 0.5}, True)):
+    for params, expected in (({}, False), ({"bits.precision": "int8"}, False), ({"low_rank.rank": 0.5}, True)):
         assert drawn(random.Random(0), dict(params)).compressed is expected
 
 
 def test_the_precision_plan_is_that_of_the_bits_step() -> None:
-    assert build.precision_of(drawn(random.Random(0), {})) == {"width": "fp32"}
-    assert build.precision_of(drawn(random.Random(0), {"bits.width": "int8"})) == {"width": "int8"}
+    assert build.precision_of(drawn(random.Random(0), {})) == {"precision": "fp32"}
+    assert build.precision_of(drawn(random.Random(0), {"bits.precision": "int8"})) == {"precision": "int8"}
 
 
 def test_parameters_are_named_axis_dot_knob() -> None:

@@ -1,4 +1,4 @@
-"""Runtimes: the same numbers as eager, on kernels of the width they claim, or a reason why not."""
+"""Runtimes: the same numbers as eager, on kernels of the precision they claim, or a reason why not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spaces.runtimes import compiled, torch_predict
 from spaces.runtimes.openvino import OpenVinoPredict
 
 CPU = Context(threads=1)
-FP32 = {"width": "fp32"}
+FP32 = {"precision": "fp32"}
 RUNTIMES = pytest.mark.parametrize("runtime", registry.runtimes(), ids=lambda r: r.name)
 SIZES = ((7, 4, 7, 2), (9,), (2,), (5, 5), (33, 17, 2), (16,))  # lengths of the rows of batches
 TORCH_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "aot_inductor", "cuda_graph")
@@ -57,8 +57,8 @@ def agree(path: Path, runtime: str, device: str = "cpu", case: str = "bert", hea
 @RUNTIMES
 def test_every_runtime_says_what_it_is_and_can_do(runtime: Runtime) -> None:
     assert registry.runtime_named(runtime.name) is runtime and runtime.source
-    assert runtime.widths(CPU)[0] == "fp32"
-    assert set(runtime.widths(CPU)) <= set(registry.axis_named("bits").knobs(build.NO_SHAPE)[0].choices)
+    assert runtime.precisions(CPU)[0] == "fp32"
+    assert set(runtime.precisions(CPU)) <= set(registry.axis_named("bits").knobs(build.NO_SHAPE)[0].choices)
 
 
 @pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in QUICK])
@@ -96,12 +96,12 @@ def test_a_runtime_that_is_missing_says_so_and_opens_nothing(runtime: Runtime, f
 
 
 @RUNTIMES
-@pytest.mark.parametrize("width", ["bf16", "fp16", "int8"])
-def test_a_width_without_kernels_is_infeasible_and_named(runtime: Runtime, width: str, folder: Path) -> None:
-    if runtime.missing(CPU) or width in runtime.widths(CPU):
-        pytest.skip("it is missing, or has the width")
-    with pytest.raises(Infeasible, match=f"{runtime.name} has no {width} kernels"):
-        runtime.open(folder, {"width": width}, CPU)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_a_precision_without_kernels_is_infeasible_and_named(runtime: Runtime, precision: str, folder: Path) -> None:
+    if runtime.missing(CPU) or precision in runtime.precisions(CPU):
+        pytest.skip("it is missing, or has the precision")
+    with pytest.raises(Infeasible, match=f"{runtime.name} has no {precision} kernels"):
+        runtime.open(folder, {"precision": precision}, CPU)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
     assert counters["stats"]["unique_graphs"] - graphs == 2
 
 
-# --- widths in torch ----------------------------------------------------------------------------------------
+# --- precisions in torch ----------------------------------------------------------------------------------------
 
 
 class Products(TorchDispatchMode):
@@ -266,17 +266,17 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("width", ["fp32", "bf16"])
-def test_every_matrix_product_runs_in_the_planned_width(
-    width: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_matrix_product_runs_in_the_planned_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    """On a CPU without bf16 instructions the width is infeasible; here only that nothing is widened is asked."""
+    """On a CPU without bf16 instructions the precision is infeasible; here only that nothing is widened is asked."""
     monkeypatch.setattr(torch_predict, "_cpu_has_bf16", lambda: True)
-    predict = build.open_predict(folder, "eager", {"width": width}, CPU)
+    predict = build.open_predict(folder, "eager", {"precision": precision}, CPU)
     batch = arrays_of(subject().base, (6, 3))
     with Products() as seen:
         found = predict(batch)["logits"]
-    assert seen.types == {torch_predict.DTYPES[width]}
+    assert seen.types == {torch_predict.DTYPES[precision]}
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())
@@ -286,10 +286,10 @@ def test_every_matrix_product_runs_in_the_planned_width(
 def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     found = {"avx512_bf16": capable, "amx_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert torch_predict.torch_widths(CPU) == (("fp32", "bf16") if capable else ("fp32",))
+    assert torch_predict.torch_precisions(CPU) == (("fp32", "bf16") if capable else ("fp32",))
     if not capable:
         with pytest.raises(Infeasible, match="eager has no bf16 kernels"):
-            registry.runtime_named("eager").open(folder, {"width": "bf16"}, CPU)
+            registry.runtime_named("eager").open(folder, {"precision": "bf16"}, CPU)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------
@@ -302,12 +302,12 @@ def test_torch_runtimes_agree_on_cuda(runtime: str, case: str, head: str, tmp_pa
 
 
 @pytest.mark.parametrize("runtime", [pytest.param(r, marks=gpu) for r in ("eager", "cuda_graph")])
-@pytest.mark.parametrize("width", ["fp16", "bf16"])
-def test_half_widths_run_on_cuda(runtime: str, width: str, folder: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precisions_run_on_cuda(runtime: str, precision: str, folder: Path) -> None:
     context = Context("cuda")
-    if width not in registry.runtime_named(runtime).widths(context):
-        pytest.skip(f"no {width} on this device")
+    if precision not in registry.runtime_named(runtime).precisions(context):
+        pytest.skip(f"no {precision} on this device")
     batch = arrays_of(subject().base, (6, 3))
-    found = build.open_predict(folder, runtime, {"width": width}, context)(batch)["logits"]
+    found = build.open_predict(folder, runtime, {"precision": precision}, context)(batch)["logits"]
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())

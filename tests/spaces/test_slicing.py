@@ -11,21 +11,21 @@ from models import subject
 from torch import nn
 
 from spaces import slicing
-from spaces.slicing import Cut, indices_of, spelled
+from spaces.slicing import Cut, decode_ranges, encode_ranges
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_indices_survive_their_text(seed: int) -> None:
     rng = random.Random(seed)
     indices = sorted(rng.sample(range(60), rng.randint(0, 60)))
-    assert indices_of(spelled(indices)) == indices
+    assert decode_ranges(encode_ranges(indices)) == indices
 
 
 @pytest.mark.parametrize(
     ("indices", "text"), [([], ""), ([0], "0"), ([0, 1, 2, 5], "0-2,5"), ([3, 5, 7], "3,5,7"), (range(64), "0-63")]
 )
 def test_runs_are_spelled_by_their_ends(indices: list[int], text: str) -> None:
-    assert spelled(indices) == text and indices_of(text) == list(indices)
+    assert encode_ranges(indices) == text and decode_ranges(text) == list(indices)
 
 
 def made() -> nn.ModuleDict:

@@ -179,9 +179,13 @@ def test_runtimes_get_plain_matrices(tmp_path: Path) -> None:
     model, plans = built(seen, HALF)
     write_folder(tmp_path, model, seen.base, plans)
     assert sparse_modules(build.as_stored(tmp_path)) and not sparse_modules(build.load(tmp_path))
-    found = build.open_predict(tmp_path, "eager", {"width": "fp32"}, Context(threads=1))(arrays_of(seen.base, (5, 3)))
+    found = build.open_predict(tmp_path, "eager", {"precision": "fp32"}, Context(threads=1))(
+        arrays_of(seen.base, (5, 3))
+    )
     assert found["logits"].shape == (2, 3)
-    assert registry.runtime_named("eager").files({"width": "fp32"}) == (WEIGHTS,), "so its size is that of this file"
+    assert registry.runtime_named("eager").files({"precision": "fp32"}) == (WEIGHTS,), (
+        "so its size is that of this file"
+    )
 
 
 def test_expanding_changes_no_logits() -> None:

@@ -38,10 +38,10 @@ def model_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes()])
-@pytest.mark.parametrize("width", ["fp32", "int8"])
-def test_no_runtime_on_a_cpu_runs_them(runtime: str, width: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_no_runtime_on_a_cpu_runs_them(runtime: str, precision: str, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=r"2:4 sparsity needs .* CUDA device, and this is a cpu"):
-        build.open_predict(model_folder(tmp_path), runtime, {"width": width}, Context(threads=1))
+        build.open_predict(model_folder(tmp_path), runtime, {"precision": precision}, Context(threads=1))
 
 
 def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest.MonkeyPatch, ampere: None) -> None:
@@ -51,15 +51,15 @@ def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("ampere")
-@pytest.mark.parametrize("width", ["fp32", "fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes()])
-def test_of_all_runtimes_and_widths_those_with_kernels_run_them(runtime: str, width: str) -> None:
-    two_of_four.check({"sparse": {"weights": 0.5}}, runtime, width, CUDA)  # size only: any may
-    if runtime in ("eager", "compiled") and width in ("fp16", "bf16"):
-        two_of_four.check(PLANS, runtime, width, CUDA)
+def test_of_all_runtimes_and_precisions_those_with_kernels_run_them(runtime: str, precision: str) -> None:
+    two_of_four.check({"sparse": {"weights": 0.5}}, runtime, precision, CUDA)  # size only: any may
+    if runtime in ("eager", "compiled") and precision in ("fp16", "bf16"):
+        two_of_four.check(PLANS, runtime, precision, CUDA)
         return
-    with pytest.raises(Infeasible, match=rf"sparse\.pattern: .*({runtime}|{width})"):
-        two_of_four.check(PLANS, runtime, width, CUDA)
+    with pytest.raises(Infeasible, match=rf"sparse\.pattern: .*({runtime}|{precision})"):
+        two_of_four.check(PLANS, runtime, precision, CUDA)
 
 
 def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,16 +139,18 @@ def test_a_matrix_is_lowered_with_the_operations_that_torch_has_for_it(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(two_of_four.missing(CUDA) is not None, reason=str(two_of_four.missing(CUDA)))
-@pytest.mark.parametrize("width", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
-def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(runtime: str, width: str, tmp_path: Path) -> None:
+def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(
+    runtime: str, precision: str, tmp_path: Path
+) -> None:
     base, folder = subject().base, model_folder(tmp_path)
-    predict = build.open_predict(folder, runtime, {"width": width}, CUDA)
-    reference = build.load(folder).to("cuda", DTYPES[width])
+    predict = build.open_predict(folder, runtime, {"precision": precision}, CUDA)
+    reference = build.load(folder).to("cuda", DTYPES[precision])
     for seed, lengths in enumerate(((7, 4, 7, 2), (9,), (33, 17))):
         batch: dict[str, Any] = arrays_of(base, lengths, seed)
         with torch.inference_mode():
             expected = reference(**{name: torch.from_numpy(array).cuda() for name, array in batch.items()})
         # Sums in another order: a few units in the last place of logits of about 1.
-        allowed = {"fp16": 0.02, "bf16": 0.1}[width]
+        allowed = {"fp16": 0.02, "bf16": 0.1}[precision]
         np.testing.assert_allclose(predict(batch)["logits"], expected.float().cpu().numpy(), atol=allowed)

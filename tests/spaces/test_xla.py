@@ -19,7 +19,7 @@ from spaces.runtimes import xla
 from spaces.runtimes.exported import export
 
 CPU = Context(threads=1)
-FP32 = {"width": "fp32"}
+FP32 = {"precision": "fp32"}
 WHY = registry.runtime_named("xla").missing(CPU)
 pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
 
@@ -180,9 +180,9 @@ def test_half_precision_weights_are_lowered_as_such(folder: Path) -> None:
 
 def test_bf16_is_offered_where_a_tpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "_tpu_is_there", lambda: True)
-    assert registry.runtime_named("xla").widths(CPU) == ("fp32", "bf16")
+    assert registry.runtime_named("xla").precisions(CPU) == ("fp32", "bf16")
     monkeypatch.setattr(xla, "_tpu_is_there", lambda: False)
-    assert registry.runtime_named("xla").widths(CPU) == ("fp32",)
+    assert registry.runtime_named("xla").precisions(CPU) == ("fp32",)
 
 
 def test_a_tpu_that_does_not_answer_is_infeasible(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -39,7 +39,7 @@ class Bounds:
         reachable = np.isfinite(costs)
         if not reachable.any():
             fastest = math.exp(float(self._outlook.predicted(one).min()))
-            return f"no runtime and width keeps the limits; {fastest:.2f} ms is predicted of the fastest"
+            return f"no runtime and precision keeps the limits; {fastest:.2f} ms is predicted of the fastest"
         bound = self.at_most(one)
         if not math.isfinite(bound) or self._gain(one, bound, 0.0, costs - SURE * error, 0.0) > 0:
             return ""
@@ -68,15 +68,17 @@ class Bounds:
                 bounds.append(mean + SURE * sd)
         for other in self._outlook.known:
             if other.quality and other is not one and self._less_compressed(other, one):
-                own = max(value - self._outlook.offset(other, pair) for pair, value in other.quality.items())
+                own = max(
+                    value - self._outlook.offset(other, deployment) for deployment, value in other.quality.items()
+                )
                 bounds.append(own + LUCK * noise)
         return min(bounds, default=math.inf)
 
     def _gain(self, one: Weights, mean: float, sd: float, costs: NDArray[np.float64], error: float) -> float:
         outlook = self._outlook
-        offsets = np.array([[outlook.offset(one, pair) for pair in outlook.pairs]])
+        offsets = np.array([[outlook.offset(one, deployment) for deployment in outlook.deployments]])
         mean_, sd_, error_ = (np.array([value]) for value in (mean, sd, error))
-        found = expected_improvement(mean_, sd_, costs[None], error_, offsets, outlook.measured, outlook.least)
+        found = expected_improvement(mean_, sd_, costs[None], error_, offsets, outlook.measured, outlook.min_quality)
         return float(found[0])
 
     def _less_compressed(self, other: Weights, one: Weights) -> bool:
@@ -85,7 +87,7 @@ class Bounds:
             theirs, ours = other.settings[name], one.settings[name]
             if theirs == ours:
                 continue
-            if not knob.ordered or knob.mode:
+            if not knob.ordered or knob.method:
                 return False
             off = float(knob.off)
             if abs(float(theirs) - off) > abs(float(ours) - off):

@@ -1,4 +1,5 @@
-"""What the sampler knows of a recipe before it is built: latency under every pair, size, and what finding out costs."""
+"""What the sampler knows of a recipe before it is built: latency under every deployment, size, and what finding out
+costs."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from scipy.optimize import nnls
 
 from objectives.shapes import Array, Shapes, megabytes_of, operations_of
 from search.front.front import Front, Outcome
-from search.prepare.prepared import Setting
-from search.propose.deployments import Siblings
-from search.propose.surrogate.latency_predictor import Known, pair_of
-from search.space.space import RUNTIME, WIDTH, Pair, Params
+from search.prepare.prepared import Prepared
+from search.propose.deployments import DeploymentSelector
+from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
+from search.space.deployments import Deployment
+from search.space.space import PRECISION, RUNTIME, Params
 from spaces.knob import Value
 
 #: A limit forbids what is predicted this many standard errors above it.
@@ -22,22 +24,24 @@ SURE = 3.0
 SLACK = 1.1
 
 
-class TableKnowledge:
-    """The table of latencies, and the costs of trials, as `search.propose.Knowledge`."""
+class TableCostModel:
+    """The table of latencies, and the costs of trials, as `search.propose.CostModel`."""
 
-    def __init__(self, setting: Setting, known: Known, siblings: Siblings, made: Sequence[Params] = ()) -> None:
+    def __init__(
+        self, prepared: Prepared, known: LatencyPredictor, siblings: DeploymentSelector, made: Sequence[Params] = ()
+    ) -> None:
         self._known, self._siblings, self.made = known, siblings, made
-        self._space = setting.space
+        self._space = prepared.space
         self._made = {self._plain(settings) for settings in made}
-        wanted = setting.config.limits
+        wanted = prepared.config.limits
         self._latest = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
         self._largest = math.inf if wanted.max_size_mb is None else wanted.max_size_mb
         self._spent: list[tuple[float, float, float]] = []  # work of a call, seconds of training, of measuring
-        self._whole = self._work(known.shapes([setting.space.off]))[0]
+        self._whole = self._work(known.shapes([prepared.space.off]))[0]
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
-        return self._siblings.pairs
+    def deployments(self) -> tuple[Deployment, ...]:
+        return self._siblings.deployments
 
     def costs(self, pool: Sequence[Params]) -> tuple[Array, Array]:
         shapes = self._known.shapes(pool)
@@ -47,7 +51,7 @@ class TableKnowledge:
             doubt = np.hypot(errors, self._known.reference_error)
             costs = np.where(costs - SURE * doubt > self._latest, np.inf, costs)
         if math.isfinite(self._largest):
-            sizes = np.stack([megabytes_of(shapes, width) for _, width in self.pairs], axis=1)
+            sizes = np.stack([megabytes_of(shapes, precision) for _, precision in self.deployments], axis=1)
             costs = np.where(sizes > SLACK * self._largest, np.inf, costs)
         return costs, error
 
@@ -86,17 +90,19 @@ class TableKnowledge:
             self._spent.append((work, training, sum(outcome.seconds.values()) - training))
 
     def _plain(self, settings: Params) -> tuple[tuple[str, Value], ...]:
-        """Settings without a runtime and a width, as equal ones are written."""
+        """Settings without a runtime and a precision, as equal ones are written."""
         full = self._space.canonical(settings)
-        return tuple((name, value) for name, value in full.items() if name not in (RUNTIME, WIDTH))
+        return tuple((name, value) for name, value in full.items() if name not in (RUNTIME, PRECISION))
 
     def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Array, Array]:
         """(N, P) log ms and its error."""
-        columns = [self._under(pool, shapes, pair) for pair in self.pairs]
+        columns = [self._under(pool, shapes, deployment) for deployment in self.deployments]
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
-    def _under(self, pool: Sequence[Params], shapes: Shapes, pair: Pair) -> tuple[Array, Array]:
-        names = np.array([pair_of({**params, RUNTIME: pair[0], WIDTH: pair[1]}) for params in pool])
+    def _under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
+        names = np.array(
+            [deployment_name({**params, RUNTIME: deployment[0], PRECISION: deployment[1]}) for params in pool]
+        )
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
             chosen = names == name

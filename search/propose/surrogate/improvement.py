@@ -2,14 +2,14 @@
 
 Costs are logarithms of milliseconds, to be minimised; quality is to be maximised. The front is a staircase: F(u) is the
 best quality that a member reaches at cost u or below, and at least that of the reference. A candidate of quality a, run
-under several pairs p of runtime and width at costs m_p with quality a + d_p, reaches a + D(u), D(u) the largest d_p
-among the pairs with m_p <= u, and adds
+under several deployments p of runtime and width at costs m_p with quality a + d_p, reaches a + D(u), D(u) the largest
+d_p among the deployments with m_p <= u, and adds
 
     integral over u up to the reference of (a + D(u) - F(u))^+ .
 
 F and D are constant between their steps, and of the normal a only E[(a - c)^+] is needed (Jones, Schonlau & Welch 1998,
 equation 15), so the expectation is a finite sum: the closed form of Emmerich, Deutz & Klinkenberg (2011, "Hypervolume-
-based expected improvement") with one coordinate known. An error of the predicted costs, common to all pairs of a
+based expected improvement") with one coordinate known. An error of the predicted costs, common to all deployments of a
 candidate and normal, makes every step of D a ramp, whose integral is closed too.
 """
 
@@ -81,9 +81,9 @@ def expected_improvement(
     Args:
         mean: (N,) of each candidate's quality.
         sd: (N,) of it.
-        costs: (N, P) predicted log ms under each pair; infinite where it cannot run.
+        costs: (N, P) predicted log ms under each deployment; infinite where it cannot run.
         costs_sd: (N,) their common error.
-        offsets: (N, P) quality under a pair less that of the candidate.
+        offsets: (N, P) quality under a deployment less that of the candidate.
         least: a quality under it counts as nothing (a limit).
 
     Cost: O(N K P) for K steps of the front.

@@ -15,7 +15,8 @@ from search.front.front import Target
 from search.propose.surrogate.improvement import Staircase, expected_improvement
 from search.propose.surrogate.quality import Line, Offset, QualityModel
 from search.propose.surrogate.record import Record, Weights
-from search.space.space import Pair, Params
+from search.space.deployments import Deployment
+from search.space.space import Params
 
 Floats = NDArray[np.float64]
 
@@ -23,20 +24,20 @@ Floats = NDArray[np.float64]
 SLOWEST = 1.1
 
 
-class Knowledge(Protocol):
+class CostModel(Protocol):
     """What is known of a recipe before it is built."""
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """Runtime and width that a set of weights is measured under."""
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Runtime and precision that a set of weights is measured under."""
         ...
 
     def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
-        """(N, P) log ms by pair, infinite where a limit forbids it, and (N,) their common error."""
+        """(N, P) log ms by deployment, infinite where a limit forbids it, and (N,) their common error."""
         ...
 
     def predicted(self, pool: Sequence[Params]) -> Floats:
-        """(N, P) log ms by pair, limits or none."""
+        """(N, P) log ms by deployment, limits or none."""
         ...
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
@@ -61,34 +62,36 @@ class Aims:
     quality: Target
     floor: float
     keep: float = 0.0
-    latest: float = np.inf
-    least: float = -np.inf
+    max_log_latency: float = np.inf
+    min_quality: float = -np.inf
     most_lost: float = np.inf
 
     def reference(self, baseline: Weights | None) -> tuple[float, float]:
         """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit; and what is kept."""
         if baseline is None or not baseline.costs:
-            return self.latest, self.floor
-        eager = [cost for (runtime, width), cost in baseline.costs.items() if (runtime, width) == ("eager", "fp32")]
-        latest = min(self.latest, math.log(SLOWEST) + max(eager or baseline.costs.values()))
+            return self.max_log_latency, self.floor
+        eager = [
+            cost for (runtime, precision), cost in baseline.costs.items() if (runtime, precision) == ("eager", "fp32")
+        ]
+        latest = min(self.max_log_latency, math.log(SLOWEST) + max(eager or baseline.costs.values()))
         return latest, self.floor + self.keep * max(0.0, max(baseline.quality.values()) - self.floor)
 
-    def bar(self, baseline: Weights | None) -> float:
+    def quality_threshold(self, baseline: Weights | None) -> float:
         """Quality under which a candidate counts as nothing."""
         if baseline is None or not baseline.quality:
-            return self.least
-        return max(self.least, max(baseline.quality.values()) - self.most_lost)
+            return self.min_quality
+        return max(self.min_quality, max(baseline.quality.values()) - self.most_lost)
 
 
 class Outlook:
     """What the study, the table and the model say together; made anew at each ask."""
 
-    def __init__(self, record: Record, knowledge: Knowledge, model: QualityModel, aims: Aims) -> None:
-        self._record, self._knowledge, self._model, self._aims = record, knowledge, model, aims
+    def __init__(self, record: Record, cost_model: CostModel, model: QualityModel, aims: Aims) -> None:
+        self._record, self._cost_model, self._model, self._aims = record, cost_model, model, aims
         self._known: Sequence[Weights] = ()
         self._looked_at: object = None
         self.measured = self._front = Staircase.of((), aims.reference(None))
-        self.least, self.target = aims.least, aims.quality
+        self.min_quality, self.target = aims.min_quality, aims.quality
 
     def look(self, study: optuna.Study, but: int | None = None) -> None:
         """Learn from the study; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
@@ -97,7 +100,7 @@ class Outlook:
             return
         self._looked_at = self._record.state
         baseline = self._record.baseline
-        reference, self.least = self._aims.reference(baseline), self._aims.bar(baseline)
+        reference, self.min_quality = self._aims.reference(baseline), self._aims.quality_threshold(baseline)
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
         placed = [one for one in self._known if one.row is not None]
         learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
@@ -132,11 +135,13 @@ class Outlook:
         return [one for one in self._known if steps & set(one.points)]
 
     def improvement(self, pool: Sequence[Params], features: Floats) -> tuple[Floats, Floats]:
-        """(N,) expected improvements over all pairs, and (N, P) by pair alone."""
+        """(N,) expected improvements over all deployments, and (N, P) by deployment alone."""
         mean, sd = self._model.predict(features)
-        costs, error = self._knowledge.costs(pool)
-        offsets = np.stack([self._model.offset(pair, features) for pair in self._knowledge.pairs], axis=1)
-        rest = (error, self._front, self.least)
+        costs, error = self._cost_model.costs(pool)
+        offsets = np.stack(
+            [self._model.offset(deployment, features) for deployment in self._cost_model.deployments], axis=1
+        )
+        rest = (error, self._front, self.min_quality)
         together = expected_improvement(mean, sd, costs, rest[0], offsets, *rest[1:])
         alone = [
             expected_improvement(mean, sd, costs[:, [p]], rest[0], offsets[:, [p]], *rest[1:])
@@ -145,11 +150,11 @@ class Outlook:
         return together, np.stack(alone, axis=1)
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
-        return self._knowledge.seconds(pool)
+        return self._cost_model.seconds(pool)
 
     @property
     def made(self) -> Sequence[Params]:
-        return self._knowledge.made
+        return self._cost_model.made
 
     @property
     def lines(self) -> dict[int, Line]:
@@ -162,35 +167,36 @@ class Outlook:
         return self._model.noise
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
-        return self._knowledge.pairs
+    def deployments(self) -> tuple[Deployment, ...]:
+        return self._cost_model.deployments
 
     def quality(self, one: Weights) -> tuple[float, float]:
         """(mean, sd) of the quality of weights that were not measured in full."""
         mean, sd = self._model.predict([self._record.features(one)])
         return float(mean[0]), float(sd[0])
 
-    def offset(self, one: Weights, pair: Pair) -> float:
-        """Quality under a pair less that of the weights; a plane over the settings knows nothing beyond the grid."""
+    def offset(self, one: Weights, deployment: Deployment) -> float:
+        """Quality under a deployment less that of the weights; a plane over the settings knows nothing beyond the grid.
+        Quality under a deployment less that of the weights; a plane over the settings knows nothing beyond the grid."""
         if one.row is None:
-            return self._model.offsets.get(pair, Offset()).base
-        return float(self._model.offset(pair, np.array([self._record.features(one)]))[0])
+            return self._model.offsets.get(deployment, Offset()).base
+        return float(self._model.offset(deployment, np.array([self._record.features(one)]))[0])
 
     def costs(self, one: Weights) -> tuple[Floats, float]:
-        """((P,) log ms by pair, their common error)."""
-        costs, error = self._knowledge.costs([one.settings])
+        """((P,) log ms by deployment, their common error)."""
+        costs, error = self._cost_model.costs([one.settings])
         return costs[0], float(error[0])
 
     def predicted(self, one: Weights) -> Floats:
-        """(P,) log ms by pair, limits or none."""
-        made: Floats = self._knowledge.predicted([one.settings])[0]
+        """(P,) log ms by deployment, limits or none."""
+        made: Floats = self._cost_model.predicted([one.settings])[0]
         return made
 
     def _believed(self, one: Weights) -> list[tuple[float, float]]:
         mean, _ = self.quality(one)
         costs, _ = self.costs(one)
         return [
-            (float(cost), mean + self.offset(one, pair))
-            for cost, pair in zip(costs, self.pairs, strict=True)
+            (float(cost), mean + self.offset(one, deployment))
+            for cost, deployment in zip(costs, self.deployments, strict=True)
             if np.isfinite(cost)
         ]

@@ -4,11 +4,11 @@ A Gaussian process (Matern 5/2, one length scale an input; Rasmussen & Williams 
 quality of *weights*. Its inputs are the settings, and what a law with few coefficients expects of them: that quality
 falls from the uncompressed model's towards that of no model, and that what the settings take adds up, or grows faster
 than its sum. With ten sets of weights and five settings the process alone knows little between them, and nothing
-beyond. A pair of runtime and width moves the quality by an offset of its own, a plane over the settings: a low width
-costs a small model more than a large one. What a lower rung saw is turned into an estimate of the top rung's quality by
-a straight line, fitted to weights that were seen on both, and enters the process as an observation with that line's
-error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a process of its own for what the
-line leaves).
+beyond. A deployment moves the quality by an offset of its own, a plane over the settings: a low
+precision costs a small model more than a large one. What a lower rung saw is turned into an estimate of the top rung's
+quality by a straight line, fitted to weights that were seen on both, and enters the process as an observation with that
+line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a process of its own for what
+the line leaves).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 from scipy.stats import t as student
 
-from search.space.space import Pair
+from search.space.deployments import Deployment
 
 Floats = NDArray[np.float64]
 
@@ -35,11 +35,11 @@ UNKNOWN_LINE = 0.15
 #: Logarithms of the kernel's amplitude, length scales and noise before anything is seen: mean and sd of a normal. The
 #: inputs are between 0 and 1, so that quality changes about once over a setting's range.
 AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
-#: Powers of a setting's distance from off in the law, and how much its coefficients are drawn towards 0.
+#: Powers of a setting's distance from off in the mean function, and how much its coefficients are drawn towards 0.
 POWERS, DRAWN = (1, 2, 3), 0.3
 #: How what the settings take may add up: as it is, or growing faster than its sum, because a model that one axis has
 #: cut already has less to spare for the next.
-BENDS = (1.0, 1.5, 2.0)
+EXPONENTS = (1.0, 1.5, 2.0)
 #: New hyperparameters are sought whenever so many times more weights are known.
 REFIT = 1.2
 
@@ -49,7 +49,7 @@ class Seen:
     """What is known of one set of weights."""
 
     features: tuple[float, ...]
-    quality: Mapping[Pair, float] = field(default_factory=dict)  # by pair of runtime and width, recovered in full
+    quality: Mapping[Deployment, float] = field(default_factory=dict)  # by deployment, recovered in full
     rungs: Mapping[int, float] = field(default_factory=dict)  # by lower rung
     #: Standard error of its quality less the uncompressed model's on the same rows. What the rows do to both is no
     #: noise here: all that is learnt and predicted is of the same rows.
@@ -94,7 +94,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Offset:
-    """Quality under one pair less that of the reference pair, as a plane over the settings."""
+    """Quality under one deployment less that of the reference deployment, as a plane over the settings."""
 
     base: float = 0.0
     slopes: Floats = field(default_factory=lambda: np.zeros(0))  # (D,); without any, the same everywhere
@@ -105,7 +105,7 @@ class Offset:
         """Ridge regression (Hoerl & Kennard 1970): every coefficient is drawn towards 0 as by one observation of it.
 
         Args:
-            features: (N, D) of weights that were measured under both pairs.
+            features: (N, D) of weights that were measured under both deployments.
             differences: (N,) between the two.
         """
         middle = features.mean(0) if len(features) else np.zeros(features.shape[1])
@@ -122,19 +122,20 @@ class Offset:
 
 
 @dataclass(frozen=True)
-class Law:
-    """floor + (best - floor) exp(-(sum over settings d and powers p of c_dp |x_d - origin_d|^p)^bend), no c below 0.
+class DecayMean:
+    """floor + (best - floor) exp(-(sum over settings d and powers p of c_dp |x_d - origin_d|^p)^exponent), no c below
+    0.
 
     `kept` is what it says is left of (best - floor): 1 at the origin, where nothing is compressed, falling towards 0.
     """
 
     origin: Floats  # (D,)
     coefficients: Floats  # (D * powers,)
-    bend: float = 1.0
+    exponent: float = 1.0
 
     @classmethod
-    def fitted(cls, features: Floats, values: Floats, origin: Floats, floor: float, best: float) -> Law:
-        """Of all bends the one that comes nearest to the (N,) values of (N, D) features.
+    def fitted(cls, features: Floats, values: Floats, origin: Floats, floor: float, best: float) -> DecayMean:
+        """Of all exponents the one that comes nearest to the (N,) values of (N, D) features.
 
         For each the coefficients are those of non-negative least squares (Lawson & Hanson 1974) of the logarithm, by
         how much is left, with a ridge.
@@ -144,15 +145,15 @@ class Law:
         design = _powers(features, origin) * weight[:, None]
         ridge = np.sqrt(DRAWN) * np.eye(design.shape[1])
         found = []
-        for bend in BENDS:
-            lost = np.maximum(-np.log(left), 0.0) ** (1 / bend)
+        for exponent in EXPONENTS:
+            lost = np.maximum(-np.log(left), 0.0) ** (1 / exponent)
             solved, _ = nnls(np.vstack([design, ridge]), np.append(lost * weight, np.zeros(len(ridge))))
-            found.append(cls(origin, solved, bend))
+            found.append(cls(origin, solved, exponent))
         return min(found, key=lambda law: float(((law.kept(features) - left) ** 2).sum()))
 
     def kept(self, features: Floats) -> Floats:
         """(N,) of (N, D) features."""
-        made: Floats = np.exp(-((_powers(features, self.origin) @ self.coefficients) ** self.bend))
+        made: Floats = np.exp(-((_powers(features, self.origin) @ self.coefficients) ** self.exponent))
         return made
 
 
@@ -170,9 +171,9 @@ class QualityModel:
         self._kernel: object = None
         self._fitted_at = 0
         self._regressor: object = None
-        self._law: Law | None = None
+        self._decay: DecayMean | None = None
         self._mean, self._scale = 0.0, 1.0
-        self.offsets: dict[Pair, Offset] = {}
+        self.offsets: dict[Deployment, Offset] = {}
         self.lines: dict[int, Line] = {}
         #: Standard deviation of a measured quality about what it would be on all rows, the common part left out.
         self.noise = SEED_NOISE
@@ -201,8 +202,8 @@ class QualityModel:
                 values.append(estimate[0])
                 noise.append(estimate[1])
         inputs, qualities = np.array(features, dtype=float), np.array(values)
-        self._law = (
-            None if len(values) < 2 else Law.fitted(inputs, qualities, np.array(origin, dtype=float), floor, best)
+        self._decay = (
+            None if len(values) < 2 else DecayMean.fitted(inputs, qualities, np.array(origin, dtype=float), floor, best)
         )
         self._fit(inputs, qualities, np.array(noise))
 
@@ -223,18 +224,18 @@ class QualityModel:
         return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
 
     def _inputs(self, features: Floats) -> Floats:
-        """The settings, and what the law makes of them."""
-        assert self._law is not None
-        return np.column_stack([features, self._law.kept(features)])
+        """The settings, and what the mean function makes of them."""
+        assert self._decay is not None
+        return np.column_stack([features, self._decay.kept(features)])
 
-    def offset(self, pair: Pair, features: Floats) -> Floats:
-        """(N,) quality under a pair less that of the weights, for weights with (N, D) features."""
-        return self.offsets.get(pair, Offset()).at(features)
+    def offset(self, deployment: Deployment, features: Floats) -> Floats:
+        """(N,) quality under a deployment less that of the weights, for weights with (N, D) features."""
+        return self.offsets.get(deployment, Offset()).at(features)
 
     def _top(self, seen: Seen) -> float | None:
-        """Quality of the weights themselves: what the pairs saw, less their offsets."""
+        """Quality of the weights themselves: what the deployments saw, less their offsets."""
         here = np.array([seen.features])
-        values = [value - self.offset(pair, here)[0] for pair, value in seen.quality.items()]
+        values = [value - self.offset(deployment, here)[0] for deployment, value in seen.quality.items()]
         return float(np.mean(values)) if values else None
 
     def _lines(self, known: Sequence[Seen], top: Sequence[float | None]) -> dict[int, Line]:
@@ -315,16 +316,16 @@ class _Noiseless:
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _offsets(known: Sequence[Seen]) -> dict[Pair, Offset]:
-    """Of every pair that weights were measured under; the one that most were measured under is the reference."""
-    counts = Counter(pair for one in known for pair in one.quality)
+def _offsets(known: Sequence[Seen]) -> dict[Deployment, Offset]:
+    """Of every deployment that weights were measured under; the one that most were measured under is the reference."""
+    counts = Counter(deployment for one in known for deployment in one.quality)
     if not counts:
         return {}
-    reference = max(counts, key=lambda pair: counts[pair])
+    reference = max(counts, key=lambda deployment: counts[deployment])
     found = {reference: Offset()}
-    for pair in counts:
-        both = [one for one in known if pair in one.quality and reference in one.quality]
-        if pair != reference and both:
-            differences = np.array([one.quality[pair] - one.quality[reference] for one in both])
-            found[pair] = Offset.fitted(np.array([one.features for one in both], dtype=float), differences)
+    for deployment in counts:
+        both = [one for one in known if deployment in one.quality and reference in one.quality]
+        if deployment != reference and both:
+            differences = np.array([one.quality[deployment] - one.quality[reference] for one in both])
+            found[deployment] = Offset.fitted(np.array([one.features for one in both], dtype=float), differences)
     return found

@@ -16,7 +16,8 @@ from search.front.front import LATENCY, LOSS, Target
 from search.propose.pool import Grid
 from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS
 from search.propose.surrogate.quality import Seen
-from search.space.space import RUNTIME, WIDTH, Pair
+from search.space.deployments import Deployment
+from search.space.space import PRECISION, RUNTIME
 from spaces.knob import Value
 
 Settings = Mapping[str, Value]
@@ -28,12 +29,14 @@ class Weights:
 
     settings: dict[str, Value]
     row: tuple[int, ...] | None  # in the grid; None where it has no such settings (the uncompressed model, often)
-    quality: dict[Pair, float] = field(default_factory=dict)
+    quality: dict[Deployment, float] = field(default_factory=dict)
     rungs: dict[int, float] = field(default_factory=dict)
     gains: dict[int, float] = field(default_factory=dict)  # expected when it was seen on a rung
-    costs: dict[Pair, float] = field(default_factory=dict)  # log ms, measured
-    errors: dict[Pair, float] = field(default_factory=dict)  # of quality, against the uncompressed model's on the rows
-    kept: set[Pair] = field(default_factory=set)  # pairs inside the limits
+    costs: dict[Deployment, float] = field(default_factory=dict)  # log ms, measured
+    errors: dict[Deployment, float] = field(
+        default_factory=dict
+    )  # of quality, against the uncompressed model's on the rows
+    kept: set[Deployment] = field(default_factory=set)  # deployments inside the limits
     seconds: float = 0.0  # what making the weights took
     pending: bool = False
     over: bool = False  # nothing more comes of it
@@ -46,14 +49,16 @@ class Weights:
     @property
     def points(self) -> list[tuple[float, float]]:
         """(log ms, quality) of what may be on the front."""
-        return [(self.costs[pair], self.quality[pair]) for pair in self.kept if pair in self.costs]
+        return [
+            (self.costs[deployment], self.quality[deployment]) for deployment in self.kept if deployment in self.costs
+        ]
 
 
 class Record:
     """The study's trials by set of weights. `refresh` reads those that are new or still run.
 
     Args:
-        grid: over the knobs that determine weights (all but runtime and width).
+        grid: over the knobs that determine weights (all but runtime and precision).
         quality: the target that is learnt; qualities are kept with "higher is better".
         canonical: settings to the one way of writing them.
     """
@@ -131,7 +136,7 @@ class Record:
         if outcome is None:
             one.pending = True
             return
-        self._take(one, outcome, (str(settings[RUNTIME]), str(settings[WIDTH])))
+        self._take(one, outcome, Deployment(str(settings[RUNTIME]), str(settings[PRECISION])))
 
     def _met(self, settings: Settings) -> Weights:
         key = self._key(settings)
@@ -141,7 +146,7 @@ class Record:
             self._weights[key] = Weights(named, row)
         return self._weights[key]
 
-    def _take(self, one: Weights, outcome: Mapping[str, Any], pair: Pair) -> None:
+    def _take(self, one: Weights, outcome: Mapping[str, Any], deployment: Deployment) -> None:
         one.rungs |= {int(r): self._sign * float(v) for r, v in outcome.get("rungs", {}).items()}
         if outcome["baseline"]:
             self.baseline = one
@@ -150,14 +155,14 @@ class Record:
         one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         found = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
         quality = found[self._quality.objective]
-        one.quality[pair] = self._sign * quality.value
+        one.quality[deployment] = self._sign * quality.value
         if LOSS in found:
-            one.errors[pair] = standard_error(found[LOSS]) / 100  # it is in points
+            one.errors[deployment] = standard_error(found[LOSS]) / 100  # it is in points
         if outcome["baseline"]:
             self._unpaired = standard_error(quality)
-        one.costs[pair] = math.log(found[LATENCY].value)
+        one.costs[deployment] = math.log(found[LATENCY].value)
         if not outcome["limits_broken"]:
-            one.kept.add(pair)
+            one.kept.add(deployment)
 
 
 def standard_error(measured: Measurement) -> float:

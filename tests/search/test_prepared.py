@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from search.prepare import prepared as setting
+from search.prepare import prepared as module
 from search.prepare.prepared import Rows
 from search.tasks.encoded import write_encoded
 from search.tasks.tokens import Encoded
@@ -27,13 +27,13 @@ def rows_in(folder: Path, limit: int | None) -> Rows:
 
 @pytest.mark.parametrize("limit", [None, 4])
 def test_a_split_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
-    rows, real, reads = rows_in(tmp_path, limit), setting.read_encoded, []
+    rows, real, reads = rows_in(tmp_path, limit), module.read_encoded, []
 
     def read(path: Path) -> tuple[Encoded, np.ndarray]:
         reads.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(setting, "read_encoded", read)
+    monkeypatch.setattr(module, "read_encoded", read)
     first, again = rows.split("validation"), rows.split("validation")
     assert first[0] is again[0] and len(first[0]) == len(first[1]) == (limit or 6)
     assert len(rows.whole("validation")[0]) == 6

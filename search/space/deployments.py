@@ -1,0 +1,39 @@
+"""Deployments: what one set of weights can run under without new training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from spaces.axes.bits import INTEGER
+from spaces.knob import Value
+from spaces.recipe import Recipe, Step
+
+
+class Deployment(NamedTuple):
+    """A runtime and a precision that it runs."""
+
+    runtime: str
+    precision: str
+
+
+def siblings(recipe: Recipe, deployments: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
+    """The same weights under each of `deployments`, this recipe's own left out.
+
+    Blocks that it spares are spared under every integer precision; its embeddings keep their precision under its own
+    runtime (another may have no kernel for it).
+    """
+    own = recipe.step("bits")
+    made = []
+    for runtime, precision in deployments:
+        settings: dict[str, Value] = {} if precision == "fp32" else {"precision": precision}
+        kept = {"fp32_blocks": precision in INTEGER, "embeddings": runtime == recipe.runtime.name}
+        settings |= {name: value for name, value in (own.settings if own else {}).items() if kept.get(name)}
+        steps = tuple(s for s in recipe.steps if s.name != "bits")
+        if settings:
+            steps = (*steps, Step("bits", settings))
+        other = replace(recipe, steps=steps, runtime=Step(runtime))
+        if other.digest != recipe.digest:
+            made.append(other)
+    return tuple(made)
