@@ -148,8 +148,8 @@ def prepare(
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
     `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
-    may `approve`: it is shown what is prepared as far as it goes once there is a teacher, before anything is made of that.
-    `say` is given what is to be known of data and space, before anything is trained.
+    may `approve`: it is shown what is prepared as far as it goes once there is a teacher, before anything is made of
+    that. `say` is given what is to be known of data and space, before anything is trained.
 
     Raises:
         UserError: anything about the input that only shows when it is opened.

@@ -88,7 +88,7 @@ def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
 
 def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
     seen = subject("bert")
-    model, plans = built(seen, Step("distill", {"precision": 0.5}))
+    model, plans = built(seen, Step("distill", {"width": 0.5}))
     columns = torch.arange(32)
     inputs, rows = seen.batch, torch.arange(4)
     hidden = torch.randn(*inputs["input_ids"].shape, 64)
