@@ -52,7 +52,7 @@ def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[st
 
 
 def _save(folder: Path, target: Path, made: Any, run_id: str) -> None:
-    """Write an MLflow model: `track_model.py` is its code, `folder` its artifact, our packages beside it."""
+    """Write an MLflow model: `model.py` is its code, `folder` its artifact, our packages beside it."""
     mlflow = load_mlflow()
     packages = [str(Path(__file__).parents[2] / name) for name in ("search", "spaces", "objectives")]
     strings = mlflow.types.Schema([mlflow.types.ColSpec("string")])
@@ -63,7 +63,7 @@ def _save(folder: Path, target: Path, made: Any, run_id: str) -> None:
         warnings.simplefilter("ignore")  # it would like an example beside the signature
         mlflow.pyfunc.save_model(
             path=str(target),
-            python_model=str(Path(packages[0]) / "track_model.py"),
+            python_model=str(Path(__file__).with_name("model.py")),
             artifacts={"model": str(folder)},
             code_paths=packages,
             pip_requirements=requirements(),

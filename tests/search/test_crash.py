@@ -38,7 +38,8 @@ def finished_well(mlruns: Path, ended: command.Ended) -> None:
     assert len({o.number for o in outcomes}) == len({o.recipe.digest for o in outcomes}) == TRIALS
     client = mlflow.MlflowClient(tracking_uri(mlruns))
     runs = client.search_runs([client.get_experiment_by_name(STUDY).experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    ends = {run.info.run_name: run.info.status for run in runs}
+    assert set(ends.values()) == {"FINISHED"}, (ends, ended.out)
     names = sorted(run.info.run_name for run in runs if "mlflow.parentRunId" in run.data.tags)
     assert names == sorted(f"trial-{o.number}" for o in outcomes) and len(runs) == TRIALS + 1
     assert [*mlruns.glob("cache/*/.*"), *mlruns.glob("exports/**/.*"), *mlruns.glob("locks/*")] == []
