@@ -45,7 +45,7 @@ class Uncached(WeightsBuilder):
             if folder is not None:
                 shutil.rmtree(folder)
                 if make() != folder:
-                    raise AssertionError(f"{folder} was made elsewhere: its key here is not that of search/prepare/runner.py")
+                    raise AssertionError(f"{folder} was made elsewhere: not where search/prepare/runner.py makes it")
 
     @property
     def _stage(self) -> compose.Stages:
