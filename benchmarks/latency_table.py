@@ -30,7 +30,7 @@ import header
 import lab
 import numpy as np
 
-from search.front.front import LATENCY
+from search.front.outcome import LATENCY
 from search.propose.surrogate.latency_predictor import LatencyPredictor, error_of
 from search.space.space import random_settings
 from search.store import atomic

@@ -26,7 +26,7 @@ import header
 from lab import Lab, NoLimit
 
 from search.execute.evaluate import Evaluator
-from search.front.front import LATENCY, SPEEDUP, Outcome
+from search.front.outcome import LATENCY, SPEEDUP, Outcome
 from search.loop import Job
 from search.prepare.prepared import Prepared
 from search.propose.surrogate.latency_predictor import LatencyPredictor

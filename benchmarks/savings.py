@@ -30,7 +30,7 @@ from typing import Any
 
 import header
 
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.propose.study import OUTCOME, find_study
 from search.propose.surrogate.improvement import Staircase
 

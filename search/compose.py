@@ -16,12 +16,13 @@ import numpy as np
 from objectives import clock
 from search.config.schema import RunConfig, results_folder
 from search.deadline import Clock, OutOfTime
-from search.deliver import finalists
+from search.deliver import finalists, record
 from search.deliver.export import export
 from search.errors import UserError
 from search.execute.evaluate import Evaluator
 from search.front.estimates import Estimate
-from search.front.front import LATENCY, LOSS, Front, Outcome
+from search.front.front import Front
+from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.loop import Observer, explore
 from search.measure import limits
@@ -117,15 +118,15 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         evaluate.weights_builder.is_stored,
         retry_failed,
     )
-    finalists.begin(prepared, prepared.record(0.0))
+    record.begin(prepared, prepared.record(0.0))
     evaluate.measurer.recall(proposer.recalled)
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
     front = Front(prepared.targets, proposer.outcomes)
     results = Path(config.mlruns)
     if proposer.left:  # more will be timed, and counted by the reference of now
-        finalists.keep_references(results, config.study, evaluate.measurer.times.references())
-    front = front.counted(finalists.read_references(attribute(results, config.study, finalists.REFERENCES)))
+        record.keep_references(results, config.study, evaluate.measurer.times.references())
+    front = front.counted(record.read_references(attribute(results, config.study, record.REFERENCES)))
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)
@@ -315,13 +316,13 @@ def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, cl
     config = prepared.config
     front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
     exports = Path(config.mlruns) / "exports" / config.study
-    before = finalists.spent_before(config)
+    before = record.spent_before(config)
     study = prepared.record(before + clock.seconds)
     if front.members:
         front, study = finalists.measure(prepared, evaluate, front, study, view, clock)
         study = replace(study, seconds=round(before + clock.seconds, 1))
-    finalists.remember(prepared, front, study)  # before the export, so that no timing is lost if that ends early
-    finalists.end(prepared)
+    record.save_record(prepared, front, study)  # before the export, so that no timing is lost if that ends early
+    record.end(prepared)
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)

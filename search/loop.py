@@ -10,7 +10,8 @@ from search import run_log
 from search.errors import disk_is_full
 from search.execute.executor import Evaluate, Job
 from search.failures import is_ours
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

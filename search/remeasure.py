@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.deadline import Clock, OutOfTime
 from search.execute.evaluate import Evaluator
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.front.wording import describe, text
 from search.measure import limits
 from search.prepare.prepared import Prepared

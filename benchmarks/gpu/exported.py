@@ -18,7 +18,7 @@ from objectives.workload import Workload, inputs
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
 from search.deliver.exported import read_exported
-from search.front.front import LATENCY
+from search.front.outcome import LATENCY
 from search.prepare.folders import frame_in
 from search.prepare.prepared import cores
 from spaces import build, registry

@@ -18,7 +18,8 @@ from search.cli.commands import configured
 from search.compose import Result
 from search.config.schema import RunConfig
 from search.front.estimates import Estimate
-from search.front.front import LATENCY, LOSS, Front, Outcome
+from search.front.front import Front
+from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.wording import describe
 from search.report.progress import Lines
 from search.report.text import speedups

@@ -13,7 +13,8 @@ import yaml
 
 from objectives.measurement import Measurement
 from search.errors import UserError
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.report.text import rebuild_command, speedups
 from spaces.recipe import Recipe, digest_of

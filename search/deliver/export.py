@@ -11,7 +11,8 @@ from typing import Any
 from search.deliver.best_config import BestConfig, plain
 from search.deliver.written import FILE, Written, mend, replacing_folder, sha256, take_away
 from search.errors import UserError
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.report.page import front_html
 from search.report.plot import front_png

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from objectives import clock as clocks
-from objectives import stats
 from objectives.measurement import Measurement
 from objectives.memory import PEAK
 from objectives.process import Remote
@@ -20,10 +17,12 @@ from search.deadline import Clock
 from search.deliver import verify as check
 from search.deliver.export import model_folder
 from search.deliver.exported import read_exported
+from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
 from search.front.estimates import Estimate
 from search.front.final import Final
-from search.front.front import LATENCY, SPEEDUP, Front, Outcome
+from search.front.front import Front
+from search.front.outcome import LATENCY, SPEEDUP, Outcome
 from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
@@ -85,8 +84,8 @@ class Gathered:
     held_out: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     energy: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     checks: dict[int, Path] = field(default_factory=dict)
-    made: dict[int, str] = field(default_factory=dict)
-    renewed: dict[int, Outcome] = field(default_factory=dict)
+    weights_sha256: dict[int, str] = field(default_factory=dict)
+    remeasured: dict[int, Outcome] = field(default_factory=dict)
     ready: dict[int, tuple[Outcome, Path]] = field(default_factory=dict)
     late: dict[int, str] = field(default_factory=dict)
 
@@ -101,22 +100,24 @@ def measure(
 
     The baselines and the picks come first: when the run's time limit passes, the members that are left keep their quick
     timing. Weights that the store had dropped are made again; where they are other numbers then, all that was measured
-    of them is measured again (`StudyRecord.renewed`), late or not: no record is of other weights. What an earlier run's
-    campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
+    of them is measured again (`StudyRecord.remeasured`), late or not: no record is of other weights. What an earlier
+    run's campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
     """
-    known, before = remembered(prepared)
+    known, before = load_record(prepared)
     evaluate.finishing = True
     found = Gathered()
     while True:  # weights that are other numbers now may change who is a finalist
-        wanted = finalists_of(front.renewed(found.renewed))
-        new = [o for o in wanted if o.number not in found.made and o.number not in found.late]
+        wanted = finalists_of(front.replacing(found.remeasured))
+        new = [o for o in wanted if o.number not in found.weights_sha256 and o.number not in found.late]
         if not new:
             break
         for outcome in new:
-            view.progress(f"finalist {outcome.number}", len(found.made) / len(wanted))
+            view.progress(f"finalist {outcome.number}", len(found.weights_sha256) / len(wanted))
             _gather(evaluate, Path(prepared.config.mlruns), outcome, known, found, clock)
-    front = front.renewed(found.renewed)
-    digest = _digest(prepared, evaluate.measurer, [o for o in wanted if o.number in found.made], found.made)
+    front = front.replacing(found.remeasured)
+    digest = _digest(
+        prepared, evaluate.measurer, [o for o in wanted if o.number in found.weights_sha256], found.weights_sha256
+    )
     if before.digest == digest and not before.late:
         final = before
     else:
@@ -125,7 +126,13 @@ def measure(
         final = replace(
             final, measurements={n: {**m, **found.energy.get(n, {})} for n, m in final.measurements.items()}
         )
-    study = replace(study, held_out=found.held_out, checks=found.checks, made=found.made, renewed=found.renewed)
+    study = replace(
+        study,
+        held_out=found.held_out,
+        checks=found.checks,
+        weights_sha256=found.weights_sha256,
+        remeasured=found.remeasured,
+    )
     return front.decided(final, partial(broken, prepared.config.limits, prepared.metric)), study
 
 
@@ -135,19 +142,19 @@ def _gather(
     """The weights of one finalist, its results on the held-out split, and the outputs that a reload must give."""
     number, measurer = outcome.number, evaluate.measurer
     here = _weights_here(results, outcome)
-    if clock.over() and outcome.made in ("", here):
-        if known.made.get(number, "") == here != "":
-            found.held_out[number], found.made[number] = known.held_out[number], known.made[number]
+    if clock.over() and outcome.weights_sha256 in ("", here):
+        if known.weights_sha256.get(number, "") == here != "":
+            found.held_out[number], found.weights_sha256[number] = known.held_out[number], known.weights_sha256[number]
             found.checks |= {n: path for n, path in known.checks.items() if n == number and path.is_file()}
-            found.renewed |= {n: renewed for n, renewed in known.renewed.items() if n == number}
+            found.remeasured |= {n: other for n, other in known.remeasured.items() if n == number}
         found.late[number] = LATE
         return
     folder = evaluate.weights(outcome.recipe)
-    found.made[number] = digest_in(folder, WEIGHTS)
-    remembered_here = known.made.get(number) == found.made[number]
-    if outcome.made not in ("", found.made[number]):
-        again = known.renewed.get(number) if remembered_here else None
-        outcome = found.renewed[number] = again or evaluate.again(outcome, folder)
+    found.weights_sha256[number] = digest_in(folder, WEIGHTS)
+    remembered_here = known.weights_sha256.get(number) == found.weights_sha256[number]
+    if outcome.weights_sha256 not in ("", found.weights_sha256[number]):
+        again = known.remeasured.get(number) if remembered_here else None
+        outcome = found.remeasured[number] = again or evaluate.again(outcome, folder)
         if outcome.status != "complete":
             return
     measurer.complete(outcome.recipe, folder)
@@ -219,96 +226,6 @@ def _weights_here(results: Path, outcome: Outcome) -> str:
         return ""
 
 
-#: Attributes of a study: what its last run is about, and which run was the last to end.
-BEGUN, ENDED = "begun", "ended"
-#: Attribute of a study: what the baseline takes under each workload, as its trials are counted by.
-REFERENCES = "references"
-#: What `read_study` is given of a study that has no finalists yet.
-NOTHING_FINAL: Mapping[str, Any] = {"seconds": 0.0, "final": Final().to_json(), "held_out": {}, "checks": {}}
-
-
-def begin(prepared: Prepared, study: StudyRecord) -> None:
-    """Keep in the study what `front` and `export` show of it before it has ended."""
-    from search.propose.study import set_attribute
-
-    about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
-    set_attribute(Path(prepared.config.mlruns), prepared.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
-
-
-def end(prepared: Prepared) -> None:
-    """What `begin` was told of is at its end."""
-    from search.propose.study import attribute, set_attribute
-
-    folder, name = Path(prepared.config.mlruns), prepared.config.study
-    begun = attribute(folder, name, BEGUN)
-    if begun is not None:
-        set_attribute(folder, name, ENDED, begun["run"])
-
-
-def keep_references(results: Path, name: str, references: Mapping[str, stats.Estimate]) -> None:
-    """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
-    from search.propose.study import set_attribute
-
-    kept = {mark: [found.value, *found.interval] for mark, found in references.items()}
-    set_attribute(results, name, REFERENCES, kept)
-
-
-def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, stats.Estimate]:
-    """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
-    return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
-
-
-def remember(prepared: Prepared, front: Front, study: StudyRecord) -> None:
-    """Keep in the study what `front` and `export` show later."""
-    from search.propose.study import set_attribute
-
-    about = {
-        "config": dict(study.config),
-        "hardware": dict(study.hardware),
-        "rows": dict(study.rows),
-        "seconds": study.seconds,
-        "held_out": _plain(study.held_out),
-        "final": front.final.to_json(),
-        "checks": {str(n): prepared.written(path) for n, path in study.checks.items()},
-        "made": {str(n): digest for n, digest in study.made.items()},
-        "renewed": {str(n): outcome.to_json() for n, outcome in study.renewed.items()},
-    }
-    set_attribute(Path(prepared.config.mlruns), prepared.config.study, "about", about)
-
-
-def read_study(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
-    """What `remember` kept, under a configuration."""
-    held_out = {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about["held_out"].items()}
-    return StudyRecord(
-        config,
-        about["hardware"],
-        rows=about["rows"],
-        held_out=held_out,
-        checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
-        made={int(n): digest for n, digest in about.get("made", {}).items()},
-        renewed={int(n): Outcome.from_json(outcome) for n, outcome in about.get("renewed", {}).items()},
-        seconds=about["seconds"],
-    )
-
-
-def spent_before(config: RunConfig) -> float:
-    """Seconds that earlier runs of this study took, as far as they came to an end."""
-    from search.propose.study import attribute
-
-    about = attribute(Path(config.mlruns), config.study, "about")
-    return 0.0 if about is None else float(about["seconds"])
-
-
-def remembered(prepared: Prepared) -> tuple[StudyRecord, Final]:
-    """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
-    from search.propose.study import attribute
-
-    about = attribute(Path(prepared.config.mlruns), prepared.config.study, "about")
-    if about is None or clocks.difference(about["hardware"], prepared.environment):
-        return StudyRecord(prepared.config.to_mapping(), dict(prepared.environment)), Final()
-    return read_study({**about["config"], "mlruns": prepared.config.mlruns}, about), Final.from_json(about["final"])
-
-
 def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
     """Load every exported model in a fresh process and compare its outputs with its record; what is wrong.
 
@@ -344,7 +261,3 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
             if strays := check.strays(recorded, Estimate(now.value, *now.interval)):
                 view.say(f"      {outcome.number} after export: {strays}")
     return [f"{number}: {problem}" for number, problem in sorted(problems.items())]
-
-
-def _plain(found: Mapping[int, Mapping[str, Measurement]]) -> dict[str, dict[str, object]]:
-    return {str(n): {k: m.to_json() for k, m in ms.items()} for n, ms in found.items()}

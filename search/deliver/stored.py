@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.config.schema import STUDY
 from search.config.sections import LimitsConfig
-from search.deliver import finalists
+from search.deliver import record
 from search.errors import UserError, wrong
 from search.front.final import Final
 from search.front.front import Front
@@ -28,18 +28,18 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     if not STUDY.holds(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
         raise wrong("STUDY", STUDY.text, name)
     attributes, outcomes = read_outcomes(mlruns, name)
-    about, begun = attributes.get("about"), attributes.get(finalists.BEGUN)
+    about, begun = attributes.get("about"), attributes.get(record.BEGUN)
     if about is None and begun is None:
         raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
     outcomes = [outcome for outcome in outcomes if outcome.status != "paused"]
-    told = {**finalists.NOTHING_FINAL, **(begun or {}), **(about or {})}
-    study = finalists.read_study({**told["config"], "mlruns": str(mlruns.absolute())}, told)
-    if begun is not None and begun["run"] != attributes.get(finalists.ENDED):
+    told = {**record.NOTHING_FINAL, **(begun or {}), **(about or {})}
+    study = record.record_of({**told["config"], "mlruns": str(mlruns.absolute())}, told)
+    if begun is not None and begun["run"] != attributes.get(record.ENDED):
         total = begun["config"]["budget"]["trials"]
         study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
     checks = {n: path for n, path in study.checks.items() if path.is_file()}
     limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
-    front = front.counted(finalists.read_references(attributes.get(finalists.REFERENCES)))
-    front = front.renewed(study.renewed).decided(Final.from_json(told["final"]), limits)
+    front = front.counted(record.read_references(attributes.get(record.REFERENCES)))
+    front = front.replacing(study.remeasured).decided(Final.from_json(told["final"]), limits)
     return front, replace(study, checks=checks)

@@ -25,7 +25,7 @@ from search.deliver.exported import read_exported
 from search.errors import UserError
 from search.front.estimates import Estimate
 from search.front.estimates import ratio as quotient
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.front.wording import text as text_of
 from search.front.wording import times
 from search.prepare.folders import frame_in, input_names

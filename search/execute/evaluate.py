@@ -24,7 +24,8 @@ from search.errors import disk_is_full
 from search.execute.executor import Job
 from search.execute.weights import WeightsBuilder
 from search.failures import is_transient, of_the_candidate, once_more
-from search.front.front import LATENCY, Front, Outcome, Status
+from search.front.front import Front
+from search.front.outcome import LATENCY, Outcome, Status
 from search.front.wording import describe, quantity
 from search.measure.limits import broken
 from search.measure.measurer import Measurer, Progress, Stopwatch
@@ -145,7 +146,9 @@ class Evaluator:
         made = self._outcome(job, recipe, "complete", "")
         rungs = self.weights_builder.seen(folder).by_rung(self.weights_builder.shares)
         digest = digest_in(folder, WEIGHTS)
-        made = replace(made, measurements=found, folder=self._prepared.written(folder), rungs=rungs, made=digest)
+        made = replace(
+            made, measurements=found, folder=self._prepared.written(folder), rungs=rungs, weights_sha256=digest
+        )
         return replace(made, limits_broken=broken(self._prepared.config.limits, self._prepared.metric, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:

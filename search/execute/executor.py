@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from spaces.recipe import Recipe
 
 

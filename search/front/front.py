@@ -1,4 +1,4 @@
-"""Outcomes, and the front they make: dominance, hypervolume, choosing."""
+"""The front that outcomes make: dominance, hypervolume, choosing."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
 
 from objectives import latency, stats
-from objectives.measurement import Direction, Measurement
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.estimates import Estimate, difference, ratio
 from search.front.final import Final
+from search.front.outcome import LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
 from search.front.wording import significant, text
-from spaces.recipe import Recipe
 
-LATENCY = "latency_p50_ms"
-SPEEDUP = "speedup"
-LOSS = "quality_loss"
 PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives that are also measured in pairs against the baseline (same rows, alternating blocks). The pair's
@@ -29,92 +24,6 @@ PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews": LOSS, LATENCY: SPEEDUP}
 #: Objectives that differ between two models of one campaign as their times do.
 AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
-
-Status = Literal["complete", "infeasible", "rejected", "failed", "paused"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one recipe.
-
-    complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit, or was stopped
-    before it was trained in full. failed: its process crashed, ran out of memory or time. paused: seen on a lower
-    rung, and waiting for whether it is worth the next; its trial is still open.
-    """
-
-    number: int  # the trial's number in the study; -1 before it is told
-    recipe: Recipe
-    status: Status
-    reason: str = ""
-    rung: int = 0
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage: weights, export, quality, latency
-    folder: str = ""  # where its weights are stored, relative to the results folder
-    baseline: bool = False  # the uncompressed model
-    limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
-    rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
-    audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
-    made: str = ""  # SHA-256 of the weights that were measured
-    #: What the search's own timing said of that which the final campaign measured again; a detail, shown as such.
-    quick: Mapping[str, Measurement] = field(default_factory=dict)
-
-    def value(self, objective: str) -> float:
-        return self.measurements[objective].value
-
-    @property
-    def noise(self) -> str:
-        """Why its times are not to be trusted, or ""."""
-        timed = self.measurements.get(LATENCY)
-        return "" if timed is None else str(timed.conditions.get("noisy", ""))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "recipe": self.recipe.to_json(),
-            "digest": self.recipe.digest,
-            "status": self.status,
-            "reason": self.reason,
-            "rung": self.rung,
-            "measurements": {name: m.to_json() for name, m in self.measurements.items()},
-            "seconds": dict(self.seconds),
-            "folder": self.folder,
-            "baseline": self.baseline,
-            "limits_broken": list(self.limits_broken),
-            "rungs": {str(rung): value for rung, value in self.rungs.items()},
-            "audit": self.audit,
-            "made": self.made,
-            "quick": {name: m.to_json() for name, m in self.quick.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        return cls(
-            number=data["number"],
-            recipe=Recipe.from_json(data["recipe"]),
-            status=data["status"],
-            reason=data["reason"],
-            rung=data["rung"],
-            measurements={name: Measurement.from_json(m) for name, m in data["measurements"].items()},
-            seconds=dict(data["seconds"]),
-            folder=data["folder"],
-            baseline=data["baseline"],
-            limits_broken=tuple(data["limits_broken"]),
-            rungs={int(rung): value for rung, value in data.get("rungs", {}).items()},
-            audit=data.get("audit", ""),
-            made=data.get("made", ""),
-            quick={name: Measurement.from_json(m) for name, m in data.get("quick", {}).items()},
-        )
-
-    def numbered(self, number: int) -> Outcome:
-        return replace(self, number=number)
-
-
-@dataclass(frozen=True)
-class Target:
-    """One objective of the search: a measurement's name and the direction that is better."""
-
-    objective: str
-    better: Direction
 
 
 @dataclass(frozen=True)
@@ -150,7 +59,7 @@ class Front:
         better = next((o for o in self.members if dominates(self.point(o), point) or self.point(o) == point), None)
         return "it was no finalist" if better is None else f"{better.number} dominated it in the search's own timing"
 
-    def renewed(self, outcomes: Mapping[int, Outcome]) -> Front:
+    def replacing(self, outcomes: Mapping[int, Outcome]) -> Front:
         """With other outcomes in the place of some, by trial."""
         return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
 

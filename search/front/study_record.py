@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Measurement
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class StudyRecord:
     rows: Mapping[str, int] = field(default_factory=dict)  # by split
     held_out: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)  # by trial, on the test split
     checks: Mapping[int, Path] = field(default_factory=dict)  # by trial, outputs that a reload must reproduce
-    made: Mapping[int, str] = field(default_factory=dict)  # by trial, SHA-256 of the weights that all this is about
-    renewed: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
+    weights_sha256: Mapping[int, str] = field(default_factory=dict)  # by trial, of the weights that are exported
+    remeasured: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
     seconds: float = 0.0  # all runs of the study so far, finalists included
     unfinished: str = ""  # how far its last run is, where that has not ended: "12 of 40 trials so far"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Measurement
-from search.front.front import LATENCY
+from search.front.outcome import LATENCY
 from search.measure.timing import Timings
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in

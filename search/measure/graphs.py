@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from objectives.bench import open_bench
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from search.store.paths import located
 from search.store.store import MANIFEST, Store
 from spaces import build, registry

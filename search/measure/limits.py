@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from objectives import objective_named
 from search.config.sections import LimitsConfig
-from search.front.front import LATENCY, LOSS, Outcome
+from search.front.outcome import LATENCY, LOSS, Outcome
 from search.prepare.prepared import Prepared
 
 

@@ -18,7 +18,7 @@ from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.measurement import Measurement
 from objectives.process import Remote, Waiting
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
 from search.measure.timing import Finalist, Timings

@@ -20,7 +20,7 @@ from objectives.workload import Workload
 from search.failures import of_the_candidate
 from search.front.estimates import Estimate
 from search.front.final import Final
-from search.front.front import LATENCY
+from search.front.outcome import LATENCY
 from search.measure.reference import Reference, References
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores

@@ -14,7 +14,7 @@ import numpy as np
 from objectives.bench import Batch
 from objectives.clock import cpus
 from search.config.schema import RunConfig
-from search.front.front import LATENCY, Target
+from search.front.outcome import LATENCY, Target
 from search.front.study_record import StudyRecord
 from search.prepare.matmul_costs import priced
 from search.space.space import Params, Space

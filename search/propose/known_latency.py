@@ -76,7 +76,7 @@ class KnownLatency(BaseSampler):
         best = [one.row for one in self._outlook.best if one.row is not None]
         good = best or [one.row for one in self._outlook.known if one.quality and one.row is not None]
         rows = self._grid.pool(np.array(good, dtype=np.int64).reshape(-1, columns), POOL, self._rng)
-        full = [{**self._space.off, **settings} for settings in self._outlook.made]
+        full = [{**self._space.off, **settings} for settings in self._outlook.stored_settings]
         made = [self._grid.indices(settings) for settings in full if self._grid.holds(settings)]
         rows = np.unique(np.concatenate([rows, np.array(made, dtype=np.int64).reshape(-1, columns)]), axis=0)
         pool = [self._grid.settings(row) for row in rows]

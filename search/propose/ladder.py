@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.propose.rungs import Open
 from search.propose.surrogate.bounds import Bounds
 from search.propose.surrogate.improvement import layers_of

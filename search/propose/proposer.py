@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.execute.executor import Job
-from search.front.front import Outcome, Target
+from search.front.outcome import Outcome, Target
 from search.propose.rungs import Decisions, Open, Straight
 from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS, SPENT, distribution, outcomes_of
 from search.propose.telling import add, finish

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from objectives import clock
-from search.front.front import Outcome, Target
+from search.front.outcome import Outcome, Target
 from search.propose.study import (
     MACHINE,
     OUTCOME,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import optuna
 
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from search.space.space import Params
 
 

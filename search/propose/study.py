@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 
 from objectives import clock
 from search.errors import UserError, nearest
-from search.front.front import Outcome, Target
+from search.front.outcome import Outcome, Target
 from search.store.locks import BUSY_S
 from spaces.knob import Knob
 

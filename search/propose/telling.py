@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.front.front import Outcome, Target
+from search.front.outcome import Outcome, Target
 from search.propose.study import GUESSED, OUTCOME, PARAMS
 from search.space.space import Space
 

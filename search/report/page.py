@@ -11,7 +11,8 @@ from typing import Any
 
 from objectives.measurement import Measurement
 from search.front.estimates import Estimate
-from search.front.front import LATENCY, LOSS, Front, Outcome
+from search.front.front import Front
+from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.front.wording import describe, interval, quantity, text, times, title
 from search.report.plot import front_svg

@@ -6,7 +6,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-from search.front.front import LATENCY, Front, Outcome
+from search.front.front import Front
+from search.front.outcome import LATENCY, Outcome
 from search.front.wording import describe, text, times
 from search.report.text import table
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.measurement import Measurement
 from search.front.estimates import Estimate
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.front.wording import describe, text, times, title
 

@@ -12,7 +12,8 @@ from typing import Protocol
 from objectives.quiet import quietly
 from search.errors import disk_is_full, one_line
 from search.failures import is_ours
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.track.store import is_database
 from search.track.tracker import Ending

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from search.deliver.export import EXPORTED, model_folder
 from search.errors import UserError, disk_is_full, one_line
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.report.text import note
 from search.track.batch import TAG_LENGTH, log_values
@@ -250,7 +251,9 @@ class Tracker:
         """Log the exported model in `folder` under its trial's run, unless it is there."""
         run = self._client.get_run(self._runs[outcome.number])
         # Weights that were trained again are another model; so is one whose record has other figures.
-        record = digest_of({"recipe": outcome.recipe.digest, "made": outcome.made, "measured": _values(outcome)})
+        record = digest_of(
+            {"recipe": outcome.recipe.digest, "made": outcome.weights_sha256, "measured": _values(outcome)}
+        )
         if run.data.tags.get("model") == record:
             return
         for old in run.outputs.model_outputs if run.outputs else ():

@@ -12,7 +12,8 @@ from typing import Any
 from objectives.measurement import Direction, Measurement
 from search.front.estimates import Estimate
 from search.front.final import Final
-from search.front.front import Front, Outcome, Status, Target
+from search.front.front import Front
+from search.front.outcome import Outcome, Status, Target
 from search.front.study_record import StudyRecord
 from spaces.recipe import Recipe, Step
 

@@ -17,7 +17,7 @@ from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
 from search.deliver.verify import Found, latency_line, strays
 from search.front.estimates import Estimate
-from search.front.front import LATENCY
+from search.front.outcome import LATENCY
 from search.prepare import isolate
 from search.prepare import runner as compose
 from search.space.choices import names

@@ -14,7 +14,7 @@ from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from search.execute import evaluate
 from search.execute.evaluate import Evaluator
-from search.front.front import LATENCY, Outcome, Target
+from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job
 from search.measure import measurer
 from search.measure.measurer import Measurer, Stopwatch

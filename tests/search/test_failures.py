@@ -16,7 +16,8 @@ from search import compose as session
 from search import run_log
 from search.cli.main import main as cli
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
-from search.front.front import Front, Outcome, Target
+from search.front.front import Front
+from search.front.outcome import Outcome, Target
 from search.loop import Job, explore
 from search.measure.measurer import Measurer
 from search.prepare import runner as compose

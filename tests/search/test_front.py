@@ -13,7 +13,8 @@ from search.deliver.finalists import finalists_of
 from search.errors import UserError
 from search.front.estimates import Estimate, difference, ratio
 from search.front.final import Final
-from search.front.front import LATENCY, PICKS, Front, Outcome, Target
+from search.front.front import PICKS, Front
+from search.front.outcome import LATENCY, Outcome, Target
 
 from . import factory
 

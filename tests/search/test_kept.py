@@ -9,7 +9,7 @@ from typing import Any, cast
 from objectives.latency import P50
 from objectives.measurement import Measurement
 from objectives.quality import metric_named
-from search.front.front import LATENCY, Target
+from search.front.outcome import LATENCY, Target
 from search.measure.cache import Reuse
 from search.store.store import Store
 from spaces.base import WEIGHTS

@@ -12,7 +12,7 @@ import pytest
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from search.cli import commands
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare import runner as compose
 from search.prepare.prepared import Prepared

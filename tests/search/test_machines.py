@@ -19,7 +19,7 @@ from objectives.latency import P50
 from search import remeasure
 from search.config.schema import DataConfig, ModelConfig, RunConfig
 from search.errors import UserError
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.prepare.prepared import Prepared
 from search.propose.replacement import Replacement
 from search.propose.study import (

@@ -63,10 +63,14 @@ def test_every_term_of_the_recovery_trains_and_stops(config: Path, tmp_path: Pat
         )
         assert plain.succeeded()
         without = {
-            str(o.recipe.steps): o.made for o in state_of(tmp_path / "mlruns", term).outcomes if o.recipe.recover
+            str(o.recipe.steps): o.weights_sha256
+            for o in state_of(tmp_path / "mlruns", term).outcomes
+            if o.recipe.recover
         }
         same = [o for o in trained if str(o.recipe.steps) in without]
-        assert same and all(o.made != without[str(o.recipe.steps)] for o in same), "the other term changed the weights"
+        assert same and all(o.weights_sha256 != without[str(o.recipe.steps)] for o in same), (
+            "the other term changed the weights"
+        )
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
 
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from world import ECONOMY, World, worlds
 
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from search.propose import SAMPLERS, Economy
 from search.propose.study import GUESSED, OUTCOME, RUNGS
 from search.propose.telling import REJECTED

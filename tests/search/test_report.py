@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from search.deliver.best_config import plain, schema
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.wording import describe, interval, quantity, significant
 from search.report.page import front_html
 from search.report.plot import front_png, front_svg

@@ -14,7 +14,7 @@ from world import World, worlds
 
 from objectives.latency import P50
 from objectives.quality import metric_named
-from search.front.front import LATENCY, Outcome, Target
+from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job
 from search.propose import Economy, Proposer, weights_grid
 from search.propose.rungs import Straight

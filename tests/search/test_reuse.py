@@ -15,9 +15,9 @@ from command import search, write_config
 from safetensors.torch import load_file, save_file
 
 from search.deliver import verify as check
-from search.deliver.finalists import REFERENCES
+from search.deliver.record import REFERENCES
 from search.deliver.stored import stored
-from search.front.front import Outcome
+from search.front.outcome import Outcome
 from search.measure.cache import SINCE
 from search.propose.study import attribute, read_outcomes, set_attribute
 
@@ -194,7 +194,7 @@ def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now
     made_again(folder / "mlruns" / member.folder)
     again(folder, "retrained")
     about = read_outcomes(folder / "mlruns", "retrained")[0]["about"]
-    assert str(member.number) in about["renewed"]
+    assert str(member.number) in about["remeasured"]
     assert logged(folder, "retrained", member.number) == shown(folder, "retrained", member.number)
     models = list((folder / "mlruns" / "exports" / "retrained" / "models").iterdir())
     assert models and not [m for m in models if check.check(m, folder / "mlruns").problem]
@@ -204,4 +204,4 @@ def test_a_run_out_of_time_measures_them_again_all_the_same(folder: Path) -> Non
     member = finalist(folder, "third")
     made_again(folder / "mlruns" / member.folder)
     again(folder, "third", "--timeout", "1")
-    assert str(member.number) in read_outcomes(folder / "mlruns", "third")[0]["about"]["renewed"]
+    assert str(member.number) in read_outcomes(folder / "mlruns", "third")[0]["about"]["remeasured"]

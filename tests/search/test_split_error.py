@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search.front.estimates import Estimate
-from search.front.front import LATENCY, LOSS, Outcome
+from search.front.outcome import LATENCY, LOSS, Outcome
 from search.propose import Aims, Bounds, Outlook, QualityModel, Record, weights_grid
 from search.propose.deployments import DeploymentSelector
 from search.propose.study import OUTCOME, PARAMS

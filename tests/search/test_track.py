@@ -181,7 +181,7 @@ def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp
 
     other = decided.members[0]
     found = {**other.measurements, "accuracy": factory.measurement("accuracy", 0.9, 0.01, "fraction", "higher")}
-    again = decided.renewed({other.number: replace(other, measurements=found, made="other weights")})
+    again = decided.replacing({other.number: replace(other, measurements=found, weights_sha256="other weights")})
     before = models_of(store, "renewed")
     export(again, study, tmp_path)
     tracker.finish(again, study, tmp_path)

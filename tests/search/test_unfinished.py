@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.cli import commands
 from search.config.schema import load
-from search.deliver import finalists
+from search.deliver import record
 from search.deliver.best_config import schema
 from search.errors import UserError
 from search.front.front import Front
@@ -37,7 +37,7 @@ def begun(mlruns: Path, front: Front, run: str | None = "one") -> Front:
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={OUTCOME: outcome.to_json()}))
     if run is not None:
         about: Mapping[str, Any] = {"config": factory.CONFIG, "hardware": factory.HARDWARE, "rows": {"train": 9}}
-        set_attribute(mlruns, NAME, finalists.BEGUN, {**about, "run": run})
+        set_attribute(mlruns, NAME, record.BEGUN, {**about, "run": run})
     return front
 
 
@@ -64,14 +64,14 @@ def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
 
 def test_a_study_that_has_ended_is_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12))
-    set_attribute(tmp_path, NAME, finalists.ENDED, "one")
+    set_attribute(tmp_path, NAME, record.ENDED, "one")
     assert commands.front(tmp_path, NAME, False, None, None) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_study_that_goes_on_is_unfinished_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12), run="two")
-    set_attribute(tmp_path, NAME, finalists.ENDED, "one")
+    set_attribute(tmp_path, NAME, record.ENDED, "one")
     assert commands.front(tmp_path, NAME, True, None, None) == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40")
 

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from objectives.shapes import Array, Shapes, megabytes_of, operations_of
-from search.front.front import Front, Outcome
+from search.front.front import Front
+from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
 from search.propose.deployments import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
@@ -30,7 +31,7 @@ class TableCostModel:
     def __init__(
         self, prepared: Prepared, known: LatencyPredictor, siblings: DeploymentSelector, made: Sequence[Params] = ()
     ) -> None:
-        self._known, self._siblings, self.made = known, siblings, made
+        self._known, self._siblings, self.stored_settings = known, siblings, made
         self._space = prepared.space
         self._made = {self._plain(settings) for settings in made}
         wanted = prepared.config.limits

@@ -21,7 +21,7 @@ from objectives.shapes import Array, Shapes
 from search.errors import disk_is_full
 from search.execute.build_weights import make_untrained
 from search.failures import of_the_candidate
-from search.front.front import LATENCY, Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
 from search.prepare import isolate

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from search.front.front import Target
+from search.front.outcome import Target
 from search.propose.surrogate.improvement import Staircase, expected_improvement
 from search.propose.surrogate.quality import Line, Offset, QualityModel
 from search.propose.surrogate.record import Record, Weights
@@ -45,7 +45,7 @@ class CostModel(Protocol):
         ...
 
     @property
-    def made(self) -> Sequence[Params]:
+    def stored_settings(self) -> Sequence[Params]:
         """Settings whose weights are at hand."""
         ...
 
@@ -153,8 +153,8 @@ class Outlook:
         return self._cost_model.seconds(pool)
 
     @property
-    def made(self) -> Sequence[Params]:
-        return self._cost_model.made
+    def stored_settings(self) -> Sequence[Params]:
+        return self._cost_model.stored_settings
 
     @property
     def lines(self) -> dict[int, Line]:

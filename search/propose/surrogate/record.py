@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from objectives.measurement import Measurement
-from search.front.front import LATENCY, LOSS, Target
+from search.front.outcome import LATENCY, LOSS, Target
 from search.propose.pool import Grid
 from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS
 from search.propose.surrogate.quality import Seen

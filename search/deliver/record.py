@@ -1,0 +1,119 @@
+"""The record of a study's end, kept as attributes of the study: what `front` and `export` show later."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives import clock as clocks
+from objectives import stats
+from objectives.measurement import Measurement
+from search.config.schema import RunConfig
+from search.front.final import Final
+from search.front.front import Front
+from search.front.outcome import Outcome
+from search.front.study_record import StudyRecord
+from search.prepare.prepared import Prepared
+from search.store.paths import located
+
+#: Attributes of a study: what its last run is about, and which run was the last to end.
+BEGUN, ENDED = "begun", "ended"
+#: Attribute of a study: what the baseline takes under each workload, as its trials are counted by.
+REFERENCES = "references"
+#: What `record_of` is given of a study that has no finalists yet.
+NOTHING_FINAL: Mapping[str, Any] = {
+    "seconds": 0.0,
+    "final": Final().to_json(),
+    "held_out": {},
+    "checks": {},
+    "weights_sha256": {},
+    "remeasured": {},
+}
+
+
+def begin(prepared: Prepared, study: StudyRecord) -> None:
+    """Keep in the study what `front` and `export` show of it before it has ended."""
+    from search.propose.study import set_attribute
+
+    about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
+    set_attribute(Path(prepared.config.mlruns), prepared.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
+
+
+def end(prepared: Prepared) -> None:
+    """What `begin` was told of is at its end."""
+    from search.propose.study import attribute, set_attribute
+
+    folder, name = Path(prepared.config.mlruns), prepared.config.study
+    begun = attribute(folder, name, BEGUN)
+    if begun is not None:
+        set_attribute(folder, name, ENDED, begun["run"])
+
+
+def keep_references(results: Path, name: str, references: Mapping[str, stats.Estimate]) -> None:
+    """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
+    from search.propose.study import set_attribute
+
+    kept = {mark: [found.value, *found.interval] for mark, found in references.items()}
+    set_attribute(results, name, REFERENCES, kept)
+
+
+def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, stats.Estimate]:
+    """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
+    return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
+
+
+def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
+    """Keep in the study what `front` and `export` show later."""
+    from search.propose.study import set_attribute
+
+    about = {
+        "config": dict(study.config),
+        "hardware": dict(study.hardware),
+        "rows": dict(study.rows),
+        "seconds": study.seconds,
+        "held_out": _plain(study.held_out),
+        "final": front.final.to_json(),
+        "checks": {str(n): prepared.written(path) for n, path in study.checks.items()},
+        "weights_sha256": {str(n): digest for n, digest in study.weights_sha256.items()},
+        "remeasured": {str(n): outcome.to_json() for n, outcome in study.remeasured.items()},
+    }
+    set_attribute(Path(prepared.config.mlruns), prepared.config.study, "about", about)
+
+
+def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
+    """What `save_record` kept, under a configuration."""
+    held_out = {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about["held_out"].items()}
+    return StudyRecord(
+        config,
+        about["hardware"],
+        rows=about["rows"],
+        held_out=held_out,
+        checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
+        weights_sha256={int(n): digest for n, digest in about["weights_sha256"].items()},
+        remeasured={int(n): Outcome.from_json(outcome) for n, outcome in about["remeasured"].items()},
+        seconds=about["seconds"],
+    )
+
+
+def spent_before(config: RunConfig) -> float:
+    """Seconds that earlier runs of this study took, as far as they came to an end."""
+    from search.propose.study import attribute
+
+    about = attribute(Path(config.mlruns), config.study, "about")
+    return 0.0 if about is None else float(about["seconds"])
+
+
+def load_record(prepared: Prepared) -> tuple[StudyRecord, Final]:
+    """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
+    from search.propose.study import attribute
+
+    about = attribute(Path(prepared.config.mlruns), prepared.config.study, "about")
+    if about is None or clocks.difference(about["hardware"], prepared.environment):
+        return StudyRecord(prepared.config.to_mapping(), dict(prepared.environment)), Final()
+    return record_of({**about["config"], "mlruns": prepared.config.mlruns}, about), Final.from_json(about["final"])
+
+
+def _plain(found: Mapping[int, Mapping[str, Measurement]]) -> dict[str, dict[str, object]]:
+    return {str(n): {k: m.to_json() for k, m in ms.items()} for n, ms in found.items()}
