@@ -103,75 +103,78 @@ def measure(
     of them is measured again (`StudyRecord.remeasured`), late or not: no record is of other weights. What an earlier
     run's campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
     """
-    known, before = load_record(prepared)
+    earlier, before = load_record(prepared)
     evaluate.finishing = True
-    found = Gathered()
+    gathered = Gathered()
     while True:  # weights that are other numbers now may change who is a finalist
-        wanted = finalists_of(front.replacing(found.remeasured))
-        new = [o for o in wanted if o.number not in found.weights_sha256 and o.number not in found.late]
+        wanted = finalists_of(front.replacing(gathered.remeasured))
+        new = [o for o in wanted if o.number not in gathered.weights_sha256 and o.number not in gathered.late]
         if not new:
             break
         for outcome in new:
-            view.progress(f"finalist {outcome.number}", len(found.weights_sha256) / len(wanted))
-            _gather(evaluate, Path(prepared.config.mlruns), outcome, known, found, clock)
-    front = front.replacing(found.remeasured)
+            view.progress(f"finalist {outcome.number}", len(gathered.weights_sha256) / len(wanted))
+            _gather(evaluate, Path(prepared.config.mlruns), outcome, earlier, gathered, clock)
+    front = front.replacing(gathered.remeasured)
     digest = _digest(
-        prepared, evaluate.measurer, [o for o in wanted if o.number in found.weights_sha256], found.weights_sha256
+        prepared, evaluate.measurer, [o for o in wanted if o.number in gathered.weights_sha256], gathered.weights_sha256
     )
     if before.digest == digest and not before.late:
         final = before
     else:
-        final = _campaign(evaluate.measurer, front, found, view, clock)
+        final = _campaign(evaluate.measurer, front, gathered, view, clock)
         final = replace(final, digest=digest if final.measurements else "")
         final = replace(
-            final, measurements={n: {**m, **found.energy.get(n, {})} for n, m in final.measurements.items()}
+            final, measurements={n: {**m, **gathered.energy.get(n, {})} for n, m in final.measurements.items()}
         )
     study = replace(
         study,
-        held_out=found.held_out,
-        checks=found.checks,
-        weights_sha256=found.weights_sha256,
-        remeasured=found.remeasured,
+        held_out=gathered.held_out,
+        checks=gathered.checks,
+        weights_sha256=gathered.weights_sha256,
+        remeasured=gathered.remeasured,
     )
     return front.decided(final, partial(broken, prepared.config.limits, prepared.metric)), study
 
 
 def _gather(
-    evaluate: Evaluator, results: Path, outcome: Outcome, known: StudyRecord, found: Gathered, clock: Clock
+    evaluate: Evaluator, results: Path, outcome: Outcome, earlier: StudyRecord, gathered: Gathered, clock: Clock
 ) -> None:
     """The weights of one finalist, its results on the held-out split, and the outputs that a reload must give."""
     number, measurer = outcome.number, evaluate.measurer
     here = _weights_here(results, outcome)
     if clock.over() and outcome.weights_sha256 in ("", here):
-        if known.weights_sha256.get(number, "") == here != "":
-            found.held_out[number], found.weights_sha256[number] = known.held_out[number], known.weights_sha256[number]
-            found.checks |= {n: path for n, path in known.checks.items() if n == number and path.is_file()}
-            found.remeasured |= {n: other for n, other in known.remeasured.items() if n == number}
-        found.late[number] = LATE
+        if earlier.weights_sha256.get(number, "") == here != "":
+            gathered.held_out[number], gathered.weights_sha256[number] = (
+                earlier.held_out[number],
+                earlier.weights_sha256[number],
+            )
+            gathered.checks |= {n: path for n, path in earlier.checks.items() if n == number and path.is_file()}
+            gathered.remeasured |= {n: other for n, other in earlier.remeasured.items() if n == number}
+        gathered.late[number] = LATE
         return
     folder = evaluate.weights(outcome.recipe)
-    found.weights_sha256[number] = digest_in(folder, WEIGHTS)
-    remembered_here = known.weights_sha256.get(number) == found.weights_sha256[number]
-    if outcome.weights_sha256 not in ("", found.weights_sha256[number]):
-        again = known.remeasured.get(number) if remembered_here else None
-        outcome = found.remeasured[number] = again or evaluate.again(outcome, folder)
+    gathered.weights_sha256[number] = digest_in(folder, WEIGHTS)
+    remembered_here = earlier.weights_sha256.get(number) == gathered.weights_sha256[number]
+    if outcome.weights_sha256 not in ("", gathered.weights_sha256[number]):
+        again = earlier.remeasured.get(number) if remembered_here else None
+        outcome = gathered.remeasured[number] = again or evaluate.again(outcome, folder)
         if outcome.status != "complete":
             return
     measurer.complete(outcome.recipe, folder)
     with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
         logits = measurer.logits(outcome.recipe, folder, opened, "test")
-        found.held_out[number] = known.held_out[number] if remembered_here else measurer.qualities(logits, "test")
-        found.energy[number] = {} if remembered_here else measurer.energy(opened)
-        found.checks[number] = check.write_reference(measurer, outcome, folder, opened)
-    found.ready[number] = outcome, folder
+        gathered.held_out[number] = earlier.held_out[number] if remembered_here else measurer.qualities(logits, "test")
+        gathered.energy[number] = {} if remembered_here else measurer.energy(opened)
+        gathered.checks[number] = check.write_reference(measurer, outcome, folder, opened)
+    gathered.ready[number] = outcome, folder
 
 
-def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], made: Mapping[int, str]) -> str:
+def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weights_sha256: Mapping[int, str]) -> str:
     """Of all that a campaign depends on: who is timed, on which weights, under which conditions, and how long."""
     times = measurer.times
     return digest_of(
         {
-            "models": sorted([o.number, o.recipe.digest, made[o.number]] for o in timed),
+            "models": sorted([o.number, o.recipe.digest, weights_sha256[o.number]] for o in timed),
             "hardware": clocks.digest(prepared.environment),
             "workloads": {mark: times.inputs(mark)[1] for mark in ("", *times.marks)},
             "seconds": times.plan.model_s,
@@ -179,11 +182,11 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], made: 
     )
 
 
-def _campaign(measurer: Measurer, front: Front, found: Gathered, view: View, clock: Clock) -> Final:
+def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, clock: Clock) -> Final:
     """Time those that are ready, as many as there is time for; empty where there is none."""
-    ready = dict(list(found.ready.items())[: _fitting(measurer, clock)])
+    ready = dict(list(gathered.ready.items())[: _fitting(measurer, clock)])
     members = {o.number for o in front.members}
-    late = {n: LATE for n in (found.late.keys() | found.ready.keys()) - ready.keys() if n in members}
+    late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
     baseline, best = front.baseline, front.best_uncompressed
     if (baseline is not None and baseline.number not in ready) or not ready.keys() & members:
         if late:

@@ -30,9 +30,9 @@ from spaces.runtime import Context
 
 #: Rows a call for predictions in floating point.
 AT_ONCE = 32
-#: One side of the knobs that only say how, not what: a recipe without recovery carries none of them.
+#: Of the recovery, what a recipe carries; without a recovery it carries none of it.
 RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
-#: Those that came later: off they are left out, so that earlier recipes keep their digests.
+#: What a recipe carries only where it is on.
 OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
 
 

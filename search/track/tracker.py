@@ -176,9 +176,7 @@ class Tracker:
                 if run.info.status == "RUNNING":
                     self._client.delete_run(run.info.run_id)
                     continue
-                number = _number_of(run.data.tags)
-                if number is None:  # logged by an earlier version, and renamed
-                    continue
+                number = int(run.data.tags[NUMBER])
                 self._runs[number] = run.info.run_id
                 self._reasons[number] = run.data.tags.get("reason", "")
             token = page.token
@@ -282,9 +280,3 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _number_of(tags: Mapping[str, str]) -> int | None:
-    """The number of a trial by its run's tags. (Earlier versions had it in the run's name alone.)"""
-    text = tags.get(NUMBER) or tags.get(NAME, "").removeprefix("trial-")
-    return int(text) if text.isdecimal() else None

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 FOLDER = "onnx"
-#: Precisions whose graphs were once made in another way: a new name, so that an old graph is not taken for a new one.
-NAMES = {"int4": "int4-fitted"}
 
 
 class Onnx:
@@ -99,10 +97,9 @@ class OnnxPredict:
 
 def file_of(plan: Plan) -> str:
     """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-w2-e8.onnx."""
-    name = NAMES.get(str(plan["precision"]), plan["precision"])
     fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
-    return f"{FOLDER}/{name}{fp32_blocks}{embeddings}.onnx"
+    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}.onnx"
 
 
 def versions() -> dict[str, str]:

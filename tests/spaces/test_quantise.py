@@ -334,7 +334,7 @@ def test_a_runtime_without_a_kernel_for_int8_tables_says_so(runtime: str, whole:
         ({"precision": "int8", "fp32_blocks": 2}, "int8-w2"),
         ({"precision": "int8-static", "embeddings": "int8"}, "int8-static-e8"),
         ({"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}, "int8-w2-e8"),
-        ({"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}, "int4-fitted-w2-e8"),
+        ({"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}, "int4-w2-e8"),
     ],
 )
 def test_a_graph_s_name_tells_its_plan(plan: Plan, name: str) -> None:
