@@ -21,13 +21,10 @@ INDEX = "model.safetensors.index.json"
 QUANTISED = ("quantization_config", "compression_config", "quantization")
 #: Kinds of numbers, as safetensors calls them, that only quantised matrices are made of.
 PACKED = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
-SNAPSHOT = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-)  # of the hub: no pickles, no other formats
+#: Vocabularies that tokenizers read beside their JSON files: WordPiece, SentencePiece, fastBPE, tiktoken.
+VOCABULARIES = ("*.txt", "*.model", "*.spm", "*.codes", "*.bpe", "*.vocab", "*.tiktoken")
+#: What is fetched of the hub: no pickles, no other formats.
+SNAPSHOT = ("*.json", "*.safetensors", "*.jinja", *VOCABULARIES)
 
 
 def model_name(name: str, source: Source) -> str:
@@ -159,7 +156,7 @@ def weight_files(folder: Path, where: str = "model") -> list[Path]:
 def fingerprint(folder: Path) -> str:
     """16 hex digits over all that determines the model: its JSON and vocabulary files, and every weight."""
     total = hashlib.sha256()
-    small = [p for pattern in ("*.json", "*.txt", "*.model") for p in folder.glob(pattern)]
+    small = [p for pattern in ("*.json", *VOCABULARIES) for p in folder.glob(pattern)]
     for file in sorted({*small, *weight_files(folder)}):
         with file.open("rb") as stream:
             total.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,10 +88,23 @@ def context_of(config: RunConfig) -> Context:
     return Context(device=device, threads=config.workload.threads or cores())
 
 
-def environment_of(device: str) -> dict[str, Any]:
-    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys."""
-    found: dict[str, Any] = json.loads(json.dumps(clock.steady(clock.fingerprint(device)), default=str))
-    return found
+def environment_of(device: str, others: Sequence[str] = ()) -> dict[str, Any]:
+    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys.
+
+    `others` are devices that objectives name beside it; their GPUs are part of the machine too.
+    """
+    fingerprint = clock.steady(clock.fingerprint(device))
+    for other in others:
+        fingerprint["gpu"] = fingerprint["gpu"] or clock.steady(clock.fingerprint(other))["gpu"]
+    plain: dict[str, Any] = json.loads(json.dumps(fingerprint, default=str))
+    return plain
+
+
+def devices_beside(config: RunConfig, device: str) -> list[str]:
+    """Devices other than `device` that objectives and limits name: ["cuda"] for "latency_p50_ms/cuda" on the CPU."""
+    marks = (marked(name)[1] for name in (*config.objectives, *config.limits.others) if name != "metric")
+    named = (workload_device(mark) for mark in marks if mark)
+    return list(dict.fromkeys(name for name in named if name is not None and name != device))
 
 
 def _has_cuda() -> bool:
@@ -167,7 +180,7 @@ def prepare(
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
-    environment = environment_of(device)
+    environment = environment_of(device, devices_beside(config, device))
     agree(parts, environment)
     for note in (*about["notes"], *space.notes):
         say(f"note: {note}")

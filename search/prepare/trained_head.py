@@ -9,7 +9,9 @@ from typing import Any
 from search.config.model_folder import weight_files
 from search.config.schema import RunConfig
 from search.errors import UserError, listed
+from search.prepare.model_facts import blaming
 from search.tasks.heads import Head, head_labels
+from spaces.loading import reading
 
 
 def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
@@ -24,7 +26,8 @@ def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None
 
     own = config.model.head == "auto" and has_own_head(described)
     if config.teacher.epochs == 0:
-        lack = _lack(config.model.head, described, folder)
+        with blaming(config.where("model.name")):
+            lack = _lack(config.model.head, described, folder)
         if lack:
             raise UserError(
                 f"{config.where('teacher.epochs')}: must be above 0: no trained head in {config.model.name} ({lack}), "
@@ -54,7 +57,7 @@ def _head_weights(described: Any) -> set[str]:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    with torch.device("meta"):
+    with reading("its config.json describes no classifier"), torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(described, trust_remote_code=False)
     return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from search.config.model_folder import check_model, fingerprint, model_name, weight_files
+from search.config.model_folder import SNAPSHOT, check_model, fingerprint, model_name, weight_files
 from search.config.source import Source
 from search.errors import UserError
 
@@ -78,6 +79,14 @@ def test_the_fingerprint_follows_the_content_not_the_place(model: Path, tmp_path
     assert fingerprint(moved) == before
     save(moved, value=2.0)
     assert fingerprint(moved) != before
+
+
+@pytest.mark.parametrize("vocabulary", ["vocab.txt", "spiece.model", "source.spm", "bpe.codes", "merges.bpe"])
+def test_every_vocabulary_that_a_tokenizer_reads_is_fetched_and_counts(model: Path, vocabulary: str) -> None:
+    before = fingerprint(model)
+    (model / vocabulary).write_text("the 1")
+    assert fingerprint(model) != before
+    assert any(fnmatch(vocabulary, pattern) for pattern in SNAPSHOT)
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,11 @@ def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100", "clocks.sm": next(clocks)}])
     first, second = compose.environment_of("cuda"), compose.environment_of("cuda")
     assert first == second and first["gpu"] == [{"name": "NVIDIA H100"}]
+
+
+def test_a_gpu_that_an_objective_names_is_part_of_the_machine(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100"}])
+    chosen = replace(load(config, [], names()), objectives=("metric", "latency_p50_ms", "latency_p50_ms/cuda-b8"))
+    assert compose.devices_beside(chosen, "cpu") == ["cuda"] and compose.devices_beside(chosen, "cuda") == []
+    with_it, without = compose.environment_of("cpu", ["cuda"]), compose.environment_of("cpu")
+    assert clock.difference(with_it, without) == "gpu: NVIDIA H100 there, none here"

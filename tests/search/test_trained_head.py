@@ -12,7 +12,14 @@ import command
 import pytest
 import tiny
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from search.config.schema import load
 from search.errors import UserError
@@ -158,3 +165,17 @@ def test_data_that_are_read_in_another_way_are_other_data(tmp_path: Path, config
         )
     ]
     assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_what_transformers_says_of_a_classifier_is_told_as_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration that the backbone reads and the classifier does not is no error of this program."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AttributeError("no field of that name")
+
+    folder = saved(BertForSequenceClassification, tmp_path / "model")
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_config", refuse)
+    with pytest.raises(UserError, match=r"model\.name: .*classifier: .*no field of that name"):
+        head_of(folder)
