@@ -50,7 +50,7 @@ class World:
         self.places = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
 
     @property
-    def pairs(self) -> tuple[Deployment, ...]:
+    def deployments(self) -> tuple[Deployment, ...]:
         return self.space.deployments
 
     def place(self, settings: Params) -> int:

@@ -53,7 +53,7 @@ TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
 class LatencyPredictor:
     """A world as the sampler knows it."""
 
-    made: tuple[Params, ...] = ()
+    stored_settings: tuple[Params, ...] = ()
 
     def __init__(self, world: World, priced: bool = False) -> None:
         self._world, self._priced = world, priced
