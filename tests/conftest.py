@@ -28,12 +28,21 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # where tests run in parall
 STUDY = "tiny"
 
 #: Files of real searches, which take minutes: begun first, so that the workers end together.
-LONGEST = ("test_reuse", "test_crash", "test_objectives", "test_graphs", "test_gpu_run", "test_failures", "test_models")
+LONGEST = ("test_reuse", "test_crash", "finished", "test_objectives", "test_gpu_run", "test_failures")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each file is one worker's; all files that ask for `finished` are one worker's, so that it is made once."""
+    sharing = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
     place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+    def group(item: pytest.Item) -> str:
+        return "finished" if item.path in sharing and item.path.stem not in LONGEST else item.path.stem
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: place.get(group(item), len(place)))
 
 
 @pytest.fixture(scope="session")
