@@ -51,14 +51,14 @@ def under(params: Mapping[str, Value], pair: lab.Deployment) -> Params:
     return {**params, "runtime.name": pair[0], "bits.precision": pair[1]}
 
 
-def unseen(known: LatencyPredictor, space: Any, pairs: Sequence[lab.Deployment], count: int) -> list[Params]:
+def unseen(known: LatencyPredictor, space: Any, deployments: Sequence[lab.Deployment], count: int) -> list[Params]:
     """Random settings of the space, none of which the table has measured, and no two of one shape."""
     rng = np.random.default_rng(SEED)
     found: dict[str, Params] = {}
     while len(found) < count:
         params = random_settings(space, rng)
         shape = known.shapes([params])
-        if not any(known.table.measured("/".join(pair), shape)[0] for pair in pairs):
+        if not any(known.table.measured("/".join(pair), shape)[0] for pair in deployments):
             found.setdefault(json.dumps(shape.to_json()), params)
     return list(found.values())
 
@@ -74,14 +74,14 @@ def timed(known: LatencyPredictor, setting: Any, params: Params, pair: lab.Deplo
 
 
 def seen_of(
-    known: LatencyPredictor, setting: Any, recipes: Sequence[Params], pairs: Sequence[lab.Deployment], kept: Path
+    known: LatencyPredictor, setting: Any, recipes: Sequence[Params], deployments: Sequence[lab.Deployment], kept: Path
 ) -> Seen:
     """Every recipe timed once, and then every one again; from the file what it holds."""
     seen: Seen = json.loads(kept.read_text()) if kept.exists() else {}
     for again in range(2):
         for number, params in enumerate(recipes):
             of_recipe = seen.setdefault(json.dumps(known.shapes([params]).to_json()), {})
-            for pair in pairs:
+            for pair in deployments:
                 times = of_recipe.setdefault("/".join(pair), [])
                 if len(times) == again:
                     say(f"{'again, ' * again}recipe {number + 1}/{len(recipes)} under {'/'.join(pair)}")
@@ -163,14 +163,14 @@ def main() -> int:
     about = header.hardware()
     bench = lab.Lab(arguments.mlruns, (0,), epochs=1.0)
     setting, measurer = bench.setting(0), bench.evaluator(0).measurer
-    pairs, folder = setting.space.deployments, arguments.mlruns / "latency-table"
+    deployments, folder = setting.space.deployments, arguments.mlruns / "latency-table"
     known = LatencyPredictor(setting, measurer, folder)
-    fill_s = lab.timed(fill, known, pairs, probes)
-    recipes = unseen(known, setting.space, pairs, count)
-    seen = seen_of(known, setting, recipes, pairs, folder / f"recipes-{known.table.path.stem}.json")
-    figures = [judged(known, recipes, seen, pair) for pair in pairs]
+    fill_s = lab.timed(fill, known, deployments, probes)
+    recipes = unseen(known, setting.space, deployments, count)
+    seen = seen_of(known, setting, recipes, deployments, folder / f"recipes-{known.table.path.stem}.json")
+    figures = [judged(known, recipes, seen, pair) for pair in deployments]
     pool = [random_settings(setting.space, np.random.default_rng(i)) for i in range(MANY)]
-    pool = [under(params, pairs[i % len(pairs)]) for i, params in enumerate(pool)]
+    pool = [under(params, deployments[i % len(deployments)]) for i, params in enumerate(pool)]
     one, many = shortest_ms(known, pool[:1], 200), shortest_ms(known, pool, 10)
     say("")
     print(f"{header.heading(about)}\nMiniLM (6 layers), batch 1, length 32; the table was filled in {fill_s:.0f} s\n")
@@ -200,14 +200,16 @@ def main() -> int:
         header.Promise("one prediction, ms", one, high=ONE_MS),
         header.Promise(f"{MANY} predictions, ms", many, high=MANY_MS),
     ]
-    return header.finish(arguments, about, {"pairs": figures, "one_ms": one, "many_ms": many, "seen": seen}, promises)
+    return header.finish(
+        arguments, about, {"deployments": figures, "one_ms": one, "many_ms": many, "seen": seen}, promises
+    )
 
 
-def fill(known: LatencyPredictor, pairs: Sequence[lab.Deployment], probes: int) -> None:
+def fill(known: LatencyPredictor, deployments: Sequence[lab.Deployment], probes: int) -> None:
     """Up to `probes` models in the table, those of earlier runs among them."""
-    while (there := max(known.table.entries("/".join(pair)) for pair in pairs)) < probes:
+    while (there := max(known.table.entries("/".join(pair)) for pair in deployments)) < probes:
         say(f"probe {there + 1}/{probes}")
-        if not known.fill(3600, pairs, most=1):
+        if not known.fill(3600, deployments, most=1):
             break
 
 

@@ -32,7 +32,7 @@ import header
 import numpy as np
 import worlds
 
-from search.propose import Economy
+from search.propose.ladder import Economy
 
 SHIPPED = "known-latency as a run has it"
 SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")

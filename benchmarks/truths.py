@@ -12,9 +12,7 @@ import header  # noqa: F401 - puts the project on the path
 import numpy as np
 
 from search.config.sections import EconomyConfig
-from search.propose import (
-    weights_grid,
-)
+from search.propose.known_latency import weights_grid
 from search.propose.surrogate.improvement import Staircase
 from search.space.deployments import Deployment
 from search.space.space import PRECISION, RUNTIME, Params, Space
@@ -112,7 +110,7 @@ class World:
 
 
 def synthetic() -> World:
-    """34,560 sets of weights under nine pairs: 311,040 configurations, from formulas (nothing in it was measured).
+    """34,560 sets of weights under nine deployments, from formulas: nothing of its 311,040 configurations was measured.
 
     Latency is a sum of costs, as on a processor; accuracy falls slowly at first and then steeply with every axis, and
     faster where another axis has cut already; training has luck, and the table's predictions have an error of 3 %.
@@ -126,8 +124,8 @@ def synthetic() -> World:
         "bits.precision": Knob("precision", off="fp32", choices=("fp32", "int8", "int4"), help=""),
         "runtime.name": Knob("name", off="eager", choices=("eager", "compiled", "onnx"), help=""),
     }
-    pairs = tuple((r, w) for r in ("eager", "compiled", "onnx") for w in ("fp32", "int8", "int4"))
-    space = Space(knobs, None, pairs)
+    deployments = tuple(Deployment(r, w) for r in ("eager", "compiled", "onnx") for w in ("fp32", "int8", "int4"))
+    space = Space(knobs, None, deployments)
     grid = weights_grid(space)
     rows = grid.pool(np.zeros((0, 5), dtype=np.int64), len(grid), np.random.default_rng(0))
     values = [np.array(v, dtype=float)[rows[:, i]] for i, v in enumerate(grid.values.values())]
@@ -138,7 +136,7 @@ def synthetic() -> World:
     speed = {"fp32": 1.0, "int8": 0.45, "int4": 0.7}
     lost = {"fp32": 0.0, "int8": 0.004, "int4": 0.02}
     costs = np.stack([
-        np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w in pairs
+        np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w in deployments
     ], axis=1)  # fmt: skip
     costs += rng.normal(0, 0.02, costs.shape)
     damage = (
@@ -151,8 +149,12 @@ def synthetic() -> World:
     crowded = (1 - layers / 12) * (1 - neurons) + (1 - width) * (1 - rank) + (1 - heads) * (1 - layers / 12)
     damage = damage + 0.6 * crowded
     truth = 0.5 + 0.36 * np.exp(-(damage**1.3) * 1.6) + rng.normal(0, 0.004, len(rows))
-    fragile = np.stack([1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w in pairs], 1)
-    quality = truth[:, None] - fragile * np.array([lost[w] for _, w in pairs]) + rng.normal(0, 0.0015, costs.shape)
+    fragile = np.stack(
+        [1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w in deployments], 1
+    )
+    quality = (
+        truth[:, None] - fragile * np.array([lost[w] for _, w in deployments]) + rng.normal(0, 0.0015, costs.shape)
+    )
     one_shot = 0.5 + 0.36 * np.exp(-3.5 * damage) + rng.normal(0, 0.01, len(rows))
     quarter = 0.3 * one_shot + 0.7 * truth - 0.02 * damage + rng.normal(0, 0.007, len(rows))
     return World(
@@ -183,17 +185,21 @@ def recorded(path: Path) -> World:
     import record
 
     first, *entries = record.lines(path)
-    pairs = tuple((runtime, precision) for runtime, precision in first["pairs"])
-    found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(pairs)}
+    deployments = tuple(Deployment(runtime, precision) for runtime, precision in first["pairs"])
+    found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(deployments)}
     whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in found for s in record.grid(n))]
     if not whole:
         raise ValueError(f"{path}: {len(found)} sets of weights, and the smallest grid has {len(record.grid(0))}")
     chosen = record.grid(whole[-1])
     predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
     knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
-    knobs["bits.precision"] = Knob("precision", off="fp32", choices=tuple(dict.fromkeys(w for _, w in pairs)), help="")
-    knobs["runtime.name"] = Knob("name", off=pairs[0][0], choices=tuple(dict.fromkeys(r for r, _ in pairs)), help="")
-    space = Space(knobs, None, pairs)
+    knobs["bits.precision"] = Knob(
+        "precision", off="fp32", choices=tuple(dict.fromkeys(w for _, w in deployments)), help=""
+    )
+    knobs["runtime.name"] = Knob(
+        "name", off=deployments[0][0], choices=tuple(dict.fromkeys(r for r, _ in deployments)), help=""
+    )
+    space = Space(knobs, None, deployments)
     grid = weights_grid(space)
     order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
     entries = [found[key] for _, key in order]
@@ -201,7 +207,8 @@ def recorded(path: Path) -> World:
 
     def table(name: str) -> np.ndarray:
         picked = [
-            [e["measured"][where(pair)][name] for pair in pairs] for e, where in zip(entries, columns, strict=True)
+            [e["measured"][where(pair)][name] for pair in deployments]
+            for e, where in zip(entries, columns, strict=True)
         ]
         return np.array(picked, dtype=float)
 

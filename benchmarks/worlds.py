@@ -25,32 +25,27 @@ from search.config.sections import EconomyConfig
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job, explore
-from search.propose import (
-    SAMPLERS,
-    Aims,
-    Bounds,
-    Economy,
-    KnownLatency,
-    Ladder,
-    Outlook,
-    Proposer,
-    QualityModel,
-    Record,
-    open_study,
-    weights_grid,
-)
+from search.propose.known_latency import KnownLatency, weights_grid
+from search.propose.ladder import Economy, Ladder
+from search.propose.proposer import Proposer
+from search.propose.samplers import SAMPLERS
+from search.propose.study import open_study
+from search.propose.surrogate.bounds import Bounds
 from search.propose.surrogate.improvement import Staircase
+from search.propose.surrogate.outlook import Aims, Outlook
+from search.propose.surrogate.quality import QualityModel
+from search.propose.surrogate.record import Record
 from search.space.deployments import siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
 
-__all__ = ["LatencyPredictor", "Trace", "World", "recorded", "search", "synthetic"]
+__all__ = ["Trace", "TrueCosts", "World", "recorded", "search", "synthetic"]
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
 
 
-class LatencyPredictor:
+class TrueCosts:
     """A world as the sampler knows it."""
 
     stored_settings: tuple[Params, ...] = ()
@@ -141,7 +136,7 @@ def search(
     """
     trace = Trace()
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
-    known = LatencyPredictor(world, shipped)
+    known = TrueCosts(world, shipped)
     aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
     outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []

@@ -44,7 +44,9 @@ from spaces import build
 from spaces.recipe import Recipe, digest_of
 
 if TYPE_CHECKING:
-    from search.propose import Ladder, Outlook, Proposer
+    from search.propose.ladder import Ladder
+    from search.propose.proposer import Proposer
+    from search.propose.surrogate.outlook import Outlook
     from search.track.tracker import Ending, Tracker
 
 log = logging.getLogger(__name__)
@@ -220,7 +222,10 @@ def proposer_of(
     `cost_model` is None where the search is not about the task's metric and the main latency: then everybody is
     trained in full, and the default sampler is TPE.
     """
-    from search.propose import SAMPLERS, KnownLatency, Proposer, open_study
+    from search.propose.known_latency import KnownLatency
+    from search.propose.proposer import Proposer
+    from search.propose.samplers import SAMPLERS
+    from search.propose.study import open_study
 
     config = prepared.config
     outlook = None if cost_model is None else _outlook(prepared, cost_model)
@@ -279,7 +284,10 @@ def _what_matters(config: Mapping[str, Any]) -> Any:
 
 
 def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
-    from search.propose import Aims, Outlook, QualityModel, Record, weights_grid
+    from search.propose.known_latency import weights_grid
+    from search.propose.surrogate.outlook import Aims, Outlook
+    from search.propose.surrogate.quality import QualityModel
+    from search.propose.surrogate.record import Record
 
     wanted = prepared.config.limits
     aims = Aims(
@@ -296,7 +304,9 @@ def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
 
 
 def _ladder(prepared: Prepared, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
-    from search.propose import Bounds, Economy, Ladder, weights_grid
+    from search.propose.known_latency import weights_grid
+    from search.propose.ladder import Economy, Ladder
+    from search.propose.surrogate.bounds import Bounds
 
     wanted, recover = prepared.config.economy, prepared.config.recover
     economy = Economy(

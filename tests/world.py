@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from search.propose import Economy
+from search.propose.ladder import Economy
 
 World = Any  # of benchmarks/worlds.py
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

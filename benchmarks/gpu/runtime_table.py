@@ -220,7 +220,7 @@ class Folders:
 
     def plans(self, case: Case) -> dict[str, Plan]:
         """The shape and the pattern as plans of the axes."""
-        from spaces.slicing import spelled
+        from spaces.slicing import encode_ranges
 
         config = self._known[case.model][0]
         depth, heads, neurons = (
@@ -231,7 +231,9 @@ class Folders:
             plans["distill"] = {"blocks": list(range(0, depth, 2))}
         if case.shape == THINNER:
             half = {"heads": heads // 2, "neurons": neurons // 2}
-            plans["prune"] = {name: [spelled(list(range(n)))] * depth for name, n in half.items()} | {"tuning": "none"}
+            plans["prune"] = {name: [encode_ranges(list(range(n)))] * depth for name, n in half.items()} | {
+                "tuning": "none"
+            }
         if case.sparse:
             plans["sparse"] = {"weights": 0.5, "pattern": "2-of-4"}
         return plans

@@ -1,36 +1,28 @@
-"""Samplers by name. A new one is a function and a line in `SAMPLERS`.
-
-Each imports what it needs when it is made, so that the names are there without optuna.
-"""
+"""Samplers by name. A new one is a function, a line in `SAMPLERS`, and its name in `search.config.schema`."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from search.config.schema import SAMPLERS as NAMES
-
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
-    from search.propose.surrogate.outlook import Outlook
-    from search.space.space import Space
+from search.propose.known_latency import KnownLatency
+from search.propose.study import distribution
+from search.propose.surrogate.outlook import Outlook
+from search.space.space import Space
 
 
 def _known_latency(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
     if outlook is None:
         return _tpe(seed, space, outlook)
-    from search.propose.known_latency import KnownLatency
-    from search.propose.study import distribution
 
     return KnownLatency(space, {name: distribution(knob) for name, knob in space.searched.items()}, outlook, seed)
 
 
 def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers import TPESampler
-
     # Multivariate, because how far one axis can go depends on the others; few startup trials, because the
     # baselines and anchors have been told already.
     with warnings.catch_warnings():
@@ -39,20 +31,14 @@ def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
 
 
 def _nsga2(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
-    from optuna.samplers import NSGAIISampler
-
     return NSGAIISampler(seed=seed, population_size=16)
 
 
 def _gp(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
-    from optuna.samplers import GPSampler
-
     return GPSampler(seed=seed, n_startup_trials=8)
 
 
 def _random(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
-    from optuna.samplers import RandomSampler
-
     return RandomSampler(seed=seed)
 
 

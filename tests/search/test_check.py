@@ -112,7 +112,7 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
     assert list(tmp_path.iterdir()) == [] and prepared == ["describe_model", "prepare_data"]
 
     stage = compose.Stages(Store(ours / "cache"), lambda stage, done: None)
-    compose.prepare_data(replace(read, mlruns=str(ours)), stage)
+    compose.data_stages(replace(read, mlruns=str(ours)), stage)
     with check._rows(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and rows.data.is_relative_to(ours)
     assert prepared == ["describe_model", "prepare_data"] * 2 and list(tmp_path.iterdir()) == [ours]

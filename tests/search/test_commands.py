@@ -122,7 +122,7 @@ def test_list_names_everything_that_is_registered(finished: Finished) -> None:
 
 def test_plan_says_what_a_run_would_do_and_does_nothing(finished: Finished, tmp_path: Path) -> None:
     shown = command.search("plan", finished.config, cwd=tmp_path).succeeded().out
-    assert "3 pairs of runtime and precision" in shown and "256 train, 96 validation, 96 test rows" in shown
+    assert "3 deployments" in shown and "256 train, 96 validation, 96 test rows" in shown
     assert list(tmp_path.iterdir()) == []
 
 

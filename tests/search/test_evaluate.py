@@ -29,7 +29,7 @@ SIBLINGS = tuple(factory.recipe({"distill": {"layers": 3}}, runtime) for runtime
 
 
 class World:
-    """A clock, and a maker and a measurer that take time by it and keep to their limit as processes do."""
+    """A clock, and a weights builder and a measurer that take time by it and keep to their limit as processes do."""
 
     def __init__(self, weights_s: float = 4.0, measuring_s: float = 3.0) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ class World:
         self.shares: tuple[float, ...] = ()
         self.limit_s: Callable[[], float]
 
-    def maker(self, setting: Any, progress: Any, limit_s: Callable[[], float]) -> Any:
+    def weights_builder(self, setting: Any, progress: Any, limit_s: Callable[[], float]) -> Any:
         self.limit_s = limit_s
         return self
 
@@ -53,7 +53,7 @@ class World:
             raise RemoteTimeout(left)
         self.done.append(name)
 
-    def weights(self, recipe: Recipe, looks: bool = True) -> Path:
+    def get_or_build(self, recipe: Recipe, looks: bool = True) -> Path:
         self.step("weights" if recipe.recover else "untrained")
         return Path("weights")
 
@@ -74,7 +74,7 @@ class World:
 
 
 def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
-    monkeypatch.setattr(evaluate, "Maker", world.weights_builder)
+    monkeypatch.setattr(evaluate, "WeightsBuilder", world.weights_builder)
     monkeypatch.setattr(evaluate, "Measurer", world.measurer)
     monkeypatch.setattr(evaluate, "digest_in", lambda folder, name: "digest")
     monkeypatch.setattr(evaluate, "broken", lambda limits, metric, outcome: ())

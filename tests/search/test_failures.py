@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import STUDY, state_of
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
 from search import compose as session
 from search import run_log
-from search.cli.main import main as cli
+from search.cli import main as cli
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
@@ -121,8 +122,7 @@ def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_know
     def refuse(error: Exception) -> Callable[..., Any]:
         return lambda *_: failing(error)()
 
-    nothing: Any = None
-    monkeypatch.setattr(session, "informed", lambda setting: True)
+    nothing: Any = SimpleNamespace(weighs_quality_and_latency=True)
     monkeypatch.setattr(session, "LatencyPredictor", refuse(UnknownAnatomy("no shape")))
     assert session.cost_model_of(nothing, nothing, nothing) is None
     monkeypatch.setattr(session, "LatencyPredictor", refuse(ValueError("costs must be four numbers")))

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from world import ECONOMY, World, worlds
 
 from search.front.outcome import Outcome
-from search.propose import SAMPLERS, Economy
+from search.propose.ladder import Economy
+from search.propose.samplers import SAMPLERS
 from search.propose.study import GUESSED, OUTCOME, RUNGS
 from search.propose.telling import REJECTED
 

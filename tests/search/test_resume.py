@@ -16,7 +16,9 @@ from objectives.latency import P50
 from objectives.quality import metric_named
 from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job
-from search.propose import Economy, Proposer, weights_grid
+from search.propose.known_latency import weights_grid
+from search.propose.ladder import Economy
+from search.propose.proposer import Proposer
 from search.propose.rungs import Straight
 from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
 from search.propose.surrogate.record import Record, Weights
@@ -27,7 +29,7 @@ from spaces.recipe import Recipe, Step
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
-PAIRS = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
+DEPLOYMENTS = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
 SPACE = Space(
     {
@@ -36,7 +38,7 @@ SPACE = Space(
         "runtime.name": Knob("name", off="eager", choices=("eager", "onnx"), help=""),
     },
     None,
-    PAIRS,
+    DEPLOYMENTS,
 )
 
 
@@ -57,7 +59,7 @@ def proposer(
     study: optuna.Study, total: int = 30, go_on: Callable[[], bool] = lambda: True, retry_failed: bool = False
 ) -> Proposer:
     study.sampler = optuna.samplers.RandomSampler(seed=0)
-    others = lambda recipe: siblings(recipe, PAIRS)  # noqa: E731
+    others = lambda recipe: siblings(recipe, DEPLOYMENTS)  # noqa: E731
     return Proposer(
         study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, Looking(), retry_failed=retry_failed
     )
@@ -136,7 +138,7 @@ def test_pairs_that_a_kill_left_out_are_measured_first(study: optuna.Study) -> N
     before._asked[mine.digest] = trial
     before.tell(complete(mine))
     job = next(iter(proposer(study)))
-    assert {r.digest for r in (job.recipe, *job.siblings)} == {r.digest for r in siblings(mine, PAIRS)}
+    assert {r.digest for r in (job.recipe, *job.siblings)} == {r.digest for r in siblings(mine, DEPLOYMENTS)}
     assert not job.baseline and job.share == 1.0
 
 
@@ -210,7 +212,7 @@ def test_a_search_that_expected_too_little_stops_at_once_when_it_goes_on(tmp_pat
 
 
 def narrowed(**knobs: Knob) -> Space:
-    return Space({**SPACE.knobs, **{name.replace("_", "."): knob for name, knob in knobs.items()}}, None, PAIRS)
+    return Space({**SPACE.knobs, **{name.replace("_", "."): knob for name, knob in knobs.items()}}, None, DEPLOYMENTS)
 
 
 @pytest.mark.parametrize(
@@ -224,14 +226,14 @@ def narrowed(**knobs: Knob) -> Space:
     ids=["a number", "a name"],
 )
 def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space: Space, study: optuna.Study) -> None:
-    for pair in PAIRS:
+    for pair in DEPLOYMENTS:
         told = {**space.off, "runtime.name": pair[0], "bits.precision": pair[1]}
         outcome = complete(recipe_of(told), baseline=True).numbered(0)
         attributes = {OUTCOME: outcome.to_json(), PARAMS: told}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
     record = Record(weights_grid(space), space.off, TARGETS[0])
     (one,) = record.refresh(study)
-    assert one is record.baseline and one.row is None and set(one.quality) == set(PAIRS)
+    assert one is record.baseline and one.row is None and set(one.quality) == set(DEPLOYMENTS)
 
 
 def test_a_search_of_ranges_without_the_uncompressed_model_runs() -> None:
@@ -262,7 +264,7 @@ def test_without_a_latency_to_count_from_nothing_is_rejected_or_weighed(monkeypa
     world = module.synthetic()
     outlook = module.Outlook(
         Record(world.grid, world.space.off, TARGETS[0]),
-        module.LatencyPredictor(world),
+        module.TrueCosts(world),
         module.QualityModel(),
         module.Aims(TARGETS[0], 0.5),
     )

@@ -12,14 +12,17 @@ from optuna.trial import TrialState, create_trial
 
 from search.front.estimates import Estimate
 from search.front.outcome import LATENCY, LOSS, Outcome
-from search.propose import Aims, Bounds, Outlook, QualityModel, Record, weights_grid
 from search.propose.deployments import DeploymentSelector
+from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
-from search.propose.surrogate.quality import SEED_NOISE
+from search.propose.surrogate.bounds import Bounds
+from search.propose.surrogate.outlook import Aims, Outlook
+from search.propose.surrogate.quality import SEED_NOISE, QualityModel
+from search.propose.surrogate.record import Record
 from search.space.space import Params
 
 from .factory import measurement
-from .test_resume import PAIRS, SPACE, TARGETS, recipe_of
+from .test_resume import DEPLOYMENTS, SPACE, TARGETS, recipe_of
 
 
 def measured(number: int, layers: int, accuracy: float, ms: float, error: float) -> Outcome:
@@ -44,10 +47,10 @@ def studied(outcomes: list[Outcome]) -> optuna.Study:
 
 
 class Linear:
-    """Every layer takes a millisecond, under whatever pair."""
+    """Every layer takes a millisecond, under whatever deployment."""
 
-    pairs = PAIRS
-    made: tuple[Params, ...] = ()
+    deployments = DEPLOYMENTS
+    stored_settings: tuple[Params, ...] = ()
 
     def costs(self, pool: Any) -> Any:
         import numpy as np
@@ -57,7 +60,7 @@ class Linear:
     def predicted(self, pool: Any) -> Any:
         import numpy as np
 
-        return np.array([[math.log(float(one["distill.layers"]))] * len(PAIRS) for one in pool])
+        return np.array([[math.log(float(one["distill.layers"]))] * len(DEPLOYMENTS) for one in pool])
 
     def seconds(self, pool: Any) -> Any:
         import numpy as np
@@ -104,7 +107,7 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     for error in (0.0, 0.03):
         model = QualityModel()
         values = [0.80, 0.78, 0.70, 0.76, 0.74, 0.72]
-        seen = [Seen((1 - n / 5,), {PAIRS[0]: value}, error=error) for n, value in enumerate(values)]
+        seen = [Seen((1 - n / 5,), {DEPLOYMENTS[0]: value}, error=error) for n, value in enumerate(values)]
         model.learn(seen, 0.5, 0.8, (1.0,), error)
         assert model.noise == pytest.approx(math.hypot(SEED_NOISE, error))
         exponents.append(float(model.predict([(0.6,)])[0][0]))

@@ -314,7 +314,7 @@ def test_a_renamed_trial_is_found_by_its_number(store: Path, front: Front) -> No
 def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_note(store: Path) -> None:
     from mlflow.utils import validation
 
-    from search.track.tracker import batch as track_batch
+    from search.track import batch as track_batch
 
     assert track_batch.PARAMS_PER_CALL <= validation.MAX_PARAMS_TAGS_PER_BATCH
     assert track_batch.METRICS_PER_CALL <= validation.MAX_METRICS_PER_BATCH
@@ -383,7 +383,7 @@ def test_what_a_server_did_not_take_is_logged_when_it_answers_again(store: Path,
 def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
     store: Path, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.track.tracker import tracker as track
+    from search.track import tracker as track
 
     tracker = started(store, "part")
     tracking = Tracking(lambda: tracker, lambda line: None, "http://mlflow.example", clock=lambda: 1e9)
@@ -440,7 +440,7 @@ class Unavailable(http.server.BaseHTTPRequestHandler):
 def test_a_server_that_does_not_answer_is_found_before_anything_is_trained(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from search.cli.main import main as cli
+    from search.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unavailable) as server:
@@ -478,7 +478,7 @@ def test_a_database_that_another_program_holds_is_said_in_plain_words(
 ) -> None:
     import optuna
 
-    from search.cli.main import main as cli
+    from search.cli import main as cli
     from search.propose import study
     from search.store import locks as lock
 
@@ -505,7 +505,7 @@ def test_a_database_that_another_program_holds_is_said_in_plain_words(
 def test_a_results_folder_that_no_address_can_hold_is_refused(
     name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from search.cli.main import main as cli
+    from search.cli import main as cli
 
     assert cli.main([*arguments, "--mlruns", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err

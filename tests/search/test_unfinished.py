@@ -120,7 +120,7 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     space = SimpleNamespace(shape=None, notes=("only bits are searched",), missing={"xla": "no jax"}, to_json=dict)
     cut = "no validation split: 3,862 rows were cut from train"
     (tmp_path / "data.json").write_text(json.dumps({"notes": [cut], "digest": "d"}))
-    monkeypatch.setattr(compose, "prepare_data", lambda config, stage: (tmp_path, "model", tmp_path))
+    monkeypatch.setattr(compose, "data_stages", lambda config, stage: (tmp_path, "model", tmp_path))
     monkeypatch.setattr(compose, "space_of", lambda *arguments: space)
     monkeypatch.setattr(compose.Stages, "__call__", stage)
     said: list[str] = []
