@@ -11,7 +11,7 @@ from pathlib import Path
 import header  # noqa: F401 - puts the project on the path
 import numpy as np
 
-from search.config.sections import EconomyConfig
+from search.config.schema import EconomyConfig
 from search.propose.known_latency import weights_grid
 from search.propose.surrogate.improvement import Staircase
 from search.space.deployments import Deployment

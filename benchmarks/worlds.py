@@ -21,7 +21,7 @@ from truths import World, recorded, synthetic
 
 from objectives.latency import P50
 from objectives.quality import metric_named
-from search.config.sections import EconomyConfig
+from search.config.schema import EconomyConfig
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job, explore

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives import clock
-from search.config.schema import RunConfig, results_folder
+from search.config.load import results_folder
+from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
 from search.deliver import finalists, record
 from search.deliver.export import export

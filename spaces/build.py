@@ -25,8 +25,7 @@ Plans = dict[str, Plan]
 def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ...]:
     """Canonical steps from settings named `<axis>.<knob>`: only axes that are on, only values that are not `off`.
 
-    An axis whose sizes are all `off` leaves nothing behind, not even its mode. So a knob that is added later, off
-    where nothing is said, changes no earlier recipe.
+    An axis whose sizes are all `off` leaves nothing behind, not even its method.
     """
     steps = []
     for axis in registry.axes():

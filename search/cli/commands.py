@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config.schema import Override, RunConfig, Source, from_mapping, load, results_path
+from search.config.load import from_mapping, load, results_path
+from search.config.schema import RunConfig
+from search.config.source import Override, Source
 from search.errors import UserError
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ def export(mlruns: Path, name: str, pick: str | None, to: Path | None) -> int:
     found, study = stored(mlruns, name)
     _say_unfinished(study)
     store = Store(mlruns / "cache")
-    threads = int(study.config["workload"].get("threads") or 0) or cores()
+    threads = int(study.config["workload"]["threads"] or 0) or cores()
     opened = opened_from(store, Context(str(study.hardware.get("device", "cpu")), threads))
     try:
         if pick is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from search.config.sections import ModelConfig
+from search.config.schema import ModelConfig
 from search.config.source import PACKAGE, Source, packaged
 from search.errors import UserError, show
 

@@ -1,67 +1,43 @@
-"""RunConfig: everything one search is told, parsed once from YAML and `--set`, checked, and frozen.
+"""RunConfig: everything one search is told, and its sections: keys, types, rules and defaults; frozen.
 
 Nothing heavy is imported here: the command line reads it before anything else.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import codecs
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-import yaml
+from annotated_types import Predicate
+from pydantic import Field, InstanceOf, SkipValidation, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic.json_schema import SkipJsonSchema
 
-from search.config.fields import Name, Rule, parse
-from search.config.model_folder import model_name
-from search.config.sections import (
-    BudgetConfig,
-    CacheConfig,
-    DataConfig,
-    EconomyConfig,
-    LimitsConfig,
-    MeasureConfig,
-    ModelConfig,
-    RecoverConfig,
-    TeacherConfig,
-    WorkloadConfig,
+from search.config.parse import (
+    SECTION,
+    Count,
+    Flag,
+    Fraction,
+    Name,
+    NonNegative,
+    Number,
+    Positive,
+    Section,
+    Text,
+    Whole,
 )
-from search.config.source import Override, Source, portable, read
-from search.config.space_section import Spec, check_space, narrow, narrow_axis
-from search.errors import UserError, listed, unknown, wrong
-
-__all__ = [
-    "Names",
-    "Override",
-    "RunConfig",
-    "Source",
-    "UserError",
-    "from_mapping",
-    "load",
-    "narrow",
-    "narrow_axis",
-    "results_folder",
-]
-
+from search.config.source import Source, portable
+from search.config.space_section import Space
 
 #: The samplers, the default first; `search.propose.samplers` makes them.
 SAMPLERS = ("known-latency", "tpe", "nsga2", "gp", "random")
-
-
-@dataclass(frozen=True)
-class Names:
-    """What can be named in a configuration; the composition root fills it from the registries."""
-
-    axes: Mapping[str, tuple[str, ...]]  # axis (the runtime too) -> its knobs
-    tasks: tuple[str, ...]
-    metrics: tuple[str, ...]  # the first is the default
-    samplers: tuple[str, ...]  # the first is the default
-    objectives: tuple[str, ...]
+#: Of what a study holds. Raised when recipes are written in another way, so that known ones would not be known again.
+FORMAT = 2
+STUDY_RULE = "made of letters, digits, '.', '_' and '-' (at most 200)"
 
 
 def study_name(text: str) -> str:
@@ -69,34 +45,191 @@ def study_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-")[:200].rstrip(".-") or "study"
 
 
-STUDY = Rule("made of letters, digits, '.', '_' and '-' (at most 200)", lambda v: study_name(v) == v)
-SEED = Rule("between 0 and 2**32 - 1", lambda v: 0 <= v < 2**32)
+def is_study_name(text: str) -> bool:
+    return study_name(text) == text
 
 
-@dataclass(frozen=True)
+def _is_encoding(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+        b"x".decode(name)
+    except UnicodeError:  # that byte alone is none of its characters
+        return True
+    except (LookupError, ValueError):  # LookupError too where it is a codec between bytes, such as base64
+        return False
+    return True
+
+
+def _is_delimiter(text: str) -> bool:
+    return len(text) == 1 and text not in '"\r\n\0'
+
+
+def _rises_to_one(shares: tuple[float, ...]) -> bool:
+    return all(a < b for a, b in pairwise((*shares, 1.0)))
+
+
+StudyName = Annotated[Text, Predicate(is_study_name), Field(description=STUDY_RULE)]
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
+Rungs = Annotated[tuple[Fraction, ...], Predicate(_rises_to_one), Field(description="rising, each below 1")]
+Tokens = Annotated[Whole, Field(ge=4)]
+Encoding = Annotated[
+    Name, Predicate(_is_encoding), Field(description="an encoding that Python knows, as utf-8, cp1252 or utf-16")
+]
+Delimiter = Annotated[
+    Text, Predicate(_is_delimiter), Field(description='one character that parts fields, as ";" or "\\t"')
+]
+
+
+@dataclass(frozen=True, config=SECTION)
+class ModelConfig:
+    """The model to compress: a local folder, a hub name, or `package:<module>/<folder>`."""
+
+    name: Name
+    revision: Name = "main"
+    head: Literal["auto", "mean"] = "auto"  # auto: the model's own head if it has one, else mean-pooled
+
+
+@dataclass(frozen=True, config=SECTION)
+class DataConfig:
+    """Rows of a task: files (csv, tsv, json, jsonl, parquet), or splits of the hub data set `name`."""
+
+    train: Name
+    validation: Name | None = None  # None: cut from train
+    test: Name | None = None  # None: cut from train
+    name: Name | None = None  # a hub name; train, validation, test are then names of splits
+    config: Name | None = None  # the hub data set's configuration
+    text: Name = "text"
+    text_pair: Name | None = None
+    label: Name = "label"
+    label_names: tuple[Name | Whole, ...] | None = None  # the data's labels in their order, or names of bare numbers
+    max_length: Tokens = 128
+    limit: Count | None = None  # rows of each split
+    encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
+    delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The file or split of each part that is given."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: value for name, value in parts.items() if value is not None}
+
+
+@dataclass(frozen=True, config=SECTION)
+class TeacherConfig:
+    """Fine-tuning of the uncompressed model; no epochs: it is used as it is."""
+
+    epochs: NonNegative = 2.0
+    batch: Count = 32
+    learning_rate: Positive = 1e-4
+    head_learning_rate: Positive = 1e-3
+    freeze_embeddings: Flag = True
+    warmup: Fraction = 0.06  # of the steps
+    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
+
+
+@dataclass(frozen=True, config=SECTION)
+class RecoverConfig:
+    """Distillation from the teacher that repairs a candidate."""
+
+    epochs: NonNegative = 1.0
+    batch: Count = 32
+    learning_rate: Positive = 2e-4
+    temperature: Positive = 2.0
+    task_weight: NonNegative = 0.3
+    soft_weight: NonNegative = 1.0
+    hidden_weight: NonNegative = 1.0  # the last hidden state
+    block_weight: NonNegative = 0.0  # the output of every block, against the teacher's block that it came from
+    relation_weight: NonNegative = 0.0  # how tokens resemble each other in the last attention (MiniLMv2)
+    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
+    rows: Count | None = None  # of the training split
+
+
+@dataclass(frozen=True, config=SECTION)
+class LimitsConfig:
+    """What a candidate must keep to be on the front."""
+
+    max_latency_ms: Positive | None = None  # median
+    max_loss: NonNegative | None = None  # points of the metric against the uncompressed model
+    min_accuracy: Fraction | None = None  # of the task's metric
+    max_size_mb: Positive | None = None
+    #: Bounds by the name of any objective: the most of what is better lower, the least of what is better higher.
+    others: Mapping[Text, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=SECTION)
+class WorkloadConfig:
+    """The inputs that are timed."""
+
+    batch: Count = 1
+    length: Tokens | Literal["data"] = 32
+    threads: Count | None = None  # of a model that is timed; None: one a CPU
+
+
+@dataclass(frozen=True, config=SECTION)
+class BudgetConfig:
+    trials: Count = 40  # the study's total
+    timeout: Positive | None = None  # seconds, export included
+    trial_timeout: Positive = 1800.0  # seconds
+    least_gain: NonNegative = 0.0  # stop when the next trial is expected to add less, as a share of the hypervolume
+
+
+@dataclass(frozen=True, config=SECTION)
+class MeasureConfig:
+    """How long each candidate is timed."""
+
+    quick_s: Positive = 1.5
+    final_s: Positive = 2.4  # of blocks of one model in the final campaign, over its three sets of fresh processes
+    reuse: Flag = True  # what an earlier search measured here under the same conditions; finalists are timed again
+    validation_rows: Count | None = None  # rows that choose; None: all
+
+
+@dataclass(frozen=True, config=SECTION)
+class EconomyConfig:
+    """What saves training: looks at candidates before they are recovered in full, and what is not trained for them."""
+
+    rungs: Rungs = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
+    halving: Annotated[Whole, Field(ge=2)] = 2  # one of so many goes on to the next rung
+    rows: Count = 1024  # of the validation split, that lower rungs look at
+    keep: Fraction = 0.85  # of the metric above that of the most frequent class; what keeps less is not looked for
+    reject: Flag = True  # what cannot reach the front is not trained
+    audit: Fraction = 0.1  # of those that would be rejected, how many are trained all the same
+
+
+@dataclass(frozen=True, config=SECTION)
+class CacheConfig:
+    """What stages made, kept for later trials and searches in `<mlruns>/cache`."""
+
+    max_gb: Positive | None = 20.0  # above it, what was used longest ago is removed; None: no limit
+
+    @property
+    def bytes(self) -> int | None:
+        return None if self.max_gb is None else int(self.max_gb * 1e9)
+
+
+@dataclass(frozen=True, config=SECTION)
 class RunConfig:
     """One search. Paths are absolute, names exist, ranges of knobs are still to meet the model (`narrow`)."""
 
-    model: ModelConfig
+    model: Section[ModelConfig]
     task: Name
-    data: DataConfig
-    study: Annotated[str, STUDY] = "study"
-    seed: Annotated[int, SEED] = 0
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    recover: RecoverConfig = field(default_factory=RecoverConfig)
-    space: Mapping[str, Mapping[str, Spec] | None] = field(default_factory=dict)  # None: the axis is off
+    data: Section[DataConfig]
+    study: StudyName = "study"
+    seed: Seed = 0
+    teacher: Section[TeacherConfig] = TeacherConfig()
+    recover: Section[RecoverConfig] = RecoverConfig()
+    space: SkipValidation[Space] = field(default_factory=dict)  # by `check_space`, which knows the axes
     objectives: tuple[Name, ...] = ("metric", "latency_p50_ms")  # "metric" stands for the task's metric
-    metric: Name = ""
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    metric: Text = ""  # `from_mapping` fills in the first of the registry, and knows which there are
+    limits: Section[LimitsConfig] = LimitsConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
-    sampler: Name = ""
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    economy: EconomyConfig = field(default_factory=EconomyConfig)
-    measure: MeasureConfig = field(default_factory=MeasureConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
+    workload: Section[WorkloadConfig] = WorkloadConfig()
+    sampler: Text = ""
+    budget: Section[BudgetConfig] = BudgetConfig()
+    economy: Section[EconomyConfig] = EconomyConfig()
+    measure: Section[MeasureConfig] = MeasureConfig()
+    cache: Section[CacheConfig] = CacheConfig()
     mlruns: Name = "mlruns"
-    source: Source = field(default_factory=Source, repr=False, compare=False, metadata={"from_file": False})
+    source: SkipJsonSchema[InstanceOf[Source]] = field(default_factory=Source, repr=False, compare=False)
 
     def where(self, key: str) -> str:
         """Where `key` was written: the beginning of a message about it."""
@@ -107,20 +240,10 @@ class RunConfig:
 
         Paths are absolute, but for the embedded data, which every installation has.
         """
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
-        made = {
-            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in named.items()
-        }
-        made["space"] = {axis: "off" if knobs is None else dict(knobs) for axis, knobs in self.space.items()}
+        made: dict[str, Any] = RUN.dump_python(self, mode="json", exclude={"source"})
+        made["space"] = {axis: "off" if knobs is None else knobs for axis, knobs in made["space"].items()}
         made["data"] |= {split: portable(path) for split, path in self.data.splits.items()}
-        plain: dict[str, Any] = json.loads(json.dumps(made))
-        return plain
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_mapping(), indent=2, ensure_ascii=False)
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+        return made
 
     def teacher_parts(self, model: str, train: str) -> dict[str, Any]:
         """What determines the teacher's weights, given the digests of model folder and training split."""
@@ -130,7 +253,7 @@ class RunConfig:
             "task": self.task,
             "train": train,
             "max_length": self.data.max_length,
-            "teacher": _as_before("teacher", asdict(self.teacher)),
+            "teacher": self.to_mapping()["teacher"],
             "seed": self.seed,
         }
 
@@ -140,199 +263,16 @@ class RunConfig:
         A study that was made with other parts cannot be resumed; budget, sampler and timing may change.
         """
         mapping = self.to_mapping()
-        same = (
-            "task",
-            "seed",
-            "teacher",
-            "recover",
-            "space",
-            "objectives",
-            "metric",
-            "limits",
-            "device",
-            "workload",
-        )
         return {
             "format": FORMAT,
             "model": {"digest": model, "head": self.model.head},
             "data": {"digest": data, "max_length": self.data.max_length},
-            **{name: _as_before(name, mapping[name]) for name in same},
+            **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
-            # What a rung saw means something else after another share of the recovery.
-            **({} if self.economy.rungs == EconomyConfig().rungs else {"rungs": list(self.economy.rungs)}),
+            "rungs": mapping["economy"]["rungs"],  # the same rung is another model after another share of the recovery
         }
 
 
-#: Of what a study holds. Raised when recipes are written in another way, so that known ones would not be known again.
-FORMAT = 2
-
-#: Keys that came later, by section: where they say nothing, digests and studies are what they were before.
-LATER = {
-    "teacher": ("early_stopping",),
-    "recover": ("block_weight", "relation_weight", "early_stopping"),
-    "limits": ("others",),
-    "workload": ("threads",),
-}
-
-
-def _as_before(section: str, values: Any) -> Any:
-    """The values of a section without later keys that are off."""
-    late = LATER.get(section, ())
-    return {k: v for k, v in values.items() if k not in late or v} if late else values
-
-
-def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
-    """The configuration in `path` (None: the embedded default) with `overrides` ("a.b=value") on top.
-
-    Relative paths of the file are relative to the file, those of an override to the current folder; `mlruns`
-    is always relative to the current folder.
-
-    Raises:
-        UserError: anything the user must mend.
-    """
-    raw, source = read(path, [o if isinstance(o, Override) else Override.parse(o) for o in overrides])
-    if path is not None:
-        raw.setdefault("study", study_name(path.stem))
-    return from_mapping(raw, names, source)
-
-
-def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = None) -> RunConfig:
-    """The checked configuration of a mapping that is already read."""
-    source = source or Source()
-    raw = dict(raw)
-    if isinstance(raw.get("data"), Mapping) and raw["data"].get("name") is not None:
-        raw["data"] = {"train": "train", **raw["data"]}
-    raw.setdefault("metric", names.metrics[0])
-    raw.setdefault("sampler", names.samplers[0])
-    space = check_space(raw.pop("space", None), names.axes, source.where)
-    config = parse(RunConfig, raw, source.where)
-    _check_names(config, names, source)
-    return replace(
-        config,
-        model=replace(config.model, name=model_name(config.model.name, source)),
-        data=_located(config.data, source),
-        space=space,
-        objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
-        mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
-        source=source,
-    )
-
-
-def results_path(path: Path, where: str) -> Path:
-    """`path`, absolute.
-
-    Raises:
-        UserError: it holds a character that means something else in the addresses of databases in it.
-    """
-    made = path.absolute()
-    if set("?%") & set(str(made)):
-        raise wrong(
-            where, "a folder whose path has no ? and no % (in a database's address they mean something else)", made
-        )
-    return made
-
-
-@contextmanager
-def results_folder(config: RunConfig) -> Iterator[Path]:
-    """`config.mlruns`, made if it is not there, and not left behind empty by a UserError.
-
-    Raises:
-        UserError: nothing can be written in it.
-    """
-    folder = Path(config.mlruns)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # can it be written?
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{config.where('mlruns')}: must be a folder that can be written, got {folder} ({reason})"
-        ) from None
-    try:
-        yield folder
-    except UserError:
-        if made:
-            inside = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-            for path in (*inside, *made):
-                with suppress(OSError):  # it has something in it
-                    path.rmdir()
-        raise
-
-
-def _check_names(config: RunConfig, names: Names, source: Source) -> None:
-    for key, name, valid in (
-        ("task", config.task, names.tasks),
-        ("metric", config.metric, names.metrics),
-        ("sampler", config.sampler, names.samplers),
-    ):
-        if name not in valid:
-            raise unknown(source.where(key), key, name, valid)
-    objectives = ["metric" if o == config.metric else o for o in config.objectives]
-    for name in objectives:
-        _check_objective(name, ("metric", *names.objectives), source.where("objectives"))
-    for name, bound in config.limits.others.items():
-        where = source.where(f"limits.others.{name}")
-        _check_objective(name, names.objectives, where)
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-            raise wrong(where, "a number", bound)
-    if len(set(objectives)) < max(2, len(objectives)):
-        raise wrong(source.where("objectives"), "at least two different ones", list(config.objectives))
-
-
-def _check_objective(name: str, valid: Sequence[str], where: str) -> None:
-    """Raise UserError for a name that is none of `valid`, or of a workload that cannot be."""
-    plain, mark = name.partition("/")[::2]  # "latency_p50_ms/b32": under another workload
-    if plain not in valid:
-        raise unknown(where, "objective", name, valid)
-    if mark or name != plain:
-        from objectives import objective_named
-
-        try:
-            objective_named(name)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-
-
-def _located(data: DataConfig, source: Source) -> DataConfig:
-    """With absolute paths, when the data are files. Raises UserError when one is missing."""
-    for split, value in data.splits.items():
-        if split != "train" and value == data.train:
-            raise wrong(source.where(f"data.{split}"), "other rows than data.train (or left out: cut from it)", value)
-    if data.name is not None:
-        if source.resolve("data.name", data.name).is_file():
-            raise wrong(source.where("data.name"), "a hub name; a file goes to data.train", data.name)
-        for key in ("encoding", "delimiter"):
-            if getattr(data, key) is not None:
-                raise wrong(source.where(f"data.{key}"), "left out of hub data", getattr(data, key))
-        return data
-    if data.config is not None:
-        raise wrong(source.where("data.config"), "left out unless data.name is a hub name", data.config)
-    files = {split: _file(f"data.{split}", path, source) for split, path in data.splits.items()}
-    for key, formats in (("encoding", TEXTS), ("delimiter", DELIMITED)):
-        if getattr(data, key) is not None and not any(path.lower().endswith(formats) for path in files.values()):
-            rule = f"left out where no file ends in {' or '.join(formats)}"
-            raise wrong(source.where(f"data.{key}"), rule, getattr(data, key))
-    return replace(data, train=files["train"], validation=files.get("validation"), test=files.get("test"))
-
-
-DELIMITED = (".csv", ".tsv")
-TEXTS = (*DELIMITED, ".json", ".jsonl")
-FORMATS = (*TEXTS, ".parquet")
-
-
-def _file(key: str, path: str, source: Source) -> str:
-    file = source.resolve(key, path)
-    where = source.where(key)
-    if not file.exists():
-        raise UserError(f"{where}: no such file: {file}{_beside(file)}")
-    if not file.is_file() or file.suffix.lower() not in FORMATS:
-        raise wrong(where, f"a file ending in {' or '.join(FORMATS)}", path)
-    return str(file)
-
-
-def _beside(file: Path) -> str:
-    """A hint: the data files that are in its folder, if any."""
-    found = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
-    return f" (in that folder: {listed(found, 8)})" if found else ""
+#: Sections and keys that all trials of a study share.
+SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")
+RUN = TypeAdapter(RunConfig)

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from search.config.parse import switched
 from search.errors import UserError
 
 PACKAGE = "package:"
@@ -124,7 +125,7 @@ def merge(raw: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, An
         section = merged
         for i, name in enumerate(sections):
             inner = section.get(name)
-            if inner is None or isinstance(inner, bool):
+            if inner is None or isinstance(switched(inner), bool):
                 inner = section[name] = {}
             if not isinstance(inner, dict):
                 parent = ".".join(sections[: i + 1])
@@ -135,7 +136,11 @@ def merge(raw: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, An
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML where `1e-4` is a number (1.1 takes it for text) and a key written twice is an error."""
+    """YAML 1.2's plain values, as JSON has them, keys that are text, and a key written twice is an error.
+
+    PyYAML's own are those of YAML 1.1: there `1e-4` is text, `no` is false, `010` is 8 and `1:30` is 90, and dates are
+    no text. ruamel.yaml reads dates too, and would stand beside the PyYAML that MLflow brings.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -144,16 +149,19 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(problem=f'key "{key.value}" is there twice', problem_mark=key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
-_Loader.yaml_implicit_resolvers = {  # a date stays the text it is
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F]+)", list("-+0123456789")),
+    ("float", r"[-+]?(\d[\d_]*\.\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 def parse_yaml(text: str, where: str) -> Any:

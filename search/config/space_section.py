@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from search.errors import UserError, Where, listed, nearest, show, unknown, wrong
+from annotated_types import Predicate
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from search.config.parse import SECTION, Flag, parse, switched
+from search.errors import UserError, Where, listed, show, unknown, wrong
 
 if TYPE_CHECKING:  # `spaces` brings torch, and the command line reads this module at its start
     from spaces.knob import Knob
@@ -16,15 +21,47 @@ if TYPE_CHECKING:  # `spaces` brings torch, and the command line reads this modu
 Value: TypeAlias = int | float | str
 #: "off", a value, [low, high] or [choice, ...], or {low, high, step, log}.
 Spec: TypeAlias = Value | list[Value] | dict[str, Any]
+#: The section as it is checked; None is an axis that is off.
+Space: TypeAlias = Mapping[str, Mapping[str, Spec] | None]
 
-OFF = "off"  # YAML reads a bare `off` as False, and `on` as True
-RANGE_KEYS = ("low", "high", "step", "log")
+OFF = "off"
 
 
-def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> dict[str, dict[str, Spec] | None]:
-    """The section with known axes and knobs and well-formed specs; None is an axis that is off.
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    What is absent, null or `on` keeps its own full range, and is left out of the result.
+
+def _is_value(value: Any) -> bool:
+    return _is_number(value) or isinstance(value, str) or value is False
+
+
+# Of any type: whether a number is whole, and stays so, is the knob's to say, and no knob is known yet.
+Figure = Annotated[Any, Predicate(_is_number), Field(description="a number")]
+Item = Annotated[Any, Predicate(_is_value), Field(description="a number or a name")]
+
+
+@dataclass(frozen=True, config=SECTION)
+class Range:
+    """A range of a knob as the user gives it; None stands for the knob's own."""
+
+    low: Figure | None = None
+    high: Figure | None = None
+    step: Figure | None = None
+    log: Flag | None = None
+
+
+RANGE = TypeAdapter(Range)
+LIST = TypeAdapter(Annotated[list[Item], Field(min_length=1)])
+SINGLE = TypeAdapter(
+    Annotated[Any, Predicate(_is_value), Field(description="off, a value, a list, or {low, high, step, log}")]
+)
+
+
+def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> Space:
+    """The section with known axes and knobs and well-formed specs.
+
+    Names are checked here and not by pydantic, because the registries have them. What is absent, null or `on` keeps
+    its own full range, and is left out of the result.
     """
     if raw is None:
         return {}
@@ -35,9 +72,9 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
         key = f"space.{axis}"
         if axis not in axes:
             raise unknown(where(key), "axis", axis, axes)
-        if knobs is None or knobs is True:
+        if knobs is None or switched(knobs) is True:
             continue
-        if knobs is False or knobs == OFF:
+        if _is_off(knobs):
             space[axis] = None
         elif isinstance(knobs, Mapping):
             space[axis] = _check_knobs(knobs, axes[axis], where, key)
@@ -46,9 +83,7 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
     return space
 
 
-def narrow_axis(
-    knobs: Sequence[Knob], space: Mapping[str, Mapping[str, Spec] | None], axis: str, where: Where
-) -> tuple[Knob, ...]:
+def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) -> tuple[Knob, ...]:
     """All knobs of `axis` as the user wants them. A mode or closed knob that is not named is fixed at `off`.
 
     `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
@@ -58,7 +93,7 @@ def narrow_axis(
     specs = space.get(axis) or {}
     offered = [knob.name for knob in knobs]
     for name, spec in specs.items():
-        if name not in offered and spec != OFF:
+        if name not in offered and not _is_off(spec):
             at = where(f"space.{axis}.{name}")
             raise UserError(f"{at}: this model cannot be changed so; its knobs of {axis}: {listed(offered)}")
     made = []
@@ -77,7 +112,7 @@ def narrow(knob: Knob, spec: Any, key: str) -> Knob:
         UserError: a value of the wrong type, out of the knob's range or off its grid, an unknown choice, an
             empty range.
     """
-    if spec is False or spec == OFF:
+    if _is_off(spec):
         return knob.fixed(knob.off)
     return _narrow_ordered(knob, spec, key) if knob.ordered else _narrow_choices(knob, spec, key)
 
@@ -88,40 +123,32 @@ def _check_knobs(knobs: Mapping[str, Any], valid: Sequence[str], where: Where, k
         at = f"{key}.{name}"
         if name not in valid:
             raise unknown(where(at), f"knob of {key.rpartition('.')[2]}", name, valid)
-        if spec is None or spec is True:
+        if spec is None or switched(spec) is True:
             continue
-        made[name] = OFF if spec is False else _check_spec(spec, where(at))
+        made[name] = OFF if _is_off(spec) else _check_spec(spec, where(at))
     return made
 
 
 def _check_spec(spec: Any, key: str) -> Spec:
-    if isinstance(spec, list):
-        if not spec:
-            raise wrong(key, "a list with at least one value", spec)
-        if not all(_is_value(item) for item in spec):
-            raise wrong(key, "a list of numbers or names", spec)
-        if len(spec) == 2 and all(map(_is_number, spec)) and spec[0] > spec[1]:
-            raise _empty_range(key, *spec)
-    elif isinstance(spec, dict):
-        for name in spec:
-            if name not in RANGE_KEYS:
-                close = nearest(str(name), RANGE_KEYS)
-                hint = f'did you mean "{close}"?' if close else f"valid: {', '.join(RANGE_KEYS)}"
-                raise UserError(f"{key}.{name}: unknown key of a range; {hint}")
-        for name in ("low", "high", "step"):
-            if spec.get(name) is not None and not _is_number(spec[name]):
-                raise wrong(f"{key}.{name}", "a number", spec[name])
-        if not isinstance(spec.get("log", False), bool):
-            raise wrong(f"{key}.log", "true or false", spec["log"])
-    elif not _is_value(spec):
-        raise wrong(key, "off, a value, a list, or {low, high, step, log}", spec)
-    return spec  # type: ignore[no-any-return]
+    kind: TypeAdapter[Any] = RANGE if isinstance(spec, dict) else LIST if isinstance(spec, list) else SINGLE
+    parse(kind, spec, _inside(key), "unknown key of a range")
+    if isinstance(spec, list) and len(spec) == 2 and all(map(_is_number, spec)) and spec[0] > spec[1]:
+        raise _empty_range(key, *spec)
+    return spec  # type: ignore[no-any-return]  # as it was written: the knob that it narrows is still to come
+
+
+def _inside(key: str) -> Where:
+    return lambda name: f"{key}.{name}" if name else key
+
+
+def _is_off(value: Any) -> bool:
+    return switched(value) is False
 
 
 def _narrow_choices(knob: Knob, spec: Any, key: str) -> Knob:
     if isinstance(spec, Mapping):
         raise wrong(key, f"one or more of {listed(knob.choices)} (it has no order, so no range)", spec)
-    wanted = [knob.off if v is False or v == OFF else v for v in (spec if isinstance(spec, list) else [spec])]
+    wanted = [knob.off if _is_off(v) else v for v in (spec if isinstance(spec, list) else [spec])]
     for value in wanted:
         if value not in knob.choices:
             raise unknown(key, f"value of {knob.name}", value, [str(c) for c in knob.choices])
@@ -130,34 +157,33 @@ def _narrow_choices(knob: Knob, spec: Any, key: str) -> Knob:
 
 def _narrow_ordered(knob: Knob, spec: Any, key: str) -> Knob:
     if isinstance(spec, Mapping):
-        return _range(knob, spec, key)
+        return _range(knob, parse(RANGE, spec, _inside(key), "unknown key of a range"), key)
     if not isinstance(spec, list):
         return knob.fixed(knob.off if spec == knob.off else _in_range(knob, spec, key))
     ends = [_on_grid(knob, value, key) for value in spec]
     if len(ends) <= 2:
-        return _range(knob, {"low": ends[0], "high": ends[-1]}, key)
+        return _range(knob, Range(ends[0], ends[-1]), key)
     steps = {round(b - a, 9) for a, b in pairwise(ends)}
     if len(steps) > 1 or min(steps) <= 0:
         raise wrong(key, "[low, high], or rising values that are equally far apart", spec)
-    return _range(knob, {"low": ends[0], "high": ends[-1], "step": ends[1] - ends[0]}, key)
+    return _range(knob, Range(ends[0], ends[-1], ends[1] - ends[0]), key)
 
 
-def _range(knob: Knob, spec: Mapping[str, Any], key: str) -> Knob:
+def _range(knob: Knob, given: Range, key: str) -> Knob:
     """The range with the knob's own ends, step and scale where the user says nothing."""
-    own_step = spec.get("step") is not None
-    given = _in_range if own_step else _on_grid
+    place = _on_grid if given.step is None else _in_range
     assert knob.low is not None
     assert knob.high is not None
-    low = knob.low if spec.get("low") is None else given(knob, spec["low"], f"{key}.low")
-    high = knob.high if spec.get("high") is None else given(knob, spec["high"], f"{key}.high")
+    low = knob.low if given.low is None else place(knob, given.low, f"{key}.low")
+    high = knob.high if given.high is None else place(knob, given.high, f"{key}.high")
     if low > high:
         raise _empty_range(key, low, high)
     if low == high:
         return knob.fixed(low)
-    log = bool(spec.get("log", knob.log and not own_step))
+    log = knob.log and given.step is None if given.log is None else given.log
     step = None if log else knob.step
-    if own_step:
-        step = _typed(knob, spec["step"], f"{key}.step")
+    if given.step is not None:
+        step = _typed(knob, given.step, f"{key}.step")
         if log:
             raise UserError(f"{key}: must have a step or log: true, not both")
         if step <= 0 or not _whole((high - low) / step):
@@ -185,7 +211,7 @@ def _on_grid(knob: Knob, value: Any, key: str) -> int | float:
 
 
 def _in_range(knob: Knob, value: Any, key: str) -> int | float:
-    number = _typed(knob, knob.off if value is False or value == OFF else value, key)
+    number = _typed(knob, knob.off if _is_off(value) else value, key)
     assert knob.low is not None
     assert knob.high is not None
     if not knob.low <= number <= knob.high:
@@ -203,11 +229,3 @@ def _typed(knob: Knob, value: Any, key: str) -> int | float:
 
 def _whole(ratio: float) -> bool:
     return math.isclose(ratio, round(ratio), abs_tol=1e-6)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_value(value: Any) -> bool:
-    return _is_number(value) or isinstance(value, str) or value is False

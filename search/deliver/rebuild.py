@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search.config.schema import RunConfig, results_folder
+from search.config.load import results_folder
+from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig

@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from search.config.schema import STUDY
-from search.config.sections import LimitsConfig
+from search.config.schema import STUDY_RULE, LimitsConfig, is_study_name
 from search.deliver import record
 from search.errors import UserError, wrong
 from search.front.final import Final
@@ -25,8 +24,8 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     from search.prepare.prepared import targets_of
     from search.propose.study import read_outcomes
 
-    if not STUDY.holds(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
-        raise wrong("STUDY", STUDY.text, name)
+    if not is_study_name(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
+        raise wrong("STUDY", STUDY_RULE, name)
     attributes, outcomes = read_outcomes(mlruns, name)
     about, begun = attributes.get("about"), attributes.get(record.BEGUN)
     if about is None and begun is None:

@@ -18,7 +18,7 @@ from objectives.bench import Batch, open_bench
 from objectives.measurement import Measurement
 from objectives.process import Remote
 from objectives.waiting import default_waiting
-from search.config.schema import from_mapping
+from search.config.load import from_mapping
 from search.deliver.best_config import BestConfig
 from search.deliver.export import RECIPE
 from search.deliver.exported import read_exported

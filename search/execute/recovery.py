@@ -57,7 +57,7 @@ class Recovery:
             seed=config.seed,
         )
         loss = self._loss(model, encoded.lengths, labels)
-        patience = int(settings["early_stopping"]) if "early_stopping" in settings else None
+        patience = int(settings["early_stopping"]) or None
         rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
@@ -74,7 +74,7 @@ class Recovery:
         task = task_named(self.config.task)
         kept = self.plans.get("distill", {})
         width = kept.get("hidden")
-        weights = Weights(*(float(self.settings.get(f"{term}_weight", 0.0)) for term in TERMS))
+        weights = Weights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
         mapped: dict[int, int] = {}
         if weights.blocks > 0:  # where no block was dropped, each came from the teacher's at its place
             mapped = dict(enumerate(kept.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))

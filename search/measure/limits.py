@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from objectives import objective_named
-from search.config.sections import LimitsConfig
+from search.config.schema import LimitsConfig
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.prepare.prepared import Prepared
 

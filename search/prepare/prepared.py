@@ -30,10 +30,6 @@ from spaces.runtime import Context
 
 #: Rows a call for predictions in floating point.
 AT_ONCE = 32
-#: Of the recovery, what a recipe carries; without a recovery it carries none of it.
-RECOVER = ("epochs", "batch", "learning_rate", "temperature", "task_weight", "soft_weight", "hidden_weight")
-#: What a recipe carries only where it is on.
-OPTIONAL = ("block_weight", "relation_weight", "early_stopping")
 
 
 def cores() -> int:
@@ -157,9 +153,7 @@ class Prepared(Rows):
         wanted = asdict(self.config.recover)
         recover: dict[str, Value] = {}
         if cut and wanted["epochs"] > 0:
-            recover = {name: wanted[name] for name in RECOVER}
-            recover["rows"] = wanted["rows"] or 0
-            recover |= {name: wanted[name] for name in OPTIONAL if wanted[name]}
+            recover = {name: 0 if value is None else value for name, value in wanted.items()}
         return Recipe(
             base=self.model_digest,
             task=self.config.task,

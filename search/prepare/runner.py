@@ -215,9 +215,8 @@ def _outputs(
     recover = config.recover
     if recover.epochs == 0 or not space.compresses:
         return None
-    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0}
-    if recover.early_stopping is not None:
-        wanted["held_out"] = True
+    held_out = recover.early_stopping is not None
+    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from objectives import OBJECTIVES
 from objectives.quality import METRICS
-from search.config.schema import SAMPLERS, Names, RunConfig, narrow_axis
-from search.config.space_section import Spec
+from search.config.load import Names
+from search.config.schema import SAMPLERS, RunConfig
+from search.config.space_section import Spec, narrow_axis
 from search.tasks import TASKS
 from spaces.axes.bits import Bits
 from spaces.knob import Knob

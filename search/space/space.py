@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.config.schema import RunConfig, narrow_axis
+from search.config.schema import RunConfig
+from search.config.space_section import narrow_axis
 from search.errors import UserError, listed
 from search.space.choices import runtime_knob
 from search.space.deployments import Deployment

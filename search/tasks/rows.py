@@ -18,7 +18,7 @@ from search.tasks.tables import Table, read_table
 from search.tasks.task import Split, Splits
 
 if TYPE_CHECKING:
-    from search.config.sections import DataConfig
+    from search.config.schema import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from search.errors import UserError, Where, listed, unknown
 from search.tasks.files import Found, Options, read_file
 
 if TYPE_CHECKING:
-    from search.config.sections import DataConfig
+    from search.config.schema import DataConfig
 
 
 @dataclass(frozen=True)

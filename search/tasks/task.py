@@ -15,7 +15,7 @@ from search.errors import Where
 if TYPE_CHECKING:
     import torch
 
-    from search.config.sections import DataConfig
+    from search.config.schema import DataConfig
     from search.tasks.heads import Head
     from search.tasks.tokens import Encoded
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import Finished
 
-from search.config.schema import from_mapping, load
+from search.config.load import from_mapping, load
 from search.deliver.export import files_of
 from search.deliver.verify import TOLERANCE
 from search.space.choices import names
@@ -45,7 +45,7 @@ def test_the_embedded_default_searches_the_precisions_it_names_and_no_other_bits
     assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.precision"}
     assert {precision for _, precision in space.deployments} <= {"fp32", "int8"}
     described = {name for name in space.to_json()["knobs"] if name.startswith("bits.")}
-    assert described == {"bits.precision"}, "a study that was made before these knobs goes on"
+    assert described == {"bits.precision"}
 
 
 def test_blocks_and_embeddings_are_searched_where_the_user_opens_them() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from objectives.measurement import Measurement
 from objectives.stats import over_processes
-from search.config.schema import load
+from search.config.load import load
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
 from search.deliver.verify import Found, latency_line, strays

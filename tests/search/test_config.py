@@ -15,8 +15,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from search.config.schema import LATER, Names, Override, RunConfig, UserError, from_mapping, load, results_folder
-from search.config.source import Source
+from search.config.load import Names, from_mapping, load, results_folder
+from search.config.schema import RunConfig
+from search.config.source import Override, Source
+from search.errors import UserError
 
 NAMES = Names(
     axes={
@@ -78,10 +80,10 @@ def test_the_embedded_default_loads_and_its_files_are_there() -> None:
 def test_a_configuration_written_back_means_the_same(folder: Path, overrides: list[str]) -> None:
     config = load(write(folder, MINIMAL), overrides, NAMES)
     assert from_mapping(config.to_mapping(), NAMES) == config
-    assert from_mapping(json.loads(config.to_json()), NAMES) == config
+    assert from_mapping(json.loads(json.dumps(config.to_mapping())), NAMES) == config
     elsewhere = folder / "copy" / "copy.yaml"
     elsewhere.parent.mkdir()
-    elsewhere.write_text(config.to_yaml())
+    elsewhere.write_text(yaml.safe_dump(config.to_mapping()))
     assert load(elsewhere, [], NAMES) == config
 
 
@@ -164,6 +166,10 @@ def test_a_study_is_resumed_with_another_budget_but_not_with_another_space(folde
 
 WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(trails=1), r"config.yaml: trails: unknown key"),
+    (changed(source="here"), r"config.yaml: source: unknown key; did you mean .measure."),
+    ({**MINIMAL, 4: 5}, r"config.yaml: 4: unknown key"),
+    (changed(teacher={4: 5}), r"config.yaml: teacher.4: unknown key"),
+    (changed(limits={"others": {4: 5}}), r'config.yaml: limits.others.4: unknown objective "4"'),
     (changed(sampelr="gp"), r'sampelr: unknown key; did you mean "sampler"\?'),
     (changed(trials=3), r'trials: unknown key; did you mean "budget.trials"\?'),
     (changed(teacher={"epoch": 1}), r'teacher.epoch: unknown key; did you mean "teacher.epochs"\?'),
@@ -312,7 +318,7 @@ def test_keys_are_placed_where_they_were_written() -> None:
 
 def test_reading_a_configuration_needs_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "datasets", "evaluate", "mlflow", "optuna", "matplotlib")
-    code = f"import search.config.schema, search.tasks, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import search.config.load, search.tasks, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -334,15 +340,84 @@ def test_a_workload_that_is_none_or_changes_nothing_is_refused(folder: Path, nam
         load(write(folder, changed(objectives=["metric", name])), [], NAMES)
 
 
-def test_keys_that_came_later_change_no_earlier_study_where_they_are_off(folder: Path) -> None:
-    """Keys of studies and teachers that were made before these keys were there."""
-    path = write(folder, changed())
-    plain = load(path, [], NAMES)
-    parts, teacher = plain.study_parts("m", "d"), plain.teacher_parts("m", "d")["teacher"]
-    for section, keys in LATER.items():
-        assert not set(keys) & set(parts[section]), section
-    assert set(LATER["teacher"]).isdisjoint(teacher) and "epochs" in teacher
-    said = load(path, ["recover.relation_weight=0.5", "workload.threads=2", "teacher.early_stopping=3"], NAMES)
-    assert said.study_parts("m", "d")["recover"]["relation_weight"] == 0.5
-    assert said.study_parts("m", "d")["workload"]["threads"] == 2
-    assert said.teacher_parts("m", "d")["teacher"]["early_stopping"] == 3
+@pytest.mark.parametrize(
+    ("override", "section"),
+    [("recover.relation_weight=0.5", "recover"), ("workload.threads=2", "workload"), ("economy.rungs=[]", "rungs")],
+)
+def test_every_key_of_what_trials_share_makes_another_study(folder: Path, override: str, section: str) -> None:
+    path = write(folder, MINIMAL)
+    parts, other = (load(path, said, NAMES).study_parts("m", "d") for said in ([], [override]))
+    assert {name for name in parts if parts[name] != other[name]} == {section}
+    assert parts.keys() == other.keys()
+
+
+# --- YAML as a person expects it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["no", "off", "on", "yes", "No", "null-ish", "007", "1:30", "2025-01-31", "="])
+def test_a_bare_word_where_text_is_wanted_is_that_text(folder: Path, word: str) -> None:
+    text = yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "data"})
+    data = f"data: {{train: train.csv, text: {word}, label: {word}, label_names: [{word}, other]}}\n"
+    made = load(write(folder, text + data), [f"data.text_pair={word}"], NAMES).data
+    assert (made.text, made.label, made.label_names, made.text_pair) == (word, word, (word, "other"), word)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("on", True), ("Yes", True), ("true", True), ("off", False), ("no", False)]
+)
+def test_a_bare_word_that_switches_is_true_or_false_where_that_is_wanted(folder: Path, word: str, meant: bool) -> None:
+    path = write(folder, yaml.safe_dump(MINIMAL) + f"measure: {{reuse: {word}}}\n")
+    config = load(path, [f"economy.reject={word}", f"space.prune={word}"], NAMES)
+    assert (config.measure.reuse, config.economy.reject, config.space) == (
+        meant,
+        meant,
+        {} if meant else {"prune": None},
+    )
+
+
+@pytest.mark.parametrize("word", ["1", "y", "maybe", '"true"'])
+def test_a_switch_takes_no_other_word(folder: Path, word: str) -> None:
+    with pytest.raises(UserError, match=r"^--set measure.reuse: must be true or false, got "):
+        load(write(folder, MINIMAL), [f"measure.reuse={word}"], NAMES)
+
+
+def test_an_axis_that_is_off_is_opened_by_a_knob_of_it(folder: Path) -> None:
+    path = write(folder, yaml.safe_dump(MINIMAL) + "space: {prune: off}\n")
+    assert load(path, ["space.prune.heads=0.5"], NAMES).space == {"prune": {"heads": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-4", 1e-4), ("1E4", 1e4), ("1.5e+2", 150.0), (".5", 0.5), ("+3", 3.0), ("2.", 2.0)]
+)
+def test_a_number_is_a_number_however_it_is_written(folder: Path, text: str, number: float) -> None:
+    made = load(write(folder, yaml.safe_dump(MINIMAL) + f"teacher: {{epochs: {text}}}\n"), [], NAMES).teacher.epochs
+    assert made == number and isinstance(made, float)
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", ".inf", ".nan", "1e-4x", '"3"', "yes"])
+def test_what_reads_as_a_number_to_a_machine_alone_is_none(folder: Path, text: str) -> None:
+    for key in ("teacher.epochs", "budget.trials", "limits.others.size_mb"):
+        with pytest.raises(UserError, match=rf"^--set {key}: must be a (whole )?number.*, got "):
+            load(write(folder, MINIMAL), [f"{key}={text}"], NAMES)
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: {c: 1,\n  c: 2}", "a: {c: 1}\nb: {d: {}}\nc: 0\nc: 1"])
+def test_a_key_written_twice_is_told_with_its_line(folder: Path, text: str) -> None:
+    line = text.count("\n") + 1
+    with pytest.raises(UserError, match=rf'config.yaml, line {line}: not valid YAML: key "c" is there twice$'):
+        load(write(folder, text), [], NAMES)
+
+
+def test_no_yaml_makes_an_object(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"line 1: not valid YAML: could not determine a constructor"):
+        load(write(folder, "!!python/object/apply:os.getcwd []\n"), [], NAMES)
+
+
+def test_a_section_with_nothing_behind_it_keeps_its_defaults(folder: Path) -> None:
+    path = write(folder, MINIMAL)
+    assert load(write(folder, yaml.safe_dump(MINIMAL) + "teacher:\nspace:\n"), [], NAMES) == load(path, [], NAMES)
+
+
+def test_an_unknown_key_is_told_before_what_is_missing(folder: Path) -> None:
+    with pytest.raises(UserError, match=r'model.nmae: unknown key; did you mean "model.name"\?$'):
+        load(write(folder, changed(model={"nmae": "model"})), [], NAMES)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import search
-from search.config.schema import STUDY, study_name
+from search.config.schema import is_study_name, study_name
 from search.deliver import export as exporting
 from search.deliver.best_config import BestConfig, read_best_config, schema
 from search.deliver.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
@@ -332,12 +332,12 @@ def test_a_name_a_digest_or_a_number_that_is_none_is_refused_where_it_is_read(be
 def test_what_every_study_is_called_is_what_a_record_takes(best: Path) -> None:
     data = yaml.safe_load(best.read_text())
     for name in ("a", "_x", "movie-reviews", "v1.2_b", study_name("Ein Name/mit äöü" * 40)):
-        assert STUDY.holds(name)
+        assert is_study_name(name)
         data["study"] = data["config"]["study"] = name
         best.write_text(yaml.safe_dump(data))
         assert read_best_config(best).study == name
     for name in EDITS["study"]:
-        assert not STUDY.holds(name)
+        assert not is_study_name(name)
 
 
 def test_a_study_of_a_database_that_is_no_folders_name_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from search.config.schema import UserError, narrow, narrow_axis
-from search.config.space_section import check_space
+from search.config.space_section import check_space, narrow, narrow_axis
+from search.errors import UserError
 from spaces.knob import Knob
 
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.config.sections import DataConfig
+from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.classification import Classification
 from search.tasks.heads import Head, head_labels

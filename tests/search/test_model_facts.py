@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from objectives import workload
-from search.config.schema import RunConfig, load
+from search.config.load import load
+from search.config.schema import RunConfig
 from search.errors import UserError
 from search.prepare.data import prepare_data
 from search.prepare.folders import frame_in, input_names

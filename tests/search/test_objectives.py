@@ -11,7 +11,7 @@ import tiny
 from conftest import STUDY, state_of
 
 from objectives import clock, energy
-from search.config.schema import load
+from search.config.load import load
 from search.errors import UserError
 from search.prepare import runner as compose
 from search.space.choices import names

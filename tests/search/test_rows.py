@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config.schema import FORMATS, UserError
-from search.config.sections import DataConfig
+from search.config.load import FORMATS
+from search.config.schema import DataConfig
 from search.config.source import embedded
+from search.errors import UserError
 from search.tasks.classification import Classification
 from search.tasks.files import READERS
 from search.tasks.task import Split, Splits

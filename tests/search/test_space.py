@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search.config.schema import from_mapping, load
+from search.config.load import from_mapping, load
 from search.errors import UserError
 from search.space.choices import names
 from search.space.space import Space, open_space

@@ -15,7 +15,8 @@ import torch
 from fake_cuda import fake_cuda
 from safetensors.torch import load_file
 
-from search.config.schema import RunConfig, load
+from search.config.load import load
+from search.config.schema import RunConfig
 from search.execute.build_weights import make_weights
 from search.execute.looks import Looks, looked_at, recover_with_looks
 from search.prepare.data import prepare_data

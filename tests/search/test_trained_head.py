@@ -21,7 +21,7 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from search.config.schema import load
+from search.config.load import load
 from search.errors import UserError
 from search.planning import plan_lines
 from search.prepare.data import prepare_data

@@ -15,7 +15,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from search.cli import commands
-from search.config.schema import load
+from search.config.load import load
 from search.deliver import record
 from search.deliver.best_config import schema
 from search.errors import UserError

@@ -1,0 +1,181 @@
+"""A configuration is read, checked against what there is (names, files, folders), and frozen."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.config.model_folder import model_name
+from search.config.parse import parse
+from search.config.schema import RUN, DataConfig, RunConfig, study_name
+from search.config.source import Override, Source, read
+from search.config.space_section import check_space
+from search.errors import UserError, listed, unknown, wrong
+
+DELIMITED = (".csv", ".tsv")
+TEXTS = (*DELIMITED, ".json", ".jsonl")
+FORMATS = (*TEXTS, ".parquet")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What can be named in a configuration; the composition root fills it from the registries."""
+
+    axes: Mapping[str, tuple[str, ...]]  # axis (the runtime too) -> its knobs
+    tasks: tuple[str, ...]
+    metrics: tuple[str, ...]  # the first is the default
+    samplers: tuple[str, ...]  # the first is the default
+    objectives: tuple[str, ...]
+
+
+def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
+    """The configuration in `path` (None: the embedded default) with `overrides` ("a.b=value") on top.
+
+    Relative paths of the file are relative to the file, those of an override to the current folder; `mlruns`
+    is always relative to the current folder.
+
+    Raises:
+        UserError: anything the user must mend.
+    """
+    raw, source = read(path, [o if isinstance(o, Override) else Override.parse(o) for o in overrides])
+    if path is not None:
+        raw.setdefault("study", study_name(path.stem))
+    return from_mapping(raw, names, source)
+
+
+def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = None) -> RunConfig:
+    """The checked configuration of a mapping that is already read."""
+    source = source or Source()
+    raw = dict(raw)
+    if isinstance(raw.get("data"), Mapping) and raw["data"].get("name") is not None:
+        raw["data"] = {"train": "train", **raw["data"]}
+    raw.setdefault("metric", names.metrics[0])
+    raw.setdefault("sampler", names.samplers[0])
+    space = check_space(raw.pop("space", None), names.axes, source.where)
+    config = parse(RUN, raw, source.where)
+    _check_names(config, names, source)
+    return replace(
+        config,
+        model=replace(config.model, name=model_name(config.model.name, source)),
+        data=_located(config.data, source),
+        space=space,
+        objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
+        mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
+        source=source,
+    )
+
+
+def results_path(path: Path, where: str) -> Path:
+    """`path`, absolute.
+
+    Raises:
+        UserError: it holds a character that means something else in the addresses of databases in it.
+    """
+    made = path.absolute()
+    if set("?%") & set(str(made)):
+        raise wrong(
+            where, "a folder whose path has no ? and no % (in a database's address they mean something else)", made
+        )
+    return made
+
+
+@contextmanager
+def results_folder(config: RunConfig) -> Iterator[Path]:
+    """`config.mlruns`, made if it is not there, and not left behind empty by a UserError.
+
+    Raises:
+        UserError: nothing can be written in it.
+    """
+    folder = Path(config.mlruns)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # can it be written?
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{config.where('mlruns')}: must be a folder that can be written, got {folder} ({reason})"
+        ) from None
+    try:
+        yield folder
+    except UserError:
+        if made:
+            inside = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+            for path in (*inside, *made):
+                with suppress(OSError):  # it has something in it
+                    path.rmdir()
+        raise
+
+
+def _check_names(config: RunConfig, names: Names, source: Source) -> None:
+    for key, name, valid in (
+        ("task", config.task, names.tasks),
+        ("metric", config.metric, names.metrics),
+        ("sampler", config.sampler, names.samplers),
+    ):
+        if name not in valid:
+            raise unknown(source.where(key), key, name, valid)
+    objectives = ["metric" if o == config.metric else o for o in config.objectives]
+    for name in objectives:
+        _check_objective(name, ("metric", *names.objectives), source.where("objectives"))
+    for name in config.limits.others:
+        _check_objective(name, names.objectives, source.where(f"limits.others.{name}"))
+    if len(set(objectives)) < max(2, len(objectives)):
+        raise wrong(source.where("objectives"), "at least two different ones", list(config.objectives))
+
+
+def _check_objective(name: str, valid: Sequence[str], where: str) -> None:
+    """Raise UserError for a name that is none of `valid`, or of a workload that cannot be."""
+    plain, mark = name.partition("/")[::2]  # "latency_p50_ms/b32": under another workload
+    if plain not in valid:
+        raise unknown(where, "objective", name, valid)
+    if mark or name != plain:
+        from objectives import objective_named
+
+        try:
+            objective_named(name)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _located(data: DataConfig, source: Source) -> DataConfig:
+    """With absolute paths, when the data are files. Raises UserError when one is missing."""
+    for split, value in data.splits.items():
+        if split != "train" and value == data.train:
+            raise wrong(source.where(f"data.{split}"), "other rows than data.train (or left out: cut from it)", value)
+    if data.name is not None:
+        if source.resolve("data.name", data.name).is_file():
+            raise wrong(source.where("data.name"), "a hub name; a file goes to data.train", data.name)
+        for key in ("encoding", "delimiter"):
+            if getattr(data, key) is not None:
+                raise wrong(source.where(f"data.{key}"), "left out of hub data", getattr(data, key))
+        return data
+    if data.config is not None:
+        raise wrong(source.where("data.config"), "left out unless data.name is a hub name", data.config)
+    files = {split: _file(f"data.{split}", path, source) for split, path in data.splits.items()}
+    for key, formats in (("encoding", TEXTS), ("delimiter", DELIMITED)):
+        if getattr(data, key) is not None and not any(path.lower().endswith(formats) for path in files.values()):
+            rule = f"left out where no file ends in {' or '.join(formats)}"
+            raise wrong(source.where(f"data.{key}"), rule, getattr(data, key))
+    return replace(data, train=files["train"], validation=files.get("validation"), test=files.get("test"))
+
+
+def _file(key: str, path: str, source: Source) -> str:
+    file = source.resolve(key, path)
+    where = source.where(key)
+    if not file.exists():
+        raise UserError(f"{where}: no such file: {file}{_beside(file)}")
+    if not file.is_file() or file.suffix.lower() not in FORMATS:
+        raise wrong(where, f"a file ending in {' or '.join(FORMATS)}", path)
+    return str(file)
+
+
+def _beside(file: Path) -> str:
+    """A hint: the data files that are in its folder, if any."""
+    found = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
+    return f" (in that folder: {listed(found, 8)})" if found else ""
