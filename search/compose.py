@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from objectives import clock
 from search.config.load import results_folder
 from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
@@ -199,7 +197,7 @@ def _explored(
 def cost_model_of(
     prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, made: Sequence[Params] = ()
 ) -> TableCostModel | None:
-    """What is known before training; None where the search is about something else, or the model's shape is unknown."""
+    """Latencies and costs before training; None for other objectives, or where the model's shape is unknown."""
     if not prepared.weighs_quality_and_latency:
         return None
     try:
@@ -218,11 +216,12 @@ def proposer_of(
     made: Callable[[Recipe], bool] = lambda recipe: False,
     retry_failed: bool = False,
 ) -> Proposer:
-    """The study of this prepared, new or resumed, with what it is to try next.
+    """The study of this search, new or resumed, with what it tries next.
 
-    `cost_model` is None where the search is not about the task's metric and the main latency: then everybody is
-    trained in full, and the default sampler is TPE.
+    `cost_model` is None where the objectives are not the task's metric and the main latency. Then every candidate runs
+    its full recovery, and the default sampler is TPE.
     """
+    from search.propose.equal_search import equal_search
     from search.propose.known_latency import KnownLatency
     from search.propose.proposer import Proposer
     from search.propose.samplers import SAMPLERS
@@ -256,32 +255,9 @@ def proposer_of(
         go_on,
         decisions,
         made,
-        before(prepared),
+        equal_search(prepared),
         retry_failed,
     )
-
-
-def before(prepared: Prepared) -> Sequence[Outcome]:
-    """What an equal search found on this machine: of this configuration, whatever its name and its budget were."""
-    from search.propose.study import same_search
-
-    config = prepared.config
-    if not config.measure.reuse:
-        return ()
-    mine = _what_matters(config.to_mapping())
-
-    def alike(about: Any) -> bool:
-        if about is None or clock.difference(about["hardware"], prepared.environment):
-            return False
-        return bool(_what_matters(about["config"]) == mine)
-
-    return same_search(Path(config.mlruns), config.study, prepared.parts, alike)
-
-
-def _what_matters(config: Mapping[str, Any]) -> Any:
-    """Of a configuration what its study's parts do not say; of model and data they say the content."""
-    left = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
-    return json.loads(json.dumps(left))
 
 
 def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "spaces"))  # for `models`; last, other folders have a conftest too
-
-import models
 
 from objectives.shapes import Shapes, operations_of, params_of
 from search.space.sizes import Outline, outline_of, shapes_of, shapes_of_folder

@@ -1,14 +1,11 @@
-"""Makes `models` importable, and keeps tiny tensors on one thread (a second one only costs time)."""
+"""Keeps tiny tensors on one thread (a second one only costs time)."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))  # last: other folders have a conftest too
 
 
 @pytest.fixture(autouse=True)
