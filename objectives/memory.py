@@ -58,7 +58,7 @@ CUDA_CONTEXT_MB = 600.0
 
 def available_mb(device: str) -> float | None:
     """How much memory models that are opened together may take on `device`; None where nobody can say."""
-    free = gpu.free_mb() if device == "cuda" else min(psutil.virtual_memory().available / 1e6, *_of_container())
+    free = gpu.free_mb() if device == "cuda" else min(psutil.virtual_memory().available / 1e6, *container_limits_mb())
     return None if free is None else COUNTED_ON * free
 
 
@@ -67,7 +67,7 @@ def held_mb(measured: Measurement, device: str) -> float:
     return measured.value + (CUDA_CONTEXT_MB if device == "cuda" else 0.0)
 
 
-def _of_container(group: Path = Path("/sys/fs/cgroup")) -> list[float]:
+def container_limits_mb(group: Path = Path("/sys/fs/cgroup")) -> list[float]:
     """MB left to this process's control group (version 2 as a container sees it); nothing where it has no limit."""
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))

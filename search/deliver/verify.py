@@ -164,7 +164,7 @@ def check(folder: Path, mlruns: Path) -> Found:
     record = read_exported(folder)
     context = context_of(record)
     elsewhere = same_kind(record, context)
-    with opened(folder, record, context) as bench, _rows(record, context, mlruns) as rows:
+    with opened(folder, record, context) as bench, rows_of_record(record, context, mlruns) as rows:
         found = outputs(folder, record, context, bench)
         lines, problems = list(found.lines), [found.problem] if found.problem else []
         lines += _quality_lines(folder, record, context, bench, rows, problems)
@@ -180,7 +180,7 @@ def check(folder: Path, mlruns: Path) -> Found:
 
 
 @contextmanager
-def _rows(record: BestConfig, context: Context, mlruns: Path) -> Iterator[Rows | str]:
+def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[Rows | str]:
     """The prepared data of the record, or why they cannot be read here."""
     from search.prepare import runner as compose
     from search.space.choices import names

@@ -125,7 +125,7 @@ class Store:
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
             try:
                 partial.rename(final)
-                _verified[final] = _signature(final, files)
+                VERIFIED[final] = _signature(final, files)
             except OSError:  # another process was faster
                 if not final.exists():
                     raise
@@ -257,11 +257,11 @@ def _files(folder: Path) -> dict[str, list[Any]]:
     """Size and SHA-256 by relative path."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        found[str(path.relative_to(folder))] = [path.stat().st_size, _sha256(path)]
+        found[str(path.relative_to(folder))] = [path.stat().st_size, sha256_of(path)]
     return found
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -272,7 +272,7 @@ def digest_in(entry: Path, name: str) -> str:
 
 
 #: Entries whose hashes this process has checked, with what their files were like then.
-_verified: dict[Path, list[tuple[int, ...]]] = {}
+VERIFIED: dict[Path, list[tuple[int, ...]]] = {}
 
 
 def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -287,11 +287,11 @@ def _whole(folder: Path) -> bool:
         before = _signature(folder, wanted)
     except (OSError, json.JSONDecodeError, KeyError):
         return False
-    if _verified.get(folder) == before:
+    if VERIFIED.get(folder) == before:
         return True
     for (name, (size, digest)), (found, *_) in zip(wanted.items(), before, strict=True):
         path = folder / name
-        if not path.is_file() or found != size or _sha256(path) != digest:
+        if not path.is_file() or found != size or sha256_of(path) != digest:
             return False
-    _verified[folder] = before
+    VERIFIED[folder] = before
     return True

@@ -57,7 +57,7 @@ class Tracking:
         self._connect, self._say, self._uri, self._clock = connect, say, uri, clock
         self._tracker: Logs | None = None
         self._behind = False  # whether something could not be logged
-        self._again = 0.0  # when to try again
+        self.retry_at = 0.0  # when to try again
 
     @property
     def page(self) -> str:
@@ -68,7 +68,7 @@ class Tracking:
         """Log a trial, and what is missing of earlier ones; an observer."""
         if not self._behind:
             self._try(lambda: self._connected().observe(outcome, front))
-        elif self._clock() >= self._again:
+        elif self._clock() >= self.retry_at:
             self._try(lambda: self._connected().sync(front))
 
     def begin(self, front: Front) -> None:
@@ -123,7 +123,7 @@ class Tracking:
             if disk_is_full(error) or is_ours(error):
                 raise
             now = self._clock()
-            self._again = now + max(PAUSE_S, PAUSE_SHARE * (now - began))
+            self.retry_at = now + max(PAUSE_S, PAUSE_SHARE * (now - began))
             log.exception("MLflow at %s failed", self._uri)
             if not self._behind:
                 self._say(f"      MLflow at {self._uri} failed ({one_line(error)}); what it misses is logged later")

@@ -110,10 +110,10 @@ def test_a_containers_limit_counts_and_its_page_cache_is_free(tmp_path: Path) ->
     for name, content in (("memory.max", "4000000000"), ("memory.current", "3000000000")):
         (tmp_path / name).write_text(f"{content}\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000000\n")
-    assert memory._of_container(tmp_path) == [1500.0]
+    assert memory.container_limits_mb(tmp_path) == [1500.0]
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._of_container(tmp_path) == [math.inf]
-    assert memory._of_container(tmp_path / "none") == [math.inf]
+    assert memory.container_limits_mb(tmp_path) == [math.inf]
+    assert memory.container_limits_mb(tmp_path / "none") == [math.inf]
 
 
 def test_what_is_available_is_less_than_the_machine_has() -> None:

@@ -107,16 +107,16 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
     chosen, ours = tmp_path / "chosen by the record", tmp_path / "mlruns"
     read = load(config, [], names())
     record = cast(BestConfig, SimpleNamespace(config={**read.to_mapping(), "mlruns": str(chosen)}))
-    with check._rows(record, Context(), ours) as rows:
+    with check.rows_of_record(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and len(rows.split("validation")[1]) == 96
     assert list(tmp_path.iterdir()) == [] and prepared == ["describe_model", "prepare_data"]
 
     stage = compose.Stages(Store(ours / "cache"), lambda stage, done: None)
     compose.data_stages(replace(read, mlruns=str(ours)), stage)
-    with check._rows(record, Context(), ours) as rows:
+    with check.rows_of_record(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and rows.data.is_relative_to(ours)
     assert prepared == ["describe_model", "prepare_data"] * 2 and list(tmp_path.iterdir()) == [ours]
 
     gone = {**record.config, "data": {**record.config["data"], "train": str(tmp_path / "train.csv")}}
-    with check._rows(cast(BestConfig, SimpleNamespace(config=gone)), Context(), ours) as rows:
+    with check.rows_of_record(cast(BestConfig, SimpleNamespace(config=gone)), Context(), ours) as rows:
         assert isinstance(rows, str) and "train.csv" in rows

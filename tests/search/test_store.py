@@ -116,13 +116,13 @@ def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:
 def counting_hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of files, as they are hashed."""
     hashed: list[str] = []
-    real = stores._sha256
+    real = stores.sha256_of
 
     def counted(path: Path) -> str:
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(stores, "_sha256", counted)
+    monkeypatch.setattr(stores, "sha256_of", counted)
     return hashed
 
 
@@ -135,7 +135,7 @@ def test_an_entry_is_hashed_once_a_process_and_again_when_it_was_written_to(
     for _ in range(3):
         assert store.find("weights", {"number": 0}) == folder
     assert hashed == ["data.bin"], "what was hashed when it was made"
-    stores._verified.clear()  # as in the next process
+    stores.VERIFIED.clear()  # as in the next process
     for _ in range(3):
         assert store.find("weights", {"number": 0}) == folder
     assert hashed == ["data.bin"] * 2

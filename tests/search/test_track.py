@@ -391,7 +391,7 @@ def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
     with monkeypatch.context() as patch:
         patch.setattr(track, "log_values", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("reset")))
         tracking.observe(front.outcomes[0], seen)
-    tracking._again = 0.0
+    tracking.retry_at = 0.0
     seen = seen.add(front.outcomes[1])
     tracking.observe(front.outcomes[1], seen)
     assert runs(store, "part").keys() == {"part", "trial-0", "trial-1"}
