@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from spaces.knob import Knob, Settings
+from spaces.knob import Knob, Plan, Settings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from spaces.shape import Shape
     from spaces.statistics import Statistics
-
-Plan = dict[str, Any]  # JSON: what the data decided
 
 
 class Phase(IntEnum):

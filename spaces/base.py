@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from spaces.axis import Plan
+from spaces.knob import Plan
 from spaces.loading import ModelError, load_weights, model_config, reading
 
 __all__ = [

@@ -9,10 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from spaces import registry, two_of_four
-from spaces.axis import Plan
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.errors import Infeasible
-from spaces.knob import Settings, Value
+from spaces.knob import Plan, Settings, Value
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context, Predict
 from spaces.shape import NO_SHAPE, Shape

@@ -1,12 +1,14 @@
-"""One setting of an axis, and the values that it can take."""
+"""A knob: one setting of an axis, the values that it can take, and the plan that settings become."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 Value = int | float | str
 Settings = Mapping[str, Value]
+Plan = dict[str, Any]  # JSON: what the data decided
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from spaces.axis import Plan
+from spaces.knob import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

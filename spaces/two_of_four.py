@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from spaces.anatomy import replace_module
-from spaces.axis import Plan
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.sparse import TwoOfFour, sparse_modules
 

@@ -26,8 +26,8 @@ from objectives.process import Remote
 from objectives.timing import QUICK
 from search.space.stored_sizes import sizes_of
 from spaces import build
-from spaces.axis import Plan
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 
 COLUMNS = (

@@ -21,8 +21,8 @@ from search.front.outcome import Outcome
 from search.store.paths import located
 from search.store.store import MANIFEST, Store
 from spaces import build, registry
-from spaces.axis import Plan
 from spaces.base import WEIGHTS
+from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 from spaces.runtimes.seal import beside

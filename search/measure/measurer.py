@@ -26,8 +26,8 @@ from search.prepare.prepared import Prepared
 from search.store.paths import located
 from search.store.store import digest_in
 from spaces import build, registry
-from spaces.axis import Plan
 from spaces.base import WEIGHTS
+from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 

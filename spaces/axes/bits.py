@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spaces.axis import Phase, Plan
+from spaces.axis import Phase
 from spaces.errors import Infeasible
-from spaces.knob import Knob, Settings
+from spaces.knob import Knob, Plan, Settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the names of precisions are asked for before it is
     from torch import nn

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from spaces import slicing
 from spaces.anatomy import Anatomy, anatomy_of
-from spaces.axis import Phase, Plan
+from spaces.axis import Phase
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.knob import Knob, Settings
+from spaces.knob import Knob, Plan, Settings
 from spaces.least_squares import compensate
 from spaces.shape import Shape
 from spaces.slicing import Cut

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import anatomy_of, replace_module
-from spaces.axis import Phase, Plan
+from spaces.axis import Phase
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.knob import Knob, Settings
+from spaces.knob import Knob, Plan, Settings
 from spaces.products import Costs
 from spaces.shape import Shape
 from spaces.statistics import PLACES, Statistics, cholesky

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, anatomy_of, replace_module
 from spaces.axes.low_rank import LowRank
-from spaces.axis import Phase, Plan
+from spaces.axis import Phase
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.knob import Knob, Settings
+from spaces.knob import Knob, Plan, Settings
 from spaces.shape import Shape
 from spaces.sparse import Sparse, TwoOfFour, best_of_four, best_of_row
 from spaces.statistics import PLACES, Statistics

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from spaces.axis import Plan
 from spaces.base import WEIGHTS
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.axis import Plan
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require

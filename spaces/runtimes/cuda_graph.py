@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.axis import Plan
 from spaces.base import Base, read_config
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_precisions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spaces.axis import Plan
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spaces import calibration, sensitivity
-from spaces.axis import Plan
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import quantise
 from spaces.runtimes.opening import cpus, require

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spaces.axis import Plan
 from spaces.base import WEIGHTS
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Runtime
 from spaces.runtimes import float8
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.axis import Plan
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
 from spaces.runtimes.opening import require

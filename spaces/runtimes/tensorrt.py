@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spaces.axis import Plan
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
 from spaces.runtimes.opening import require

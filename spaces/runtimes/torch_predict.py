@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from spaces import build, two_of_four
-from spaces.axis import Plan
 from spaces.base import TaskModel, read_config
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.sparse import expand

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from spaces import build
-from spaces.axis import Plan
 from spaces.base import read_config
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.cuda_graph import bucket, buckets_of
 from spaces.runtimes.exported import decomposed, export

@@ -17,7 +17,7 @@ from search.front.front import Front
 from search.measure.graphs import STAGE, Graphs
 from search.store.store import MANIFEST, Store
 from spaces import registry
-from spaces.axis import Plan
+from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 from spaces.runtimes import onnx

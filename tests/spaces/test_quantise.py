@@ -15,8 +15,8 @@ from torch import nn
 from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axes.bits import INTEGER
-from spaces.axis import Plan
 from spaces.errors import Infeasible
+from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
 
