@@ -7,7 +7,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 python=${PYTHON:-python3}
 dry=()
-if [ "${1:-}" = "--dry" ]; then dry=(--dry); shift; fi
+if [ "${1:-}" = "--dry" ]; then
+  # Threads that sleep while they wait spare the fork server that passive processes need of their own.
+  dry=(--dry); shift; export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+fi
 out=${1:-${OUT:-$here/out}}
 if [ $# -gt 0 ]; then shift; fi
 work=${GPU_WORK:-$here/work}
