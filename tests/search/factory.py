@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
     "metric": "accuracy",
     "objectives": ["metric", "latency_p50_ms"],
     "limits": {"max_latency_ms": None, "max_loss": None, "min_accuracy": None, "max_size_mb": None},
-    "workload": {"batch": 1, "length": 32},
+    "workload": {"batch": 1, "length": 32, "threads": None},
     "budget": {"trials": 40, "timeout": None, "trial_timeout": 1800},
 }
 
