@@ -26,8 +26,7 @@ EMBEDDINGS = ("as-is", "int8")
 
 
 class Bits:
-    """Says which precisions; whether they exist is a property of the pair of precision and runtime (Infeasible there).
-    Says which precisions; whether they exist is a property of the pair of precision and runtime (Infeasible there)."""
+    """Chooses a precision. Whether it exists is a property of the runtime, which raises Infeasible where it does not."""
 
     name = "bits"
     phase = Phase.QUANTISE

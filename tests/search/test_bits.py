@@ -1,5 +1,4 @@
-"""Bit precisions in a search: which pairs are tried, from where it starts, and what every set of weights carries along.
-Bit precisions in a search: which pairs are tried, from where it starts, and what every set of weights carries along."""
+"""Precisions in a search: the deployments that are tried, where it starts, and what every set of weights has beside it."""
 
 from __future__ import annotations
 

@@ -228,8 +228,7 @@ class LatencyPredictor:
 
 
 def deployment_name(params: Params) -> str:
-    """What a table calls the runtime and the precision of settings: "onnx/int8"; "onnx/int8 fp32_blocks 2" is another.
-    What a table calls the runtime and the precision of settings: "onnx/int8"; "onnx/int8 fp32_blocks 2" is another."""
+    """A deployment's name in the table of latencies: "onnx/int8", or "onnx/int8 fp32_blocks 2"."""
     precision, fp32_blocks, tables = (
         params.get(PRECISION, "fp32"),
         params.get("bits.fp32_blocks", 0),
