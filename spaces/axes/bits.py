@@ -26,7 +26,7 @@ EMBEDDINGS = ("as-is", "int8")
 
 
 class Bits:
-    """Chooses a precision. Whether it exists is a property of the runtime, which raises Infeasible where it does not."""
+    """Chooses a precision. Whether it exists is the runtime's: it raises Infeasible where it does not."""
 
     name = "bits"
     phase = Phase.QUANTISE

@@ -1,4 +1,4 @@
-"""Precisions in a search: the deployments that are tried, where it starts, and what every set of weights has beside it."""
+"""Precisions in a search: deployments that are tried, the start, and what every set of weights has beside it."""
 
 from __future__ import annotations
 

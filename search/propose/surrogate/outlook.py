@@ -176,7 +176,7 @@ class Outlook:
         return float(mean[0]), float(sd[0])
 
     def offset(self, one: Weights, deployment: Deployment) -> float:
-        """Quality under a deployment less that of the weights. A plane over the settings says nothing beyond the grid."""
+        """Quality under a deployment less that of the weights. The plane says nothing beyond the grid."""
         if one.row is None:
             return self._model.offsets.get(deployment, Offset()).base
         return float(self._model.offset(deployment, np.array([self._record.features(one)]))[0])
