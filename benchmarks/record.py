@@ -9,7 +9,7 @@ For benchmarks/search_efficiency.py. The embedded default's model, data and reco
 heads, neurons, rank), each under every pair of runtime and precision that is here, in the order of three grids, each of
 which contains the one before: 48, 96, 192. A grid that is whole is used; what is beyond it waits. Every set of weights
 is one line of JSON, written when all its pairs are measured: a recording that was stopped goes on. The predictions
-beside it are those of a table of latencies that was filled with untrained copies alone.
+beside it are those of the table of latencies before any trial.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ SPACE = (
     "low_rank: {rank: [0.5, 1.0]}, bits: {precision: [fp32, int8, int8-static]}, "
     "runtime: {name: [eager, onnx, openvino]}}"
 )
-PROBES = 12
 
 
 def grid(number: int) -> list[dict[str, Value]]:
@@ -138,7 +137,6 @@ def main() -> int:
         return 0
     if not arguments.file.exists():
         known = LatencyPredictor(prepared, evaluate.measurer)
-        known.fill(1e9, prepared.space.deployments, most=PROBES)
         write_header(arguments.file, prepared, known, about)
     done = [entry["settings"] for entry in lines(arguments.file)[1:]]
     for settings in order():

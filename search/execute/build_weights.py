@@ -1,4 +1,4 @@
-"""Stages "weights" and "untrained": one set of compressed weights, each made in a process of its own."""
+"""Stage "weights": one set of compressed weights, made in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.execute.looks import FILE as LOOKS
 from search.execute.looks import look, looked_at, recover_with_looks
-from search.prepare.calibration import calibrate
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -66,23 +65,3 @@ def make_weights(
             return
     write_folder(folder, model, base, plans)
     finish(folder, model, base.inputs, data)
-
-
-def make_untrained(
-    folder: Path, steps: Sequence[Step], data: Path, teacher: Path, statistics: Path, threads: int, progress: Progress
-) -> None:
-    """A model of the planned shape with arbitrary weights, which takes the time of a trained one: nothing is filled."""
-    from spaces import build, registry
-    from spaces.base import read_config, skeleton, write_folder
-    from spaces.statistics import Statistics
-
-    torch = torch_with(threads)
-    progress("an untrained copy", 0.0)
-    plans = build.decide(steps, Statistics.load(statistics / "statistics.safetensors"))
-    base, _ = read_config(teacher)
-    torch.manual_seed(0)
-    model = skeleton(base)
-    for name, plan in plans.items():
-        registry.axis_named(name).reshape(model, plan)
-    write_folder(folder, model, base, plans)
-    calibrate(folder, model, base.inputs, data)

@@ -67,7 +67,7 @@ def test_a_table_lines_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost", "latency_table"])
+@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost"])
 def test_every_benchmark_is_a_script_with_the_same_options(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

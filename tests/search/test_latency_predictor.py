@@ -1,4 +1,4 @@
-"""The table of latencies of a search: filled with untrained copies, corrected by trials."""
+"""The table of latencies of a search, which trials correct."""
 
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ from search.measure.measurer import Measurer, Stopwatch
 from search.prepare import runner as compose
 from search.prepare.prepared import Prepared
 from search.propose.surrogate.latency_predictor import FRESH, LatencyPredictor, deployment_name, error_of
-from search.space.sizes import shapes_of_folder
-from spaces.errors import Infeasible
-
-EAGER, ONNX, ABSENT = ("eager", "fp32"), ("onnx", "fp32"), ("eager", "int8-static")
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
     folder = tmp_path_factory.mktemp("known")
     changes = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(tiny_data / "known.yaml", **changes)
@@ -48,50 +44,6 @@ def timed(known: LatencyPredictor, ms: float, **conditions: object) -> Measureme
 def outcome(prepared: Prepared, params: dict[str, object], found: Measurement) -> Outcome:
     recipe = prepared.recipe({**prepared.space.off, **params})  # type: ignore[dict-item]
     return Outcome(0, recipe, "complete", measurements={LATENCY: found})
-
-
-def test_the_table_is_filled_with_untrained_models_under_every_pair_that_runs_them(known: LatencyPredictor) -> None:
-    assert known.fill(600, (EAGER, ONNX, ABSENT), most=2) == 2
-    assert [known.table.entries("/".join(pair)) for pair in (EAGER, ONNX, ABSENT)] == [2, 2, 0]
-    log_ms, sd = known.predict([{"distill.layers": 1, "runtime.name": "eager"}])
-    assert np.isfinite(log_ms).all() and 0 < sd[0] < 1
-
-
-def test_no_shape_is_measured_twice_and_the_first_are_the_whole_and_the_least(
-    known: LatencyPredictor, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def made(recipe: object, protocol: object = None) -> dict[str, Measurement]:
-        return {LATENCY: timed(known, 5.0)}
-
-    monkeypatch.setattr(known, "timed", made)
-    seen = []
-    while (params := known.next((EAGER,))) is not None:
-        seen.append(tuple(sorted(params.items())))
-        known.probe(params, (EAGER,))
-    assert len(seen) == len(set(seen)) > 5
-    assert known.fill(60, (EAGER,)) == 0
-    # Nor is it by another process, which finds them in the table.
-    again = LatencyPredictor(prepared, known._measurer, known.table.path.parent)
-    assert again.fill(60, (EAGER,)) == 0
-    assert dict(seen[0]) == {n: v for n, v in prepared.space.off.items() if n not in ("runtime.name", "bits.precision")}
-
-
-def test_what_cannot_run_is_tried_once_and_adds_nothing(
-    known: LatencyPredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(recipe: object, protocol: object = None) -> dict[str, Measurement]:
-        raise Infeasible("no kernel")
-
-    monkeypatch.setattr(known, "timed", refused)
-    params = known.next((EAGER,))
-    assert params is not None and known.probe(params, (EAGER,)) == {}
-    assert known.table.pairs == () and known.next((EAGER,)) != params
-
-
-def test_an_untrained_copy_has_the_sizes_that_the_settings_say(known: LatencyPredictor, prepared: Prepared) -> None:
-    params = {**prepared.space.off, "prune.criterion": "uniform", "distill.layers": 1, "prune.neurons": 0.5}
-    exact = shapes_of_folder(known.untrained(prepared.recipe(params)))
-    assert exact is not None and exact.to_json() == known.shapes([params]).to_json()
 
 
 def test_a_trial_corrects_what_is_predicted_of_its_like(known: LatencyPredictor, prepared: Prepared) -> None:
@@ -125,11 +77,6 @@ def test_another_workload_has_a_table_of_its_own(known: LatencyPredictor, prepar
         table.correct(trial)
     whole = [{**prepared.space.off}]
     assert np.exp([known.predict(whole)[0][0], other.predict(whole)[0][0]]) == pytest.approx([5.0, 20.0], rel=0.05)
-
-
-def test_a_fill_without_time_or_pairs_measures_nothing(known: LatencyPredictor) -> None:
-    assert known.fill(0, (EAGER,)) == known.fill(60, ()) == 0
-    assert known.table.pairs == ()
 
 
 def test_a_trial_without_a_latency_is_passed_over(known: LatencyPredictor, prepared: Prepared) -> None:
