@@ -27,18 +27,33 @@ STUDY = "tiny"
 LONGEST = ("test_reuse", "test_crash", "finished", "test_objectives", "test_gpu_run", "test_failures")
 
 
-@pytest.hookimpl(tryfirst=True)
+#: Files that ask for the search `finished`, but for those that are long themselves.
+SHARING = {
+    path.stem
+    for path in Path(__file__).parent.glob("*/test_*.py")
+    if "finished: Finished" in path.read_text() and path.stem not in LONGEST
+}
+
+
+def _group(path: str) -> str:
+    """Tests of one group are one worker's: those of a file, and those that share `finished`, which is made once."""
+    return "finished" if Path(path).stem in SHARING else Path(path).stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file is one worker's; all files that ask for `finished` are one worker's, so that it is made once."""
-    sharing = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
     place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(_group(str(item.path)), len(place)))
 
-    def group(item: pytest.Item) -> str:
-        return "finished" if item.path in sharing and item.path.stem not in LONGEST else item.path.stem
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: place.get(group(item), len(place)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
