@@ -1,8 +1,32 @@
 """`python -m search`."""
 
+import atexit
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from search.cli.main import main
 
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`: exit handlers run, destructors of C++ libraries do not.
+
+    A library's thread that is still there at the interpreter's own end calls std::terminate now and then, and the
+    status would be that of an abort, whatever the command said.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        status = ended.code
+    leave(status)

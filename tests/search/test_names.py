@@ -42,3 +42,13 @@ def test_a_wrong_name_is_answered_with_the_nearest_before_torch_is_imported() ->
         assert code == 2, (wrong, text)
         assert f'did you mean "{nearest}"?' in text, (wrong, text)
     assert not set(HEAVY) & set(modules)
+
+
+def test_a_command_ends_with_its_status_whatever_a_library_does_at_the_processs_end() -> None:
+    """Exit handlers of Python run; a C library that aborts at its own end is not asked."""
+    code = (
+        "import atexit, ctypes; from search.__main__ import leave; libc = ctypes.CDLL(None); "
+        "libc.on_exit(libc.abort, None); atexit.register(print, 'handler'); print('said'); leave(7)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (7, ["said", "handler"]), ended.stderr
