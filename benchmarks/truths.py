@@ -83,6 +83,11 @@ class World:
         points = zip(self.costs.ravel().tolist(), self.quality.ravel().tolist(), strict=True)
         return Staircase.of(list(points), reference).area
 
+    def adds(self, place: int, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> bool:
+        """Whether a set of weights reaches beyond the front of (log ms, quality) points."""
+        own = list(zip(self.costs[place].tolist(), self.quality[place].tolist(), strict=True))
+        return Staircase.of([*points, *own], reference).area > Staircase.of(points, reference).area
+
     # What the sampler may know (`search.propose.CostModel`).
 
     def of(self, pool: Sequence[Params]) -> np.ndarray:

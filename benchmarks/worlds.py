@@ -24,7 +24,7 @@ from objectives.quality import metric_named
 from search.config.schema import EconomyConfig
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
-from search.loop import Job, explore
+from search.loop import Job, Observer, explore
 from search.propose.known_latency import KnownLatency, weights_grid
 from search.propose.ladder import Economy, Ladder
 from search.propose.proposer import Proposer
@@ -32,7 +32,7 @@ from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
 from search.propose.surrogate.bounds import Bounds
 from search.propose.surrogate.improvement import Staircase
-from search.propose.surrogate.outlook import Aims, Outlook
+from search.propose.surrogate.outlook import Aims, CostModel, Outlook
 from search.propose.surrogate.quality import QualityModel
 from search.propose.surrogate.record import Record
 from search.space.deployments import siblings
@@ -74,6 +74,7 @@ class Trace:
     asking_s: float = 0.0
     weights: int = 0
     rejected: int = 0
+    lost: int = 0  # of the rejected, those that would have added to the front as it was
     audits: int = 0
     wrong: int = 0
     looks: list[tuple[str, int]] = field(default_factory=list)  # digest and rung
@@ -93,6 +94,19 @@ class Trace:
         self.hypervolume.append(Staircase.of(points, world.reference).area)
         self.kept.append(Staircase.of(points, world.kept_reference).area)
         self.trained_s.append(self.spent(world))
+
+    def reached(self, shipped: bool) -> float:
+        """The hypervolume so far, as a run counts it or as the benchmark does."""
+        volumes = self.kept if shipped else self.hypervolume
+        return volumes[-1] if volumes else 0.0
+
+    def reject(
+        self, world: World, outcome: Outcome, points: Sequence[tuple[float, float]], reference: tuple[float, float]
+    ) -> None:
+        """Count a rejected outcome, and whether it would have reached beyond the front of what was measured."""
+        if outcome.status == "rejected":
+            self.rejected += 1
+            self.lost += world.adds(world.place(outcome.recipe.params), points, reference)
 
     def spent(self, world: World) -> float:
         """Seconds of training and of looking so far: a recovery that goes on pays for the rest alone."""
@@ -126,17 +140,21 @@ def search(
     looks: int = 100_000,
     shipped: bool = False,
     before: Sequence[Outcome] = (),
+    cost_model: CostModel | None = None,
+    goal: float = math.inf,
+    observers: Sequence[Observer] = (),
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
     `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
     in memory. After so many `looks` at lower rungs it is killed. `shipped` searches as a run does: for models that keep
     most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume from the floor by the
-    set of weights. `before` are the outcomes of an equal search, whose weights are at hand.
+    set of weights. `before` are the outcomes of an equal search, whose weights are at hand. `cost_model` predicts
+    instead of the world's own predictions. The search ends early with a hypervolume of `goal`.
     """
     trace = Trace()
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
-    known = TrueCosts(world, shipped)
+    known = cost_model or TrueCosts(world, shipped)
     aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
     outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []
@@ -144,7 +162,6 @@ def search(
     def evaluate(job: Job) -> Iterator[Outcome]:
         place = world.place(job.recipe.params)
         if job.rejected:
-            trace.rejected += 1
             yield Outcome(-1, job.recipe, "rejected", job.rejected, rung=job.rung)
             return
         if job.share < 1:
@@ -172,6 +189,10 @@ def search(
             trace.wrong += Staircase.of(points, world.reference).area > before
         trace.count(world, points)
 
+    def count_rejected(outcome: Outcome, _: Front) -> None:
+        """An observer: what is rejected after a look has no job of its own."""
+        trace.reject(world, outcome, points, world.kept_reference if shipped else world.reference)
+
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, outlook)
 
@@ -192,16 +213,15 @@ def search(
         lambda recipe: siblings(recipe, world.deployments),
         lambda outcome: {},
         seed,
-        lambda: trace.weights < weights,
+        lambda: trace.weights < weights and trace.reached(shipped) < goal,
         ladder,
         lambda recipe: recipe.weights_digest in at_hand,
         before,
     )
     began = time.monotonic()
-    trace.study = study
+    trace.study, trace.points = study, points
     with suppress(KeyboardInterrupt):
-        explore(proposer, evaluate, Front(TARGETS), ())
+        explore(proposer, evaluate, Front(TARGETS), (count_rejected, *observers))
     trace.asking_s = time.monotonic() - began
     outlook.look(study)
-    trace.points = points
     return trace
