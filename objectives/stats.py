@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -80,6 +79,7 @@ def rank_sum_cut(one: int, other: int) -> int:
     Raises:
         ValueError: so few that no interval reaches 95 %.
     """
+    # By hand: scipy.stats.mannwhitneyu gives the p-value of samples, and not the distribution of U.
     # ways[j][u]: how many choices of j among the values seen so far exceed u of those left out below them
     ways = [[0] * (one * other + 1) for _ in range(one + 1)]
     ways[0][0] = 1
@@ -135,6 +135,7 @@ def _student(middle: float, logs: Floats) -> Estimate:
         raise ValueError(f"an interval needs 2 processes or more, got {len(logs)}")
     from scipy.special import stdtrit
 
+    # By hand: scipy.stats.t.interval has no value where all logs are equal, and this has one of no width.
     reach = float(stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return Estimate(math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach)))
 
@@ -144,15 +145,12 @@ def median_interval(values: Floats) -> Interval:
 
     Two order statistics, from the binomial distribution of how many values lie below the median.
     """
-    count = len(values)
-    tail, cut = 0, -1
-    while (tail + math.comb(count, cut + 1)) / 2**count <= (1 - CONFIDENCE) / 2:
-        cut += 1
-        tail += math.comb(count, cut)
-    if cut < 0:
-        raise ValueError(f"an interval of the median needs 6 values or more, got {count}")
-    ordered = np.sort(values)
-    return float(ordered[cut]), float(ordered[count - 1 - cut])
+    from scipy.stats import quantile_test
+
+    low, high = quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+    if math.isnan(low) or math.isnan(high):
+        raise ValueError(f"an interval of the median needs 6 values or more, got {len(values)}")
+    return float(low), float(high)
 
 
 def block_bootstrap(
@@ -162,6 +160,7 @@ def block_bootstrap(
 
     Assumes exchangeable blocks; samples within one may depend on each other in any way.
     """
+    # By hand: scipy.stats.bootstrap resamples single values, and blocks may differ in length.
     pooled = statistic(np.concatenate(blocks))
     picks = np.random.default_rng(seed).integers(len(blocks), size=(draws, len(blocks)))
     drawn = np.stack([statistic(np.concatenate([blocks[i] for i in pick])) for pick in picks])
@@ -182,6 +181,7 @@ def percentile_interval(draws: Floats, units: int) -> Interval:
         raise ValueError(f"an interval needs 2 resampled units or more, got {units}")
     from scipy.special import ndtr, stdtrit
 
+    # By hand: scipy.stats.bootstrap has the plain percentile interval, which is too narrow here.
     tail = (1 - CONFIDENCE) / 2
     level = float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, tail)))
     low, high = np.quantile(draws, [level, 1 - level])
@@ -201,10 +201,10 @@ def resample_counts(counts: NDArray[np.int64], seed: int, draws: int = 2000) -> 
 
 def share_interval(hits: int, rows: int) -> Interval:
     """Interval of the chance of a hit, from `hits` in `rows` (Wilson, 1927)."""
-    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    middle = (hits + z * z / 2) / (rows + z * z)
-    reach = z / (rows + z * z) * math.sqrt(hits * (rows - hits) / rows + z * z / 4)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, rows).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -212,9 +212,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     Given the numbers of rows that only the first, and only the second, gets right.
     """
+    from scipy.stats import binomtest
+
     discordant = only_first + only_second
-    term, below = 1, 0
-    for rank in range(min(only_first, only_second) + 1):
-        below += term
-        term = term * (discordant - rank) // (rank + 1)  # the next binomial coefficient; Python integers are exact
-    return min(1.0, float(2 * below / 2**discordant))
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0

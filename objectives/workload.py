@@ -168,7 +168,10 @@ def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.rando
 
 def van_der_corput(count: int) -> NDArray[np.float64]:
     """The first `count` of 0, 1/2, 1/4, 3/4, 1/8, 5/8, ...: base 2 digits mirrored (van der Corput, 1935)."""
-    return np.array([int(f"{i:b}"[::-1], 2) / (1 << i.bit_length()) for i in range(count)])
+    from scipy.stats.qmc import Halton
+
+    points: NDArray[np.float64] = Halton(d=1, scramble=False).random(count)[:, 0]  # its first dimension has base 2
+    return points
 
 
 def _batch(
