@@ -1,13 +1,15 @@
-"""The front as one HTML file that needs nothing else: no network, no other file."""
+"""The front as one HTML file that needs nothing else: no network, no other file.
+
+The page is the template `templates/front.html.j2`; this module prepares the plain values that it shows.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
-from importlib import resources
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from objectives.measurement import Measurement
 from search.front.estimates import Estimate
@@ -15,52 +17,76 @@ from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.front.wording import describe, interval, quantity, text, times, title
-from search.report.plot import front_svg
+from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
 from search.report.text import census, headline, ties_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+#: The colours of the picture as variables of the page's style, so that the picture follows light and dark too.
+THEME = {FRONT: "--front", BASELINE: "--base", INK: "--ink", FAINT: "--faint", "#ffffff": "--paper", "white": "--paper"}
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("search.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("front.html.j2")
 
 
 def front_html(front: Front, study: StudyRecord) -> str:
     """The whole page."""
-    template = (resources.files("search") / "templates" / "front.html").read_text("utf-8")
-    config = study.config
     columns = _columns(front, study)
-    ties = "; ".join(ties_text(front))
-    rows = ", ".join(f"{count:,} {split} rows" for split, count in study.rows.items())
     others = [o for o in front.outcomes if o not in front.members]
     order = [*front.members, *sorted(others, key=lambda o: (o.status != "complete", o.number))]
-    plain = {
-        "study": study.name,
-        "headline": headline(front),
-        "model": config["model"]["name"],
-        "task": config["task"],
-        "rows": rows or "rows unknown",
-        "device": study.device,
-        "workload": study.workload,
-        "census": census(front),
-        "usage": _usage(front, study),
-    }
-    made = {
-        "picks": "".join(_pick(front, study, name, outcome) for name, outcome in front.picks.items()),
-        "picture": front_svg(front),
-        "ties": f"<p><b>Ties:</b> {escape(ties)}: their differences are within the noise.</p>" if ties else "",
-        "heads": "".join(f"<th{c.css}><button>{escape(c.head)}</button></th>" for c in columns),
-        "trials": "\n".join(_row(front, columns, outcome) for outcome in order),
-        "hardware": "".join(_fact(*fact) for fact in _facts(study.hardware)),
-    }
-    return Template(template).substitute({name: escape(value) for name, value in plain.items()} | made)
+    return _template().render(
+        study=study.name,
+        headline=headline(front),
+        model=study.config["model"]["name"],
+        task=study.config["task"],
+        rows=", ".join(f"{count:,} {split} rows" for split, count in study.rows.items()) or "rows unknown",
+        device=study.device,
+        workload=study.workload,
+        census=census(front),
+        picks=[_pick(front, study, name, outcome) for name, outcome in front.picks.items()],
+        picture=_themed(front_svg(front)),
+        ties=ties_text(front),
+        columns=columns,
+        trials=[_trial(front, columns, outcome) for outcome in order],
+        balanced=front.picks["balanced"].number if front.picks else None,
+        hardware=_facts(study.hardware),
+    )
+
+
+def _themed(svg: str) -> str:
+    """`svg` with each colour of `THEME` in its style attributes as the page's variable."""
+    colours = "|".join(THEME)
+    return re.sub(rf"(fill|stroke): ({colours})\b", lambda m: f"{m[1]}: var({THEME[m[2]]})", svg)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table of trials: the value it is sorted by, its text and its interval."""
+
+    sort: float | str = ""
+    text: str = ""
+    interval: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table of trials; `cell` gives (value to sort by, text, interval)."""
+    """One column of the table of trials; `kind` is its CSS class."""
 
     head: str
-    cell: Callable[[Outcome], tuple[float | str, str, str]]
-    words: bool = False
-
-    @property
-    def css(self) -> str:
-        return ' class="words"' if self.words else ""
+    cell: Callable[[Outcome], Cell]
+    kind: str = ""
 
 
 def _columns(front: Front, study: StudyRecord) -> list[Column]:
@@ -75,33 +101,33 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
     def estimated(head: str, unit: str, estimate: Callable[[Outcome], Estimate | None]) -> Column:
         return Column(head, lambda o: _estimated(estimate(o) if o.status == "complete" else None, unit))
 
+    def words(head: str, say: Callable[[Outcome], str], kind: str = "words") -> Column:
+        return Column(head, lambda o: Cell(say(o), say(o)), kind)
+
     return [
-        Column("trial", lambda o: (o.number, str(o.number), "")),
-        Column("what", lambda o: (describe(o.recipe), describe(o.recipe), ""), words=True),
+        Column("trial", lambda o: Cell(o.number, str(o.number))),
+        words("recipe", lambda o: describe(o.recipe), "words recipe"),
         *(of(name) for name in names),
         estimated("x eager", "x", lambda o: front.speedup(o, front.baseline)),
         estimated("x best", "x", lambda o: front.speedup(o, front.best_uncompressed)),
         estimated("loss", "points", front.loss),
         Column("test", lambda o: _measured(study.held_out.get(o.number, {}).get(study.metric))),
-        Column("place", lambda o: (_place(front, o), _place(front, o), ""), words=True),
         *(of(name) for name in extra if name in measured),
-        Column("noise", lambda o: (o.noise, o.noise, ""), words=True),
+        words("place", lambda o: _place(front, o)),
+        *([words("noise", lambda o: o.noise)] if any(o.noise for o in front.outcomes) else []),
     ]
 
 
-def _measured(measurement: Measurement | None) -> tuple[float | str, str, str]:
-    if measurement is None:
-        return "", "", ""
-    return measurement.value, text(measurement), interval(measurement)
+def _measured(measurement: Measurement | None) -> Cell:
+    return Cell(measurement.value, text(measurement), interval(measurement)) if measurement else Cell()
 
 
-def _estimated(estimate: Estimate | None, unit: str) -> tuple[float | str, str, str]:
+def _estimated(estimate: Estimate | None, unit: str) -> Cell:
     if estimate is None:
-        return "", "", ""
+        return Cell()
     low, high = estimate.low, estimate.high
     spread = "" if low == high else f"{low:.2f} to {high:.2f}"
-    shown = times(estimate) if unit == "x" else quantity(estimate.value, unit)
-    return estimate.value, shown, spread
+    return Cell(estimate.value, times(estimate) if unit == "x" else quantity(estimate.value, unit), spread)
 
 
 def _place(front: Front, outcome: Outcome) -> str:
@@ -112,18 +138,14 @@ def _place(front: Front, outcome: Outcome) -> str:
     return outcome.status if why == outcome.status else f"{outcome.status}: {why}"
 
 
-def _row(front: Front, columns: list[Column], outcome: Outcome) -> str:
+def _trial(front: Front, columns: list[Column], outcome: Outcome) -> dict[str, Any]:
+    """A row of the table of trials."""
     kind = "base" if outcome in front.uncompressed else "front" if outcome in front.members else ""
-    cells = []
-    for column in columns:
-        value, shown, spread = column.cell(outcome)
-        small = f"<small>{escape(spread)}</small>" if spread else ""
-        cells.append(f'<td{column.css} data-value="{escape(str(value))}">{escape(shown)}{small}</td>')
-    return f'<tr id="row-{outcome.number}" class="{kind}">{"".join(cells)}</tr>'
+    return {"number": outcome.number, "kind": kind, "cells": [column.cell(outcome) for column in columns]}
 
 
-def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> str:
-    """A card: what it is, and what it gives against both baselines."""
+def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> dict[str, Any]:
+    """A card: what the pick is, and what it gives against both baselines."""
     values = outcome.measurements
     tested = study.held_out.get(outcome.number, {}).get(study.metric)
     facts = {
@@ -132,29 +154,17 @@ def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> str:
         **{title(n): text(values[n]) for n in (LOSS, "latency_p90_ms", "size_mb") if n in values},
         f"{title(study.metric)} on the test split": text(tested) if tested else "",
     }
-    big = ", ".join(text(values[t.objective]) for t in front.targets)
-    listed = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items() if v)
-    return (
-        f'<div class="pick"><h3>{name.replace("-", " ")}</h3><div class="big">{escape(big)}</div>'
-        f"<div>{escape(describe(outcome.recipe))}</div><dl>{listed}</dl>"
-        f'<div class="faint">trial {outcome.number}, <code>models/{outcome.number}</code></div></div>'
-    )
-
-
-def _usage(front: Front, study: StudyRecord) -> str:
-    """How to load the balanced pick and how to make it again."""
-    if not front.picks:
-        return "(no model yet)"
-    number = front.picks["balanced"].number
-    return (
-        f'import search\nmodel = search.load("models/{number}")   # beside this file\n'
-        f"\npython -m search check models/{number}          # does it still give what is recorded here?\n"
-        "python -m search apply best-config.yaml    # make it again from the base model\n"
-    )
+    return {
+        "name": name.replace("-", " "),
+        "number": outcome.number,
+        "figures": ", ".join(text(values[t.objective]) for t in front.targets),
+        "recipe": describe(outcome.recipe),
+        "facts": {fact: value for fact, value in facts.items() if value},
+    }
 
 
 def _facts(hardware: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fingerprint, flat, without what is empty."""
+    """The fingerprint of the hardware as (name, value), without what is empty."""
     flat: list[tuple[str, str]] = []
     for name, value in hardware.items():
         if isinstance(value, Mapping):
@@ -164,9 +174,4 @@ def _facts(hardware: Mapping[str, Any]) -> list[tuple[str, str]]:
             flat.append((name, ", ".join(shown)))
         else:
             flat.append((name, str(value)))
-    return [(name, value) for name, value in flat if value]
-
-
-def _fact(name: str, value: str) -> str:
-    cells = (f'<td class="words">{escape(shown)}</td>' for shown in (name.replace("_", " "), value))
-    return f"<tr>{''.join(cells)}</tr>"
+    return [(name.replace("_", " "), value) for name, value in flat if value]

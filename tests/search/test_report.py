@@ -104,6 +104,22 @@ def test_what_a_user_named_cannot_break_the_page() -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $headline" in page
 
 
+def test_the_page_s_picture_follows_light_and_dark() -> None:
+    made = factory.front()
+    page = front_html(made, factory.study(made))
+    assert "prefers-color-scheme: dark" in page
+    picture = page[page.index("<svg") : page.index("</svg>")]
+    assert "fill: var(--front)" in picture and "fill: var(--paper)" in picture
+    assert not re.search(r"(fill|stroke): (#1f5fbf|#c2570c|#1c2430|#ffffff|white)", picture)
+
+
+def test_a_page_without_a_complete_model_says_so() -> None:
+    empty = FRONTS["nothing complete"]
+    page = front_html(empty, factory.study(empty))
+    assert "No model is complete yet." in page
+    assert "search.load(" not in page
+
+
 def test_points_carry_their_figures_as_a_tooltip() -> None:
     made = factory.front()
     svg = front_svg(made)
