@@ -168,7 +168,7 @@ def cpus() -> int:
 
     A quota of a part of a CPU counts as a whole one.
     """
-    from joblib import cpu_count
+    from loky import cpu_count
 
     return int(cpu_count())
 

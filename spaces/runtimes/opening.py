@@ -13,7 +13,7 @@ from spaces.runtimes import float8
 
 def cpus() -> int:
     """How many CPUs' worth of time this process may use: those it may run on, and no more than a container's quota."""
-    from joblib import cpu_count
+    from loky import cpu_count
 
     return int(cpu_count())
 
