@@ -17,12 +17,12 @@ import numpy as np
 
 from objectives import latency
 from objectives.workload import Workload, inputs
-from search.cli import commands
 from search.execute.evaluate import Evaluator
 from search.measure.measurer import held
 from search.prepare import runner as compose
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import Prepared
+from search.space.configured import configured
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
@@ -69,7 +69,7 @@ class Lab:
     def setting(self, seed: int) -> Prepared:
         wanted = [f"seed={seed}", f"teacher.epochs={self.epochs}", "budget.timeout=null", "budget.trial_timeout=7200"]
         wanted.append("economy.rungs=[]")  # nobody asks what lower rungs would have said
-        config = commands.configured(None, 1, None, f"lab-{seed}", self.mlruns, [*wanted, *self.overrides])
+        config = configured(None, 1, None, f"lab-{seed}", self.mlruns, [*wanted, *self.overrides])
         Path(config.mlruns).mkdir(parents=True, exist_ok=True)
         return compose.prepare(config, self._progress)
 

@@ -31,6 +31,7 @@ def run(
     study: str | None = None,
     overrides: Sequence[str] = (),
     retry_failed: bool = False,
+    remeasure: bool = False,
 ) -> Result:
     """Search, or go on with the study of that name; the same as `python -m search run`.
 
@@ -44,20 +45,21 @@ def run(
         study: its name.
         overrides: "key=value" texts, as `--set` takes them.
         retry_failed: try the trials again that failed in earlier runs.
+        remeasure: measure again here what the study holds, as after a change of machine or of libraries.
 
     Raises:
         UserError: the input is wrong.
     """
-    from search.cli.commands import configured
     from search.compose import run as run_session
     from search.config.schema import RunConfig
     from search.report.progress import Lines
+    from search.space.configured import configured
 
     if isinstance(config, RunConfig):
         chosen = config
     else:
         chosen = configured(None if config is None else Path(config), trials, timeout, study, None, overrides)
-    return run_session(chosen, Lines(chosen.budget.trials), retry_failed)
+    return run_session(chosen, Lines(chosen.budget.trials), retry_failed, remeasure)
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from search.config.schema import RunConfig
 from search.prepare import runner as compose
 from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
-from search.prepare.model_facts import check_fit, check_tokens, facts_of
+from search.prepare.model import describe_model
+from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
 from search.prepare.teacher import load_and_try
-from search.space.space import Space, anchors, open_space
+from search.space.space import Space, anchors
 from search.tasks import task_named
 from search.tasks.tokens import frame_of
-from spaces.anatomy import anatomy_of
-from spaces.errors import Infeasible
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
@@ -29,8 +29,12 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     """
     context = compose.context_of(config)
     folder = model_folder(config.model, config.where)
-    facts = facts_of(folder, config)
-    notes = check_fit(config, facts)
+    with tempfile.TemporaryDirectory() as place:
+        described = Path(place)
+        describe_model(described, config, lambda stage, done: None)
+        facts = ModelFacts.read(described)
+        notes = check_fit(config, facts)
+        space = compose.space_of(config, described, context)
     splits = numbered_splits(config, folder)
     made_by = cutting_tokenizer(config, folder, facts)
     some = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
@@ -38,16 +42,11 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     check_tokens(encoded, some, "train", config)
     frame = frame_of(made_by, splits.train.pairs is not None)
     model, _ = load_and_try(config, folder, splits.labels, frame, encoded)
-    try:
-        shape, unknown = anatomy_of(model.backbone).shape, ""
-    except Infeasible as reason:
-        shape, unknown = None, str(reason)
-    space = open_space(config, shape, context, unknown)
     count = sum(p.numel() for p in model.parameters())
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    for note in (*splits.notes, *notes):
+    for note in (*splits.notes, *notes, *space.notes):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"

@@ -14,7 +14,6 @@ import header
 from place import HERE, ROOT, Place
 from tables import Report
 
-from search.cli.commands import configured
 from search.compose import Result
 from search.config.schema import RunConfig
 from search.front.estimates import Estimate
@@ -23,6 +22,7 @@ from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.wording import describe
 from search.report.progress import Lines
 from search.report.text import speedups
+from search.space.configured import configured
 
 COLUMNS = (
     "trial",

@@ -6,54 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from search.config.load import from_mapping, load, results_path
+from search.config.load import from_mapping, results_path
 from search.config.schema import RunConfig
-from search.config.source import Override, Source
+from search.config.source import Source
 from search.errors import UserError
 
 if TYPE_CHECKING:
     from search.compose import Result
     from search.front.study_record import StudyRecord
-
-
-def configured(
-    path: Path | None,
-    trials: Any,
-    timeout: Any,
-    study: str | None,
-    mlruns: Path | None,
-    overrides: Sequence[str],
-) -> RunConfig:
-    """The configuration of a run, flags on top. Raises UserError."""
-    from search.space.choices import check_choices, names
-
-    flags: list[str | Override] = list(overrides)
-    for key, flag, value in (
-        ("budget.trials", "--trials", trials),
-        ("budget.timeout", "--timeout", timeout),
-        ("study", "--study", study),
-        ("mlruns", "--mlruns", None if mlruns is None else str(mlruns)),
-    ):
-        if value is not None:
-            flags.append(Override(key, _number(value) if key.startswith("budget") else value, flag))
-    config = load(path, flags, names())
-    check_choices(config)
-    return config
-
-
-def _number(value: Any) -> Any:
-    """A flag's text as a number where it is one; the configuration's own check says what is wrong otherwise."""
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except (TypeError, ValueError):
-            continue
-    return value
 
 
 def results(mlruns: Path | None) -> Path:
@@ -230,13 +194,14 @@ def cache(mlruns: Path, max_gb: str | None) -> int:
     """
     import time
 
+    from search.space.configured import number
     from search.store.store import Store
 
     store = Store(mlruns / "cache")
     if not store.root.is_dir():
         raise UserError(f"--mlruns: no cache in {mlruns}; a run makes one: python -m search run")
     if max_gb is not None:
-        limit = _number(max_gb)
+        limit = number(max_gb)
         if isinstance(limit, str) or not 0 <= limit < float("inf"):
             raise UserError(f"--max-gb: must be a number of 0 or more, got {max_gb}")
         removed = store.prune(int(limit * 1e9))

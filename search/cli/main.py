@@ -105,8 +105,9 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     def call(a: argparse.Namespace) -> int:
         from search.cli import commands as act
+        from search.space.configured import configured
 
-        config = act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides)
+        config = configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides)
         return act.run(config, a.retry_failed, a.remeasure)
 
     made.set_defaults(call=call)
@@ -119,8 +120,9 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     def call(a: argparse.Namespace) -> int:
         from search.cli import commands as act
+        from search.space.configured import configured
 
-        return act.plan(act.configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides))
+        return act.plan(configured(a.config, a.trials, a.timeout, a.study, a.mlruns, a.overrides))
 
     made.set_defaults(call=call)
 

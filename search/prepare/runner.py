@@ -176,7 +176,6 @@ def prepare(
     data, model, described = data_stages(config, stage)
     about = json.loads((data / "data.json").read_text())
     space = space_of(config, described, context)
-    _check_floor(config, space)
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
@@ -269,13 +268,21 @@ def stored_teacher(rows: Rows, digest: str) -> Path | None:
     return store_of(config).find("teacher", key) if digest_of(key) == digest else None
 
 
-def space_of(config: RunConfig, shape: Path, context: Context) -> Space:
-    """The space, for the model whose sizes are in the folder `shape`."""
-    unknown = shape / "unknown.txt"
+def space_of(config: RunConfig, described: Path, context: Context) -> Space:
+    """The space of a run and of its plan, for the model that `describe_model` wrote down in `described`.
+
+    Raises:
+        UserError: a knob is out of range, nothing of it can run here, or an objective cannot be counted for this model.
+    """
+    unknown = described / "unknown.txt"
     if unknown.exists():
-        return open_space(config, None, context, unknown.read_text())
-    found = json.loads((shape / "shape.json").read_text())
-    return open_space(config, Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])}), context)
+        space = open_space(config, None, context, unknown.read_text())
+    else:
+        found = json.loads((described / "shape.json").read_text())
+        shape = Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])})
+        space = open_space(config, shape, context)
+    _check_floor(config, space)
+    return space
 
 
 def data_key_of(config: RunConfig) -> dict[str, Any]:

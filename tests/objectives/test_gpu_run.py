@@ -103,7 +103,7 @@ def test_the_readme_names_every_stage_with_its_limit_and_all_of_them_fit_into_ei
 
 
 def test_the_search_for_a_gpu_is_a_configuration_with_the_embedded_default_s_data_and_training(tiny_bert: Path) -> None:
-    from search.cli.commands import configured
+    from search.space.configured import configured
 
     change = ["device=cpu", f"model.name={tiny_bert}"]
     ours = configured(FOLDER / "search.yaml", None, None, None, None, change)

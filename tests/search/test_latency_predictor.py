@@ -11,12 +11,12 @@ import pytest
 
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
-from search.cli import commands
 from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare import runner as compose
 from search.prepare.prepared import Prepared
 from search.propose.surrogate.latency_predictor import FRESH, LatencyPredictor, deployment_name, error_of
+from search.space.configured import configured
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_dat
     folder = tmp_path_factory.mktemp("known")
     changes = {"model": {"name": str(tiny_bert)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(tiny_data / "known.yaml", **changes)
-    config = commands.configured(path, 1, None, "known", folder / "mlruns", [])
+    config = configured(path, 1, None, "known", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True)
     return compose.prepare(config, lambda stage, done: None)
 

@@ -15,8 +15,10 @@ import pytest
 from conftest import STUDY, Finished
 from optuna.trial import TrialState, create_trial
 
+import search
 from objectives.latency import P50
 from search import remeasure
+from search.config.load import load
 from search.config.schema import DataConfig, ModelConfig, RunConfig
 from search.errors import UserError
 from search.front.outcome import LATENCY, Outcome
@@ -33,6 +35,7 @@ from search.propose.study import (
     read_outcomes,
 )
 from search.propose.telling import add
+from search.space.choices import names
 from search.space.space import Space
 from spaces.recipe import Step
 
@@ -175,3 +178,10 @@ def test_the_command_refuses_another_machines_study_before_anything_is_made(tmp_
     assert ended.code == 2 and "cpu: Z80 there, " in ended.err and "--remeasure" in ended.err
     assert len(ended.err.splitlines()) <= 2
     assert len(read_outcomes(tmp_path / "mlruns", STUDY)[1]) == 6
+
+
+def test_from_python_a_study_that_is_not_there_cannot_be_measured_again(tmp_path: Path, config: Path) -> None:
+    chosen = replace(load(config, ["study=none"], names()), mlruns=str(tmp_path / "mlruns"))
+    with pytest.raises(UserError, match="--remeasure: needs a study to measure again, and there is no 'none'"):
+        search.run(chosen, remeasure=True)
+    assert not (tmp_path / "mlruns" / "cache").exists()

@@ -13,6 +13,7 @@ from conftest import STUDY, state_of
 from objectives import clock, energy
 from search.config.load import load
 from search.errors import UserError
+from search.planning import plan_lines
 from search.prepare import runner as compose
 from search.space.choices import names
 
@@ -126,6 +127,8 @@ def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(c
     with pytest.raises(UserError, match="got roofline_fraction"):
         compose.prepare(chosen, lambda stage, done: trained.append(stage))
     assert not any("teacher" in stage for stage in trained)
+    with pytest.raises(UserError, match="got roofline_fraction"):
+        next(plan_lines(chosen))
 
 
 def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ import command
 import numpy as np
 import pytest
 
-from search.cli import commands
 from search.front.wording import describe
 from search.prepare import matmul_costs as products
 from search.prepare import runner as compose
 from search.prepare.prepared import Prepared
+from search.space.configured import configured
 from spaces import build
 from spaces.products import Costs
 from spaces.recipe import Recipe, canonical
@@ -30,7 +30,7 @@ OFF = {"distill": "off", "prune": "off", "bits": {"precision": "fp32"}, "runtime
 def prepare_with(folder: Path, model: Path, data: Path, low_rank: Mapping[str, Any], **changes: Any) -> Prepared:
     plain = {"model": {"name": str(model)}, "teacher": {"epochs": 0.1}, "recover": {"epochs": 0}}
     path = command.write_config(data / "products.yaml", **plain, space={**OFF, "low_rank": low_rank}, **changes)
-    config = commands.configured(path, 1, None, "products", folder / "mlruns", [])
+    config = configured(path, 1, None, "products", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True, exist_ok=True)
     return compose.prepare(config, lambda stage, done: None)
 
