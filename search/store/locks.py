@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from search.errors import UserError
 
 #: Another program's write to a database is waited for so long.
 BUSY_S = 10.0
+#: The file in a folder that whoever is alone in the folder holds. It stays.
+LOCK = ".lock"
 
 
 @contextmanager
@@ -26,54 +28,36 @@ def study_lock(mlruns: Path, study: str) -> Iterator[None]:
     """
     path = mlruns / "locks" / f"{study}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path, study) as file:
-        file.truncate(0)
-        file.write(_this_process())
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"--study {study}: must not be running already, and process {_holder(path)} is running it; "
+            "wait for it, or choose another name with --study NAME"
+        ) from None
+    try:
+        path.write_text(f"{os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held; who takes it next looks whether the file is still there
+        lock.release()
 
 
-def _held(path: Path, study: str) -> TextIO:
-    """The file at `path`, open and locked."""
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip().removesuffix(f" on {platform.node()}") or "unknown"
-            file.close()
-            raise UserError(
-                f"--study {study}: must not be running already, and process {holder} is running it; "
-                "wait for it, or choose another name with --study NAME"
-            ) from None
-        # Whoever held it may have removed it between our opening and our locking it.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-        file.close()
-
-
-def _this_process() -> str:
-    return f"{os.getpid()} on {platform.node()}"
+def _holder(path: Path) -> str:
+    """The process that holds the lock at `path`, as it wrote itself down."""
+    try:
+        written = path.read_text().strip()
+    except FileNotFoundError:  # it has just ended
+        written = ""
+    return written.removesuffix(f" on {platform.node()}") or "unknown"
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this same block for `folder`."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        except OSError:  # network file systems lock only what is open for writing
-            os.close(opened)
-            opened = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(opened, fcntl.LOCK_EX)
+    """Wait until no other process, and no other thread, is in this same block for `folder`."""
+    with FileLock(folder / LOCK, fallback_to_soft=False):
         yield
-    finally:
-        os.close(opened)
 
 
 def check_writable(database: Path) -> None:

@@ -4,6 +4,8 @@ A process number alone says nothing about other containers (each has its own pro
 the machine (host name, boot and namespace of process numbers), the number, and when the process started. Whether a
 process of this machine is alive is asked of the kernel. Another machine's processes cannot be asked: they count as
 alive until nothing touched their file for `SILENT_S`, and `beat` touches this process's files every minute.
+
+By hand: a lock of the package filelock has one holder, while many processes use a store or write beside a place at once.
 """
 
 from __future__ import annotations

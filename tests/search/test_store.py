@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from threading import Barrier
 import command
 import pytest
 
+from search.errors import UserError
 from search.store import locks as lock
 from search.store import owner
 from search.store import store as stores
@@ -263,20 +262,56 @@ def test_signs_of_life_come_from_a_thread_that_is_there_after_a_fork_too(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_where_a_folder_itself_cannot_be_locked_a_file_in_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_is_held_on_a_file_open_for_writing(tmp_path: Path) -> None:
     """A network file system locks only what is open for writing."""
-    real = fcntl.flock
+    with (
+        lock.alone_in(tmp_path),
+        (tmp_path / lock.LOCK).open("r+") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def flock(opened: int, how: int) -> None:
-        if stat.S_ISDIR(os.fstat(opened).st_mode):
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        real(opened, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
-    with lock.alone_in(tmp_path), (tmp_path / ".lock").open("r+") as other, pytest.raises(BlockingIOError):
-        real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def test_threads_are_alone_in_a_folder_one_after_the_other(tmp_path: Path) -> None:
+    inside, most = [], []
+
+    def enter(number: int) -> None:
+        with lock.alone_in(tmp_path):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, range(8)))
+    assert most == [1] * 8
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from search.store.locks import alone_in, study_lock
+with alone_in(Path(sys.argv[1])), study_lock(Path(sys.argv[1]), "study"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_holds_no_lock_and_one_that_lives_is_named(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None and held.stdout.readline() == "held\n"
+        for _ in range(2):  # to be refused takes nothing from the holder, nor its name
+            with (
+                pytest.raises(UserError, match=f"process {held.pid} is running it"),
+                lock.study_lock(tmp_path, "study"),
+            ):
+                pass
+        held.kill()
+        held.wait()
+    started = time.monotonic()
+    with lock.alone_in(tmp_path), lock.study_lock(tmp_path, "study"):
+        assert time.monotonic() - started < 5
+    assert list((tmp_path / "locks").iterdir()) == []
 
 
 # --- scratch files ------------------------------------------------------------------------------------------
