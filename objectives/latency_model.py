@@ -138,7 +138,7 @@ class _Held:
     tail: float  # how much wider few measurements make a 95 % interval than the normal distribution's
 
 
-def fit(measured: Measured, batch: int, length: float, prior: Array = GUESS) -> Fit:
+def fit_latency(measured: Measured, batch: int, length: float, prior: Array = GUESS) -> Fit:
     """Costs and residuals of what was measured, n >= 1 models that differ."""
     from scipy.optimize import nnls
 

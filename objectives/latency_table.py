@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, Measured, Unmeasured, fit
+from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, Measured, Unmeasured, fit_latency
 from objectives.measurement import TOLD_APART
 from objectives.shapes import Array, Shapes
 
@@ -142,7 +142,7 @@ class LatencyTable:
             else:
                 # A cost that is nothing under the other pair may well be something under this one.
                 prior = prior + 1e-3 * GUESS * (prior.sum() / GUESS.sum()) if lent else prior
-                self._fits[pair] = fit(measured, self.batch, self.length, prior)
+                self._fits[pair] = fit_latency(measured, self.batch, self.length, prior)
         return self._fits[pair]
 
     def _refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""Losses that teach a student what its teacher does: soft labels, hidden states, relations of attention."""
+"""Distillation losses: soft labels, hidden states, attention relations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ RELATIONS = ("query", "key", "value")
 
 
 @dataclass
-class Seen:
-    """What one forward pass showed: (B, L, H) states, and (B, L, D) projections of the last block's attention."""
+class Activations:
+    """Captured in one forward pass: (B, L, H) hidden states, and (B, L, D) projections of the last attention."""
 
     last: Tensor | None = None
     blocks: dict[int, Tensor] = field(default_factory=dict)
@@ -27,10 +28,14 @@ class Seen:
 
 
 @contextmanager
-def watching(model: TaskModel, blocks: Sequence[int] = (), relations: bool = False) -> Iterator[Seen]:
-    """While open, every forward pass leaves in the yielded `Seen` its last hidden state and what else is named."""
-    seen = Seen()
-    handles = [model.backbone.register_forward_hook(lambda _m, _a, out: setattr(seen, "last", out.last_hidden_state))]
+def capturing(model: TaskModel, blocks: Sequence[int] = (), relations: bool = False) -> Iterator[Activations]:
+    """Capture, by forward hooks, the last hidden state and the named block outputs and relations of every pass."""
+    activations = Activations()
+
+    def keep_last(_module: nn.Module, _args: object, output: Any) -> None:
+        activations.last = output.last_hidden_state
+
+    handles = [model.backbone.register_forward_hook(keep_last)]
 
     def keep(place: dict[int, Tensor] | dict[str, Tensor], key: int | str) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -40,22 +45,22 @@ def watching(model: TaskModel, blocks: Sequence[int] = (), relations: bool = Fal
 
     if blocks or relations:
         anatomy = anatomy_of(model.backbone)
-        handles += [anatomy.blocks[i].register_forward_hook(keep(seen.blocks, i)) for i in blocks]
+        handles += [anatomy.blocks[i].register_forward_hook(keep(activations.blocks, i)) for i in blocks]
         if relations:
             last, roles = anatomy.blocks[-1], anatomy.roles()
             handles += [
-                last.get_submodule(roles[r]).register_forward_hook(keep(seen.projections, r)) for r in RELATIONS
+                last.get_submodule(roles[r]).register_forward_hook(keep(activations.projections, r)) for r in RELATIONS
             ]
     try:
-        yield seen
+        yield activations
     finally:
         for handle in handles:
             handle.remove()
 
 
 @dataclass(frozen=True)
-class Taught:
-    """What the teacher gave for a batch: logits (B, C), and what else was asked of it."""
+class TeacherOutputs:
+    """The teacher's outputs for a batch: logits (B, C), and what else the loss needs of them."""
 
     logits: Tensor
     hidden: Tensor | None = None
@@ -64,7 +69,7 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """How much each term of the loss counts; a term of weight 0 is not computed."""
 
     task: float = 0.3
@@ -76,21 +81,21 @@ class Weights:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Loss of a student: labels, the teacher's soft labels, and what the teacher has inside.
+    """Loss of a student: labels, the teacher's soft labels, and its hidden states and attention relations.
 
     soft: T^2 KL(teacher/T || student/T) (Hinton et al. 2015, section 2). hidden: mean square error per token of the
     last hidden state, relative to the teacher's energy; blocks: the same of the blocks that came from the teacher's,
     `mapped` from the student's to the teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2).
     relations: of queries, keys and values among the tokens, in the last block (MiniLMv2, Wang et al. 2021, arXiv
-    2012.15828, section 3). `teacher(rows, inputs)` gives what was taught, stored or computed; `columns` are the
+    2012.15828, section 3). `teacher(rows, inputs)` gives the teacher's outputs, stored or computed; `columns` are the
     coordinates a narrower student kept.
     """
 
     labels: Tensor
-    teacher: Callable[[Tensor, Mapping[str, Tensor]], Taught]
+    teacher: Callable[[Tensor, Mapping[str, Tensor]], TeacherOutputs]
     task: Callable[[Tensor, Tensor], Tensor]
     temperature: float
-    weights: Weights
+    weights: LossWeights
     columns: Tensor | None = None
     mapped: Mapping[int, int] = field(default_factory=dict)
     relation_heads: int = 12
@@ -98,21 +103,22 @@ class Distillation:
     def __call__(self, model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
         wanted = self.weights
         mapped = self.mapped if wanted.blocks > 0 else {}
-        with watching(model, tuple(mapped), wanted.relations > 0) as seen:
+        with capturing(model, tuple(mapped), wanted.relations > 0) as activations:
             logits = model(**inputs)
         taught = self.teacher(rows, inputs)
         mask = inputs["attention_mask"]
         value = wanted.task * self.task(logits, self.labels[rows].to(logits.device))
         value = value + wanted.soft * soft_loss(logits, taught.logits.to(logits.device), self.temperature)
         if taught.hidden is not None and wanted.hidden > 0:
-            assert seen.last is not None
-            value = value + wanted.hidden * hidden_loss(seen.last, self._narrow(taught.hidden, seen.last), mask)
+            assert activations.last is not None
+            target = self._narrow(taught.hidden, activations.last)
+            value = value + wanted.hidden * hidden_loss(activations.last, target, mask)
         for ours, theirs in mapped.items():
-            state, target = seen.blocks[ours], taught.blocks[theirs]
+            state, target = activations.blocks[ours], taught.blocks[theirs]
             value = value + wanted.blocks / len(mapped) * hidden_loss(state, self._narrow(target, state), mask)
         if wanted.relations > 0:
             value = value + wanted.relations * relation_loss(
-                seen.projections, taught.projections, mask, self.relation_heads
+                activations.projections, taught.projections, mask, self.relation_heads
             )
         return value
 

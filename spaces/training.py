@@ -34,7 +34,7 @@ class Training:
     seed: int = 0
 
 
-def fit(
+def train(
     model: TaskModel,
     epoch: Callable[[int], Sequence[Batch]],
     loss: Loss,

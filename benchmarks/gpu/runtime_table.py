@@ -24,7 +24,7 @@ from objectives.bench import Batch, open_bench
 from objectives.ceilings import Measured, Meter
 from objectives.process import Remote
 from objectives.timing import QUICK
-from search.space.stored_sizes import sizes_of
+from search.space.stored_sizes import model_sizes
 from spaces import build
 from spaces.errors import Infeasible
 from spaces.knob import Plan
@@ -341,7 +341,7 @@ def _time(
         memory_mb=None if seen is None else seen.value,
         note=found[latency.P50.name].conditions["noisy"],
     )
-    sizes = sizes_of(folder)
+    sizes = model_sizes(folder)
     if sizes is not None:
         floor = roofline.floor(sizes, fed, case.kernel_precision, ceilings)
         note = "; ".join(filter(None, (row["note"], roofline.under(floor, found[latency.P50.name]))))

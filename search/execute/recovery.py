@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spaces.distillation import Distillation
 from search.prepare.teacher_outputs import StoredTeacher
 
-#: Of the loss, in the order of `Weights`; in a configuration and a recipe `<term>_weight`.
+#: Of the loss, in the order of `LossWeights`; in a configuration and a recipe `<term>_weight`.
 TERMS = ("task", "soft", "hidden", "block", "relation")
 
 
@@ -43,7 +43,7 @@ class Recovery:
     def train(self, model: TaskModel, share: float = 1.0) -> None:
         """Train `model` in place until `share` of the recovery is done, from where it stands."""
         from spaces.checkpoints import Checkpoints
-        from spaces.training import Training, fit
+        from spaces.training import Training, train
 
         encoded, labels = read_encoded(self.data / "train.npz")
         settings, config = self.settings, self.config
@@ -62,19 +62,19 @@ class Recovery:
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
-        fit(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch), share)
+        train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch), share)
 
     def _loss(self, model: TaskModel, lengths: np.ndarray, labels: np.ndarray) -> Distillation:
         import torch
 
         from spaces.anatomy import anatomy_of
-        from spaces.distillation import Distillation, Weights
+        from spaces.distillation import Distillation, LossWeights
         from spaces.slicing import decode_ranges
 
         task = task_named(self.config.task)
         kept = self.plans.get("distill", {})
         width = kept.get("hidden")
-        weights = Weights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
+        weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
         mapped: dict[int, int] = {}
         if weights.blocks > 0:  # where no block was dropped, each came from the teacher's at its place
             mapped = dict(enumerate(kept.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))

@@ -24,7 +24,7 @@ from search.front.outcome import LATENCY
 from search.measure.reference import Reference, References
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
-from search.space.stored_sizes import sizes_of, weight_shapes
+from search.space.stored_sizes import model_sizes, weight_shapes
 from spaces import build
 from spaces.base import read_config
 from spaces.recipe import Recipe
@@ -246,7 +246,7 @@ class Timings:
 
     def _held_against_floor(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:
         """With floor and fraction, where the sizes of the model are known."""
-        sizes = sizes_of(folder)
+        sizes = model_sizes(folder)
         if sizes is None:
             return timed
         plan = build.precision_of(recipe)

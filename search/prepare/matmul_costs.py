@@ -1,4 +1,4 @@
-"""What single products take on this device: measured once, where a plan of factors asks for it."""
+"""Costs of single matrix products on this device: measured once, where the low-rank plan needs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.prepare.folders import torch_with
 from search.space.space import Space
 from search.tasks.encoded import read_encoded
 from spaces.axes.low_rank import FASTER, break_even
-from spaces.products import fit
+from spaces.matmul_cost_model import fit_costs
 from spaces.recipe import Step
 from spaces.runtime import Context
 from spaces.shape import Shape
@@ -33,7 +33,7 @@ Sizes = list[tuple[int, int]]  # (in, out)
 def costs_here(
     config: RunConfig, space: Space, context: Context, data: Path, device: Mapping[str, Any], stage: Callable[..., Path]
 ) -> str | None:
-    """The costs of products on this device (`spaces.products.Costs.text`); None where no plan asks for them.
+    """The costs of products on this device (`spaces.matmul_cost_model.Costs.text`); None where no plan needs them.
 
     `device` is its fingerprint, `stage` makes folders as `search.prepare.runner.Stages` does. Times are those of eager
     float32 products, with the threads candidates are timed with: one set of weights serves every runtime and precision,
@@ -42,7 +42,7 @@ def costs_here(
     knob = space.knobs.get("low_rank.where")
     if space.shape is None or knob is None or FASTER not in knob.choices:
         return None
-    sizes, tokens = sizes_of(space.shape), tokens_of(config, data)
+    sizes, tokens = matrix_sizes(space.shape), tokens_of(config, data)
     key = {"device": clock.digest(device), "threads": context.threads, "tokens": tokens, "sizes": sizes}
     folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads)
     return str(json.loads((folder / FILE).read_text())["costs"])
@@ -56,7 +56,7 @@ def tokens_of(config: RunConfig, data: Path) -> int:
     return workload.batch * max(1, round(float(np.median(read_encoded(data / "validation.npz")[0].lengths))))
 
 
-def sizes_of(shape: Shape) -> Sizes:
+def matrix_sizes(shape: Shape) -> Sizes:
     """The matrices of the model's largest block, and for each the two factors of a few ranks."""
     queries = max(layer.heads for layer in shape.layers) * shape.head_dim * shape.group
     neurons = max(layer.neurons for layer in shape.layers)
@@ -74,11 +74,11 @@ def make_products(
     folder: Path, sizes: Sizes, tokens: int, device: str, threads: int, progress: Progress, seconds: float = SECONDS
 ) -> None:
     """`products.json`: the costs as a recipe holds them, and the times they were fitted to."""
-    from objectives.products import times_us
+    from objectives.matmul_timing import times_us
 
     torch_with(threads)
     times = times_us(sizes, tokens, device, seconds, partial(progress, "timing matrix products"))
-    costs = fit(sizes, times)
+    costs = fit_costs(sizes, times)
     measured = [
         {"in": size[0], "out": size[1], "us": round(time, 3), "fitted_us": round(costs.of(*size), 3)}
         for size, time in zip(sizes, times, strict=True)

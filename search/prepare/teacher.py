@@ -47,7 +47,7 @@ def make_teacher(
     """
     from spaces.base import write_folder
     from spaces.checkpoints import Checkpoints
-    from spaces.training import Training, fit
+    from spaces.training import Training, train
 
     torch = torch_with(threads)
     about = json.loads((data / "data.json").read_text())
@@ -68,6 +68,6 @@ def make_teacher(
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         training = Training(**settings, seed=config.seed)
-        fit(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
+        train(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
     finish(folder, model, base.inputs, data)

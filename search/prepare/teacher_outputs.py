@@ -1,4 +1,4 @@
-"""Stage "outputs": what the teacher gives on the rows that distil, kept or computed when it is needed."""
+"""Stage "outputs": the teacher's outputs on the rows of distillation, stored or computed on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.tasks.tokens import by_length
 if TYPE_CHECKING:
     import torch
 
-    from spaces.distillation import Taught, Weights
+    from spaces.distillation import LossWeights, TeacherOutputs
 
 #: Above this the teacher's hidden states are computed as they are needed instead of stored.
 STORED_HIDDEN_BYTES = 2 * 10**9
@@ -33,7 +33,7 @@ def make_outputs(
     from safetensors.torch import save_file
 
     from spaces import build
-    from spaces.distillation import watching
+    from spaces.distillation import capturing
 
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
@@ -48,22 +48,22 @@ def make_outputs(
     logits = None
     order = ordered[by_length(encoded.lengths[ordered], 32)]
     names = input_names(teacher)
-    with torch.inference_mode(), watching(model) as watched:
+    with torch.inference_mode(), capturing(model) as activations:
         for first in range(0, len(order), 32):
             chosen = order[first : first + 32]
             batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in names}
             out = model(**batch).cpu()
-            assert watched.last is not None
-            seen = watched.last.cpu()
+            assert activations.last is not None
+            states = activations.last.cpu()
             if logits is None:
                 logits = torch.zeros(len(encoded), out.shape[-1])
-                if config.recover.hidden_weight > 0 and tokens * seen.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
-                    hidden = torch.zeros(tokens, seen.shape[-1], dtype=torch.float16)
+                if config.recover.hidden_weight > 0 and tokens * states.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
+                    hidden = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
             logits[torch.from_numpy(chosen)] = out
             if hidden is not None:
                 for position, row in enumerate(chosen):
                     length = int(encoded.lengths[row])
-                    hidden[starts[row] : starts[row] + length] = seen[position, :length].half()
+                    hidden[starts[row] : starts[row] + length] = states[position, :length].half()
             progress("teacher outputs", min(1.0, (first + 32) / len(order)))
     assert logits is not None
     tensors = {"logits": logits, "starts": torch.from_numpy(starts)}
@@ -73,7 +73,7 @@ def make_outputs(
 
 
 class StoredTeacher:
-    """What the teacher gives, by row: from the store, or computed as it is needed where that is too much to store."""
+    """The teacher's outputs by row: from the store, or computed on demand where they are too large to store."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class StoredTeacher:
         lengths: np.ndarray,
         teacher: Path,
         device: str,
-        weights: Weights,
+        weights: LossWeights,
         blocks: tuple[int, ...] = (),
     ) -> None:
         from safetensors.torch import load_file
 
-        found = load_file(outputs / "outputs.safetensors")
-        self._logits, self._starts, self._hidden = found["logits"], found["starts"], found.get("hidden")
+        tensors = load_file(outputs / "outputs.safetensors")
+        self._logits, self._starts, self._hidden = tensors["logits"], tensors["starts"], tensors.get("hidden")
         self._lengths, self._blocks, self._relations = lengths, blocks, weights.relations > 0
         self._live = None
         if self._blocks or self._relations or (weights.hidden > 0 and self._hidden is None):
@@ -95,19 +95,19 @@ class StoredTeacher:
 
             self._live = build.load(teacher).to(device)
 
-    def __call__(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Taught:
+    def __call__(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> TeacherOutputs:
         import torch
 
-        from spaces.distillation import Taught, watching
+        from spaces.distillation import TeacherOutputs, capturing
 
         if self._live is not None:
-            with torch.no_grad(), watching(self._live, self._blocks, self._relations) as seen:
+            with torch.no_grad(), capturing(self._live, self._blocks, self._relations) as activations:
                 self._live(**inputs)
-            return Taught(self._logits[rows], seen.last, seen.blocks, seen.projections)
+            return TeacherOutputs(self._logits[rows], activations.last, activations.blocks, activations.projections)
         if self._hidden is None:
-            return Taught(self._logits[rows])
+            return TeacherOutputs(self._logits[rows])
         padded = torch.zeros(*inputs["input_ids"].shape, self._hidden.shape[-1])
         for position, row in enumerate(rows.tolist()):
             start, length = int(self._starts[row]), int(self._lengths[row])
             padded[position, :length] = self._hidden[start : start + length]
-        return Taught(self._logits[rows], padded)
+        return TeacherOutputs(self._logits[rows], padded)

@@ -10,7 +10,7 @@ import numpy as np
 
 from objectives.shapes import Array, Shapes
 from search.space.space import Space
-from search.space.stored_sizes import sizes_of, weight_shapes
+from search.space.stored_sizes import model_sizes, weight_shapes
 from spaces.anatomy import Family, family_of
 from spaces.axes.distill import WIDTH_MULTIPLE
 from spaces.axes.prune import NEURON_MULTIPLE
@@ -36,7 +36,7 @@ class Outline:
 
 def shapes_of_folder(folder: Path) -> Shapes | None:
     """The sizes of the model stored in `folder`; None for a family that is not known."""
-    sizes = sizes_of(folder)
+    sizes = model_sizes(folder)
     if sizes is None:
         return None
     family, weights = _family(folder), weight_shapes(folder)
@@ -54,7 +54,7 @@ def shapes_of_folder(folder: Path) -> Shapes | None:
 
 def outline_of(folder: Path) -> Outline | None:
     """The outline of the uncompressed model stored in `folder`; None for a family that is not known."""
-    sizes, whole = sizes_of(folder), shapes_of_folder(folder)
+    sizes, whole = model_sizes(folder), shapes_of_folder(folder)
     if sizes is None or whole is None:
         return None
     family, weights, hidden = _family(folder), weight_shapes(folder), int(whole.hidden[0])

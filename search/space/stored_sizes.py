@@ -19,7 +19,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def sizes_of(folder: Path) -> roofline.Sizes | None:
+def model_sizes(folder: Path) -> roofline.Sizes | None:
     """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
     from spaces.anatomy import family_of
     from spaces.errors import Infeasible

@@ -12,7 +12,7 @@ from spaces.axis import Phase
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
 from spaces.knob import Knob, Plan, Settings
-from spaces.products import Costs
+from spaces.matmul_cost_model import Costs
 from spaces.shape import Shape
 from spaces.statistics import PLACES, Statistics, cholesky
 
@@ -128,8 +128,8 @@ class LowRankFactors:
     (a diagonal Fisher estimate of the loss they cost). uniform: the same share of its weights for every matrix.
     whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
     `embeddings` factors the table of token embeddings: a matter of size, since a row is looked up, not multiplied.
-    where: faster keeps whole what two factors would not make faster by `costs`, which a recipe carries as one more
-    setting (`spaces.products.Costs.text`): so its plan is the same wherever it is made, whatever that machine says.
+    where: faster keeps a matrix whole where `costs` predict that two factors would not be faster. A recipe carries
+    `costs` as one more setting (`spaces.matmul_cost_model.Costs.text`), so its plan is the same on every machine.
     """
 
     name = "low_rank"

@@ -15,12 +15,14 @@ from torch.fx.node import map_arg
 from spaces.errors import Infeasible
 from spaces.runtimes.aten_to_jax import DTYPES, TABLE, Array
 
-Weights = Mapping[str, Array]
+Parameters = Mapping[str, Array]
 #: Arguments that say where and how a tensor lies in memory, which is XLA's affair.
 MEMORY = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 
 
-def lower(program: ExportedProgram) -> tuple[Callable[[Weights, Mapping[str, Array]], Array], dict[str, torch.Tensor]]:
+def lower(
+    program: ExportedProgram,
+) -> tuple[Callable[[Parameters, Mapping[str, Array]], Array], dict[str, torch.Tensor]]:
     """(function of weights and named inputs, its weights by name) for a graph of core ATen operators.
 
     The function is made for `jax.jit`: sizes left open in the graph are those of the inputs it is traced with.
@@ -38,7 +40,7 @@ def lower(program: ExportedProgram) -> tuple[Callable[[Weights, Mapping[str, Arr
             stored = program.state_dict if spec.target in program.state_dict else program.constants
             weights[name] = stored[str(spec.target)].detach()
 
-    def run(weights: Weights, inputs: Mapping[str, Array]) -> Array:
+    def run(weights: Parameters, inputs: Mapping[str, Array]) -> Array:
         values: dict[Node, Any] = {}
         for node in steps:
             if node.op == "placeholder":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from objectives import roofline
-from search.space.stored_sizes import sizes_of
+from search.space.stored_sizes import model_sizes
 
 SMALL = {
     "model_type": "bert",
@@ -32,7 +32,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_sizes_are_those_of_the_stored_weights(stored: Path) -> None:
-    sizes = sizes_of(stored)
+    sizes = model_sizes(stored)
     assert sizes is not None
     block = [(16, 16)] * 4 + [(16, 40), (40, 16)]
     assert sorted(sizes.token_matrices) == sorted(block * 2)
@@ -47,7 +47,7 @@ def test_the_operations_are_those_that_torch_counts_for_the_whole_model(stored: 
 
     from spaces import build
 
-    model, sizes = build.load(stored), sizes_of(stored)
+    model, sizes = build.load(stored), model_sizes(stored)
     assert sizes is not None
     model.backbone.set_attn_implementation("eager")  # type: ignore[operator] # torch counts no fused attention on a CPU
     ids = torch.from_numpy(np.ones((3, 9), dtype=np.int64))
@@ -69,7 +69,7 @@ def test_zeros_are_work_unless_a_kernel_skips_them(pattern: str, tmp_path: Path)
         for name, plan in plans.items():
             registry.axis_named(name).reshape(model, plan)
         write_folder(tmp_path / str(len(plans)), model, base, plans)
-        found.append(sizes_of(tmp_path / str(len(plans))))
+        found.append(model_sizes(tmp_path / str(len(plans))))
     whole, sparse = found
     assert whole is not None and sparse is not None
     factor = 1 if pattern == "any" else 2
@@ -85,4 +85,4 @@ def test_a_family_that_is_not_known_has_no_roofline(stored: Path) -> None:
     other = stored.parent / "other"
     other.mkdir(exist_ok=True)
     (other / "config.json").write_text(text.replace('"model_type": "bert"', '"model_type": "unheard"'))
-    assert sizes_of(other) is None
+    assert model_sizes(other) is None

@@ -19,7 +19,7 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.checkpoints import Checkpoints
 from spaces.stopping import Stopping
-from spaces.training import Batch, Loss, Training, fit
+from spaces.training import Batch, Loss, Training, train
 
 STEPS = 7  # three and a half epochs of two batches
 QUICK = Training(epochs=STEPS / 2, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
@@ -85,7 +85,7 @@ def trained(
     assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     checkpoints = None if file is None else Checkpoints(file, every_s)
     look = stopping_of(stopping, batches, labels)
-    fit(model, epochs(batches), loss_on(labels), training, "cpu", progress, look, checkpoints, share)
+    train(model, epochs(batches), loss_on(labels), training, "cpu", progress, look, checkpoints, share)
     assert not model.training and all(p.requires_grad for p in model.parameters())
     return weights(model)
 
@@ -132,7 +132,7 @@ def test_a_pause_changes_no_weight(file: Path, share: float, stopping: str) -> N
 def test_a_share_is_the_first_steps_of_the_same_schedule(file: Path, share: float, steps: int) -> None:
     seen: list[dict[str, Tensor]] = []
     model, batches, labels = student()
-    fit(model, epochs(batches), loss_on(labels), QUICK, "cpu", lambda _: seen.append(weights(model)))
+    train(model, epochs(batches), loss_on(labels), QUICK, "cpu", lambda _: seen.append(weights(model)))
     done: list[float] = []
     assert equal(trained(file, share=share, progress=done.append), seen[steps - 1])
     assert done == [(number + 1) / steps for number in range(steps)]
@@ -260,7 +260,7 @@ def test_on_a_gpu_a_paused_training_goes_on_with_its_random_numbers(file: Path) 
         model, batches, labels = student()
         checkpoints = None if kept is None else Checkpoints(kept)
         loss = loss_on(labels.cuda())
-        fit(model, epochs(batches), loss, QUICK, "cuda", checkpoints=checkpoints, share=share)
+        train(model, epochs(batches), loss, QUICK, "cuda", checkpoints=checkpoints, share=share)
         return weights(model)
 
     whole = on_gpu(1.0, None)

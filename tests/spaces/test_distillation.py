@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.base import TaskModel
-from spaces.distillation import Distillation, Taught, Weights, hidden_loss, relation_loss, soft_loss, watching
+from spaces.distillation import (
+    Distillation,
+    LossWeights,
+    TeacherOutputs,
+    capturing,
+    hidden_loss,
+    relation_loss,
+    soft_loss,
+)
 from spaces.recipe import Step
 
 
@@ -62,7 +70,9 @@ def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float
     inputs, rows = batches[0]
     taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
     hidden = torch.randn(*inputs["input_ids"].shape, 64, generator=torch.Generator().manual_seed(4))
-    made = Distillation(labels, lambda *_: Taught(taught, hidden), functional.cross_entropy, 2.0, Weights(*given))
+    made = Distillation(
+        labels, lambda *_: TeacherOutputs(taught, hidden), functional.cross_entropy, 2.0, LossWeights(*given)
+    )
     ours = model(**inputs)
     last = model.backbone(**inputs).last_hidden_state
     parts = (
@@ -78,11 +88,11 @@ def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float
 def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
     model, batches, labels = student()
 
-    def teacher(rows: Tensor, inputs: Mapping[str, Tensor]) -> Taught:
+    def teacher(rows: Tensor, inputs: Mapping[str, Tensor]) -> TeacherOutputs:
         with torch.no_grad():
-            return Taught(model(**inputs), model.backbone(**inputs).last_hidden_state)
+            return TeacherOutputs(model(**inputs), model.backbone(**inputs).last_hidden_state)
 
-    made = Distillation(labels, teacher, functional.cross_entropy, 2.0, Weights(0.0, 1.0, 1.0))
+    made = Distillation(labels, teacher, functional.cross_entropy, 2.0, LossWeights(0.0, 1.0, 1.0))
     assert float(made(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
 
 
@@ -95,10 +105,10 @@ def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
     labels = torch.zeros(4, dtype=torch.int64)
     made = Distillation(
         labels,
-        lambda *_: Taught(torch.zeros(4, 3), hidden),
+        lambda *_: TeacherOutputs(torch.zeros(4, 3), hidden),
         functional.cross_entropy,
         2.0,
-        Weights(0.0, 0.0, 1.0),
+        LossWeights(0.0, 0.0, 1.0),
         columns,
     )
     narrow = model.backbone(**inputs).last_hidden_state
@@ -110,10 +120,10 @@ def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
 # --- what the teacher has inside ------------------------------------------------------------------------------
 
 
-def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int, ...] = ()) -> Taught:
-    with torch.no_grad(), watching(model, blocks, relations=True) as seen:
+def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int, ...] = ()) -> TeacherOutputs:
+    with torch.no_grad(), capturing(model, blocks, relations=True) as seen:
         logits = model(**inputs)
-    return Taught(logits, seen.last, seen.blocks, seen.projections)
+    return TeacherOutputs(logits, seen.last, seen.blocks, seen.projections)
 
 
 @pytest.mark.parametrize("case", ["bert", "distilbert", "llama"])
@@ -125,7 +135,7 @@ def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
         lambda _, given: taught_by(model, given, (0, 2)),
         functional.cross_entropy,
         2.0,
-        Weights(0.0, 0.0, 0.0, blocks=1.0, relations=1.0),
+        LossWeights(0.0, 0.0, 0.0, blocks=1.0, relations=1.0),
         mapped={0: 0, 2: 2},
     )
     assert float(made(model, inputs, rows).detach()) == pytest.approx(0, abs=1e-5)
@@ -139,7 +149,7 @@ def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:
     inputs, rows, labels = seen.batch, torch.arange(4), torch.zeros(4, dtype=torch.int64)
     taught = taught_by(seen.model, inputs, tuple(mapped.values()))
     made = Distillation(
-        labels, lambda *_: taught, functional.cross_entropy, 2.0, Weights(0.0, 0.0, 0.0, blocks=3.0), mapped=mapped
+        labels, lambda *_: taught, functional.cross_entropy, 2.0, LossWeights(0.0, 0.0, 0.0, blocks=3.0), mapped=mapped
     )
     mine = taught_by(model, inputs, tuple(mapped)).blocks
     parts = [hidden_loss(mine[a], taught.blocks[b], inputs["attention_mask"]) for a, b in mapped.items()]

@@ -18,7 +18,7 @@ from spaces.recipe import Step
 from spaces.runtime import Context
 from spaces.sparse import Sparse, TwoOfFour, best_of_four, best_of_row, expand, packed, sparse_modules, unpacked
 from spaces.statistics import PLACES
-from spaces.training import Training, fit
+from spaces.training import Training, train
 
 HALF = Step("sparse", {"weights": 0.5})
 GROUPED = Step("sparse", {"weights": 0.5, "pattern": "2-of-4"})
@@ -140,7 +140,7 @@ def test_recovery_leaves_every_zero_zero(step: Step, tmp_path: Path) -> None:
     before = {path: module.values.detach().clone() for path, module in sparse_modules(model).items()}
     _, batches, labels = student()
     training = Training(epochs=2, batch=4, learning_rate=1e-2, head_learning_rate=1e-2)
-    fit(model, lambda _: batches, lambda m, i, r: nn.functional.cross_entropy(m(**i), labels[r]), training, "cpu")
+    train(model, lambda _: batches, lambda m, i, r: nn.functional.cross_entropy(m(**i), labels[r]), training, "cpu")
     write_folder(tmp_path, model, seen.base, plans)
     stored = build.load(tmp_path)
     assert len(places) == 18

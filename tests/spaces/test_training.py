@@ -14,7 +14,7 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.recipe import Step
 from spaces.stopping import Stopping
-from spaces.training import Batch, Training, fit
+from spaces.training import Batch, Training, train
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
 
@@ -31,7 +31,7 @@ def task_loss(labels: Tensor):  # type: ignore[no-untyped-def]
 
 def trained(training: Training, case: str = "bert") -> dict[str, Tensor]:
     model, batches, labels = student(case)
-    fit(model, lambda _: batches, task_loss(labels), training, "cpu")
+    train(model, lambda _: batches, task_loss(labels), training, "cpu")
     assert not model.training and all(p.requires_grad for p in model.parameters())
     return weights(model)
 
@@ -67,7 +67,7 @@ def test_a_fraction_of_an_epoch_takes_its_share_of_the_steps(epochs: float, expe
         seen.append(rows)
         return task_loss(labels)(model, inputs, rows)
 
-    fit(model, epoch, loss, replace(QUICK, epochs=epochs), "cpu", progress.append)
+    train(model, epoch, loss, replace(QUICK, epochs=epochs), "cpu", progress.append)
     wanted = [rows for number in range(3) for _, rows in epoch(number)][:expected]
     assert len(seen) == expected and all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
     assert progress == pytest.approx([(i + 1) / expected for i in range(expected)])
@@ -86,7 +86,7 @@ def test_training_lowers_the_loss() -> None:
         return sum(float(functional.cross_entropy(logits(model, inputs), labels[rows])) for inputs, rows in batches)
 
     before = total()
-    fit(model, lambda _: batches, task_loss(labels), replace(QUICK, epochs=15), "cpu")
+    train(model, lambda _: batches, task_loss(labels), replace(QUICK, epochs=15), "cpu")
     assert total() < 0.7 * before
 
 
@@ -96,7 +96,7 @@ def test_compressed_models_train_too() -> None:
     model, _ = built(seen, *steps)
     before = weights(model)
     _, batches, labels = student()
-    fit(model, lambda _: batches, task_loss(labels), QUICK, "cpu")
+    train(model, lambda _: batches, task_loss(labels), QUICK, "cpu")
     assert all(
         not torch.equal(before[n], t) for n, t in weights(model).items() if n.endswith((".a.weight", ".b.weight"))
     )
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_when(value: float) -> N
         return task_loss(labels)(model, inputs, rows) * next(steps)
 
     with pytest.raises(FloatingPointError, match=f"{value} at step 1 of 2"):
-        fit(model, lambda _: batches, loss, QUICK, "cpu")
+        train(model, lambda _: batches, loss, QUICK, "cpu")
 
 
 def test_the_rate_rises_then_falls_to_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_training_ends_when_nothing_gets_better_and_keeps_the_best() -> None:
         return next(losses)
 
     steps: list[float] = []
-    fit(
+    train(
         model,
         lambda _: batches,
         task_loss(labels),
@@ -169,7 +169,7 @@ def test_the_last_weights_are_looked_at_too() -> None:
         looked.append(len(steps))
         return -float(len(looked))
 
-    fit(
+    train(
         model,
         lambda _: [*batches, *batches],
         task_loss(labels),
@@ -184,4 +184,4 @@ def test_the_last_weights_are_looked_at_too() -> None:
 def test_an_epoch_without_batches_is_an_error() -> None:
     model, _, labels = student()
     with pytest.raises(ValueError, match="no batches"):
-        fit(model, lambda _: [], task_loss(labels), QUICK, "cpu")
+        train(model, lambda _: [], task_loss(labels), QUICK, "cpu")

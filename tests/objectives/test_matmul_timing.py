@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from objectives.products import times_us
+from objectives.matmul_timing import times_us
 
 
 def test_a_product_of_a_hundred_times_the_work_takes_longer_and_thin_ones_less() -> None:

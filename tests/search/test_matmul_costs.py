@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from search.front.wording import describe
-from search.prepare import matmul_costs as products
-from search.prepare import runner as compose
+from search.prepare import matmul_costs, runner
 from search.prepare.prepared import Prepared
 from search.space.configured import configured
 from spaces import build
-from spaces.products import Costs
+from spaces.matmul_cost_model import Costs
 from spaces.recipe import Recipe, canonical
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics
@@ -32,7 +31,7 @@ def prepare_with(folder: Path, model: Path, data: Path, low_rank: Mapping[str, A
     path = command.write_config(data / "products.yaml", **plain, space={**OFF, "low_rank": low_rank}, **changes)
     config = configured(path, 1, None, "products", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True, exist_ok=True)
-    return compose.prepare(config, lambda stage, done: None)
+    return runner.prepare(config, lambda stage, done: None)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data:
 
 
 def measured(prepared: Prepared) -> list[Path]:
-    return list(prepared.store.root.glob(f"products/*/{products.FILE}"))
+    return list(prepared.store.root.glob(f"products/*/{matmul_costs.FILE}"))
 
 
 def test_nothing_is_measured_where_the_knob_is_not_opened(closed: Prepared) -> None:
@@ -91,9 +90,9 @@ def test_a_search_over_the_knob_runs_to_its_end(tmp_path: Path, tiny_bert: Path,
 
 def test_the_fit_of_measured_times_says_which_factors_pay(tmp_path: Path) -> None:
     """Of a block of 384 by 1536 and 256 tokens, a tenth of the weights is faster and nine tenths are hardly."""
-    sizes = products.sizes_of(MINILM)
-    products.make_products(tmp_path, sizes, 256, "cpu", 1, lambda stage, done: None, seconds=1.0)
-    about = json.loads((tmp_path / products.FILE).read_text())
+    sizes = matmul_costs.matrix_sizes(MINILM)
+    matmul_costs.make_products(tmp_path, sizes, 256, "cpu", 1, lambda stage, done: None, seconds=1.0)
+    about = json.loads((tmp_path / matmul_costs.FILE).read_text())
     off = [abs(np.log(one["fitted_us"] / one["us"])) for one in about["measured"]]
     assert [(one["in"], one["out"]) for one in about["measured"]] == sizes
     assert np.median(off) < 0.4, about
@@ -101,7 +100,7 @@ def test_the_fit_of_measured_times_says_which_factors_pay(tmp_path: Path) -> Non
 
 
 def test_the_sizes_are_those_of_the_blocks_and_of_their_factors() -> None:
-    sizes = products.sizes_of(MINILM)
+    sizes = matmul_costs.matrix_sizes(MINILM)
     assert sizes[:3] == [(384, 384), (384, 1536), (1536, 384)]
     assert len(set(sizes)) == len(sizes) and all(min(size) <= 384 for size in sizes)
     thin = [size for size in sizes[3:] if min(size) < 0.8 * 384 * 1536 / (384 + 1536)]
@@ -112,4 +111,4 @@ def test_the_tokens_are_those_of_a_call(closed: Prepared) -> None:
     lengths = closed.split("validation")[0].lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
         config = SimpleNamespace(workload=SimpleNamespace(batch=batch, length=length))
-        assert products.tokens_of(config, closed.data) == tokens  # type: ignore[arg-type]
+        assert matmul_costs.tokens_of(config, closed.data) == tokens  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from spaces import build, registry
 from spaces.axes.low_rank import break_even
 from spaces.errors import Infeasible
 from spaces.knob import Value
-from spaces.products import Costs, fit
+from spaces.matmul_cost_model import Costs, fit_costs
 from spaces.recipe import Recipe, Step, canonical
 
 SIZES = [(384, 384), (384, 1536), (1536, 384), (384, 96), (96, 384), (384, 24), (24, 1536), (1536, 24)]
@@ -28,7 +28,7 @@ PLANTED = [
 
 @pytest.mark.parametrize("planted", PLANTED, ids=Costs.text)
 def test_the_fit_recovers_planted_costs(planted: Costs) -> None:
-    found = fit(SIZES, [planted.of(*size) for size in SIZES])
+    found = fit_costs(SIZES, [planted.of(*size) for size in SIZES])
     np.testing.assert_allclose(
         [found.call, found.weight, found.read, found.write],
         [planted.call, planted.weight, planted.read, planted.write],
@@ -39,7 +39,7 @@ def test_the_fit_recovers_planted_costs(planted: Costs) -> None:
 
 def test_noise_of_some_percent_moves_predicted_times_by_no_more() -> None:
     planted, noise = PLANTED[0], np.random.default_rng(0).normal(1, 0.05, len(SIZES))
-    found = fit(SIZES, [planted.of(*size) * factor for size, factor in zip(SIZES, noise, strict=True)])
+    found = fit_costs(SIZES, [planted.of(*size) * factor for size, factor in zip(SIZES, noise, strict=True)])
     for size in SIZES:
         assert found.of(*size) == pytest.approx(planted.of(*size), rel=0.1)
 
@@ -47,7 +47,7 @@ def test_noise_of_some_percent_moves_predicted_times_by_no_more() -> None:
 @pytest.mark.parametrize(("sizes", "times"), [(SIZES[:3], [1.0] * 3), (SIZES, [1.0]), (SIZES, [0.0] * 8)])
 def test_too_little_to_fit_is_refused(sizes: list[tuple[int, int]], times: list[float]) -> None:
     with pytest.raises(ValueError, match=r"at least 4 sizes|above 0"):
-        fit(sizes, times)
+        fit_costs(sizes, times)
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=Costs.text)

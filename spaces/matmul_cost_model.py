@@ -52,7 +52,7 @@ class Costs:
         return made
 
 
-def fit(sizes: Sequence[tuple[int, int]], times_us: Sequence[float]) -> Costs:
+def fit_costs(sizes: Sequence[tuple[int, int]], times_us: Sequence[float]) -> Costs:
     """The costs nearest to the measured times of products by (in, out), in squared relative error.
 
     Non-negative least squares (Lawson & Hanson 1974, chapter 23): no part of a product takes less than no time.
