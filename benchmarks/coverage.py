@@ -23,6 +23,7 @@ import numpy as np
 from objectives import latency, stats, timing
 from objectives.bench import Batch
 from objectives.clock import Reading
+from objectives.estimate import Estimate
 from objectives.timing import LONG, QUICK, Protocol
 
 BASE_MS = 9.0
@@ -161,7 +162,7 @@ class Simulated:
     def resume(self) -> None: ...
 
 
-def repetition(case: Case, protocol: Protocol, seed: int) -> tuple[stats.Estimate, int, bool]:
+def repetition(case: Case, protocol: Protocol, seed: int) -> tuple[Estimate, int, bool]:
     """(the ratio, attempts that were given up, whether what is kept is marked noisy)."""
     generator = np.random.default_rng(seed)
     machine = Machine(case, generator)

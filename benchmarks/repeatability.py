@@ -64,7 +64,8 @@ def final(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
         found = campaign.run([openers], (0, 1), models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
         known = campaign.measurements(found, 0, 1, seed, {})[latency.P50.name].conditions
         pairs = [found.ratio(key, key + 1) for key in range(0, MODELS, 2)]
-        return [latency.SPEEDUP.measured(*ratio, PLAN.sets * PLAN.rounds, known) for ratio in pairs]
+        rounds = PLAN.sets * PLAN.rounds
+        return [latency.SPEEDUP.measured(ratio.value, ratio.interval, rounds, known) for ratio in pairs]
 
     yield compare
 

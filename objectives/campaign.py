@@ -16,8 +16,10 @@ import numpy as np
 
 from objectives import clock, latency, noise, stats, timing
 from objectives.bench import Batch
+from objectives.estimate import Estimate
+from objectives.estimate import ratio as quotient
 from objectives.measurement import Measurement
-from objectives.stats import Estimate, Floats
+from objectives.stats import Floats
 from objectives.timing import Read, Side
 
 Opener = Callable[[], AbstractContextManager[Side]]
@@ -127,14 +129,14 @@ class Campaign:
         Models of two groups are compared by way of the baseline, which is in both.
         """
         if a == b:
-            return Estimate(1.0, (1.0, 1.0))
+            return Estimate(1.0, 1.0, 1.0)
         shared = [sets for sets in self.groups if {a, b} <= sets[0].blocks.keys()]
         if not shared:
-            return _quotient(self.ratio(a, self.anchors[0]), self.ratio(b, self.anchors[0]))
+            return quotient(self.ratio(a, self.anchors[0]), self.ratio(b, self.anchors[0]))
         logs = [np.log(one.medians(a)) - np.log(one.medians(b)) for sets in shared for one in sets]
         if len(logs) == 1:
             low, high = stats.median_interval(logs[0])
-            return Estimate(math.exp(float(np.median(logs[0]))), (math.exp(low), math.exp(high)))
+            return Estimate(math.exp(float(np.median(logs[0]))), math.exp(low), math.exp(high))
         return stats.over_processes(np.exp([np.median(rounds) for rounds in logs]))
 
     def speed(self, key: int) -> float:
@@ -227,7 +229,7 @@ def measurements(
     made = latency.clock_times(blocks, rows, seed, known)
     if speed != 1.0:
         made = [_at(measurement, speed) for measurement in made]
-    made.append(latency.SPEEDUP.measured(*over, len(sets) * campaign.plan.rounds, known))
+    made.append(latency.SPEEDUP.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, known))
     device = [one.device[key] for one in sets if key in one.device]
     if device:
         made.append(latency.device_time(device, seed, known))
@@ -269,13 +271,6 @@ def _at(measurement: Measurement, speed: float) -> Measurement:
     return replace(
         measurement, value=measurement.value * factor, interval=(low * factor, high * factor), conditions=known
     )
-
-
-def _quotient(a: Estimate, b: Estimate) -> Estimate:
-    """a / b of independent estimates, their errors in quadrature on the log scale."""
-    value = a.value / b.value
-    (a_low, a_high), (b_low, b_high) = ([abs(math.log(end / e.value)) for end in e.interval] for e in (a, b))
-    return Estimate(value, (value / math.exp(math.hypot(a_low, b_high)), value * math.exp(math.hypot(a_high, b_low))))
 
 
 def _set(

@@ -13,8 +13,9 @@ import numpy as np
 
 from objectives import clock, noise, stats, timing
 from objectives.bench import Batch
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement, Objective
-from objectives.stats import Estimate, Floats
+from objectives.stats import Floats
 from objectives.timing import LONG, QUICK, Protocol, Read, Session, Side
 from objectives.workload import MARK, Workload, other
 
@@ -85,12 +86,12 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
         by = {"reference_ms": reference.value, "reference_interval": [*reference.interval]}
         return replace(found, value=value, interval=ends, conditions={**found.conditions, **was, **by})
 
-    below, above = _reach(Estimate(ratio.value, ratio.interval))
+    below, above = _reach(ratio.estimate)
     made = {P50.name: moved(by_clock[P50.name], median, above, below)}
     for objective, factor in ((P90, slower), (P99, slower), (THROUGHPUT, 1 / slower)):
         if objective.name in by_clock:
             found = by_clock[objective.name]
-            made[objective.name] = moved(found, found.value * factor, *_reach(Estimate(found.value, found.interval)))
+            made[objective.name] = moved(found, found.value * factor, *_reach(found.estimate))
     return {**timed, **made}
 
 
@@ -114,8 +115,7 @@ def at_speeds_of(references: Mapping[str, Estimate], measured: Mapping[str, Meas
 
 def _reach(found: Estimate) -> tuple[float, float]:
     """How far the interval reaches below and above, on the log scale."""
-    low, high = found.interval
-    return math.log(found.value / low), math.log(high / found.value)
+    return math.log(found.value / found.low), math.log(found.high / found.value)
 
 
 def reference_error(timed: Measurement) -> float:
@@ -257,15 +257,19 @@ def clock_times(blocks: Blocks, rows: int, seed: int, known: Mapping[str, Any]) 
     found: list[tuple[Objective, float]] = [(P50, 50), *tail]
     points = [percentile for _, percentile in found]
     estimates = _pooled(blocks, lambda times: np.percentile(times, points), seed)
-    made = [objective.measured(*e, calls, known) for (objective, _), e in zip(found, estimates, strict=True)]
+    made = [
+        objective.measured(estimate.value, estimate.interval, calls, known)
+        for (objective, _), estimate in zip(found, estimates, strict=True)
+    ]
     [estimate] = _pooled(blocks, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
-    return [*made, THROUGHPUT.measured(*estimate, calls, known)]
+    return [*made, THROUGHPUT.measured(estimate.value, estimate.interval, calls, known)]
 
 
 def device_time(blocks: Blocks, seed: int, known: Mapping[str, Any]) -> Measurement:
     """The median of times between CUDA events."""
     [estimate] = _pooled(blocks, _median, seed)
-    return DEVICE_P50.measured(*estimate, sum(len(block) for process in blocks for block in process), known)
+    calls = sum(len(block) for process in blocks for block in process)
+    return DEVICE_P50.measured(estimate.value, estimate.interval, calls, known)
 
 
 def first_call(milliseconds: Sequence[float], known: Mapping[str, Any]) -> Measurement:
@@ -276,7 +280,8 @@ def first_call(milliseconds: Sequence[float], known: Mapping[str, Any]) -> Measu
 def _speedup(sessions: Sequence[Session], known: Mapping[str, Any]) -> Measurement:
     """Ratio of the blocks' medians, paired by round; over fresh processes, by pair of processes."""
     noted = {**known, "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline])))}
-    return SPEEDUP.measured(*speedup(sessions), sum(len(s.first) for s in sessions), noted)
+    ratio = speedup(sessions)
+    return SPEEDUP.measured(ratio.value, ratio.interval, sum(len(s.first) for s in sessions), noted)
 
 
 def speedup(sessions: Sequence[Session]) -> Estimate:
@@ -289,7 +294,8 @@ def _once(objective: Objective, seen: Sequence[float], known: Mapping[str, Any])
     """What happens once a process."""
     if len(seen) == 1 or min(seen) <= 0:
         return objective.counted(seen[0], known)
-    return objective.measured(*stats.over_processes(np.array(seen)), len(seen), known)
+    estimate = stats.over_processes(np.array(seen))
+    return objective.measured(estimate.value, estimate.interval, len(seen), known)
 
 
 def _pooled(sessions: Sequence[Sequence[Floats]], statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:

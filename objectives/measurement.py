@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from objectives.estimate import Estimate
+
 Direction = Literal["lower", "higher"]
 
 
@@ -20,6 +22,10 @@ class Measurement:
     interval: tuple[float, float]  # 95 %; equal ends for what is counted rather than sampled
     samples: int  # how many observations the value rests on
     conditions: Mapping[str, Any] = field(default_factory=dict)  # device, threads, batch, length, notes
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, *self.interval)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from objectives import clock, gpu, stats
+from objectives import clock, gpu
+from objectives.estimate import Estimate
 from objectives.stats import Floats
 
 #: Other processes may take this share of the CPUs' time, ...
@@ -62,7 +63,7 @@ def of_calls(side: str, blocks: Sequence[Floats]) -> list[str]:
     return [f"the {side} has two speeds: {modes.fast_ms:.3g} ms, and {modes.slow_ms:.3g} ms in {share}"]
 
 
-def of_estimate(what: str, found: stats.Estimate) -> list[str]:
+def of_estimate(what: str, found: Estimate) -> list[str]:
     """Whether `what` ("ratio", or "median" of what was timed alone) is known too loosely.
 
     No reason to try again: a machine that wanders goes on wandering.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from objectives.estimate import Estimate
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -28,11 +29,6 @@ MINIMUM_PAIRS = 8
 
 #: Carry-over from one round to the next that is corrected for, at most.
 MOST_CARRY_OVER = 0.8
-
-
-class Estimate(NamedTuple):
-    value: float
-    interval: Interval
 
 
 def enough_for(percentile: int, samples: int) -> bool:
@@ -67,9 +63,8 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
     of_order = np.median(ours[:, None] + theirs) / 2  # what coming second costs
     r = carry_over(difference - middle - np.where(first, of_order, -of_order))
     wider = math.sqrt((1 + r) / (1 - r))
-    return Estimate(
-        math.exp(middle), (math.exp(middle - wider * (middle - low)), math.exp(middle + wider * (high - middle)))
-    )
+    ends = (middle, middle - wider * (middle - low), middle + wider * (high - middle))
+    return Estimate(*(math.exp(end) for end in ends))
 
 
 @functools.cache
@@ -137,7 +132,7 @@ def _student(middle: float, logs: Floats) -> Estimate:
 
     # By hand: scipy.stats.t.interval has no value where all logs are equal, and this has one of no width.
     reach = float(stdtrit(len(logs) - 1, (1 + CONFIDENCE) / 2)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Estimate(math.exp(middle), (math.exp(middle - reach), math.exp(middle + reach)))
+    return Estimate(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 
 def median_interval(values: Floats) -> Interval:
@@ -165,7 +160,7 @@ def block_bootstrap(
     picks = np.random.default_rng(seed).integers(len(blocks), size=(draws, len(blocks)))
     drawn = np.stack([statistic(np.concatenate([blocks[i] for i in pick])) for pick in picks])
     return [
-        Estimate(float(value), percentile_interval(column, len(blocks)))
+        Estimate(float(value), *percentile_interval(column, len(blocks)))
         for value, column in zip(pooled, drawn.T, strict=True)
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from objectives import clock, noise, stats
 from objectives.bench import Batch
+from objectives.estimate import Estimate
 from objectives.stats import Bools, Floats
 
 Read = Callable[[Sequence[int]], clock.Reading]
@@ -86,7 +87,7 @@ class Session:
     retried_for: tuple[str, ...] = ()  # why the attempts that are not kept were given up
 
     @property
-    def ratio(self) -> stats.Estimate:
+    def ratio(self) -> Estimate:
         """Of the baseline's time to the candidate's, from the blocks' medians."""
         theirs, ours = (np.array([np.median(b) for b in side]) for side in (self.baseline, self.candidate))
         return stats.paired_ratio(theirs, ours, self.first)

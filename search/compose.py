@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from objectives.estimate import Estimate
 from search.config.load import results_folder
 from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
@@ -19,7 +20,6 @@ from search.deliver import finalists, record
 from search.deliver.export import export
 from search.errors import UserError
 from search.execute.evaluate import Evaluator
-from search.front.estimates import Estimate
 from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
@@ -326,7 +326,7 @@ def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
             deployment = Deployment(outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["precision"]))
-            seen[deployment] = (Estimate.of(outcome.measurements[LOSS]), outcome.value(LATENCY))
+            seen[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(LATENCY))
             siblings.learn(seen)
 
     return learn

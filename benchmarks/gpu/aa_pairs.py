@@ -22,10 +22,10 @@ from repeatability import INSIDE, WITHIN
 from tables import Report
 
 from objectives import campaign, latency
+from objectives.estimate import Estimate
 from objectives.latency import QUICK
 from objectives.measurement import Measurement
 from objectives.process import Remote
-from objectives.stats import Estimate
 
 COLUMNS = ("runtime", "kind", "pair", "ratio", "low", "high", "within %", "host_ms", "device_ms", "note")
 #: (runtime, quick comparisons, campaigns) and the pairs of processes that they use in turn.
@@ -62,7 +62,7 @@ def compare(report: Report, place: Place, runtime: str, sides: list[Remote], qui
     for number in range(quick):
         candidate, baseline = pairs[number % len(pairs)]
         timed = latency.measure(candidate, baseline, fed, QUICK.lasting(quick_s), number, conditions, beside)
-        add(report, runtime, "quick", str(number % len(pairs) + 1), stats_of(timed[latency.SPEEDUP.name]), timed)
+        add(report, runtime, "quick", str(number % len(pairs) + 1), timed[latency.SPEEDUP.name].estimate, timed)
         stop(candidate, baseline)
     read = several.read_beside(0, place.device)
     for number in range(campaigns):
@@ -82,10 +82,6 @@ class Turn:
 
     def __call__(self) -> AbstractContextManager[Remote]:
         return nullcontext(self._sides[next(self._next) % len(self._sides)])
-
-
-def stats_of(ratio: Measurement) -> Estimate:
-    return Estimate(ratio.value, ratio.interval)
 
 
 def stop(*sides: Remote) -> None:

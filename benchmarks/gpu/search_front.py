@@ -16,7 +16,6 @@ from tables import Report
 
 from search.compose import Result
 from search.config.schema import RunConfig
-from search.front.estimates import Estimate
 from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.wording import describe
@@ -151,7 +150,7 @@ def finish(result: Result, rows: Rows, report: Report) -> None:
     for outcome in front.outcomes:
         rows.show(outcome, front)
         held_out = study.held_out.get(outcome.number, {})
-        lost = Estimate.of(held_out[LOSS]) if LOSS in held_out else None
+        lost = held_out[LOSS].estimate if LOSS in held_out else None
         figures = {"test": value_of(held_out, study.metric)}
         if lost is not None:
             figures |= {"test lost": lost.value, "lost low": lost.low, "lost high": lost.high}

@@ -19,7 +19,6 @@ from search.deliver.export import model_folder
 from search.deliver.exported import read_exported
 from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
-from search.front.estimates import Estimate
 from search.front.final import Final
 from search.front.front import Front
 from search.front.outcome import LATENCY, SPEEDUP, Outcome
@@ -261,6 +260,6 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
         recorded = front.speedup(outcome, front.baseline)
         if recorded and outcome.number not in problems:
             now = found.ratio(BASELINE, outcome.number)
-            if strays := check.strays(recorded, Estimate(now.value, *now.interval)):
+            if strays := check.strays(recorded, now):
                 view.say(f"      {outcome.number} after export: {strays}")
     return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives import clock as clocks
-from objectives import stats
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from search.config.schema import RunConfig
 from search.front.final import Final
@@ -51,17 +51,17 @@ def end(prepared: Prepared) -> None:
         set_attribute(folder, name, ENDED, begun["run"])
 
 
-def keep_references(results: Path, name: str, references: Mapping[str, stats.Estimate]) -> None:
+def keep_references(results: Path, name: str, references: Mapping[str, Estimate]) -> None:
     """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
     from search.propose.study import set_attribute
 
-    kept = {mark: [found.value, *found.interval] for mark, found in references.items()}
+    kept = {mark: list(found) for mark, found in references.items()}
     set_attribute(results, name, REFERENCES, kept)
 
 
-def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, stats.Estimate]:
+def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, Estimate]:
     """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
-    return {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in (kept or {}).items()}
+    return {mark: Estimate(ms, low, high) for mark, (ms, low, high) in (kept or {}).items()}
 
 
 def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:

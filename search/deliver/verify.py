@@ -15,6 +15,8 @@ import numpy as np
 
 from objectives import campaign, clock, latency, quality, workload
 from objectives.bench import Batch, open_bench
+from objectives.estimate import Estimate
+from objectives.estimate import ratio as quotient
 from objectives.measurement import Measurement
 from objectives.process import Remote
 from objectives.waiting import default_waiting
@@ -23,8 +25,6 @@ from search.deliver.best_config import BestConfig
 from search.deliver.export import RECIPE
 from search.deliver.exported import read_exported
 from search.errors import UserError
-from search.front.estimates import Estimate
-from search.front.estimates import ratio as quotient
 from search.front.outcome import LATENCY, Outcome
 from search.front.wording import text as text_of
 from search.front.wording import times
@@ -256,7 +256,7 @@ def _latency(
     known = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
     now = campaign.measurements(found, 1, latency.rows_of(inputs), 0, known)[LATENCY]
     busy = tuple(dict.fromkeys(reason for sets in found.groups for one in sets for reason in one.disturbances))
-    ratio = None if baseline is None else Estimate(found.ratio(0, 1).value, *found.ratio(0, 1).interval)
+    ratio = None if baseline is None else found.ratio(0, 1)
     return latency_line(record, now, ratio, busy)
 
 

@@ -1,1 +1,1 @@
-"""What trials gave: outcomes, dominance, estimates, choosing, and the words for them."""
+"""What trials gave: outcomes, dominance, choosing, and the words for them."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.front.estimates import Estimate
 
-Deployment = tuple[int, int]
+TrialPair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,8 @@ class Final:
     """Empty where there was no campaign. Workloads are named by their suffix; "" is the main one."""
 
     measurements: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
-    ratios: Mapping[str, Mapping[Deployment, Estimate]] = field(
-        default_factory=dict
-    )  # first trial's time over the second's
+    # the first trial's time over the second's
+    ratios: Mapping[str, Mapping[TrialPair, Estimate]] = field(default_factory=dict)
     references: Mapping[str, Estimate] = field(default_factory=dict)  # what the baseline took, in ms
     late: Mapping[int, str] = field(default_factory=dict)  # members that keep their quick timing, and why
     digest: str = ""  # of what was timed, and how: an equal campaign need not be done again

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
-from objectives import latency, stats
+from objectives import latency
+from objectives.estimate import Estimate, difference, ratio
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
-from search.front.estimates import Estimate, difference, ratio
 from search.front.final import Final
 from search.front.outcome import LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
@@ -63,7 +63,7 @@ class Front:
         """With other outcomes in the place of some, by trial."""
         return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
 
-    def counted(self, references: Mapping[str, stats.Estimate]) -> Front:
+    def counted(self, references: Mapping[str, Estimate]) -> Front:
         """With all latencies counted by what the baseline takes, by the mark of the workload."""
         if not references:
             return self
@@ -161,7 +161,7 @@ class Front:
 
     def _paired(self, outcome: Outcome, name: str) -> Estimate | None:
         if name in outcome.measurements:
-            return Estimate.of(outcome.measurements[name])
+            return outcome.measurements[name].estimate
         plain = marked(name)[0]
         if plain in AGAINST_ITSELF and self.baseline and outcome.recipe == self.baseline.recipe:
             return AGAINST_ITSELF[plain]
@@ -241,7 +241,7 @@ class Front:
         name = f"{PAIRED[plain]}{MARK}{mark}" if mark and plain in PAIRED else PAIRED.get(plain, "")
         x, y = self._paired(a, name), self._paired(b, name)
         if not (x and y):
-            x, y = (Estimate.of(o.measurements[target.objective]) for o in (a, b))
+            x, y = (o.measurements[target.objective].estimate for o in (a, b))
         return difference(x, y)
 
     @property
@@ -268,8 +268,7 @@ def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
     if found is not None:
         quick = {name: outcome.measurements[name] for name in found if name in outcome.measurements}
         return replace(outcome, measurements={**outcome.measurements, **found}, quick=quick)
-    references = {mark: stats.Estimate(ms, (low, high)) for mark, (ms, low, high) in final.references.items()}
-    return replace(outcome, measurements=latency.at_speeds_of(references, outcome.measurements))
+    return replace(outcome, measurements=latency.at_speeds_of(final.references, outcome.measurements))
 
 
 def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:

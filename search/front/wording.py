@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.front.estimates import Estimate
 from spaces.recipe import Recipe, Step
 
 #: What a reader is shown instead of a measurement's own name.

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from objectives.bench import Batch
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from objectives.stats import Estimate
 from search.store import atomic
 from search.store.locks import alone_in
 
@@ -45,7 +45,7 @@ class Reference:
 
     @property
     def estimate(self) -> Estimate:
-        return Estimate(self.ms, self.interval)
+        return Estimate(self.ms, *self.interval)
 
     def or_better(self, again: Reference) -> Reference:
         """The better of two, by what else the machine did, never by the time: the count goes on."""

@@ -11,14 +11,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives import campaign, clock, energy, latency, memory, noise, roofline, stats, workload
+from objectives import campaign, clock, energy, latency, memory, noise, roofline, workload
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from objectives.waiting import default_waiting
 from objectives.workload import Workload
 from search.failures import of_the_candidate
-from search.front.estimates import Estimate
 from search.front.final import Final
 from search.front.outcome import LATENCY
 from search.measure.reference import Reference, References
@@ -102,7 +102,7 @@ class Timings:
                     own = self._held_against_floor(own, inputs, finalists[key].recipe, finalists[key].folder)
                 timed[key] |= latency.renamed(own, mark) if mark else own
         pairs = list(combinations(timed, 2))
-        ratios = {mark: {pair: _estimate(found.ratio(*pair)) for pair in pairs} for mark, found in done.items()}
+        ratios = {mark: {pair: found.ratio(*pair) for pair in pairs} for mark, found in done.items()}
         references = {mark: self._baseline_of(found, mark) for mark, found in done.items()}
         return Final(timed, ratios, references), failed
 
@@ -150,7 +150,7 @@ class Timings:
         inputs, conditions = self.inputs(mark)
         seed = self._prepared.config.seed
         measured = campaign.measurements(found, found.anchors[0], latency.rows_of(inputs), seed, conditions)[LATENCY]
-        return Estimate.of(measured)
+        return measured.estimate
 
     @cached_property
     def _references(self) -> References:
@@ -171,7 +171,7 @@ class Timings:
         """What was timed beside the baseline (under its own names), as this results folder counts all latencies."""
         return latency.at_speed_of(self.reference(mark).estimate, timed)
 
-    def references(self) -> dict[str, stats.Estimate]:
+    def references(self) -> dict[str, Estimate]:
         """What the baseline takes under each workload, in ms, by the workload's mark."""
         return {mark: self.reference(mark).estimate for mark in ("", *self.marks)}
 
@@ -194,7 +194,7 @@ class Timings:
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
         found = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
         timed = campaign.measurements(found, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
-        loose = noise.of_estimate("median", stats.Estimate(timed.value, timed.interval))
+        loose = noise.of_estimate("median", timed.estimate)
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
         return replace(timed, conditions={**timed.conditions, "noisy": noisy})
 
@@ -264,7 +264,3 @@ class Timings:
 def _share(progress: Callable[[float], None], done: int, of: int, share: float) -> None:
     """Say how far the whole is, of which one part is at `share`."""
     progress((done + share) / of)
-
-
-def _estimate(found: stats.Estimate) -> Estimate:
-    return Estimate(found.value, *found.interval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from search.front.estimates import Estimate, difference
+from objectives.estimate import Estimate, difference
 from search.space.deployments import Deployment, siblings
 from search.space.space import Space
 from spaces.recipe import Recipe

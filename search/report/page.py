@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.front.estimates import Estimate
 from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.front.estimates import Estimate
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord

@@ -18,9 +18,9 @@ from held import open_doubler
 from objectives import latency, objective_named, timing
 from objectives.bench import Predict, open_bench
 from objectives.clock import Reading
+from objectives.estimate import Estimate
 from objectives.latency import LONG, QUICK, Protocol
 from objectives.measurement import Measurement
-from objectives.stats import Estimate
 
 Measurements = dict[str, Measurement]
 
@@ -157,7 +157,7 @@ def test_times_that_scatter_mark_the_measurement_noisy() -> None:
 
 
 def exactly(ms: float) -> Estimate:
-    return Estimate(ms, (ms, ms))
+    return Estimate(ms, ms, ms)
 
 
 COUNTED = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s")
@@ -189,7 +189,7 @@ def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
 
 def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it() -> None:
     timed = measure(Machine(noise=0.02), 4, 10)
-    exact, loose = (latency.at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, (9.0, 12.0))))
+    exact, loose = (latency.at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, 9.0, 12.0)))
     for name in ("latency_p50_ms", "latency_p90_ms", "throughput_per_s"):
         value, (low, high) = loose[name].value, loose[name].interval
         assert value == exact[name].value
@@ -203,7 +203,7 @@ def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it()
 
 def test_a_second_reference_gives_what_it_would_have_given_alone() -> None:
     timed = measure(Machine(noise=0.05), 4, 10)
-    loose, other = Estimate(20.0, (15.0, 30.0)), Estimate(10.0, (9.5, 10.5))
+    loose, other = Estimate(20.0, 15.0, 30.0), Estimate(10.0, 9.5, 10.5)
     assert latency.at_speed_of(other, latency.at_speed_of(loose, timed)) == latency.at_speed_of(other, timed)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from objectives import gpu, noise
 from objectives.clock import Reading
-from objectives.stats import Estimate, Floats
+from objectives.estimate import Estimate
+from objectives.stats import Floats
 
 QUIET = Reading(at=0, cpus=2, everybody=0, processes=(0, 0))
 
@@ -106,4 +107,4 @@ def test_two_speeds_are_said_with_the_side() -> None:
     ],
 )
 def test_a_median_with_a_wide_interval_is_said(interval: tuple[float, float], said: list[str]) -> None:
-    assert noise.of_estimate("median", Estimate(10, interval)) == said
+    assert noise.of_estimate("median", Estimate(10, *interval)) == said

@@ -9,8 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from objectives.estimate import Estimate
 from objectives.measurement import Direction, Measurement
-from search.front.estimates import Estimate
 from search.front.final import Final
 from search.front.front import Front
 from search.front.outcome import Outcome, Status, Target

@@ -10,13 +10,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from objectives.stats import over_processes
 from search.config.load import load
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
 from search.deliver.verify import Found, latency_line, strays
-from search.front.estimates import Estimate
 from search.front.outcome import LATENCY
 from search.prepare import isolate
 from search.prepare import runner as compose
@@ -85,7 +85,7 @@ def test_a_line_after_an_export_is_as_rare_as_chance_makes_it() -> None:
     for _ in range(1000):
         sets = 5 * np.exp(0.03 * rng.standard_normal(4))
         before, now = over_processes(sets[:3]), float(sets[3])
-        said += bool(strays(Estimate(before.value, *before.interval), Estimate(now, now, now)))
+        said += bool(strays(before.estimate, Estimate(now, now, now)))
     assert said < 60, "of 1000; 5 % are expected of intervals alone"
 
 

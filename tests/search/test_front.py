@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from objectives.estimate import Estimate, difference, ratio
 from search.deliver.finalists import finalists_of
 from search.errors import UserError
-from search.front.estimates import Estimate, difference, ratio
 from search.front.final import Final
 from search.front.front import PICKS, Front
 from search.front.outcome import LATENCY, Outcome, Target

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from search.front.estimates import Estimate
+from objectives.estimate import Estimate
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.propose.deployments import DeploymentSelector
 from search.propose.known_latency import weights_grid

@@ -1,11 +1,9 @@
-"""Differences and ratios of two estimates, with intervals."""
+"""Estimates with their 95 % intervals, and differences and ratios of two of them."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
-
-from objectives.measurement import Measurement
 
 
 class Estimate(NamedTuple):
@@ -15,9 +13,9 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    @classmethod
-    def of(cls, measurement: Measurement) -> Estimate:
-        return cls(measurement.value, *measurement.interval)
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def includes(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -26,8 +24,8 @@ class Estimate(NamedTuple):
 def difference(a: Estimate, b: Estimate) -> Estimate:
     """a - b from their intervals alone (MOVER: Zou & Donner, 2008), for independent estimates.
 
-    Estimates that share rows or a baseline vary together; then the interval is wider than it need be, which
-    errs towards "not distinguishable".
+    Estimates that share rows or a baseline are positively correlated; then the interval is wider than it need be,
+    which errs towards "not distinguishable".
     """
     value = a.value - b.value
     return Estimate(
