@@ -125,7 +125,7 @@ def test_on_a_machine_without_noise_clock_times_and_ratios_are_exact() -> None:
     ratio = found.ratio(1, 2)
     assert (ratio.value, *ratio.interval) == pytest.approx((8 / 5,) * 3)
     assert found.ratio(2, 1).value == pytest.approx(5 / 8)
-    assert found.ratio(2, 2) == (1.0, (1.0, 1.0))
+    assert found.ratio(2, 2) == (1.0, 1.0, 1.0)
     assert figures(found, EAGER)["speedup"].interval == (1.0, 1.0)
     assert figures(found, 2)["latency_p50_ms"].conditions["sets"] == BRIEF.sets
 

@@ -233,7 +233,7 @@ def test_the_block_bootstrap_covers_when_samples_of_a_block_go_together(blocks: 
 
 def test_equal_samples_leave_no_doubt() -> None:
     [estimate] = stats.block_bootstrap([np.full(3, 5.0)] * 4, _mean, seed=0)
-    assert estimate == (5.0, (5.0, 5.0))
+    assert estimate == (5.0, 5.0, 5.0)
 
 
 def test_an_interval_of_one_unit_is_refused() -> None:

@@ -85,7 +85,7 @@ def test_a_line_after_an_export_is_as_rare_as_chance_makes_it() -> None:
     for _ in range(1000):
         sets = 5 * np.exp(0.03 * rng.standard_normal(4))
         before, now = over_processes(sets[:3]), float(sets[3])
-        said += bool(strays(before.estimate, Estimate(now, now, now)))
+        said += bool(strays(before, Estimate(now, now, now)))
     assert said < 60, "of 1000; 5 % are expected of intervals alone"
 
 

@@ -33,7 +33,7 @@ def never() -> Measurement:
 
 def test_it_is_measured_once_whoever_asks_and_its_interval_is_kept(tmp_path: Path) -> None:
     first = References(tmp_path, ABOUT)
-    assert first.of(INPUTS, CONDITIONS, lambda: timed(12.5)).estimate == (12.5, (0.9 * 12.5, 1.1 * 12.5))
+    assert first.of(INPUTS, CONDITIONS, lambda: timed(12.5)).estimate == (12.5, 0.9 * 12.5, 1.1 * 12.5)
     assert first.of(INPUTS, CONDITIONS, never).ms == 12.5
     assert References(tmp_path, ABOUT).of(INPUTS, CONDITIONS, never) == first.of(INPUTS, CONDITIONS, never)
     other_ids = [{"input_ids": np.zeros((2, 8), dtype=np.int64)}]
