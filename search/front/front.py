@@ -20,7 +20,7 @@ PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives that are also measured in pairs against the baseline (same rows, alternating blocks). The pair's
 #: interval is the narrower evidence, so it decides whether two candidates can be told apart.
-PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews": LOSS, LATENCY: SPEEDUP}
+PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews_correlation": LOSS, LATENCY: SPEEDUP}
 #: Objectives that differ between two models of one campaign as their times do.
 AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}

@@ -24,7 +24,7 @@ TITLES = {
     "roofline_fraction": "roofline reached",
     "quality_loss": "loss",
     "f1": "F1",
-    "matthews": "Matthews correlation",
+    "matthews_correlation": "Matthews correlation",
 }
 
 

@@ -5,7 +5,7 @@ the machine (host name, boot and namespace of process numbers), the number, and 
 process of this machine is alive is asked of the kernel. Another machine's processes cannot be asked: they count as
 alive until nothing touched their file for `SILENT_S`, and `beat` touches this process's files every minute.
 
-By hand: a lock of the package filelock has one holder, while many processes use a store or write beside a place at once.
+By hand: a lock of the package filelock has one holder, while many processes use one store at once.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Classification:
     """One label a text. Models give "logits" (B, C)."""
 
     name = "classification"
-    metrics: tuple[str, ...] = ("accuracy", "f1", "matthews")
+    metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
     auto_model = "AutoModelForSequenceClassification"
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:

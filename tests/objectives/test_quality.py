@@ -31,7 +31,7 @@ def test_scores_are_those_of_scikit_learn(classes: int) -> None:
     expected = {
         "accuracy": accuracy_score(references, predictions),
         "f1": f1_score(references, predictions, average=average),
-        "matthews": matthews_corrcoef(references, predictions),
+        "matthews_correlation": matthews_corrcoef(references, predictions),
     }
     found = {name: quality.score(name, predictions, references, classes) for name in NAMES}
     assert found == pytest.approx(expected)
@@ -46,7 +46,7 @@ def test_labels_that_no_row_happens_to_have_change_no_metric(name: str) -> None:
     scorers = {
         "accuracy": accuracy_score,
         "f1": lambda truth, guess: f1_score(truth, guess, average="macro"),
-        "matthews": matthews_corrcoef,
+        "matthews_correlation": matthews_corrcoef,
     }
     assert few == pytest.approx(scorers[name](references, predictions))
     assert more == pytest.approx(scorers[name](np.append(references, 2), np.append(predictions, 2)))
@@ -75,7 +75,7 @@ def test_f1_of_two_classes_is_of_the_second_whatever_the_rows_have() -> None:
         ("accuracy", [0, 0, 0, 1], 0.75, 0),
         ("f1", [0, 0, 0, 1], 2 / 5, 1),  # to say nothing but the second class finds all of it
         ("f1", [0, 0, 2, 2, 2], (0 + 2 * 3 / 8) / 2, 2),
-        ("matthews", [0, 0, 0, 1], 0.0, 0),
+        ("matthews_correlation", [0, 0, 0, 1], 0.0, 0),
     ],
 )
 def test_the_best_constant_guess_is_that_of_the_metric(name: str, labels: list[int], value: float, best: int) -> None:
@@ -154,7 +154,7 @@ def test_evaluates_metric_needs_no_hub_and_leaves_no_files() -> None:
 
 
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="one of accuracy, f1, matthews, got bleu"):
+    with pytest.raises(ValueError, match="one of accuracy, f1, matthews_correlation, got bleu"):
         quality.metric_named("bleu")
 
 

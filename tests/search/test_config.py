@@ -29,7 +29,7 @@ NAMES = Names(
         "runtime": ("name",),
     },
     tasks=("classification",),
-    metrics=("accuracy", "f1", "matthews"),
+    metrics=("accuracy", "f1", "matthews_correlation"),
     samplers=("known-latency", "tpe", "nsga2", "gp", "random"),
     objectives=("latency_p50_ms", "size_mb", "params"),
 )
@@ -194,6 +194,7 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(cache={"max_gb": 0}), r"cache.max_gb: must be a number, above 0 or null, got 0"),
     (changed(device="gpu"), r'device: must be "auto" or "cpu" or "cuda", got "gpu"'),
     (changed(workload={"length": "long"}), r'workload.length: .* or "data", got "long"'),
+    (changed(metric="matthews"), r'unknown metric "matthews" \(valid: accuracy, f1, matthews_correlation\)'),
     (changed(task="clasification"), r'unknown task "clasification"; did you mean "classification"\?'),
     (changed(metric="acuracy"), r'unknown metric "acuracy"; did you mean "accuracy"\?'),
     (
