@@ -100,7 +100,13 @@ def write_header(path: Path, prepared: Prepared, known: LatencyPredictor, about:
         log_ms, sd = known.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
     shares = list(prepared.config.economy.rungs)
-    first = {"hardware": about, "pairs": pairs, "floor": prepared.floor, "shares": shares, "predicted": predicted}
+    first = {
+        "hardware": about,
+        "pairs": pairs,
+        "floor": prepared.constant_guess,
+        "shares": shares,
+        "predicted": predicted,
+    }
     path.write_text(json.dumps(first, default=str) + "\n")
 
 

@@ -38,7 +38,7 @@ class Ceilings(Protocol):
         ...
 
 
-class Measured:
+class MeasuredCeilings:
     """The ceilings of this machine, each measured when first asked for, in a process of its own, and kept."""
 
     def __init__(self, device: str, threads: int) -> None:
@@ -71,9 +71,9 @@ class Measured:
 
 
 @functools.cache
-def ceilings(device: str, threads: int) -> Measured:
+def ceilings(device: str, threads: int) -> MeasuredCeilings:
     """The one of this process, so that nothing is measured twice."""
-    return Measured(device, threads)
+    return MeasuredCeilings(device, threads)
 
 
 class Meter:

@@ -20,7 +20,7 @@ from objectives.shapes import Array, Shapes, features, places
 #: Milliseconds of each of `shapes.COSTS`, of a processor nobody has: only their proportions matter, once there is one
 #: measurement.
 GUESS = np.array([5e-2, 5e-2, 1e-2, 4e-8, 2e-7, 5e-7, 5e-7, 1e-7, 2e-6])
-#: Standard deviation in log units before any measurement: of the guess, and of another pair's costs.
+#: Standard deviation in log units before any measurement: of the guess, and of another deployment's costs.
 UNKNOWN, BORROWED = 2.0, 0.7
 #: A cost's share of the time is what the prior says, give or take that much, or this where it is less.
 SHARE = 0.05
@@ -41,8 +41,8 @@ LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of n models of one pair: ms (n,) and their relative standard errors (n,)."""
+class MeasuredTimes:
+    """What was measured of n models of one deployment: ms (n,) and their relative standard errors (n,)."""
 
     shapes: Shapes
     ms: Array
@@ -51,7 +51,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """What is said of a pair while nothing of it is measured: costs that are a guess, or another pair's."""
+    """What is said of a deployment while nothing of it is measured: costs that are a guess, or another deployment's."""
 
     batch: int
     length: float
@@ -65,13 +65,13 @@ class Unmeasured:
 
 @dataclass(frozen=True)
 class Fit:
-    """The costs of one pair, and the process of what they leave."""
+    """The costs of one deployment, and the process of what they leave."""
 
     batch: int
     length: float
     costs: Array  # (F,) ms each
     scales: Array  # (F,) prior standard deviation of each cost, ms
-    measured: Measured
+    measured: MeasuredTimes
     smooth: float = 0.0  # standard deviations of the residuals' two parts, in log units
     own: float = 0.0
     reach: float = 1.0  # length scale of the smooth part
@@ -138,12 +138,12 @@ class _Held:
     tail: float  # how much wider few measurements make a 95 % interval than the normal distribution's
 
 
-def fit_latency(measured: Measured, batch: int, length: float, prior: Array = GUESS) -> Fit:
+def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Array = GUESS) -> Fit:
     """Costs and residuals of what was measured, n >= 1 models that differ."""
     from scipy.optimize import nnls
 
     error = np.maximum(measured.error, LEAST_ERROR)
-    measured = Measured(measured.shapes, measured.ms, error)
+    measured = MeasuredTimes(measured.shapes, measured.ms, error)
     amounts = features(measured.shapes, batch, length)
     relative = amounts / measured.ms[:, None]  # (n, F): the share of the time that 1 ms a unit would be
     weight = TYPICAL / np.hypot(TYPICAL, error)

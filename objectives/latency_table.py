@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, Measured, Unmeasured, fit_latency
+from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, MeasuredTimes, Unmeasured, fit_latency
 from objectives.measurement import TOLD_APART
 from objectives.shapes import Array, Shapes
 
 #: Length that a call of the data's own lengths is counted with: costs a token are then of that many.
 OF_DATA = 32.0
-#: With that many measurements a pair's costs are its own.
+#: With that many measurements a deployment's costs are its own.
 MANY = 12
 
 
@@ -32,7 +32,7 @@ MANY = 12
 class Entry:
     """One measured model."""
 
-    pair: str
+    deployment: str
     shape: Mapping[str, Any]  # a row of `Shapes.to_json`
     ms: float
     error: float  # relative standard error
@@ -57,7 +57,7 @@ class Entry:
 
 
 class LatencyTable:
-    """Times of models under pairs "runtime/precision", measured or predicted, under one set of conditions.
+    """Times of models under deployments "runtime/precision", measured or predicted, under one set of conditions.
 
     Args:
         folder: where tables are kept; made when something is added.
@@ -74,10 +74,10 @@ class LatencyTable:
         self._conditions = told
         self._entries: list[Entry] = []
         self._read_to = 0
-        self._measured: dict[str, Measured] = {}
+        self._measured: dict[str, MeasuredTimes] = {}
         self._fits: dict[str, Fit | Unmeasured] = {}
 
-    def add(self, pair: str, shape: Shapes, ms: float, error: float) -> None:
+    def add(self, deployment: str, shape: Shapes, ms: float, error: float) -> None:
         """Keep what was measured of one model; the very same entry is kept once.
 
         Args:
@@ -89,12 +89,12 @@ class LatencyTable:
         """
         if len(shape) != 1:
             raise ValueError(f"shape must be of one model, got {len(shape)}")
-        entry = Entry(pair, shape.to_json()[0], float(ms), float(error))
+        entry = Entry(deployment, shape.to_json()[0], float(ms), float(error))
         entry.check()
         self._refresh()
         if entry in self._entries:
             return
-        record = {"pair": pair, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
+        record = {"pair": deployment, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -105,45 +105,45 @@ class LatencyTable:
         finally:
             os.close(opened)
 
-    def entries(self, pair: str) -> int:
-        """How many models of a pair are measured, each counted once."""
+    def entries(self, deployment: str) -> int:
+        """How many models of a deployment are measured, each counted once."""
         self._refresh()
-        return len(self._measured[pair].ms) if pair in self._measured else 0
+        return len(self._measured[deployment].ms) if deployment in self._measured else 0
 
-    def measured(self, pair: str, shapes: Shapes) -> NDArray[np.bool_]:
-        """(N,): which of these models are measured under a pair."""
+    def measured(self, deployment: str, shapes: Shapes) -> NDArray[np.bool_]:
+        """(N,): which of these models are measured under a deployment."""
         self._refresh()
-        known = {_key(entry.shape) for entry in self._entries if entry.pair == pair}
+        known = {_key(entry.shape) for entry in self._entries if entry.deployment == deployment}
         return np.array([_key(row) in known for row in shapes.to_json()], dtype=bool)
 
     @property
-    def pairs(self) -> tuple[str, ...]:
+    def deployments(self) -> tuple[str, ...]:
         """Those of which something is measured."""
         self._refresh()
         return tuple(self._measured)
 
-    def predict(self, pair: str, shapes: Shapes) -> tuple[Array, Array]:
-        """(log of ms (N,), its standard deviation (N,)) of models under a pair.
+    def predict(self, deployment: str, shapes: Shapes) -> tuple[Array, Array]:
+        """(log of ms (N,), its standard deviation (N,)) of models under a deployment.
 
         The deviation is the table's own estimate of its error, in log units: 0.05 is about 5 %. It is wide, not absent,
-        for a pair of which nothing is measured.
+        for a deployment of which nothing is measured.
         """
         self._refresh()
-        return self._fit(pair).predict(shapes)
+        return self._fit(deployment).predict(shapes)
 
-    def _fit(self, pair: str) -> Fit | Unmeasured:
-        if pair not in self._fits:
-            measured = self._measured.get(pair)
-            richest = max(self._measured, key=lambda name: len(self._measured[name].ms), default=pair)
-            lent = pair != richest and (measured is None or len(measured.ms) < MANY)
+    def _fit(self, deployment: str) -> Fit | Unmeasured:
+        if deployment not in self._fits:
+            measured = self._measured.get(deployment)
+            richest = max(self._measured, key=lambda name: len(self._measured[name].ms), default=deployment)
+            lent = deployment != richest and (measured is None or len(measured.ms) < MANY)
             prior = self._fit(richest).costs if lent else GUESS
             if measured is None:
-                self._fits[pair] = Unmeasured(self.batch, self.length, prior, BORROWED if lent else UNKNOWN)
+                self._fits[deployment] = Unmeasured(self.batch, self.length, prior, BORROWED if lent else UNKNOWN)
             else:
-                # A cost that is nothing under the other pair may well be something under this one.
+                # A cost that is nothing under the other deployment may well be something under this one.
                 prior = prior + 1e-3 * GUESS * (prior.sum() / GUESS.sum()) if lent else prior
-                self._fits[pair] = fit_latency(measured, self.batch, self.length, prior)
-        return self._fits[pair]
+                self._fits[deployment] = fit_latency(measured, self.batch, self.length, prior)
+        return self._fits[deployment]
 
     def _refresh(self) -> None:
         """Take in what was added since, by whomever."""
@@ -166,19 +166,19 @@ class LatencyTable:
             return
         self._read_to += len(whole)
         self._entries += [entry for line in whole.splitlines() if (entry := Entry.read(line)) is not None]
-        self._measured, self._fits = _by_pair(self._entries), {}
+        self._measured, self._fits = _by_deployment(self._entries), {}
 
 
-def _by_pair(entries: Sequence[Entry]) -> dict[str, Measured]:
-    """Each model once a pair, what was measured of it several times taken together."""
+def _by_deployment(entries: Sequence[Entry]) -> dict[str, MeasuredTimes]:
+    """Each model once a deployment, what was measured of it several times taken together."""
     found: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        found.setdefault(entry.pair, {}).setdefault(_key(entry.shape), []).append(entry)
+        found.setdefault(entry.deployment, {}).setdefault(_key(entry.shape), []).append(entry)
     made = {}
-    for pair, models in found.items():
+    for deployment, models in found.items():
         together = np.array([_together(seen) for seen in models.values()])
         shapes = Shapes.from_json([seen[0].shape for seen in models.values()])
-        made[pair] = Measured(shapes, together[:, 0], together[:, 1])
+        made[deployment] = MeasuredTimes(shapes, together[:, 0], together[:, 1])
     return made
 
 

@@ -269,7 +269,7 @@ def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     wanted = prepared.config.limits
     aims = Aims(
         quality=next(t for t in prepared.targets if t.objective == prepared.metric),
-        floor=prepared.floor,
+        floor=prepared.constant_guess,
         keep=prepared.config.economy.keep,
         max_log_latency=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
         min_quality=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,

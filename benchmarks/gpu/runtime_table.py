@@ -21,7 +21,7 @@ from tables import Report
 
 from objectives import energy, latency, memory, roofline
 from objectives.bench import Batch, open_bench
-from objectives.ceilings import Measured, Meter
+from objectives.ceilings import MeasuredCeilings, Meter
 from objectives.process import Remote
 from objectives.timing import QUICK
 from search.space.stored_sizes import model_sizes
@@ -284,7 +284,7 @@ def open_meter(device: str) -> Remote:
     return Remote(partial(Meter, device, 0), timeout_s=60)
 
 
-class Held(Measured):
+class Held(MeasuredCeilings):
     """The device's ceilings, from one process that stays: a process for each would take longer than the timing."""
 
     def __init__(self, device: str, meter: Remote) -> None:

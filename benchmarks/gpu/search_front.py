@@ -49,7 +49,7 @@ SPARE_S = 8.0
 def run(place: Place, report: Report, batch: str) -> None:
     report.begin(f"accuracy against latency, batch {batch}, of the embedded default", COLUMNS)
     config = config_of(place, batch)
-    rows = Rows(report, config)
+    rows = TrialTable(report, config)
     from search.compose import run as search
 
     result = search(config, rows)
@@ -100,7 +100,7 @@ def toy(folder: Path) -> Path:
     return command.write_config(data / "toy.yaml", model={"name": str(model)}, sampler="random", **changes)
 
 
-class Rows(Lines):
+class TrialTable(Lines):
     """A row of the table for every trial, beside the lines that a run prints."""
 
     def __init__(self, report: Report, config: RunConfig) -> None:
@@ -144,7 +144,7 @@ def value_of(measured: Any, name: str) -> float | None:
     return measured[name].value if name in measured else None
 
 
-def finish(result: Result, rows: Rows, report: Report) -> None:
+def finish(result: Result, rows: TrialTable, report: Report) -> None:
     """The front as it was decided at the end, with its held-out figures, and the goals."""
     front, study = result.front, result.study
     for outcome in front.outcomes:

@@ -66,7 +66,7 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weig
     now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
     record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
     record.save()  # before the models are written: whatever a kill leaves is known
-    made = {o.number: export_model(front, study, o, model_folder(folder, o), opened) for o in front.members}
+    made = {o.number: export_model(front, study, o, exported_folder(folder, o), opened) for o in front.members}
     for name, file in PICK_FILES.items():
         if name in front.picks:
             with record.replacing(file) as partial:
@@ -100,7 +100,7 @@ def _model_folders(older: Mapping[str, Any]) -> list[str]:
     return [f"{MODELS}/{int(m['number'])}" for m in members if isinstance(m, dict) and isinstance(m.get("number"), int)]
 
 
-def model_folder(folder: Path, outcome: Outcome) -> Path:
+def exported_folder(folder: Path, outcome: Outcome) -> Path:
     """Where the model of `outcome` lies in the export `folder`."""
     return folder / MODELS / str(outcome.number)
 

@@ -15,7 +15,7 @@ from objectives.process import Remote
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
-from search.deliver.export import model_folder
+from search.deliver.export import exported_folder
 from search.deliver.exported import read_exported
 from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
@@ -237,7 +237,7 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
     problems: dict[int, str] = {}
 
     def exported(outcome: Outcome) -> Finalist:
-        folder = model_folder(exports, outcome)
+        folder = exported_folder(exports, outcome)
         record = read_exported(folder)
         context = check.context_of(record)
 

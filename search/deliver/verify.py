@@ -37,7 +37,7 @@ from spaces.runtime import Context
 
 if TYPE_CHECKING:
     from search.measure.measurer import Measurer, Opened
-    from search.prepare.prepared import Rows
+    from search.prepare.prepared import PreparedData
 
 #: In a model folder: outputs that every later load must reproduce.
 REFERENCE = "reference.npz"
@@ -72,7 +72,7 @@ Latency = Literal["as recorded", "different", "unknown"]
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """What a check saw; `problem` is "" when the model does what its record says."""
 
     lines: tuple[str, ...] = ()
@@ -130,11 +130,11 @@ def _gpu(hardware: Mapping[str, Any]) -> str:
     return ", ".join(str(gpu.get("name")) for gpu in hardware.get("gpu") or [])
 
 
-def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> Found:
+def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> CheckResult:
     """The outputs on the probe, held against those that were recorded."""
     if not (folder / REFERENCE).is_file():
         bench.call("predict", probe(folder), timeout_s=600)
-        return Found((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
+        return CheckResult((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["probe"]
     answers = bench.call("predict", probe(folder), timeout_s=600)
@@ -142,7 +142,7 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     allowed = tolerance(record, context)
     difference = quality.parity([{"logits": found}], [{"logits": wanted}])
     line = f"outputs on {len(wanted)} fixed inputs: largest difference of logits {difference:.2g} (allowed {allowed:g})"
-    return Found((line,), "" if difference <= allowed else line)
+    return CheckResult((line,), "" if difference <= allowed else line)
 
 
 def tolerance(record: BestConfig, context: Context) -> float:
@@ -150,7 +150,7 @@ def tolerance(record: BestConfig, context: Context) -> float:
     return TOLERANCE[precision] * (ELSEWHERE if same_kind(record, context) else 1.0)
 
 
-def check(folder: Path, mlruns: Path) -> Found:
+def check(folder: Path, mlruns: Path) -> CheckResult:
     """The whole check: outputs, quality on the validation split where its data can be read, and latency.
 
     `mlruns` is this machine's results folder, where the prepared data may be; no path of the record is one, and nothing
@@ -176,17 +176,17 @@ def check(folder: Path, mlruns: Path) -> Found:
     if not elsewhere:
         line, latency_now = _latency(folder, record, context, baseline, lengths)
         lines.append(line)
-    return Found(tuple(lines), "; ".join(problems), latency_now)
+    return CheckResult(tuple(lines), "; ".join(problems), latency_now)
 
 
 @contextmanager
-def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[Rows | str]:
+def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[PreparedData | str]:
     """The prepared data of the record, or why they cannot be read here."""
     from search.prepare import runner as compose
     from search.space.choices import names
 
     with ExitStack() as stack:
-        found: Rows | str
+        found: PreparedData | str
         try:
             config = replace(from_mapping(record.config, names()), mlruns=str(mlruns.absolute()))
             found = stack.enter_context(compose.reading_data(config, context))
@@ -200,7 +200,7 @@ def _quality_lines(
     record: BestConfig,
     context: Context,
     bench: Remote,
-    rows: Rows | str,
+    rows: PreparedData | str,
     problems: list[str],
 ) -> list[str]:
     """The validation split again, when its data are where the record says."""
@@ -293,7 +293,7 @@ def strays(recorded: Estimate, now: Estimate) -> str:
     return f"{times(now)} over the uncompressed model, {times(recorded)} in the record"
 
 
-def baseline_folder(folder: Path, record: BestConfig, rows: Rows | str) -> Path | None:
+def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) -> Path | None:
     """The uncompressed model of the record's study: exported beside `folder`, or the teacher in the store here."""
     for path in sorted(folder.absolute().parent.glob(f"*/{RECIPE}")):
         try:

@@ -99,7 +99,7 @@ class Timings:
             for key in timed:
                 own = campaign.measurements(found, key, latency.rows_of(inputs), seed, conditions)
                 if not mark:
-                    own = self._held_against_floor(own, inputs, finalists[key].recipe, finalists[key].folder)
+                    own = self._with_roofline(own, inputs, finalists[key].recipe, finalists[key].folder)
                 timed[key] |= latency.renamed(own, mark) if mark else own
         pairs = list(combinations(timed, 2))
         ratios = {mark: {pair: found.ratio(*pair) for pair in pairs} for mark, found in done.items()}
@@ -215,7 +215,7 @@ class Timings:
 
     def _all(self, recipe: Recipe, folder: Path, measure: Measure) -> Timed:
         inputs, conditions = self.inputs("")
-        timed = self._held_against_floor(measure(inputs, conditions), inputs, recipe, folder)
+        timed = self._with_roofline(measure(inputs, conditions), inputs, recipe, folder)
         timed = self.at_one_speed(timed, "")
         for mark in self.marks:
             found = self.at_one_speed(measure(*self.inputs(mark)), mark)
@@ -244,7 +244,7 @@ class Timings:
             self._fed[mark] = list(workload.inputs(wanted, names, frame, lengths)), conditions
         return self._fed[mark]
 
-    def _held_against_floor(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:
+    def _with_roofline(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:
         """With floor and fraction, where the sizes of the model are known."""
         sizes = model_sizes(folder)
         if sizes is None:

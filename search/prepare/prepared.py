@@ -38,7 +38,7 @@ def cores() -> int:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PreparedData:
     """The prepared data of a configuration."""
 
     config: RunConfig
@@ -97,7 +97,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Prepared(Rows):
+class Prepared(PreparedData):
     """Prepared once, before the first trial."""
 
     store: Store
@@ -124,11 +124,11 @@ class Prepared(Rows):
         return self.config.metric
 
     @cached_property
-    def floor(self) -> float:
-        """The metric without a model: of the best constant guess on the validation rows."""
-        from objectives.quality import constant_guess
+    def constant_guess(self) -> float:
+        """The metric of the best constant guess on the validation rows: the majority baseline."""
+        from objectives import quality
 
-        return constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
+        return quality.constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
 
     @property
     def targets(self) -> tuple[Target, ...]:

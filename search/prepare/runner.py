@@ -28,7 +28,7 @@ from search.prepare.data import prepare_data
 from search.prepare.matmul_costs import costs_here
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit
-from search.prepare.prepared import Prepared, Rows, cores
+from search.prepare.prepared import Prepared, PreparedData, cores
 from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
@@ -196,7 +196,7 @@ def prepare(
     return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
 
 
-def _check_floor(config: RunConfig, space: Space) -> None:
+def _check_roofline(config: RunConfig, space: Space) -> None:
     """Raise UserError for a roofline objective of a model whose layers are not known: its floor cannot be counted."""
     for name in (*config.objectives, *config.limits.others):
         if space.shape is None and name in {objective.name for objective in roofline.OBJECTIVES}:
@@ -243,7 +243,7 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
+def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
     """The rows of a configuration without a search: what `check` compares predictions on.
 
     Those in the results folder where they are there; else they are prepared in a folder that goes again.
@@ -251,13 +251,15 @@ def reading_data(config: RunConfig, context: Context) -> Iterator[Rows]:
     store = store_of(config)
     folder = store.find("data", _data_key(config))
     if folder is not None:
-        yield Rows(config, context, folder)
+        yield PreparedData(config, context, folder)
         return
     with tempfile.TemporaryDirectory() as place:
-        yield Rows(config, context, data_stages(config, Stages(Store(Path(place)), lambda stage, done: None))[0])
+        yield PreparedData(
+            config, context, data_stages(config, Stages(Store(Path(place)), lambda stage, done: None))[0]
+        )
 
 
-def stored_teacher(rows: Rows, digest: str) -> Path | None:
+def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
     """The folder of the teacher called `digest` in the store of these rows' results; None where it is not there."""
     config = rows.config
     try:
@@ -281,7 +283,7 @@ def space_of(config: RunConfig, described: Path, context: Context) -> Space:
         found = json.loads((described / "shape.json").read_text())
         shape = Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])})
         space = open_space(config, shape, context)
-    _check_floor(config, space)
+    _check_roofline(config, space)
     return space
 
 

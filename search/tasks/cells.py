@@ -13,7 +13,7 @@ from typing import Any
 from search.errors import UserError, listed, show
 from search.tasks.files import Number
 from search.tasks.heads import Label
-from search.tasks.labels import Found
+from search.tasks.labels import SplitLabels
 from search.tasks.tables import Table
 
 
@@ -57,7 +57,7 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= mark <= "\udfff" for mark in text)
 
 
-def labels(table: Table, column: str, where: str) -> Found:
+def labels(table: Table, column: str, where: str) -> SplitLabels:
     """The column as whole numbers and names; numbers that the data name (ClassLabel) become names."""
     made = []
     for i, value in enumerate(table.columns[column]):
@@ -65,7 +65,7 @@ def labels(table: Table, column: str, where: str) -> Found:
         if label is None:
             raise _no_class(where, column, table.origin, value, i)
         made.append(label)
-    return Found(table.origin, tuple(made))
+    return SplitLabels(table.origin, tuple(made))
 
 
 def _label(value: Any, names: tuple[str, ...] | None) -> Label | None:
@@ -91,7 +91,7 @@ def _whole(text: str) -> int | None:
 MISSING = ("nan", "na", "<na>", "n/a", "null", "none")
 
 
-def all_numbers(parts: Mapping[str, Found], column: str, where: str, notes: list[str]) -> dict[str, Found]:
+def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes: list[str]) -> dict[str, SplitLabels]:
     """`parts` with labels that are all whole numbers, however they are written, or all text."""
     values = {label for part in parts.values() for label in part.labels}
     words = {label for label in values if isinstance(label, str) and _number(label) is None}
@@ -100,17 +100,17 @@ def all_numbers(parts: Mapping[str, Found], column: str, where: str, notes: list
     if all(word.strip().lower() in MISSING for word in words):  # mostly there are none
         return {split: _numbers(part, words, column, where) for split, part in parts.items()}
     notes.append(f"labels are numbers and words, each a class: {listed(map(show, sorted(map(str, values))), 10)}")
-    return {split: Found(part.origin, tuple(map(str, part.labels))) for split, part in parts.items()}
+    return {split: SplitLabels(part.origin, tuple(map(str, part.labels))) for split, part in parts.items()}
 
 
-def _numbers(part: Found, words: Set[str], column: str, where: str) -> Found:
+def _numbers(part: SplitLabels, words: Set[str], column: str, where: str) -> SplitLabels:
     made = []
     for row, label in enumerate(part.labels):
         whole = _whole(str(label))
         if whole is None:
             raise _no_class(where, column, part.origin, None if label in words else Number(label), row)
         made.append(whole)
-    return Found(part.origin, tuple(made))
+    return SplitLabels(part.origin, tuple(made))
 
 
 def _number(text: str) -> float | None:

@@ -28,7 +28,7 @@ QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as a program that quotes write
 
 
 @dataclass(frozen=True)
-class Rows:
+class ParsedFile:
     """A parsed file; `problem` says why it makes no sense as it was parsed, and is "" otherwise."""
 
     header: list[str]
@@ -77,7 +77,7 @@ def _check_delimiter(text: str, delimiter: str, at: str) -> None:
             )
 
 
-def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> Rows:
+def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> ParsedFile:
     """All rows, or those before the first that has a problem."""
     header: list[str] = []
     rows: list[list[str]] = []
@@ -90,9 +90,9 @@ def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> Rows:
             try:
                 fields = next(reader)
             except StopIteration:
-                return Rows(header, rows, lines, broken)
+                return ParsedFile(header, rows, lines, broken)
             except csv.Error as error:
-                return Rows(header, rows, lines, broken, f"{where}: {_plain(error)}")
+                return ParsedFile(header, rows, lines, broken, f"{where}: {_plain(error)}")
             if _blank(fields, header):
                 continue
             if not header:
@@ -100,7 +100,7 @@ def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> Rows:
                 continue
             if len(fields) != len(header):
                 counts = f"has {len(fields)} fields, and the header has {len(header)}"
-                return Rows(header, rows, lines, broken, f"{where} {counts}")
+                return ParsedFile(header, rows, lines, broken, f"{where} {counts}")
             rows.append(fields)
             if reader.line_num > before + 1:
                 broken = broken or where
@@ -120,7 +120,7 @@ def _plain(error: csv.Error) -> str:
     return str(error)
 
 
-def _written_quoted(plain: Rows, quoted: Rows) -> bool:
+def _written_quoted(plain: ParsedFile, quoted: ParsedFile) -> bool:
     """Whether a file whose lines make sense either way was written with quoted fields.
 
     A program that quotes puts every field with a quote in it into quotes, and doubles the quotes inside; it also may

@@ -25,7 +25,7 @@ class Number(str):
 
 
 @dataclass(frozen=True)
-class Found:
+class FileContent:
     """What a file holds."""
 
     names: tuple[str, ...]  # of all columns, in the file's order
@@ -43,7 +43,7 @@ class Options:
     delimiter: str | None = None  # None: a comma in CSV, a tab in TSV
 
 
-def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> Found:
+def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
     """The `wanted` columns of `file`, whose path is taken literally. `at` (where it was named) begins a message.
 
     Raises:
@@ -64,15 +64,15 @@ def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> F
     return found
 
 
-def _delimited(file: Path, wanted: Sequence[str], options: Options, at: str) -> Found:
+def _delimited(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
     text, note = decode(file.read_bytes(), options.encoding, at)
     header, rows, notes = delimited.parse(text, options.delimiter or DELIMITERS[file.suffix.lower()], at)
     places = {name: header.index(name) for name in wanted if name in header}
     columns: dict[str, list[Any]] = {name: [row[i] or None for row in rows] for name, i in places.items()}
-    return Found(tuple(header), len(rows), columns, notes=(*([note] if note else []), *notes))
+    return FileContent(tuple(header), len(rows), columns, notes=(*([note] if note else []), *notes))
 
 
-def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> Found:
+def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
     """A list of objects, or objects one after the other (one a line, as a rule)."""
     text, note = decode(file.read_bytes(), options.encoding, at)
     try:
@@ -87,7 +87,7 @@ def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> Found
             raise UserError(f"{at}: {rule}, got {show(row)} in row {i + 1}")
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in wanted if name in names}
-    return Found(names, len(rows), columns, notes=(*([note] if note else []), *_lines_note(text, len(rows))))
+    return FileContent(names, len(rows), columns, notes=(*([note] if note else []), *_lines_note(text, len(rows))))
 
 
 class _Twice(Exception):  # noqa: N818 - becomes a UserError that says where
@@ -127,7 +127,7 @@ def _lines_note(text: str, rows: int) -> list[str]:
     return [] if text.lstrip().startswith("[") or lines == rows else [f"{rows} objects in {lines} lines"]
 
 
-def _parquet(file: Path, wanted: Sequence[str], options: Options, at: str) -> Found:
+def _parquet(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
     from pyarrow import parquet
 
     try:
@@ -145,7 +145,7 @@ def _parquet(file: Path, wanted: Sequence[str], options: Options, at: str) -> Fo
     except Exception as error:  # of pyarrow, by what is broken
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{at}: {first[:200]}") from None
-    return Found(names, opened.metadata.num_rows, columns, classes)
+    return FileContent(names, opened.metadata.num_rows, columns, classes)
 
 
 def _class_names(schema: Any, wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -160,7 +160,7 @@ def _class_names(schema: Any, wanted: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-READERS: dict[str, Callable[[Path, Sequence[str], Options, str], Found]] = {
+READERS: dict[str, Callable[[Path, Sequence[str], Options, str], FileContent]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".json": _json,

@@ -30,7 +30,7 @@ from search.tasks.heads import Head, Label, Listed, Matching, fold, place
 
 
 @dataclass(frozen=True)
-class Found:
+class SplitLabels:
     """The labels of one split, row by row."""
 
     origin: str  # the file or split, for messages
@@ -47,7 +47,7 @@ class Numbering:
 
 
 def number(
-    parts: Mapping[str, Found],
+    parts: Mapping[str, SplitLabels],
     wanted: Sequence[str] | None,
     carried: Sequence[str] | None,
     head: Head | None,
@@ -80,7 +80,7 @@ def number(
     return Numbering({raw: numbers[label] for raw, label in spelled.items()}, order, tuple(notes))
 
 
-def _spellings(parts: Mapping[str, Found], known: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
+def _spellings(parts: Mapping[str, SplitLabels], known: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
     """({each label as it is spelled: its class}, notes), by rule 2."""
     counts = Counter(parts["train"].labels)
     alike: dict[str, list[Label]] = {}
@@ -108,7 +108,7 @@ def _trimmed(label: Label) -> Label:
     return label if isinstance(label, int) else label.strip()
 
 
-def _classes(train: Found, spelled: Mapping[Label, Label], where: Where) -> list[Label]:
+def _classes(train: SplitLabels, spelled: Mapping[Label, Label], where: Where) -> list[Label]:
     """The distinct labels of train, rising."""
     classes = {spelled[label] for label in train.labels}
     at, rows = where("data.label"), len(train.labels)
@@ -151,7 +151,7 @@ def _natural(classes: Sequence[Label], carried: Sequence[str] | None) -> list[La
 
 
 def _refuse_strange(
-    parts: Mapping[str, Found], spelled: Mapping[Label, Label], classes: Sequence[Label], where: Where
+    parts: Mapping[str, SplitLabels], spelled: Mapping[Label, Label], classes: Sequence[Label], where: Where
 ) -> None:
     for split, part in parts.items():
         strange = sorted({spelled[label] for label in part.labels} - set(classes), key=str)

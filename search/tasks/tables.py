@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import UserError, Where, listed, unknown
-from search.tasks.files import Found, Options, read_file
+from search.tasks.files import FileContent, Options, read_file
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -53,12 +53,12 @@ def read_table(data: DataConfig, split: str, where: Where) -> Table:
     return Table(origin, found.columns, found.classes.get(data.label), notes)
 
 
-def _found(rows: Any, wanted: Sequence[str]) -> Found:
+def _found(rows: Any, wanted: Sequence[str]) -> FileContent:
     """A data set of the hub in the form of a file."""
     names = tuple(rows.column_names)
     there = [name for name in wanted if name in names]
     classes = {name: tuple(rows.features[name].names) for name in there if hasattr(rows.features[name], "names")}
-    return Found(names, len(rows), {name: rows[name][:] for name in there}, classes)
+    return FileContent(names, len(rows), {name: rows[name][:] for name in there}, classes)
 
 
 def _from_hub(data: DataConfig, split: str, where: Where) -> Any:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from search.deliver.export import EXPORTED, model_folder
+from search.deliver.export import EXPORTED, exported_folder
 from search.errors import UserError, disk_is_full, one_line
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -144,8 +144,8 @@ class Tracker:
             if outcome.number in self._runs:
                 self._renew(outcome, study)
         for outcome in front.members:
-            if outcome.number in self._runs and model_folder(exports, outcome).is_dir():
-                self._log_model(outcome, model_folder(exports, outcome))
+            if outcome.number in self._runs and exported_folder(exports, outcome).is_dir():
+                self._log_model(outcome, exported_folder(exports, outcome))
         self._client.set_tag(self._parent, NOTE, note(front, study)[:TAG_LENGTH])
         self.close(status)
 

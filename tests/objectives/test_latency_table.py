@@ -206,7 +206,7 @@ def test_what_is_no_measurement_is_not_added(tmp_path: Path, rows: int, ms: floa
     table = LatencyTable(tmp_path, CONDITIONS)
     with pytest.raises(ValueError, match="must be"):
         table.add(PAIR, drawn(rows, 0), ms, error)
-    assert table.pairs == ()
+    assert table.deployments == ()
 
 
 def test_one_model_takes_under_a_millisecond_and_thousands_little_more(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from objectives import roofline
-from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, Measured, Meter
+from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, MeasuredCeilings, Meter
 from objectives.latency import P50
 from objectives.roofline import Sizes, work
 
@@ -111,7 +111,7 @@ def test_a_precision_without_a_size_is_refused() -> None:
         work(SMALL, [3], "int3")
 
 
-class Counting(Measured):
+class Counting(MeasuredCeilings):
     """Ceilings that are made up, and counted."""
 
     def __init__(self, *values: float) -> None:

@@ -16,7 +16,7 @@ from objectives.stats import over_processes
 from search.config.load import load
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
-from search.deliver.verify import Found, latency_line, strays
+from search.deliver.verify import CheckResult, latency_line, strays
 from search.front.outcome import LATENCY
 from search.prepare import isolate
 from search.prepare import runner as compose
@@ -45,7 +45,7 @@ def test_a_machine_of_another_speed_does_not_make_a_model_slower(ms: float) -> N
     line, found = latency_line(RECORDED, timed(ms), Estimate(5.02, 4.95, 5.1), [])
     assert found == "as recorded"
     assert "5.02x over the uncompressed model here, 5.00x in the record: as recorded" in line
-    assert Found(latency=found).verdict == "the model does what its record says"
+    assert CheckResult(latency=found).verdict == "the model does what its record says"
 
 
 @pytest.mark.parametrize("now", [0.58, 3.0, 8.6])
@@ -53,7 +53,7 @@ def test_another_ratio_is_said_and_the_model_does_not_do_what_its_record_says(no
     line, found = latency_line(RECORDED, timed(2.0), Estimate(now, 0.98 * now, 1.02 * now), [])
     assert found == "different"
     assert f"{now / 5:.2f} times as fast" in line and "more than noise" in line
-    assert "does what its record says" not in Found(latency=found).verdict
+    assert "does what its record says" not in CheckResult(latency=found).verdict
 
 
 def test_a_machine_that_is_too_busy_says_that_and_nothing_else() -> None:
@@ -61,7 +61,8 @@ def test_a_machine_that_is_too_busy_says_that_and_nothing_else() -> None:
     assert line == f"latency: not compared, because this machine is too busy to tell: {BUSY[0]}"
     assert found == "unknown"
     assert (
-        Found(latency=found).verdict == "the model gives the outputs that its record says; its speed was not compared"
+        CheckResult(latency=found).verdict
+        == "the model gives the outputs that its record says; its speed was not compared"
     )
 
 

@@ -18,7 +18,7 @@ import search
 from search.config.schema import is_study_name, study_name
 from search.deliver import export as exporting
 from search.deliver.best_config import BestConfig, read_best_config, schema
-from search.deliver.export import PICK_FILES, export, export_model, files_of, model_folder, programs_of
+from search.deliver.export import PICK_FILES, export, export_model, exported_folder, files_of, programs_of
 from search.deliver.exported import read_exported
 from search.deliver.written import FILE
 from search.errors import UserError
@@ -65,7 +65,7 @@ def test_an_export_has_the_promised_files_and_nothing_else(front: Front, exporte
 
 def test_a_model_folder_has_what_its_runtime_needs_and_no_more(front: Front, exported: Path) -> None:
     for outcome in front.members:
-        found = names(model_folder(exported, outcome))
+        found = names(exported_folder(exported, outcome))
         assert {"config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "vocab.txt"} <= found
         assert not {"entry.json", "optimizer.pt", ".partial.123"} & found
         bits = outcome.recipe.step("bits")
@@ -160,7 +160,7 @@ def test_pick_files_hold_the_pick(front: Front, exported: Path, pick: str, file:
 
 
 def test_the_record_in_a_model_folder_has_the_digests_of_its_files(front: Front, exported: Path) -> None:
-    folder = model_folder(exported, front.members[0])
+    folder = exported_folder(exported, front.members[0])
     record = read_best_config(folder / "recipe.yaml")
     assert record.files.keys() == names(folder) - {"recipe.yaml", FILE}
     for name, digest in record.files.items():
@@ -354,7 +354,7 @@ def test_a_study_of_a_database_that_is_no_folders_name_is_refused(tmp_path: Path
 def model(front: Front, exported: Path, tmp_path: Path) -> Path:
     """A folder of a model under ONNX Runtime, to spoil."""
     member = next(o for o in front.members if o.recipe.runtime.name == "onnx")
-    return Path(shutil.copytree(model_folder(exported, member), tmp_path / "model"))
+    return Path(shutil.copytree(exported_folder(exported, member), tmp_path / "model"))
 
 
 def other_bytes(path: Path) -> None:

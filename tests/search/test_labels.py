@@ -13,7 +13,7 @@ from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.classification import Classification
 from search.tasks.heads import Head, head_labels
-from search.tasks.labels import Found, Numbering, number
+from search.tasks.labels import Numbering, SplitLabels, number
 
 BARE = ("LABEL_0", "LABEL_1")
 
@@ -28,7 +28,10 @@ def numbered(
     trained_on: bool = False,
 ) -> Numbering:
     head = None if model is None else Head(tuple(model), trained_on)
-    parts = {"train": Found("train.csv", tuple(train) * 20), "test": Found("test.csv", tuple(test) or tuple(train))}
+    parts = {
+        "train": SplitLabels("train.csv", tuple(train) * 20),
+        "test": SplitLabels("test.csv", tuple(test) or tuple(train)),
+    }
     return number(parts, listed, carried, head, lambda key: f"c.yaml: {key}")
 
 

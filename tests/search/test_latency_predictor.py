@@ -64,8 +64,8 @@ def test_a_trial_told_again_teaches_nothing_new(known: LatencyPredictor, prepare
 def test_a_trial_of_another_machine_is_kept_apart(known: LatencyPredictor, prepared: Prepared, tmp_path: Path) -> None:
     found = timed(known, 5.0, threads=64)
     known.correct(outcome(prepared, {}, found))
-    assert known.table.pairs == ()
-    assert LatencyTable(tmp_path, found.conditions).pairs == ("eager/fp32",)
+    assert known.table.deployments == ()
+    assert LatencyTable(tmp_path, found.conditions).deployments == ("eager/fp32",)
 
 
 def test_another_workload_has_a_table_of_its_own(known: LatencyPredictor, prepared: Prepared) -> None:
@@ -81,7 +81,7 @@ def test_another_workload_has_a_table_of_its_own(known: LatencyPredictor, prepar
 
 def test_a_trial_without_a_latency_is_passed_over(known: LatencyPredictor, prepared: Prepared) -> None:
     known.correct(replace(outcome(prepared, {}, timed(known, 5.0)), measurements={}))
-    assert known.table.pairs == ()
+    assert known.table.deployments == ()
 
 
 def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(known: LatencyPredictor) -> None:

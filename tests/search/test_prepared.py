@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from search.prepare import prepared as module
-from search.prepare.prepared import Rows
+from search.prepare.prepared import PreparedData
 from search.tasks.encoded import write_encoded
 from search.tasks.tokens import Encoded
 from spaces.runtime import Context
 
 
-def rows_in(folder: Path, limit: int | None) -> Rows:
+def rows_in(folder: Path, limit: int | None) -> PreparedData:
     """Six rows of validation data, of which a search looks at `limit`."""
     ids = [np.arange(n + 1) for n in range(6)]
     encoded = Encoded({"input_ids": ids}, {"input_ids": 0}, np.array([len(row) for row in ids]))
     write_encoded(folder / "validation.npz", encoded, np.arange(6))
     config = SimpleNamespace(measure=SimpleNamespace(validation_rows=limit), seed=0)
-    return Rows(cast(Any, config), Context(), folder)
+    return PreparedData(cast(Any, config), Context(), folder)
 
 
 @pytest.mark.parametrize("limit", [None, 4])

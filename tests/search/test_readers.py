@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from search.errors import UserError
-from search.tasks.files import READERS, Found, Options, read_file
+from search.tasks.files import READERS, FileContent, Options, read_file
 
 WANTED = ("text", "label")
 #: Words that a reader which guesses types would change.
@@ -34,7 +34,7 @@ TEXTS = [
 ]
 
 
-def read(file: Path, encoding: str | None = None, delimiter: str | None = None) -> Found:
+def read(file: Path, encoding: str | None = None, delimiter: str | None = None) -> FileContent:
     return read_file(file, WANTED, Options(encoding, delimiter), "c.yaml: data.train")
 
 

@@ -30,7 +30,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
 
 
-def model_folder(folder: Path) -> Path:
+def tiny_model(folder: Path) -> Path:
     seen = subject()
     model, plans = built(seen, STEP)
     write_folder(folder, model, seen.base, plans)
@@ -41,7 +41,7 @@ def model_folder(folder: Path) -> Path:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_no_runtime_on_a_cpu_runs_them(runtime: str, precision: str, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=r"2:4 sparsity needs .* CUDA device, and this is a cpu"):
-        build.open_predict(model_folder(tmp_path), runtime, {"precision": precision}, Context(threads=1))
+        build.open_predict(tiny_model(tmp_path), runtime, {"precision": precision}, Context(threads=1))
 
 
 def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest.MonkeyPatch, ampere: None) -> None:
@@ -144,7 +144,7 @@ def test_a_matrix_is_lowered_with_the_operations_that_torch_has_for_it(
 def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(
     runtime: str, precision: str, tmp_path: Path
 ) -> None:
-    base, folder = subject().base, model_folder(tmp_path)
+    base, folder = subject().base, tiny_model(tmp_path)
     predict = build.open_predict(folder, runtime, {"precision": precision}, CUDA)
     reference = build.load(folder).to("cuda", DTYPES[precision])
     for seed, lengths in enumerate(((7, 4, 7, 2), (9,), (33, 17))):
