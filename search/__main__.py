@@ -1,4 +1,4 @@
-"""`python -m search`."""
+"""`python -m search`, which pip installs as `transformer-compression-search` too."""
 
 import atexit
 import os
@@ -22,7 +22,8 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """The whole program, as `python -m search` and the installed command run it."""
     try:
         status = main()
     except SystemExit as ended:
@@ -30,3 +31,7 @@ if __name__ == "__main__":
             raise
         status = ended.code
     leave(status)
+
+
+if __name__ == "__main__":
+    program()

@@ -39,7 +39,8 @@ def test_rooms_import_only_rooms_before_them_and_there_are_no_circles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "rooms"), [("optuna", {"propose"}), ("mlflow", {"track", "serve"}), ("rich", {"report", "cli"})]
+    ("library", "rooms"),
+    [("optuna", {"propose"}), ("mlflow", {"track", "serve"}), ("rich", {"report", "cli"}), ("typer", {"cli"})],
 )
 def test_a_library_is_imported_only_in_its_rooms(library: str, rooms: set[str]) -> None:
     users = {p.relative_to(ROOT / "search").parts[0] for p in files("search") if library in imported(p)}

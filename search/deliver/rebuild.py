@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search.config.load import results_folder
+from search.config.load import from_mapping, results_folder
 from search.config.schema import RunConfig
+from search.config.source import Source
 from search.deadline import Clock
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
@@ -21,6 +22,17 @@ from search.front.front import Front
 from search.front.wording import text, title
 from search.prepare import runner as compose
 from search.report.progress import View
+from search.space.choices import names
+
+
+def config_of(record: BestConfig, path: Path, mlruns: Path) -> RunConfig:
+    """The configuration that the record in the file `path` came from, with its results in `mlruns`.
+
+    Raises:
+        UserError: it is not valid here.
+    """
+    config = from_mapping(record.config, names(), Source(str(path), path.absolute().parent))
+    return replace(config, mlruns=str(mlruns))
 
 
 def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> Iterator[str]:

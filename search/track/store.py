@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import sqlite3
 import sys
@@ -137,3 +138,11 @@ def ui_command(store: Path) -> list[str]:
     if not is_database(uri):
         raise UserError(f"{URI}: must be a database to start a UI on, got {uri}; open that address in a browser")
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+
+
+def ui_text(mlruns: Path, page: str) -> str:
+    """The exact command that opens the MLflow UI on this store, and the address of `page` there."""
+    uri = tracking_uri(mlruns)
+    if not is_database(uri):  # a server has its own
+        return f"{uri.rstrip('/')}{page}"
+    return f"{shlex.join(ui_command(mlruns))}  then http://127.0.0.1:5000{page}"

@@ -16,6 +16,7 @@ from objectives.process import RemoteDied, RemoteError, RemoteTimeout
 from search import compose as session
 from search import run_log
 from search.cli import main as cli
+from search.cli.terminal import failure
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
@@ -137,7 +138,7 @@ def test_a_lock_found_in_the_middle_of_a_run_is_said_without_the_statement() -> 
         except RuntimeError as cause:
             raise ValueError("An exception is raised during the commit.") from cause
     except ValueError as error:
-        lines = cli._failure(error)
+        lines = failure(error)
     assert len(lines) == 2 and "another program holds a database" in lines[0] and "SQL" not in " ".join(lines)
 
 

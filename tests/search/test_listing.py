@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search.cli import listing
 from search.prepare.runner import ANY_SHAPE
+from search.report import listing
 from search.space.space import runtime_knob
 from spaces import registry
 

@@ -14,7 +14,8 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
-from search.cli import commands
+from search.cli.export import export
+from search.cli.front import front as show
 from search.config.load import load
 from search.deliver import record
 from search.deliver.best_config import schema
@@ -49,9 +50,9 @@ def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
     writer = sqlite3.connect(tmp_path / "optuna.db")
     writer.execute("BEGIN IMMEDIATE")
     try:
-        assert commands.front(tmp_path, NAME, True, None, None) == 0
+        assert show(NAME, True, mlruns=tmp_path) == 0
         shown, said = capsys.readouterr()
-        assert commands.front(tmp_path, NAME, False, None, None) == 0
+        assert show(NAME, False, mlruns=tmp_path) == 0
     finally:
         writer.close()
     found = json.loads(shown)
@@ -65,14 +66,14 @@ def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
 def test_a_study_that_has_ended_is_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12))
     set_attribute(tmp_path, NAME, record.ENDED, "one")
-    assert commands.front(tmp_path, NAME, False, None, None) == 0
+    assert show(NAME, False, mlruns=tmp_path) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_study_that_goes_on_is_unfinished_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12), run="two")
     set_attribute(tmp_path, NAME, record.ENDED, "one")
-    assert commands.front(tmp_path, NAME, True, None, None) == 0
+    assert show(NAME, True, mlruns=tmp_path) == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40")
 
 
@@ -80,9 +81,9 @@ def test_before_the_first_trial_there_is_no_front_and_the_json_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(tmp_path, Front(factory.TARGETS))
-    assert commands.front(tmp_path, NAME, False, None, None) == 1
+    assert show(NAME, False, mlruns=tmp_path) == 1
     assert "unfinished: 0 of 40 trials so far" in capsys.readouterr().err
-    assert commands.front(tmp_path, NAME, True, None, None) == 0
+    assert show(NAME, True, mlruns=tmp_path) == 0
     found = json.loads(capsys.readouterr().out)
     jsonschema.validate(found, schema("front"))
     assert found["members"] == found["trials"] == []
@@ -90,7 +91,7 @@ def test_before_the_first_trial_there_is_no_front_and_the_json_says_so(
 
 def test_a_killed_study_is_exported_with_its_quick_timing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     front = begun(tmp_path / "mlruns", factory.stored(factory.front(12), tmp_path / "weights"))
-    assert commands.export(tmp_path / "mlruns", NAME, None, tmp_path / "out") == 0
+    assert export(NAME, None, tmp_path / "out", tmp_path / "mlruns") == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40 trials so far")
     found = json.loads((tmp_path / "out" / "front.json").read_text())
     assert [member["quick"] for member in found["members"]] == [{}] * len(front.members)
@@ -100,9 +101,9 @@ def test_a_killed_study_is_exported_with_its_quick_timing(tmp_path: Path, capsys
 def test_a_study_that_never_began_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     begun(tmp_path, factory.front(5), run=None)
     with pytest.raises(UserError, match=f"no study 'movie-review'.*did you mean \"{NAME}\""):
-        commands.front(tmp_path, "movie-review", False, None, None)
+        show("movie-review", False, mlruns=tmp_path)
     with pytest.raises(UserError, match="has no trial yet"):
-        commands.front(tmp_path, NAME, False, None, None)
+        show(NAME, False, mlruns=tmp_path)
 
 
 class TrainedError(Exception):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from search.cli import commands
+from search.cli.apply import apply
+from search.cli.export import export as export_command
 from search.deliver import written
 from search.deliver.export import RECIPE, export, export_model
 from search.deliver.written import FILE, Written, free_place, mend, replacing_folder, take_away
@@ -179,9 +180,9 @@ def test_the_commands_refuse_a_place_that_is_taken_before_they_read_or_make_anyt
     to.mkdir()
     (to / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"^--to: must be a folder"):
-        commands.export(tmp_path / "mlruns", "tiny", pick, to)
+        export_command("tiny", pick, to, tmp_path / "mlruns")
     with pytest.raises(UserError, match=r"^--to: must be a folder"):
-        commands.apply(tmp_path / "mlruns", tmp_path / "best-config.yaml", to)
+        apply(tmp_path / "best-config.yaml", to, tmp_path / "mlruns")
     assert tree(tmp_path) == {"to/mine.txt": "mine"}
 
 

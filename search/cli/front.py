@@ -1,0 +1,46 @@
+"""`python -m search front`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from search.cli.options import Debug, Mlruns, Study, number, results
+from search.cli.terminal import complain, say, say_unfinished, show_table
+
+EXAMPLE = "python -m search front movie-reviews --max-loss 1.0"
+
+
+def front(
+    study: Study,
+    as_json: Annotated[bool, typer.Option("--json", help="as front.json has it")] = False,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", parser=number(), metavar="X", help="only members at most this slow"),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option("--max-loss", parser=number(), metavar="P", help="only members that lose at most P points"),
+    ] = None,
+    mlruns: Mlruns = None,
+    debug: Debug = False,
+) -> int:
+    """show the front of a study"""
+    from search.deliver.best_config import plain
+    from search.deliver.stored import stored
+    from search.report.text import census, front_json, pick_lines
+
+    found, record = stored(results(mlruns), study)
+    found = found.within(max_latency_ms, max_loss)
+    say_unfinished(record)
+    if as_json:
+        print(json.dumps(plain(front_json(found, record)), indent=1))
+        return 0
+    if not found.members:
+        complain(f"no trial of {study} is complete and inside the limits")
+        return 1
+    show_table(found, record)
+    say([census(found), *pick_lines(found)])
+    return 0

@@ -1,0 +1,76 @@
+"""Options that several commands have, and the values that options can have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass
+class Settings:
+    """What an option of any command says to the program around it; the `obj` of typer's context."""
+
+    debug: bool = False
+
+
+def _remember(context: typer.Context, given: bool) -> bool:
+    if isinstance(context.obj, Settings):  # nothing is around a command whose words a shell completes
+        context.obj.debug = given
+    return given
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember, is_eager=True, help="show the traceback of an error"),
+]
+Mlruns = Annotated[Path | None, typer.Option("--mlruns", metavar="DIR", help="where results are (default: mlruns)")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="name of the study")]
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="config", help="a YAML file; none: the embedded default"),
+]
+Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="the study's total number of trials")]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="for search and export together")]
+StudyName = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="name of the study; one that exists is gone on with")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override any key of the file"),
+]
+
+
+def number(least: float = -math.inf) -> Callable[[str], float]:
+    """The parser of an option whose value is a finite number, `least` or more."""
+    rule = "a number" if math.isinf(least) else f"a number of {least:g} or more"
+
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not math.isfinite(found) or found < least:
+            raise typer.BadParameter(f"must be {rule}, got {text}")
+        return found
+
+    return read
+
+
+def port(text: str | int) -> int:
+    """The parser of a port's number."""
+    if not str(text).isdecimal() or not 0 < int(text) < 2**16:
+        raise typer.BadParameter(f"must be a whole number from 1 to {2**16 - 1}, got {text}")
+    return int(text)
+
+
+def results(mlruns: Path | None) -> Path:
+    """The results folder, absolute. Raises UserError for a path that no database's address can hold."""
+    from search.config.load import results_path
+
+    return results_path(mlruns or Path("mlruns"), "--mlruns")

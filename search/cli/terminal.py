@@ -1,0 +1,54 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from search.errors import database_is_locked, disk_is_full, one_line
+
+if TYPE_CHECKING:
+    from search.front.front import Front
+    from search.front.study_record import StudyRecord
+
+WIDTH = 160  # of a table that no terminal shows
+
+
+def say(lines: Iterable[str]) -> None:
+    """Each line as soon as it is there."""
+    for line in lines:
+        print(line)
+
+
+def complain(line: str) -> None:
+    """On standard error, where it stands beside what a program reads."""
+    print(line, file=sys.stderr)
+
+
+def show_table(front: Front, study: StudyRecord) -> None:
+    """The front's table, as wide as the terminal."""
+    from rich.console import Console
+
+    from search.report.text import table
+
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table(front, study))
+
+
+def say_unfinished(study: StudyRecord) -> None:
+    if study.unfinished:
+        complain(f"unfinished: {study.unfinished}; where there is no final timing yet, the quick one is shown")
+
+
+def failure(error: Exception) -> tuple[str, ...]:
+    """One or two lines about what made a command fail."""
+    from search.run_log import logged_in
+
+    if disk_is_full(error):
+        first = f"failed: nothing more can be written (is the disk full?): {one_line(error, 300)}"
+        return first, "what is finished is kept; the same command goes on when there is space"
+    if database_is_locked(error):
+        first = "failed: another program holds a database of the results folder (optuna.db or mlflow.db)"
+        return first, "what is finished is kept; the same command goes on when that program has let go of it"
+    where = logged_in(error) or "--debug shows where"
+    return (f"failed: {type(error).__name__}: {one_line(error, 600)} ({where})",)

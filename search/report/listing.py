@@ -1,0 +1,66 @@
+"""Everything that a configuration can name, and what this machine can run, as lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objectives import OBJECTIVES
+from objectives.quality import METRICS
+from search.prepare.runner import ANY_SHAPE
+from search.tasks import TASKS
+from spaces import registry
+from spaces.anatomy import known_model_types
+from spaces.knob import Knob, Value
+from spaces.runtime import Context
+
+#: Ranges that end with the number of blocks of a model.
+OWN = {
+    ("distill", "layers"): "1 to the model's own, off: the model's own",
+    ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
+}
+
+
+def lines() -> Iterator[str]:
+    import torch
+
+    from search.propose.samplers import SAMPLERS
+
+    yield "axes (off leaves the model as it is)"
+    for axis in registry.axes():
+        yield f"  {axis.name:<12}{axis.source}"
+        for knob in axis.knobs(ANY_SHAPE):
+            yield f"    {axis.name}.{knob.name:<12}{_range(axis.name, knob):<48}{knob.help}"
+    yield f"  model families whose layers can be cut: {', '.join(known_model_types())}"
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        context = Context(device=device)
+        names = {runtime.name: _marked("runtime.name", runtime.name) for runtime in registry.runtimes()}
+        wide = max(map(len, names.values()))
+        yield f"runtimes on this {device}"
+        for runtime in registry.runtimes():
+            why = runtime.missing(context)
+            precisions = (_marked("bits.precision", precision) for precision in runtime.precisions(context))
+            state = f"precisions: {', '.join(precisions)}" if why is None else f"not here: {why}"
+            yield f"  {names[runtime.name]:<{wide}}  {state}"
+    yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
+    yield "objectives"
+    for objective in OBJECTIVES:
+        yield f"  {objective.name:<24}{objective.better} is better; {objective.description}"
+    yield "tasks"
+    for task in TASKS:
+        yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
+    yield f"metrics: {', '.join(metric.name for metric in METRICS)}"
+    yield f"samplers: {', '.join(SAMPLERS)}"
+
+
+def _range(axis: str, knob: Knob) -> str:
+    if not knob.ordered:
+        return ", ".join(_marked(f"{axis}.{knob.name}", choice) for choice in knob.choices)
+    if (axis, knob.name) in OWN:
+        return OWN[axis, knob.name]
+    step = f" in steps of {knob.step:g}" if knob.step else ""
+    return f"{knob.low:g} to {knob.high:g}{step}, off: {knob.off}"
+
+
+def _marked(knob: str, value: Value) -> str:
+    """A value of a knob, with a word for what has not yet run where it belongs."""
+    return f"{value} (experimental)" if value in registry.EXPERIMENTAL.get(knob, ()) else str(value)
