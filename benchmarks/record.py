@@ -84,7 +84,7 @@ def line_of(settings: dict[str, Value], outcomes: list[Outcome]) -> dict[str, An
         if o.status == "complete"
     ]
     first = outcomes[0]
-    return {"settings": settings, "measured": measured, "rungs": dict(first.rungs), "seconds": dict(first.seconds)}
+    return {"settings": settings, "measured": measured, "seconds": dict(first.seconds)}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -99,14 +99,7 @@ def write_header(path: Path, prepared: Prepared, known: LatencyPredictor, about:
         pool = [{**settings, "runtime.name": r, "bits.precision": w} for r, w in prepared.space.deployments]
         log_ms, sd = known.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
-    shares = list(prepared.config.economy.rungs)
-    first = {
-        "hardware": about,
-        "pairs": pairs,
-        "floor": prepared.constant_guess,
-        "shares": shares,
-        "predicted": predicted,
-    }
+    first = {"hardware": about, "pairs": pairs, "floor": prepared.constant_guess, "predicted": predicted}
     path.write_text(json.dumps(first, default=str) + "\n")
 
 
@@ -135,7 +128,7 @@ def main() -> int:
     until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     about = header.hardware()
     print(header.heading(about), flush=True)
-    lab = Lab(arguments.mlruns.absolute(), [0], 1.0, [SPACE, "economy.rungs=[0.0, 0.25]"])
+    lab = Lab(arguments.mlruns.absolute(), [0], 1.0, [SPACE])
     prepared = lab.setting(0)
     evaluate = Evaluator(prepared, lambda stage, done: None, NoLimit())
     if arguments.train is not None:

@@ -1,17 +1,14 @@
 """What a search does not do twice, or at all: whole runs of the embedded default, side by side.
 
     python benchmarks/savings.py --folder DIR                    cold, the same again, one runtime changed
-    python benchmarks/savings.py --folder DIR --runs cold all-off
     python benchmarks/savings.py --folder DIR --quick            16 trials, half of the teacher
     python benchmarks/savings.py --folder DIR --check            exit 1 where a promised figure is missed
 
-Every run is `python -m search run` in a process of its own. "cold" and the ablation's runs begin with an empty store,
-"again" and "changed" with what "cold" left. Seconds to the front are those until the hypervolume is 95 % of what the
+Every run is `python -m search run` in a process of its own. "cold" begins with an empty store, "again" and
+"changed" with what "cold" left. Seconds to the front are those until the hypervolume is 95 % of what the
 run has in the end (log latency and accuracy, from 1.1 times the uncompressed model's latency as it came and the
 accuracy of the most frequent class). A run that is in DIR already is not run again. Needs an idle machine, for half an
-hour; every run with something off takes as long again, or twice.
-
-Without the store (benchmarks/uncached.py) statistics and the teacher's outputs are made anew for every candidate.
+hour.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from search.propose.surrogate.improvement import Staircase
 
 REACHED = 0.95
 FLOOR = 0.5  # two classes, equally frequent
-STAGES = ("teacher", "statistics", "weights", "looks", "measured")
+STAGES = ("teacher", "statistics", "weights", "measured")
 OTHER = "openvino" if importlib.util.find_spec("openvino") else "compiled"
 
 
@@ -47,21 +44,12 @@ class Run:
     name: str
     mlruns: str
     sets: tuple[str, ...] = ()
-    program: tuple[str, ...] = ("-m", "search")
 
 
-UNCACHED = (str(header.ROOT / "benchmarks" / "uncached.py"),)
-NO_RUNGS, NO_REJECTION = "economy.rungs=[]", "economy.reject=false"
 RUNS = (
     Run("cold", "cold"),
     Run("again", "cold"),
     Run("changed", "cold", (f"space.runtime.name=[eager, {OTHER}]",)),
-)
-OFF = (
-    Run("all-off", "all-off", (NO_RUNGS, NO_REJECTION), UNCACHED),
-    Run("no-rungs", "no-rungs", (NO_RUNGS,)),
-    Run("no-rejection", "no-rejection", (NO_REJECTION,)),
-    Run("no-store", "no-store", (), UNCACHED),
 )
 
 
@@ -99,7 +87,7 @@ def measured(run: Run, folder: Path, sets: tuple[str, ...]) -> dict[str, Any]:
     mlruns = folder / run.mlruns
     before, began = entries(mlruns), time.time()
     wanted = [f"--set={one}" for one in (f"mlruns={mlruns}", "budget.timeout=null", *sets, *run.sets)]
-    command = [sys.executable, *run.program, "run", "--study", run.name, *wanted]
+    command = [sys.executable, "-m", "search", "run", "--study", run.name, *wanted]
     with (folder / f"{run.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
     made = {
@@ -122,7 +110,7 @@ def front_of(mlruns: Path, study: str) -> list[dict[str, Any]]:
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("--folder", type=Path, required=True, help="where runs and their figures are kept")
-    known = {run.name: run for run in (*RUNS, *OFF)}
+    known = {run.name: run for run in RUNS}
     default = [run.name for run in RUNS]
     parser.add_argument("--runs", nargs="+", choices=known, default=default, help=f"default: {' '.join(default)}")
     arguments = parser.parse_args()
@@ -153,10 +141,10 @@ def main() -> int:
         )
     columns = ("run", "seconds", "of cold", "to the front", "hypervolume", "on the front", *STAGES)
     print("\n" + header.table(columns, rows) + "\nthe last columns: how many of each the run made")
-    return header.finish(arguments, about, found, promises(found, to_front))
+    return header.finish(arguments, about, found, promises(found))
 
 
-def promises(found: Mapping[str, dict[str, Any]], to_front: Mapping[str, float]) -> list[header.Promise]:
+def promises(found: Mapping[str, dict[str, Any]]) -> list[header.Promise]:
     made, cold = [], found["cold"]
     if "again" in found:
         again = found["again"]
@@ -170,9 +158,6 @@ def promises(found: Mapping[str, dict[str, Any]], to_front: Mapping[str, float])
         ]
     if "changed" in found:
         made.append(header.Promise("changed: seconds of cold", found["changed"]["seconds"] / cold["seconds"], high=0.2))
-    if "all-off" in found:
-        share = to_front["cold"] / to_front["all-off"]
-        made.append(header.Promise("to the front: seconds of all-off's", share, high=1 / 3))
     return made
 
 

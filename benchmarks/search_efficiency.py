@@ -13,9 +13,6 @@ and precision. known-latency sees predicted latencies with the table's error, ne
 it came and the accuracy of the most frequent class. Medians and quartiles over seeds. A run has other aims than that:
 models that keep most of the accuracy (economy.keep), by the second of training. One row has them, and one column counts
 by them: the regret of the hypervolume above what is to be kept.
-
-Then, with known-latency: rungs and rejection, each alone and both, by the seconds of training and of looking at lower
-rungs that a front costs.
 """
 
 from __future__ import annotations
@@ -31,33 +28,25 @@ from typing import Any
 import header
 import numpy as np
 import worlds
-
-from search.propose.ladder import Economy
+from recorded_world import recorded
 
 SHIPPED = "known-latency as a run has it"
 SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")
 REACHED = 0.95
 KEPT = "of what keeps most, in the end"
-SHARES = (0.0, 0.25, 1.0)
 #: What ask, tell and storage may take of a trial, by the trials of the search.
 OVERHEAD_MS = {100: 150.0, 1000: 300.0}
-ECONOMIES: dict[str, Economy | None] = {
-    "everybody in full": None,
-    "rungs": Economy(SHARES, reject=False),
-    "rejection": Economy((1.0,), reject=True),
-    "rungs and rejection": Economy(SHARES, reject=True),
-}
 
 
 def world_of(path: Path | None) -> worlds.World:
-    return worlds.synthetic() if path is None else worlds.recorded(path)
+    return worlds.synthetic() if path is None else recorded(path)
 
 
-def trace(path: Path | None, weights: int, job: tuple[str, str, int]) -> worlds.Trace:
-    """One search; `job` is (sampler, economy, seed)."""
-    sampler, economy, seed = job
+def trace(path: Path | None, weights: int, job: tuple[str, int]) -> worlds.Trace:
+    """One search; `job` is (sampler, seed)."""
+    sampler, seed = job
     name = "known-latency" if sampler == SHIPPED else sampler
-    return worlds.search(world_of(path), name, seed, weights, ECONOMIES[economy], shipped=sampler == SHIPPED)
+    return worlds.search(world_of(path), name, seed, weights, shipped=sampler == SHIPPED)
 
 
 def quartiles(values: Sequence[float], form: str = "{:.3f}") -> str:
@@ -80,11 +69,11 @@ def samplers(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecu
     """The table of samplers on one world."""
     world = world_of(path)
     best = world.exhaustive
-    jobs = [(sampler, "everybody in full", seed) for sampler in SAMPLERS for seed in range(seeds)]
+    jobs = [(sampler, seed) for sampler in SAMPLERS for seed in range(seeds)]
     found = list(pool.map(partial(trace, path, weights), jobs))
     made: dict[str, Any] = {}
     for sampler in SAMPLERS:
-        mine = [t for (name, _, _), t in zip(jobs, found, strict=True) if name == sampler]
+        mine = [t for (name, _), t in zip(jobs, found, strict=True) if name == sampler]
         made[sampler] = {
             **{
                 f"regret at {n}": regrets([t.hypervolume for t in mine], best, n)
@@ -107,33 +96,6 @@ def show(made: dict[str, Any], weights: int) -> None:
         cells = [quartiles(found[name]) for name in names]
         rows.append((sampler, *cells, reached, f"{1e3 * float(np.median(found['asking_s'])):.0f}"))
     print(header.table(("sampler", *names, f"weights to 95 % (of {weights})", "ms a set of weights"), rows), flush=True)
-
-
-def economies(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Seconds until known-latency has 95 % of what it reaches in the end without any economy, by what is saved."""
-    jobs = [("known-latency", name, seed) for name in ECONOMIES for seed in range(seeds)]
-    found = list(pool.map(partial(trace, path, weights), jobs))
-    made: dict[str, Any] = {}
-    best = world_of(path).exhaustive
-    for seed in range(seeds):
-        mine = {name: t for (_, name, s), t in zip(jobs, found, strict=True) if s == seed}
-        goal = REACHED * mine["everybody in full"].hypervolume[-1]
-        for name, t in mine.items():
-            spent = [s for h, s in zip(t.hypervolume, t.trained_s, strict=True) if h >= goal]
-            entry = made.setdefault(name, {"seconds": [], "rejected": [], "hypervolume": []})
-            entry["seconds"].append(spent[0] if spent else float("inf"))
-            entry["rejected"].append(t.rejected)
-            entry["hypervolume"].append(t.hypervolume[-1] / best)
-    return made
-
-
-def show_economies(made: dict[str, Any]) -> None:
-    print("\nseconds of training and looking until 95 % of what everybody in full reaches (known-latency)")
-    rows = [
-        (n, quartiles(f["seconds"], "{:.0f}"), quartiles(f["hypervolume"]), f"{np.median(f['rejected']):.0f}")
-        for n, f in made.items()
-    ]
-    print(header.table(("what is saved", "seconds", "hypervolume in the end", "rejected"), rows) + "\n", flush=True)
 
 
 def overhead(trials: Sequence[int]) -> dict[int, float]:
@@ -221,8 +183,6 @@ def main() -> int:
             kept[name] = samplers(path, seeds, count, pool)
             show(kept[name], count)
             kept_promises += promises(name, kept[name])
-            kept[f"{name}: economies"] = economies(path, seeds, count, pool)
-            show_economies(kept[f"{name}: economies"])
     if arguments.only_recorded:
         return header.finish(arguments, about, kept, kept_promises)
     kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))

@@ -40,10 +40,9 @@ from search.space.space import Params
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
 from spaces import build
-from spaces.recipe import Recipe, digest_of
+from spaces.recipe import digest_of
 
 if TYPE_CHECKING:
-    from search.propose.ladder import Ladder
     from search.propose.proposer import Proposer
     from search.propose.surrogate.outlook import Outlook
     from search.track.tracker import Ending, Tracker
@@ -116,7 +115,6 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         siblings,
         cost_model,
         clock.left,
-        evaluate.weights_builder.is_stored,
         retry_failed,
     )
     record.begin(prepared, prepared.record(0.0))
@@ -191,7 +189,7 @@ def _explored(
         return latest[0], "Ctrl-C"
     if clock.interrupted:
         return latest[0], "Ctrl-C"
-    return latest[0], limit if proposer.unfinished and not clock.left() else ""
+    return latest[0], limit if proposer.left and not clock.left() else ""
 
 
 def cost_model_of(
@@ -213,16 +211,15 @@ def proposer_of(
     siblings: DeploymentSelector,
     cost_model: TableCostModel | None,
     go_on: Callable[[], bool],
-    made: Callable[[Recipe], bool] = lambda recipe: False,
     retry_failed: bool = False,
 ) -> Proposer:
     """The study of this search, new or resumed, with what it tries next.
 
-    `cost_model` is None where the objectives are not the task's metric and the main latency. Then every candidate runs
-    its full recovery, and the default sampler is TPE.
+    `cost_model` is None where the objectives are not the task's metric and the main latency. Then the default
+    sampler is TPE.
     """
     from search.propose.equal_search import equal_search
-    from search.propose.known_latency import KnownLatency
+    from search.propose.known_latency import Forecast, KnownLatency
     from search.propose.proposer import Proposer
     from search.propose.samplers import SAMPLERS
     from search.propose.study import open_study
@@ -241,8 +238,9 @@ def proposer_of(
     )
     kept = partial(limits.violations, prepared)
     asked = study.sampler
-    forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
-    decisions = None if outlook is None else _ladder(prepared, outlook, forecast)
+    forecast = (
+        Forecast(outlook, asked, config.budget.least_gain) if outlook and isinstance(asked, KnownLatency) else None
+    )
     return Proposer(
         study,
         prepared.space,
@@ -253,8 +251,7 @@ def proposer_of(
         kept,
         config.seed,
         go_on,
-        decisions,
-        made,
+        forecast,
         equal_search(prepared),
         retry_failed,
     )
@@ -280,28 +277,9 @@ def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     return Outlook(record, cost_model, QualityModel(), aims)
 
 
-def _ladder(prepared: Prepared, outlook: Outlook, forecast: Callable[[], float | None]) -> Ladder:
-    from search.propose.known_latency import weights_grid
-    from search.propose.ladder import Economy, Ladder
-    from search.propose.surrogate.bounds import Bounds
-
-    wanted, recover = prepared.config.economy, prepared.config.recover
-    economy = Economy(
-        shares=(*(wanted.rungs if recover.epochs > 0 else ()), 1.0),
-        halving=wanted.halving,
-        reject=wanted.reject,
-        audit=wanted.audit,
-        least_gain=prepared.config.budget.least_gain,
-        seed=prepared.config.seed,
-    )
-    knobs = {name: prepared.space.knobs[name] for name in weights_grid(prepared.space).values}
-    return Ladder(outlook, economy, Bounds(outlook, knobs), forecast)
-
-
 def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
     """Held-out quality and the final campaign, which decides the front again, then the export."""
     config = prepared.config
-    front = replace(front, outcomes=tuple(o for o in front.outcomes if o.status != "paused"))
     exports = Path(config.mlruns) / "exports" / config.study
     before = record.spent_before(config)
     study = prepared.record(before + clock.seconds)

@@ -64,7 +64,7 @@ def measured_here(prepared: Prepared, evaluate: Evaluator, outcome: Outcome) -> 
     if (runtime, precision) in prepared.space.deployments:
         return evaluate.anew(outcome)
     why = prepared.space.missing.get(runtime, f"{runtime} has no {precision} kernels here")
-    return Outcome(outcome.number, outcome.recipe, "infeasible", why, rung=outcome.rung, baseline=outcome.baseline)
+    return Outcome(outcome.number, outcome.recipe, "infeasible", why, baseline=outcome.baseline)
 
 
 def _change(before: Outcome, after: Outcome) -> str:

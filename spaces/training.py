@@ -43,20 +43,16 @@ def train(
     progress: Callable[[float], None] = lambda done: None,
     stopping: Stopping | None = None,
     checkpoints: Checkpoints | None = None,
-    share: float = 1.0,
 ) -> None:
     """Train `model` in place with AdamW, linear warm-up and decay; `epoch(i)` gives the batches of epoch i.
 
     With `checkpoints` it goes on from the state in that file, if there is one that fits, and its state is kept there;
-    then all epochs must have equally many batches. `share` below 1 pauses after that share of the steps, its state
-    written: the model has the weights of that step (not the best seen), and a later call with a larger share goes on.
-    However often it was killed or paused, the weights are those of one call; on the CPU they are equal bit for bit.
+    then all epochs must have equally many batches. However often it was killed, the weights are those of one call; on
+    the CPU they are equal bit for bit.
 
     bf16 autocast on CUDA. Raises FloatingPointError when the loss is no longer finite, ValueError when there are no
-    batches or `share` is not in (0, 1].
+    batches.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be in (0, 1], got {share}")
     if training.epochs <= 0:
         return
     torch.manual_seed(training.seed)
@@ -64,26 +60,23 @@ def train(
     if per_epoch == 0:
         raise ValueError("an epoch has no batches")
     total = max(1, round(training.epochs * per_epoch))
-    until = max(1, round(share * total))
     optimizer = _optimizer(model, training, device)
     best = None if stopping is None else Best(stopping, max(1, round(stopping.each * per_epoch)))
     settings = {**asdict(training), "per_epoch": per_epoch}
     keeper = Keeper(checkpoints, State(model, optimizer, best, device, settings))
-    step = keeper.resume(until)
+    step = keeper.resume(total)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup), step - 1)
     ended = best is not None and best.ended
-    for inputs, rows in _batches(epoch, per_epoch, step, step if ended else until):
+    for inputs, rows in _batches(epoch, per_epoch, step, step if ended else total):
         value = _descend(model, loss, inputs, rows, optimizer, device)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss became {value} at step {step} of {total}")
         schedule.step()
         step += 1
-        progress(step / until)
+        progress(step / total)
         if best is not None and best.over(model, step, total):
             break
         keeper.over(step)
-    if share < 1:
-        keeper.write(step)
     if best is not None and (best.ended or step == total):
         best.restore(model)
     model.requires_grad_(True).eval().to("cpu")

@@ -9,7 +9,6 @@ import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import field
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from annotated_types import Predicate
@@ -64,13 +63,8 @@ def _is_delimiter(text: str) -> bool:
     return len(text) == 1 and text not in '"\r\n\0'
 
 
-def _rises_to_one(shares: tuple[float, ...]) -> bool:
-    return all(a < b for a, b in pairwise((*shares, 1.0)))
-
-
 StudyName = Annotated[Text, Predicate(is_study_name), Field(description=STUDY_RULE)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
-Rungs = Annotated[tuple[Fraction, ...], Predicate(_rises_to_one), Field(description="rising, each below 1")]
 Tokens = Annotated[Whole, Field(ge=4)]
 Encoding = Annotated[
     Name, Predicate(_is_encoding), Field(description="an encoding that Python knows, as utf-8, cp1252 or utf-16")
@@ -185,14 +179,9 @@ class MeasureConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class EconomyConfig:
-    """What saves training: looks at candidates before they are recovered in full, and what is not trained for them."""
+    """What training is spent on."""
 
-    rungs: Rungs = (0.0, 0.25)  # shares of the recovery after which a candidate is looked at; []: none
-    halving: Annotated[Whole, Field(ge=2)] = 2  # one of so many goes on to the next rung
-    rows: Count = 1024  # of the validation split, that lower rungs look at
     keep: Fraction = 0.85  # of the metric above that of the most frequent class; what keeps less is not looked for
-    reject: Flag = True  # what cannot reach the front is not trained
-    audit: Fraction = 0.1  # of those that would be rejected, how many are trained all the same
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -269,7 +258,6 @@ class RunConfig:
             "data": {"digest": data, "max_length": self.data.max_length},
             **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
-            "rungs": mapping["economy"]["rungs"],  # the same rung is another model after another share of the recovery
         }
 
 

@@ -30,7 +30,6 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     about, begun = attributes.get("about"), attributes.get(record.BEGUN)
     if about is None and begun is None:
         raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
-    outcomes = [outcome for outcome in outcomes if outcome.status != "paused"]
     told = {**record.NOTHING_FINAL, **(begun or {}), **(about or {})}
     study = record.record_of({**told["config"], "mlruns": str(mlruns.absolute())}, told)
     if begun is not None and begun["run"] != attributes.get(record.ENDED):

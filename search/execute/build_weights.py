@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.execute.looks import FILE as LOOKS
-from search.execute.looks import look, looked_at, recover_with_looks
+from search.prepare.folders import finish, torch_with
+from search.store.atomic import write_text
 from spaces.knob import Value
 
 if TYPE_CHECKING:
     from spaces.recipe import Step
-from search.prepare.folders import finish, torch_with
+
+
+TRAINING = "training.json"  # in the folder of weights that were recovered
+
+
+def trained_s(folder: Path) -> float:
+    """Seconds that the recovery of the weights in `folder` took, since its last interruption; 0 where none is noted."""
+    try:
+        return float(json.loads((folder / TRAINING).read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def make_weights(
@@ -30,13 +41,11 @@ def make_weights(
     device: str,
     threads: int,
     scratch: Path,
-    shares: Sequence[float],
     progress: Progress,
 ) -> None:
     """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery.
 
-    The recovery is looked at after each of `shares` of it. Where the last is below 1 that is all that is written, and
-    the training's state to `scratch`, where the next call for these weights goes on.
+    The training's state is kept in `scratch`, where the next call for these weights goes on after a kill.
     """
     from spaces import build
     from spaces.base import read_config, write_folder
@@ -53,15 +62,8 @@ def make_weights(
         from search.execute.recovery import Recovery
 
         recovery = Recovery(plans, recover, config, data, teacher, outputs, device, base.inputs, scratch, progress)
-        seen = recover_with_looks(
-            shares,
-            partial(look, model, config, data, base.inputs, device),
-            partial(recovery.train, model),
-            scratch.with_suffix(".looks"),
-            looked_at(config),
-        )
-        seen.write(folder / LOOKS)
-        if shares[-1] < 1:
-            return
+        began = time.monotonic()
+        recovery.train(model)
+        write_text(folder / TRAINING, json.dumps({"seconds": round(time.monotonic() - began, 3)}))
     write_folder(folder, model, base, plans)
     finish(folder, model, base.inputs, data)

@@ -21,12 +21,13 @@ from objectives.process import RemoteTimeout
 from search import run_log
 from search.deadline import Clock, OutOfTime
 from search.errors import disk_is_full
+from search.execute.build_weights import trained_s
 from search.execute.executor import Job
 from search.execute.weights import WeightsBuilder
 from search.failures import is_transient, of_the_candidate, once_more
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Status
-from search.front.wording import describe, quantity
+from search.front.wording import describe
 from search.measure.limits import broken
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared
@@ -69,13 +70,7 @@ class Evaluator:
 
     def _evaluated(self, job: Job) -> Iterator[Outcome]:
         self._watch.seconds.clear()
-        if job.rejected:
-            yield self._outcome(job, job.recipe, "rejected", job.rejected)
-            return
         recipes = (job.recipe, *job.siblings)
-        if job.share < 1:
-            yield self._looked_at(job)
-            return
         refused = self._too_slow(job, recipes) if job.recipe.recover else {}
         left = [r for r in recipes if r.digest not in refused]
         folder: Path | None = None
@@ -83,9 +78,9 @@ class Evaluator:
         if left:
             try:
                 with self._watch.timed("weights"):
-                    folder = self._twice(lambda: self.weights_builder.get_or_build(job.recipe, job.looks), job.recipe)
-                if job.recipe.recover:  # lower rungs have trained a part of it
-                    trained = self.weights_builder.seen(folder).trained_s
+                    folder = self._twice(lambda: self.weights_builder.get_or_build(job.recipe), job.recipe)
+                if job.recipe.recover:  # weights from the store count with the time that their training took
+                    trained = trained_s(folder)
                     self._watch.seconds["weights"] = max(trained, self._watch.seconds["weights"])
             except Exception as error:
                 failure = self._status_of(error, job.recipe)
@@ -105,12 +100,12 @@ class Evaluator:
 
     def again(self, outcome: Outcome, folder: Path) -> Outcome:
         """A measured outcome, measured on the weights in `folder`, which are other numbers now."""
-        job = Job(outcome.recipe, rung=outcome.rung, baseline=outcome.baseline, audit=outcome.audit)
+        job = Job(outcome.recipe, baseline=outcome.baseline)
         return self._measured(outcome.recipe, folder, job).numbered(outcome.number)
 
     def anew(self, outcome: Outcome) -> Outcome:
         """A measured outcome, measured here; its weights are found in the store, or made again."""
-        job = Job(outcome.recipe, rung=outcome.rung, baseline=outcome.baseline, audit=outcome.audit)
+        job = Job(outcome.recipe, baseline=outcome.baseline)
         [made] = self(job)
         return made.numbered(outcome.number)
 
@@ -121,20 +116,8 @@ class Evaluator:
             log.info("%s, %s%s, seconds %s", outcome.status, describe(outcome.recipe), why, dict(outcome.seconds))
             if found := self._tracebacks.pop(outcome.recipe.digest, ""):
                 log.error("%s", found)
-        if outcome.status not in ("complete", "paused") and outcome.recipe.recover:
+        if outcome.status != "complete" and outcome.recipe.recover:
             self.weights_builder.forget(outcome.recipe)
-
-    def _looked_at(self, job: Job) -> Outcome:
-        """A candidate on a lower rung: paused, with what was seen."""
-        try:
-            seen, beside = self._twice(lambda: self.weights_builder.look(job.recipe, job.share), job.recipe)
-        except Exception as error:
-            return self._outcome(job, job.recipe, *self._status_of(error, job.recipe))
-        self._watch.seconds |= {"look": beside, "weights": seen.trained_s}
-        rungs = seen.by_rung(self.weights_builder.shares)
-        reached = quantity(rungs[job.rung], "fraction")
-        reason = f"{self._prepared.metric} {reached} after {job.share:.0%} of its recovery"
-        return replace(self._outcome(job, job.recipe, "paused", reason), rungs=rungs)
 
     def _measured(self, recipe: Recipe, folder: Path, job: Job) -> Outcome:
         """One recipe, measured; what goes wrong is its status."""
@@ -144,11 +127,8 @@ class Evaluator:
         except Exception as error:
             return self._outcome(job, recipe, *self._status_of(error, recipe))
         made = self._outcome(job, recipe, "complete", "")
-        rungs = self.weights_builder.seen(folder).by_rung(self.weights_builder.shares)
         digest = digest_in(folder, WEIGHTS)
-        made = replace(
-            made, measurements=found, folder=self._prepared.written(folder), rungs=rungs, weights_sha256=digest
-        )
+        made = replace(made, measurements=found, folder=self._prepared.written(folder), weights_sha256=digest)
         return replace(made, limits_broken=broken(self._prepared.config.limits, self._prepared.metric, made))
 
     def _all_there(self, found: Mapping[str, Measurement]) -> None:
@@ -245,8 +225,6 @@ class Evaluator:
             recipe,
             status,
             reason,
-            rung=job.rung,
             seconds=seconds,
             baseline=job.baseline,
-            audit=job.audit if recipe.digest == job.recipe.digest else "",
         )

@@ -40,8 +40,8 @@ class Recovery:
     scratch: Path  # the state of the training is kept here until it is finished
     progress: Progress
 
-    def train(self, model: TaskModel, share: float = 1.0) -> None:
-        """Train `model` in place until `share` of the recovery is done, from where it stands."""
+    def train(self, model: TaskModel) -> None:
+        """Train `model` in place; after a kill it goes on from the state in `scratch`."""
         from spaces.checkpoints import Checkpoints
         from spaces.training import Training, train
 
@@ -62,7 +62,7 @@ class Recovery:
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
-        train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch), share)
+        train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
 
     def _loss(self, model: TaskModel, lengths: np.ndarray, labels: np.ndarray) -> Distillation:
         import torch

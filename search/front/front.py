@@ -71,11 +71,7 @@ class Front:
         return replace(self, outcomes=tuple(counted))
 
     def add(self, outcome: Outcome) -> Front:
-        """With `outcome`, in the place of what its trial was when it was paused."""
-        before = self.outcomes
-        if any(o.status == "paused" for o in before):
-            before = tuple(o for o in before if o.number != outcome.number)
-        return replace(self, outcomes=(*before, outcome))
+        return replace(self, outcomes=(*self.outcomes, outcome))
 
     def point(self, outcome: Outcome) -> tuple[float, ...]:
         """Its values with every direction turned to "lower is better"."""

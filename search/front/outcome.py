@@ -13,30 +13,26 @@ LATENCY = "latency_p50_ms"
 SPEEDUP = "speedup"
 LOSS = "quality_loss"
 
-Status = Literal["complete", "infeasible", "rejected", "failed", "paused"]
+Status = Literal["complete", "infeasible", "rejected", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one recipe.
 
-    complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit, or was stopped
-    before it was trained in full. failed: its process crashed, ran out of memory or time. paused: seen on a lower
-    rung, and waiting for whether it is worth the next; its trial is still open.
+    complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit that is
+    checked before it is trained. failed: its process crashed, ran out of memory or time.
     """
 
     number: int  # the trial's number in the study; -1 before it is told
     recipe: Recipe
     status: Status
     reason: str = ""
-    rung: int = 0
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage: weights, export, quality, latency
     folder: str = ""  # where its weights are stored, relative to the results folder
     baseline: bool = False  # the uncompressed model
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
-    rungs: Mapping[int, float] = field(default_factory=dict)  # the metric, as lower rungs saw it
-    audit: str = ""  # why it would have been rejected, were it not one of those that are trained all the same
     weights_sha256: str = ""  # of the weights that were measured
     #: What the search's own timing said of that which the final campaign measured again; a detail, shown as such.
     quick: Mapping[str, Measurement] = field(default_factory=dict)
@@ -57,14 +53,11 @@ class Outcome:
             "digest": self.recipe.digest,
             "status": self.status,
             "reason": self.reason,
-            "rung": self.rung,
             "measurements": {name: m.to_json() for name, m in self.measurements.items()},
             "seconds": dict(self.seconds),
             "folder": self.folder,
             "baseline": self.baseline,
             "limits_broken": list(self.limits_broken),
-            "rungs": {str(rung): value for rung, value in self.rungs.items()},
-            "audit": self.audit,
             "weights_sha256": self.weights_sha256,
             "quick": {name: m.to_json() for name, m in self.quick.items()},
         }
@@ -76,14 +69,11 @@ class Outcome:
             recipe=Recipe.from_json(data["recipe"]),
             status=data["status"],
             reason=data["reason"],
-            rung=data["rung"],
             measurements={name: Measurement.from_json(m) for name, m in data["measurements"].items()},
             seconds=dict(data["seconds"]),
             folder=data["folder"],
             baseline=data["baseline"],
             limits_broken=tuple(data["limits_broken"]),
-            rungs={int(rung): value for rung, value in data["rungs"].items()},
-            audit=data["audit"],
             weights_sha256=data["weights_sha256"],
             quick={name: Measurement.from_json(m) for name, m in data["quick"].items()},
         )

@@ -6,6 +6,7 @@ would be measured under, for each second that finding out is expected to take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,29 @@ class KnownLatency(BaseSampler):
         pool = [self._grid.settings(row) for row in rows]
         new = [i for i, settings in enumerate(pool) if self._outlook.of(settings) is None]
         return rows[new], [pool[i] for i in new]
+
+
+class Forecast:
+    """What the sampler's next trial is expected to add to the front.
+
+    Args:
+        least_gain: a trial that is expected to add less than this share of the hypervolume is not begun.
+    """
+
+    def __init__(self, outlook: Outlook, sampler: KnownLatency, least_gain: float) -> None:
+        self._outlook, self._sampler, self._least_gain = outlook, sampler, least_gain
+
+    @property
+    def gain(self) -> float | None:
+        """As a share of the hypervolume; None where nothing says."""
+        expected, area = self._sampler.last, self._outlook.measured.area
+        return expected / area if math.isfinite(expected) and area else None
+
+    @property
+    def enough(self) -> bool:
+        """Whether too little is expected of another trial."""
+        gain = self.gain
+        return gain is not None and gain < self._least_gain
 
 
 def weights_grid(space: Space) -> Grid:

@@ -29,10 +29,6 @@ MACHINE = "machine"  # study attribute: the fingerprint of the machine that all 
 REMEASURED = "remeasured"  # study attribute: how many times all of it was measured again
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
 PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
-RUNGS = "rungs"  # trial attribute: what lower rungs saw of the metric, by rung
-GAINS = "gains"  # trial attribute: the improvement that was expected when a rung had seen it, by rung
-SPENT = "spent"  # trial attribute: seconds by stage that went into it while it was paused
-GUESSED = "guessed"  # trial attribute: values that were expected, not measured
 
 
 def storage(mlruns: Path) -> optuna.storages.RDBStorage:

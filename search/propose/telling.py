@@ -10,45 +10,23 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.front.outcome import Outcome, Target
-from search.propose.study import GUESSED, OUTCOME, PARAMS
+from search.propose.study import OUTCOME, PARAMS
 from search.space.space import Space
 
-#: The constraint that a rejected trial breaks. It is on every trial, because some samplers want all or none.
-REJECTED = "rejected"
-
 Limits = Callable[[Outcome], Mapping[str, float]]
-#: Values by objective that stand in for those nobody measured, or None where nothing is known.
-Guess = Callable[[Outcome], Mapping[str, float] | None]
 
 
 def finish(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    outcome: Outcome,
-    targets: Sequence[Target],
-    limits: Limits,
-    guess: Guess,
+    study: optuna.Study, trial: optuna.Trial, outcome: Outcome, targets: Sequence[Target], limits: Limits
 ) -> None:
-    """Tell Optuna how an open trial ended.
-
-    What was rejected is complete and breaks a constraint: samplers learn from that, while they ignore what failed or
-    was pruned. Its values are what was seen or expected of it, and the trial says which (`GUESSED`).
-    """
+    """Tell Optuna how an open trial ended: its values and constraints, or that it gave none."""
     values = values_of(outcome, targets)
-    if values is not None:
-        for name, violation in {**limits(outcome), REJECTED: 0.0}.items():
-            trial.set_constraint(name, violation)
-        study.tell(trial, values)
-        return
-    expected = guess(outcome) if outcome.status == "rejected" else None
-    if expected is None:
+    if values is None:
         study.tell(trial, state=TrialState.FAIL)
         return
-    expected = {**expected, **{name: m.value for name, m in outcome.measurements.items()}}
-    trial.set_user_attr(GUESSED, sorted(t.objective for t in targets if t.objective not in outcome.measurements))
-    for name, violation in {**limits(outcome), REJECTED: 1.0}.items():
+    for name, violation in limits(outcome).items():
         trial.set_constraint(name, violation)
-    study.tell(trial, [expected[t.objective] for t in targets])
+    study.tell(trial, values)
 
 
 def add(
@@ -74,7 +52,7 @@ def add(
             params={n: settings[n] for n in distributions},
             distributions=dict(distributions),
             user_attrs=attributes,
-            constraints={**limits(outcome), REJECTED: 0.0},
+            constraints=dict(limits(outcome)),
         )
     study.add_trial(trial)
 

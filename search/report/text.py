@@ -103,16 +103,7 @@ def census(front: Front) -> str:
     parts = [f"{on_front} on the front", f"{counts['complete'] - on_front} measured but not on it"]
     parts += [f"{counts[s]} {s}" for s in ("infeasible", "rejected", "failed") if counts[s]]
     total = len(front.outcomes)
-    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}{_audit(front)}"
-
-
-def _audit(front: Front) -> str:
-    """What became of trials that were trained although they would have been rejected; "" without any."""
-    audited = [o for o in front.outcomes if o.audit]
-    if not audited:
-        return ""
-    wrong = sum(o in front.members for o in audited)
-    return f"; {len(audited)} that would have been rejected were trained all the same, {wrong} of them on the front"
+    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}"
 
 
 def ties_text(front: Front) -> tuple[str, ...]:

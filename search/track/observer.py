@@ -92,10 +92,7 @@ class Tracking:
 
         if self._try(finish):
             return []
-        if self._tracker is None:
-            missing = [o.number for o in front.outcomes if o.status != "paused"]
-        else:
-            missing = self._tracker.unlogged(front)
+        missing = [o.number for o in front.outcomes] if self._tracker is None else self._tracker.unlogged(front)
         trials = f"trials {', '.join(map(str, missing))}, " if missing else ""
         return [
             f"      not logged to MLflow at {self._uri}: {trials}the front's files and models",

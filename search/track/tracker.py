@@ -110,8 +110,8 @@ class Tracker:
         client.log_dict(self._parent, dict(environment), "environment.json")
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Log one trial, unless it is there or not at its end, and where the front stands after it."""
-        if outcome.number in self._runs or outcome.status == "paused":
+        """Log one trial, unless it is there, and where the front stands after it."""
+        if outcome.number in self._runs:
             return
         self._log_trial(outcome, front)
         self._log_front(front)
@@ -131,7 +131,7 @@ class Tracker:
 
     def unlogged(self, front: Front) -> list[int]:
         """Numbers of the trials that are not logged."""
-        return [o.number for o in front.outcomes if o.number not in self._runs and o.status != "paused"]
+        return [o.number for o in front.outcomes if o.number not in self._runs]
 
     def finish(self, front: Front, study: StudyRecord, exports: Path, status: Ending = "FINISHED") -> None:
         """Log the files in `exports`, what was measured last, and the front's models; then `close`."""
@@ -191,7 +191,6 @@ class Tracker:
             NUMBER: str(outcome.number),
             "status": outcome.status,
             "reason": reason,
-            "rung": str(outcome.rung),
             "on_front": _flag(not reason),
             "digest": outcome.recipe.digest,
             "baseline": _flag(outcome.baseline),
@@ -202,7 +201,6 @@ class Tracker:
         began = now - round(1000 * sum(outcome.seconds.values()))
         run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=f"trial-{outcome.number}")
         values = _values(outcome)
-        values |= {f"{front.quality.objective}_rung{rung}": seen for rung, seen in outcome.rungs.items()}
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
         log_values(self._client, run.info.run_id, values, now, params={**self._defaults, **outcome.recipe.params})
         self._client.log_dict(run.info.run_id, outcome.to_json(), "outcome.json")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from world import worlds
+import worlds
 
-from search.propose.surrogate.quality import DecayMean, Line, QualityModel, Seen
+from search.propose.surrogate.quality import DecayMean, QualityModel, Seen
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -67,7 +67,7 @@ def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeyp
 def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, pair = worlds().synthetic(), ("onnx", "int8")
+    world, pair = worlds.synthetic(), ("onnx", "int8")
     features, quality = world.grid.features(world.rows), world.quality[:, world.deployments.index(pair)]
     off = world.uncompressed
 
@@ -114,39 +114,6 @@ def test_one_measurement_of_a_pair_is_drawn_towards_no_difference() -> None:
     model = QualityModel()
     model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.5, 0.85, (1.0, 1.0))
     assert -0.04 < model.offset(OTHER, np.array([[0.5, 0.5]]))[0] < 0
-
-
-def test_lower_rungs_inform_where_nothing_was_trained_in_full() -> None:
-    def one_shot(quality: float) -> dict[int, float]:
-        return {0: 0.85 - 3 * (0.85 - quality)}
-
-    trained = [Seen(s.features, s.quality, one_shot(s.quality[ONE])) for s in known(20, 3)]
-    bad = Seen((0.5, 0.5), {}, one_shot(0.68))  # far below what its settings promise
-    with_rung, without = QualityModel(), QualityModel()
-    with_rung.learn([*trained, bad], 0.5, 0.85, (1.0, 1.0))
-    without.learn(trained, 0.5, 0.85, (1.0, 1.0))
-    assert with_rung.predict([bad.features])[0][0] < without.predict([bad.features])[0][0] - 0.01
-
-
-def test_a_line_of_few_points_is_less_sure_of_itself() -> None:
-    rng = np.random.default_rng(0)
-    low = rng.random(40)
-    high = 0.5 + 0.3 * low + rng.normal(0, 0.01, 40)
-    few, many = Line.fitted(low[:4], high[:4], 0.35), Line.fitted(low, high, 0.35)
-    assert few.at(0.5)[1] / few.sd > many.at(0.5)[1] / many.sd
-    assert many.at(0.5)[0] == pytest.approx(0.65, abs=0.01)
-
-
-def test_lines_cover_what_comes_next() -> None:
-    """About 95 % of top rungs lie within two errors of what a line from six points says."""
-    inside = []
-    for seed in range(300):
-        rng = np.random.default_rng(seed)
-        low = rng.random(7)
-        high = 0.5 + 0.3 * low + rng.normal(0, 0.02, 7)
-        mean, sd = Line.fitted(low[:6], high[:6], 0.35).at(float(low[6]))
-        inside.append(abs(high[6] - mean) < 2 * sd)
-    assert 0.9 < np.mean(inside) < 0.995
 
 
 def test_nothing_known_is_wide_and_no_crash() -> None:

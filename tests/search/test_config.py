@@ -197,11 +197,7 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(metric="matthews"), r'unknown metric "matthews" \(valid: accuracy, f1, matthews_correlation\)'),
     (changed(task="clasification"), r'unknown task "clasification"; did you mean "classification"\?'),
     (changed(metric="acuracy"), r'unknown metric "acuracy"; did you mean "accuracy"\?'),
-    (
-        changed(economy={"rungs": [0.5, 0.25]}),
-        r"economy.rungs: must be a list.*, rising, each below 1, got \[0.5, 0.25\]",
-    ),
-    (changed(economy={"rungs": [1.0]}), r"economy.rungs: must be a list.*, rising, each below 1"),
+    (changed(economy={"keep": 1.5}), r"economy.keep: must be a number.*, got 1.5"),
     (changed(sampler="tpee"), r'unknown sampler "tpee"; did you mean "tpe"\?'),
     (changed(objectives=["metric", "latency_ms"]), r'unknown objective .*; did you mean "latency_p50_ms"\?'),
     (changed(objectives=["metric", "accuracy"]), r"objectives: must be at least two different ones"),
@@ -343,7 +339,7 @@ def test_a_workload_that_is_none_or_changes_nothing_is_refused(folder: Path, nam
 
 @pytest.mark.parametrize(
     ("override", "section"),
-    [("recover.relation_weight=0.5", "recover"), ("workload.threads=2", "workload"), ("economy.rungs=[]", "rungs")],
+    [("recover.relation_weight=0.5", "recover"), ("workload.threads=2", "workload")],
 )
 def test_every_key_of_what_trials_share_makes_another_study(folder: Path, override: str, section: str) -> None:
     path = write(folder, MINIMAL)
@@ -368,8 +364,8 @@ def test_a_bare_word_where_text_is_wanted_is_that_text(folder: Path, word: str) 
 )
 def test_a_bare_word_that_switches_is_true_or_false_where_that_is_wanted(folder: Path, word: str, meant: bool) -> None:
     path = write(folder, yaml.safe_dump(MINIMAL) + f"measure: {{reuse: {word}}}\n")
-    config = load(path, [f"economy.reject={word}", f"space.prune={word}"], NAMES)
-    assert (config.measure.reuse, config.economy.reject, config.space) == (
+    config = load(path, [f"teacher.freeze_embeddings={word}", f"space.prune={word}"], NAMES)
+    assert (config.measure.reuse, config.teacher.freeze_embeddings, config.space) == (
         meant,
         meant,
         {} if meant else {"prune": None},

@@ -53,7 +53,7 @@ class World:
             raise RemoteTimeout(left)
         self.done.append(name)
 
-    def get_or_build(self, recipe: Recipe, looks: bool = True) -> Path:
+    def get_or_build(self, recipe: Recipe) -> Path:
         self.step("weights" if recipe.recover else "untrained")
         return Path("weights")
 
@@ -69,13 +69,11 @@ class World:
         found = factory.measurements(0.8, self.latency(recipe))
         return {name: found[name] for name in (LATENCY, "speedup")}
 
-    def seen(self, folder: Path) -> Any:
-        return SimpleNamespace(trained_s=self.takes["weights"], by_rung=lambda shares: {})
-
 
 def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
     monkeypatch.setattr(evaluate, "WeightsBuilder", world.weights_builder)
     monkeypatch.setattr(evaluate, "Measurer", world.measurer)
+    monkeypatch.setattr(evaluate, "trained_s", lambda folder: world.takes["weights"])
     monkeypatch.setattr(evaluate, "digest_in", lambda folder, name: "digest")
     monkeypatch.setattr(evaluate, "broken", lambda limits, metric, outcome: ())
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))

@@ -6,22 +6,19 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
+import worlds
 from optuna.trial import TrialState
-from world import World, worlds
+from worlds import World
 
 from objectives.latency import P50
 from objectives.quality import metric_named
 from search.front.outcome import LATENCY, Outcome, Target
-from search.loop import Job
 from search.propose.known_latency import weights_grid
-from search.propose.ladder import Economy
 from search.propose.proposer import Proposer
-from search.propose.rungs import Straight
-from search.propose.study import OUTCOME, PARAMS, RUNGS, distribution, outcomes_of
-from search.propose.surrogate.record import Record, Weights
+from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
+from search.propose.surrogate.record import Record
 from search.space.deployments import siblings
 from search.space.space import Params, Space
 from spaces.knob import Knob
@@ -60,27 +57,7 @@ def proposer(
 ) -> Proposer:
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     others = lambda recipe: siblings(recipe, DEPLOYMENTS)  # noqa: E731
-    return Proposer(
-        study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, Looking(), retry_failed=retry_failed
-    )
-
-
-class Looking(Straight):
-    """One rung, after a quarter; nobody is promoted before the end."""
-
-    top = 1
-
-    def share(self, rung: int) -> float:
-        return (0.25, 1.0)[rung]
-
-    def next(self, rung: int) -> int:
-        return rung + 1
-
-    def promoted(self, study: optuna.Study, waiting: object) -> str | None:
-        return None
-
-    def last(self, study: optuna.Study, waiting: dict[str, object]) -> tuple[str, str]:  # type: ignore[override]
-        return next(iter(waiting)), "enough is known"
+    return Proposer(study, SPACE, TARGETS, total, recipe_of, others, lambda o: {}, 0, go_on, retry_failed=retry_failed)
 
 
 @pytest.fixture
@@ -139,52 +116,15 @@ def test_pairs_that_a_kill_left_out_are_measured_first(study: optuna.Study) -> N
     before.tell(complete(mine))
     job = next(iter(proposer(study)))
     assert {r.digest for r in (job.recipe, *job.siblings)} == {r.digest for r in siblings(mine, DEPLOYMENTS)}
-    assert not job.baseline and job.share == 1.0
+    assert not job.baseline
 
 
-def looked_at(study: optuna.Study, until: int = 1) -> tuple[Proposer, list[Job]]:
-    """Run; looks are paused, full recoveries complete; stopped after so many looks."""
-    looks: list[Job] = []
-    ours = proposer(study, go_on=lambda: len(looks) < until)
-    for job in ours:
-        if job.share < 1:
-            looks.append(job)
-            seen = {0: 0.6}
-            ours.tell(Outcome(-1, job.recipe, "paused", rung=0, rungs=seen, seconds={"look": 2.0, "weights": 12.0}))
-            continue
-        for recipe in (job.recipe, *job.siblings):
-            ours.tell(complete(recipe, job.baseline))
-    return ours, looks
-
-
-def test_who_is_dismissed_keeps_what_was_seen_of_it_and_what_that_cost(study: optuna.Study) -> None:
-    ours, (look,) = looked_at(study)
-    told = ours.tell(Outcome(-1, look.recipe, "rejected", "enough is known"))
-    assert told.rungs == {0: 0.6} and told.seconds == {"look": 2.0, "weights": 12.0}
-    assert Outcome.from_json(study.trials[told.number].user_attrs[OUTCOME]).rungs == {0: 0.6}
-
-
-class Harsh(Looking):
-    def rejected(self, study: optuna.Study, settings: Params, number: int) -> tuple[str, str]:
-        return "it cannot reach the front", ""
-
-
-def test_who_waited_when_a_run_was_killed_is_judged_again(study: optuna.Study) -> None:
-    _, (look,) = looked_at(study)
-    again = proposer(study)
-    again._decisions = Harsh()
-    next(iter(again))
-    known = {o.recipe.digest: o for o in again.outcomes}[look.recipe.digest]
-    assert known.status == "rejected" and known.rungs == {0: 0.6}
-
-
-def test_an_anchor_that_was_killed_is_recovered_in_full(study: optuna.Study) -> None:
+def test_an_anchor_that_was_killed_is_asked_for_again(study: optuna.Study) -> None:
     with_baseline(study)
     jobs = iter(proposer(study))
     anchor = next(jobs)
-    assert anchor.share == 1.0 and RUNGS not in study.trials[-1].user_attrs
     again = next(iter(proposer(study)))
-    assert again.recipe == anchor.recipe and again.share == 1.0
+    assert again.recipe == anchor.recipe
 
 
 @pytest.mark.parametrize("waiting", [False, True])
@@ -196,14 +136,13 @@ def test_an_anchor_that_was_given_up_before_is_asked_for_again(study: optuna.Stu
     if waiting:
         study.enqueue_trial({"distill.layers": 3, "bits.precision": "int8", "runtime.name": "onnx"})
     again = next(iter(proposer(study)))
-    assert again.recipe == anchor.recipe and again.share == 1.0
+    assert again.recipe == anchor.recipe
 
 
 def test_a_search_that_expected_too_little_stops_at_once_when_it_goes_on(tmp_path: Path) -> None:
-    world: World = worlds().synthetic()
-    modest = Economy(least_gain=0.05)
-    first = worlds().search(world, "known-latency", 0, 40, modest, folder=tmp_path)
-    again = worlds().search(world, "known-latency", 0, 40, modest, folder=tmp_path)
+    world: World = worlds.synthetic()
+    first = worlds.search(world, "known-latency", 0, 40, 0.05, folder=tmp_path)
+    again = worlds.search(world, "known-latency", 0, 40, 0.05, folder=tmp_path)
     assert 3 < first.weights < 40
     assert again.weights == 0 and not [t for t in again.study.trials if t.state == TrialState.RUNNING]
 
@@ -238,11 +177,10 @@ def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space:
 
 def test_a_search_of_ranges_without_the_uncompressed_model_runs() -> None:
     """The sampler models what is inside, and the baseline is what the front is held against."""
-    module = worlds()
-    world = module.synthetic()
+    world = worlds.synthetic()
     inside = {**world.space.knobs, "distill.layers": Knob("layers", off=12, low=2, high=8, step=1, help="")}
     world.space = Space(inside, None, world.deployments)
-    trace = module.search(world, "known-latency", 0, 12)
+    trace = worlds.search(world, "known-latency", 0, 12)
     assert trace.weights == 12 and all(math.isfinite(h) and h > 0 for h in trace.hypervolume[1:])
     layers = [t.params["distill.layers"] for t in trace.study.trials if "distill.layers" in t.params]
     assert layers and max(layers) <= 8
@@ -257,24 +195,6 @@ def test_a_mode_of_an_axis_that_is_off_makes_no_other_weights(study: optuna.Stud
         attributes = {OUTCOME: complete(recipe_of(told)).to_json(), PARAMS: told}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
     assert len(record.refresh(study)) == 1
-
-
-def test_without_a_latency_to_count_from_nothing_is_rejected_or_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = worlds()
-    world = module.synthetic()
-    outlook = module.Outlook(
-        Record(world.grid, world.space.off, TARGETS[0]),
-        module.TrueCosts(world),
-        module.QualityModel(),
-        module.Aims(TARGETS[0], 0.5),
-    )
-    outlook.look(optuna.create_study(directions=["maximize", "minimize"]))
-    row = np.zeros(len(world.grid.counts), dtype=int)
-    somebody = Weights(world.grid.settings(row), tuple(row.tolist()))
-    assert not outlook.bounded
-    bounds = module.Bounds(outlook, {name: world.space.knobs[name] for name in world.grid.values})
-    monkeypatch.setattr(bounds, "at_most", lambda one: 0.1)  # even of what can hardly be worse
-    assert bounds.verdict(somebody) == "" and bounds.expected(somebody) == math.inf
 
 
 def test_what_failed_is_tried_again_when_it_is_asked_for_and_takes_its_own_place(study: optuna.Study) -> None:

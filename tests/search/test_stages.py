@@ -1,9 +1,8 @@
-"""Stages that were killed go on where they were, and a short recovery is the start of the whole one."""
+"""Stages that were killed go on where they were."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ from safetensors.torch import load_file
 
 from search.config.load import load
 from search.config.schema import RunConfig
-from search.execute.build_weights import make_weights
-from search.execute.looks import Looks, looked_at, recover_with_looks
+from search.execute.build_weights import make_weights, trained_s
 from search.prepare.data import prepare_data
 from search.prepare.model import describe_model
 from search.prepare.statistics import make_statistics
@@ -61,12 +59,11 @@ class Made:
     outputs: Path
     recover: dict[str, Any]
 
-    def weights(
-        self, folder: Path, scratch: Path, shares: tuple[float, ...] = (1.0,), progress: Any = NOTHING
-    ) -> bytes:
-        where = (self.data, self.teacher, self.statistics, self.outputs, "cpu", 1, scratch, shares)
+    def weights(self, folder: Path, scratch: Path, progress: Any = NOTHING) -> bytes:
+        where = (self.data, self.teacher, self.statistics, self.outputs, "cpu", 1, scratch)
         make_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
-        return (folder / ("looks.json" if shares[-1] < 1 else "model.safetensors")).read_bytes()
+        assert trained_s(folder) > 0
+        return (folder / "model.safetensors").read_bytes()
 
     def trained(self, folder: Path, scratch: Path, progress: Any = NOTHING) -> bytes:
         make_teacher(place(folder), self.config, self.data, "cpu", 1, scratch, progress=progress)
@@ -111,41 +108,6 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(made: Made, tmp_pat
     assert rest.steps == all_of.steps - 3
 
 
-def test_a_short_recovery_is_the_start_of_the_whole_one(made: Made, tmp_path: Path) -> None:
-    first, rest, both = Counting("recovery"), Counting("recovery"), Counting("recovery")
-    whole = made.weights(tmp_path / "whole", tmp_path / "other", progress=both)
-    looks = made.weights(tmp_path / "short", tmp_path / "scratch", (0.25,), first)
-    assert made.weights(tmp_path / "long", tmp_path / "scratch", progress=rest) == whole
-    assert first.steps == round(both.steps / 4) and rest.steps == both.steps - first.steps
-    assert 0 <= json.loads(looks)["looks"][0]["quality"] <= 1
-
-
-def test_looks_on_the_way_change_no_weight_and_are_not_made_again(made: Made, tmp_path: Path) -> None:
-    straight = made.weights(tmp_path / "straight", tmp_path / "one")
-    made.weights(tmp_path / "first", tmp_path / "two", (0.0,))
-    again = Counting("recovery")
-    assert made.weights(tmp_path / "whole", tmp_path / "two", (0.0, 0.5, 1.0), again) == straight
-    of = looked_at(made.config)
-    seen = Looks.read(tmp_path / "whole" / "looks.json", of)
-    assert set(seen.quality) == {0.0, 0.5} and seen.trained_s > 0
-    assert seen.quality[0.0] == Looks.read(tmp_path / "first" / "looks.json", of).quality[0.0]
-    assert Looks.read(tmp_path / "whole" / "looks.json", "f1 on 8 rows") == Looks({}, seen.trained_s, "f1 on 8 rows")
-
-
-def test_looks_at_another_metric_are_made_again(tmp_path: Path) -> None:
-    notes = tmp_path / "notes.looks"
-    for of, seen in (("accuracy", 0.7), ("f1", 0.9)):
-        made = recover_with_looks((0.0,), lambda seen=seen: seen, lambda share: None, notes, of)  # type: ignore[misc]
-        assert made == Looks({0.0: seen}, 0.0, of)
-
-
-def test_damaged_notes_are_made_again(tmp_path: Path) -> None:
-    notes = tmp_path / "notes.looks"
-    notes.write_text("{")
-    assert recover_with_looks((0.0,), lambda: 0.7, lambda share: None, notes, "") == Looks({0.0: 0.7})
-    assert recover_with_looks((0.0,), lambda: 0.9, lambda share: None, notes, "") == Looks({0.0: 0.7})
-
-
 def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +125,7 @@ def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
         used["outputs"], device.used = device.used, 0
         given = (made.data, made.teacher, places["statistics"], places["outputs"], "cuda", 1)
         for name, recover in (("stored", made.recover), ("live", live)):
-            where = (*given, tmp_path / f"{name}.scratch", (0.5, 1.0))
+            where = (*given, tmp_path / f"{name}.scratch")
             make_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
             used[name], device.used = device.used, 0
     assert all(count > 100 for count in used.values()), used

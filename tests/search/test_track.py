@@ -112,7 +112,7 @@ def test_a_trial_has_the_promised_params_metrics_and_tags(logged: dict[str, Any]
         assert run.data.tags["status"] == outcome.status
         assert run.data.tags["reason"] == front.why_not(outcome)
         assert run.data.tags["digest"] == outcome.recipe.digest
-        assert {"rung", "on_front", "baseline"} <= run.data.tags.keys()
+        assert {"on_front", "baseline"} <= run.data.tags.keys()
         assert run.info.status == ("FAILED" if outcome.status == "failed" else "FINISHED")
 
 

@@ -1,4 +1,4 @@
-"""A training that is killed or paused ends with the weights of one that was not, bit for bit."""
+"""A training that is killed ends with the weights of one that was not, bit for bit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ def trained(
     file: Path | None = None,
     *,
     stopping: str = "none",
-    share: float = 1.0,
     progress: Callable[[float], None] = nothing,
     training: Training = QUICK,
     every_s: float = 0.0,
@@ -85,9 +84,15 @@ def trained(
     assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     checkpoints = None if file is None else Checkpoints(file, every_s)
     look = stopping_of(stopping, batches, labels)
-    train(model, epochs(batches), loss_on(labels), training, "cpu", progress, look, checkpoints, share)
+    train(model, epochs(batches), loss_on(labels), training, "cpu", progress, look, checkpoints)
     assert not model.training and all(p.requires_grad for p in model.parameters())
     return weights(model)
+
+
+def begun(file: Path, steps: int = 4) -> None:
+    """Leaves the state of a training that was killed after so many steps."""
+    with pytest.raises(Killed):
+        trained(file, progress=killing(steps + 1))
 
 
 def steps_of(call: Callable[[Callable[[float], None]], object]) -> int:
@@ -120,42 +125,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(file: Path, after: int, s
     assert not list(file.parent.glob(".*"))
 
 
-@pytest.mark.parametrize("stopping", ["none", "best", "ends"])
-@pytest.mark.parametrize("share", [0.25, 0.6, 0.9999])
-def test_a_pause_changes_no_weight(file: Path, share: float, stopping: str) -> None:
-    whole = trained(stopping=stopping)
-    trained(file, stopping=stopping, share=share, every_s=1e9)
-    assert equal(trained(file, stopping=stopping), whole)
-
-
-@pytest.mark.parametrize(("share", "steps"), [(0.01, 1), (0.25, 2), (0.6, 4), (1.0, STEPS)])
-def test_a_share_is_the_first_steps_of_the_same_schedule(file: Path, share: float, steps: int) -> None:
-    seen: list[dict[str, Tensor]] = []
-    model, batches, labels = student()
-    train(model, epochs(batches), loss_on(labels), QUICK, "cpu", lambda _: seen.append(weights(model)))
-    done: list[float] = []
-    assert equal(trained(file, share=share, progress=done.append), seen[steps - 1])
-    assert done == [(number + 1) / steps for number in range(steps)]
-    assert equal(trained(share=share), seen[steps - 1]), "a pause needs no file"
-
-
-def test_a_pause_leaves_the_weights_of_its_step_and_not_the_best(file: Path) -> None:
-    """The loss that is looked at only rises, so the best weights are those of the first look."""
-    assert equal(trained(file, stopping="ends", share=0.4), trained(share=0.4))
-
-
-def test_a_training_that_ended_early_before_its_pause_is_over(file: Path) -> None:
-    whole = trained(stopping="ends")
-    assert equal(trained(file, stopping="ends", share=0.9), whole)
-    assert steps_of(lambda progress: trained(file, stopping="ends", progress=progress)) == 0
-    assert equal(trained(file, stopping="ends"), whole)
-
-
-def test_a_state_beyond_the_pause_is_of_no_use(file: Path) -> None:
-    trained(file, share=0.9)
-    assert equal(trained(file, share=0.25), trained(share=0.25))
-
-
 def test_the_state_is_written_no_more_often_than_asked(file: Path) -> None:
     whole = trained()
     assert equal(trained(file, every_s=1e9), whole) and not file.exists()
@@ -178,21 +147,21 @@ OTHERS = {
 
 @pytest.mark.parametrize("training", OTHERS.values(), ids=OTHERS)
 def test_the_state_of_another_training_is_ignored(file: Path, training: Training) -> None:
-    trained(file, share=0.5)
+    begun(file)
     assert equal(trained(file, training=training), trained(training=training))
 
 
 def test_the_state_of_another_model_or_another_stopping_is_ignored(file: Path) -> None:
-    trained(file, share=0.5)
+    begun(file)
     assert equal(trained(file, case="distilbert"), trained(case="distilbert"))
-    trained(file, share=0.5)
+    begun(file)
     assert equal(trained(file, stopping="best"), trained(stopping="best"))
 
 
 def test_a_damaged_file_is_ignored_wherever_the_damage_is(file: Path) -> None:
     """The law is that no damage changes a weight; where it hits nothing that counts, training may go on."""
     whole = trained()
-    trained(file, share=0.5)
+    begun(file)
     content = file.read_bytes()
     places = [0, 8, 40, len(content) // 3, len(content) // 2, len(content) - 1]
     flipped = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in places]
@@ -205,18 +174,12 @@ def test_a_damaged_file_is_ignored_wherever_the_damage_is(file: Path) -> None:
 
 
 def test_a_step_number_that_was_changed_is_found_out(file: Path) -> None:
-    trained(file, share=0.5)
+    begun(file)
     content = file.read_bytes()
     changed = content.replace(b'\\"step\\": 4', b'\\"step\\": 2')
     assert changed != content
     file.write_bytes(changed)
     assert equal(trained(file), trained())
-
-
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=r"share must be in \(0, 1\], got"):
-        trained(share=share)
 
 
 SCRIPT = """
@@ -253,17 +216,18 @@ def test_a_process_that_is_killed_loses_only_what_it_had_not_written(file: Path)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_a_paused_training_goes_on_with_its_random_numbers(file: Path) -> None:
+def test_on_a_gpu_a_killed_training_goes_on_with_its_random_numbers(file: Path) -> None:
     """Dropout draws from the device; kernels that add in another order are allowed a little."""
 
-    def on_gpu(share: float, kept: Path | None) -> dict[str, Tensor]:
+    def on_gpu(kept: Path | None, progress: Callable[[float], None] = nothing) -> dict[str, Tensor]:
         model, batches, labels = student()
-        checkpoints = None if kept is None else Checkpoints(kept)
+        checkpoints = None if kept is None else Checkpoints(kept, 0.0)
         loss = loss_on(labels.cuda())
-        train(model, epochs(batches), loss, QUICK, "cuda", checkpoints=checkpoints, share=share)
+        train(model, epochs(batches), loss, QUICK, "cuda", progress, checkpoints=checkpoints)
         return weights(model)
 
-    whole = on_gpu(1.0, None)
-    on_gpu(0.5, file)
-    for name, tensor in on_gpu(1.0, file).items():
+    whole = on_gpu(None)
+    with pytest.raises(Killed):
+        on_gpu(file, killing(4))
+    for name, tensor in on_gpu(file).items():
         torch.testing.assert_close(tensor, whole[name], atol=1e-4, rtol=1e-3)

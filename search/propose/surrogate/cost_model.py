@@ -56,9 +56,6 @@ class TableCostModel:
             costs = np.where(sizes > SLACK * self._largest, np.inf, costs)
         return costs, error
 
-    def predicted(self, pool: Sequence[Params]) -> Array:
-        return self._predicted(pool, self._known.shapes(pool))[0]
-
     def seconds(self, pool: Sequence[Params]) -> Array:
         """Training grows with the work of a call, measuring does not; both from the trials so far.
 

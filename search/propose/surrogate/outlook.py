@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search.front.outcome import Target
 from search.propose.surrogate.improvement import Staircase, expected_improvement
-from search.propose.surrogate.quality import Line, Offset, QualityModel
+from search.propose.surrogate.quality import Offset, QualityModel
 from search.propose.surrogate.record import Record, Weights
 from search.space.deployments import Deployment
 from search.space.space import Params
@@ -34,10 +34,6 @@ class CostModel(Protocol):
 
     def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
         """(N, P) log ms by deployment, infinite where a limit forbids it, and (N,) their common error."""
-        ...
-
-    def predicted(self, pool: Sequence[Params]) -> Floats:
-        """(N, P) log ms by deployment, limits or none."""
         ...
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
@@ -103,8 +99,8 @@ class Outlook:
         reference, self.min_quality = self._aims.reference(baseline), self._aims.quality_threshold(baseline)
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
         placed = [one for one in self._known if one.row is not None]
-        learnt = (self._record.seen(one) for one in placed if one.quality or one.rungs)
-        self._model.learn(learnt, self._aims.floor, best, self._record.origin, self._record.error)
+        learnt = (self._record.seen(one) for one in placed if one.quality)
+        self._model.learn(learnt, self._aims.floor, best, self._record.origin)
         points = [point for one in self._known for point in one.points]
         self.measured = Staircase.of(points, reference)
         for one in (one for one in placed if one.pending):
@@ -157,16 +153,6 @@ class Outlook:
         return self._cost_model.stored_settings
 
     @property
-    def lines(self) -> dict[int, Line]:
-        """By lower rung, the line to the top rung's quality."""
-        return self._model.lines
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of a measured quality: luck of training and of the split's rows."""
-        return self._model.noise
-
-    @property
     def deployments(self) -> tuple[Deployment, ...]:
         return self._cost_model.deployments
 
@@ -185,11 +171,6 @@ class Outlook:
         """((P,) log ms by deployment, their common error)."""
         costs, error = self._cost_model.costs([one.settings])
         return costs[0], float(error[0])
-
-    def predicted(self, one: Weights) -> Floats:
-        """(P,) log ms by deployment, limits or none."""
-        made: Floats = self._cost_model.predicted([one.settings])[0]
-        return made
 
     def _believed(self, one: Weights) -> list[tuple[float, float]]:
         mean, _ = self.quality(one)

@@ -1,14 +1,11 @@
-"""What quality a recipe will have after its full recovery: from recipes that were recovered, and from lower rungs.
+"""What quality a recipe will have after its recovery, from recipes that were recovered.
 
 A Gaussian process (Matern 5/2, one length scale an input; Rasmussen & Williams 2006, chapters 2, 4 and 5) models the
-quality of *weights*. Its inputs are the settings, and what a law with few coefficients expects of them: that quality
-falls from the uncompressed model's towards that of no model, and that what the settings take adds up, or grows faster
-than its sum. With ten sets of weights and five settings the process alone knows little between them, and nothing
-beyond. A deployment moves the quality by an offset of its own, a plane over the settings: a low
-precision costs a small model more than a large one. What a lower rung saw is turned into an estimate of the top rung's
-quality by a straight line, fitted to weights that were seen on both, and enters the process as an observation with that
-line's error for noise (Kennedy & O'Hagan 2000 link fidelities by such a line; theirs has a process of its own for what
-the line leaves).
+quality of *weights*. Its inputs are the settings, and the value of a mean function with few
+coefficients: quality falls from the uncompressed model's towards that of a constant guess, and the losses of the
+settings add up, or grow faster than their sum. With ten sets of weights and five settings the process alone knows
+little between them, and nothing beyond. A deployment moves the quality by an offset of its own, a plane over the
+settings: a low precision costs a small model more than a large one.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
-from scipy.stats import t as student
 
 from search.space.deployments import Deployment
 
@@ -30,8 +26,6 @@ Floats = NDArray[np.float64]
 
 #: Quality is never known better than this: two seeds of one training differ by about as much.
 SEED_NOISE = 0.003
-#: Until weights were seen on two rungs, a lower one says this little (sd, of the range of a quality from 0 to 1).
-UNKNOWN_LINE = 0.15
 #: Logarithms of the kernel's amplitude, length scales and noise before anything is seen: mean and sd of a normal. The
 #: inputs are between 0 and 1, so that quality changes about once over a setting's range.
 AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
@@ -50,46 +44,9 @@ class Seen:
 
     features: tuple[float, ...]
     quality: Mapping[Deployment, float] = field(default_factory=dict)  # by deployment, recovered in full
-    rungs: Mapping[int, float] = field(default_factory=dict)  # by lower rung
     #: Standard error of its quality less the uncompressed model's on the same rows. What the rows do to both is no
     #: noise here: all that is learnt and predicted is of the same rows.
     error: float = 0.0
-
-
-@dataclass(frozen=True)
-class Line:
-    """Top rung's quality from a lower one's: intercept + slope * seen, with its error."""
-
-    intercept: float
-    slope: float
-    middle: float
-    spread: float  # sum of squares of what was seen about its middle
-    sd: float  # of the residuals
-    count: int
-
-    @classmethod
-    def fitted(cls, low: Floats, high: Floats, range_: float, least: float = SEED_NOISE) -> Line:
-        """Least squares with a slope between 0 and 1: a recovery repairs most where most is broken.
-
-        With so few points that their residuals say nothing the error is wide; it is never under `least`.
-        """
-        if len(low) < 3:
-            return cls(float(high.mean()) if len(high) else 0.0, 0.0, 0.0, 0.0, UNKNOWN_LINE * range_, len(low))
-        middle, spread = float(low.mean()), float(((low - low.mean()) ** 2).sum())
-        slope = float(np.clip(((low - middle) * (high - high.mean())).sum() / max(spread, 1e-12), 0.0, 1.0))
-        intercept = float(high.mean()) - slope * middle
-        residual = high - intercept - slope * low
-        sd = float(np.sqrt((residual**2).sum() / (len(low) - 2)))
-        return cls(intercept, slope, middle, spread, max(sd, least), len(low))
-
-    def at(self, seen: float) -> tuple[float, float]:
-        """(mean, sd) of the top rung's quality; the sd is widened as a prediction's interval from so few points is."""
-        mean = self.intercept + self.slope * seen
-        if self.count < 3:
-            return mean, self.sd
-        away = (seen - self.middle) ** 2 / max(self.spread, 1e-12)
-        few = float(student.ppf(0.975, self.count - 2)) / 1.96
-        return mean, self.sd * few * float(np.sqrt(1 + 1 / self.count + min(away, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -174,46 +131,29 @@ class QualityModel:
         self._decay: DecayMean | None = None
         self._mean, self._scale = 0.0, 1.0
         self.offsets: dict[Deployment, Offset] = {}
-        self.lines: dict[int, Line] = {}
-        #: Standard deviation of a measured quality about what it would be on all rows, the common part left out.
-        self.noise = SEED_NOISE
 
-    def learn(
-        self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float], error: float = 0.0
-    ) -> None:
+    def learn(self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float]) -> None:
         """Fit to everything that is known now.
 
         Args:
             floor: quality without a model. best: of the uncompressed one. Their distance sets the prior's scale.
             origin: features of settings that compress nothing.
-            error: standard error of the split: of how two models' qualities differ on its rows.
         """
         known = list(seen)
-        self.noise = math.hypot(SEED_NOISE, error)
         self._range = max(best - floor, 1e-6)
         self.offsets = _offsets(known)
         top = [self._top(s) for s in known]
-        self.lines = self._lines(known, top)
         features, values, noise = [], [], []
         for one, value in zip(known, top, strict=True):
-            estimate = (value, math.hypot(SEED_NOISE, one.error)) if value is not None else self.from_rungs(one.rungs)
-            if estimate is not None:
+            if value is not None:
                 features.append(one.features)
-                values.append(estimate[0])
-                noise.append(estimate[1])
+                values.append(value)
+                noise.append(math.hypot(SEED_NOISE, one.error))
         inputs, qualities = np.array(features, dtype=float), np.array(values)
         self._decay = (
             None if len(values) < 2 else DecayMean.fitted(inputs, qualities, np.array(origin, dtype=float), floor, best)
         )
         self._fit(inputs, qualities, np.array(noise))
-
-    def from_rungs(self, rungs: Mapping[int, float]) -> tuple[float, float] | None:
-        """(mean, sd) from the highest of the lower rungs alone; None where nothing was seen."""
-        if not rungs:
-            return None
-        highest = max(rungs)
-        line = self.lines.get(highest)
-        return None if line is None else line.at(rungs[highest])
 
     def predict(self, features: Sequence[Sequence[float]] | Floats) -> tuple[Floats, Floats]:
         """(N,) means and standard deviations of the quality of weights with these features."""
@@ -237,15 +177,6 @@ class QualityModel:
         here = np.array([seen.features])
         values = [value - self.offset(deployment, here)[0] for deployment, value in seen.quality.items()]
         return float(np.mean(values)) if values else None
-
-    def _lines(self, known: Sequence[Seen], top: Sequence[float | None]) -> dict[int, Line]:
-        lines = {}
-        everyone = np.array([value for value in top if value is not None])
-        for rung in sorted({rung for one in known for rung in one.rungs}):
-            both = [(s.rungs[rung], v) for s, v in zip(known, top, strict=True) if v is not None and rung in s.rungs]
-            low, high = (np.array([p[i] for p in both]) for i in (0, 1))
-            lines[rung] = Line.fitted(low, high if len(both) >= 3 else everyone, self._range, self.noise)
-        return lines
 
     def _fit(self, features: Floats, values: Floats, noise: Floats) -> None:
         from sklearn.gaussian_process import GaussianProcessRegressor

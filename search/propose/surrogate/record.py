@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from objectives.measurement import Measurement
 from search.front.outcome import LATENCY, LOSS, Target
 from search.propose.pool import Grid
-from search.propose.study import GAINS, OUTCOME, PARAMS, RUNGS
+from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import Seen
 from search.space.deployments import Deployment
 from search.space.space import PRECISION, RUNTIME
@@ -30,16 +30,12 @@ class Weights:
     settings: dict[str, Value]
     row: tuple[int, ...] | None  # in the grid; None where it has no such settings (the uncompressed model, often)
     quality: dict[Deployment, float] = field(default_factory=dict)
-    rungs: dict[int, float] = field(default_factory=dict)
-    gains: dict[int, float] = field(default_factory=dict)  # expected when it was seen on a rung
     costs: dict[Deployment, float] = field(default_factory=dict)  # log ms, measured
     errors: dict[Deployment, float] = field(
         default_factory=dict
     )  # of quality, against the uncompressed model's on the rows
     kept: set[Deployment] = field(default_factory=set)  # deployments inside the limits
-    seconds: float = 0.0  # what making the weights took
     pending: bool = False
-    over: bool = False  # nothing more comes of it
 
     @property
     def error(self) -> float:
@@ -76,7 +72,6 @@ class Record:
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], Weights] = {}
         self.baseline: Weights | None = None
-        self._unpaired = 0.0  # standard error of the uncompressed model's own quality
         self.state: object = None  # equal as long as nothing new is known
 
     def refresh(self, study: optuna.Study, but: int | None = None) -> Sequence[Weights]:
@@ -91,21 +86,11 @@ class Record:
             self._read(trial)
         known = list(self._weights.values())
         on_their_way = tuple(one.row for one in known if one.pending)
-        self.state = (len(self._finished), sum(len(one.rungs) for one in known), on_their_way)
+        self.state = (len(self._finished), on_their_way)
         return known
 
     def seen(self, one: Weights) -> Seen:
-        return Seen(self.features(one), dict(one.quality), dict(one.rungs), one.error)
-
-    @property
-    def error(self) -> float:
-        """Standard error of the split: of how two models' qualities differ on its rows.
-
-        Models are compared on the same rows, so it is that of the loss, in the middle of all compressed weights. Until
-        there are some it is the error of the uncompressed model's own quality, which is larger.
-        """
-        paired = [one.error for one in self._weights.values() if one is not self.baseline and one.error > 0]
-        return float(np.median(paired)) if paired else self._unpaired
+        return Seen(self.features(one), dict(one.quality), one.error)
 
     def features(self, one: Weights) -> tuple[float, ...]:
         """Of weights that the grid holds."""
@@ -131,8 +116,6 @@ class Record:
         if settings is None or (outcome is None and trial.state.is_finished()):  # nothing came of it
             return
         one = self._met(settings)
-        one.rungs |= {int(r): self._sign * float(v) for r, v in trial.user_attrs.get(RUNGS, {}).items()}
-        one.gains |= {int(r): float(v) for r, v in trial.user_attrs.get(GAINS, {}).items()}
         if outcome is None:
             one.pending = True
             return
@@ -147,19 +130,15 @@ class Record:
         return self._weights[key]
 
     def _take(self, one: Weights, outcome: Mapping[str, Any], deployment: Deployment) -> None:
-        one.rungs |= {int(r): self._sign * float(v) for r, v in outcome.get("rungs", {}).items()}
         if outcome["baseline"]:
             self.baseline = one
         if outcome["status"] != "complete":
             return
-        one.seconds = max(one.seconds, float(outcome["seconds"].get("weights", 0.0)))
         found = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
         quality = found[self._quality.objective]
         one.quality[deployment] = self._sign * quality.value
         if LOSS in found:
             one.errors[deployment] = standard_error(found[LOSS]) / 100  # it is in points
-        if outcome["baseline"]:
-            self._unpaired = standard_error(quality)
         one.costs[deployment] = math.log(found[LATENCY].value)
         if not outcome["limits_broken"]:
             one.kept.add(deployment)

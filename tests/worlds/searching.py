@@ -1,4 +1,4 @@
-"""Searches of worlds, without training anything: `truths` has the table of what every set of weights would give.
+"""Searches of worlds, without training anything: `truth` has the table of what every set of weights would give.
 
 A world knows the truth. A sampler is told what a search would be told: outcomes, and of latency the predictions of a
 table with an error, never the truth itself.
@@ -13,24 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import header  # noqa: F401 - puts the project on the path
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
-from truths import World, recorded, synthetic
 
 from objectives.latency import P50
 from objectives.quality import metric_named
 from search.config.schema import EconomyConfig
+from search.execute.executor import Job
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
-from search.loop import Job, Observer, explore
-from search.propose.known_latency import KnownLatency, weights_grid
-from search.propose.ladder import Economy, Ladder
+from search.loop import Observer, explore
+from search.propose.known_latency import Forecast, KnownLatency, weights_grid
 from search.propose.proposer import Proposer
 from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
-from search.propose.surrogate.bounds import Bounds
 from search.propose.surrogate.improvement import Staircase
 from search.propose.surrogate.outlook import Aims, CostModel, Outlook
 from search.propose.surrogate.quality import QualityModel
@@ -38,8 +35,7 @@ from search.propose.surrogate.record import Record
 from search.space.deployments import siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
-
-__all__ = ["Trace", "TrueCosts", "World", "recorded", "search", "synthetic"]
+from worlds.truth import World
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
@@ -55,10 +51,7 @@ class TrueCosts:
         self.deployments = world.deployments
 
     def costs(self, pool: Sequence[Params]) -> tuple[np.ndarray, np.ndarray]:
-        return self.predicted(pool), np.full(len(pool), self._world.error)
-
-    def predicted(self, pool: Sequence[Params]) -> np.ndarray:
-        return self._world.prediction(pool)
+        return self._world.prediction(pool), np.full(len(pool), self._world.error)
 
     def seconds(self, pool: Sequence[Params]) -> np.ndarray:
         return self._world.seconds[self._world.of(pool)] if self._priced else np.ones(len(pool))
@@ -73,21 +66,9 @@ class Trace:
     trained_s: list[float] = field(default_factory=list)
     asking_s: float = 0.0
     weights: int = 0
-    rejected: int = 0
-    lost: int = 0  # of the rejected, those that would have added to the front as it was
-    audits: int = 0
-    wrong: int = 0
-    looks: list[tuple[str, int]] = field(default_factory=list)  # digest and rung
     study: optuna.Study | None = None
     points: list[tuple[float, float]] = field(default_factory=list)  # (log ms, accuracy) of all that was measured
-    bounds: Bounds | None = None  # as they are in the end
-    paid: dict[int, float] = field(default_factory=dict)  # of the recovery, by weights
-    seen: dict[int, int] = field(default_factory=dict)  # how many lower rungs, by weights
-
-    def train(self, place: int, share: float, rungs: int) -> None:
-        """So many lower rungs were looked at on the way to `share`."""
-        self.paid[place] = max(share, self.paid.get(place, 0.0))
-        self.seen[place] = max(rungs, self.seen.get(place, 0))
+    paid: set[int] = field(default_factory=set)  # weights that were trained
 
     def count(self, world: World, points: Sequence[tuple[float, float]]) -> None:
         """What has been reached with one more set of weights."""
@@ -100,18 +81,9 @@ class Trace:
         volumes = self.kept if shipped else self.hypervolume
         return volumes[-1] if volumes else 0.0
 
-    def reject(
-        self, world: World, outcome: Outcome, points: Sequence[tuple[float, float]], reference: tuple[float, float]
-    ) -> None:
-        """Count a rejected outcome, and whether it would have reached beyond the front of what was measured."""
-        if outcome.status == "rejected":
-            self.rejected += 1
-            self.lost += world.adds(world.place(outcome.recipe.params), points, reference)
-
     def spent(self, world: World) -> float:
-        """Seconds of training and of looking so far: a recovery that goes on pays for the rest alone."""
-        trained = sum(share * float(world.seconds[place]) for place, share in self.paid.items())
-        return trained + sum(rungs * float(world.look[place]) for place, rungs in self.seen.items())
+        """Seconds of training so far."""
+        return sum(float(world.seconds[place]) for place in self.paid)
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
@@ -125,8 +97,7 @@ def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcom
         LATENCY: P50.counted(ms, {}),
     }
     seconds = {} if baseline else {"weights": float(world.seconds[place])}
-    rungs = {} if baseline else {r: float(v) for r, v in enumerate(world.rungs[place])}
-    return Outcome(-1, recipe, "complete", measurements=found, seconds=seconds, baseline=baseline, rungs=rungs)
+    return Outcome(-1, recipe, "complete", measurements=found, seconds=seconds, baseline=baseline)
 
 
 def search(
@@ -134,10 +105,10 @@ def search(
     sampler: str,
     seed: int,
     weights: int,
-    economy: Economy | None = None,
+    least_gain: float = 0.0,
     trials: int = 100_000,
     folder: Path | None = None,
-    looks: int = 100_000,
+    kill_after: int | None = None,
     shipped: bool = False,
     before: Sequence[Outcome] = (),
     cost_model: CostModel | None = None,
@@ -146,11 +117,12 @@ def search(
 ) -> Trace:
     """Search a world until `weights` sets of weights were trained or `trials` trials are told.
 
-    `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study is
-    in memory. After so many `looks` at lower rungs it is killed. `shipped` searches as a run does: for models that keep
-    most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume from the floor by the
-    set of weights. `before` are the outcomes of an equal search, whose weights are at hand. `cost_model` predicts
-    instead of the world's own predictions. The search ends early with a hypervolume of `goal`.
+    `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study
+    is in memory. It is killed in the training after `kill_after` sets of weights. `shipped` searches as a run does:
+    for models that keep most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume
+    from the floor by the set of weights. `least_gain` ends it as `budget.least_gain` does. `before` are the
+    outcomes of an equal search, whose weights are at hand. `cost_model` predicts instead of the world's own
+    predictions. The search ends early with a hypervolume of `goal`.
     """
     trace = Trace()
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
@@ -161,37 +133,18 @@ def search(
 
     def evaluate(job: Job) -> Iterator[Outcome]:
         place = world.place(job.recipe.params)
-        if job.rejected:
-            yield Outcome(-1, job.recipe, "rejected", job.rejected, rung=job.rung)
-            return
-        if job.share < 1:
-            if len(trace.looks) == looks:
-                raise KeyboardInterrupt
-            trace.looks.append((job.recipe.digest, job.rung))
-            seen = {r: float(world.rungs[place, r]) for r in range(job.rung + 1)}
-            trace.train(place, job.share, job.rung + 1)
-            yield Outcome(
-                -1, job.recipe, "paused", rung=job.rung, rungs=seen, seconds={"look": float(world.look[place])}
-            )
-            return
         if not job.baseline:
+            if trace.weights == kill_after:
+                raise KeyboardInterrupt
             trace.weights += 1
-            trace.train(place, 1.0, 0 if economy is None or not job.looks else len(economy.shares) - 1)
-        before_it = len(points)
+            if job.recipe.weights_digest not in at_hand:
+                trace.paid.add(place)
         for recipe in (job.recipe, *job.siblings):
             made = measured(world, recipe, job.baseline, place)
             if made.status == "complete":
                 points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
             yield made
-        before = Staircase.of(points[:before_it], world.reference).area
-        if job.audit:
-            trace.audits += 1
-            trace.wrong += Staircase.of(points, world.reference).area > before
         trace.count(world, points)
-
-    def count_rejected(outcome: Outcome, _: Front) -> None:
-        """An observer: what is rejected after a look has no job of its own."""
-        trace.reject(world, outcome, points, world.kept_reference if shipped else world.reference)
 
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, outlook)
@@ -201,9 +154,7 @@ def search(
     else:
         study = open_study(folder, "study", TARGETS, sampler_of, seed, {})
     asked = study.sampler
-    trace.bounds = Bounds(outlook, {name: world.space.knobs[name] for name in world.grid.values})
-    forecast = (lambda: asked.last) if isinstance(asked, KnownLatency) else (lambda: None)
-    ladder = None if economy is None else Ladder(outlook, economy, trace.bounds, forecast)
+    forecast = Forecast(outlook, asked, least_gain) if isinstance(asked, KnownLatency) else None
     proposer = Proposer(
         study,
         world.space,
@@ -214,14 +165,13 @@ def search(
         lambda outcome: {},
         seed,
         lambda: trace.weights < weights and trace.reached(shipped) < goal,
-        ladder,
-        lambda recipe: recipe.weights_digest in at_hand,
+        forecast,
         before,
     )
     began = time.monotonic()
     trace.study, trace.points = study, points
     with suppress(KeyboardInterrupt):
-        explore(proposer, evaluate, Front(TARGETS), (count_rejected, *observers))
+        explore(proposer, evaluate, Front(TARGETS), observers)
     trace.asking_s = time.monotonic() - began
     outlook.look(study)
     return trace

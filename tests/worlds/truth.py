@@ -1,4 +1,4 @@
-"""Worlds: what every set of weights of a space would give, made up from formulas or recorded from measurements."""
+"""Worlds: what every set of weights of a space would give, from formulas or from a recording."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
-import header  # noqa: F401 - puts the project on the path
 import numpy as np
 
 from search.config.schema import EconomyConfig
@@ -24,9 +22,8 @@ from spaces.recipe import Recipe, Step
 class World:
     """What every set of weights of a space gives, by row of the grid over its weights' knobs.
 
-    quality: (W, P) by weights and pair. costs: (W, P) log ms. predicted: (W, P) as a table would say. rungs: (W, R)
-    what lower rungs see. seconds: (W,) of a full recovery; look: (W,) of one look at a lower rung. rows: (W, D) of the
-    grid; all of it, or what was recorded.
+    quality: (W, P) by weights and deployment. costs: (W, P) log ms. predicted: (W, P) as a table would say. seconds:
+    (W,) of a recovery. rows: (W, D) of the grid; all of it, or what was recorded.
     """
 
     name: str
@@ -37,10 +34,7 @@ class World:
     predicted: np.ndarray
     error: float  # of the predictions, log ms
     seconds: np.ndarray
-    look: np.ndarray
     floor: float
-    rungs: np.ndarray
-    shares: tuple[float, ...] = ()
     places: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,11 +77,6 @@ class World:
         points = zip(self.costs.ravel().tolist(), self.quality.ravel().tolist(), strict=True)
         return Staircase.of(list(points), reference).area
 
-    def adds(self, place: int, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> bool:
-        """Whether a set of weights reaches beyond the front of (log ms, quality) points."""
-        own = list(zip(self.costs[place].tolist(), self.quality[place].tolist(), strict=True))
-        return Staircase.of([*points, *own], reference).area > Staircase.of(points, reference).area
-
     # What the sampler may know (`search.propose.CostModel`).
 
     def of(self, pool: Sequence[Params]) -> np.ndarray:
@@ -109,9 +98,6 @@ class World:
             made.append(Step("bits", {"precision": precision}))
         recover: dict[str, Value] = {"epochs": 1.0} if changed else {}
         return Recipe("world", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
-
-
-# --- the synthetic world ----------------------------------------------------------------------------------------
 
 
 def synthetic() -> World:
@@ -160,8 +146,6 @@ def synthetic() -> World:
     quality = (
         truth[:, None] - fragile * np.array([lost[w] for _, w in deployments]) + rng.normal(0, 0.0015, costs.shape)
     )
-    one_shot = 0.5 + 0.36 * np.exp(-3.5 * damage) + rng.normal(0, 0.01, len(rows))
-    quarter = 0.3 * one_shot + 0.7 * truth - 0.02 * damage + rng.normal(0, 0.007, len(rows))
     return World(
         "synthetic",
         space,
@@ -171,82 +155,5 @@ def synthetic() -> World:
         costs + rng.normal(0, 0.03, (len(rows), 1)),
         0.03,
         600 * (0.25 + 0.75 * work / work.max()),
-        np.full(len(rows), 5.0),
         0.5,
-        np.stack([one_shot, quarter], axis=1),
-        (0.0, 0.25),
-    )
-
-
-# --- the recorded world -----------------------------------------------------------------------------------------
-
-
-def recorded(path: Path) -> World:
-    """The largest whole grid of what `benchmarks/record.py` recorded in `path`.
-
-    Raises:
-        ValueError: not even the smallest is whole.
-    """
-    import record
-
-    first, *entries = record.lines(path)
-    deployments = tuple(Deployment(runtime, precision) for runtime, precision in first["pairs"])
-    found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(deployments)}
-    whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in found for s in record.grid(n))]
-    if not whole:
-        raise ValueError(f"{path}: {len(found)} sets of weights, and the smallest grid has {len(record.grid(0))}")
-    chosen = record.grid(whole[-1])
-    predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
-    knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
-    knobs["bits.precision"] = Knob(
-        "precision", off="fp32", choices=tuple(dict.fromkeys(w for _, w in deployments)), help=""
-    )
-    knobs["runtime.name"] = Knob(
-        "name", off=deployments[0][0], choices=tuple(dict.fromkeys(r for r, _ in deployments)), help=""
-    )
-    space = Space(knobs, None, deployments)
-    grid = weights_grid(space)
-    order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
-    entries = [found[key] for _, key in order]
-    columns = [[tuple(m["pair"]) for m in entry["measured"]].index for entry in entries]
-
-    def table(name: str) -> np.ndarray:
-        picked = [
-            [e["measured"][where(pair)][name] for pair in deployments]
-            for e, where in zip(entries, columns, strict=True)
-        ]
-        return np.array(picked, dtype=float)
-
-    ms = table("ms")
-    if all("speedup" in m for e in entries for m in e["measured"]):  # a machine's own changes of speed left out
-        uncompressed = next(e for e in found.values() if e["seconds"].get("weights", 0.0) == 0.0)["measured"][0]
-        ms = uncompressed["ms"] * uncompressed["speedup"] / table("speedup")
-    rungs = [[float(e["rungs"].get(str(r), first["floor"])) for r in range(len(first["shares"]))] for e in entries]
-    return World(
-        "recorded",
-        space,
-        np.array([row for row, _ in order], dtype=np.int64),
-        table("accuracy"),
-        np.log(ms),
-        np.array([predicted[key]["log_ms"] for _, key in order]),
-        float(np.median([predicted[key]["sd"] for _, key in order])),
-        np.array([float(e["seconds"].get("weights", 0.0)) for e in entries]),
-        np.array([float(e["seconds"]["quality"]) for e in entries]),  # a look counts on part of the rows: at most this
-        float(first["floor"]),
-        np.array(rungs),
-        tuple(first["shares"]),
-    )
-
-
-def _key(settings: Params) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted((name, float(value)) for name, value in settings.items()))
-
-
-def _knob(name: str, values: Sequence[float]) -> Knob:
-    """A knob over evenly spaced values; the highest is off."""
-    step = values[1] - values[0] if len(values) > 1 else None
-    whole = all(v.is_integer() for v in values) and max(values) > 1
-    low, high = (int(v) if whole else v for v in (values[0], values[-1]))
-    return Knob(
-        name, off=high, low=low, high=high, step=None if step is None else int(step) if whole else step, help=""
     )
