@@ -4,7 +4,7 @@
     python benchmarks/coverage.py --check    exit 1 unless every case is covered in 93 to 97 %
 
 Pairs of models are simulated on a machine whose disturbances are planted; what times them is the real protocol: the
-order drawn by lot, the fixed number of blocks, the search for noise, the repeated attempts and the choice among
+randomised order, the fixed number of blocks, the search for noise, the repeated attempts and the choice among
 them. So the coverage is that of the rule which is actually used. The load that other processes make comes and goes,
 and slows what is timed meanwhile, so that attempts are repeated for it and for what the times show.
 """
@@ -57,7 +57,7 @@ def plain(_: np.random.Generator) -> Noise:
     return lambda generator, count: 0.03 * generator.standard_normal(count)
 
 
-def two_speeds(_: np.random.Generator) -> Noise:
+def bimodal(_: np.random.Generator) -> Noise:
     return lambda generator, count: 0.02 * generator.standard_normal(count) + 0.3 * (generator.random(count) < 0.35)
 
 
@@ -103,7 +103,7 @@ CASES = (
     Case("skewed", skewed, still),
     Case("autocorrelated, own", Autocorrelated, still),
     Case("autocorrelated, common", plain, wandering),
-    Case("bimodal, own", two_speeds, still),
+    Case("bimodal, own", bimodal, still),
     Case("bimodal, common", plain, switching),
     Case("common drift", plain, drifting),
 )

@@ -164,7 +164,7 @@ def run(
     """Time the models that `groups` open. A model that fails is left out; the baseline must not fail.
 
     All processes of a set are opened before the first is warmed up, `at_once` at a time, then the rounds follow. In
-    each every model has one block, in an order drawn by lot, while all others are stopped.
+    each every model has one block, in random order, while all others are stopped.
 
     Args:
         groups: those that are open together; the `anchors`, baseline first, are in each.
@@ -240,8 +240,8 @@ def measurements(
 def _conditions(campaign: Campaign, key: int, sets: Sequence[Set], over: Estimate) -> dict[str, Any]:
     """What is to be known of how it went; every reason once, in the order they came."""
     reasons = [reason for one in sets for reason in one.disturbances]
-    one_shape = sets[0].info[key].get("one_shape", False)
-    reasons += noise.of_calls("model", _of_one_process([one.blocks[key] for one in sets])) if one_shape else []
+    fixed_shape = sets[0].info[key].get("fixed_shape", False)
+    reasons += noise.of_calls("model", _centred([one.blocks[key] for one in sets])) if fixed_shape else []
     reasons += noise.of_estimate("ratio", over) if key != campaign.anchors[0] else []
     clocks = sets[-1].clocks_mhz
     return {
@@ -257,8 +257,8 @@ def _conditions(campaign: Campaign, key: int, sets: Sequence[Set], over: Estimat
     }
 
 
-def _of_one_process(sets: Sequence[Sequence[Floats]]) -> list[Floats]:
-    """The blocks of all sets with their medians made equal: what processes differ by is no second speed."""
+def _centred(sets: Sequence[Sequence[Floats]]) -> list[Floats]:
+    """The blocks of all sets scaled to one median, so that differences between processes are not a second mode."""
     calls = [np.concatenate(blocks) for blocks in sets]
     middle = float(np.median(np.concatenate(calls)))
     return [times * (middle / float(np.median(times))) for times in calls]
@@ -332,7 +332,7 @@ def _attempt(
     return Set(
         {key: blocks[key] for key in left},
         {key: device[key] for key in left if key in device},
-        {key: {**info[key], "one_shape": len(shapes) == 1} for key in left},
+        {key: {**info[key], "fixed_shape": len(shapes) == 1} for key in left},
         {key: warm_up[key] for key in left},
         clock.busy(before, after),
         clocks,

@@ -152,7 +152,7 @@ def measure(
 ) -> dict[str, Measurement]:
     """Time `candidate`, side by side with `baseline` if there is one; measurements by name.
 
-    Both are warmed up, then blocks of calls alternate, in an order drawn by lot, and whoever is not timed is
+    Both are warmed up, then blocks of calls alternate, in random order, and whoever is not timed is
     stopped. `speedup` is there only with a baseline, `device_p50_ms` only on CUDA, p90 and p99 only with
     enough calls. All carry `conditions`, and with them `noisy`: "" or the reason not to trust the times, and
     `retried_for`: why earlier attempts were given up. In the end both run again.

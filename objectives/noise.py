@@ -1,6 +1,6 @@
-"""Why a measurement is not to be trusted: somebody else was at work, the machine held back, or times do not agree.
+"""Reasons not to trust a measurement: load of other processes, throttling, bimodal times, or a wide interval.
 
-Every finding is a sentence for a person; no finding means that nothing was seen.
+Each reason is a sentence for the user; an empty list means that no interference was detected.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from objectives.stats import Floats
 OTHERS = 0.05
 #: ... the hypervisor this much of it, ...
 STEAL = 0.02
-#: ... and the container's quota may hold us back for this share of the time.
-HELD_BACK = 0.01
+#: ... and the container's quota may throttle us for this share of the time.
+QUOTA = 0.01
 #: An estimate's interval may reach this far from it, relative to it.
 SPREAD = 0.05
-#: Two speeds are told apart from this many calls on, ...
+#: Bimodality is tested from this many calls on: two modes count ...
 CALLS = 64
 #: ... when they differ by this much, ...
 APART = 1.05
 #: ... each has this share of the calls at least, ...
 SHARE = 0.10
-#: ... and this much fewer calls lie between them than at the smaller one.
+#: ... and the density between them falls to this share of the smaller peak.
 VALLEY = 0.5
 
 
 class Modes(NamedTuple):
-    """Two speeds of one model."""
+    """The two modes of bimodal times."""
 
     fast_ms: float
     slow_ms: float
@@ -41,43 +41,42 @@ class Modes(NamedTuple):
 
 
 def of_machine(before: clock.Reading, after: clock.Reading) -> list[str]:
-    """What the counters say happened beside the processes of interest, between two readings."""
-    found = []
+    """Interference between two readings of the machine's counters."""
+    reasons = []
     others, steal, held_back = (f(before, after) for f in (clock.busy, clock.stolen, clock.held_back))
     if steal > STEAL:
-        found.append(f"the hypervisor gave {steal:.0%} of the CPUs to others")
+        reasons.append(f"the hypervisor gave {steal:.0%} of the CPUs to others")
     if others - steal > OTHERS:
-        found.append(f"other processes used {others - steal:.0%} of the CPUs")
-    if held_back > HELD_BACK:
-        found.append(f"the container's CPU quota held it back for {held_back:.0%} of the time")
+        reasons.append(f"other processes used {others - steal:.0%} of the CPUs")
+    if held_back > QUOTA:
+        reasons.append(f"the container's CPU quota held it back for {held_back:.0%} of the time")
     ours = len(after.processes)
-    return found + gpu.disturbed(before.gpu, after.gpu, after.at - before.at, ours)
+    return reasons + gpu.disturbed(before.gpu, after.gpu, after.at - before.at, ours)
 
 
 def of_calls(side: str, blocks: Sequence[Floats]) -> list[str]:
-    """Whether `side` has two speeds. Not for inputs of several lengths: those take times that differ."""
-    modes = two_speeds(np.concatenate(blocks))
+    """Whether the times of `side` are bimodal. Not for inputs of several lengths, whose times differ anyway."""
+    modes = two_modes(np.concatenate(blocks))
     if modes is None:
         return []
     share = f"{modes.slow_share:.0%} of its calls"
-    return [f"the {side} has two speeds: {modes.fast_ms:.3g} ms, and {modes.slow_ms:.3g} ms in {share}"]
+    return [f"the {side} has bimodal times: {modes.fast_ms:.3g} ms, and {modes.slow_ms:.3g} ms in {share}"]
 
 
-def of_estimate(what: str, found: Estimate) -> list[str]:
-    """Whether `what` ("ratio", or "median" of what was timed alone) is known too loosely.
+def of_estimate(what: str, estimate: Estimate) -> list[str]:
+    """Whether the interval of `what` is too wide: "ratio", or "median" of a model timed without a baseline.
 
-    No reason to try again: a machine that wanders goes on wandering.
+    This is no reason to repeat a timing: a machine whose speed drifts goes on drifting.
     """
-    low, high = found.interval
-    spread = max(high / found.value - 1, 1 - low / found.value)
+    spread = max(estimate.high / estimate.value - 1, 1 - estimate.low / estimate.value)
     return [f"the {what} is known to {spread:.0%} only"] if spread > SPREAD else []
 
 
-def two_speeds(times: Floats) -> Modes | None:
-    """The two speeds of a model that has two, from (n,) times of calls; None for fewer than `CALLS`.
+def two_modes(times: Floats) -> Modes | None:
+    """The modes of bimodal (n,) times of calls; None where they are not bimodal or fewer than `CALLS`.
 
-    Peaks of a kernel density of log times at the rule-of-thumb width (Silverman, 1986, equation 3.31), which smooths
-    two close peaks into one: a long tail or a few slow calls are not a second speed.
+    Peaks of a kernel density of log times with the rule-of-thumb bandwidth (Silverman, 1986, equation 3.31), which
+    merges close peaks: a long tail or a few outliers are not a second mode.
     """
     if len(times) < CALLS:
         return None
@@ -98,13 +97,13 @@ def two_speeds(times: Floats) -> Modes | None:
 
 
 def _density(logs: Floats, points: int = 512) -> tuple[Floats, Floats]:
-    """(points,) places, and how dense (n,) logs of times lie there, to a factor."""
-    # By hand: scipy.stats.gaussian_kde fails where all times are equal, and takes tens of times as long.
+    """A kernel density of (n,) log times: (points,) grid, and the density there up to a factor."""
+    # Not scipy.stats.gaussian_kde: it fails where all times are equal, and takes tens of times as long.
     low, high = np.quantile(logs, [0.25, 0.75])
     scale = min(float(logs.std()), float(high - low) / 1.34) or float(logs.std())
-    # A clock ticks, and a machine without noise has no width at all: a thousandth is no finer speed.
+    # At least the resolution of the clock: times without noise have no spread at all.
     width = max(0.9 * scale * len(logs) ** -0.2, 1e-3)
-    # The far tail cannot be a speed with a share of its own.
+    # The outermost 1 % cannot hold a mode of its own.
     start, end = np.quantile(logs, [0.01, 0.99]) + np.array([-4, 4]) * width
     counts, edges = np.histogram(logs, bins=points, range=(float(start), float(end)))
     step = (end - start) / points

@@ -27,8 +27,8 @@ MINIMUM_SAMPLES = {50: 1, 90: 64, 99: 662}
 #: Below this no rank-sum interval reaches 95 % (4 against 4: 2 / 70 is below 0.05; 3 against 3: 2 / 20 is not).
 MINIMUM_PAIRS = 8
 
-#: Carry-over from one round to the next that is corrected for, at most.
-MOST_CARRY_OVER = 0.8
+#: Largest autocorrelation of neighbouring rounds that is corrected for.
+MAX_AUTOCORRELATION = 0.8
 
 
 def enough_for(percentile: int, samples: int) -> bool:
@@ -37,18 +37,18 @@ def enough_for(percentile: int, samples: int) -> bool:
 
 
 def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estimate:
-    """Ratio of two positive quantities timed in rounds, one after the other, in an order drawn by lot.
+    """Ratio of two positive quantities timed in rounds, one after the other, in randomised order.
 
-    numerator, denominator: (n,), what round i saw of each. first: (n,), whether the denominator's came first in
-    round i; the lot decides in which half of the rounds.
+    numerator, denominator: (n,), the two values of round i. first: (n,), whether the denominator came first in
+    round i; it does in half of the rounds, drawn at random.
 
-    The interval is the lot's own (randomisation inference, Fisher 1935): what the second of a round took beyond
-    the first is, in rounds of the two kinds, two samples that differ by twice the log ratio and in nothing else,
-    whatever the machine did meanwhile: drift, bursts, two speeds, in any rhythm, and noise of any shape that is
-    alike on both sides. So the estimate is half their Hodges-Lehmann shift, and the interval that of the rank-sum
-    test (Hollander, Wolfe & Chicken, 2014, section 4.3), exact at or just above 95 %. One wild round moves it
-    little. Noise of one side's own that carries over from a round to the next is not the lot's doing: the interval
-    is widened by sqrt((1 + r) / (1 - r)) for the carry-over r that is seen, as of a mean of an AR(1) series.
+    The interval comes from randomisation inference (Fisher, 1935). Take the log ratio of the second to the first of
+    each round: the rounds of the two orders are two samples that differ only in location, by twice the log ratio.
+    This holds under drift, bursts and bimodal speed of the machine, and under noise of any shape that is equal on
+    both sides. The estimate is half the Hodges-Lehmann shift, and the interval is that of the rank-sum test
+    (Hollander, Wolfe & Chicken, 2014, section 4.3), exact at or just above 95 % and robust to outliers.
+    Randomisation does not cover noise of one side that is autocorrelated over rounds: for an observed lag-1
+    autocorrelation r the interval is widened by sqrt((1 + r) / (1 - r)), as for the mean of an AR(1) series.
     """
     if not len(numerator) == len(denominator) == len(first) or len(first) < MINIMUM_PAIRS:
         got = f"{len(numerator)}, {len(denominator)} and {len(first)}"
@@ -56,12 +56,12 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
     if min(numerator.min(), denominator.min()) <= 0:
         raise ValueError("a ratio of times needs positive times")
     difference = np.log(numerator) - np.log(denominator)
-    ours, theirs = difference[first], -difference[~first]  # beyond the first, by who was first
+    ours, theirs = difference[first], -difference[~first]  # second over first, by order
     shifts = np.sort((ours[:, None] - theirs).ravel()) / 2
     cut = rank_sum_cut(len(ours), len(theirs))
     low, middle, high = shifts[cut], np.median(shifts), shifts[len(shifts) - 1 - cut]
-    of_order = np.median(ours[:, None] + theirs) / 2  # what coming second costs
-    r = carry_over(difference - middle - np.where(first, of_order, -of_order))
+    of_order = np.median(ours[:, None] + theirs) / 2  # the effect of coming second
+    r = lag1_autocorrelation(difference - middle - np.where(first, of_order, -of_order))
     wider = math.sqrt((1 + r) / (1 - r))
     ends = (middle, middle - wider * (middle - low), middle + wider * (high - middle))
     return Estimate(*(math.exp(end) for end in ends))
@@ -69,13 +69,13 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
 
 @functools.cache
 def rank_sum_cut(one: int, other: int) -> int:
-    """How many of the one * other differences to drop at each end: the largest c with P(U <= c) <= 2.5 %.
+    """Of the one * other ordered differences, how many to drop at each end: the largest c with P(U <= c) <= 2.5 %.
 
     Raises:
-        ValueError: so few that no interval reaches 95 %.
+        ValueError: too few rounds for an interval of 95 %.
     """
     # By hand: scipy.stats.mannwhitneyu gives the p-value of samples, and not the distribution of U.
-    # ways[j][u]: how many choices of j among the values seen so far exceed u of those left out below them
+    # ways[j][u]: of the ways to choose j of the values so far, how many have Mann-Whitney statistic u
     ways = [[0] * (one * other + 1) for _ in range(one + 1)]
     ways[0][0] = 1
     for seen in range(one + other):
@@ -94,19 +94,19 @@ def rank_sum_cut(one: int, other: int) -> int:
     return cut
 
 
-def carry_over(residuals: Floats) -> float:
-    """Correlation of neighbours in (n,) residuals, between 0 and `MOST_CARRY_OVER`."""
+def lag1_autocorrelation(residuals: Floats) -> float:
+    """Correlation of neighbours in (n,) residuals, between 0 and `MAX_AUTOCORRELATION`."""
     around = float((residuals**2).sum())
     if around == 0:
         return 0.0
-    return min(MOST_CARRY_OVER, max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / around))
+    return min(MAX_AUTOCORRELATION, max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / around))
 
 
 def over_processes(values: Floats) -> Estimate:
     """Typical value, and its interval, of positive values (k,), one from each of k fresh processes.
 
-    Student's interval on logs. The process is the unit: how its memory happens to lie moves all of its times, and
-    nothing seen inside it says by how much. So what carries over inside a process does not matter either.
+    Student's interval on logs. The process is the unit: its memory layout shifts all of its times, by an amount that
+    times within the process cannot show. So autocorrelation within a process does not matter either.
     """
     logs = np.log(values)
     return _student(float(logs.mean()), logs)
@@ -115,9 +115,9 @@ def over_processes(values: Floats) -> Estimate:
 def over_groups(groups: Sequence[Floats], statistic: Callable[[Floats], Floats]) -> list[Estimate]:
     """`statistic` of all samples pooled, its k positive values each with an interval over the groups.
 
-    Student's interval on logs around the pooled value, as wide as the groups' own values say (random groups:
-    Wolter, 2007, "Introduction to Variance Estimation", section 2.4). Unlike a jackknife it stays steady where the
-    statistic jumps, as a median does between two speeds.
+    Student's interval on logs around the pooled value, with the standard error of the groups' own values (random
+    groups: Wolter, 2007, "Introduction to Variance Estimation", section 2.4). Unlike a jackknife it stays valid
+    where the statistic is not smooth, as is the median of bimodal times.
     """
     pooled = np.log(statistic(np.concatenate(groups)))
     own = np.log([statistic(group) for group in groups])  # (groups, k)
@@ -125,7 +125,7 @@ def over_groups(groups: Sequence[Floats], statistic: Callable[[Floats], Floats])
 
 
 def _student(middle: float, logs: Floats) -> Estimate:
-    """exp of `middle`, give or take what (k,) independent values say about their mean."""
+    """exp of `middle`, with Student's interval from the standard error of (k,) independent values."""
     if len(logs) < 2:
         raise ValueError(f"an interval needs 2 processes or more, got {len(logs)}")
     from scipy.special import stdtrit
@@ -136,7 +136,7 @@ def _student(middle: float, logs: Floats) -> Estimate:
 
 
 def median_interval(values: Floats) -> Interval:
-    """Interval of the median of what (n,) independent values, n >= 6, were drawn from (Thompson, 1936).
+    """Interval of the median of the distribution of (n,) independent values, n >= 6 (Thompson, 1936).
 
     Two order statistics, from the binomial distribution of how many values lie below the median.
     """

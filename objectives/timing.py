@@ -133,7 +133,7 @@ def _attempt(
         warm_ups = [ask(side, "warm", inputs, protocol.warm_s) for side in sides]
         info = ask(candidate, "info")
         before = read(pids)
-        # Each goes first in half of the rounds, in which by lot: the interval of the ratio rests on it.
+        # Each goes first in half of the rounds, chosen at random: the interval of the ratio assumes this.
         second = generator.permutation(protocol.blocks) % len(sides)
         for first in second:
             for index in (first, 1 - first)[: len(sides)]:

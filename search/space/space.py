@@ -60,7 +60,7 @@ class Space:
         return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
 
     def canonical(self, params: Params) -> Params:
-        """All settings, as equal recipes have them equal: what says nothing beside the others is off."""
+        """All settings, equal for equal recipes: a setting without effect beside the others is off."""
         full = {**self.off, **params}
         if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
@@ -83,7 +83,7 @@ class Space:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """What must be equal for two runs to search the same space; a closed knob that stayed off says nothing."""
+        """What must be equal for two runs to search the same space, without knobs that are closed and off."""
         described = {}
         for name, k in self.knobs.items():
             if k.opt_in and k.single == k.off:

@@ -273,7 +273,7 @@ def test_device_time_is_reported_on_cuda() -> None:
     assert figures(found, 2)["device_p50_ms"].value == pytest.approx(5)
 
 
-def test_a_model_with_two_speeds_is_marked_and_no_other() -> None:
+def test_a_model_with_bimodal_times_is_marked_and_no_other() -> None:
     machine = Machine()
     openings = Openings(machine)
 
@@ -292,7 +292,7 @@ def test_a_model_with_two_speeds_is_marked_and_no_other() -> None:
 
     openers = {**openings.all(10, 8), 2: openings.opener(2, 5, Alternating)}
     found = timed(machine, openers)
-    assert "two speeds: 5 ms, and 7 ms" in figures(found, 2)["latency_p50_ms"].conditions["noisy"]
+    assert "bimodal times: 5 ms, and 7 ms" in figures(found, 2)["latency_p50_ms"].conditions["noisy"]
     assert figures(found, 1)["latency_p50_ms"].conditions["noisy"] == ""
 
 

@@ -343,7 +343,7 @@ def test_a_disturbed_attempt_is_repeated_a_few_times_and_the_quietest_is_kept(
     assert all("other processes used" in reason for reason in found.conditions["retried_for"])
 
 
-def test_a_model_with_two_speeds_marks_the_measurement_noisy() -> None:
+def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
     machine = Machine()
     opened = machine.model(5)
 
@@ -357,10 +357,10 @@ def test_a_model_with_two_speeds_marks_the_measurement_noisy() -> None:
         return called
 
     found = latency.measure(FakeSide(machine, 1, alternating), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert "two speeds: 5 ms, and 7 ms" in found["latency_p50_ms"].conditions["noisy"]
+    assert "bimodal times: 5 ms, and 7 ms" in found["latency_p50_ms"].conditions["noisy"]
 
 
-def test_inputs_of_several_lengths_do_not_make_two_speeds() -> None:
+def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
     machine = Machine()
     opened = machine.model(5)
 
@@ -375,7 +375,7 @@ def test_inputs_of_several_lengths_do_not_make_two_speeds() -> None:
 
     inputs = [BATCH, {"input_ids": np.ones((2, 9), dtype=np.int64)}]
     found = latency.measure(FakeSide(machine, 1, by_length), None, inputs, QUICK, 0, {}, machine.read)
-    assert "two speeds" not in found["latency_p50_ms"].conditions["noisy"]
+    assert "bimodal" not in found["latency_p50_ms"].conditions["noisy"]
     assert found["latency_p50_ms"].conditions["retried_for"] == []
 
 

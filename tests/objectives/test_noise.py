@@ -60,9 +60,9 @@ def times(count: int, seed: int, slow_by: float, share: float, noise_level: floa
 
 
 @pytest.mark.parametrize("count", [150, 1000])
-def test_two_speeds_are_told_with_their_shares(count: int) -> None:
+def test_two_modes_are_told_with_their_shares(count: int) -> None:
     for seed in range(20):
-        modes = noise.two_speeds(times(count, seed, 0.3, 0.35, 0.02))
+        modes = noise.two_modes(times(count, seed, 0.3, 0.35, 0.02))
         assert modes is not None
         assert modes.fast_ms == pytest.approx(10, rel=0.03)
         assert modes.slow_ms == pytest.approx(10 * np.exp(0.3), rel=0.03)
@@ -80,22 +80,22 @@ def test_two_speeds_are_told_with_their_shares(count: int) -> None:
     ],
 )
 def test_one_speed_is_not_taken_for_two(drawn: Any) -> None:
-    found = [noise.two_speeds(10 * np.exp(drawn(np.random.default_rng(seed), 200))) for seed in range(100)]
+    found = [noise.two_modes(10 * np.exp(drawn(np.random.default_rng(seed), 200))) for seed in range(100)]
     assert sum(modes is not None for modes in found) <= 3
 
 
 def test_times_without_any_noise_have_one_speed() -> None:
-    assert noise.two_speeds(np.full(200, 5.0)) is None
+    assert noise.two_modes(np.full(200, 5.0)) is None
 
 
 def test_few_calls_say_nothing_of_speeds() -> None:
-    assert noise.two_speeds(np.array([1.0, 2.0] * (noise.CALLS // 2 - 1))) is None
+    assert noise.two_modes(np.array([1.0, 2.0] * (noise.CALLS // 2 - 1))) is None
 
 
-def test_two_speeds_are_said_with_the_side() -> None:
+def test_two_modes_are_said_with_the_side() -> None:
     blocks = [np.tile([5.0, 9.0], 20) for _ in range(16)]
     [said] = noise.of_calls("candidate", blocks)
-    assert said == "the candidate has two speeds: 5 ms, and 9 ms in 50% of its calls"
+    assert said == "the candidate has bimodal times: 5 ms, and 9 ms in 50% of its calls"
 
 
 @pytest.mark.parametrize(

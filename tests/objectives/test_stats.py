@@ -30,19 +30,19 @@ def test_a_percentile_needs_two_samples_beyond_it_with_99_percent_confidence(per
 
 
 def orders(rounds: int) -> Iterator[Bools]:
-    """Every way the lot can fall that lets each side be first in half of the rounds."""
+    """Every order of the rounds in which each side is first in half of them."""
     for chosen in itertools.combinations(range(rounds), rounds // 2):
         yield np.isin(np.arange(rounds), chosen)
 
 
-def without_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "carry_over", lambda residuals: 0.0)
+def without_autocorrelation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "lag1_autocorrelation", lambda residuals: 0.0)
 
 
 @pytest.mark.parametrize("rounds", [8, 10, 12])
 def test_the_ratios_interval_covers_as_promised_over_all_orders(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A machine that does as it likes: with the lot as the only chance, count all that it can draw.
-    without_carry_over(monkeypatch)
+    # Arbitrary machine noise: the order is the only randomness, so every possible order is counted.
+    without_autocorrelation(monkeypatch)
     generator = np.random.default_rng(rounds)
     machine = np.cumsum(generator.standard_t(2, size=2 * rounds)).reshape(rounds, 2)  # logs; first and second
     covered = []
@@ -130,22 +130,22 @@ def test_what_carries_over_between_rounds_widens_the_interval_by_the_ar1_factor(
     noise = np.cumsum(np.random.default_rng(4).standard_normal(16)) / 100
     top, bottom, first = np.exp(noise), np.ones(16), lot(16)
     wide = stats.paired_ratio(top, bottom, first)
-    without_carry_over(monkeypatch)
+    without_autocorrelation(monkeypatch)
     narrow = stats.paired_ratio(top, bottom, first)
     low, high = (np.log(e.interval) - np.log(e.value) for e in (narrow, wide))
     factor = high / low
     assert wide.value == narrow.value
     assert factor[0] == pytest.approx(factor[1])
-    assert 1 < factor[0] <= math.sqrt((1 + stats.MOST_CARRY_OVER) / (1 - stats.MOST_CARRY_OVER))
+    assert 1 < factor[0] <= math.sqrt((1 + stats.MAX_AUTOCORRELATION) / (1 - stats.MAX_AUTOCORRELATION))
 
 
-def test_carry_over_is_the_correlation_of_neighbours_and_never_negative() -> None:
-    assert stats.carry_over(np.array([1.0, -1.0] * 8)) == 0
-    assert stats.carry_over(np.zeros(8)) == 0
+def test_the_autocorrelation_is_that_of_neighbours_and_never_negative() -> None:
+    assert stats.lag1_autocorrelation(np.array([1.0, -1.0] * 8)) == 0
+    assert stats.lag1_autocorrelation(np.zeros(8)) == 0
     series = [0.0]
     for step in np.random.default_rng(5).standard_normal(20_000):
         series.append(0.5 * series[-1] + step)
-    assert stats.carry_over(np.array(series)) == pytest.approx(0.5, abs=0.02)
+    assert stats.lag1_autocorrelation(np.array(series)) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("top", "bottom", "rounds"), [(7, 7, 7), (8, 7, 8), (8, 8, 7)])
