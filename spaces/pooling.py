@@ -1,0 +1,276 @@
+"""From hidden states to one embedding a text, and the files of sentence-transformers that say how.
+
+A folder of sentence-transformers is a transformers model with `modules.json` beside it, which lists the modules that a
+text passes: Transformer, Pooling, Dense (any number), Normalize (or not). Its library is not needed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.loading import ModelError, reading
+
+Mode = Literal["mean", "cls", "max", "mean_sqrt_len", "last"]
+
+#: sentence-transformers' name of each mode since version 6, and its key before.
+MODES: Mapping[Mode, tuple[str, str]] = {
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "cls": ("cls", "pooling_mode_cls_token"),
+    "max": ("max", "pooling_mode_max_tokens"),
+    "mean_sqrt_len": ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+    "last": ("lasttoken", "pooling_mode_lasttoken"),
+}
+OLD_KEY = "pooling_mode_"  # begins the keys of that time, one of them for a mode that is not known here
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    f"torch.nn.modules.{kind.__module__.rpartition('.')[2]}.{kind.__name__}": kind
+    for kind in (nn.Tanh, nn.Identity, nn.GELU, nn.ReLU)
+}
+ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+#: The settings of the Transformer module.
+SETTINGS = "sentence_bert_config.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One linear layer with its activation behind the pooling."""
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation: str = "torch.nn.modules.activation.Tanh"  # one of ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How hidden states become an embedding; without the weights of its dense layers."""
+
+    mode: Mode = "mean"
+    normalise: bool = True  # to length 1
+    dense: tuple[Dense, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "dense": [asdict(layer) for layer in self.dense]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Pooling:
+        return cls(data["mode"], data["normalise"], tuple(Dense(**layer) for layer in data["dense"]))
+
+
+class Pooled(nn.Module):
+    """The modules of sentence-transformers behind its Transformer: hidden states (B, L, H) to embeddings (B, D)."""
+
+    def __init__(self, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.dense = nn.ModuleList(nn.Linear(d.in_features, d.out_features, d.bias) for d in pooling.dense)
+        self.activations = nn.ModuleList(ACTIVATIONS[d.activation]() for d in pooling.dense)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        made = pool(self.pooling.mode, hidden, attention_mask)
+        for linear, activation in zip(self.dense, self.activations, strict=True):
+            made = activation(linear(made))
+        return F.normalize(made, p=2.0, dim=-1) if self.pooling.normalise else made
+
+
+def pool(mode: Mode, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """One vector a text (B, H) of its hidden states (B, L, H), padded at either side as attention_mask (B, L) says."""
+    mask = attention_mask.unsqueeze(-1)  # (B, L, 1)
+    if mode == "max":
+        return hidden.masked_fill(mask == 0, float("-inf")).amax(1)
+    if mode in ("mean", "mean_sqrt_len"):
+        # Sums in float32 where the model is in half precision: a long text has more tokens than 16 bits add exactly.
+        wide = torch.float32 if hidden.dtype in (torch.float16, torch.bfloat16) else hidden.dtype
+        count = mask.to(hidden.dtype).sum(1, dtype=wide).clamp(min=1e-9)  # (B, 1)
+        total = (hidden * mask.to(hidden.dtype)).sum(1, dtype=wide)
+        return (total / (count if mode == "mean" else count.sqrt())).to(hidden.dtype)
+    # (int32, because ONNX Runtime has no ArgMax of int64; the first of equals is taken.)
+    real = attention_mask.to(torch.int32)
+    if mode == "cls":
+        place = real.argmax(1)
+    else:
+        # The last real token is the first from behind; a text without any gives zeros.
+        place = hidden.shape[1] - 1 - real.flip(1).argmax(1)
+        hidden = hidden * mask.to(hidden.dtype)
+    index = place.reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, index).squeeze(1)
+
+
+def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
+    """(the pooling of a model folder, the state of a `Pooled` of it in float32).
+
+    A folder without `modules.json` is a plain transformers model: mean pooling and length 1 are the default for it.
+
+    Raises:
+        ModelError: files that cannot be read, modules that do something else, weights that are pickled or do not fit.
+    """
+    modules = folder / "modules.json"
+    if not modules.exists():
+        return Pooling(), {}
+    found = _modules(modules)
+    _check_transformer(folder, found[0][1])
+    mode, width = _read_mode(folder / found[1][1] / "config.json")
+    layers: list[Dense] = []
+    tensors: dict[str, Tensor] = {}
+    for name, path in found[2:]:
+        if name == "Dense":
+            layer, weights = _read_dense(folder / path, width)
+            tensors |= {f"dense.{len(layers)}.{key}": tensor for key, tensor in weights.items()}
+            layers.append(layer)
+            width = layer.out_features
+        elif (config := folder / path / "config.json").exists():
+            _require(config, _read(config), _EMBEDDING)
+    return Pooling(mode, found[-1][0] == "Normalize", tuple(layers)), tensors
+
+
+#: What a module reads and writes: it stands in the files of newer versions, and older ones know nothing else.
+_EMBEDDING = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+
+
+def _read(file: Path, kind: type = dict) -> Any:
+    with reading(f"{file} cannot be read"):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, kind):
+        raise ModelError(f"{file}: must hold {'an object' if kind is dict else 'a list'}")
+    return found
+
+
+def _require(file: Path, found: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if found.get(key) not in (None, value):
+            raise ModelError(f"{file}: {key} must be {json.dumps(value)}, got {json.dumps(found[key])}")
+
+
+def _modules(file: Path) -> list[tuple[str, str]]:
+    """(class name, folder) of each module: a Transformer, a Pooling, Dense layers, perhaps a Normalize."""
+    found = []
+    for i, module in enumerate(_read(file, list)):
+        kind, path = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
+        if not isinstance(kind, str) or not isinstance(path, str):
+            raise ModelError(f"{file}: module {i} must have a type and a path")
+        name = kind.rpartition(".")[2]
+        if not kind.startswith("sentence_transformers.") or name not in ORDER:
+            raise ModelError(
+                f"{file}: module {i} must be one of {', '.join(ORDER)} of sentence_transformers, got {kind}"
+            )
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ModelError(f"{file}: the path of module {i} must be inside the folder, got {path}")
+        found.append((name, path))
+    names = [name for name, _ in found]
+    dense = names[2:-1] if names[-1:] == ["Normalize"] else names[2:]
+    if names[:2] != ["Transformer", "Pooling"] or set(dense) - {"Dense"}:
+        rule = "must be Transformer, Pooling, any number of Dense, and Normalize or not, in this order"
+        raise ModelError(f"{file}: the modules {rule}, got {', '.join(names) or 'none'}")
+    return found
+
+
+def _check_transformer(folder: Path, path: str) -> None:
+    """Raise ModelError where the first module is not the plain transformers model of the folder."""
+    if path not in ("", "."):
+        raise ModelError(f"{folder / 'modules.json'}: the Transformer must be in the folder itself, got path {path}")
+    texts = folder / "config_sentence_transformers.json"
+    if texts.exists():
+        _require(texts, _read(texts), {"default_prompt_name": None})
+    settings = folder / SETTINGS
+    if settings.exists():
+        found = _read(settings)
+        _require(settings, found, {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"})
+        if found.get("do_lower_case") and not _lowers(folder / "tokenizer.json"):
+            raise ModelError(f"{settings}: do_lower_case must be false, because the tokenizer does not lower-case")
+
+
+def _lowers(tokenizer: Path) -> bool:
+    """Whether a tokenizer of the tokenizers library makes texts lower-case by itself."""
+    normalizer = (_read(tokenizer).get("normalizer") if tokenizer.exists() else None) or {}
+    parts = [normalizer, *normalizer.get("normalizers", ())]
+    return any(part.get("lowercase") is True or part.get("type") == "Lowercase" for part in parts)
+
+
+def _read_mode(file: Path) -> tuple[Mode, int]:
+    """(mode, hidden size) of a Pooling module."""
+    found = _read(file)
+    named = found.get("pooling_mode")
+    if named is None:
+        named = [key for key, value in found.items() if key.startswith(OLD_KEY) and value] or ["mean"]
+    named = [str(name) for name in (named if isinstance(named, list) else [named])]
+    modes: list[Mode] = [mode for mode, names in MODES.items() if set(names) & set(named)]
+    if len(named) != 1 or len(modes) != 1:
+        known = ", ".join(name for name, _ in MODES.values())
+        raise ModelError(f"{file}: the pooling mode must be one of {known}, got {' and '.join(named) or 'none'}")
+    width = found.get("embedding_dimension", found.get("word_embedding_dimension"))
+    return modes[0], _count(file, "word_embedding_dimension", width)
+
+
+def _count(file: Path, key: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ModelError(f"{file}: {key} must be a whole number above 0, got {json.dumps(value)}")
+    return value
+
+
+def _read_dense(folder: Path, width: int) -> tuple[Dense, dict[str, Tensor]]:
+    """A Dense module that takes embeddings of `width` numbers, with its weights."""
+    file = folder / "config.json"
+    found = _read(file)
+    _require(file, found, {**_EMBEDDING, "in_features": width, "use_residual": False})
+    activation = str(found.get("activation_function", Dense.activation))
+    if activation not in ACTIVATIONS:
+        raise ModelError(f"{file}: activation_function must be one of {', '.join(ACTIVATIONS)}, got {activation}")
+    made = Dense(
+        width, _count(file, "out_features", found.get("out_features")), found.get("bias") is not False, activation
+    )
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ModelError(f"{weights}: no such file; weights are read from safetensors only, never from pickles")
+    with reading(f"{weights} cannot be read"):
+        tensors = load_file(weights)
+    shapes = {"weight": (made.out_features, width), **({"bias": (made.out_features,)} if made.bias else {})}
+    stored = {key.removeprefix("linear."): tensor.to(torch.float32) for key, tensor in tensors.items()}
+    got = {key: tuple(tensor.shape) for key, tensor in stored.items()}
+    if got != shapes:
+        raise ModelError(f"{weights}: must hold the tensors that config.json describes, {shapes}, got {got}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
+        raise ModelError(f"{weights}: holds numbers that are infinite or not a number")
+    return made, stored
+
+
+def write_sentence_transformers(
+    folder: Path, pooling: Pooling, tensors: Mapping[str, Tensor], max_seq_length: int, hidden: int
+) -> None:
+    """Make a transformers model of hidden size `hidden` one of sentence-transformers, which every version opens.
+
+    `tensors` is the state of a `Pooled` of `pooling`; `max_seq_length` counts tokens with [CLS] and the like.
+    """
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    names = ["Transformer", "Pooling", *("Dense" for _ in pooling.dense), *(["Normalize"] if pooling.normalise else [])]
+    places = [paths.get(name, f"{i}_{name}") for i, name in enumerate(names)]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (name, path) in enumerate(zip(names, places, strict=True))
+    ]
+    _write(folder / "modules.json", modules)
+    _write(folder / SETTINGS, {"max_seq_length": max_seq_length, "do_lower_case": False})
+    _write(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+    modes = {key: mode == pooling.mode for mode, (_, key) in MODES.items()}
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
+    for i, layer in enumerate(pooling.dense):
+        place = folder / places[2 + i]
+        config = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias}
+        _write(place / "config.json", {**config, "activation_function": layer.activation})
+        keys = ["weight", "bias"] if layer.bias else ["weight"]
+        save_file({f"linear.{key}": tensors[f"dense.{i}.{key}"].contiguous() for key in keys}, place / WEIGHTS)
+    if pooling.normalise:
+        _write(folder / places[-1] / "config.json", _EMBEDDING)
+
+
+def _write(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
