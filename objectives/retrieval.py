@@ -1,0 +1,118 @@
+"""How well embeddings find what belongs together: ranks of relevant passages among all, and similarities of pairs.
+
+Exact: every passage is compared with every query, in float64. Values are one a query, so that intervals can be made of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ranks = Sequence[NDArray[np.int64]]  # of each query: the ranks of its relevant passages from 1, the best first
+
+BLOCK = 2**23  # scores that are held at a time: 64 MB
+
+
+def ranks(queries: ArrayLike, passages: ArrayLike, relevant: Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
+    """The ranks (from 1, ascending) of each query's relevant passages by dot product, which is cosine at length 1.
+
+    A passage that is not relevant stands before a relevant one of the same score, so a model that embeds all texts
+    alike gains nothing by it.
+
+    Args:
+        queries: (Q, D).
+        passages: (P, D).
+        relevant: for each query, the indices of its relevant passages, at least one.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, indices that are missing, twice or too large.
+    """
+    asked, stored = _embeddings(queries, "queries"), _embeddings(passages, "passages")
+    if asked.shape[1] != stored.shape[1]:
+        raise ValueError(f"queries have {asked.shape[1]} numbers each, passages {stored.shape[1]}")
+    if len(relevant) != len(asked):
+        raise ValueError(f"{len(asked)} queries, but relevant passages of {len(relevant)}")
+    wanted = [_indices(i, found, len(stored)) for i, found in enumerate(relevant)]
+    # Equal passages are scored once: the last bit of a matrix product may depend on the place of a column.
+    unique, places = _unique(stored)
+    found: list[NDArray[np.int64]] = []
+    step = max(1, BLOCK // len(stored))
+    for start in range(0, len(asked), step):
+        scores = asked[start : start + step] @ unique.T
+        scores = scores if len(unique) == len(stored) else scores[:, places]
+        found += [_ranks(row, wanted[start + i]) for i, row in enumerate(scores)]
+    return found
+
+
+def _embeddings(values: ArrayLike, what: str) -> Floats:
+    made = np.asarray(values, dtype=np.float64)
+    if made.ndim != 2 or not made.size:
+        raise ValueError(f"{what} must be rows of numbers, got shape {made.shape}")
+    if not np.isfinite(made).all():
+        raise ValueError(f"{what} hold numbers that are infinite or not a number")
+    return made
+
+
+def _indices(query: int, values: ArrayLike, passages: int) -> NDArray[np.int64]:
+    made: NDArray[np.int64] = np.atleast_1d(np.asarray(values, dtype=np.int64))
+    if not made.size or made.min() < 0 or made.max() >= passages or len(np.unique(made)) < len(made):
+        raise ValueError(f"relevant passages of query {query} must be different numbers from 0 to {passages - 1}")
+    return made
+
+
+def _unique(rows: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """(the different rows, the place of each row (N,) among them)."""
+    numbers: dict[bytes, int] = {}
+    places = [numbers.setdefault(row.tobytes(), len(numbers)) for row in rows + 0.0]  # -0.0 is 0.0
+    _, first = np.unique(places, return_index=True)
+    return rows[first], np.array(places, dtype=np.int64)
+
+
+def _ranks(scores: Floats, relevant: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ranks of the relevant passages of one query; changes `scores` (P,)."""
+    own = np.sort(scores[relevant])[::-1]
+    scores[relevant] = -np.inf
+    others = np.sort(scores[scores >= own[-1]])
+    before = len(others) - np.searchsorted(others, own, side="left")
+    return np.asarray(before + np.arange(1, len(own) + 1), dtype=np.int64)
+
+
+def recall_at(found: Ranks, k: int) -> Floats:
+    """The share of each query's relevant passages among its first k (Q,)."""
+    return np.array([np.mean(places <= k) for places in found], dtype=np.float64)
+
+
+def reciprocal_rank(found: Ranks, k: int = 10) -> Floats:
+    """1 / the rank of each query's first relevant passage, 0 where it is behind k (Q,). Its mean is MRR@k."""
+    return np.array([1 / places[0] if places[0] <= k else 0.0 for places in found], dtype=np.float64)
+
+
+def ndcg(found: Ranks, k: int = 10) -> Floats:
+    """Normalised discounted cumulative gain of the first k, a relevant passage being 1 (Q,).
+
+    Järvelin & Kekäläinen 2002, with the discount log2(1 + rank) that trec_eval and scikit-learn have: the gain over
+    that of a list in which the relevant passages stand first.
+    """
+    return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in found], dtype=np.float64)
+
+
+def _gain(places: NDArray[Any]) -> float:
+    return float((1 / np.log2(1 + places)).sum())
+
+
+def similarities(a: ArrayLike, b: ArrayLike) -> Floats:
+    """The cosine of each pair of rows (N,) of a (N, D) and b (N, D); 0 where one is all zeros."""
+    first, second = _embeddings(a, "first embeddings"), _embeddings(b, "second embeddings")
+    if first.shape != second.shape:
+        raise ValueError(f"pairs must be of one shape, got {first.shape} and {second.shape}")
+    return np.asarray((_unit(first) * _unit(second)).sum(1), dtype=np.float64)
+
+
+def _unit(rows: Floats) -> Floats:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0), dtype=np.float64)
