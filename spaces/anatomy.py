@@ -6,7 +6,8 @@ head) or, inside a block, to the block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -31,6 +32,11 @@ class Family:
     outer_norms: tuple[str, ...]
     pooler: str | None = None
     heads_prunable: bool = True
+    #: In a block, matrices of several roles in one, and the names of their parts (`spaces.fused` takes them apart).
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: What the attention module calls its numbers of heads, and its width, where it does not take them from its input.
+    head_counts: tuple[str, ...] = ()
+    head_widths: tuple[str, ...] = ()
 
 
 _BERT_LAYER = {
@@ -87,7 +93,7 @@ FAMILIES: tuple[Family, ...] = (
         heads_prunable=False,
     ),
     Family(
-        model_types=("llama", "mistral", "qwen2"),
+        model_types=("llama", "mistral", "qwen2", "qwen3"),
         layers="layers",
         query="self_attn.q_proj",
         key="self_attn.k_proj",
@@ -98,6 +104,21 @@ FAMILIES: tuple[Family, ...] = (
         norms=("input_layernorm", "post_attention_layernorm"),
         embeddings=("embed_tokens",),
         outer_norms=("norm",),
+    ),
+    Family(
+        model_types=("gpt2",),
+        layers="h",
+        query="attn.c_attn.query",
+        key="attn.c_attn.key",
+        value="attn.c_attn.value",
+        output="attn.c_proj",
+        up=("mlp.c_fc",),
+        down="mlp.c_proj",
+        norms=("ln_1", "ln_2"),
+        embeddings=("wte", "wpe"),
+        outer_norms=("ln_f",),
+        fused={"attn.c_attn": ("query", "key", "value")},
+        head_widths=("split_size",),
     ),
 )
 
@@ -155,9 +176,14 @@ class Anatomy:
         assert isinstance(found, nn.Embedding), f"the token embedding is a {type(found).__name__}"
         return found
 
+    def attention(self, block: int) -> nn.Module:
+        """The module of a block that multiplies queries with keys."""
+        path = self.family.query.rpartition(".")[0]
+        return self.blocks[block].get_submodule(path.rpartition(".")[0] if path in self.family.fused else path)
+
     @property
     def head_dim(self) -> int:
-        attention = self.blocks[0].get_submodule(self.family.query.rpartition(".")[0])
+        attention = self.attention(0)
         for name in ("attention_head_size", "head_dim"):
             found = getattr(attention, name, None)
             if isinstance(found, int):
@@ -188,6 +214,14 @@ class Anatomy:
         """False where embeddings have a width of their own (ELECTRA small projects them)."""
         tables = [self.backbone.get_submodule(path) for path in self.family.embeddings]
         return all(isinstance(t, nn.Embedding) and t.embedding_dim == hidden for t in tables)
+
+    def set_heads(self, block: int, groups: int) -> None:
+        """Tell the attention module of a block how many groups of heads it has left."""
+        attention, heads = self.attention(block), groups * self.shape.group
+        for name in self.family.head_counts:
+            setattr(attention, name, heads)
+        for name in self.family.head_widths:
+            setattr(attention, name, heads * self.head_dim)
 
     def set_depth(self, kept: list[int]) -> None:
         """Keep the blocks at these positions, in this order, and tell whoever counts them."""

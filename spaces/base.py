@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from spaces.fused import take_apart
 from spaces.knob import Plan
 from spaces.loading import ModelError, load_weights, model_config, reading
 
@@ -184,7 +185,10 @@ def has_own_head(config: Any) -> bool:
 
 def _with_head(model: nn.Module, head: str, classes: int, name: str) -> TaskModel:
     if head == "native":
-        return Native(model)
+        native = Native(model)
+        take_apart(native.backbone)
+        return native
+    take_apart(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
     with reading(f"the model {name!r} has no hidden size that a head could read"):

@@ -21,11 +21,13 @@ def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
     """From the base model's config.json and tokenizer alone: `facts.json`, and `shape.json` with the sizes that axes
     decide over; `unknown.txt` instead of it where they are not known."""
     from spaces.anatomy import anatomy_of
+    from spaces.fused import take_apart
 
     source = model_folder(config.model, config.where)
     facts_of(source, config).write(folder)
     with blaming(config.where("model.name")):
         model = outline(source, config.model.name)
+    take_apart(model)
     try:
         (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
     except Infeasible as reason:

@@ -112,6 +112,7 @@ class Prune:
         anatomy = anatomy_of(model.backbone)
         for index, block in enumerate(anatomy.blocks):
             slicing.reshape(block, _cuts(anatomy, plan, index))
+            anatomy.set_heads(index, len(_kept(plan, index)[0]))
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
         assert isinstance(model, TaskModel) and isinstance(source, TaskModel)

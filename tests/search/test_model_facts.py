@@ -26,6 +26,7 @@ from search.space.choices import names
 from search.tasks.encoded import read_encoded
 from search.tasks.tokens import frame_of, tokenizer
 from spaces import build
+from spaces.anatomy import known_model_types
 from spaces.base import load_base
 
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
@@ -309,6 +310,20 @@ def test_a_model_that_does_not_take_its_tokenizers_tokens_is_refused_before_it_i
     families.word_tokenizer("xlnet", types=True).save_pretrained(folder)
     with pytest.raises(UserError, match=r"model.name: the model '.*' does not run on its tokenizer's tokens: "):
         prepared(tmp_path, configured(folder))
+
+
+@pytest.mark.parametrize("kind", families.KINDS)
+def test_a_model_of_a_known_family_has_a_shape_and_another_a_reason(
+    tmp_path: Path, configured: Configure, kind: str
+) -> None:
+    folder = families.save(tmp_path / "model", kind, **LABELS)
+    described = tmp_path / "described"
+    described.mkdir()
+    describe_model(described, configured(folder), NOTHING)
+    if families.KINDS[kind].model_type in known_model_types():
+        assert json.loads((described / "shape.json").read_text())["hidden"] == 32
+    else:
+        assert "is not known" in (described / "unknown.txt").read_text()
 
 
 def test_facts_survive_their_folder(tmp_path: Path, configured: Configure) -> None:

@@ -39,6 +39,8 @@ _ENCODER = {
 _DECODER = {**_ENCODER, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "bos_token_id": 2}
 _DECODER |= {"eos_token_id": 3, "pad_token_id": 1}
 _DISTILBERT = {"vocab_size": VOCABULARY, "dim": HIDDEN, "n_layers": DEPTH, "n_heads": HEADS, "hidden_dim": NEURONS}
+_GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": DEPTH, "n_head": HEADS, "n_inner": NEURONS}
+_GPT2 |= {"n_positions": POSITIONS, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ CASES: dict[str, Case] = {
     "llama": Case("llama", _DECODER),
     "mistral": Case("mistral", {**_DECODER, "sliding_window": 4}),
     "qwen2": Case("qwen2", _DECODER),
+    "qwen3": Case("qwen3", _DECODER),
+    "gpt2": Case("gpt2", _GPT2),
 }
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from models import CASES, LABELS, Subject, built, logits, middling, shape_of, subject
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from spaces import build, registry
 from spaces.anatomy import FAMILIES, anatomy_of, known_model_types
-from spaces.base import TaskModel, has_own_head, load_base, write_folder
+from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_folder
 from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.statistics import collect
@@ -37,7 +38,8 @@ def test_the_shape_is_that_of_the_configuration(seen: Subject) -> None:
     assert (shape.hidden, shape.depth) == (config.hidden_size, config.num_hidden_layers)
     assert {layer.heads for layer in shape.layers} == {groups}
     assert shape.group == config.num_attention_heads // groups
-    neurons = getattr(config, "hidden_dim", None) or config.intermediate_size
+    names = ("hidden_dim", "n_inner", "intermediate_size")
+    [neurons] = [getattr(config, name) for name in names if getattr(config, name, None)]
     assert {layer.neurons for layer in shape.layers} == {neurons}
     assert anatomy_of(seen.model.backbone).shape == shape
 
@@ -117,8 +119,31 @@ def saved(case: str, head: str, folder: Path) -> Subject:
     """What a user has: a folder written by transformers, of the bare model or of its classifier."""
     seen = subject(case, head)
     inner = seen.model.model if head == "native" else seen.model.backbone
-    inner.save_pretrained(folder)
-    return seen
+    # Transformers has some matrices as one that are several here, and some transposed.
+    theirs = type(inner)(inner.config)
+    weights, expected = inner.state_dict(), theirs.state_dict()
+    for name, like in expected.items():
+        stem, _, kind = name.rpartition(".")
+        parts = [w for n, w in weights.items() if n == name or (n.startswith(f"{stem}.") and n.endswith(f".{kind}"))]
+        if not parts:
+            continue  # the pooler of a bare model, which is not used
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        transposed = isinstance(theirs.get_submodule(stem), Conv1D) and whole.ndim > 1
+        expected[name] = whole.T if transposed else whole
+        assert expected[name].shape == like.shape
+    theirs.load_state_dict(expected)
+    theirs.save_pretrained(folder)
+    return Subject(seen.model, seen.base, seen.statistics, seen.batch, _logits(theirs.eval(), head, seen))
+
+
+@torch.no_grad()
+def _logits(theirs: nn.Module, head: str, seen: Subject) -> Tensor:
+    """As transformers has them; of a bare model behind the head of `seen`."""
+    if head == "native":
+        return theirs(**seen.batch).logits  # type: ignore[no-any-return]
+    pooled = MeanPooled(theirs, seen.statistics.shape.hidden, len(LABELS))
+    pooled.classifier = seen.model.classifier
+    return logits(pooled.eval(), seen.batch)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import arrays_of, subject
+from models import arrays_of, stored, subject
 from torch import nn
 
 from spaces import build, registry
@@ -37,6 +37,15 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     batch = arrays_of(subject().base, (9, 4))
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     np.testing.assert_allclose(predict(batch)["logits"], exact, atol=0.1 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("case", ["gpt2"])
+def test_matrices_that_were_taken_apart_are_exported(case: str, tmp_path: Path) -> None:
+    path, base = stored(tmp_path, case, "native"), subject(case, "native").base
+    eager, predict = (build.open_predict(path, runtime, FP32, CPU) for runtime in ("eager", "onnx"))
+    for lengths in ((6, 3), (1,), (17, 2, 9)):
+        batch = arrays_of(base, lengths)
+        np.testing.assert_allclose(predict(batch)["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
 
 
 def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
