@@ -20,15 +20,15 @@ from spaces.recipe import Recipe
 
 STAGE = "measured"
 FILE = "measurements.json"
-#: Condition of a measurement that was not made for this search: when it was, in UTC.
+#: Condition of a reused measurement: when it was made, in UTC.
 SINCE = "measured_at"
 
 
 class Reuse:
-    """Keeps measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
+    """Stores measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
 
-    Finalists are timed again in any case. What a busy machine disturbed is measured again, but not by an equal search:
-    it goes through the same trials, and is to find the same front.
+    Finalists are timed again in any case. Noisy measurements are not reused, except by an equal search: it repeats the
+    same trials and must find the same front.
     """
 
     def __init__(self, prepared: Prepared, timings: Timings) -> None:
@@ -51,32 +51,32 @@ class Reuse:
         }
 
     def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:
-        """What was measured of the weights in `folder`; None where nothing was, or it is not to be used."""
+        """The stored measurements of the weights in `folder`; None where there are none or reuse is off."""
         if not self._prepared.config.measure.reuse:
             return None
         store = self._prepared.store
-        kept = store.find(STAGE, self._key(recipe, folder))
-        if kept is None and recipe.digest in self.recalled:
-            kept = store.find(STAGE, self._key(recipe, folder, noisy=True))
-        if kept is None:
+        entry = store.find(STAGE, self._key(recipe, folder))
+        if entry is None and recipe.digest in self.recalled:
+            entry = store.find(STAGE, self._key(recipe, folder, noisy=True))
+        if entry is None:
             return None
-        since, found = json.loads((kept / FILE).read_text())
-        read = {name: Measurement.from_json(m) for name, m in found.items()}
-        counted = self._timings.counted_now(read)
+        since, stored = json.loads((entry / FILE).read_text())
+        measurements = {name: Measurement.from_json(m) for name, m in stored.items()}
+        counted = self._timings.counted_now(measurements)
         return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in counted.items()}
 
-    def keep(self, recipe: Recipe, folder: Path, found: Mapping[str, Measurement]) -> None:
-        """Keep what was measured, if it is all that the search asks for: what is missing may be there another time."""
-        if not found.keys() >= set(self._conditions["wanted"]):
+    def keep(self, recipe: Recipe, folder: Path, measurements: Mapping[str, Measurement]) -> None:
+        """Store the measurements if they hold every objective of the search."""
+        if not measurements.keys() >= set(self._conditions["wanted"]):
             return
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def make(target: Path) -> None:
-            (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in found.items()}]))
+            (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in measurements.items()}]))
 
-        noisy = bool(found[LATENCY].conditions.get("noisy"))
+        noisy = bool(measurements[LATENCY].conditions.get("noisy"))
         self._prepared.store.make(STAGE, self._key(recipe, folder, noisy), make)
 
     def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
-        made = digest_in(folder, WEIGHTS)  # the same recipe, trained again, need not give the same numbers
-        return {"recipe": recipe.digest, "made": made, **self._conditions, **({"noisy": True} if noisy else {})}
+        weights = digest_in(folder, WEIGHTS)  # training the same recipe again may give other weights
+        return {"recipe": recipe.digest, "made": weights, **self._conditions, **({"noisy": True} if noisy else {})}

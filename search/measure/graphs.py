@@ -39,7 +39,7 @@ class Graphs:
     Args:
         open_once: makes the files, by opening the model: making a graph leaves memory behind, so the process that makes
             it is not one that is measured.
-        watched: around the making.
+        watched: context around making an entry, such as a stopwatch.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Graphs:
         self._store, self._open_once, self._watched = store, open_once, watched
 
     def folder(self, recipe: Recipe, weights: Path, context: Context) -> Path:
-        """Where the files lie that the recipe's runtime opens: the folder of the weights itself, or an entry.
+        """The folder that the recipe's runtime opens: that of the weights itself, or an entry of the store.
 
         Raises:
             Infeasible: they cannot be made here.
@@ -64,9 +64,9 @@ class Graphs:
         if content is None:  # no entry of a store: what the runtime makes lies beside the weights
             return weights
         key = {"of": content, "plan": plan, "files": names, "device": context.device, "by": dict(runs.made_by(context))}
-        found = self._store.find(STAGE, key)
-        if found is not None:
-            return found
+        entry = self._store.find(STAGE, key)
+        if entry is not None:
+            return entry
         plainer = runs.made_from(plan)
         source = None if plainer is None else self._folder(runtime, plainer, weights, context)
 
@@ -82,9 +82,9 @@ class Graphs:
                 (target / name).unlink()
             absent = [name for name in names if not (target / name).is_file()]
             assert not absent, f"{runtime} did not make {absent}"
-            kept = {*content, *names, *(str(beside(Path(name))) for name in names)}
+            wanted = {*content, *names, *(str(beside(Path(name))) for name in names)}
             for path in [p for p in target.rglob("*") if not p.is_dir()]:
-                if str(path.relative_to(target)) not in kept:  # steps on the way
+                if str(path.relative_to(target)) not in wanted:  # intermediate files
                     path.unlink()
 
         with self._watched():
@@ -92,13 +92,13 @@ class Graphs:
 
 
 def _link(file: Path, place: Path) -> None:
-    """A link at `place` that holds wherever the whole store is moved to."""
+    """A relative link at `place`, which stays valid when the whole store is moved."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(os.path.relpath(file, place.parent))
 
 
 def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:
-    """The folder of an outcome's files, for who only exports what an earlier search measured in this store."""
+    """A function from an outcome to the folder of its files, for exports of an earlier search in this store."""
 
     def open_once(folder: Path, runtime: str, plan: Plan, context: Context) -> None:
         opening = partial(build.open_predict, folder, runtime, plan, context)

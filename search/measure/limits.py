@@ -1,4 +1,4 @@
-"""The user's limits: what an outcome breaks, in words, and how far, for the sampler."""
+"""The limits of the configuration: the sentences of those an outcome breaks, and constraint values for the sampler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Limit:
     sentence: Callable[[float, float], str]
 
     def violation(self, value: float) -> float:
-        """How far `value` is beyond the bound; at most 0 when it is kept."""
+        """How far `value` is beyond the bound; at most 0 inside it."""
         return self.sign * (value - self.bound)
 
 
@@ -76,18 +76,18 @@ def _other(name: str, bound: float) -> Limit:
 
 def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ...]:
     """A sentence for every limit the outcome breaks."""
-    found = []
+    sentences = []
     for limit in limits_of(wanted, metric):
         value = outcome.value(limit.measurement)
         if limit.violation(value) > 0:
-            found.append(limit.sentence(value, limit.bound))
-    return tuple(found)
+            sentences.append(limit.sentence(value, limit.bound))
+    return tuple(sentences)
 
 
 def violations(prepared: Prepared, outcome: Outcome) -> Mapping[str, float]:
-    """Constraint values by limit, at most 0 when kept; 0 of what was not measured, because it was rejected before."""
-    found = outcome.measurements
+    """Constraint values by limit, at most 0 inside it; 0 where a rejected trial was not measured."""
+    measurements = outcome.measurements
     return {
-        limit.key: limit.violation(found[limit.measurement].value) if limit.measurement in found else 0.0
+        limit.key: limit.violation(measurements[limit.measurement].value) if limit.measurement in measurements else 0.0
         for limit in limits_of(prepared.config.limits, prepared.metric)
     }

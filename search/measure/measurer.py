@@ -1,4 +1,4 @@
-"""Everything that is measured of one candidate: outputs, quality, latency, size, memory, energy."""
+"""All measurements of one candidate: outputs, quality, latency, size, memory, energy."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from spaces.runtime import Context
 
 #: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
 PARITY = 1e-3
-PREDICT_CHUNK = 64  # batches a call, so that a long split shows progress and obeys its time limit
+PREDICT_CHUNK = 64  # batches a call, so that a long split reports progress and keeps its time limit
 
 Progress = Callable[[str, float], None]
 Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
-Opened = Callable[[], AbstractContextManager[Remote]]  # the process that answers, when it is needed
+Opened = Callable[[], AbstractContextManager[Remote]]  # opens the model's process
 
 
 def held(bench: Remote) -> Opened:
-    """A process that is open already, and stays so."""
+    """An opener of a process that is already open; it stays open."""
     return lambda: nullcontext(bench)
 
 
 @contextmanager
 def at_first_use(opened: Opened) -> Iterator[Opened]:
-    """A process that is opened when it is first asked for, if ever, and stays open until the end."""
+    """A process that is opened on first use and stays open until the end of the block."""
     with ExitStack() as stack:
-        found: list[Remote] = []
+        benches: list[Remote] = []
 
         def once() -> AbstractContextManager[Remote]:
-            if not found:
-                found.append(stack.enter_context(opened()))
-            return nullcontext(found[0])
+            if not benches:
+                benches.append(stack.enter_context(opened()))
+            return nullcontext(benches[0])
 
         yield once
 
@@ -78,8 +78,8 @@ class Measurer:
     """Measures candidates against the baseline: the uncompressed model under eager PyTorch in fp32.
 
     Args:
-        limit_s: seconds that one call may take, asked for at each, those of timing too.
-        watch: where the time goes.
+        limit_s: seconds that one call may take; read again at each call, timing included.
+        watch: seconds by stage.
     """
 
     def __init__(self, prepared: Prepared, progress: Progress, limit_s: Callable[[], float], watch: Stopwatch) -> None:
@@ -91,35 +91,34 @@ class Measurer:
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """Every measurement of the weights in `folder` under the recipe's runtime and precision.
 
-        Those of an earlier search under the same conditions are used again. Timing comes first, because the baseline
-        it is held against is opened for it: processes speed up with age (memory that lies better, caches that fit), so
-        the two sides of a comparison must be of one age.
+        Measurements of an earlier search under the same conditions are reused. Timing comes first, beside a baseline
+        that is opened for it: processes get faster with age (memory layout, caches), so both must be equally old.
         """
-        known = self._reuse.find(recipe, folder)
-        if known is not None:
-            return known
+        reused = self._reuse.find(recipe, folder)
+        if reused is not None:
+            return reused
         self._progress(f"{recipe.runtime.name}: preparing", 0.0)
         with self._opening("prepare", recipe, folder) as bench:
             self._check_parity(recipe, folder, bench)
             with self._watch.timed("latency"):
                 self._progress(f"{recipe.runtime.name}: timing", 0.0)
-                found = self.timings(bench, recipe, folder)
-            found |= memory.memory(bench)  # before predictions, which take more rows at once
+                measurements = self.timings(bench, recipe, folder)
+            measurements |= memory.memory(bench)  # before predictions, which take more rows at once
             with self._watch.timed("quality"):
-                found |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
+                measurements |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
             if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
-                found |= self.energy(held(bench))
-        found |= self.sizes(recipe, folder)
-        self._reuse.keep(recipe, folder, found)
-        return found
+                measurements |= self.energy(held(bench))
+        measurements |= self.sizes(recipe, folder)
+        self._reuse.keep(recipe, folder, measurements)
+        return measurements
 
     def recall(self, digests: Collection[str]) -> None:
-        """Take what an equal search measured of these recipes as it is."""
+        """Reuse also noisy measurements of these recipes, which an equal search made."""
         self._reuse.recalled = digests
 
     @contextmanager
     def _opening(self, stage: str, recipe: Recipe, folder: Path) -> Iterator[Remote]:
-        """`opened`, with the time that opening takes."""
+        """`opened`, with the seconds of opening recorded under `stage`."""
         started = time.monotonic()
         with self.opened(recipe, folder) as bench:
             self._watch.seconds[stage] = time.monotonic() - started
@@ -132,11 +131,11 @@ class Measurer:
             yield bench
 
     def complete(self, recipe: Recipe, folder: Path, device: str | None = None) -> Path:
-        """The folder that the recipe's runtime opens, with the files that it makes of the weights in `folder`."""
+        """The folder that the recipe's runtime opens: `folder`, with the files the runtime makes of its weights."""
         return self.graphs.folder(recipe, folder, self._on(device))
 
     def exported(self, outcome: Outcome) -> Path:
-        """The same of what was measured; an export copies it."""
+        """The folder that was opened for `outcome`; an export copies it."""
         return self.complete(outcome.recipe, located(Path(self._prepared.config.mlruns), outcome.folder))
 
     def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
@@ -156,14 +155,14 @@ class Measurer:
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
         batches = self._prepared.batches(self._prepared.split(split)[0], size)
-        made: Outputs = []
+        outputs: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
-            made += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
-        return made
+            outputs += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
+        return outputs
 
     def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
-        """Logits (N, C) of a split in its order, from the store when this was measured before."""
+        """Logits (N, C) of a split in its order, from the store when they were computed before."""
         plan = build.precision_of(recipe)
         size = self._prepared.batch_for(str(plan["precision"]))
         inputs = {
@@ -179,7 +178,7 @@ class Measurer:
         return self._answered(recipe, folder, inputs, opened, answers)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
-        """Logits of `inputs`, one after the other; from the store when it was asked before."""
+        """Logits of the batches `inputs`, from the store when they were computed before."""
         digest = hashlib.sha256()
         for batch in inputs:
             for name, array in sorted(batch.items()):
@@ -198,10 +197,10 @@ class Measurer:
         opened: Opened,
         answers: Callable[[Remote], Outputs],
     ) -> np.ndarray:
-        """The logits among `answers` to `inputs`, which are named by all they depend on."""
+        """The logits of `answers`, from the store or computed; their key holds `inputs` and all else they depend on."""
         key = {
             "weights": recipe.weights_digest,
-            "made": digest_in(folder, WEIGHTS),  # trained again, they need not be the same numbers
+            "made": digest_in(folder, WEIGHTS),  # training again may give other weights
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
             "environment": dict(self._prepared.environment),
@@ -210,15 +209,15 @@ class Measurer:
 
         def make(target: Path) -> None:
             with opened() as bench:
-                found = answers(bench)
-            np.save(target / "logits.npy", np.concatenate([o["logits"] for o in found]))
+                outputs = answers(bench)
+            np.save(target / "logits.npy", np.concatenate([o["logits"] for o in outputs]))
 
-        made, _ = self._prepared.store.make("predictions", key, make)
-        return np.asarray(np.load(made / "logits.npy", allow_pickle=False))
+        entry, _ = self._prepared.store.make("predictions", key, make)
+        return np.asarray(np.load(entry / "logits.npy", allow_pickle=False))
 
     @contextmanager
     def baseline(self, device: str | None = None, waiting: Waiting = "default") -> Iterator[Remote]:
-        """The other side of every comparison, in a fresh process."""
+        """The baseline in a fresh process."""
         context = self._on(device)
         opening = partial(build.open_predict, self._prepared.teacher, "eager", {"precision": "fp32"}, context)
         with open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s) as bench:
@@ -253,7 +252,7 @@ class Measurer:
         return {value.objective: value, lost.objective: lost}
 
     def timings(self, bench: Remote, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
-        """The quick timing of `bench`, side by side with a fresh baseline; of other devices in processes there."""
+        """The quick timing of `bench` beside a fresh baseline; on other devices in new processes there."""
 
         @contextmanager
         def pair(device: str) -> Iterator[tuple[Remote, Remote]]:
@@ -265,7 +264,7 @@ class Measurer:
         return self.times.quick(pair, recipe, folder)
 
     def finalist(self, recipe: Recipe, folder: Path, peak: Measurement | None) -> Finalist:
-        """A candidate as a side of the final campaign; the files that its runtime runs are made now."""
+        """A candidate as a side of the final campaign; makes the files that its runtime opens."""
         self.complete(recipe, folder)
         return Finalist(recipe, folder, partial(self.opened, recipe, folder), peak)
 
@@ -274,9 +273,9 @@ class Measurer:
         return context if device is None else replace(context, device=device)
 
     def energy(self, opened: Opened) -> dict[str, Measurement]:
-        """Energy a row, where the device counts it; nothing is opened where it does not."""
-        found = self.times.energy(opened)
-        return {} if found is None else {found.objective: found}
+        """Energy a row; empty, and nothing is opened, where the device has no energy counter."""
+        energy = self.times.energy(opened)
+        return {} if energy is None else {energy.objective: energy}
 
     def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         plan = build.precision_of(recipe)
@@ -292,9 +291,9 @@ class Measurer:
         encoded, _ = self._prepared.whole("validation")
         batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
         outputs = bench.call("predict", batches, timeout_s=self._limit_s())
-        found = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])
-        if not found <= PARITY:
+        difference = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])
+        if not difference <= PARITY:
             raise ArithmeticError(
-                f"{recipe.runtime.name} gives other outputs than eager PyTorch: logits differ by {found:.2g}, "
+                f"{recipe.runtime.name} gives other outputs than eager PyTorch: logits differ by {difference:.2g}, "
                 f"more than {PARITY:g}"
             )

@@ -1,7 +1,7 @@
-"""What the baseline takes under each workload: all latencies of a results folder are counted by it.
+"""The reference latency of the baseline under each workload, to which all latencies of a results folder are scaled.
 
-Models are always timed beside the baseline, because a machine changes its speed between one trial and the next. With
-one reference for all of them their milliseconds can be held against each other, over trials, searches and days.
+Models are always timed beside the baseline, because the speed of a machine changes between trials. Scaled to one
+reference, their milliseconds are comparable over trials, searches and days.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from objectives.measurement import Measurement
 from search.store import atomic
 from search.store.locks import alone_in
 
-#: A noisy reference is measured again by later runs, until it was measured so many times.
+#: A noisy reference is measured again by later runs, up to this many times in all.
 ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Milliseconds of the baseline, and how well they are known."""
+    """The latency of the baseline, with its interval and the conditions of the measurement."""
 
     ms: float
     interval: tuple[float, float]  # 95 %, over fresh processes
@@ -39,25 +39,25 @@ class Reference:
     @classmethod
     def of(cls, measured: Measurement) -> Reference:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        known = measured.conditions
-        others = float(known.get("others_cpu_share", 0.0))
-        return cls(measured.value, measured.interval, str(known.get("noisy", "")), others, now)
+        conditions = measured.conditions
+        others = float(conditions.get("others_cpu_share", 0.0))
+        return cls(measured.value, measured.interval, str(conditions.get("noisy", "")), others, now)
 
     @property
     def estimate(self) -> Estimate:
         return Estimate(self.ms, *self.interval)
 
     def or_better(self, again: Reference) -> Reference:
-        """The better of two, by what else the machine did, never by the time: the count goes on."""
+        """The less disturbed of two references, whatever their times; counts one more attempt."""
         better = again if (bool(again.noisy), again.others) < (bool(self.noisy), self.others) else self
         return replace(better, attempts=self.attempts + 1)
 
 
 class References:
-    """Kept in `folder`, one file a workload, machine and architecture of the baseline.
+    """References stored in `folder`, one file per workload, machine and architecture of the baseline.
 
     Args:
-        about: what the baseline's time depends on beside the workload: its architecture.
+        about: what the reference depends on beside the workload: the baseline's architecture.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -67,37 +67,37 @@ class References:
     def of(
         self, inputs: Sequence[Batch], conditions: Mapping[str, Any], measure: Callable[[], Measurement]
     ) -> Reference:
-        """As it was measured before under these conditions, or as `measure` says now.
+        """The stored reference of these conditions, or a new one from `measure`.
 
-        It is one and the same as long as this object lives. One that an earlier run found noisy is measured again, and
-        the better of the two is kept. A file that is damaged is made again.
+        It does not change during the life of this object. A reference that an earlier run marked noisy is measured
+        again, and the better of the two is stored. A damaged file is replaced.
         """
         shapes = [[*array.shape] for batch in inputs for array in batch.values()]
-        told = {**self._about, "conditions": dict(conditions), "shapes": shapes}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        key = {**self._about, "conditions": dict(conditions), "shapes": shapes}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
         path = self._folder / f"reference-{digest}.json"
         if path not in self._known:
             self._folder.mkdir(parents=True, exist_ok=True)
             with alone_in(self._folder):  # of two searches that begin together the second takes what the first measured
-                found = _read(path)
-                if found is None or (found.noisy and found.attempts < ATTEMPTS):
+                reference = _read(path)
+                if reference is None or (reference.noisy and reference.attempts < ATTEMPTS):
                     now = Reference.of(measure())
-                    found = now if found is None else found.or_better(now)
-                    text = json.dumps({**asdict(found), "conditions": dict(conditions)}, default=str)
+                    reference = now if reference is None else reference.or_better(now)
+                    text = json.dumps({**asdict(reference), "conditions": dict(conditions)}, default=str)
                     atomic.write_text(path, text)
-            self._known[path] = found
+            self._known[path] = reference
         return self._known[path]
 
 
 def _read(path: Path) -> Reference | None:
-    """What the file says; None without one, or where it does not say all."""
+    """The reference in the file; None where it is absent or damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         low, high = data["interval"]
-        known = {name: data[name] for name in ("noisy", "others", "measured_at", "attempts")}
-        found = Reference(data["ms"], (low, high), **known)
-        whole = all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in (found.ms, low, high))
-        whole &= isinstance(found.noisy, str) and isinstance(found.attempts, int)
-        return found if whole and low <= found.ms <= high else None
+        rest = {name: data[name] for name in ("noisy", "others", "measured_at", "attempts")}
+        reference = Reference(data["ms"], (low, high), **rest)
+        whole = all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in (reference.ms, low, high))
+        whole &= isinstance(reference.noisy, str) and isinstance(reference.attempts, int)
+        return reference if whole and low <= reference.ms <= high else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

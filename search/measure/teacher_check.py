@@ -1,4 +1,4 @@
-"""Whether the teacher knows anything: held against the best constant guess before anything is distilled from it."""
+"""Comparison of the teacher with the best constant guess, before anything is distilled from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.front.wording import quantity
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared
 
-#: Of the way from the constant guess to a perfect model: who is surely beyond that much of it gets no note.
+#: A teacher surely beyond this share of the way from the constant guess to a perfect model gets no note.
 NEAR = 0.1
 
 
@@ -26,8 +26,8 @@ class Standing:
 
     metric: str
     teacher: Measurement
-    guess: float  # of the metric, of the best model that gives every row the same label
-    label: str  # that it gives
+    guess: float  # the metric of the best constant guess
+    label: str  # that the constant guess gives
     gain: Measurement  # points of the metric that the teacher is better by
 
     @property
@@ -51,7 +51,7 @@ class Standing:
 def standing(
     metric: str, predictions: np.ndarray, references: np.ndarray, labels: Sequence[str], seed: int
 ) -> Standing:
-    """Of a teacher with these predictions (N,) of the references (N,), numbers of `labels`."""
+    """The comparison for predictions (N,) and references (N,), both indices into `labels`."""
     classes = len(labels)
     guess, number = quality.constant_guess(metric, references, classes)
     constant = np.full_like(references, number)
@@ -83,9 +83,9 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
             f"got {len(references)} rows of {show(only)}"
         )
     predictions = _predictions(prepared, progress, deadline)
-    found = standing(prepared.metric, predictions, references, labels, config.seed)
-    if found.better:
-        return f"the teacher is little better than a constant guess: {found}" if found.near else ""
+    result = standing(prepared.metric, predictions, references, labels, config.seed)
+    if result.better:
+        return f"the teacher is little better than a constant guess: {result}" if result.near else ""
     trained = config.teacher.epochs > 0
     reasons = (
         "too little training (teacher.epochs, teacher.learning_rate)"
@@ -94,7 +94,7 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     )
     where = config.where("teacher.epochs" if trained else "model.name")
     raise UserError(
-        f"{where}: the teacher must be better than a constant guess: {found}; "
+        f"{where}: the teacher must be better than a constant guess: {result}; "
         f"likely: {reasons}, labels in another order (data.label_names), or too few validation rows to tell"
     )
 
