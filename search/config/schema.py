@@ -96,7 +96,11 @@ class DataConfig:
     text_pair: Name | None = None
     label: Name = "label"
     label_names: tuple[Name | Whole, ...] | None = None  # the data's labels in their order, or names of bare numbers
+    question: Name = "question"  # this and the next two: columns of question answering
+    context: Name = "context"
+    answers: Name = "answers"  # mappings {text: [...], answer_start: [...]}
     max_length: Tokens = 128
+    doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split
     encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
     delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab

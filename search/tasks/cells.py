@@ -71,7 +71,7 @@ def labels(table: Table, column: str, where: str) -> SplitLabels:
 def _label(value: Any, names: tuple[str, ...] | None) -> Label | None:
     """None: not a class. Text stays as it is (see `_all_numbers`)."""
     if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
-        value = _whole(str(value))
+        value = whole(str(value))
     if isinstance(value, bytes):
         value = _text(value)
     if isinstance(value, bool):
@@ -81,7 +81,7 @@ def _label(value: Any, names: tuple[str, ...] | None) -> Label | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _whole(text: str) -> int | None:
+def whole(text: str) -> int | None:
     """The whole number that is written as "1", "-1" or "1.0"; a name such as "01" is none."""
     found = re.fullmatch(r"\s*([-+]?(?:0|[1-9]\d*))(?:\.0*)?\s*", text, flags=re.ASCII)
     return None if found is None else int(found[1])
@@ -106,10 +106,10 @@ def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes
 def _numbers(part: SplitLabels, words: Set[str], column: str, where: str) -> SplitLabels:
     made = []
     for row, label in enumerate(part.labels):
-        whole = _whole(str(label))
-        if whole is None:
+        value = whole(str(label))
+        if value is None:
             raise _no_class(where, column, part.origin, None if label in words else Number(label), row)
-        made.append(whole)
+        made.append(value)
     return SplitLabels(part.origin, tuple(made))
 
 

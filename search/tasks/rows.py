@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SPLITS = ("train", "validation", "test")
 CUT = 0.1  # share of train that becomes a split that is missing
 
 
@@ -63,7 +64,7 @@ def read_splits(data: DataConfig, where: Where, head: Head | None = None) -> Spl
     parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
     parts = _cut(parts, where, notes)
     if data.limit is not None:
-        parts = {split: rows.at(_lowest(rows, data.limit)) for split, rows in parts.items()}
+        parts = {split: rows.at(lowest(places(rows.inputs()), data.limit)) for split, rows in parts.items()}
     _note_overlap(parts, notes)
     for note in notes:
         log.info(note)
@@ -95,32 +96,39 @@ def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, note
 
 def _cut(parts: dict[str, Rows], where: Where, notes: list[str]) -> dict[str, Rows]:
     """`parts` with the missing splits cut from train by hash of the input, so equal texts stay together."""
-    missing = [split for split in ("validation", "test") if split not in parts]
-    train, places = parts["train"], _places(parts["train"])
-    made = dict(parts)
+    train = parts["train"]
+    chosen = cuts(places(train.inputs()), tuple(parts), "text", train.origin, where, notes)
+    return {split: train.at(chosen[split]) if split in chosen else parts[split] for split in SPLITS}
+
+
+def cuts(
+    places: np.ndarray, given: Sequence[str], by: str, origin: str, where: Where, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Which rows of train, by their `places` (N,), become each split that is not given, and which stay train.
+
+    Raises:
+        UserError: there are too few rows.
+    """
+    missing = [split for split in SPLITS if split not in given]
+    chosen = {}
     for i, split in enumerate(missing):
-        chosen = (places >= CUT * i) & (places < CUT * (i + 1))
-        made[split] = train.at(np.flatnonzero(chosen))
-        if not len(made[split]):
-            raise UserError(
-                f"{where(f'data.{split}')}: missing, and {len(train)} rows of {train.origin} "
-                "are too few to cut one from"
-            )
-        notes.append(f"no {split} split: {len(made[split])} rows were cut from train by hash of the text")
-    if missing:
-        made["train"] = train.at(np.flatnonzero(places >= CUT * len(missing)))
-    return {split: made[split] for split in ("train", "validation", "test")}
+        chosen[split] = np.flatnonzero((places >= CUT * i) & (places < CUT * (i + 1)))
+        if not len(chosen[split]):
+            rows = f"{len(places)} rows of {origin} are too few to cut one from"
+            raise UserError(f"{where(f'data.{split}')}: missing, and {rows}")
+        notes.append(f"no {split} split: {len(chosen[split])} rows were cut from train by hash of the {by}")
+    return chosen | {"train": np.flatnonzero(places >= CUT * len(missing))}
 
 
-def _places(rows: Rows) -> np.ndarray:
-    """A number in [0, 1) for each row (N,), evenly spread and determined by its input alone."""
-    hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in rows.inputs())
+def places(inputs: Iterable[str]) -> np.ndarray:
+    """A number in [0, 1) for each input (N,), evenly spread and determined by the input alone."""
+    hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in inputs)
     return np.array([int.from_bytes(h[:6], "big") / 2**48 for h in hashes])
 
 
-def _lowest(rows: Rows, limit: int) -> np.ndarray:
+def lowest(places: np.ndarray, limit: int) -> np.ndarray:
     """`limit` rows chosen by hash (a file may be sorted by label), in the order of the file."""
-    return np.sort(np.argsort(_places(rows), kind="stable")[:limit])
+    return np.sort(np.argsort(places, kind="stable")[:limit])
 
 
 def _note_overlap(parts: dict[str, Rows], notes: list[str]) -> None:

@@ -26,23 +26,29 @@ class Table:
     notes: tuple[str, ...] = ()  # how a file was read, where that is not plain
 
 
-def read_table(data: DataConfig, split: str, where: Where) -> Table:
-    """The text, text_pair and label columns of one split.
+#: Keys of DataConfig that name the columns of labelled texts.
+LABELLED = ("text", "text_pair", "label")
+
+
+def read_table(
+    data: DataConfig, split: str, where: Where, keys: Sequence[str] = LABELLED, optional: Sequence[str] = ()
+) -> Table:
+    """The columns of one split that `keys` of `data` name, and those of the `optional` names that are there.
 
     Raises:
         UserError: the file or data set cannot be read, is empty, or lacks a column.
     """
     source = data.splits[split]
-    keys = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
-    wanted = {key: column for key, column in keys.items() if column is not None}
+    wanted: dict[str, str] = {key: column for key in keys if (column := getattr(data, key)) is not None}
+    columns = tuple(dict.fromkeys((*wanted.values(), *optional)))
     if data.name is None:
         origin, file = source, Path(source)
         options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
-        found = read_file(file, tuple(wanted.values()), options, where(f"data.{split}"))
+        found = read_file(file, columns, options, where(f"data.{split}"))
     else:
         origin = f"{data.name} [{source}]"
         with _quiet():
-            found = _found(_from_hub(data, split, where), tuple(wanted.values()))
+            found = _found(_from_hub(data, split, where), columns)
     if not found.rows:
         raise UserError(f"{where(f'data.{split}')}: no rows in {origin}")
     for key, column in wanted.items():
