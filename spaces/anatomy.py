@@ -106,6 +106,20 @@ FAMILIES: tuple[Family, ...] = (
         outer_norms=("norm",),
     ),
     Family(
+        model_types=("modernbert",),
+        layers="layers",
+        query="attn.Wqkv.query",
+        key="attn.Wqkv.key",
+        value="attn.Wqkv.value",
+        output="attn.Wo",
+        up=("mlp.Wi.input", "mlp.Wi.gate"),
+        down="mlp.Wo",
+        norms=("mlp_norm", "attn_norm"),  # the first block has no norm before its attention
+        embeddings=("embeddings.tok_embeddings",),
+        outer_norms=("embeddings.norm", "final_norm"),
+        fused={"attn.Wqkv": ("query", "key", "value"), "mlp.Wi": ("input", "gate")},
+    ),
+    Family(
         model_types=("gpt2",),
         layers="h",
         query="attn.c_attn.query",
@@ -170,6 +184,19 @@ class Anatomy:
         return found
 
     @property
+    def embeddings(self) -> tuple[str, ...]:
+        """Paths of the embeddings over the hidden size that this model has."""
+        return tuple(path for path in self.family.embeddings if _has_weight(self.backbone, path))
+
+    @property
+    def outer_norms(self) -> tuple[str, ...]:
+        return tuple(path for path in self.family.outer_norms if _has_weight(self.backbone, path))
+
+    def norms(self, block: int) -> tuple[str, ...]:
+        """Paths of the norms that this block has, inside it."""
+        return tuple(path for path in self.family.norms if _has_weight(self.blocks[block], path))
+
+    @property
     def token_table(self) -> nn.Embedding:
         """The embedding of token ids."""
         found = self.backbone.get_submodule(self.family.embeddings[0])
@@ -212,7 +239,7 @@ class Anatomy:
 
     def _hidden_is_one_size(self, hidden: int) -> bool:
         """False where embeddings have a width of their own (ELECTRA small projects them)."""
-        tables = [self.backbone.get_submodule(path) for path in self.family.embeddings]
+        tables = [self.backbone.get_submodule(path) for path in self.embeddings]
         return all(isinstance(t, nn.Embedding) and t.embedding_dim == hidden for t in tables)
 
     def set_heads(self, block: int, groups: int) -> None:
@@ -243,6 +270,11 @@ def anatomy_of(backbone: nn.Module) -> Anatomy:
     """The anatomy of a transformers base model. Raises Infeasible for an unknown family."""
     model_type = str(getattr(getattr(backbone, "config", None), "model_type", type(backbone).__name__))
     return Anatomy(backbone, family_of(model_type))
+
+
+def _has_weight(root: nn.Module, path: str) -> bool:
+    """Whether there is a module with a weight at `path`: some models of a family leave a part out."""
+    return any(name == f"{path}.weight" for name, _ in root.named_parameters())
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -81,6 +81,10 @@ class TaskModel(nn.Module):
     def hidden_readers(self) -> tuple[str, ...]:
         raise NotImplementedError
 
+    def hidden_norms(self) -> tuple[str, ...]:
+        """Norms over the hidden size outside the backbone."""
+        return ()
+
 
 class MeanPooled(TaskModel):
     """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
@@ -120,9 +124,12 @@ class Native(TaskModel):
         return base
 
     def hidden_readers(self) -> tuple[str, ...]:
-        names = ("classifier", "classifier.dense", "pre_classifier", "score")
+        names = ("classifier", "classifier.dense", "pooler.dense", "head.dense", "pre_classifier", "score")
         found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
         return tuple(path for path, module in found if isinstance(module, nn.Linear))
+
+    def hidden_norms(self) -> tuple[str, ...]:
+        return tuple(f"model.{name}" for name, _ in self.model.named_modules() if name == "head.norm")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}

@@ -32,7 +32,9 @@ def _like(module: nn.Module, cut: Cut) -> nn.Module:
         made = nn.Embedding(module.num_embeddings, columns, padding_idx=module.padding_idx)
     elif isinstance(module, nn.LayerNorm):
         assert cut.rows is not None
-        made = nn.LayerNorm(len(cut.rows), eps=module.eps, elementwise_affine=module.elementwise_affine)
+        made = nn.LayerNorm(
+            len(cut.rows), module.eps, elementwise_affine=module.elementwise_affine, bias=module.bias is not None
+        )
     elif hasattr(module, "variance_epsilon"):  # RMSNorm of the Llama family
         assert cut.rows is not None
         made = type(module)(len(cut.rows), eps=module.variance_epsilon)

@@ -60,10 +60,12 @@ def outline_of(folder: Path) -> Outline | None:
     family, weights, hidden = _family(folder), weight_shapes(folder), int(whole.hidden[0])
     names = {"query", "key", "value", "output", "down"}
     paths = {**{name: str(getattr(family, name)) for name in names}, "up": family.up[0]}
-    first = {n.partition(f"{family.layers}.0.")[2]: s for n, s in weights.items() if f"{family.layers}.0." in n}
-    biased = frozenset(role for role, path in paths.items() if f"{path}.bias" in first)
+    # The last block: the first one of ModernBERT has a norm less than all others.
+    last = f"{family.layers}.{len(sizes.attention) - 1}."
+    block = {n.partition(last)[2]: s for n, s in weights.items() if last in n}
+    biased = frozenset(role for role, path in paths.items() if f"{path}.bias" in block)
     of_roles = {f"{path}.bias" for path in (*paths.values(), *family.up)}
-    norms = [s[0] for n, s in first.items() if len(s) == 1 and n not in of_roles]
+    norms = [s[0] for n, s in block.items() if len(s) == 1 and n not in of_roles]
     outside = [s[0] for n, s in weights.items() if len(s) == 1 and f"{family.layers}." not in n]
     depth = len(sizes.attention)
     return Outline(

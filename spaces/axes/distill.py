@@ -123,20 +123,21 @@ def _path_of(model: TaskModel, anatomy: Anatomy) -> str:
 def _width_cuts(model: TaskModel, anatomy: Anatomy, hidden: list[int]) -> dict[str, Cut]:
     """Every module that reads or writes the residual stream, by path from the task model."""
     family, root = anatomy.family, _path_of(model, anatomy)
-    cuts: dict[str, Cut] = {f"{root}{path}": Cut(columns=hidden) for path in family.embeddings}
-    cuts |= {f"{root}{path}": Cut(rows=hidden) for path in family.outer_norms}
+    cuts: dict[str, Cut] = {f"{root}{path}": Cut(columns=hidden) for path in anatomy.embeddings}
+    cuts |= {f"{root}{path}": Cut(rows=hidden) for path in anatomy.outer_norms}
     if family.pooler and getattr(anatomy.backbone, "pooler", None) is not None:
         cuts[f"{root}{family.pooler}"] = Cut(columns=hidden, rows=hidden)
     readers = model.hidden_readers()
     for path in readers:
         inner = path.endswith(("dense", "pre_classifier"))  # hidden to hidden, before the last layer
         cuts[path] = Cut(columns=hidden, rows=hidden if inner else None)
+    cuts |= {path: Cut(rows=hidden) for path in model.hidden_norms()}
     for last in ("model.classifier.out_proj", "model.classifier"):
         if any(p.endswith(("dense", "pre_classifier")) for p in readers) and _is_linear(model, last):
             cuts[last] = Cut(columns=hidden)
     for index in range(len(anatomy.blocks)):
         here = f"{root}{family.layers}.{index}."
-        cuts |= {f"{here}{path}": Cut(rows=hidden) for path in family.norms}
+        cuts |= {f"{here}{path}": Cut(rows=hidden) for path in anatomy.norms(index)}
         for role, path in anatomy.roles().items():
             writes = role in ("output", "down")
             cuts[f"{here}{path}"] = Cut(rows=hidden) if writes else Cut(columns=hidden)

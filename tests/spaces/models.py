@@ -41,6 +41,9 @@ _DECODER |= {"eos_token_id": 3, "pad_token_id": 1}
 _DISTILBERT = {"vocab_size": VOCABULARY, "dim": HIDDEN, "n_layers": DEPTH, "n_heads": HEADS, "hidden_dim": NEURONS}
 _GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": DEPTH, "n_head": HEADS, "n_inner": NEURONS}
 _GPT2 |= {"n_positions": POSITIONS, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
+#: Full attention in the first block, attention to a token and its neighbours in the others.
+_MODERNBERT = {"local_attention": 2, "global_attn_every_n_layers": 3}
+_MODERNBERT |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ CASES: dict[str, Case] = {
     "qwen2": Case("qwen2", _DECODER),
     "qwen3": Case("qwen3", _DECODER),
     "gpt2": Case("gpt2", _GPT2),
+    "modernbert": Case("modernbert", {**_ENCODER, **_MODERNBERT}),
 }
 
 

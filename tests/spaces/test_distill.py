@@ -25,7 +25,7 @@ def test_the_most_important_blocks_stay_in_order(count: int) -> None:
     assert plan["blocks"] == sorted(sorted(range(3), key=lambda i: -scores[i])[:count])
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert", "mpnet", "mistral", "gpt2"])
+@pytest.mark.parametrize("case", ["bert", "distilbert", "mpnet", "mistral", "gpt2", "modernbert"])
 def test_a_shallow_student_is_the_teacher_with_blocks_deleted(case: str) -> None:
     seen = subject(case, "native")
     model, plans = built(seen, Step("distill", {"layers": 2}))
@@ -60,11 +60,13 @@ def halved(model: TaskModel) -> None:
     anatomy, half = anatomy_of(model.backbone), HIDDEN // 2
     family = anatomy.family
     last, second = slice(0, half), slice(half, HIDDEN)
-    writers: list[nn.Module] = [model.backbone.get_submodule(path) for path in family.outer_norms]
+    writers: list[nn.Module] = [model.backbone.get_submodule(path) for path in anatomy.outer_norms]
     readers: list[nn.Module] = [model.get_submodule(path) for path in model.hidden_readers()]
-    tables = [model.backbone.get_submodule(path) for path in family.embeddings]
-    for block in anatomy.blocks:
-        writers += [block.get_submodule(path) for path in (*family.norms, family.output, family.down)]
+    tables = [model.backbone.get_submodule(path) for path in anatomy.embeddings]
+    writers += [model.get_submodule(path) for path in model.hidden_norms()]
+    writers += [model.get_submodule(path) for path in model.hidden_readers() if path.endswith("dense")]
+    for index, block in enumerate(anatomy.blocks):
+        writers += [block.get_submodule(path) for path in (*anatomy.norms(index), family.output, family.down)]
         readers += [block.get_submodule(path) for path in (family.query, family.key, family.value, *family.up)]
     if family.pooler and getattr(model.backbone, "pooler", None) is not None:
         readers.append(model.backbone.get_submodule(family.pooler))
@@ -84,7 +86,7 @@ def halved(model: TaskModel) -> None:
 
 
 @pytest.mark.parametrize("head", ["mean", "native"])
-@pytest.mark.parametrize("case", ["bert", "roberta", "electra", "distilbert", "mpnet", "llama", "gpt2"])
+@pytest.mark.parametrize("case", ["bert", "roberta", "electra", "distilbert", "mpnet", "llama", "gpt2", "modernbert"])
 def test_cutting_coordinates_that_nobody_reads_changes_nothing(case: str, head: str) -> None:
     model, base = tiny(case, head)
     halved(model)

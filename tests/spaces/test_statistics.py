@@ -13,7 +13,7 @@ from torch.nn import functional
 from spaces.anatomy import anatomy_of
 from spaces.statistics import PLACES, Statistics, collect
 
-CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2"])
+CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert"])
 READ_AT = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
 
 
