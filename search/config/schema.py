@@ -99,6 +99,11 @@ class DataConfig:
     question: Name = "question"  # this and the next two: columns of question answering
     context: Name = "context"
     answers: Name = "answers"  # mappings {text: [...], answer_start: [...]}
+    query: Name = "query"  # of sentence similarity: a query with one of its relevant passages, a row each
+    passage: Name = "passage"
+    query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
+    passage_id: Name | None = None
+    score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split

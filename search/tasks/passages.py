@@ -1,0 +1,244 @@
+"""Texts that belong together: queries with their relevant passages, or pairs of texts with a score of their likeness.
+
+Rows are checked one by one and cut into train, validation and test. A query is its text, and so is a passage: what is
+repeated is there once, and a query that stands in several rows has all of their passages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import UserError, Where, show, wrong
+from search.tasks import cells
+from search.tasks.files import Number
+from search.tasks.rows import SPLITS, cuts, lowest, places
+from search.tasks.tables import Table, read_table
+
+if TYPE_CHECKING:
+    from search.config.schema import DataConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Queries of one split and the passages of its rows, each in the order in which it first stands in the file."""
+
+    queries: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    passages: tuple[str, ...]
+    passage_ids: tuple[str, ...]
+    relevant: tuple[tuple[int, ...], ...]  # of each query: which of the passages, at least one
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the content: equal for equal rows in equal order."""
+        return _digest(self.queries, self.query_ids, self.passages, self.passage_ids, self.relevant)
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Pairs of texts of one split, in the order of the file."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    scores: np.ndarray  # (N,) float64: the higher, the more alike
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the content: equal for equal rows in equal order."""
+        return _digest(self.first, self.second, self.scores.tolist())
+
+
+def _digest(*columns: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one split as they stand in the file; names or scores are empty where the data have none."""
+
+    origin: str  # for messages
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    first_ids: tuple[str, ...]
+    second_ids: tuple[str, ...]
+    scores: np.ndarray | None
+
+    def at(self, chosen: np.ndarray) -> _Rows:
+        def of(column: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(column[i] for i in chosen) if column else ()
+
+        scores = None if self.scores is None else self.scores[chosen]
+        return _Rows(self.origin, of(self.first), of(self.second), of(self.first_ids), of(self.second_ids), scores)
+
+    def keys(self) -> list[str]:
+        """What must not stand in two splits: a query; of scored pairs both texts, in whichever order."""
+        if self.scores is None:
+            return list(self.first)
+        return ["\0".join(sorted(pair)) for pair in zip(self.first, self.second, strict=True)]
+
+
+Parts = tuple[Passages, Passages, Passages] | tuple[ScoredPairs, ScoredPairs, ScoredPairs]
+
+
+def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...]]:
+    """((train, validation, test), what was done to the data); scored pairs where `data.score` names a column.
+
+    Missing splits are cut from train by hash of the query, so that all passages of a query stay with it; `data.limit`
+    counts queries, for the same reason. Of scored pairs, both go by the pair.
+
+    Raises:
+        UserError: see `read_table`; texts that are missing or blank, a name of two texts, scores that are no numbers,
+            too few rows.
+    """
+    if data.query == data.passage:
+        raise wrong(where("data.passage"), "another column than data.query", data.passage)
+    for key in ("query_id", "passage_id"):
+        if data.score is not None and getattr(data, key) is not None:
+            raise wrong(where(f"data.{key}"), "left out where data.score is given", getattr(data, key))
+    keys = ("query", "passage", "score") if data.score else ("query", "passage", "query_id", "passage_id")
+    tables = {split: read_table(data, split, where, keys) for split in data.splits}
+    notes = [note for table in tables.values() for note in table.notes]
+    parts = {split: _rows(table, data, where, notes) for split, table in tables.items()}
+    what = "query" if data.score is None else "pair"
+    parts = _cut(parts, what, where, notes)
+    if data.limit is not None:
+        parts = {split: _limited(rows, data.limit) for split, rows in parts.items()}
+    _note_overlap(parts, what, notes)
+    for note in notes:
+        log.info(note)
+    made: Any = tuple((_passages if data.score is None else _pairs)(parts[split]) for split in SPLITS)
+    return made, tuple(notes)
+
+
+def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Rows:
+    """The checked rows of a table."""
+    first = _texts(table, data.query, where("data.query"), notes)
+    second = _texts(table, data.passage, where("data.passage"), notes)
+    if data.score is not None:
+        return _Rows(table.origin, first, second, (), (), _scores(table, data.score, where("data.score")))
+    first_ids = _ids(table, data.query_id, first, where("data.query_id"))
+    second_ids = _ids(table, data.passage_id, second, where("data.passage_id"))
+    repeated = len(first) - len(set(zip(first, second, strict=True)))
+    if repeated:
+        notes.append(f"{repeated} rows of {Path(table.origin).name} repeat a query with the same passage: used once")
+    return _Rows(table.origin, first, second, first_ids, second_ids, None)
+
+
+def _texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
+    """The column as text, none of it blank."""
+    texts = cells.texts(table, column, where, notes)
+    for row, text in enumerate(texts):
+        if not text.strip():
+            at = f'{where}: column "{column}" of {table.origin}'
+            raise UserError(f"{at} must hold text that is not blank, got {show(text)} in row {row + 1}")
+    return texts
+
+
+def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The names of the rows' texts; without a column for them, the number of each row."""
+    if column is None:
+        return tuple(str(row + 1) for row in range(len(texts)))
+    ids = _texts(table, column, where, [])
+    first: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        before = first.setdefault(name, row)
+        if texts[before] != texts[row]:
+            at = f'{where}: column "{column}" of {table.origin}'
+            rows = f"rows {before + 1} and {row + 1}, whose texts differ"
+            raise UserError(f"{at} must have another name for each text, got {show(name)} in {rows}")
+    return ids
+
+
+def _scores(table: Table, column: str, where: str) -> np.ndarray:
+    made = []
+    for row, value in enumerate(table.columns[column]):
+        score = _number(value)
+        if score is None:
+            at = f'{where}: column "{column}" of {table.origin} must hold finite numbers'
+            missing = value is None or (isinstance(value, float) and math.isnan(value))
+            what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
+            raise UserError(f"{at}, got {what} in row {row + 1}")
+        made.append(score)
+    return np.array(made, dtype=np.float64)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also as the text of a CSV file; None: something else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or "_" in str(value):
+        return None
+    try:
+        made = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return made if math.isfinite(made) else None
+
+
+def _cut(parts: Mapping[str, _Rows], what: str, where: Where, notes: list[str]) -> dict[str, _Rows]:
+    """`parts` with the missing splits cut from train by hash."""
+    train = parts["train"]
+    chosen = cuts(places(train.keys()), tuple(parts), what, train.origin, where, notes)
+    if not len(chosen["train"]):
+        rows = f"all {len(train.first)} rows of {train.origin} were cut from it"
+        raise UserError(f"{where('data.train')}: {rows}; give more, or files for data.validation and data.test")
+    return {split: train.at(chosen[split]) if split in chosen else parts[split] for split in SPLITS}
+
+
+def _limited(rows: _Rows, limit: int) -> _Rows:
+    """The rows of `limit` queries, or as many scored pairs, chosen by hash, in the order of the file."""
+    keys = rows.keys()
+    # Two rows may hold one scored pair: they are two pairs, and all rows of a query are one query.
+    units = list(dict.fromkeys(keys)) if rows.scores is None else keys
+    kept = lowest(places(units), limit)
+    if rows.scores is not None:
+        return rows.at(kept)
+    wanted = {units[i] for i in kept}
+    return rows.at(np.array([i for i, key in enumerate(keys) if key in wanted], dtype=np.int64))
+
+
+def _note_overlap(parts: Mapping[str, _Rows], what: str, notes: list[str]) -> None:
+    found = {split: set(rows.keys()) for split, rows in parts.items()}
+    several = {"query": "queries", "pair": "pairs"}[what]
+    for split in ("validation", "test"):
+        shared = len(found[split] & found["train"])
+        if shared:
+            total = f"{shared} of {len(found[split])} {split} {several}"
+            notes.append(f"{total} are in train too: its figures will be too good")
+
+
+def _passages(rows: _Rows) -> Passages:
+    queries: dict[str, dict[int, None]] = {}  # its passages, each once
+    numbers: dict[str, int] = {}
+    query_ids: dict[str, str] = {}
+    passage_ids: dict[str, str] = {}
+    for query, passage, query_id, passage_id in zip(
+        rows.first, rows.second, rows.first_ids, rows.second_ids, strict=True
+    ):
+        queries.setdefault(query, {})[numbers.setdefault(passage, len(numbers))] = None
+        query_ids.setdefault(query, query_id)
+        passage_ids.setdefault(passage, passage_id)
+    relevant = tuple(tuple(found) for found in queries.values())
+    return Passages(tuple(queries), tuple(query_ids.values()), tuple(numbers), tuple(passage_ids.values()), relevant)
+
+
+def _pairs(rows: _Rows) -> ScoredPairs:
+    assert rows.scores is not None
+    return ScoredPairs(rows.first, rows.second, rows.scores)
