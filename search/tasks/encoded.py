@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,30 @@ if TYPE_CHECKING:
 
 def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
     """Token ids as one flat array a column, with the lengths that cut it into rows."""
-    flat = {f"ids.{n}": np.concatenate(rows).astype(np.int32) for n, rows in encoded.columns.items()}
-    padding = {f"pad.{n}": np.array(value) for n, value in encoded.padding.items()}
-    np.savez(path, lengths=encoded.lengths, labels=labels, **flat, **padding)  # type: ignore[arg-type]
+    np.savez(path, labels=labels, **to_arrays(encoded))  # type: ignore[arg-type]
 
 
 def read_encoded(path: Path) -> tuple[Encoded, np.ndarray]:
     """The rows and labels that `write_encoded` wrote."""
     with np.load(path, allow_pickle=False) as data:
-        lengths = data["lengths"]
-        names = [n.removeprefix("ids.") for n in data.files if n.startswith("ids.")]
-        cuts = np.cumsum(lengths)[:-1]
-        columns = {n: np.split(data[f"ids.{n}"].astype(np.int64), cuts) for n in names}
-        padding = {n: int(data[f"pad.{n}"]) for n in names}
-        return Encoded(columns, padding, lengths), data["labels"]
+        return from_arrays(data), data["labels"]
+
+
+def to_arrays(encoded: Encoded) -> dict[str, np.ndarray]:
+    """Flat arrays with their names in a file."""
+    flat = {f"ids.{n}": np.concatenate(rows).astype(np.int32) for n, rows in encoded.columns.items()}
+    padding = {f"pad.{n}": np.array(value) for n, value in encoded.padding.items()}
+    return {"lengths": encoded.lengths, **flat, **padding}
+
+
+def from_arrays(data: Mapping[str, np.ndarray]) -> Encoded:
+    """The rows of which `to_arrays` made flat arrays."""
+    lengths = data["lengths"]
+    names = [n.removeprefix("ids.") for n in data if n.startswith("ids.")]
+    cuts = np.cumsum(lengths)[:-1]
+    columns = {n: np.split(data[f"ids.{n}"].astype(np.int64), cuts) for n in names}
+    padding = {n: int(data[f"pad.{n}"]) for n in names}
+    return Encoded(columns, padding, lengths)
 
 
 #: Share of the training rows, and most of them, that early stopping holds out.

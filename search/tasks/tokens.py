@@ -94,6 +94,11 @@ def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_
         for name in COLUMNS:
             if name in ids:
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in ids[name])
+    return with_padding(made_by, columns)
+
+
+def with_padding(made_by: Any, columns: dict[str, list[np.ndarray]]) -> Encoded:
+    """The tokenizer's `columns` (input name -> one (length,) int64 array a row) with what it pads each of them with."""
     padding = dict.fromkeys(columns, 0)
     padding["input_ids"] = made_by.pad_token_id
     if "token_type_ids" in columns:

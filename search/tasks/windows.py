@@ -1,0 +1,148 @@
+"""Questions with long contexts become windows of tokens: each holds the question and a part of its context.
+
+Two windows of one context that follow each other share `doc_stride` tokens of it (transformers' `stride`), so that an
+answer of up to so many tokens that one window's end cuts is whole in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.errors import UserError, Where, show
+from search.tasks.encoded import from_arrays, to_arrays
+from search.tasks.questions import Questions
+from search.tasks.tokens import COLUMNS, Encoded, with_padding
+
+CHUNK = 256  # questions tokenized at a time, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of all questions, in the order of the questions and of their contexts."""
+
+    encoded: Encoded  # one row a window
+    question: np.ndarray  # (W,) int64, index of its question
+    offsets: list[np.ndarray]  # one (length, 2) int32 a window: characters of the context; -1: no token of it
+    targets: np.ndarray  # (W, 2) int64, first and last token of the answer; (0, 0): no answer is in the window
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+
+def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: int, where: Where = str) -> Windows:
+    """The windows of `questions`, of at most `max_length` tokens or the tokenizer's limit.
+
+    A target is the first gold answer that lies wholly in the window.
+
+    Raises:
+        UserError: the tokenizer tells no offsets, or the windows of a question have no room for its context.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        name = type(tokenizer).__name__
+        raise UserError(
+            f"{where('model.name')}: question answering needs a fast tokenizer (tokenizer.json), which tells where "
+            f"tokens stand in the text, got {name}"
+        )
+    limit = min(max_length, tokenizer.model_max_length)
+    # A stride that no row has room for is refused by `tokenizers` even where no row is cut.
+    stride = min(doc_stride, max(0, limit - tokenizer.num_special_tokens_to_add(pair=True) - 1))
+    columns: dict[str, list[np.ndarray]] = {}
+    of, offsets, targets = [], [], []
+    for first in range(0, len(questions), CHUNK):
+        chunk = questions.rows(np.arange(first, min(first + CHUNK, len(questions))))
+        _check_room(tokenizer, chunk, limit, doc_stride, where)
+        rows = tokenizer(
+            list(chunk.questions),
+            list(chunk.contexts),
+            truncation="only_second",
+            max_length=limit,
+            stride=stride,
+            padding=False,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=True,
+        )
+        for name in COLUMNS:
+            if name in rows:
+                columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows[name])
+        numbers = rows["overflow_to_sample_mapping"]
+        for i, number in enumerate(numbers):
+            place = _offsets(rows.sequence_ids(i), rows["offset_mapping"][i])
+            begins, ends = i == 0 or numbers[i - 1] != number, i + 1 == len(numbers) or numbers[i + 1] != number
+            span = (0 if begins else _first(place), len(chunk.contexts[number]) if ends else int(place[:, 1].max()))
+            of.append(first + number)
+            offsets.append(place)
+            targets.append(_target(place, span, chunk, number))
+    encoded = with_padding(tokenizer, columns)
+    return Windows(encoded, np.array(of, dtype=np.int64), offsets, np.array(targets, dtype=np.int64).reshape(-1, 2))
+
+
+def _check_room(tokenizer: Any, chunk: Questions, limit: int, doc_stride: int, where: Where) -> None:
+    """Raise UserError where a context that must be cut into windows cannot be."""
+
+    def lengths(texts: Sequence[str]) -> list[int]:
+        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    sizes = zip(chunk.ids, chunk.questions, lengths(chunk.questions), lengths(chunk.contexts), strict=True)
+    for name, question, asked, context in sizes:
+        room = limit - special - asked
+        if room >= context:
+            continue
+        what = f"question {show(name)} ({asked} tokens: {show(question)})"
+        if room < 1:
+            rule = f"must leave room for context behind {what} and {special} special tokens"
+            raise UserError(f"{where('data.max_length')}: {rule}, got {limit}")
+        if doc_stride >= room:
+            rule = f"must be less than the {room} tokens of context that fit into {limit} tokens behind {what}"
+            raise UserError(f"{where('data.doc_stride')}: {rule}, got {doc_stride}; or raise data.max_length")
+
+
+def _offsets(sequences: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(length, 2) int32: where each token stands in the second text, -1 for other tokens."""
+    of_context = np.array([number == 1 for number in sequences])
+    place = np.array(offsets, dtype=np.int32).reshape(-1, 2)
+    place[~of_context] = -1
+    return place
+
+
+def _first(place: np.ndarray) -> int:
+    """The first character of the context in a window."""
+    return int(place[place[:, 0] >= 0, 0].min())
+
+
+def _target(place: np.ndarray, span: tuple[int, int], questions: Questions, number: int) -> tuple[int, int]:
+    """The first and last token of the first answer in a window whose context is the characters of `span`."""
+    for text, start in zip(questions.answers[number], questions.starts[number], strict=True):
+        begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())  # no token is of white space
+        if span[0] <= begin and end <= span[1]:
+            # (Context only: elsewhere both offsets are -1.) A token that spans more than the answer counts too.
+            inside = np.flatnonzero((place[:, 1] > begin) & (place[:, 0] < end))
+            if len(inside):
+                return int(inside[0]), int(inside[-1])
+    return 0, 0
+
+
+def write_windows(path: Path, windows: Windows) -> None:
+    """All windows as flat arrays, with the lengths that cut them into windows."""
+    np.savez(
+        path,
+        question=windows.question,
+        targets=windows.targets,
+        offsets=np.concatenate(windows.offsets),
+        **to_arrays(windows.encoded),  # type: ignore[arg-type]
+    )
+
+
+def read_windows(path: Path) -> Windows:
+    """The windows that `write_windows` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        encoded = from_arrays(data)
+        offsets = np.split(data["offsets"], np.cumsum(encoded.lengths)[:-1])
+        return Windows(encoded, data["question"], offsets, data["targets"])
