@@ -1,1 +1,1 @@
-"""What trials gave: outcomes, dominance, choosing, and the words for them."""
+"""Outcomes of trials, the Pareto front, picks, and their wording."""

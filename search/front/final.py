@@ -1,4 +1,4 @@
-"""What the final campaign measured, by trial: figures that take the place of the loop's, and ratios of every pair."""
+"""The final campaign: measurements by trial, which replace those of the loop, and time ratios of every pair."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ TrialPair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Final:
-    """Empty where there was no campaign. Workloads are named by their suffix; "" is the main one."""
+    """The campaign's results, empty without one. Workloads are named by their suffix; "" is the main one."""
 
     measurements: Mapping[int, Mapping[str, Measurement]] = field(default_factory=dict)
     # the first trial's time over the second's
     ratios: Mapping[str, Mapping[TrialPair, Estimate]] = field(default_factory=dict)
-    references: Mapping[str, Estimate] = field(default_factory=dict)  # what the baseline took, in ms
+    references: Mapping[str, Estimate] = field(default_factory=dict)  # latency of the baseline, in ms
     late: Mapping[int, str] = field(default_factory=dict)  # members that keep their quick timing, and why
-    digest: str = ""  # of what was timed, and how: an equal campaign need not be done again
+    digest: str = ""  # of the models and the protocol: an equal campaign is not repeated
 
     @property
     def contenders(self) -> frozenset[int]:
-        """Trials that may be on the front: those that were timed together, and those that came too late for it."""
+        """Trials that may be on the front: those of the campaign and those that were too late for it."""
         return frozenset(self.measurements) | frozenset(self.late)
 
     def ratio(self, a: int, b: int, mark: str = "") -> Estimate | None:
         """The time of trial `a` over that of `b` under a workload; None where they were not timed together."""
-        found = self.ratios.get(mark, {})
-        if (a, b) in found:
-            return found[a, b]
-        if (b, a) in found:
-            value, low, high = found[b, a]
+        ratios = self.ratios.get(mark, {})
+        if (a, b) in ratios:
+            return ratios[a, b]
+        if (b, a) in ratios:
+            value, low, high = ratios[b, a]
             return Estimate(1 / value, 1 / high, 1 / low)
         return None
 

@@ -1,4 +1,4 @@
-"""The front that outcomes make: dominance, hypervolume, choosing."""
+"""The Pareto front of the outcomes of a search: members, picks, ties and hypervolume."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from search.front.wording import significant, text
 
 PICKS = ("fastest", "balanced", "most-accurate")
 
-#: Objectives that are also measured in pairs against the baseline (same rows, alternating blocks). The pair's
-#: interval is the narrower evidence, so it decides whether two candidates can be told apart.
+#: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
+#: is narrower, so it decides whether two candidates are distinguishable.
 PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews_correlation": LOSS, LATENCY: SPEEDUP}
-#: Objectives that differ between two models of one campaign as their times do.
+#: Objectives whose ratio between two models of one campaign is that of their times, or its inverse.
 AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
 
 @dataclass(frozen=True)
 class Front:
-    """All outcomes so far, and which of them no other dominates. Immutable: `add` gives a new one."""
+    """All outcomes so far and the non-dominated ones among them. Immutable: `add` gives a new one."""
 
     targets: tuple[Target, ...]
     outcomes: tuple[Outcome, ...] = ()
-    #: What the final campaign measured: since then, who is on the front and how fast. Made by `decided`.
+    #: The final campaign, which decides the members and their times; set by `decided`.
     final: Final = field(default_factory=Final)
-    #: Of trials that were not in the campaign, why not; by trial.
+    #: Why a trial was not in the campaign, by trial.
     reasons: Mapping[int, str] = field(default_factory=dict)
 
     def decided(self, final: Final, broken: Callable[[Outcome], tuple[str, ...]]) -> Front:
-        """The front of the search decided again on the figures of the final campaign; this one without a campaign.
+        """The front decided again on the measurements of the final campaign; this one without a campaign.
 
-        Outcomes have its clock times in the place of the loop's. Those that were not timed again are counted by what
-        the baseline took in the campaign, and cannot be members. `broken` says which limits an outcome breaks.
+        Finalists get the campaign's times. Other outcomes are scaled to the baseline's time in the campaign and cannot
+        be members. `broken` gives the sentences of the limits that an outcome breaks.
         """
         if not final.measurements:
             return self
         others = [o for o in self.outcomes if o.status == "complete" and o.number not in final.contenders]
         reasons = {o.number: f"not timed again: {self._why_not_timed(o)}" for o in others}
-        made = (_at_the_speed_of(final, outcome) for outcome in self.outcomes)
-        judged = (replace(o, limits_broken=broken(o)) if o.status == "complete" else o for o in made)
+        retimed = (_at_the_speed_of(final, outcome) for outcome in self.outcomes)
+        judged = (replace(o, limits_broken=broken(o)) if o.status == "complete" else o for o in retimed)
         return replace(self, outcomes=tuple(judged), final=final, reasons=reasons)
 
     def _why_not_timed(self, outcome: Outcome) -> str:
-        """In the search's own timing, whose figures are shown no more."""
+        """The reason, by the loop's own timing, why an outcome was no finalist."""
         if outcome.limits_broken:
             return "it broke a limit in the search's own timing"
         point = self.point(outcome)
@@ -60,11 +60,11 @@ class Front:
         return "it was no finalist" if better is None else f"{better.number} dominated it in the search's own timing"
 
     def replacing(self, outcomes: Mapping[int, Outcome]) -> Front:
-        """With other outcomes in the place of some, by trial."""
+        """This front with some outcomes replaced, by trial."""
         return replace(self, outcomes=tuple(outcomes.get(o.number, o) for o in self.outcomes))
 
     def counted(self, references: Mapping[str, Estimate]) -> Front:
-        """With all latencies counted by what the baseline takes, by the mark of the workload."""
+        """This front with all latencies scaled to the reference latencies, by mark of the workload."""
         if not references:
             return self
         counted = (replace(o, measurements=latency.at_speeds_of(references, o.measurements)) for o in self.outcomes)
@@ -74,14 +74,14 @@ class Front:
         return replace(self, outcomes=(*self.outcomes, outcome))
 
     def point(self, outcome: Outcome) -> tuple[float, ...]:
-        """Its values with every direction turned to "lower is better"."""
+        """The values of an outcome as a point to be minimised: negated where higher is better."""
         return tuple(
             outcome.value(t.objective) if t.better == "lower" else -outcome.value(t.objective) for t in self.targets
         )
 
     @property
     def eligible(self) -> tuple[Outcome, ...]:
-        """Complete, inside the limits, and after the final campaign a part of it."""
+        """Complete outcomes inside the limits; after the final campaign, only those that took part."""
         may = self.final.contenders
         complete = (o for o in self.outcomes if o.status == "complete" and not o.limits_broken)
         return tuple(o for o in complete if not may or o.number in may)
@@ -90,8 +90,8 @@ class Front:
     def members(self) -> tuple[Outcome, ...]:
         """The non-dominated ones, ordered by the last target (latency: fastest first)."""
         points = [self.point(o) for o in self.eligible]
-        kept = [(points[i], self.eligible[i]) for i in non_dominated(points)]
-        return tuple(o for p, o in sorted(kept, key=lambda item: (item[0][-1], item[1].number)))
+        pairs = [(points[i], self.eligible[i]) for i in non_dominated(points)]
+        return tuple(o for p, o in sorted(pairs, key=lambda item: (item[0][-1], item[1].number)))
 
     def why_not(self, outcome: Outcome) -> str:
         """Why it is not on the front, in words; "" for a member."""
@@ -103,19 +103,19 @@ class Front:
         for member in self.members:
             if member.number == outcome.number:
                 return ""
-            if (found := self.point(member)) == point:
+            if (other := self.point(member)) == point:
                 return f"same values as {member.number}"
-            if dominates(found, point):
+            if dominates(other, point):
                 values = (text(member.measurements[t.objective]) for t in self.targets)
                 return f"dominated by {member.number} ({', '.join(values)})"
         return self.reasons.get(outcome.number, "")
 
     def standing(self, outcome: Outcome) -> str:
-        """Its place in words: on the front, and by which timing, or why not."""
+        """In words: on the front and by which timing, or why not."""
         late = " by its quick timing" if outcome.number in self.final.late else ""
         return self.why_not(outcome) or f"on the front{late}"
 
-    # The uncompressed model, which every figure is compared with.
+    # The uncompressed model.
 
     @property
     def uncompressed(self) -> tuple[Outcome, ...]:
@@ -124,12 +124,12 @@ class Front:
 
     @property
     def baseline(self) -> Outcome | None:
-        """The uncompressed model under plain PyTorch: what a speedup of 1 and a loss of 0 points mean."""
+        """The uncompressed model under plain PyTorch, of speedup 1 and loss 0."""
         return next((o for o in self.uncompressed if o.recipe.runtime.name == "eager"), None)
 
     @property
     def best_uncompressed(self) -> Outcome | None:
-        """The uncompressed model under its fastest runtime: what compression itself has to beat."""
+        """The uncompressed model under its fastest runtime."""
         timed = [o for o in self.uncompressed if LATENCY in o.measurements]
         timed = [o for o in timed if o.number in self.final.measurements] or timed
         return min(timed, key=lambda o: o.value(LATENCY), default=None)
@@ -137,8 +137,8 @@ class Front:
     def speedup(self, outcome: Outcome, over: Outcome | None) -> Estimate | None:
         """How many times faster than `over`, with its 95 % interval; None where it was not measured.
 
-        In the final campaign they took turns. In the loop both were paired with the baseline, so the quotient of the
-        two paired ratios is the estimate.
+        The final campaign measured the ratio itself. In the loop both were paired with the baseline, so the estimate
+        is the quotient of the two paired ratios.
         """
         if over is None:
             return None
@@ -164,26 +164,26 @@ class Front:
         return None
 
     def within(self, max_latency_ms: float | None = None, max_loss: float | None = None) -> Front:
-        """The same front with further limits (`max_loss` in points); what breaks one stays, off the front."""
+        """This front with further limits (`max_loss` in points); outcomes that break one are no members."""
 
         def broken(outcome: Outcome) -> tuple[str, ...]:
             if outcome.status != "complete":
                 return ()
-            found: list[str] = []
+            sentences: list[str] = []
             if max_latency_ms is not None and (ms := outcome.value(LATENCY)) > max_latency_ms:
-                found.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
+                sentences.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
             loss = self.loss(outcome)
             if max_loss is not None and (loss is None or loss.value > max_loss):
                 given = f"{significant(loss.value)} points" if loss else "unknown"
-                found.append(f"loss {given} is over the limit of {max_loss:g} points")
-            return tuple(found)
+                sentences.append(f"loss {given} is over the limit of {max_loss:g} points")
+            return tuple(sentences)
 
-        made = (replace(o, limits_broken=(*o.limits_broken, *broken(o))) for o in self.outcomes)
-        return replace(self, outcomes=tuple(made))
+        limited = (replace(o, limits_broken=(*o.limits_broken, *broken(o))) for o in self.outcomes)
+        return replace(self, outcomes=tuple(limited))
 
     @property
     def picks(self) -> dict[str, Outcome]:
-        """Fastest, balanced and most accurate by name; empty as long as the front is."""
+        """Fastest, balanced and most accurate by name; empty while the front is empty."""
         return {name: self.choose(name) for name in PICKS} if self.members else {}
 
     def choose(self, name: str) -> Outcome:
@@ -210,16 +210,16 @@ class Front:
 
     @property
     def speed(self) -> Target:
-        """The target that "fastest" is about: a latency, else the last one."""
+        """The target of the pick "fastest": a latency, else the last target."""
         return next((t for t in self.targets if t.objective.startswith("latency")), self.targets[-1])
 
     @property
     def quality(self) -> Target:
-        """The target that "most accurate" is about: the first where higher is better, else the first."""
+        """The target of the pick "most-accurate": the first where higher is better, else the first."""
         return next((t for t in self.targets if t.better == "higher"), self.targets[0])
 
     def ties(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of members that the measurements cannot tell apart: no target's difference excludes zero."""
+        """Pairs of members that are not distinguishable: no target's interval of the difference excludes zero."""
         return tuple(
             (a.number, b.number)
             for a, b in combinations(self.members, 2)
@@ -227,7 +227,7 @@ class Front:
         )
 
     def _alike(self, target: Target, a: Outcome, b: Outcome) -> bool:
-        """Whether two members cannot be told apart in one objective: by what was paired, where anything was."""
+        """Whether two members are not distinguishable in one objective, by paired measurements where there are any."""
         plain, mark = marked(target.objective)
         together = self.final.ratio(a.number, b.number, mark) if plain in AS_TIMES else None
         return together.includes(1.0) if together else self._difference(target, a, b).includes(0.0)
@@ -244,7 +244,7 @@ class Front:
     def reference(self) -> tuple[float, ...]:
         """The hypervolume's reference point, to be minimised: the baseline's cost, and zero quality.
 
-        It depends on the baseline alone, so the hypervolume of a study can be followed while it runs.
+        It depends on the baseline alone, so hypervolumes are comparable during a run.
         """
         costs = [self.baseline] if self.baseline else list(self.eligible)
         return tuple(
@@ -254,16 +254,16 @@ class Front:
 
     @property
     def hypervolume(self) -> float:
-        """What the members dominate up to `reference`, in the product of the targets' units."""
+        """The volume that the members dominate up to `reference`, in the product of the targets' units."""
         return hypervolume([self.point(o) for o in self.members], self.reference)
 
 
 def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
-    """With the campaign's figures, or counted by what the baseline took in it."""
-    found = final.measurements.get(outcome.number)
-    if found is not None:
-        quick = {name: outcome.measurements[name] for name in found if name in outcome.measurements}
-        return replace(outcome, measurements={**outcome.measurements, **found}, quick=quick)
+    """`outcome` with the campaign's measurements, or scaled to the baseline's time in the campaign."""
+    measured = final.measurements.get(outcome.number)
+    if measured is not None:
+        quick = {name: outcome.measurements[name] for name in measured if name in outcome.measurements}
+        return replace(outcome, measurements={**outcome.measurements, **measured}, quick=quick)
     return replace(outcome, measurements=latency.at_speeds_of(final.references, outcome.measurements))
 
 

@@ -1,4 +1,4 @@
-"""What a trial gave."""
+"""The outcome of a trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status = Literal["complete", "infeasible", "rejected", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe.
+    """The outcome of one recipe.
 
     complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit that is
     checked before it is trained. failed: its process crashed, ran out of memory or time.
@@ -34,7 +34,7 @@ class Outcome:
     baseline: bool = False  # the uncompressed model
     limits_broken: tuple[str, ...] = ()  # sentences, when a limit is broken
     weights_sha256: str = ""  # of the weights that were measured
-    #: What the search's own timing said of that which the final campaign measured again; a detail, shown as such.
+    #: The loop's measurements that the final campaign replaced.
     quick: Mapping[str, Measurement] = field(default_factory=dict)
 
     def value(self, objective: str) -> float:
@@ -42,7 +42,7 @@ class Outcome:
 
     @property
     def noise(self) -> str:
-        """Why its times are not to be trusted, or ""."""
+        """Why its times are noisy, or ""."""
         timed = self.measurements.get(LATENCY)
         return "" if timed is None else str(timed.conditions.get("noisy", ""))
 

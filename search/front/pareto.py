@@ -41,7 +41,7 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
 
 
 def knee(points: Sequence[Point]) -> int:
-    """Index of the point between the extremes that bulges farthest towards the ideal one.
+    """Index of the knee: the point between the extremes that is farthest towards the ideal point.
 
     Each objective is scaled to [0, 1] over `points`; the distance is that below the line (plane) through the
     scaled extremes (Das, 1999, "On characterizing the knee of the Pareto curve"), which orders points as the

@@ -1,4 +1,4 @@
-"""What is known of a study beside its outcomes: what a report says, and what its finalists gave."""
+"""The record of a study beside its outcomes: configuration, hardware, held-out results, checks of exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.front.outcome import Outcome
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a report says besides the outcomes."""
+    """What a report shows besides the outcomes."""
 
     config: Mapping[str, Any]  # the whole RunConfig, as `to_mapping` gives it
     hardware: Mapping[str, Any]  # objectives.clock.fingerprint

@@ -6,7 +6,7 @@ from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from spaces.recipe import Recipe, Step
 
-#: What a reader is shown instead of a measurement's own name.
+#: Names of measurements in tables and plots.
 TITLES = {
     "latency_p50_ms": "latency",
     "latency_p90_ms": "p90 latency",
