@@ -23,14 +23,28 @@ def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str,
     for i, value in enumerate(table.columns[column]):
         text = _text(value)
         if text is None or (not text.isascii() and not _is_unicode(text)):
-            what = "a missing value" if _is_missing(value) else show(value)
-            raise UserError(f'{where}: column "{column}" of {table.origin} must hold text, got {what} in row {i + 1}')
+            raise wrong(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
         if type(value) is not str:
             kinds.add("number" if isinstance(value, Number) else type(value).__name__)
         made.append(text)
     if kinds:
         notes.append(f'column "{column}" of {Path(table.origin).name} holds {listed(sorted(kinds))}: read as text')
     return tuple(made)
+
+
+def filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
+    """The column as text, none of it blank."""
+    made = texts(table, column, where, notes)
+    for i, text in enumerate(made):
+        if not text.strip():
+            raise wrong(f'{where}: column "{column}" of {table.origin}', "must not be empty", text, i)
+    return made
+
+
+def wrong(at: str, rule: str, value: Any, row: int) -> UserError:
+    """The value breaks the rule of the column `at`; rows count from 0 here, and from 1 for the user."""
+    what = "a missing value" if _is_missing(value) else str(value) if isinstance(value, Number) else show(value)
+    return UserError(f"{at} {rule}, got {what} in row {row + 1}")
 
 
 def _text(value: Any) -> str | None:

@@ -21,7 +21,6 @@ import numpy as np
 
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
-from search.tasks.files import Number
 from search.tasks.rows import SPLITS, cuts, lowest, places
 from search.tasks.tables import Table, read_table
 
@@ -131,8 +130,8 @@ def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...
 
 def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Rows:
     """The checked rows of a table."""
-    first = _texts(table, data.query, where("data.query"), notes)
-    second = _texts(table, data.passage, where("data.passage"), notes)
+    first = cells.filled(table, data.query, where("data.query"), notes)
+    second = cells.filled(table, data.passage, where("data.passage"), notes)
     if data.score is not None:
         return _Rows(table.origin, first, second, (), (), _scores(table, data.score, where("data.score")))
     first_ids = _ids(table, data.query_id, first, where("data.query_id"))
@@ -143,21 +142,11 @@ def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Ro
     return _Rows(table.origin, first, second, first_ids, second_ids, None)
 
 
-def _texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
-    """The column as text, none of it blank."""
-    texts = cells.texts(table, column, where, notes)
-    for row, text in enumerate(texts):
-        if not text.strip():
-            at = f'{where}: column "{column}" of {table.origin}'
-            raise UserError(f"{at} must hold text that is not blank, got {show(text)} in row {row + 1}")
-    return texts
-
-
 def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -> tuple[str, ...]:
     """The names of the rows' texts; without a column for them, the number of each row."""
     if column is None:
         return tuple(str(row + 1) for row in range(len(texts)))
-    ids = _texts(table, column, where, [])
+    ids = cells.filled(table, column, where, [])
     first: dict[str, int] = {}
     for row, name in enumerate(ids):
         before = first.setdefault(name, row)
@@ -173,10 +162,7 @@ def _scores(table: Table, column: str, where: str) -> np.ndarray:
     for row, value in enumerate(table.columns[column]):
         score = _number(value)
         if score is None:
-            at = f'{where}: column "{column}" of {table.origin} must hold finite numbers'
-            missing = value is None or (isinstance(value, float) and math.isnan(value))
-            what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
-            raise UserError(f"{at}, got {what} in row {row + 1}")
+            raise cells.wrong(f'{where}: column "{column}" of {table.origin}', "must hold finite numbers", value, row)
         made.append(score)
     return np.array(made, dtype=np.float64)
 

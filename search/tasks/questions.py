@@ -94,8 +94,8 @@ def _places(part: Questions) -> np.ndarray:
 def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: list[str]) -> Questions:
     """The checked rows of a table; what was dropped and moved goes to `notes`."""
     ids = _ids(table, where(f"data.{split}"))
-    questions = _filled(table, data.question, where("data.question"), notes)
-    contexts = _filled(table, data.context, where("data.context"), notes)
+    questions = cells.filled(table, data.question, where("data.question"), notes)
+    contexts = cells.filled(table, data.context, where("data.context"), notes)
     at = f'{where("data.answers")}: column "{data.answers}" of {table.origin}'
     answers, starts, kept, moved = [], [], [], 0
     for row, (cell, context) in enumerate(zip(table.columns[data.answers], contexts, strict=True)):
@@ -124,15 +124,6 @@ def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: 
     )
 
 
-def _filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
-    """The column as text, none of it blank."""
-    texts = cells.texts(table, column, where, notes)
-    for row, text in enumerate(texts):
-        if not text.strip():
-            raise _wrong(f'{where}: column "{column}" of {table.origin}', "must not be empty", text, row)
-    return texts
-
-
 def _ids(table: Table, where: str) -> tuple[str, ...]:
     if ID not in table.columns:
         count = len(next(iter(table.columns.values())))
@@ -153,18 +144,18 @@ def _answers(cell: Any, at: str, row: int) -> tuple[list[str], list[int]]:
     value = _parsed(cell)
     texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, Mapping) else (None, None)
     if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
-        raise _wrong(at, "must hold mappings {text: [...], answer_start: [...]}", cell, row)
+        raise cells.wrong(at, "must hold mappings {text: [...], answer_start: [...]}", cell, row)
     if len(texts) != len(starts):
         rule = "must have as many answer_start as text"
         raise UserError(f"{at} {rule}, got {len(starts)} and {len(texts)} in row {row + 1}")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise _wrong(at, "must hold text that is not empty (no answer is an empty list)", text, row)
+            raise cells.wrong(at, "must hold text that is not empty (no answer is an empty list)", text, row)
     offsets = []
     for start in starts:
         offset = _whole(start)
         if offset is None or offset < 0:
-            raise _wrong(at, "must have whole numbers from 0 as answer_start", start, row)
+            raise cells.wrong(at, "must have whole numbers from 0 as answer_start", start, row)
         offsets.append(offset)
     return list(texts), offsets
 
@@ -183,11 +174,6 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Number):
         return None
     return cells.whole(str(value))
-
-
-def _wrong(at: str, rule: str, value: Any, row: int) -> UserError:
-    what = "a missing value" if value is None else str(value) if isinstance(value, Number) else show(value)
-    return UserError(f"{at} {rule}, got {what} in row {row + 1}")
 
 
 def _place(context: str, text: str, start: int) -> int | None:

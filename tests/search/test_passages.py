@@ -155,8 +155,8 @@ def test_numbers_are_the_text_they_are_written_as(tmp_path: Path) -> None:
     [
         ({"query": None, "passage": "p"}, "query", "must hold text, got a missing value in row 2"),
         ({"query": "q", "passage": None}, "passage", "must hold text, got a missing value in row 2"),
-        ({"query": "  ", "passage": "p"}, "query", 'must hold text that is not blank, got "  " in row 2'),
-        ({"query": "q", "passage": "\t"}, "passage", r'must hold text that is not blank, got "\t" in row 2'),
+        ({"query": "  ", "passage": "p"}, "query", 'must not be empty, got "  " in row 2'),
+        ({"query": "q", "passage": "\t"}, "passage", r'must not be empty, got "\t" in row 2'),
     ],
 )
 def test_a_row_without_a_text_is_refused(
