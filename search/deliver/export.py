@@ -1,4 +1,4 @@
-"""What a search leaves on disk: the front, its pictures, best-config files, and a folder for each model."""
+"""The export of a search: the front, its plots, best-config files, and a folder for each model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXPORTED = ("front.json", "front.html", "front.png", *PICK_FILES.values())
 MODELS = "models"  # the folder of model folders
 RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 
-#: What a model folder takes along: weights, configuration, tokenizer. Never a pickle, nor a stage's manifest.
+#: Suffixes of the files of a model folder: weights, configuration, tokenizer. Never a pickle or a stage's manifest.
 TAKEN = (".json", ".safetensors", ".txt", ".model", ".jinja")
 LEFT = ("entry.json",)
 #: Compiled code: a program, opened only under the seal of the user who made it (`spaces.runtimes.seal`).
@@ -47,15 +47,15 @@ Opened = Callable[[Outcome], Path]
 
 
 def weights_of(outcome: Outcome) -> Path:
-    """Where its weights are in the results folder, with whatever lies beside them."""
+    """The folder of its weights, relative to the results folder."""
     return Path(outcome.folder)
 
 
 def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weights_of) -> None:
-    """Write the front's files and models to `folder`, each of them whole or not at all.
+    """Write the front's files and models to `folder`, each of them atomically.
 
-    Models come first and the files that name them after, so that no file names a model that is not there yet;
-    models that left the front are removed last. What is in `folder` and was not written by this program stays
+    Models are written before the files that name them; models that left the front are removed last. Files in `folder`
+    that this program did not write stay
     (`search.deliver.written`).
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,11 +66,11 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weig
     now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
     record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
     record.save()  # before the models are written: whatever a kill leaves is known
-    made = {o.number: export_model(front, study, o, exported_folder(folder, o), opened) for o in front.members}
+    exported = {o.number: export_model(front, study, o, exported_folder(folder, o), opened) for o in front.members}
     for name, file in PICK_FILES.items():
         if name in front.picks:
             with record.replacing(file) as partial:
-                partial.write_text(made[front.picks[name].number].to_yaml(file), encoding="utf-8")
+                partial.write_text(exported[front.picks[name].number].to_yaml(file), encoding="utf-8")
         else:
             record.remove(file)
     with record.replacing("front.png") as partial:
@@ -101,7 +101,7 @@ def _model_folders(older: Mapping[str, Any]) -> list[str]:
 
 
 def exported_folder(folder: Path, outcome: Outcome) -> Path:
-    """Where the model of `outcome` lies in the export `folder`."""
+    """The folder of the model of `outcome` in the export `folder`."""
     return folder / MODELS / str(outcome.number)
 
 
@@ -130,21 +130,21 @@ def export_model(
             shutil.copyfile(source / name, partial / name)
         if outcome.number in study.checks:
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
-        made = BestConfig.of(front, study, outcome, _digests(partial))
+        record = BestConfig.of(front, study, outcome, _digests(partial))
         # After the digests: a program is made again where its seal does not hold, and is no other model then.
         for name in programs:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, partial / name)
-        (partial / RECIPE).write_text(made.to_yaml(RECIPE), encoding="utf-8")
-    return made
+        (partial / RECIPE).write_text(record.to_yaml(RECIPE), encoding="utf-8")
+    return record
 
 
 def files_of(source: Path, recipe: Recipe) -> list[str]:
     """Names, relative to `source`, of the files that a model of this recipe needs wherever it is opened."""
     top = [p for p in source.iterdir() if p.is_file() and p.suffix in TAKEN and p.name not in LEFT]
     graphs = [source / name for name in _runs(recipe) if not name.endswith(PROGRAMS)]
-    found = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
-    return sorted(found)
+    names = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
+    return sorted(names)
 
 
 def programs_of(source: Path, recipe: Recipe) -> list[str]:

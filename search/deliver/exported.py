@@ -56,11 +56,11 @@ def read_exported(folder: Path) -> BestConfig:
     for name, wanted in record.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; the model was exported with it")
-        found = sha256(folder / name)
-        if found != wanted:
+        digest = sha256(folder / name)
+        if digest != wanted:
             raise UserError(
                 f"{folder / name}: not the file that was exported: SHA-256 must be {wanted[:16]}..., "
-                f"got {found[:16]}..."
+                f"got {digest[:16]}..."
             )
     runs = registry.runtime_named(record.recipe.runtime.name).files(precision_of(record.recipe))
     # Programs are opened under their own seal alone, and made again where it does not hold.

@@ -1,4 +1,4 @@
-"""The front's members after the search: the held-out split, the final campaign, and the reload of what was exported."""
+"""Finalists after the search: results on the held-out split, the final campaign, and reloads of the exports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from spaces.recipe import digest_of
 #: Seconds that a finalist costs beside its blocks: opening it in each set, the held-out split, copying, reloading.
 OPENING_S, OVERHEAD_S = 1.5, 4.0
 EXPECTED = 8
-#: Candidates beside the front that take part, because the search's own timing does not tell them from members.
+#: Candidates off the front that take part, because the loop's timing does not distinguish them from members.
 NEAR = 2
 
 
@@ -48,7 +48,7 @@ def seconds(config: RunConfig) -> float:
 
 
 def finalists_of(front: Front) -> list[Outcome]:
-    """Who takes part in the campaign: both baselines, the picks, the members, and a few that are close to them."""
+    """The models of the campaign: both baselines, the picks, the members, and a few close candidates."""
     baselines = [o for o in (front.baseline, front.best_uncompressed) if o is not None]
     wanted = [*baselines, *front.picks.values(), *front.members, *_near(front)]
     return list({outcome.number: outcome for outcome in wanted}.values())
@@ -61,7 +61,7 @@ def _near(front: Front) -> list[Outcome]:
         return []
     index = names.index(LATENCY)
     members = [front.point(o) for o in front.members]
-    found: list[tuple[float, Outcome]] = []
+    close: list[tuple[float, Outcome]] = []
     for outcome in front.eligible:
         if outcome in front.members:
             continue
@@ -72,13 +72,13 @@ def _near(front: Front) -> list[Outcome]:
         best = tuple(x * ratio.value / ratio.interval[1] if i == index else x for i, x in enumerate(point))
         by = [member for member in members if dominates(member, point)]
         if by and not any(dominates(member, best) for member in members):
-            found.append((max(point[index] / member[index] for member in by), outcome))
-    return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])[:NEAR]]
+            close.append((max(point[index] / member[index] for member in by), outcome))
+    return [outcome for _, outcome in sorted(close, key=lambda pair: pair[0])[:NEAR]]
 
 
 @dataclass
 class Gathered:
-    """What is known of the finalists before they are timed, by trial."""
+    """What is gathered of the finalists before the campaign, by trial."""
 
     held_out: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     energy: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
@@ -97,15 +97,15 @@ def measure(
 ) -> tuple[Front, StudyRecord]:
     """The front decided again on the final campaign, and `study` with held-out results.
 
-    The baselines and the picks come first: when the run's time limit passes, the members that are left keep their quick
-    timing. Weights that the store had dropped are made again; where they are other numbers then, all that was measured
-    of them is measured again (`StudyRecord.remeasured`), late or not: no record is of other weights. What an earlier
-    run's campaign measured is used again only if it was of the same finalists and weights, under the same conditions.
+    The baselines and the picks come first: when the run's time limit passes, the remaining members keep their quick
+    timing. Weights that the store had dropped are trained again. Where that gives other weights, all their measurements
+    are repeated (`StudyRecord.remeasured`), whatever the time limit. The campaign of an earlier run is reused only for
+    the same finalists and weights under the same conditions.
     """
     earlier, before = load_record(prepared)
     evaluate.finishing = True
     gathered = Gathered()
-    while True:  # weights that are other numbers now may change who is a finalist
+    while True:  # weights that differ now may change the finalists
         wanted = finalists_of(front.replacing(gathered.remeasured))
         new = [o for o in wanted if o.number not in gathered.weights_sha256 and o.number not in gathered.late]
         if not new:
@@ -138,7 +138,7 @@ def measure(
 def _gather(
     evaluate: Evaluator, results: Path, outcome: Outcome, earlier: StudyRecord, gathered: Gathered, clock: Clock
 ) -> None:
-    """The weights of one finalist, its results on the held-out split, and the outputs that a reload must give."""
+    """Gather one finalist: its weights, results on the held-out split, and outputs that a reload must reproduce."""
     number, measurer = outcome.number, evaluate.measurer
     here = _weights_here(results, outcome)
     if clock.over() and outcome.weights_sha256 in ("", here):
@@ -169,7 +169,7 @@ def _gather(
 
 
 def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weights_sha256: Mapping[int, str]) -> str:
-    """Of all that a campaign depends on: who is timed, on which weights, under which conditions, and how long."""
+    """Digest of all that a campaign depends on: models, weights, conditions and seconds."""
     times = measurer.times
     return digest_of(
         {
@@ -182,7 +182,7 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weight
 
 
 def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, clock: Clock) -> Final:
-    """Time those that are ready, as many as there is time for; empty where there is none."""
+    """Time the finalists that are ready, as many as the time limit allows; empty where it allows none."""
     ready = dict(list(gathered.ready.items())[: _fitting(measurer, clock)])
     members = {o.number for o in front.members}
     late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
@@ -221,7 +221,7 @@ def _fitting(measurer: Measurer, clock: Clock) -> int:
 
 
 def _weights_here(results: Path, outcome: Outcome) -> str:
-    """SHA-256 of the weights that are stored of a trial now; "" where there are none."""
+    """SHA-256 of the stored weights of a trial; "" where there are none."""
     try:
         return digest_in(located(results, outcome.folder), WEIGHTS)
     except (OSError, ValueError, KeyError):
@@ -229,10 +229,10 @@ def _weights_here(results: Path, outcome: Outcome) -> str:
 
 
 def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
-    """Load every exported model in a fresh process and compare its outputs with its record; what is wrong.
+    """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
 
-    They take turns beside the baseline then, and a line says where a ratio is not that of the record, or that the
-    machine is too busy to tell. The machine may have changed since, so it is no more than a line.
+    The models are also timed in turns with the baseline. A line says where a speedup differs from the record, or that
+    the machine is too busy to tell; this is no problem, because the machine may have changed since.
     """
     problems: dict[int, str] = {}
 
@@ -251,15 +251,15 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
         return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))
 
     view.progress("reloading", 0.0)
-    found = measurer.times.after_export({o.number: exported(o) for o in front.members})
-    problems |= found.failed
-    busy = dict.fromkeys(reason for sets in found.groups for one in sets for reason in one.disturbances)
+    measured = measurer.times.after_export({o.number: exported(o) for o in front.members})
+    problems |= measured.failed
+    busy = dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances)
     if busy:
         view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
     for outcome in [] if busy else front.members:
         recorded = front.speedup(outcome, front.baseline)
         if recorded and outcome.number not in problems:
-            now = found.ratio(BASELINE, outcome.number)
+            now = measured.ratio(BASELINE, outcome.number)
             if strays := check.strays(recorded, now):
                 view.say(f"      {outcome.number} after export: {strays}")
     return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

@@ -1,4 +1,4 @@
-"""The record of a study's end, kept as attributes of the study: what `front` and `export` show later."""
+"""The record of a study, stored as attributes of the study, from which `front` and `export` work later."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from search.front.study_record import StudyRecord
 from search.prepare.prepared import Prepared
 from search.store.paths import located
 
-#: Attributes of a study: what its last run is about, and which run was the last to end.
+#: Attributes of a study: the description of its last run, and which run was the last to end.
 BEGUN, ENDED = "begun", "ended"
-#: Attribute of a study: what the baseline takes under each workload, as its trials are counted by.
+#: Attribute of a study: the reference latencies to which its trials are scaled.
 REFERENCES = "references"
 #: What `record_of` is given of a study that has no finalists yet.
 NOTHING_FINAL: Mapping[str, Any] = {
@@ -34,7 +34,7 @@ NOTHING_FINAL: Mapping[str, Any] = {
 
 
 def begin(prepared: Prepared, study: StudyRecord) -> None:
-    """Keep in the study what `front` and `export` show of it before it has ended."""
+    """Store in the study what `front` and `export` need before it has ended."""
     from search.propose.study import set_attribute
 
     about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
@@ -42,7 +42,7 @@ def begin(prepared: Prepared, study: StudyRecord) -> None:
 
 
 def end(prepared: Prepared) -> None:
-    """What `begin` was told of is at its end."""
+    """Mark the run of `begin` as ended."""
     from search.propose.study import attribute, set_attribute
 
     folder, name = Path(prepared.config.mlruns), prepared.config.study
@@ -52,20 +52,20 @@ def end(prepared: Prepared) -> None:
 
 
 def keep_references(results: Path, name: str, references: Mapping[str, Estimate]) -> None:
-    """Keep with the study what the baseline takes under each workload, so that all who show it count alike."""
+    """Store the reference latencies with the study, so that every report scales latencies alike."""
     from search.propose.study import set_attribute
 
-    kept = {mark: list(found) for mark, found in references.items()}
-    set_attribute(results, name, REFERENCES, kept)
+    values = {mark: list(estimate) for mark, estimate in references.items()}
+    set_attribute(results, name, REFERENCES, values)
 
 
-def read_references(kept: Mapping[str, Sequence[float]] | None) -> dict[str, Estimate]:
-    """What `keep_references` kept, by the mark of the workload; empty where nothing is kept."""
-    return {mark: Estimate(ms, low, high) for mark, (ms, low, high) in (kept or {}).items()}
+def read_references(values: Mapping[str, Sequence[float]] | None) -> dict[str, Estimate]:
+    """The stored reference latencies by the mark of the workload; empty where there are none."""
+    return {mark: Estimate(ms, low, high) for mark, (ms, low, high) in (values or {}).items()}
 
 
 def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
-    """Keep in the study what `front` and `export` show later."""
+    """Store in the study what `front` and `export` need later."""
     from search.propose.study import set_attribute
 
     about = {
@@ -83,7 +83,7 @@ def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
 
 
 def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
-    """What `save_record` kept, under a configuration."""
+    """The record that `save_record` stored, under a configuration."""
     held_out = {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about["held_out"].items()}
     return StudyRecord(
         config,
@@ -98,7 +98,7 @@ def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecor
 
 
 def spent_before(config: RunConfig) -> float:
-    """Seconds that earlier runs of this study took, as far as they came to an end."""
+    """Seconds of the earlier runs of this study that ended."""
     from search.propose.study import attribute
 
     about = attribute(Path(config.mlruns), config.study, "about")
@@ -106,7 +106,7 @@ def spent_before(config: RunConfig) -> float:
 
 
 def load_record(prepared: Prepared) -> tuple[StudyRecord, Final]:
-    """What an earlier run of this study measured of its finalists, on this same machine; nothing if there was none."""
+    """The record and the campaign of an earlier run of this study on this machine; empty ones without one."""
     from search.propose.study import attribute
 
     about = attribute(Path(prepared.config.mlruns), prepared.config.study, "about")
@@ -115,5 +115,5 @@ def load_record(prepared: Prepared) -> tuple[StudyRecord, Final]:
     return record_of({**about["config"], "mlruns": prepared.config.mlruns}, about), Final.from_json(about["final"])
 
 
-def _plain(found: Mapping[int, Mapping[str, Measurement]]) -> dict[str, dict[str, object]]:
-    return {str(n): {k: m.to_json() for k, m in ms.items()} for n, ms in found.items()}
+def _plain(measurements: Mapping[int, Mapping[str, Measurement]]) -> dict[str, dict[str, object]]:
+    return {str(n): {k: m.to_json() for k, m in ms.items()} for n, ms in measurements.items()}

@@ -1,4 +1,4 @@
-"""Whether an exported model does what its record says: loaded in a fresh process, compared, measured again."""
+"""The check of an exported model: loaded in a fresh process, and compared with its record in outputs and speed."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ REFERENCE = "reference.npz"
 #: another device rounds otherwise, and integers then step otherwise.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
 ELSEWHERE = 20.0  # times the tolerance, on another kind of device
-#: Speeds that differ by less are called the same, however well they are known.
+#: Speeds that differ by less count as equal, however narrow their intervals.
 ALIKE = 0.05
-#: Seed and shape of the token ids that every model is tried on, whatever its data.
+#: Seed and shape of the fixed token ids that every exported model is compared on.
 PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
 
@@ -57,7 +57,7 @@ def probe(folder: Path) -> list[Batch]:
 
 
 def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
-    """A file with the outputs that the model gives here: on the probe, and on the validation split."""
+    """Write a file with the model's outputs on the probe and on the validation split; its path."""
     probed = measurer.probed(outcome.recipe, folder, opened, probe(folder))
     logits = measurer.logits(outcome.recipe, folder, opened, "validation")
     digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", logits))}
@@ -73,7 +73,7 @@ Latency = Literal["as recorded", "different", "unknown"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check saw; `problem` is "" when the model does what its record says."""
+    """The result of a check; `problem` is "" when the model reproduces its record."""
 
     lines: tuple[str, ...] = ()
     problem: str = ""
@@ -81,7 +81,7 @@ class CheckResult:
 
     @property
     def verdict(self) -> str:
-        """What a check that found no problem ends with."""
+        """The last line of a check without a problem."""
         return {
             "as recorded": "the model does what its record says",
             "different": "the model gives the outputs that its record says, at another speed",
@@ -131,16 +131,16 @@ def _gpu(hardware: Mapping[str, Any]) -> str:
 
 
 def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> CheckResult:
-    """The outputs on the probe, held against those that were recorded."""
+    """The outputs on the probe, compared with the recorded ones."""
     if not (folder / REFERENCE).is_file():
         bench.call("predict", probe(folder), timeout_s=600)
         return CheckResult((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["probe"]
     answers = bench.call("predict", probe(folder), timeout_s=600)
-    found = np.concatenate([o["logits"] for o in answers])
+    logits = np.concatenate([o["logits"] for o in answers])
     allowed = tolerance(record, context)
-    difference = quality.parity([{"logits": found}], [{"logits": wanted}])
+    difference = quality.parity([{"logits": logits}], [{"logits": wanted}])
     line = f"outputs on {len(wanted)} fixed inputs: largest difference of logits {difference:.2g} (allowed {allowed:g})"
     return CheckResult((line,), "" if difference <= allowed else line)
 
@@ -153,8 +153,7 @@ def tolerance(record: BestConfig, context: Context) -> float:
 def check(folder: Path, mlruns: Path) -> CheckResult:
     """The whole check: outputs, quality on the validation split where its data can be read, and latency.
 
-    `mlruns` is this machine's results folder, where the prepared data may be; no path of the record is one, and nothing
-    is made in it.
+    `mlruns` is this machine's results folder, where the prepared data may be; nothing is written to it.
 
     On another kind of device than the record's only predictions are compared, and the lines say so.
 
@@ -165,8 +164,8 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
     context = context_of(record)
     elsewhere = same_kind(record, context)
     with opened(folder, record, context) as bench, rows_of_record(record, context, mlruns) as rows:
-        found = outputs(folder, record, context, bench)
-        lines, problems = list(found.lines), [found.problem] if found.problem else []
+        result = outputs(folder, record, context, bench)
+        lines, problems = list(result.lines), [result.problem] if result.problem else []
         lines += _quality_lines(folder, record, context, bench, rows, problems)
         latency_now: Latency = "unknown"
         if elsewhere:
@@ -181,18 +180,18 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
 
 @contextmanager
 def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[PreparedData | str]:
-    """The prepared data of the record, or why they cannot be read here."""
+    """The prepared data of the record, or the reason why they cannot be read here."""
     from search.prepare import runner as compose
     from search.space.choices import names
 
     with ExitStack() as stack:
-        found: PreparedData | str
+        data: PreparedData | str
         try:
             config = replace(from_mapping(record.config, names()), mlruns=str(mlruns.absolute()))
-            found = stack.enter_context(compose.reading_data(config, context))
+            data = stack.enter_context(compose.reading_data(config, context))
         except UserError as reason:
-            found = str(reason)
-        yield found
+            data = str(reason)
+        yield data
 
 
 def _quality_lines(
@@ -203,23 +202,23 @@ def _quality_lines(
     rows: PreparedData | str,
     problems: list[str],
 ) -> list[str]:
-    """The validation split again, when its data are where the record says."""
+    """Lines on the validation split, where its data can be read."""
     if isinstance(rows, str):
         return [f"validation split: not compared, because its data cannot be read here: {rows}"]
     encoded, labels = rows.split("validation")
     batches = rows.batches(encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
-    found = np.concatenate([o["logits"] for o in outputs])
+    logits = np.concatenate([o["logits"] for o in outputs])
     metric = str(record.config["metric"])
-    score = quality.score(metric, rows.decide(found), labels, rows.classes)
+    score = quality.score(metric, rows.decide(logits), labels, rows.classes)
     recorded = record.measurements[metric].value
     if not (folder / REFERENCE).is_file():
         return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["validation"]
-    if found.shape != wanted.shape:
-        return [f"validation split: not compared, because it has {len(found)} rows here and had {len(wanted)}"]
-    difference = quality.parity([{"logits": found}], [{"logits": wanted}])
+    if logits.shape != wanted.shape:
+        return [f"validation split: not compared, because it has {len(logits)} rows here and had {len(wanted)}"]
+    difference = quality.parity([{"logits": logits}], [{"logits": wanted}])
     allowed = tolerance(record, context)
     line = (
         f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "
@@ -234,7 +233,7 @@ def _quality_lines(
 def _latency(
     folder: Path, record: BestConfig, context: Context, baseline: Path | None, lengths: Sequence[int] | None
 ) -> tuple[str, Latency]:
-    """How fast the model is beside the uncompressed one, in turns in fresh processes, against its record.
+    """A line on the speed: the model timed in turns with the uncompressed one in fresh processes, against the record.
 
     `baseline` is the folder of the uncompressed model, if it is here; `lengths` are those of the data, if known.
     """
@@ -248,22 +247,22 @@ def _latency(
     inputs, anchor = _inputs(folder, record, lengths or ()), min(models)
     read = partial(clock.read, device=context.device)
     try:
-        found = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
+        measured = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
     except RuntimeError as error:
         return f"latency: not compared: {error}", "unknown"
-    if found.failed:
-        return f"latency: not compared: {'; '.join(found.failed.values())}", "unknown"
-    known = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
-    now = campaign.measurements(found, 1, latency.rows_of(inputs), 0, known)[LATENCY]
-    busy = tuple(dict.fromkeys(reason for sets in found.groups for one in sets for reason in one.disturbances))
-    ratio = None if baseline is None else found.ratio(0, 1)
+    if measured.failed:
+        return f"latency: not compared: {'; '.join(measured.failed.values())}", "unknown"
+    conditions = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
+    now = campaign.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
+    busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
+    ratio = None if baseline is None else measured.ratio(0, 1)
     return latency_line(record, now, ratio, busy)
 
 
 def latency_line(
     record: BestConfig, now: Measurement, ratio: Estimate | None, busy: Sequence[str]
 ) -> tuple[str, Latency]:
-    """What is said of the speed. `ratio`: of the uncompressed model's time to this one's; None without that model."""
+    """A line on the speed. `ratio`: the uncompressed model's time over this one's; None without that model."""
     if busy:
         return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
     if ratio is None or record.speedup.get("over_eager_fp32") is None:
@@ -281,9 +280,9 @@ def latency_line(
 
 
 def strays(recorded: Estimate, now: Estimate) -> str:
-    """How a ratio that was timed in one more set of processes differs from the record; "" where it may be chance.
+    """How a ratio of one more set of processes differs from the record; "" where the difference may be noise.
 
-    The record's interval is that of a mean over three sets, which reaches half as far as that of a fourth set does.
+    The record's interval is that of a mean over three sets; the interval for one further set is twice as wide.
     """
     below, above = (2 * abs(math.log(end / recorded.value)) for end in (recorded.low, recorded.high))
     wide = Estimate(recorded.value, recorded.value * math.exp(-below), recorded.value * math.exp(above))
@@ -310,7 +309,7 @@ def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) 
 
 
 def _eager(folder: Path, context: Context) -> Remote:
-    """The weights in `folder` as they came, under plain PyTorch."""
+    """The weights in `folder` under plain PyTorch."""
     opening = partial(build.open_predict, folder, "eager", {"precision": "fp32"}, context)
     return open_bench(opening, context.device, context.threads, timeout_s=600)
 

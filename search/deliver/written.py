@@ -212,9 +212,9 @@ def _free(path: Path) -> Path:
     number = 1
     while True:
         mark = ".kept" if number == 1 else f".kept-{number}"
-        found = path.with_name(f"{path.stem}{mark}{path.suffix}")
-        if not os.path.lexists(found):
-            return found
+        path_beside = path.with_name(f"{path.stem}{mark}{path.suffix}")
+        if not os.path.lexists(path_beside):
+            return path_beside
         number += 1
 
 
