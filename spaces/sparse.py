@@ -1,4 +1,4 @@
-"""Matrices of which only some weights are kept: what is stored is a bit for each place, and the weights that stay."""
+"""Sparse matrices, stored as a bit mask and the non-zero weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from spaces.anatomy import replace_module
 
 
 class Sparse(nn.Module):
-    """x -> W x + bias, with W (out, in) zero but for `kept` weights a row.
+    """x -> W x + bias, with W (out, in) zero except for `kept` weights per row.
 
-    The state is `values` (out, kept), row by row in the order of their columns, and `mask`, a bit for each place of W
-    in the same order, 8 a byte. W is put together for each call, so training moves what was kept and nothing else:
-    all other places are zero whatever the optimizer does. It is no faster than the whole matrix.
+    The state is `values` (out, kept), row by row in column order, and `mask`, a bit per element of W in the same
+    order, 8 per byte. W is assembled at each call, so training changes only the kept weights: all others stay zero
+    whatever the optimizer does. It is no faster than the dense matrix.
     """
 
-    columns: Tensor  # (out, kept): where each value belongs; follows from the mask
+    columns: Tensor  # (out, kept): the column of each value, derived from the mask
     mask: Tensor
 
     def __init__(self, in_features: int, out_features: int, kept: int, bias: bool) -> None:
@@ -43,23 +43,23 @@ class Sparse(nn.Module):
 
     @torch.no_grad()
     def take(self, weight: Tensor, places: Tensor) -> None:
-        """Keep of `weight` (out, in) what `places` (out, in; `kept` true a row) says."""
+        """Take the weights of `weight` (out, in) where `places` (out, in) is true, in `kept` columns of each row."""
         self.mask.copy_(packed(places))
         _find_columns(self, None)
         self.values.copy_(weight.gather(1, self.columns.to(weight.device)))
 
     @torch.no_grad()
     def dense(self) -> nn.Linear:
-        """The same with its zeros written out."""
-        made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.values)
-        made.weight.copy_(self.weight)
+        """The same matrix as a dense layer."""
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.values)
+        linear.weight.copy_(self.weight)
         if self.bias is not None:
-            made.bias.copy_(self.bias)
-        return made.train(self.training)
+            linear.bias.copy_(self.bias)
+        return linear.train(self.training)
 
 
 class TwoOfFour(Sparse):
-    """Two weights kept of every four neighbours along the input: what sparse tensor cores skip half of.
+    """2:4 sparsity: two non-zero weights of every four neighbours along the input, for sparse tensor cores.
 
     (Mishra et al. 2021, arXiv 2104.08378, section 3.)
     """
@@ -109,11 +109,11 @@ def best_of_four(scores: Tensor) -> Tensor:
 
 
 def sparse_modules(model: nn.Module) -> dict[str, Sparse]:
-    """By path from `model`."""
+    """All sparse modules of `model` by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Sparse)}
 
 
 def expand(model: nn.Module) -> None:
-    """Put plain matrices in the place of all sparse ones, in place."""
+    """Replace all sparse modules of `model` by dense ones, in place."""
     for path, module in sparse_modules(model).items():
         replace_module(model, path, module.dense())

@@ -1,4 +1,4 @@
-"""What one pass of labelled data through the teacher tells the axes.
+"""Statistics of one pass of labelled data through the teacher, by which the axes decide.
 
 Per block i (shapes after the axes before):
     block.<i>.importance      ()               KL divergence of the outputs when the block is skipped
@@ -16,7 +16,7 @@ Per block i (shapes after the axes before):
                                                of the input (the second moment where there is no bias)
 and for the whole model:
     hidden.energy             (hidden,)        mean square activation of the residual stream
-    tokens.count              (vocabulary,)    how often each token id came
+    tokens.count              (vocabulary,)    count of each token id
 Source of the Fisher masks: Kwon et al. 2022 (arXiv 2204.09656), section 4.1.
 """
 
@@ -85,13 +85,13 @@ def collect(
     """
     anatomy = anatomy_of(model.backbone)
     gathered = _Gathered(anatomy)
-    model.eval().requires_grad_(False)  # gradients of the masks are all that is wanted
-    seen = list(batches)
-    if not seen:
+    model.eval().requires_grad_(False)  # only the masks need gradients
+    labelled = list(batches)
+    if not labelled:
         raise ValueError("statistics need at least one batch, got none")
     skipped = [torch.zeros((), dtype=torch.float64) for _ in anatomy.blocks]
     rows = skipped_rows = 0
-    for number, (inputs, labels) in enumerate(seen):
+    for number, (inputs, labels) in enumerate(labelled):
         with gathered.watching(inputs) as masks:
             # Per-row gradients come from masks with a row each; the sum undoes the mean over rows.
             logits = model(**inputs)
@@ -104,7 +104,7 @@ def collect(
                         skipped[index] += _divergence(logits.detach(), model(**inputs)).double().cpu()
             skipped_rows += len(labels)
         rows += len(labels)
-        progress((number + 1) / len(seen))
+        progress((number + 1) / len(labelled))
     tensors = gathered.result(rows)
     for index, total in enumerate(skipped):
         tensors[f"block.{index}.importance"] = (total / skipped_rows).float()
@@ -119,7 +119,7 @@ def _divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 @contextmanager
 def _bypassed(block: nn.Module) -> Iterator[None]:
-    """While open, the block hands on its input."""
+    """While open, the block returns its input unchanged."""
 
     def skip(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -155,8 +155,8 @@ class _Gathered:
         masks: dict[str, Tensor] = {}
         handles = []
 
-        def moment(name: str, seen: Tensor) -> None:
-            x = seen.detach()[keep].float()  # (tokens, d)
+        def moment(name: str, activations: Tensor) -> None:
+            x = activations.detach()[keep].float()  # (tokens, d)
             self._add(name, x.T @ x)
             self._add(name.replace(".input.", ".mean."), x.sum(0))
 

@@ -1,5 +1,4 @@
-"""What integer precisions are made with, beside every set of weights: rows to calibrate on, and the blocks'
-sensitivity."""
+"""Inputs of quantisation, stored beside every set of weights: calibration rows, and the sensitivity of the blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every folder of weights holds beside them, and what is read of one without its weights."""
+"""The files beside the weights in every model folder, and what is read of a folder without its weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REFERENCE_ROWS = 64
 
 
 def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
-    """The tokenizer, the parameter count, logits on a few validation rows (what parity is checked against), and what
-    integer precisions are made with."""
+    """The tokenizer, the parameter count, logits on a few validation rows (for the parity check), and the
+    inputs of quantisation."""
     import shutil
 
     import torch
@@ -62,7 +62,7 @@ def input_names(folder: Path) -> tuple[str, ...]:
 
 
 def frame_in(folder: Path) -> Frame:
-    """How the stored model's tokenizer frames texts; of a folder that says nothing, any token id but the first."""
+    """How the tokenizer of the stored model frames texts; any token id but the first where the folder has no frame."""
     from spaces.base import read_config
 
     base, _ = read_config(folder)

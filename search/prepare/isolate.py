@@ -26,7 +26,7 @@ def run(
     timeout_s: float | None = None,
     progress: Progress | None = None,
 ) -> Any:
-    """`function(*arguments, progress=...)` in a fresh process that nobody times; its exceptions are raised here.
+    """`function(*arguments, progress=...)` in a fresh process that is not timed; its exceptions are raised here.
 
     Raises:
         objectives.process.RemoteTimeout, RemoteDied.

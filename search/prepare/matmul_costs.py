@@ -88,7 +88,7 @@ def make_products(
 
 
 def priced(steps: Sequence[Step], costs: str | None) -> tuple[Step, ...]:
-    """`steps` with what was measured here in the one whose plan follows from it, so that a recipe says all of it."""
+    """`steps` with the measured costs in the low-rank step, so that the recipe determines its plan."""
     return tuple(
         Step(step.name, {**step.settings, "costs": costs})
         if costs is not None and step.name == "low_rank" and step.settings.get("where") == FASTER

@@ -1,4 +1,4 @@
-"""Stage "model": what the base model is, from its config.json and its tokenizer alone."""
+"""Stage "model": facts and sizes of the base model, from its config.json and tokenizer alone."""
 
 from __future__ import annotations
 

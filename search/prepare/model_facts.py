@@ -1,4 +1,4 @@
-"""What a model and its tokenizer can take, and whether a configuration fits them: known before rows are read."""
+"""Limits of a model and its tokenizer, and checks of a configuration against them before rows are read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def blaming(where: str) -> Iterator[None]:
 
 
 def outline(folder: Path, name: str) -> Any:
-    """The transformers model without its head and without memory for its weights; `name` is what the user calls it.
+    """The transformers model without its head and without memory for its weights; `name` is the configured one.
 
     Raises:
         ModelError: its config.json cannot be read, or describes no model.
@@ -126,7 +126,7 @@ def check_fit(config: RunConfig, facts: ModelFacts) -> tuple[str, ...]:
 
 
 def check_tokens(encoded: Encoded, split: Split, name: str, config: RunConfig) -> None:
-    """Raise UserError where a row has no tokens: no model answers to nothing."""
+    """Raise UserError where a row has no tokens."""
     empty = np.flatnonzero(encoded.lengths == 0)
     if len(empty):
         raise UserError(
@@ -137,7 +137,7 @@ def check_tokens(encoded: Encoded, split: Split, name: str, config: RunConfig) -
 
 
 def longest_row(config: RunConfig, facts: ModelFacts) -> tuple[int, str]:
-    """Where rows are cut, and what says so."""
+    """The length at which rows are cut, and the setting or file that determines it."""
     limits = [(config.data.max_length, "data.max_length")]
     if facts.cut is not None:
         limits.append((facts.cut, "the tokenizer's model_max_length"))

@@ -33,7 +33,7 @@ AT_ONCE = 32
 
 
 def cores() -> int:
-    """CPUs this process may use: what stages train with, whatever threads a candidate is timed with."""
+    """CPUs this process may use; stages train with all of them."""
     return cpus()
 
 
@@ -47,8 +47,8 @@ class PreparedData:
 
     @cached_property
     def about_data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.data / "data.json").read_text())
-        return found
+        about: dict[str, Any] = json.loads((self.data / "data.json").read_text())
+        return about
 
     @property
     def classes(self) -> int:
@@ -61,7 +61,7 @@ class PreparedData:
 
     @cached_property
     def _read(self) -> dict[str, tuple[Encoded, np.ndarray]]:
-        """Splits that were read so far: once each, since nobody changes them."""
+        """Splits that were read so far, by name."""
         return {}
 
     def whole(self, name: str) -> tuple[Encoded, np.ndarray]:
@@ -71,7 +71,7 @@ class PreparedData:
         return self._read[name]
 
     def split(self, name: str) -> tuple[Encoded, np.ndarray]:
-        """The same, validation cut to `measure.validation_rows`, the same rows every time."""
+        """Encoded rows and labels of a split; of validation, a fixed sample of `measure.validation_rows`."""
         encoded, labels = self.whole(name)
         limit = self.config.measure.validation_rows
         if name != "validation" or limit is None or limit >= len(labels):
@@ -85,8 +85,8 @@ class PreparedData:
     def batch_for(self, precision: str) -> int:
         """Rows a call for predictions.
 
-        As many as are timed under an integer precision, whose dynamic scales depend on them. What floating point says
-        of a row does not depend on its neighbours, so there more go at once.
+        Under an integer precision, as many as are timed: its dynamic scales depend on the batch. In floating point the
+        output of a row does not depend on the others, so batches are larger.
         """
         size = self.config.workload.batch
         return size if precision in INTEGER else max(size, AT_ONCE)
@@ -98,7 +98,7 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class Prepared(PreparedData):
-    """Prepared once, before the first trial."""
+    """The prepared stages of a search, shared by all trials."""
 
     store: Store
     space: Space
@@ -140,7 +140,7 @@ class Prepared(PreparedData):
         return {t.objective for t in self.targets} == {self.metric, LATENCY}
 
     def record(self, seconds: float) -> StudyRecord:
-        """The study's record before anything of its finalists is in it; `seconds` it took so far."""
+        """The study's record without finalists, after `seconds` of run time."""
         rows = {name: int(count) for name, count in self.about_data["rows"].items()}
         return StudyRecord(self.config.to_mapping(), dict(self.environment), rows=rows, seconds=round(seconds, 1))
 
@@ -165,7 +165,7 @@ class Prepared(PreparedData):
 
 
 def targets_of(objectives: Sequence[str], metric: str) -> tuple[Target, ...]:
-    """What the search weighs, in the order the user wrote it; "metric" stands for the task's metric."""
+    """The targets in the order of the configuration; "metric" stands for the task's metric."""
     from objectives import objective_named
 
     names = [metric if name == "metric" else name for name in objectives]

@@ -1,4 +1,4 @@
-"""The composition root: a configuration becomes a prepared prepared, and a search over it."""
+"""Preparation of a search: the stages of a configuration are run, or found in the store."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def context_of(config: RunConfig) -> Context:
 
 
 def environment_of(device: str, others: Sequence[str] = ()) -> dict[str, Any]:
-    """The device's fingerprint as JSON gives it back, without what moves from one look to the next: part of keys.
+    """The device's fingerprint as JSON, without readings that vary over time; it is part of keys.
 
     `others` are devices that objectives name beside it; their GPUs are part of the machine too.
     """
@@ -114,7 +114,7 @@ def _has_cuda() -> bool:
 
 
 def store_of(config: RunConfig) -> Store:
-    """The store of this configuration; what this process uses of it is kept until it ends."""
+    """The store of this configuration; entries that this process uses are not removed before it ends."""
     store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
     atexit.register(store.release)
     return store
@@ -122,7 +122,7 @@ def store_of(config: RunConfig) -> Store:
 
 @dataclass(frozen=True)
 class Stages:
-    """Makes the folders of stages, each in a process of its own, where the store has none."""
+    """The folders of stages, from the store or made in a process of their own."""
 
     store: Store
     progress: Progress
@@ -244,7 +244,7 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
 
 @contextmanager
 def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
-    """The rows of a configuration without a search: what `check` compares predictions on.
+    """The prepared data of a configuration without a search, for `check`.
 
     Those in the results folder where they are there; else they are prepared in a folder that goes again.
     """
@@ -271,7 +271,7 @@ def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
 
 
 def space_of(config: RunConfig, described: Path, context: Context) -> Space:
-    """The space of a run and of its plan, for the model that `describe_model` wrote down in `described`.
+    """The space of a run and of its plan, for the model described in the folder `described`.
 
     Raises:
         UserError: a knob is out of range, nothing of it can run here, or an objective cannot be counted for this model.

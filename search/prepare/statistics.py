@@ -1,4 +1,4 @@
-"""Stage "statistics": what axes decide by, collected in passes of the teacher."""
+"""Stage "statistics": importance scores and moments for the axes, from passes of the teacher."""
 
 from __future__ import annotations
 

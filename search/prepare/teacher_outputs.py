@@ -26,7 +26,7 @@ STORED_HIDDEN_BYTES = 2 * 10**9
 def make_outputs(
     folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
 ) -> None:
-    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows that distil.
+    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows of distillation.
 
     The passes run on `device`; what is stored is on the CPU.
     """

@@ -15,7 +15,7 @@ from spaces.loading import reading
 
 
 def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
-    """The head that the model in `folder` brings along; None where it gets a new one, which is then trained.
+    """The trained head of the model in `folder`; None where it has none and a new one is trained.
 
     `described` is the model's transformers configuration.
 
@@ -40,7 +40,7 @@ def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None
 
 
 def _lack(head: str, described: Any, folder: Path) -> str:
-    """Why the model cannot classify as it is; "" where it can."""
+    """Why the model's own head cannot be used; "" where it can."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     if head == "mean":
