@@ -1,0 +1,156 @@
+"""The answers of extractive question answering: from start and end logits of windows to spans of the contexts.
+
+Spans are chosen and scored as transformers' question-answering pipeline does with `align_to_words=False`, as last
+defined in transformers 5.2.0 (`pipelines/question_answering.py`, removed in 5.3): a span's score is the probability
+of its start times that of its end, each a softmax over the tokens of the context and the first token, and spans that
+read the same, in upper or lower case, add up. So a score may be above 1 where windows overlap. Other than there, the
+first token takes part also where a tokenizer has no [CLS], since it is what stands for "no answer" in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from search.tasks.questions import Questions
+from search.tasks.windows import Windows
+
+CHUNK = 64  # windows at a time, so that memory stays flat
+LOWEST = -1e9  # in the place of a logit that is no number; finite, so that differences of two stay numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to one question; the empty text stands for "no answer"."""
+
+    text: str
+    start: int  # characters of the context before it
+    end: int
+    score: float
+    null_odds: float  # "no answer" against the best span, in logits: above 0 where the model finds it likelier
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The likeliest spans of each window (W, K), best first, and "no answer" (W,)."""
+
+    logits: np.ndarray  # of start and end together; -inf: there are fewer spans
+    scores: np.ndarray
+    characters: np.ndarray  # (W, K, 2), of the context
+    null_logits: np.ndarray
+    null_scores: np.ndarray
+
+
+def best_spans(
+    start: Sequence[np.ndarray],
+    end: Sequence[np.ndarray],
+    windows: Windows,
+    questions: Questions,
+    n_best: int = 20,
+    max_answer_tokens: int = 30,
+    null_threshold: float | None = None,
+) -> list[Answer]:
+    """One answer a question, from the logits (length,) of each window's tokens.
+
+    The `n_best` spans of each window, of at most `max_answer_tokens` tokens, are candidates. With a `null_threshold`
+    (see `best_threshold`), the answer is empty where the question's `null_odds` are above it: the least logit sum of
+    the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
+    """
+    answers = [Answer("", 0, 0, 0.0, np.inf) for _ in range(len(questions))]
+    spans: list[dict[str, Answer]] = [{} for _ in range(len(questions))]
+    null_logits, best_logits = np.full(len(questions), np.inf), np.full(len(questions), -np.inf)
+    null_scores = np.full(len(questions), np.inf)
+    for first in range(0, len(windows), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        found = _candidates(start[chunk], end[chunk], windows.offsets[chunk], n_best, max_answer_tokens)
+        of = windows.question[chunk]
+        np.minimum.at(null_logits, of, found.null_logits)
+        np.minimum.at(null_scores, of, found.null_scores)
+        np.maximum.at(best_logits, of, found.logits.max(axis=1, initial=-np.inf))
+        for window, rank in np.argwhere(np.isfinite(found.logits)):
+            number = int(of[window])
+            begin, stop = found.characters[window, rank].tolist()
+            _add(spans[number], questions.contexts[number][begin:stop], begin, stop, float(found.scores[window, rank]))
+    null_odds = null_logits - best_logits
+    for number, odds in enumerate(null_odds.tolist()):
+        if null_threshold is not None and odds > null_threshold:
+            answers[number] = Answer("", 0, 0, float(null_scores[number]), odds)
+        elif spans[number]:
+            answers[number] = replace(max(spans[number].values(), key=lambda span: span.score), null_odds=odds)
+    return answers
+
+
+def _add(spans: dict[str, Answer], text: str, start: int, end: int, score: float) -> None:
+    """Add a span to those of its question; one that reads the same only raises the score."""
+    before = spans.get(text.lower())
+    spans[text.lower()] = (
+        Answer(text, start, end, score, np.inf) if before is None else replace(before, score=before.score + score)
+    )
+
+
+def _candidates(
+    start: Sequence[np.ndarray], end: Sequence[np.ndarray], offsets: Sequence[np.ndarray], n_best: int, longest: int
+) -> Candidates:
+    """The best spans of some windows (B), all at once."""
+    lengths = np.array([len(rows) for rows in offsets])
+    width = int(lengths.max())
+    real = np.arange(width) < lengths[:, None]  # (B, L)
+    characters = np.full((len(offsets), width, 2), -1)
+    characters[real] = np.concatenate(offsets)
+    starts, ends = _padded(start, lengths, real), _padded(end, lengths, real)
+    context = characters[:, :, 0] >= 0
+    counted = context.copy()
+    counted[:, 0] = True
+    norm = _log_sum_exp(np.where(counted, starts, -np.inf)) + _log_sum_exp(np.where(counted, ends, -np.inf))
+    # A span is a first token and how many follow it: (B, L, longest) sums hold every span that is short enough.
+    longest = min(longest, width)
+    behind = np.pad(np.where(context, ends, -np.inf), ((0, 0), (0, longest - 1)), constant_values=-np.inf)
+    sums = np.where(context, starts, -np.inf)[:, :, None] + np.lib.stride_tricks.sliding_window_view(
+        behind, longest, axis=1
+    )
+    flat = sums.reshape(len(offsets), -1)
+    count = min(n_best, flat.shape[1])
+    chosen = np.sort(np.argpartition(flat, -count, axis=1)[:, -count:], axis=1)
+    logits = np.take_along_axis(flat, chosen, axis=1)
+    order = np.argsort(-logits, axis=1, kind="stable")  # of equal ones, the first in the context
+    chosen, logits = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(logits, order, axis=1)
+    rows, first = np.arange(len(offsets))[:, None], chosen // longest
+    last = np.minimum(first + chosen % longest, width - 1)  # (behind the end: of no span, its logits are -inf)
+    null = starts[:, 0] + ends[:, 0]
+    return Candidates(
+        logits,
+        np.exp(logits - norm[:, None]),
+        np.stack([characters[rows, first, 0], characters[rows, last, 1]], axis=-1),
+        null,
+        np.exp(null - norm),
+    )
+
+
+def _padded(logits: Sequence[np.ndarray], lengths: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """One row (B, L) float64 a window."""
+    made = np.full(real.shape, LOWEST)
+    rows = [row[:length] for row, length in zip(logits, lengths, strict=True)]
+    made[real] = np.nan_to_num(np.concatenate(rows).astype(np.float64), nan=LOWEST, posinf=-LOWEST, neginf=LOWEST)
+    return made
+
+
+def _log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """(B, L) -> (B,); a row holds a finite number."""
+    most = logits.max(axis=1)
+    total: np.ndarray = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
+    return total
+
+
+def best_threshold(null_odds: np.ndarray, has_answer_scores: np.ndarray, no_answer_scores: np.ndarray) -> float:
+    """The `null_threshold` with the highest mean score on questions (N,), the least of several.
+
+    `has_answer_scores` are those of the best spans, `no_answer_scores` those of empty answers (SQuAD's v2.0 script
+    searches the same way). It is one of the `null_odds`, or just below all of them.
+    """
+    odds, group = np.unique(null_odds, return_inverse=True)  # ascending; equal odds fall on one side
+    gains = np.bincount(group, np.asarray(has_answer_scores) - np.asarray(no_answer_scores), minlength=len(odds))
+    totals = np.concatenate([[0.0], np.cumsum(gains)])  # of a threshold below all odds, then at each of them
+    best = int(totals.argmax())
+    return float(odds[best - 1]) if best else float(np.nextafter(odds[0], -np.inf))
