@@ -243,7 +243,7 @@ class Anatomy:
         return all(isinstance(t, nn.Embedding) and t.embedding_dim == hidden for t in tables)
 
     def set_heads(self, block: int, groups: int) -> None:
-        """Tell the attention module of a block how many groups of heads it has left."""
+        """Set the number of groups of heads in the attention module of a block."""
         attention, heads = self.attention(block), groups * self.shape.group
         for name in self.family.head_counts:
             setattr(attention, name, heads)
@@ -251,7 +251,7 @@ class Anatomy:
             setattr(attention, name, heads * self.head_dim)
 
     def set_depth(self, kept: list[int]) -> None:
-        """Keep the blocks at these positions, in this order, and tell whoever counts them."""
+        """Keep the blocks at these positions, in this order, and update the configuration that counts them."""
         blocks = nn.ModuleList(self.blocks[i] for i in kept)
         parent, _, name = self.family.layers.rpartition(".")
         setattr(self.backbone.get_submodule(parent), name, blocks)

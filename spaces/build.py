@@ -39,7 +39,7 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
 
 
 def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
-    """The plans of all steps, from statistics alone; no weight is touched.
+    """The plans of all steps, from statistics alone; weights are not changed.
 
     Raises Infeasible for a step that cannot be planned.
     """
@@ -56,7 +56,7 @@ def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
 
 
 def shape_after(plans: Plans, statistics: Statistics) -> Shape:
-    """The shape of the model these plans leave."""
+    """The shape of the model after these plans."""
     for name, plan in plans.items():
         statistics = registry.axis_named(name).carry(statistics, plan)
     return statistics.shape
@@ -77,7 +77,7 @@ def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> Task
 
 
 def load(folder: Path) -> TaskModel:
-    """The model stored in `folder`, in eval mode, every matrix written out with its zeros.
+    """The model stored in `folder`, in eval mode, with sparse matrices expanded to dense ones.
 
     Raises:
         spaces.base.ModelError: as `as_stored`.

@@ -1,4 +1,4 @@
-"""Rows that a model is calibrated with: token ids without labels, in the folder of its weights."""
+"""Calibration rows of a model: token ids without labels, in the folder of its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: one that was killed goes on from there, on the CPU bit for bit.
+"""Checkpoints of a training: a killed training resumes from its file, on the CPU bit for bit.
 
 A state is tensors and a few numbers, so it is a safetensors file: no pickle is written or read.
 """
@@ -26,7 +26,7 @@ from spaces.stopping import Best
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The file that holds the state of a training which is not finished, and how often it is written.
+    """The checkpoint file of an unfinished training, and how often it is written.
 
     It must be one training's own: that of these data, this loss and these first weights. Its folder must exist. Who
     asked for the training removes it once the trained weights are safe.
@@ -38,7 +38,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class State:
-    """All that determines how a training goes on, besides its data and its loss."""
+    """All state of a training besides its data and its loss."""
 
     model: TaskModel
     optimizer: torch.optim.Optimizer
@@ -47,7 +47,7 @@ class State:
     settings: Mapping[str, Any]  # JSON: under other settings a state means something else
 
     def fits(self) -> str:
-        """Equal for two trainings when one can go on from the state of the other."""
+        """Equal for two trainings when one can resume from the state of the other."""
         shapes = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in self.model.state_dict().items()}
         stopping = None if self.best is None else [self.best.patience, self.best.every]
         # A later torch may draw other random numbers, or keep other moments.
@@ -68,7 +68,7 @@ class State:
         return {name: tensor.contiguous() for name, tensor in found.items()}
 
     def put(self, tensors: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
-        """Be where the training was that gave `tensors`, and the facts of its `best`."""
+        """Restore the state that gave `tensors`, and the facts of its `best`."""
         self.model.load_state_dict(_under("model.", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
@@ -90,7 +90,7 @@ class Keeper:
         self._written = time.monotonic()
 
     def resume(self, until: int) -> int:
-        """The step that the training stands at now: that of the file, or 0 when there is none that fits.
+        """Restore the state of the file; its step, or 0 where there is no file that fits.
 
         One beyond `until` does not fit: weights that were passed cannot be had back.
         """
@@ -104,7 +104,7 @@ class Keeper:
         return int(facts["step"])
 
     def over(self, step: int) -> None:
-        """Write the state after `step`, where it is time to."""
+        """Write the state after `step` if a checkpoint is due."""
         if self._checkpoints is not None and time.monotonic() - self._written >= self._checkpoints.every_s:
             self.write(step)
 
@@ -123,7 +123,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(file: Path, facts: str, tensors: Mapping[str, Tensor]) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     partial = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
         save_file(dict(tensors), partial, {"facts": facts, "checksum": _checksum(facts, tensors)})
@@ -133,7 +133,7 @@ def _write(file: Path, facts: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read(file: Path, fits: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Facts and tensors of a whole file that fits; None for any other."""
+    """Facts and tensors of an undamaged file that fits this training; else None."""
     try:
         with safe_open(file, "pt") as opened:
             written = opened.metadata() or {}
@@ -148,7 +148,7 @@ def _read(file: Path, fits: str) -> tuple[dict[str, Any], dict[str, Tensor]] | N
 
 
 def _checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of all of it. It is against a bad disk: who can write here can change finished weights as well."""
+    """CRC-32 of the whole file, against damage by the disk; it is no protection against tampering."""
     found = zlib.crc32(facts.encode())
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)

@@ -1,4 +1,4 @@
-"""Least squares: what a matrix that sees less should be, to give what it gave."""
+"""Least-squares reconstruction: the weights of a pruned matrix that best reproduce its former outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RIDGE = 1e-2  # of the mean variance of the kept inputs
 
 @torch.no_grad()
 def compensate(after: nn.Linear, before: nn.Linear, kept: list[int], moment: Tensor, mean: Tensor) -> None:
-    """Set `after`, which sees only the `kept` inputs, to the least-squares stand-in for `before`.
+    """Set `after`, which has only the `kept` inputs, to the least-squares approximation of `before`.
 
     Minimises E |W x + b - W' x_K - b'|^2 in W' and b': W' = W S[:, K] S[K, K]^-1 with S the covariance of x, and
     b' = b + W m - W' m_K (without a bias: S the second moment). It contains the per-unit scales of Kwon et al.

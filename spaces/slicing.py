@@ -15,7 +15,7 @@ Indices = Sequence[int] | None  # None keeps all
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What stays of one module: `rows` of its output dimension, `columns` of its input dimension."""
+    """The kept `rows` (output dimension) and `columns` (input dimension) of one module."""
 
     rows: Indices = None
     columns: Indices = None
@@ -53,7 +53,7 @@ def reshape(root: nn.Module, cuts: Mapping[str, Cut]) -> None:
 
 @torch.no_grad()
 def fill(root: nn.Module, source: nn.Module, cuts: Mapping[str, Cut], renamed: Mapping[str, str]) -> None:
-    """Copy what stays from `source` into the reshaped `root`; `renamed` gives the source's path where it differs."""
+    """Copy the kept weights of `source` into reshaped `root`; `renamed` gives the path in `source` where it differs."""
     for path, cut in cuts.items():
         target, origin = root.get_submodule(path), source.get_submodule(renamed.get(path, path))
         weight, kept = target.weight, origin.weight

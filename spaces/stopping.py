@@ -13,7 +13,7 @@ from spaces.base import TaskModel
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Early stopping: the loss on rows that are not trained on, looked at `each` so many epochs.
+    """Early stopping: the loss on held-out rows, evaluated every `each` epochs.
 
     Training ends when `patience` looks in a row found nothing better, and the best weights seen are kept (Prechelt
     1998, "Early Stopping - But When?").
@@ -25,7 +25,7 @@ class Stopping:
 
 
 class Best:
-    """The weights with the lowest held-out loss so far, looked at every `every` steps."""
+    """The weights with the lowest held-out loss so far, evaluated every `every` steps."""
 
     def __init__(self, stopping: Stopping, every: int) -> None:
         self._stopping, self.every = stopping, every
@@ -38,7 +38,7 @@ class Best:
         return self._stopping.patience
 
     def over(self, model: TaskModel, step: int, total: int) -> bool:
-        """Look, where it is time to; whether training should end."""
+        """Evaluate if it is due; whether training should end."""
         if step % self.every and step < total:
             return False
         model.eval()
@@ -57,10 +57,10 @@ class Best:
             model.load_state_dict(self.weights)
 
     def facts(self) -> dict[str, Any]:
-        """What it knows besides `weights`, as JSON."""
+        """Its state besides `weights`, as JSON."""
         return {"loss": self._loss, "worse": self._worse, "ended": self.ended}
 
     def resume(self, facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Know what another one knew: its `facts` and its `weights`."""
+        """Restore the `facts` and `weights` of another one."""
         self._loss, self._worse, self.ended = facts["loss"], facts["worse"], facts["ended"]
         self.weights = dict(weights)

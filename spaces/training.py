@@ -1,4 +1,4 @@
-"""The training loop: of the teacher, and of what compression left."""
+"""The training loop, for the teacher and for the recovery of compressed models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Loss = Callable[[TaskModel, Mapping[str, Tensor], Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How long and how fast. `epochs` may be a fraction; 0 trains nothing."""
+    """Hyperparameters of a training. `epochs` may be a fraction; 0 trains nothing."""
 
     epochs: float
     batch: int
@@ -90,7 +90,7 @@ def _descend(
     optimizer: torch.optim.Optimizer,
     device: str,
 ) -> float:
-    """One step downhill, and the loss before it; no step where that is not finite."""
+    """One optimiser step, and the loss before it; no step where the loss is not finite."""
     with _autocast(device):
         value = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
     found = float(value.detach())
@@ -103,14 +103,14 @@ def _descend(
 
 
 def _batches(epoch: Callable[[int], Sequence[Batch]], per_epoch: int, first: int, until: int) -> Iterator[Batch]:
-    """Those of the steps from `first` to `until`, epoch by epoch."""
+    """The batches of the steps from `first` to `until`, epoch by epoch."""
     for number in range(first // per_epoch, -(-until // per_epoch)):
         start = number * per_epoch
         yield from epoch(number)[max(0, first - start) : until - start]
 
 
 def _optimizer(model: TaskModel, training: Training, device: str) -> torch.optim.AdamW:
-    """AdamW over what of `model` is trained; the model is on the device, and ready to be."""
+    """AdamW over the trained parameters of `model`, which is already on its device."""
     model.to(device).train()
     frozen = _frozen(model) if training.freeze_embeddings else set()
     for parameter in model.parameters():

@@ -36,7 +36,7 @@ def missing(context: Context) -> str | None:
 
 
 def check(plans: Mapping[str, Plan], runtime: str, precision: str, context: Context) -> None:
-    """Raise Infeasible for a model of these plans with 2:4 matrices that `runtime` would run as if they were whole."""
+    """Raise Infeasible for a model of these plans with 2:4 matrices that `runtime` would run as dense matrices."""
     if plans.get("sparse", {}).get("pattern", "any") == "any":
         return
     why = missing(context)
@@ -49,7 +49,7 @@ def check(plans: Mapping[str, Plan], runtime: str, precision: str, context: Cont
 
 
 def lower(model: nn.Module) -> None:
-    """Put linears with a semi-structured weight in the place of all 2:4 matrices; each is tried once.
+    """Replace all 2:4 matrices by linears with a semi-structured weight; each is run once.
 
     Raises:
         Infeasible: torch has no kernel for one of them after all.
