@@ -174,7 +174,7 @@ def _is_token(number: Any, config: Any) -> bool:
 
 
 def _takes_types(model: nn.Module, config: Any, frame: Mapping[str, Any]) -> bool:
-    """Whether the model is given the tokenizer's token types: where both use them and they vary.
+    """Whether the model is given the tokenizer's token types: where both use them and not all are 0.
 
     Left out, a model with a table of types takes 0 for all; others (GPT-2, XLNet) take none at all.
     """
