@@ -37,20 +37,30 @@ def capturing(model: TaskModel, blocks: Sequence[int] = (), relations: bool = Fa
 
     handles = [model.backbone.register_forward_hook(keep_last)]
 
-    def keep(place: dict[int, Tensor] | dict[str, Tensor], key: int | str) -> Callable[..., None]:
+    def keep(block: int) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            place[key] = output[0] if isinstance(output, tuple) else output  # type: ignore[index]
+            activations.blocks[block] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
+    def keep_first(role: str) -> Callable[..., None]:
+        """DeBERTa's queries and keys are of positions too, behind those of tokens."""
+
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            activations.projections.setdefault(role, output)
+
+        return hook
+
+    def forget(_: nn.Module, __: object) -> None:
+        activations.projections = {}
+
     if blocks or relations:
         anatomy = anatomy_of(model.backbone)
-        handles += [anatomy.blocks[i].register_forward_hook(keep(activations.blocks, i)) for i in blocks]
+        handles += [anatomy.blocks[i].register_forward_hook(keep(i)) for i in blocks]
         if relations:
             last, roles = anatomy.blocks[-1], anatomy.roles()
-            handles += [
-                last.get_submodule(roles[r]).register_forward_hook(keep(activations.projections, r)) for r in RELATIONS
-            ]
+            handles.append(model.backbone.register_forward_pre_hook(forget))
+            handles += [last.get_submodule(roles[r]).register_forward_hook(keep_first(r)) for r in RELATIONS]
     try:
         yield activations
     finally:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from spaces.anatomy import Anatomy, family_of, replace_module
+from spaces.anatomy import Anatomy, replace_module
 from spaces.errors import Infeasible
+from spaces.families import family_of
 
 
 class Parts(nn.Module):

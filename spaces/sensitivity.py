@@ -70,8 +70,13 @@ def _watching(
 ) -> Iterator[None]:
     """While open, a backward pass calls `add` with inputs (tokens, in) and gradients (tokens, out) of each matrix."""
 
+    watched: set[Matrix] = set()
+
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear | Sparse)
+        if module in watched:
+            return  # DeBERTa's queries and keys of positions, behind those of tokens
+        watched.add(module)
         x: Tensor = args[0].detach()[keep]
         output.register_hook(lambda g: add(module, x, g[keep]))  # type: ignore[no-untyped-call]
 

@@ -153,6 +153,8 @@ class _Gathered:
         vocabulary = self.anatomy.token_table.num_embeddings
         self._add("tokens.count", torch.bincount(inputs["input_ids"][keep].reshape(-1), minlength=vocabulary))
         masks: dict[str, Tensor] = {}
+        # DeBERTa's queries and keys are of positions too, behind those of tokens: only the first call is of tokens.
+        watched: set[str] = set()
         handles = []
 
         def moment(name: str, activations: Tensor) -> None:
@@ -160,9 +162,16 @@ class _Gathered:
             self._add(name, x.T @ x)
             self._add(name.replace(".input.", ".mean."), x.sum(0))
 
+        def first(name: str) -> bool:
+            before = len(watched)
+            watched.add(name)
+            return len(watched) > before
+
         def watch(index: int, place: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
             def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
                 x: Tensor = args[0]
+                if not first(f"block.{index}.input.{place}"):
+                    return None
                 moment(f"block.{index}.input.{place}", x)
                 if place == "attention_in":
                     self._add("hidden.energy", x.detach()[keep].float().square().sum(0))
@@ -178,8 +187,8 @@ class _Gathered:
 
         def gradient(index: int, role: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
             def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-                if output.requires_grad:
-                    name = f"block.{index}.gradient.{role}"
+                name = f"block.{index}.gradient.{role}"
+                if first(name) and output.requires_grad:
                     output.register_hook(  # type: ignore[no-untyped-call]
                         lambda g: self._add(name, g[keep].float().square().sum(0))
                     )

@@ -9,7 +9,7 @@ from objectives.quality import METRICS
 from search.prepare.runner import ANY_SHAPE
 from search.tasks import TASKS
 from spaces import registry
-from spaces.anatomy import known_model_types
+from spaces.families import known_model_types
 from spaces.knob import Knob, Value
 from spaces.runtime import Context
 

@@ -11,10 +11,10 @@ import numpy as np
 from objectives.shapes import Array, Shapes
 from search.space.space import Space
 from search.space.stored_sizes import model_sizes, weight_shapes
-from spaces.anatomy import Family, family_of
 from spaces.axes.distill import WIDTH_MULTIPLE
 from spaces.axes.prune import NEURON_MULTIPLE
 from spaces.base import read_config
+from spaces.families import Family, family_of
 from spaces.knob import Value
 from spaces.shape import Shape
 

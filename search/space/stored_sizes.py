@@ -21,8 +21,8 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def model_sizes(folder: Path) -> roofline.Sizes | None:
     """The sizes of the model stored in `folder`, from its weights' shapes; None for a family that is not known."""
-    from spaces.anatomy import family_of
     from spaces.errors import Infeasible
+    from spaces.families import family_of
 
     base, plans = read_config(folder)
     try:

@@ -58,7 +58,9 @@ class Distill:
         kept = max(WIDTH_MULTIPLE, round(width * shape.hidden / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
         if width < 1 and kept < shape.hidden:  # a hidden size that is no multiple stays whole when width is off
             if not shape.prunable_hidden:
-                raise Infeasible("distill.width: this model's embeddings have a width of their own")
+                raise Infeasible(
+                    "distill.width: this model's embeddings have a width of their own, or it has a convolution"
+                )
             energy = statistics.tensors["hidden.energy"]
             plan["hidden"] = slicing.encode_ranges(sorted(energy.topk(kept).indices.tolist()))
         return plan

@@ -1,8 +1,8 @@
 """ATen operators as functions of JAX arrays: the table that lowers an exported graph to XLA.
 
 Names and arguments are those of PyTorch's operator schemas (native_functions.yaml). The table holds what the model
-families of `spaces.anatomy` decompose to, and what is near to that. JAX keeps whole numbers in 32 bits and real ones in
-32 or fewer, so int64 becomes int32 and float64 float32.
+families of `spaces.families` decompose to, and what is near to that. JAX keeps whole numbers in 32 bits and real ones
+in 32 or fewer, so int64 becomes int32 and float64 float32.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from search.space.choices import names
 from search.tasks.encoded import read_encoded
 from search.tasks.tokens import frame_of, tokenizer
 from spaces import build
-from spaces.anatomy import known_model_types
 from spaces.base import load_base
+from spaces.families import known_model_types
 
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 NOTHING: Callable[[str, float], None] = lambda stage, done: None  # noqa: E731

@@ -41,6 +41,9 @@ _DECODER |= {"eos_token_id": 3, "pad_token_id": 1}
 _DISTILBERT = {"vocab_size": VOCABULARY, "dim": HIDDEN, "n_layers": DEPTH, "n_heads": HEADS, "hidden_dim": NEURONS}
 _GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": DEPTH, "n_head": HEADS, "n_inner": NEURONS}
 _GPT2 |= {"n_positions": POSITIONS, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
+#: As DeBERTa-v3 has them.
+_DEBERTA = {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+_DEBERTA |= {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0}
 #: Full attention in the first block, attention to a token and its neighbours in the others.
 _MODERNBERT = {"local_attention": 2, "global_attn_every_n_layers": 3}
 _MODERNBERT |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
@@ -54,7 +57,7 @@ class Case:
     config: Mapping[str, Any]
 
 
-#: Every model type of `spaces.anatomy.FAMILIES`, and ELECTRA with embeddings of a width of their own.
+#: Every model type of `spaces.families.FAMILIES`, and ELECTRA with embeddings of a width of their own.
 CASES: dict[str, Case] = {
     "bert": Case("bert", {**_ENCODER, "type_vocab_size": 2}),
     "roberta": Case("roberta", {**_ENCODER, "type_vocab_size": 1, "pad_token_id": 1}),
@@ -68,6 +71,7 @@ CASES: dict[str, Case] = {
     "mistral": Case("mistral", {**_DECODER, "sliding_window": 4}),
     "qwen2": Case("qwen2", _DECODER),
     "qwen3": Case("qwen3", _DECODER),
+    "deberta-v2": Case("deberta-v2", {**_ENCODER, **_DEBERTA}),
     "gpt2": Case("gpt2", _GPT2),
     "modernbert": Case("modernbert", {**_ENCODER, **_MODERNBERT}),
 }

@@ -54,7 +54,9 @@ def test_a_length_goes_to_the_smallest_bucket_that_holds_it(length: int, expecte
 
 
 @pytest.mark.parametrize("head", ["mean", "native"])
-@pytest.mark.parametrize("case", ["bert", "roberta", "mpnet", "distilbert", "llama", "mistral", "gpt2", "modernbert"])
+@pytest.mark.parametrize(
+    "case", ["bert", "roberta", "mpnet", "distilbert", "llama", "mistral", "gpt2", "modernbert", "deberta-v2"]
+)
 def test_padding_to_a_bucket_changes_no_logits(case: str, head: str) -> None:
     seen = subject(case, head)
     predict, _ = predictor(case, head)

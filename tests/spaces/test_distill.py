@@ -25,7 +25,7 @@ def test_the_most_important_blocks_stay_in_order(count: int) -> None:
     assert plan["blocks"] == sorted(sorted(range(3), key=lambda i: -scores[i])[:count])
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert", "mpnet", "mistral", "gpt2", "modernbert"])
+@pytest.mark.parametrize("case", ["bert", "distilbert", "mpnet", "mistral", "gpt2", "modernbert", "deberta-v2"])
 def test_a_shallow_student_is_the_teacher_with_blocks_deleted(case: str) -> None:
     seen = subject(case, "native")
     model, plans = built(seen, Step("distill", {"layers": 2}))
@@ -86,7 +86,9 @@ def halved(model: TaskModel) -> None:
 
 
 @pytest.mark.parametrize("head", ["mean", "native"])
-@pytest.mark.parametrize("case", ["bert", "roberta", "electra", "distilbert", "mpnet", "llama", "gpt2", "modernbert"])
+@pytest.mark.parametrize(
+    "case", ["bert", "roberta", "electra", "distilbert", "mpnet", "llama", "gpt2", "modernbert", "deberta-v2"]
+)
 def test_cutting_coordinates_that_nobody_reads_changes_nothing(case: str, head: str) -> None:
     model, base = tiny(case, head)
     halved(model)

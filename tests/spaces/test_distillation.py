@@ -126,7 +126,7 @@ def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int,
     return TeacherOutputs(logits, seen.last, seen.blocks, seen.projections)
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert", "llama"])
+@pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "deberta-v2"])
 def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
     model, batches, labels = student(case)
     inputs, rows = batches[0]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from spaces import build, registry
-from spaces.anatomy import FAMILIES, anatomy_of, known_model_types
+from spaces.anatomy import anatomy_of
 from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_folder
 from spaces.errors import Infeasible
+from spaces.families import FAMILIES, known_model_types
 from spaces.recipe import Step
 from spaces.statistics import collect
 
@@ -87,6 +88,24 @@ def test_projected_embeddings_have_no_width_knob() -> None:
     assert "width" not in {k.name for k in registry.axis_named("distill").knobs(seen.statistics.shape)}
     with pytest.raises(Infeasible, match=r"distill\.width"):
         registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})
+
+
+def bare(case: str, **changes: Any) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    made = CASES[case]
+    return AutoModel.from_config(AutoConfig.for_model(made.model_type, **{**made.config, **changes}))
+
+
+def test_matrices_of_no_known_role_leave_a_model_whole() -> None:
+    assert anatomy_of(bare("deberta-v2")).shape.prunable_hidden
+    with pytest.raises(Infeasible, match=r"deberta-v2 model hold matrices of no known role \(.*pos_key_proj.*cannot"):
+        anatomy_of(bare("deberta-v2", share_att_key=False))
+
+
+def test_a_convolution_over_the_hidden_size_leaves_no_width_knob() -> None:
+    shape = anatomy_of(bare("deberta-v2", conv_kernel_size=3)).shape
+    assert shape.prunable_heads and not shape.prunable_hidden
 
 
 class Unknown(TaskModel):

@@ -39,7 +39,7 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     np.testing.assert_allclose(predict(batch)["logits"], exact, atol=0.1 * np.abs(exact).max())
 
 
-@pytest.mark.parametrize("case", ["gpt2", "modernbert"])
+@pytest.mark.parametrize("case", ["gpt2", "modernbert", "deberta-v2"])
 def test_matrices_that_were_taken_apart_are_exported(case: str, tmp_path: Path) -> None:
     path, base = stored(tmp_path, case, "native"), subject(case, "native").base
     eager, predict = (build.open_predict(path, runtime, FP32, CPU) for runtime in ("eager", "onnx"))

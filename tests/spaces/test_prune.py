@@ -16,7 +16,9 @@ from spaces.least_squares import compensate
 from spaces.recipe import Step
 
 
-@pytest.mark.parametrize("case", ["bert", "distilbert", "electra", "llama", "mpnet", "qwen2", "gpt2", "modernbert"])
+@pytest.mark.parametrize(
+    "case", ["bert", "distilbert", "electra", "llama", "mpnet", "qwen2", "gpt2", "modernbert", "deberta-v2"]
+)
 @pytest.mark.parametrize("criterion", ["fisher", "diagonal", "uniform", "magnitude"])
 def test_an_untuned_pruned_model_equals_the_masked_one(case: str, criterion: str) -> None:
     seen = subject(case, "native")

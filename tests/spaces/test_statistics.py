@@ -13,7 +13,7 @@ from torch.nn import functional
 from spaces.anatomy import anatomy_of
 from spaces.statistics import PLACES, Statistics, collect
 
-CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert"])
+CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert", "deberta-v2"])
 READ_AT = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
 
 
@@ -78,11 +78,14 @@ def test_moments_and_means_are_over_real_tokens_only(case: str) -> None:
     for place, role in READ_AT.items():
         for block in range(len(anatomy.blocks)):
             tokens: list[Tensor] = []
+            calls: list[Tensor] = []
             linear = anatomy.linear(block, role if role in roles else f"{role}.0")
-            handle = linear.register_forward_pre_hook(lambda _m, args, tokens=tokens: tokens.extend(args[0][0]))
+            handle = linear.register_forward_pre_hook(lambda _m, args, calls=calls: calls.append(args[0][0]))
             try:
                 for inputs, _ in rows_of(case):
+                    calls.clear()
                     logits(seen.model, inputs)
+                    tokens.extend(calls[0])  # in DeBERTa positions come behind the tokens
             finally:
                 handle.remove()
             x = torch.stack(tokens)
