@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import nn
 
-from spaces.fused import take_apart
+from spaces.heads import MeanPooled, Native, TaskModel, head_named
 from spaces.knob import Plan
-from spaces.loading import ModelError, load_weights, model_config, reading
+from spaces.loading import ModelError, load_weights, model_config
 
 __all__ = [
     "REFUSAL",
@@ -50,12 +50,22 @@ class Base:
 
     name: str
     revision: str
-    head: str  # "native": the model's own classification head; "mean": mean pooling and one linear layer
-    labels: tuple[str, ...]
+    head: str  # of `spaces.heads.HEADS`
+    labels: tuple[str, ...]  # of a classifier's outputs
     inputs: tuple[str, ...]  # names of the tensors it takes
     config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
     #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where nobody wrote it down.
     frame: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def output(self) -> str:
+        """The name of what the model gives."""
+        return head_named(self.head).output
+
+    @property
+    def per_token(self) -> bool:
+        """Whether that is (B, L, ...), a row a token, and not (B, ...)."""
+        return head_named(self.head).per_token
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,102 +80,40 @@ class Base:
         return cls(**{**data, "labels": tuple(data["labels"]), "inputs": tuple(data["inputs"])})
 
 
-class TaskModel(nn.Module):
-    """A backbone with a head: token ids (B, L) in, logits (B, classes) out."""
-
-    @property
-    def backbone(self) -> nn.Module:
-        raise NotImplementedError
-
-    #: Modules outside the backbone that read the hidden state, by path from the task model.
-    def hidden_readers(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    def hidden_norms(self) -> tuple[str, ...]:
-        """Norms over the hidden size outside the backbone."""
-        return ()
-
-
-class MeanPooled(TaskModel):
-    """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
-
-    def __init__(self, encoder: nn.Module, hidden: int, classes: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(hidden, classes)
-
-    @property
-    def backbone(self) -> nn.Module:
-        return self.encoder
-
-    def hidden_readers(self) -> tuple[str, ...]:
-        return ("classifier",)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
-        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
-
-
-class Native(TaskModel):
-    """A transformers model with its own sequence-classification head."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def backbone(self) -> nn.Module:
-        base = self.model.base_model
-        assert isinstance(base, nn.Module)
-        return base
-
-    def hidden_readers(self) -> tuple[str, ...]:
-        names = ("classifier", "classifier.dense", "pooler.dense", "head.dense", "pre_classifier", "score")
-        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
-        return tuple(path for path, module in found if isinstance(module, nn.Linear))
-
-    def hidden_norms(self) -> tuple[str, ...]:
-        return tuple(f"model.{name}" for name, _ in self.model.named_modules() if name == "head.norm")
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits  # type: ignore[no-any-return]
-
-
 def load_base(
     folder: Path, name: str, revision: str, head: str, labels: Sequence[str], frame: Mapping[str, Any]
 ) -> tuple[TaskModel, Base]:
-    """The base model in `folder` with a head for `labels`, in float32 on the CPU.
+    """The base model in `folder` with a head of this kind, for `labels` where it classifies, in float32 on the CPU.
 
-    `name` and `revision` are what the user calls it, for the record. head "auto" keeps the model's own
-    classification head where its architecture has one. `frame` says how its tokenizer frames texts and what it pads
+    head "auto" keeps the model's own classification head where its architecture has one, else it is "mean". `name` and
+    `revision` are what the user calls it, for the record. `frame` says how its tokenizer frames texts and what it pads
     with.
 
     Raises:
         ModelError: missing, unreadable, foreign or pickled weights, or an architecture that takes no such head.
     """
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
     config = model_config(folder, name)
-    chosen = ("native" if has_own_head(config) else "mean") if head == "auto" else head
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
+    if head == "auto":
+        head = "native" if has_own_head(config) else "mean"
+    chosen = head_named(head)
+    if labels:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    else:
+        config.num_labels = 2  # a span has a start and an end
     config.dtype = torch.float32  # whatever the checkpoint is stored in: `skeleton` is built from this
     pad = frame.get("pad")
     if pad is not None and not _is_token(config.pad_token_id, config):
         config.pad_token_id = pad
-    model = load_weights(AutoModelForSequenceClassification if chosen == "native" else AutoModel, folder, config, name)
-    if chosen == "native" and pad is not None and isinstance(getattr(model, "score", None), nn.Linear):
+    fresh = () if chosen.is_own(config) else chosen.fresh
+    model = load_weights(chosen.transformers(), folder, config, name, fresh)
+    if head == "native" and pad is not None and isinstance(getattr(model, "score", None), nn.Linear):
         # A decoder's head reads the last token that is not padding, and knows it by this.
         config.pad_token_id = model.config.pad_token_id = pad  # type: ignore[union-attr]
     inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if _takes_types(model, config, frame) else ()))
-    base = Base(name, revision, chosen, tuple(labels), inputs, config.to_dict(), dict(frame))
-    return _with_head(model, chosen, len(labels), name), base
+    base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame))
+    return chosen.wrap(model, len(labels), name), base
 
 
 def _is_token(number: Any, config: Any) -> bool:
@@ -185,34 +133,20 @@ def _takes_types(model: nn.Module, config: Any, frame: Mapping[str, Any]) -> boo
     return kinds is None or (kinds > 1 and max(given) > 0)
 
 
-def has_own_head(config: Any) -> bool:
-    """Whether a transformers configuration is that of a sequence classifier."""
-    return any(a.endswith("ForSequenceClassification") for a in (config.architectures or ()))
-
-
-def _with_head(model: nn.Module, head: str, classes: int, name: str) -> TaskModel:
-    if head == "native":
-        native = Native(model)
-        take_apart(native.backbone)
-        return native
-    take_apart(model)
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
-    with reading(f"the model {name!r} has no hidden size that a head could read"):
-        hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr,operator]
-    return MeanPooled(model, hidden, classes)
+def has_own_head(config: Any, head: str = "native") -> bool:
+    """Whether a transformers configuration is that of a model with a head of this kind."""
+    return head_named(head).is_own(config)
 
 
 def skeleton(base: Base) -> TaskModel:
     """The uncompressed architecture with arbitrary weights."""
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     data = dict(base.config)
     config = AutoConfig.for_model(data.pop("model_type"), **data)
-    maker = AutoModelForSequenceClassification if base.head == "native" else AutoModel
-    return _with_head(
-        maker.from_config(config, dtype=torch.float32, trust_remote_code=False), base.head, len(base.labels), base.name
-    )
+    head = head_named(base.head)
+    model = head.transformers().from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return head.wrap(model, len(base.labels), base.name)
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:

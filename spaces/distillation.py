@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spaces.anatomy import anatomy_of
 from spaces.base import TaskModel
@@ -70,9 +69,9 @@ def capturing(model: TaskModel, blocks: Sequence[int] = (), relations: bool = Fa
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """The teacher's outputs for a batch: logits (B, C), and what else the loss needs of them."""
+    """The teacher's output for a batch, (B, ...) or (B, L, ...), and what else the loss needs of it."""
 
-    logits: Tensor
+    output: Tensor
     hidden: Tensor | None = None
     blocks: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[str, Tensor] = field(default_factory=dict)
@@ -91,9 +90,10 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Loss of a student: labels, the teacher's soft labels, and its hidden states and attention relations.
+    """Loss of a student: targets, the teacher's output, and its hidden states and attention relations.
 
-    soft: T^2 KL(teacher/T || student/T) (Hinton et al. 2015, section 2). hidden: mean square error per token of the
+    `task(output, targets, mask)` is the loss against what the data say; `soft(output, taught, mask, temperature)` that
+    against the teacher's output, as the task defines it. hidden: mean square error per token of the
     last hidden state, relative to the teacher's energy; blocks: the same of the blocks that came from the teacher's,
     `mapped` from the student's to the teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2).
     relations: of queries, keys and values among the tokens, in the last block (MiniLMv2, Wang et al. 2021, arXiv
@@ -101,9 +101,10 @@ class Distillation:
     coordinates a narrower student kept.
     """
 
-    labels: Tensor
+    targets: Tensor
     teacher: Callable[[Tensor, Mapping[str, Tensor]], TeacherOutputs]
-    task: Callable[[Tensor, Tensor], Tensor]
+    task: Callable[[Tensor, Tensor, Tensor], Tensor]
+    soft: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     temperature: float
     weights: LossWeights
     columns: Tensor | None = None
@@ -114,11 +115,11 @@ class Distillation:
         wanted = self.weights
         mapped = self.mapped if wanted.blocks > 0 else {}
         with capturing(model, tuple(mapped), wanted.relations > 0) as activations:
-            logits = model(**inputs)
+            output = model(**inputs)
         taught = self.teacher(rows, inputs)
         mask = inputs["attention_mask"]
-        value = wanted.task * self.task(logits, self.labels[rows].to(logits.device))
-        value = value + wanted.soft * soft_loss(logits, taught.logits.to(logits.device), self.temperature)
+        value = wanted.task * self.task(output, self.targets[rows].to(output.device), mask)
+        value = value + wanted.soft * self.soft(output, taught.output.to(output.device), mask, self.temperature)
         if taught.hidden is not None and wanted.hidden > 0:
             assert activations.last is not None
             target = self._narrow(taught.hidden, activations.last)
@@ -135,13 +136,6 @@ class Distillation:
     def _narrow(self, target: Tensor, like: Tensor) -> Tensor:
         target = target.to(like.device)
         return target if self.columns is None else target[..., self.columns.to(target.device)]
-
-
-def soft_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(taught/T || logits/T), mean over rows; (B, C) each."""
-    student = functional.log_softmax(logits.float() / temperature, -1)
-    teacher = functional.log_softmax(taught.float() / temperature, -1)
-    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
 
 
 def hidden_loss(hidden: Tensor, target: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ The code that a folder brings along is never run.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,8 +68,10 @@ def model_config(folder: Path, name: str) -> Any:
     return config
 
 
-def load_weights(loader: Any, folder: Path, config: Any, name: str) -> nn.Module:
+def load_weights(loader: Any, folder: Path, config: Any, name: str, fresh: Sequence[str] = ()) -> nn.Module:
     """`loader.from_pretrained` in float32 on the CPU; every tensor that `config` describes comes from the folder.
+
+    Those of a new head, whose names begin with one of `fresh`, may be missing: they are random.
 
     Raises:
         ModelError: weights that are missing, foreign, pickled, of other shapes, or not finite.
@@ -90,7 +92,7 @@ def load_weights(loader: Any, folder: Path, config: Any, name: str) -> nn.Module
             output_loading_info=True,
         )
     # transformers would fill these with random numbers and only warn. (A pooler is not used.)
-    absent = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+    absent = sorted(key for key in loaded["missing_keys"] if not key.startswith(("pooler.", *fresh)))
     if loaded["mismatched_keys"]:
         key, stored, described = sorted(loaded["mismatched_keys"])[0]
         raise ModelError(
@@ -159,24 +161,29 @@ def _names_positions(name: str) -> bool:
     return bool(parts & {"position", "positions", "pos", "positional", "wpe"}) and not parts & {"relative", "rel"}
 
 
-def try_out(call: Any, batch: Mapping[str, Tensor], labels: int, name: str) -> None:
+def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: str, per_token: bool = False) -> None:
     """Run a model on a padded batch of at least one row, (B, L), before anything is trained.
 
+    `outputs`: how many numbers it must give a row, or a token with `per_token`; None: any.
+
     Raises:
-        ModelError: it does not run, does not give one number a label, or a row's answer depends on its padding.
+        ModelError: it does not run, gives other numbers, or a row's answer depends on its padding.
     """
     import torch
 
-    rows = len(batch["input_ids"])
+    rows, length = batch["input_ids"].shape
     lengths = batch["attention_mask"].sum(1)
     with torch.inference_mode(), reading(f"the model {name!r} does not run on its tokenizer's tokens"):
         together = call(**batch)
         alone = [call(**{n: t[i : i + 1, : lengths[i]] for n, t in batch.items()}) for i in range(rows)]
-    if tuple(together.shape) != (rows, labels):
-        raise ModelError(f"the model {name!r} gives outputs {tuple(together.shape)} for {rows} rows, {labels} labels")
+    wanted = (rows, *((length,) if per_token else ()), together.shape[-1] if outputs is None else outputs)
+    if tuple(together.shape) != wanted:
+        raise ModelError(f"the model {name!r} gives outputs {tuple(together.shape)} for {rows} rows, not {wanted}")
+    if per_token:
+        together, alone = together[batch["attention_mask"].bool()], [one[0] for one in alone]
     difference = float((together - torch.cat(alone)).abs().max())
     if not difference <= 1e-2 * max(1.0, float(together.abs().max())):
         raise ModelError(
-            f"the model {name!r} answers otherwise where a row is padded at its right (logits differ by "
+            f"the model {name!r} answers otherwise where a row is padded at its right (outputs differ by "
             f"{difference:.2g}), so it cannot be measured in batches"
         )

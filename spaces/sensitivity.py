@@ -27,10 +27,14 @@ FILE = "sensitivity.json"
 Matrix = nn.Linear | Sparse
 
 
-def measure(model: TaskModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+def measure(
+    model: TaskModel, batches: Iterable[Mapping[str, Tensor]], certainty: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, float]:
     """Score by block, named by its path from `model`: the sum over its matrices, tokens and outputs of g^2 e^2.
 
-    `batches` are inputs by name, (B, L) each. One forward and backward pass, and one product a matrix.
+    `batches` are inputs by name, (B, L) each. `certainty(output, mask)` is what an error should not change, summed over
+    rows: of a classifier the log-probability of the predicted class. One forward and backward pass, and one product a
+    matrix.
     Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
     """
     anatomy = anatomy_of(model.backbone)
@@ -50,8 +54,9 @@ def measure(model: TaskModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[s
     model.eval().requires_grad_(False)  # gradients of outputs are all that is wanted
     for inputs in batches:
         with _watching(anatomy, owners, inputs["attention_mask"].bool(), add), torch.enable_grad():
-            certainty = model(**inputs).log_softmax(-1).max(-1).values
-            certainty.sum().backward()  # rows do not mix, so each token gets the gradient of its own row
+            certainty(
+                model(**inputs), inputs["attention_mask"]
+            ).backward()  # rows do not mix, so each token gets the gradient of its own row
     return scores
 
 

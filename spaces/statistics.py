@@ -74,10 +74,14 @@ class Statistics:
 def collect(
     model: TaskModel,
     batches: Iterable[tuple[Mapping[str, Tensor], Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    divergence: Callable[[Tensor, Tensor, Tensor], Tensor],
     progress: Callable[[float], None] = lambda done: None,
 ) -> Statistics:
-    """Statistics of `model` over (inputs, labels) batches; `loss(logits, labels)` is the task's, averaged over rows.
+    """Statistics of `model` over (inputs, targets) batches.
+
+    `loss(output, targets, mask)` is the task's, averaged over rows, and `divergence(output, other, mask)` the sum over
+    rows of how far two outputs are from each other; mask (B, L) is the attention mask.
 
     Cost: one forward and backward pass over the data, and for the importances one forward pass a block over the
     first `IMPORTANCE_ROWS` rows.
@@ -91,30 +95,25 @@ def collect(
         raise ValueError("statistics need at least one batch, got none")
     skipped = [torch.zeros((), dtype=torch.float64) for _ in anatomy.blocks]
     rows = skipped_rows = 0
-    for number, (inputs, labels) in enumerate(labelled):
+    for number, (inputs, targets) in enumerate(labelled):
         with gathered.watching(inputs) as masks:
             # Per-row gradients come from masks with a row each; the sum undoes the mean over rows.
-            logits = model(**inputs)
-            (loss(logits, labels) * len(labels)).backward()  # type: ignore[no-untyped-call]
+            mask = inputs["attention_mask"]
+            output = model(**inputs)
+            (loss(output, targets, mask) * len(targets)).backward()  # type: ignore[no-untyped-call]
         gathered.take_gradients(masks)
         if skipped_rows < IMPORTANCE_ROWS:
             with torch.no_grad():
                 for index, block in enumerate(anatomy.blocks):
                     with _bypassed(block):
-                        skipped[index] += _divergence(logits.detach(), model(**inputs)).double().cpu()
-            skipped_rows += len(labels)
-        rows += len(labels)
+                        skipped[index] += divergence(output.detach(), model(**inputs), mask).double().cpu()
+            skipped_rows += len(targets)
+        rows += len(targets)
         progress((number + 1) / len(labelled))
     tensors = gathered.result(rows)
     for index, total in enumerate(skipped):
         tensors[f"block.{index}.importance"] = (total / skipped_rows).float()
     return Statistics(anatomy.shape, tensors)
-
-
-def _divergence(logits: Tensor, other: Tensor) -> Tensor:
-    """Sum over rows of KL(softmax(logits) || softmax(other)); (B, C) each."""
-    a, b = logits.log_softmax(-1), other.log_softmax(-1)
-    return (a.exp() * (a - b)).sum()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from spaces.runtimes.compiled import INSTALL, no_compiler
 from spaces.runtimes.exported import brief, export, quiet
 from spaces.runtimes.opening import cpus, require
 from spaces.runtimes.seal import private_name, seal, sealed
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
 FOLDER = "aot_inductor"
 
@@ -61,14 +61,14 @@ class AotInductor:
         require(self, plan, context)
         if context.threads:
             torch.set_num_threads(context.threads)
-        inputs = inputs_of(folder)
+        base = base_of(folder)
         (name,) = self.files(plan)
         if os.access(folder, os.W_OK) or _found(folder / name, folder, context):
-            return TorchPredict(_loaded(package(folder, plan, context)), inputs, context.device)
+            return TorchPredict(_loaded(package(folder, plan, context)), base, context.device)
         with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
             path = Path(place) / "model.pt2"
             _compile(folder, plan, context, path)
-            return TorchPredict(_loaded(path), inputs, context.device)
+            return TorchPredict(_loaded(path), base, context.device)
 
 
 def package(folder: Path, plan: Plan, context: Context) -> Path:
@@ -124,7 +124,7 @@ def _loaded(path: Path) -> Any:
 
 def _compile(folder: Path, plan: Plan, context: Context, path: Path) -> None:
     model = load_for(folder, plan, context, AotInductor.name)
-    program = export(model, inputs_of(folder), context.device)
+    program = export(model, base_of(folder).inputs, context.device)
     try:
         with quiet():
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))

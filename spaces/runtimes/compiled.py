@@ -16,7 +16,7 @@ from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
 GRAPHS = 256  # compiled in one process, over all models
 INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
@@ -40,15 +40,15 @@ class Compiled(FromWeights):
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
-        inputs = inputs_of(folder)
+        base = base_of(folder)
         # Graphs are counted by the forward function, which all models share: past the limit a model would run
         # eagerly and nothing would say so.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        predict = TorchPredict(self.compile(model, context), inputs, context.device)
+        predict = TorchPredict(self.compile(model, context), base, context.device)
         # Sizes of 0 and 1 are specialised, so the general graph is compiled by a batch of 2, then that of 1.
         try:
             for rows in (2, 1):
-                predict({name: np.ones((rows, 16), dtype=np.int64) for name in inputs})
+                predict({name: np.ones((rows, 16), dtype=np.int64) for name in base.inputs})
         except Exception as error:  # Inductor raises many types; all mean that it does not compile here
             first = " ".join(str(error).split())[:200]
             raise Infeasible(f"torch.compile failed: {first}") from error

@@ -42,7 +42,7 @@ class CudaGraph(FromWeights):
         model = load_for(folder, plan, context, self.name)
         base = read_config(folder)[0]
         pad = int(base.config.get("pad_token_id") or 0)
-        return GraphPredict(model, base.inputs, context.device, buckets_of(base), pad, record=capture)
+        return GraphPredict(model, base, context.device, buckets_of(base), pad, record=capture)
 
 
 def buckets_of(base: Base) -> tuple[int, ...]:
@@ -82,10 +82,9 @@ class GraphPredict(TorchPredict):
     calls from several threads run one after the other.
     """
 
-    def __init__(
-        self, call: Any, inputs: tuple[str, ...], device: str, buckets: tuple[int, ...], pad: int, record: Any
-    ) -> None:
-        super().__init__(call, inputs, device)
+    def __init__(self, call: Any, base: Base, device: str, buckets: tuple[int, ...], pad: int, record: Any) -> None:
+        super().__init__(call, base, device)
+        self._per_token = base.per_token
         self._buckets, self._pad, self._record = buckets, pad, record
         self._graphs: dict[tuple[int, int], tuple[dict[str, Tensor], Any, Tensor]] = {}
         self._alone = threading.Lock()
@@ -100,7 +99,8 @@ class GraphPredict(TorchPredict):
                 buffer[:, :length].copy_(torch.from_numpy(batch[name]))
             replay()
             # A copy: a float32 output on the CPU would otherwise be the buffer that the next call overwrites.
-            return {"logits": output.float().cpu().numpy().copy()}
+            found = output.float().cpu().numpy().copy()
+        return {self._output: found[:, :length] if self._per_token else found}
 
     def _graph(self, rows: int, padded: int) -> tuple[dict[str, Tensor], Any, Tensor]:
         key = (rows, padded)

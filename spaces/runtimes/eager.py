@@ -8,7 +8,7 @@ from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, inputs_of, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
 
 class Eager(FromWeights):
@@ -27,4 +27,4 @@ class Eager(FromWeights):
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
-        return TorchPredict(model, inputs_of(folder), context.device)
+        return TorchPredict(model, base_of(folder), context.device)

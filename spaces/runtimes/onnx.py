@@ -175,7 +175,8 @@ def _export(folder: Path, path: Path, precision: str) -> None:
     model: TaskModel = build.load(folder)
     if precision == "fp16":
         model = model.half()
-    names = list(read_config(folder)[0].inputs)
+    base = read_config(folder)[0]
+    names = list(base.inputs)
     example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in names)
     open_sizes = {name: {0: "batch", 1: "length"} for name in names}
     with _quiet():
@@ -186,7 +187,7 @@ def _export(folder: Path, path: Path, precision: str) -> None:
             dynamo=True,
             dynamic_shapes=open_sizes,
             input_names=names,
-            output_names=["logits"],
+            output_names=[base.output],
             verbose=False,
         )
         assert program is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaces import build, two_of_four
-from spaces.base import TaskModel, read_config
+from spaces.base import Base, TaskModel, read_config
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context
@@ -53,17 +53,18 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
 class TorchPredict:
     """A callable over numpy batches around a torch function of the model's named inputs."""
 
-    def __init__(self, call: Callable[..., Tensor], inputs: tuple[str, ...], device: str) -> None:
-        self._call, self._inputs, self._device = call, inputs, device
+    def __init__(self, call: Callable[..., Tensor], base: Base, device: str) -> None:
+        self._call, self._device = call, device
+        self._inputs, self._output = base.inputs, base.output
 
     def tensors(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(batch[name]).to(self._device, non_blocking=True) for name in self._inputs}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            logits = self._call(**self.tensors(batch))
-        return {"logits": logits.float().cpu().numpy()}
+            output = self._call(**self.tensors(batch))
+        return {self._output: output.float().cpu().numpy()}
 
 
-def inputs_of(folder: Path) -> tuple[str, ...]:
-    return read_config(folder)[0].inputs
+def base_of(folder: Path) -> Base:
+    return read_config(folder)[0]

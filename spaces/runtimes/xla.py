@@ -72,6 +72,7 @@ class XlaPredict:
                 return run(weights, inputs)
 
         self._run = jax.jit(exact)
+        self._output, self._per_token = base.output, base.per_token
         self._weights = {name: jax.device_put(_array(tensor), device) for name, tensor in weights.items()}
         self._inputs, self._buckets = base.inputs, buckets_of(base)
         self._pad = int(base.config.get("pad_token_id") or 0)
@@ -84,7 +85,8 @@ class XlaPredict:
             array = np.full((rows, padded), self._pad if name == "input_ids" else 0, dtype=np.int32)
             array[:, :length] = batch[name]
             arrays[name] = array  # follows the weights to their device
-        return {"logits": np.asarray(self._run(self._weights, arrays), dtype=np.float32)}
+        found = np.asarray(self._run(self._weights, arrays), dtype=np.float32)
+        return {self._output: found[:, :length] if self._per_token else found}
 
 
 def _tpu_is_there() -> bool:

@@ -17,6 +17,7 @@ from spaces.anatomy import anatomy_of
 from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
 from spaces.knob import Knob, Value
+from spaces.losses import class_certainty, class_divergence, class_loss
 from spaces.recipe import Step
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics, collect
@@ -130,7 +131,7 @@ def student(case: str = "bert") -> tuple[TaskModel, list[tuple[Mapping[str, Tens
 
 
 def statistics_of(model: TaskModel, base: Base) -> Statistics:
-    return collect(model, labelled(base), torch.nn.functional.cross_entropy)
+    return collect(model, labelled(base), class_loss, class_divergence)
 
 
 @torch.no_grad()
@@ -238,5 +239,5 @@ def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     lengths = tuple(int(n) for n in np.random.default_rng(5).integers(3, 14, 24))
     calibration.write(folder, arrays_of(seen.base, lengths, seed=5))
     model, _ = tiny(case, head)
-    sensitivity.write(folder, sensitivity.measure(model, [batch_of(seen.base, lengths, seed=5)]))
+    sensitivity.write(folder, sensitivity.measure(model, [batch_of(seen.base, lengths, seed=5)], class_certainty))
     return folder

@@ -6,6 +6,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def opening(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What reaches torch's loader."""
     opened: list[bytes] = []
     monkeypatch.setattr(aot_inductor, "_loaded", lambda path: opened.append(path.read_bytes()))
-    monkeypatch.setattr(aot_inductor, "inputs_of", lambda _: ("input_ids",))
+    monkeypatch.setattr(aot_inductor, "base_of", lambda _: SimpleNamespace(inputs=("input_ids",), output="logits"))
     monkeypatch.setattr(aot_inductor, "no_compiler", lambda _: None)
     return opened
 

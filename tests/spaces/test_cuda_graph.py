@@ -45,7 +45,7 @@ class Recorder:
 def predictor(case: str = "bert", head: str = "mean") -> tuple[GraphPredict, Recorder]:
     seen, recorder = subject(case, head), Recorder()
     pad = int(seen.base.config["pad_token_id"])
-    return GraphPredict(seen.model, seen.base.inputs, "cpu", SHORT, pad, recorder), recorder
+    return GraphPredict(seen.model, seen.base, "cpu", SHORT, pad, recorder), recorder
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 4), (4, 4), (5, 8), (8, 8), (16, 16), (17, 17), (40, 40)])
@@ -106,7 +106,7 @@ def test_the_output_is_float32_whatever_the_model_computes_in() -> None:
     def half(**inputs: Tensor) -> Tensor:
         return seen.model(**inputs).to(torch.bfloat16)
 
-    predict = GraphPredict(half, seen.base.inputs, "cpu", SHORT, 0, recorder)
+    predict = GraphPredict(half, seen.base, "cpu", SHORT, 0, recorder)
     assert predict(arrays_of(seen.base, (3,)))["logits"].dtype == np.float32
 
 
@@ -126,7 +126,7 @@ def test_threads_that_share_a_predictor_each_get_their_own_answer() -> None:
 
         return replay, output
 
-    predict = GraphPredict(seen.model, seen.base.inputs, "cpu", SHORT, 0, slow)
+    predict = GraphPredict(seen.model, seen.base, "cpu", SHORT, 0, slow)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(predict, batches))
     for answer, wanted in zip(answers, plain, strict=True):

@@ -19,9 +19,12 @@ from spaces.distillation import (
     capturing,
     hidden_loss,
     relation_loss,
-    soft_loss,
 )
+from spaces.losses import class_loss, class_soft_loss
 from spaces.recipe import Step
+
+#: Classes have no use for it.
+MASK = torch.ones(1, 1)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
@@ -32,13 +35,17 @@ def test_the_soft_loss_is_the_divergence_times_the_squared_temperature(temperatu
         q, p = (torch.tensor([math.exp(v / temperature) for v in row.tolist()]).double() for row in (a, b))
         q, p = q / q.sum(), p / p.sum()
         total += float((p * (p / q).log()).sum())
-    assert float(soft_loss(ours, theirs, temperature)) == pytest.approx(temperature**2 * total / 5, rel=1e-4)
+    assert float(class_soft_loss(ours, theirs, MASK, temperature)) == pytest.approx(
+        temperature**2 * total / 5, rel=1e-4
+    )
 
 
 def test_the_soft_loss_is_zero_only_at_the_teacher() -> None:
     logits_ = torch.randn(4, 3)
-    assert float(soft_loss(logits_, logits_ + 5, 2.0)) == pytest.approx(0, abs=1e-6)  # softmax ignores a shift
-    assert float(soft_loss(logits_, logits_.flip(1), 2.0)) > 0
+    assert float(class_soft_loss(logits_, logits_ + 5, MASK, 2.0)) == pytest.approx(
+        0, abs=1e-6
+    )  # softmax ignores a shift
+    assert float(class_soft_loss(logits_, logits_.flip(1), MASK, 2.0)) > 0
 
 
 def test_hot_soft_labels_become_the_squared_distance_of_centred_logits() -> None:
@@ -46,7 +53,7 @@ def test_hot_soft_labels_become_the_squared_distance_of_centred_logits() -> None
     u, v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)).double()
     centred = (u - u.mean(1, keepdim=True)) - (v - v.mean(1, keepdim=True))
     expected = float(centred.square().sum(1).mean() / (2 * 4))
-    assert float(soft_loss(u, v, 500.0)) == pytest.approx(expected, rel=0.02)
+    assert float(class_soft_loss(u, v, MASK, 500.0)) == pytest.approx(expected, rel=0.02)
 
 
 def test_the_hidden_loss_is_relative_and_over_real_tokens() -> None:
@@ -71,13 +78,13 @@ def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float
     taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
     hidden = torch.randn(*inputs["input_ids"].shape, 64, generator=torch.Generator().manual_seed(4))
     made = Distillation(
-        labels, lambda *_: TeacherOutputs(taught, hidden), functional.cross_entropy, 2.0, LossWeights(*given)
+        labels, lambda *_: TeacherOutputs(taught, hidden), class_loss, class_soft_loss, 2.0, LossWeights(*given)
     )
     ours = model(**inputs)
     last = model.backbone(**inputs).last_hidden_state
     parts = (
         functional.cross_entropy(ours, labels[rows]),
-        soft_loss(ours, taught, 2.0),
+        class_soft_loss(ours, taught, MASK, 2.0),
         hidden_loss(last, hidden, inputs["attention_mask"]),
     )
     expected = sum(w * part for w, part in zip(given, parts, strict=True))
@@ -92,7 +99,7 @@ def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
         with torch.no_grad():
             return TeacherOutputs(model(**inputs), model.backbone(**inputs).last_hidden_state)
 
-    made = Distillation(labels, teacher, functional.cross_entropy, 2.0, LossWeights(0.0, 1.0, 1.0))
+    made = Distillation(labels, teacher, class_loss, class_soft_loss, 2.0, LossWeights(0.0, 1.0, 1.0))
     assert float(made(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
 
 
@@ -106,7 +113,8 @@ def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
     made = Distillation(
         labels,
         lambda *_: TeacherOutputs(torch.zeros(4, 3), hidden),
-        functional.cross_entropy,
+        class_loss,
+        class_soft_loss,
         2.0,
         LossWeights(0.0, 0.0, 1.0),
         columns,
@@ -133,7 +141,8 @@ def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
     made = Distillation(
         labels,
         lambda _, given: taught_by(model, given, (0, 2)),
-        functional.cross_entropy,
+        class_loss,
+        class_soft_loss,
         2.0,
         LossWeights(0.0, 0.0, 0.0, blocks=1.0, relations=1.0),
         mapped={0: 0, 2: 2},
@@ -149,7 +158,13 @@ def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:
     inputs, rows, labels = seen.batch, torch.arange(4), torch.zeros(4, dtype=torch.int64)
     taught = taught_by(seen.model, inputs, tuple(mapped.values()))
     made = Distillation(
-        labels, lambda *_: taught, functional.cross_entropy, 2.0, LossWeights(0.0, 0.0, 0.0, blocks=3.0), mapped=mapped
+        labels,
+        lambda *_: taught,
+        class_loss,
+        class_soft_loss,
+        2.0,
+        LossWeights(0.0, 0.0, 0.0, blocks=3.0),
+        mapped=mapped,
     )
     mine = taught_by(model, inputs, tuple(mapped)).blocks
     parts = [hidden_loss(mine[a], taught.blocks[b], inputs["attention_mask"]) for a, b in mapped.items()]

@@ -17,6 +17,7 @@ from spaces.anatomy import anatomy_of
 from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_folder
 from spaces.errors import Infeasible
 from spaces.families import FAMILIES, known_model_types
+from spaces.losses import class_divergence, class_loss
 from spaces.recipe import Step
 from spaces.statistics import collect
 
@@ -127,7 +128,7 @@ class Unknown(TaskModel):
 
 def test_an_unknown_family_is_infeasible_and_the_known_ones_are_listed() -> None:
     with pytest.raises(Infeasible, match="'perceiver'") as caught:
-        collect(Unknown(), [], lambda found, wanted: found.sum())
+        collect(Unknown(), [], class_loss, class_divergence)
     assert all(name in str(caught.value) for name in known_model_types())
 
 

@@ -14,6 +14,7 @@ from spaces import sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.base import Base, TaskModel
 from spaces.errors import Infeasible
+from spaces.losses import class_certainty
 from spaces.recipe import Step
 from spaces.sparse import expand
 
@@ -57,7 +58,7 @@ def by_hand(model: TaskModel, base: Base) -> list[float]:
 def test_the_score_is_its_definition_summed_row_by_row_over_real_tokens(case: str, head: str) -> None:
     model, base = tiny(case, head)
     expected = by_hand(model, base)
-    found = sensitivity.measure(model, batches(base))
+    found = sensitivity.measure(model, batches(base), class_certainty)
     paths = {id(module): path for path, module in model.named_modules()}
     assert list(found) == [paths[id(block)] for block in anatomy_of(model.backbone).blocks]
     assert list(found.values()) == pytest.approx(expected, rel=1e-3)
@@ -77,7 +78,7 @@ def test_a_planted_fragile_matrix_puts_its_block_first(fragile: int) -> None:
         value.bias[0] /= 200
         output.weight[:, 0] *= 200
     torch.testing.assert_close(logits(model, batch_of(base)), before, atol=1e-4, rtol=1e-4)
-    scores = list(sensitivity.measure(model, batches(base)).values())
+    scores = list(sensitivity.measure(model, batches(base), class_certainty).values())
     others = [s for i, s in enumerate(scores) if i != fragile]
     assert scores[fragile] > 10 * max(others)
 
@@ -85,16 +86,18 @@ def test_a_planted_fragile_matrix_puts_its_block_first(fragile: int) -> None:
 def test_both_factors_of_a_low_rank_pair_count() -> None:
     seen = subject()
     model, _ = built(seen, Step("low_rank", {"rank": 0.5}))
-    found = sensitivity.measure(model, batches(seen.base))
+    found = sensitivity.measure(model, batches(seen.base), class_certainty)
     assert list(found.values()) == pytest.approx(by_hand(*_grown(model, seen.base)), rel=1e-3)
 
 
 def test_sparse_matrices_count_like_the_same_with_their_zeros() -> None:
     seen = subject()
     model, _ = built(seen, Step("sparse", {"weights": 0.5}))
-    found = sensitivity.measure(model, batches(seen.base))
+    found = sensitivity.measure(model, batches(seen.base), class_certainty)
     expand(model)
-    assert list(found.values()) == pytest.approx(list(sensitivity.measure(model, batches(seen.base)).values()))
+    assert list(found.values()) == pytest.approx(
+        list(sensitivity.measure(model, batches(seen.base), class_certainty).values())
+    )
     assert min(found.values()) > 0
 
 
@@ -113,6 +116,6 @@ def test_an_unknown_family_has_no_order(tmp_path: Path) -> None:
     model.backbone.config.model_type = "unheard-of"
     assert "unheard-of" not in CASES
     with pytest.raises(Infeasible, match="unheard-of"):
-        sensitivity.measure(model, batches(base))
+        sensitivity.measure(model, batches(base), class_certainty)
     with pytest.raises(Infeasible, match=r"sensitivity\.json"):
         sensitivity.read(tmp_path)

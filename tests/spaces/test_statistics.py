@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.anatomy import anatomy_of
+from spaces.losses import class_divergence, class_loss
 from spaces.statistics import PLACES, Statistics, collect
 
 CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert", "deberta-v2"])
@@ -173,7 +174,7 @@ def test_the_norm_of_a_unit_is_that_of_all_weights_that_go_with_it(case: str) ->
 def test_collecting_leaves_the_model_as_it_was() -> None:
     model, base = tiny("bert")
     before = weights(model)
-    collect(model, labelled(base), functional.cross_entropy)
+    collect(model, labelled(base), class_loss, class_divergence)
     after = weights(model)
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert all(p.grad is None for p in model.parameters())
@@ -182,7 +183,7 @@ def test_collecting_leaves_the_model_as_it_was() -> None:
 
 def test_how_rows_are_batched_does_not_matter() -> None:
     seen = subject("bert")
-    found = collect(seen.model, rows_of("bert"), functional.cross_entropy)
+    found = collect(seen.model, rows_of("bert"), class_loss, class_divergence)
     assert found.tensors.keys() == seen.statistics.tensors.keys()
     for name, tensor in found.tensors.items():
         if ".spectrum." not in name:  # square roots of rounding errors where the true value is zero
@@ -193,7 +194,7 @@ def test_how_rows_are_batched_does_not_matter() -> None:
 def test_whether_weights_want_gradients_does_not_matter(wanted: bool) -> None:
     model, base = tiny("bert")
     model.requires_grad_(wanted)
-    found = collect(model, labelled(base), functional.cross_entropy)
+    found = collect(model, labelled(base), class_loss, class_divergence)
     for name, tensor in subject("bert").statistics.tensors.items():
         if ".spectrum." not in name:
             torch.testing.assert_close(found.tensors[name], tensor, atol=1e-6, rtol=1e-4, msg=name)
@@ -211,10 +212,10 @@ def test_statistics_survive_their_file(tmp_path: Path) -> None:
 def test_progress_ends_at_one_and_no_data_is_an_error() -> None:
     model, base = tiny("bert")
     steps: list[float] = []
-    collect(model, labelled(base), functional.cross_entropy, steps.append)
+    collect(model, labelled(base), class_loss, class_divergence, steps.append)
     assert steps == sorted(steps) and steps[-1] == 1
     with pytest.raises(ValueError, match="at least one batch"):
-        collect(model, [], functional.cross_entropy)
+        collect(model, [], class_loss, class_divergence)
 
 
 def test_every_matrix_has_a_place() -> None:

@@ -1,0 +1,174 @@
+"""Heads: what turns a backbone's hidden states into a task's output, one tensor with a name.
+
+A new head is a class here and a line in `HEADS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.fused import take_apart
+from spaces.loading import reading
+
+
+class TaskModel(nn.Module):
+    """A backbone with a head: token ids (B, L) in; the head's output (B, ...) out, or (B, L, ...) by token."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        raise NotImplementedError
+
+    #: Modules outside the backbone that read the hidden state, by path from the task model.
+    def hidden_readers(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def hidden_norms(self) -> tuple[str, ...]:
+        """Norms over the hidden size outside the backbone."""
+        return ()
+
+
+class MeanPooled(TaskModel):
+    """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
+
+    def __init__(self, encoder: nn.Module, hidden: int, classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        return ("classifier",)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
+
+
+class Native(TaskModel):
+    """A transformers model with its own sequence-classification head."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def backbone(self) -> nn.Module:
+        base = self.model.base_model
+        assert isinstance(base, nn.Module)
+        return base
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        names = ("classifier", "classifier.dense", "pooler.dense", "head.dense", "pre_classifier", "score")
+        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
+        return tuple(path for path, module in found if isinstance(module, nn.Linear))
+
+    def hidden_norms(self) -> tuple[str, ...]:
+        return tuple(f"model.{name}" for name, _ in self.model.named_modules() if name == "head.norm")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits  # type: ignore[no-any-return]
+
+
+class Spans(Native):
+    """A transformers model with its question-answering head: logits of an answer's start and end, (B, L, 2)."""
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n == "qa_outputs"]
+        return tuple(path for path, module in found if isinstance(module, nn.Linear))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of head.
+
+    output: the name of what it gives. per_token: whether that has a row a token. loader: the transformers class that
+    builds the model. ending: of the architectures that come with such a head. fresh: parameters that may be missing in
+    a checkpoint, because they belong to a new head, by the beginning of their name.
+    """
+
+    name: str
+    output: str
+    per_token: bool
+    loader: str
+    ending: str
+    wrap: Callable[[nn.Module, int, str], TaskModel]
+    fresh: tuple[str, ...] = ()
+
+    def transformers(self) -> Any:
+        """The class that loads and builds the model."""
+        import transformers
+
+        return getattr(transformers, self.loader)
+
+    def is_own(self, config: Any) -> bool:
+        """Whether a transformers configuration is that of a model with such a head."""
+        return bool(self.ending) and any(a.endswith(self.ending) for a in (config.architectures or ()))
+
+
+def _native(model: nn.Module, outputs: int, name: str) -> TaskModel:
+    made = Native(model)
+    take_apart(made.backbone)
+    return made
+
+
+def _spans(model: nn.Module, outputs: int, name: str) -> TaskModel:
+    made = Spans(model)
+    take_apart(made.backbone)
+    return made
+
+
+def _mean_pooled(model: nn.Module, outputs: int, name: str) -> TaskModel:
+    take_apart(model)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
+    with reading(f"the model {name!r} has no hidden size that a head could read"):
+        hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr,operator]
+    return MeanPooled(model, hidden, outputs)
+
+
+HEADS: tuple[Head, ...] = (
+    Head(
+        "native",
+        "logits",
+        False,
+        "AutoModelForSequenceClassification",
+        "ForSequenceClassification",
+        _native,
+    ),
+    Head("mean", "logits", False, "AutoModel", "", _mean_pooled),
+    Head(
+        "span",
+        "span_logits",
+        True,
+        "AutoModelForQuestionAnswering",
+        "ForQuestionAnswering",
+        _spans,
+        ("qa_outputs.",),
+    ),
+)
+
+
+def head_named(name: str) -> Head:
+    """Raises ValueError when there is none of that name."""
+    for head in HEADS:
+        if head.name == name:
+            return head
+    raise ValueError(f"head must be one of {', '.join(head.name for head in HEADS)}, got {name}")

@@ -1,0 +1,105 @@
+"""What the outputs of heads are compared by: the losses of tasks, and how far two outputs are from each other.
+
+Every function takes outputs (B, ...) or (B, L, ...) and the attention mask (B, L). Losses are means over rows in
+float32; divergences and certainties are sums over rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# --- classes: logits (B, C) ---------------------------------------------------------------------------------------
+
+
+def class_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy against labels (B,)."""
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def class_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(taught/T || logits/T) (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+    student = functional.log_softmax(logits.float() / temperature, -1)
+    teacher = functional.log_softmax(taught.float() / temperature, -1)
+    return functional.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def class_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """KL(softmax(logits) || softmax(other))."""
+    a, b = logits.log_softmax(-1), other.log_softmax(-1)
+    return (a.exp() * (a - b)).sum()
+
+
+def class_certainty(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of the predicted class."""
+    return logits.log_softmax(-1).max(-1).values.sum()
+
+
+# --- spans: logits of start and end (B, L, 2), distributions over the row's real tokens --------------------------
+
+
+def _positions(logits: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (B, L, 2) over real tokens; padding has a low score instead of none, so that 0 * inf is not."""
+    scores = (logits.float() / temperature).masked_fill(~mask.bool()[..., None], -1e4)
+    return scores.log_softmax(1)
+
+
+def span_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of start and end, their mean, against positions (B, 2) (Devlin et al. 2019, section 4.2)."""
+    found = _positions(logits, mask).gather(1, targets[:, None, :])
+    return -found.mean()
+
+
+def span_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """T^2 KL of the teacher's distributions of start and end, their mean."""
+    student, teacher = (_positions(one, mask, temperature) for one in (logits, taught))
+    return (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
+
+
+def span_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """KL of start and end, their sum."""
+    a, b = _positions(logits, mask), _positions(other, mask)
+    return (a.exp() * (a - b)).sum()
+
+
+def span_certainty(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of the likeliest start and end."""
+    return _positions(logits, mask).max(1).values.sum()
+
+
+# --- embeddings (B, D) --------------------------------------------------------------------------------------------
+
+
+def embedding_loss(embeddings: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """A projection on a random direction a row.
+
+    The second moment of its gradients is the Gauss-Newton matrix of a squared error (Martens 2020, arXiv 1412.1193,
+    section 8): there are no labels to compute a loss from.
+    """
+    return (embeddings.float() * torch.randn_like(embeddings.float())).sum() / len(embeddings)
+
+
+def embedding_soft_loss(embeddings: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """1 - cosine to the teacher's, and the squared difference of the pairwise cosines within the batch.
+
+    Of embeddings of another size only the pairwise part is taken. The pairs are those of relational distillation (Park
+    et al. 2019, arXiv 1904.05068); `temperature` has no meaning here.
+    """
+    ours, theirs = (functional.normalize(one.float(), dim=-1) for one in (embeddings, taught))
+    pairs = (ours @ ours.T - theirs @ theirs.T).square().mean()
+    if ours.shape[-1] != theirs.shape[-1]:
+        return 10 * pairs
+    return (1 - (ours * theirs).sum(-1)).mean() + 10 * pairs
+
+
+def embedding_divergence(embeddings: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """1 - cosine."""
+    return (1 - functional.cosine_similarity(embeddings.float(), other.float(), dim=-1)).sum()
+
+
+def embedding_certainty(embeddings: Tensor, mask: Tensor) -> Tensor:
+    """A projection on one random direction, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(embeddings.shape[-1], generator=generator)
+    return (embeddings.float() @ direction.to(embeddings.device)).sum()
