@@ -53,7 +53,7 @@ def measured(lab: Lab, model: Model, pair: Deployment, seconds: float) -> dict[s
     seed = lab.seeds[0]
     recipe, folder, measurer = lab.recipe(model, seed, pair), lab.weights(model, seed), lab.evaluator(seed).measurer
     with measurer.opened(recipe, folder) as bench:
-        bench.call("predict", [lab.setting(seed).split("test")[0].batch(np.arange(1))])
+        bench.call("predict", [lab.setting(seed).split("test").encoded.batch(np.arange(1))])
         peak = memory.memory(bench)["peak_memory_mb"].value
     ratio, low, high, ms = lab.ratio(model, pair, EAGER, 1, seconds)
     return {

@@ -94,11 +94,15 @@ class Lab:
             self.weights(model, seed),
         )
         with measurer.opened(recipe, folder) as bench:
-            return self.setting(seed).decide(measurer.logits(recipe, folder, held(bench), split))
+            rows = self.setting(seed).split(split)
+            return rows.predictions("accuracy", measurer.output(recipe, folder, held(bench), split))
 
     def right(self, model: Model, pair: Deployment, split: str) -> np.ndarray:
         """(seeds, N): which rows it gets right."""
-        rows = [self.predictions(model, seed, pair, split) == self.setting(seed).split(split)[1] for seed in self.seeds]
+        rows = [
+            self.predictions(model, seed, pair, split) == self.setting(seed).split(split).references
+            for seed in self.seeds
+        ]
         return np.stack(rows)
 
     def loss(self, model: Model, pair: Deployment, split: str, against: Deployment = EAGER) -> Loss:
@@ -120,7 +124,7 @@ class Lab:
         """
         seed = self.seeds[0] if seed is None else seed
         prepared, measurer = self.setting(seed), self.evaluator(seed).measurer
-        lengths = prepared.split("test")[0].lengths.tolist()
+        lengths = prepared.split("test").encoded.lengths.tolist()
         names = input_names(prepared.teacher)
         fed = list(inputs(Workload(batch, "data", 0), names, frame_in(prepared.teacher), lengths))
         ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)

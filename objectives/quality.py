@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.int64]  # (N,) class numbers from 0
 Floats = NDArray[np.float64]
+Predictions = NDArray[Any]  # (N,) class numbers, or rows' scores
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number made of predictions and references, twice: by scikit-learn, and fast, from confusion counts.
+    """A number made of predictions and references, twice: once as it is reported, and fast, from counts of equal rows.
+
+    Of classes the first is by scikit-learn, the second from confusion counts. Where `of_counts` is None the
+    predictions are the rows' own scores, and the metric is their mean.
 
     The first is what is reported; the second, equal to it, is by hand because it scores thousands of bootstrap draws in
     one array operation, where scikit-learn scores one draw at a time. Both take the number of classes C from the task,
@@ -33,15 +37,15 @@ class Metric:
 
     name: str
     description: str
-    compute: Callable[[Labels, Labels, int], float]  # references (N,), predictions (N,), C
-    of_counts: Callable[[Floats], Floats]  # (..., C, C) [reference, prediction] -> (...)
+    compute: Callable[[Labels, Predictions, int], float]  # references (N,), predictions (N,), C
+    of_counts: Callable[[Floats], Floats] | None  # (..., C, C) [reference, prediction] -> (...)
 
     @property
     def objective(self) -> Objective:
         return Objective(self.name, "fraction", "higher", self.description)
 
 
-def _accuracy(references: Labels, predictions: Labels, classes: int) -> float:
+def _accuracy(references: Labels, predictions: Predictions, classes: int) -> float:
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
@@ -52,7 +56,7 @@ def _accuracy_of(counts: Floats) -> Floats:
     return right
 
 
-def _f1(references: Labels, predictions: Labels, classes: int) -> float:
+def _f1(references: Labels, predictions: Predictions, classes: int) -> float:
     from sklearn.metrics import f1_score
 
     labels = [1] if classes <= 2 else np.unique(references)
@@ -75,7 +79,7 @@ def _f1_of(counts: Floats) -> Floats:
     return mean
 
 
-def _matthews(references: Labels, predictions: Labels, classes: int) -> float:
+def _matthews(references: Labels, predictions: Predictions, classes: int) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(references, predictions))
@@ -92,7 +96,7 @@ def _matthews_of(counts: Floats) -> Floats:
 
 
 #: Under the names that `evaluate` has for them.
-METRICS = (
+CLASS_METRICS = (
     Metric("accuracy", "share of rows predicted right", _accuracy, _accuracy_of),
     Metric(
         "f1",
@@ -108,6 +112,22 @@ METRICS = (
     ),
 )
 
+
+def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
+    return float(predictions.mean())
+
+
+#: Of tasks whose rows are scored one by one: the mean of the rows' scores.
+MEANS = (
+    Metric("squad_f1", "token F1 of the answer, as SQuAD's script counts it", _mean, None),
+    Metric("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them", _mean, None),
+    Metric("recall_at_1", "share of queries whose first passage is relevant", _mean, None),
+    Metric("recall_at_10", "share of a query's relevant passages among the first ten", _mean, None),
+    Metric("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", _mean, None),
+    Metric("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", _mean, None),
+)
+METRICS = (*CLASS_METRICS, *MEANS)
+
 LOSS = Objective("quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01")
 
 OBJECTIVES = (*(metric.objective for metric in METRICS), LOSS)
@@ -121,7 +141,7 @@ def metric_named(name: str) -> Metric:
     raise ValueError(f"metric must be one of {', '.join(m.name for m in METRICS)}, got {name}")
 
 
-def score(metric: str, predictions: Labels, references: Labels, classes: int) -> float:
+def score(metric: str, predictions: Predictions, references: Labels, classes: int) -> float:
     """The metric of predictions (N,) against references (N,), class numbers, by its `evaluate.Metric`.
 
     `classes` is the size of the task's label set, whatever labels the rows have.
@@ -148,11 +168,11 @@ def evaluate_metric(name: str) -> evaluate.Metric:
 
     class Offline(evaluate.Metric):  # type: ignore[misc, unused-ignore]
         def _info(self) -> evaluate.MetricInfo:
-            column = datasets.Value("int64")
+            column = datasets.Value("int64" if metric.of_counts else "float64")
             return evaluate.MetricInfo(
                 description=metric.description,
                 citation="",
-                inputs_description="predictions and references: class numbers from 0",
+                inputs_description="predictions and references: class numbers from 0, or scores and zeros",
                 features=datasets.Features({"predictions": column, "references": column}),
             )
 
@@ -164,7 +184,7 @@ def evaluate_metric(name: str) -> evaluate.Metric:
 
 
 def quality(
-    metric: str, predictions: Labels, references: Labels, classes: int, seed: int, conditions: Mapping[str, Any]
+    metric: str, predictions: Predictions, references: Labels, classes: int, seed: int, conditions: Mapping[str, Any]
 ) -> Measurement:
     """The metric with its bootstrap interval over rows, for a task of so many `classes`.
 
@@ -179,8 +199,8 @@ def quality(
 
 def loss_against(
     metric: str,
-    predictions: Labels,
-    baseline_predictions: Labels,
+    predictions: Predictions,
+    baseline_predictions: Predictions,
     references: Labels,
     classes: int,
     seed: int,
@@ -189,18 +209,20 @@ def loss_against(
     """Points (0.01) of the metric that the baseline is better by; below 0 the candidate is better.
 
     The interval is a paired bootstrap over rows: what both get wrong does not widen it. `conditions` gain
-    `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right.
+    `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right, where a row is
+    either right or wrong.
     """
     lost = score(metric, baseline_predictions, references, classes) - score(metric, predictions, references, classes)
     ours, theirs = _draws(metric, [predictions, baseline_predictions], references, classes, seed)
     low, high = stats.percentile_interval(100 * (theirs - ours), len(references))
-    right, baseline_right = predictions == references, baseline_predictions == references
-    p = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
-    noted = {**(conditions or {}), "metric": metric, "mcnemar_p": p}
+    noted = {**(conditions or {}), "metric": metric}
+    right, baseline_right = (_right(metric, side, references) for side in (predictions, baseline_predictions))
+    if right is not None and baseline_right is not None:
+        noted["mcnemar_p"] = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
     return LOSS.measured(100 * lost, (low, high), len(references), noted)
 
 
-def per_class(predictions: Labels, references: Labels, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+def per_class(predictions: Predictions, references: Labels, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Precision, recall and F1 of every class that appears, with its number of rows; plain JSON.
 
     Recall has Wilson's interval (1927), because a class may have few rows. Precision is None for a class that is
@@ -246,7 +268,15 @@ def parity(outputs: Sequence[Mapping[str, np.ndarray]], reference_outputs: Seque
     return worst
 
 
-def _draws(metric: str, sides: Sequence[Labels], references: Labels, classes: int, seed: int) -> list[Floats]:
+def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray[np.bool_] | None:
+    """(N,) whether a row is right; None where a row's score is something between."""
+    if metric_named(metric).of_counts is not None:
+        right: NDArray[np.bool_] = predictions == references
+        return right
+    return predictions == 1 if bool(np.isin(predictions, (0, 1)).all()) else None
+
+
+def _draws(metric: str, sides: Sequence[Predictions], references: Labels, classes: int, seed: int) -> list[Floats]:
     """The metric of every side on the same bootstrap samples of rows, (draws,) each.
 
     Rows alike in reference and all predictions fall into one cell, and cells are what is drawn.
@@ -254,17 +284,20 @@ def _draws(metric: str, sides: Sequence[Labels], references: Labels, classes: in
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
     drawn = stats.resample_counts(counts, seed).astype(np.float64)
     of_counts = metric_named(metric).of_counts
+    if of_counts is None:
+        return [drawn @ cells[side] / len(references) for side in range(1, len(cells))]
+    cells = cells.astype(np.int64)
     return [of_counts(_confusion(drawn, cells[0], cells[side], max(2, classes))) for side in range(1, len(cells))]
 
 
-def _confusion(drawn: Floats, references: Labels, predictions: Labels, classes: int) -> Floats:
+def _confusion(drawn: Floats, references: Labels, predictions: Predictions, classes: int) -> Floats:
     """Counts by cell (draws, cells) to confusion counts (draws, C, C)."""
     place = np.zeros((drawn.shape[1], classes * classes))
     place[np.arange(drawn.shape[1]), references * classes + predictions] = 1
     return (drawn @ place).reshape(-1, classes, classes)
 
 
-def _check(predictions: Labels, references: Labels) -> None:
+def _check(predictions: Predictions, references: Labels) -> None:
     if len(references) == 0 or predictions.shape != references.shape:
         got = f"{predictions.shape} and {references.shape}"
         raise ValueError(f"need as many predictions as references, one or more, got {got}")

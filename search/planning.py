@@ -38,10 +38,10 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     splits = numbered_splits(config, folder)
     made_by = cutting_tokenizer(config, folder, facts)
     some = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
-    encoded = task_named(config.task).encode(made_by, some, config.data.max_length)
+    task = task_named(config.task)
+    encoded = task.encode(made_by, some, config.data, splits.labels, config.where).encoded
     check_tokens(encoded, some, "train", config)
-    frame = frame_of(made_by, splits.train.pairs is not None)
-    model, _ = load_and_try(config, folder, splits.labels, frame, encoded)
+    model, _ = load_and_try(config, folder, splits.labels, frame_of(made_by, task.paired(config.data)), encoded)
     count = sum(p.numel() for p in model.parameters())
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"

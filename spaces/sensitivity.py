@@ -54,9 +54,8 @@ def measure(
     model.eval().requires_grad_(False)  # gradients of outputs are all that is wanted
     for inputs in batches:
         with _watching(anatomy, owners, inputs["attention_mask"].bool(), add), torch.enable_grad():
-            certainty(
-                model(**inputs), inputs["attention_mask"]
-            ).backward()  # rows do not mix, so each token gets the gradient of its own row
+            sure = certainty(model(**inputs), inputs["attention_mask"])
+            sure.backward()  # type: ignore[no-untyped-call] # rows do not mix: each token gets its own row's gradient
     return scores
 
 

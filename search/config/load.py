@@ -27,7 +27,7 @@ class Names:
 
     axes: Mapping[str, tuple[str, ...]]  # axis (the runtime too) -> its knobs
     tasks: tuple[str, ...]
-    metrics: tuple[str, ...]  # the first is the default
+    metrics: Mapping[str, tuple[str, ...]]  # of each task; the first is the default
     samplers: tuple[str, ...]  # the first is the default
     objectives: tuple[str, ...]
 
@@ -53,10 +53,11 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     raw = dict(raw)
     if isinstance(raw.get("data"), Mapping) and raw["data"].get("name") is not None:
         raw["data"] = {"train": "train", **raw["data"]}
-    raw.setdefault("metric", names.metrics[0])
     raw.setdefault("sampler", names.samplers[0])
     space = check_space(raw.pop("space", None), names.axes, source.where)
     config = parse(RUN, raw, source.where)
+    if config.task in names.metrics and not config.metric:
+        config = replace(config, metric=names.metrics[config.task][0])
     _check_names(config, names, source)
     return replace(
         config,
@@ -115,7 +116,7 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     for key, name, valid in (
         ("task", config.task, names.tasks),
-        ("metric", config.metric, names.metrics),
+        ("metric", config.metric, names.metrics.get(config.task, ())),
         ("sampler", config.sampler, names.samplers),
     ):
         if name not in valid:

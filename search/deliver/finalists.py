@@ -161,8 +161,8 @@ def _gather(
             return
     measurer.complete(outcome.recipe, folder)
     with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
-        logits = measurer.logits(outcome.recipe, folder, opened, "test")
-        gathered.held_out[number] = earlier.held_out[number] if remembered_here else measurer.qualities(logits, "test")
+        output = measurer.output(outcome.recipe, folder, opened, "test")
+        gathered.held_out[number] = earlier.held_out[number] if remembered_here else measurer.qualities(output, "test")
         gathered.energy[number] = {} if remembered_here else measurer.energy(opened)
         gathered.checks[number] = check.write_reference(measurer, outcome, folder, opened)
     gathered.ready[number] = outcome, folder

@@ -28,10 +28,11 @@ from search.errors import UserError
 from search.front.outcome import LATENCY, Outcome
 from search.front.wording import text as text_of
 from search.front.wording import times
+from search.measure.outputs import joined
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
 from spaces import build
-from spaces.base import ModelError
+from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 #: In a model folder: outputs that every later load must reproduce.
 REFERENCE = "reference.npz"
-#: Largest difference of logits. On the same device the same kernels run, so only the order of sums may differ;
+#: Largest difference of outputs. On the same device the same kernels run, so only the order of sums may differ;
 #: another device rounds otherwise, and integers then step otherwise.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
 ELSEWHERE = 20.0  # times the tolerance, on another kind of device
@@ -59,11 +60,11 @@ def probe(folder: Path) -> list[Batch]:
 def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
     """Write a file with the model's outputs on the probe and on the validation split; its path."""
     probed = measurer.probed(outcome.recipe, folder, opened, probe(folder))
-    logits = measurer.logits(outcome.recipe, folder, opened, "validation")
-    digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", logits))}
+    answered = measurer.output(outcome.recipe, folder, opened, "validation")
+    digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", answered))}
 
     def make(target: Path) -> None:
-        np.savez(target / REFERENCE, probe=probed, validation=logits)
+        np.savez(target / REFERENCE, probe=probed, validation=answered)
 
     return measurer.keep("references", {"recipe": outcome.recipe.digest, **digests}, make) / REFERENCE
 
@@ -137,11 +138,12 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
         return CheckResult((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["probe"]
-    answers = bench.call("predict", probe(folder), timeout_s=600)
-    logits = np.concatenate([o["logits"] for o in answers])
+    inputs = probe(folder)
+    found = joined(bench.call("predict", inputs, timeout_s=600), inputs, read_config(folder)[0])
     allowed = tolerance(record, context)
-    difference = quality.parity([{"logits": logits}], [{"logits": wanted}])
-    line = f"outputs on {len(wanted)} fixed inputs: largest difference of logits {difference:.2g} (allowed {allowed:g})"
+    difference = quality.parity([{"output": found}], [{"output": wanted}])
+    rows = sum(len(batch["attention_mask"]) for batch in inputs)
+    line = f"outputs on {rows} fixed inputs: largest difference {difference:.2g} (allowed {allowed:g})"
     return CheckResult((line,), "" if difference <= allowed else line)
 
 
@@ -170,7 +172,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
         latency_now: Latency = "unknown"
         if elsewhere:
             lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
-        lengths = None if isinstance(rows, str) else rows.split("validation")[0].lengths.tolist()
+        lengths = None if isinstance(rows, str) else rows.split("validation").encoded.lengths.tolist()
         baseline = None if elsewhere else baseline_folder(folder, record, rows)
     if not elsewhere:
         line, latency_now = _latency(folder, record, context, baseline, lengths)
@@ -205,27 +207,27 @@ def _quality_lines(
     """Lines on the validation split, where its data can be read."""
     if isinstance(rows, str):
         return [f"validation split: not compared, because its data cannot be read here: {rows}"]
-    encoded, labels = rows.split("validation")
-    batches = rows.batches(encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
+    split = rows.split("validation")
+    batches = rows.batches(split.encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
-    logits = np.concatenate([o["logits"] for o in outputs])
+    found = joined(outputs, batches, read_config(folder)[0])
     metric = str(record.config["metric"])
-    score = quality.score(metric, rows.decide(logits), labels, rows.classes)
+    score = quality.score(metric, split.predictions(metric, found), split.references, split.classes)
     recorded = record.measurements[metric].value
     if not (folder / REFERENCE).is_file():
         return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["validation"]
-    if logits.shape != wanted.shape:
-        return [f"validation split: not compared, because it has {len(logits)} rows here and had {len(wanted)}"]
-    difference = quality.parity([{"logits": logits}], [{"logits": wanted}])
+    if found.shape != wanted.shape:
+        return [f"validation split: not compared, because it has {len(found)} rows here and had {len(wanted)}"]
+    difference = quality.parity([{"output": found}], [{"output": wanted}])
     allowed = tolerance(record, context)
     line = (
         f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "
-        f"largest difference of logits {difference:.2g} (allowed {allowed:g})"
+        f"largest difference of outputs {difference:.2g} (allowed {allowed:g})"
     )
     close = difference <= allowed
-    if not close or (not same_kind(record, context) and abs(score - recorded) > 0.5 / len(labels)):
+    if not close or (not same_kind(record, context) and abs(score - recorded) > 0.5 / len(split)):
         problems.append(line)
     return [line]
 

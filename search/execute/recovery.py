@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ class Recovery:
         from spaces.checkpoints import Checkpoints
         from spaces.training import Training, train
 
-        encoded, labels = read_encoded(self.data / "train.npz")
+        encoded, targets = read_encoded(self.data / "train.npz")
         settings, config = self.settings, self.config
         narrower = "hidden" in self.plans.get("distill", {})
         training = Training(
@@ -56,7 +56,7 @@ class Recovery:
             freeze_embeddings=config.teacher.freeze_embeddings and not narrower,
             seed=config.seed,
         )
-        loss = self._loss(model, encoded.lengths, labels)
+        loss = self._loss(model, encoded.lengths, targets)
         patience = int(settings["early_stopping"]) or None
         rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
@@ -64,7 +64,7 @@ class Recovery:
         progress = partial(self.progress, "recovery")
         train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
 
-    def _loss(self, model: TaskModel, lengths: np.ndarray, labels: np.ndarray) -> Distillation:
+    def _loss(self, model: TaskModel, lengths: np.ndarray, targets: np.ndarray) -> Distillation:
         import torch
 
         from spaces.anatomy import anatomy_of
@@ -75,13 +75,16 @@ class Recovery:
         kept = self.plans.get("distill", {})
         width = kept.get("hidden")
         weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
+        if not task.supervised:  # the data say nothing that a loss could be computed from
+            weights = replace(weights, task=0.0)
         mapped: dict[int, int] = {}
         if weights.blocks > 0:  # where no block was dropped, each came from the teacher's at its place
             mapped = dict(enumerate(kept.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
         return Distillation(
-            labels=torch.from_numpy(labels),
+            targets=torch.from_numpy(targets),
             teacher=StoredTeacher(self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values())),
-            task=lambda logits, wanted: task.loss({"logits": logits}, wanted),
+            task=task.loss,
+            soft=task.soft_loss,
             temperature=float(self.settings["temperature"]),
             weights=weights,
             columns=None if width is None else torch.tensor(decode_ranges(width)),

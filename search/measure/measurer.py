@@ -21,17 +21,19 @@ from objectives.process import Remote, Waiting
 from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
+from search.measure.outputs import joined
 from search.measure.timing import Finalist, Timings
+from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.prepared import Prepared
 from search.store.paths import located
 from search.store.store import digest_in
 from spaces import build, registry
-from spaces.base import WEIGHTS
+from spaces.base import WEIGHTS, read_config
 from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 
-#: Largest difference of logits from eager PyTorch that the same weights in fp32 may show under another runtime.
+#: Largest difference of an output from eager PyTorch that the same weights in fp32 may show under another runtime.
 PARITY = 1e-3
 PREDICT_CHUNK = 64  # batches a call, so that a long split reports progress and keeps its time limit
 
@@ -105,7 +107,7 @@ class Measurer:
                 measurements = self.timings(bench, recipe, folder)
             measurements |= memory.memory(bench)  # before predictions, which take more rows at once
             with self._watch.timed("quality"):
-                measurements |= self.qualities(self.logits(recipe, folder, held(bench), "validation"), "validation")
+                measurements |= self.qualities(self.output(recipe, folder, held(bench), "validation"), "validation")
             if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
                 measurements |= self.energy(held(bench))
         measurements |= self.sizes(recipe, folder)
@@ -154,15 +156,15 @@ class Measurer:
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
-        batches = self._prepared.batches(self._prepared.split(split)[0], size)
+        batches = self._prepared.batches(self._prepared.split(split).encoded, size)
         outputs: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
             outputs += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
         return outputs
 
-    def logits(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
-        """Logits (N, C) of a split in its order, from the store when they were computed before."""
+    def output(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
+        """The output (E, ...) or (tokens, ...) for a split in its order, from the store when it was computed before."""
         plan = build.precision_of(recipe)
         size = self._prepared.batch_for(str(plan["precision"]))
         inputs = {
@@ -175,10 +177,11 @@ class Measurer:
         def answers(bench: Remote) -> Outputs:
             return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
 
-        return self._answered(recipe, folder, inputs, opened, answers)
+        batches = self._prepared.batches(self._prepared.split(split).encoded, size)
+        return self._answered(recipe, folder, inputs, opened, answers, batches)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
-        """Logits of the batches `inputs`, from the store when they were computed before."""
+        """The output for `inputs`, one after the other; from the store when it was computed before."""
         digest = hashlib.sha256()
         for batch in inputs:
             for name, array in sorted(batch.items()):
@@ -187,7 +190,7 @@ class Measurer:
         def answers(bench: Remote) -> Outputs:
             return list(bench.call("predict", inputs, timeout_s=self._limit_s()))
 
-        return self._answered(recipe, folder, {"probe": digest.hexdigest()}, opened, answers)
+        return self._answered(recipe, folder, {"probe": digest.hexdigest()}, opened, answers, inputs)
 
     def _answered(
         self,
@@ -196,8 +199,9 @@ class Measurer:
         inputs: Mapping[str, object],
         opened: Opened,
         answers: Callable[[Remote], Outputs],
+        batches: Sequence[Batch],
     ) -> np.ndarray:
-        """The logits of `answers`, from the store or computed; their key holds `inputs` and all else they depend on."""
+        """The output in `answers` to `inputs`, which are named by all they depend on."""
         key = {
             "weights": recipe.weights_digest,
             "made": digest_in(folder, WEIGHTS),  # training again may give other weights
@@ -210,10 +214,10 @@ class Measurer:
         def make(target: Path) -> None:
             with opened() as bench:
                 outputs = answers(bench)
-            np.save(target / "logits.npy", np.concatenate([o["logits"] for o in outputs]))
+            np.save(target / "output.npy", joined(outputs, batches, read_config(folder)[0]))
 
         entry, _ = self._prepared.store.make("predictions", key, make)
-        return np.asarray(np.load(entry / "logits.npy", allow_pickle=False))
+        return np.asarray(np.load(entry / "output.npy", allow_pickle=False))
 
     @contextmanager
     def baseline(self, device: str | None = None, waiting: Waiting = "default") -> Iterator[Remote]:
@@ -228,24 +232,23 @@ class Measurer:
         prepared = self._prepared
         recipe = prepared.recipe({**prepared.space.off, "runtime.name": "eager", "bits.precision": "fp32"})
         untimed = partial(self.baseline, waiting="passive")
-        return prepared.decide(self.logits(recipe, prepared.teacher, untimed, split))
+        return prepared.split(split).predictions(prepared.metric, self.output(recipe, prepared.teacher, untimed, split))
 
-    def qualities(self, logits: np.ndarray, split: str) -> dict[str, Measurement]:
+    def qualities(self, output: np.ndarray, split: str) -> dict[str, Measurement]:
         """The metric on a split, and the points lost against the baseline on the same rows."""
         prepared = self._prepared
-        references = prepared.split(split)[1]
-        predictions = self._prepared.decide(logits)
-        conditions = {"split": split, "rows": len(references), "batch": prepared.config.workload.batch}
+        rows = prepared.split(split)
+        predictions = rows.predictions(prepared.metric, output)
+        conditions = {"split": split, "rows": len(rows), "batch": prepared.config.workload.batch}
         seed = prepared.config.seed
-        by_class = quality.per_class(predictions, references, prepared.about_data["labels"]) if split == "test" else []
-        noted = {**conditions, "classes": by_class} if by_class else conditions
-        value = quality.quality(prepared.metric, predictions, references, prepared.classes, seed, noted)
+        noted = {**conditions, **rows.details(predictions)} if split == "test" else conditions
+        value = quality.quality(prepared.metric, predictions, rows.references, rows.classes, seed, noted)
         lost = quality.loss_against(
             prepared.metric,
             predictions,
             self.baseline_predictions(split),
-            references,
-            prepared.classes,
+            rows.references,
+            rows.classes,
             seed,
             conditions,
         )
@@ -284,16 +287,18 @@ class Measurer:
         return {on_disk.objective: on_disk, count.objective: count}
 
     def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
-        """The same weights in fp32 must give the same logits under every runtime."""
+        """The same weights in fp32 must give the same output under every runtime."""
         if build.precision_of(recipe) != {"precision": "fp32"}:
             return
         reference = np.load(folder / "reference.npy", allow_pickle=False)
-        encoded, _ = self._prepared.whole("validation")
-        batches = [encoded.batch(np.array([i])) for i in range(len(reference))]
+        encoded = self._prepared.whole("validation").encoded
+        batches = [encoded.batch(np.array([i])) for i in range(min(REFERENCE_ROWS, len(encoded)))]
         outputs = bench.call("predict", batches, timeout_s=self._limit_s())
-        difference = quality.parity(outputs, [{"logits": reference[i : i + 1]} for i in range(len(reference))])
+        base = read_config(folder)[0]
+        ours = joined(outputs, batches, base)
+        difference = quality.parity([{base.output: ours}], [{base.output: reference}])
         if not difference <= PARITY:
             raise ArithmeticError(
-                f"{recipe.runtime.name} gives other outputs than eager PyTorch: logits differ by {difference:.2g}, "
+                f"{recipe.runtime.name} gives other outputs than eager PyTorch: they differ by {difference:.2g}, "
                 f"more than {PARITY:g}"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,11 @@ import numpy as np
 from objectives import quality
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
-from search.errors import UserError, show
+from search.errors import UserError
 from search.front.wording import quantity
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared
+from search.tasks import Rows
 
 #: A teacher surely beyond this share of the way from the constant guess to a perfect model gets no note.
 NEAR = 0.1
@@ -26,8 +26,8 @@ class Standing:
 
     metric: str
     teacher: Measurement
-    guess: float  # the metric of the best constant guess
-    label: str  # that the constant guess gives
+    guess: float  # of the metric, of the best model that gives every row the same answer
+    text: str  # what that says
     gain: Measurement  # points of the metric that the teacher is better by
 
     @property
@@ -43,24 +43,20 @@ class Standing:
         value, low, high = (quantity(v, self.teacher.unit) for v in (self.teacher.value, *self.teacher.interval))
         guess = quantity(self.guess, self.teacher.unit)
         return (
-            f"its {self.metric} is {value} ({low} to {high}), and {guess} where every row is called "
-            f"{show(self.label)}, on {self.teacher.samples} validation rows"
+            f"its {self.metric} is {value} ({low} to {high}), and {guess} {self.text}, "
+            f"on {self.teacher.samples} validation rows"
         )
 
 
-def standing(
-    metric: str, predictions: np.ndarray, references: np.ndarray, labels: Sequence[str], seed: int
-) -> Standing:
-    """The comparison for predictions (N,) and references (N,), both indices into `labels`."""
-    classes = len(labels)
-    guess, number = quality.constant_guess(metric, references, classes)
-    constant = np.full_like(references, number)
+def standing(metric: str, predictions: np.ndarray, rows: Rows, seed: int) -> Standing:
+    """Of a teacher with these predictions (N,) of the rows."""
+    guess = rows.constant_guess(metric)
     return Standing(
         metric,
-        quality.quality(metric, predictions, references, classes, seed, {}),
-        guess,
-        labels[number],
-        quality.loss_against(metric, constant, predictions, references, classes, seed),
+        quality.quality(metric, predictions, rows.references, rows.classes, seed, {}),
+        quality.score(metric, guess.predictions, rows.references, rows.classes),
+        guess.text,
+        quality.loss_against(metric, guess.predictions, predictions, rows.references, rows.classes, seed),
     )
 
 
@@ -74,16 +70,11 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
     config = prepared.config
-    references = prepared.split("validation")[1]
-    labels: Sequence[str] = prepared.about_data["labels"]
-    if len(np.unique(references)) < 2:
-        only = labels[int(references[0])]
-        raise UserError(
-            f"{config.where('data.validation')}: must have rows of two labels or more, "
-            f"got {len(references)} rows of {show(only)}"
-        )
+    rows = prepared.split("validation")
+    if problem := rows.problem():
+        raise UserError(f"{config.where('data.validation')}: {problem}")
     predictions = _predictions(prepared, progress, deadline)
-    result = standing(prepared.metric, predictions, references, labels, config.seed)
+    result = standing(prepared.metric, predictions, rows, config.seed)
     if result.better:
         return f"the teacher is little better than a constant guess: {result}" if result.near else ""
     trained = config.teacher.epochs > 0

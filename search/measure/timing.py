@@ -230,7 +230,7 @@ class Timings:
             wanted = Workload(prepared.config.workload.batch, prepared.config.workload.length, prepared.config.seed)
             wanted = workload.other(wanted, mark) if mark else wanted
             names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
-            lengths = prepared.split("validation")[0].lengths.tolist()
+            lengths = prepared.split("validation").encoded.lengths.tolist()
             here = prepared.context.device
             device = (workload.device_of(mark) if mark else None) or here
             environment = prepared.environment if device == here else clock.fingerprint(device)

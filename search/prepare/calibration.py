@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.tasks import Task
 from search.tasks.encoded import read_encoded
 from search.tasks.tokens import batches, by_length
 from spaces import calibration
@@ -20,7 +21,7 @@ SENSITIVITY_ROWS = 32  # the order of the blocks is the same from a few rows on
 BATCH = 16
 
 
-def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
+def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
     """`calibration.npz`, training rows without labels, and `sensitivity.json` of `model` on the first of them.
 
     Every set of weights gets the same rows. A model whose anatomy is not known has no `sensitivity.json`.
@@ -38,6 +39,6 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path) 
     ordered = few[by_length(encoded.lengths[few], BATCH)]
     fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, BATCH, ordered))
     try:
-        sensitivity.write(folder, sensitivity.measure(model, fed))
+        sensitivity.write(folder, sensitivity.measure(model, fed, task.certainty))
     except Infeasible:
         return

@@ -12,7 +12,6 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row
 from search.prepare.trained_head import trained_head
 from search.tasks import Splits, task_named
-from search.tasks.encoded import write_encoded
 from search.tasks.tokens import frame_of, tokenizer
 from spaces.loading import model_config
 
@@ -36,18 +35,19 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     splits = numbered_splits(config, source)
     made_by = cutting_tokenizer(config, source, facts)
     for number, name in enumerate(SPLITS):
-        split = getattr(splits, name)
-        encoded = task.encode(made_by, split, config.data.max_length)
-        check_tokens(encoded, split, name, config)
-        write_encoded(folder / f"{name}.npz", encoded, split.labels)
+        part = getattr(splits, name)
+        rows = task.encode(made_by, part, config.data, splits.labels, config.where)
+        check_tokens(rows.encoded, part, name, config)
+        rows.write(folder, name)
         progress("reading data", (number + 1) / len(SPLITS))
     made_by.save_pretrained(folder / "tokenizer")
+    paired = task.paired(config.data)
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
         "notes": [*splits.notes, *notes],
-        "pairs": splits.train.pairs is not None,
-        "frame": frame_of(made_by, splits.train.pairs is not None),
+        "pairs": paired,
+        "frame": frame_of(made_by, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},
     }
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))

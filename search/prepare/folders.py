@@ -11,6 +11,7 @@ import numpy as np
 
 from objectives.workload import Frame
 from search.prepare.calibration import calibrate
+from search.tasks import Task
 from search.tasks.encoded import read_encoded
 from search.tasks.tokens import Encoded
 
@@ -23,23 +24,26 @@ if TYPE_CHECKING:
 REFERENCE_ROWS = 64
 
 
-def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path) -> None:
-    """The tokenizer, the parameter count, logits on a few validation rows (for the parity check), and the
-    inputs of quantisation."""
+def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
+    """The tokenizer, the parameter count, outputs on a few validation rows (for the parity check), and the inputs of
+    quantisation."""
     import shutil
 
     import torch
+
+    from spaces.base import read_config
 
     shutil.copytree(data / "tokenizer", folder, dirs_exist_ok=True)
     encoded, _ = read_encoded(data / "validation.npz")
     rows = np.arange(min(REFERENCE_ROWS, len(encoded)))
     model.eval()
     with torch.inference_mode():
-        logits = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
-    np.save(folder / "reference.npy", np.concatenate(logits))
+        found = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
+    per_token = read_config(folder)[0].per_token  # of one row alone: nothing is padding
+    np.save(folder / "reference.npy", np.concatenate([one[0] if per_token else one for one in found]))
     count = sum(p.numel() for p in model.parameters())
     (folder / "about.json").write_text(json.dumps({"params": count}))
-    calibrate(folder, model, names, data)
+    calibrate(folder, model, names, data, task)
 
 
 def some_rows(encoded: Encoded) -> dict[str, np.ndarray]:

@@ -13,14 +13,13 @@ import numpy as np
 
 from objectives.workload import Workload, marked, other
 from search.config.schema import RunConfig
-from search.errors import UserError, show
-from search.tasks import Split
+from search.errors import UserError
+from search.tasks import task_named
+from search.tasks.task import Part
 from search.tasks.tokens import Encoded, frame_of, tokenizer
 from spaces.loading import ModelError, model_config, positions_of, reading
 
 FILE = "facts.json"
-#: Problem types of transformers whose answers are not one label a text.
-OTHER_PROBLEMS = {"multi_label_classification": "several labels a text", "regression": "a number a text"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ModelFacts:
     architectures: tuple[str, ...]
     positions: int | None  # most tokens a row may have; None: no limit
     token_rows: int  # of the table of token embeddings
-    own_head: bool  # a sequence classifier
+    own_head: bool  # the task's, as the architecture says
     encoder_decoder: bool
     problem_type: str | None  # of its head, as transformers calls it
     outputs: int  # of its head
@@ -93,7 +92,7 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
         architectures=tuple(described.architectures or ()),
         positions=positions_of(model),
         token_rows=rows,
-        own_head=has_own_head(described),
+        own_head=has_own_head(described, task_named(config.task).own_head),
         encoder_decoder=bool(getattr(described, "is_encoder_decoder", False)),
         problem_type=described.problem_type,
         outputs=int(described.num_labels),
@@ -125,14 +124,13 @@ def check_fit(config: RunConfig, facts: ModelFacts) -> tuple[str, ...]:
     return (f"rows are cut at {limit} tokens, {reason}; data.max_length is {config.data.max_length}",)
 
 
-def check_tokens(encoded: Encoded, split: Split, name: str, config: RunConfig) -> None:
+def check_tokens(encoded: Encoded, part: Part, name: str, config: RunConfig) -> None:
     """Raise UserError where a row has no tokens."""
     empty = np.flatnonzero(encoded.lengths == 0)
     if len(empty):
         raise UserError(
             f"{config.where('data.text')}: {len(empty)} rows of {name} have no tokens, and this tokenizer adds none; "
-            f"the first has the text {show(split.texts[empty[0]])} and the label {split.labels[empty[0]]}; leave them "
-            "out"
+            f"the first has {part.shown(int(empty[0]))}; leave them out"
         )
 
 
@@ -154,20 +152,17 @@ def _head_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
             f"{where}: a model of type {facts.model_type} is an encoder with a decoder, which can be used only with a "
             f"classification head of its own (architectures: {', '.join(facts.architectures) or 'none'})"
         )
-    if own and (facts.problem_type in OTHER_PROBLEMS or facts.outputs < 2):
-        kind = facts.problem_type or "regression"
-        yield (
-            f"{where}: the model's head gives {OTHER_PROBLEMS.get(kind, OTHER_PROBLEMS['regression'])} (problem_type "
-            f"{facts.problem_type or 'null'}, {facts.outputs} labels), and only one label a text can be searched; "
-            "with model.head: mean a new head is trained"
-        )
+    unusable = task_named(config.task).unusable(facts.problem_type, facts.outputs) if own else ""
+    if unusable:
+        yield f"{where}: {unusable}"
 
 
 def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
-    special = facts.special[config.data.text_pair is not None]
+    paired = task_named(config.task).paired(config.data)
+    special = facts.special[paired]
     limit, reason = longest_row(config, facts)
     if limit <= special:
-        what = "a pair of texts" if config.data.text_pair is not None else "a text"
+        what = "a pair of texts" if paired else "a text"
         yield (
             f"{config.where('data.max_length')}: rows are cut at {limit} tokens ({reason}), and the tokenizer puts "
             f"{special} special tokens around {what}: nothing is left of it"

@@ -20,8 +20,7 @@ from search.prepare.matmul_costs import priced
 from search.space.space import Params, Space
 from search.store.paths import inside
 from search.store.store import Store
-from search.tasks import task_named
-from search.tasks.encoded import read_encoded
+from search.tasks import Rows, Task, task_named
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import INTEGER
 from spaces.knob import Value
@@ -51,35 +50,29 @@ class PreparedData:
         return about
 
     @property
-    def classes(self) -> int:
-        """Size of the task's label set."""
-        return len(self.about_data["labels"])
-
-    def decide(self, logits: np.ndarray) -> np.ndarray:
-        """The task's predictions (N,) from logits (N, C)."""
-        return task_named(self.config.task).decide({"logits": logits})
+    def task(self) -> Task:
+        return task_named(self.config.task)
 
     @cached_property
-    def _read(self) -> dict[str, tuple[Encoded, np.ndarray]]:
-        """Splits that were read so far, by name."""
+    def _read(self) -> dict[str, Rows]:
+        """Splits that were read so far: once each, since nobody changes them."""
         return {}
 
-    def whole(self, name: str) -> tuple[Encoded, np.ndarray]:
-        """Encoded rows and labels of a split."""
+    def whole(self, name: str) -> Rows:
+        """All rows of a split."""
         if name not in self._read:
-            self._read[name] = read_encoded(self.data / f"{name}.npz")
+            self._read[name] = self.task.read(self.data, name)
         return self._read[name]
 
-    def split(self, name: str) -> tuple[Encoded, np.ndarray]:
-        """Encoded rows and labels of a split; of validation, a fixed sample of `measure.validation_rows`."""
-        encoded, labels = self.whole(name)
+    def split(self, name: str) -> Rows:
+        """The same, validation cut to `measure.validation_rows`, the same rows every time."""
+        rows = self.whole(name)
         limit = self.config.measure.validation_rows
-        if name != "validation" or limit is None or limit >= len(labels):
-            return encoded, labels
+        if name != "validation" or limit is None or limit >= len(rows):
+            return rows
         if "cut" not in self._read:
-            chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(labels))[:limit])
-            columns = {n: [rows[i] for i in chosen] for n, rows in encoded.columns.items()}
-            self._read["cut"] = Encoded(columns, encoded.padding, encoded.lengths[chosen]), labels[chosen]
+            chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(rows))[:limit])
+            self._read["cut"] = rows.chosen(chosen)
         return self._read["cut"]
 
     def batch_for(self, precision: str) -> int:
@@ -128,7 +121,9 @@ class Prepared(PreparedData):
         """The metric of the best constant guess on the validation rows: the majority baseline."""
         from objectives import quality
 
-        return quality.constant_guess(self.metric, self.split("validation")[1], self.classes)[0]
+        rows = self.split("validation")
+        guess = rows.constant_guess(self.metric).predictions
+        return quality.score(self.metric, guess, rows.references, rows.classes)
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -226,7 +226,7 @@ def data_stages(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
         UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
     """
     key = _data_key(config)
-    described = stage("model", {"model": key["model"]}, describe_model, config)
+    described = stage("model", {"model": key["model"], "task": config.task}, describe_model, config)
     check_fit(config, ModelFacts.read(described))
     return stage("data", key, prepare_data, config, described), key["model"], described
 

@@ -31,8 +31,8 @@ def make_statistics(
 
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
-    encoded, labels = read_encoded(data / "train.npz")
-    known = torch.from_numpy(labels)
+    encoded, targets = read_encoded(data / "train.npz")
+    known = torch.from_numpy(targets)
     task = task_named(config.task)
     rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
     batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
@@ -40,7 +40,8 @@ def make_statistics(
         found = collect(
             model,
             (({n: t.to(device) for n, t in inputs.items()}, known[rows].to(device)) for inputs, rows in batches),
-            lambda logits, wanted: task.loss({"logits": logits}, wanted),
+            task.loss,
+            task.divergence,
             partial(progress, "statistics"),
         )
     except Infeasible as reason:

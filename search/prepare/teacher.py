@@ -16,7 +16,7 @@ from search.prepare.model_facts import blaming
 from search.tasks import task_named
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
 from search.tasks.tokens import Encoded
-from spaces.loading import try_out
+from spaces.loading import model_config, try_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +31,12 @@ def load_and_try(
     """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError: it cannot be used."""
     from spaces.base import load_base
 
-    named = config.model
+    named, task = config.model, task_named(config.task)
     with blaming(config.where("model.name")):
-        model, base = load_base(source, named.name, named.revision, named.head, labels, frame)
-        try_out(model.eval(), tensors(some_rows(encoded), base.inputs), len(base.labels), named.name)
+        head = task.head(named, model_config(source, named.name))
+        model, base = load_base(source, named.name, named.revision, head, labels, frame)
+        outputs = len(labels) or task.outputs
+        try_out(model.eval(), tensors(some_rows(encoded), base.inputs), outputs, named.name, base.per_token)
     return model, base
 
 
@@ -53,15 +55,16 @@ def make_teacher(
     about = json.loads((data / "data.json").read_text())
     source = model_folder(config.model, config.where)
     torch.manual_seed(config.seed)
-    encoded, labels = read_encoded(data / "train.npz")
+    encoded, targets = read_encoded(data / "train.npz")
+    task = task_named(config.task)
     model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
-        known = torch.from_numpy(labels)
-        task = task_named(config.task)
+        known = torch.from_numpy(targets)
         settings = asdict(config.teacher)
 
         def loss(student: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-            return task.loss({"logits": student(**inputs)}, known[rows].to(inputs["input_ids"].device))
+            wanted = known[rows].to(inputs["input_ids"].device)
+            return task.loss(student(**inputs), wanted, inputs["attention_mask"])
 
         patience = settings.pop("early_stopping")
         rows, held_out = rows_of(len(encoded), config.seed, None, patience is not None)
@@ -70,4 +73,4 @@ def make_teacher(
         training = Training(**settings, seed=config.seed)
         train(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
-    finish(folder, model, base.inputs, data)
+    finish(folder, model, base.inputs, data, task)

@@ -10,9 +10,10 @@ import numpy as np
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.prepare.folders import input_names, torch_with
+from search.prepare.folders import torch_with
 from search.tasks.encoded import read_encoded, rows_of
 from search.tasks.tokens import by_length
+from spaces.base import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,9 @@ STORED_HIDDEN_BYTES = 2 * 10**9
 def make_outputs(
     folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
 ) -> None:
-    """The teacher's logits (N, C) and last hidden states (tokens, hidden; float16) on the rows of distillation.
+    """The teacher's output and last hidden states on the rows that distil.
 
+    The output is (N, ...), or (tokens, ...) of a head with an output a token; the states are (tokens, hidden), float16.
     The passes run on `device`; what is stored is on the CPU.
     """
     from safetensors.torch import save_file
@@ -45,28 +47,32 @@ def make_outputs(
     starts[ordered] = np.concatenate([[0], np.cumsum(encoded.lengths[ordered])[:-1]])
     tokens = int(encoded.lengths[rows].sum())
     hidden = None
-    logits = None
+    output = None
     order = ordered[by_length(encoded.lengths[ordered], 32)]
-    names = input_names(teacher)
+    base = read_config(teacher)[0]
     with torch.inference_mode(), capturing(model) as activations:
         for first in range(0, len(order), 32):
             chosen = order[first : first + 32]
-            batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in names}
+            batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in base.inputs}
             out = model(**batch).cpu()
             assert activations.last is not None
             states = activations.last.cpu()
-            if logits is None:
-                logits = torch.zeros(len(encoded), out.shape[-1])
+            if output is None:
+                output = torch.zeros(tokens if base.per_token else len(encoded), out.shape[-1])
                 if config.recover.hidden_weight > 0 and tokens * states.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
                     hidden = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
-            logits[torch.from_numpy(chosen)] = out
-            if hidden is not None:
-                for position, row in enumerate(chosen):
-                    length = int(encoded.lengths[row])
-                    hidden[starts[row] : starts[row] + length] = states[position, :length].half()
+            if not base.per_token:
+                output[torch.from_numpy(chosen)] = out
+            for position, row in enumerate(chosen):
+                place = slice(starts[row], starts[row] + int(encoded.lengths[row]))
+                length = int(encoded.lengths[row])
+                if base.per_token:
+                    output[place] = out[position, :length]
+                if hidden is not None:
+                    hidden[place] = states[position, :length].half()
             progress("teacher outputs", min(1.0, (first + 32) / len(order)))
-    assert logits is not None
-    tensors = {"logits": logits, "starts": torch.from_numpy(starts)}
+    assert output is not None
+    tensors = {"output": output, "starts": torch.from_numpy(starts)}
     if hidden is not None:
         tensors["hidden"] = hidden
     save_file(tensors, folder / "outputs.safetensors")
@@ -87,7 +93,8 @@ class StoredTeacher:
         from safetensors.torch import load_file
 
         tensors = load_file(outputs / "outputs.safetensors")
-        self._logits, self._starts, self._hidden = tensors["logits"], tensors["starts"], tensors.get("hidden")
+        self._output, self._starts, self._hidden = tensors["output"], tensors["starts"], tensors.get("hidden")
+        self._per_token = read_config(teacher)[0].per_token
         self._lengths, self._blocks, self._relations = lengths, blocks, weights.relations > 0
         self._live = None
         if self._blocks or self._relations or (weights.hidden > 0 and self._hidden is None):
@@ -103,11 +110,20 @@ class StoredTeacher:
         if self._live is not None:
             with torch.no_grad(), capturing(self._live, self._blocks, self._relations) as activations:
                 self._live(**inputs)
-            return TeacherOutputs(self._logits[rows], activations.last, activations.blocks, activations.projections)
+            return TeacherOutputs(self._of(rows, inputs), activations.last, activations.blocks, activations.projections)
         if self._hidden is None:
-            return TeacherOutputs(self._logits[rows])
-        padded = torch.zeros(*inputs["input_ids"].shape, self._hidden.shape[-1])
+            return TeacherOutputs(self._of(rows, inputs))
+        return TeacherOutputs(self._of(rows, inputs), self._padded(self._hidden, rows, inputs))
+
+    def _of(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return self._padded(self._output, rows, inputs) if self._per_token else self._output[rows]
+
+    def _padded(self, flat: torch.Tensor, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(B, L, ...) of what is stored token by token."""
+        import torch
+
+        padded = torch.zeros(*inputs["input_ids"].shape, flat.shape[-1])
         for position, row in enumerate(rows.tolist()):
             start, length = int(self._starts[row]), int(self._lengths[row])
-            padded[position, :length] = self._hidden[start : start + length]
-        return TeacherOutputs(self._logits[rows], padded)
+            padded[position, :length] = flat[start : start + length]
+        return padded

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objectives import OBJECTIVES
-from objectives.quality import METRICS
 from search.prepare.runner import ANY_SHAPE
 from search.tasks import TASKS
 from spaces import registry
@@ -48,7 +47,6 @@ def lines() -> Iterator[str]:
     yield "tasks"
     for task in TASKS:
         yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
-    yield f"metrics: {', '.join(metric.name for metric in METRICS)}"
     yield f"samplers: {', '.join(SAMPLERS)}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from objectives import OBJECTIVES
-from objectives.quality import METRICS
 from search.config.load import Names
 from search.config.schema import SAMPLERS, RunConfig
 from search.config.space_section import Spec, narrow_axis
@@ -22,7 +21,7 @@ def names() -> Names:
     return Names(
         axes={**axes, "runtime": (runtime_knob().name,)},
         tasks=tuple(task.name for task in TASKS),
-        metrics=tuple(metric.name for metric in METRICS),
+        metrics={task.name: task.metrics for task in TASKS},
         samplers=SAMPLERS,
         objectives=tuple(objective.name for objective in OBJECTIVES),
     )

@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.errors import Where
+from search.errors import Where, show
+from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.rows import read_splits
-from search.tasks.task import Split, Splits
+from search.tasks.task import ConstantGuess, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
     import torch
 
-    from search.config.schema import DataConfig
+    from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
+
+#: Problem types of transformers whose answers are not one label a text.
+OTHER_PROBLEMS = {"multi_label_classification": "several labels a text", "regression": "a number a text"}
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """`Rows` of texts with one label each; outputs are logits (N, C)."""
+
+    encoded: Encoded
+    references: np.ndarray  # (N,) int64
+    labels: tuple[str, ...]  # of label 0, 1, ...
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def write(self, folder: Path, name: str) -> None:
+        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
+
+    def chosen(self, rows: np.ndarray) -> LabelledRows:
+        return LabelledRows(self.encoded.chosen(rows), self.references[rows], self.labels)
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """The label with the largest logit: (N,) int64."""
+        best: np.ndarray = np.argmax(output, axis=-1)
+        return best
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        from objectives import quality
+
+        _, number = quality.constant_guess(metric, self.references, self.classes)
+        return ConstantGuess(
+            np.full_like(self.references, number), f"where every row is called {show(self.labels[number])}"
+        )
+
+    def problem(self) -> str:
+        if len(np.unique(self.references)) > 1:
+            return ""
+        only = show(self.labels[int(self.references[0])])
+        return f"must have rows of two labels or more, got {len(self)} rows of {only}"
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        from objectives import quality
+
+        return {"classes": quality.per_class(predictions, self.references, self.labels)}
 
 
 class Classification:
@@ -24,46 +77,82 @@ class Classification:
 
     name = "classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
-    auto_model = "AutoModelForSequenceClassification"
+    own_head = "native"
+    outputs: int | None = None
+    supervised = True
+    pipeline = "text-classification"
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        from spaces.heads import head_named
+
+        return "native" if model.head == "auto" and head_named("native").is_own(described) else "mean"
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        if problem_type not in OTHER_PROBLEMS and outputs > 1:
+            return ""
+        gives = OTHER_PROBLEMS.get(problem_type or "", OTHER_PROBLEMS["regression"])
+        return (
+            f"the model's head gives {gives} (problem_type {problem_type or 'null'}, {outputs} labels), and only one "
+            "label a text can be searched; with model.head: mean a new head is trained"
+        )
+
+    def paired(self, data: DataConfig) -> bool:
+        return data.text_pair is not None
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         return read_splits(data, where, head)
 
-    def encode(self, tokenizer: Any, split: Split, max_length: int) -> Encoded:
-        return encode(tokenizer, split.texts, split.pairs, max_length)
+    def encode(
+        self, tokenizer: Any, part: Split, data: DataConfig, labels: tuple[str, ...], where: Where = str
+    ) -> LabelledRows:
+        return LabelledRows(encode(tokenizer, part.texts, part.pairs, data.max_length), part.labels, labels)
 
-    def decide(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The label with the largest logit: (B, C) -> (B,) int64."""
-        best: np.ndarray = np.argmax(outputs["logits"], axis=-1)
-        return best
+    def read(self, folder: Path, name: str) -> LabelledRows:
+        labels = json.loads((folder / "data.json").read_text())["labels"]
+        return LabelledRows(*read_encoded(folder / f"{name}.npz"), tuple(labels))
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy of logits (B, C), in float32, against labels (B,)."""
-        from torch.nn.functional import cross_entropy
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import class_loss
 
-        return cross_entropy(outputs["logits"].float(), labels)
+        return class_loss(output, targets, mask)
 
-    def reply(
-        self,
-        outputs: Mapping[str, np.ndarray],
-        labels: Sequence[str],
-        problem: str | None = None,
-        function: str | None = None,
-        top_k: int | None = 1,
-    ) -> list[list[dict[str, Any]]]:
-        """Each row's `top_k` best labels (None: all), best first: [[{"label": "positive", "score": 0.98}]].
+    def soft_loss(
+        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        from spaces.losses import class_soft_loss
 
-        As transformers' pipeline has it, scores are probabilities over all labels; of `problem`
-        "multi_label_classification", and of a single label, each label's own; of "regression" the output itself.
-        `function` ("softmax", "sigmoid", "none") overrules that.
-        """
-        logits = np.asarray(outputs["logits"], dtype=np.float64)
-        scores = SCORES[function or _function_of(problem, logits.shape[-1])](logits)
-        order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
-        return [
-            [{"label": labels[i], "score": float(row[i])} for i in best]
-            for best, row in zip(order, scores, strict=True)
-        ]
+        return class_soft_loss(output, taught, mask, temperature)
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import class_divergence
+
+        return class_divergence(output, other, mask)
+
+    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import class_certainty
+
+        return class_certainty(output, mask)
+
+
+def reply(
+    logits: np.ndarray,
+    labels: Sequence[str],
+    problem: str | None = None,
+    function: str | None = None,
+    top_k: int | None = 1,
+) -> list[list[dict[str, Any]]]:
+    """Each row's `top_k` best labels (None: all), best first: [[{"label": "positive", "score": 0.98}]].
+
+    As transformers' pipeline has it, scores are probabilities over all labels; of `problem`
+    "multi_label_classification", and of a single label, each label's own; of "regression" the output itself.
+    `function` ("softmax", "sigmoid", "none") overrules that.
+    """
+    numbers = np.asarray(logits, dtype=np.float64)
+    scores = SCORES[function or _function_of(problem, numbers.shape[-1])](numbers)
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    return [
+        [{"label": labels[i], "score": float(row[i])} for i in best] for best, row in zip(order, scores, strict=True)
+    ]
 
 
 def _function_of(problem: str | None, labels: int) -> str:

@@ -1,11 +1,12 @@
-"""What a task is: its data, its loss, its predictions, and the words its answers come in."""
+"""What a task is: its data, its head and losses, how its rows are scored, and the words its answers come in."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,14 +16,33 @@ from search.errors import Where
 if TYPE_CHECKING:
     import torch
 
-    from search.config.schema import DataConfig
+    from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
     from search.tasks.tokens import Encoded
 
 
+class Part(Protocol):
+    """Rows of one part of the data as they are read, in the order of the file."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the content: equal for equal rows in equal order."""
+        ...
+
+    def rows(self, chosen: np.ndarray) -> Any:
+        """The rows with these indices, in this order."""
+        ...
+
+    def shown(self, row: int) -> str:
+        """One row in words, for a message."""
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
-    """Rows of one part of the data, in the order of the file."""
+    """Texts with labels."""
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None  # second texts, for tasks on pairs
@@ -33,7 +53,6 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of the content: equal for equal rows in equal order."""
         total = hashlib.sha256()
         for column in (self.texts, self.pairs or ()):
             for text in column:
@@ -43,19 +62,23 @@ class Split:
         return total.hexdigest()[:16]
 
     def rows(self, chosen: np.ndarray) -> Split:
-        """The rows with these indices, in this order."""
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
         return Split(tuple(self.texts[i] for i in chosen), pairs, self.labels[chosen])
+
+    def shown(self, row: int) -> str:
+        from search.errors import show
+
+        return f"the text {show(self.texts[row])} and the label {self.labels[row]}"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, validation (chooses) and test (reported once), with the names of the labels."""
+    """Train, validation (chooses) and test (reported once), with the names of the labels where there are any."""
 
-    train: Split
-    validation: Split
-    test: Split
-    labels: tuple[str, ...]  # of label 0, 1, ...
+    train: Any  # a Part each
+    validation: Any
+    test: Any
+    labels: tuple[str, ...] = ()  # of label 0, 1, ...
     notes: tuple[str, ...] = field(default=(), compare=False)  # what was done to the data, for the log
 
     @property
@@ -64,12 +87,84 @@ class Splits:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class ConstantGuess:
+    """The best answer that is the same for every row."""
+
+    predictions: np.ndarray  # (N,), as a model's
+    text: str  # "where every row is called "no""
+
+
+class Rows(Protocol):
+    """N scored rows of a part, tokenised: a model is fed the E rows of `encoded`, and its output is scored.
+
+    An output is an array (E, ...), or (tokens, ...) of a head with an output a token: the rows' tokens one after the
+    other, padding left out.
+    """
+
+    @property
+    def encoded(self) -> Encoded: ...
+
+    @property
+    def references(self) -> np.ndarray:
+        """(N,): what predictions are compared with; zeros where a prediction is a score already."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Size of the label set; 0 where there is none."""
+        ...
+
+    def __len__(self) -> int:
+        """How many rows are scored."""
+        ...
+
+    def write(self, folder: Path, name: str) -> None:
+        """Keep them in `folder`; tokens and the targets of training in `<name>.npz` (`encoded.write_encoded`)."""
+        ...
+
+    def chosen(self, rows: np.ndarray) -> Any:
+        """Those with these indices (below N), rising."""
+        ...
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """(N,): a class each, or each row's own score by the metric."""
+        ...
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        """What the teacher has to beat."""
+        ...
+
+    def problem(self) -> str:
+        """Why no model can be compared on these rows, or ""."""
+        ...
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        """What a report shows beside the metric; plain JSON."""
+        ...
+
+
 class Task(Protocol):
-    """One kind of job. Outputs and predictions are rows by batch; nothing here knows how the model runs."""
+    """One kind of job. A new task is a file here and a name in `TASKS`."""
 
     name: str
     metrics: tuple[str, ...]  # the default first
-    auto_model: str  # the transformers class that gives the model its head
+    own_head: str  # of `spaces.heads`: what a model may bring along
+    outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
+    supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
+    pipeline: str  # the transformers pipeline whose replies `search.load` gives
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        """The head (`spaces.heads.HEADS`) of this model; `described` is its transformers configuration."""
+        ...
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        """Why a model's own head cannot be used, as transformers describes it, or ""."""
+        ...
+
+    def paired(self, data: DataConfig) -> bool:
+        """Whether rows are pairs of texts."""
+        ...
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         """Read the data, with the label numbers of `head` where the model has a trained one.
@@ -78,25 +173,32 @@ class Task(Protocol):
         """
         ...
 
-    def encode(self, tokenizer: Any, split: Split, max_length: int) -> Encoded:
-        """Token ids of every row, cut at `max_length` tokens."""
+    def encode(self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str) -> Any:
+        """`Rows` of a part. Raises UserError."""
         ...
 
-    def decide(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The predictions (B,), comparable with `Split.labels`."""
+    def read(self, folder: Path, name: str) -> Any:
+        """The `Rows` that were written."""
         ...
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """The training loss (scalar) of outputs against labels (B,)."""
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The training loss (scalar): of outputs (B, ...) against targets (B, ...); mask (B, L)."""
         ...
 
-    def reply(
-        self,
-        outputs: Mapping[str, np.ndarray],
-        labels: Sequence[str],
-        problem: str | None = None,
-        function: str | None = None,
-        top_k: int | None = 1,
-    ) -> list[list[dict[str, Any]]]:
-        """Each row's best answers, as a transformers pipeline of this task gives them."""
+    def soft_loss(
+        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """The loss against the teacher's output."""
         ...
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """How far two outputs are from each other, summed over rows."""
+        ...
+
+    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What an error should not change, summed over rows."""
+        ...
+
+
+Answers = list[dict[str, Any]]
+Outputs = Mapping[str, np.ndarray]

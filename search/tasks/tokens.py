@@ -40,6 +40,15 @@ class Encoded:
             made[name] = padded
         return made
 
+    def chosen(self, rows: np.ndarray) -> Encoded:
+        """The rows with these indices."""
+        columns = {name: [column[i] for i in rows] for name, column in self.columns.items()}
+        return Encoded(columns, self.padding, self.lengths[rows])
+
+    def flat(self, rows: np.ndarray, output: np.ndarray) -> np.ndarray:
+        """(tokens, ...) of an output a token (B, L, ...) of these rows: padding is left out."""
+        return np.concatenate([one[: self.lengths[row]] for row, one in zip(rows, output, strict=True)])
+
 
 def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
     """The tokenizer of a model folder or hub name, with a padding token.

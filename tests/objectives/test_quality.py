@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from objectives import quality, stats
-from objectives.quality import METRICS, Metric
+from objectives.quality import CLASS_METRICS as METRICS
+from objectives.quality import MEANS, Metric
 
 Labels = NDArray[np.int64]
 NAMES = [metric.name for metric in METRICS]
@@ -154,7 +155,7 @@ def test_evaluates_metric_needs_no_hub_and_leaves_no_files() -> None:
 
 
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="one of accuracy, f1, matthews_correlation, got bleu"):
+    with pytest.raises(ValueError, match="one of accuracy, f1, matthews_correlation, .*, got bleu"):
         quality.metric_named("bleu")
 
 
@@ -200,3 +201,23 @@ def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision
     never, absent = quality.per_class(np.array([1, 1]), np.array([0, 0]))
     assert (never["precision"], never["recall"], never["f1"]) == (None, 0.0, 0.0)
     assert (absent["precision"], absent["recall"], absent["recall_interval"]) == (0.0, None, None)
+
+
+@pytest.mark.parametrize("metric", MEANS, ids=lambda metric: metric.name)
+def test_a_metric_of_rows_scores_is_their_mean_with_the_interval_of_resampled_rows(metric: Metric) -> None:
+    scores = np.random.default_rng(0).choice([0.0, 0.25, 2 / 3, 1.0], size=400)
+    none = np.zeros(400, dtype=np.int64)
+    found = quality.quality(metric.name, scores, none, 0, 0, {})
+    picks = np.random.default_rng(1).integers(400, size=(2000, 400))
+    assert found.value == pytest.approx(scores.mean())
+    assert found.interval == pytest.approx(np.percentile(scores[picks].mean(1), [2.5, 97.5]), abs=0.01)
+
+
+def test_the_loss_of_scores_is_paired_and_has_no_test_of_right_and_wrong_where_rows_are_neither() -> None:
+    theirs = np.random.default_rng(0).random(300)
+    ours, none = theirs - 0.02, np.zeros(300, dtype=np.int64)
+    lost = quality.loss_against("squad_f1", ours, theirs, none, 0, 0)
+    assert lost.value == pytest.approx(2.0) and lost.interval == pytest.approx((2.0, 2.0), abs=1e-6)
+    assert "mcnemar_p" not in lost.conditions
+    right = (theirs > 0.3).astype(float)
+    assert quality.loss_against("exact_match", 1 - right, right, none, 0, 0).conditions["mcnemar_p"] < 0.05

@@ -29,7 +29,7 @@ NAMES = Names(
         "runtime": ("name",),
     },
     tasks=("classification",),
-    metrics=("accuracy", "f1", "matthews_correlation"),
+    metrics={"classification": ("accuracy", "f1", "matthews_correlation")},
     samplers=("known-latency", "tpe", "nsga2", "gp", "random"),
     objectives=("latency_p50_ms", "size_mb", "params"),
 )

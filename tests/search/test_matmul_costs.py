@@ -108,7 +108,7 @@ def test_the_sizes_are_those_of_the_blocks_and_of_their_factors() -> None:
 
 
 def test_the_tokens_are_those_of_a_call(closed: Prepared) -> None:
-    lengths = closed.split("validation")[0].lengths
+    lengths = closed.split("validation").encoded.lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
         config = SimpleNamespace(workload=SimpleNamespace(batch=batch, length=length))
         assert matmul_costs.tokens_of(config, closed.data) == tokens  # type: ignore[arg-type]

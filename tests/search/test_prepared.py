@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from search.prepare import prepared as module
 from search.prepare.prepared import PreparedData
+from search.tasks import classification
 from search.tasks.encoded import write_encoded
 from search.tasks.tokens import Encoded
 from spaces.runtime import Context
@@ -21,21 +21,22 @@ def rows_in(folder: Path, limit: int | None) -> PreparedData:
     ids = [np.arange(n + 1) for n in range(6)]
     encoded = Encoded({"input_ids": ids}, {"input_ids": 0}, np.array([len(row) for row in ids]))
     write_encoded(folder / "validation.npz", encoded, np.arange(6))
-    config = SimpleNamespace(measure=SimpleNamespace(validation_rows=limit), seed=0)
+    (folder / "data.json").write_text('{"labels": ["no", "yes"]}')
+    config = SimpleNamespace(task="classification", measure=SimpleNamespace(validation_rows=limit), seed=0)
     return PreparedData(cast(Any, config), Context(), folder)
 
 
 @pytest.mark.parametrize("limit", [None, 4])
 def test_a_split_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
-    rows, real, reads = rows_in(tmp_path, limit), module.read_encoded, []
+    rows, real, reads = rows_in(tmp_path, limit), classification.read_encoded, []
 
     def read(path: Path) -> tuple[Encoded, np.ndarray]:
         reads.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(module, "read_encoded", read)
+    monkeypatch.setattr(classification, "read_encoded", read)
     first, again = rows.split("validation"), rows.split("validation")
-    assert first[0] is again[0] and len(first[0]) == len(first[1]) == (limit or 6)
-    assert len(rows.whole("validation")[0]) == 6
+    assert first is again and len(first) == len(first.encoded) == (limit or 6)
+    assert len(rows.whole("validation")) == 6
     assert reads == ["validation.npz"]
-    assert rows_in(tmp_path, limit).split("validation")[1].tolist() == first[1].tolist()
+    assert rows_in(tmp_path, limit).split("validation").references.tolist() == first.references.tolist()

@@ -43,7 +43,7 @@ def test_every_member_gives_the_logits_of_its_record(finished: Finished) -> None
 
     for member in finished.models():
         precision = build.precision_of(read_best_config(member / "recipe.yaml").recipe)["precision"]
-        found = np.concatenate([search.load(member).logits(batch) for batch in probe(member)])
+        found = np.concatenate([search.load(member).output(batch) for batch in probe(member)])
         with np.load(member / REFERENCE) as record:
             np.testing.assert_allclose(found, record["probe"], atol=TOLERANCE[str(precision)])
 
@@ -63,7 +63,7 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
         with torch.inference_mode():
             wanted = build.load(member)(**{name: torch.from_numpy(values) for name, values in ids.items()}).numpy()
         allowed = TOLERANCE["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
-        np.testing.assert_allclose(search.load(member).logits(ids), wanted, atol=allowed)
+        np.testing.assert_allclose(search.load(member).output(ids), wanted, atol=allowed)
 
 
 def test_threads_share_a_model_and_load_models_at_once(folder: Path) -> None:

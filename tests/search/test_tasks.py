@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from objectives.quality import metric_named
 from search.errors import UserError
+from search.serve.pipeline import MODELS
 from search.tasks import TASKS, Task
-from search.tasks.classification import Classification
+from search.tasks.classification import Classification, LabelledRows, reply
 from search.tasks.tokens import Encoded, batches, by_length, encode, tokenizer
+from spaces.heads import head_named
 
 TASK = Classification()
+NO_TOKENS = Encoded({}, {}, np.zeros(0, dtype=np.int64))
+MASK = torch.ones(1, 1)
 
 
 @pytest.fixture
@@ -83,24 +88,26 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_decisions_and_replies_agree() -> None:
     logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     names = ("a", "b", "c")
-    replies = [best for [best] in TASK.reply({"logits": logits}, names)]
-    assert [reply["label"] for reply in replies] == [names[i] for i in TASK.decide({"logits": logits})]
+    replies = [best for [best] in reply(logits, names)]
+    rows = LabelledRows(NO_TOKENS, np.zeros(20, dtype=np.int64), names)
+    assert [one["label"] for one in replies] == [names[i] for i in rows.predictions("accuracy", logits)]
     expected = torch.softmax(torch.tensor(logits).double(), dim=-1).max(dim=-1).values
-    assert [reply["score"] for reply in replies] == pytest.approx(expected.tolist())
+    assert [one["score"] for one in replies] == pytest.approx(expected.tolist())
 
 
 def test_the_loss_is_the_mean_surprise_at_the_label() -> None:
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0, 1])
     surprise = [-torch.log_softmax(row, -1)[label] for row, label in zip(logits, labels, strict=True)]
-    torch.testing.assert_close(TASK.loss({"logits": logits}, labels), torch.stack(surprise).mean())
-    assert TASK.loss({"logits": logits.bfloat16()}, labels).dtype == torch.float32
+    torch.testing.assert_close(TASK.loss(logits, labels, MASK), torch.stack(surprise).mean())
+    assert TASK.loss(logits.bfloat16(), labels, MASK).dtype == torch.float32
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_a_task_has_a_name_metrics_and_a_model_class(task: Task) -> None:
+def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
     import transformers
 
     assert task.name
-    assert task.metrics
-    assert hasattr(transformers, task.auto_model)
+    assert {metric_named(name).name for name in task.metrics} == set(task.metrics) != set()
+    assert hasattr(transformers, head_named(task.own_head).loader)
+    assert task.name in MODELS, "search.load knows how it replies"

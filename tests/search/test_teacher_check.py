@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import tiny
 
-from objectives.quality import METRICS
+from objectives.quality import CLASS_METRICS as METRICS
 from search.measure.teacher_check import standing
+from search.tasks.classification import LabelledRows
+from search.tasks.tokens import Encoded
 
 LABELS = ("bad", "good")
+
+
+def labelled(references: np.ndarray) -> LabelledRows:
+    return LabelledRows(Encoded({}, {}, np.zeros(0)), references, LABELS)
 
 
 def rows(count: int, share: float, right: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +31,7 @@ def rows(count: int, share: float, right: float, seed: int = 0) -> tuple[np.ndar
 @pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
 def test_a_teacher_that_is_good_is_better_and_not_near(metric: str) -> None:
     references, predictions = rows(200, 0.4, 0.9)
-    found = standing(metric, predictions, references, LABELS, 0)
+    found = standing(metric, predictions, labelled(references), 0)
     assert found.better and not found.near
 
 
@@ -33,20 +39,20 @@ def test_a_teacher_that_is_good_is_better_and_not_near(metric: str) -> None:
 @pytest.mark.parametrize("constant", [0, 1])
 def test_one_that_says_the_same_of_every_row_is_not(metric: str, constant: int) -> None:
     references, _ = rows(200, 0.4, 1.0)
-    assert not standing(metric, np.full_like(references, constant), references, LABELS, 0).better
+    assert not standing(metric, np.full_like(references, constant), labelled(references), 0).better
 
 
 @pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
 def test_nor_one_that_guesses_or_that_has_the_labels_in_another_order(metric: str) -> None:
     references, guesses = rows(300, 0.5, 0.5)
-    assert not standing(metric, guesses, references, LABELS, 0).better
+    assert not standing(metric, guesses, labelled(references), 0).better
     references, predictions = rows(300, 0.5, 0.95)
-    assert not standing(metric, 1 - predictions, references, LABELS, 0).better
+    assert not standing(metric, 1 - predictions, labelled(references), 0).better
 
 
 def test_one_that_is_little_better_than_the_most_frequent_label_is_near() -> None:
     references, predictions = rows(20_000, 0.9, 0.905)
-    found = standing("accuracy", predictions, references, LABELS, 0)
+    found = standing("accuracy", predictions, labelled(references), 0)
     assert found.better and found.near
     assert "90.0 % where every row is called" in str(found) and '"good", on 20000 validation rows' in str(found)
 

@@ -1,0 +1,95 @@
+"""A classifier: what it takes and returns is what transformers' text-classification pipeline does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from search.serve.model import Model
+from search.tasks.classification import reply
+from search.tasks.tokens import encode
+
+Text = str | tuple[str, str] | Mapping[str, str]
+
+
+class Classifier(Model):
+    """An exported classifier."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._base.labels
+
+    def __call__(
+        self,
+        texts: Text | Sequence[Text],
+        batch_size: int | None = None,
+        *,
+        top_k: int | Literal["best"] | None = "best",
+        function_to_apply: str | None = None,
+    ) -> Any:
+        """What the pipeline returns: [{"label": ..., "score": ...}, ...], one a text.
+
+        A single string gives a list of one, a single mapping its answer alone. With `top_k` every text gives a list
+        of that many labels, best first, and a single text that list alone.
+
+        Args:
+            texts: a string or a list of them; for tasks on pairs, (text, second text) or
+                {"text": ..., "text_pair": ...}.
+            batch_size: rows run together; the batch size the model was measured with when not given.
+            top_k: labels a text, None for all.
+            function_to_apply: "softmax", "sigmoid" or "none"; by the model's problem type when not given.
+
+        Raises:
+            TypeError: something else than texts.
+            ValueError: a text without tokens, or an argument that is none of the above.
+        """
+        function = None if function_to_apply is None else str(function_to_apply).lower()
+        if function not in (None, "softmax", "sigmoid", "none"):
+            raise ValueError(f"function_to_apply must be softmax, sigmoid or none, got {function_to_apply!r}")
+        if top_k not in ("best", None) and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k must be a whole number of 1 or more, or None, got {top_k!r}")
+        single = isinstance(texts, str | tuple | Mapping)
+        rows = [texts] if isinstance(texts, str | tuple | Mapping) else list(texts)
+        wanted = 1 if top_k == "best" else top_k
+        replies = self._replies(rows, batch_size, wanted, function) if rows else []
+        if top_k == "best":
+            best = [reply[0] for reply in replies]
+            return best[0] if isinstance(texts, Mapping) else best
+        return replies[0] if single else replies
+
+    def _replies(
+        self, rows: Sequence[Text], batch_size: int | None, top_k: int | None, function: str | None
+    ) -> list[list[dict[str, Any]]]:
+        first, second = _columns(rows)
+        limit = int(self.record.config["data"]["max_length"])
+        with self._tokenizing:
+            encoded = encode(self._tokenizer, first, second, limit)
+        if not encoded.lengths.all():
+            at = int(encoded.lengths.argmin())
+            raise ValueError(f"a text must have at least one token, got {first[at]!r} (number {at + 1})")
+        problem = self._base.config.get("problem_type")
+        replies: list[list[dict[str, Any]]] = [[]] * len(rows)
+        for chosen, logits in self._outputs(encoded, batch_size or self._batch):
+            answers = reply(logits, self.labels, problem, function, top_k)
+            for row, answer in zip(chosen, answers, strict=True):
+                replies[row] = answer
+        return replies
+
+
+def _columns(rows: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+    """First and second texts of every row."""
+    pairs: list[tuple[str, str | None]] = []
+    for row in rows:
+        if isinstance(row, str):
+            pairs.append((row, None))
+        elif isinstance(row, Mapping) and isinstance(row.get("text"), str):
+            pairs.append((row["text"], row.get("text_pair")))
+        elif isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(part, str) for part in row):
+            pairs.append((row[0], row[1]))
+        else:
+            raise TypeError(f"a text must be a string or a pair of strings, got {row!r:.80}")
+    first = [text for text, _ in pairs]
+    second = [text for _, text in pairs if text is not None]
+    if second and len(second) != len(first):
+        raise TypeError("either every row has a second text or none has")
+    return first, second or None

@@ -1,0 +1,49 @@
+"""What exported models of every task share: files, tokenizer, and the runtime that answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.deliver.best_config import BestConfig
+from search.tasks import Task, task_named
+from search.tasks.tokens import Encoded, by_length, tokenizer
+from spaces.base import read_config
+from spaces.runtime import Context, Predict
+
+
+class Model:
+    """An exported model with its tokenizer, under the runtime and precision of its record. Threads may share it."""
+
+    def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:
+        self.folder, self.record, self.context = folder, record, context
+        self._predict = predict
+        self._tokenizer = tokenizer(folder)
+        #: Truncation and padding are state of a fast tokenizer: two threads that set them fail ("Already borrowed").
+        self._tokenizing = threading.Lock()
+        self._task: Task = task_named(record.recipe.task)
+        self._base = read_config(folder)[0]
+
+    def output(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The head's raw output (B, ...) for token ids: input_ids and attention_mask, (B, L) int64 each."""
+        return self._predict(batch)[self._base.output]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What the transformers pipeline of the task returns."""
+        raise NotImplementedError
+
+    @property
+    def _batch(self) -> int:
+        """The batch size it was measured with."""
+        return int(self.record.config["workload"]["batch"])
+
+    def _outputs(self, encoded: Encoded, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, the output for them), `size` rows of similar length at a time."""
+        order = by_length(encoded.lengths, size)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            yield chosen, self.output(encoded.batch(chosen))
