@@ -155,7 +155,7 @@ def test_evaluates_metric_needs_no_hub_and_leaves_no_files() -> None:
 
 
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="one of accuracy, f1, matthews_correlation, .*, got bleu"):
+    with pytest.raises(ValueError, match=r"one of accuracy, f1, matthews_correlation, .*, got bleu"):
         quality.metric_named("bleu")
 
 
