@@ -70,7 +70,15 @@ class Native(TaskModel):
         return base
 
     def hidden_readers(self) -> tuple[str, ...]:
-        names = ("classifier", "classifier.dense", "pooler.dense", "head.dense", "pre_classifier", "score")
+        names = (
+            "classifier",
+            "classifier.dense",
+            "pooler.dense",
+            "head.dense",
+            "pre_classifier",
+            "score",
+            "qa_outputs",
+        )
         found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
         return tuple(path for path, module in found if isinstance(module, nn.Linear))
 
@@ -84,10 +92,6 @@ class Native(TaskModel):
 
 class Spans(Native):
     """A transformers model with its question-answering head: logits of an answer's start and end, (B, L, 2)."""
-
-    def hidden_readers(self) -> tuple[str, ...]:
-        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n == "qa_outputs"]
-        return tuple(path for path, module in found if isinstance(module, nn.Linear))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
@@ -161,7 +165,7 @@ HEADS: tuple[Head, ...] = (
         "AutoModelForQuestionAnswering",
         "ForQuestionAnswering",
         _spans,
-        ("qa_outputs.",),
+        ("qa_outputs.", "head.", "classifier."),
     ),
 )
 

@@ -83,10 +83,11 @@ def tiny(case: str = "bert", head: str = "mean", seed: int = 0) -> tuple[TaskMod
     from transformers import AutoConfig
 
     made = CASES[case]
+    labels = ("start", "end") if head == "span" else LABELS
     config = AutoConfig.for_model(
-        made.model_type, **made.config, num_labels=len(LABELS), attention_dropout=0.0, use_cache=False
+        made.model_type, **made.config, num_labels=len(labels), attention_dropout=0.0, use_cache=False
     )
-    base = Base(f"tiny/{case}", "main", head, LABELS, ("input_ids", "attention_mask"), config.to_dict())
+    base = Base(f"tiny/{case}", "main", head, labels, ("input_ids", "attention_mask"), config.to_dict())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = skeleton(base)

@@ -99,6 +99,19 @@ def test_cutting_coordinates_that_nobody_reads_changes_nothing(case: str, head: 
     torch.testing.assert_close(logits(narrow, batch), logits(model, batch), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["bert", "distilbert", "modernbert", "deberta-v2", "gpt2", "llama"])
+def test_a_head_of_spans_is_narrowed_with_its_model(case: str) -> None:
+    model, base = tiny(case, "span")
+    halved(model)
+    batch = batch_of(base)
+    plan = {"blocks": [0, 1, 2], "hidden": slicing.encode_ranges(range(HIDDEN // 2))}
+    narrow = build.build(model, {"distill": plan}, subject(case, "mean").statistics).eval()
+    found, expected = logits(narrow, batch), logits(model, batch)
+    assert found.shape == (*batch["input_ids"].shape, 2)
+    keep = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[keep], expected[keep], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("hidden", [48, 80, 100, 312])
 def test_a_hidden_size_of_any_number_is_whole_when_the_width_is_off(hidden: int) -> None:
     seen = subject("bert").statistics
