@@ -52,7 +52,8 @@ def buckets_of(base: Base) -> tuple[int, ...]:
     """
     if base.head == "native" and base.config.get("pad_token_id") is None:
         return ()
-    longest = int(base.config.get("max_position_embeddings") or BUCKETS[-1])
+    # (GPT-2 calls them n_positions.)
+    longest = int(base.config.get("max_position_embeddings") or base.config.get("n_positions") or BUCKETS[-1])
     return tuple(b for b in BUCKETS if b <= longest)
 
 

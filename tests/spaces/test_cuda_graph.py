@@ -89,6 +89,7 @@ def test_nothing_of_a_longer_batch_is_left_in_the_buffers() -> None:
 def test_buckets_stay_within_the_positions_of_the_model() -> None:
     base = subject("bert").base
     assert buckets_of(base) == (16, 32)  # 40 positions
+    assert buckets_of(subject("gpt2").base) == (16, 32)
     wide = replace(base, config={**base.config, "max_position_embeddings": 4096})
     assert buckets_of(wide) == BUCKETS
 
