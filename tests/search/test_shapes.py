@@ -21,7 +21,7 @@ from spaces.shape import LayerShape, Shape
 
 Params = Mapping[str, Value]
 SAME_SHARE = {"prune.criterion": "uniform", "low_rank.allocation": "uniform"}
-CASES = ("bert", "electra-projected", "distilbert", "mpnet", "llama", "qwen2", "gpt2")
+CASES = ("bert", "electra-projected", "distilbert", "mpnet", "llama", "qwen2", "gpt2", "deberta-v2")
 
 
 def space_of(case: str) -> Space:
