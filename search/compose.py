@@ -193,13 +193,13 @@ def _explored(
 
 
 def cost_model_of(
-    prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, made: Sequence[Params] = ()
+    prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, stored_settings: Sequence[Params] = ()
 ) -> TableCostModel | None:
     """Latencies and costs before training; None for other objectives, or where the model's shape is unknown."""
     if not prepared.weighs_quality_and_latency:
         return None
     try:
-        return TableCostModel(prepared, LatencyPredictor(prepared, measurer), siblings, made)
+        return TableCostModel(prepared, LatencyPredictor(prepared, measurer), siblings, stored_settings)
     except UnknownAnatomy as reason:
         log.info("sampler: %s", reason)
         return None
@@ -261,20 +261,20 @@ def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     from search.propose.known_latency import weights_grid
     from search.propose.surrogate.outlook import Aims, Outlook
     from search.propose.surrogate.quality import QualityModel
-    from search.propose.surrogate.record import Record
+    from search.propose.surrogate.record import StudyHistory
 
     wanted = prepared.config.limits
     aims = Aims(
         quality=next(t for t in prepared.targets if t.objective == prepared.metric),
-        floor=prepared.constant_guess,
+        constant_guess=prepared.constant_guess,
         keep=prepared.config.economy.keep,
         max_log_latency=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
         min_quality=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
-        most_lost=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
+        max_loss=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
     )
     space = prepared.space
-    record = Record(weights_grid(space), space.off, aims.quality, space.canonical)
-    return Outlook(record, cost_model, QualityModel(), aims)
+    history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical)
+    return Outlook(history, cost_model, QualityModel(), aims)
 
 
 def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:

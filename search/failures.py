@@ -1,4 +1,4 @@
-"""What an exception means: a candidate's failure, a passing shortage, or an error of this program."""
+"""Classification of exceptions: a candidate's failure, a transient shortage, or a mistake in this program."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from objectives.process import RemoteDied, RemoteError, RemoteTimeout, raised_in
 from spaces.errors import Infeasible
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("search", "spaces", "objectives"))
-#: What only a mistake in code raises.
+#: Exceptions that only a mistake in code raises.
 PROGRAMMING = (TypeError, AttributeError, NameError, AssertionError, KeyError, IndexError)
-#: What building and measuring a candidate may raise in the search's own process. (EOFError: no process could be
-#: started.)
+#: Exceptions of building and measuring a candidate in the search's own process. (EOFError: no process started.)
 OF_A_CANDIDATE = (Infeasible, RemoteDied, RemoteTimeout, RemoteError, MemoryError, OSError, EOFError, ArithmeticError)
-#: Out of memory, in the words of those that raise it without a type of its own.
+#: Messages of out-of-memory errors that have no type of their own.
 SHORTAGE = (
     "out of memory",
     "can't allocate memory",
@@ -48,17 +47,17 @@ def is_ours(error: BaseException) -> bool:
 def of_the_candidate(error: Exception) -> bool:
     """Whether `error`, raised while a candidate was built or measured, is the candidate's failure.
 
-    All that its own process raises is, but for mistakes in our code. In the search's own process only a few kinds of
-    exceptions are: any other is an error of this program.
+    Every exception of the candidate's own process is, unless the mistake is in our code. In the search's process only
+    the types in `OF_A_CANDIDATE` are.
     """
     if raised_in(error) is not None:
         return not is_ours(error)
-    # A KeyError or an IndexError is a mistake; a plain LookupError says that a measurement is not there.
+    # KeyError and IndexError are mistakes; a plain LookupError says that a measurement is missing.
     return isinstance(error, OF_A_CANDIDATE) or type(error) is LookupError
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may well succeed a minute later: memory was short, or a process was lost."""
+    """Whether the same work may succeed on a second try: memory was short, or a process was lost."""
     if isinstance(error, RemoteDied | MemoryError | ConnectionError | EOFError):
         return True
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN):
@@ -67,13 +66,13 @@ def is_transient(error: BaseException) -> bool:
     return short and isinstance(error, RuntimeError | Infeasible)
 
 
-def once_more(work: Callable[[], Made], what: str, may: Callable[[], bool] = lambda: True) -> Made:
-    """`work()`, tried a second time after a transient failure as long as `may()`."""
+def retry_once(work: Callable[[], Result], what: str, may_retry: Callable[[], bool] = lambda: True) -> Result:
+    """`work()`, tried a second time after a transient failure if `may_retry()`."""
     try:
         return work()
     except Exception as error:
-        if not is_transient(error) or not may():
+        if not is_transient(error) or not may_retry():
             raise
         log.warning("%s failed and is tried once more", what, exc_info=error)
-    gc.collect()  # what the failure held is free only now
+    gc.collect()  # frees the memory that the failed try held
     return work()

@@ -26,21 +26,21 @@ Observer = Callable[[Outcome, Front], None]
 
 
 def explore(proposer: Proposals, evaluate: Evaluate, front: Front, observers: Iterable[Observer]) -> Front:
-    """Run every job to its outcomes; returns the last front. An interrupt leaves all that was told in place.
+    """Run every job; returns the last front. Every outcome is told to the proposer at once, so an interrupt loses none.
 
-    An observer that fails is logged, and the search goes on; but not over a full disk, or a mistake in our own code.
+    An exception of an observer is logged and the search goes on, unless the disk is full or the mistake is in our code.
     """
-    watching = tuple(observers)
+    observers = tuple(observers)
     for job in proposer:
         for outcome in evaluate(job):
-            told = proposer.tell(outcome)
-            front = front.add(told)
-            for observe in watching:
-                _observed(observe, told, front)
+            numbered = proposer.tell(outcome)
+            front = front.add(numbered)
+            for observe in observers:
+                _call(observe, numbered, front)
     return front
 
 
-def _observed(observe: Observer, outcome: Outcome, front: Front) -> None:
+def _call(observe: Observer, outcome: Outcome, front: Front) -> None:
     try:
         observe(outcome, front)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`python -m search plan`: what a run would search and cost, without training anything."""
+"""`python -m search plan`: the space and the cost of a run, without training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
-from search.prepare import runner as compose
 from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
+from search.prepare.runner import context_of, space_of
 from search.prepare.teacher import load_and_try
 from search.space.space import Space, anchors
 from search.tasks import task_named
@@ -27,21 +27,21 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     Raises:
         UserError: what a run would raise before its first trial.
     """
-    context = compose.context_of(config)
+    context = context_of(config)
     folder = model_folder(config.model, config.where)
-    with tempfile.TemporaryDirectory() as place:
-        described = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        described = Path(temporary)
         describe_model(described, config, lambda stage, done: None)
         facts = ModelFacts.read(described)
         notes = check_fit(config, facts)
-        space = compose.space_of(config, described, context)
+        space = space_of(config, described, context)
     splits = numbered_splits(config, folder)
-    made_by = cutting_tokenizer(config, folder, facts)
-    some = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
+    tokenizer = cutting_tokenizer(config, folder, facts)
+    sample = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
     task = task_named(config.task)
-    encoded = task.encode(made_by, some, config.data, splits.labels, config.where).encoded
-    check_tokens(encoded, some, "train", config)
-    model, _ = load_and_try(config, folder, splits.labels, frame_of(made_by, task.paired(config.data)), encoded)
+    encoded = task.encode(tokenizer, sample, config.data, splits.labels, config.where).encoded
+    check_tokens(encoded, sample, "train", config)
+    model, _ = load_and_try(config, folder, splits.labels, frame_of(tokenizer, task.paired(config.data)), encoded)
     count = sum(p.numel() for p in model.parameters())
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"

@@ -1,4 +1,4 @@
-"""`run --remeasure`: what a study holds, measured again on this machine, before the search goes on."""
+"""`run --remeasure`: measure a study's trials again on this machine, before the search goes on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from search.space.space import PRECISION, RUNTIME
 
 
 def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
-    """Replace the study by the same recipes measured here: times, memory and quality, nothing of it remembered.
+    """Replace the study by one with the same recipes measured here: times, memory and quality, without the cache.
 
-    The weights are found in the store, or made again. Until the last of them is measured the study stays as it was;
-    what is done by then is kept, and the next call goes on there.
+    Weights come from the store or are built again. The study changes only when the last trial is measured; an
+    interrupted call is continued by the next one.
 
     Raises:
-        TimeoutError: the run's time was up before the end.
+        TimeoutError: the run's time limit ended first.
     """
     from search.propose.replacement import Replacement
 
     config = prepared.config
-    again = Replacement(
+    replacement = Replacement(
         Path(config.mlruns),
         config.study,
         prepared.space,
@@ -39,30 +39,30 @@ def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
     )
     fresh = replace(prepared, config=replace(config, measure=replace(config.measure, reuse=False)))
     evaluate = Evaluator(fresh, view.progress, clock)
-    left = again.left
+    left = replacement.left
     view.say(f"      measuring {len(left)} trials again on this machine: times, memory, and quality")
     for done, outcome in enumerate(left):
         try:
             if not clock.left():
                 raise OutOfTime
-            found = measured_here(prepared, evaluate, outcome)
+            measured = measured_here(prepared, evaluate, outcome)
         except OutOfTime as error:
             raise TimeoutError(
                 f"the time limit ended when {done} of {len(left)} trials were measured again; the study is as it was, "
                 "and the same command goes on there"
             ) from error
-        again.add(found)
-        view.say(f"{found.number:>4}  {_change(outcome, found)}  {describe(found.recipe)}")
-    kept = again.finish()
-    view.say(f"      all is measured again; the figures of before stay as the study {kept}")
+        replacement.add(measured)
+        view.say(f"{measured.number:>4}  {_change(outcome, measured)}  {describe(measured.recipe)}")
+    old_name = replacement.finish()
+    view.say(f"      all is measured again; the figures of before stay as the study {old_name}")
 
 
 def measured_here(prepared: Prepared, evaluate: Evaluator, outcome: Outcome) -> Outcome:
-    """What becomes of a measured outcome on this machine: infeasible where its runtime or precision is not here."""
+    """The outcome measured on this machine; infeasible where its runtime or precision is not available here."""
     params = outcome.recipe.params
     runtime, precision = str(params[RUNTIME]), str(params.get(PRECISION, "fp32"))
     if (runtime, precision) in prepared.space.deployments:
-        return evaluate.anew(outcome)
+        return evaluate.evaluated_again(outcome)
     why = prepared.space.missing.get(runtime, f"{runtime} has no {precision} kernels here")
     return Outcome(outcome.number, outcome.recipe, "infeasible", why, baseline=outcome.baseline)
 

@@ -156,7 +156,7 @@ def _gather(
     remembered_here = earlier.weights_sha256.get(number) == gathered.weights_sha256[number]
     if outcome.weights_sha256 not in ("", gathered.weights_sha256[number]):
         again = earlier.remeasured.get(number) if remembered_here else None
-        outcome = gathered.remeasured[number] = again or evaluate.again(outcome, folder)
+        outcome = gathered.remeasured[number] = again or evaluate.measured_again(outcome, folder)
         if outcome.status != "complete":
             return
     measurer.complete(outcome.recipe, folder)

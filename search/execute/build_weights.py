@@ -1,4 +1,4 @@
-"""Stage "weights": one set of compressed weights, made in a process of its own."""
+"""Stage "weights": one set of compressed weights, built in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from spaces.recipe import Step
 
 
-TRAINING = "training.json"  # in the folder of weights that were recovered
+TRAINING = "training.json"  # in the folder of recovered weights
 
 
 def trained_s(folder: Path) -> float:
-    """Seconds that the recovery of the weights in `folder` took, since its last interruption; 0 where none is noted."""
+    """Seconds of the recovery of the weights in `folder` since its last interruption; 0 where the file is missing."""
     try:
         return float(json.loads((folder / TRAINING).read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 
 
-def make_weights(
+def build_weights(
     folder: Path,
     config: RunConfig,
     steps: Sequence[Step],
@@ -44,9 +44,9 @@ def make_weights(
     scratch: Path,
     progress: Progress,
 ) -> None:
-    """One set of compressed weights: plans from the statistics, weights from the teacher, then recovery.
+    """Build one set of compressed weights: plans from the statistics, weights from the teacher, then recovery.
 
-    The training's state is kept in `scratch`, where the next call for these weights goes on after a kill.
+    The training's state is in `scratch`; after a kill the next call for these weights resumes from it.
     """
     from spaces import build
     from spaces.base import read_config, write_folder
@@ -54,10 +54,10 @@ def make_weights(
 
     torch = torch_with(threads)
     progress("compressing", 0.0)
-    known = Statistics.load(statistics / "statistics.safetensors")
-    plans = build.decide(steps, known)
+    measured = Statistics.load(statistics / "statistics.safetensors")
+    plans = build.decide(steps, measured)
     torch.manual_seed(config.seed)
-    model = build.build(build.load(teacher), plans, known)
+    model = build.build(build.load(teacher), plans, measured)
     base, _ = read_config(teacher)
     if recover:
         from search.execute.recovery import Recovery

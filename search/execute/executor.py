@@ -1,4 +1,4 @@
-"""What an executor is given and gives: a job becomes outcomes."""
+"""The interface of an executor: it takes a job and returns outcomes."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from spaces.distillation import Distillation
 from search.prepare.teacher_outputs import StoredTeacher
 
-#: Of the loss, in the order of `LossWeights`; in a configuration and a recipe `<term>_weight`.
+#: Terms of the loss in the order of `LossWeights`; their settings are called `<term>_weight`.
 TERMS = ("task", "soft", "hidden", "block", "relation")
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """The training of one student to do what the teacher does; `settings` are those of the recipe."""
+    """The training of one student by distillation; `settings` are the recipe's."""
 
     plans: Mapping[str, Any]
     settings: Mapping[str, Value]
@@ -37,11 +37,11 @@ class Recovery:
     outputs: Path
     device: str
     inputs: tuple[str, ...]
-    scratch: Path  # the state of the training is kept here until it is finished
+    scratch: Path  # the training's state, until it is finished
     progress: Progress
 
     def train(self, model: TaskModel) -> None:
-        """Train `model` in place; after a kill it goes on from the state in `scratch`."""
+        """Train `model` in place; after a kill it resumes from the state in `scratch`."""
         from spaces.checkpoints import Checkpoints
         from spaces.training import Training, train
 
@@ -72,14 +72,16 @@ class Recovery:
         from spaces.slicing import decode_ranges
 
         task = task_named(self.config.task)
-        kept = self.plans.get("distill", {})
-        width = kept.get("hidden")
+        student = self.plans.get("distill", {})
+        width = student.get("hidden")
         weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
-        if not task.supervised:  # the data say nothing that a loss could be computed from
+        if not task.supervised:  # the data have no labels
             weights = replace(weights, task=0.0)
         mapped: dict[int, int] = {}
-        if weights.blocks > 0:  # where no block was dropped, each came from the teacher's at its place
-            mapped = dict(enumerate(kept.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
+        if (
+            weights.blocks > 0
+        ):  # without dropped blocks each student block corresponds to the teacher's of the same index
+            mapped = dict(enumerate(student.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
         return Distillation(
             targets=torch.from_numpy(targets),
             teacher=StoredTeacher(self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values())),

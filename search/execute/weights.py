@@ -1,11 +1,11 @@
-"""Weights of recipes, built in processes of their own and kept in the store."""
+"""Weights of recipes, built in processes of their own and stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from search.execute.build_weights import make_weights
+from search.execute.build_weights import build_weights
 from search.measure.measurer import Progress
 from search.prepare import isolate
 from search.prepare.prepared import Prepared, cores
@@ -14,10 +14,10 @@ from spaces.recipe import Recipe
 
 
 class WeightsBuilder:
-    """Makes what the store does not have.
+    """Builds the weights that the store does not have.
 
     Args:
-        limit_s: seconds one step may take, asked for at each.
+        limit_s: returns the seconds that the next step may take.
     """
 
     def __init__(self, prepared: Prepared, progress: Progress, limit_s: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class WeightsBuilder:
 
         def build(folder: Path) -> None:
             isolate.run(
-                make_weights,
+                build_weights,
                 folder,
                 prepared.config,
                 steps,
@@ -53,17 +53,17 @@ class WeightsBuilder:
         return prepared.store.make("weights", key, build, {"settings": settings})[0]
 
     def stored_settings(self) -> list[dict[str, Value]]:
-        """Settings of this search whose weights are in the store already."""
-        prepared, found = self._prepared, []
+        """Settings of this search whose weights are in the store."""
+        prepared, stored = self._prepared, []
         for folder, about in prepared.store.abouts("weights").items():
             settings = about.get("settings")
             if settings and folder == self._folder(prepared.recipe({**prepared.space.off, **settings})):
-                found.append(settings)
-        return found
+                stored.append(settings)
+        return stored
 
     def _folder(self, recipe: Recipe) -> Path:
         return self._prepared.store.path("weights", {"weights": recipe.weights_digest})
 
     def forget(self, recipe: Recipe) -> None:
-        """Drop the state of a training that nobody goes on with."""
+        """Delete the state of a training that will not be resumed."""
         self._prepared.store.drop_scratch("weights", {"weights": recipe.weights_digest})

@@ -22,7 +22,7 @@ from objectives.workload import marked
 from search.config.model_folder import fingerprint, model_folder
 from search.config.schema import RunConfig
 from search.errors import UserError
-from search.failures import once_more
+from search.failures import retry_once
 from search.prepare import isolate
 from search.prepare.data import prepare_data
 from search.prepare.matmul_costs import costs_here
@@ -137,7 +137,7 @@ class Stages:
 
         def make(folder: Path) -> None:
             try:
-                once_more(partial(fill, folder), f"stage {name}")
+                retry_once(partial(fill, folder), f"stage {name}")
             except RemoteTimeout as error:
                 raise TimeoutError(
                     f"the time limit ended in the stage {name!r}, before the first trial; the same command starts "

@@ -1,1 +1,1 @@
-"""What to try next: the study, the samplers, and who goes on. The only room that imports optuna."""
+"""Proposals of new trials: the study, the samplers and the surrogate. Only this package imports optuna."""

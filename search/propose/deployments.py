@@ -11,41 +11,41 @@ from spaces.recipe import Recipe
 
 
 class DeploymentSelector:
-    """Which other deployments a set of weights is measured under.
+    """Selects the other deployments that a set of weights is measured under.
 
-    Every deployment that needs no new training, less those the baselines have shown to be hopeless: slower than another
-    deployment by more than `HOPELESS` while surely no more accurate, on the uncompressed model. Sure is what the
-    losses' intervals say: on few rows a low precision may look better by chance. In fp32 all runtimes give the same
-    outputs (each is checked), so nothing is left to chance there.
+    These are all deployments but the dominated ones: on the uncompressed model slower than another by more than a
+    factor of `MARGIN`, and with 95 % confidence not more accurate. The confidence is that of the losses' intervals: on
+    few rows a low precision may score better by chance. In fp32 all runtimes give the same outputs (each is checked),
+    so there only the time counts.
     """
 
-    HOPELESS = 1.15
+    MARGIN = 1.15
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._pairs = space.deployments
+        self._deployments = space.deployments
 
     def learn(self, baselines: Mapping[Deployment, tuple[Estimate, float]]) -> None:
-        """From the uncompressed model's outcomes: {(runtime, precision): (loss in points, milliseconds)}."""
+        """Drop dominated deployments, given the uncompressed model's (loss in points, milliseconds) by deployment."""
         measured = dict(baselines)
 
-        def no_better(deployment: Deployment, other: Deployment) -> bool:
+        def no_more_accurate(deployment: Deployment, other: Deployment) -> bool:
             return (
                 deployment[1] == other[1] == "fp32" or difference(measured[other][0], measured[deployment][0]).high <= 0
             )
 
-        def hopeless(deployment: Deployment) -> bool:
-            slow = measured[deployment][1]
+        def dominated(deployment: Deployment) -> bool:
+            own_ms = measured[deployment][1]
             return any(
-                ms * self.HOPELESS < slow and no_better(deployment, other) for other, (_, ms) in measured.items()
+                ms * self.MARGIN < own_ms and no_more_accurate(deployment, other) for other, (_, ms) in measured.items()
             )
 
-        self._pairs = tuple(p for p in self._space.deployments if p in measured and not hopeless(p))
+        self._deployments = tuple(p for p in self._space.deployments if p in measured and not dominated(p))
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
-        """Runtime and precision that are worth measuring, as far as is known."""
-        return self._pairs
+        """The deployments that are not dominated."""
+        return self._deployments
 
     def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
-        return siblings(recipe, self._pairs)
+        return siblings(recipe, self._deployments)

@@ -1,4 +1,4 @@
-"""An equal search that this results folder holds: its trials are gone through again before new ones."""
+"""Finds an earlier equal search in the results folder; its trials are proposed first."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def equal_search(prepared: Prepared) -> Sequence[Outcome]:
     config = prepared.config
     if not config.measure.reuse:
         return ()
-    mine = comparable(config.to_mapping())
+    own = comparable(config.to_mapping())
 
-    def alike(about: Any) -> bool:
+    def is_equal(about: Any) -> bool:
         if about is None or clock.difference(about["hardware"], prepared.environment):
             return False
-        return bool(comparable(about["config"]) == mine)
+        return bool(comparable(about["config"]) == own)
 
-    return same_search(Path(config.mlruns), config.study, prepared.parts, alike)
+    return same_search(Path(config.mlruns), config.study, prepared.parts, is_equal)
 
 
 def comparable(config: Mapping[str, Any]) -> Any:
-    """Of a configuration what its study's parts do not say; of model and data they say the content."""
-    left = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
-    return json.loads(json.dumps(left))
+    """The part of a configuration that the study's parts do not contain; they hold the content of model and data."""
+    rest = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
+    return json.loads(json.dumps(rest))

@@ -1,7 +1,7 @@
-"""The sampler for this problem: latency is known before training, so only quality is modelled.
+"""The sampler "known-latency": latency is predicted before training, so only quality is uncertain.
 
-Asks for the weights with the largest expected hypervolume improvement, over all deployments they
-would be measured under, for each second that finding out is expected to take.
+It proposes the weights with the largest expected hypervolume improvement, over all deployments they would be measured
+under, per expected second of training and measuring.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from search.space.space import PRECISION, RUNTIME, Space
 from spaces.knob import Value
 
 POOL = 2048
-#: Weights that must be known in full before the model is asked; until then draws are random.
+#: Sets of weights with a measured quality that the model needs; before that, draws are random.
 LEAST = 3
 
 
 class KnownLatency(BaseSampler):
-    """Optuna's interface to the outlook. Optuna's storage, plots and dashboard see ordinary trials."""
+    """The sampler that Optuna calls. Its trials are ordinary ones for Optuna's storage, plots and dashboard."""
 
     def __init__(
         self, space: Space, distributions: Mapping[str, BaseDistribution], outlook: Outlook, seed: int
@@ -37,7 +37,7 @@ class KnownLatency(BaseSampler):
         self._grid = weights_grid(space)
         self._rng = np.random.default_rng(seed)
         self._random = RandomSampler(seed=seed)
-        self.last: float = np.inf  # the improvement that the last ask expected, in log ms times quality
+        self.last: float = np.inf  # expected improvement of the last proposal, in log ms times quality
 
     def reseed_rng(self) -> None:
         self._rng = np.random.default_rng()
@@ -52,7 +52,7 @@ class KnownLatency(BaseSampler):
         self.last = np.inf
         if not search_space:
             return {}
-        self._outlook.look(study, trial.number)
+        self._outlook.refresh(study, trial.number)
         ready = self._outlook.bounded and self._outlook.trained >= LEAST
         if not ready or not len(self._grid.counts):
             return {}
@@ -72,24 +72,26 @@ class KnownLatency(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _candidates(self) -> tuple[Indices, list[dict[str, Value]]]:
-        """Rows of the grid that the study has not met, with their settings."""
+        """Rows of the grid that no trial has, with their settings."""
         columns = len(self._grid.counts)
-        best = [one.row for one in self._outlook.best if one.row is not None]
-        good = best or [one.row for one in self._outlook.known if one.quality and one.row is not None]
+        on_front = [weights.row for weights in self._outlook.on_front if weights.row is not None]
+        good = on_front or [
+            weights.row for weights in self._outlook.weights if weights.quality and weights.row is not None
+        ]
         rows = self._grid.pool(np.array(good, dtype=np.int64).reshape(-1, columns), POOL, self._rng)
         full = [{**self._space.off, **settings} for settings in self._outlook.stored_settings]
-        made = [self._grid.indices(settings) for settings in full if self._grid.holds(settings)]
-        rows = np.unique(np.concatenate([rows, np.array(made, dtype=np.int64).reshape(-1, columns)]), axis=0)
+        stored = [self._grid.indices(settings) for settings in full if self._grid.holds(settings)]
+        rows = np.unique(np.concatenate([rows, np.array(stored, dtype=np.int64).reshape(-1, columns)]), axis=0)
         pool = [self._grid.settings(row) for row in rows]
-        new = [i for i, settings in enumerate(pool) if self._outlook.of(settings) is None]
+        new = [i for i, settings in enumerate(pool) if self._outlook.find(settings) is None]
         return rows[new], [pool[i] for i in new]
 
 
 class Forecast:
-    """What the sampler's next trial is expected to add to the front.
+    """The expected gain of the sampler's next trial.
 
     Args:
-        least_gain: a trial that is expected to add less than this share of the hypervolume is not begun.
+        least_gain: the search ends when the next trial is expected to add less than this share of the hypervolume.
     """
 
     def __init__(self, outlook: Outlook, sampler: KnownLatency, least_gain: float) -> None:
@@ -97,17 +99,17 @@ class Forecast:
 
     @property
     def gain(self) -> float | None:
-        """As a share of the hypervolume; None where nothing says."""
-        expected, area = self._sampler.last, self._outlook.measured.area
+        """As a share of the hypervolume; None where it cannot be predicted."""
+        expected, area = self._sampler.last, self._outlook.measured_front.area
         return expected / area if math.isfinite(expected) and area else None
 
     @property
     def enough(self) -> bool:
-        """Whether too little is expected of another trial."""
+        """Whether the expected gain is below `least_gain`."""
         gain = self.gain
         return gain is not None and gain < self._least_gain
 
 
 def weights_grid(space: Space) -> Grid:
-    """The knobs that determine weights: all that have a choice but runtime and precision."""
+    """The grid of the knobs that determine weights: all searched ones but runtime and precision."""
     return Grid({name: knob for name, knob in space.searched.items() if name not in (RUNTIME, PRECISION)})

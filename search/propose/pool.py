@@ -1,4 +1,4 @@
-"""Settings worth comparing before one is asked for: drawn, changed from good ones, and crossed between them."""
+"""The candidates that the sampler compares: random settings, mutations of good settings, and crossovers of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from spaces.knob import Knob, Value
 
 Indices = NDArray[np.int64]
 
-#: Points in which a knob without steps is cut.
+#: Grid points of a knob without steps.
 POINTS = 17
-#: Shares of a pool: drawn anywhere, neighbours of good settings, crossings of two of them.
-DRAWN, CHANGED = 0.5, 0.3
+#: Shares of a pool: random rows and mutations; the rest are crossovers.
+RANDOM_SHARE, MUTATED_SHARE = 0.5, 0.3
 
 
 class Grid:
-    """The knobs as one grid: every setting is a row of indices, and a point of the unit cube for a model."""
+    """The knobs as one grid: a row holds the index of each knob's value, and has features in the unit cube."""
 
     def __init__(self, knobs: Mapping[str, Knob]) -> None:
         self._knobs = dict(knobs)
@@ -36,23 +36,23 @@ class Grid:
         return {name: values[int(i)] for (name, values), i in zip(self.values.items(), row, strict=True)}
 
     def holds(self, settings: Mapping[str, Value]) -> bool:
-        """Whether every setting is one the knobs allow: what lies outside is near no row."""
+        """Whether every setting is one that the knobs allow."""
         return all(_holds(knob, self.values[name], settings[name]) for name, knob in self._knobs.items())
 
     def indices(self, settings: Mapping[str, Value]) -> Indices:
-        """The row nearest to `settings`, which it `holds`."""
+        """The row nearest to `settings`, which the grid `holds`."""
         return np.array([_nearest(values, settings[name]) for name, values in self.values.items()], dtype=np.int64)
 
     def nearest(self, settings: Mapping[str, Value]) -> Indices:
-        """The row nearest to `settings`, held or not; of choices that are not there, the first."""
-        made = [
+        """The row nearest to any `settings`; an unknown choice becomes the first one."""
+        indices = [
             _nearest(values, settings[name]) if knob.ordered or settings[name] in values else 0
             for (name, values), knob in zip(self.values.items(), self._knobs.values(), strict=True)
         ]
-        return np.array(made, dtype=np.int64)
+        return np.array(indices, dtype=np.int64)
 
     def features(self, rows: Indices) -> NDArray[np.float64]:
-        """(N, D): ordered knobs in [0, 1] (by their logarithm where they are spaced so), choices one column each."""
+        """(N, D): ordered knobs scaled to [0, 1] (logarithms for logarithmic ones), choices one-hot."""
         columns = []
         for position, (name, knob) in enumerate(self._knobs.items()):
             chosen = rows[:, position]
@@ -65,40 +65,40 @@ class Grid:
                 columns.append(np.eye(len(self.values[name]))[chosen])
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Indices:
+    def random(self, count: int, rng: np.random.Generator) -> Indices:
         return rng.integers(0, self.counts, size=(count, len(self.counts)))
 
-    def changed(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+    def mutated(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
         """Copies of good rows with one or two settings moved: a step or two up or down, or anywhere."""
-        made = good[rng.integers(len(good), size=count)].copy()
+        mutated = good[rng.integers(len(good), size=count)].copy()
         rows = np.arange(count)
         for time in range(2):
             where = rng.integers(len(self.counts), size=count)
             step = rng.choice([-2, -1, 1, 2], size=count)
-            near = np.clip(made[rows, where] + step, 0, self.counts[where] - 1)
+            near = np.clip(mutated[rows, where] + step, 0, self.counts[where] - 1)
             anywhere = rng.integers(0, self.counts[where])
             moved = np.where(rng.random(count) < 0.75, near, anywhere)
             here = rng.random(count) < (1.0 if time == 0 else 0.5)
-            made[rows[here], where[here]] = moved[here]
-        return made
+            mutated[rows[here], where[here]] = moved[here]
+        return mutated
 
-    def crossed(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+    def crossovers(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
         """Each setting from one of two good rows."""
         one, other = (good[rng.integers(len(good), size=count)] for _ in range(2))
-        made: Indices = np.where(rng.random(one.shape) < 0.5, one, other)
-        return made
+        rows: Indices = np.where(rng.random(one.shape) < 0.5, one, other)
+        return rows
 
     def pool(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
-        """(about `count`, D) different rows; all of the grid where it is no larger."""
+        """(about `count`, D) different rows; the whole grid where it is not larger."""
         if len(self) <= count:
             return np.stack(np.unravel_index(np.arange(len(self)), self.counts.tolist()), axis=1).astype(np.int64)
         if len(good) == 0:
-            return np.unique(self.drawn(count, rng), axis=0)
-        drawn, changed = round(DRAWN * count), round(CHANGED * count)
+            return np.unique(self.random(count, rng), axis=0)
+        random, mutated = round(RANDOM_SHARE * count), round(MUTATED_SHARE * count)
         parts = [
-            self.drawn(drawn, rng),
-            self.changed(good, changed, rng),
-            self.crossed(good, count - drawn - changed, rng),
+            self.random(random, rng),
+            self.mutated(good, mutated, rng),
+            self.crossovers(good, count - random - mutated, rng),
         ]
         return np.unique(np.concatenate(parts), axis=0)
 

@@ -1,6 +1,6 @@
-"""Asks Optuna, and tells it: baselines first, then anchors, then the sampler.
+"""The order of a search's jobs: baselines, anchors, the trials of an earlier equal search, then the sampler.
 
-Where an equal search was here before, what it tried comes before the sampler's own ideas.
+The study (Optuna) is asked for trials, and told their outcomes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
-#: After so many known recipes in a row the sampler is helped with a random draw, and after so many of those it ends.
+#: After this many known recipes in a row a random one is proposed; after `RANDOM_TRIES` known draws the search ends.
 KNOWN_IN_A_ROW = 5
 RANDOM_TRIES = 500
 
@@ -33,12 +33,12 @@ class Proposer:
     """Iterates jobs until the study holds `total` outcomes or the space is exhausted.
 
     Args:
-        recipe: settings to a recipe.
-        others: recipe to the recipes of the same weights that are to be measured beside it.
-        limits: outcome to constraint values, at most 0 when kept; always the same names.
+        recipe: maps settings to a recipe.
+        siblings: maps a recipe to the other recipes of the same weights to measure with it.
+        limits: maps an outcome to constraint values, at most 0 where the limit is kept; always the same names.
         go_on: whether there is time for another job.
-        forecast: what the next trial is expected to add; it ends a search of which too little is expected.
-        before: outcomes of an equal search.
+        forecast: the expected gain of the next trial; the search ends when it is too small.
+        earlier: outcomes of an equal search.
         retry_failed: whether recipes that failed in earlier runs are tried again, each as a trial of its own that
             takes the failed one's place.
     """
@@ -50,22 +50,22 @@ class Proposer:
         targets: tuple[Target, ...],
         total: int,
         recipe: Callable[[Params], Recipe],
-        others: Callable[[Recipe], tuple[Recipe, ...]],
+        siblings: Callable[[Recipe], tuple[Recipe, ...]],
         limits: Limits,
         seed: int,
         go_on: Callable[[], bool] = lambda: True,
         forecast: Forecast | None = None,
-        before: Sequence[Outcome] = (),
+        earlier: Sequence[Outcome] = (),
         retry_failed: bool = False,
     ) -> None:
         self._study, self._space, self._targets, self._total = study, space, targets, total
-        self._recipe, self._others, self._limits, self._go_on = recipe, others, limits, go_on
-        self._forecast, self._before = forecast, tuple(before)
+        self._recipe, self._siblings, self._limits, self._go_on = recipe, siblings, limits, go_on
+        self._forecast, self._earlier = forecast, tuple(earlier)
         self._anchored = {recipe(settings).digest: settings for settings in anchors(space)}
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
-        told = outcomes_of(study)
-        self._failed = tuple(o for o in told if retry_failed and o.status == "failed")
-        self._outcomes = {o.recipe.digest: o for o in told if o not in self._failed}
+        outcomes = outcomes_of(study)
+        self._failed = tuple(o for o in outcomes if retry_failed and o.status == "failed")
+        self._outcomes = {o.recipe.digest: o for o in outcomes if o not in self._failed}
         self._rng = np.random.default_rng((seed, len(self._outcomes)))
         self._asked: dict[str, optuna.Trial] = {}
         self.exhausted = False
@@ -81,22 +81,22 @@ class Proposer:
 
     @property
     def recalled(self) -> frozenset[str]:
-        """Digests of recipes that an equal search tried, and this one did not yet."""
-        return frozenset(o.recipe.digest for o in self._before if o.recipe.digest not in self._outcomes)
+        """Digests of recipes that the equal search tried and this one did not yet."""
+        return frozenset(o.recipe.digest for o in self._earlier if o.recipe.digest not in self._outcomes)
 
     @property
     def gain(self) -> float | None:
-        """What the next trial is expected to add, as a share of the hypervolume; None where nobody knows."""
+        """The expected gain of the next trial as a share of the hypervolume; None where it cannot be predicted."""
         return None if self._forecast is None else self._forecast.gain
 
     def __iter__(self) -> Iterator[Job]:
         yield from self._interrupted()
         yield from self._baselines()
-        yield from self._failed_before()
-        yield from self._left_over()
+        yield from self._retries()
+        yield from self._missing_siblings()
         yield from self._anchors()
-        yield from self._before_now()
-        yield from self._left_over()
+        yield from self._from_earlier()
+        yield from self._missing_siblings()
         while self._go_on() and self.left:
             trial = self._ask()
             if trial is None:  # the space is exhausted
@@ -107,7 +107,7 @@ class Proposer:
             yield self._job(trial)
 
     def tell(self, outcome: Outcome) -> Outcome:
-        """Record one outcome; returns it with its number. An asked recipe ends its trial."""
+        """Record one outcome, and end its trial if it has one; returns it with its number."""
         digest = outcome.recipe.digest
         asked = self._asked.pop(digest, None)
         if asked is not None:
@@ -119,25 +119,25 @@ class Proposer:
         self._outcomes[digest] = numbered
         return numbered
 
-    # Where jobs come from.
+    # Sources of jobs.
 
     def _interrupted(self) -> Iterator[Job]:
-        """Trials that a killed process left running; the caller holds the study's lock, so they are nobody's."""
+        """Trials that a killed process left running (the caller holds the lock, so no other process runs them)."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = optuna.Trial(self._study, frozen._trial_id)
             settings = frozen.user_attrs.get(PARAMS)
             digest = "" if settings is None else self._recipe(settings).digest
-            if OUTCOME in frozen.user_attrs:  # it ended between the attribute and the tell
+            if OUTCOME in frozen.user_attrs:  # the process ended between the attribute and the tell
                 self._finish(trial, Outcome.from_json(frozen.user_attrs[OUTCOME]))
-            elif digest in self._outcomes:  # it was to be answered with what is known
+            elif digest in self._outcomes:  # its recipe has an outcome
                 self._same_as(trial, self._outcomes[digest])
-            elif settings is None or not self.left:  # more than the total asks for
+            elif settings is None or not self.left:  # beyond the total
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
                 yield self._job(trial)
 
     def _baselines(self) -> Iterator[Job]:
-        """The uncompressed model under every deployment, one job; those that are known left out."""
+        """One job: the uncompressed model under every deployment that has no outcome yet."""
         deployments = [
             {"runtime.name": runtime, "bits.precision": precision} for runtime, precision in self._space.deployments
         ]
@@ -146,21 +146,20 @@ class Proposer:
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), baseline=True)
 
-    def _failed_before(self) -> Iterator[Job]:
-        """What failed in earlier runs, once more."""
+    def _retries(self) -> Iterator[Job]:
+        """Recipes that failed in earlier runs."""
         for outcome in self._failed:
             if not self.left or not self._go_on():
                 return
             settings = self._space.complete({**self._space.off, **outcome.recipe.params})
             if self._recipe(settings).digest != outcome.recipe.digest or not self._space.contains(settings):
-                continue  # a baseline outside the searched ranges, which has been tried again by now
+                continue  # a baseline outside the searched ranges: `_baselines` has retried it
             trial = self._ask_for(outcome.recipe.digest, settings)
             if trial is not None:
                 yield self._job(trial)
 
-    def _left_over(self) -> Iterator[Job]:
-        """Other deployments of weights that were made, left out because a run ended among them or had its fill of
-        trials."""
+    def _missing_siblings(self) -> Iterator[Job]:
+        """Unmeasured deployments of weights that are built: an earlier run ended, or reached its total, among them."""
         first: dict[str, Outcome] = {}
         for outcome in self.outcomes:
             if outcome.status == "complete" and not outcome.baseline:
@@ -171,7 +170,7 @@ class Proposer:
                 yield Job(unknown[0], siblings=tuple(unknown[1:]))
 
     def _anchors(self) -> Iterator[Job]:
-        """Settings known to be worth a comparison, before the sampler is asked."""
+        """Fixed reference settings (`search.space.space.anchors`)."""
         for digest, settings in self._anchored.items():
             if not self.left or not self._go_on():
                 return
@@ -179,10 +178,10 @@ class Proposer:
             if trial is not None:
                 yield self._job(trial)
 
-    def _before_now(self) -> Iterator[Job]:
-        """What an equal search tried, in its order."""
-        tried = {outcome.recipe.digest for outcome in self._before}
-        for outcome in self._before:
+    def _from_earlier(self) -> Iterator[Job]:
+        """The trials of the equal search, in its order."""
+        tried = {outcome.recipe.digest for outcome in self._earlier}
+        for outcome in self._earlier:
             if not self.left or not self._go_on():
                 return
             settings = self._space.complete({**self._space.off, **outcome.recipe.params})
@@ -195,12 +194,12 @@ class Proposer:
             yield replace(job, siblings=tuple(one for one in job.siblings if one.digest in tried))
 
     def _ask_for(self, digest: str, settings: Params) -> optuna.Trial | None:
-        """A trial of these settings; None where they are known or open."""
+        """A trial of these settings; None where their recipe has an outcome or a running trial."""
         if digest in self._outcomes:
             return None
-        before = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # a killed process's queue
+        queued = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))  # by a killed process
         self._study.enqueue_trial({n: settings[n] for n in self._distributions})
-        for _ in range(len(before) + 1):
+        for _ in range(len(queued) + 1):
             trial = self._ask()
             if trial is None or self._recipe(trial.user_attrs[PARAMS]).digest == digest:
                 return trial
@@ -208,10 +207,10 @@ class Proposer:
         return None
 
     def _ask(self) -> optuna.Trial | None:
-        """A trial whose recipe is new; known ones are answered at once. None when the space is exhausted."""
+        """A trial with a new recipe; None when the space is exhausted. Trials of known recipes are told at once."""
         for attempt in range(KNOWN_IN_A_ROW + 1):
             if attempt == KNOWN_IN_A_ROW:
-                drawn = self._unknown_draw()
+                drawn = self._random_unknown()
                 if drawn is None:
                     self.exhausted = True
                     return None
@@ -227,31 +226,31 @@ class Proposer:
         return None
 
     def _same_as(self, trial: optuna.Trial, known: Outcome) -> None:
-        """Answer a trial with the outcome of its recipe, which another trial has."""
+        """Tell a trial the outcome that another trial of its recipe has."""
         trial.set_user_attr("same_as", known.number)
         self._finish(trial, known)
 
-    def _unknown_draw(self) -> dict[str, Value] | None:
+    def _random_unknown(self) -> dict[str, Value] | None:
         for _ in range(RANDOM_TRIES):
             drawn = random_settings(self._space, self._rng)
             if self._recipe(drawn).digest not in self._outcomes:
                 return drawn
         return None
 
-    # What becomes of an open trial.
+    # Open trials.
 
     def _job(self, trial: optuna.Trial) -> Job:
         """The recipe of an open trial, and its siblings."""
         recipe = self._recipe(trial.user_attrs[PARAMS])
         self._asked[recipe.digest] = trial
-        others = self._unmeasured(recipe)[: max(0, self.left - 1)]
-        return Job(recipe, siblings=tuple(others))
+        siblings = self._unmeasured(recipe)[: max(0, self.left - 1)]
+        return Job(recipe, siblings=tuple(siblings))
 
     def _unmeasured(self, recipe: Recipe) -> list[Recipe]:
-        """Other recipes of the same weights of which nothing is known."""
-        return [r for r in self._others(recipe) if r.digest not in self._outcomes]
+        """Recipes of the same weights that have no outcome."""
+        return [r for r in self._siblings(recipe) if r.digest not in self._outcomes]
 
-    # How outcomes are recorded.
+    # Records of outcomes.
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         finish(self._study, trial, outcome, self._targets, self._limits)

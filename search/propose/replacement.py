@@ -1,7 +1,7 @@
-"""A study measured again: built as another study beside the one it replaces, and put in its place when it is whole.
+"""Measuring a study again: a draft study is built beside the one it replaces, and renamed when it is complete.
 
-Optuna cannot tell a finished trial again, and its samplers learn from the values that trials were told with. So all of
-them are told anew, under their old numbers.
+Optuna cannot change the values of a finished trial, and its samplers learn from these values. So the draft has every
+trial again, under its old number.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from search.store.locks import BUSY_S
 
 
 class Replacement:
-    """What is to be measured again of the study `name`, and what was.
+    """The draft that replaces the study `name`.
 
-    Only complete trials are: whatever else became of a recipe (rejected, failed, without a kernel) was decided with
-    another machine's figures, so its trial stays as an empty one and the recipe may be proposed again. What an earlier
-    call left unfinished on this machine goes on.
+    Only complete trials are measured again. A recipe that was rejected, failed or infeasible was so on another machine,
+    so its trial becomes an empty one, and the recipe may be proposed again. An unfinished draft of an earlier call on
+    this machine is continued.
 
     Args:
-        limits: outcome to constraint values.
-        parts, machine: of the study that is made.
+        limits: maps an outcome to constraint values.
+        parts, machine: attributes of the draft.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Replacement:
         self._trials = old.get_trials(deepcopy=False)
         self._times = int(old.user_attrs.get(REMEASURED, 0)) + 1
         self._distributions = {name: distribution(knob) for name, knob in space.searched.items()}
-        wanted = json.loads(json.dumps({PARTS: dict(parts), MACHINE: dict(machine), REMEASURED: self._times}))
-        self._new = self._begun(wanted) or self._begin(old, wanted)
+        attributes = json.loads(json.dumps({PARTS: dict(parts), MACHINE: dict(machine), REMEASURED: self._times}))
+        self._new = self._unfinished(attributes) or self._create(old, attributes)
 
     @property
     def left(self) -> list[Outcome]:
-        """Complete outcomes that are not measured again yet, by number."""
+        """Complete outcomes that are still to be measured again, by number."""
         done = len(self._new.get_trials(deepcopy=False))
-        found = (self._complete(trial) for trial in self._trials[done:])
-        return [outcome for outcome in found if outcome is not None]
+        outcomes = (self._complete(trial) for trial in self._trials[done:])
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def add(self, outcome: Outcome) -> None:
-        """Keep what became of the next of `left`."""
+        """Add the new outcome of the first of `left`."""
         for trial in self._trials[len(self._new.get_trials(deepcopy=False)) :]:
             if trial.number == outcome.number:
                 settings = trial.user_attrs[PARAMS]
@@ -84,10 +84,10 @@ class Replacement:
         raise ValueError(f"no trial {outcome.number} is left to be measured again")
 
     def finish(self) -> str:
-        """Put the new study in the old one's place, in one step; the name under which the old one stays.
+        """Rename both studies in one transaction; returns the new name of the old one.
 
         Raises:
-            ValueError: not all is measured again.
+            ValueError: some trials are still to be measured.
         """
         if self.left:
             raise ValueError(f"{len(self.left)} trials are not measured again yet")
@@ -95,49 +95,49 @@ class Replacement:
             self._new.add_trial(create_trial(state=TrialState.FAIL))
         taken = set(optuna.get_all_study_names(storage=storage(self._mlruns)))
         names = (f"{self._name}.before-{number}" for number in range(self._times, self._times + len(taken) + 1))
-        kept = next(name for name in names if name not in taken)
+        old_name = next(name for name in names if name not in taken)
         # Optuna has no call that renames, and none that changes two studies together.
         rename = "UPDATE studies SET study_name = ? WHERE study_name = ?"
         with closing(sqlite3.connect(self._mlruns / "optuna.db", timeout=BUSY_S)) as database, database:
-            database.execute(rename, (kept, self._name))
+            database.execute(rename, (old_name, self._name))
             database.execute(rename, (self._name, self._draft))
-        return kept
+        return old_name
 
     @staticmethod
     def _complete(trial: optuna.trial.FrozenTrial) -> Outcome | None:
-        told = trial.user_attrs.get(OUTCOME)
-        return Outcome.from_json(told) if told is not None and told["status"] == "complete" else None
+        outcome = trial.user_attrs.get(OUTCOME)
+        return Outcome.from_json(outcome) if outcome is not None and outcome["status"] == "complete" else None
 
-    def _begun(self, wanted: Mapping[str, Any]) -> optuna.Study | None:
-        """What an earlier call left of the same study on this machine; removed where it is of anything else."""
+    def _unfinished(self, wanted: Mapping[str, Any]) -> optuna.Study | None:
+        """The draft of an earlier call with the attributes `wanted`; a draft with others is deleted."""
         draft = find_study(self._mlruns, self._draft)
         if draft is None:
             return None
-        known = draft.user_attrs
+        attributes = draft.user_attrs
         if (
-            known.get(PARTS) == wanted[PARTS]
-            and known.get(REMEASURED) == wanted[REMEASURED]
-            and not clock.difference(known.get(MACHINE, {}), wanted[MACHINE])
-            and self._follows(draft)
+            attributes.get(PARTS) == wanted[PARTS]
+            and attributes.get(REMEASURED) == wanted[REMEASURED]
+            and not clock.difference(attributes.get(MACHINE, {}), wanted[MACHINE])
+            and self._is_prefix(draft)
         ):
             return draft
         optuna.delete_study(study_name=self._draft, storage=storage(self._mlruns))
         return None
 
-    def _follows(self, draft: optuna.Study) -> bool:
-        """Whether what was measured again are the first trials of the old study, as it is now."""
-        made = draft.get_trials(deepcopy=False)
-        for before, after in zip(self._trials, made, strict=False):
-            outcome, told = self._complete(before), after.user_attrs.get(OUTCOME)
-            if (None if told is None else told["digest"]) != (None if outcome is None else outcome.recipe.digest):
+    def _is_prefix(self, draft: optuna.Study) -> bool:
+        """Whether the draft's trials are the first ones of the old study as it is now."""
+        trials = draft.get_trials(deepcopy=False)
+        for before, after in zip(self._trials, trials, strict=False):
+            old, new = self._complete(before), after.user_attrs.get(OUTCOME)
+            if (None if new is None else new["digest"]) != (None if old is None else old.recipe.digest):
                 return False
-        return len(made) <= len(self._trials)
+        return len(trials) <= len(self._trials)
 
-    def _begin(self, old: optuna.Study, wanted: Mapping[str, Any]) -> optuna.Study:
+    def _create(self, old: optuna.Study, attributes: Mapping[str, Any]) -> optuna.Study:
         with quiet():
-            made = optuna.create_study(
+            draft = optuna.create_study(
                 storage=storage(self._mlruns), study_name=self._draft, directions=old.directions, load_if_exists=True
             )
-        for key, value in wanted.items():
-            made.set_user_attr(key, value)
-        return made
+        for key, value in attributes.items():
+            draft.set_user_attr(key, value)
+        return draft

@@ -23,16 +23,16 @@ from search.front.outcome import Outcome, Target
 from search.store.locks import BUSY_S
 from spaces.knob import Knob
 
-PARTS = "parts"  # study attribute: what all its trials share
-SEARCHED = "searched"  # of these: the space, which follows from the configuration, the model and the machine
+PARTS = "parts"  # study attribute: what all its trials have in common (model, data, limits...)
+SEARCHED = "searched"  # one of the parts: the space, which follows from the configuration, the model and the machine
 MACHINE = "machine"  # study attribute: the fingerprint of the machine that all its trials were measured on
-REMEASURED = "remeasured"  # study attribute: how many times all of it was measured again
+REMEASURED = "remeasured"  # study attribute: how many times the study was measured again
 OUTCOME = "outcome"  # trial attribute: the outcome, as JSON
 PARAMS = "params"  # trial attribute: all settings, also those Optuna does not draw
 
 
 def storage(mlruns: Path) -> optuna.storages.RDBStorage:
-    """The database in `mlruns`; what another program writes to it meanwhile is waited for."""
+    """The database in `mlruns`; it waits for the writes of other programs."""
     url = f"sqlite:///{mlruns / 'optuna.db'}"
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
 
@@ -48,7 +48,7 @@ def open_study(
 ) -> optuna.Study:
     """The study called `name`, new or resumed; `sampler` makes its sampler from a seed.
 
-    `machine` is the fingerprint of this one, kept with a new study.
+    `machine` is this machine's fingerprint, stored with a new study.
 
     Raises:
         UserError: it exists and its trials share other `parts` (space, model, data, limits...).
@@ -56,7 +56,7 @@ def open_study(
     directions = [StudyDirection.MINIMIZE if t.better == "lower" else StudyDirection.MAXIMIZE for t in targets]
     existing = find_study(mlruns, name)
     check_parts(mlruns, name, parts)
-    # The sampler's own state is not stored: a resumed search draws on, it does not draw the same again.
+    # The sampler's own state is not stored. A resumed search gets another seed, so that it does not repeat its draws.
     trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
     with quiet():
         study = optuna.create_study(
@@ -66,17 +66,17 @@ def open_study(
             sampler=sampler(seed + trials),
             load_if_exists=True,
         )
-    known = study.user_attrs
-    if MACHINE not in known and machine is not None:
+    attributes = study.user_attrs
+    if MACHINE not in attributes and machine is not None:
         study.set_user_attr(MACHINE, json.loads(json.dumps(machine)))
-    if PARTS not in known:
+    if PARTS not in attributes:
         study.set_user_attr(PARTS, json.loads(json.dumps(parts)))
     return study
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's line about a study that is made or found; afterwards it says what it did before."""
+    """Suppress Optuna's log lines about a created or loaded study."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -88,11 +88,11 @@ def quiet() -> Iterator[None]:
 def check_study(
     mlruns: Path, name: str, parts: Mapping[str, Any], machine: Mapping[str, Any], remeasure: bool = False
 ) -> None:
-    """Raise UserError if the study called `name` cannot be gone on with.
+    """Raise UserError if the study called `name` cannot be resumed.
 
     Args:
         parts: what its trials must share.
-        machine: fingerprint of this one. With `remeasure` the study may be another's.
+        machine: this machine's fingerprint. With `remeasure` the study may come from another machine.
     """
     existing = find_study(mlruns, name)
     if existing is None:
@@ -101,25 +101,25 @@ def check_study(
     check_parts(mlruns, name, {key: value for key, value in parts.items() if key != SEARCHED}, (SEARCHED,))
     if remeasure:
         return
-    there = existing.user_attrs.get(MACHINE)
-    unlike = "" if there is None else clock.difference(there, machine)
-    if unlike:
+    study_machine = existing.user_attrs.get(MACHINE)
+    difference = "" if study_machine is None else clock.difference(study_machine, machine)
+    if difference:
         raise UserError(
-            f"--study {name}: it was measured on another machine ({unlike}); "
+            f"--study {name}: it was measured on another machine ({difference}); "
             "give --remeasure to measure it again here, or --study NAME for a new one"
         )
     check_parts(mlruns, name, parts)
 
 
-def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], but: Sequence[str] = ()) -> None:
-    """Raise UserError if the study called `name` shares other `parts`; those named `but` are left out."""
+def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], excluding: Sequence[str] = ()) -> None:
+    """Raise UserError if the study called `name` has other `parts`; those named in `excluding` are not compared."""
     existing = find_study(mlruns, name)
     if existing is None:
         return
     before = existing.user_attrs.get(PARTS)
-    if before is None:  # a kill came between making it and saying what of
+    if before is None:  # the process was killed before it stored them
         return
-    before = {key: value for key, value in before.items() if key not in but}
+    before = {key: value for key, value in before.items() if key not in excluding}
     if before != json.loads(json.dumps(parts)):
         raise UserError(
             f"--study {name}: it exists in {mlruns / 'optuna.db'} with another {_first_difference(before, parts)}; "
@@ -144,53 +144,53 @@ def read_outcomes(mlruns: Path, name: str) -> tuple[dict[str, Any], list[Outcome
     """
     study = find_study(mlruns, name)
     if study is None:
-        known = []
+        names = []
         if (mlruns / "optuna.db").exists():
-            known = optuna.get_all_study_names(storage=storage(mlruns))
-        close = nearest(name, known)
-        hint = f'; did you mean "{close}"?' if close else (f" (there: {', '.join(known)})" if known else "")
+            names = optuna.get_all_study_names(storage=storage(mlruns))
+        close = nearest(name, names)
+        hint = f'; did you mean "{close}"?' if close else (f" (there: {', '.join(names)})" if names else "")
         raise UserError(f"STUDY: no study {name!r} in {mlruns / 'optuna.db'}{hint}")
     return dict(study.user_attrs), outcomes_of(study)
 
 
 def set_attribute(mlruns: Path, name: str, key: str, value: Any) -> None:
-    """Keep `value` (JSON) with the study."""
+    """Store `value` (JSON) with the study."""
     study = find_study(mlruns, name)
     assert study is not None
     study.set_user_attr(key, json.loads(json.dumps(value)))
 
 
 def attribute(mlruns: Path, name: str, key: str) -> Any:
-    """What was kept under `key`, or None."""
+    """The stored value of `key`, or None."""
     study = find_study(mlruns, name)
     return None if study is None else study.user_attrs.get(key)
 
 
 def outcomes_of(study: optuna.Study) -> list[Outcome]:
-    """Every outcome told so far, by number; of a recipe that was tried again after a failure the last."""
-    told = [t.user_attrs[OUTCOME] for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
-    found = {outcome.recipe.digest: outcome for outcome in map(Outcome.from_json, told)}
-    return sorted(found.values(), key=lambda outcome: outcome.number)
+    """All outcomes so far by number; for a recipe that was tried again after a failure, the last one."""
+    stored = [t.user_attrs[OUTCOME] for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+    outcomes = {outcome.recipe.digest: outcome for outcome in map(Outcome.from_json, stored)}
+    return sorted(outcomes.values(), key=lambda outcome: outcome.number)
 
 
-def same_search(mlruns: Path, name: str, parts: Mapping[str, Any], alike: Callable[[Any], bool]) -> list[Outcome]:
-    """Outcomes of the largest other study of the same `parts`, in their order.
+def same_search(mlruns: Path, name: str, parts: Mapping[str, Any], accept: Callable[[Any], bool]) -> list[Outcome]:
+    """Outcomes of the largest other study with the same `parts`, by number.
 
     Args:
-        alike: whether what a search keeps of itself when it has ended ("about": its configuration and its hardware)
-            allows it.
+        accept: takes the configuration and hardware that a search stores when it ends ("about"), and says whether the
+            study counts.
     """
     if not (mlruns / "optuna.db").exists():
         return []
     wanted = json.loads(json.dumps(parts))
-    found: list[Outcome] = []
+    largest: list[Outcome] = []
     for other in optuna.get_all_study_summaries(storage=storage(mlruns), include_best_trial=False):
         about = other.user_attrs
-        if other.study_name == name or about.get(PARTS) != wanted or not alike(about.get("about")):
+        if other.study_name == name or about.get(PARTS) != wanted or not accept(about.get("about")):
             continue
         study = optuna.load_study(study_name=other.study_name, storage=storage(mlruns))
-        found = max(found, outcomes_of(study), key=len)
-    return sorted(found, key=lambda outcome: outcome.number)
+        largest = max(largest, outcomes_of(study), key=len)
+    return sorted(largest, key=lambda outcome: outcome.number)
 
 
 def _first_difference(before: Any, now: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How outcomes become Optuna's trials."""
+"""Writing outcomes to Optuna's trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Limits = Callable[[Outcome], Mapping[str, float]]
 def finish(
     study: optuna.Study, trial: optuna.Trial, outcome: Outcome, targets: Sequence[Target], limits: Limits
 ) -> None:
-    """Tell Optuna how an open trial ended: its values and constraints, or that it gave none."""
+    """End an open trial with its outcome's values and constraints; without values it fails."""
     values = values_of(outcome, targets)
     if values is None:
         study.tell(trial, state=TrialState.FAIL)
@@ -38,9 +38,9 @@ def add(
     limits: Limits,
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
-    """A finished trial that was not asked for: a sibling, or a baseline.
+    """Add a finished trial that the sampler did not propose: a sibling or a baseline.
 
-    A baseline outside the searched ranges is kept as a trial without values: a sampler could not place it.
+    A baseline outside the searched ranges becomes a failed trial, because the samplers reject such parameters.
     """
     values = values_of(outcome, targets)
     attributes: dict[str, Any] = {OUTCOME: outcome.to_json(), PARAMS: dict(settings)}
@@ -58,7 +58,7 @@ def add(
 
 
 def values_of(outcome: Outcome, targets: Sequence[Target]) -> list[float] | None:
-    """What was measured of each target; None for what is not complete."""
+    """The value of each target; None for an outcome that is not complete."""
     if outcome.status != "complete":
         return None
     return [outcome.value(t.objective) for t in targets]

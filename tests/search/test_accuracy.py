@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import worlds
 
-from search.propose.surrogate.quality import DecayMean, QualityModel, Seen
+from search.propose.surrogate.quality import DecayMean, QualityModel, QualityObservation
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -13,12 +13,13 @@ def truth(x: np.ndarray) -> np.ndarray:
     return 0.85 - 0.2 * (1 - x[:, 0]) ** 2 - 0.1 * (1 - x[:, 1]) * (1 - x[:, 0])
 
 
-def known(count: int, seed: int, noise: float = 0.003) -> list[Seen]:
+def observed(count: int, seed: int, noise: float = 0.003) -> list[QualityObservation]:
     rng = np.random.default_rng(seed)
     x = rng.random((count, 2))
     y = truth(x) + rng.normal(0, noise, count)
     return [
-        Seen(tuple(row), {ONE: value, OTHER: value - 0.01}) for row, value in zip(x.tolist(), y.tolist(), strict=True)
+        QualityObservation(tuple(row), {ONE: value, OTHER: value - 0.01})
+        for row, value in zip(x.tolist(), y.tolist(), strict=True)
     ]
 
 
@@ -26,7 +27,7 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
     inside, errors = [], []
     for seed in range(5):
         model = QualityModel()
-        model.learn(known(30, seed), 0.5, 0.85, (1.0, 1.0))
+        model.learn(observed(30, seed), 0.5, 0.85, (1.0, 1.0))
         wanted = np.random.default_rng(100 + seed).random((200, 2))
         mean, sd = model.predict(wanted)
         away = (mean + model.offset(ONE, wanted)) - truth(wanted)
@@ -42,10 +43,10 @@ def test_a_law_falls_from_the_uncompressed_model_with_every_setting(luck: float)
     features = np.random.default_rng(0).random((12, 2))
     law = DecayMean.fitted(features, truth(features) + luck * (1 - features[:, 1]), np.ones(2), 0.5, 0.85)
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij"), axis=-1)
-    kept = law.kept(grid.reshape(-1, 2)).reshape(9, 9)
-    assert kept[-1, -1] == 1.0
-    assert (np.diff(kept, axis=0) >= 0).all() and (np.diff(kept, axis=1) >= 0).all()
-    assert (kept > 0).all()
+    remaining = law.remaining(grid.reshape(-1, 2)).reshape(9, 9)
+    assert remaining[-1, -1] == 1.0
+    assert (np.diff(remaining, axis=0) >= 0).all() and (np.diff(remaining, axis=1) >= 0).all()
+    assert (remaining > 0).all()
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
@@ -56,7 +57,7 @@ def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeyp
 
     def error() -> float:
         law = DecayMean.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
-        return float(np.abs(law.kept(features) - left).mean())
+        return float(np.abs(law.remaining(features) - left).mean())
 
     free = error()
     assert free < 0.02
@@ -76,9 +77,9 @@ def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
         for seed in range(6):
             rng = np.random.default_rng(seed)
             chosen = [off, *rng.integers(len(features), size=11)]
-            seen = [Seen(tuple(features[i]), {pair: float(quality[i])}) for i in chosen]
+            observations = [QualityObservation(tuple(features[i]), {pair: float(quality[i])}) for i in chosen]
             model = QualityModel()
-            model.learn(seen, world.floor, float(quality[off]), tuple(features[off]))
+            model.learn(observations, world.constant_guess, float(quality[off]), tuple(features[off]))
             others = rng.integers(len(features), size=400)
             mean, sd = model.predict(features[others])
             away.append(np.abs(mean - quality[others]))
@@ -86,7 +87,7 @@ def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
         return float(np.mean(away)), float(np.mean(inside))
 
     with_law, inside = errors()
-    monkeypatch.setattr(DecayMean, "kept", lambda self, features: np.ones(len(features)))
+    monkeypatch.setattr(DecayMean, "remaining", lambda self, features: np.ones(len(features)))
     without, _ = errors()
     assert with_law < 0.8 * without
     assert inside > 0.85
@@ -94,17 +95,19 @@ def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
 
 def test_a_pair_has_an_offset_of_its_own() -> None:
     model = QualityModel()
-    model.learn(known(20, 0), 0.5, 0.85, (1.0, 1.0))
+    model.learn(observed(20, 0), 0.5, 0.85, (1.0, 1.0))
     here = np.array([[0.2, 0.7], [0.9, 0.9]])
     assert model.offset(OTHER, here) - model.offset(ONE, here) == pytest.approx([-0.01, -0.01], abs=0.001)
 
 
 def test_an_offset_follows_the_settings() -> None:
     """A low precision costs small models more: where it was seen so, it is expected so of others."""
-    seen = [Seen(s.features, {ONE: s.quality[ONE], OTHER: s.quality[ONE] - 0.04 * (1 - s.features[0])}) for s in
-            known(30, 0)]  # fmt: skip
+    observations = [
+        QualityObservation(s.features, {ONE: s.quality[ONE], OTHER: s.quality[ONE] - 0.04 * (1 - s.features[0])})
+        for s in observed(30, 0)
+    ]
     model = QualityModel()
-    model.learn(seen, 0.5, 0.85, (1.0, 1.0))
+    model.learn(observations, 0.5, 0.85, (1.0, 1.0))
     small, large = model.offset(OTHER, np.array([[0.1, 0.5], [0.9, 0.5]])) - model.offset(ONE, np.zeros((2, 2)))
     assert small == pytest.approx(-0.036, abs=0.008)
     assert large == pytest.approx(-0.004, abs=0.008)
@@ -112,7 +115,12 @@ def test_an_offset_follows_the_settings() -> None:
 
 def test_one_measurement_of_a_pair_is_drawn_towards_no_difference() -> None:
     model = QualityModel()
-    model.learn([Seen((0.1, 0.2), {ONE: 0.8}), Seen((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})], 0.5, 0.85, (1.0, 1.0))
+    model.learn(
+        [QualityObservation((0.1, 0.2), {ONE: 0.8}), QualityObservation((0.5, 0.5), {ONE: 0.82, OTHER: 0.78})],
+        0.5,
+        0.85,
+        (1.0, 1.0),
+    )
     assert -0.04 < model.offset(OTHER, np.array([[0.5, 0.5]]))[0] < 0
 
 

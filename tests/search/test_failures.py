@@ -17,7 +17,7 @@ from search import compose as session
 from search import run_log
 from search.cli import main as cli
 from search.cli.terminal import failure
-from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, once_more
+from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, retry_once
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.loop import Job, explore
@@ -108,13 +108,13 @@ def failing(*errors: Exception) -> Callable[[], str]:
 
 
 def test_work_is_tried_once_more_and_no_more() -> None:
-    assert once_more(failing(RemoteDied(-9)), "it") == "done"
+    assert retry_once(failing(RemoteDied(-9)), "it") == "done"
     with pytest.raises(MemoryError):
-        once_more(failing(RemoteDied(-9), MemoryError()), "it")
+        retry_once(failing(RemoteDied(-9), MemoryError()), "it")
     with pytest.raises(RemoteTimeout):
-        once_more(failing(RemoteTimeout(1.0)), "it")
+        retry_once(failing(RemoteTimeout(1.0)), "it")
     with pytest.raises(RemoteDied):
-        once_more(failing(RemoteDied(-9)), "it", may=lambda: False)
+        retry_once(failing(RemoteDied(-9)), "it", may_retry=lambda: False)
 
 
 def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_knowledge(

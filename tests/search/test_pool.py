@@ -15,7 +15,7 @@ KNOBS = {
 
 def test_every_row_of_a_pool_is_different_and_on_the_grid() -> None:
     grid, rng = Grid(KNOBS), np.random.default_rng(0)
-    good = grid.drawn(5, rng)
+    good = grid.random(5, rng)
     rows = grid.pool(good, 500, rng)
     assert len(np.unique(rows, axis=0)) == len(rows) > 300
     assert (rows >= 0).all() and (rows < grid.counts).all()
@@ -29,22 +29,22 @@ def test_a_small_grid_is_looked_at_whole() -> None:
 
 def test_settings_and_indices_are_inverse() -> None:
     grid, rng = Grid(KNOBS), np.random.default_rng(1)
-    for row in grid.drawn(50, rng):
+    for row in grid.random(50, rng):
         np.testing.assert_array_equal(grid.indices(grid.settings(row)), row)
 
 
 def test_neighbours_differ_in_few_settings() -> None:
     grid, rng = Grid(KNOBS), np.random.default_rng(2)
-    good = grid.drawn(1, rng)
-    changed = grid.changed(good, 300, rng)
-    assert ((changed != good[0]).sum(1) <= 2).all()
-    assert (changed != good[0]).any(0).all(), "every knob is moved by some"
+    good = grid.random(1, rng)
+    mutated = grid.mutated(good, 300, rng)
+    assert ((mutated != good[0]).sum(1) <= 2).all()
+    assert (mutated != good[0]).any(0).all(), "every knob is moved by some"
 
 
 def test_crossings_take_every_setting_from_a_parent() -> None:
     grid, rng = Grid(KNOBS), np.random.default_rng(3)
-    good = grid.drawn(3, rng)
-    for row in grid.crossed(good, 100, rng):
+    good = grid.random(3, rng)
+    for row in grid.crossovers(good, 100, rng):
         assert all(value in good[:, i] for i, value in enumerate(row))
 
 

@@ -18,7 +18,7 @@ from search.front.outcome import LATENCY, Outcome, Target
 from search.propose.known_latency import weights_grid
 from search.propose.proposer import Proposer
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
-from search.propose.surrogate.record import Record
+from search.propose.surrogate.record import StudyHistory
 from search.space.deployments import siblings
 from search.space.space import Params, Space
 from spaces.knob import Knob
@@ -170,7 +170,7 @@ def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space:
         outcome = complete(recipe_of(told), baseline=True).numbered(0)
         attributes = {OUTCOME: outcome.to_json(), PARAMS: told}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
-    record = Record(weights_grid(space), space.off, TARGETS[0])
+    record = StudyHistory(weights_grid(space), space.off, TARGETS[0])
     (one,) = record.refresh(study)
     assert one is record.baseline and one.row is None and set(one.quality) == set(DEPLOYMENTS)
 
@@ -189,7 +189,7 @@ def test_a_search_of_ranges_without_the_uncompressed_model_runs() -> None:
 def test_a_mode_of_an_axis_that_is_off_makes_no_other_weights(study: optuna.Study) -> None:
     mode = Knob("criterion", off="fisher", choices=("fisher", "uniform"), method=True, help="")
     space = narrowed(prune_criterion=mode)
-    record = Record(weights_grid(space), space.off, TARGETS[0], space.canonical)
+    record = StudyHistory(weights_grid(space), space.off, TARGETS[0], space.canonical)
     for settings in ({"prune.criterion": "uniform"}, {"prune.criterion": "fisher"}):
         told = {**space.off, **settings}
         attributes = {OUTCOME: complete(recipe_of(told)).to_json(), PARAMS: told}

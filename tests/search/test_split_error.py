@@ -15,7 +15,7 @@ from search.propose.deployments import DeploymentSelector
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import QualityModel
-from search.propose.surrogate.record import Record
+from search.propose.surrogate.record import StudyHistory
 
 from .factory import measurement
 from .test_resume import DEPLOYMENTS, SPACE, TARGETS, recipe_of
@@ -43,7 +43,7 @@ def studied(outcomes: list[Outcome]) -> optuna.Study:
 
 
 def test_a_quality_is_known_as_well_as_its_loss_against_the_uncompressed_model() -> None:
-    record = Record(weights_grid(SPACE), SPACE.off, TARGETS[0])
+    record = StudyHistory(weights_grid(SPACE), SPACE.off, TARGETS[0])
     errors = (0.004, 0.010, 0.006)
     outcomes = [measured(0, 6, 0.80, 6.0, 0.02), *(measured(n, n + 1, 0.7, 2.0, e) for n, e in enumerate(errors, 1))]
     seen = [record.seen(one) for one in record.refresh(studied(outcomes))]
@@ -52,13 +52,15 @@ def test_a_quality_is_known_as_well_as_its_loss_against_the_uncompressed_model()
 
 def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     """Of two that differ, the model follows what was measured on many rows closely, and on few not."""
-    from search.propose.surrogate.quality import Seen
+    from search.propose.surrogate.quality import QualityObservation
 
     exponents = []
     for error in (0.0, 0.03):
         model = QualityModel()
         values = [0.80, 0.78, 0.70, 0.76, 0.74, 0.72]
-        seen = [Seen((1 - n / 5,), {DEPLOYMENTS[0]: value}, error=error) for n, value in enumerate(values)]
+        seen = [
+            QualityObservation((1 - n / 5,), {DEPLOYMENTS[0]: value}, error=error) for n, value in enumerate(values)
+        ]
         model.learn(seen, 0.5, 0.8, (1.0,))
         exponents.append(float(model.predict([(0.6,)])[0][0]))
     assert exponents[0] < exponents[1] - 0.01

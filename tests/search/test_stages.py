@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from search.config.load import load
 from search.config.schema import RunConfig
-from search.execute.build_weights import make_weights, trained_s
+from search.execute.build_weights import build_weights, trained_s
 from search.prepare.data import prepare_data
 from search.prepare.model import describe_model
 from search.prepare.statistics import make_statistics
@@ -61,7 +61,7 @@ class Made:
 
     def weights(self, folder: Path, scratch: Path, progress: Any = NOTHING) -> bytes:
         where = (self.data, self.teacher, self.statistics, self.outputs, "cpu", 1, scratch)
-        make_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
+        build_weights(place(folder), self.config, STEPS, self.recover, *where, progress=progress)
         assert trained_s(folder) > 0
         return (folder / "model.safetensors").read_bytes()
 
@@ -126,7 +126,7 @@ def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
         given = (made.data, made.teacher, places["statistics"], places["outputs"], "cuda", 1)
         for name, recover in (("stored", made.recover), ("live", live)):
             where = (*given, tmp_path / f"{name}.scratch")
-            make_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
+            build_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
             used[name], device.used = device.used, 0
     assert all(count > 100 for count in used.values()), used
     for name, file in (("statistics", "statistics.safetensors"), ("outputs", "outputs.safetensors")):

@@ -31,7 +31,7 @@ from search.propose.study import open_study
 from search.propose.surrogate.improvement import Staircase
 from search.propose.surrogate.outlook import Aims, CostModel, Outlook
 from search.propose.surrogate.quality import QualityModel
-from search.propose.surrogate.record import Record
+from search.propose.surrogate.record import StudyHistory
 from search.space.deployments import siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
@@ -120,15 +120,15 @@ def search(
     `folder` keeps the study in a database, as a real search does, and a search there goes on; without it the study
     is in memory. It is killed in the training after `kill_after` sets of weights. `shipped` searches as a run does:
     for models that keep most of the accuracy, by the second; otherwise for what the benchmark counts, hypervolume
-    from the floor by the set of weights. `least_gain` ends it as `budget.least_gain` does. `before` are the
+    from a constant guess's by the set of weights. `least_gain` ends it as `budget.least_gain` does. `before` are the
     outcomes of an equal search, whose weights are at hand. `cost_model` predicts instead of the world's own
     predictions. The search ends early with a hypervolume of `goal`.
     """
     trace = Trace()
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
     known = cost_model or TrueCosts(world, shipped)
-    aims = Aims(TARGETS[0], world.floor, EconomyConfig().keep if shipped else 0.0)
-    outlook = Outlook(Record(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
+    aims = Aims(TARGETS[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
+    outlook = Outlook(StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
     points: list[tuple[float, float]] = []
 
     def evaluate(job: Job) -> Iterator[Outcome]:
@@ -173,5 +173,5 @@ def search(
     with suppress(KeyboardInterrupt):
         explore(proposer, evaluate, Front(TARGETS), observers)
     trace.asking_s = time.monotonic() - began
-    outlook.look(study)
+    outlook.refresh(study)
     return trace

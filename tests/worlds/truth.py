@@ -34,7 +34,7 @@ class World:
     predicted: np.ndarray
     error: float  # of the predictions, log ms
     seconds: np.ndarray
-    floor: float
+    constant_guess: float
     places: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,14 +55,14 @@ class World:
 
     @cached_property
     def reference(self) -> tuple[float, float]:
-        """(log ms, quality): 1.1 times the latency of the uncompressed model as it came, and the floor."""
-        return math.log(1.1) + float(self.costs[self.uncompressed, 0]), self.floor
+        """(log ms, quality): 1.1 times the latency of the uncompressed model as it came, and a constant guess's."""
+        return math.log(1.1) + float(self.costs[self.uncompressed, 0]), self.constant_guess
 
     @cached_property
     def kept_reference(self) -> tuple[float, float]:
         """The same for models that keep what a run asks them to keep (`economy.keep`)."""
         best = float(self.quality[self.uncompressed].max())
-        return self.reference[0], self.floor + EconomyConfig().keep * (best - self.floor)
+        return self.reference[0], self.constant_guess + EconomyConfig().keep * (best - self.constant_guess)
 
     @cached_property
     def exhaustive(self) -> float:

@@ -1,5 +1,4 @@
-"""What the sampler knows of a recipe before it is built: latency under every deployment, size, and what finding out
-costs."""
+"""Predictions for a recipe before it is built: latency under every deployment, size, and the seconds of its trial."""
 
 from __future__ import annotations
 
@@ -19,93 +18,97 @@ from search.space.deployments import Deployment
 from search.space.space import PRECISION, RUNTIME, Params
 from spaces.knob import Value
 
-#: A limit forbids what is predicted this many standard errors above it.
-SURE = 3.0
-#: Files hold names, graphs and scales beside the numbers that a size is predicted from.
+#: A latency limit excludes a candidate whose prediction is above it by this many standard errors.
+LIMIT_ERRORS = 3.0
+#: A size limit excludes a candidate whose predicted size is this many times the limit: files also hold names, graphs
+#: and scales, which the prediction leaves out.
 SLACK = 1.1
 
 
 class TableCostModel:
-    """The table of latencies, and the costs of trials, as `search.propose.CostModel`."""
+    """A `CostModel` from the table of latencies and the durations of the trials so far."""
 
     def __init__(
-        self, prepared: Prepared, known: LatencyPredictor, siblings: DeploymentSelector, made: Sequence[Params] = ()
+        self,
+        prepared: Prepared,
+        predictor: LatencyPredictor,
+        siblings: DeploymentSelector,
+        stored_settings: Sequence[Params] = (),
     ) -> None:
-        self._known, self._siblings, self.stored_settings = known, siblings, made
+        self._predictor, self._siblings, self.stored_settings = predictor, siblings, stored_settings
         self._space = prepared.space
-        self._made = {self._plain(settings) for settings in made}
+        self._stored = {self._weights_settings(settings) for settings in stored_settings}
         wanted = prepared.config.limits
-        self._latest = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
-        self._largest = math.inf if wanted.max_size_mb is None else wanted.max_size_mb
-        self._spent: list[tuple[float, float, float]] = []  # work of a call, seconds of training, of measuring
-        self._whole = self._work(known.shapes([prepared.space.off]))[0]
+        self._max_log_latency = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
+        self._max_size_mb = math.inf if wanted.max_size_mb is None else wanted.max_size_mb
+        self._durations: list[tuple[float, float, float]] = []  # work of a call, seconds of training, of measuring
+        self._uncompressed_work = self._work(predictor.shapes([prepared.space.off]))[0]
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         return self._siblings.deployments
 
     def costs(self, pool: Sequence[Params]) -> tuple[Array, Array]:
-        shapes = self._known.shapes(pool)
+        shapes = self._predictor.shapes(pool)
         costs, errors = self._predicted(pool, shapes)
         error = errors.mean(1)
-        if math.isfinite(self._latest):
-            doubt = np.hypot(errors, self._known.reference_error)
-            costs = np.where(costs - SURE * doubt > self._latest, np.inf, costs)
-        if math.isfinite(self._largest):
+        if math.isfinite(self._max_log_latency):
+            sd = np.hypot(errors, self._predictor.reference_error)
+            costs = np.where(costs - LIMIT_ERRORS * sd > self._max_log_latency, np.inf, costs)
+        if math.isfinite(self._max_size_mb):
             sizes = np.stack([megabytes_of(shapes, precision) for _, precision in self.deployments], axis=1)
-            costs = np.where(sizes > SLACK * self._largest, np.inf, costs)
+            costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
         return costs, error
 
     def seconds(self, pool: Sequence[Params]) -> Array:
-        """Training grows with the work of a call, measuring does not; both from the trials so far.
-
-        What was trained before, for another search, costs no training.
+        """Training time grows linearly with the operations of a call; measuring time is constant. Both are fitted to
+        the trials so far. Weights that are in the store already need no training.
         """
-        if len(self._spent) < 2:
+        if len(self._durations) < 2:
             return np.ones(len(pool))
-        work, training, measuring = np.array(self._spent).T
+        work, training, measuring = np.array(self._durations).T
         terms = np.stack([np.ones(len(work)), work], axis=1)
         fixed, slope = nnls(terms, training)[0]
-        trained = fixed + slope * self._work(self._known.shapes(pool)) / self._whole
-        if self._made:
-            trained *= np.array([self._plain(settings) not in self._made for settings in pool])
-        made: Array = trained + float(np.median(measuring))
-        return np.maximum(made, 1.0)
+        trained = fixed + slope * self._work(self._predictor.shapes(pool)) / self._uncompressed_work
+        if self._stored:
+            trained *= np.array([self._weights_settings(settings) not in self._stored for settings in pool])
+        seconds: Array = trained + float(np.median(measuring))
+        return np.maximum(seconds, 1.0)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Learn from a trial; an observer."""
+        """Update latencies and durations from a trial; an observer."""
         if outcome.status == "complete":
-            self._known.correct(outcome)
+            self._predictor.correct(outcome)
         self.learn(outcome)
 
     def learn(self, outcome: Outcome) -> None:
-        """Learn what a trial cost, if it came to its end."""
+        """Add the duration of a complete trial."""
         if outcome.status != "complete":
             return
         training = outcome.seconds.get("weights", 0.0)
         if training > 0:
-            work = float(self._work(self._known.shapes([outcome.recipe.params]))[0] / self._whole)
-            self._spent.append((work, training, sum(outcome.seconds.values()) - training))
+            work = float(self._work(self._predictor.shapes([outcome.recipe.params]))[0] / self._uncompressed_work)
+            self._durations.append((work, training, sum(outcome.seconds.values()) - training))
 
-    def _plain(self, settings: Params) -> tuple[tuple[str, Value], ...]:
-        """Settings without a runtime and a precision, as equal ones are written."""
+    def _weights_settings(self, settings: Params) -> tuple[tuple[str, Value], ...]:
+        """The canonical settings that determine weights: without runtime and precision."""
         full = self._space.canonical(settings)
         return tuple((name, value) for name, value in full.items() if name not in (RUNTIME, PRECISION))
 
     def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Array, Array]:
-        """(N, P) log ms and its error."""
-        columns = [self._under(pool, shapes, deployment) for deployment in self.deployments]
+        """(N, P) log ms and its standard error."""
+        columns = [self._predicted_under(pool, shapes, deployment) for deployment in self.deployments]
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
-    def _under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
+    def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
         names = np.array(
             [deployment_name({**params, RUNTIME: deployment[0], PRECISION: deployment[1]}) for params in pool]
         )
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
             chosen = names == name
-            log_ms[chosen], sd[chosen] = self._known.table.predict(str(name), shapes[chosen])
+            log_ms[chosen], sd[chosen] = self._predictor.table.predict(str(name), shapes[chosen])
         return log_ms, sd
 
     def _work(self, shapes: Shapes) -> Array:
-        return operations_of(shapes, self._known.table.batch, self._known.table.length)
+        return operations_of(shapes, self._predictor.table.batch, self._predictor.table.length)

@@ -24,15 +24,15 @@ from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
 
-#: Costs are never known better than this (log ms), so that a ramp has a slope.
-SHARPEST = 1e-6
+#: Smallest standard error of a predicted cost (log ms), so that a ramp has a finite slope.
+LEAST_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
 class Staircase:
     """The front as steps over log cost: quality `height[k]` from `start[k]` to `start[k + 1]`, the last to `end`.
 
-    `start[0]` is minus infinity, where only the reference's quality is to be beaten.
+    `start[0]` is minus infinity, with the reference's quality.
     """
 
     start: Floats  # (K,)
@@ -41,9 +41,9 @@ class Staircase:
 
     @classmethod
     def of(cls, points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> Staircase:
-        """Of (log cost, quality) points, dominated ones or not, up to the (log cost, quality) of the reference."""
-        end, floor = reference
-        starts, heights = [-np.inf], [floor]
+        """The staircase of (log cost, quality) points, dominated or not, up to `reference` (log cost, quality)."""
+        end, lowest = reference
+        starts, heights = [-np.inf], [lowest]
         for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
             if cost < end and quality > heights[-1]:
                 starts.append(cost)
@@ -52,18 +52,18 @@ class Staircase:
 
     @property
     def area(self) -> float:
-        """What the steps dominate up to the reference."""
+        """The hypervolume: the area dominated up to the reference."""
         widths = np.diff(np.append(self.start, self.end))[1:]
         return float((widths * (self.height[1:] - self.height[0])).sum())
 
 
-def expected_gain(mean: Floats, sd: Floats, bar: Floats, least: float = -np.inf) -> Floats:
-    """E[(a - bar)^+ and a >= least] for a ~ N(mean, sd^2); the arrays broadcast."""
-    above = np.maximum(bar, least)
+def expected_gain(mean: Floats, sd: Floats, threshold: Floats, least: float = -np.inf) -> Floats:
+    """E[(a - threshold)^+ if a >= least, else 0] for a ~ N(mean, sd^2); the arrays broadcast."""
+    above = np.maximum(threshold, least)
     spread = np.maximum(sd, 1e-12)
     z = (mean - above) / spread
     inside = ndtr(z)
-    gain: Floats = (mean - above) * inside + spread * _density(z) + (above - bar) * inside
+    gain: Floats = (mean - above) * inside + spread * _density(z) + (above - threshold) * inside
     return np.maximum(gain, 0.0)
 
 
@@ -79,12 +79,12 @@ def expected_improvement(
     """(N,) expected hypervolume improvements, in log ms times the unit of quality.
 
     Args:
-        mean: (N,) of each candidate's quality.
-        sd: (N,) of it.
+        mean: (N,) means of the candidates' qualities.
+        sd: (N,) standard deviations of them.
         costs: (N, P) predicted log ms under each deployment; infinite where it cannot run.
         costs_sd: (N,) their common error.
         offsets: (N, P) quality under a deployment less that of the candidate.
-        least: a quality under it counts as nothing (a limit).
+        least: a quality below this limit adds nothing.
 
     Cost: O(N K P) for K steps of the front.
     """
@@ -92,9 +92,9 @@ def expected_improvement(
     sorted_costs = np.take_along_axis(costs, order, axis=1)  # (N, P)
     sorted_offsets = np.take_along_axis(offsets, order, axis=1)
     reached = np.maximum.accumulate(np.where(np.isfinite(sorted_costs), sorted_offsets, -np.inf), axis=1)
-    reached = np.where(np.isfinite(reached), reached, 0.0)  # never weighed: its ramp lies at infinity
+    reached = np.where(np.isfinite(reached), reached, 0.0)  # has no weight: its ramp lies at infinity
     ends = np.append(front.start[1:], front.end)
-    error = np.maximum(costs_sd, SHARPEST)[:, None, None]
+    error = np.maximum(costs_sd, LEAST_ERROR)[:, None, None]
     covered = _under_ramp(sorted_costs[:, None, :], error, front.start[:, None], ends[:, None])  # (N, K, P)
     later = np.concatenate([covered[:, :, 1:], np.zeros_like(covered[:, :, :1])], axis=2)
     gains = expected_gain(
@@ -106,7 +106,7 @@ def expected_improvement(
 
 def layers_of(points: Floats) -> list[int]:
     """Non-dominated layer of each of (N, 2) points, both coordinates to be minimised; 0 is the front."""
-    finite = np.minimum(points, 1e9)  # what cannot run at all has an infinite cost
+    finite = np.minimum(points, 1e9)  # a deployment that cannot run has an infinite cost
     layers, layer, left = [0] * len(points), 0, list(range(len(points)))
     while left:
         stairs = Staircase.of([(finite[i, 0], -finite[i, 1]) for i in left], (np.inf, -np.inf))
@@ -127,10 +127,10 @@ def _under_ramp(cost: Floats, error: Floats, low: Floats, high: Floats) -> Float
 def _ramp(z: Floats) -> Floats:
     """Integral of the normal distribution function up to z: z Phi(z) + phi(z)."""
     finite = np.where(np.isneginf(z), 0.0, z)
-    made: Floats = np.where(np.isneginf(z), 0.0, finite * ndtr(finite) + _density(finite))
-    return made
+    integral: Floats = np.where(np.isneginf(z), 0.0, finite * ndtr(finite) + _density(finite))
+    return integral
 
 
 def _density(z: Floats) -> Floats:
-    made: Floats = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    return made
+    density: Floats = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+    return density

@@ -1,4 +1,4 @@
-"""Latencies of candidates before they are built: a table of measured shapes, which every trial corrects."""
+"""Latencies of candidates before they are built, from a table of measured shapes that every trial adds to."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from search.space.sizes import Params, outline_of, shapes_of
 from search.space.space import PRECISION, RUNTIME
 from spaces.axes.bits import EMBEDDINGS, INTEGER
 
-#: Relative standard error between fresh processes of one model, which no single one of them shows.
-FRESH = 0.01
-#: And of what was timed on a machine that was disturbed.
-NOISY = 0.05
+#: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
+PROCESS_ERROR = 0.01
+#: Relative standard error added by a disturbed machine.
+DISTURBED_ERROR = 0.05
 AS_IS = EMBEDDINGS[0]
 
 
-class UnknownAnatomy(ValueError):  # noqa: N818 - what is known of it
-    """A model whose layers are not known, so that no shape follows from settings."""
+class UnknownAnatomy(ValueError):  # noqa: N818 - it names the condition
+    """The model's layers are not known, so no shapes follow from settings."""
 
 
 class LatencyPredictor:
     """Predicted latencies of this search's settings.
 
-    Shapes are those that settings say (`search.space.sizes.shapes_of`), for what is measured as for what is predicted,
-    so that what the statistics make of a setting beside that is learnt as a part of its time.
+    Both measured and predicted latencies are stored under the shapes that follow from the settings alone
+    (`search.space.sizes.shapes_of`). Where the statistics choose another size, its time is part of the setting's time.
 
     Args:
-        measurer: knows the workloads and the reference.
+        measurer: has the workloads and the reference.
         folder: where tables are kept; by default `latency` beside the study's other results.
         mark: suffix of the workload ("b32-l128", "cuda-b8"); by default the main one.
 
@@ -53,7 +53,7 @@ class LatencyPredictor:
         self._folder = folder or Path(prepared.config.mlruns) / LATENCIES
         self._mark = mark
         self.conditions = measurer.times.inputs(mark)[1]
-        self._latency = latency.under(LATENCY, mark)  # what trials call it
+        self._latency = latency.under(LATENCY, mark)  # its name in trials' measurements
         self.table = LatencyTable(self._folder, self.conditions)
 
     def shapes(self, pool: Sequence[Params]) -> Shapes:
@@ -70,12 +70,12 @@ class LatencyPredictor:
 
     @property
     def reference_error(self) -> float:
-        """Relative standard error of what all latencies here are counted by."""
+        """Relative standard error of the reference that all latencies are divided by."""
         low, high = self._measurer.times.reference(self._mark).interval
         return float(np.log(high / low)) / (2 * 1.96)
 
     def correct(self, outcome: Outcome) -> None:
-        """Take in the latency that a trial measured, under the conditions it was measured under."""
+        """Add the latency of a trial to the table of the conditions it was measured under."""
         timed = outcome.measurements.get(self._latency)
         if timed is None or not {"batch", "length"} <= set(timed.conditions):
             return
@@ -98,11 +98,11 @@ def deployment_name(params: Params) -> str:
 
 
 def error_of(timed: Measurement) -> float:
-    """Relative standard error of a median, or of a ratio: what its interval says, and what processes differ by.
+    """Relative standard error of a median or a ratio: that of its interval, and that between processes.
 
-    Without the error of the reference, which is one and the same for all that a table holds.
+    The error of the reference is left out: it is common to all entries of a table.
     """
     low, high = timed.interval
-    seen, shared = (high - low) / (2 * 1.96 * timed.value), latency.reference_error(timed)
-    known = np.hypot(np.sqrt(max(0.0, seen**2 - shared**2)), FRESH)
-    return float(np.hypot(known, NOISY if timed.conditions.get("noisy") else 0.0))
+    total, shared = (high - low) / (2 * 1.96 * timed.value), latency.reference_error(timed)
+    error = np.hypot(np.sqrt(max(0.0, total**2 - shared**2)), PROCESS_ERROR)
+    return float(np.hypot(error, DISTURBED_ERROR if timed.conditions.get("noisy") else 0.0))

@@ -1,4 +1,4 @@
-"""What is known of recipes before they are built: latency from the table, quality from the model, the front so far."""
+"""Predictions for recipes before they are built: latency from the table, quality from the model, and their gain."""
 
 from __future__ import annotations
 
@@ -14,124 +14,137 @@ from numpy.typing import NDArray
 from search.front.outcome import Target
 from search.propose.surrogate.improvement import Staircase, expected_improvement
 from search.propose.surrogate.quality import Offset, QualityModel
-from search.propose.surrogate.record import Record, Weights
+from search.propose.surrogate.record import StudyHistory, WeightsRecord
 from search.space.deployments import Deployment
 from search.space.space import Params
 
 Floats = NDArray[np.float64]
 
-#: The hypervolume's reference: so many times the latency of the uncompressed model as it came.
+#: The hypervolume's reference latency, as a multiple of that of the uncompressed model under eager fp32.
 SLOWEST = 1.1
 
 
 class CostModel(Protocol):
-    """What is known of a recipe before it is built."""
+    """Latency and cost of a recipe before it is built."""
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
-        """Runtime and precision that a set of weights is measured under."""
+        """The deployments that a set of weights is measured under."""
         ...
 
     def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
-        """(N, P) log ms by deployment, infinite where a limit forbids it, and (N,) their common error."""
+        """(N, P) log ms by deployment, infinite where a limit excludes it, and (N,) their common standard error."""
         ...
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
-        """(N,) expected seconds of finding out the quality of these weights."""
+        """(N,) expected seconds of training and measuring these weights."""
         ...
 
     @property
     def stored_settings(self) -> Sequence[Params]:
-        """Settings whose weights are at hand."""
+        """Settings whose weights are in the store."""
         ...
 
 
 @dataclass(frozen=True)
 class Aims:
-    """What counts: the learnt target, where the hypervolume begins, and the limits.
+    """The learnt target, the reference of the hypervolume, and the limits.
 
-    floor: quality without a model (of the most frequent class). keep: of what the uncompressed model has above that,
-    the share that a candidate must keep to count. latest: log ms that a limit allows. least: quality that a limit
-    demands; most_lost: how much less than the uncompressed model's it allows.
+    Args:
+        constant_guess: quality of a constant guess (the most frequent class).
+        keep: share of the uncompressed model's quality above the constant guess that a candidate needs to add
+            hypervolume.
+        max_log_latency: log ms that the latency limit allows.
+        min_quality: the limit of quality.
+        max_loss: the limit of the loss of quality against the uncompressed model.
     """
 
     quality: Target
-    floor: float
+    constant_guess: float
     keep: float = 0.0
     max_log_latency: float = np.inf
     min_quality: float = -np.inf
-    most_lost: float = np.inf
+    max_loss: float = np.inf
 
-    def reference(self, baseline: Weights | None) -> tuple[float, float]:
-        """(log ms, quality): 1.1 times the uncompressed model's latency as it came, or the limit; and what is kept."""
+    def reference(self, baseline: WeightsRecord | None) -> tuple[float, float]:
+        """(log ms, quality) of the hypervolume's reference point.
+
+        The latency is `SLOWEST` times the uncompressed model's under eager fp32, or the limit if that is lower; the
+        quality is the one that `keep` asks for.
+        """
         if baseline is None or not baseline.costs:
-            return self.max_log_latency, self.floor
+            return self.max_log_latency, self.constant_guess
         eager = [
             cost for (runtime, precision), cost in baseline.costs.items() if (runtime, precision) == ("eager", "fp32")
         ]
-        latest = min(self.max_log_latency, math.log(SLOWEST) + max(eager or baseline.costs.values()))
-        return latest, self.floor + self.keep * max(0.0, max(baseline.quality.values()) - self.floor)
+        log_ms = min(self.max_log_latency, math.log(SLOWEST) + max(eager or baseline.costs.values()))
+        above_guess = max(0.0, max(baseline.quality.values()) - self.constant_guess)
+        return log_ms, self.constant_guess + self.keep * above_guess
 
-    def quality_threshold(self, baseline: Weights | None) -> float:
-        """Quality under which a candidate counts as nothing."""
+    def quality_threshold(self, baseline: WeightsRecord | None) -> float:
+        """Quality below which a limit excludes a candidate."""
         if baseline is None or not baseline.quality:
             return self.min_quality
-        return max(self.min_quality, max(baseline.quality.values()) - self.most_lost)
+        return max(self.min_quality, max(baseline.quality.values()) - self.max_loss)
 
 
 class Outlook:
-    """What the study, the table and the model say together; made anew at each ask."""
+    """Predicted quality, latency and improvement of candidates; refitted when the study has new trials."""
 
-    def __init__(self, record: Record, cost_model: CostModel, model: QualityModel, aims: Aims) -> None:
-        self._record, self._cost_model, self._model, self._aims = record, cost_model, model, aims
-        self._known: Sequence[Weights] = ()
-        self._looked_at: object = None
-        self.measured = self._front = Staircase.of((), aims.reference(None))
+    def __init__(self, history: StudyHistory, cost_model: CostModel, model: QualityModel, aims: Aims) -> None:
+        self._history, self._cost_model, self._model, self._aims = history, cost_model, model, aims
+        self._weights: Sequence[WeightsRecord] = ()
+        self._state: object = None  # of the history at the last fit
+        self.measured_front = self._front = Staircase.of((), aims.reference(None))
         self.min_quality, self.target = aims.min_quality, aims.quality
 
-    def look(self, study: optuna.Study, but: int | None = None) -> None:
-        """Learn from the study; what runs is believed to turn out as expected (Ginsbourger et al. 2010)."""
-        self._known = self._record.refresh(study, but)
-        if self._record.state == self._looked_at:
+    def refresh(self, study: optuna.Study, excluding: int | None = None) -> None:
+        """Fit to the study's trials, without trial number `excluding`.
+
+        Running trials are given their expected outcome (the kriging believer; Ginsbourger et al. 2010).
+        """
+        self._weights = self._history.refresh(study, excluding)
+        if self._history.state == self._state:
             return
-        self._looked_at = self._record.state
-        baseline = self._record.baseline
+        self._state = self._history.state
+        baseline = self._history.baseline
         reference, self.min_quality = self._aims.reference(baseline), self._aims.quality_threshold(baseline)
         best = max(baseline.quality.values(), default=1.0) if baseline else 1.0
-        placed = [one for one in self._known if one.row is not None]
-        learnt = (self._record.seen(one) for one in placed if one.quality)
-        self._model.learn(learnt, self._aims.floor, best, self._record.origin)
-        points = [point for one in self._known for point in one.points]
-        self.measured = Staircase.of(points, reference)
-        for one in (one for one in placed if one.pending):
-            points += self._believed(one)
+        in_grid = [weights for weights in self._weights if weights.row is not None]
+        observations = [self._history.observation(one) for one in in_grid if one.quality]
+        self._model.learn(observations, self._aims.constant_guess, best, self._history.origin)
+        points = [point for one in self._weights for point in one.points]
+        self.measured_front = Staircase.of(points, reference)
+        for weights in in_grid:
+            if weights.pending:
+                points += self._expected_points(weights)
         self._front = Staircase.of(points, reference)
 
     @property
     def bounded(self) -> bool:
-        """Whether there is a latency up to which a front counts: a limit, or that of the uncompressed model."""
-        return math.isfinite(self.measured.end)
+        """Whether the hypervolume's reference has a latency: from a limit, or from the uncompressed model."""
+        return math.isfinite(self.measured_front.end)
 
     @property
-    def known(self) -> Sequence[Weights]:
-        return self._known
+    def weights(self) -> Sequence[WeightsRecord]:
+        return self._weights
 
     @property
     def trained(self) -> int:
-        """How many sets of weights were measured in full."""
-        return sum(bool(one.quality) for one in self._known)
+        """How many sets of weights have a measured quality."""
+        return sum(bool(one.quality) for one in self._weights)
 
-    def of(self, settings: Params) -> Weights | None:
-        return self._record.of(settings)
+    def find(self, settings: Params) -> WeightsRecord | None:
+        return self._history.find(settings)
 
     @property
-    def best(self) -> list[Weights]:
-        """Weights with a point on the front, as it is without what is only believed."""
-        steps = set(zip(self.measured.start[1:].tolist(), self.measured.height[1:].tolist(), strict=True))
-        return [one for one in self._known if steps & set(one.points)]
+    def on_front(self) -> list[WeightsRecord]:
+        """Weights with a measured point on the front."""
+        steps = set(zip(self.measured_front.start[1:].tolist(), self.measured_front.height[1:].tolist(), strict=True))
+        return [one for one in self._weights if steps & set(one.points)]
 
     def improvement(self, pool: Sequence[Params], features: Floats) -> tuple[Floats, Floats]:
-        """(N,) expected improvements over all deployments, and (N, P) by deployment alone."""
+        """(N,) expected improvements over all deployments together, and (N, P) of each deployment alone."""
         mean, sd = self._model.predict(features)
         costs, error = self._cost_model.costs(pool)
         offsets = np.stack(
@@ -156,27 +169,27 @@ class Outlook:
     def deployments(self) -> tuple[Deployment, ...]:
         return self._cost_model.deployments
 
-    def quality(self, one: Weights) -> tuple[float, float]:
-        """(mean, sd) of the quality of weights that were not measured in full."""
-        mean, sd = self._model.predict([self._record.features(one)])
+    def quality(self, weights: WeightsRecord) -> tuple[float, float]:
+        """(mean, standard deviation) of the predicted quality of these weights."""
+        mean, sd = self._model.predict([self._history.features(weights)])
         return float(mean[0]), float(sd[0])
 
-    def offset(self, one: Weights, deployment: Deployment) -> float:
-        """Quality under a deployment less that of the weights. The plane says nothing beyond the grid."""
-        if one.row is None:
+    def offset(self, weights: WeightsRecord, deployment: Deployment) -> float:
+        """Quality under a deployment less that of the weights; outside the grid without the slopes."""
+        if weights.row is None:
             return self._model.offsets.get(deployment, Offset()).base
-        return float(self._model.offset(deployment, np.array([self._record.features(one)]))[0])
+        return float(self._model.offset(deployment, np.array([self._history.features(weights)]))[0])
 
-    def costs(self, one: Weights) -> tuple[Floats, float]:
+    def costs(self, weights: WeightsRecord) -> tuple[Floats, float]:
         """((P,) log ms by deployment, their common error)."""
-        costs, error = self._cost_model.costs([one.settings])
+        costs, error = self._cost_model.costs([weights.settings])
         return costs[0], float(error[0])
 
-    def _believed(self, one: Weights) -> list[tuple[float, float]]:
-        mean, _ = self.quality(one)
-        costs, _ = self.costs(one)
+    def _expected_points(self, weights: WeightsRecord) -> list[tuple[float, float]]:
+        mean, _ = self.quality(weights)
+        costs, _ = self.costs(weights)
         return [
-            (float(cost), mean + self.offset(one, deployment))
+            (float(cost), mean + self.offset(weights, deployment))
             for cost, deployment in zip(costs, self.deployments, strict=True)
             if np.isfinite(cost)
         ]

@@ -1,11 +1,11 @@
-"""What quality a recipe will have after its recovery, from recipes that were recovered.
+"""A model of the quality of a recipe after recovery, fitted to the recipes that were recovered.
 
 A Gaussian process (Matern 5/2, one length scale an input; Rasmussen & Williams 2006, chapters 2, 4 and 5) models the
-quality of *weights*. Its inputs are the settings, and the value of a mean function with few
-coefficients: quality falls from the uncompressed model's towards that of a constant guess, and the losses of the
-settings add up, or grow faster than their sum. With ten sets of weights and five settings the process alone knows
-little between them, and nothing beyond. A deployment moves the quality by an offset of its own, a plane over the
-settings: a low precision costs a small model more than a large one.
+quality of *weights*. Its inputs are the settings, and the value of a mean function with few coefficients: quality falls
+from the uncompressed model's towards that of a constant guess, and the losses of the settings add up, or grow faster
+than their sum. With ten sets of weights and five settings the process alone interpolates badly and cannot extrapolate.
+A deployment adds an offset of its own, a plane over the settings: a low precision costs a small model more than a large
+one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,28 +24,28 @@ from search.space.deployments import Deployment
 
 Floats = NDArray[np.float64]
 
-#: Quality is never known better than this: two seeds of one training differ by about as much.
+#: Standard deviation of the quality between two seeds of one training; predictions are never more certain.
 SEED_NOISE = 0.003
-#: Logarithms of the kernel's amplitude, length scales and noise before anything is seen: mean and sd of a normal. The
-#: inputs are between 0 and 1, so that quality changes about once over a setting's range.
+#: Normal priors (mean, standard deviation) of the logarithms of the kernel's amplitude, length scales and noise. The
+#: inputs are between 0 and 1, so quality changes about once over a setting's range.
 AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
-#: Powers of a setting's distance from off in the mean function, and how much its coefficients are drawn towards 0.
-POWERS, DRAWN = (1, 2, 3), 0.3
-#: How what the settings take may add up: as it is, or growing faster than its sum, because a model that one axis has
-#: cut already has less to spare for the next.
+#: Powers of a setting's distance from the uncompressed model in the mean function, and the ridge of its coefficients.
+POWERS, RIDGE = (1, 2, 3), 0.3
+#: Candidates for the exponent of the summed losses. Above 1 they grow faster than their sum: a model that one axis has
+#: compressed already loses more by the next.
 EXPONENTS = (1.0, 1.5, 2.0)
-#: New hyperparameters are sought whenever so many times more weights are known.
+#: Hyperparameters are fitted again when there are this many times more observations.
 REFIT = 1.2
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is known of one set of weights."""
+class QualityObservation:
+    """The measured quality of one set of weights."""
 
     features: tuple[float, ...]
-    quality: Mapping[Deployment, float] = field(default_factory=dict)  # by deployment, recovered in full
-    #: Standard error of its quality less the uncompressed model's on the same rows. What the rows do to both is no
-    #: noise here: all that is learnt and predicted is of the same rows.
+    quality: Mapping[Deployment, float] = field(default_factory=dict)
+    #: Standard error of the quality less the uncompressed model's on the same rows. The sampling error that both share
+    #: is no noise here, because all observations and predictions are of the same rows.
     error: float = 0.0
 
 
@@ -54,12 +54,12 @@ class Offset:
     """Quality under one deployment less that of the reference deployment, as a plane over the settings."""
 
     base: float = 0.0
-    slopes: Floats = field(default_factory=lambda: np.zeros(0))  # (D,); without any, the same everywhere
+    slopes: Floats = field(default_factory=lambda: np.zeros(0))  # (D,); empty for a constant offset
     middle: Floats = field(default_factory=lambda: np.zeros(0))  # (D,)
 
     @classmethod
     def fitted(cls, features: Floats, differences: Floats) -> Offset:
-        """Ridge regression (Hoerl & Kennard 1970): every coefficient is drawn towards 0 as by one observation of it.
+        """Ridge regression (Hoerl & Kennard 1970): every coefficient is shrunk towards 0 with a ridge of 1.
 
         Args:
             features: (N, D) of weights that were measured under both deployments.
@@ -74,16 +74,16 @@ class Offset:
         """(N,) of weights with (N, D) features."""
         if not len(self.slopes):
             return np.full(len(features), self.base)
-        made: Floats = self.base + (features - self.middle) @ self.slopes
-        return made
+        offsets: Floats = self.base + (features - self.middle) @ self.slopes
+        return offsets
 
 
 @dataclass(frozen=True)
 class DecayMean:
-    """floor + (best - floor) exp(-(sum over settings d and powers p of c_dp |x_d - origin_d|^p)^exponent), no c below
-    0.
+    """The mean of quality: guess + (best - guess) exp(-(sum of c_dp |x_d - origin_d|^p over d and p)^exponent), c >= 0.
 
-    `kept` is what it says is left of (best - floor): 1 at the origin, where nothing is compressed, falling towards 0.
+    d are the settings and p the powers. `remaining` is the exponential: 1 at the origin, where nothing is compressed,
+    and decaying towards 0.
     """
 
     origin: Floats  # (D,)
@@ -91,37 +91,37 @@ class DecayMean:
     exponent: float = 1.0
 
     @classmethod
-    def fitted(cls, features: Floats, values: Floats, origin: Floats, floor: float, best: float) -> DecayMean:
-        """Of all exponents the one that comes nearest to the (N,) values of (N, D) features.
+    def fitted(cls, features: Floats, values: Floats, origin: Floats, constant_guess: float, best: float) -> DecayMean:
+        """The fit with the exponent of the smallest squared error, to the (N,) values of (N, D) features.
 
-        For each the coefficients are those of non-negative least squares (Lawson & Hanson 1974) of the logarithm, by
-        how much is left, with a ridge.
+        For each exponent the coefficients come from non-negative least squares (Lawson & Hanson 1974) of the logarithm,
+        weighted by the remaining quality, with a ridge.
         """
-        left = np.clip((values - floor) / max(best - floor, 1e-6), 0.02, 1.2)
-        weight = np.clip(left, 0.05, 1.0)  # an error of the logarithm is one of the quality over what is left
+        remaining = np.clip((values - constant_guess) / max(best - constant_guess, 1e-6), 0.02, 1.2)
+        weight = np.clip(remaining, 0.05, 1.0)  # an error of the logarithm is one of the quality over the remaining
         design = _powers(features, origin) * weight[:, None]
-        ridge = np.sqrt(DRAWN) * np.eye(design.shape[1])
-        found = []
+        ridge = np.sqrt(RIDGE) * np.eye(design.shape[1])
+        fits = []
         for exponent in EXPONENTS:
-            lost = np.maximum(-np.log(left), 0.0) ** (1 / exponent)
+            lost = np.maximum(-np.log(remaining), 0.0) ** (1 / exponent)
             solved, _ = nnls(np.vstack([design, ridge]), np.append(lost * weight, np.zeros(len(ridge))))
-            found.append(cls(origin, solved, exponent))
-        return min(found, key=lambda law: float(((law.kept(features) - left) ** 2).sum()))
+            fits.append(cls(origin, solved, exponent))
+        return min(fits, key=lambda fit: float(((fit.remaining(features) - remaining) ** 2).sum()))
 
-    def kept(self, features: Floats) -> Floats:
-        """(N,) of (N, D) features."""
-        made: Floats = np.exp(-((_powers(features, self.origin) @ self.coefficients) ** self.exponent))
-        return made
+    def remaining(self, features: Floats) -> Floats:
+        """(N,) shares of the quality above the constant guess, for (N, D) features."""
+        shares: Floats = np.exp(-((_powers(features, self.origin) @ self.coefficients) ** self.exponent))
+        return shares
 
 
 def _powers(features: Floats, origin: Floats) -> Floats:
-    """(N, D * powers) of the distances from where nothing is compressed."""
-    away = np.abs(features - origin)
-    return np.column_stack([away**power for power in POWERS])
+    """(N, D * powers) powers of the distances from the origin."""
+    distances = np.abs(features - origin)
+    return np.column_stack([distances**power for power in POWERS])
 
 
 class QualityModel:
-    """Mean and error of the quality of weights that were not recovered yet."""
+    """Predicts mean and standard deviation of the quality of weights that were not recovered yet."""
 
     def __init__(self) -> None:
         self._range = 1.0
@@ -132,27 +132,30 @@ class QualityModel:
         self._mean, self._scale = 0.0, 1.0
         self.offsets: dict[Deployment, Offset] = {}
 
-    def learn(self, seen: Iterable[Seen], floor: float, best: float, origin: Sequence[float]) -> None:
-        """Fit to everything that is known now.
+    def learn(
+        self, observations: Sequence[QualityObservation], constant_guess: float, best: float, origin: Sequence[float]
+    ) -> None:
+        """Fit to all observations.
 
         Args:
-            floor: quality without a model. best: of the uncompressed one. Their distance sets the prior's scale.
+            constant_guess: quality of a constant guess.
+            best: quality of the uncompressed model; its distance from `constant_guess` scales the prior.
             origin: features of settings that compress nothing.
         """
-        known = list(seen)
-        self._range = max(best - floor, 1e-6)
-        self.offsets = _offsets(known)
-        top = [self._top(s) for s in known]
+        self._range = max(best - constant_guess, 1e-6)
+        self.offsets = _offsets(observations)
         features, values, noise = [], [], []
-        for one, value in zip(known, top, strict=True):
-            if value is not None:
+        for one in observations:
+            quality = self._without_offset(one)
+            if quality is not None:
                 features.append(one.features)
-                values.append(value)
+                values.append(quality)
                 noise.append(math.hypot(SEED_NOISE, one.error))
         inputs, qualities = np.array(features, dtype=float), np.array(values)
-        self._decay = (
-            None if len(values) < 2 else DecayMean.fitted(inputs, qualities, np.array(origin, dtype=float), floor, best)
-        )
+        self._decay = None
+        if len(values) >= 2:
+            at_origin = np.array(origin, dtype=float)
+            self._decay = DecayMean.fitted(inputs, qualities, at_origin, constant_guess, best)
         self._fit(inputs, qualities, np.array(noise))
 
     def predict(self, features: Sequence[Sequence[float]] | Floats) -> tuple[Floats, Floats]:
@@ -164,18 +167,18 @@ class QualityModel:
         return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
 
     def _inputs(self, features: Floats) -> Floats:
-        """The settings, and what the mean function makes of them."""
+        """The features, with the mean function's value as one more column."""
         assert self._decay is not None
-        return np.column_stack([features, self._decay.kept(features)])
+        return np.column_stack([features, self._decay.remaining(features)])
 
     def offset(self, deployment: Deployment, features: Floats) -> Floats:
         """(N,) quality under a deployment less that of the weights, for weights with (N, D) features."""
         return self.offsets.get(deployment, Offset()).at(features)
 
-    def _top(self, seen: Seen) -> float | None:
-        """Quality of the weights themselves: what the deployments saw, less their offsets."""
-        here = np.array([seen.features])
-        values = [value - self.offset(deployment, here)[0] for deployment, value in seen.quality.items()]
+    def _without_offset(self, observation: QualityObservation) -> float | None:
+        """Quality of the weights: the mean over deployments of the measured quality less the offset."""
+        features = np.array([observation.features])
+        values = [value - self.offset(deployment, features)[0] for deployment, value in observation.quality.items()]
         return float(np.mean(values)) if values else None
 
     def _fit(self, features: Floats, values: Floats, noise: Floats) -> None:
@@ -187,7 +190,7 @@ class QualityModel:
             self._regressor = None
             return
         self._mean, self._scale = float(values.mean()), max(float(values.std()), 0.05 * self._range)
-        again = self._kernel is not None and len(values) < REFIT * self._fitted_at
+        keeps_kernel = self._kernel is not None and len(values) < REFIT * self._fitted_at
         inputs = self._inputs(features)
         if self._kernel is None:
             self._kernel = ConstantKernel(1.0, (0.05, 100.0)) * Matern(
@@ -196,41 +199,40 @@ class QualityModel:
         regressor = GaussianProcessRegressor(
             self._kernel,
             alpha=(noise / self._scale) ** 2 + 1e-8,
-            optimizer=None if again else _most_probable,
+            optimizer=None if keeps_kernel else _most_probable,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a length scale at its bound: the setting hardly matters, or is hardly known
+            # A length scale at its bound: the setting hardly matters, or has few observations.
+            warnings.simplefilter("ignore")
             regressor.fit(inputs, (values - self._mean) / self._scale)
-        if not again:
+        if not keeps_kernel:
             self._kernel, self._fitted_at = regressor.kernel_, len(values)
         self._regressor = _Noiseless(regressor)
 
 
 def _most_probable(
-    unlikely: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats
+    negative_likelihood: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats
 ) -> tuple[Floats, float]:
-    """(logarithms of the hyperparameters, what is minimised there): the likelihood's optimum, held back by the prior.
+    """(logarithms of the hyperparameters, the minimum): the maximum a posteriori under the normal priors.
 
-    With few observations the likelihood alone takes length scales from chance (Rasmussen & Williams 2006, 5.4.1).
+    With few observations the likelihood alone overfits the length scales (Rasmussen & Williams 2006, 5.4.1).
     """
     lengths = len(start) - 2
     mean, sd = np.array([AMPLITUDE, *[LENGTH] * lengths, NOISE]).T
 
     def objective(theta: Floats) -> tuple[float, Floats]:
-        value, gradient = unlikely(theta)
-        away = (theta - mean) / sd
-        return value + 0.5 * float(away @ away), gradient + away / sd
+        value, gradient = negative_likelihood(theta)
+        z = (theta - mean) / sd
+        return value + 0.5 * float(z @ z), gradient + z / sd
 
     starts = (np.clip(one, bounds[:, 0], bounds[:, 1]) for one in (start, mean))
-    found = [minimize(objective, one, jac=True, method="L-BFGS-B", bounds=bounds) for one in starts]
-    best = min(found, key=lambda one: float(one.fun))
+    optima = [minimize(objective, one, jac=True, method="L-BFGS-B", bounds=bounds) for one in starts]
+    best = min(optima, key=lambda optimum: float(optimum.fun))
     return best.x, float(best.fun)
 
 
 class _Noiseless:
-    """A fitted process without the noise of single trainings in its error: what is sought is the quality itself."""
+    """A fitted process whose predicted deviation leaves out the noise of single trainings."""
 
     def __init__(self, regressor: object) -> None:
         self._inner = regressor
@@ -247,16 +249,16 @@ class _Noiseless:
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _offsets(known: Sequence[Seen]) -> dict[Deployment, Offset]:
-    """Of every deployment that weights were measured under; the one that most were measured under is the reference."""
-    counts = Counter(deployment for one in known for deployment in one.quality)
+def _offsets(observations: Sequence[QualityObservation]) -> dict[Deployment, Offset]:
+    """The offset of every measured deployment from the reference, the one with most observations."""
+    counts = Counter(deployment for one in observations for deployment in one.quality)
     if not counts:
         return {}
     reference = max(counts, key=lambda deployment: counts[deployment])
-    found = {reference: Offset()}
+    offsets = {reference: Offset()}
     for deployment in counts:
-        both = [one for one in known if deployment in one.quality and reference in one.quality]
+        both = [one for one in observations if deployment in one.quality and reference in one.quality]
         if deployment != reference and both:
             differences = np.array([one.quality[deployment] - one.quality[reference] for one in both])
-            found[deployment] = Offset.fitted(np.array([one.features for one in both], dtype=float), differences)
-    return found
+            offsets[deployment] = Offset.fitted(np.array([one.features for one in both], dtype=float), differences)
+    return offsets
