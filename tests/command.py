@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,45 +87,154 @@ def one_core() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def search(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None, prepare: Any = one_core) -> Ended:
-    """`python -m search ARGUMENTS` in the folder `cwd`, run to its end. `prepare()` runs in it before it starts."""
+class Server:
+    """The process of `forking`, which is started with the first command and ends with the tests."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def start(self, request: Mapping[str, Any], out: int, err: int) -> Forked:
+        """A command as `request` says, that prints to the files `out` and `err`."""
+        with self._lock:
+            if self._socket is None:
+                self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with there:
+                    subprocess.Popen(
+                        [sys.executable, Path(__file__).with_name("forking.py"), str(there.fileno())],
+                        env=environment(),
+                        pass_fds=[there.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        preexec_fn=one_core,  # noqa: PLW1509
+                        start_new_session=True,
+                    )
+            asking, there = socket.socketpair()
+            with there:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [out, err, there.fileno()])
+        return Forked(asking)
+
+
+class Forked:
+    """A process that the server forked: what tests use of subprocess.Popen."""
+
+    def __init__(self, answers: socket.socket) -> None:
+        self._answers = answers
+        self._lines = answers.makefile()
+        self.pid = int(self._lines.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        if self.returncode is None:
+            if not select.select([self._answers], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("python -m search", timeout)
+            self.returncode = int(self._lines.readline())
+            self._answers.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+_SERVER = Server()
+
+
+def _start(
+    arguments: tuple[object, ...],
+    cwd: Path,
+    env: Mapping[str, str],
+    out: int,
+    err: int,
+    session: bool = False,
+    one_core_only: bool = True,
+    largest_file: int | None = None,
+) -> Forked:
+    cpus = sorted(os.sched_getaffinity(0))
+    request = {
+        "arguments": list(map(str, arguments)),
+        "cwd": str(cwd.resolve()),
+        "environment": dict(env),
+        "session": session,
+        "cpus": cpus[-1:] if one_core_only else cpus,
+        "largest_file": largest_file,
+    }
+    return _SERVER.start(request, out, err)
+
+
+def search(
+    *arguments: object,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    one_core_only: bool = True,
+    largest_file: int | None = None,
+) -> Ended:
+    """`python -m search ARGUMENTS` in the folder `cwd`, run to its end, in a process that `forking` starts.
+
+    No file that it writes may be longer than `largest_file` bytes, as where the disk is full.
+    """
+    where = cwd, env or environment()
+    return _run_to_its_end(lambda *files: _start(arguments, *where, *files, False, one_core_only, largest_file))
+
+
+def _run_to_its_end(start: Callable[[int, int], Forked | subprocess.Popen[bytes]]) -> Ended:
     began = time.monotonic()
-    ended = subprocess.run(
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start(out.fileno(), err.fileno())
+        try:
+            code = process.wait(300)
+        finally:
+            process.kill()
+        seconds = time.monotonic() - began
+        out.seek(0)
+        err.seek(0)
+        return Ended(code, out.read(), err.read(), seconds)
+
+
+def _start_anew(
+    arguments: tuple[object, ...], cwd: Path, env: Mapping[str, str], out: int, err: int, session: bool = False
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-m", "search", *map(str, arguments)],
         cwd=cwd,
-        env=env or environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=prepare,
-        check=False,
+        env=env,
+        stdout=out,
+        stderr=err,
+        start_new_session=session,
+        preexec_fn=one_core,  # noqa: PLW1509
     )
-    return Ended(ended.returncode, ended.stdout, ended.stderr, time.monotonic() - began)
+
+
+def search_anew(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+    """The same, started by the interpreter as a user starts it, which takes seconds more."""
+    return _run_to_its_end(lambda *files: _start_anew(arguments, cwd, env or environment(), *files))
 
 
 class Started:
-    """`python -m search ARGUMENTS` in a process group of its own, with its standard output read line by line."""
+    """`python -m search ARGUMENTS` in a process group of its own, with its standard output read line by line.
 
-    def __init__(self, *arguments: object, cwd: Path) -> None:
+    `anew`: started by the interpreter, as a user starts it.
+    """
+
+    def __init__(self, *arguments: object, cwd: Path, anew: bool = False) -> None:
         self._environment = environment()
         self._errors = (cwd / f"{self._environment[MARK]}.stderr").open("w+")
         self._began = time.monotonic()
         self.seen: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "search", *map(str, arguments)],
-            cwd=cwd,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-            preexec_fn=one_core,  # noqa: PLW1509
-        )
+        reading, writing = os.pipe()
+        self._printed = os.fdopen(reading)
+        start = _start_anew if anew else _start
+        self.process = start(arguments, cwd, self._environment, writing, self._errors.fileno(), session=True)
+        os.close(writing)
 
     def until(self, text: str) -> Started:
         """Returns when a line with `text` was printed; raises AssertionError when it ended without one."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._printed:
             self.seen.append(line)
             if text in line:
                 return self
@@ -138,14 +252,13 @@ class Started:
 
     def end(self, timeout_s: float = 300) -> Ended:
         """Wait for it; asserts that none of its processes is left ten seconds later."""
-        try:
-            rest, _ = self.process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self.send(signal.SIGKILL)
-            raise
-        ended = Ended(
-            self.process.returncode, "".join([*self.seen, rest]), self.errors(), time.monotonic() - self._began
-        )
+        watchdog = threading.Timer(timeout_s, self.send, [signal.SIGKILL])
+        watchdog.start()
+        with self._printed:
+            rest = self._printed.read()
+        code = self.process.wait(timeout_s)
+        watchdog.cancel()
+        ended = Ended(code, "".join([*self.seen, rest]), self.errors(), time.monotonic() - self._began)
         deadline = time.monotonic() + 10
         while left := self.processes():
             assert time.monotonic() < deadline, f"still running: {left}"
@@ -160,8 +273,10 @@ class Started:
         """Every process that this run started and that has not ended."""
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                ours = process.environ().get(MARK) == self._environment[MARK]
+            with suppress(psutil.Error, ProcessLookupError):
+                ours = (
+                    process.environ().get(MARK) == self._environment[MARK] or os.getsid(process.pid) == self.process.pid
+                )
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found

@@ -116,7 +116,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Finished
     """One finished search, shared: do not change its files."""
     folder = tmp_path_factory.mktemp("finished")
     runs, states = [], []
-    for trials in (4, 4, 6):
-        runs.append(command.search("run", config, "--trials", trials, cwd=folder).succeeded())
+    # The second is a real start, so that another process with another hash seed goes on with the first.
+    for trials, start in ((4, command.search), (4, command.search_anew), (6, command.search)):
+        runs.append(start("run", config, "--trials", trials, cwd=folder).succeeded())
         states.append(state_of(folder / "mlruns"))
     return Finished(folder, config, tuple(runs), tuple(states))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import closure
+import half
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
@@ -15,10 +16,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
-sys.path.append(str(FOLDER))
-
-import closure  # noqa: E402
-import half  # noqa: E402
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> Path:

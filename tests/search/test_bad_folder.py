@@ -116,7 +116,7 @@ def running(
         given[name] = [finished.config if argument == "CONFIG" else argument for argument in arguments]
     with ThreadPoolExecutor(command.AT_ONCE) as pool:
         yield {
-            name: pool.submit(command.search, *arguments, cwd=finished.folder, prepare=None)
+            name: pool.submit(command.search, *arguments, cwd=finished.folder, one_core_only=False)
             for name, arguments in given.items()
         }
 

@@ -12,6 +12,8 @@ import command
 import pytest
 import tiny
 
+from search.store.locks import LOCK
+
 
 class World:
     """Good and bad files of a user, in one folder."""
@@ -102,7 +104,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Iterat
         for number, (name, (arguments, _)) in enumerate(ARGUMENTS.items()):
             here = world.folder / str(number)
             here.mkdir()
-            made[name] = here, pool.submit(command.search, "run", *arguments, cwd=here, prepare=None)
+            made[name] = here, pool.submit(command.search, "run", *arguments, cwd=here, one_core_only=False)
         yield made
 
 
@@ -114,6 +116,8 @@ def test_a_mistake_is_named_and_leaves_nothing_half_written(running: Running, mi
     # What needs the model's shape or weights shows after the data are read; stages that are whole may stay.
     for file in (path for path in here.rglob("*") if path.is_file()):
         stage = file.relative_to(here).parts[:4]
+        if stage == ("mlruns", "cache", LOCK):
+            continue
         assert stage[:2] == ("mlruns", "cache") and here.joinpath(*stage, "entry.json").is_file(), file
     if "reading data" not in ended.out:
         assert list(here.iterdir()) == []

@@ -1,4 +1,7 @@
-"""The commands over a finished search: front, export, apply, check, list, plan, ui."""
+"""The commands over a finished search: front, export, apply, check, list, plan, ui.
+
+Each is started once as a user starts it; other tests start commands through a server, which is quicker.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_help_is_there_in_a_second_with_an_example_for_every_command(finished: Finished) -> None:
-    answer = command.search("--help", cwd=finished.folder)
+    answer = command.search_anew("--help", cwd=finished.folder)
     assert answer.succeeded().seconds < 1
     for name in ("run", "plan", "front", "export", "apply", "check", "list", "ui"):
         assert name in answer.out
@@ -39,7 +42,7 @@ def test_help_is_there_in_a_second_with_an_example_for_every_command(finished: F
 
 
 def test_front_shows_the_same_front_as_the_run(finished: Finished) -> None:
-    shown = command.search("front", STUDY, cwd=finished.folder).succeeded().out
+    shown = command.search_anew("front", STUDY, cwd=finished.folder).succeeded().out
     picks = [line for line in finished.runs[-1].out.splitlines() if line.startswith(("fastest", "balanced", "most"))]
     assert len(picks) == 3 and all(line in shown for line in picks)
 
@@ -74,13 +77,13 @@ def test_export_writes_the_picked_model(finished: Finished, tmp_path: Path, pick
 
 
 def test_export_without_a_pick_writes_the_whole_front(finished: Finished, tmp_path: Path) -> None:
-    command.search("export", STUDY, "--to", tmp_path / "all", cwd=finished.folder).succeeded()
+    command.search_anew("export", STUDY, "--to", tmp_path / "all", cwd=finished.folder).succeeded()
     assert files_of(tmp_path / "all") == files_of(finished.exports)
 
 
 def test_check_confirms_an_exported_model(finished: Finished) -> None:
     for folder in finished.models()[:1]:
-        shown = command.search("check", folder, cwd=finished.folder).succeeded().out
+        shown = command.search_anew("check", folder, cwd=finished.folder).succeeded().out
         assert "largest difference " in shown
         assert "accuracy on the validation split" in shown and "latency:" in shown
         verdict, said = shown.splitlines()[-1], next(line for line in shown.splitlines() if line.startswith("latency:"))
@@ -106,7 +109,8 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
     best = finished.exports / "most-accurate.yaml"
     target = tmp_path / "rebuilt"
-    shown = command.search("apply", best, "--to", target, "--mlruns", tmp_path / "new", cwd=tmp_path).succeeded().out
+    arguments = ["apply", best, "--to", target, "--mlruns", tmp_path / "new"]
+    shown = command.search_anew(*arguments, cwd=tmp_path).succeeded().out
     assert "in the record" in shown and str(target) in shown
     there = finished.exports / "models" / str(read_best_config(best).number)
     assert files_of(target) == files_of(there)
@@ -115,13 +119,13 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
 
 def test_list_names_everything_that_is_registered(finished: Finished) -> None:
-    shown = command.search("list", cwd=finished.folder).succeeded().out
+    shown = command.search_anew("list", cwd=finished.folder).succeeded().out
     named = [*registry.axes(), *registry.runtimes(), *OBJECTIVES, *TASKS]
     assert all(re.search(rf"\b{entry.name}\b", shown) for entry in named)
 
 
 def test_plan_says_what_a_run_would_do_and_does_nothing(finished: Finished, tmp_path: Path) -> None:
-    shown = command.search("plan", finished.config, cwd=tmp_path).succeeded().out
+    shown = command.search_anew("plan", finished.config, cwd=tmp_path).succeeded().out
     assert "3 deployments" in shown and "256 train, 96 validation, 96 test rows" in shown
     assert list(tmp_path.iterdir()) == []
 
@@ -130,7 +134,7 @@ def test_ui_answers_on_its_port_and_stops_with_ctrl_c(finished: Finished) -> Non
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = command.Started("ui", "--port", port, cwd=finished.folder)
+    started = command.Started("ui", "--port", port, cwd=finished.folder, anew=True)
     try:
         deadline = time.monotonic() + 90
         while True:

@@ -48,7 +48,7 @@ def again(folder: Path, study: str, *more: str, equal: bool = False) -> list[Out
     return read_outcomes(folder / "mlruns", study)[1]
 
 
-def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path) -> None:
+def test_an_identical_search_trains_and_measures_nothing_on_the_way_and_times_finalists_again(folder: Path) -> None:
     # What was rejected comes last when it is gone through again: by then the front is there that was the reason.
     first = sorted(read_outcomes(folder / "mlruns", "first")[1], key=lambda o: o.status == "rejected")
     stages = ("teacher", "statistics", "outputs", "weights", "predictions", "measured")
@@ -59,6 +59,8 @@ def test_an_identical_search_trains_and_measures_nothing_on_the_way(folder: Path
     for outcome, known in zip(second, first, strict=True):
         assert unscaled(outcome) == pytest.approx(unscaled(known))
         assert all(SINCE in m.conditions for m in outcome.measurements.values())
+    final: dict[str, Any] = read_outcomes(folder / "mlruns", "second")[0]["about"]["final"]["measurements"]
+    assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
 
 
 def unscaled(outcome: Outcome) -> dict[str, float]:
@@ -106,15 +108,13 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
-    outcomes = again(folder, "fresh", "--set", "measure.reuse=false")
+    outcomes = again(folder, "fresh", "--trials", "4", "--set", "measure.reuse=false")
     measured = [m for o in outcomes for m in o.measurements.values()]
     assert measured and not [m for m in measured if SINCE in m.conditions]
 
 
 def test_a_search_with_another_sampler_is_a_search_of_its_own(folder: Path) -> None:
-    first = read_outcomes(folder / "mlruns", "first")[1]
-    drawn = again(folder, "drawn", "--set", "sampler=random")
-    assert len(drawn) == len(first)
+    assert len(again(folder, "drawn", "--trials", "4", "--set", "sampler=random")) == 4
 
 
 def test_with_more_trials_it_goes_on_where_the_equal_one_ended(folder: Path) -> None:
@@ -124,19 +124,13 @@ def test_with_more_trials_it_goes_on_where_the_equal_one_ended(folder: Path) -> 
     assert {o.recipe.digest for o in first} < {o.recipe.digest for o in more}
 
 
-def test_finalists_are_timed_again(folder: Path) -> None:
-    again(folder, "third", equal=True)
-    final: dict[str, Any] = read_outcomes(folder / "mlruns", "third")[0]["about"]["final"]["measurements"]
-    assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
-
-
 def test_a_run_out_of_time_keeps_what_an_earlier_one_measured_of_finalists(folder: Path) -> None:
-    before = read_outcomes(folder / "mlruns", "third")[0]["about"]
-    again(folder, "third", "--timeout", "1")
-    after = read_outcomes(folder / "mlruns", "third")[0]["about"]
+    before = read_outcomes(folder / "mlruns", "second")[0]["about"]
+    again(folder, "second", "--timeout", "1")
+    after = read_outcomes(folder / "mlruns", "second")[0]["about"]
     assert after["final"] == before["final"] and before["final"]["measurements"]
     assert after["held_out"] == before["held_out"]
-    models = [path for path in (folder / "mlruns" / "exports" / "third" / "models").iterdir() if path.is_dir()]
+    models = [path for path in (folder / "mlruns" / "exports" / "second" / "models").iterdir() if path.is_dir()]
     assert models and all((model / "reference.npz").is_file() for model in models)
 
 
@@ -201,7 +195,7 @@ def test_a_search_that_goes_on_measures_members_again_that_are_other_weights_now
 
 
 def test_a_run_out_of_time_measures_them_again_all_the_same(folder: Path) -> None:
-    member = finalist(folder, "third")
+    member = finalist(folder, "second")
     made_again(folder / "mlruns" / member.folder)
-    again(folder, "third", "--timeout", "1")
-    assert str(member.number) in read_outcomes(folder / "mlruns", "third")[0]["about"]["remeasured"]
+    again(folder, "second", "--timeout", "1")
+    assert str(member.number) in read_outcomes(folder / "mlruns", "second")[0]["about"]["remeasured"]

@@ -387,7 +387,7 @@ def test_the_command_shows_and_prunes(tmp_path: Path) -> None:
     store = Store(tmp_path / "mlruns" / "cache")
     for number in range(3):
         aged(store, "weights", number, size=2_000_000)
-    shown = command.search("cache", cwd=tmp_path).succeeded()
+    shown = command.search_anew("cache", cwd=tmp_path).succeeded()
     assert "weights          3 entries" in shown.out and "0.01 GB" in shown.out
     pruned = command.search("cache", "--max-gb", "0.0045", cwd=tmp_path).succeeded()
     assert "removed 1 entries" in pruned.out and "weights          2 entries" in pruned.out
