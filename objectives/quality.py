@@ -5,112 +5,20 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives import stats
+from objectives.class_metrics import CLASS_METRICS
 from objectives.measurement import Measurement, Objective
+from objectives.metric import Floats, Labels, Metric, Predictions
+from objectives.set_metrics import SET_METRICS
 
 if TYPE_CHECKING:
     import evaluate
-
-Labels = NDArray[np.int64]  # (N,) class numbers from 0
-Floats = NDArray[np.float64]
-Predictions = NDArray[Any]  # (N,) class numbers, or rows' scores
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number made of predictions and references, twice: once as it is reported, and fast, from counts of equal rows.
-
-    Of classes the first is by scikit-learn, the second from confusion counts. Where `of_counts` is None the
-    predictions are the rows' own scores, and the metric is their mean.
-
-    The first is what is reported; the second, equal to it, is by hand because it scores thousands of bootstrap draws in
-    one array operation, where scikit-learn scores one draw at a time. Both take the number of classes C from the task,
-    never from the rows, so that no row changes what the metric means.
-    """
-
-    name: str
-    description: str
-    compute: Callable[[Labels, Predictions, int], float]  # references (N,), predictions (N,), C
-    of_counts: Callable[[Floats], Floats] | None  # (..., C, C) [reference, prediction] -> (...)
-
-    @property
-    def objective(self) -> Objective:
-        return Objective(self.name, "fraction", "higher", self.description)
-
-
-def _accuracy(references: Labels, predictions: Predictions, classes: int) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(references, predictions))
-
-
-def _accuracy_of(counts: Floats) -> Floats:
-    right: Floats = np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
-    return right
-
-
-def _f1(references: Labels, predictions: Predictions, classes: int) -> float:
-    from sklearn.metrics import f1_score
-
-    labels = [1] if classes <= 2 else np.unique(references)
-    return float(f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0))
-
-
-def _f1_of(counts: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) of class 1 of two; of more classes the mean over those that have a row.
-
-    What has no row is left out whatever is predicted, so that all models are scored by the same mean.
-    """
-    rows = counts.sum(-1)
-    both = rows + counts.sum(-2)
-    hits = 2 * np.diagonal(counts, axis1=-2, axis2=-1)
-    by_class = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
-    if counts.shape[-1] <= 2:
-        second: Floats = by_class[..., 1]
-        return second
-    mean: Floats = np.where(rows > 0, by_class, 0.0).sum(-1) / (rows > 0).sum(-1)
-    return mean
-
-
-def _matthews(references: Labels, predictions: Predictions, classes: int) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(references, predictions))
-
-
-def _matthews_of(counts: Floats) -> Floats:
-    """The correlation of two class assignments (Gorodkin, 2004); 0 when either is constant."""
-    total = counts.sum((-2, -1))
-    truth, guess = counts.sum(-1), counts.sum(-2)
-    covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (truth * guess).sum(-1)
-    scale = np.sqrt((total**2 - (truth**2).sum(-1)) * (total**2 - (guess**2).sum(-1)))
-    correlation: Floats = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
-    return correlation
-
-
-#: Under the names that `evaluate` has for them.
-CLASS_METRICS = (
-    Metric("accuracy", "share of rows predicted right", _accuracy, _accuracy_of),
-    Metric(
-        "f1",
-        "F1 of class 1 where the task has two classes, else the mean F1 of the classes that have rows",
-        _f1,
-        _f1_of,
-    ),
-    Metric(
-        "matthews_correlation",
-        "Matthews correlation of predictions and labels, -1 to 1",
-        _matthews,
-        _matthews_of,
-    ),
-)
 
 
 def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
@@ -126,9 +34,11 @@ MEANS = (
     Metric("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", _mean, None),
     Metric("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", _mean, None),
 )
-METRICS = (*CLASS_METRICS, *MEANS)
+METRICS = (*CLASS_METRICS, *SET_METRICS, *MEANS)
 
 LOSS = Objective("quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01")
+
+AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array operation
 
 OBJECTIVES = (*(metric.objective for metric in METRICS), LOSS)
 
@@ -142,7 +52,7 @@ def metric_named(name: str) -> Metric:
 
 
 def score(metric: str, predictions: Predictions, references: Labels, classes: int) -> float:
-    """The metric of predictions (N,) against references (N,), class numbers, by its `evaluate.Metric`.
+    """The metric of predictions (N,) against references (N,), or (N, C) of label sets, by its `evaluate.Metric`.
 
     `classes` is the size of the task's label set, whatever labels the rows have.
     """
@@ -169,10 +79,12 @@ def evaluate_metric(name: str) -> evaluate.Metric:
     class Offline(evaluate.Metric):  # type: ignore[misc, unused-ignore]
         def _info(self) -> evaluate.MetricInfo:
             column = datasets.Value("int64" if metric.of_counts else "float64")
+            if metric in SET_METRICS:
+                column = datasets.Sequence(datasets.Value("int8"))
             return evaluate.MetricInfo(
                 description=metric.description,
                 citation="",
-                inputs_description="predictions and references: class numbers from 0, or scores and zeros",
+                inputs_description="predictions and references: class numbers from 0, label sets, or scores and zeros",
                 features=datasets.Features({"predictions": column, "references": column}),
             )
 
@@ -273,6 +185,9 @@ def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray
     if metric_named(metric).of_counts is not None:
         right: NDArray[np.bool_] = predictions == references
         return right
+    if predictions.ndim == 2:  # a label set is right as a whole
+        whole: NDArray[np.bool_] = (predictions == references).all(1)
+        return whole
     return predictions == 1 if bool(np.isin(predictions, (0, 1)).all()) else None
 
 
@@ -281,7 +196,13 @@ def _draws(metric: str, sides: Sequence[Predictions], references: Labels, classe
 
     Rows alike in reference and all predictions fall into one cell, and cells are what is drawn.
     """
+    of_draws = metric_named(metric).of_draws
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
+    if of_draws is not None:
+        samples = stats.resample_counts(counts, seed)
+        step = max(1, AT_ONCE // len(counts))
+        some = [samples[start : start + step].astype(np.float64) for start in range(0, len(samples), step)]
+        return [np.concatenate([of_draws(cells[0], side, part) for part in some]) for side in cells[1:]]
     drawn = stats.resample_counts(counts, seed).astype(np.float64)
     of_counts = metric_named(metric).of_counts
     if of_counts is None:

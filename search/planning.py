@@ -17,7 +17,7 @@ from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
 from search.prepare.runner import context_of, space_of
 from search.prepare.teacher import load_and_try
 from search.space.space import Space, anchors
-from search.tasks import task_named
+from search.tasks import task_of
 from search.tasks.tokens import frame_of
 
 
@@ -38,7 +38,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     splits = numbered_splits(config, folder)
     tokenizer = cutting_tokenizer(config, folder, facts)
     sample = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
-    task = task_named(config.task)
+    task = task_of(config)
     encoded = task.encode(tokenizer, sample, config.data, splits.labels, config.where).encoded
     check_tokens(encoded, sample, "train", config)
     model, _ = load_and_try(config, folder, splits.labels, frame_of(tokenizer, task.paired(config.data)), encoded)

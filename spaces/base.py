@@ -81,13 +81,19 @@ class Base:
 
 
 def load_base(
-    folder: Path, name: str, revision: str, head: str, labels: Sequence[str], frame: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    revision: str,
+    head: str,
+    labels: Sequence[str],
+    frame: Mapping[str, Any],
+    problem_type: str | None = None,
 ) -> tuple[TaskModel, Base]:
     """The base model in `folder` with a head of this kind, for `labels` where it classifies, in float32 on the CPU.
 
     head "auto" keeps the model's own classification head where its architecture has one, else it is "mean". `name` and
     `revision` are what the user calls it, for the record. `frame` says how its tokenizer frames texts and what it pads
-    with.
+    with. `problem_type` is transformers' word for what a classifier gives; None: what its configuration says.
 
     Raises:
         ModelError: missing, unreadable, foreign or pickled weights, or an architecture that takes no such head.
@@ -96,6 +102,8 @@ def load_base(
     if head == "auto":
         head = "native" if has_own_head(config) else "mean"
     chosen = head_named(head)
+    if problem_type is not None:
+        config.problem_type = problem_type
     if labels:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))

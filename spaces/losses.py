@@ -103,3 +103,34 @@ def embedding_certainty(embeddings: Tensor, mask: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(embeddings.shape[-1], generator=generator)
     return (embeddings.float() @ direction.to(embeddings.device)).sum()
+
+
+# --- label sets: logits (B, C), a distribution of yes and no each -------------------------------------------------
+
+
+def _odds(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (B, C, 2) of yes and no."""
+    scaled = logits.float() / temperature
+    return torch.stack([functional.logsigmoid(scaled), functional.logsigmoid(-scaled)], dim=-1)
+
+
+def set_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross entropy against 0 and 1 (B, C), the mean of the labels."""
+    return functional.binary_cross_entropy_with_logits(logits.float(), targets.float())
+
+
+def set_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """T^2 times the mean KL of the labels."""
+    student, teacher = (_odds(one, temperature) for one in (logits, taught))
+    return (teacher.exp() * (teacher - student)).sum(-1).mean() * temperature**2
+
+
+def set_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """KL of the labels, their sum."""
+    a, b = _odds(logits), _odds(other)
+    return (a.exp() * (a - b)).sum()
+
+
+def set_certainty(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of the predicted label set."""
+    return _odds(logits).max(-1).values.sum()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from search.config.model_folder import model_name
+from search.config.model_folder import described, model_name
 from search.config.parse import parse
-from search.config.schema import RUN, DataConfig, RunConfig, study_name
+from search.config.schema import RUN, DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
 from search.errors import UserError, listed, unknown, wrong
@@ -27,9 +27,10 @@ class Names:
 
     axes: Mapping[str, tuple[str, ...]]  # axis (the runtime too) -> its knobs
     tasks: tuple[str, ...]
-    metrics: Mapping[str, tuple[str, ...]]  # of each task; the first is the default
+    metrics: Mapping[str, tuple[str, ...]]  # of each task, and each problem type; the first is the default
     samplers: tuple[str, ...]  # the first is the default
     objectives: tuple[str, ...]
+    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
 
 
 def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
@@ -56,8 +57,9 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     raw.setdefault("sampler", names.samplers[0])
     space = check_space(raw.pop("space", None), names.axes, source.where)
     config = parse(RUN, raw, source.where)
-    if config.task in names.metrics and not config.metric:
-        config = replace(config, metric=names.metrics[config.task][0])
+    config = replace(config, model=replace(config.model, problem_type=_problem_type(config, names, source)))
+    if not config.metric and (metrics := _metrics(config, names)):
+        config = replace(config, metric=metrics[0])
     _check_names(config, names, source)
     return replace(
         config,
@@ -68,6 +70,34 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
         source=source,
     )
+
+
+def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemType | None:
+    """What is told by, in this order: model.problem_type, several columns of labels, the metric, the model's own head.
+
+    Else the first of the task; None of a task without problem types.
+    """
+    given, problems = config.model.problem_type, names.problems.get(config.task, ())
+    if given is not None and config.task in names.tasks and given not in problems:
+        having = listed(names.problems)
+        raise wrong(source.where("model.problem_type"), f"left out unless the task is {having}", given)
+    several: ProblemType = "multi_label_classification"
+    if not isinstance(config.data.label, str) and problems and given not in (None, several):
+        rule = f"one column where model.problem_type is {given}"
+        raise wrong(source.where("data.label"), rule, list(config.data.label))
+    if given is not None or not problems:
+        return given
+    if not isinstance(config.data.label, str):
+        return several
+    own = described(config.model.name, source) if config.model.head == "auto" else {}
+    heads = any(str(name).endswith("ForSequenceClassification") for name in own.get("architectures") or ())
+    of_metric = [problem for problem in problems if config.metric in names.metrics[problem]]
+    wanted = of_metric[0] if len(of_metric) == 1 else own.get("problem_type") if heads else None
+    return cast(ProblemType, wanted if wanted in problems else problems[0])
+
+
+def _metrics(config: RunConfig, names: Names) -> Sequence[str]:
+    return names.metrics.get(config.model.problem_type or config.task, ())
 
 
 def results_path(path: Path, where: str) -> Path:
@@ -116,7 +146,7 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     for key, name, valid in (
         ("task", config.task, names.tasks),
-        ("metric", config.metric, names.metrics.get(config.task, ())),
+        ("metric", config.metric, _metrics(config, names)),
         ("sampler", config.sampler, names.samplers),
     ):
         if name not in valid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,16 @@ def model_name(name: str, source: Source) -> str:
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, flags=re.ASCII):
         return name
     raise UserError(f"{where}: no such model folder: {folder}")
+
+
+def described(name: str, source: Source) -> Mapping[str, Any]:
+    """The content of a model's config.json; empty where it cannot be read, as of a hub model that is yet to fetch."""
+    folder = packaged(name) if name.startswith(PACKAGE) else source.resolve("model.name", name)
+    try:
+        found = json.loads(((folder or Path()) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:

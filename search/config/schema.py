@@ -74,6 +74,9 @@ Delimiter = Annotated[
 ]
 
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
 @dataclass(frozen=True, config=SECTION)
 class ModelConfig:
     """The model to compress: a local folder, a hub name, or `package:<module>/<folder>`."""
@@ -81,6 +84,7 @@ class ModelConfig:
     name: Name
     revision: Name = "main"
     head: Literal["auto", "mean"] = "auto"  # auto: the model's own head if it has one, else mean-pooled
+    problem_type: ProblemType | None = None  # of classification; `from_mapping` fills in what follows where it is None
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -94,7 +98,7 @@ class DataConfig:
     config: Name | None = None  # the hub data set's configuration
     text: Name = "text"
     text_pair: Name | None = None
-    label: Name = "label"
+    label: Name | tuple[Name, ...] = "label"  # several: a column of 0 and 1 for each of several labels a text
     label_names: tuple[Name | Whole, ...] | None = None  # the data's labels in their order, or names of bare numbers
     question: Name = "question"  # this and the next two: columns of question answering
     context: Name = "context"
@@ -249,6 +253,7 @@ class RunConfig:
             "model": model,
             "head": self.model.head,
             "task": self.task,
+            "problem_type": self.model.problem_type,
             "train": train,
             "max_length": self.data.max_length,
             "teacher": self.to_mapping()["teacher"],

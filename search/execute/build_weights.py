@@ -12,7 +12,7 @@ from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import finish, torch_with
 from search.store.atomic import write_text
-from search.tasks import task_named
+from search.tasks import task_of
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -67,4 +67,4 @@ def build_weights(
         recovery.train(model)
         write_text(folder / TRAINING, json.dumps({"seconds": round(time.monotonic() - began, 3)}))
     write_folder(folder, model, base, plans)
-    finish(folder, model, base.inputs, data, task_named(config.task))
+    finish(folder, model, base.inputs, data, task_of(config))

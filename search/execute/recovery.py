@@ -12,7 +12,7 @@ import numpy as np
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.tasks import task_named
+from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
 from spaces.knob import Value
 
@@ -71,7 +71,7 @@ class Recovery:
         from spaces.distillation import Distillation, LossWeights
         from spaces.slicing import decode_ranges
 
-        task = task_named(self.config.task)
+        task = task_of(self.config)
         student = self.plans.get("distill", {})
         width = student.get("hidden")
         weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))

@@ -11,7 +11,7 @@ from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
 from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row
 from search.prepare.trained_head import trained_head
-from search.tasks import Splits, task_named
+from search.tasks import Splits, task_of
 from search.tasks.tokens import frame_of, tokenizer
 from spaces.loading import model_config
 
@@ -30,7 +30,7 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     facts = ModelFacts.read(model)
     notes = check_fit(config, facts)
     progress("reading data", 0.0)
-    task = task_named(config.task)
+    task = task_of(config)
     source = model_folder(config.model, config.where)
     splits = numbered_splits(config, source)
     made_by = cutting_tokenizer(config, source, facts)
@@ -57,7 +57,7 @@ def numbered_splits(config: RunConfig, source: Path) -> Splits:
     """The data, with the label numbers of the model in `source` where its own head is used."""
     with blaming(config.where("model.name")):
         described = model_config(source, config.model.name)
-    return task_named(config.task).load(config.data, config.where, trained_head(config, described, source))
+    return task_of(config).load(config.data, config.where, trained_head(config, described, source))
 
 
 def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:

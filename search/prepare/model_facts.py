@@ -14,7 +14,7 @@ import numpy as np
 from objectives.workload import Workload, marked, other
 from search.config.schema import RunConfig
 from search.errors import UserError
-from search.tasks import task_named
+from search.tasks import task_of
 from search.tasks.task import Part
 from search.tasks.tokens import Encoded, frame_of, tokenizer
 from spaces.loading import ModelError, model_config, positions_of, reading
@@ -92,7 +92,7 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
         architectures=tuple(described.architectures or ()),
         positions=positions_of(model),
         token_rows=rows,
-        own_head=has_own_head(described, task_named(config.task).own_head),
+        own_head=has_own_head(described, task_of(config).own_head),
         encoder_decoder=bool(getattr(described, "is_encoder_decoder", False)),
         problem_type=described.problem_type,
         outputs=int(described.num_labels),
@@ -152,13 +152,13 @@ def _head_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
             f"{where}: a model of type {facts.model_type} is an encoder with a decoder, which can be used only with a "
             f"classification head of its own (architectures: {', '.join(facts.architectures) or 'none'})"
         )
-    unusable = task_named(config.task).unusable(facts.problem_type, facts.outputs) if own else ""
+    unusable = task_of(config).unusable(facts.problem_type, facts.outputs) if own else ""
     if unusable:
         yield f"{where}: {unusable}"
 
 
 def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
-    paired = task_named(config.task).paired(config.data)
+    paired = task_of(config).paired(config.data)
     special = facts.special[paired]
     limit, reason = longest_row(config, facts)
     if limit <= special:

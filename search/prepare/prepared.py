@@ -20,7 +20,7 @@ from search.prepare.matmul_costs import priced
 from search.space.space import Params, Space
 from search.store.paths import inside
 from search.store.store import Store
-from search.tasks import Rows, Task, task_named
+from search.tasks import Rows, Task, task_of
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import INTEGER
 from spaces.knob import Value
@@ -51,7 +51,7 @@ class PreparedData:
 
     @property
     def task(self) -> Task:
-        return task_named(self.config.task)
+        return task_of(self.config)
 
     @cached_property
     def _read(self) -> dict[str, Rows]:

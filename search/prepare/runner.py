@@ -238,6 +238,7 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
         "model": model,
         "head": config.model.head,
         "task": config.task,
+        "problem_type": config.model.problem_type,
         "trained_on": config.teacher.epochs > 0,  # what is refused, and how labels are numbered, depends on it
     }
 

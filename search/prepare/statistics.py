@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.tasks import task_named
+from search.tasks import task_of
 from search.tasks.encoded import epochs, read_encoded, rows_of
 from spaces.errors import Infeasible
 
@@ -33,7 +33,7 @@ def make_statistics(
     model = build.load(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
     known = torch.from_numpy(targets)
-    task = task_named(config.task)
+    task = task_of(config)
     rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
     batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
     try:

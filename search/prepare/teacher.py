@@ -13,7 +13,7 @@ from objectives.process import Progress
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming
-from search.tasks import task_named
+from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
 from search.tasks.tokens import Encoded
 from spaces.loading import model_config, try_out
@@ -31,10 +31,11 @@ def load_and_try(
     """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError: it cannot be used."""
     from spaces.base import load_base
 
-    named, task = config.model, task_named(config.task)
+    named, task = config.model, task_of(config)
     with blaming(config.where("model.name")):
         head = task.head(named, model_config(source, named.name))
-        model, base = load_base(source, named.name, named.revision, head, labels, frame)
+        problem = named.problem_type
+        model, base = load_base(source, named.name, named.revision, head, labels, frame, problem)
         outputs = len(labels) or task.outputs
         try_out(model.eval(), tensors(some_rows(encoded), base.inputs), outputs, named.name, base.per_token)
     return model, base
@@ -56,7 +57,7 @@ def make_teacher(
     source = model_folder(config.model, config.where)
     torch.manual_seed(config.seed)
     encoded, targets = read_encoded(data / "train.npz")
-    task = task_named(config.task)
+    task = task_of(config)
     model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
         known = torch.from_numpy(targets)

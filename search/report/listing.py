@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from objectives import OBJECTIVES
 from search.prepare.runner import ANY_SHAPE
-from search.tasks import TASKS
+from search.tasks import TASKS, VARIANTS
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.knob import Knob, Value
@@ -46,7 +46,13 @@ def lines() -> Iterator[str]:
         yield f"  {objective.name:<24}{objective.better} is better; {objective.description}"
     yield "tasks"
     for task in TASKS:
-        yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
+        variants = VARIANTS.get(task.name)
+        if variants is None:
+            yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
+            continue
+        yield f"  {task.name}, by model.problem_type"
+        for one in variants:
+            yield f"    {one.problem_type:<30}metrics: {', '.join(one.metrics)}"
     yield f"samplers: {', '.join(SAMPLERS)}"
 
 

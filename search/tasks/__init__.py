@@ -1,13 +1,30 @@
 """What a model is for. A new task is a file here and a name in `TASKS`."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from search.tasks.classification import Classification
+from search.tasks.multi_label import MultiLabel
 from search.tasks.task import Rows, Split, Splits, Task
 
-TASKS: tuple[Task, ...] = (Classification(),)
+if TYPE_CHECKING:
+    from search.config.schema import RunConfig
 
-__all__ = ["TASKS", "Rows", "Split", "Splits", "Task", "task_named"]
+TASKS: tuple[Task, ...] = (Classification(),)
+#: Variants by model.problem_type; the first is the task itself.
+VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel())}
+
+__all__ = ["TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
 
 
 def task_named(name: str) -> Task:
     """The registered task called `name` (a configuration's name is already checked)."""
     return next(task for task in TASKS if task.name == name)
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task of a configuration."""
+    problem = config.model.problem_type
+    return next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -75,14 +76,14 @@ def labels(table: Table, column: str, where: str) -> SplitLabels:
     """The column as whole numbers and names; numbers that the data name (ClassLabel) become names."""
     made = []
     for i, value in enumerate(table.columns[column]):
-        label = _label(value, table.classes)
+        label = label_of(value, table.classes)
         if label is None:
-            raise _no_class(where, column, table.origin, value, i)
+            raise no_class(where, column, table.origin, value, i)
         made.append(label)
     return SplitLabels(table.origin, tuple(made))
 
 
-def _label(value: Any, names: tuple[str, ...] | None) -> Label | None:
+def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
     """None: not a class. Text stays as it is (see `_all_numbers`)."""
     if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
         value = whole(str(value))
@@ -114,17 +115,17 @@ def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes
     if all(word.strip().lower() in MISSING for word in words):  # mostly there are none
         return {split: _numbers(part, words, column, where) for split, part in parts.items()}
     notes.append(f"labels are numbers and words, each a class: {listed(map(show, sorted(map(str, values))), 10)}")
-    return {split: SplitLabels(part.origin, tuple(map(str, part.labels))) for split, part in parts.items()}
+    return {split: replace(part, labels=tuple(map(str, part.labels))) for split, part in parts.items()}
 
 
 def _numbers(part: SplitLabels, words: Set[str], column: str, where: str) -> SplitLabels:
     made = []
-    for row, label in enumerate(part.labels):
+    for i, label in enumerate(part.labels):
         value = whole(str(label))
         if value is None:
-            raise _no_class(where, column, part.origin, None if label in words else Number(label), row)
+            raise no_class(where, column, part.origin, None if label in words else Number(label), part.row(i))
         made.append(value)
-    return SplitLabels(part.origin, tuple(made))
+    return replace(part, labels=tuple(made))
 
 
 def _number(text: str) -> float | None:
@@ -134,8 +135,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _no_class(where: str, column: str, origin: str, value: Any, row: int) -> UserError:
+def no_class(where: str, column: str, origin: str, value: Any, row: int) -> UserError:
     missing = _is_missing(value) or (isinstance(value, str) and not value.strip())
     what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
     rule = "must hold classes (whole numbers or names)"
-    return UserError(f'{where}: column "{column}" of {origin} {rule}, got {what} in row {row + 1}')
+    several = "; for several labels a text set model.problem_type: multi_label_classification"
+    hint = several if isinstance(value, list) else ""
+    return UserError(f'{where}: column "{column}" of {origin} {rule}, got {what} in row {row + 1}{hint}')

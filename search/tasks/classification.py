@@ -1,4 +1,4 @@
-"""Text classification: one text, or a pair of texts, and one label of several."""
+"""Text classification: one text, or a pair of texts, and one label of several; other problem types derive from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from search.errors import Where, show
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.rows import read_splits
-from search.tasks.task import ConstantGuess, Split, Splits
+from search.tasks.rows import one_label, read_splits
+from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
 
-#: Problem types of transformers whose answers are not one label a text.
-OTHER_PROBLEMS = {"multi_label_classification": "several labels a text", "regression": "a number a text"}
+#: What the heads of transformers' problem types give.
+PROBLEMS = {
+    "single_label_classification": "one label a text",
+    "multi_label_classification": "several labels a text",
+    "regression": "a number a text",
+}
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ class Classification:
     """One label a text. Models give "logits" (B, C)."""
 
     name = "classification"
+    problem_type = "single_label_classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
     own_head = "native"
     outputs: int | None = None
     supervised = True
     pipeline = "text-classification"
+    rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
 
     def head(self, model: ModelConfig, described: Any) -> str:
         from spaces.heads import head_named
@@ -88,28 +94,29 @@ class Classification:
         return "native" if model.head == "auto" and head_named("native").is_own(described) else "mean"
 
     def unusable(self, problem_type: str | None, outputs: int) -> str:
-        if problem_type not in OTHER_PROBLEMS and outputs > 1:
+        found = problem_type or ("regression" if outputs == 1 else self.problem_type)
+        if found == self.problem_type and outputs > 1:
             return ""
-        gives = OTHER_PROBLEMS.get(problem_type or "", OTHER_PROBLEMS["regression"])
+        gives = PROBLEMS.get(found, found)
         return (
-            f"the model's head gives {gives} (problem_type {problem_type or 'null'}, {outputs} labels), and only one "
-            "label a text can be searched; with model.head: mean a new head is trained"
+            f"the model's head gives {gives} (problem_type {problem_type or 'null'}, {outputs} labels), and the search "
+            f"is for {PROBLEMS[self.problem_type]}; set model.problem_type: {found}, or model.head: mean for a new head"
         )
 
     def paired(self, data: DataConfig) -> bool:
         return data.text_pair is not None
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        return read_splits(data, where, head)
+        return read_splits(data, where, head, one_label)
 
     def encode(
         self, tokenizer: Any, part: Split, data: DataConfig, labels: tuple[str, ...], where: Where = str
-    ) -> LabelledRows:
-        return LabelledRows(encode(tokenizer, part.texts, part.pairs, data.max_length), part.labels, labels)
+    ) -> Rows:
+        return self.rows(encode(tokenizer, part.texts, part.pairs, data.max_length), part.labels, labels)
 
-    def read(self, folder: Path, name: str) -> LabelledRows:
+    def read(self, folder: Path, name: str) -> Rows:
         labels = json.loads((folder / "data.json").read_text())["labels"]
-        return LabelledRows(*read_encoded(folder / f"{name}.npz"), tuple(labels))
+        return self.rows(*read_encoded(folder / f"{name}.npz"), tuple(labels))
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         from spaces.losses import class_loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,13 @@ def _class_names(schema: Any, wanted: Sequence[str]) -> dict[str, tuple[str, ...
         return {}
     from datasets import Features
 
-    features = Features.from_arrow_schema(schema)
-    names = {name: getattr(features.get(name), "names", None) for name in wanted}
-    return {name: tuple(found) for name, found in names.items() if found}
+    return class_names(Features.from_arrow_schema(schema), wanted)
+
+
+def class_names(features: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The names of the numbers (ClassLabel) in each of the `wanted` columns that has them, alone or in lists."""
+    kinds = {name: getattr(features.get(name), "feature", features.get(name)) for name in wanted}
+    return {name: tuple(names) for name, kind in kinds.items() if (names := getattr(kind, "names", None))}
 
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -35,6 +35,11 @@ class SplitLabels:
 
     origin: str  # the file or split, for messages
     labels: Sequence[Label]
+    rows: Sequence[int] | None = None  # of each label, where a row may have several; None: one a row
+
+    def row(self, place: int) -> int:
+        """The row of the label at `place`."""
+        return place if self.rows is None else self.rows[place]
 
 
 @dataclass(frozen=True)

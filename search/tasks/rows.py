@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class Rows:
     origin: str  # for messages
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,10 +49,16 @@ class Rows:
         return Rows(self.origin, tuple(self.texts[i] for i in chosen), pairs, self.labels[chosen])
 
 
-def read_splits(data: DataConfig, where: Where, head: Head | None = None) -> Splits:
+#: The label of every row by split, and the names of the labels: of tables, data, where, head, and notes to add to.
+Labelling = Callable[
+    [Mapping[str, Table], "DataConfig", Where, Head | None, list[str]], tuple[dict[str, np.ndarray], tuple[str, ...]]
+]
+
+
+def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Labelling) -> Splits:
     """Train, validation and test of `data`; what is missing is cut from train, the same rows every time.
 
-    Labels are numbered by the rules of `search.tasks.labels`; `head` is that of a model already trained.
+    `labelled` reads the labels; `head` is that of a model already trained.
 
     Raises:
         UserError: see `read_table`; text that is no text, missing values, labels that are no classes, that train does
@@ -60,7 +66,7 @@ def read_splits(data: DataConfig, where: Where, head: Head | None = None) -> Spl
     """
     tables = {split: read_table(data, split, where) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
-    numbers, names = _numbers(tables, data, where, head, notes)
+    numbers, names = labelled(tables, data, where, head, notes)
     parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
     parts = _cut(parts, where, notes)
     if data.limit is not None:
@@ -72,10 +78,11 @@ def read_splits(data: DataConfig, where: Where, head: Head | None = None) -> Spl
     return Splits(made["train"], made["validation"], made["test"], names, tuple(notes))
 
 
-def _numbers(
+def one_label(
     tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """(the label number of each row (N,) int64 by split, the name of each number)."""
+    """(the label number of each row (N,) int64 by split, the name of each number), by `search.tasks.labels`."""
+    assert isinstance(data.label, str)
     found = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
     found = cells.all_numbers(found, data.label, where("data.label"), notes)
     wanted = None if data.label_names is None else tuple(map(str, data.label_names))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import UserError, Where, listed, unknown
-from search.tasks.files import FileContent, Options, read_file
+from search.tasks.files import FileContent, Options, class_names, read_file
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -39,8 +39,8 @@ def read_table(
         UserError: the file or data set cannot be read, is empty, or lacks a column.
     """
     source = data.splits[split]
-    wanted: dict[str, str] = {key: column for key in keys if (column := getattr(data, key)) is not None}
-    columns = tuple(dict.fromkeys((*wanted.values(), *optional)))
+    wanted = [(key, column) for key in keys for column in _columns(getattr(data, key))]
+    columns = tuple(dict.fromkeys((*(column for _, column in wanted), *optional)))
     if data.name is None:
         origin, file = source, Path(source)
         options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
@@ -51,19 +51,24 @@ def read_table(
             found = _found(_from_hub(data, split, where), columns)
     if not found.rows:
         raise UserError(f"{where(f'data.{split}')}: no rows in {origin}")
-    for key, column in wanted.items():
+    for key, column in wanted:
         if column not in found.columns:
             names = [name if len(name) <= 40 else f"{name[:37]}..." for name in found.names]
             raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, names)
     notes = tuple(f"{Path(source).name}: {note}" for note in found.notes)
-    return Table(origin, found.columns, found.classes.get(data.label), notes)
+    classes = found.classes.get(data.label) if isinstance(data.label, str) else None
+    return Table(origin, found.columns, classes, notes)
+
+
+def _columns(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named or ()
 
 
 def _found(rows: Any, wanted: Sequence[str]) -> FileContent:
     """A data set of the hub in the form of a file."""
     names = tuple(rows.column_names)
     there = [name for name in wanted if name in names]
-    classes = {name: tuple(rows.features[name].names) for name in there if hasattr(rows.features[name], "names")}
+    classes = class_names(rows.features, there)
     return FileContent(names, len(rows), {name: rows[name][:] for name in there}, classes)
 
 

@@ -46,7 +46,7 @@ class Split:
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None  # second texts, for tasks on pairs
-    labels: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -107,7 +107,7 @@ class Rows(Protocol):
 
     @property
     def references(self) -> np.ndarray:
-        """(N,): what predictions are compared with; zeros where a prediction is a score already."""
+        """(N,), or (N, C) of label sets: what predictions are compared with; zeros where these are scores already."""
         ...
 
     @property
@@ -128,7 +128,7 @@ class Rows(Protocol):
         ...
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
-        """(N,): a class each, or each row's own score by the metric."""
+        """(N,): a class each, or each row's own score by the metric; (N, C) 0 or 1 of label sets."""
         ...
 
     def constant_guess(self, metric: str) -> ConstantGuess:

@@ -226,7 +226,7 @@ def test_a_head_for_another_problem_is_never_taken_for_a_classifier(
 ) -> None:
     folder = families.save(tmp_path / "model", "bert", classes, problem_type=problem)
     with pytest.raises(UserError, match=said):
-        checked(configured(folder))
+        checked(configured(folder, "model.problem_type=single_label_classification"))
     checked(configured(folder, "model.head=mean", "teacher.epochs=1"))
 
 

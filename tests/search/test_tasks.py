@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from objectives.quality import metric_named
+from objectives.quality import metric_named, quality, score
+from search.config.schema import DataConfig
 from search.errors import UserError
 from search.serve.pipeline import MODELS
-from search.tasks import TASKS, Task
+from search.tasks import TASKS, VARIANTS, Task
 from search.tasks.classification import Classification, LabelledRows, reply
+from search.tasks.task import Split
 from search.tasks.tokens import Encoded, batches, by_length, encode, tokenizer
 from spaces.heads import head_named
 
@@ -103,7 +106,11 @@ def test_the_loss_is_the_mean_surprise_at_the_label() -> None:
     assert TASK.loss(logits.bfloat16(), labels, MASK).dtype == torch.float32
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]))
+NAMES = [getattr(task, "problem_type", task.name) for task in KINDS]
+
+
+@pytest.mark.parametrize("task", KINDS, ids=NAMES)
 def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
     import transformers
 
@@ -111,3 +118,49 @@ def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
     assert {metric_named(name).name for name in task.metrics} == set(task.metrics) != set()
     assert hasattr(transformers, head_named(task.own_head).loader)
     assert task.name in MODELS, "search.load knows how it replies"
+
+
+def labels_of(task: Task) -> np.ndarray:
+    """Twenty labels of a classifier's problem type with three labels."""
+    generator = np.random.default_rng(0)
+    if task in VARIANTS["classification"][:1]:
+        return generator.integers(3, size=20)
+    return generator.integers(2, size=(20, 3)).astype(np.int8)
+
+
+@pytest.mark.parametrize("task", VARIANTS["classification"], ids=lambda task: task.problem_type)
+def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification, words: Path, tmp_path: Path) -> None:
+    part = Split(tuple(f"film {i}" for i in range(20)), None, labels_of(task))
+    names = ("a", "b", "c")
+    rows = task.encode(tokenizer(words), part, DataConfig(train="train.csv"), names)
+    rows.write(tmp_path, "train")
+    (tmp_path / "data.json").write_text(json.dumps({"labels": names}))
+    again = task.read(tmp_path, "train")
+    assert (again.references == part.labels).all() and len(again) == 20 and again.classes == rows.classes
+    chosen = np.array([3, 7])
+    assert (again.chosen(chosen).references == part.labels[chosen]).all()
+    assert part.rows(chosen).digest != part.rows(chosen[::-1]).digest
+    output = np.random.default_rng(1).normal(size=(20, 3))
+    for metric in task.metrics:
+        predictions = rows.predictions(metric, output)
+        guess = rows.constant_guess(metric)
+        assert predictions.shape == guess.predictions.shape == rows.references.shape
+        found = quality(metric, predictions, rows.references, rows.classes, 0, {})
+        assert found.interval[0] <= found.value <= found.interval[1]
+        perfect = score(metric, rows.references, rows.references, rows.classes)
+        assert perfect == pytest.approx(1.0) and score(metric, guess.predictions, rows.references, rows.classes) < 1
+        assert guess.text.startswith("where every row is")
+    assert rows.problem() == "" and json.dumps(rows.details(predictions))
+
+
+@pytest.mark.parametrize("task", VARIANTS["classification"], ids=lambda task: task.problem_type)
+def test_losses_are_least_where_an_output_is_what_it_is_held_against(task: Classification) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output, other = (torch.randn(20, 3, generator=generator, requires_grad=True) for _ in range(2))
+    for soft in (task.soft_loss(output, output.detach(), MASK, 2.0), task.divergence(output, output, MASK)):
+        assert float(soft.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(task.soft_loss(output, other, MASK, 2.0).detach()) > 0.01
+    assert float(task.divergence(output, other, MASK).detach()) > 0.01
+    for one in (task.loss(output, torch.from_numpy(labels_of(task)), MASK), task.certainty(output, MASK)):
+        assert one.dtype == torch.float32 and one.ndim == 0
+        one.backward()

@@ -1,0 +1,90 @@
+"""Metrics of label sets: references and predictions are (N, C), 1 where a row has a label and 0 elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from objectives import stats
+from objectives.metric import Floats, Labels, Metric, Predictions
+
+
+def _f1(average: str) -> Callable[[Labels, Predictions, int], float]:
+    def compute(references: Labels, predictions: Predictions, classes: int) -> float:
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(references, predictions, average=average, zero_division=0.0))
+
+    return compute
+
+
+def _sums(references: Labels, predictions: Predictions, drawn: Floats) -> tuple[Floats, Floats]:
+    """(2 TP, 2 TP + FP + FN) of each label in each draw, (draws, C) each."""
+    hits = 2.0 * (references * predictions)
+    return drawn @ hits, drawn @ (references.astype(np.float64) + predictions)
+
+
+def _shares(hits: Floats, both: Floats) -> Floats:
+    made: Floats = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
+    return made
+
+
+def _micro_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:
+    hits, both = _sums(references, predictions, drawn)
+    return _shares(hits.sum(-1), both.sum(-1))
+
+
+def _macro_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:
+    mean: Floats = _shares(*_sums(references, predictions, drawn)).mean(-1)
+    return mean
+
+
+#: Of all labels of the task, whichever the rows have: a label without rows counts 0.
+SET_METRICS = (
+    Metric("f1_micro", "F1 of all pairs of a row and a label together", _f1("micro"), None, _micro_of),
+    Metric("f1_macro", "mean F1 of all labels, 0 for one that no row has", _f1("macro"), None, _macro_of),
+)
+
+
+def constant_set(metric: str, references: Labels) -> Labels:
+    """(C,) 0 or 1: the label set that gives the best metric when every row is given it.
+
+    The F1 of a label that every row is given grows with its rows, so that the best sets are those of the k most
+    frequent labels.
+    """
+    counts = references.sum(0)
+    if metric == "f1_macro":  # a sum over labels, each of which gains by being given wherever it has rows
+        given: Labels = (counts > 0).astype(np.int8)
+        return given
+    order = np.argsort(-counts, kind="stable")
+    sizes = np.arange(1, len(counts) + 1)
+    scores = 2 * np.cumsum(counts[order]) / (len(references) * sizes + max(1, counts.sum()))
+    best = np.zeros(len(counts), dtype=np.int8)
+    best[order[: int(scores.argmax()) + 1]] = 1
+    return best
+
+
+def per_label(predictions: Predictions, references: Labels, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of every label that appears, with the number of rows that have it; plain JSON.
+
+    As `quality.per_class`: recall has Wilson's interval, and what cannot be known is None.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, rows = precision_recall_fscore_support(references, predictions, zero_division=np.nan)
+    hits = (references * predictions).sum(0)
+    return [
+        {
+            "label": names[i],
+            "rows": int(rows[i]),
+            "precision": None if math.isnan(precision[i]) else float(precision[i]),
+            "recall": float(recall[i]) if rows[i] else None,
+            "recall_interval": list(stats.share_interval(int(hits[i]), int(rows[i]))) if rows[i] else None,
+            "f1": float(f1[i]),
+        }
+        for i in range(len(names))
+        if rows[i] or predictions[:, i].any()
+    ]

@@ -1,0 +1,129 @@
+"""Several labels a text: a list of labels in one column, or a column of 0 and 1 for each label.
+
+Labels are numbered by the rules of `search.tasks.labels`, as if each label of a row stood in a row of its own. Where
+they have columns, the names of these are the labels, in the order in which data.label lists them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import UserError, Where, show, wrong
+from search.tasks import cells
+from search.tasks.files import Number
+from search.tasks.heads import Head, Label, fold
+from search.tasks.labels import SplitLabels, number
+from search.tasks.tables import Table
+
+if TYPE_CHECKING:
+    from search.config.schema import DataConfig
+
+
+SINCE = "since model.problem_type is multi_label_classification"
+
+
+def label_sets(
+    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """({split: (N, C) int8, 1 where a row has a label}, the name of each label).
+
+    Raises:
+        UserError: a cell is no list of labels, or no 0 or 1; labels that train does not have or whose numbers cannot be
+            known.
+    """
+    at, wanted = where("data.label"), None if data.label_names is None else tuple(map(str, data.label_names))
+    if isinstance(data.label, str):
+        column = data.label
+        found = {split: _of_lists(table, column, at) for split, table in tables.items()}
+        if not found["train"].labels:
+            raise UserError(f'{at}: no row of {found["train"].origin} has a label in column "{column}"')
+        found = cells.all_numbers(found, column, at, notes)
+    else:
+        found = {split: _of_columns(table, data.label, at) for split, table in tables.items()}
+        _check_columns(found["train"], data.label, at)
+        if wanted is None and (head is None or head.bare):
+            wanted = data.label
+    numbering = number(found, wanted, tables["train"].classes, head, where)
+    notes += numbering.notes
+    sets = {}
+    for split, part in found.items():
+        assert part.rows is not None
+        sets[split] = np.zeros((_length(tables[split]), len(numbering.names)), dtype=np.int8)
+        sets[split][list(part.rows), [numbering.numbers[label] for label in part.labels]] = 1
+    return sets, numbering.names
+
+
+def _length(table: Table) -> int:
+    return len(next(iter(table.columns.values())))
+
+
+def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
+    made: list[Label] = []
+    rows: list[int] = []
+    for row, value in enumerate(table.columns[column]):
+        listed = _list(value)
+        if listed is None:
+            rule = f'must hold lists of labels, as ["a", "b"] (no label: []), {SINCE}'
+            raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, value, row)
+        own: list[Label] = []
+        for item in listed:
+            label = cells.label_of(item, table.classes)
+            if label is None:
+                raise cells.no_class(where, column, table.origin, item, row)
+            if label in own:
+                rule = "must list a label once (0 and 1 for each label stand in a column each: data.label: [a, b])"
+                raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, list(map(str, listed)), row)
+            own.append(label)
+        made += own
+        rows += [row] * len(own)
+    return SplitLabels(table.origin, tuple(made), tuple(rows))
+
+
+def _list(value: Any) -> list[Any] | None:
+    """A list, or the JSON text of one (in files whose cells are text); None: neither."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and not isinstance(value, Number) and value.lstrip().startswith("["):
+        try:
+            found = json.loads(value, parse_int=Number, parse_float=Number)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, list) else None
+    return None
+
+
+def _of_columns(table: Table, columns: tuple[str, ...], where: str) -> SplitLabels:
+    made: list[Label] = []
+    rows: list[int] = []
+    for name in columns:
+        for row, value in enumerate(table.columns[name]):
+            has = _truth(value)
+            if has is None:
+                rule = "must hold 0 or 1 (false or true)"
+                raise cells.wrong(f'{where}: column "{name}" of {table.origin}', rule, value, row)
+            if has:
+                made.append(name)
+                rows.append(row)
+    return SplitLabels(table.origin, tuple(made), tuple(rows))
+
+
+def _truth(value: Any) -> bool | None:
+    """Whether a cell is 1 or true; None: it is neither of these, nor 0 or false."""
+    if value is None:
+        return None
+    word = fold(str(value))
+    number = {"false": 0, "true": 1}.get(word, cells.whole(word))
+    return {0: False, 1: True}.get(number) if number is not None else None
+
+
+def _check_columns(train: SplitLabels, columns: tuple[str, ...], where: str) -> None:
+    """Raise UserError for columns that are listed twice or that no row of train has a 1 in."""
+    if len(set(columns)) < len(columns):
+        raise wrong(where, "different columns", list(columns))
+    empty = [name for name in columns if name not in set(train.labels)]
+    if empty:
+        raise UserError(f"{where}: no row of {train.origin} has a 1 in the column {show(empty[0])}; leave it out")

@@ -1,0 +1,101 @@
+"""Text classification with several labels a text, or none: every label is a yes or no of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import Where, listed, show
+from search.tasks.classification import Classification
+from search.tasks.encoded import write_encoded
+from search.tasks.label_sets import label_sets
+from search.tasks.rows import read_splits
+from search.tasks.task import ConstantGuess, Rows, Splits
+from search.tasks.tokens import Encoded
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.config.schema import DataConfig
+    from search.tasks.heads import Head
+
+
+@dataclass(frozen=True)
+class LabelSetRows:
+    """`Rows` of texts with a label set each; outputs are logits (N, C)."""
+
+    encoded: Encoded
+    references: np.ndarray  # (N, C) int8
+    labels: tuple[str, ...]  # of label 0, 1, ...
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def write(self, folder: Path, name: str) -> None:
+        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
+
+    def chosen(self, rows: np.ndarray) -> LabelSetRows:
+        return LabelSetRows(self.encoded.chosen(rows), self.references[rows], self.labels)
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """The labels whose probability is above 0.5: (N, C) int8."""
+        return (output > 0).astype(np.int8)
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        from objectives.set_metrics import constant_set
+
+        given = constant_set(metric, self.references)
+        names = listed((show(name) for name, has in zip(self.labels, given, strict=True) if has), 5)
+        return ConstantGuess(np.tile(given, (len(self), 1)), f"where every row is given {names}")
+
+    def problem(self) -> str:
+        if len(np.unique(self.references, axis=0)) > 1:
+            return ""
+        only = listed((show(self.labels[i]) for i in np.flatnonzero(self.references[0])), 5) or "no label"
+        return f"must have rows with different labels, got {len(self)} rows of {only}"
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        from objectives.set_metrics import per_label
+
+        return {"classes": per_label(predictions, self.references, self.labels)}
+
+
+class MultiLabel(Classification):
+    """Label sets. Models give "logits" (B, C), each label's own log odds."""
+
+    problem_type = "multi_label_classification"
+    metrics = ("f1_micro", "f1_macro")
+    rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelSetRows
+
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        return read_splits(data, where, head, label_sets)
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import set_loss
+
+        return set_loss(output, targets, mask)
+
+    def soft_loss(
+        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        from spaces.losses import set_soft_loss
+
+        return set_soft_loss(output, taught, mask, temperature)
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import set_divergence
+
+        return set_divergence(output, other, mask)
+
+    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import set_certainty
+
+        return set_certainty(output, mask)

@@ -1,0 +1,119 @@
+"""What a text may be given beside one label of several: searched by the real command, and found by configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import command
+import pytest
+import tiny
+
+import search
+from search.config.load import from_mapping
+from search.config.schema import DataConfig, RunConfig
+from search.config.source import Source
+from search.errors import UserError
+from search.space.choices import names
+from search.tasks import task_named, task_of
+from search.tasks.multi_label import MultiLabel
+
+TOPICS = ("praise", "blame", "camera")
+WORDS = dict(zip(TOPICS, (tiny.POSITIVE, tiny.NEGATIVE, ("camera",)), strict=True))
+
+
+def topics(text: str) -> list[str]:
+    """The labels of a text: what it has more than one word of, and the camera where it is named."""
+    counts = {name: sum(word in words for word in text.split()) for name, words in WORDS.items()}
+    return [name for name in TOPICS if counts[name] > (name != "camera")]
+
+
+def write(folder: Path, labelled: Any) -> dict[str, str]:
+    """The three files of a configuration, with the label that `labelled` gives a text."""
+    files = {}
+    for seed, (split, count) in enumerate({"train": 256, "validation": 96, "test": 96}.items()):
+        texts = [row["text"] for row in tiny.sentences(count, seed)]
+        files[split] = f"{split}.jsonl"
+        lines = [json.dumps({"text": text, "label": labelled(text)}) + "\n" for text in texts]
+        (folder / files[split]).write_text("".join(lines))
+    return files
+
+
+def test_several_labels_a_text_are_searched_exported_checked_and_answered(tmp_path: Path) -> None:
+    model = tiny.classifier(tmp_path / "model", TOPICS, problem_type="multi_label_classification")
+    config = command.write_config(
+        tmp_path / "topics.yaml", model={"name": str(model)}, data=write(tmp_path, topics), teacher={"epochs": 16}
+    )
+    ended = command.search("run", config, cwd=tmp_path).succeeded()
+    exports = tmp_path / "mlruns" / "exports" / "topics"
+    found = json.loads((exports / "front.json").read_text())
+    assert found["config"]["model"]["problem_type"] == "multi_label_classification"
+    assert [trial["status"] for trial in found["trials"]] == ["complete"] * 4, found["trials"]
+    value = found["trials"][0]["measurements"]["f1_micro"]["value"]
+    assert value > 0.8, f"the teacher has learned: {value}\n{ended.out}"
+    folder = next(folder for folder in sorted((exports / "models").iterdir()))
+    assert "the model" in command.search("check", folder, cwd=tmp_path).succeeded().out
+    loaded = search.load(folder)
+    [[*scores]] = [loaded("a bright charming warm film", top_k=None)]
+    assert {one["label"] for one in scores} == set(TOPICS)
+    assert scores[0] == {"label": "praise", "score": pytest.approx(0.8, abs=0.3)}
+    assert sum(one["score"] for one in scores) != pytest.approx(1.0, abs=1e-3), (
+        "each label has a probability of its own"
+    )
+
+
+# --- which task a configuration means -------------------------------------------------------------------------
+
+
+def configured(folder: Path, model: Path, data: dict[str, Any] | None = None, **parts: Any) -> RunConfig:
+    (folder / "train.csv").write_text("text,label,toxic,insult\na,0,1,0\n")
+    raw = {"model": {"name": str(model), **parts.pop("model", {})}, "task": "classification", **parts}
+    return from_mapping({**raw, "data": {"train": "train.csv", **(data or {})}}, names(), Source("c.yaml", folder))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return tiny.bert(tmp_path / "plain")
+
+
+COLUMNS = {"label": ["toxic", "insult"]}
+MULTI: dict[str, Any] = {"problem_type": "multi_label_classification"}
+
+
+def test_the_problem_type_is_told_by_itself_the_columns_the_metric_or_the_model(tmp_path: Path, plain: Path) -> None:
+    assert configured(tmp_path, plain).model.problem_type == "single_label_classification"
+    for one in (
+        configured(tmp_path, plain, model=MULTI),
+        configured(tmp_path, plain, COLUMNS),
+        configured(tmp_path, plain, metric="f1_macro"),
+        configured(tmp_path, tiny.classifier(tmp_path / "own", **MULTI)),
+    ):
+        assert one.model.problem_type == "multi_label_classification"
+        assert one.metric in ("f1_micro", "f1_macro")
+        assert isinstance(task_of(one), MultiLabel)
+    new_head = configured(tmp_path, tmp_path / "own", model={"head": "mean"})
+    assert new_head.model.problem_type == "single_label_classification", "its own head is not used"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"model": {"problem_type": "multi_label"}}, "model.problem_type: must be .*multi_label_classification"),
+        ({"model": MULTI, "metric": "f1"}, 'metric: unknown metric "f1"; .*f1_micro'),
+        (
+            {"model": {"problem_type": "single_label_classification"}, "data": COLUMNS},
+            "data.label: must be one column where model.problem_type is single_label_classification",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path: Path, plain: Path, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"c.yaml: {message}"):
+        configured(tmp_path, plain, **parts)
+
+
+def test_lists_in_data_of_one_label_name_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": ["x"]}\n')
+    with pytest.raises(UserError, match=r"for several labels a text set model.problem_type: multi_label_class"):
+        task_named("classification").load(DataConfig(train=str(path)))
