@@ -15,6 +15,7 @@ from objectives import stats
 from objectives.class_metrics import CLASS_METRICS
 from objectives.measurement import Measurement, Objective
 from objectives.metric import Floats, Labels, Metric, Predictions
+from objectives.number_metrics import NUMBER_METRICS
 from objectives.set_metrics import SET_METRICS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ MEANS = (
     Metric("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", _mean, None),
     Metric("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", _mean, None),
 )
-METRICS = (*CLASS_METRICS, *SET_METRICS, *MEANS)
+METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *MEANS)
 
 LOSS = Objective("quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01")
 
@@ -188,6 +189,8 @@ def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray
     if predictions.ndim == 2:  # a label set is right as a whole
         whole: NDArray[np.bool_] = (predictions == references).all(1)
         return whole
+    if metric_named(metric).of_draws is not None:  # of numbers
+        return None
     return predictions == 1 if bool(np.isin(predictions, (0, 1)).all()) else None
 
 

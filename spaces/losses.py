@@ -134,3 +134,16 @@ def set_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 def set_certainty(logits: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of the predicted label set."""
     return _odds(logits).max(-1).values.sum()
+
+
+# --- numbers (B, 1), counted in a scale ---------------------------------------------------------------------------
+
+
+def number_loss(output: Tensor, targets: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Mean squared difference to numbers (B, 1)."""
+    return ((output.float() - targets.float()) / scale).square().mean()
+
+
+def number_divergence(output: Tensor, other: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Half the squared difference: KL of two normal distributions with this standard deviation."""
+    return ((output.float() - other.float()) / scale).square().sum() / 2

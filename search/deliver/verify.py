@@ -28,7 +28,7 @@ from search.errors import UserError
 from search.front.outcome import LATENCY, Outcome
 from search.front.wording import text as text_of
 from search.front.wording import times
-from search.measure.outputs import joined
+from search.measure.outputs import joined, unit
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
 from spaces import build
@@ -139,9 +139,10 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["probe"]
     inputs = probe(folder)
-    found = joined(bench.call("predict", inputs, timeout_s=600), inputs, read_config(folder)[0])
+    base = read_config(folder)[0]
+    found = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
     allowed = tolerance(record, context)
-    difference = quality.parity([{"output": found}], [{"output": wanted}])
+    difference = quality.parity([{"output": found}], [{"output": wanted}]) / unit(base, wanted)
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
     line = f"outputs on {rows} fixed inputs: largest difference {difference:.2g} (allowed {allowed:g})"
     return CheckResult((line,), "" if difference <= allowed else line)
@@ -210,7 +211,8 @@ def _quality_lines(
     split = rows.split("validation")
     batches = rows.batches(split.encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
-    found = joined(outputs, batches, read_config(folder)[0])
+    base = read_config(folder)[0]
+    found = joined(outputs, batches, base)
     metric = str(record.config["metric"])
     score = quality.score(metric, split.predictions(metric, found), split.references, split.classes)
     recorded = record.measurements[metric].value
@@ -220,7 +222,7 @@ def _quality_lines(
         wanted = data["validation"]
     if found.shape != wanted.shape:
         return [f"validation split: not compared, because it has {len(found)} rows here and had {len(wanted)}"]
-    difference = quality.parity([{"output": found}], [{"output": wanted}])
+    difference = quality.parity([{"output": found}], [{"output": wanted}]) / unit(base, wanted)
     allowed = tolerance(record, context)
     line = (
         f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "

@@ -14,6 +14,7 @@ from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from search.tasks.regression import training as standardised
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Recovery:
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
-        train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
+        with standardised(task_of(config, targets), model, fresh=False):
+            train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
 
     def _loss(self, model: TaskModel, lengths: np.ndarray, targets: np.ndarray) -> Distillation:
         import torch
@@ -71,7 +73,7 @@ class Recovery:
         from spaces.distillation import Distillation, LossWeights
         from spaces.slicing import decode_ranges
 
-        task = task_of(self.config)
+        task = task_of(self.config, targets)
         student = self.plans.get("distill", {})
         width = student.get("hidden")
         weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))

@@ -21,7 +21,7 @@ from objectives.process import Remote, Waiting
 from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
-from search.measure.outputs import joined
+from search.measure.outputs import joined, unit
 from search.measure.timing import Finalist, Timings
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.prepared import Prepared
@@ -296,7 +296,7 @@ class Measurer:
         outputs = bench.call("predict", batches, timeout_s=self._limit_s())
         base = read_config(folder)[0]
         ours = joined(outputs, batches, base)
-        difference = quality.parity([{base.output: ours}], [{base.output: reference}])
+        difference = quality.parity([{base.output: ours}], [{base.output: reference}]) / unit(base, reference)
         if not difference <= PARITY:
             raise ArithmeticError(
                 f"{recipe.runtime.name} gives other outputs than eager PyTorch: they differ by {difference:.2g}, "

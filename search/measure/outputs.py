@@ -19,3 +19,8 @@ def joined(outputs: Outputs, batches: Sequence[Mapping[str, np.ndarray]], base: 
         masks = (batch["attention_mask"].astype(bool) for batch in batches)
         arrays = [array[mask] for array, mask in zip(arrays, masks, strict=True)]
     return np.concatenate(arrays)
+
+
+def unit(base: Base, reference: np.ndarray) -> float:
+    """What differences of outputs are counted in: 1 of logits; of numbers in the data's unit the largest there is."""
+    return float(np.abs(reference).max()) or 1.0 if base.config.get("problem_type") == "regression" else 1.0

@@ -33,7 +33,7 @@ def make_statistics(
     model = build.load(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
     known = torch.from_numpy(targets)
-    task = task_of(config)
+    task = task_of(config, targets)
     rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
     batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
     try:

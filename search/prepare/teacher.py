@@ -15,6 +15,7 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming
 from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from search.tasks.regression import training
 from search.tasks.tokens import Encoded
 from spaces.loading import model_config, try_out
 
@@ -57,7 +58,7 @@ def make_teacher(
     source = model_folder(config.model, config.where)
     torch.manual_seed(config.seed)
     encoded, targets = read_encoded(data / "train.npz")
-    task = task_of(config)
+    task = task_of(config, targets)
     model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
         known = torch.from_numpy(targets)
@@ -71,7 +72,8 @@ def make_teacher(
         rows, held_out = rows_of(len(encoded), config.seed, None, patience is not None)
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
-        training = Training(**settings, seed=config.seed)
-        train(model, epoch, loss, training, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
+        hyper = Training(**settings, seed=config.seed)
+        with training(task, model, fresh=base.head == "mean"):
+            train(model, epoch, loss, hyper, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
     finish(folder, model, base.inputs, data, task)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from search.tasks.classification import Classification
 from search.tasks.multi_label import MultiLabel
+from search.tasks.regression import Regression
 from search.tasks.task import Rows, Split, Splits, Task
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 TASKS: tuple[Task, ...] = (Classification(),)
 #: Variants by model.problem_type; the first is the task itself.
-VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel())}
+VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
 
 __all__ = ["TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
 
@@ -24,7 +27,8 @@ def task_named(name: str) -> Task:
     return next(task for task in TASKS if task.name == name)
 
 
-def task_of(config: RunConfig) -> Task:
-    """The task of a configuration."""
+def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
+    """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
     problem = config.model.problem_type
-    return next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
+    found = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
+    return found.fitted(targets) if targets is not None and isinstance(found, Regression) else found

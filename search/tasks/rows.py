@@ -12,6 +12,7 @@ import numpy as np
 
 from search.errors import UserError, Where
 from search.tasks import cells
+from search.tasks.balance import balance_notes
 from search.tasks.heads import Head
 from search.tasks.labels import number
 from search.tasks.tables import Table, read_table
@@ -33,7 +34,7 @@ class Rows:
     origin: str  # for messages
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets
+    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets; (N,) float64 of numbers
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,6 +73,7 @@ def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Lab
     if data.limit is not None:
         parts = {split: rows.at(lowest(places(rows.inputs()), data.limit)) for split, rows in parts.items()}
     _note_overlap(parts, notes)
+    notes += balance_notes({split: rows.labels for split, rows in parts.items()}, names)
     for note in notes:
         log.info(note)
     made = {split: Split(rows.texts, rows.pairs, rows.labels) for split, rows in parts.items()}

@@ -46,7 +46,7 @@ class Split:
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None  # second texts, for tasks on pairs
-    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets
+    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets; (N,) float64 of numbers
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,7 +58,7 @@ class Split:
             for text in column:
                 total.update(text.encode("utf-8", "surrogatepass") + b"\0")
             total.update(b"\1")
-        total.update(self.labels.astype("<i8").tobytes())
+        total.update(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes())
         return total.hexdigest()[:16]
 
     def rows(self, chosen: np.ndarray) -> Split:

@@ -18,6 +18,7 @@ from search.errors import UserError
 from search.space.choices import names
 from search.tasks import task_named, task_of
 from search.tasks.multi_label import MultiLabel
+from search.tasks.regression import Regression
 
 TOPICS = ("praise", "blame", "camera")
 WORDS = dict(zip(TOPICS, (tiny.POSITIVE, tiny.NEGATIVE, ("camera",)), strict=True))
@@ -63,13 +64,41 @@ def test_several_labels_a_text_are_searched_exported_checked_and_answered(tmp_pa
     )
 
 
+def stars(text: str) -> float:
+    """A number far from 0, in a unit far from 1."""
+    return 5000.0 + 100 * sum((word in tiny.POSITIVE) - (word in tiny.NEGATIVE) for word in text.split())
+
+
+def test_numbers_are_searched_exported_checked_and_answered_in_the_datas_unit(tmp_path: Path) -> None:
+    model = tiny.bert(tmp_path / "model")
+    config = command.write_config(
+        tmp_path / "stars.yaml",
+        model={"name": str(model), "problem_type": "regression"},
+        data=write(tmp_path, stars),
+        teacher={"epochs": 8},
+        budget={"trials": 4},
+    )
+    command.search("run", config, cwd=tmp_path).succeeded()
+    exports = tmp_path / "mlruns" / "exports" / "stars"
+    found = json.loads((exports / "front.json").read_text())
+    assert [trial["status"] for trial in found["trials"]] == ["complete"] * 4, found["trials"]
+    assert found["trials"][0]["measurements"]["pearson"]["value"] > 0.8, "the teacher has learned"
+    folder = next(folder for folder in sorted((exports / "models").iterdir()))
+    assert "the model" in command.search("check", folder, cwd=tmp_path).succeeded().out
+    good, bad = search.load(folder)(["bright charming warm film", "dull noisy tedious film"])
+    assert good["label"] == bad["label"] == "LABEL_0"
+    assert 4000 < bad["score"] < 5000 < good["score"] < 6000
+
+
 # --- which task a configuration means -------------------------------------------------------------------------
 
 
-def configured(folder: Path, model: Path, data: dict[str, Any] | None = None, **parts: Any) -> RunConfig:
+def configured(folder: Path, source: Path, **parts: Any) -> RunConfig:
+    """With the model in `source`."""
     (folder / "train.csv").write_text("text,label,toxic,insult\na,0,1,0\n")
-    raw = {"model": {"name": str(model), **parts.pop("model", {})}, "task": "classification", **parts}
-    return from_mapping({**raw, "data": {"train": "train.csv", **(data or {})}}, names(), Source("c.yaml", folder))
+    sections = {"model": {"name": str(source)}, "data": {"train": "train.csv"}}
+    made = {name: {**section, **parts.pop(name, {})} for name, section in sections.items()}
+    return from_mapping({"task": "classification", **made, **parts}, names(), Source("c.yaml", folder))
 
 
 @pytest.fixture
@@ -85,13 +114,18 @@ def test_the_problem_type_is_told_by_itself_the_columns_the_metric_or_the_model(
     assert configured(tmp_path, plain).model.problem_type == "single_label_classification"
     for one in (
         configured(tmp_path, plain, model=MULTI),
-        configured(tmp_path, plain, COLUMNS),
+        configured(tmp_path, plain, data=COLUMNS),
         configured(tmp_path, plain, metric="f1_macro"),
         configured(tmp_path, tiny.classifier(tmp_path / "own", **MULTI)),
     ):
         assert one.model.problem_type == "multi_label_classification"
         assert one.metric in ("f1_micro", "f1_macro")
         assert isinstance(task_of(one), MultiLabel)
+    for one in (
+        configured(tmp_path, plain, metric="spearman"),
+        configured(tmp_path, tiny.classifier(tmp_path / "number", ["LABEL_0"], problem_type="regression")),
+    ):
+        assert one.model.problem_type == "regression" and isinstance(task_of(one), Regression)
     new_head = configured(tmp_path, tmp_path / "own", model={"head": "mean"})
     assert new_head.model.problem_type == "single_label_classification", "its own head is not used"
 
@@ -100,7 +134,7 @@ def test_the_problem_type_is_told_by_itself_the_columns_the_metric_or_the_model(
     ("parts", "message"),
     [
         ({"model": {"problem_type": "multi_label"}}, "model.problem_type: must be .*multi_label_classification"),
-        ({"model": MULTI, "metric": "f1"}, 'metric: unknown metric "f1"; .*f1_micro'),
+        ({"model": MULTI, "metric": "f1"}, r'metric: unknown metric "f1" \(valid: f1_micro, f1_macro\)'),
         (
             {"model": {"problem_type": "single_label_classification"}, "data": COLUMNS},
             "data.label: must be one column where model.problem_type is single_label_classification",

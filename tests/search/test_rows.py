@@ -94,7 +94,9 @@ def test_equal_texts_are_never_cut_apart(tmp_path: Path) -> None:
 
 def test_rows_that_are_in_train_and_test_are_noted(tmp_path: Path) -> None:
     test = table(tmp_path, [*ROWS[:3], ("new", 0)], name="test")
-    notes = load(table(tmp_path, ROWS), test=test, validation=table(tmp_path, [("else", 1)], name="v")).notes
+    notes = load(
+        table(tmp_path, ROWS), test=test, validation=table(tmp_path, [("else", 1), ("other", 0)], name="v")
+    ).notes
     assert notes == ("3 of 4 test rows are in train too: its figures will be too good",)
 
 

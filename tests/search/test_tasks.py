@@ -121,10 +121,12 @@ def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
 
 
 def labels_of(task: Task) -> np.ndarray:
-    """Twenty labels of a classifier's problem type with three labels."""
+    """Twenty labels of a classifier's problem type: of three, or a number."""
     generator = np.random.default_rng(0)
     if task in VARIANTS["classification"][:1]:
         return generator.integers(3, size=20)
+    if task in VARIANTS["classification"][2:]:
+        return generator.normal(size=20)
     return generator.integers(2, size=(20, 3)).astype(np.int8)
 
 
@@ -140,7 +142,7 @@ def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification
     chosen = np.array([3, 7])
     assert (again.chosen(chosen).references == part.labels[chosen]).all()
     assert part.rows(chosen).digest != part.rows(chosen[::-1]).digest
-    output = np.random.default_rng(1).normal(size=(20, 3))
+    output = np.random.default_rng(1).normal(size=(20, rows.classes or 1))
     for metric in task.metrics:
         predictions = rows.predictions(metric, output)
         guess = rows.constant_guess(metric)

@@ -1,0 +1,39 @@
+"""How often each label stands in each split, as notes where that is not plain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from search.errors import listed, show
+
+MOST = 0.8  # share of the training rows above which one label is noted
+FEWEST = 10  # training rows below which a label is noted
+
+
+def balance_notes(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> list[str]:
+    """Notes on the labels of every split: (N,) numbers of labels, or (N, C) 0 and 1. Of (N,) floats there are none."""
+    train = labels["train"]
+    if train.dtype.kind == "f":
+        return []
+    counts = {split: _counts(part, len(names)) for split, part in labels.items()}
+    notes = []
+    most = int(counts["train"].argmax())
+    share = counts["train"][most] / len(train)
+    if share > MOST:
+        notes.append(f"{share:.1%} of the training rows have the label {show(names[most])}")
+    few = [f"{show(names[i])} ({count})" for i, count in enumerate(counts["train"]) if 0 < count < FEWEST]
+    if few:
+        notes.append(f"labels with fewer than {FEWEST} training rows: {listed(few, 10)}")
+    somewhere = sum(counts.values()) > 0
+    for split, found in counts.items():
+        lacking = [show(names[i]) for i in np.flatnonzero(somewhere & (found == 0)).tolist()]
+        if lacking:
+            notes.append(f"{split} has no rows of the label{'s' * (len(lacking) > 1)} {listed(lacking, 10)}")
+    return notes
+
+
+def _counts(labels: np.ndarray, size: int) -> np.ndarray:
+    """(C,): the rows with each label."""
+    return np.bincount(labels, minlength=size) if labels.ndim == 1 else labels.sum(0)

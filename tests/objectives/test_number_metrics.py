@@ -1,0 +1,70 @@
+"""Metrics of numbers against scipy and scikit-learn, and their intervals against resampling rows one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import r2_score
+
+from objectives import quality, stats
+from objectives.metric import Floats, Metric
+from objectives.number_metrics import NUMBER_METRICS
+
+Score = Callable[[Floats, Floats], float]
+SCORES: dict[str, Score] = {
+    "pearson": lambda truth, guess: float(pearsonr(truth, guess)[0]),
+    "spearman": lambda truth, guess: float(spearmanr(truth, guess)[0]),
+    "r_squared": lambda truth, guess: float(r2_score(truth, guess)),
+}
+NAMES = list(SCORES)
+
+
+def numbers(count: int, unit: float = 1.0, noise: float = 0.5) -> tuple[Floats, Floats]:
+    """References, with ties, and predictions."""
+    generator = np.random.default_rng(0)
+    references = generator.integers(1, 6, size=count).astype(np.float64) + 1000
+    return references * unit, (references + noise * generator.normal(size=count)) * unit
+
+
+def test_every_metric_is_tested() -> None:
+    assert [metric.name for metric in NUMBER_METRICS] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_scores_and_draws_are_those_of_scipy_in_any_unit(name: str, unit: float) -> None:
+    references, predictions = numbers(60, unit)
+    assert quality.score(name, predictions, references, 0) == pytest.approx(SCORES[name](references, predictions))
+    metric = quality.metric_named(name)
+    generator = np.random.default_rng(1)
+    drawn = np.stack([np.bincount(generator.integers(60, size=60), minlength=60) for _ in range(8)]).astype(np.float64)
+    assert metric.of_draws is not None
+    for found, counts in zip(metric.of_draws(references, predictions, drawn), drawn, strict=True):
+        rows = np.repeat(np.arange(60), counts.astype(int))
+        assert found == pytest.approx(SCORES[name](references[rows], predictions[rows]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_interval_is_that_of_resampled_rows_and_the_loss_is_paired(name: str) -> None:
+    references, predictions = numbers(80)
+    found = quality.quality(name, predictions, references, 0, 0, {})
+    picks = np.random.default_rng(5).integers(80, size=(500, 80))
+    draws = np.array([SCORES[name](references[pick], predictions[pick]) for pick in picks])
+    assert found.interval == pytest.approx(stats.percentile_interval(draws, 80), abs=0.03)
+    worse = predictions + np.random.default_rng(2).normal(size=80)
+    lost = quality.loss_against(name, worse, predictions, references, 0, 0)
+    assert 0 < lost.interval[0] < lost.value < lost.interval[1]
+    assert "mcnemar_p" not in lost.conditions
+
+
+@pytest.mark.parametrize("metric", NUMBER_METRICS, ids=NAMES)
+def test_a_constant_scores_nothing(metric: Metric) -> None:
+    references, _ = numbers(40)
+    mean = np.full_like(references, references.mean())
+    assert quality.score(metric.name, mean, references, 0) == pytest.approx(0.0, abs=1e-9)
+    found = quality.quality(metric.name, mean, references, 0, 0, {})
+    assert found.interval[1] == pytest.approx(0.0, abs=1e-9)
+    assert metric.compute(mean, references, 0) == 0.0, "nor does any output on data that are constant"

@@ -1,0 +1,108 @@
+"""Numbers come out of every kind of file as they are; what is no finite number is refused by file, column and row."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.config.schema import DataConfig
+from search.errors import UserError
+from search.tasks.heads import Head
+from search.tasks.regression import NumberRows, Regression
+from search.tasks.task import Splits
+from search.tasks.tokens import Encoded
+
+VALUES = [round(i / 7 - 3, 3) for i in range(100)]
+
+
+def written(folder: Path, labels: list[Any], kind: str = "csv") -> str:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels)))
+    elif kind == "jsonl":
+        lines = [json.dumps({"text": f"text {i}", "label": label}) + "\n" for i, label in enumerate(labels)]
+        path.write_text("".join(lines))
+    else:
+        columns = {"text": [f"text {i}" for i in range(len(labels))], "label": labels}
+        parquet.write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+def load(train: str, head: Head | None = None, **settings: Any) -> Splits:
+    return Regression().load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", head)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_numbers(tmp_path: Path, kind: str) -> None:
+    splits = load(written(tmp_path, VALUES, kind))
+    parts = (splits.train, splits.validation, splits.test)
+    found = {text: label for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)}
+    assert found == {f"text {i}": value for i, value in enumerate(VALUES)}
+    assert splits.labels == ("LABEL_0",)
+    assert load(written(tmp_path, VALUES, kind), Head(("stars",))).labels == ("stars",)
+
+
+def test_the_digest_sees_what_is_behind_the_point(tmp_path: Path) -> None:
+    first = load(written(tmp_path, VALUES)).digest
+    assert load(written(tmp_path, [*VALUES[:-1], VALUES[-1] + 0.001])).digest != first
+
+
+@pytest.mark.parametrize("text", ["1e3", " 2.5", "-3", "+.5", "4."])
+def test_a_number_is_one_however_it_is_written(tmp_path: Path, text: str) -> None:
+    splits = load(written(tmp_path, [text] * 50 + [0] * 50))
+    assert set(splits.train.labels.tolist()) == {0.0, float(text)}
+
+
+BAD = [("csv", "nan"), ("csv", "inf"), ("csv", "good"), ("csv", "1_000"), ("csv", ""), ("csv", "1e999")]
+BAD_VALUES = [("jsonl", None), ("jsonl", True), ("jsonl", [1.0]), ("parquet", float("nan")), ("parquet", float("inf"))]
+
+
+@pytest.mark.parametrize(("kind", "value"), [*BAD, *BAD_VALUES])
+def test_what_is_no_finite_number_is_refused_by_file_column_and_row(tmp_path: Path, kind: str, value: Any) -> None:
+    path = written(tmp_path, [*VALUES, value], kind)
+    rule = "must hold finite numbers, since model.problem_type is regression, got "
+    with pytest.raises(UserError, match=re.escape(f'c.yaml: data.label: column "label" of {path} {rule}')) as told:
+        load(path)
+    assert "in row 101" in str(told.value)
+
+
+def test_numbers_that_are_all_the_same_and_names_of_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.label: must hold different numbers, got 3.0 in all 100 rows of"):
+        load(written(tmp_path, [3] * 100))
+    with pytest.raises(UserError, match=r"data.label_names: must be left out where model.problem_type is regression"):
+        load(written(tmp_path, VALUES), label_names=("a", "b"))
+
+
+def test_rows_say_what_they_are() -> None:
+    def rows(*values: float) -> NumberRows:
+        return NumberRows(Encoded({}, {}, np.zeros(0, dtype=np.int64)), np.array(values), ("LABEL_0",))
+
+    made = rows(1.0, 2.0, 6.0)
+    assert made.predictions("pearson", np.array([[1.5], [2.0], [4.0]], dtype=np.float32)).tolist() == [1.5, 2.0, 4.0]
+    guess = made.constant_guess("pearson")
+    assert (guess.predictions.tolist(), guess.text) == ([3.0] * 3, "where every row is given their mean, 3")
+    assert made.problem() == "" and rows(2.0, 2.0).problem() == "must have rows with different numbers, got 2 rows of 2"
+    assert made.details(np.array([1.0, 2.0, 3.0])) == {"rmse": pytest.approx(np.sqrt(3.0))}
+
+
+@pytest.mark.parametrize(
+    ("problem", "outputs", "message"),
+    [
+        (None, 1, ""),
+        ("regression", 1, ""),
+        ("regression", 2, "gives 2 numbers a text, not one"),
+        (None, 3, "gives 3 numbers a text, not one"),
+        ("multi_label_classification", 3, "several labels a text .* set model.problem_type: multi_label_class"),
+    ],
+)
+def test_a_head_of_one_number_is_wanted(problem: str | None, outputs: int, message: str) -> None:
+    found = Regression().unusable(problem, outputs)
+    assert bool(found) == bool(message) and re.search(message, found)
