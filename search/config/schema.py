@@ -249,11 +249,12 @@ class RunConfig:
 
     def teacher_parts(self, model: str, train: str) -> dict[str, Any]:
         """What determines the teacher's weights, given the digests of model folder and training split."""
+        problem = self.model.problem_type  # (without the default, so that teachers of before are found)
         return {
             "model": model,
             "head": self.model.head,
             "task": self.task,
-            "problem_type": self.model.problem_type,
+            **({} if problem in (None, "single_label_classification") else {"problem_type": problem}),
             "train": train,
             "max_length": self.data.max_length,
             "teacher": self.to_mapping()["teacher"],

@@ -139,6 +139,9 @@ def no_class(where: str, column: str, origin: str, value: Any, row: int) -> User
     missing = _is_missing(value) or (isinstance(value, str) and not value.strip())
     what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
     rule = "must hold classes (whole numbers or names)"
-    several = "; for several labels a text set model.problem_type: multi_label_classification"
-    hint = several if isinstance(value, list) else ""
+    hint = ""
+    if isinstance(value, list):
+        hint = "; for several labels a text set model.problem_type: multi_label_classification"
+    elif not missing and isinstance(value, Number | float | Decimal):
+        hint = "; for a number a text set model.problem_type: regression"
     return UserError(f'{where}: column "{column}" of {origin} {rule}, got {what} in row {row + 1}{hint}')

@@ -122,8 +122,10 @@ def _classes(train: SplitLabels, spelled: Mapping[Label, Label], where: Where) -
             f"{at}: must have at least two classes, got only {show(*classes)} in all {rows} rows of {train.origin}"
         )
     if len(classes) > max(10, rows / 2):
+        numbers = all(isinstance(one, int) for one in classes)
+        hint = "; for a number a text set model.problem_type: regression" if numbers else ""
         raise UserError(
-            f"{at}: must hold classes, got {len(classes)} different values in {rows} rows of {train.origin}"
+            f"{at}: must hold classes, got {len(classes)} different values in {rows} rows of {train.origin}{hint}"
         )
     return sorted(classes)
 

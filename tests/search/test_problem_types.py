@@ -146,8 +146,20 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, plain: Path, parts: 
         configured(tmp_path, plain, **parts)
 
 
-def test_lists_in_data_of_one_label_name_the_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (['["x"]'], r"; for several labels a text set model.problem_type: multi_label_class"),
+        (["0.5"], r"got 0.5 in row 1; for a number a text set model.problem_type: regression"),
+        (
+            list(map(str, range(30))),
+            r"30 different values in 30 rows of .*; for a number a text set model.problem_type: reg",
+        ),
+        ([f'"w{i}"' for i in range(30)], r"30 different values in 30 rows of \S+$"),
+    ],
+)
+def test_labels_of_another_problem_type_name_the_key(tmp_path: Path, labels: list[str], message: str) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a", "label": ["x"]}\n')
-    with pytest.raises(UserError, match=r"for several labels a text set model.problem_type: multi_label_class"):
+    path.write_text("".join(f'{{"text": "a{i}", "label": {label}}}\n' for i, label in enumerate(labels)))
+    with pytest.raises(UserError, match=message):
         task_named("classification").load(DataConfig(train=str(path)))
