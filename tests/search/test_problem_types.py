@@ -9,12 +9,14 @@ from typing import Any
 import command
 import pytest
 import tiny
+from conftest import state_of
 
 import search
 from search.config.load import from_mapping
 from search.config.schema import DataConfig, RunConfig
 from search.config.source import Source
 from search.errors import UserError
+from search.front.outcome import Outcome
 from search.space.choices import names
 from search.tasks import task_named, task_of
 from search.tasks.multi_label import MultiLabel
@@ -41,19 +43,21 @@ def write(folder: Path, labelled: Any) -> dict[str, str]:
     return files
 
 
+def results(folder: Path, study: str) -> tuple[tuple[Outcome, ...], Path]:
+    """All trials of a search that ran in `folder`, and one of the models that it exported."""
+    mlruns = folder / "mlruns"
+    return state_of(mlruns, study).outcomes, min((mlruns / "exports" / study / "models").iterdir())
+
+
 def test_several_labels_a_text_are_searched_exported_checked_and_answered(tmp_path: Path) -> None:
     model = tiny.classifier(tmp_path / "model", TOPICS, problem_type="multi_label_classification")
     config = command.write_config(
         tmp_path / "topics.yaml", model={"name": str(model)}, data=write(tmp_path, topics), teacher={"epochs": 16}
     )
     ended = command.search("run", config, cwd=tmp_path).succeeded()
-    exports = tmp_path / "mlruns" / "exports" / "topics"
-    found = json.loads((exports / "front.json").read_text())
-    assert found["config"]["model"]["problem_type"] == "multi_label_classification"
-    assert [trial["status"] for trial in found["trials"]] == ["complete"] * 4, found["trials"]
-    value = found["trials"][0]["measurements"]["f1_micro"]["value"]
-    assert value > 0.8, f"the teacher has learned: {value}\n{ended.out}"
-    folder = next(folder for folder in sorted((exports / "models").iterdir()))
+    outcomes, folder = results(tmp_path, "topics")
+    assert [outcome.status for outcome in outcomes] == ["complete"] * 4, ended.out
+    assert outcomes[0].measurements["f1_micro"].value > 0.8, "the teacher has learned"
     assert "the model" in command.search("check", folder, cwd=tmp_path).succeeded().out
     loaded = search.load(folder)
     [[*scores]] = [loaded("a bright charming warm film", top_k=None)]
@@ -78,12 +82,10 @@ def test_numbers_are_searched_exported_checked_and_answered_in_the_datas_unit(tm
         teacher={"epochs": 8},
         budget={"trials": 4},
     )
-    command.search("run", config, cwd=tmp_path).succeeded()
-    exports = tmp_path / "mlruns" / "exports" / "stars"
-    found = json.loads((exports / "front.json").read_text())
-    assert [trial["status"] for trial in found["trials"]] == ["complete"] * 4, found["trials"]
-    assert found["trials"][0]["measurements"]["pearson"]["value"] > 0.8, "the teacher has learned"
-    folder = next(folder for folder in sorted((exports / "models").iterdir()))
+    ended = command.search("run", config, cwd=tmp_path).succeeded()
+    outcomes, folder = results(tmp_path, "stars")
+    assert [outcome.status for outcome in outcomes] == ["complete"] * 4, ended.out
+    assert outcomes[0].measurements["pearson"].value > 0.8, "the teacher has learned"
     assert "the model" in command.search("check", folder, cwd=tmp_path).succeeded().out
     good, bad = search.load(folder)(["bright charming warm film", "dull noisy tedious film"])
     assert good["label"] == bad["label"] == "LABEL_0"
