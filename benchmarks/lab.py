@@ -19,7 +19,7 @@ from objectives import latency
 from objectives.workload import Workload, inputs
 from search.execute.evaluate import Evaluator
 from search.measure.measurer import held
-from search.prepare import runner as compose
+from search.prepare import runner
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import Prepared
 from search.space.configured import configured
@@ -70,7 +70,7 @@ class Lab:
         wanted = [f"seed={seed}", f"teacher.epochs={self.epochs}", "budget.timeout=null", "budget.trial_timeout=7200"]
         config = configured(None, 1, None, f"lab-{seed}", self.mlruns, [*wanted, *self.overrides])
         Path(config.mlruns).mkdir(parents=True, exist_ok=True)
-        return compose.prepare(config, self._progress)
+        return runner.prepare(config, self._progress)
 
     @functools.cache  # noqa: B019
     def evaluator(self, seed: int) -> Evaluator:

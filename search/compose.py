@@ -1,16 +1,13 @@
-"""One search from configuration to exported front: prepare, explore, finish. Survives an interrupt at any point."""
+"""One search, from configuration to exported front: prepare, explore, finish. It can be resumed after an interrupt."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from objectives.estimate import Estimate
 from search.config.load import results_folder
@@ -24,19 +21,14 @@ from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.loop import Observer, explore
-from search.measure import limits
-from search.measure.measurer import Measurer
 from search.measure.teacher_check import check_teacher
-from search.prepare import runner as compose
 from search.prepare.prepared import Prepared
+from search.prepare.runner import prepare
 from search.propose.deployments import DeploymentSelector
-from search.propose.surrogate.cost_model import TableCostModel
-from search.propose.surrogate.latency_predictor import LatencyPredictor, UnknownAnatomy
 from search.remeasure import measure_again
 from search.report.progress import View
 from search.run_log import here, log_start, run_log
 from search.space.deployments import Deployment
-from search.space.space import Params
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
 from spaces import build
@@ -44,7 +36,6 @@ from spaces.recipe import digest_of
 
 if TYPE_CHECKING:
     from search.propose.proposer import Proposer
-    from search.propose.surrogate.outlook import Outlook
     from search.track.tracker import Ending, Tracker
 
 log = logging.getLogger(__name__)
@@ -52,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a search leaves: the front, what is said beside it, and where its files are."""
+    """The result of a search: the front, its study, and where the files are."""
 
     front: Front
     study: StudyRecord
@@ -63,9 +54,9 @@ class Result:
 
 
 def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bool = False) -> Result:
-    """Search, or go on with a search: nothing that is finished is repeated, but what failed with `retry_failed`.
+    """Run or resume a search. Finished trials are not repeated, except failed ones with `retry_failed`.
 
-    With `remeasure` all that the study holds is measured again first, on this machine.
+    With `remeasure` all trials of the study are measured again first, on this machine.
 
     Raises:
         UserError: the input is wrong; nothing was changed.
@@ -92,14 +83,14 @@ def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bo
         def say(line: str) -> None:
             view.say(f"      {line}")
 
-        prepared = compose.prepare(config, view.progress, clock.deadline, agree, approve, say)
+        prepared = prepare(config, view.progress, clock.deadline, agree, approve, say)
         if remeasure:
             measure_again(prepared, view, clock)
         return _search(prepared, view, clock, retry_failed)
 
 
 def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) -> Result:
-    from search.propose.study import attribute
+    from search.propose.assembly import cost_model_of, proposer_of
     from search.track.tracker import tracking_uri
 
     config = prepared.config
@@ -109,23 +100,8 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     if cost_model is None and config.sampler == "known-latency":
         view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
         view.say("      model whose layers are known)")
-    proposer = proposer_of(
-        prepared,
-        config.budget.trials,
-        siblings,
-        cost_model,
-        clock.left,
-        retry_failed,
-    )
-    record.begin(prepared, prepared.record(0.0))
-    evaluate.measurer.recall(proposer.recalled)
-    if proposer.recalled and proposer.left:
-        view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
-    front = Front(prepared.targets, proposer.outcomes)
-    results = Path(config.mlruns)
-    if proposer.left:  # more will be timed, and counted by the reference of now
-        record.keep_references(results, config.study, evaluate.measurer.times.references())
-    front = front.counted(record.read_references(attribute(results, config.study, record.REFERENCES)))
+    proposer = proposer_of(prepared, config.budget.trials, siblings, cost_model, clock.left, retry_failed)
+    front = _front_so_far(prepared, proposer, evaluate, view)
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     clock.reserve_s = finalists.seconds(config)
@@ -138,8 +114,8 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     def forecast(_: Outcome, __: Front) -> None:
         view.forecast(proposer.gain)
 
-    known = () if cost_model is None else (cost_model.observe,)
-    observers = (*known, evaluate.observe, learn, tracking.observe, forecast, view.observe)
+    predictions = () if cost_model is None else (cost_model.observe,)
+    observers = (*predictions, evaluate.observe, learn, tracking.observe, forecast, view.observe)
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
@@ -157,12 +133,27 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     return result
 
 
+def _front_so_far(prepared: Prepared, proposer: Proposer, evaluate: Evaluator, view: View) -> Front:
+    """Store the study's record; the front of the trials that a resumed study has, relative to its references."""
+    from search.propose.study import attribute
+
+    config, results = prepared.config, Path(prepared.config.mlruns)
+    record.begin(prepared, prepared.record(0.0))
+    evaluate.measurer.recall(proposer.recalled)
+    if proposer.recalled and proposer.left:
+        view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
+    front = Front(prepared.targets, proposer.outcomes)
+    if proposer.left:  # new trials are timed, relative to the current reference
+        record.keep_references(results, config.study, evaluate.measurer.times.references())
+    return front.counted(record.read_references(attribute(results, config.study, record.REFERENCES)))
+
+
 def _tracker_of(prepared: Prepared) -> Tracker:
     from search.propose.study import REMEASURED, attribute
     from search.track.tracker import Tracker
 
     config = prepared.config
-    # What was measured again is another record: runs of before keep what they say.
+    # A study that was measured again has another record, so earlier MLflow runs keep their figures.
     times = attribute(Path(config.mlruns), config.study, REMEASURED)
     measured = {REMEASURED: times} if times else {}
     tracker = Tracker(Path(config.mlruns), config.study, prepared.space.off)
@@ -173,7 +164,7 @@ def _tracker_of(prepared: Prepared) -> Tracker:
 def _explored(
     proposer: Proposer, evaluate: Evaluator, front: Front, observers: Sequence[Observer], clock: Clock
 ) -> tuple[Front, str]:
-    """(the last front, what stopped the search early or "")."""
+    """(the last front, why the search stopped early or "")."""
     limit = "" if clock.timeout is None else f"the time limit of {clock.timeout:g} s"
     latest = [front]
 
@@ -190,91 +181,6 @@ def _explored(
     if clock.interrupted:
         return latest[0], "Ctrl-C"
     return latest[0], limit if proposer.left and not clock.left() else ""
-
-
-def cost_model_of(
-    prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, stored_settings: Sequence[Params] = ()
-) -> TableCostModel | None:
-    """Latencies and costs before training; None for other objectives, or where the model's shape is unknown."""
-    if not prepared.weighs_quality_and_latency:
-        return None
-    try:
-        return TableCostModel(prepared, LatencyPredictor(prepared, measurer), siblings, stored_settings)
-    except UnknownAnatomy as reason:
-        log.info("sampler: %s", reason)
-        return None
-
-
-def proposer_of(
-    prepared: Prepared,
-    total: int,
-    siblings: DeploymentSelector,
-    cost_model: TableCostModel | None,
-    go_on: Callable[[], bool],
-    retry_failed: bool = False,
-) -> Proposer:
-    """The study of this search, new or resumed, with what it tries next.
-
-    `cost_model` is None where the objectives are not the task's metric and the main latency. Then the default
-    sampler is TPE.
-    """
-    from search.propose.equal_search import equal_search
-    from search.propose.known_latency import Forecast, KnownLatency
-    from search.propose.proposer import Proposer
-    from search.propose.samplers import SAMPLERS
-    from search.propose.study import open_study
-
-    config = prepared.config
-    outlook = None if cost_model is None else _outlook(prepared, cost_model)
-
-    study = open_study(
-        Path(config.mlruns),
-        config.study,
-        prepared.targets,
-        lambda seed: SAMPLERS[config.sampler](seed, prepared.space, outlook),
-        config.seed,
-        prepared.parts,
-        prepared.environment,
-    )
-    kept = partial(limits.violations, prepared)
-    asked = study.sampler
-    forecast = (
-        Forecast(outlook, asked, config.budget.least_gain) if outlook and isinstance(asked, KnownLatency) else None
-    )
-    return Proposer(
-        study,
-        prepared.space,
-        prepared.targets,
-        total,
-        prepared.recipe,
-        siblings,
-        kept,
-        config.seed,
-        go_on,
-        forecast,
-        equal_search(prepared),
-        retry_failed,
-    )
-
-
-def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
-    from search.propose.known_latency import weights_grid
-    from search.propose.surrogate.outlook import Aims, Outlook
-    from search.propose.surrogate.quality import QualityModel
-    from search.propose.surrogate.record import StudyHistory
-
-    wanted = prepared.config.limits
-    aims = Aims(
-        quality=next(t for t in prepared.targets if t.objective == prepared.metric),
-        constant_guess=prepared.constant_guess,
-        keep=prepared.config.economy.keep,
-        max_log_latency=np.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms),
-        min_quality=-np.inf if wanted.min_accuracy is None else wanted.min_accuracy,
-        max_loss=np.inf if wanted.max_loss is None else wanted.max_loss / 100,
-    )
-    space = prepared.space
-    history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical)
-    return Outlook(history, cost_model, QualityModel(), aims)
 
 
 def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
@@ -298,13 +204,13 @@ def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, cl
 
 
 def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:
-    """An observer that tells `siblings` what the baselines measured, once there are any."""
-    seen: dict[Deployment, tuple[Estimate, float]] = {}
+    """An observer that passes the baselines' measurements to `siblings`."""
+    baselines: dict[Deployment, tuple[Estimate, float]] = {}
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
             deployment = Deployment(outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["precision"]))
-            seen[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(LATENCY))
-            siblings.learn(seen)
+            baselines[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(LATENCY))
+            siblings.learn(baselines)
 
     return learn

@@ -17,6 +17,8 @@ from search.deadline import Clock
 from search.deliver import verify as check
 from search.deliver.export import exported_folder
 from search.deliver.exported import read_exported
+from search.deliver.latency_check import ratio_deviation
+from search.deliver.opening import context_of, open_exported
 from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
@@ -239,11 +241,11 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
     def exported(outcome: Outcome) -> Finalist:
         folder = exported_folder(exports, outcome)
         record = read_exported(folder)
-        context = check.context_of(record)
+        context = context_of(record)
 
         @contextmanager
         def opened(device: str) -> Iterator[Remote]:
-            with check.opened(folder, record, context) as bench:
+            with open_exported(folder, record, context) as bench:
                 if problem := check.outputs(folder, record, context, bench).problem:
                     problems[outcome.number] = problem
                 yield bench
@@ -260,6 +262,6 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
         recorded = front.speedup(outcome, front.baseline)
         if recorded and outcome.number not in problems:
             now = measured.ratio(BASELINE, outcome.number)
-            if strays := check.strays(recorded, now):
+            if strays := ratio_deviation(recorded, now):
                 view.say(f"      {outcome.number} after export: {strays}")
     return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

@@ -20,7 +20,7 @@ from search.execute.evaluate import Evaluator
 from search.execute.executor import Job
 from search.front.front import Front
 from search.front.wording import text, title
-from search.prepare import runner as compose
+from search.prepare.runner import prepare
 from search.report.progress import View
 from search.space.choices import names
 
@@ -60,7 +60,7 @@ def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> 
         )
 
     with results_folder(config):
-        prepared = compose.prepare(config, view.progress, agree=agree)
+        prepared = prepare(config, view.progress, agree=agree)
     clock = Clock(None)
     evaluate = Evaluator(prepared, view.progress, clock)
     outcome = next(iter(evaluate(Job(record.recipe)))).numbered(record.number)

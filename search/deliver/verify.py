@@ -1,39 +1,31 @@
-"""The check of an exported model: loaded in a fresh process, and compared with its record in outputs and speed."""
+"""The check of an exported model: its outputs, quality and latency are compared with its record."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from objectives import campaign, clock, latency, quality, workload
-from objectives.bench import Batch, open_bench
-from objectives.estimate import Estimate
-from objectives.estimate import ratio as quotient
-from objectives.measurement import Measurement
+from objectives import quality, workload
+from objectives.bench import Batch
 from objectives.process import Remote
-from objectives.waiting import default_waiting
 from search.config.load import from_mapping
 from search.deliver.best_config import BestConfig
-from search.deliver.export import RECIPE
 from search.deliver.exported import read_exported
+from search.deliver.latency_check import Latency, baseline_folder, compare_latency
+from search.deliver.opening import context_of, open_exported, same_kind
 from search.errors import UserError
-from search.front.outcome import LATENCY, Outcome
-from search.front.wording import text as text_of
-from search.front.wording import times
+from search.front.outcome import Outcome
 from search.measure.outputs import joined, unit
 from search.prepare.folders import frame_in, input_names
-from search.prepare.prepared import cores
+from search.prepare.runner import reading_data
 from spaces import build
-from spaces.base import ModelError, read_config
-from spaces.errors import Infeasible
+from spaces.base import read_config
 from spaces.runtime import Context
 
 if TYPE_CHECKING:
@@ -46,8 +38,6 @@ REFERENCE = "reference.npz"
 #: another device rounds otherwise, and integers then step otherwise.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
 ELSEWHERE = 20.0  # times the tolerance, on another kind of device
-#: Speeds that differ by less count as equal, however narrow their intervals.
-ALIKE = 0.05
 #: Seed and shape of the fixed token ids that every exported model is compared on.
 PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
@@ -69,9 +59,6 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
     return measurer.keep("references", {"recipe": outcome.recipe.digest, **digests}, make) / REFERENCE
 
 
-Latency = Literal["as recorded", "different", "unknown"]
-
-
 @dataclass(frozen=True)
 class CheckResult:
     """The result of a check; `problem` is "" when the model reproduces its record."""
@@ -88,47 +75,6 @@ class CheckResult:
             "different": "the model gives the outputs that its record says, at another speed",
             "unknown": "the model gives the outputs that its record says; its speed was not compared",
         }[self.latency]
-
-
-def opened(folder: Path, record: BestConfig, context: Context) -> Remote:
-    """The exported model in a process of its own.
-
-    Raises:
-        UserError: files that are missing, foreign or pickled, or a runtime that is not here.
-    """
-    recipe = record.recipe
-    opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
-    try:
-        return open_bench(opening, context.device, context.threads, timeout_s=600)
-    except ModelError as error:
-        raise UserError(str(error)) from None
-    except Infeasible as reason:
-        raise UserError(f"{folder}: cannot run on this machine: {reason}") from None
-
-
-def context_of(record: BestConfig) -> Context:
-    """The device of the record when this machine has it, else the CPU."""
-    import torch
-
-    measured = str(record.conditions["hardware"].get("device", "cpu"))
-    device = "cuda" if measured == "cuda" and torch.cuda.is_available() else "cpu"
-    return Context(device, int(record.config["workload"].get("threads") or 0))
-
-
-def same_kind(record: BestConfig, context: Context) -> str:
-    """ "" when this is the kind of device that was measured, else what differs."""
-    then = record.conditions["hardware"]
-    now = clock.fingerprint(context.device)
-    for key in ("device", "cpu"):
-        if then.get(key) != now.get(key):
-            return f"measured on {then.get(key)}, this is {now.get(key)}"
-    if context.device == "cuda" and _gpu(then) != _gpu(now):
-        return f"measured on {_gpu(then)}, this is {_gpu(now)}"
-    return ""
-
-
-def _gpu(hardware: Mapping[str, Any]) -> str:
-    return ", ".join(str(gpu.get("name")) for gpu in hardware.get("gpu") or [])
 
 
 def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> CheckResult:
@@ -166,7 +112,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
     record = read_exported(folder)
     context = context_of(record)
     elsewhere = same_kind(record, context)
-    with opened(folder, record, context) as bench, rows_of_record(record, context, mlruns) as rows:
+    with open_exported(folder, record, context) as bench, rows_of_record(record, context, mlruns) as rows:
         result = outputs(folder, record, context, bench)
         lines, problems = list(result.lines), [result.problem] if result.problem else []
         lines += _quality_lines(folder, record, context, bench, rows, problems)
@@ -176,7 +122,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
         lengths = None if isinstance(rows, str) else rows.split("validation").encoded.lengths.tolist()
         baseline = None if elsewhere else baseline_folder(folder, record, rows)
     if not elsewhere:
-        line, latency_now = _latency(folder, record, context, baseline, lengths)
+        line, latency_now = compare_latency(folder, record, context, baseline, lengths)
         lines.append(line)
     return CheckResult(tuple(lines), "; ".join(problems), latency_now)
 
@@ -184,14 +130,13 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
 @contextmanager
 def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[PreparedData | str]:
     """The prepared data of the record, or the reason why they cannot be read here."""
-    from search.prepare import runner as compose
     from search.space.choices import names
 
     with ExitStack() as stack:
         data: PreparedData | str
         try:
             config = replace(from_mapping(record.config, names()), mlruns=str(mlruns.absolute()))
-            data = stack.enter_context(compose.reading_data(config, context))
+            data = stack.enter_context(reading_data(config, context))
         except UserError as reason:
             data = str(reason)
         yield data
@@ -232,93 +177,3 @@ def _quality_lines(
     if not close or (not same_kind(record, context) and abs(score - recorded) > 0.5 / len(split)):
         problems.append(line)
     return [line]
-
-
-def _latency(
-    folder: Path, record: BestConfig, context: Context, baseline: Path | None, lengths: Sequence[int] | None
-) -> tuple[str, Latency]:
-    """A line on the speed: the model timed in turns with the uncompressed one in fresh processes, against the record.
-
-    `baseline` is the folder of the uncompressed model, if it is here; `lengths` are those of the data, if known.
-    """
-    if record.config["workload"]["length"] == "data" and lengths is None:
-        return "latency: not compared, because it was measured on the lengths of the data", "unknown"
-    measure = record.config["measure"]
-    plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
-    models: dict[int, campaign.Opener] = {1: lambda: opened(folder, record, context)}
-    if baseline is not None:
-        models[0] = lambda: _eager(baseline, context)
-    inputs, anchor = _inputs(folder, record, lengths or ()), min(models)
-    read = partial(clock.read, device=context.device)
-    try:
-        measured = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
-    except RuntimeError as error:
-        return f"latency: not compared: {error}", "unknown"
-    if measured.failed:
-        return f"latency: not compared: {'; '.join(measured.failed.values())}", "unknown"
-    conditions = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
-    now = campaign.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
-    busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
-    ratio = None if baseline is None else measured.ratio(0, 1)
-    return latency_line(record, now, ratio, busy)
-
-
-def latency_line(
-    record: BestConfig, now: Measurement, ratio: Estimate | None, busy: Sequence[str]
-) -> tuple[str, Latency]:
-    """A line on the speed. `ratio`: the uncompressed model's time over this one's; None without that model."""
-    if busy:
-        return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
-    if ratio is None or record.speedup.get("over_eager_fp32") is None:
-        then = record.measurements[LATENCY]
-        text = f"latency: {text_of(now)} here, {text_of(then)} in the record"
-        return f"{text}; not compared, because the uncompressed model is not here to be timed beside it", "unknown"
-    recorded = record.speedup["over_eager_fp32"]
-    before = Estimate(recorded["value"], *recorded["interval"])
-    text = f"latency: {times(ratio)} over the uncompressed model here, {times(before)} in the record"
-    off = quotient(ratio, before)
-    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
-        return f"{text}: as recorded ({text_of(now)})", "as recorded"
-    factor = f"{off.value:.2f} times as fast ({off.low:.2f} to {off.high:.2f})"
-    return f"{text}: {factor}, which is more than noise ({text_of(now)})", "different"
-
-
-def strays(recorded: Estimate, now: Estimate) -> str:
-    """How a ratio of one more set of processes differs from the record; "" where the difference may be noise.
-
-    The record's interval is that of a mean over three sets; the interval for one further set is twice as wide.
-    """
-    below, above = (2 * abs(math.log(end / recorded.value)) for end in (recorded.low, recorded.high))
-    wide = Estimate(recorded.value, recorded.value * math.exp(-below), recorded.value * math.exp(above))
-    off = quotient(now, wide)
-    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
-        return ""
-    return f"{times(now)} over the uncompressed model, {times(recorded)} in the record"
-
-
-def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) -> Path | None:
-    """The uncompressed model of the record's study: exported beside `folder`, or the teacher in the store here."""
-    for path in sorted(folder.absolute().parent.glob(f"*/{RECIPE}")):
-        try:
-            beside = read_exported(path.parent)
-        except UserError:
-            continue
-        if not beside.recipe.steps and beside.recipe.teacher == record.recipe.teacher:
-            return path.parent
-    if isinstance(rows, str):
-        return None
-    from search.prepare import runner as compose
-
-    return compose.stored_teacher(rows, record.recipe.teacher)
-
-
-def _eager(folder: Path, context: Context) -> Remote:
-    """The weights in `folder` under plain PyTorch."""
-    opening = partial(build.open_predict, folder, "eager", {"precision": "fp32"}, context)
-    return open_bench(opening, context.device, context.threads, timeout_s=600)
-
-
-def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
-    load = record.config["workload"]
-    wanted = workload.Workload(int(load["batch"]), load["length"], 0)
-    return list(workload.inputs(wanted, input_names(folder), frame_in(folder), lengths))

@@ -16,10 +16,10 @@ from objectives.stats import over_processes
 from search.config.load import load
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
-from search.deliver.verify import CheckResult, latency_line, strays
+from search.deliver.latency_check import latency_line, ratio_deviation
+from search.deliver.verify import CheckResult
 from search.front.outcome import LATENCY
-from search.prepare import isolate
-from search.prepare import runner as compose
+from search.prepare import isolate, runner
 from search.space.choices import names
 from search.store.store import Store
 from spaces.runtime import Context
@@ -86,12 +86,12 @@ def test_a_line_after_an_export_is_as_rare_as_chance_makes_it() -> None:
     for _ in range(1000):
         sets = 5 * np.exp(0.03 * rng.standard_normal(4))
         before, now = over_processes(sets[:3]), float(sets[3])
-        said += bool(strays(before, Estimate(now, now, now)))
+        said += bool(ratio_deviation(before, Estimate(now, now, now)))
     assert said < 60, "of 1000; 5 % are expected of intervals alone"
 
 
 def test_a_model_that_lost_its_speed_in_the_export_is_said() -> None:
-    found = strays(Estimate(5.0, 4.9, 5.1), Estimate(2.5, 2.4, 2.6))
+    found = ratio_deviation(Estimate(5.0, 4.9, 5.1), Estimate(2.5, 2.4, 2.6))
     assert found == "2.50x over the uncompressed model, 5.00x in the record"
 
 
@@ -112,8 +112,8 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
         assert not isinstance(rows, str) and len(rows.split("validation")) == 96
     assert list(tmp_path.iterdir()) == [] and prepared == ["describe_model", "prepare_data"]
 
-    stage = compose.Stages(Store(ours / "cache"), lambda stage, done: None)
-    compose.data_stages(replace(read, mlruns=str(ours)), stage)
+    stage = runner.Stages(Store(ours / "cache"), lambda stage, done: None)
+    runner.data_stages(replace(read, mlruns=str(ours)), stage)
     with check.rows_of_record(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and rows.data.is_relative_to(ours)
     assert prepared == ["describe_model", "prepare_data"] * 2 and list(tmp_path.iterdir()) == [ours]

@@ -13,7 +13,6 @@ import pytest
 from conftest import STUDY, state_of
 
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
-from search import compose as session
 from search import run_log
 from search.cli import main as cli
 from search.cli.terminal import failure
@@ -22,7 +21,8 @@ from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.loop import Job, explore
 from search.measure.measurer import Measurer
-from search.prepare import runner as compose
+from search.prepare import runner
+from search.propose import assembly
 from search.propose.surrogate.latency_predictor import UnknownAnatomy
 from spaces.errors import Infeasible
 from spaces.recipe import Recipe, Step
@@ -124,11 +124,11 @@ def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_know
         return lambda *_: failing(error)()
 
     nothing: Any = SimpleNamespace(weighs_quality_and_latency=True)
-    monkeypatch.setattr(session, "LatencyPredictor", refuse(UnknownAnatomy("no shape")))
-    assert session.cost_model_of(nothing, nothing, nothing) is None
-    monkeypatch.setattr(session, "LatencyPredictor", refuse(ValueError("costs must be four numbers")))
+    monkeypatch.setattr(assembly, "LatencyPredictor", refuse(UnknownAnatomy("no shape")))
+    assert assembly.cost_model_of(nothing, nothing, nothing) is None
+    monkeypatch.setattr(assembly, "LatencyPredictor", refuse(ValueError("costs must be four numbers")))
     with pytest.raises(ValueError, match="four numbers"):
-        session.cost_model_of(nothing, nothing, nothing)
+        assembly.cost_model_of(nothing, nothing, nothing)
 
 
 def test_a_lock_found_in_the_middle_of_a_run_is_said_without_the_statement() -> None:
@@ -278,7 +278,7 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
 def test_a_stage_before_the_first_trial_is_tried_once_more_in_an_empty_folder(tmp_path: Path) -> None:
     from search.store.store import Store
 
-    stages = compose.Stages(Store(tmp_path), lambda stage, done: None)
+    stages = runner.Stages(Store(tmp_path), lambda stage, done: None)
     folder = stages("teacher", {"number": 1}, die_once, tmp_path / "tried")
     assert sorted(path.name for path in folder.iterdir()) == ["entry.json", "whole"]
 

@@ -13,7 +13,7 @@ from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer, Stopwatch
-from search.prepare import runner as compose
+from search.prepare import runner
 from search.prepare.prepared import Prepared
 from search.propose.surrogate.latency_predictor import PROCESS_ERROR, LatencyPredictor, deployment_name, error_of
 from search.space.configured import configured
@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_dat
     path = command.write_config(tiny_data / "predictor.yaml", **changes)
     config = configured(path, 1, None, "predictor", folder / "mlruns", [])
     Path(config.mlruns).mkdir(parents=True)
-    return compose.prepare(config, lambda stage, done: None)
+    return runner.prepare(config, lambda stage, done: None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from search.deliver import record
 from search.deliver.best_config import schema
 from search.errors import UserError
 from search.front.front import Front
-from search.prepare import runner as compose
+from search.prepare import runner
 from search.propose.study import OUTCOME, open_study, set_attribute
 from search.space.choices import names
 
@@ -121,11 +121,11 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     space = SimpleNamespace(shape=None, notes=("only bits are searched",), missing={"xla": "no jax"}, to_json=dict)
     cut = "no validation split: 3,862 rows were cut from train"
     (tmp_path / "data.json").write_text(json.dumps({"notes": [cut], "digest": "d"}))
-    monkeypatch.setattr(compose, "data_stages", lambda config, stage: (tmp_path, "model", tmp_path))
-    monkeypatch.setattr(compose, "space_of", lambda *arguments: space)
-    monkeypatch.setattr(compose.Stages, "__call__", stage)
+    monkeypatch.setattr(runner, "data_stages", lambda config, stage: (tmp_path, "model", tmp_path))
+    monkeypatch.setattr(runner, "space_of", lambda *arguments: space)
+    monkeypatch.setattr(runner.Stages, "__call__", stage)
     said: list[str] = []
     chosen = load(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
     with pytest.raises(TrainedError):
-        compose.prepare(chosen, lambda stage, done: None, say=said.append)
+        runner.prepare(chosen, lambda stage, done: None, say=said.append)
     assert said == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]

@@ -1,0 +1,132 @@
+"""The latency of an exported model, compared with its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from objectives import campaign, clock, latency, workload
+from objectives.bench import Batch, open_bench
+from objectives.estimate import Estimate
+from objectives.estimate import ratio as quotient
+from objectives.measurement import Measurement
+from objectives.process import Remote
+from objectives.waiting import default_waiting
+from search.deliver.best_config import BestConfig
+from search.deliver.export import RECIPE
+from search.deliver.exported import read_exported
+from search.deliver.opening import open_exported
+from search.errors import UserError
+from search.front.outcome import LATENCY
+from search.front.wording import text as text_of
+from search.front.wording import times
+from search.prepare.folders import frame_in, input_names
+from search.prepare.prepared import cores
+from search.prepare.runner import stored_teacher
+from spaces import build
+from spaces.runtime import Context
+
+if TYPE_CHECKING:
+    from search.prepare.prepared import PreparedData
+
+#: Speeds that differ by less count as equal, however narrow their intervals.
+ALIKE = 0.05
+Latency = Literal["as recorded", "different", "unknown"]
+
+
+def compare_latency(
+    folder: Path, record: BestConfig, context: Context, baseline: Path | None, lengths: Sequence[int] | None
+) -> tuple[str, Latency]:
+    """Time the model against the uncompressed one in fresh processes; a line that compares the ratio with the record.
+
+    Args:
+        baseline: the folder of the uncompressed model, if it is here.
+        lengths: numbers of tokens of the data's rows, if the data can be read here.
+    """
+    if record.config["workload"]["length"] == "data" and lengths is None:
+        return "latency: not compared, because it was measured on the lengths of the data", "unknown"
+    measure = record.config["measure"]
+    plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
+    models: dict[int, campaign.Opener] = {1: lambda: open_exported(folder, record, context)}
+    if baseline is not None:
+        models[0] = lambda: _eager(baseline, context)
+    inputs, anchor = _inputs(folder, record, lengths or ()), min(models)
+    read = partial(clock.read, device=context.device)
+    try:
+        measured = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
+    except RuntimeError as error:
+        return f"latency: not compared: {error}", "unknown"
+    if measured.failed:
+        return f"latency: not compared: {'; '.join(measured.failed.values())}", "unknown"
+    conditions = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
+    now = campaign.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
+    busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
+    ratio = None if baseline is None else measured.ratio(0, 1)
+    return latency_line(record, now, ratio, busy)
+
+
+def latency_line(
+    record: BestConfig, now: Measurement, ratio: Estimate | None, busy: Sequence[str]
+) -> tuple[str, Latency]:
+    """A line that compares the latency with the record.
+
+    Args:
+        ratio: the uncompressed model's time over this one's; None without that model.
+        busy: what else the machine did during the timing.
+    """
+    if busy:
+        return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
+    if ratio is None or record.speedup.get("over_eager_fp32") is None:
+        then = record.measurements[LATENCY]
+        text = f"latency: {text_of(now)} here, {text_of(then)} in the record"
+        return f"{text}; not compared, because the uncompressed model is not here to be timed beside it", "unknown"
+    recorded = record.speedup["over_eager_fp32"]
+    before = Estimate(recorded["value"], *recorded["interval"])
+    text = f"latency: {times(ratio)} over the uncompressed model here, {times(before)} in the record"
+    off = quotient(ratio, before)
+    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
+        return f"{text}: as recorded ({text_of(now)})", "as recorded"
+    factor = f"{off.value:.2f} times as fast ({off.low:.2f} to {off.high:.2f})"
+    return f"{text}: {factor}, which is more than noise ({text_of(now)})", "different"
+
+
+def ratio_deviation(recorded: Estimate, now: Estimate) -> str:
+    """How the ratio of one more set of processes differs from the record; "" where the difference may be noise.
+
+    The record's interval is that of a mean over three sets; the interval for one further set is twice as wide.
+    """
+    below, above = (2 * abs(math.log(end / recorded.value)) for end in (recorded.low, recorded.high))
+    wide = Estimate(recorded.value, recorded.value * math.exp(-below), recorded.value * math.exp(above))
+    off = quotient(now, wide)
+    if off.includes(1.0) or abs(off.value - 1) < ALIKE:
+        return ""
+    return f"{times(now)} over the uncompressed model, {times(recorded)} in the record"
+
+
+def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) -> Path | None:
+    """The uncompressed model of the record's study: exported beside `folder`, or the teacher in the store here."""
+    for path in sorted(folder.absolute().parent.glob(f"*/{RECIPE}")):
+        try:
+            beside = read_exported(path.parent)
+        except UserError:
+            continue
+        if not beside.recipe.steps and beside.recipe.teacher == record.recipe.teacher:
+            return path.parent
+    if isinstance(rows, str):
+        return None
+    return stored_teacher(rows, record.recipe.teacher)
+
+
+def _eager(folder: Path, context: Context) -> Remote:
+    """The weights in `folder` under plain PyTorch."""
+    opening = partial(build.open_predict, folder, "eager", {"precision": "fp32"}, context)
+    return open_bench(opening, context.device, context.threads, timeout_s=600)
+
+
+def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
+    load = record.config["workload"]
+    wanted = workload.Workload(int(load["batch"]), load["length"], 0)
+    return list(workload.inputs(wanted, input_names(folder), frame_in(folder), lengths))
