@@ -30,6 +30,7 @@ def run(
     timeout: float | None = None,
     study: str | None = None,
     overrides: Sequence[str] = (),
+    task: str | None = None,
     retry_failed: bool = False,
     remeasure: bool = False,
 ) -> Result:
@@ -44,6 +45,7 @@ def run(
         timeout: seconds, export included.
         study: its name.
         overrides: "key=value" texts, as `--set` takes them.
+        task: its name; without a configuration, the embedded example of that task is run.
         retry_failed: try the trials again that failed in earlier runs.
         remeasure: measure again here what the study holds, as after a change of machine or of libraries.
 
@@ -58,7 +60,7 @@ def run(
     if isinstance(config, RunConfig):
         chosen = config
     else:
-        chosen = configured(None if config is None else Path(config), trials, timeout, study, None, overrides)
+        chosen = configured(None if config is None else Path(config), trials, timeout, study, None, overrides, task)
     return run_session(chosen, Lines(chosen.budget.trials), retry_failed, remeasure)
 
 

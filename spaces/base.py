@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
-from spaces.heads import MeanPooled, Native, TaskModel, head_named
+from spaces.heads import Embedder, MeanPooled, Native, TaskModel, head_named
 from spaces.knob import Plan
 from spaces.loading import ModelError, load_weights, model_config
+from spaces.pooling import read_pooling
 
 __all__ = [
     "REFUSAL",
@@ -56,6 +57,8 @@ class Base:
     config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
     #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where nobody wrote it down.
     frame: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Of the head: of an embedding the fields of `spaces.pooling.Pooling`.
+    head_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def output(self) -> str:
@@ -120,8 +123,16 @@ def load_base(
         # A decoder's head reads the last token that is not padding, and knows it by this.
         config.pad_token_id = model.config.pad_token_id = pad  # type: ignore[union-attr]
     inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if _takes_types(model, config, frame) else ()))
-    base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame))
-    return chosen.wrap(model, len(labels), name), base
+    settings: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    if head == "embedding":
+        pooling, tensors = read_pooling(folder)
+        settings = pooling.to_json()
+    base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame), settings)
+    made = chosen.wrap(model, len(labels), name, settings)
+    if isinstance(made, Embedder):
+        made.pooled.load_state_dict(tensors)
+    return made, base
 
 
 def _is_token(number: Any, config: Any) -> bool:
@@ -154,7 +165,7 @@ def skeleton(base: Base) -> TaskModel:
     config = AutoConfig.for_model(data.pop("model_type"), **data)
     head = head_named(base.head)
     model = head.transformers().from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return head.wrap(model, len(base.labels), base.name)
+    return head.wrap(model, len(base.labels), base.name, base.head_settings)
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:

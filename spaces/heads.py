@@ -5,7 +5,7 @@ A new head is a class here and a line in `HEADS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spaces.fused import take_apart
 from spaces.loading import reading
+from spaces.pooling import Pooled, Pooling
 
 
 class TaskModel(nn.Module):
@@ -99,6 +100,27 @@ class Spans(Native):
         return torch.stack([found.start_logits, found.end_logits], dim=-1)
 
 
+class Embedder(TaskModel):
+    """An encoder and what makes an embedding (B, D) of its hidden states (`spaces.pooling`)."""
+
+    def __init__(self, encoder: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooled = Pooled(pooling)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        return ("pooled.dense.0",) if len(self.pooled.dense) else ()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        return self.pooled(hidden, attention_mask)  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of head.
@@ -113,7 +135,7 @@ class Head:
     per_token: bool
     loader: str
     ending: str
-    wrap: Callable[[nn.Module, int, str], TaskModel]
+    wrap: Callable[[nn.Module, int, str, Mapping[str, Any]], TaskModel]
     fresh: tuple[str, ...] = ()
 
     def transformers(self) -> Any:
@@ -127,25 +149,32 @@ class Head:
         return bool(self.ending) and any(a.endswith(self.ending) for a in (config.architectures or ()))
 
 
-def _native(model: nn.Module, outputs: int, name: str) -> TaskModel:
+def _native(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
     made = Native(model)
     take_apart(made.backbone)
     return made
 
 
-def _spans(model: nn.Module, outputs: int, name: str) -> TaskModel:
+def _spans(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
     made = Spans(model)
     take_apart(made.backbone)
     return made
 
 
-def _mean_pooled(model: nn.Module, outputs: int, name: str) -> TaskModel:
+def _mean_pooled(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
     take_apart(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment] # the mean is taken instead; half a million unused weights
     with reading(f"the model {name!r} has no hidden size that a head could read"):
         hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr,operator]
     return MeanPooled(model, hidden, outputs)
+
+
+def _embedder(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
+    take_apart(model)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment] # sentence-transformers does not use it either
+    return Embedder(model, Pooling.from_json(settings))
 
 
 HEADS: tuple[Head, ...] = (
@@ -167,6 +196,7 @@ HEADS: tuple[Head, ...] = (
         _spans,
         ("qa_outputs.", "head.", "classifier."),
     ),
+    Head("embedding", "sentence_embedding", False, "AutoModel", "", _embedder),
 )
 
 

@@ -35,6 +35,9 @@ ConfigFile = Annotated[
     Path | None,
     typer.Argument(metavar="config", help="a YAML file; none: the embedded default"),
 ]
+TaskName = Annotated[
+    str | None, typer.Option("--task", metavar="NAME", help="the task; without a file, its embedded example is run")
+]
 Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="the study's total number of trials")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="for search and export together")]
 StudyName = Annotated[

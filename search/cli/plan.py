@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, Timeout, Trials
+from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, TaskName, Timeout, Trials
 from search.cli.terminal import say
 
 EXAMPLE = "python -m search plan config.yaml"
@@ -10,6 +10,7 @@ EXAMPLE = "python -m search plan config.yaml"
 
 def plan(
     config: ConfigFile = None,
+    task: TaskName = None,
     trials: Trials = None,
     timeout: Timeout = None,
     study: StudyName = None,
@@ -21,5 +22,5 @@ def plan(
     from search.planning import plan_lines
     from search.space.configured import configured
 
-    say(plan_lines(configured(config, trials, timeout, study, mlruns, overrides or ())))
+    say(plan_lines(configured(config, trials, timeout, study, mlruns, overrides or (), task)))
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, Timeout, Trials
+from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, TaskName, Timeout, Trials
 from search.cli.terminal import complain, say, show_table
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ EXAMPLE = "python -m search run config.yaml --trials 60 --set workload.batch=8"
 
 def run(
     config: ConfigFile = None,
+    task: TaskName = None,
     trials: Trials = None,
     timeout: Timeout = None,
     study: StudyName = None,
@@ -40,7 +41,7 @@ def run(
     """search, or go on with a search; ends with the front, its files and models"""
     from search.space.configured import configured
 
-    chosen = configured(config, trials, timeout, study, mlruns, overrides or ())
+    chosen = configured(config, trials, timeout, study, mlruns, overrides or (), task)
     return _shown(chosen, _searched(chosen, retry_failed, remeasure))
 
 

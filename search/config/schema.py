@@ -108,6 +108,7 @@ class DataConfig:
     query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
     passage_id: Name | None = None
     score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
+    null_threshold: Number = 0.0  # logits by which "no answer" must lead, where the data have unanswerable questions
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split
@@ -257,6 +258,7 @@ class RunConfig:
             **({} if problem in (None, "single_label_classification") else {"problem_type": problem}),
             "train": train,
             "max_length": self.data.max_length,
+            "doc_stride": self.data.doc_stride,
             "teacher": self.to_mapping()["teacher"],
             "seed": self.seed,
         }
@@ -270,12 +272,15 @@ class RunConfig:
         return {
             "format": FORMAT,
             "model": {"digest": model, "head": self.model.head},
-            "data": {"digest": data, "max_length": self.data.max_length},
+            "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}},
             **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
         }
 
 
+#: Keys of the data that decide how rows are tokenised and scored.
+ENCODING = ("max_length", "doc_stride", "null_threshold")
 #: Sections and keys that all trials of a study share.
 SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")
 RUN = TypeAdapter(RunConfig)
+DATA = TypeAdapter(DataConfig)

@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from search.config.parse import switched
-from search.errors import UserError
+from search.errors import UserError, unknown
 
 PACKAGE = "package:"
+DEFAULT_TASK = "classification"  # of the embedded default
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,18 @@ class Source:
         return any(".".join(parts[: i + 1]) in self.flags for i in range(len(parts)))
 
 
-def embedded() -> Path:
-    """The embedded default configuration: a real model and real data, no hub."""
-    return Path(str(resources.files("search") / "quickstart" / "config.yaml"))
+def embedded(task: str = DEFAULT_TASK, flag: str = "--task") -> Path:
+    """The embedded configuration of a task: a real model and real data, no hub.
+
+    Raises:
+        UserError: there is none for that task; names the nearest.
+    """
+    folder = Path(str(resources.files("search") / "quickstart"))
+    examples = {DEFAULT_TASK: folder / "config.yaml"}
+    examples |= {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.stem != "config"}
+    if task not in examples:
+        raise unknown(flag, "task", str(task), list(examples))
+    return examples[task]
 
 
 def packaged(name: str) -> Path | None:
@@ -92,8 +102,12 @@ def portable(path: str) -> str:
 
 
 def read(path: Path | None, overrides: Sequence[Override]) -> tuple[dict[str, Any], Source]:
-    """The merged mapping, still unchecked, and where its keys come from."""
-    file = embedded() if path is None else path
+    """The merged mapping, still unchecked, and where its keys come from.
+
+    Without a file it is the embedded default, or that of the task which the overrides name.
+    """
+    task = next((o for o in reversed(overrides) if o.key == "task"), Override("task", DEFAULT_TASK, ""))
+    file = embedded(task.value, task.flag) if path is None else path
     if not file.exists():
         raise UserError(f"{file}: no such configuration file; without one, the embedded default is run")
     try:

@@ -152,7 +152,15 @@ def _head_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
             f"{where}: a model of type {facts.model_type} is an encoder with a decoder, which can be used only with a "
             f"classification head of its own (architectures: {', '.join(facts.architectures) or 'none'})"
         )
-    unusable = task_of(config).unusable(facts.problem_type, facts.outputs) if own else ""
+    task = task_of(config)
+    if config.model.head != "auto" and not task.labelled:
+        yield f"{config.where('model.head')}: must be auto for {task.name}, got {config.model.head}"
+    if config.teacher.epochs > 0 and not task.supervised:
+        yield (
+            f"{config.where('teacher.epochs')}: must be 0 for {task.name}, which has no labels to train by, "
+            f"got {config.teacher.epochs:g}"
+        )
+    unusable = task.unusable(facts.problem_type, facts.outputs) if own else ""
     if unusable:
         yield f"{where}: {unusable}"
 

@@ -10,7 +10,10 @@ from search.config.model_folder import weight_files
 from search.config.schema import RunConfig
 from search.errors import UserError, listed
 from search.prepare.model_facts import blaming
+from search.tasks import task_named
 from search.tasks.heads import Head, head_labels
+from spaces.heads import Head as TaskHead
+from spaces.heads import head_named
 from spaces.loading import reading
 
 
@@ -24,41 +27,38 @@ def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None
     """
     from spaces.base import has_own_head
 
-    own = config.model.head == "auto" and has_own_head(described)
-    if config.teacher.epochs == 0:
+    task = task_named(config.task)
+    own = config.model.head == "auto" and has_own_head(described, task.own_head)
+    if config.teacher.epochs == 0 and task.supervised:
         with blaming(config.where("model.name")):
-            lack = _lack(config.model.head, described, folder)
+            lack = _lack(config.model.head, head_named(task.own_head), described, folder)
         if lack:
             raise UserError(
                 f"{config.where('teacher.epochs')}: must be above 0: no trained head in {config.model.name} ({lack}), "
                 "and with a random one nothing would be searched; set teacher.epochs"
             )
-    if not own:
+    if not own or not task.labelled:
         return None
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Head(head_labels(content, config.where("model.name")), trained_on=config.teacher.epochs > 0)
 
 
-def _lack(head: str, described: Any, folder: Path) -> str:
+def _lack(head: str, kind: TaskHead, described: Any, folder: Path) -> str:
     """Why the model's own head cannot be used; "" where it can."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
     if head == "mean":
         return "model.head: mean makes a new one"
-    named = described.architectures or ()
-    if not set(named) & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
-        return f"its architecture is {listed(named) or 'not named in config.json'}"
-    missing = _head_weights(described) - _stored(folder)
+    if not kind.is_own(described):
+        return f"its architecture is {listed(described.architectures or ()) or 'not named in config.json'}"
+    missing = _head_weights(kind, described) - _stored(folder)
     return f"its weights have no {min(missing)}" if missing else ""
 
 
-def _head_weights(described: Any) -> set[str]:
-    """The names of all weights outside the backbone, as transformers builds a classifier of this configuration."""
+def _head_weights(kind: TaskHead, described: Any) -> set[str]:
+    """The names of all weights outside the backbone, as transformers builds a model of this configuration."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    with reading("its config.json describes no classifier"), torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(described, trust_remote_code=False)
+    with reading("its config.json describes no model with such a head"), torch.device("meta"):
+        model = kind.transformers().from_config(described, trust_remote_code=False)
     return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 
 

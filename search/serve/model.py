@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class Model:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the transformers pipeline of the task returns."""
         raise NotImplementedError
+
+    def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
+        """One answer a row of a table; a row of several columns is a mapping."""
+        return list(self(rows))
 
     @property
     def _batch(self) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 from search.deliver.best_config import BestConfig
 from search.deliver.exported import read_exported
 from search.errors import UserError
+from search.serve.answerer import Answerer
 from search.serve.classifier import Classifier
+from search.serve.embedder import Embedder
 from search.serve.model import Model
 from spaces import build
 from spaces.base import ModelError, read_config
@@ -17,7 +19,11 @@ from spaces.runtime import Context
 __all__ = ["MODELS", "Model", "load"]
 
 #: By task.
-MODELS: dict[str, type[Model]] = {"classification": Classifier}
+MODELS: dict[str, type[Model]] = {
+    "classification": Classifier,
+    "question-answering": Answerer,
+    "sentence-similarity": Embedder,
+}
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:

@@ -19,8 +19,9 @@ def configured(
     study: str | None = None,
     mlruns: Path | None = None,
     overrides: Sequence[str] = (),
+    task: str | None = None,
 ) -> RunConfig:
-    """The checked configuration in `path` (None: the embedded default) with the other arguments on top.
+    """The checked configuration in `path` (None: the embedded example of the task) with the other arguments on top.
 
     `trials` and `timeout` may be numbers or a flag's text. `overrides` are "key=value" texts, as `--set` takes them.
 
@@ -31,6 +32,7 @@ def configured(
     for key, flag, value in (
         ("budget.trials", "--trials", number(trials)),
         ("budget.timeout", "--timeout", number(timeout)),
+        ("task", "--task", task),
         ("study", "--study", study),
         ("mlruns", "--mlruns", None if mlruns is None else str(mlruns)),
     ):

@@ -9,13 +9,15 @@ import numpy as np
 
 from search.tasks.classification import Classification
 from search.tasks.multi_label import MultiLabel
+from search.tasks.question_answering import QuestionAnswering
 from search.tasks.regression import Regression
+from search.tasks.similarity import SentenceSimilarity
 from search.tasks.task import Rows, Split, Splits, Task
 
 if TYPE_CHECKING:
     from search.config.schema import RunConfig
 
-TASKS: tuple[Task, ...] = (Classification(),)
+TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity())
 #: Variants by model.problem_type; the first is the task itself.
 VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
 

@@ -85,6 +85,7 @@ class Classification:
     own_head = "native"
     outputs: int | None = None
     supervised = True
+    labelled = True
     pipeline = "text-classification"
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
 

@@ -48,6 +48,20 @@ class Passages:
         """16 hex digits of the content: equal for equal rows in equal order."""
         return _digest(self.queries, self.query_ids, self.passages, self.passage_ids, self.relevant)
 
+    def shown(self, row: int) -> str:
+        return f"the text {show((*self.queries, *self.passages)[row])}"
+
+    def rows(self, chosen: np.ndarray) -> Passages:
+        """The queries with these indices, in this order, and their passages alone."""
+        numbers = list(dict.fromkeys(passage for i in chosen for passage in self.relevant[i]))
+        return Passages(
+            tuple(self.queries[i] for i in chosen),
+            tuple(self.query_ids[i] for i in chosen),
+            tuple(self.passages[i] for i in numbers),
+            tuple(self.passage_ids[i] for i in numbers),
+            tuple(tuple(numbers.index(passage) for passage in self.relevant[i]) for i in chosen),
+        )
+
 
 @dataclass(frozen=True)
 class ScoredPairs:

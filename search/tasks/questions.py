@@ -49,6 +49,9 @@ class Questions:
             total.update(json.dumps(row).encode() + b"\n")
         return total.hexdigest()[:16]
 
+    def shown(self, row: int) -> str:
+        return f"the question {show(self.questions[row])}"
+
     def rows(self, chosen: np.ndarray) -> Questions:
         """The rows with these indices, in this order."""
         return Questions(

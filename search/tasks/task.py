@@ -152,6 +152,7 @@ class Task(Protocol):
     own_head: str  # of `spaces.heads`: what a model may bring along
     outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
+    labelled: bool  # whether outputs are named labels
     pipeline: str  # the transformers pipeline whose replies `search.load` gives
 
     def head(self, model: ModelConfig, described: Any) -> str:

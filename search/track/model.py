@@ -23,7 +23,7 @@ class FrontModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         A list of strings arrives as a table of one column. A table with several columns gives the model one
         mapping a row ({"text": ..., "text_pair": ...}).
         """
-        return list(self._model(rows(model_input)))
+        return self._model.answers(rows(model_input))
 
 
 def rows(table: pandas.DataFrame) -> list[Any]:

@@ -1,0 +1,174 @@
+"""Extractive question answering: the span of a context that answers a question, in SQuAD's columns.
+
+A context longer than a window is cut into overlapping ones (`search.tasks.windows`), and the best span of all windows
+is the answer (`search.tasks.spans`). Where the data have questions without an answer, as SQuAD v2.0 has, "no answer"
+is given where its logits are above the best span's by more than `data.null_threshold`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import Where, wrong
+from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.questions import Questions, read_questions
+from search.tasks.spans import Answer, best_spans
+from search.tasks.squad import exact_match, f1
+from search.tasks.task import ConstantGuess, Splits
+from search.tasks.tokens import Encoded
+from search.tasks.windows import Windows, windows
+
+if TYPE_CHECKING:
+    import torch
+
+    from search.config.schema import DataConfig, ModelConfig
+    from search.tasks.heads import Head
+
+#: A row's score by the name of the metric, from the answer and the gold answers.
+SCORES: dict[str, Callable[[str, tuple[str, ...]], float]] = {"squad_f1": f1, "exact_match": exact_match}
+
+
+@dataclass(frozen=True)
+class QuestionRows:
+    """`Rows` of questions, fed window by window; outputs are logits of start and end, (tokens, 2)."""
+
+    windows: Windows
+    questions: Questions
+    null_threshold: float | None  # None: every question has an answer
+
+    classes = 0
+
+    @property
+    def encoded(self) -> Encoded:
+        return self.windows.encoded
+
+    @cached_property
+    def references(self) -> np.ndarray:
+        return np.zeros(len(self.questions), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def write(self, folder: Path, name: str) -> None:
+        made = self.windows
+        write_encoded(folder / f"{name}.npz", made.encoded, made.targets)
+        np.savez(folder / f"{name}.windows.npz", question=made.question, offsets=np.concatenate(made.offsets))
+        about = {"null_threshold": self.null_threshold, "questions": asdict(self.questions)}
+        (folder / f"{name}.questions.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> QuestionRows:
+        encoded, targets = read_encoded(folder / f"{name}.npz")
+        with np.load(folder / f"{name}.windows.npz", allow_pickle=False) as data:
+            offsets = np.split(data["offsets"], np.cumsum(encoded.lengths)[:-1])
+            cut = Windows(encoded, data["question"], offsets, targets)
+        about = json.loads((folder / f"{name}.questions.json").read_text(encoding="utf-8"))
+        columns = {key: tuple(_tuple(one) for one in column) for key, column in about["questions"].items()}
+        return cls(cut, Questions(**columns), about["null_threshold"])
+
+    def chosen(self, rows: np.ndarray) -> QuestionRows:
+        number = np.full(len(self), -1)
+        number[rows] = np.arange(len(rows))
+        of = number[self.windows.question]
+        here = np.flatnonzero(of >= 0)
+        cut = Windows(
+            self.encoded.chosen(here),
+            of[here],
+            [self.windows.offsets[i] for i in here],
+            self.windows.targets[here],
+        )
+        return QuestionRows(cut, self.questions.rows(rows), self.null_threshold)
+
+    def answers(self, output: np.ndarray) -> list[Answer]:
+        """The answer to each question."""
+        parts = np.split(output, np.cumsum(self.encoded.lengths)[:-1])
+        starts, ends = ([part[:, side] for part in parts] for side in (0, 1))
+        return best_spans(starts, ends, self.windows, self.questions, null_threshold=self.null_threshold)
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """The metric of each question: (N,) float64."""
+        return self._scores(metric, [answer.text for answer in self.answers(output)])
+
+    def _scores(self, metric: str, texts: list[str]) -> np.ndarray:
+        score = SCORES[metric]
+        return np.array([score(text, golds) for text, golds in zip(texts, self.questions.answers, strict=True)])
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        """No answer to any question: of SQuAD v1.1 that is never right, of v2.0 in half of the rows."""
+        return ConstantGuess(self._scores(metric, [""] * len(self)), "where no question is answered")
+
+    def problem(self) -> str:
+        return ""
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        return {}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class QuestionAnswering:
+    """Questions about a context each. Models give "span_logits" (B, L, 2), of an answer's first and last token."""
+
+    name = "question-answering"
+    metrics: tuple[str, ...] = ("squad_f1", "exact_match")
+    own_head = "span"
+    outputs: int | None = 2
+    supervised = True
+    labelled = False
+    pipeline = "question-answering"
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        return "span"
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        return "" if outputs == 2 else f"its question-answering head gives {outputs} numbers a token; a span has two"
+
+    def paired(self, data: DataConfig) -> bool:
+        return True
+
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        train, validation, test, notes = read_questions(data, where)
+        return Splits(train, validation, test, notes=notes)
+
+    def encode(
+        self, tokenizer: Any, part: Questions, data: DataConfig, labels: tuple[str, ...], where: Where = str
+    ) -> QuestionRows:
+        if data.doc_stride >= data.max_length:
+            raise wrong(where("data.doc_stride"), f"less than data.max_length ({data.max_length})", data.doc_stride)
+        cut = windows(tokenizer, part, data.max_length, data.doc_stride, where)
+        unanswerable = any(not golds for golds in part.answers)
+        return QuestionRows(cut, part, data.null_threshold if unanswerable else None)
+
+    def read(self, folder: Path, name: str) -> QuestionRows:
+        return QuestionRows.read(folder, name)
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import span_loss
+
+        return span_loss(output, targets, mask)
+
+    def soft_loss(
+        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        from spaces.losses import span_soft_loss
+
+        return span_soft_loss(output, taught, mask, temperature)
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import span_divergence
+
+        return span_divergence(output, other, mask)
+
+    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import span_certainty
+
+        return span_certainty(output, mask)

@@ -1,0 +1,172 @@
+"""Sentence similarity: texts become embeddings, and what belongs together lies close.
+
+Rows are queries with relevant passages, scored by where these stand among all passages of the split. The teacher is the
+model as it is; a candidate is recovered by the teacher's embeddings, without labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import Where, wrong
+from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.passages import Passages, read_passages
+from search.tasks.task import ConstantGuess, Splits
+from search.tasks.tokens import Encoded, encode
+
+if TYPE_CHECKING:
+    import torch
+
+    from objectives.retrieval import Ranks
+    from search.config.schema import DataConfig, ModelConfig
+    from search.tasks.heads import Head
+
+#: The first places that a metric looks at.
+PLACES = {"recall_at_1": 1, "recall_at_10": 10, "mrr_at_10": 10, "ndcg_at_10": 10}
+
+
+def scores(metric: str, ranks: Ranks) -> np.ndarray:
+    """The metric of each query (Q,), from the ranks of its relevant passages."""
+    from objectives import retrieval
+
+    by: dict[str, Callable[..., np.ndarray]] = {
+        "recall": retrieval.recall_at,
+        "mrr": retrieval.reciprocal_rank,
+        "ndcg": retrieval.ndcg,
+    }
+    return by[metric.partition("_")[0]](ranks, PLACES[metric])
+
+
+@dataclass(frozen=True)
+class PassageRows:
+    """`Rows` of queries; outputs are embeddings (E, D), of the queries and then of all passages."""
+
+    encoded: Encoded
+    parts: Passages
+
+    classes = 0
+
+    @cached_property
+    def references(self) -> np.ndarray:
+        return np.zeros(len(self.parts), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def write(self, folder: Path, name: str) -> None:
+        write_encoded(folder / f"{name}.npz", self.encoded, np.zeros(len(self.encoded), dtype=np.int64))
+        text = json.dumps(asdict(self.parts), ensure_ascii=False)
+        (folder / f"{name}.passages.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> PassageRows:
+        columns = json.loads((folder / f"{name}.passages.json").read_text(encoding="utf-8"))
+        relevant = tuple(map(tuple, columns.pop("relevant")))
+        parts = Passages(**{key: tuple(column) for key, column in columns.items()}, relevant=relevant)
+        return cls(read_encoded(folder / f"{name}.npz")[0], parts)
+
+    def chosen(self, rows: np.ndarray) -> PassageRows:
+        """These queries, among all passages: with fewer of them a query would be easier."""
+        kept = np.concatenate([rows, np.arange(len(self.parts), len(self.encoded))])
+        old = self.parts
+        parts = Passages(
+            tuple(old.queries[i] for i in rows),
+            tuple(old.query_ids[i] for i in rows),
+            old.passages,
+            old.passage_ids,
+            tuple(old.relevant[i] for i in rows),
+        )
+        return PassageRows(self.encoded.chosen(kept), parts)
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """The metric of each query: (N,) float64, by cosine."""
+        from objectives import retrieval
+
+        length = np.linalg.norm(output, axis=1, keepdims=True)
+        unit = output / np.maximum(length, np.finfo(np.float32).tiny)
+        count = len(self.parts)
+        relevant = [np.array(found) for found in self.parts.relevant]
+        return scores(metric, retrieval.ranks(unit[:count], unit[count:], relevant))
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        """What a query scores on average where its passages stand anywhere with equal chance."""
+        total = len(self.parts.passages)
+        rng = np.random.default_rng(0)
+        drawn = [
+            scores(metric, [np.sort(rng.permutation(total)[: len(found)]) + 1 for found in self.parts.relevant])
+            for _ in range(32)
+        ]
+        return ConstantGuess(np.mean(drawn, axis=0), "where passages stand in a random order")
+
+    def problem(self) -> str:
+        count = len(self.parts.passages)
+        return "" if count > 1 else f"must have two passages or more, got {count}"
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        return {"passages": len(self.parts.passages)}
+
+
+class SentenceSimilarity:
+    """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
+
+    name = "sentence-similarity"
+    metrics: tuple[str, ...] = tuple(PLACES)
+    own_head = "embedding"
+    outputs: int | None = None
+    supervised = False
+    labelled = False
+    pipeline = "feature-extraction"
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        return "embedding"
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        return ""
+
+    def paired(self, data: DataConfig) -> bool:
+        return False
+
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        if data.score is not None:
+            raise wrong(
+                where("data.score"), "left out: only queries with relevant passages can be searched", data.score
+            )
+        (train, validation, test), notes = read_passages(data, where)
+        return Splits(train, validation, test, notes=notes)
+
+    def encode(
+        self, tokenizer: Any, part: Passages, data: DataConfig, labels: tuple[str, ...], where: Where = str
+    ) -> PassageRows:
+        return PassageRows(encode(tokenizer, (*part.queries, *part.passages), None, data.max_length), part)
+
+    def read(self, folder: Path, name: str) -> PassageRows:
+        return PassageRows.read(folder, name)
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import embedding_loss
+
+        return embedding_loss(output, targets, mask)
+
+    def soft_loss(
+        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        from spaces.losses import embedding_soft_loss
+
+        return embedding_soft_loss(output, taught, mask, temperature)
+
+    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import embedding_divergence
+
+        return embedding_divergence(output, other, mask)
+
+    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        from spaces.losses import embedding_certainty
+
+        return embedding_certainty(output, mask)
