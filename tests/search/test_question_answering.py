@@ -1,0 +1,231 @@
+"""The task question-answering: rows, scores, and a search from its data to an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pytest
+import tiny
+
+import search
+from objectives import quality
+from search.config.schema import DataConfig
+from search.errors import UserError
+from search.tasks.question_answering import QuestionAnswering, QuestionRows
+from search.tasks.questions import Questions
+
+TASK = QuestionAnswering()
+DATA = DataConfig(train="unused", max_length=12, doc_stride=3)
+
+
+def facts(count: int, seed: int, unanswerable: float = 0.0) -> list[dict[str, Any]]:
+    """Rows in SQuAD's columns: which word that judges stands in the context; the question says of which kind."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        good, bad = str(rng.choice(tiny.POSITIVE)), str(rng.choice(tiny.NEGATIVE))
+        words = [*map(str, rng.choice(tiny.NEUTRAL, int(rng.integers(4, 9))))]
+        words.insert(int(rng.integers(len(words))), good)
+        words.insert(int(rng.integers(len(words))), bad)
+        wanted, question = (good, "warm film") if rng.random() < 0.5 else (bad, "dull film")
+        if rng.random() < unanswerable:
+            words, wanted = [word for word in words if word != wanted], ""
+        context = " ".join(words)
+        answers = {"text": [wanted], "answer_start": [f" {context} ".index(f" {wanted} ")]} if wanted else {}
+        rows.append(
+            {
+                "id": f"{seed}-{number}",
+                "context": context,
+                "question": question,
+                "answers": answers or {"text": [], "answer_start": []},
+            }
+        )
+    return rows
+
+
+def questions(rows: Sequence[dict[str, Any]]) -> Questions:
+    return Questions(
+        tuple(row["id"] for row in rows),
+        tuple(row["question"] for row in rows),
+        tuple(row["context"] for row in rows),
+        tuple(tuple(row["answers"]["text"]) for row in rows),
+        tuple(tuple(row["answers"]["answer_start"]) for row in rows),
+    )
+
+
+def encoded(count: int = 12, unanswerable: float = 0.0) -> QuestionRows:
+    made: QuestionRows = TASK.encode(tiny.word_tokenizer(), questions(facts(count, 0, unanswerable)), DATA, ())
+    return made
+
+
+def certain(rows: QuestionRows) -> np.ndarray:
+    """Span logits (tokens, 2) of a model that knows every target."""
+    output = np.zeros((int(rows.encoded.lengths.sum()), 2), dtype=np.float32)
+    begins = np.concatenate([[0], np.cumsum(rows.encoded.lengths)[:-1]])
+    for begin, (start, end) in zip(begins, rows.windows.targets, strict=True):
+        output[begin + start, 0] = output[begin + end, 1] = 9.0
+    return output
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = encoded()
+    rows.write(tmp_path, "train")
+    again = TASK.read(tmp_path, "train")
+    assert again.questions == rows.questions and again.null_threshold is None
+    assert len(again.windows) == len(rows.windows) > len(rows), "some contexts take two windows"
+    for name in ("targets", "question"):
+        np.testing.assert_array_equal(getattr(again.windows, name), getattr(rows.windows, name))
+    assert again.predictions("squad_f1", certain(rows)).tolist() == rows.predictions("squad_f1", certain(rows)).tolist()
+
+
+@pytest.mark.parametrize("metric", TASK.metrics)
+def test_a_model_that_knows_every_answer_scores_one_and_one_that_says_nothing_zero(metric: str) -> None:
+    rows = encoded()
+    assert rows.predictions(metric, certain(rows)).tolist() == [1.0] * len(rows)
+    guess = rows.constant_guess(metric)
+    assert guess.predictions.tolist() == [0.0] * len(rows) and "no question is answered" in guess.text
+
+
+def test_some_rows_are_scored_as_among_all() -> None:
+    rows, output = encoded(), np.random.default_rng(0).normal(size=(int(encoded().encoded.lengths.sum()), 2))
+    picked = np.array([1, 4, 5, 10])
+    windows = np.isin(rows.windows.question, picked)
+    tokens = np.repeat(windows, rows.encoded.lengths)
+    some = rows.chosen(picked)
+    assert len(some) == 4 and some.questions.ids == tuple(rows.questions.ids[i] for i in picked)
+    wanted = rows.predictions("squad_f1", output)[picked]
+    assert some.predictions("squad_f1", output[tokens]).tolist() == wanted.tolist()
+
+
+def test_unanswerable_questions_are_answered_with_nothing_where_that_is_likelier() -> None:
+    rows = encoded(30, unanswerable=0.5)
+    assert rows.null_threshold == 0.0 and encoded().null_threshold is None
+    assert rows.predictions("exact_match", certain(rows)).tolist() == [1.0] * len(rows)
+    empty = np.array([not golds for golds in rows.questions.answers])
+    assert 0 < empty.sum() < len(rows)
+    assert rows.constant_guess("exact_match").predictions.tolist() == empty.astype(float).tolist()
+
+
+def test_a_stride_that_is_no_shorter_than_a_window_is_refused() -> None:
+    data = DataConfig(train="unused", max_length=16, doc_stride=16)
+    with pytest.raises(UserError, match=r"data.doc_stride: must be less than data.max_length \(16\), got 16"):
+        TASK.encode(tiny.word_tokenizer(), questions(facts(2, 0)), data, ())
+
+
+# --- a search --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search over a tiny encoder and `facts`."""
+    folder = tmp_path_factory.mktemp("questions")
+    tiny.bert(folder / "model")
+    for seed, (name, count) in enumerate((("train", 400), ("validation", 60), ("test", 60))):
+        lines = [json.dumps(row) for row in facts(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
+    config = command.write_config(
+        folder / "config.yaml",
+        study="facts",
+        task="question-answering",
+        model={"name": "model"},
+        data={**splits, "max_length": 12, "doc_stride": 3},
+        teacher={"epochs": 10},
+    )
+    command.search("run", config, cwd=folder).succeeded()
+    return folder
+
+
+def members(folder: Path) -> list[Path]:
+    return sorted((folder / "mlruns" / "exports" / "facts" / "models").iterdir())
+
+
+def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
+    front = json.loads((searched / "mlruns" / "exports" / "facts" / "front.json").read_text())
+    best = max(member["measurements"]["squad_f1"]["value"] for member in front["members"])
+    assert best > 0.6, "it has learnt which word is asked for"
+    rows = facts(60, 1)
+    for folder in members(searched):
+        model = search.load(folder)
+        answers = model([row["question"] for row in rows], [row["context"] for row in rows])
+        assert all(
+            row["context"][one["start"] : one["end"]] == one["answer"] for row, one in zip(rows, answers, strict=True)
+        )
+        scores = [float(one["answer"] in row["answers"]["text"]) for row, one in zip(rows, answers, strict=True)]
+        record = model.record.measurements["squad_f1"].value
+        assert np.mean(scores) == pytest.approx(record, abs=0.1), "what its record says of these rows"
+        alone = model(rows[0]["question"], rows[0]["context"])
+        assert sorted(alone) == ["answer", "end", "score", "start"] and alone["answer"] == answers[0]["answer"]
+        with pytest.raises(ValueError, match="a context must not be empty"):
+            model("dull film", " ")
+        with pytest.raises(ValueError, match="as many contexts as questions"):
+            model(["a", "b"], ["c"])
+
+
+def test_an_exported_answerer_does_what_its_record_says(searched: Path) -> None:
+    shown = command.search("check", members(searched)[0], cwd=searched).succeeded().out
+    assert "squad_f1 on the validation split" in shown and "gives the outputs that its record says" in shown
+
+
+def test_the_uncompressed_model_answers_as_transformers_own_model_does(searched: Path, tmp_path: Path) -> None:
+    """Start and end logits, by transformers' question-answering class over the same weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForQuestionAnswering
+
+    from spaces import build
+    from spaces.base import read_config
+
+    folder = next(path for path in members(searched) if not json.loads((path / "config.json").read_text())["plans"])
+    base, _ = read_config(folder)
+    data = dict(base.config)
+    named = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
+    model = build.load(folder)
+    named.load_state_dict({key.removeprefix("model."): value for key, value in model.state_dict().items()})
+    batch = encoded().encoded.batch(np.arange(4))
+    inputs = {name: torch.from_numpy(batch[name]) for name in base.inputs}
+    with torch.no_grad():
+        theirs, ours = named(**inputs), model(**inputs)
+    torch.testing.assert_close(ours[..., 0], theirs.start_logits)
+    torch.testing.assert_close(ours[..., 1], theirs.end_logits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([{"question": "q", "context": "a film", "answer": "film"}], ["answers", "unknown column"]),
+        ([{"question": " ", "context": "a film", "answers": {"text": [], "answer_start": []}}], ["question", "row 1"]),
+        ([{"question": "q", "context": "a film", "answers": "film"}], ["answers", "mappings", "row 1"]),
+        (
+            [{"question": "q", "context": "a film", "answers": {"text": ["x"], "answer_start": [99]}}],
+            ["answers", "in no row"],
+        ),
+    ],
+    ids=["column", "empty", "shape", "elsewhere"],
+)
+def test_rows_that_are_none_end_the_command_with_one_error(
+    tmp_path: Path, rows: list[dict[str, Any]], wanted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search.cli.main import main
+
+    tiny.bert(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = command.write_config(
+        tmp_path / "config.yaml",
+        task="question-answering",
+        model={"name": "model"},
+        data={"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16, "doc_stride": 3},
+    )
+    assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and all(word in error for word in wanted), error
+
+
+def test_scores_of_rows_give_a_measurement() -> None:
+    rows = encoded()
+    found = quality.quality("squad_f1", rows.predictions("squad_f1", certain(rows)), rows.references, 0, 0, {})
+    assert (found.value, found.unit, found.better) == (1.0, "fraction", "higher")

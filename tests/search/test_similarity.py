@@ -1,0 +1,166 @@
+"""The task sentence-similarity: rows, scores, and a search from its data to embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pytest
+import tiny
+
+import search
+from search.config.schema import DataConfig
+from search.tasks.passages import Passages
+from search.tasks.similarity import PassageRows, SentenceSimilarity
+
+TASK = SentenceSimilarity()
+DATA = DataConfig(train="unused", max_length=16)
+
+
+def pairs(count: int, seed: int) -> list[dict[str, str]]:
+    """Rows {"query", "passage"}: the passage has the words of the query among others."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        words = [str(word) for word in rng.choice((*tiny.POSITIVE, *tiny.NEGATIVE, *tiny.NEUTRAL), 4, replace=False)]
+        rows.append({"query": " ".join(words), "passage": " ".join(rng.permutation([*words, "the", "film"]))})
+    return rows
+
+
+def encoded(count: int = 20) -> PassageRows:
+    rows = pairs(count, 0)
+    names = tuple(str(number) for number in range(count))
+    parts = Passages(
+        tuple(row["query"] for row in rows),
+        names,
+        tuple(row["passage"] for row in rows),
+        names,
+        tuple((number,) for number in range(count)),
+    )
+    made: PassageRows = TASK.encode(tiny.word_tokenizer(), parts, DATA, ())
+    return made
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = encoded()
+    rows.write(tmp_path, "train")
+    again = TASK.read(tmp_path, "train")
+    assert again.parts == rows.parts and len(again.encoded) == len(rows.encoded) == 40
+
+
+@pytest.mark.parametrize("metric", TASK.metrics)
+def test_embeddings_that_match_score_one_whatever_their_lengths(metric: str) -> None:
+    rows = encoded()
+    unit = np.eye(20)[np.r_[0:20, 0:20]] * np.random.default_rng(0).uniform(0.5, 2.0, (40, 1))
+    assert rows.predictions(metric, unit).tolist() == [1.0] * 20
+    turned = np.eye(20)[np.r_[0:20, 1:20, 0]]
+    assert rows.predictions("recall_at_1", turned).tolist() == [0.0] * 20
+
+
+def test_some_queries_are_scored_among_all_passages() -> None:
+    rows, output = encoded(), np.random.default_rng(0).normal(size=(40, 8))
+    picked = np.array([2, 3, 11])
+    some = rows.chosen(picked)
+    assert len(some) == 3 and len(some.encoded) == 23
+    wanted = rows.predictions("mrr_at_10", output)[picked]
+    assert some.predictions("mrr_at_10", output[np.r_[picked, 20:40]]).tolist() == wanted.tolist()
+
+
+def test_the_constant_guess_is_chance() -> None:
+    guess = encoded(20).constant_guess("recall_at_10")
+    assert guess.predictions.mean() == pytest.approx(0.5, abs=0.1) and "random order" in guess.text
+
+
+# --- a search --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search over a tiny encoder that sentence-transformers saved, with mean pooling."""
+    folder = tmp_path_factory.mktemp("passages")
+    tiny.bert(folder / "model")
+    for seed, (name, count) in enumerate((("train", 200), ("validation", 50), ("test", 50))):
+        lines = [json.dumps(row) for row in pairs(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
+    config = command.write_config(
+        folder / "config.yaml",
+        study="found",
+        task="sentence-similarity",
+        model={"name": "model"},
+        data={**splits, "max_length": 16},
+        teacher={"epochs": 0},
+    )
+    command.search("run", config, cwd=folder).succeeded()
+    return folder
+
+
+def members(folder: Path) -> dict[int, Path]:
+    return {int(path.name): path for path in (folder / "mlruns" / "exports" / "found" / "models").iterdir()}
+
+
+def test_a_search_ends_with_models_whose_embeddings_do_what_their_records_say(searched: Path) -> None:
+    rows = pairs(50, 1)
+    for folder in members(searched).values():
+        model = search.load(folder)
+        queries, passages = (model([row[name] for row in rows]) for name in ("query", "passage"))
+        assert queries.dtype == np.float32 and np.linalg.norm(queries, axis=1) == pytest.approx(1.0, abs=1e-2)
+        first = (queries @ passages.T).argmax(1) == np.arange(50)
+        assert first.mean() == pytest.approx(model.record.measurements["recall_at_1"].value, abs=0.06)
+        np.testing.assert_allclose(model(rows[0]["query"]), queries[0], atol=2e-2)
+        with pytest.raises(TypeError, match="a text must be a string"):
+            model([3])
+
+
+def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    ours = next(f for f in members(searched).values() if not json.loads((f / "config.json").read_text())["plans"])
+    modules: list[Any] = [
+        sentence_transformers.models.Transformer(str(searched / "model"), max_seq_length=16),
+        sentence_transformers.models.Pooling(32, pooling_mode="mean"),
+        sentence_transformers.models.Normalize(),
+    ]
+    theirs = sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
+    texts = [row["passage"] for row in pairs(8, 4)]
+    np.testing.assert_allclose(search.load(ours)(texts), theirs.encode(texts), atol=1e-4)
+
+
+def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
+    shown = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
+    assert "recall_at_1 on the validation split" in shown and "gives the outputs that its record says" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"teacher": {"epochs": 1}}, "teacher.epochs: must be 0 for sentence-similarity"),
+        ({"model": {"name": "model", "head": "mean"}}, "model.head: must be auto for sentence-similarity"),
+        ({"metric": "accuracy"}, 'unknown metric "accuracy"'),
+        ({"data": {"query": "question"}}, 'unknown column "question"'),
+        ({"data": {"score": "query"}}, "data.score"),
+    ],
+    ids=["labels", "head", "metric", "column", "score"],
+)
+def test_what_the_task_has_no_use_for_is_refused(
+    tmp_path: Path, changes: dict[str, Any], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search.cli.main import main
+
+    tiny.bert(tmp_path / "model")
+    lines = [json.dumps(row) for row in pairs(60, 0)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16}
+    settings: dict[str, Any] = {
+        "task": "sentence-similarity",
+        "model": {"name": "model"},
+        "teacher": {"epochs": 0},
+        **changes,
+        "data": {**data, **changes.get("data", {})},
+    }
+    config = command.write_config(tmp_path / "config.yaml", **settings)
+    assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and wanted in error, error
