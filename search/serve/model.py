@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from search.deliver.best_config import BestConfig
-from search.tasks import Task, task_named
 from search.tasks.tokens import Encoded, by_length, tokenizer
 from spaces.base import read_config
 from spaces.runtime import Context, Predict
@@ -25,7 +24,6 @@ class Model:
         self._tokenizer = tokenizer(folder)
         #: Truncation and padding are state of a fast tokenizer: two threads that set them fail ("Already borrowed").
         self._tokenizing = threading.Lock()
-        self._task: Task = task_named(record.recipe.task)
         self._base = read_config(folder)[0]
 
     def output(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
