@@ -115,17 +115,19 @@ def test_a_search_ends_with_models_whose_embeddings_do_what_their_records_say(se
             model([3])
 
 
-def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: Path) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    ours = next(f for f in members(searched).values() if not json.loads((f / "config.json").read_text())["plans"])
+def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    command.search("export", "found", "--pick", "0", "--to", tmp_path / "ours", cwd=searched).succeeded()
     modules: list[Any] = [
-        sentence_transformers.models.Transformer(str(searched / "model"), max_seq_length=16),
-        sentence_transformers.models.Pooling(32, pooling_mode="mean"),
-        sentence_transformers.models.Normalize(),
+        Transformer(str(searched / "model"), max_seq_length=16),
+        Pooling(32, pooling_mode="mean"),
+        Normalize(),
     ]
-    theirs = sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
+    theirs = SentenceTransformer(modules=modules, device="cpu")
     texts = [row["passage"] for row in pairs(8, 4)]
-    np.testing.assert_allclose(search.load(ours)(texts), theirs.encode(texts), atol=1e-4)
+    np.testing.assert_allclose(search.load(tmp_path / "ours")(texts), theirs.encode(texts), atol=1e-4)
 
 
 def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
@@ -161,6 +163,7 @@ def test_what_the_task_has_no_use_for_is_refused(
         "data": {**data, **changes.get("data", {})},
     }
     config = command.write_config(tmp_path / "config.yaml", **settings)
+    capsys.readouterr()  # what saving the model said
     assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and wanted in error, error
