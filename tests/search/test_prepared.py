@@ -22,7 +22,8 @@ def rows_in(folder: Path, limit: int | None) -> PreparedData:
     encoded = Encoded({"input_ids": ids}, {"input_ids": 0}, np.array([len(row) for row in ids]))
     write_encoded(folder / "validation.npz", encoded, np.arange(6))
     (folder / "data.json").write_text('{"labels": ["no", "yes"]}')
-    config = SimpleNamespace(task="classification", measure=SimpleNamespace(validation_rows=limit), seed=0)
+    model, measure = SimpleNamespace(problem_type=None), SimpleNamespace(validation_rows=limit)
+    config = SimpleNamespace(task="classification", model=model, measure=measure, seed=0)
     return PreparedData(cast(Any, config), Context(), folder)
 
 
