@@ -28,7 +28,7 @@ import header
 import models
 import numpy as np
 
-from objectives import campaign, latency
+from objectives import campaign, campaign_measurements, latency
 from objectives.latency import QUICK
 from objectives.measurement import Measurement
 from objectives.stats import share_interval
@@ -62,7 +62,7 @@ def final(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
     def compare(seed: int) -> list[Measurement]:
         openers = {key: lambda: models.opened(folder, runtime, device) for key in range(MODELS)}
         found = campaign.run([openers], (0, 1), models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
-        known = campaign.measurements(found, 0, 1, seed, {})[latency.P50.name].conditions
+        known = campaign_measurements.measurements(found, 0, 1, seed, {})[latency.P50.name].conditions
         pairs = [found.ratio(key, key + 1) for key in range(0, MODELS, 2)]
         rounds = PLAN.sets * PLAN.rounds
         return [latency.SPEEDUP.measured(ratio.value, ratio.interval, rounds, known) for ratio in pairs]

@@ -14,30 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from objectives import clock, latency, noise, stats, timing
+from objectives import clock, noise, stats, timing
 from objectives.bench import Batch
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
-from objectives.measurement import Measurement
 from objectives.stats import Floats
 from objectives.timing import Read, Side
 
 Opener = Callable[[], AbstractContextManager[Side]]
 
-#: Fewer sets of processes make no interval over them.
+#: The fewest sets of processes for an interval over them.
 FEWEST_SETS = timing.FEWEST_PROCESSES
-#: Of a set: as many as an interval within one set needs.
+#: Rounds of a set, as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
-#: Device time is looked at for this share of a block.
+#: Device time is measured for this share of a block.
 DEVICE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to time. Sets and rounds are fixed in advance: nothing that the times say ends it early.
+    """How long to time. Sets and rounds are fixed in advance and do not depend on the times.
 
-    A set that was disturbed is timed again in the same processes, `attempts` times in all; which attempt is kept is
-    decided by what the rest of the machine did, never by the times.
+    A disturbed set is timed again in the same processes, up to `attempts` times; the attempt in which the rest of the
+    machine did least is used.
     """
 
     block_s: float  # of one block of calls of one model
@@ -70,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """What was seen of one set of processes: milliseconds by model and round, and what the machine did meanwhile."""
+    """The timing of one set of processes: milliseconds by model and round, and the state of the machine."""
 
     blocks: Mapping[int, Sequence[Floats]]
     device: Mapping[int, Sequence[Floats]]  # between CUDA events; empty on a CPU
@@ -78,8 +77,8 @@ class Set:
     warm_up: Mapping[int, Mapping[str, Any]]
     others: float  # share of the CPUs' time that went elsewhere
     clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and at most; None without one
-    disturbances: tuple[str, ...]  # what else the machine did; empty when nothing was seen
-    retried_for: tuple[str, ...] = ()  # why the attempts that are not kept were given up
+    disturbances: tuple[str, ...]  # what else the machine did; empty for an undisturbed set
+    retried_for: tuple[str, ...] = ()  # disturbances of the other attempts
 
     def medians(self, key: int) -> Floats:
         """(rounds,) the median of each block."""
@@ -102,7 +101,7 @@ class Failures(dict[int, str]):
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What was timed, by model. `anchors` are in every group; the first is the baseline."""
+    """The timings by model. `anchors` are in every group; the first is the baseline."""
 
     groups: tuple[tuple[Set, ...], ...]  # the sets of each group of models that were open together
     anchors: tuple[int, ...]
@@ -112,8 +111,8 @@ class Campaign:
     @property
     def keys(self) -> tuple[int, ...]:
         """All models that were timed to the end."""
-        found = dict.fromkeys(key for sets in self.groups for one in sets for key in one.blocks)
-        return tuple(key for key in found if key not in self.failed)
+        keys = dict.fromkeys(key for sets in self.groups for one in sets for key in one.blocks)
+        return tuple(key for key in keys if key not in self.failed)
 
     def sets_of(self, key: int) -> tuple[Set, ...]:
         """The sets of the first group that `key` is in; those of all groups for an anchor."""
@@ -124,9 +123,9 @@ class Campaign:
     def ratio(self, a: int, b: int) -> Estimate:
         """The time of `a` over the time of `b`, with the interval of fresh processes.
 
-        Each set gives one value, the median over its rounds of the ratio of the two blocks, and Student's interval on
-        logs over the sets covers what processes differ by. One set alone says what it says about these processes.
-        Models of two groups are compared by way of the baseline, which is in both.
+        Each set gives one value, the median over its rounds of the ratio of the two blocks. Student's interval on logs
+        over the sets covers the differences between processes; the interval of a single set does not. Models of two
+        groups are compared through the baseline, which is in both.
         """
         if a == b:
             return Estimate(1.0, 1.0, 1.0)
@@ -140,7 +139,7 @@ class Campaign:
         return stats.over_processes(np.exp([np.median(rounds) for rounds in logs]))
 
     def speed(self, key: int) -> float:
-        """What the times of the model's group are multiplied by, so that the baseline is equally fast in all groups."""
+        """The factor on the times of the model's group that makes the baseline equally fast in all groups."""
         if len(self.groups) == 1 or key in self.anchors:
             return 1.0
         everywhere, here = (
@@ -180,7 +179,7 @@ def run(
     """
     generator = np.random.default_rng(seed)
     failed = Failures(is_fault)
-    found: list[list[Set]] = [[] for _ in groups]
+    timed: list[list[Set]] = [[] for _ in groups]
     steps = plan.sets * len(groups)
     for step in range(steps):
         openers = groups[step % len(groups)]
@@ -188,11 +187,11 @@ def run(
         left = [key for key in openers if key not in failed]
         order = [left[i] for i in generator.permutation(len(left))]
         with _opened({key: openers[key] for key in order}, at_once, failed) as sides:
-            found[step % len(groups)].append(_set(sides, inputs, plan, generator, read, failed))
+            timed[step % len(groups)].append(_set(sides, inputs, plan, generator, read, failed))
         if anchors[0] in failed:
             raise RuntimeError(f"the uncompressed model could not be timed: {failed[anchors[0]]}")
-    groups_found = tuple(tuple(sets) for sets in found if sets)
-    return Campaign(groups_found, tuple(key for key in anchors if key not in failed), plan, failed)
+    present = tuple(key for key in anchors if key not in failed)
+    return Campaign(tuple(tuple(sets) for sets in timed if sets), present, plan, failed)
 
 
 def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_mb: float) -> list[list[int]]:
@@ -215,64 +214,6 @@ def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_m
     return groups or [[*anchors]]
 
 
-def measurements(
-    campaign: Campaign, key: int, rows: int, seed: int, conditions: Mapping[str, Any]
-) -> dict[str, Measurement]:
-    """What the campaign says of one model, by name: clock times, and its speedup over the baseline.
-
-    `rows` are those of one call. How long opening took is not among it, because processes were opened side by side.
-    """
-    sets, speed = campaign.sets_of(key), campaign.speed(key)
-    over = campaign.ratio(campaign.anchors[0], key)
-    known = {**conditions, **_conditions(campaign, key, sets, over)}
-    blocks = [one.blocks[key] for one in sets]
-    made = latency.clock_times(blocks, rows, seed, known)
-    if speed != 1.0:
-        made = [_at(measurement, speed) for measurement in made]
-    made.append(latency.SPEEDUP.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, known))
-    device = [one.device[key] for one in sets if key in one.device]
-    if device:
-        made.append(latency.device_time(device, seed, known))
-    made.append(latency.first_call([float(one.info[key]["first_call_ms"]) for one in sets], known))
-    return {measurement.objective: measurement for measurement in made}
-
-
-def _conditions(campaign: Campaign, key: int, sets: Sequence[Set], over: Estimate) -> dict[str, Any]:
-    """What is to be known of how it went; every reason once, in the order they came."""
-    reasons = [reason for one in sets for reason in one.disturbances]
-    fixed_shape = sets[0].info[key].get("fixed_shape", False)
-    reasons += noise.of_calls("model", _centred([one.blocks[key] for one in sets])) if fixed_shape else []
-    reasons += noise.of_estimate("ratio", over) if key != campaign.anchors[0] else []
-    clocks = sets[-1].clocks_mhz
-    return {
-        "block_s": campaign.plan.block_s,
-        "rounds": campaign.plan.rounds,
-        "sets": len(sets),
-        "models": len(sets[0].blocks),
-        "warm_up": dict(sets[0].warm_up[key]),
-        "others_cpu_share": round(max(one.others for one in sets), 4),
-        "noisy": "; ".join(dict.fromkeys(reasons)),
-        "retried_for": [reason for one in sets for reason in one.retried_for],
-        **({} if clocks is None else {"gpu_clock_mhz": clocks[0], "gpu_max_clock_mhz": clocks[1]}),
-    }
-
-
-def _centred(sets: Sequence[Sequence[Floats]]) -> list[Floats]:
-    """The blocks of all sets scaled to one median, so that differences between processes are not a second mode."""
-    calls = [np.concatenate(blocks) for blocks in sets]
-    middle = float(np.median(np.concatenate(calls)))
-    return [times * (middle / float(np.median(times))) for times in calls]
-
-
-def _at(measurement: Measurement, speed: float) -> Measurement:
-    factor = 1 / speed if measurement.better == "higher" else speed
-    low, high = measurement.interval
-    known = {"as_timed": measurement.value, **measurement.conditions}
-    return replace(
-        measurement, value=measurement.value * factor, interval=(low * factor, high * factor), conditions=known
-    )
-
-
 def _set(
     sides: Mapping[int, Side],
     inputs: Sequence[Batch],
@@ -282,12 +223,12 @@ def _set(
     failed: Failures,
 ) -> Set:
     """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
-    seen: list[Set] = []
-    while not seen or (seen[-1].disturbances and len(seen) < plan.attempts):
-        seen.append(_attempt(sides, inputs, plan, generator, read, failed))
-    kept = seen[-1] if not seen[-1].disturbances else min(seen, key=lambda attempt: attempt.others)
-    given_up = tuple("; ".join(attempt.disturbances) for attempt in seen if attempt is not kept)
-    return replace(kept, retried_for=given_up)
+    attempts: list[Set] = []
+    while not attempts or (attempts[-1].disturbances and len(attempts) < plan.attempts):
+        attempts.append(_attempt(sides, inputs, plan, generator, read, failed))
+    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
+    reasons = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
+    return replace(quietest, retried_for=reasons)
 
 
 def _attempt(

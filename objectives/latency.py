@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -58,70 +57,6 @@ def under_workload(objective: Objective, mark: str) -> Objective:
     other(Workload(), mark)
     description = f"{objective.description}; workload {mark}"
     return replace(objective, name=under(objective.name, mark), description=description)
-
-
-def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """`timed` as the machine would give it while the baseline takes `reference` ms; unchanged without a baseline.
-
-    Machines change their speed from one minute to the next, by a third and more on some, and both sides of a
-    comparison with it. So times of one moment are held against those of another by way of the baseline that was timed
-    beside each of them: the median is the reference over the speedup, and the tail and the throughput move with it.
-    The intervals hold the error of the reference beside their own, in quadrature on the log scale.
-    `as_timed`, `reference_ms` and `reference_interval` join the conditions.
-    """
-    ratio = timed.get(SPEEDUP.name)
-    if ratio is None:
-        return dict(timed)
-    by_clock = {o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT) if o.name in timed}
-    median = reference.value / ratio.value
-    slower = median / by_clock[P50.name].value
-
-    def moved(found: Measurement, value: float, below: float, above: float) -> Measurement:
-        """`below` and `above`: how far the interval reaches on the log scale without the reference's error."""
-        down, up = _reach(reference)
-        if found.better == "higher":
-            down, up = up, down
-        ends = (value * math.exp(-math.hypot(below, down)), value * math.exp(math.hypot(above, up)))
-        was = {"as_timed": found.value, "as_timed_interval": [*found.interval]}
-        by = {"reference_ms": reference.value, "reference_interval": [*reference.interval]}
-        return replace(found, value=value, interval=ends, conditions={**found.conditions, **was, **by})
-
-    below, above = _reach(ratio.estimate)
-    made = {P50.name: moved(by_clock[P50.name], median, above, below)}
-    for objective, factor in ((P90, slower), (P99, slower), (THROUGHPUT, 1 / slower)):
-        if objective.name in by_clock:
-            found = by_clock[objective.name]
-            made[objective.name] = moved(found, found.value * factor, *_reach(found.estimate))
-    return {**timed, **made}
-
-
-def _as_timed(found: Measurement) -> Measurement:
-    """As the clock said, of a measurement that may be counted by a reference."""
-    if "as_timed_interval" not in found.conditions:
-        return found
-    low, high = found.conditions["as_timed_interval"]
-    return replace(found, value=found.conditions["as_timed"], interval=(low, high))
-
-
-def at_speeds_of(references: Mapping[str, Estimate], measured: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """`measured`, each workload's latencies counted by its reference (`at_speed_of`); `references` by the mark."""
-    counted = dict(measured)
-    for mark, reference in references.items():
-        own = of_workload(measured, mark)
-        if P50.name in own:
-            counted |= renamed(at_speed_of(reference, own), mark)
-    return counted
-
-
-def _reach(found: Estimate) -> tuple[float, float]:
-    """How far the interval reaches below and above, on the log scale."""
-    return math.log(found.value / found.low), math.log(found.high / found.value)
-
-
-def reference_error(timed: Measurement) -> float:
-    """Relative standard error of the reference that a latency is counted by; 0 for one that is clock time."""
-    low, high = timed.conditions.get("reference_interval", (1.0, 1.0))
-    return math.log(high / low) / (2 * 1.96)
 
 
 def renamed(timed: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:

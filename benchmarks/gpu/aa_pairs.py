@@ -21,7 +21,7 @@ from place import Place
 from repeatability import INSIDE, WITHIN
 from tables import Report
 
-from objectives import campaign, latency
+from objectives import campaign, campaign_measurements, latency
 from objectives.estimate import Estimate
 from objectives.latency import QUICK
 from objectives.measurement import Measurement
@@ -69,7 +69,7 @@ def compare(report: Report, place: Place, runtime: str, sides: list[Remote], qui
         openers = {key: Turn(sides, key) for key in range(len(sides))}
         found = campaign.run([openers], (0, 1), fed, plan, number, read)
         for key in range(0, len(sides), 2):
-            timed = campaign.measurements(found, key, latency.rows_of(fed), number, conditions)
+            timed = campaign_measurements.measurements(found, key, latency.rows_of(fed), number, conditions)
             add(report, runtime, "campaign", str(key // 2 + 1), found.ratio(key, key + 1), timed)
         stop(*sides)
 

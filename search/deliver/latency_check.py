@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from objectives import campaign, clock, latency, workload
+from objectives import campaign, campaign_measurements, clock, latency, workload
 from objectives.bench import Batch, open_bench
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
@@ -62,7 +62,7 @@ def compare_latency(
     if measured.failed:
         return f"latency: not compared: {'; '.join(measured.failed.values())}", "unknown"
     conditions = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
-    now = campaign.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
+    now = campaign_measurements.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
     busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
     ratio = None if baseline is None else measured.ratio(0, 1)
     return latency_line(record, now, ratio, busy)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
-from objectives import latency
 from objectives.estimate import Estimate, difference, ratio
+from objectives.reference_speed import at_speeds_of
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.final import Final
@@ -67,7 +67,7 @@ class Front:
         """This front with all latencies scaled to the reference latencies, by mark of the workload."""
         if not references:
             return self
-        counted = (replace(o, measurements=latency.at_speeds_of(references, o.measurements)) for o in self.outcomes)
+        counted = (replace(o, measurements=at_speeds_of(references, o.measurements)) for o in self.outcomes)
         return replace(self, outcomes=tuple(counted))
 
     def add(self, outcome: Outcome) -> Front:
@@ -264,7 +264,7 @@ def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
     if measured is not None:
         quick = {name: outcome.measurements[name] for name in measured if name in outcome.measurements}
         return replace(outcome, measurements={**outcome.measurements, **measured}, quick=quick)
-    return replace(outcome, measurements=latency.at_speeds_of(final.references, outcome.measurements))
+    return replace(outcome, measurements=at_speeds_of(final.references, outcome.measurements))
 
 
 def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:

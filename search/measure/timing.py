@@ -11,7 +11,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives import campaign, clock, energy, latency, memory, noise, roofline, workload
+from objectives import (
+    campaign,
+    campaign_measurements,
+    clock,
+    energy,
+    latency,
+    memory,
+    noise,
+    reference_speed,
+    roofline,
+    workload,
+)
 from objectives.bench import Batch
 from objectives.ceilings import ceilings
 from objectives.estimate import Estimate
@@ -96,7 +107,7 @@ class Timings:
         for mark, measured in campaigns.items():
             inputs, conditions = self.inputs(mark)
             for key in timed:
-                figures = campaign.measurements(measured, key, latency.rows_of(inputs), seed, conditions)
+                figures = campaign_measurements.measurements(measured, key, latency.rows_of(inputs), seed, conditions)
                 if not mark:
                     figures = self._with_roofline(figures, inputs, finalists[key].recipe, finalists[key].folder)
                 timed[key] |= latency.renamed(figures, mark) if mark else figures
@@ -148,7 +159,7 @@ class Timings:
     def _baseline_of(self, measured: campaign.Campaign, mark: str) -> Estimate:
         inputs, conditions = self.inputs(mark)
         seed = self._prepared.config.seed
-        latency_of_baseline = campaign.measurements(
+        latency_of_baseline = campaign_measurements.measurements(
             measured, measured.anchors[0], latency.rows_of(inputs), seed, conditions
         )[LATENCY]
         return latency_of_baseline.estimate
@@ -170,7 +181,7 @@ class Timings:
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
         """Times measured beside the baseline, scaled to the reference latency of this results folder."""
-        return latency.at_speed_of(self.reference(mark).estimate, timed)
+        return reference_speed.at_speed_of(self.reference(mark).estimate, timed)
 
     def references(self) -> dict[str, Estimate]:
         """The reference latency of the baseline in ms, by the mark of the workload."""
@@ -178,7 +189,7 @@ class Timings:
 
     def counted_now(self, measured: Mapping[str, Measurement]) -> Timed:
         """Measurements of an earlier run, scaled to the current reference latency, which may have changed."""
-        return latency.at_speeds_of(self.references(), measured)
+        return reference_speed.at_speeds_of(self.references(), measured)
 
     def reference(self, mark: str) -> Reference:
         """The reference latency of the baseline under a workload; measured where it is not stored."""
@@ -194,7 +205,7 @@ class Timings:
         device, seed = conditions["device"], self._prepared.config.seed
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
         measured = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
-        timed = campaign.measurements(measured, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
+        timed = campaign_measurements.measurements(measured, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
         loose = noise.of_estimate("median", timed.estimate)
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
         return replace(timed, conditions={**timed.conditions, "noisy": noisy})

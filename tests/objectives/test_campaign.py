@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes import BATCH, FakeSide, Machine
 
-from objectives import campaign
+from objectives import campaign, campaign_measurements
 from objectives.bench import Predict
 from objectives.campaign import Campaign, Opener, Plan
 from objectives.clock import Reading
@@ -72,7 +72,7 @@ def timed(
 
 
 def figures(found: Campaign, key: int, seed: int = 0) -> dict[str, Measurement]:
-    return campaign.measurements(found, key, 2, seed, {"device": "cpu"})
+    return campaign_measurements.measurements(found, key, 2, seed, {"device": "cpu"})
 
 
 def test_all_models_are_open_at_once_in_fresh_processes_and_each_round_has_a_block_of_each() -> None:

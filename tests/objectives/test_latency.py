@@ -21,6 +21,7 @@ from objectives.clock import Reading
 from objectives.estimate import Estimate
 from objectives.latency import LONG, QUICK, Protocol
 from objectives.measurement import Measurement
+from objectives.reference_speed import at_speed_of, reference_error
 
 Measurements = dict[str, Measurement]
 
@@ -164,9 +165,7 @@ COUNTED = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per
 
 
 def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() -> None:
-    fast, slow = (
-        latency.at_speed_of(exactly(10.0), measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8)
-    )
+    fast, slow = (at_speed_of(exactly(10.0), measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8))
     for name in COUNTED:
         if name in slow:
             assert slow[name].value == pytest.approx(fast[name].value)
@@ -179,7 +178,7 @@ def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() ->
 def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
     # A machine that wanders: the two sides wander together.
     timed = measure(Machine(noise=0.02, drift=0.3), 4, 10)
-    found, ratio = latency.at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
+    found, ratio = at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
     assert (found.value, *found.interval) == pytest.approx(
         (10 / ratio.value, 10 / ratio.interval[1], 10 / ratio.interval[0])
     )
@@ -189,7 +188,7 @@ def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
 
 def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it() -> None:
     timed = measure(Machine(noise=0.02), 4, 10)
-    exact, loose = (latency.at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, 9.0, 12.0)))
+    exact, loose = (at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, 9.0, 12.0)))
     for name in ("latency_p50_ms", "latency_p90_ms", "throughput_per_s"):
         value, (low, high) = loose[name].value, loose[name].interval
         assert value == exact[name].value
@@ -197,20 +196,20 @@ def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it()
         assert low <= value * down and high >= value * up
         own = exact[name].interval
         assert np.log(high / value) == pytest.approx(np.hypot(np.log(own[1] / value), np.log(up)))
-    assert latency.reference_error(loose["latency_p50_ms"]) == pytest.approx(np.log(12 / 9) / 3.92)
-    assert latency.reference_error(timed["latency_p50_ms"]) == 0.0
+    assert reference_error(loose["latency_p50_ms"]) == pytest.approx(np.log(12 / 9) / 3.92)
+    assert reference_error(timed["latency_p50_ms"]) == 0.0
 
 
 def test_a_second_reference_gives_what_it_would_have_given_alone() -> None:
     timed = measure(Machine(noise=0.05), 4, 10)
     loose, other = Estimate(20.0, 15.0, 30.0), Estimate(10.0, 9.5, 10.5)
-    assert latency.at_speed_of(other, latency.at_speed_of(loose, timed)) == latency.at_speed_of(other, timed)
+    assert at_speed_of(other, at_speed_of(loose, timed)) == at_speed_of(other, timed)
 
 
 def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_first() -> None:
     timed = measure(Machine(noise=0.05), 4, 10)
-    once = latency.at_speed_of(exactly(20.0), timed)
-    twice = latency.at_speed_of(exactly(10.0), latency.at_speed_of(exactly(40.0), timed))
+    once = at_speed_of(exactly(20.0), timed)
+    twice = at_speed_of(exactly(10.0), at_speed_of(exactly(40.0), timed))
     assert {name for name in timed if once[name] != timed[name]} == {name for name in COUNTED if name in timed}
     for name in COUNTED:
         if name in timed:
@@ -221,7 +220,7 @@ def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_f
 def test_what_was_timed_alone_is_as_it_was_timed() -> None:
     machine = Machine()
     alone = latency.measure(FakeSide(machine, 1, machine.model(4)), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert latency.at_speed_of(exactly(10.0), alone) == alone
+    assert at_speed_of(exactly(10.0), alone) == alone
 
 
 def test_a_workload_that_is_marked_is_found_under_its_own_names_again() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives import latency
+from objectives import latency, reference_speed
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
 from objectives.shapes import Array, Shapes
@@ -103,6 +103,6 @@ def error_of(timed: Measurement) -> float:
     The error of the reference is left out: it is common to all entries of a table.
     """
     low, high = timed.interval
-    total, shared = (high - low) / (2 * 1.96 * timed.value), latency.reference_error(timed)
+    total, shared = (high - low) / (2 * 1.96 * timed.value), reference_speed.reference_error(timed)
     error = np.hypot(np.sqrt(max(0.0, total**2 - shared**2)), PROCESS_ERROR)
     return float(np.hypot(error, DISTURBED_ERROR if timed.conditions.get("noisy") else 0.0))
