@@ -17,7 +17,8 @@ from typing import Any, TypedDict
 import numpy as np
 import psutil
 
-from objectives.process import Remote, Waiting
+from objectives.fork_server import Waiting
+from objectives.process import Remote
 
 Batch = Mapping[str, np.ndarray]
 Predict = Callable[[Batch], dict[str, np.ndarray]]

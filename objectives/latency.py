@@ -52,8 +52,8 @@ def under_workload(objective: Objective, mark: str) -> Objective:
         ValueError: it does not depend on the workload, or there is no such suffix.
     """
     if objective not in BY_WORKLOAD:
-        known = ", ".join(o.name for o in BY_WORKLOAD)
-        raise ValueError(f"a workload can be named for {known}, got {objective.name}{MARK}{mark}")
+        names = ", ".join(o.name for o in BY_WORKLOAD)
+        raise ValueError(f"a workload can be named for {names}, got {objective.name}{MARK}{mark}")
     other(Workload(), mark)
     description = f"{objective.description}; workload {mark}"
     return replace(objective, name=under(objective.name, mark), description=description)
@@ -154,19 +154,19 @@ def _measure(
     ours = [s.candidate for s in sessions]
     # Of two sides that wander together the ratio is known better than the time of either.
     judged = ("median", _pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
-    known = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
-    made = clock_times(ours, rows, seed, known)
+    noted = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
+    figures = clock_times(ours, rows, seed, noted)
     if open_baseline is not None:
-        made.append(_speedup(sessions, known))
+        figures.append(_speedup(sessions, noted))
     if sessions[0].device:
-        made.append(device_time([s.device for s in sessions], seed, known))
-    made.append(first_call([float(s.info["first_call_ms"]) for s in sessions], known))
-    made.append(_once(PREPARE, [float(s.info["prepare_s"]) for s in sessions], known))
-    return {measurement.objective: measurement for measurement in made}
+        figures.append(device_time([s.device for s in sessions], seed, noted))
+    figures.append(first_call([float(s.info["first_call_ms"]) for s in sessions], noted))
+    figures.append(_once(PREPARE, [float(s.info["prepare_s"]) for s in sessions], noted))
+    return {measurement.objective: measurement for measurement in figures}
 
 
 def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence[str]) -> dict[str, Any]:
-    """What is to be known of how it went; every reason once, in the order they came."""
+    """The conditions of the timing; each reason once, in order."""
     noisy = dict.fromkeys([*(reason for s in sessions for reason in s.disturbances), *loose])
     clocks = sessions[-1].clocks_mhz
     return {
@@ -185,36 +185,39 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
 Blocks = Sequence[Sequence[Floats]]
 
 
-def clock_times(blocks: Blocks, rows: int, seed: int, known: Mapping[str, Any]) -> list[Measurement]:
+def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, Any]) -> list[Measurement]:
     """The median, the throughput, and of the tail what there are calls enough for; `rows` are those of one call."""
     calls = sum(len(block) for process in blocks for block in process)
     tail = [(o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls)]
-    found: list[tuple[Objective, float]] = [(P50, 50), *tail]
-    points = [percentile for _, percentile in found]
+    percentiles: list[tuple[Objective, float]] = [(P50, 50), *tail]
+    points = [percentile for _, percentile in percentiles]
     estimates = _pooled(blocks, lambda times: np.percentile(times, points), seed)
-    made = [
-        objective.measured(estimate.value, estimate.interval, calls, known)
-        for (objective, _), estimate in zip(found, estimates, strict=True)
+    figures = [
+        objective.measured(estimate.value, estimate.interval, calls, conditions)
+        for (objective, _), estimate in zip(percentiles, estimates, strict=True)
     ]
     [estimate] = _pooled(blocks, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
-    return [*made, THROUGHPUT.measured(estimate.value, estimate.interval, calls, known)]
+    return [*figures, THROUGHPUT.measured(estimate.value, estimate.interval, calls, conditions)]
 
 
-def device_time(blocks: Blocks, seed: int, known: Mapping[str, Any]) -> Measurement:
+def device_time(blocks: Blocks, seed: int, conditions: Mapping[str, Any]) -> Measurement:
     """The median of times between CUDA events."""
     [estimate] = _pooled(blocks, _median, seed)
     calls = sum(len(block) for process in blocks for block in process)
-    return DEVICE_P50.measured(estimate.value, estimate.interval, calls, known)
+    return DEVICE_P50.measured(estimate.value, estimate.interval, calls, conditions)
 
 
-def first_call(milliseconds: Sequence[float], known: Mapping[str, Any]) -> Measurement:
+def first_call(milliseconds: Sequence[float], conditions: Mapping[str, Any]) -> Measurement:
     """Of the first call of each process."""
-    return _once(FIRST_CALL, milliseconds, known)
+    return _once(FIRST_CALL, milliseconds, conditions)
 
 
-def _speedup(sessions: Sequence[Session], known: Mapping[str, Any]) -> Measurement:
+def _speedup(sessions: Sequence[Session], conditions: Mapping[str, Any]) -> Measurement:
     """Ratio of the blocks' medians, paired by round; over fresh processes, by pair of processes."""
-    noted = {**known, "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline])))}
+    noted = {
+        **conditions,
+        "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline]))),
+    }
     ratio = speedup(sessions)
     return SPEEDUP.measured(ratio.value, ratio.interval, sum(len(s.first) for s in sessions), noted)
 
@@ -225,12 +228,12 @@ def speedup(sessions: Sequence[Session]) -> Estimate:
     return ratios[0] if len(ratios) == 1 else stats.over_processes(np.array([ratio.value for ratio in ratios]))
 
 
-def _once(objective: Objective, seen: Sequence[float], known: Mapping[str, Any]) -> Measurement:
-    """What happens once a process."""
-    if len(seen) == 1 or min(seen) <= 0:
-        return objective.counted(seen[0], known)
-    estimate = stats.over_processes(np.array(seen))
-    return objective.measured(estimate.value, estimate.interval, len(seen), known)
+def _once(objective: Objective, values: Sequence[float], conditions: Mapping[str, Any]) -> Measurement:
+    """A measurement with one value per process."""
+    if len(values) == 1 or min(values) <= 0:
+        return objective.counted(values[0], conditions)
+    estimate = stats.over_processes(np.array(values))
+    return objective.measured(estimate.value, estimate.interval, len(values), conditions)
 
 
 def _pooled(sessions: Sequence[Sequence[Floats]], statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:

@@ -21,26 +21,18 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
-from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
+from collections.abc import Callable
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from multiprocessing.context import set_spawning_popen
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
-from objectives.waiting import is_passive
+from objectives.fork_server import ServedProcess, Waiting
 
 Progress = Callable[[str, float], None]
 Failure = TypeVar("Failure", bound=BaseException)
 
-#: Imported once by a fork server, so that a worker starts in milliseconds instead of seconds. Only imports:
-#: no tensor is made before the fork, because thread pools and CUDA contexts do not survive it.
-PRELOADED = ("torch", "safetensors.torch", "transformers.models.bert.modeling_bert")
-#: Of what a process printed, so much of the end goes with its failure.
+#: Bytes of the end of a process's output that are added to its exception.
 OUTPUT_BYTES = 20_000
-
-#: How the threads of OpenMP wait for work. "default": as the user has it, spinning for a while unless he says other
-#: things; what is timed runs so. "passive": asleep, so that they take nothing from other processes.
-Waiting = Literal["default", "passive"]
 
 
 class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
@@ -70,73 +62,6 @@ def raised_in(error: BaseException) -> str | None:
     return found if isinstance(found, str) else None
 
 
-class _Server(forkserver.ForkServer):
-    """A fork server with its own environment, which `first` sets when it is imported before the libraries."""
-
-    def __init__(self, first: str) -> None:
-        super().__init__()
-        self.set_forkserver_preload([first, *PRELOADED])
-
-    def ensure_running(self) -> None:
-        # Ctrl-C is for the program alone. The server and its workers inherit that it is blocked, from their first
-        # moment: later they would show a traceback of whatever they were importing.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super().ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-#: What OpenMP reads when it is loaded is the same for all workers of one server, so each way of waiting has its own.
-_SERVERS: Mapping[Waiting, _Server] = {
-    "default": _Server("objectives.quiet_worker"),
-    "passive": _Server("objectives.passive_worker"),
-}
-
-
-def _server_for(waiting: Waiting) -> _Server:
-    """The server of workers that wait so; one is enough where the user's own threads sleep too."""
-    return _SERVERS["passive" if is_passive() else waiting]
-
-
-class _Popen(popen_forkserver.Popen):
-    """The standard library's, but for which server it asks."""
-
-    _fds: list[int]
-
-    def __init__(self, process: multiprocessing.process.BaseProcess, server: _Server) -> None:
-        self._server = server
-        super().__init__(process)
-
-    def _launch(self, process: multiprocessing.process.BaseProcess) -> None:
-        buffer = io.BytesIO()
-        set_spawning_popen(self)
-        try:
-            reduction.dump(spawn.get_preparation_data(process.name), buffer)
-            reduction.dump(process, buffer)
-        finally:
-            set_spawning_popen(None)
-        self.sentinel, writing = self._server.connect_to_new_process(self._fds)
-        # A duplicate that stays open, so that the worker notices when this process is gone.
-        held = (os.dup(writing), self.sentinel)
-        self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
-        with open(writing, "wb", closefd=True) as pipe:
-            pipe.write(buffer.getbuffer())
-        self.pid = forkserver.read_signed(self.sentinel)
-
-
-class _Process(multiprocessing.process.BaseProcess):
-    _start_method = "forkserver"
-
-    def __init__(self, waiting: Waiting, *served: Any) -> None:
-        super().__init__(target=_serve, args=served, daemon=True)
-        self._waiting = waiting
-
-    @staticmethod
-    def _Popen(process: _Process) -> _Popen:  # noqa: N802 - its name in the standard library
-        return _Popen(process, _server_for(process._waiting))
-
-
 class Remote:
     """`factory()` held in a process of its own; `call` runs one of its methods there.
 
@@ -158,7 +83,7 @@ class Remote:
         self._connection: Connection = here
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
         weakref.finalize(self, self._output.close)
-        self._process = _Process(waiting, there, factory, _Sent(self._output))
+        self._process = ServedProcess(waiting, _serve, there, factory, _Sent(self._output))
         self._process.start()
         # A stopped process ignores the SIGTERM that the interpreter sends at exit, and would be waited for.
         self._end = weakref.finalize(self, _end, self._process, here)

@@ -16,8 +16,9 @@ import numpy as np
 from objectives import memory, quality, size
 from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
+from objectives.fork_server import Waiting
 from objectives.measurement import Measurement
-from objectives.process import Remote, Waiting
+from objectives.process import Remote
 from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs

@@ -112,7 +112,7 @@ def refuse(name):
 names = ("init", "is_available", "device_count", "current_device", "get_device_capability", "get_device_properties")
 for name in names:
     setattr(torch.cuda, name, refuse(name))
-from objectives.process import PRELOADED
+from objectives.fork_server import PRELOADED
 for name in PRELOADED:
     importlib.import_module(name)
 print(asked)

@@ -159,7 +159,6 @@ import threading, time
 from held import Held
 from objectives import process
 if __name__ == "__main__":
-    process.PRELOADED = ()
     remote = process.Remote(Held)
     {state}
     print(remote.pid, flush=True)
