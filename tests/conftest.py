@@ -21,10 +21,26 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # where tests run in parall
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpus[int(worker.removeprefix("gw")) % len(cpus)]})
 
+# Temporary folders are in memory where there is room: databases of a search wait for a disk at every step.
+MEMORY = "/dev/shm"
+ROOM = 4e9  # bytes; the folders of all tests take under one
+
+
+def _roomy(folder: str) -> bool:
+    """Whether the tests' folders fit in here, and compiled code may be loaded from it."""
+    if not os.path.isdir(folder):
+        return False
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize > ROOM and not about.f_flag & os.ST_NOEXEC
+
+
+if _roomy(MEMORY):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
 STUDY = "tiny"
 
 #: Files of real searches, which take minutes: begun first, so that the workers end together.
-LONGEST = ("test_reuse", "test_crash", "finished", "test_objectives", "test_gpu_run", "test_failures")
+LONGEST = ("finished", "test_reuse", "test_crash", "test_objectives", "test_gpu_run", "test_failures")
 
 
 #: Files that ask for the search `finished`, but for those that are long themselves.
