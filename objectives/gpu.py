@@ -54,32 +54,32 @@ def state() -> State | None:
 def free_mb() -> float | None:
     """MB of 1e6 bytes that nobody holds on the GPU that is "cuda", or None where it cannot be asked."""
     with _device() as (nvml, device):
-        found = None if device is None else _ask(nvml, "nvmlDeviceGetMemoryInfo", device)
-    return None if found is None else float(found.free) / 1e6
+        answer = None if device is None else _ask(nvml, "nvmlDeviceGetMemoryInfo", device)
+    return None if answer is None else float(answer.free) / 1e6
 
 
 def energy_mj() -> int | None:
     """Millijoules the GPU has taken since its driver was loaded (Volta and later), or None."""
     with _device() as (nvml, device):
-        found = None if device is None else _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", device)
-    return found if isinstance(found, int) else None
+        answer = None if device is None else _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", device)
+    return answer if isinstance(answer, int) else None
 
 
 def disturbed(before: State | None, after: State | None, seconds: float, ours: int) -> list[str]:
     """Why times between two readings are not this GPU's best: throttled, or shared with more than `ours` processes."""
     if before is None or after is None:
         return []
-    found = []
+    reasons = []
     for policy, earlier, later in zip(POLICIES.values(), before.throttled_ns, after.throttled_ns, strict=False):
         if earlier is not None and later is not None and later - earlier > 0.01 * seconds * 1e9:
-            found.append(f"the GPU was slowed by {policy} for {(later - earlier) / 1e9 / seconds:.0%} of the time")
-    known = " ".join(found)
+            reasons.append(f"the GPU was slowed by {policy} for {(later - earlier) / 1e9 / seconds:.0%} of the time")
+    named = " ".join(reasons)
     for bit, reason in THROTTLED.items():
-        if after.reasons & bit and reason not in known:
-            found.append(f"the GPU was slowed by {reason} at {after.clock_mhz} of {after.max_clock_mhz} MHz")
+        if after.reasons & bit and reason not in named:
+            reasons.append(f"the GPU was slowed by {reason} at {after.clock_mhz} of {after.max_clock_mhz} MHz")
     if after.processes > ours:
-        found.append(f"{after.processes} processes computed on the GPU, {ours} of them ours")
-    return found
+        reasons.append(f"{after.processes} processes computed on the GPU, {ours} of them ours")
+    return reasons
 
 
 @contextlib.contextmanager
@@ -115,5 +115,5 @@ def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
 
 
 def _violation(nvml: Any, device: Any, policy: int) -> int | None:
-    found = _ask(nvml, "nvmlDeviceGetViolationStatus", device, policy)
-    return None if found is None else int(found.violationTime)
+    answer = _ask(nvml, "nvmlDeviceGetViolationStatus", device, policy)
+    return None if answer is None else int(answer.violationTime)

@@ -42,12 +42,12 @@ class Entry:
         """The entry of a line, or None: damaged, or none."""
         try:
             data = json.loads(line)
-            made = cls(str(data["pair"]), data["shape"], float(data["ms"]), float(data["error"]))
-            made.check()
-            Shapes.from_json([made.shape])
+            entry = cls(str(data["pair"]), data["shape"], float(data["ms"]), float(data["error"]))
+            entry.check()
+            Shapes.from_json([entry.shape])
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        return made
+        return entry
 
     def check(self) -> None:
         if not (math.isfinite(self.ms) and self.ms > 0):
@@ -113,8 +113,8 @@ class LatencyTable:
     def measured(self, deployment: str, shapes: Shapes) -> NDArray[np.bool_]:
         """(N,): which of these models are measured under a deployment."""
         self._refresh()
-        known = {_key(entry.shape) for entry in self._entries if entry.deployment == deployment}
-        return np.array([_key(row) in known for row in shapes.to_json()], dtype=bool)
+        shape_keys = {_key(entry.shape) for entry in self._entries if entry.deployment == deployment}
+        return np.array([_key(row) in shape_keys for row in shapes.to_json()], dtype=bool)
 
     @property
     def deployments(self) -> tuple[str, ...]:
@@ -160,8 +160,8 @@ class LatencyTable:
             return
         with self.path.open("rb") as file:
             file.seek(self._read_to)
-            seen = file.read()
-        whole = seen[: seen.rfind(b"\n") + 1]
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
         if not whole:
             return
         self._read_to += len(whole)
@@ -171,28 +171,28 @@ class LatencyTable:
 
 def _by_deployment(entries: Sequence[Entry]) -> dict[str, MeasuredTimes]:
     """Each model once a deployment, what was measured of it several times taken together."""
-    found: dict[str, dict[str, list[Entry]]] = {}
+    by_shape: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        found.setdefault(entry.deployment, {}).setdefault(_key(entry.shape), []).append(entry)
-    made = {}
-    for deployment, models in found.items():
-        together = np.array([_together(seen) for seen in models.values()])
-        shapes = Shapes.from_json([seen[0].shape for seen in models.values()])
-        made[deployment] = MeasuredTimes(shapes, together[:, 0], together[:, 1])
-    return made
+        by_shape.setdefault(entry.deployment, {}).setdefault(_key(entry.shape), []).append(entry)
+    measured = {}
+    for deployment, models in by_shape.items():
+        together = np.array([_together(entries) for entries in models.values()])
+        shapes = Shapes.from_json([entries[0].shape for entries in models.values()])
+        measured[deployment] = MeasuredTimes(shapes, together[:, 0], together[:, 1])
+    return measured
 
 
 def _key(shape: Mapping[str, Any]) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def _together(seen: Sequence[Entry]) -> tuple[float, float]:
+def _together(entries: Sequence[Entry]) -> tuple[float, float]:
     """(ms, relative standard error): each weighted by what it is worth, the error wider where they disagree.
 
     The widening is Birge's ratio (1932): the root of chi squared over its degrees of freedom, where that is above 1.
     """
-    logs, errors = np.log([e.ms for e in seen]), np.maximum([e.error for e in seen], 1e-3)
+    logs, errors = np.log([e.ms for e in entries]), np.maximum([e.error for e in entries], 1e-3)
     weights = errors**-2
     mean = float((weights * logs).sum() / weights.sum())
-    ratio = float((weights * (logs - mean) ** 2).sum() / max(1, len(seen) - 1))
+    ratio = float((weights * (logs - mean) ** 2).sum() / max(1, len(entries) - 1))
     return math.exp(mean), math.sqrt(max(1.0, ratio) / weights.sum())

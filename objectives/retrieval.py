@@ -37,32 +37,32 @@ def ranks(queries: ArrayLike, passages: ArrayLike, relevant: Sequence[ArrayLike]
         raise ValueError(f"queries have {asked.shape[1]} numbers each, passages {stored.shape[1]}")
     if len(relevant) != len(asked):
         raise ValueError(f"{len(asked)} queries, but relevant passages of {len(relevant)}")
-    wanted = [_indices(i, found, len(stored)) for i, found in enumerate(relevant)]
+    wanted = [_indices(i, indices, len(stored)) for i, indices in enumerate(relevant)]
     # Equal passages are scored once: the last bit of a matrix product may depend on the place of a column.
     unique, places = _unique(stored)
-    found: list[NDArray[np.int64]] = []
+    ranks: list[NDArray[np.int64]] = []
     step = max(1, BLOCK // len(stored))
     for start in range(0, len(asked), step):
         scores = asked[start : start + step] @ unique.T
         scores = scores if len(unique) == len(stored) else scores[:, places]
-        found += [_ranks(row, wanted[start + i]) for i, row in enumerate(scores)]
-    return found
+        ranks += [_ranks(row, wanted[start + i]) for i, row in enumerate(scores)]
+    return ranks
 
 
 def _embeddings(values: ArrayLike, what: str) -> Floats:
-    made = np.asarray(values, dtype=np.float64)
-    if made.ndim != 2 or not made.size:
-        raise ValueError(f"{what} must be rows of numbers, got shape {made.shape}")
-    if not np.isfinite(made).all():
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{what} must be rows of numbers, got shape {array.shape}")
+    if not np.isfinite(array).all():
         raise ValueError(f"{what} hold numbers that are infinite or not a number")
-    return made
+    return array
 
 
 def _indices(query: int, values: ArrayLike, passages: int) -> NDArray[np.int64]:
-    made: NDArray[np.int64] = np.atleast_1d(np.asarray(values, dtype=np.int64))
-    if not made.size or made.min() < 0 or made.max() >= passages or len(np.unique(made)) < len(made):
+    array: NDArray[np.int64] = np.atleast_1d(np.asarray(values, dtype=np.int64))
+    if not array.size or array.min() < 0 or array.max() >= passages or len(np.unique(array)) < len(array):
         raise ValueError(f"relevant passages of query {query} must be different numbers from 0 to {passages - 1}")
-    return made
+    return array
 
 
 def _unique(rows: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -82,23 +82,23 @@ def _ranks(scores: Floats, relevant: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(before + np.arange(1, len(own) + 1), dtype=np.int64)
 
 
-def recall_at(found: Ranks, k: int) -> Floats:
+def recall_at(ranks: Ranks, k: int) -> Floats:
     """The share of each query's relevant passages among its first k (Q,)."""
-    return np.array([np.mean(places <= k) for places in found], dtype=np.float64)
+    return np.array([np.mean(places <= k) for places in ranks], dtype=np.float64)
 
 
-def reciprocal_rank(found: Ranks, k: int = 10) -> Floats:
+def reciprocal_rank(ranks: Ranks, k: int = 10) -> Floats:
     """1 / the rank of each query's first relevant passage, 0 where it is behind k (Q,). Its mean is MRR@k."""
-    return np.array([1 / places[0] if places[0] <= k else 0.0 for places in found], dtype=np.float64)
+    return np.array([1 / places[0] if places[0] <= k else 0.0 for places in ranks], dtype=np.float64)
 
 
-def ndcg(found: Ranks, k: int = 10) -> Floats:
+def ndcg(ranks: Ranks, k: int = 10) -> Floats:
     """Normalised discounted cumulative gain of the first k, a relevant passage being 1 (Q,).
 
     Järvelin & Kekäläinen 2002, with the discount log2(1 + rank) that trec_eval and scikit-learn have: the gain over
     that of a list in which the relevant passages stand first.
     """
-    return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in found], dtype=np.float64)
+    return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in ranks], dtype=np.float64)
 
 
 def _gain(places: NDArray[Any]) -> float:

@@ -220,25 +220,25 @@ class _Gathered:
 
     def result(self, rows: int) -> dict[str, Tensor]:
         by_token = (".input.", ".mean.", ".gradient.")
-        made = {n: t / (self.tokens if any(part in n for part in by_token) else rows) for n, t in self.sums.items()}
-        made["tokens.count"] = self.sums["tokens.count"]
-        made["hidden.energy"] = self.sums["hidden.energy"] / (self.tokens * len(self.anatomy.blocks))
+        tensors = {n: t / (self.tokens if any(part in n for part in by_token) else rows) for n, t in self.sums.items()}
+        tensors["tokens.count"] = self.sums["tokens.count"]
+        tensors["hidden.energy"] = self.sums["hidden.energy"] / (self.tokens * len(self.anatomy.blocks))
         for name, parts in self.rows.items():
             gradients = torch.cat(parts)
             # Only their proportions inside a block are used, so half precision needs no scale beside it.
-            made[name] = (gradients / gradients.abs().max().clamp(min=1e-30)).half()
+            tensors[name] = (gradients / gradients.abs().max().clamp(min=1e-30)).half()
         for index in range(len(self.anatomy.blocks)):
-            made[f"block.{index}.heads_norm"] = self._head_norms(index)
-            made[f"block.{index}.neurons_norm"] = self._neuron_norms(index)
+            tensors[f"block.{index}.heads_norm"] = self._head_norms(index)
+            tensors[f"block.{index}.neurons_norm"] = self._neuron_norms(index)
             for role in self.anatomy.roles():
-                made[f"block.{index}.spectrum.{role}"] = self._spectrum(index, role, made)
-        return made
+                tensors[f"block.{index}.spectrum.{role}"] = self._spectrum(index, role, tensors)
+        return tensors
 
-    def _spectrum(self, index: int, role: str, made: Mapping[str, Tensor]) -> Tensor:
+    def _spectrum(self, index: int, role: str, tensors: Mapping[str, Tensor]) -> Tensor:
         linear = self.anatomy.linear(index, role)
-        moment, mean = (made[f"block.{index}.{kind}.{PLACES[role]}"] for kind in ("input", "mean"))
+        moment, mean = (tensors[f"block.{index}.{kind}.{PLACES[role]}"] for kind in ("input", "mean"))
         spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
-        rows = made[f"block.{index}.gradient.{role}"].sqrt()
+        rows = tensors[f"block.{index}.gradient.{role}"].sqrt()
         weighted = (rows[:, None] * linear.weight.detach().float().cpu()).double()
         if linear.out_features <= linear.in_features:  # squared singular values, from the smaller Gram matrix
             gram = weighted @ spread.double() @ weighted.T

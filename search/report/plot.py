@@ -47,10 +47,10 @@ def front_png(front: Front, study: StudyRecord, path: Path) -> None:
 
 def front_svg(front: Front) -> str:
     """The plot as an SVG element; each trial is a group `trial-<number>` with its figures as a tooltip."""
-    made = io.StringIO()
+    buffer = io.StringIO()
     with _style():
-        draw(front).savefig(made, format="svg", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", made.getvalue()[made.getvalue().index("<svg") :], flags=re.S)
+        draw(front).savefig(buffer, format="svg", metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue()[buffer.getvalue().index("<svg") :], flags=re.S)
     tips = {o.number: html.escape(tooltip(front, o)) for o in front.outcomes if o.status == "complete"}
     return re.sub(r'<g id="trial-(\d+)">', lambda m: f'{m[0][:-1]} class="trial"><title>{tips[int(m[1])]}</title>', svg)
 
@@ -116,9 +116,9 @@ def _frame(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> int:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     x, y = front.speed, front.quality
-    kept = [*front.members, *front.uncompressed] or list(drawn)
-    left, right = min(_at(x, o) for o in kept), max(_at(x, o) for o in kept)
-    low, high = min(_ends(y, o)[0] for o in kept), max(_ends(y, o)[1] for o in kept)
+    shown = [*front.members, *front.uncompressed] or list(drawn)
+    left, right = min(_at(x, o) for o in shown), max(_at(x, o) for o in shown)
+    low, high = min(_ends(y, o)[0] for o in shown), max(_ends(y, o)[1] for o in shown)
     if left > 0 and right / left > 4:
         axes.set_xscale("log")
         reach = (right / left) ** 0.22  # room for the name of the fastest
@@ -147,23 +147,23 @@ def _points(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> None:
     for outcome in drawn:
         on_front = outcome.number in numbers
         kind = "on the front" if on_front else "over a limit" if outcome.limits_broken else "not on the front"
-        look: dict[str, Any] = {
+        style: dict[str, Any] = {
             "marker": "o",
             "s": 46 if on_front else 24,
             "color": FRONT if on_front else OTHER,
         }
         if outcome.number in plain:
-            kind, look = "uncompressed model", {"marker": "D", "s": 56, "color": BASELINE}
+            kind, style = "uncompressed model", {"marker": "D", "s": 56, "color": BASELINE}
         if kind == "over a limit":
-            look["facecolors"] = "none"
+            style["facecolors"] = "none"
         place = _at(x, outcome), _at(y, outcome)
         order = 4 if outcome.number in numbers | plain else 2
-        made = axes.scatter(*place, **look, zorder=order, label="" if kind in labelled else kind)
-        made.set_gid(f"trial-{outcome.number}")
+        markers = axes.scatter(*place, **style, zorder=order, label="" if kind in labelled else kind)
+        markers.set_gid(f"trial-{outcome.number}")
         labelled.add(kind)
         if on_front:
             (left, right), (low, high) = _ends(x, outcome), _ends(y, outcome)
-            bars = {"color": look["color"], "alpha": 0.35, "linewidth": 1.2, "zorder": 3}
+            bars = {"color": style["color"], "alpha": 0.35, "linewidth": 1.2, "zorder": 3}
             axes.plot([left, right], [place[1]] * 2, **bars)
             axes.plot([place[0]] * 2, [low, high], **bars)
 

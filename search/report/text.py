@@ -108,10 +108,10 @@ def census(front: Front) -> str:
 
 def ties_text(front: Front) -> tuple[str, ...]:
     """One sentence for each member that others cannot be told apart from."""
-    found: dict[int, list[str]] = {}
+    indistinct: dict[int, list[str]] = {}
     for a, b in front.ties():
-        found.setdefault(a, []).append(str(b))
-    return tuple(f"{a} is not distinguishable from {' or '.join(others)}" for a, others in found.items())
+        indistinct.setdefault(a, []).append(str(b))
+    return tuple(f"{a} is not distinguishable from {' or '.join(others)}" for a, others in indistinct.items())
 
 
 def headline(front: Front) -> str:
@@ -168,10 +168,10 @@ def table(front: Front, study: StudyRecord) -> Table:
     """The front's members and the uncompressed model, fastest first, for the terminal."""
     from rich.table import Table
 
-    made = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
+    rows = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
     heads = [title(t.objective) for t in front.targets]
     for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
-        made.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
+        rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
     named = {o.number: name for name, o in reversed(front.picks.items())}
     shown = {o.number: o for o in (*front.members, *front.uncompressed)}
     for outcome in sorted(shown.values(), key=lambda o: o.value(front.speed.objective)):
@@ -180,7 +180,7 @@ def table(front: Front, study: StudyRecord) -> Table:
         marks = [named[outcome.number]] if outcome.number in named else []
         marks += ["quick timing"] if outcome.number in front.final.late else []
         what = describe(outcome.recipe) + (f"  [{', '.join(marks)}]" if marks else "")
-        made.add_row(
+        rows.add_row(
             str(outcome.number),
             *(text(values[t.objective]) for t in front.targets),
             times(front.speedup(outcome, front.baseline)),
@@ -190,4 +190,4 @@ def table(front: Front, study: StudyRecord) -> Table:
             what.replace("[", r"\["),
             style=None if outcome in front.members else "dim",
         )
-    return made
+    return rows

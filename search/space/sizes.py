@@ -48,8 +48,8 @@ def shapes_of_folder(folder: Path) -> Shapes | None:
     # A sparse matrix has its mask beside its values, and counts whole.
     masks = {f"{n.removesuffix('values')}mask" for n in weights if n.endswith(".values")}
     vectors = sum(s[0] for n, s in weights.items() if len(s) == 1 and n not in masks)
-    known = replace(sizes, token_matrices=(*sizes.token_matrices, *factors))
-    return Shapes.of(known, hidden, held, vectors)
+    with_factors = replace(sizes, token_matrices=(*sizes.token_matrices, *factors))
+    return Shapes.of(with_factors, hidden, held, vectors)
 
 
 def outline_of(folder: Path) -> Outline | None:
@@ -179,8 +179,8 @@ class _Sizes:
     def _hidden(self, share: Array) -> Array:
         """As `Distill.decide` rounds it."""
         whole = self._shape.hidden
-        kept = np.maximum(WIDTH_MULTIPLE, np.round(share * whole / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
-        return np.where((share < 1) & (kept < whole), kept, float(whole))
+        remaining = np.maximum(WIDTH_MULTIPLE, np.round(share * whole / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
+        return np.where((share < 1) & (remaining < whole), remaining, float(whole))
 
     def _width(self, size: int) -> Array:
         """`size` where it is not the hidden width, else what is left of that."""
@@ -212,8 +212,8 @@ class _Sizes:
         return np.where(share >= 1, whole, np.clip(np.where(alike, each, everywhere), 1.0, whole))
 
     def _column(self, name: str, off: float) -> Array:
-        found = [params.get(name, off) for params in self._pool]
-        return np.array(found, dtype=float)
+        values = [params.get(name, off) for params in self._pool]
+        return np.array(values, dtype=float)
 
     def _says(self, name: str, *values: str) -> np.ndarray:
         """(N,): whether a setting has one of these values."""
