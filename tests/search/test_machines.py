@@ -137,7 +137,7 @@ class Here:
     def __init__(self, prepared: Any, progress: object, clock: object) -> None:
         assert not prepared.config.measure.reuse, "nothing is remembered"
 
-    def anew(self, outcome: Outcome) -> Outcome:
+    def evaluated_again(self, outcome: Outcome) -> Outcome:
         return measured(outcome.number, int(outcome.recipe.params.get("distill.layers", 6)), 2 * outcome.value(LATENCY))
 
 
