@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import command
-import pytest
 from conftest import STUDY, State, state_of
 
 TRIALS = 5  # three baselines, and two that are trained
@@ -44,11 +43,12 @@ def finished_well(mlruns: Path, ended: command.Ended) -> None:
     assert (mlruns / "exports" / STUDY / "front.json").is_file()
 
 
-def test_kills_at_any_moment_lose_nothing_that_was_finished(config: Path, tmp_path: Path) -> None:
+def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(config: Path, tmp_path: Path) -> None:
     mlruns = tmp_path / "mlruns"
     run(config, tmp_path).until("teacher ...").send(signal.SIGKILL).end()
     written = {str(path.parent): path.stat().st_mtime_ns for path in mlruns.glob("cache/*/*/entry.json")}
     assert any("/data/" in name for name in written) and not any("/teacher/" in name for name in written)
+    on_a_full_disk(config, tmp_path, 300_000)  # in the databases, which are there when this goes on
     run(config, tmp_path).until("eager: timing ...").kill_parent().end()
     assert all(Path(name, "entry.json").stat().st_mtime_ns == written[name] for name in written)
     state = state_of(mlruns)
@@ -95,15 +95,14 @@ def test_the_time_limit_holds_with_the_export(config: Path, tmp_path: Path) -> N
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
 
 
-@pytest.mark.parametrize("size", [20_000, 300_000], ids=["in the first stage", "in the databases"])
-def test_a_disk_that_is_full_is_one_clear_error_and_a_later_run_goes_on(
-    config: Path, tmp_path: Path, size: int
-) -> None:
-    """A limit on the size of a file fails writes as a full disk does."""
-    ended = command.search("run", config, "--trials", TRIALS, cwd=tmp_path, largest_file=size)
+def on_a_full_disk(config: Path, folder: Path, size: int) -> None:
+    """A search ends with one clear error; a limit on the size of a file fails writes as a full disk does."""
+    ended = command.search("run", config, "--trials", TRIALS, cwd=folder, largest_file=size)
     assert ended.code == 1, ended.out
     assert ended.err.startswith("failed: nothing more can be written (is the disk full?): ")
     assert len(ended.err.splitlines()) == 2 and "Traceback" not in ended.err
-    assert not list((tmp_path / "mlruns").glob("cache/*/.*"))
-    if size > 20_000:
-        finished_well(tmp_path / "mlruns", run(config, tmp_path).end())
+    assert not list((folder / "mlruns").glob("cache/*/.*"))
+
+
+def test_a_disk_that_is_full_in_the_first_stage_is_one_clear_error(config: Path, tmp_path: Path) -> None:
+    on_a_full_disk(config, tmp_path, 20_000)
