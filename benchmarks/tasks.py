@@ -13,18 +13,20 @@ are ratios of the final campaign's clock times.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import header
 
-from search.front.outcome import LATENCY
+from search.deliver.stored import stored
+from search.front.front import Front
+from search.front.outcome import LATENCY, LOSS, Outcome
+from search.front.study_record import StudyRecord
 from search.tasks import TASKS
 
-LOSS = "quality_loss"
+BEST = "fastest that loses at most"
 #: Points of the metric that a member may lose, by task.
 MOST_LOST = {"classification": 1.0, "question-answering": 1.5, "sentence-similarity": 1.0}
 #: Speedups that are promised within that: over the best uncompressed fp32 deployment, and over eager fp32.
@@ -32,78 +34,70 @@ OVER_FP32, OVER_EAGER = 3.0, 6.0
 QUICK = ("--trials", "5", "--set", "data.limit=200", "--set", "measure.quick_s=0.5", "--set", "measure.final_s=1")
 
 
-def searched(task: str, folder: Path, quick: bool) -> dict[str, Any]:
-    """front.json of the task's example, searched in `folder`."""
+def searched(task: str, folder: Path, quick: bool) -> tuple[Front, StudyRecord]:
+    """The front of the task's example, searched in `folder`, and what its study says beside it."""
     mlruns = folder / "mlruns"
     command = [sys.executable, "-m", "search", "run", "--task", task, "--study", task, "--mlruns", str(mlruns)]
     with (folder / f"{task}.log").open("a") as log:
         wanted = [*command, *(QUICK if quick else ())]
         subprocess.run(wanted, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
-    found: dict[str, Any] = json.loads((mlruns / "exports" / task / "front.json").read_text())
-    return found
+    return stored(mlruns, task)
 
 
-def ms(trial: dict[str, Any]) -> float:
-    return float(trial["measurements"][LATENCY]["value"])
+def deployment(outcome: Outcome) -> tuple[str, str]:
+    return outcome.recipe.runtime.name, str(outcome.recipe.params.get("bits.precision", "fp32"))
 
 
-def lost(trial: dict[str, Any]) -> float:
-    return float(trial["measurements"][LOSS]["value"])
+def chosen(front: Front, most_lost: float) -> dict[str, Outcome]:
+    """The outcomes that are compared, by what they are: eager fp32 first, then the fastest fp32."""
+    plain = [o for o in front.outcomes if o.status == "complete" and o.baseline]
 
+    def fastest(outcomes: Iterable[Outcome]) -> Outcome:
+        return min(outcomes, key=lambda outcome: outcome.value(LATENCY))
 
-def deployment(trial: dict[str, Any]) -> tuple[str, str]:
-    return trial["params"]["runtime.name"], trial["params"].get("bits.precision", "fp32")
-
-
-def chosen(front: dict[str, Any], most_lost: float) -> dict[str, dict[str, Any]]:
-    """The trials that are compared, by what they are."""
-    complete = [trial for trial in front["trials"] if trial["status"] == "complete"]
-    plain = [trial for trial in complete if all(name.startswith(("bits.", "runtime.")) for name in trial["params"])]
-    timed = [trial for trial in plain if not trial["params"].keys() - {"bits.precision", "runtime.name"}]
     made = {
-        "uncompressed, eager fp32": next(t for t in timed if deployment(t) == ("eager", "fp32")),
-        "uncompressed, fastest fp32": min((t for t in timed if deployment(t)[1] == "fp32"), key=ms),
-        "uncompressed, fastest": min(timed, key=ms),
+        "uncompressed, eager fp32": next(o for o in plain if deployment(o) == ("eager", "fp32")),
+        "uncompressed, fastest fp32": fastest(o for o in plain if deployment(o)[1] == "fp32"),
+        "uncompressed, fastest": fastest(plain),
     }
-    good = [member for member in front["members"] if lost(member) <= most_lost]
+    good = [member for member in front.members if member.value(LOSS) <= most_lost]
     if good:
-        made[f"fastest that loses at most {most_lost:g}"] = min(good, key=ms)
+        made[BEST] = fastest(good)
     return made
 
 
-def rows_of(task: str, front: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]]:
     compared, rows = chosen(front, MOST_LOST[task]), []
-    first, second = list(compared.values())[:2]
-    for what, trial in compared.items():
-        found, tested = trial["measurements"], trial.get("held_out", {}).get(front["metric"])
-        peak = found.get("peak_memory_mb")
+    eager, fp32 = (outcome.value(LATENCY) for outcome in list(compared.values())[:2])
+    for what, outcome in compared.items():
+        tested = study.held_out.get(outcome.number, {}).get(study.metric)
+        peak, ms = outcome.measurements.get("peak_memory_mb"), outcome.value(LATENCY)
         rows.append(
             (
                 task,
-                what,
-                " ".join(deployment(trial)),
-                f"{100 * found[front['metric']]['value']:.1f}",
-                f"{lost(trial):.1f}",
-                "" if tested is None else f"{100 * tested['value']:.1f}",
-                f"{ms(trial):.2f}",
-                f"{ms(first) / ms(trial):.1f}",
-                f"{ms(second) / ms(trial):.1f}",
-                f"{found['size_mb']['value']:.1f}",
-                "" if peak is None else f"{peak['value']:.0f}",
+                f"{what} {MOST_LOST[task]:g}" if what == BEST else what,
+                " ".join(deployment(outcome)),
+                f"{100 * outcome.value(study.metric):.1f}",
+                f"{outcome.value(LOSS):.1f}",
+                "" if tested is None else f"{100 * tested.value:.1f}",
+                f"{ms:.2f}",
+                f"{eager / ms:.1f}",
+                f"{fp32 / ms:.1f}",
+                f"{outcome.value('size_mb'):.1f}",
+                "" if peak is None else f"{peak.value:.0f}",
             )
         )
     return rows
 
 
-def promises(task: str, front: dict[str, Any]) -> list[header.Promise]:
+def promises(task: str, front: Front) -> list[header.Promise]:
     compared = chosen(front, MOST_LOST[task])
-    eager, fp32, *_ = compared.values()
-    best = compared.get(f"fastest that loses at most {MOST_LOST[task]:g}")
-    over = (0.0, 0.0) if best is None else (ms(fp32) / ms(best), ms(eager) / ms(best))
+    eager, fp32 = (outcome.value(LATENCY) for outcome in list(compared.values())[:2])
+    best = compared[BEST].value(LATENCY) if BEST in compared else float("inf")
     within = f"{task}, within {MOST_LOST[task]:g} points"
     return [
-        header.Promise(f"{within}: over the best uncompressed fp32", over[0], low=OVER_FP32),
-        header.Promise(f"{within}: over eager fp32", over[1], low=OVER_EAGER),
+        header.Promise(f"{within}: over the best uncompressed fp32", fp32 / best, low=OVER_FP32),
+        header.Promise(f"{within}: over eager fp32", eager / best, low=OVER_EAGER),
     ]
 
 
@@ -119,11 +113,14 @@ def main() -> int:
     print(header.heading(about), flush=True)
     fronts = {task: searched(task, folder, arguments.quick) for task in arguments.tasks}
     columns = ("task", "model", "deployment", "metric %", "lost", "test %", "ms", "x eager", "x fp32", "MB", "peak MB")
-    print(header.table(columns, [row for task, front in fronts.items() for row in rows_of(task, front)]))
-    for task, front in fronts.items():
-        print(f"{task}: {front['metric']}, {front['seconds']:.0f} s, {len(front['trials'])} trials")
-    kept = [promise for task, front in fronts.items() for promise in promises(task, front)]
-    figures = {task: chosen(front, MOST_LOST[task]) for task, front in fronts.items()}
+    print(header.table(columns, [row for task, found in fronts.items() for row in rows_of(task, *found)]))
+    for task, (front, study) in fronts.items():
+        print(f"{task}: {study.metric}, {study.seconds:.0f} s, {len(front.outcomes)} trials")
+    kept = [promise for task, (front, _) in fronts.items() for promise in promises(task, front)]
+    figures = {
+        task: {what: outcome.to_json() for what, outcome in chosen(front, MOST_LOST[task]).items()}
+        for task, (front, _) in fronts.items()
+    }
     return header.finish(arguments, about, figures, kept)
 
 
