@@ -5,6 +5,9 @@ measurements (Lawson & Hanson, 1974). What they leave is a Gaussian process on l
 2006, chapters 2 and 5): smooth over sizes, plus a part of each shape's own, which is how a kernel that likes one width
 and not the next looks from outside. So a measured model is given back within its error, and the error grows with the
 distance from what was measured.
+
+It is not scikit-learn's regressor, which `search.propose.surrogate.quality` uses: a few hyperparameters are chosen from
+a grid by their leave-one-out density, which holds with three measurements, where a likelihood's optimum does not.
 """
 
 from __future__ import annotations

@@ -166,3 +166,14 @@ def test_losses_are_least_where_an_output_is_what_it_is_held_against(task: Class
     for one in (task.loss(output, torch.from_numpy(labels_of(task)), MASK), task.certainty(output, MASK)):
         assert one.dtype == torch.float32 and one.ndim == 0
         one.backward()
+
+
+def test_every_task_has_an_embedded_example_that_names_it() -> None:
+    from search.config.source import embedded
+    from search.space.configured import configured
+
+    for task in TASKS:
+        assert embedded(task.name).is_file()
+        config = configured(task=task.name)
+        assert (config.task, config.metric in task.metrics) == (task.name, True)
+        assert all(Path(path).is_file() for path in config.data.splits.values())
