@@ -83,7 +83,7 @@ def test_export_without_a_pick_writes_the_whole_front(finished: Finished, tmp_pa
 
 def test_check_confirms_an_exported_model(finished: Finished) -> None:
     for folder in finished.models()[:1]:
-        shown = command.search_anew("check", folder, cwd=finished.folder).succeeded().out
+        shown = command.search("check", folder, cwd=finished.folder).succeeded().out
         assert "largest difference " in shown
         assert "accuracy on the validation split" in shown and "latency:" in shown
         verdict, said = shown.splitlines()[-1], next(line for line in shown.splitlines() if line.startswith("latency:"))
@@ -103,14 +103,19 @@ def test_check_on_another_kind_of_device_compares_predictions_only(finished: Fin
     assert "largest difference " in shown
 
 
+@pytest.mark.parametrize("arguments", [("apply", "gone.yaml"), ("check", "gone")], ids=["apply", "check"])
+def test_what_is_missing_is_refused_where_a_user_starts_the_command(tmp_path: Path, arguments: tuple[str, str]) -> None:
+    command.refused(command.search_anew(*arguments, cwd=tmp_path), [arguments[1]])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_path: Path) -> None:
     """In an empty results folder: from the base model, teacher and all."""
     import numpy as np
 
     best = finished.exports / "most-accurate.yaml"
     target = tmp_path / "rebuilt"
-    arguments = ["apply", best, "--to", target, "--mlruns", tmp_path / "new"]
-    shown = command.search_anew(*arguments, cwd=tmp_path).succeeded().out
+    shown = command.search("apply", best, "--to", target, "--mlruns", tmp_path / "new", cwd=tmp_path).succeeded().out
     assert "in the record" in shown and str(target) in shown
     there = finished.exports / "models" / str(read_best_config(best).number)
     assert files_of(target) == files_of(there)
