@@ -161,6 +161,8 @@ def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
         assert np.mean(scores) == pytest.approx(record, abs=0.1), "what its record says of these rows"
         alone = model(rows[0]["question"], rows[0]["context"])
         assert sorted(alone) == ["answer", "end", "score", "start"] and alone["answer"] == answers[0]["answer"]
+        table = [{"question": row["question"], "context": row["context"]} for row in rows[:3]]
+        assert model.answers(table) == answers[:3], "a row of a table each, as MLflow serves it"
         with pytest.raises(ValueError, match="a context must not be empty"):
             model("dull film", " ")
         with pytest.raises(ValueError, match="as many contexts as questions"):

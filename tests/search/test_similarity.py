@@ -111,6 +111,8 @@ def test_a_search_ends_with_models_whose_embeddings_do_what_their_records_say(se
         first = (queries @ passages.T).argmax(1) == np.arange(50)
         assert first.mean() == pytest.approx(model.record.measurements["recall_at_1"].value, abs=0.06)
         np.testing.assert_allclose(model(rows[0]["query"]), queries[0], atol=2e-2)
+        served = model.answers([{"text": row["query"]} for row in rows[:2]])
+        np.testing.assert_allclose(served, queries[:2], atol=2e-2)
         with pytest.raises(TypeError, match="a text must be a string"):
             model([3])
 
