@@ -126,7 +126,8 @@ class Head:
     """One kind of head.
 
     output: the name of what it gives. per_token: whether that has a row a token. loader: the transformers class that
-    builds the model. ending: of the architectures that come with such a head. fresh: parameters that may be missing in
+    builds the model. ending: of the architectures that come with such a head, which `mapping` of transformers' auto
+    classes lists by model type. fresh: parameters that may be missing in
     a checkpoint, because they belong to a new head, by the beginning of their name.
     """
 
@@ -137,12 +138,19 @@ class Head:
     ending: str
     wrap: Callable[[nn.Module, int, str, Mapping[str, Any]], TaskModel]
     fresh: tuple[str, ...] = ()
+    mapping: str = ""
 
     def transformers(self) -> Any:
         """The class that loads and builds the model."""
         import transformers
 
         return getattr(transformers, self.loader)
+
+    def architectures(self) -> frozenset[str]:
+        """The transformers classes that bring such a head along."""
+        from transformers.models.auto import modeling_auto
+
+        return frozenset(getattr(modeling_auto, self.mapping).values()) if self.mapping else frozenset()
 
     def is_own(self, config: Any) -> bool:
         """Whether a transformers configuration is that of a model with such a head."""
@@ -185,6 +193,7 @@ HEADS: tuple[Head, ...] = (
         "AutoModelForSequenceClassification",
         "ForSequenceClassification",
         _native,
+        mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     ),
     Head("mean", "logits", False, "AutoModel", "", _mean_pooled),
     Head(
@@ -195,6 +204,7 @@ HEADS: tuple[Head, ...] = (
         "ForQuestionAnswering",
         _spans,
         ("qa_outputs.", "head.", "classifier."),
+        mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     ),
     Head("embedding", "sentence_embedding", False, "AutoModel", "", _embedder),
 )

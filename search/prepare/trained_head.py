@@ -16,6 +16,9 @@ from spaces.heads import Head as TaskHead
 from spaces.heads import head_named
 from spaces.loading import reading
 
+#: What a model with a head of its own is called.
+KINDS = {"native": "classifier", "span": "question-answering model"}
+
 
 def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
     """The trained head of the model in `folder`; None where it has none and a new one is trained.
@@ -47,7 +50,7 @@ def _lack(head: str, kind: TaskHead, described: Any, folder: Path) -> str:
     """Why the model's own head cannot be used; "" where it can."""
     if head == "mean":
         return "model.head: mean makes a new one"
-    if not kind.is_own(described):
+    if not kind.architectures() & set(described.architectures or ()):
         return f"its architecture is {listed(described.architectures or ()) or 'not named in config.json'}"
     missing = _head_weights(kind, described) - _stored(folder)
     return f"its weights have no {min(missing)}" if missing else ""
@@ -57,7 +60,7 @@ def _head_weights(kind: TaskHead, described: Any) -> set[str]:
     """The names of all weights outside the backbone, as transformers builds a model of this configuration."""
     import torch
 
-    with reading("its config.json describes no model with such a head"), torch.device("meta"):
+    with reading(f"its config.json describes no {KINDS[kind.name]}"), torch.device("meta"):
         model = kind.transformers().from_config(described, trust_remote_code=False)
     return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 

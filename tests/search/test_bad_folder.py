@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import command
@@ -114,11 +116,14 @@ def running(
         given[name] = ["check", here / "model"]
     for name, (arguments, _) in COMMANDS.items():
         given[name] = [finished.config if argument == "CONFIG" else argument for argument in arguments]
+    alone = threading.Lock()  # two runs of one study at once are another mistake
+
+    def ended(arguments: list[object]) -> command.Ended:
+        with alone if arguments[0] == "run" else nullcontext():
+            return command.search(*arguments, cwd=finished.folder, one_core_only=False)
+
     with ThreadPoolExecutor(command.AT_ONCE) as pool:
-        yield {
-            name: pool.submit(command.search, *arguments, cwd=finished.folder, one_core_only=False)
-            for name, arguments in given.items()
-        }
+        yield {name: pool.submit(ended, arguments) for name, arguments in given.items()}
 
 
 @pytest.fixture(scope="module")

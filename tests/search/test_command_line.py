@@ -24,7 +24,7 @@ print(json.dumps([status, sorted(sys.modules)]))
 WRONG = {
     "": "COMMAND must be given, one of run, plan, front",
     "frnt": 'python -m search: unknown command "frnt"; did you mean "front"? (valid: run, plan, front,',
-    "run --trails 3": 'python -m search run: unknown option "--trails"; did you mean "--trials"? (valid: --trials,',
+    "run --trails 3": 'search run: unknown option "--trails"; did you mean "--trials"? (valid: --task, --trials,',
     "run -trails 3": 'unknown option "-trails"; did you mean "--trials"?',
     "run --trails=3": 'unknown option "--trails"; did you mean "--trials"?',
     "front a --max-los 1": 'python -m search front: unknown option "--max-los"; did you mean "--max-loss"?',

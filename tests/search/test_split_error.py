@@ -46,7 +46,7 @@ def test_a_quality_is_known_as_well_as_its_loss_against_the_uncompressed_model()
     record = StudyHistory(weights_grid(SPACE), SPACE.off, TARGETS[0])
     errors = (0.004, 0.010, 0.006)
     outcomes = [measured(0, 6, 0.80, 6.0, 0.02), *(measured(n, n + 1, 0.7, 2.0, e) for n, e in enumerate(errors, 1))]
-    seen = [record.seen(one) for one in record.refresh(studied(outcomes))]
+    seen = [record.observation(one) for one in record.refresh(studied(outcomes))]
     assert [one.error for one in seen] == pytest.approx([0.0, *errors])
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_front_member_loads_as_an_mlflow_model_and_answers_strings(
 
     def load(folder: Path) -> Any:
         assert (folder / "recipe.yaml").is_file()
-        return lambda texts: [{"label": text.upper(), "score": 1.0} for text in texts]
+        return SimpleNamespace(answers=lambda texts: [{"label": text.upper(), "score": 1.0} for text in texts])
 
     monkeypatch.setattr(search, "load", load, raising=False)
     place = client(store).get_experiment_by_name("whole")

@@ -36,6 +36,7 @@ from search.tasks.heads import Head
 
 def head_of(folder: Path, epochs: float = 0, head: str = "auto") -> Head | None:
     config: Any = SimpleNamespace(
+        task="classification",
         model=SimpleNamespace(name=folder.name, head=head),
         teacher=SimpleNamespace(epochs=epochs),
         where=lambda key: f"c.yaml: {key}",
