@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +13,12 @@ import numpy as np
 import pytest
 from fakes import BATCH, FakeSide, Machine
 from held import open_doubler
+from timed import measure, sides
 
-from objectives import latency, objective_named, timing
-from objectives.bench import Predict, open_bench
+from objectives import latency, objective_named
+from objectives.bench import open_bench
 from objectives.clock import Reading
-from objectives.estimate import Estimate
 from objectives.latency import LONG, QUICK, Protocol
-from objectives.measurement import Measurement
-from objectives.reference_speed import at_speed_of, reference_error
-
-Measurements = dict[str, Measurement]
 
 BRIEF = Protocol(block_s=0.02, blocks=10, warm_s=0.05)
 
@@ -32,14 +27,6 @@ BRIEF = Protocol(block_s=0.02, blocks=10, warm_s=0.05)
 def _thaw() -> Iterator[None]:
     yield
     gc.unfreeze()
-
-
-def sides(machine: Machine, ms: float, baseline_ms: float) -> tuple[FakeSide, FakeSide]:
-    return FakeSide(machine, 1, machine.model(ms)), FakeSide(machine, 2, machine.model(baseline_ms))
-
-
-def measure(machine: Machine, ms: float, baseline_ms: float, seed: int = 0, protocol: Protocol = QUICK) -> Measurements:
-    return latency.measure(*sides(machine, ms, baseline_ms), [BATCH], protocol, seed, {}, machine.read)
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.3, -0.3])
@@ -157,80 +144,6 @@ def test_times_that_scatter_mark_the_measurement_noisy() -> None:
     assert "median is known to" in alone["latency_p50_ms"].conditions["noisy"]
 
 
-def exactly(ms: float) -> Estimate:
-    return Estimate(ms, ms, ms)
-
-
-COUNTED = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s")
-
-
-def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() -> None:
-    fast, slow = (at_speed_of(exactly(10.0), measure(Machine(), 4 * slower, 9 * slower)) for slower in (1.0, 1.8))
-    for name in COUNTED:
-        if name in slow:
-            assert slow[name].value == pytest.approx(fast[name].value)
-    assert fast["latency_p50_ms"].value == pytest.approx(10 * 4 / 9)
-    assert fast["throughput_per_s"].value == pytest.approx(2e3 / (10 * 4 / 9))  # two rows a batch
-    assert slow["latency_p50_ms"].conditions["as_timed"] == pytest.approx(4 * 1.8)
-    assert slow["latency_p50_ms"].conditions["reference_ms"] == 10.0
-
-
-def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
-    # A machine that wanders: the two sides wander together.
-    timed = measure(Machine(noise=0.02, drift=0.3), 4, 10)
-    found, ratio = at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
-    assert (found.value, *found.interval) == pytest.approx(
-        (10 / ratio.value, 10 / ratio.interval[1], 10 / ratio.interval[0])
-    )
-    (low, high), (lowest, highest) = found.interval, timed["latency_p50_ms"].interval
-    assert high / low - 1 < 0.2 * (highest / lowest - 1)
-
-
-def test_the_error_of_the_reference_is_in_every_interval_that_is_counted_by_it() -> None:
-    timed = measure(Machine(noise=0.02), 4, 10)
-    exact, loose = (at_speed_of(r, timed) for r in (exactly(10.0), Estimate(10.0, 9.0, 12.0)))
-    for name in ("latency_p50_ms", "latency_p90_ms", "throughput_per_s"):
-        value, (low, high) = loose[name].value, loose[name].interval
-        assert value == exact[name].value
-        down, up = (0.9, 1.2) if "latency" in name else (1 / 1.2, 1 / 0.9)
-        assert low <= value * down and high >= value * up
-        own = exact[name].interval
-        assert np.log(high / value) == pytest.approx(np.hypot(np.log(own[1] / value), np.log(up)))
-    assert reference_error(loose["latency_p50_ms"]) == pytest.approx(np.log(12 / 9) / 3.92)
-    assert reference_error(timed["latency_p50_ms"]) == 0.0
-
-
-def test_a_second_reference_gives_what_it_would_have_given_alone() -> None:
-    timed = measure(Machine(noise=0.05), 4, 10)
-    loose, other = Estimate(20.0, 15.0, 30.0), Estimate(10.0, 9.5, 10.5)
-    assert at_speed_of(other, at_speed_of(loose, timed)) == at_speed_of(other, timed)
-
-
-def test_other_measurements_stay_and_a_second_reference_takes_the_place_of_the_first() -> None:
-    timed = measure(Machine(noise=0.05), 4, 10)
-    once = at_speed_of(exactly(20.0), timed)
-    twice = at_speed_of(exactly(10.0), at_speed_of(exactly(40.0), timed))
-    assert {name for name in timed if once[name] != timed[name]} == {name for name in COUNTED if name in timed}
-    for name in COUNTED:
-        if name in timed:
-            assert twice[name].value == pytest.approx(once[name].value * (2 if "throughput" in name else 0.5))
-            assert twice[name].conditions["as_timed"] == timed[name].value
-
-
-def test_what_was_timed_alone_is_as_it_was_timed() -> None:
-    machine = Machine()
-    alone = latency.measure(FakeSide(machine, 1, machine.model(4)), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert at_speed_of(exactly(10.0), alone) == alone
-
-
-def test_a_workload_that_is_marked_is_found_under_its_own_names_again() -> None:
-    timed = measure(Machine(), 4, 10)
-    marked = latency.renamed(timed, "b32")
-    assert marked["latency_p50_ms/b32"].value == timed["latency_p50_ms"].value and "latency_p50_ms" not in marked
-    own = {name: m for name, m in timed.items() if f"{name}/b32" in marked}
-    assert latency.of_workload({**timed, **marked}, "b32") == latency.of_workload(timed, "") == own
-
-
 @pytest.mark.parametrize("protocol", [QUICK, LONG])
 def test_a_protocol_can_be_cut_to_a_time_and_keeps_its_blocks_and_processes(protocol: Protocol) -> None:
     cut = protocol.lasting(4.0)
@@ -304,84 +217,6 @@ def test_what_fresh_processes_differ_by_is_in_the_intervals() -> None:
 def test_a_protocol_of_the_other_tier_is_refused(function: str, protocol: Protocol) -> None:
     with pytest.raises(ValueError, match=r"protocol\.processes must be"):
         getattr(latency, function)(None, None, [BATCH], protocol, 0, {})
-
-
-def others(machine: Machine, shares: Sequence[float]) -> timing.Read:
-    """Readings of a machine on which other processes take these shares of both CPUs, attempt by attempt."""
-    state = {"readings": 0, "taken": 0.0, "since": 0.0}
-
-    def read(pids: Sequence[int]) -> Reading:
-        attempt = int(state["readings"]) // 2
-        if state["readings"] % 2:
-            state["taken"] += 2 * shares[min(attempt, len(shares) - 1)] * (machine.now - state["since"])
-        state["readings"] += 1
-        state["since"] = machine.now
-        quiet = machine.read(pids)
-        return replace(quiet, everybody=quiet.everybody + state["taken"])
-
-    return read
-
-
-@pytest.mark.parametrize(
-    ("shares", "kept", "noisy", "retried"),
-    [
-        ([0.0], 0.0, "", 0),
-        ([0.3, 0.0], 0.0, "", 1),
-        ([0.3, 0.1, 0.2], 0.1, "other processes used 10% of the CPUs", 2),
-        ([0.1, 0.2, 0.3, 0.0], 0.1, "other processes used 10% of the CPUs", 2),
-    ],
-)
-def test_a_disturbed_attempt_is_repeated_a_few_times_and_the_quietest_is_kept(
-    shares: list[float], kept: float, noisy: str, retried: int
-) -> None:
-    machine, protocol = Machine(), replace(QUICK, attempts=3)
-    found = latency.measure(*sides(machine, 5, 10), [BATCH], protocol, 0, {}, others(machine, shares))["speedup"]
-    assert found.conditions["others_cpu_share"] == pytest.approx(kept, abs=1e-3)
-    assert found.conditions["noisy"] == noisy
-    assert len(found.conditions["retried_for"]) == retried
-    assert all("other processes used" in reason for reason in found.conditions["retried_for"])
-
-
-def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
-    machine = Machine()
-    opened = machine.model(5)
-
-    def alternating() -> Predict:
-        predict, calls = opened(), itertools.count()
-
-        def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            machine.now += 0.002 if next(calls) % 3 == 0 else 0.0
-            return predict(batch)
-
-        return called
-
-    found = latency.measure(FakeSide(machine, 1, alternating), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert "bimodal times: 5 ms, and 7 ms" in found["latency_p50_ms"].conditions["noisy"]
-
-
-def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
-    machine = Machine()
-    opened = machine.model(5)
-
-    def by_length() -> Predict:
-        predict = opened()
-
-        def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            machine.now += 0.005 * (batch["input_ids"].shape[1] > 4)
-            return predict(batch)
-
-        return called
-
-    inputs = [BATCH, {"input_ids": np.ones((2, 9), dtype=np.int64)}]
-    found = latency.measure(FakeSide(machine, 1, by_length), None, inputs, QUICK, 0, {}, machine.read)
-    assert "bimodal" not in found["latency_p50_ms"].conditions["noisy"]
-    assert found["latency_p50_ms"].conditions["retried_for"] == []
-
-
-def test_a_median_that_scatters_is_marked_but_not_timed_again() -> None:
-    found = measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions
-    assert found["noisy"]
-    assert found["retried_for"] == []
 
 
 def test_another_workloads_measurements_carry_its_name() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,7 +16,7 @@ from safetensors.numpy import save_file
 
 from search.config.load import Names, from_mapping, load, results_folder
 from search.config.schema import RunConfig
-from search.config.source import Override, Source
+from search.config.source import Source
 from search.errors import UserError
 
 NAMES = Names(
@@ -164,120 +163,6 @@ def test_a_study_is_resumed_with_another_budget_but_not_with_another_space(folde
     assert load(path, [], NAMES).study_parts("m", "other") != parts
 
 
-WRONG: list[tuple[dict[str, Any] | str, str]] = [
-    (changed(trails=1), r"config.yaml: trails: unknown key"),
-    (changed(source="here"), r"config.yaml: source: unknown key; did you mean .measure."),
-    ({**MINIMAL, 4: 5}, r"config.yaml: 4: unknown key"),
-    (changed(teacher={4: 5}), r"config.yaml: teacher.4: unknown key"),
-    (changed(limits={"others": {4: 5}}), r'config.yaml: limits.others.4: unknown objective "4"'),
-    (changed(sampelr="gp"), r'sampelr: unknown key; did you mean "sampler"\?'),
-    (changed(trials=3), r'trials: unknown key; did you mean "budget.trials"\?'),
-    (changed(teacher={"epoch": 1}), r'teacher.epoch: unknown key; did you mean "teacher.epochs"\?'),
-    (changed(teacher={"epochs": "two"}), r'teacher.epochs: must be a number, at least 0, got "two"'),
-    (changed(teacher={"batch": 0}), r"teacher.batch: must be a whole number, at least 1, got 0"),
-    (changed(teacher={"batch": 8.5}), r"teacher.batch: must be a whole number, at least 1, got 8.5"),
-    (changed(teacher={"batch": True}), r"teacher.batch: must be a whole number, at least 1, got true"),
-    (changed(teacher=3), r"teacher: must be a mapping of epochs, batch, .*, got 3"),
-    (changed(seed=None), r"seed: must be a whole number, between 0 and .*, got null"),
-    (changed(study="../up"), r"study: must be text, made of letters, .*, got \"../up\""),
-    (
-        changed(limits={"min_accuracy": 83}),
-        r"limits.min_accuracy: must be a number, between 0 and 1 or null, got 83",
-    ),
-    (
-        changed(limits={"others": {"size_md": 5}}),
-        r'limits.others.size_md: unknown objective .*; did you mean "size_mb"\?',
-    ),
-    (changed(limits={"others": {"size_mb": "big"}}), r'limits.others.size_mb: must be a number, got "big"'),
-    (changed(limits={"others": {"size_mb/b8": 5}}), r"limits.others.size_mb/b8: a workload can be named for"),
-    (changed(workload={"threads": 0}), r"workload.threads: must be a whole number, at least 1 or null, got 0"),
-    (changed(cache={"max_gb": 0}), r"cache.max_gb: must be a number, above 0 or null, got 0"),
-    (changed(device="gpu"), r'device: must be "auto" or "cpu" or "cuda", got "gpu"'),
-    (changed(workload={"length": "long"}), r'workload.length: .* or "data", got "long"'),
-    (changed(metric="matthews"), r'unknown metric "matthews" \(valid: accuracy, f1, matthews_correlation\)'),
-    (changed(task="clasification"), r'unknown task "clasification"; did you mean "classification"\?'),
-    (changed(metric="acuracy"), r'unknown metric "acuracy"; did you mean "accuracy"\?'),
-    (changed(economy={"keep": 1.5}), r"economy.keep: must be a number.*, got 1.5"),
-    (changed(sampler="tpee"), r'unknown sampler "tpee"; did you mean "tpe"\?'),
-    (changed(objectives=["metric", "latency_ms"]), r'unknown objective .*; did you mean "latency_p50_ms"\?'),
-    (changed(objectives=["metric", "accuracy"]), r"objectives: must be at least two different ones"),
-    (changed(space={"prunning": None}), r'space.prunning: unknown axis "prunning"; did you mean "prune"\?'),
-    (changed(space={"prune": {"head": 1}}), r'space.prune.head: unknown knob .*; did you mean "heads"\?'),
-    (
-        changed(space={"prune": 0.5}),
-        r"space.prune: must be off, or a mapping of its knobs \(heads, .*\), got 0.5",
-    ),
-    (changed(space={"prune": {"heads": []}}), r"space.prune.heads: must be a list with at least one value"),
-    (
-        changed(space={"prune": {"heads": {"lo": 1}}}),
-        r'space.prune.heads.lo: unknown key of a range; did you mean "low"',
-    ),
-    (changed(space=[1]), r"space: must be a mapping of axes"),
-    ({"model": {}, "task": "classification"}, r"config.yaml: model.name: missing"),
-    ({"task": "classification", "data": {"train": "train.csv"}}, r"config.yaml: model.name: missing"),
-    ({"model": {"name": "model"}, "task": "classification"}, r"config.yaml: data.train: missing"),
-    ({"model": {"name": "model"}, "data": {"train": "train.csv"}}, r"config.yaml: task: missing"),
-    (
-        changed(data={"train": "trian.csv"}),
-        r"data.train: no such file: .*trian.csv \(in that folder: train.csv\)",
-    ),
-    (changed(data={"train": "model"}), r"data.train: must be a file ending in .csv or .*, got \"model\""),
-    (
-        changed(data={"train": "train.csv", "test": "train.csv"}),
-        r"data.test: must be other rows than data.train",
-    ),
-    (changed(data={"train": "train.csv", "config": "x"}), r"data.config: must be left out unless data.name"),
-    (
-        changed(data={"train": "train.csv", "encoding": "utf-9"}),
-        r'data.encoding: must be text, .*an encoding that Python knows, .* or null, got "utf-9"',
-    ),
-    (changed(data={"train": "train.csv", "encoding": "base64"}), r"data.encoding: must be .*, got \"base64\""),
-    (changed(data={"train": "train.csv", "encoding": 1252}), r"data.encoding: must be .*, got 1252"),
-    (changed(data={"train": "train.csv", "delimiter": ", "}), r'data.delimiter: must be .*one character.*, got ", "'),
-    (changed(data={"train": "train.csv", "delimiter": '"'}), r"data.delimiter: must be .*one character"),
-    (changed(data={"name": "a/set", "encoding": "cp1252"}), r"data.encoding: must be left out of hub data"),
-    (changed(data={"train": "train.csv", "label_names": [True]}), r"data.label_names: must be a list"),
-    (changed(data={"name": "train.csv"}), r"data.name: must be a hub name; a file goes to data.train"),
-    ("model: {name: model}\nmodel: {name: other}\n", r'config.yaml, line 2: .* key "model" is there twice'),
-    ("model: {name: model\ntask: x\n", r"config.yaml, line \d: not valid YAML"),
-    ("- a\n", r"config.yaml: must be a mapping with at least model, task and data"),
-    ("", r"config.yaml: must be a mapping .*, got an empty file"),
-]
-
-
-@pytest.mark.parametrize(("config", "message"), WRONG)
-def test_a_mistake_is_told_with_file_key_rule_and_value(folder: Path, config: Any, message: str) -> None:
-    path = write(folder, config)
-    with pytest.raises(UserError) as caught:
-        load(path, [], NAMES)
-    text = str(caught.value)
-    assert re.search(message, text), text
-    assert str(path) in text
-    assert text.count("\n") <= 1
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("teacher.epochs", r'--set "teacher.epochs": must be key=value'),
-        ("=3", r'--set "=3": must be key=value'),
-        ("teacher.epochs=[", r"--set teacher.epochs, line 1: not valid YAML"),
-        ("teacher.epochs=many", r'^--set teacher.epochs: must be a number, at least 0, got "many"'),
-        ("teacher={epoch: 1}", r'^--set teacher.epoch: unknown key; did you mean "teacher.epochs"\?'),
-        ("task.name=x", r"--set task.name: unknown key; task has no keys in it"),
-        ("data.train=none.csv", r"^--set data.train: no such file"),
-    ],
-)
-def test_a_mistake_on_the_command_line_is_told_as_one(folder: Path, override: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load(write(folder, MINIMAL), [override], NAMES)
-
-
-def test_a_flag_is_named_as_the_user_wrote_it(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^--trials: must be a whole number, at least 1, got 0$"):
-        load(write(folder, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.yaml: no such configuration file"):
         load(tmp_path / "nowhere.yaml", [], NAMES)
@@ -346,75 +231,3 @@ def test_every_key_of_what_trials_share_makes_another_study(folder: Path, overri
     parts, other = (load(path, said, NAMES).study_parts("m", "d") for said in ([], [override]))
     assert {name for name in parts if parts[name] != other[name]} == {section}
     assert parts.keys() == other.keys()
-
-
-# --- YAML as a person expects it ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", ["no", "off", "on", "yes", "No", "null-ish", "007", "1:30", "2025-01-31", "="])
-def test_a_bare_word_where_text_is_wanted_is_that_text(folder: Path, word: str) -> None:
-    text = yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "data"})
-    data = f"data: {{train: train.csv, text: {word}, label: {word}, label_names: [{word}, other]}}\n"
-    made = load(write(folder, text + data), [f"data.text_pair={word}"], NAMES).data
-    assert (made.text, made.label, made.label_names, made.text_pair) == (word, word, (word, "other"), word)
-
-
-@pytest.mark.parametrize(
-    ("word", "meant"), [("on", True), ("Yes", True), ("true", True), ("off", False), ("no", False)]
-)
-def test_a_bare_word_that_switches_is_true_or_false_where_that_is_wanted(folder: Path, word: str, meant: bool) -> None:
-    path = write(folder, yaml.safe_dump(MINIMAL) + f"measure: {{reuse: {word}}}\n")
-    config = load(path, [f"teacher.freeze_embeddings={word}", f"space.prune={word}"], NAMES)
-    assert (config.measure.reuse, config.teacher.freeze_embeddings, config.space) == (
-        meant,
-        meant,
-        {} if meant else {"prune": None},
-    )
-
-
-@pytest.mark.parametrize("word", ["1", "y", "maybe", '"true"'])
-def test_a_switch_takes_no_other_word(folder: Path, word: str) -> None:
-    with pytest.raises(UserError, match=r"^--set measure.reuse: must be true or false, got "):
-        load(write(folder, MINIMAL), [f"measure.reuse={word}"], NAMES)
-
-
-def test_an_axis_that_is_off_is_opened_by_a_knob_of_it(folder: Path) -> None:
-    path = write(folder, yaml.safe_dump(MINIMAL) + "space: {prune: off}\n")
-    assert load(path, ["space.prune.heads=0.5"], NAMES).space == {"prune": {"heads": 0.5}}
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("1e-4", 1e-4), ("1E4", 1e4), ("1.5e+2", 150.0), (".5", 0.5), ("+3", 3.0), ("2.", 2.0)]
-)
-def test_a_number_is_a_number_however_it_is_written(folder: Path, text: str, number: float) -> None:
-    made = load(write(folder, yaml.safe_dump(MINIMAL) + f"teacher: {{epochs: {text}}}\n"), [], NAMES).teacher.epochs
-    assert made == number and isinstance(made, float)
-
-
-@pytest.mark.parametrize("text", ["010", "1:30", ".inf", ".nan", "1e-4x", '"3"', "yes"])
-def test_what_reads_as_a_number_to_a_machine_alone_is_none(folder: Path, text: str) -> None:
-    for key in ("teacher.epochs", "budget.trials", "limits.others.size_mb"):
-        with pytest.raises(UserError, match=rf"^--set {key}: must be a (whole )?number.*, got "):
-            load(write(folder, MINIMAL), [f"{key}={text}"], NAMES)
-
-
-@pytest.mark.parametrize("text", ["a: 1\nb: {c: 1,\n  c: 2}", "a: {c: 1}\nb: {d: {}}\nc: 0\nc: 1"])
-def test_a_key_written_twice_is_told_with_its_line(folder: Path, text: str) -> None:
-    line = text.count("\n") + 1
-    with pytest.raises(UserError, match=rf'config.yaml, line {line}: not valid YAML: key "c" is there twice$'):
-        load(write(folder, text), [], NAMES)
-
-
-def test_no_yaml_makes_an_object(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"line 1: not valid YAML: could not determine a constructor"):
-        load(write(folder, "!!python/object/apply:os.getcwd []\n"), [], NAMES)
-
-
-def test_a_section_with_nothing_behind_it_keeps_its_defaults(folder: Path) -> None:
-    path = write(folder, MINIMAL)
-    assert load(write(folder, yaml.safe_dump(MINIMAL) + "teacher:\nspace:\n"), [], NAMES) == load(path, [], NAMES)
-
-
-def test_an_unknown_key_is_told_before_what_is_missing(folder: Path) -> None:
-    with pytest.raises(UserError, match=r'model.nmae: unknown key; did you mean "model.name"\?$'):
-        load(write(folder, changed(model={"nmae": "model"})), [], NAMES)

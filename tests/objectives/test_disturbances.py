@@ -1,0 +1,102 @@
+"""What disturbs a timing is noticed: the attempt is repeated, and what stays is marked noisy."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import BATCH, FakeSide, Machine
+from timed import measure, sides
+
+from objectives import latency, timing
+from objectives.bench import Predict
+from objectives.clock import Reading
+from objectives.latency import QUICK
+
+
+@pytest.fixture(autouse=True)
+def _thaw() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def others(machine: Machine, shares: Sequence[float]) -> timing.Read:
+    """Readings of a machine on which other processes take these shares of both CPUs, attempt by attempt."""
+    state = {"readings": 0, "taken": 0.0, "since": 0.0}
+
+    def read(pids: Sequence[int]) -> Reading:
+        attempt = int(state["readings"]) // 2
+        if state["readings"] % 2:
+            state["taken"] += 2 * shares[min(attempt, len(shares) - 1)] * (machine.now - state["since"])
+        state["readings"] += 1
+        state["since"] = machine.now
+        quiet = machine.read(pids)
+        return replace(quiet, everybody=quiet.everybody + state["taken"])
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept", "noisy", "retried"),
+    [
+        ([0.0], 0.0, "", 0),
+        ([0.3, 0.0], 0.0, "", 1),
+        ([0.3, 0.1, 0.2], 0.1, "other processes used 10% of the CPUs", 2),
+        ([0.1, 0.2, 0.3, 0.0], 0.1, "other processes used 10% of the CPUs", 2),
+    ],
+)
+def test_a_disturbed_attempt_is_repeated_a_few_times_and_the_quietest_is_kept(
+    shares: list[float], kept: float, noisy: str, retried: int
+) -> None:
+    machine, protocol = Machine(), replace(QUICK, attempts=3)
+    found = latency.measure(*sides(machine, 5, 10), [BATCH], protocol, 0, {}, others(machine, shares))["speedup"]
+    assert found.conditions["others_cpu_share"] == pytest.approx(kept, abs=1e-3)
+    assert found.conditions["noisy"] == noisy
+    assert len(found.conditions["retried_for"]) == retried
+    assert all("other processes used" in reason for reason in found.conditions["retried_for"])
+
+
+def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
+    machine = Machine()
+    opened = machine.model(5)
+
+    def alternating() -> Predict:
+        predict, calls = opened(), itertools.count()
+
+        def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            machine.now += 0.002 if next(calls) % 3 == 0 else 0.0
+            return predict(batch)
+
+        return called
+
+    found = latency.measure(FakeSide(machine, 1, alternating), None, [BATCH], QUICK, 0, {}, machine.read)
+    assert "bimodal times: 5 ms, and 7 ms" in found["latency_p50_ms"].conditions["noisy"]
+
+
+def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
+    machine = Machine()
+    opened = machine.model(5)
+
+    def by_length() -> Predict:
+        predict = opened()
+
+        def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            machine.now += 0.005 * (batch["input_ids"].shape[1] > 4)
+            return predict(batch)
+
+        return called
+
+    inputs = [BATCH, {"input_ids": np.ones((2, 9), dtype=np.int64)}]
+    found = latency.measure(FakeSide(machine, 1, by_length), None, inputs, QUICK, 0, {}, machine.read)
+    assert "bimodal" not in found["latency_p50_ms"].conditions["noisy"]
+    assert found["latency_p50_ms"].conditions["retried_for"] == []
+
+
+def test_a_median_that_scatters_is_marked_but_not_timed_again() -> None:
+    found = measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions
+    assert found["noisy"]
+    assert found["retried_for"] == []
