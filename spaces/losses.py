@@ -6,6 +6,9 @@ float32; divergences and certainties are sums over rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -147,3 +150,21 @@ def number_loss(output: Tensor, targets: Tensor, mask: Tensor, scale: float) -> 
 def number_divergence(output: Tensor, other: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Half the squared difference: KL of two normal distributions with this standard deviation."""
     return ((output.float() - other.float()) / scale).square().sum() / 2
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The functions of one kind of output."""
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    soft_loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    divergence: Callable[[Tensor, Tensor, Tensor], Tensor]
+    certainty: Callable[[Tensor, Tensor], Tensor]
+
+
+LOSSES: Mapping[str, Losses] = {
+    "classes": Losses(class_loss, class_soft_loss, class_divergence, class_certainty),
+    "label_sets": Losses(set_loss, set_soft_loss, set_divergence, set_certainty),
+    "spans": Losses(span_loss, span_soft_loss, span_divergence, span_certainty),
+    "embeddings": Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty),
+}

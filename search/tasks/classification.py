@@ -12,13 +12,12 @@ import numpy as np
 
 from search.errors import Where, show
 from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import one_label, read_splits
 from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
-    import torch
-
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
 
@@ -76,9 +75,10 @@ class LabelledRows:
         return {"classes": quality.per_class(predictions, self.references, self.labels)}
 
 
-class Classification:
+class Classification(HeadLosses):
     """One label a text. Models give "logits" (B, C)."""
 
+    kind = "classes"
     name = "classification"
     problem_type = "single_label_classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
@@ -118,28 +118,6 @@ class Classification:
     def read(self, folder: Path, name: str) -> Rows:
         labels = json.loads((folder / "data.json").read_text())["labels"]
         return self.rows(*read_encoded(folder / f"{name}.npz"), tuple(labels))
-
-    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import class_loss
-
-        return class_loss(output, targets, mask)
-
-    def soft_loss(
-        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
-    ) -> torch.Tensor:
-        from spaces.losses import class_soft_loss
-
-        return class_soft_loss(output, taught, mask, temperature)
-
-    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import class_divergence
-
-        return class_divergence(output, other, mask)
-
-    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import class_certainty
-
-        return class_certainty(output, mask)
 
 
 def reply(

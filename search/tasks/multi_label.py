@@ -18,8 +18,6 @@ from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
-    import torch
-
     from search.config.schema import DataConfig
     from search.tasks.heads import Head
 
@@ -71,31 +69,10 @@ class LabelSetRows:
 class MultiLabel(Classification):
     """Label sets. Models give "logits" (B, C), each label's own log odds."""
 
+    kind = "label_sets"
     problem_type = "multi_label_classification"
     metrics = ("f1_micro", "f1_macro")
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelSetRows
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         return read_splits(data, where, head, label_sets)
-
-    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import set_loss
-
-        return set_loss(output, targets, mask)
-
-    def soft_loss(
-        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
-    ) -> torch.Tensor:
-        from spaces.losses import set_soft_loss
-
-        return set_soft_loss(output, taught, mask, temperature)
-
-    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import set_divergence
-
-        return set_divergence(output, other, mask)
-
-    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import set_certainty
-
-        return set_certainty(output, mask)

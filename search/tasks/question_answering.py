@@ -18,6 +18,7 @@ import numpy as np
 
 from search.errors import Where, wrong
 from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.head_losses import HeadLosses
 from search.tasks.questions import Questions, read_questions
 from search.tasks.spans import Answer, best_spans
 from search.tasks.squad import exact_match, f1
@@ -26,8 +27,6 @@ from search.tasks.tokens import Encoded
 from search.tasks.windows import Windows, windows
 
 if TYPE_CHECKING:
-    import torch
-
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
 
@@ -115,9 +114,10 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class QuestionAnswering:
+class QuestionAnswering(HeadLosses):
     """Questions about a context each. Models give "span_logits" (B, L, 2), of an answer's first and last token."""
 
+    kind = "spans"
     name = "question-answering"
     metrics: tuple[str, ...] = ("squad_f1", "exact_match")
     own_head = "span"
@@ -150,25 +150,3 @@ class QuestionAnswering:
 
     def read(self, folder: Path, name: str) -> QuestionRows:
         return QuestionRows.read(folder, name)
-
-    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import span_loss
-
-        return span_loss(output, targets, mask)
-
-    def soft_loss(
-        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
-    ) -> torch.Tensor:
-        from spaces.losses import span_soft_loss
-
-        return span_soft_loss(output, taught, mask, temperature)
-
-    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import span_divergence
-
-        return span_divergence(output, other, mask)
-
-    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import span_certainty
-
-        return span_certainty(output, mask)

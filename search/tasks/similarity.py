@@ -17,13 +17,12 @@ import numpy as np
 
 from search.errors import Where, wrong
 from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.head_losses import HeadLosses
 from search.tasks.passages import Passages, read_passages
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
-    import torch
-
     from objectives.retrieval import Ranks
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
@@ -113,9 +112,10 @@ class PassageRows:
         return {"passages": len(self.parts.passages)}
 
 
-class SentenceSimilarity:
+class SentenceSimilarity(HeadLosses):
     """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
 
+    kind = "embeddings"
     name = "sentence-similarity"
     metrics: tuple[str, ...] = tuple(PLACES)
     own_head = "embedding"
@@ -148,25 +148,3 @@ class SentenceSimilarity:
 
     def read(self, folder: Path, name: str) -> PassageRows:
         return PassageRows.read(folder, name)
-
-    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import embedding_loss
-
-        return embedding_loss(output, targets, mask)
-
-    def soft_loss(
-        self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
-    ) -> torch.Tensor:
-        from spaces.losses import embedding_soft_loss
-
-        return embedding_soft_loss(output, taught, mask, temperature)
-
-    def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import embedding_divergence
-
-        return embedding_divergence(output, other, mask)
-
-    def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import embedding_certainty
-
-        return embedding_certainty(output, mask)
