@@ -100,6 +100,7 @@ def test_some_rows_are_scored_as_among_all() -> None:
     assert len(some) == 4 and some.questions.ids == tuple(rows.questions.ids[i] for i in picked)
     wanted = rows.predictions("squad_f1", output)[picked]
     assert some.predictions("squad_f1", output[tokens]).tolist() == wanted.tolist()
+    assert some.predictions("squad_f1", certain(rows)[tokens]).tolist() == [1.0] * 4
 
 
 def test_unanswerable_questions_are_answered_with_nothing_where_that_is_likelier() -> None:

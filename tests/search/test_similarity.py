@@ -56,6 +56,9 @@ def test_embeddings_that_match_score_one_whatever_their_lengths(metric: str) -> 
     rows = encoded()
     unit = np.eye(20)[np.r_[0:20, 0:20]] * np.random.default_rng(0).uniform(0.5, 2.0, (40, 1))
     assert rows.predictions(metric, unit).tolist() == [1.0] * 20
+    long = unit.copy()
+    long[20] = 100 * (np.eye(20)[0] + 0.5 * np.eye(20)[1])  # nearer to query 1 by its length alone
+    assert rows.predictions("recall_at_1", long).tolist() == [1.0] * 20
     turned = np.eye(20)[np.r_[0:20, 1:20, 0]]
     assert rows.predictions("recall_at_1", turned).tolist() == [0.0] * 20
 
