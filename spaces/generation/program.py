@@ -1,0 +1,125 @@
+"""What a causal language model is opened as: a prompt fills a key-value cache, then each step reads one token a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from spaces.errors import Infeasible
+from spaces.knob import Plan
+from spaces.runtime import Context, Runtime
+
+#: Kinds of cache, the reference first (`CacheSettings.kind`).
+CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
+
+
+class CacheFull(ValueError):
+    """A prompt or a step does not fit into a cache of a fixed capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How a program keeps keys and values.
+
+    "dynamic" grows with each token. "static" is allocated once for `capacity` tokens a row. "int8" and "int4" keep keys
+    by channel and values by token in that many bits, and the newest `recent` tokens in full precision (Liu et al. 2024,
+    KIVI, arXiv 2402.02750). "sliding" keeps the first `sinks` tokens and the newest `window` (Xiao et al. 2023,
+    StreamingLLM, arXiv 2309.17453).
+    """
+
+    kind: str = "dynamic"
+    capacity: int = (
+        2048  # tokens a row, of prompt and answer together; "dynamic" and "sliding" have no limit of their own
+    )
+    recent: int = 32
+    window: int = 1024
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in CACHE_KINDS:
+            raise ValueError(f"a cache must be one of {', '.join(CACHE_KINDS)}, got {self.kind}")
+
+
+class Cache(Protocol):
+    """Keys and values of B rows, as a program keeps them. A program's own; steps change it in place."""
+
+    @property
+    def length(self) -> int:
+        """Tokens seen by each row, left padding included."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold keys and values now (all that is allocated, of a static cache)."""
+        ...
+
+
+class Program(Protocol):
+    """An opened causal language model. V is the size of its vocabulary."""
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, Cache]:
+        """Read prompts (B, L) int64, padded on the left where the mask (B, L) is 0.
+
+        Returns logits (B, V) float32 of the last position alone, and a new cache.
+
+        Raises:
+            CacheFull: the prompt is longer than the cache can hold.
+        """
+        ...
+
+    def decode(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
+        """Read one more token a row, (B,) int64; logits (B, V) float32 of what follows. The cache grows by one.
+
+        Raises:
+            CacheFull: the cache holds all that it can.
+        """
+        ...
+
+
+@runtime_checkable
+class GeneratingRuntime(Runtime, Protocol):
+    """A runtime that also opens causal language models for generation."""
+
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        """The kinds of cache that it has on this device, its default first."""
+        ...
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
+        """The stored model with a causal head under the precision `plan`. Raises Infeasible."""
+        ...
+
+
+def open_program(
+    folder: Path, runtime: str, plan: Plan, settings: CacheSettings | Mapping[str, Any], context: Context
+) -> Program:
+    """The stored model under a runtime. Picklable by name, so that a worker process can run it.
+
+    Raises:
+        Infeasible: the runtime does not generate, or has no such cache or precision here.
+    """
+    from spaces import registry
+
+    chosen = settings if isinstance(settings, CacheSettings) else CacheSettings(**settings)
+    opener = registry.runtime_named(runtime)
+    if not isinstance(opener, GeneratingRuntime):
+        raise Infeasible(f"{runtime} does not generate text")
+    if chosen.kind not in opener.cache_kinds(context):
+        kinds = ", ".join(opener.cache_kinds(context))
+        raise Infeasible(f"{runtime} has no {chosen.kind} cache on {context.device}; it has {kinds}")
+    return opener.open_program(folder, plan, chosen, context)
+
+
+def greedy(
+    program: Program, input_ids: np.ndarray, attention_mask: np.ndarray, new_tokens: int
+) -> Iterator[np.ndarray]:
+    """The most likely continuation, a step at a time: `new_tokens` arrays (B,) int64. End tokens do not stop it."""
+    logits, cache = program.prefill(input_ids, attention_mask)
+    for step in range(new_tokens):
+        tokens = logits.argmax(-1)
+        yield tokens
+        if step + 1 < new_tokens:
+            logits = program.decode(tokens, cache)
