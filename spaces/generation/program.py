@@ -17,7 +17,7 @@ from spaces.runtime import Context, Runtime
 CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
 
 
-class CacheFull(ValueError):
+class CacheFullError(ValueError):
     """A prompt or a step does not fit into a cache of a fixed capacity."""
 
 
@@ -67,7 +67,7 @@ class Program(Protocol):
         Returns logits (B, V) float32 of the last position alone, and a new cache.
 
         Raises:
-            CacheFull: the prompt is longer than the cache can hold.
+            CacheFullError: the prompt is longer than the cache can hold.
         """
         ...
 
@@ -75,7 +75,7 @@ class Program(Protocol):
         """Read one more token a row, (B,) int64; logits (B, V) float32 of what follows. The cache grows by one.
 
         Raises:
-            CacheFull: the cache holds all that it can.
+            CacheFullError: the cache holds all that it can.
         """
         ...
 
