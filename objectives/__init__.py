@@ -24,9 +24,9 @@ def objective_named(name: str) -> Objective:
         ValueError: none of that name, or a workload for what no workload changes.
     """
     plain, mark = marked(name)
-    found = next((objective for objective in OBJECTIVES if objective.name == plain), None)
-    if found is None:
+    objective = next((o for o in OBJECTIVES if o.name == plain), None)
+    if objective is None:
         raise ValueError(f"objective must be one of {', '.join(o.name for o in OBJECTIVES)}, got {plain}")
     if MARK not in name:
-        return found
-    return latency.under_workload(found, mark)
+        return objective
+    return latency.under_workload(objective, mark)

@@ -78,7 +78,7 @@ class Bench:
         process held, interpreter and libraries too. `peak_since` says since when: "opened" leaves out what only
         loading or exporting needed.
         """
-        seen = {
+        facts = {
             "prepare_s": self._prepare_s,
             "first_call_ms": self._first_call_ms,
             "pid": os.getpid(),
@@ -89,9 +89,9 @@ class Bench:
             "peak_since": "opened" if self._peak_reset else "process start",
         }
         if self._device == "cuda":
-            seen["cuda_allocated_mb"] = _torch().cuda.max_memory_allocated() / 1e6
-            seen["cuda_reserved_mb"] = _torch().cuda.max_memory_reserved() / 1e6
-        return seen
+            facts["cuda_allocated_mb"] = _torch().cuda.max_memory_allocated() / 1e6
+            facts["cuda_reserved_mb"] = _torch().cuda.max_memory_reserved() / 1e6
+        return facts
 
     def predict(self, batches: Sequence[Batch]) -> list[dict[str, np.ndarray]]:
         """The outputs for each of `batches`, untimed."""

@@ -93,8 +93,8 @@ class Meter:
         """Best of square matrix products in `precision` and, by its lanes, in fp32."""
         if precision not in LANES:
             raise ValueError(f"precision must be one of {', '.join(LANES)}, got {precision}")
-        found = LANES[precision] * self._product("fp32")
-        return found if precision == "fp32" else max(found, self._product(PRODUCTS.get(precision, precision)))
+        own = LANES[precision] * self._product("fp32")
+        return own if precision == "fp32" else max(own, self._product(PRODUCTS.get(precision, precision)))
 
     def bandwidth(self, size: int) -> float:
         """Best of copying (read and written), summing, and multiplying by a vector."""

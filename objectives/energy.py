@@ -88,20 +88,20 @@ def energy(
         return None
     name, read = counted
     rows = len(next(iter(inputs[0].values())))
-    found = []
+    samples = []
     for _ in range(BLOCKS):
         before = read()
         calls = len(side.call("block", inputs, block_s, 2))
-        found.append((read() - before) / (rows * (calls + 1)))
-    if min(found) <= 0:
+        samples.append((read() - before) / (rows * (calls + 1)))
+    if min(samples) <= 0:
         return None  # the counter stood still: it counts something else
-    value = float(np.median(found))
-    interval = stats.median_interval(np.array(found))
+    value = float(np.median(samples))
+    interval = stats.median_interval(np.array(samples))
     return ENERGY.measured(value, interval, BLOCKS, {**conditions, "counter": name, "idle_power": "included"})
 
 
 def _of_gpu() -> float:
-    found = gpu.energy_mj()
-    if found is None:
+    millijoules = gpu.energy_mj()
+    if millijoules is None:
         raise RuntimeError("the GPU's energy counter must go on answering, and stopped")
-    return float(found)
+    return float(millijoules)

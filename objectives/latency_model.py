@@ -94,16 +94,16 @@ class Fit:
 
     def _near(self, shapes: Shapes) -> tuple[Array, Array]:
         """(N, n): how alike models are to the measured ones, 0 to 1; and 1 where they are the same."""
-        at, known = self._at(shapes), self._known
-        squares = (at**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * at @ known.T
+        at, theirs = self._at(shapes), self._measured_places
+        squares = (at**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * at @ theirs.T
         # In standard deviations; equal places differ by rounding alone.
         return np.exp(-0.5 * np.maximum(squares, 0.0) / self.reach**2), (squares < 1e-9).astype(float)
 
     def _at(self, shapes: Shapes) -> Array:
         """(N, D): places in standard deviations of the measured ones."""
         middle, spread = self._scale
-        found: Array = (places(shapes) - middle) / spread
-        return found
+        scaled: Array = (places(shapes) - middle) / spread
+        return scaled
 
     @functools.cached_property
     def _scale(self) -> tuple[Array, Array]:
@@ -111,7 +111,7 @@ class Fit:
         return where.mean(0), np.maximum(where.std(0), LEAST_SPREAD)
 
     @functools.cached_property
-    def _known(self) -> Array:
+    def _measured_places(self) -> Array:
         return self._at(self.measured.shapes)
 
     @functools.cached_property
@@ -171,7 +171,7 @@ def _with_residuals(bare: Fit) -> Fit:
     residuals = np.log(measured.ms[chosen]) - np.log(level)
     terms = amounts * bare.scales / level[:, None]
     fixed = terms @ terms.T + np.diag(measured.error[chosen] ** 2)
-    at = bare._known[chosen]
+    at = bare._measured_places[chosen]
     squares = ((at[:, None] - at[None]) ** 2).sum(2)
     best: tuple[float, tuple[float, float, float]] | None = None
     for reach in LENGTHS:
@@ -179,10 +179,10 @@ def _with_residuals(bare: Fit) -> Fit:
         for smooth, own in itertools.product(SMOOTH, OWN):
             inverse = np.linalg.inv(fixed + smooth**2 * near + own**2 * np.eye(len(level)))
             tried = (smooth, own, reach)
-            found = _left_out(inverse, residuals) - sum(
+            score = _left_out(inverse, residuals) - sum(
                 0.5 * (np.log(value / middle) / WIDTH) ** 2 for value, middle in zip(tried, MIDDLES, strict=True)
             )
-            best = max(best or (found, tried), (found, tried))
+            best = max(best or (score, tried), (score, tried))
     assert best is not None
     smooth, own, reach = best[1]
     return replace(bare, smooth=smooth, own=own, reach=reach)

@@ -54,7 +54,7 @@ def times_us(
     with torch.inference_mode():
         began = time.monotonic()
         while len(samples) <= LEAST_ROUNDS or time.monotonic() - began < seconds:
-            found = {int(index): once(int(index)) for index in order.permutation(len(sizes))}
-            samples.append([found[index] for index in range(len(sizes))])
+            by_size = {int(index): once(int(index)) for index in order.permutation(len(sizes))}
+            samples.append([by_size[index] for index in range(len(sizes))])
             progress(min(1.0, (time.monotonic() - began) / seconds))
     return [float(value) for value in np.median(samples[1:], axis=0)]

@@ -100,5 +100,5 @@ def comparable(a: Measurement, b: Measurement) -> str:
     A condition that only one of them knows is a difference: what is not known to be the same is not compared.
     """
     same = (("objective", a.objective, b.objective), ("unit", a.unit, b.unit))
-    known = ((key, a.conditions.get(key), b.conditions.get(key)) for key in TOLD_APART)
-    return "; ".join(f"{key}: {one}, and {other}" for key, one, other in (*same, *known) if one != other)
+    conditions = ((key, a.conditions.get(key), b.conditions.get(key)) for key in TOLD_APART)
+    return "; ".join(f"{key}: {one}, and {other}" for key, one, other in (*same, *conditions) if one != other)

@@ -37,12 +37,12 @@ def memory(bench: Side) -> dict[str, Measurement]:
         if peak == 0:
             return {}
         conditions |= {"reserved_mb": info["cuda_reserved_mb"], "resident_mb": info["peak_rss_mb"]}
-    found = [PEAK.counted(peak, conditions)]
+    measurements = [PEAK.counted(peak, conditions)]
     opened, before = info.get("opened_mb"), info.get("empty_mb")
     if opened is not None and before is not None and (kind == "allocated" or info["peak_since"] == "opened"):
-        found.append(WEIGHTS.counted(max(0.0, opened - before), conditions))
-        found.append(ACTIVATIONS.counted(max(0.0, peak - opened), conditions))
-    return {measurement.objective: measurement for measurement in found}
+        measurements.append(WEIGHTS.counted(max(0.0, opened - before), conditions))
+        measurements.append(ACTIVATIONS.counted(max(0.0, peak - opened), conditions))
+    return {measurement.objective: measurement for measurement in measurements}
 
 
 def peak_memory(bench: Side) -> Measurement | None:

@@ -56,8 +56,9 @@ def _correlations(x: Floats, y: Floats, drawn: Floats) -> Floats:
     covariance = (drawn * x * y).sum(1) / total - mean_x * mean_y
     var_x, var_y = ((drawn * one**2).sum(1) / total - mean**2 for one, mean in ((x, mean_x), (y, mean_y)))
     scale = np.sqrt(np.clip(var_x, 0, None) * np.clip(var_y, 0, None))
-    made: Floats = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 1e-12 * (scale.max() or 1.0))
-    return made
+    some = scale > 1e-12 * (scale.max() or 1.0)
+    correlations: Floats = np.divide(covariance, scale, out=np.zeros_like(scale), where=some)
+    return correlations
 
 
 def _r_squared_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:
@@ -66,8 +67,8 @@ def _r_squared_of(references: Labels, predictions: Predictions, drawn: Floats) -
     variance = drawn @ centred**2 / total - (drawn @ centred / total) ** 2
     error = drawn @ (references - predictions) ** 2 / total
     some = variance > 1e-12 * (variance.max() or 1.0)
-    made: Floats = np.where(some, 1 - np.divide(error, variance, out=np.zeros_like(error), where=some), 0.0)
-    return made
+    r_squared: Floats = np.where(some, 1 - np.divide(error, variance, out=np.zeros_like(error), where=some), 0.0)
+    return r_squared
 
 
 NUMBER_METRICS = (

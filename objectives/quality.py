@@ -58,15 +58,15 @@ def score(metric: str, predictions: Predictions, references: Labels, classes: in
     `classes` is the size of the task's label set, whatever labels the rows have.
     """
     _check(predictions, references)
-    found = evaluate_metric(metric).compute(predictions=predictions, references=references, classes=classes)
-    return float(found[metric])
+    scores = evaluate_metric(metric).compute(predictions=predictions, references=references, classes=classes)
+    return float(scores[metric])
 
 
 def constant_guess(metric: str, references: Labels, classes: int) -> tuple[float, int]:
     """(the metric, the class) of the best model that gives every row the same class: of two equal ones the first."""
-    found = [score(metric, np.full_like(references, one), references, classes) for one in range(classes)]
-    best = int(np.argmax(found))
-    return found[best], best
+    scores = [score(metric, np.full_like(references, one), references, classes) for one in range(classes)]
+    best = int(np.argmax(scores))
+    return scores[best], best
 
 
 @functools.cache

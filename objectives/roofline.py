@@ -97,37 +97,37 @@ def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceili
     return Floor(seconds[middle] * 1e3, bound, call, peak, bandwidth)
 
 
-def reached(found: Floor, median: Measurement) -> dict[str, Measurement]:
+def reached(floor: Floor, median: Measurement) -> dict[str, Measurement]:
     """The floor and the fraction of it that a median time (ms) reaches, by name."""
     low, high = median.interval
     conditions = {
         **median.conditions,
-        "bound": found.bound,
-        "flops": found.work.operations,
-        "bytes": found.work.bytes,
-        "peak_flops_per_s": found.peak,
-        "bandwidth_bytes_per_s": found.bandwidth,
-        "under_floor": under(found, median),
+        "bound": floor.bound,
+        "flops": floor.work.operations,
+        "bytes": floor.work.bytes,
+        "peak_flops_per_s": floor.peak,
+        "bandwidth_bytes_per_s": floor.bandwidth,
+        "under_floor": under(floor, median),
     }
-    fraction = FRACTION.measured(found.ms / median.value, (found.ms / high, found.ms / low), median.samples, conditions)
-    return {FLOOR.name: FLOOR.counted(found.ms, conditions), FRACTION.name: fraction}
+    fraction = FRACTION.measured(floor.ms / median.value, (floor.ms / high, floor.ms / low), median.samples, conditions)
+    return {FLOOR.name: FLOOR.counted(floor.ms, conditions), FRACTION.name: fraction}
 
 
-def under(found: Floor, median: Measurement) -> str:
+def under(floor: Floor, median: Measurement) -> str:
     """A sentence when a median time is under the floor, which is a bug; else ""."""
-    if median.value >= found.ms * (1 - TOLERANCE):
+    if median.value >= floor.ms * (1 - TOLERANCE):
         return ""
     return (
-        f"a median of {median.value:.3g} ms is under the roofline floor of {found.ms:.3g} ms ({found.bound}): a bug in "
+        f"a median of {median.value:.3g} ms is under the roofline floor of {floor.ms:.3g} ms ({floor.bound}): a bug in "
         "the measurement or in the count of its work"
     )
 
 
-def held_against(found: Floor, timed: Mapping[str, Measurement], median: str) -> dict[str, Measurement]:
+def held_against(floor: Floor, timed: Mapping[str, Measurement], median: str) -> dict[str, Measurement]:
     """`timed` with floor and fraction; where its `median` is under the floor all of it is marked noisy for that."""
-    reason = under(found, timed[median])
+    reason = under(floor, timed[median])
     marked = {name: _marked(measurement, reason) for name, measurement in timed.items()}
-    return {**marked, **reached(found, marked[median])}
+    return {**marked, **reached(floor, marked[median])}
 
 
 def _marked(measurement: Measurement, reason: str) -> Measurement:

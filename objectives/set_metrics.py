@@ -28,8 +28,8 @@ def _sums(references: Labels, predictions: Predictions, drawn: Floats) -> tuple[
 
 
 def _shares(hits: Floats, both: Floats) -> Floats:
-    made: Floats = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
-    return made
+    shares: Floats = np.divide(hits, both, out=np.zeros_like(both), where=both > 0)
+    return shares
 
 
 def _micro_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:

@@ -45,8 +45,8 @@ class Shapes:
     def __post_init__(self) -> None:
         size = self.count.shape
         if len(size) != 2 or any(getattr(self, name).shape != size for name in KINDS):
-            found = ", ".join(str(getattr(self, name).shape) for name in KINDS)
-            raise ValueError(f"{', '.join(KINDS)} must be of one shape (N, K), got {found}")
+            each = ", ".join(str(getattr(self, name).shape) for name in KINDS)
+            raise ValueError(f"{', '.join(KINDS)} must be of one shape (N, K), got {each}")
         for name in SCALARS:
             if getattr(self, name).shape != size[:1]:
                 raise ValueError(f"{name} must be of shape {size[:1]}, got {getattr(self, name).shape}")
@@ -82,15 +82,15 @@ class Shapes:
 
     def to_json(self) -> list[dict[str, Any]]:
         """One mapping a model, equal for equal models: every kind once, in order, those that count 0 left out."""
-        made = []
+        rows = []
         for i in range(len(self)):
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
             kinds: Counter[tuple[float, float]] = Counter()
             for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True):
                 kinds[round(a, 6), round(b, 6)] += count
             row["matrices"] = sorted([round(count, 6), a, b] for (a, b), count in kinds.items() if count)
-            made.append(row)
-        return made
+            rows.append(row)
+        return rows
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> Shapes:
@@ -123,17 +123,17 @@ def megabytes_of(shapes: Shapes, precision: str) -> Array:
     if precision not in BYTES:
         raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
     rest = BYTES[precision] if precision in WHOLE else BYTES["fp32"]
-    made: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * rest) / 1e6
-    return made
+    megabytes: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * rest) / 1e6
+    return megabytes
 
 
 def operations_of(shapes: Shapes, batch: int, length: float) -> Array:
     """(N,): multiplications and additions of a call with `batch` rows of `length` tokens; see `roofline.work`."""
     per_token = (shapes.count * shapes.inputs * shapes.outputs).sum(1)
-    made: Array = (
+    operations: Array = (
         2 * batch * length * per_token + 2 * batch * shapes.row_weights + 4 * batch * length * length * shapes.attention
     )
-    return made
+    return operations
 
 
 #: What a call costs time for. Every cost grows with every size it has, and none is negative.
@@ -157,7 +157,7 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
     for reading and writing beside what they multiply (Goto & van de Geijn, 2008, section 3).
     """
     tokens = batch * length
-    made = (
+    columns = (
         np.ones(len(shapes)),
         shapes.blocks,
         shapes.count.sum(1) + shapes.row_matrices,
@@ -168,13 +168,13 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
         tokens * length * shapes.attention,
         tokens * shapes.hidden * (shapes.blocks + 1),
     )
-    return np.stack(made, axis=1)
+    return np.stack(columns, axis=1)
 
 
 def places(shapes: Shapes) -> Array:
     """(N, D): where a model lies among others: logarithms of sizes that are no multiples of one another."""
     blocks = np.maximum(shapes.blocks, 1.0)
-    made = (
+    columns = (
         blocks,
         1 + shapes.count.sum(1) / blocks,
         1 + shapes.weights / blocks,
@@ -182,5 +182,5 @@ def places(shapes: Shapes) -> Array:
         1 + shapes.attention / blocks,
         1 + shapes.hidden,
     )
-    found: Array = np.log(np.stack(made, axis=1))
-    return found
+    logs: Array = np.log(np.stack(columns, axis=1))
+    return logs

@@ -78,9 +78,9 @@ def rank_sum_cut(one: int, other: int) -> int:
     # ways[j][u]: of the ways to choose j of the values so far, how many have Mann-Whitney statistic u
     ways = [[0] * (one * other + 1) for _ in range(one + 1)]
     ways[0][0] = 1
-    for seen in range(one + other):
-        for chosen in range(min(seen, one - 1), -1, -1):
-            below = seen - chosen  # left out so far
+    for values in range(one + other):
+        for chosen in range(min(values, one - 1), -1, -1):
+            below = values - chosen  # left out so far
             for u in range(one * other - below, -1, -1):
                 if below <= other:
                     ways[chosen + 1][u + below] += ways[chosen][u]

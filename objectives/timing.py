@@ -102,12 +102,12 @@ def session(
     read: Read = clock.read,
 ) -> Session:
     """Time one pair of processes, again while it is disturbed, and keep the attempt with the quietest machine."""
-    seen: list[Session] = []
-    while not seen or (seen[-1].disturbances and len(seen) < protocol.attempts):
-        seen.append(_attempt(candidate, baseline, inputs, protocol, generator, read))
-    kept = seen[-1] if not seen[-1].disturbances else min(seen, key=lambda attempt: attempt.others)
-    given_up = tuple("; ".join(attempt.disturbances) for attempt in seen if attempt is not kept)
-    return replace(kept, retried_for=given_up)
+    attempts: list[Session] = []
+    while not attempts or (attempts[-1].disturbances and len(attempts) < protocol.attempts):
+        attempts.append(_attempt(candidate, baseline, inputs, protocol, generator, read))
+    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
+    given_up = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
+    return replace(quietest, retried_for=given_up)
 
 
 def _attempt(
@@ -141,13 +141,13 @@ def _attempt(
         after = read(pids)
         on_device = protocol.blocks if info["device"] == "cuda" else 0
         device = [ask_block(candidate, "device_block") for _ in range(on_device)]
-    found = noise.of_machine(before, after)
+    disturbances = noise.of_machine(before, after)
     if len({tuple((name, array.shape) for name, array in batch.items()) for batch in inputs}) == 1:
         for name, times in zip(("candidate", "baseline"), blocks, strict=True):
-            found += noise.of_calls(name, times) if times else []
+            disturbances += noise.of_calls(name, times) if times else []
     clocks = None if after.gpu is None else (after.gpu.clock_mhz, after.gpu.max_clock_mhz)
     others = clock.busy(before, after)
-    return Session(*blocks, second == 0, device, info, warm_ups[0], others, clocks, tuple(found))
+    return Session(*blocks, second == 0, device, info, warm_ups[0], others, clocks, tuple(disturbances))
 
 
 @contextlib.contextmanager

@@ -52,8 +52,8 @@ def other(main: Workload, mark: str) -> Workload:
     Raises:
         ValueError: no such suffix.
     """
-    found = _parts(mark)
-    batch, length = found["batch"], found["length"]
+    parts = _parts(mark)
+    batch, length = parts["batch"], parts["length"]
     return replace(
         main,
         batch=main.batch if batch is None else int(batch),
@@ -67,15 +67,15 @@ def device_of(mark: str) -> str | None:
 
 
 def _parts(mark: str) -> dict[str, str | None]:
-    found: dict[str, str | None] = dict.fromkeys(_PARTS)
+    parts: dict[str, str | None] = dict.fromkeys(_PARTS)
     left = list(_PARTS)
     for part in mark.split("-"):
         name = next((name for name in left if re.fullmatch(_PARTS[name], part)), None)
         if name is None:
             raise ValueError(f"a workload is written cpu or cuda, b<batch>, l<length>, joined by -, got {mark!r}")
         left = left[left.index(name) + 1 :]
-        found[name] = part if name == "device" else part[1:]
-    return found
+        parts[name] = part if name == "device" else part[1:]
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +186,13 @@ def _batch(
     drawn = ordinary[generator.integers(len(ordinary), size=shape)]
     for i, count in enumerate(counts):
         ids[i, :count], types[i, :count] = frame.row(drawn[i, :count])
-    made = {
+    arrays = {
         "input_ids": ids,
         "attention_mask": (np.arange(shape[1]) < counts[:, None]).astype(np.int64),
         "token_type_ids": types,
         "position_ids": np.broadcast_to(np.arange(shape[1]), shape).copy(),
     }
-    unknown = [name for name in input_names if name not in made]
+    unknown = [name for name in input_names if name not in arrays]
     if unknown:
-        raise ValueError(f"can make {', '.join(made)}, got {', '.join(unknown)}")
-    return {name: made[name] for name in input_names}
+        raise ValueError(f"can make {', '.join(arrays)}, got {', '.join(unknown)}")
+    return {name: arrays[name] for name in input_names}

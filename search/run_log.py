@@ -101,11 +101,11 @@ def logged_in(error: BaseException) -> str:
 def log_start(config: Mapping[str, Any]) -> None:
     """What a run is of, and on what."""
     log.info("a run begins: %s", " ".join(sys.argv))
-    found = {}
+    versions = {}
     for name in VERSIONS:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    log.info("Python %s, %s, %s", platform.python_version(), platform.platform(), json.dumps(found))
+            versions[name] = metadata.version(name)
+    log.info("Python %s, %s, %s", platform.python_version(), platform.platform(), json.dumps(versions))
     log.info("configuration: %s", json.dumps(config, default=str, ensure_ascii=False))
 
 

@@ -38,9 +38,9 @@ class Anatomy:
         }
 
     def linear(self, block: int, role: str) -> nn.Linear:
-        found = self.blocks[block].get_submodule(self.roles()[role])
-        assert isinstance(found, nn.Linear), f"{role} of block {block} is a {type(found).__name__}"
-        return found
+        module = self.blocks[block].get_submodule(self.roles()[role])
+        assert isinstance(module, nn.Linear), f"{role} of block {block} is a {type(module).__name__}"
+        return module
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -58,9 +58,9 @@ class Anatomy:
     @property
     def token_table(self) -> nn.Embedding:
         """The embedding of token ids."""
-        found = self.backbone.get_submodule(self.family.embeddings[0])
-        assert isinstance(found, nn.Embedding), f"the token embedding is a {type(found).__name__}"
-        return found
+        module = self.backbone.get_submodule(self.family.embeddings[0])
+        assert isinstance(module, nn.Embedding), f"the token embedding is a {type(module).__name__}"
+        return module
 
     def attention(self, block: int) -> nn.Module:
         """The module of a block that multiplies queries with keys."""
@@ -71,9 +71,9 @@ class Anatomy:
     def head_dim(self) -> int:
         attention = self.attention(0)
         for name in ("attention_head_size", "head_dim"):
-            found = getattr(attention, name, None)
-            if isinstance(found, int):
-                return found
+            value = getattr(attention, name, None)
+            if isinstance(value, int):
+                return value
         raise Infeasible(f"{type(attention).__name__} names no head size")
 
     @property
@@ -111,9 +111,9 @@ class Anatomy:
         for name in self.family.head_widths:
             setattr(attention, name, heads * self.head_dim)
 
-    def set_depth(self, kept: list[int]) -> None:
-        """Keep the blocks at these positions, in this order, and update the configuration that counts them."""
-        blocks = nn.ModuleList(self.blocks[i] for i in kept)
+    def set_depth(self, indices: list[int]) -> None:
+        """Keep the blocks at these indices, in this order, and update the configuration that counts them."""
+        blocks = nn.ModuleList(self.blocks[i] for i in indices)
         parent, _, name = self.family.layers.rpartition(".")
         setattr(self.backbone.get_submodule(parent), name, blocks)
         for position, block in enumerate(blocks):
@@ -121,10 +121,10 @@ class Anatomy:
                 if hasattr(module, "layer_idx"):
                     module.layer_idx = position  # type: ignore[assignment]
         config = self.backbone.config
-        setattr(config, "num_hidden_layers", len(kept))  # noqa: B010 - mypy: config is an untyped transformers object
+        setattr(config, "num_hidden_layers", len(indices))  # noqa: B010 - mypy: config is an untyped transformers object
         layer_types = getattr(config, "layer_types", None)
         if isinstance(layer_types, list):
-            config.layer_types = [layer_types[i] for i in kept]  # type: ignore[union-attr]
+            config.layer_types = [layer_types[i] for i in indices]  # type: ignore[union-attr]
 
 
 def anatomy_of(backbone: nn.Module) -> Anatomy:
@@ -141,9 +141,9 @@ def anatomy_of(backbone: nn.Module) -> Anatomy:
 
 def _check_block(anatomy: Anatomy, model_type: str) -> None:
     """Raise Infeasible where the first block has matrices of unknown roles: cross attention, positions of DeBERTa."""
-    known = (*anatomy.roles().values(), *anatomy.family.fused)
+    paths = (*anatomy.roles().values(), *anatomy.family.fused)
     linears = [path for path, module in anatomy.blocks[0].named_modules() if isinstance(module, nn.Linear)]
-    other = [path for path in linears if not any(f"{path}.".startswith(f"{role}.") for role in known)]
+    other = [path for path in linears if not any(f"{path}.".startswith(f"{role}.") for role in paths)]
     if other:
         raise Infeasible(
             f"the layers of this {model_type} model hold matrices of no known role ({', '.join(other)}), so they "

@@ -129,10 +129,10 @@ def load_base(
         pooling, tensors = read_pooling(folder)
         settings = pooling.to_json()
     base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame), settings)
-    made = chosen.wrap(model, len(labels), name, settings)
-    if isinstance(made, Embedder):
-        made.pooled.load_state_dict(tensors)
-    return made, base
+    wrapped = chosen.wrap(model, len(labels), name, settings)
+    if isinstance(wrapped, Embedder):
+        wrapped.pooled.load_state_dict(tensors)
+    return wrapped, base
 
 
 def _is_token(number: Any, config: Any) -> bool:
@@ -204,8 +204,8 @@ def read_weights(model: TaskModel, folder: Path) -> None:
     path = folder / WEIGHTS
     if not path.exists():
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-        found = f"; {pickles[0]} is a pickle, which can run code and is never loaded" if pickles else ""
-        raise ModelError(f"{folder}: no {WEIGHTS}{found}")
+        pickle = f"; {pickles[0]} is a pickle, which can run code and is never loaded" if pickles else ""
+        raise ModelError(f"{folder}: no {WEIGHTS}{pickle}")
     with path.open("rb") as file:
         start = file.read(2)
     if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):

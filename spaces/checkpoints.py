@@ -57,15 +57,15 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments, random state, and the best weights so far: on the CPU, by names that `put` knows."""
         # Cloned, because tied weights share their memory, and safetensors takes no tensors that do.
-        found = {f"model.{name}": tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        tensors = {f"model.{name}": tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{index}.{name}": tensor.cpu() for name, tensor in moments.items()}
-        found["random.cpu"] = torch.get_rng_state()
+            tensors |= {f"optimizer.{index}.{name}": tensor.cpu() for name, tensor in moments.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
         if self.device == "cuda":
-            found["random.cuda"] = torch.cuda.get_rng_state()
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
         if self.best is not None:
-            found |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
-        return {name: tensor.contiguous() for name, tensor in found.items()}
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def put(self, tensors: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
         """Restore the state that gave `tensors`, and the facts of its `best`."""
@@ -96,10 +96,10 @@ class Keeper:
         """
         if self._checkpoints is None:
             return 0
-        found = _read(self._checkpoints.file, self._state.fits())
-        if found is None or found[0]["step"] > until:
+        checkpoint = _read(self._checkpoints.file, self._state.fits())
+        if checkpoint is None or checkpoint[0]["step"] > until:
             return 0
-        facts, tensors = found
+        facts, tensors = checkpoint
         self._state.put(tensors, facts["best"])
         return int(facts["step"])
 
@@ -149,8 +149,8 @@ def _read(file: Path, fits: str) -> tuple[dict[str, Any], dict[str, Tensor]] | N
 
 def _checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of the whole file, against damage by the disk; it is no protection against tampering."""
-    found = zlib.crc32(facts.encode())
+    checksum = zlib.crc32(facts.encode())
     for name, tensor in sorted(tensors.items()):
-        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"

@@ -156,7 +156,7 @@ def family_of(model_type: str) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
-    known = ", ".join(known_model_types())
+    types = ", ".join(known_model_types())
     raise Infeasible(
-        f"the layout of model family {model_type!r} is not known, so its layers cannot be cut; known: {known}"
+        f"the layout of model family {model_type!r} is not known, so its layers cannot be cut; known: {types}"
     )

@@ -38,22 +38,22 @@ def take_apart(backbone: nn.Module) -> None:
     for block in Anatomy(backbone, family).blocks:
         transposed = [path for path, module in block.named_modules() if isinstance(module, Conv1D)]
         for path in transposed:
-            found = block.get_submodule(path)
-            replace_module(block, path, _linear(found.weight.T, found.bias))  # type: ignore[arg-type]
+            fused = block.get_submodule(path)
+            replace_module(block, path, _linear(fused.weight.T, fused.bias))  # type: ignore[arg-type]
         for path, names in family.fused.items():
             whole = block.get_submodule(path)
             assert isinstance(whole, nn.Linear)
             weights = whole.weight.chunk(len(names))
             biases = [None] * len(names) if whole.bias is None else whole.bias.chunk(len(names))
-            made = map(_linear, weights, biases)
-            replace_module(block, path, Parts(dict(zip(names, made, strict=True))))
+            linears = map(_linear, weights, biases)
+            replace_module(block, path, Parts(dict(zip(names, linears, strict=True))))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A matrix of its own memory with these weights (out, in)."""
     out, columns = weight.shape
-    made = nn.Linear(columns, out, bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    linear = nn.Linear(columns, out, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if bias is not None:
-        made.bias = nn.Parameter(bias.detach().clone())
-    return made
+        linear.bias = nn.Parameter(bias.detach().clone())
+    return linear

@@ -80,8 +80,8 @@ class Native(TaskModel):
             "score",
             "qa_outputs",
         )
-        found = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
-        return tuple(path for path, module in found if isinstance(module, nn.Linear))
+        modules = [(f"model.{n}", m) for n, m in self.model.named_modules() if n in names]
+        return tuple(path for path, module in modules if isinstance(module, nn.Linear))
 
     def hidden_norms(self) -> tuple[str, ...]:
         return tuple(f"model.{name}" for name, _ in self.model.named_modules() if name == "head.norm")
@@ -96,8 +96,8 @@ class Spans(Native):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
-        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
 
 class Embedder(TaskModel):
@@ -158,15 +158,15 @@ class Head:
 
 
 def _native(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    made = Native(model)
-    take_apart(made.backbone)
-    return made
+    wrapped = Native(model)
+    take_apart(wrapped.backbone)
+    return wrapped
 
 
 def _spans(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    made = Spans(model)
-    take_apart(made.backbone)
-    return made
+    wrapped = Spans(model)
+    take_apart(wrapped.backbone)
+    return wrapped
 
 
 def _mean_pooled(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:

@@ -69,5 +69,5 @@ class Knob:
         if self.step is None:
             return [self.low] if self.low == self.high else [self.low, self.high]
         count = round((self.high - self.low) / self.step)
-        made = [self.low + i * self.step for i in range(count + 1)]
-        return [v if isinstance(v, int) else round(v, 10) for v in made]
+        values = [self.low + i * self.step for i in range(count + 1)]
+        return [v if isinstance(v, int) else round(v, 10) for v in values]

@@ -9,7 +9,7 @@ RIDGE = 1e-2  # of the mean variance of the kept inputs
 
 
 @torch.no_grad()
-def compensate(after: nn.Linear, before: nn.Linear, kept: list[int], moment: Tensor, mean: Tensor) -> None:
+def compensate(after: nn.Linear, before: nn.Linear, columns: list[int], moment: Tensor, mean: Tensor) -> None:
     """Set `after`, which has only the `kept` inputs, to the least-squares approximation of `before`.
 
     Minimises E |W x + b - W' x_K - b'|^2 in W' and b': W' = W S[:, K] S[K, K]^-1 with S the covariance of x, and
@@ -20,13 +20,13 @@ def compensate(after: nn.Linear, before: nn.Linear, kept: list[int], moment: Ten
     w = before.weight.double().cpu()
     second, first = moment.double(), mean.double()
     spread = second if before.bias is None else second - torch.outer(first, first)
-    inside = spread[kept][:, kept]
+    inside = spread[columns][:, columns]
     # A little of the diagonal: what the calibration tokens hardly vary in must not be extrapolated from.
     ridge = RIDGE * inside.diagonal().mean().clamp(min=1e-12)
-    factor = torch.linalg.cholesky(inside + ridge * torch.eye(len(kept), dtype=torch.float64))
+    factor = torch.linalg.cholesky(inside + ridge * torch.eye(len(columns), dtype=torch.float64))
     # The ridge pulls towards the weights as they were, so shrink the difference, not the weights.
-    gap = w @ spread[:, kept] - w[:, kept] @ inside
-    tuned = w[:, kept] + torch.cholesky_solve(gap.T, factor).T
+    gap = w @ spread[:, columns] - w[:, columns] @ inside
+    tuned = w[:, columns] + torch.cholesky_solve(gap.T, factor).T
     after.weight.copy_(tuned)
     if before.bias is not None:
-        after.bias.copy_(before.bias.double().cpu() + w @ first - tuned @ first[kept])
+        after.bias.copy_(before.bias.double().cpu() + w @ first - tuned @ first[columns])

@@ -113,8 +113,8 @@ def load_weights(loader: Any, folder: Path, config: Any, name: str, fresh: Seque
 
 def _refuse_more_layers(model: nn.Module, unexpected: Any, cannot: str) -> None:
     """Raise ModelError where the file has layers beyond those of the config: a shorter model would be searched."""
-    known = {_numberless(key) for key in model.state_dict()}
-    more = sorted(key for key in unexpected if any(part in known for part in _endings(_numberless(key))))
+    keys = {_numberless(key) for key in model.state_dict()}
+    more = sorted(key for key in unexpected if any(part in keys for part in _endings(_numberless(key))))
     if more:
         raise ModelError(
             f"{cannot}: its weight file holds {len(more)} tensors of layers that its config.json does not describe, "
@@ -140,19 +140,19 @@ def positions_of(model: nn.Module) -> int | None:
     Relative and rotary positions go on for ever. Tables of the RoBERTa family count from behind the padding token;
     those of the BART family have an offset.
     """
-    found = []
+    lengths = []
     for path, module in model.named_modules():
         leaf = path.rpartition(".")[2]
         rows = getattr(module, "num_embeddings", None)
         if _names_positions(leaf) and isinstance(rows, int):
             padding, offset = getattr(module, "padding_idx", None), getattr(module, "offset", 0)
-            found.append(rows - (padding + 1 if isinstance(padding, int) else int(offset)))
+            lengths.append(rows - (padding + 1 if isinstance(padding, int) else int(offset)))
         for name, tensor in (*module.named_buffers(recurse=False), *module.named_parameters(recurse=False)):
             if name == "position_ids" and any(_names_positions(child) for child, _ in module.named_children()):
-                found.append(int(tensor.shape[-1]))
+                lengths.append(int(tensor.shape[-1]))
             elif name != "position_ids" and _names_positions(name) and tensor.ndim == 2:
-                found.append(int(tensor.shape[0]))
-    return min(found) if found else None
+                lengths.append(int(tensor.shape[0]))
+    return min(lengths) if lengths else None
 
 
 def _names_positions(name: str) -> bool:

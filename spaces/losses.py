@@ -50,8 +50,8 @@ def _positions(logits: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor
 
 def span_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy of start and end, their mean, against positions (B, 2) (Devlin et al. 2019, section 4.2)."""
-    found = _positions(logits, mask).gather(1, targets[:, None, :])
-    return -found.mean()
+    log_probabilities = _positions(logits, mask).gather(1, targets[:, None, :])
+    return -log_probabilities.mean()
 
 
 def span_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:

@@ -46,10 +46,10 @@ class Costs:
             call, weight, read, write = map(float, text.split())
         except ValueError:
             call = weight = read = write = math.nan
-        made = cls(call, weight, read, write)
-        if not all(math.isfinite(value) and value >= 0 for value in astuple(made)):
+        costs = cls(call, weight, read, write)
+        if not all(math.isfinite(value) and value >= 0 for value in astuple(costs)):
             raise ValueError(f"costs must be four numbers of microseconds, 0 or more, got {text!r}")
-        return made
+        return costs
 
 
 def fit_costs(sizes: Sequence[tuple[int, int]], times_us: Sequence[float]) -> Costs:

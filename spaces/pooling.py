@@ -76,10 +76,10 @@ class Pooled(nn.Module):
         self.activations = nn.ModuleList(ACTIVATIONS[d.activation]() for d in pooling.dense)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        made = pool(self.pooling.mode, hidden, attention_mask)
+        pooled = pool(self.pooling.mode, hidden, attention_mask)
         for linear, activation in zip(self.dense, self.activations, strict=True):
-            made = activation(linear(made))
-        return F.normalize(made, p=2.0, dim=-1) if self.pooling.normalise else made
+            pooled = activation(linear(pooled))
+        return F.normalize(pooled, p=2.0, dim=-1) if self.pooling.normalise else pooled
 
 
 def pool(mode: Mode, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -116,12 +116,12 @@ def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
     modules = folder / "modules.json"
     if not modules.exists():
         return Pooling(), {}
-    found = _modules(modules)
-    _check_transformer(folder, found[0][1])
-    mode, width = _read_mode(folder / found[1][1] / "config.json")
+    parts = _modules(modules)
+    _check_transformer(folder, parts[0][1])
+    mode, width = _read_mode(folder / parts[1][1] / "config.json")
     layers: list[Dense] = []
     tensors: dict[str, Tensor] = {}
-    for name, path in found[2:]:
+    for name, path in parts[2:]:
         if name == "Dense":
             layer, weights = _read_dense(folder / path, width)
             tensors |= {f"dense.{len(layers)}.{key}": tensor for key, tensor in weights.items()}
@@ -129,7 +129,7 @@ def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
             width = layer.out_features
         elif (config := folder / path / "config.json").exists():
             _require(config, _read(config), _EMBEDDING)
-    return Pooling(mode, found[-1][0] == "Normalize", tuple(layers)), tensors
+    return Pooling(mode, parts[-1][0] == "Normalize", tuple(layers)), tensors
 
 
 #: What a module reads and writes: it stands in the files of newer versions, and older ones know nothing else.
@@ -138,21 +138,21 @@ _EMBEDDING = {"module_input_name": "sentence_embedding", "module_output_name": "
 
 def _read(file: Path, kind: type = dict) -> Any:
     with reading(f"{file} cannot be read"):
-        found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, kind):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, kind):
         raise ModelError(f"{file}: must hold {'an object' if kind is dict else 'a list'}")
-    return found
+    return content
 
 
-def _require(file: Path, found: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _require(file: Path, settings: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if found.get(key) not in (None, value):
-            raise ModelError(f"{file}: {key} must be {json.dumps(value)}, got {json.dumps(found[key])}")
+        if settings.get(key) not in (None, value):
+            raise ModelError(f"{file}: {key} must be {json.dumps(value)}, got {json.dumps(settings[key])}")
 
 
 def _modules(file: Path) -> list[tuple[str, str]]:
     """(class name, folder) of each module: a Transformer, a Pooling, Dense layers, perhaps a Normalize."""
-    found = []
+    modules = []
     for i, module in enumerate(_read(file, list)):
         kind, path = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
         if not isinstance(kind, str) or not isinstance(path, str):
@@ -164,13 +164,13 @@ def _modules(file: Path) -> list[tuple[str, str]]:
             )
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise ModelError(f"{file}: the path of module {i} must be inside the folder, got {path}")
-        found.append((name, path))
-    names = [name for name, _ in found]
+        modules.append((name, path))
+    names = [name for name, _ in modules]
     dense = names[2:-1] if names[-1:] == ["Normalize"] else names[2:]
     if names[:2] != ["Transformer", "Pooling"] or set(dense) - {"Dense"}:
         rule = "must be Transformer, Pooling, any number of Dense, and Normalize or not, in this order"
         raise ModelError(f"{file}: the modules {rule}, got {', '.join(names) or 'none'}")
-    return found
+    return modules
 
 
 def _check_transformer(folder: Path, path: str) -> None:
@@ -182,9 +182,10 @@ def _check_transformer(folder: Path, path: str) -> None:
         _require(texts, _read(texts), {"default_prompt_name": None})
     settings = folder / SETTINGS
     if settings.exists():
-        found = _read(settings)
-        _require(settings, found, {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"})
-        if found.get("do_lower_case") and not _lowers(folder / "tokenizer.json"):
+        content = _read(settings)
+        values = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+        _require(settings, content, values)
+        if content.get("do_lower_case") and not _lowers(folder / "tokenizer.json"):
             raise ModelError(f"{settings}: do_lower_case must be false, because the tokenizer does not lower-case")
 
 
@@ -197,16 +198,16 @@ def _lowers(tokenizer: Path) -> bool:
 
 def _read_mode(file: Path) -> tuple[Mode, int]:
     """(mode, hidden size) of a Pooling module."""
-    found = _read(file)
-    named = found.get("pooling_mode")
+    content = _read(file)
+    named = content.get("pooling_mode")
     if named is None:
-        named = [key for key, value in found.items() if key.startswith(OLD_KEY) and value] or ["mean"]
+        named = [key for key, value in content.items() if key.startswith(OLD_KEY) and value] or ["mean"]
     named = [str(name) for name in (named if isinstance(named, list) else [named])]
     modes: list[Mode] = [mode for mode, names in MODES.items() if set(names) & set(named)]
     if len(named) != 1 or len(modes) != 1:
-        known = ", ".join(name for name, _ in MODES.values())
-        raise ModelError(f"{file}: the pooling mode must be one of {known}, got {' and '.join(named) or 'none'}")
-    width = found.get("embedding_dimension", found.get("word_embedding_dimension"))
+        valid = ", ".join(name for name, _ in MODES.values())
+        raise ModelError(f"{file}: the pooling mode must be one of {valid}, got {' and '.join(named) or 'none'}")
+    width = content.get("embedding_dimension", content.get("word_embedding_dimension"))
     return modes[0], _count(file, "word_embedding_dimension", width)
 
 
@@ -219,27 +220,27 @@ def _count(file: Path, key: str, value: Any) -> int:
 def _read_dense(folder: Path, width: int) -> tuple[Dense, dict[str, Tensor]]:
     """A Dense module that takes embeddings of `width` numbers, with its weights."""
     file = folder / "config.json"
-    found = _read(file)
-    _require(file, found, {**_EMBEDDING, "in_features": width, "use_residual": False})
-    activation = str(found.get("activation_function", Dense.activation))
+    content = _read(file)
+    _require(file, content, {**_EMBEDDING, "in_features": width, "use_residual": False})
+    activation = str(content.get("activation_function", Dense.activation))
     if activation not in ACTIVATIONS:
         raise ModelError(f"{file}: activation_function must be one of {', '.join(ACTIVATIONS)}, got {activation}")
-    made = Dense(
-        width, _count(file, "out_features", found.get("out_features")), found.get("bias") is not False, activation
+    dense = Dense(
+        width, _count(file, "out_features", content.get("out_features")), content.get("bias") is not False, activation
     )
     weights = folder / WEIGHTS
     if not weights.exists():
         raise ModelError(f"{weights}: no such file; weights are read from safetensors only, never from pickles")
     with reading(f"{weights} cannot be read"):
         tensors = load_file(weights)
-    shapes = {"weight": (made.out_features, width), **({"bias": (made.out_features,)} if made.bias else {})}
+    shapes = {"weight": (dense.out_features, width), **({"bias": (dense.out_features,)} if dense.bias else {})}
     stored = {key.removeprefix("linear."): tensor.to(torch.float32) for key, tensor in tensors.items()}
     got = {key: tuple(tensor.shape) for key, tensor in stored.items()}
     if got != shapes:
         raise ModelError(f"{weights}: must hold the tensors that config.json describes, {shapes}, got {got}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
         raise ModelError(f"{weights}: holds numbers that are infinite or not a number")
-    return made, stored
+    return dense, stored
 
 
 def write_sentence_transformers(

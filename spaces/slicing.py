@@ -26,23 +26,23 @@ def _like(module: nn.Module, cut: Cut) -> nn.Module:
     if isinstance(module, nn.Linear):
         rows = module.out_features if cut.rows is None else len(cut.rows)
         columns = module.in_features if cut.columns is None else len(cut.columns)
-        made: nn.Module = nn.Linear(columns, rows, bias=module.bias is not None)
+        smaller: nn.Module = nn.Linear(columns, rows, bias=module.bias is not None)
     elif isinstance(module, nn.Embedding):
         columns = module.embedding_dim if cut.columns is None else len(cut.columns)
-        made = nn.Embedding(module.num_embeddings, columns, padding_idx=module.padding_idx)
+        smaller = nn.Embedding(module.num_embeddings, columns, padding_idx=module.padding_idx)
     elif isinstance(module, nn.LayerNorm):
         assert cut.rows is not None
-        made = nn.LayerNorm(
+        smaller = nn.LayerNorm(
             len(cut.rows), module.eps, elementwise_affine=module.elementwise_affine, bias=module.bias is not None
         )
     elif hasattr(module, "variance_epsilon"):  # RMSNorm of the Llama family
         assert cut.rows is not None
-        made = type(module)(len(cut.rows), eps=module.variance_epsilon)
+        smaller = type(module)(len(cut.rows), eps=module.variance_epsilon)
     else:
         raise TypeError(f"cannot cut a {type(module).__name__}")
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
-    return made.to(device=weight.device, dtype=weight.dtype)
+    return smaller.to(device=weight.device, dtype=weight.dtype)
 
 
 def reshape(root: nn.Module, cuts: Mapping[str, Cut]) -> None:
@@ -56,13 +56,13 @@ def fill(root: nn.Module, source: nn.Module, cuts: Mapping[str, Cut], renamed: M
     """Copy the kept weights of `source` into reshaped `root`; `renamed` gives the path in `source` where it differs."""
     for path, cut in cuts.items():
         target, origin = root.get_submodule(path), source.get_submodule(renamed.get(path, path))
-        weight, kept = target.weight, origin.weight
-        assert isinstance(weight, torch.Tensor) and isinstance(kept, torch.Tensor)
+        weight, values = target.weight, origin.weight
+        assert isinstance(weight, torch.Tensor) and isinstance(values, torch.Tensor)
         if cut.rows is not None:
-            kept = kept[torch.as_tensor(cut.rows)]
+            values = values[torch.as_tensor(cut.rows)]
         if cut.columns is not None:
-            kept = kept[:, torch.as_tensor(cut.columns)]
-        weight.copy_(kept)
+            values = values[:, torch.as_tensor(cut.columns)]
+        weight.copy_(values)
         bias = getattr(origin, "bias", None)
         if isinstance(bias, torch.Tensor):
             chosen = bias if cut.rows is None else bias[torch.as_tensor(cut.rows)]
@@ -85,8 +85,8 @@ def encode_ranges(indices: Sequence[int]) -> str:
 
 def decode_ranges(text: str) -> list[int]:
     """The inverse of `encode_ranges`."""
-    found: list[int] = []
+    indices: list[int] = []
     for part in filter(None, text.split(",")):
         low, _, high = part.partition("-")
-        found.extend(range(int(low), int(high or low) + 1))
-    return found
+        indices.extend(range(int(low), int(high or low) + 1))
+    return indices

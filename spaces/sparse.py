@@ -10,26 +10,26 @@ from spaces.anatomy import replace_module
 
 
 class Sparse(nn.Module):
-    """x -> W x + bias, with W (out, in) zero except for `kept` weights per row.
+    """x -> W x + bias, with W (out, in) zero except for `per_row` weights per row.
 
-    The state is `values` (out, kept), row by row in column order, and `mask`, a bit per element of W in the same
+    The state is `values` (out, per_row), row by row in column order, and `mask`, a bit per element of W in the same
     order, 8 per byte. W is assembled at each call, so training changes only the kept weights: all others stay zero
     whatever the optimizer does. It is no faster than the dense matrix.
     """
 
-    columns: Tensor  # (out, kept): the column of each value, derived from the mask
+    columns: Tensor  # (out, per_row): the column of each value, derived from the mask
     mask: Tensor
 
-    def __init__(self, in_features: int, out_features: int, kept: int, bias: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, per_row: int, bias: bool) -> None:
         super().__init__()
-        if not 1 <= kept <= in_features:
-            raise ValueError(f"kept must be in [1, {in_features}], got {kept}")
-        self.in_features, self.out_features, self.kept = in_features, out_features, kept
-        self.values = nn.Parameter(torch.zeros(out_features, kept))
+        if not 1 <= per_row <= in_features:
+            raise ValueError(f"per_row must be in [1, {in_features}], got {per_row}")
+        self.in_features, self.out_features, self.per_row = in_features, out_features, per_row
+        self.values = nn.Parameter(torch.zeros(out_features, per_row))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        first = (torch.arange(in_features) < kept).expand(out_features, -1)
+        first = (torch.arange(in_features) < per_row).expand(out_features, -1)
         self.register_buffer("mask", packed(first))
-        self.register_buffer("columns", columns_of(self.mask, out_features, in_features, kept), persistent=False)
+        self.register_buffer("columns", columns_of(self.mask, out_features, in_features, per_row), persistent=False)
         self.register_load_state_dict_post_hook(_find_columns)  # type: ignore[no-untyped-call]
 
     @property
@@ -43,7 +43,7 @@ class Sparse(nn.Module):
 
     @torch.no_grad()
     def take(self, weight: Tensor, places: Tensor) -> None:
-        """Take the weights of `weight` (out, in) where `places` (out, in) is true, in `kept` columns of each row."""
+        """Take the weights of `weight` (out, in) where `places` (out, in) is true, in `per_row` columns of each row."""
         self.mask.copy_(packed(places))
         _find_columns(self, None)
         self.values.copy_(weight.gather(1, self.columns.to(weight.device)))
@@ -80,25 +80,25 @@ def unpacked(bits: Tensor, out_features: int, in_features: int) -> Tensor:
     return flat.reshape(-1)[: out_features * in_features].view(out_features, in_features).bool()
 
 
-def columns_of(bits: Tensor, out_features: int, in_features: int, kept: int) -> Tensor:
-    """(out, kept): the columns that a packed mask keeps, rising in each row.
+def columns_of(bits: Tensor, out_features: int, in_features: int, per_row: int) -> Tensor:
+    """(out, per_row): the columns that a packed mask keeps, rising in each row.
 
     Raises:
-        RuntimeError: the mask does not keep `kept` a row.
+        RuntimeError: the mask does not keep `per_row` a row.
     """
     mask = unpacked(bits, out_features, in_features)
-    if not bool((mask.sum(1) == kept).all()):
-        raise RuntimeError(f"a mask of {out_features} rows must keep {kept} of {in_features} in each, and does not")
-    return mask.nonzero()[:, 1].view(out_features, kept)
+    if not bool((mask.sum(1) == per_row).all()):
+        raise RuntimeError(f"a mask of {out_features} rows must keep {per_row} of {in_features} in each, and does not")
+    return mask.nonzero()[:, 1].view(out_features, per_row)
 
 
 def _find_columns(module: Sparse, _: object) -> None:
-    module.columns = columns_of(module.mask, module.out_features, module.in_features, module.kept)
+    module.columns = columns_of(module.mask, module.out_features, module.in_features, module.per_row)
 
 
-def best_of_row(scores: Tensor, kept: int) -> Tensor:
-    """(out, in), true for the `kept` highest of each row; of equals the first."""
-    chosen = scores.argsort(dim=1, descending=True, stable=True)[:, :kept]
+def best_of_row(scores: Tensor, per_row: int) -> Tensor:
+    """(out, in), true for the `per_row` highest of each row; of equals the first."""
+    chosen = scores.argsort(dim=1, descending=True, stable=True)[:, :per_row]
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, chosen, value=True)
 
 

@@ -14,8 +14,8 @@ from spaces.base import TaskModel
 def last_linear(model: TaskModel) -> nn.Linear | None:
     """The last linear layer outside the backbone: what gives a head's outputs; None where there is none."""
     inside = set(model.backbone.modules())
-    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
-    return found[-1] if found else None
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
+    return linears[-1] if linears else None
 
 
 @contextmanager

@@ -42,10 +42,10 @@ class Best:
         if step % self.every and step < total:
             return False
         model.eval()
-        found = self._stopping.loss(model)
+        loss = self._stopping.loss(model)
         model.train()
-        if found < self._loss:
-            self._loss, self._worse = found, 0
+        if loss < self._loss:
+            self._loss, self._worse = loss, 0
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         else:
             self._worse += 1

@@ -92,14 +92,14 @@ def _descend(
 ) -> float:
     """One optimiser step, and the loss before it; no step where the loss is not finite."""
     with _autocast(device):
-        value = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
-    found = float(value.detach())
-    if math.isfinite(found):
-        value.backward()  # type: ignore[no-untyped-call]
+        differentiable = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
+    value = float(differentiable.detach())
+    if math.isfinite(value):
+        differentiable.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return found
+    return value
 
 
 def _batches(epoch: Callable[[int], Sequence[Batch]], per_epoch: int, first: int, until: int) -> Iterator[Batch]:

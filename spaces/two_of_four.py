@@ -29,9 +29,9 @@ def missing(context: Context) -> str | None:
     """Why this device has no kernels for 2:4 matrices, or None."""
     if context.device != "cuda" or not torch.cuda.is_available():
         return f"2:4 sparsity needs the sparse tensor cores of a CUDA device, and this is a {context.device}"
-    found = torch.cuda.get_device_capability()
-    if found < CAPABILITY:
-        return f"2:4 sparsity needs compute capability 8.0 or above, and this GPU has {found[0]}.{found[1]}"
+    capability = torch.cuda.get_device_capability()
+    if capability < CAPABILITY:
+        return f"2:4 sparsity needs compute capability 8.0 or above, and this GPU has {capability[0]}.{capability[1]}"
     return None
 
 
@@ -60,16 +60,16 @@ def lower(model: nn.Module) -> None:
 
 
 def _lowered(path: str, module: TwoOfFour) -> nn.Linear:
-    made = module.dense().requires_grad_(False)
+    linear = module.dense().requires_grad_(False)
     try:
         with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
             warnings.simplefilter("ignore")  # that the interface is a prototype
-            weight = torch.sparse.to_sparse_semi_structured(made.weight.detach())
-            made.weight = nn.Parameter(weight, requires_grad=False)
+            weight = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
+            linear.weight = nn.Parameter(weight, requires_grad=False)
             # A plain tensor: those of the weight's class know products, and no new_zeros.
             tried = torch.zeros(1, module.in_features, dtype=module.values.dtype, device=module.values.device)
-            functional.linear(tried, made.weight, made.bias)
+            functional.linear(tried, linear.weight, linear.bias)
     except (RuntimeError, NotImplementedError) as error:
         first = " ".join(str(error).split())[:200]
         raise Infeasible(f"sparse.pattern: no 2:4 kernel for {path} here: {first}") from error
-    return made
+    return linear

@@ -21,10 +21,10 @@ def check(
     """load an exported model in a fresh process, measure it again, and compare with its record"""
     from search.deliver.verify import check as check_folder
 
-    found = check_folder(folder, results(mlruns))
-    say(found.lines)
-    if found.problem:
-        complain(f"failed: {found.problem}")
+    result = check_folder(folder, results(mlruns))
+    say(result.lines)
+    if result.problem:
+        complain(f"failed: {result.problem}")
         return 1
-    print(found.verdict)
+    print(result.verdict)
     return 0

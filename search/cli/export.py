@@ -34,7 +34,7 @@ def export(
     if to is not None:
         free_place(to)
     folder = results(mlruns)
-    found, record = stored(folder, study)
+    front, record = stored(folder, study)
     say_unfinished(record)
-    print(export_later(found, record, folder, pick, to))
+    print(export_later(front, record, folder, pick, to))
     return 0

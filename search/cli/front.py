@@ -32,15 +32,15 @@ def front(
     from search.deliver.stored import stored
     from search.report.text import census, front_json, pick_lines
 
-    found, record = stored(results(mlruns), study)
-    found = found.within(max_latency_ms, max_loss)
+    chosen, record = stored(results(mlruns), study)
+    chosen = chosen.within(max_latency_ms, max_loss)
     say_unfinished(record)
     if as_json:
-        print(json.dumps(plain(front_json(found, record)), indent=1))
+        print(json.dumps(plain(front_json(chosen, record)), indent=1))
         return 0
-    if not found.members:
+    if not chosen.members:
         complain(f"no trial of {study} is complete and inside the limits")
         return 1
-    show_table(found, record)
-    say([census(found), *pick_lines(found)])
+    show_table(chosen, record)
+    say([census(chosen), *pick_lines(chosen)])
     return 0

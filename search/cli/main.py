@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def app() -> typer.Typer:
     """The program with all its commands."""
-    made = typer.Typer(
+    program = typer.Typer(
         cls=Commands,
         help="Finds the fastest compressed form of a transformer that is still good enough, on this device.",
         epilog=_example("python -m search run"),
@@ -77,8 +77,8 @@ def app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for name, (function, example) in COMMANDS.items():
-        made.command(name, cls=Command, short_help=function.__doc__, epilog=_example(example))(function)
-    return made
+        program.command(name, cls=Command, short_help=function.__doc__, epilog=_example(example))(function)
+    return program
 
 
 def _example(line: str) -> str:

@@ -55,12 +55,12 @@ def number(least: float = -math.inf) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         try:
-            found = float(text)
+            value = float(text)
         except ValueError:
-            found = math.nan
-        if not math.isfinite(found) or found < least:
+            value = math.nan
+        if not math.isfinite(value) or value < least:
             raise typer.BadParameter(f"must be {rule}, got {text}")
-        return found
+        return value
 
     return read
 

@@ -106,12 +106,12 @@ def results_path(path: Path, where: str) -> Path:
     Raises:
         UserError: it holds a character that means something else in the addresses of databases in it.
     """
-    made = path.absolute()
-    if set("?%") & set(str(made)):
+    absolute = path.absolute()
+    if set("?%") & set(str(absolute)):
         raise wrong(
-            where, "a folder whose path has no ? and no % (in a database's address they mean something else)", made
+            where, "a folder whose path has no ? and no % (in a database's address they mean something else)", absolute
         )
-    return made
+    return absolute
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
         UserError: nothing can be written in it.
     """
     folder = Path(config.mlruns)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # can it be written?
@@ -135,9 +135,9 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
     try:
         yield folder
     except UserError:
-        if made:
+        if missing:
             inside = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-            for path in (*inside, *made):
+            for path in (*inside, *missing):
                 with suppress(OSError):  # it has something in it
                     path.rmdir()
         raise
@@ -208,5 +208,5 @@ def _file(key: str, path: str, source: Source) -> str:
 
 def _beside(file: Path) -> str:
     """A hint: the data files that are in its folder, if any."""
-    found = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
-    return f" (in that folder: {listed(found, 8)})" if found else ""
+    names = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
+    return f" (in that folder: {listed(names, 8)})" if names else ""

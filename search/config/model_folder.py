@@ -49,10 +49,10 @@ def described(name: str, source: Source) -> Mapping[str, Any]:
     """The content of a model's config.json; empty where it cannot be read, as of a hub model that is yet to fetch."""
     folder = packaged(name) if name.startswith(PACKAGE) else source.resolve("model.name", name)
     try:
-        found = json.loads(((folder or Path()) / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(((folder or Path()) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
@@ -141,8 +141,8 @@ def _without_weights(folder: Path, where: str) -> UserError:
             "if you trust them, convert: AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
     formats = sorted(p.name for pattern in FOREIGN for p in folder.glob(pattern))
-    found = f"; {formats[0]} is another format" if formats else ""
-    return UserError(f"{where}: no weights (*.safetensors) in {folder}{found}")
+    other = f"; {formats[0]} is another format" if formats else ""
+    return UserError(f"{where}: no weights (*.safetensors) in {folder}{other}")
 
 
 def weight_files(folder: Path, where: str = "model") -> list[Path]:

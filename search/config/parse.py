@@ -97,8 +97,8 @@ def _dotted(schema: Schema, node: Schema, prefix: str = "") -> Iterator[str]:
 
 
 def _resolved(schema: Schema, node: Schema) -> Schema:
-    found: Schema = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    return found
+    target: Schema = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    return target
 
 
 def _described(schema: Schema, node: Schema) -> str:

@@ -243,10 +243,10 @@ class RunConfig:
 
         Paths are absolute, but for the embedded data, which every installation has.
         """
-        made: dict[str, Any] = RUN.dump_python(self, mode="json", exclude={"source"})
-        made["space"] = {axis: "off" if knobs is None else knobs for axis, knobs in made["space"].items()}
-        made["data"] |= {split: portable(path) for split, path in self.data.splits.items()}
-        return made
+        mapping: dict[str, Any] = RUN.dump_python(self, mode="json", exclude={"source"})
+        mapping["space"] = {axis: "off" if knobs is None else knobs for axis, knobs in mapping["space"].items()}
+        mapping["data"] |= {split: portable(path) for split, path in self.data.splits.items()}
+        return mapping
 
     def teacher_parts(self, model: str, train: str) -> dict[str, Any]:
         """What determines the teacher's weights, given the digests of model folder and training split."""

@@ -88,10 +88,10 @@ def packaged(name: str) -> Path | None:
     """The path meant by `package:<module>/<path inside>`, or None where that package is not installed."""
     module, _, inside = name.removeprefix(PACKAGE).partition("/")
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
-    folders = [] if found is None else list(found.submodule_search_locations or [])
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
     return Path(folders[0], inside) if folders else None
 
 
@@ -117,8 +117,8 @@ def read(path: Path | None, overrides: Sequence[Override]) -> tuple[dict[str, An
     name = "embedded default" if path is None else str(path)
     raw = parse_yaml(text, name)
     if not isinstance(raw, Mapping):
-        found = "an empty file" if raw is None else type(raw).__name__
-        raise UserError(f"{name}: must be a mapping with at least model, task and data, got {found}")
+        kind = "an empty file" if raw is None else type(raw).__name__
+        raise UserError(f"{name}: must be a mapping with at least model, task and data, got {kind}")
     flags = {o.key: o.flag for o in overrides}
     return merge(raw, overrides), Source(name, file.resolve().parent, flags, frozenset(_dotted(raw)))
 
@@ -157,12 +157,12 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
+                if key.value in keys:
                     raise yaml.MarkedYAMLError(problem=f'key "{key.value}" is there twice', problem_mark=key.start_mark)
-                seen.add(key.value)
+                keys.add(key.value)
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 

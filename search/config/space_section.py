@@ -96,13 +96,13 @@ def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) ->
         if name not in offered and not _is_off(spec):
             at = where(f"space.{axis}.{name}")
             raise UserError(f"{at}: this model cannot be changed so; its knobs of {axis}: {listed(offered)}")
-    made = []
+    narrowed = []
     for knob in knobs:
         if knob.name in specs:
-            made.append(narrow(knob, specs[knob.name], where(f"space.{axis}.{knob.name}")))
+            narrowed.append(narrow(knob, specs[knob.name], where(f"space.{axis}.{knob.name}")))
         else:
-            made.append(knob.fixed(knob.off) if knob.method or knob.opt_in else knob)
-    return tuple(made)
+            narrowed.append(knob.fixed(knob.off) if knob.method or knob.opt_in else knob)
+    return tuple(narrowed)
 
 
 def narrow(knob: Knob, spec: Any, key: str) -> Knob:
@@ -118,15 +118,15 @@ def narrow(knob: Knob, spec: Any, key: str) -> Knob:
 
 
 def _check_knobs(knobs: Mapping[str, Any], valid: Sequence[str], where: Where, key: str) -> dict[str, Spec]:
-    made: dict[str, Spec] = {}
+    checked: dict[str, Spec] = {}
     for name, spec in knobs.items():
         at = f"{key}.{name}"
         if name not in valid:
             raise unknown(where(at), f"knob of {key.rpartition('.')[2]}", name, valid)
         if spec is None or switched(spec) is True:
             continue
-        made[name] = OFF if _is_off(spec) else _check_spec(spec, where(at))
-    return made
+        checked[name] = OFF if _is_off(spec) else _check_spec(spec, where(at))
+    return checked
 
 
 def _check_spec(spec: Any, key: str) -> Spec:

@@ -114,13 +114,13 @@ def read_best_config(path: Path) -> BestConfig:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML, or truncated: {reason[:160]}") from None
     _check(path, data)
-    made, found = BestConfig.from_json(data), digest_of(data["recipe"])  # as it stands, an earlier version's too
-    if found != data["digest"]:
+    config, digest = BestConfig.from_json(data), digest_of(data["recipe"])  # as it stands, an earlier version's too
+    if digest != data["digest"]:
         raise UserError(
-            f"{path}: recipe: was edited: its digest must be {data['digest']}, got {found}; "
+            f"{path}: recipe: was edited: its digest must be {data['digest']}, got {digest}; "
             "to try other settings, narrow `space` in a config and run a search"
         )
-    return made
+    return config
 
 
 def _check(path: Path, data: Any) -> None:
@@ -145,8 +145,8 @@ def _check(path: Path, data: Any) -> None:
 def schema(name: str) -> dict[str, Any]:
     """The published JSON schema called `name`: front or best-config."""
     content = (resources.files("search") / "schemas" / f"{name}.schema.json").read_text("utf-8")
-    made: dict[str, Any] = json.loads(content)
-    return made
+    parsed: dict[str, Any] = json.loads(content)
+    return parsed
 
 
 def _validator(name: str) -> Any:

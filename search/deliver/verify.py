@@ -86,9 +86,9 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
         wanted = data["probe"]
     inputs = probe(folder)
     base = read_config(folder)[0]
-    found = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
+    output = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
     allowed = tolerance(record, context)
-    difference = quality.parity([{"output": found}], [{"output": wanted}]) / unit(base, wanted)
+    difference = quality.parity([{"output": output}], [{"output": wanted}]) / unit(base, wanted)
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
     line = f"outputs on {rows} fixed inputs: largest difference {difference:.2g} (allowed {allowed:g})"
     return CheckResult((line,), "" if difference <= allowed else line)
@@ -157,17 +157,17 @@ def _quality_lines(
     batches = rows.batches(split.encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
     outputs = bench.call("predict", batches, timeout_s=3600)
     base = read_config(folder)[0]
-    found = joined(outputs, batches, base)
+    output = joined(outputs, batches, base)
     metric = str(record.config["metric"])
-    score = quality.score(metric, split.predictions(metric, found), split.references, split.classes)
+    score = quality.score(metric, split.predictions(metric, output), split.references, split.classes)
     recorded = record.measurements[metric].value
     if not (folder / REFERENCE).is_file():
         return [f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record"]
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
         wanted = data["validation"]
-    if found.shape != wanted.shape:
-        return [f"validation split: not compared, because it has {len(found)} rows here and had {len(wanted)}"]
-    difference = quality.parity([{"output": found}], [{"output": wanted}]) / unit(base, wanted)
+    if output.shape != wanted.shape:
+        return [f"validation split: not compared, because it has {len(output)} rows here and had {len(wanted)}"]
+    difference = quality.parity([{"output": output}], [{"output": wanted}]) / unit(base, wanted)
     allowed = tolerance(record, context)
     line = (
         f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "

@@ -41,11 +41,11 @@ class Final:
     def to_json(self) -> dict[str, Any]:
         return {
             "measurements": {
-                str(number): {name: m.to_json() for name, m in found.items()}
-                for number, found in self.measurements.items()
+                str(number): {name: m.to_json() for name, m in values.items()}
+                for number, values in self.measurements.items()
             },
-            "ratios": {mark: [[*pair, *ratio] for pair, ratio in found.items()] for mark, found in self.ratios.items()},
-            "references": {mark: list(found) for mark, found in self.references.items()},
+            "ratios": {mark: [[*pair, *ratio] for pair, ratio in pairs.items()] for mark, pairs in self.ratios.items()},
+            "references": {mark: list(values) for mark, values in self.references.items()},
             "late": {str(number): why for number, why in self.late.items()},
             "digest": self.digest,
         }
@@ -54,14 +54,14 @@ class Final:
     def from_json(cls, data: Mapping[str, Any]) -> Final:
         return cls(
             measurements={
-                int(number): {name: Measurement.from_json(m) for name, m in found.items()}
-                for number, found in data["measurements"].items()
+                int(number): {name: Measurement.from_json(m) for name, m in values.items()}
+                for number, values in data["measurements"].items()
             },
             ratios={
-                mark: {(int(a), int(b)): Estimate(*ratio) for a, b, *ratio in found}
-                for mark, found in data["ratios"].items()
+                mark: {(int(a), int(b)): Estimate(*ratio) for a, b, *ratio in values}
+                for mark, values in data["ratios"].items()
             },
-            references={mark: Estimate(*found) for mark, found in data["references"].items()},
+            references={mark: Estimate(*values) for mark, values in data["references"].items()},
             late={int(number): why for number, why in data["late"].items()},
             digest=data["digest"],
         )

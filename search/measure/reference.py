@@ -62,7 +62,7 @@ class References:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self._folder, self._about = folder, about
-        self._known: dict[Path, Reference] = {}
+        self._references: dict[Path, Reference] = {}
 
     def of(
         self, inputs: Sequence[Batch], conditions: Mapping[str, Any], measure: Callable[[], Measurement]
@@ -76,7 +76,7 @@ class References:
         key = {**self._about, "conditions": dict(conditions), "shapes": shapes}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
         path = self._folder / f"reference-{digest}.json"
-        if path not in self._known:
+        if path not in self._references:
             self._folder.mkdir(parents=True, exist_ok=True)
             with alone_in(self._folder):  # of two searches that begin together the second takes what the first measured
                 reference = _read(path)
@@ -85,8 +85,8 @@ class References:
                     reference = now if reference is None else reference.or_better(now)
                     text = json.dumps({**asdict(reference), "conditions": dict(conditions)}, default=str)
                     atomic.write_text(path, text)
-            self._known[path] = reference
-        return self._known[path]
+            self._references[path] = reference
+        return self._references[path]
 
 
 def _read(path: Path) -> Reference | None:

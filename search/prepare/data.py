@@ -62,6 +62,6 @@ def numbered_splits(config: RunConfig, source: Path) -> Splits:
 
 def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:
     """The tokenizer of the model in `source`; it cuts rows where the model does, also in an exported folder."""
-    made = tokenizer(source, config.where("model.name"))
-    made.model_max_length = longest_row(config, facts)[0]
-    return made
+    cutting = tokenizer(source, config.where("model.name"))
+    cutting.model_max_length = longest_row(config, facts)[0]
+    return cutting

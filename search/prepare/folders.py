@@ -38,9 +38,9 @@ def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, tas
     rows = np.arange(min(REFERENCE_ROWS, len(encoded)))
     model.eval()
     with torch.inference_mode():
-        found = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
+        outputs = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
     per_token = read_config(folder)[0].per_token  # of one row alone: nothing is padding
-    np.save(folder / "reference.npy", np.concatenate([one[0] if per_token else one for one in found]))
+    np.save(folder / "reference.npy", np.concatenate([one[0] if per_token else one for one in outputs]))
     count = sum(p.numel() for p in model.parameters())
     (folder / "about.json").write_text(json.dumps({"params": count}))
     calibrate(folder, model, names, data, task)

@@ -62,12 +62,12 @@ def matrix_sizes(shape: Shape) -> Sizes:
     neurons = max(layer.neurons for layer in shape.layers)
     hidden = shape.hidden
     whole = dict.fromkeys([(hidden, queries), (queries, hidden), (hidden, neurons), (neurons, hidden)])
-    made = dict(whole)
+    sizes = dict(whole)
     for a, b in whole:
         for share in SHARES:
             rank = max(1, int(share * break_even(b, a)))
-            made |= {(a, rank): None, (rank, b): None}
-    return list(made)
+            sizes |= {(a, rank): None, (rank, b): None}
+    return list(sizes)
 
 
 def make_products(

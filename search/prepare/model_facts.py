@@ -43,9 +43,9 @@ class ModelFacts:
 
     @classmethod
     def read(cls, folder: Path) -> ModelFacts:
-        found: Mapping[str, Any] = json.loads((folder / FILE).read_text())
-        lists = {name: tuple(found[name]) for name in ("architectures", "special")}
-        return cls(**{**found, **lists})
+        facts: Mapping[str, Any] = json.loads((folder / FILE).read_text())
+        lists = {name: tuple(facts[name]) for name in ("architectures", "special")}
+        return cls(**{**facts, **lists})
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
     named = [("workload.length", config.workload.length, "")]
     for key, names in (("objectives", config.objectives), ("limits.others.{}", config.limits.others)):
         marks = [(key.format(name), other(main, marked(name)[1]).length, f" ({name})") for name in names if "/" in name]
-        named += [found for found in marks if found[1] != main.length]
+        named += [mark for mark in marks if mark[1] != main.length]
     for key, length, name in named:
         if length != "data" and length > facts.positions:
             yield (

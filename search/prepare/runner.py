@@ -145,8 +145,8 @@ class Stages:
                 ) from error
 
         began = time.monotonic()
-        folder, made = self.store.make(name, key, make)
-        log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if made else ", from the store")
+        folder, built = self.store.make(name, key, make)
+        log.info("stage %s: %.1f s%s", name, time.monotonic() - began, "" if built else ", from the store")
         return folder
 
 
@@ -189,9 +189,9 @@ def prepare(
     teacher = stage("teacher", teacher_key, make_teacher, config, data, device, threads, scratch)
     begun = Prepared(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
-    known = {"teacher": digest, "seed": config.seed}
-    statistics = stage("statistics", known, make_statistics, config, data, teacher, device, threads)
-    outputs = _outputs(config, space, known, data, teacher, device, stage)
+    inputs = {"teacher": digest, "seed": config.seed}
+    statistics = stage("statistics", inputs, make_statistics, config, data, teacher, device, threads)
+    outputs = _outputs(config, space, inputs, data, teacher, device, stage)
     costs = costs_here(config, space, context, data, environment, stage)
     return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
 
@@ -208,14 +208,14 @@ def _check_roofline(config: RunConfig, space: Space) -> None:
 
 
 def _outputs(
-    config: RunConfig, space: Space, known: Mapping[str, Any], data: Path, teacher: Path, device: str, stage: Stages
+    config: RunConfig, space: Space, inputs: Mapping[str, Any], data: Path, teacher: Path, device: str, stage: Stages
 ) -> Path | None:
     """The folder of the teacher's outputs; None where nothing is recovered."""
     recover = config.recover
     if recover.epochs == 0 or not space.compresses:
         return None
     held_out = recover.early_stopping is not None
-    wanted = {**known, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
+    wanted = {**inputs, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 
@@ -281,8 +281,8 @@ def space_of(config: RunConfig, described: Path, context: Context) -> Space:
     if unknown.exists():
         space = open_space(config, None, context, unknown.read_text())
     else:
-        found = json.loads((described / "shape.json").read_text())
-        shape = Shape(**{**found, "layers": tuple(LayerShape(**n) for n in found["layers"])})
+        fields = json.loads((described / "shape.json").read_text())
+        shape = Shape(**{**fields, "layers": tuple(LayerShape(**n) for n in fields["layers"])})
         space = open_space(config, shape, context)
     _check_roofline(config, space)
     return space

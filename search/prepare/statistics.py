@@ -32,14 +32,14 @@ def make_statistics(
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
-    known = torch.from_numpy(targets)
+    labels = torch.from_numpy(targets)
     task = task_of(config, targets)
     rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
     batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
     try:
-        found = collect(
+        statistics = collect(
             model,
-            (({n: t.to(device) for n, t in inputs.items()}, known[rows].to(device)) for inputs, rows in batches),
+            (({n: t.to(device) for n, t in inputs.items()}, labels[rows].to(device)) for inputs, rows in batches),
             task.loss,
             task.divergence,
             partial(progress, "statistics"),
@@ -47,4 +47,4 @@ def make_statistics(
     except Infeasible as reason:
         (folder / "unknown.txt").write_text(str(reason))
         return
-    found.save(folder / "statistics.safetensors")
+    statistics.save(folder / "statistics.safetensors")

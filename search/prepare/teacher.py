@@ -61,11 +61,11 @@ def make_teacher(
     task = task_of(config, targets)
     model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
-        known = torch.from_numpy(targets)
+        labels = torch.from_numpy(targets)
         settings = asdict(config.teacher)
 
         def loss(student: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-            wanted = known[rows].to(inputs["input_ids"].device)
+            wanted = labels[rows].to(inputs["input_ids"].device)
             return task.loss(student(**inputs), wanted, inputs["attention_mask"])
 
         patience = settings.pop("early_stopping")

@@ -219,16 +219,16 @@ class Proposer:
             settings = self._space.complete(trial.params)
             trial.set_user_attr(PARAMS, settings)
             digest = self._recipe(settings).digest
-            known = self._outcomes.get(digest)
-            if known is None:
+            earlier = self._outcomes.get(digest)
+            if earlier is None:
                 return trial
-            self._same_as(trial, known)
+            self._same_as(trial, earlier)
         return None
 
-    def _same_as(self, trial: optuna.Trial, known: Outcome) -> None:
+    def _same_as(self, trial: optuna.Trial, earlier: Outcome) -> None:
         """Tell a trial the outcome that another trial of its recipe has."""
-        trial.set_user_attr("same_as", known.number)
-        self._finish(trial, known)
+        trial.set_user_attr("same_as", earlier.number)
+        self._finish(trial, earlier)
 
     def _random_unknown(self) -> dict[str, Value] | None:
         for _ in range(RANDOM_TRIES):

@@ -55,8 +55,8 @@ class Answerer(Model):
             raise ValueError(str(error)) from None
         encoded = rows.encoded
         outputs: list[Any] = [None] * len(encoded)
-        for chosen, found in self._outputs(encoded, batch_size or self._batch):
-            for row, one in zip(chosen, found, strict=True):
+        for chosen, batch in self._outputs(encoded, batch_size or self._batch):
+            for row, one in zip(chosen, batch, strict=True):
                 outputs[row] = one[: encoded.lengths[row]]
         answers = [
             {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text}

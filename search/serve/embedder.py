@@ -35,12 +35,12 @@ class Embedder(Model):
         if not encoded.lengths.all():
             at = int(encoded.lengths.argmin())
             raise ValueError(f"a text must have at least one token, got {rows[at]!r} (number {at + 1})")
-        found: list[Any] = [None] * len(rows)
+        outputs: list[Any] = [None] * len(rows)
         for chosen, output in self._outputs(encoded, batch_size or self._batch):
             for row, one in zip(chosen, output, strict=True):
-                found[row] = one
-        made = np.stack(found).astype(np.float32)
-        return made[0] if isinstance(texts, str) else made
+                outputs[row] = one
+        embeddings = np.stack(outputs).astype(np.float32)
+        return embeddings[0] if isinstance(texts, str) else embeddings
 
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
         return self([row if isinstance(row, str) else row["text"] for row in rows]).tolist()  # type: ignore[no-any-return]

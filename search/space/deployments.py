@@ -25,15 +25,15 @@ def siblings(recipe: Recipe, deployments: Sequence[tuple[str, str]]) -> tuple[Re
     runtime (another may have no kernel for it).
     """
     own = recipe.step("bits")
-    made = []
+    recipes = []
     for runtime, precision in deployments:
         settings: dict[str, Value] = {} if precision == "fp32" else {"precision": precision}
-        kept = {"fp32_blocks": precision in INTEGER, "embeddings": runtime == recipe.runtime.name}
-        settings |= {name: value for name, value in (own.settings if own else {}).items() if kept.get(name)}
+        applies = {"fp32_blocks": precision in INTEGER, "embeddings": runtime == recipe.runtime.name}
+        settings |= {name: value for name, value in (own.settings if own else {}).items() if applies.get(name)}
         steps = tuple(s for s in recipe.steps if s.name != "bits")
         if settings:
             steps = (*steps, Step("bits", settings))
         other = replace(recipe, steps=steps, runtime=Step(runtime))
         if other.digest != recipe.digest:
-            made.append(other)
-    return tuple(made)
+            recipes.append(other)
+    return tuple(recipes)

@@ -109,9 +109,9 @@ class _Sizes:
         self.hidden = self._hidden(self._column("distill.width", 1.0))
         heads, neurons = self._shares()
         each = sum(layer.heads for layer in self._shape.layers) / depth
-        self.heads = self._kept(heads, each, 1)
+        self.heads = self._remaining(heads, each, 1)
         each = sum(layer.neurons for layer in self._shape.layers) / depth
-        self.neurons = self._kept(neurons, each, NEURON_MULTIPLE)
+        self.neurons = self._remaining(neurons, each, NEURON_MULTIPLE)
         self.queries = self.heads * self._shape.head_dim * self._shape.group
 
     def shapes(self) -> Shapes:
@@ -203,7 +203,7 @@ class _Sizes:
         on = budget < 1
         return np.where(on, np.minimum(heads, cap), heads), np.where(on, np.minimum(neurons, cap), neurons)
 
-    def _kept(self, share: Array, whole: float, multiple: int) -> Array:
+    def _remaining(self, share: Array, whole: float, multiple: int) -> Array:
         """Units a block, in the mean: one budget over all blocks, or with a share a block as `prune.keep` rounds it."""
         everywhere = np.round(share * whole * self.blocks) / self.blocks
         step = multiple if whole >= 4 * multiple else 1

@@ -65,8 +65,8 @@ class Space:
         if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
         said = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
-        kept = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION)}
-        return {**self.off, **said, **kept}
+        deployment = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION)}
+        return {**self.off, **said, **deployment}
 
     def contains(self, params: Params) -> bool:
         """Whether every knob's value is one the space has."""
@@ -116,8 +116,8 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
             if config.space.get(axis.name):
                 raise UserError(f"{config.where(f'space.{axis.name}')}: {unknown}")
             continue
-        found = narrow_axis(axis.knobs(shape or NO_SHAPE), config.space, axis.name, config.where)
-        knobs |= {f"{axis.name}.{knob.name}": knob for knob in found}
+        narrowed = narrow_axis(axis.knobs(shape or NO_SHAPE), config.space, axis.name, config.where)
+        knobs |= {f"{axis.name}.{knob.name}": knob for knob in narrowed}
     if shape is None:
         notes.append(f"{unknown}; only bits and runtime are searched")
     else:
@@ -185,7 +185,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
         {"distill.layers": 0.67, "prune.heads": 0.67, "prune.neurons": 0.5},
         {"distill.layers": 0.5, "prune.neurons": 0.5},
     ]
-    made = []
+    settings = []
     for wanted in shares:
         params = {n: _moderate(space.knobs[n], share) for n, share in wanted.items() if n in space.searched}
         if params:
@@ -196,9 +196,9 @@ def anchors(space: Space) -> list[dict[str, Value]]:
                 PRECISION: best[1],
             }
             chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
-            if space.contains(chosen) and chosen not in made:
-                made.append(chosen)
-    return made
+            if space.contains(chosen) and chosen not in settings:
+                settings.append(chosen)
+    return settings
 
 
 def _moderate(knob: Knob, share: float) -> Value:

@@ -38,8 +38,8 @@ def model_sizes(folder: Path) -> roofline.Sizes | None:
     # Of a low-rank pair the second factor, which comes last, has the queries' width.
     queries: dict[str, int] = {}
     for name, (_, outputs) in sorted(inside.items()):
-        before, found, _ = name.partition(f".{family.query}.")
-        if found:
+        before, separator, _ = name.partition(f".{family.query}.")
+        if separator:
             queries[before] = outputs
     return roofline.Sizes(
         token_matrices=tuple(inside.values()),

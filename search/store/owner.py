@@ -45,8 +45,8 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        found = re.fullmatch(_OWNER, text)
-        return None if found is None else cls(found["machine"], int(found["pid"]), int(found["started"]))
+        match = re.fullmatch(_OWNER, text)
+        return None if match is None else cls(match["machine"], int(match["pid"]), int(match["started"]))
 
     def gone(self, path: Path, now: float) -> bool:
         """Whether this owner of `path` has ended; `now` is the time as the file system of `path` counts it."""
@@ -107,9 +107,9 @@ def temporary(path: Path, kind: str = "partial") -> Path:
 
 def leftovers(folder: Path, name: str = "*") -> Iterator[Leftover]:
     """What ended processes left in `folder` under temporary names (for `name`, where that is given)."""
-    found = [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name)] if folder.is_dir() else []
-    now = now_in(folder) if found else 0.0
-    for path in sorted(found):
+    candidates = [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name)] if folder.is_dir() else []
+    now = now_in(folder) if candidates else 0.0
+    for path in sorted(candidates):
         parts = _TEMPORARY.fullmatch(path.name)
         assert parts is not None
         owner = Owner(parts["machine"], int(parts["pid"]), int(parts["started"]))

@@ -111,9 +111,9 @@ class Store:
         `about` is kept with it for `abouts`. What `build` raises passes through, and leaves nothing behind but the
         entry's scratch file.
         """
-        found = self.find(stage, key)
-        if found is not None:
-            return found, False
+        entry = self.find(stage, key)
+        if entry is not None:
+            return entry, False
         final = self.path(stage, key)
         partial = temporary(final)
         partial.mkdir(parents=True)
@@ -139,11 +139,11 @@ class Store:
 
     def abouts(self, stage: str) -> dict[Path, dict[str, Any]]:
         """What is said of the entries of a stage, by folder; whether they are whole shows when they are used."""
-        found = {}
+        abouts = {}
         for manifest in self.root.glob(f"{stage}/[!.]*/{MANIFEST}"):
             with suppress(OSError, json.JSONDecodeError):
-                found[manifest.parent] = json.loads(manifest.read_text()).get("about", {})
-        return found
+                abouts[manifest.parent] = json.loads(manifest.read_text()).get("about", {})
+        return abouts
 
     def entries(self) -> list[Entry]:
         """All entries, the one used longest ago first."""
@@ -224,12 +224,12 @@ class Store:
 
     def _prune_scratch(self, limit: int, began: float) -> int:
         """Bytes of scratch files that are left, once the oldest that nobody uses are gone as far as `limit` asks."""
-        found = []
+        files = []
         for path in (self.root / SCRATCH).glob("[!.]*"):
             with suppress(FileNotFoundError):
-                found.append((path.stat().st_mtime, path.stat().st_size, path))
-        total = sum(size for _, size, _ in found)
-        for touched, size, path in sorted(found):
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(size for _, size, _ in files)
+        for touched, size, path in sorted(files):
             if total <= limit or touched >= began:
                 break
             path.unlink(missing_ok=True)
@@ -255,10 +255,10 @@ def _age_s(path: Path) -> float:
 
 def _files(folder: Path) -> dict[str, list[Any]]:
     """Size and SHA-256 by relative path."""
-    found = {}
+    files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        found[str(path.relative_to(folder))] = [path.stat().st_size, sha256_of(path)]
-    return found
+        files[str(path.relative_to(folder))] = [path.stat().st_size, sha256_of(path)]
+    return files
 
 
 def sha256_of(path: Path) -> str:
@@ -277,8 +277,8 @@ VERIFIED: dict[Path, list[tuple[int, ...]]] = {}
 
 def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
     """Size and times of the files: what changes where one is written to. Raises FileNotFoundError."""
-    found = [(folder / name).stat() for name in files]
-    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found]
+    stats = [(folder / name).stat() for name in files]
+    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
 
 
 def _whole(folder: Path) -> bool:
@@ -289,9 +289,9 @@ def _whole(folder: Path) -> bool:
         return False
     if VERIFIED.get(folder) == before:
         return True
-    for (name, (size, digest)), (found, *_) in zip(wanted.items(), before, strict=True):
+    for (name, (size, digest)), (length, *_) in zip(wanted.items(), before, strict=True):
         path = folder / name
-        if not path.is_file() or found != size or sha256_of(path) != digest:
+        if not path.is_file() or length != size or sha256_of(path) != digest:
             return False
     VERIFIED[folder] = before
     return True

@@ -32,5 +32,5 @@ def task_named(name: str) -> Task:
 def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
     """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
     problem = config.model.problem_type
-    found = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
-    return found.fitted(targets) if targets is not None and isinstance(found, Regression) else found
+    task = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
+    return task.fitted(targets) if targets is not None and isinstance(task, Regression) else task

@@ -27,8 +27,8 @@ def balance_notes(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> lis
     if few:
         notes.append(f"labels with fewer than {FEWEST} training rows: {listed(few, 10)}")
     somewhere = sum(counts.values()) > 0
-    for split, found in counts.items():
-        lacking = [show(names[i]) for i in np.flatnonzero(somewhere & (found == 0)).tolist()]
+    for split, rows in counts.items():
+        lacking = [show(names[i]) for i in np.flatnonzero(somewhere & (rows == 0)).tolist()]
         if lacking:
             notes.append(f"{split} has no rows of the label{'s' * (len(lacking) > 1)} {listed(lacking, 10)}")
     return notes

@@ -20,26 +20,26 @@ from search.tasks.tables import Table
 
 def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
     """The column as text. Numbers, truth values and dates are the text that they are written as."""
-    made, kinds = [], set()
+    values, kinds = [], set()
     for i, value in enumerate(table.columns[column]):
         text = _text(value)
         if text is None or (not text.isascii() and not _is_unicode(text)):
             raise wrong(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
         if type(value) is not str:
             kinds.add("number" if isinstance(value, Number) else type(value).__name__)
-        made.append(text)
+        values.append(text)
     if kinds:
         notes.append(f'column "{column}" of {Path(table.origin).name} holds {listed(sorted(kinds))}: read as text')
-    return tuple(made)
+    return tuple(values)
 
 
 def filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
     """The column as text, none of it blank."""
-    made = texts(table, column, where, notes)
-    for i, text in enumerate(made):
+    values = texts(table, column, where, notes)
+    for i, text in enumerate(values):
         if not text.strip():
             raise wrong(f'{where}: column "{column}" of {table.origin}', "must not be empty", text, i)
-    return made
+    return values
 
 
 def wrong(at: str, rule: str, value: Any, row: int) -> UserError:
@@ -74,13 +74,13 @@ def _is_unicode(text: str) -> bool:
 
 def labels(table: Table, column: str, where: str) -> SplitLabels:
     """The column as whole numbers and names; numbers that the data name (ClassLabel) become names."""
-    made = []
+    values = []
     for i, value in enumerate(table.columns[column]):
         label = label_of(value, table.classes)
         if label is None:
             raise no_class(where, column, table.origin, value, i)
-        made.append(label)
-    return SplitLabels(table.origin, tuple(made))
+        values.append(label)
+    return SplitLabels(table.origin, tuple(values))
 
 
 def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
@@ -98,8 +98,8 @@ def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
 
 def whole(text: str) -> int | None:
     """The whole number that is written as "1", "-1" or "1.0"; a name such as "01" is none."""
-    found = re.fullmatch(r"\s*([-+]?(?:0|[1-9]\d*))(?:\.0*)?\s*", text, flags=re.ASCII)
-    return None if found is None else int(found[1])
+    match = re.fullmatch(r"\s*([-+]?(?:0|[1-9]\d*))(?:\.0*)?\s*", text, flags=re.ASCII)
+    return None if match is None else int(match[1])
 
 
 #: What programs write for a missing value: among numbers it is one, among names it is a name.
@@ -119,13 +119,13 @@ def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes
 
 
 def _numbers(part: SplitLabels, words: Set[str], column: str, where: str) -> SplitLabels:
-    made = []
+    numbers = []
     for i, label in enumerate(part.labels):
         value = whole(str(label))
         if value is None:
             raise no_class(where, column, part.origin, None if label in words else Number(label), part.row(i))
-        made.append(value)
-    return replace(part, labels=tuple(made))
+        numbers.append(value)
+    return replace(part, labels=tuple(numbers))
 
 
 def _number(text: str) -> float | None:

@@ -95,13 +95,14 @@ class Classification(HeadLosses):
         return "native" if model.head == "auto" and head_named("native").is_own(described) else "mean"
 
     def unusable(self, problem_type: str | None, outputs: int) -> str:
-        found = problem_type or ("regression" if outputs == 1 else self.problem_type)
-        if found == self.problem_type and outputs > 1:
+        trained_for = problem_type or ("regression" if outputs == 1 else self.problem_type)
+        if trained_for == self.problem_type and outputs > 1:
             return ""
-        gives = PROBLEMS.get(found, found)
+        gives = PROBLEMS.get(trained_for, trained_for)
         return (
             f"the model's head gives {gives} (problem_type {problem_type or 'null'}, {outputs} labels), and the search "
-            f"is for {PROBLEMS[self.problem_type]}; set model.problem_type: {found}, or model.head: mean for a new head"
+            f"is for {PROBLEMS[self.problem_type]}; set model.problem_type: {trained_for}, or model.head: mean for a "
+            "new head"
         )
 
     def paired(self, data: DataConfig) -> bool:

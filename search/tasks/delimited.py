@@ -45,24 +45,25 @@ def parse(text: str, delimiter: str, at: str) -> tuple[list[str], list[list[str]
         UserError: a row has more or fewer fields than the header, or a quote is not closed.
     """
     _check_delimiter(text, delimiter, at)
-    found = _read(text, delimiter, csv.QUOTE_MINIMAL)
+    content = _read(text, delimiter, csv.QUOTE_MINIMAL)
     notes = []
     if delimiter == "\t" and re.search(r'(^|[\t\r\n])"', text):
-        quoted, plain = found, _read(text, delimiter, csv.QUOTE_NONE)
+        quoted, plain = content, _read(text, delimiter, csv.QUOTE_NONE)
         if any(QUOTED.fullmatch(name) for name in plain.header) or not (
             quoted.problem or (not plain.problem and not _written_quoted(plain, quoted))
         ):
             notes.append("its fields are quoted; the quotes around them are taken off")
         else:
-            found = plain
+            content = plain
             notes.append("quotes are taken for characters of the texts, since its fields are not quoted")
-    if found.problem:
-        raise UserError(f"{at}: {found.problem}")
-    if found.lines > len(found.rows):
+    if content.problem:
+        raise UserError(f"{at}: {content.problem}")
+    if content.lines > len(content.rows):
         notes.append(
-            f"{len(found.rows)} rows in {found.lines} lines: quoted fields hold line breaks, first in {found.broken}"
+            f"{len(content.rows)} rows in {content.lines} lines: quoted fields hold line breaks, first in "
+            f"{content.broken}"
         )
-    return found.header, found.rows, tuple(notes)
+    return content.header, content.rows, tuple(notes)
 
 
 def _check_delimiter(text: str, delimiter: str, at: str) -> None:

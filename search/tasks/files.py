@@ -55,13 +55,13 @@ def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> F
         raise UserError(f"{at}: {file} is empty")
     try:
         reader = READERS[file.suffix.lower()]
-        found = reader(file, wanted, options, f"{at}: {file} cannot be read as {file.suffix[1:].lower()}")
+        content = reader(file, wanted, options, f"{at}: {file} cannot be read as {file.suffix[1:].lower()}")
     except OSError as error:
         raise UserError(f"{at}: {file} cannot be read: {error.strerror or error}") from None
-    twice = [name for name in wanted if found.names.count(name) > 1]
+    twice = [name for name in wanted if content.names.count(name) > 1]
     if twice:
-        raise UserError(f"{at}: {file} has {found.names.count(twice[0])} columns of the name {show(twice[0])}")
-    return found
+        raise UserError(f"{at}: {file} has {content.names.count(twice[0])} columns of the name {show(twice[0])}")
+    return content
 
 
 def _delimited(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
@@ -96,13 +96,13 @@ class _Twice(Exception):  # noqa: N818 - becomes a UserError that says where
 
 def _values(text: str, wanted: Sequence[str]) -> list[Any]:
     def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = [key for key in wanted if keys.count(key) > 1]
             if twice:
-                raise _Twice(f"the key {show(twice[0])} is there twice in one object: {show(made)}")
-        return made
+                raise _Twice(f"the key {show(twice[0])} is there twice in one object: {show(mapping)}")
+        return mapping
 
     decoder = json.JSONDecoder(
         object_pairs_hook=to_dict, parse_int=Number, parse_float=Number, parse_constant=_constant

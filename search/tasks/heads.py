@@ -61,23 +61,23 @@ class Matching:
                 f"({listed(self.classes, 10)}); set model.head: mean for a new head"
             )
         places = {label: place(name, labels) for label, name in self.names.items()}
-        found = {label: place for label, place in places.items() if place is not None}
-        if len(found) == len(places):
-            return found, labels, self._by_name(found)
+        matched = {label: place for label, place in places.items() if place is not None}
+        if len(matched) == len(places):
+            return matched, labels, self._by_name(matched)
         if self.told is not None:
             return self._by_list(self.told)
         numbers = _whole_numbers(self.names)
-        if not found and numbers is not None and all(0 <= k < len(labels) for k in numbers.values()):
+        if not matched and numbers is not None and all(0 <= k < len(labels) for k in numbers.values()):
             which = listed((f"{name} is {labels[numbers[label]]}" for label, name in self.names.items()), 10)
             return numbers, labels, [] if bare else [f"the data's labels are the model's numbers: {which}"]
-        if not found and bare:
+        if not matched and bare:
             return self._bare()
         raise self._refusal(next(label for label, place in places.items() if place is None))
 
-    def _by_name(self, found: Mapping[Label, int]) -> list[str]:
+    def _by_name(self, matched: Mapping[Label, int]) -> list[str]:
         labels = self.head.labels
-        if len(set(found.values())) < len(found):
-            raise self._refusal(next(label for label in found if self.names[label] not in labels))
+        if len(set(matched.values())) < len(matched):
+            raise self._refusal(next(label for label in matched if self.names[label] not in labels))
         told = self.told
         if told is not None and not told.named:
             other = [
@@ -89,7 +89,7 @@ class Matching:
                     f"left out or in the order of the model's own labels ({listed(labels, 10)})",
                     list(told.order),
                 )
-        changed = [f"{self.names[k]} is {labels[i]}" for k, i in found.items() if self.names[k] != labels[i]]
+        changed = [f"{self.names[k]} is {labels[i]}" for k, i in matched.items() if self.names[k] != labels[i]]
         return [f"labels are matched with the model's regardless of case and spaces: {listed(changed, 10)}"] * bool(
             changed
         )

@@ -38,19 +38,19 @@ def label_sets(
     at, wanted = where("data.label"), None if data.label_names is None else tuple(map(str, data.label_names))
     if isinstance(data.label, str):
         column = data.label
-        found = {split: _of_lists(table, column, at) for split, table in tables.items()}
-        if not found["train"].labels:
-            raise UserError(f'{at}: no row of {found["train"].origin} has a label in column "{column}"')
-        found = cells.all_numbers(found, column, at, notes)
+        parts = {split: _of_lists(table, column, at) for split, table in tables.items()}
+        if not parts["train"].labels:
+            raise UserError(f'{at}: no row of {parts["train"].origin} has a label in column "{column}"')
+        parts = cells.all_numbers(parts, column, at, notes)
     else:
-        found = {split: _of_columns(table, data.label, at) for split, table in tables.items()}
-        _check_columns(found["train"], data.label, at)
+        parts = {split: _of_columns(table, data.label, at) for split, table in tables.items()}
+        _check_columns(parts["train"], data.label, at)
         if wanted is None and (head is None or head.bare):
             wanted = data.label
-    numbering = number(found, wanted, tables["train"].classes, head, where)
+    numbering = number(parts, wanted, tables["train"].classes, head, where)
     notes += numbering.notes
     sets = {}
-    for split, part in found.items():
+    for split, part in parts.items():
         assert part.rows is not None
         sets[split] = np.zeros((_length(tables[split]), len(numbering.names)), dtype=np.int8)
         sets[split][list(part.rows), [numbering.numbers[label] for label in part.labels]] = 1
@@ -62,7 +62,7 @@ def _length(table: Table) -> int:
 
 
 def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
-    made: list[Label] = []
+    labels: list[Label] = []
     rows: list[int] = []
     for row, value in enumerate(table.columns[column]):
         listed = _list(value)
@@ -78,9 +78,9 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
                 rule = "must list a label once (0 and 1 for each label stand in a column each: data.label: [a, b])"
                 raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, list(map(str, listed)), row)
             own.append(label)
-        made += own
+        labels += own
         rows += [row] * len(own)
-    return SplitLabels(table.origin, tuple(made), tuple(rows))
+    return SplitLabels(table.origin, tuple(labels), tuple(rows))
 
 
 def _list(value: Any) -> list[Any] | None:
@@ -89,15 +89,15 @@ def _list(value: Any) -> list[Any] | None:
         return value
     if isinstance(value, str) and not isinstance(value, Number) and value.lstrip().startswith("["):
         try:
-            found = json.loads(value, parse_int=Number, parse_float=Number)
+            parsed = json.loads(value, parse_int=Number, parse_float=Number)
         except (ValueError, RecursionError):
             return None
-        return found if isinstance(found, list) else None
+        return parsed if isinstance(parsed, list) else None
     return None
 
 
 def _of_columns(table: Table, columns: tuple[str, ...], where: str) -> SplitLabels:
-    made: list[Label] = []
+    labels: list[Label] = []
     rows: list[int] = []
     for name in columns:
         for row, value in enumerate(table.columns[name]):
@@ -106,9 +106,9 @@ def _of_columns(table: Table, columns: tuple[str, ...], where: str) -> SplitLabe
                 rule = "must hold 0 or 1 (false or true)"
                 raise cells.wrong(f'{where}: column "{name}" of {table.origin}', rule, value, row)
             if has:
-                made.append(name)
+                labels.append(name)
                 rows.append(row)
-    return SplitLabels(table.origin, tuple(made), tuple(rows))
+    return SplitLabels(table.origin, tuple(labels), tuple(rows))
 
 
 def _truth(value: Any) -> bool | None:

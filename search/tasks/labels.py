@@ -63,11 +63,11 @@ def number(
     `wanted` is data.label_names, `carried` the names of a ClassLabel, `head` that of a model already trained.
 
     Raises:
-        UserError: train has fewer than two classes or far too many, another split has labels that nothing knows, or
-            the numbers cannot be known.
+        UserError: train has fewer than two classes or far too many, another split has labels that train, names and
+            head lack, or nothing says which number a label has.
     """
-    known = [*(wanted or ()), *(() if head is None or head.bare else head.labels)]
-    spelled, notes = _spellings(parts, known)
+    named = [*(wanted or ()), *(() if head is None or head.bare else head.labels)]
+    spelled, notes = _spellings(parts, named)
     classes = _classes(parts["train"], spelled, where)
     everything = sorted(set(spelled.values()))
     told = None if wanted is None else _listed(tuple(wanted), everything, classes, where)
@@ -85,7 +85,7 @@ def number(
     return Numbering({raw: numbers[label] for raw, label in spelled.items()}, order, tuple(notes))
 
 
-def _spellings(parts: Mapping[str, SplitLabels], known: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
+def _spellings(parts: Mapping[str, SplitLabels], names: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
     """({each label as it is spelled: its class}, notes), by rule 2."""
     counts = Counter(parts["train"].labels)
     alike: dict[str, list[Label]] = {}
@@ -94,7 +94,7 @@ def _spellings(parts: Mapping[str, SplitLabels], known: Sequence[str]) -> tuple[
     spelled: dict[Label, Label] = {}
     notes = []
     for group in alike.values():
-        listed_too = [label for label in group if label in known]
+        listed_too = [label for label in group if label in names]
         if len(listed_too) > 1:
             spelled |= {label: label for label in group}
             continue

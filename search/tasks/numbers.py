@@ -35,23 +35,23 @@ def numbers(
         raise wrong(where("data.label_names"), rule, list(data.label_names))
     assert isinstance(data.label, str)
     at = where("data.label")
-    found = {}
+    targets = {}
     for split, table in tables.items():
-        made = []
+        values = []
         for row, value in enumerate(table.columns[data.label]):
             number = _number(value)
             if number is None:
                 rule = "must hold finite numbers, since model.problem_type is regression"
                 raise cells.wrong(f'{at}: column "{data.label}" of {table.origin}', rule, value, row)
-            made.append(number)
-        found[split] = np.array(made, dtype=np.float64)
-    train = found["train"]
+            values.append(number)
+        targets[split] = np.array(values, dtype=np.float64)
+    train = targets["train"]
     if (train == train[0]).all():
         raise UserError(
             f"{at}: must hold different numbers, got {show(float(train[0]))} in all {len(train)} rows of "
             f"{tables['train'].origin}"
         )
-    return found, head.labels if head is not None else (NAME,)
+    return targets, head.labels if head is not None else (NAME,)
 
 
 def _number(value: Any) -> float | None:

@@ -138,8 +138,8 @@ def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...
     _note_overlap(parts, what, notes)
     for note in notes:
         log.info(note)
-    made: Any = tuple((_passages if data.score is None else _pairs)(parts[split]) for split in SPLITS)
-    return made, tuple(notes)
+    split_parts: Any = tuple((_passages if data.score is None else _pairs)(parts[split]) for split in SPLITS)
+    return split_parts, tuple(notes)
 
 
 def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Rows:
@@ -172,13 +172,13 @@ def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -
 
 
 def _scores(table: Table, column: str, where: str) -> np.ndarray:
-    made = []
+    scores = []
     for row, value in enumerate(table.columns[column]):
         score = _number(value)
         if score is None:
             raise cells.wrong(f'{where}: column "{column}" of {table.origin}', "must hold finite numbers", value, row)
-        made.append(score)
-    return np.array(made, dtype=np.float64)
+        scores.append(score)
+    return np.array(scores, dtype=np.float64)
 
 
 def _number(value: Any) -> float | None:
@@ -186,10 +186,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or "_" in str(value):
         return None
     try:
-        made = float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
-    return made if math.isfinite(made) else None
+    return number if math.isfinite(number) else None
 
 
 def _cut(parts: Mapping[str, _Rows], what: str, where: Where, notes: list[str]) -> dict[str, _Rows]:
@@ -207,20 +207,20 @@ def _limited(rows: _Rows, limit: int) -> _Rows:
     keys = rows.keys()
     # Two rows may hold one scored pair: they are two pairs, and all rows of a query are one query.
     units = list(dict.fromkeys(keys)) if rows.scores is None else keys
-    kept = lowest(places(units), limit)
+    drawn = lowest(places(units), limit)
     if rows.scores is not None:
-        return rows.at(kept)
-    wanted = {units[i] for i in kept}
+        return rows.at(drawn)
+    wanted = {units[i] for i in drawn}
     return rows.at(np.array([i for i, key in enumerate(keys) if key in wanted], dtype=np.int64))
 
 
 def _note_overlap(parts: Mapping[str, _Rows], what: str, notes: list[str]) -> None:
-    found = {split: set(rows.keys()) for split, rows in parts.items()}
+    keys = {split: set(rows.keys()) for split, rows in parts.items()}
     several = {"query": "queries", "pair": "pairs"}[what]
     for split in ("validation", "test"):
-        shared = len(found[split] & found["train"])
+        shared = len(keys[split] & keys["train"])
         if shared:
-            total = f"{shared} of {len(found[split])} {split} {several}"
+            total = f"{shared} of {len(keys[split])} {split} {several}"
             notes.append(f"{total} are in train too: its figures will be too good")
 
 
@@ -235,7 +235,7 @@ def _passages(rows: _Rows) -> Passages:
         queries.setdefault(query, {})[numbers.setdefault(passage, len(numbers))] = None
         query_ids.setdefault(query, query_id)
         passage_ids.setdefault(passage, passage_id)
-    relevant = tuple(tuple(found) for found in queries.values())
+    relevant = tuple(tuple(numbered) for numbered in queries.values())
     return Passages(tuple(queries), tuple(query_ids.values()), tuple(numbers), tuple(passage_ids.values()), relevant)
 
 

@@ -56,9 +56,9 @@ class QuestionRows:
         return len(self.questions)
 
     def write(self, folder: Path, name: str) -> None:
-        made = self.windows
-        write_encoded(folder / f"{name}.npz", made.encoded, made.targets)
-        np.savez(folder / f"{name}.windows.npz", question=made.question, offsets=np.concatenate(made.offsets))
+        cut = self.windows
+        write_encoded(folder / f"{name}.npz", cut.encoded, cut.targets)
+        np.savez(folder / f"{name}.windows.npz", question=cut.question, offsets=np.concatenate(cut.offsets))
         about = {"null_threshold": self.null_threshold, "questions": asdict(self.questions)}
         (folder / f"{name}.questions.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 

@@ -100,28 +100,28 @@ def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: 
     questions = cells.filled(table, data.question, where("data.question"), notes)
     contexts = cells.filled(table, data.context, where("data.context"), notes)
     at = f'{where("data.answers")}: column "{data.answers}" of {table.origin}'
-    answers, starts, kept, moved = [], [], [], 0
+    answers, starts, usable, moved = [], [], [], 0
     for row, (cell, context) in enumerate(zip(table.columns[data.answers], contexts, strict=True)):
         texts, said = _answers(cell, at, row)
         stand = [_place(context, text, start) for text, start in zip(texts, said, strict=True)]
         if None in stand:
             continue
         moved += stand != said
-        kept.append(row)
+        usable.append(row)
         answers.append(tuple(texts))
         starts.append(tuple(start for start in stand if start is not None))
-    name, dropped = Path(table.origin).name, len(contexts) - len(kept)
+    name, dropped = Path(table.origin).name, len(contexts) - len(usable)
     if moved:
         place = "does not stand where answer_start says: moved to its only place"
         notes.append(f"{moved} rows of {name} have an answer that {place}")
     if dropped:
         notes.append(f"{dropped} rows of {name} dropped: their answers do not stand where answer_start says")
-    if not kept:
+    if not usable:
         raise UserError(f"{at}: in no row do the answers stand where answer_start says")
     return Questions(
-        tuple(ids[i] for i in kept),
-        tuple(questions[i] for i in kept),
-        tuple(contexts[i] for i in kept),
+        tuple(ids[i] for i in usable),
+        tuple(questions[i] for i in usable),
+        tuple(contexts[i] for i in usable),
         tuple(answers),
         tuple(starts),
     )
@@ -183,8 +183,8 @@ def _place(context: str, text: str, start: int) -> int | None:
     """Where an answer stands: where it says or, if not there, at its one place in the context; None: unknown."""
     if context.startswith(text, start):
         return start
-    found = context.find(text)
-    return found if found >= 0 and context.find(text, found + 1) < 0 else None
+    place = context.find(text)
+    return place if place >= 0 and context.find(text, place + 1) < 0 else None
 
 
 def _note_shared(parts: Mapping[str, Questions], notes: list[str]) -> None:

@@ -76,8 +76,8 @@ def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Lab
     notes += balance_notes({split: rows.labels for split, rows in parts.items()}, names)
     for note in notes:
         log.info(note)
-    made = {split: Split(rows.texts, rows.pairs, rows.labels) for split, rows in parts.items()}
-    return Splits(made["train"], made["validation"], made["test"], names, tuple(notes))
+    splits = {split: Split(rows.texts, rows.pairs, rows.labels) for split, rows in parts.items()}
+    return Splits(splits["train"], splits["validation"], splits["test"], names, tuple(notes))
 
 
 def one_label(
@@ -85,14 +85,14 @@ def one_label(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """(the label number of each row (N,) int64 by split, the name of each number), by `search.tasks.labels`."""
     assert isinstance(data.label, str)
-    found = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
-    found = cells.all_numbers(found, data.label, where("data.label"), notes)
+    parts = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
+    parts = cells.all_numbers(parts, data.label, where("data.label"), notes)
     wanted = None if data.label_names is None else tuple(map(str, data.label_names))
-    numbering = number(found, wanted, tables["train"].classes, head, where)
+    numbering = number(parts, wanted, tables["train"].classes, head, where)
     notes += numbering.notes
     numbers = {
         split: np.array([numbering.numbers[label] for label in part.labels], dtype=np.int64)
-        for split, part in found.items()
+        for split, part in parts.items()
     }
     return numbers, numbering.names
 

@@ -73,7 +73,7 @@ class PassageRows:
 
     def chosen(self, rows: np.ndarray) -> PassageRows:
         """These queries, among all passages: with fewer of them a query would be easier."""
-        kept = np.concatenate([rows, np.arange(len(self.parts), len(self.encoded))])
+        indices = np.concatenate([rows, np.arange(len(self.parts), len(self.encoded))])
         old = self.parts
         parts = Passages(
             tuple(old.queries[i] for i in rows),
@@ -82,7 +82,7 @@ class PassageRows:
             old.passage_ids,
             tuple(old.relevant[i] for i in rows),
         )
-        return PassageRows(self.encoded.chosen(kept), parts)
+        return PassageRows(self.encoded.chosen(indices), parts)
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
         """The metric of each query: (N,) float64, by cosine."""
@@ -91,7 +91,7 @@ class PassageRows:
         length = np.linalg.norm(output, axis=1, keepdims=True)
         unit = output / np.maximum(length, np.finfo(np.float32).tiny)
         count = len(self.parts)
-        relevant = [np.array(found) for found in self.parts.relevant]
+        relevant = [np.array(passages) for passages in self.parts.relevant]
         return scores(metric, retrieval.ranks(unit[:count], unit[count:], relevant))
 
     def constant_guess(self, metric: str) -> ConstantGuess:
@@ -99,7 +99,7 @@ class PassageRows:
         total = len(self.parts.passages)
         rng = np.random.default_rng(0)
         drawn = [
-            scores(metric, [np.sort(rng.permutation(total)[: len(found)]) + 1 for found in self.parts.relevant])
+            scores(metric, [np.sort(rng.permutation(total)[: len(passages)]) + 1 for passages in self.parts.relevant])
             for _ in range(32)
         ]
         return ConstantGuess(np.mean(drawn, axis=0), "where passages stand in a random order")

@@ -64,15 +64,16 @@ def best_spans(
     null_scores = np.full(len(questions), np.inf)
     for first in range(0, len(windows), CHUNK):
         chunk = slice(first, first + CHUNK)
-        found = _candidates(start[chunk], end[chunk], windows.offsets[chunk], n_best, max_answer_tokens)
+        candidates = _candidates(start[chunk], end[chunk], windows.offsets[chunk], n_best, max_answer_tokens)
         of = windows.question[chunk]
-        np.minimum.at(null_logits, of, found.null_logits)
-        np.minimum.at(null_scores, of, found.null_scores)
-        np.maximum.at(best_logits, of, found.logits.max(axis=1, initial=-np.inf))
-        for window, rank in np.argwhere(np.isfinite(found.logits)):
+        np.minimum.at(null_logits, of, candidates.null_logits)
+        np.minimum.at(null_scores, of, candidates.null_scores)
+        np.maximum.at(best_logits, of, candidates.logits.max(axis=1, initial=-np.inf))
+        for window, rank in np.argwhere(np.isfinite(candidates.logits)):
             number = int(of[window])
-            begin, stop = found.characters[window, rank].tolist()
-            _add(spans[number], questions.contexts[number][begin:stop], begin, stop, float(found.scores[window, rank]))
+            begin, stop = candidates.characters[window, rank].tolist()
+            text, score = questions.contexts[number][begin:stop], float(candidates.scores[window, rank])
+            _add(spans[number], text, begin, stop, score)
     null_odds = null_logits - best_logits
     for number, odds in enumerate(null_odds.tolist()):
         if null_threshold is not None and odds > null_threshold:
@@ -130,10 +131,10 @@ def _candidates(
 
 def _padded(logits: Sequence[np.ndarray], lengths: np.ndarray, real: np.ndarray) -> np.ndarray:
     """One row (B, L) float64 a window."""
-    made = np.full(real.shape, LOWEST)
+    padded = np.full(real.shape, LOWEST)
     rows = [row[:length] for row, length in zip(logits, lengths, strict=True)]
-    made[real] = np.nan_to_num(np.concatenate(rows).astype(np.float64), nan=LOWEST, posinf=-LOWEST, neginf=LOWEST)
-    return made
+    padded[real] = np.nan_to_num(np.concatenate(rows).astype(np.float64), nan=LOWEST, posinf=-LOWEST, neginf=LOWEST)
+    return padded
 
 
 def _log_sum_exp(logits: np.ndarray) -> np.ndarray:

@@ -44,27 +44,27 @@ def read_table(
     if data.name is None:
         origin, file = source, Path(source)
         options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
-        found = read_file(file, columns, options, where(f"data.{split}"))
+        content = read_file(file, columns, options, where(f"data.{split}"))
     else:
         origin = f"{data.name} [{source}]"
         with _quiet():
-            found = _found(_from_hub(data, split, where), columns)
-    if not found.rows:
+            content = _selected(_from_hub(data, split, where), columns)
+    if not content.rows:
         raise UserError(f"{where(f'data.{split}')}: no rows in {origin}")
     for key, column in wanted:
-        if column not in found.columns:
-            names = [name if len(name) <= 40 else f"{name[:37]}..." for name in found.names]
+        if column not in content.columns:
+            names = [name if len(name) <= 40 else f"{name[:37]}..." for name in content.names]
             raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, names)
-    notes = tuple(f"{Path(source).name}: {note}" for note in found.notes)
-    classes = found.classes.get(data.label) if isinstance(data.label, str) else None
-    return Table(origin, found.columns, classes, notes)
+    notes = tuple(f"{Path(source).name}: {note}" for note in content.notes)
+    classes = content.classes.get(data.label) if isinstance(data.label, str) else None
+    return Table(origin, content.columns, classes, notes)
 
 
 def _columns(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else named or ()
 
 
-def _found(rows: Any, wanted: Sequence[str]) -> FileContent:
+def _selected(rows: Any, wanted: Sequence[str]) -> FileContent:
     """A data set of the hub in the form of a file."""
     names = tuple(rows.column_names)
     there = [name for name in wanted if name in names]

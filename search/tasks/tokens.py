@@ -32,13 +32,13 @@ class Encoded:
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """These rows (B,) as arrays (B, L) int64, padded at the right to the longest of them."""
         shape = (len(rows), int(self.lengths[rows].max()))
-        made = {}
+        inputs = {}
         for name, column in self.columns.items():
             padded = np.full(shape, self.padding[name], dtype=np.int64)
             for i, row in enumerate(rows):
                 padded[i, : len(column[row])] = column[row]
-            made[name] = padded
-        return made
+            inputs[name] = padded
+        return inputs
 
     def chosen(self, rows: np.ndarray) -> Encoded:
         """The rows with these indices."""
@@ -61,16 +61,16 @@ def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
     try:
         local = Path(folder).is_dir()
         with reading(f"no usable tokenizer in {folder}"), _quiet():
-            made = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     except ModelError as error:
         raise UserError(f"{where}: {error}") from error
-    if set(made.get_vocab()) <= set(made.all_special_tokens):  # what transformers makes of a folder without one
+    if set(loaded.get_vocab()) <= set(loaded.all_special_tokens):  # what transformers makes of a folder without one
         raise UserError(f"{where}: no tokenizer files (tokenizer.json or a vocabulary) in {folder}")
-    if made.pad_token_id is None:
-        if made.eos_token_id is None:
+    if loaded.pad_token_id is None:
+        if loaded.eos_token_id is None:
             raise UserError(f"{where}: the tokenizer of {folder} has neither a padding nor an end-of-text token")
-        made.pad_token = made.eos_token
-    return made
+        loaded.pad_token = loaded.eos_token
+    return loaded
 
 
 @contextmanager

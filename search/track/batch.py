@@ -29,8 +29,8 @@ def log_values(
     entities = load_mlflow().entities
     texts = {name: str(value) for name, value in (params or {}).items()}
     cut = sorted(name for name, text in texts.items() if len(text) > PARAM_LENGTH)
-    made = [entities.Param(name, text[:PARAM_LENGTH]) for name, text in texts.items()]
-    for batch in batches(made, PARAMS_PER_CALL):
+    entries = [entities.Param(name, text[:PARAM_LENGTH]) for name, text in texts.items()]
+    for batch in batches(entries, PARAMS_PER_CALL):
         client.log_batch(run, params=batch)
     points = [entities.Metric(name, value, at_ms, step, model_id=model) for name, value in (metrics or {}).items()]
     for batch in batches(points, METRICS_PER_CALL):

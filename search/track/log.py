@@ -37,27 +37,27 @@ def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[st
     """
     run_id = run.info.run_id
     named = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
-    made = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=named)
+    logged = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=named)
     status = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as partial:
-            _save(folder, Path(partial) / "model", made, run_id)
-            client.log_model_artifacts(made.model_id, str(Path(partial) / "model"))
+            _save(folder, Path(partial) / "model", logged, run_id)
+            client.log_model_artifacts(logged.model_id, str(Path(partial) / "model"))
         status = "READY"
     finally:
-        client.finalize_logged_model(made.model_id, status)
-    output = load_mlflow().entities.LoggedModelOutput(made.model_id, step=0)
+        client.finalize_logged_model(logged.model_id, status)
+    output = load_mlflow().entities.LoggedModelOutput(logged.model_id, step=0)
     client.log_outputs(run_id, [output])
-    return str(made.model_id)
+    return str(logged.model_id)
 
 
-def _save(folder: Path, target: Path, made: Any, run_id: str) -> None:
+def _save(folder: Path, target: Path, logged: Any, run_id: str) -> None:
     """Write an MLflow model: `model.py` is its code, `folder` its artifact, our packages beside it."""
     mlflow = load_mlflow()
     packages = [str(Path(__file__).parents[2] / name) for name in ("search", "spaces", "objectives")]
     strings = mlflow.types.Schema([mlflow.types.ColSpec("string")])
     described = mlflow.models.Model(
-        artifact_path=made.artifact_location, model_uuid=made.model_id, model_id=made.model_id, run_id=run_id
+        artifact_path=logged.artifact_location, model_uuid=logged.model_id, model_id=logged.model_id, run_id=run_id
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it would like an example beside the signature
@@ -74,10 +74,10 @@ def _save(folder: Path, target: Path, made: Any, run_id: str) -> None:
 
 def requirements() -> list[str]:
     """What loading a model needs, pinned: "torch==2.13.0" (a local version such as +cpu is on no index)."""
-    found = []
+    pins = []
     for package in PACKAGES:
         try:
-            found.append(f"{package}=={metadata.version(package).partition('+')[0]}")
+            pins.append(f"{package}=={metadata.version(package).partition('+')[0]}")
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return pins

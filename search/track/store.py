@@ -25,9 +25,9 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 def load_mlflow() -> Any:
     """The mlflow module (two seconds at the first call). One that is imported already is left as it is set up."""
-    known = sys.modules.get("mlflow")
-    if known is not None:
-        return known
+    loaded = sys.modules.get("mlflow")
+    if loaded is not None:
+        return loaded
     with quietly():
         import mlflow
     for name in ("mlflow", "alembic"):  # they report every migration and every missing git repository
@@ -115,10 +115,10 @@ def check_store(store: Path) -> None:
 
 def _reach(uri: str) -> None:
     """Raise OSError where nobody listens at a database's address; MLflow itself would try for minutes."""
-    found = urlsplit(uri)
-    port = PORTS.get(found.scheme.partition("+")[0])
-    if found.hostname and port is not None:
-        socket.create_connection((found.hostname, found.port or port), timeout=10).close()
+    address = urlsplit(uri)
+    port = PORTS.get(address.scheme.partition("+")[0])
+    if address.hostname and port is not None:
+        socket.create_connection((address.hostname, address.port or port), timeout=10).close()
 
 
 def is_database(uri: str) -> bool:

@@ -96,15 +96,15 @@ class Tracker:
         """
         client = self._client
         query = f"tags.digest = '{digest}' and tags.kind = 'search'"
-        found = client.search_runs([self._experiment], query, order_by=["attributes.start_time DESC"], max_results=1)
-        if found:
-            self._parent = found[0].info.run_id
+        runs = client.search_runs([self._experiment], query, order_by=["attributes.start_time DESC"], max_results=1)
+        if runs:
+            self._parent = runs[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
             self._find_trials()
         else:
             tags = {"digest": digest, "kind": "search", "device": str(environment.get("device", ""))}
-            made = client.create_run(self._experiment, tags=tags, run_name=str(config["study"]))
-            self._parent = made.info.run_id
+            created = client.create_run(self._experiment, tags=tags, run_name=str(config["study"]))
+            self._parent = created.info.run_id
             log_values(client, self._parent, params=_flat(config))
         client.log_dict(self._parent, dict(config), "config.json")
         client.log_dict(self._parent, dict(environment), "environment.json")
@@ -155,15 +155,15 @@ class Tracker:
             self._client.set_terminated(self._parent, status)
 
     def _open_experiment(self, store: Path, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             # A server knows where its artifacts go; a local store puts them beside its database.
             local = (store / "artifacts").absolute().as_uri() if is_database(self._uri) else None
             tags = {NOTE: GUIDE} if local is None else {NOTE: GUIDE, RESULTS: store.absolute().as_uri()}
             return str(self._client.create_experiment(name, artifact_location=local, tags=tags))
-        if found.lifecycle_stage != "active":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find_trials(self) -> None:
         """Learn which trials are logged whole; those cut short are removed, to be logged again."""

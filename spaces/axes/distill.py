@@ -55,14 +55,14 @@ class Distill:
         scores = torch.stack(statistics.stacked("importance"))
         blocks = sorted(scores.topk(count).indices.tolist())
         plan: Plan = {"blocks": blocks}
-        kept = max(WIDTH_MULTIPLE, round(width * shape.hidden / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
-        if width < 1 and kept < shape.hidden:  # a hidden size that is no multiple stays whole when width is off
+        hidden = max(WIDTH_MULTIPLE, round(width * shape.hidden / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
+        if width < 1 and hidden < shape.hidden:  # a hidden size that is no multiple stays whole when width is off
             if not shape.prunable_hidden:
                 raise Infeasible(
                     "distill.width: this model's embeddings have a width of their own, or it has a convolution"
                 )
             energy = statistics.tensors["hidden.energy"]
-            plan["hidden"] = slicing.encode_ranges(sorted(energy.topk(kept).indices.tolist()))
+            plan["hidden"] = slicing.encode_ranges(sorted(energy.topk(hidden).indices.tolist()))
         return plan
 
     def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
@@ -70,8 +70,8 @@ class Distill:
         tensors: dict[str, Tensor] = {}
         for new, old in enumerate(plan["blocks"]):
             prefix = f"block.{old}."
-            found = {k.removeprefix(prefix): t for k, t in statistics.tensors.items() if k.startswith(prefix)}
-            for key, tensor in found.items():
+            of_block = {k.removeprefix(prefix): t for k, t in statistics.tensors.items() if k.startswith(prefix)}
+            for key, tensor in of_block.items():
                 if hidden is not None and key in ("input.attention_in", "input.ffn_in"):
                     tensor = tensor[hidden][:, hidden]  # noqa: PLW2901
                 elif hidden is not None and key in HIDDEN_VECTORS:

@@ -194,8 +194,8 @@ class LowRankFactors:
         for block, path, _, rank in _matrices(model, plan):
             linear = block.get_submodule(path)
             assert isinstance(linear, nn.Linear)
-            made = LowRank(linear.in_features, linear.out_features, rank, linear.bias is not None)
-            replace_module(block, path, made.to(linear.weight))
+            factors = LowRank(linear.in_features, linear.out_features, rank, linear.bias is not None)
+            replace_module(block, path, factors.to(linear.weight))
         if "embeddings" in plan:
             assert isinstance(model, TaskModel)
             anatomy = anatomy_of(model.backbone)
@@ -210,8 +210,8 @@ class LowRankFactors:
         whitened = plan["method"] == "whitened"
         origins = _matrices(source, plan)
         for (block, path, _, _), (origin, _, key, rank) in zip(_matrices(model, plan), origins, strict=True):
-            linear, made = origin.get_submodule(path), block.get_submodule(path)
-            assert isinstance(linear, nn.Linear) and isinstance(made, LowRank)
+            linear, factors = origin.get_submodule(path), block.get_submodule(path)
+            assert isinstance(linear, nn.Linear) and isinstance(factors, LowRank)
             index, role = key
             weight = linear.weight.detach().cpu()
             if not whitened:
@@ -220,11 +220,11 @@ class LowRankFactors:
                 moment, mean = (statistics.block(index, f"{kind}.{PLACES[role]}") for kind in ("input", "mean"))
                 spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
                 a, b = factorise(weight, rank, spread, statistics.block(index, f"gradient.{role}"))
-            made.a.weight.copy_(a)
-            made.b.weight.copy_(b)
+            factors.a.weight.copy_(a)
+            factors.b.weight.copy_(b)
             if linear.bias is not None:
                 lost = weight @ mean - b @ (a @ mean) if whitened else torch.zeros(())
-                made.b.bias.copy_(linear.bias.cpu() + lost)
+                factors.b.bias.copy_(linear.bias.cpu() + lost)
         if "embeddings" in plan:
             assert isinstance(model, TaskModel) and isinstance(source, TaskModel)
             before = anatomy_of(source.backbone)
@@ -255,7 +255,7 @@ def _sizes(statistics: Statistics) -> dict[str, tuple[int, int]]:
     for index, layer in enumerate(shape.layers):
         keys = layer.heads * shape.head_dim
         queries = keys * shape.group
-        found = {
+        of_layer = {
             "query": (queries, shape.hidden),
             "key": (keys, shape.hidden),
             "value": (keys, shape.hidden),
@@ -263,8 +263,8 @@ def _sizes(statistics: Statistics) -> dict[str, tuple[int, int]]:
             **dict.fromkeys(("up", "up.0", "up.1"), (layer.neurons, shape.hidden)),
             "down": (shape.hidden, layer.neurons),
         }
-        there = {role: size for role, size in found.items() if f"block.{index}.spectrum.{role}" in statistics.tensors}
-        sizes |= {f"{index}.{role}": size for role, size in there.items()}
+        spectrum = f"block.{index}.spectrum"
+        sizes |= {f"{index}.{role}": s for role, s in of_layer.items() if f"{spectrum}.{role}" in statistics.tensors}
     return sizes
 
 
@@ -278,8 +278,8 @@ def _matrices(model: nn.Module, plan: Plan) -> list[tuple[nn.Module, str, tuple[
     """(block, path in it, (block index, role), rank) of every matrix the plan factors."""
     assert isinstance(model, TaskModel)
     anatomy = anatomy_of(model.backbone)
-    found = []
+    matrices = []
     for name, rank in plan["ranks"].items():
         index, role = name.split(".", 1)
-        found.append((anatomy.blocks[int(index)], anatomy.roles()[role], (int(index), role), int(rank)))
-    return found
+        matrices.append((anatomy.blocks[int(index)], anatomy.roles()[role], (int(index), role), int(rank)))
+    return matrices

@@ -72,11 +72,11 @@ class Prune:
         for unit, at_least, multiple in (("heads", 1, 1), ("neurons", NEURON_MULTIPLE, NEURON_MULTIPLE)):
             scores = statistics.stacked(unit if criterion != "magnitude" else f"{unit}_norm")
             everywhere = criterion in ("fisher", "diagonal")
-            kept = keep(scores, shares[unit], at_least, multiple, everywhere=everywhere)
+            remaining = keep(scores, shares[unit], at_least, multiple, everywhere=everywhere)
             if criterion == "fisher":
                 rows = statistics.stacked(f"{unit}_rows")
-                kept = [rearrange(g, indices) for g, indices in zip(rows, kept, strict=True)]
-            plan[unit] = [slicing.encode_ranges(indices) for indices in kept]
+                remaining = [rearrange(g, indices) for g, indices in zip(rows, remaining, strict=True)]
+            plan[unit] = [slicing.encode_ranges(indices) for indices in remaining]
         plan["tuning"] = str(settings.get("tuning", "least-squares"))
         return plan
 
@@ -86,7 +86,7 @@ class Prune:
         tensors: dict[str, Tensor] = dict(statistics.tensors)
         layers = []
         for index in range(shape.depth):
-            heads, neurons = _kept(plan, index)
+            heads, neurons = _units(plan, index)
             dims = _expand(heads, unit)
             for key, chosen in (("heads", heads), ("neurons", neurons)):
                 for suffix in ("", "_norm"):
@@ -112,7 +112,7 @@ class Prune:
         anatomy = anatomy_of(model.backbone)
         for index, block in enumerate(anatomy.blocks):
             slicing.reshape(block, _cuts(anatomy, plan, index))
-            anatomy.set_heads(index, len(_kept(plan, index)[0]))
+            anatomy.set_heads(index, len(_units(plan, index)[0]))
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
         assert isinstance(model, TaskModel) and isinstance(source, TaskModel)
@@ -123,11 +123,11 @@ class Prune:
             if plan["tuning"] == "none":
                 continue
             for role, place in (("output", "attention_out"), ("down", "ffn_out")):
-                kept = cuts[origin.roles()[role]].columns
+                columns = cuts[origin.roles()[role]].columns
                 before, after = origin.linear(index, role), anatomy.linear(index, role)
                 moment, mean = statistics.block(index, f"input.{place}"), statistics.block(index, f"mean.{place}")
-                if kept is not None and len(kept) < before.in_features:
-                    compensate(after, before, list(kept), moment, mean)
+                if columns is not None and len(columns) < before.in_features:
+                    compensate(after, before, list(columns), moment, mean)
 
 
 def keep(scores: list[Tensor], share: float, at_least: int, multiple: int, *, everywhere: bool) -> list[list[int]]:
@@ -148,13 +148,13 @@ def keep(scores: list[Tensor], share: float, at_least: int, multiple: int, *, ev
         counts = [int(part.sum()) for part in torch.split(inside, [len(s) for s in scores])]
     else:
         counts = [round(share * len(s)) for s in scores]
-    kept = []
+    indices = []
     for score, count in zip(scores, counts, strict=True):
         step = multiple if len(score) >= 4 * multiple else 1
         rounded = round(count / step) * step
         chosen = min(len(score), max(at_least if len(score) >= 4 * at_least else 1, rounded))
-        kept.append(sorted(score.argsort(descending=True, stable=True)[:chosen].tolist()))
-    return kept
+        indices.append(sorted(score.argsort(descending=True, stable=True)[:chosen].tolist()))
+    return indices
 
 
 def share_out(statistics: Statistics, flops: float, heads: float, neurons: float) -> dict[str, float]:
@@ -174,13 +174,13 @@ def share_out(statistics: Statistics, flops: float, heads: float, neurons: float
     lost_heads, lost_neurons = _lost(of_heads), _lost(of_neurons)
     most_heads, most_neurons = round(heads * len(of_heads)), round(neurons * len(of_neurons))
     best: tuple[float, int, int] | None = None
-    for kept in range(shape.depth, most_heads + 1):
-        rest = min(most_neurons, int((budget - kept * head_cost) / neuron_cost))
+    for head_count in range(shape.depth, most_heads + 1):
+        rest = min(most_neurons, int((budget - head_count * head_cost) / neuron_cost))
         if rest < min(shape.depth * NEURON_MULTIPLE, most_neurons):
             break
-        lost = float(lost_heads[kept] + lost_neurons[rest])
+        lost = float(lost_heads[head_count] + lost_neurons[rest])
         if best is None or lost < best[0]:
-            best = lost, kept, rest
+            best = lost, head_count, rest
     if best is None:
         raise Infeasible(f"prune.flops: no heads and neurons fit into {flops:g} of the products")
     return {"heads": best[1] / len(of_heads), "neurons": best[2] / len(of_neurons)}
@@ -192,7 +192,7 @@ def _lost(scores: Tensor) -> Tensor:
     return torch.cat([highest.sum()[None], highest.sum() - highest.cumsum(0)])
 
 
-def rearrange(rows: Tensor, kept: list[int]) -> list[int]:
+def rearrange(rows: Tensor, indices: list[int]) -> list[int]:
     """As many units, exchanged one at a time while that lowers what removing the others costs together.
 
     rows: (N, n), gradients of the units' masks. With I = rows^T rows and r the indicator of the removed units the cost
@@ -201,11 +201,11 @@ def rearrange(rows: Tensor, kept: list[int]) -> list[int]:
     """
     g = rows.float()
     count = g.shape[1]
-    if not 0 < len(kept) < count:
-        return kept
+    if not 0 < len(indices) < count:
+        return indices
     fisher = (g.T @ g).double()
     removed = torch.ones(count, dtype=torch.bool)
-    removed[kept] = False
+    removed[indices] = False
     together = fisher @ removed.double()  # I r
     own = fisher.diagonal()
     for unit in torch.nonzero(removed)[:, 0][own[removed].argsort(descending=True)].tolist():
@@ -220,7 +220,8 @@ def rearrange(rows: Tensor, kept: list[int]) -> list[int]:
     return torch.nonzero(~removed)[:, 0].tolist()
 
 
-def _kept(plan: Plan, index: int) -> tuple[list[int], list[int]]:
+def _units(plan: Plan, index: int) -> tuple[list[int], list[int]]:
+    """Indices of the heads and of the neurons that block `index` keeps."""
     return slicing.decode_ranges(plan["heads"][index]), slicing.decode_ranges(plan["neurons"][index])
 
 
@@ -230,7 +231,7 @@ def _expand(units: list[int], size: int) -> list[int]:
 
 
 def _cuts(anatomy: Anatomy, plan: Plan, index: int) -> dict[str, Cut]:
-    heads, neurons = _kept(plan, index)
+    heads, neurons = _units(plan, index)
     roles, group, head_dim = anatomy.roles(), anatomy.shape.group, anatomy.head_dim
     query, key_value = _expand(heads, group * head_dim), _expand(heads, head_dim)
     cuts = {

@@ -69,13 +69,13 @@ class SparseMatrices:
         return statistics
 
     def reshape(self, model: nn.Module, plan: Plan) -> None:
-        found = 0
+        count = 0
         for block, path, linear in _matrices(model):
-            made = _like(linear, plan)
-            if made is not None:
-                replace_module(block, path, made.to(linear.weight))
-                found += 1
-        if "pattern" in plan and not found:
+            sparse = _like(linear, plan)
+            if sparse is not None:
+                replace_module(block, path, sparse.to(linear.weight))
+                count += 1
+        if "pattern" in plan and not count:
             raise Infeasible(f"sparse.pattern: no matrix has outputs and inputs in multiples of {ROWS} and {COLUMNS}")
 
     @torch.no_grad()
@@ -86,10 +86,10 @@ class SparseMatrices:
             for role in origin.roles():
                 moment = statistics.block(index, f"input.{PLACES[role]}")
                 for path, squares in _inputs(origin, old, role, moment).items():
-                    made, linear = block.get_submodule(path), old.get_submodule(path)
-                    if isinstance(made, Sparse):
+                    sparse, linear = block.get_submodule(path), old.get_submodule(path)
+                    if isinstance(sparse, Sparse):
                         assert isinstance(linear, nn.Linear)
-                        _fill(made, linear, squares)
+                        _fill(sparse, linear, squares)
 
 
 def _like(linear: nn.Linear, plan: Plan) -> Sparse | None:
@@ -97,26 +97,26 @@ def _like(linear: nn.Linear, plan: Plan) -> Sparse | None:
     rows, columns, bias = linear.out_features, linear.in_features, linear.bias is not None
     if "pattern" in plan:
         return None if rows % ROWS or columns % COLUMNS else TwoOfFour(columns, rows, bias)
-    kept = max(1, round(float(plan["weights"]) * columns))
-    return Sparse(columns, rows, kept, bias) if kept < columns else None
+    per_row = max(1, round(float(plan["weights"]) * columns))
+    return Sparse(columns, rows, per_row, bias) if per_row < columns else None
 
 
-def _fill(made: Sparse, linear: nn.Linear, squares: Tensor) -> None:
+def _fill(sparse: Sparse, linear: nn.Linear, squares: Tensor) -> None:
     """`squares` (in,): mean squares of the inputs."""
     weight = linear.weight.detach()
     scores = weight.cpu().abs().double() * squares.double().clamp(min=0).sqrt()
-    places = best_of_four(scores) if isinstance(made, TwoOfFour) else best_of_row(scores, made.kept)
-    made.take(weight, places.to(weight.device))
+    places = best_of_four(scores) if isinstance(sparse, TwoOfFour) else best_of_row(scores, sparse.per_row)
+    sparse.take(weight, places.to(weight.device))
     if linear.bias is not None:
-        assert made.bias is not None
-        made.bias.copy_(linear.bias)
+        assert sparse.bias is not None
+        sparse.bias.copy_(linear.bias)
 
 
 def _matrices(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     """(block, path in it, matrix) of every matrix of every block; of a low-rank pair both."""
     assert isinstance(model, TaskModel)
     anatomy = anatomy_of(model.backbone)
-    found = []
+    matrices = []
     for block in anatomy.blocks:
         for path in anatomy.roles().values():
             module = block.get_submodule(path)
@@ -124,8 +124,8 @@ def _matrices(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
             for part in parts:
                 linear = block.get_submodule(part)
                 assert isinstance(linear, nn.Linear)
-                found.append((block, part, linear))
-    return found
+                matrices.append((block, part, linear))
+    return matrices
 
 
 def _inputs(anatomy: Anatomy, block: nn.Module, role: str, moment: Tensor) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class AotInductor:
             torch.set_num_threads(context.threads)
         base = base_of(folder)
         (name,) = self.files(plan)
-        if os.access(folder, os.W_OK) or _found(folder / name, folder, context):
+        if os.access(folder, os.W_OK) or _has_package(folder / name, folder, context):
             return TorchPredict(_loaded(package(folder, plan, context)), base, context.device)
         with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
             path = Path(place) / "model.pt2"
@@ -72,13 +72,13 @@ class AotInductor:
 
 
 def package(folder: Path, plan: Plan, context: Context) -> Path:
-    """The package of the model in `folder`: made at the first call, found at the next if nothing it depends on changed.
+    """The package of the model in `folder`: compiled at the first call, reused while nothing it depends on changes.
 
     Raises Infeasible where the model does not compile.
     """
     (name,) = AotInductor().files(plan)
     path = folder / name
-    if not _found(path, folder, context):
+    if not _has_package(path, folder, context):
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # torch insists on the suffix
         try:
@@ -90,8 +90,8 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
     return path
 
 
-def _found(path: Path, folder: Path, context: Context) -> bool:
-    """Whether this user made the package at `path`, for the model in `folder`, here.
+def _has_package(path: Path, folder: Path, context: Context) -> bool:
+    """Whether this user compiled the package at `path`, for the model in `folder`, here.
 
     Who asks for no number of threads is given a package for torch's own, or for every processor: what a search times
     its candidates with, and more than the first where two threads share a core.

@@ -107,12 +107,12 @@ def _layer_norm(
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axes, keepdims=True)
     scale = jax.lax.rsqrt(jnp.var(wide, axes, keepdims=True) + eps)
-    found = (wide - mean) * scale
+    normalised = (wide - mean) * scale
     if weight is not None:
-        found = found * weight
+        normalised = normalised * weight
     if bias is not None:
-        found = found + bias
-    return found.astype(x.dtype), mean, scale
+        normalised = normalised + bias
+    return normalised.astype(x.dtype), mean, scale
 
 
 def _embedding(weight: Array, ids: Array, *_: Any) -> Array:

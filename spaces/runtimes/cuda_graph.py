@@ -100,8 +100,8 @@ class GraphPredict(TorchPredict):
                 buffer[:, :length].copy_(torch.from_numpy(batch[name]))
             replay()
             # A copy: a float32 output on the CPU would otherwise be the buffer that the next call overwrites.
-            found = output.float().cpu().numpy().copy()
-        return {self._output: found[:, :length] if self._per_token else found}
+            values = output.float().cpu().numpy().copy()
+        return {self._output: values[:, :length] if self._per_token else values}
 
     def _graph(self, rows: int, padded: int) -> tuple[dict[str, Tensor], Any, Tensor]:
         key = (rows, padded)

@@ -30,8 +30,8 @@ def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProg
 def decomposed(program: ExportedProgram) -> ExportedProgram:
     """The same over the core ATen operators alone: no views, no changes in place."""
     with quiet():
-        made: ExportedProgram = program.run_decompositions()
-        return made
+        lowered: ExportedProgram = program.run_decompositions()
+        return lowered
 
 
 @contextlib.contextmanager

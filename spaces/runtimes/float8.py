@@ -28,9 +28,9 @@ def missing(context: Context) -> str | None:
     """Why there are no fp8 kernels here, or None."""
     if context.device != "cuda" or not torch.cuda.is_available():
         return f"fp8 needs a CUDA device of compute capability 8.9 or above, and this is a {context.device}"
-    found = torch.cuda.get_device_capability()
-    if found < CAPABILITY:
-        return f"fp8 needs compute capability 8.9 or above, and this GPU has {found[0]}.{found[1]}"
+    capability = torch.cuda.get_device_capability()
+    if capability < CAPABILITY:
+        return f"fp8 needs compute capability 8.9 or above, and this GPU has {capability[0]}.{capability[1]}"
     return None if importlib.util.find_spec("torchao") else f"torchao not installed: {INSTALL}"
 
 

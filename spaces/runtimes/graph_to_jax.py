@@ -55,13 +55,13 @@ def lower(
 
 def _needed(program: ExportedProgram, result: Node) -> list[Node]:
     """The nodes that `result` depends on, in order: no assertions about sizes."""
-    wanted, found = [result], {result}
+    wanted, needed = [result], {result}
     while wanted:
         for node in wanted.pop().all_input_nodes:
-            if node not in found:
-                found.add(node)
+            if node not in needed:
+                needed.add(node)
                 wanted.append(node)
-    return [node for node in program.graph.nodes if node in found]
+    return [node for node in program.graph.nodes if node in needed]
 
 
 def _function(node: Node) -> Callable[..., Any]:

@@ -104,13 +104,13 @@ def file_of(plan: Plan) -> str:
 
 def versions() -> dict[str, str]:
     """Of what makes a graph: exporter, quantiser, and what they write with; "" for what is not here."""
-    found = {}
+    installed = {}
     for package in ("torch", "transformers", "onnxscript", "onnx", "onnxruntime", "onnxruntime-gpu"):
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = ""
-    return found
+            installed[package] = ""
+    return installed
 
 
 def source_of(plan: Plan) -> Plan | None:

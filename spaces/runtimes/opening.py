@@ -41,5 +41,5 @@ def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = 
         raise Infeasible(why)
     precision = str(plan["precision"])
     if precision not in runtime.precisions(context):
-        known = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None
-        raise Infeasible(known or f"{runtime.name} has no {precision} kernels {place or f'on this {context.device}'}")
+        problem = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None
+        raise Infeasible(problem or f"{runtime.name} has no {precision} kernels {place or f'on this {context.device}'}")

@@ -120,16 +120,16 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
     model = onnx.load(source)
     graph = model.graph
     floats = {tensor.name: tensor for tensor in graph.initializer}
-    made = set()
+    quantised = set()
     for node in [n for n in matrices(graph) if n.op_type == "MatMul" and n.name not in keep]:
         name = node.input[1]
         inputs, outputs = floats[name].dims
         parts = (f"{name}.int4", f"{name}.scale", f"{name}.zero")
-        if name not in made:
+        if name not in quantised:
             numbers, scales, zeros = groups_to_int4(numpy_helper.to_array(floats[name]))
             for part, values in zip(parts, (_pairs(numbers), scales, _pairs(zeros)), strict=True):
                 graph.initializer.append(numpy_helper.from_array(values, part))
-            made.add(name)
+            quantised.add(name)
         # The same node, which so keeps its name and where it came from.
         node.op_type, node.domain = "MatMulNBits", NBITS
         node.input[1:] = parts
@@ -169,9 +169,9 @@ def groups_to_int4(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
             fitted = (groups * steps).sum(-1, keepdims=True) / np.maximum(squares, 1)
             scale = np.where(fitted > 0, fitted, scale)  # a group of zeros has no scale of its own
             zero = np.clip(np.rint((_nearest(groups, scale, zero) - groups / scale).mean(-1, keepdims=True)), 0, 15)
-            found = (_nearest(groups, scale, zero), scale, zero)
-            lost = _lost(groups, *found)
-            best = tuple(np.where(lost < least, new, old) for new, old in zip(found, best, strict=True))
+            candidate = (_nearest(groups, scale, zero), scale, zero)
+            lost = _lost(groups, *candidate)
+            best = tuple(np.where(lost < least, new, old) for new, old in zip(candidate, best, strict=True))
             least = np.minimum(lost, least)
     numbers, scales, zeros = best
     return numbers.astype(np.uint8), scales[..., 0].astype(weight.dtype), zeros[..., 0].astype(np.uint8)
@@ -206,29 +206,29 @@ def tables(source: Path, target: Path) -> None:
     model = onnx.load(source)
     graph = model.graph
     floats = {t.name: t for t in graph.initializer if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)}
-    found = [n for n in graph.node if n.op_type == "Gather" and len(getattr(floats.get(n.input[0]), "dims", ())) == 2]
-    found = [n for n in found if all(a.i == 0 for a in n.attribute if a.name == "axis")]
-    if not found:
+    gathers = [n for n in graph.node if n.op_type == "Gather" and len(getattr(floats.get(n.input[0]), "dims", ())) == 2]
+    gathers = [n for n in gathers if all(a.i == 0 for a in n.attribute if a.name == "axis")]
+    if not gathers:
         raise Infeasible("bits.embeddings: the exported graph gathers from no embedding table")
-    for name in dict.fromkeys(node.input[0] for node in found):
+    for name in dict.fromkeys(node.input[0] for node in gathers):
         numbers, scales = rows_to_int8(numpy_helper.to_array(floats[name]))
         graph.initializer.append(numpy_helper.from_array(numbers, f"{name}.int8"))
         graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scale"))
-    outputs = {node.output[0] for node in found}
-    made = []
+    outputs = {node.output[0] for node in gathers}
+    nodes = []
     for node in graph.node:
         if node.output[0] not in outputs:
-            made.append(node)
+            nodes.append(node)
             continue
         table, indices, output = node.input[0], node.input[1], node.output[0]
-        made += [
+        nodes += [
             helper.make_node("Gather", [f"{table}.int8", indices], [f"{output}.int8"]),
             helper.make_node("Gather", [f"{table}.scale", indices], [f"{output}.scale"]),
             helper.make_node("Cast", [f"{output}.int8"], [f"{output}.whole"], to=floats[table].data_type),
             helper.make_node("Mul", [f"{output}.whole", f"{output}.scale"], [output]),
         ]
     del graph.node[:]
-    graph.node.extend(made)
+    graph.node.extend(nodes)
     _drop_unread(graph)
     onnx.save(model, target)
 
@@ -236,9 +236,9 @@ def tables(source: Path, target: Path) -> None:
 def _drop_unread(graph: Any) -> None:
     """Leaves only the constants that a node reads."""
     read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(tensors)
 
 
 def rows_to_int8(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

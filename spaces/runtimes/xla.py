@@ -85,8 +85,8 @@ class XlaPredict:
             array = np.full((rows, padded), self._pad if name == "input_ids" else 0, dtype=np.int32)
             array[:, :length] = batch[name]
             arrays[name] = array  # follows the weights to their device
-        found = np.asarray(self._run(self._weights, arrays), dtype=np.float32)
-        return {self._output: found[:, :length] if self._per_token else found}
+        values = np.asarray(self._run(self._weights, arrays), dtype=np.float32)
+        return {self._output: values[:, :length] if self._per_token else values}
 
 
 def _tpu_is_there() -> bool:

@@ -73,7 +73,7 @@ def test_training_moves_what_was_kept_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("kept", [0, 12])
 def test_a_row_cannot_keep_nothing_nor_more_than_it_has(kept: int) -> None:
-    with pytest.raises(ValueError, match=rf"kept must be in \[1, 11\], got {kept}"):
+    with pytest.raises(ValueError, match=rf"per_row must be in \[1, 11\], got {kept}"):
         Sparse(11, 6, kept, bias=False)
 
 
@@ -112,7 +112,7 @@ def test_the_inputs_weigh_in() -> None:
     made = anatomy_of(model.backbone).blocks[0].get_submodule(anatomy_of(model.backbone).roles()["down"])
     weight = anatomy_of(seen.model.backbone).linear(0, "down").weight.detach()
     assert isinstance(made, Sparse)
-    assert not torch.equal(made.weight != 0, best_of_row(weight.abs(), made.kept))
+    assert not torch.equal(made.weight != 0, best_of_row(weight.abs(), made.per_row))
 
 
 def test_the_second_factor_of_a_pair_is_judged_by_what_the_first_hands_on() -> None:
@@ -126,7 +126,7 @@ def test_the_second_factor_of_a_pair_is_judged_by_what_the_first_hands_on() -> N
     inside = whole.a.weight.detach().double() @ moment @ whole.a.weight.detach().double().T
     scores = whole.b.weight.detach().abs().double() * inside.diagonal().sqrt()
     assert isinstance(made, Sparse)
-    assert torch.equal(made.weight != 0, best_of_row(scores, made.kept))
+    assert torch.equal(made.weight != 0, best_of_row(scores, made.per_row))
 
 
 # --- recovery, files ----------------------------------------------------------------------------------------
