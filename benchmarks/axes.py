@@ -78,14 +78,14 @@ COLUMNS_OF_SPEED = ("eager b1", "onnx b1", "int8 b1", "eager b32", "onnx b32", "
 
 def speeds(lab: Lab, model: Model, seconds: float) -> dict[str, Any]:
     """Times faster than the teacher: under ONNX Runtime over eager, over ONNX Runtime, and int8 over int8."""
-    found = {}
+    ratios = {}
     for batch in (1, 32):
-        found[f"eager b{batch}"] = lab.ratio(model, ONNX, EAGER, batch, seconds)
+        ratios[f"eager b{batch}"] = lab.ratio(model, ONNX, EAGER, batch, seconds)
         if model == TEACHER:  # against itself there is nothing to see
             continue
-        found[f"onnx b{batch}"] = lab.ratio(model, ONNX, ONNX, batch, seconds)
-        found[f"int8 b{batch}"] = lab.ratio(model, ONNX_INT8, ONNX_INT8, batch, seconds)
-    return found
+        ratios[f"onnx b{batch}"] = lab.ratio(model, ONNX, ONNX, batch, seconds)
+        ratios[f"int8 b{batch}"] = lab.ratio(model, ONNX_INT8, ONNX_INT8, batch, seconds)
+    return ratios
 
 
 def chosen(lab: Lab, pair: tuple[str, str]) -> tuple[Model, dict[str, Loss]]:
@@ -144,7 +144,7 @@ def main() -> int:
     teacher = lab.accuracy(TEACHER, EAGER, "test")
     losses = {model.name: lab.loss(model, EAGER, "test") for model in ONE_SHOT}
     print(f"teacher: {teacher:.2%} of the test rows; statistics {took:.1f} s\n\nwith no training at all")
-    print(header.table(("model", "points lost on test"), [(n, str(found)) for n, found in losses.items()]), flush=True)
+    print(header.table(("model", "points lost on test"), [(n, str(lost)) for n, lost in losses.items()]), flush=True)
     if not arguments.quick:
         recovered = {model.name: lab.loss(model, EAGER, "test") for model in RECOVERED}
         print("\none axis and an epoch of recovery")
@@ -173,8 +173,8 @@ def main() -> int:
     print("\nloss on validation, which chose:")
     for model in CANDIDATES:
         print(f"  {model.name}: {on_validation[model.name]}; int8 {on_validation_int8[model.name]}")
-    kept = {"losses": losses, "figures": figures, "speed": speed, "validation": on_validation}
-    return header.finish(arguments, about, kept, promises(losses, figures))
+    tables = {"losses": losses, "figures": figures, "speed": speed, "validation": on_validation}
+    return header.finish(arguments, about, tables, promises(losses, figures))
 
 
 if __name__ == "__main__":

@@ -79,14 +79,14 @@ def main() -> int:
     print(
         f"{header.heading(about)}\n{name}, a teacher of two epochs, batch 1, the test rows' own lengths\n", flush=True
     )
-    seen = [measured(lab, *step, arguments.seconds) for step in steps(0.25 if arguments.quick else 1.0)]
+    figures = [measured(lab, *step, arguments.seconds) for step in steps(0.25 if arguments.quick else 1.0)]
     rows = [
         (s["what"], f"{s['accuracy']:.2%}", str(s["loss"]), f"{s['ms']:.2f}", f"{s['ratio'][0]:.2f}x",
          f"{s['size_mb']:.1f}", f"{s['peak_mb']:.0f}")
-        for s in seen
+        for s in figures
     ]  # fmt: skip
     print(header.table(COLUMNS, rows))
-    return header.finish(arguments, about, seen, [])
+    return header.finish(arguments, about, figures, [])
 
 
 if __name__ == "__main__":

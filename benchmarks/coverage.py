@@ -64,16 +64,16 @@ def bimodal(_: np.random.Generator) -> Noise:
 class Autocorrelated:
     """AR(1): half of every call's noise goes over to the next, and so into the side's next block."""
 
-    KEPT = 0.5
+    CARRIED = 0.5
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._last = float(generator.standard_normal())
 
     def __call__(self, generator: np.random.Generator, count: int) -> Floats:
-        made = np.empty(count)
-        for i, fresh in enumerate(generator.standard_normal(count) * np.sqrt(1 - self.KEPT**2)):
-            made[i] = self._last = self.KEPT * self._last + fresh
-        return 0.05 * made
+        noise = np.empty(count)
+        for i, fresh in enumerate(generator.standard_normal(count) * np.sqrt(1 - self.CARRIED**2)):
+            noise[i] = self._last = self.CARRIED * self._last + fresh
+        return 0.05 * noise
 
 
 def still(_: np.random.Generator) -> Common:
@@ -167,12 +167,12 @@ def repetition(case: Case, protocol: Protocol, seed: int) -> tuple[Estimate, int
     generator = np.random.default_rng(seed)
     machine = Machine(case, generator)
     between = BETWEEN if protocol.processes > 1 else 0.0
-    seen = []
+    sessions = []
     for number in range(protocol.processes):
         candidate = Simulated(machine, 2 * number, BASE_MS / RATIO, between)
         baseline = Simulated(machine, 2 * number + 1, BASE_MS, between)
-        seen.append(timing.session(candidate, baseline, INPUTS, protocol, generator, machine.read))
-    return latency.speedup(seen), sum(len(s.retried_for) for s in seen), any(s.disturbances for s in seen)
+        sessions.append(timing.session(candidate, baseline, INPUTS, protocol, generator, machine.read))
+    return latency.speedup(sessions), sum(len(s.retried_for) for s in sessions), any(s.disturbances for s in sessions)
 
 
 def covered(case: Case, tier: tuple[str, Protocol], repetitions: int) -> dict[str, Any]:

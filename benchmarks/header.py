@@ -25,17 +25,17 @@ MISSED = 1
 
 @dataclass(frozen=True)
 class Promise:
-    """A figure this project promises, and what was found."""
+    """A figure this project promises, and its measured value."""
 
     what: str
-    found: float
+    value: float
     low: float | None = None
     high: float | None = None
     stretch: bool = False  # hoped for; shown, and never a reason to fail
 
     @property
-    def kept(self) -> bool:
-        return (self.low is None or self.found >= self.low) and (self.high is None or self.found <= self.high)
+    def met(self) -> bool:
+        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
 
     @property
     def rule(self) -> str:
@@ -93,24 +93,24 @@ def _plain(value: Any) -> Any:
 
 def _verdict(promise: Promise) -> str:
     if promise.stretch:
-        return "reached" if promise.kept else "not yet"
-    return "kept" if promise.kept else "MISSED"
+        return "reached" if promise.met else "not yet"
+    return "met" if promise.met else "MISSED"
 
 
 def finish(arguments: argparse.Namespace, about: dict[str, Any], rows: Any, promises: Sequence[Promise]) -> int:
-    """Say which promises are kept, write the file that was asked for; the exit status."""
+    """Say which promises are met, write the file that was asked for; the exit status."""
     if promises:
-        verdicts = [(_verdict(p), p.what, p.rule, f"{p.found:.4g}") for p in promises]
-        print("\n" + table(("promise", "what", "rule", "found"), verdicts))
+        verdicts = [(_verdict(p), p.what, p.rule, f"{p.value:.4g}") for p in promises]
+        print("\n" + table(("promise", "what", "rule", "measured"), verdicts))
     if arguments.json is not None:
-        kept = [{**asdict(p), "kept": p.kept} for p in promises]
-        text = json.dumps({"hardware": about, "figures": rows, "promises": kept}, indent=1, default=_plain)
+        answers = [{**asdict(p), "met": p.met} for p in promises]
+        text = json.dumps({"hardware": about, "figures": rows, "promises": answers}, indent=1, default=_plain)
         partial = arguments.json.with_name(f".{arguments.json.name}.partial")
         partial.write_text(text + "\n")
         partial.replace(arguments.json)
-    missed = [p for p in promises if not p.kept and not p.stretch]
+    missed = [p for p in promises if not p.met and not p.stretch]
     if arguments.check and missed:
         for p in missed:
-            print(f"missed: {p.what}: promised {p.rule}, found {p.found:.4g}", file=sys.stderr)
+            print(f"missed: {p.what}: promised {p.rule}, measured {p.value:.4g}", file=sys.stderr)
         return MISSED
     return 0

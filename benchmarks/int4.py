@@ -39,10 +39,10 @@ def ways() -> dict[str, Callable[[Path, Path], None]]:
         import onnx as format
 
         def make(source: Path, target: Path) -> None:
-            made = library.MatMulNBitsQuantizer(format.load(source), block_size=quantise.GROUP, algo_config=config)
+            quantizer = library.MatMulNBitsQuantizer(format.load(source), block_size=quantise.GROUP, algo_config=config)
             with contextlib.redirect_stdout(io.StringIO()):  # a bar of progress
-                made.process()
-            made.model.save_model_to_file(str(target))
+                quantizer.process()
+            quantizer.model.save_model_to_file(str(target))
 
         return make
 
@@ -83,9 +83,9 @@ def inputs_of(graph: Any, names: list[str]) -> dict[str, np.ndarray]:
 
     graph.graph.output.extend(format.helper.make_empty_tensor_value_info(name) for name in names)
     session = opened(graph.SerializeToString())
-    found = [session.run(names, fed) for fed in ({"input_ids": r, "attention_mask": np.ones_like(r)} for r in rows())]
+    outputs = [session.run(names, fed) for fed in ({"input_ids": r, "attention_mask": np.ones_like(r)} for r in rows())]
     return {
-        name: np.concatenate([row[i].reshape(-1, row[i].shape[-1]) for row in found]) for i, name in enumerate(names)
+        name: np.concatenate([row[i].reshape(-1, row[i].shape[-1]) for row in outputs]) for i, name in enumerate(names)
     }
 
 
@@ -104,7 +104,7 @@ def said(path: Path) -> dict[str, np.ndarray]:
     import onnx as format
     from onnx import helper
 
-    model, found = format.load(path), {}
+    model, products = format.load(path), {}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [n for n in model.graph.node if n.op_type == "MatMulNBits"]:
         sizes = {a.name: a.i for a in node.attribute}
@@ -112,10 +112,10 @@ def said(path: Path) -> dict[str, np.ndarray]:
         x = helper.make_tensor_value_info(node.input[0], kind, ["rows", sizes["K"]])
         y = helper.make_tensor_value_info(node.output[0], kind, ["rows", sizes["N"]])
         alone = helper.make_graph([node], "one", [x], [y], [constants[name] for name in node.input[1:]])
-        made = helper.make_model(alone, opset_imports=model.opset_import, ir_version=model.ir_version)
+        single = helper.make_model(alone, opset_imports=model.opset_import, ir_version=model.ir_version)
         eye = np.eye(sizes["K"], dtype=np.float32)
-        found[node.output[0]] = opened(made.SerializeToString()).run(None, {node.input[0]: eye})[0]
-    return found
+        products[node.output[0]] = opened(single.SerializeToString()).run(None, {node.input[0]: eye})[0]
+    return products
 
 
 def milliseconds(paths: dict[str, Path], turns: int) -> dict[str, float]:
@@ -152,8 +152,8 @@ def main() -> int:
             paths[way] = folder / f"{len(paths)}.onnx"
             start = time.perf_counter()
             make(paths["fp32"], paths[way])
-            took, made = time.perf_counter() - start, said(paths[way])
-            pairs = [(made[key], weight, entered[x]) for key, (x, weight) in products.items()]
+            took, matrices = time.perf_counter() - start, said(paths[way])
+            pairs = [(matrices[key], weight, entered[x]) for key, (x, weight) in products.items()]
             norm = np.linalg.norm
             of_weights = float(np.mean([norm(near - w) / norm(w) for near, w, _ in pairs]))
             of_outputs = float(np.mean([norm(x @ (near - w)) / norm(x @ w) for near, w, x in pairs]))

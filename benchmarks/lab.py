@@ -130,7 +130,7 @@ class Lab:
         ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)
         folder = self.weights(model, seed)
         self._say(f"timing {model.name} under {'/'.join(pair)}, batch {batch}")
-        found = latency.measure_fresh(
+        measured = latency.measure_fresh(
             lambda: measurer.opened(ours, folder),
             lambda: measurer.opened(theirs, prepared.teacher),
             fed,
@@ -138,8 +138,8 @@ class Lab:
             0,
             {"device": prepared.context.device},
         )
-        speedup = found[latency.SPEEDUP.name]
-        return speedup.value, *speedup.interval, found[latency.P50.name].value
+        speedup = measured[latency.SPEEDUP.name]
+        return speedup.value, *speedup.interval, measured[latency.P50.name].value
 
     def size_mb(self, model: Model, pair: Deployment, seed: int | None = None) -> float:
         """On disk: what the runtime loads."""

@@ -45,7 +45,7 @@ def open_array(megabytes: int) -> Predict:
 
 def of_kernel(pid: int) -> dict[str, float]:
     """MB of 1e6 by the kernel's names; empty where there is no /proc."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for file, wanted in (("status", ("VmHWM", "VmRSS")), ("smaps_rollup", ("Pss", "Private_Dirty"))):
         try:
             lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
@@ -54,8 +54,8 @@ def of_kernel(pid: int) -> dict[str, float]:
         for line in lines:
             name, _, value = line.partition(":")
             if name in wanted:
-                found[name] = int(value.split()[0]) * 1024 / 1e6
-    return found
+                figures[name] = int(value.split()[0]) * 1024 / 1e6
+    return figures
 
 
 def figures(name: str, bench: Remote, on_disk: float, calls: int = 20) -> dict[str, Any]:
@@ -67,32 +67,32 @@ def figures(name: str, bench: Remote, on_disk: float, calls: int = 20) -> dict[s
     return {"model": name, "ours": ours, "kernel": of_kernel(bench.pid), "info": dict(info), "on_disk_mb": on_disk}
 
 
-def row(found: Mapping[str, Any]) -> tuple[str, ...]:
-    ours, kernel = found["ours"], found["kernel"]
+def row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    ours, kernel = figures["ours"], figures["kernel"]
     cells = (
         ours.get("peak_memory_mb"),
         kernel.get("VmHWM"),
         kernel.get("VmRSS"),
         kernel.get("Pss"),
         ours.get("weights_memory_mb"),
-        found["on_disk_mb"],
+        figures["on_disk_mb"],
         ours.get("activations_memory_mb"),
     )
-    return (found["model"], *("-" if cell is None else f"{cell:.1f}" for cell in cells))
+    return (figures["model"], *("-" if cell is None else f"{cell:.1f}" for cell in cells))
 
 
-def promises(seen: list[dict[str, Any]], device: str) -> list[header.Promise]:
-    made = []
-    for found in seen:
-        if device == "cpu" and "VmHWM" in found["kernel"]:
-            ratio = found["ours"]["peak_memory_mb"] / found["kernel"]["VmHWM"]
-            made.append(header.Promise(f"{found['model']}: our peak over VmHWM", ratio, 1 - AGREE, 1 + AGREE))
-    known = seen[0]["ours"]
+def promises(rows: list[dict[str, Any]], device: str) -> list[header.Promise]:
+    goals = []
+    for figures in rows:
+        if device == "cpu" and "VmHWM" in figures["kernel"]:
+            ratio = figures["ours"]["peak_memory_mb"] / figures["kernel"]["VmHWM"]
+            goals.append(header.Promise(f"{figures['model']}: our peak over VmHWM", ratio, 1 - AGREE, 1 + AGREE))
+    array = rows[0]["ours"]
     for part in ("weights_memory_mb", "activations_memory_mb"):
-        if part in known and device == "cpu":
-            ratio = known[part] / (ARRAY_MB / 2)
-            made.append(header.Promise(f"array: {part} over what it touches", ratio, 1 - KNOWN, 1 + KNOWN))
-    return made
+        if part in array and device == "cpu":
+            ratio = array[part] / (ARRAY_MB / 2)
+            goals.append(header.Promise(f"array: {part} over what it touches", ratio, 1 - KNOWN, 1 + KNOWN))
+    return goals
 
 
 def main() -> int:
@@ -104,7 +104,7 @@ def main() -> int:
     about = header.hardware(device)
     print(f"{header.heading(about)}\nMB of 1e6 bytes; MiniLM (6 layers), {device}, batch 8, length 64\n")
     with open_bench(functools.partial(open_array, ARRAY_MB), device) as bench:
-        seen = [figures(f"array, {ARRAY_MB // 2} + {ARRAY_MB // 2} MB", bench, 0.0)]
+        rows = [figures(f"array, {ARRAY_MB // 2} + {ARRAY_MB // 2} MB", bench, 0.0)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = models.write_model(Path(temporary) / "model")
         on_disk = (folder / "model.safetensors").stat().st_size / 1e6
@@ -112,14 +112,14 @@ def main() -> int:
             with models.opened(folder, runtime, device):  # the process that makes a graph is not the one measured
                 pass
             with models.opened(folder, runtime, device) as bench:
-                seen.append(figures(runtime, bench, on_disk))
-    print(header.table(COLUMNS, [row(found) for found in seen]))
-    for found in seen:
-        info = found["info"]
+                rows.append(figures(runtime, bench, on_disk))
+    print(header.table(COLUMNS, [row(one) for one in rows]))
+    for one in rows:
+        info = one["info"]
         if "cuda_reserved_mb" in info:
             reserved, allocated = info["cuda_reserved_mb"], info["cuda_allocated_mb"]
-            print(f"{found['model']}: torch's allocator reserved {reserved:.1f} MB, of that allocated {allocated:.1f}")
-    return header.finish(arguments, about, seen, promises(seen, device))
+            print(f"{one['model']}: torch's allocator reserved {reserved:.1f} MB, of that allocated {allocated:.1f}")
+    return header.finish(arguments, about, rows, promises(rows, device))
 
 
 if __name__ == "__main__":

@@ -61,12 +61,12 @@ def grid(number: int) -> list[dict[str, Value]]:
 
 def order() -> Iterator[dict[str, Value]]:
     """The uncompressed model, then grid by grid."""
-    seen: list[dict[str, Value]] = []
+    given: list[dict[str, Value]] = []
     off: dict[str, Value] = {"distill.layers": 6, "prune.heads": 1.0, "prune.neurons": 1.0}
     off |= {"low_rank.rank": 1.0, "distill.width": 1.0}
     for settings in (off, *(s for number in range(len(GRIDS)) for s in grid(number))):
-        if settings not in seen:
-            seen.append(settings)
+        if settings not in given:
+            given.append(settings)
             yield settings
 
 
@@ -91,13 +91,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
 
 
-def write_header(path: Path, prepared: Prepared, known: LatencyPredictor, about: dict[str, Any]) -> None:
+def write_header(path: Path, prepared: Prepared, predictor: LatencyPredictor, about: dict[str, Any]) -> None:
     """The first line: hardware, pairs, and what the table predicts of every set of weights."""
     pairs = [list(pair) for pair in prepared.space.deployments]
     predicted = []
     for settings in order():
         pool = [{**settings, "runtime.name": r, "bits.precision": w} for r, w in prepared.space.deployments]
-        log_ms, sd = known.predict(pool)
+        log_ms, sd = predictor.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
     first = {"hardware": about, "pairs": pairs, "floor": prepared.constant_guess, "predicted": predicted}
     path.write_text(json.dumps(first, default=str) + "\n")
@@ -135,8 +135,8 @@ def main() -> int:
         train(evaluate, prepared, arguments.train, until)
         return 0
     if not arguments.file.exists():
-        known = LatencyPredictor(prepared, evaluate.measurer)
-        write_header(arguments.file, prepared, known, about)
+        predictor = LatencyPredictor(prepared, evaluate.measurer)
+        write_header(arguments.file, prepared, predictor, about)
     done = [entry["settings"] for entry in lines(arguments.file)[1:]]
     for settings in order():
         if settings in done or time.monotonic() > until:

@@ -25,10 +25,10 @@ def recorded(path: Path) -> World:
 
     first, *entries = record.lines(path)
     deployments = tuple(Deployment(runtime, precision) for runtime, precision in first["pairs"])
-    found = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(deployments)}
-    whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in found for s in record.grid(n))]
+    by_settings = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(deployments)}
+    whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in by_settings for s in record.grid(n))]
     if not whole:
-        raise ValueError(f"{path}: {len(found)} sets of weights, and the smallest grid has {len(record.grid(0))}")
+        raise ValueError(f"{path}: {len(by_settings)} sets of weights, and the smallest grid has {len(record.grid(0))}")
     chosen = record.grid(whole[-1])
     predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
     knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
@@ -41,7 +41,7 @@ def recorded(path: Path) -> World:
     space = Space(knobs, None, deployments)
     grid = weights_grid(space)
     order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
-    entries = [found[key] for _, key in order]
+    entries = [by_settings[key] for _, key in order]
     columns = [[tuple(m["pair"]) for m in entry["measured"]].index for entry in entries]
 
     def table(name: str) -> np.ndarray:
@@ -53,7 +53,7 @@ def recorded(path: Path) -> World:
 
     ms = table("ms")
     if all("speedup" in m for e in entries for m in e["measured"]):  # a machine's own changes of speed left out
-        uncompressed = next(e for e in found.values() if e["seconds"].get("weights", 0.0) == 0.0)["measured"][0]
+        uncompressed = next(e for e in by_settings.values() if e["seconds"].get("weights", 0.0) == 0.0)["measured"][0]
         ms = uncompressed["ms"] * uncompressed["speedup"] / table("speedup")
     return World(
         "recorded",

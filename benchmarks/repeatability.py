@@ -61,11 +61,11 @@ def final(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
 
     def compare(seed: int) -> list[Measurement]:
         openers = {key: lambda: models.opened(folder, runtime, device) for key in range(MODELS)}
-        found = campaign.run([openers], (0, 1), models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
-        known = campaign_measurements.measurements(found, 0, 1, seed, {})[latency.P50.name].conditions
-        pairs = [found.ratio(key, key + 1) for key in range(0, MODELS, 2)]
+        timed = campaign.run([openers], (0, 1), models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
+        conditions = campaign_measurements.measurements(timed, 0, 1, seed, {})[latency.P50.name].conditions
+        pairs = [timed.ratio(key, key + 1) for key in range(0, MODELS, 2)]
         rounds = PLAN.sets * PLAN.rounds
-        return [latency.SPEEDUP.measured(ratio.value, ratio.interval, rounds, known) for ratio in pairs]
+        return [latency.SPEEDUP.measured(ratio.value, ratio.interval, rounds, conditions) for ratio in pairs]
 
     yield compare
 
@@ -93,58 +93,58 @@ def load() -> Iterator[None]:
 def compared(opened: Iterator[Compare], count: int, name: str) -> list[dict[str, Any]]:
     """What `count` comparisons found, one line of progress on a terminal."""
     compare = next(opened)
-    seen = []
+    runs = []
     for seed in range(count):
         began = time.monotonic()
-        for found in (comparisons := compare(seed)):
-            low, high = found.interval
-            seen.append(
+        for ratio in (comparisons := compare(seed)):
+            low, high = ratio.interval
+            runs.append(
                 {
-                    "ratio": found.value,
+                    "ratio": ratio.value,
                     "low": low,
                     "high": high,
-                    "noisy": found.conditions["noisy"],
-                    "attempts": 1 + len(found.conditions["retried_for"]),
+                    "noisy": ratio.conditions["noisy"],
+                    "attempts": 1 + len(ratio.conditions["retried_for"]),
                 }
             )
-        for one in seen[-len(comparisons) :]:
+        for one in runs[-len(comparisons) :]:
             one["seconds"] = round(time.monotonic() - began, 2)
         if sys.stderr.isatty():
             print(f"\r{name} {seed + 1}/{count}", end="", file=sys.stderr, flush=True)
     opened.close()  # type: ignore[attr-defined]
-    return seen
+    return runs
 
 
-def summary(tier: str, device: str, seen: list[dict[str, Any]]) -> dict[str, Any]:
-    ratios = np.array([run["ratio"] for run in seen])
+def summary(tier: str, device: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    ratios = np.array([run["ratio"] for run in runs])
     within = WITHIN[tier, device]
     return {
         "tier": tier,
-        "runs": len(seen),
-        "contains": float(np.mean([run["low"] <= 1 <= run["high"] for run in seen])),
+        "runs": len(runs),
+        "contains": float(np.mean([run["low"] <= 1 <= run["high"] for run in runs])),
         "within": float((np.abs(ratios - 1) <= within).mean()),
         "bound": within,
         "spread": float(np.quantile(np.abs(ratios - 1), 0.95)),
-        "half_width": float(np.median([(run["high"] / run["low"]) ** 0.5 - 1 for run in seen])),
-        "noisy": float(np.mean([bool(run["noisy"]) for run in seen])),
-        "seconds": float(np.median([run["seconds"] for run in seen])),
+        "half_width": float(np.median([(run["high"] / run["low"]) ** 0.5 - 1 for run in runs])),
+        "noisy": float(np.mean([bool(run["noisy"]) for run in runs])),
+        "seconds": float(np.median([run["seconds"] for run in runs])),
     }
 
 
-def row(found: dict[str, Any]) -> tuple[str, ...]:
+def row(figures: dict[str, Any]) -> tuple[str, ...]:
     def share(key: str) -> str:
-        low, high = share_interval(round(found[key] * found["runs"]), found["runs"])
-        return f"{found[key]:.0%} ({low:.0%} to {high:.0%})"
+        low, high = share_interval(round(figures[key] * figures["runs"]), figures["runs"])
+        return f"{figures[key]:.0%} ({low:.0%} to {high:.0%})"
 
     return (
-        found["tier"],
-        str(found["runs"]),
+        figures["tier"],
+        str(figures["runs"]),
         share("contains"),
-        f"{share('within')} in {found['bound']:.0%}",
-        f"{found['spread']:.1%}",
-        f"{found['half_width']:.1%}",
-        f"{found['noisy']:.0%}",
-        f"{found['seconds']:.1f} s",
+        f"{share('within')} in {figures['bound']:.0%}",
+        f"{figures['spread']:.1%}",
+        f"{figures['half_width']:.1%}",
+        f"{figures['noisy']:.0%}",
+        f"{figures['seconds']:.1f} s",
     )
 
 
@@ -164,32 +164,32 @@ def main() -> int:
         place = models.write_model(Path(temporary) / "model"), arguments.runtime, device
         with models.opened(*place):  # makes the runtime's files, if it has any
             pass
-        seen = {
+        runs = {
             "quick": compared(quick(*place), counts[0], "quick"),
             "campaign": compared(final(*place), counts[1], "campaign"),
         }
         with load():
-            seen["loaded"] = compared(quick(*place), counts[2], "loaded")
-    figures = [summary(tier, device, seen[tier]) for tier in ("quick", "campaign") if seen[tier]]
+            runs["loaded"] = compared(quick(*place), counts[2], "loaded")
+    figures = [summary(tier, device, runs[tier]) for tier in ("quick", "campaign") if runs[tier]]
     columns = ("tier", "runs", "interval holds 1", "within", "95 % lie in", "half width", "noisy", "each")
     print(header.table(columns, [row(f) for f in figures]))
-    marked = float(np.mean([bool(run["noisy"]) for run in seen["loaded"]])) if seen["loaded"] else float("nan")
+    marked = float(np.mean([bool(run["noisy"]) for run in runs["loaded"]])) if runs["loaded"] else float("nan")
     promises = []
     for f in figures:
         promises.append(header.Promise(f"{f['tier']}: share of intervals that hold 1.00", f["contains"], CONTAINS))
         promises.append(
             header.Promise(f"{f['tier']}: share of ratios within {f['bound']:.0%} of 1", f["within"], INSIDE)
         )
-    if seen["campaign"]:
-        each = float(np.median([run["seconds"] for run in seen["campaign"]])) / MODELS
+    if runs["campaign"]:
+        each = float(np.median([run["seconds"] for run in runs["campaign"]])) / MODELS
         print(f"\na campaign of {MODELS} models takes {each:.1f} s a model")
         promises.append(header.Promise("campaign: seconds a finalist", each, high=FINALIST_S))
-    if seen["loaded"]:
+    if runs["loaded"]:
         print(
-            f"\nwith another process on one CPU: {marked:.0%} of {len(seen['loaded'])} quick comparisons marked noisy"
+            f"\nwith another process on one CPU: {marked:.0%} of {len(runs['loaded'])} quick comparisons marked noisy"
         )
         promises.append(header.Promise("loaded: share marked noisy", marked, MARKED))
-    return header.finish(arguments, about, {"summary": figures, "runs": seen}, promises)
+    return header.finish(arguments, about, {"summary": figures, "runs": runs}, promises)
 
 
 if __name__ == "__main__":

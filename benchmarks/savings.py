@@ -60,10 +60,10 @@ def entries(mlruns: Path) -> dict[str, int]:
 
 def points_of(mlruns: Path, study: str) -> list[tuple[float, float, float]]:
     """(time told, log ms, accuracy) of all that was measured."""
-    found = find_study(mlruns, study)
-    assert found is not None
+    stored = find_study(mlruns, study)
+    assert stored is not None
     told = []
-    for trial in found.get_trials(deepcopy=False):
+    for trial in stored.get_trials(deepcopy=False):
         if OUTCOME in trial.user_attrs and isinstance(trial.datetime_complete, datetime):
             outcome = Outcome.from_json(trial.user_attrs[OUTCOME])
             if outcome.status == "complete":
@@ -80,25 +80,25 @@ def curve(points: list[tuple[float, float, float]], began: float, end: float) ->
 
 def measured(run: Run, folder: Path, sets: tuple[str, ...]) -> dict[str, Any]:
     """Figures of one run, from the file beside its results where it was run before."""
-    kept = folder / f"{run.name}.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
+    file = folder / f"{run.name}.json"
+    if file.exists():
+        before: dict[str, Any] = json.loads(file.read_text())
+        return before
     mlruns = folder / run.mlruns
-    before, began = entries(mlruns), time.time()
+    counts, began = entries(mlruns), time.time()
     wanted = [f"--set={one}" for one in (f"mlruns={mlruns}", "budget.timeout=null", *sets, *run.sets)]
     command = [sys.executable, "-m", "search", "run", "--study", run.name, *wanted]
     with (folder / f"{run.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
-    made = {
+    figures = {
         "seconds": time.time() - began,
         "began": began,
-        "made": {stage: count - before[stage] for stage, count in entries(mlruns).items()},
+        "entries": {stage: count - counts[stage] for stage, count in entries(mlruns).items()},
         "points": points_of(mlruns, run.name),
         "front": front_of(mlruns, run.name),
     }
-    kept.write_text(json.dumps(made, indent=1))
-    return made
+    file.write_text(json.dumps(figures, indent=1))
+    return figures
 
 
 def front_of(mlruns: Path, study: str) -> list[dict[str, Any]]:
@@ -110,59 +110,60 @@ def front_of(mlruns: Path, study: str) -> list[dict[str, Any]]:
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("--folder", type=Path, required=True, help="where runs and their figures are kept")
-    known = {run.name: run for run in RUNS}
+    run_of = {run.name: run for run in RUNS}
     default = [run.name for run in RUNS]
-    parser.add_argument("--runs", nargs="+", choices=known, default=default, help=f"default: {' '.join(default)}")
+    parser.add_argument("--runs", nargs="+", choices=run_of, default=default, help=f"default: {' '.join(default)}")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     about = header.hardware()
     print(header.heading(about), flush=True)
     sets = ("budget.trials=16", "teacher.epochs=0.5") if arguments.quick else ()
-    found: dict[str, dict[str, Any]] = {}
-    for run in (known[name] for name in dict.fromkeys(("cold", *arguments.runs))):
-        found[run.name] = measured(run, folder, sets)
-        print(f"{run.name}: {found[run.name]['seconds']:.0f} s", flush=True)
-    end = math.log(1.1) + found["cold"]["points"][0][1]
+    figures: dict[str, dict[str, Any]] = {}
+    for run in (run_of[name] for name in dict.fromkeys(("cold", *arguments.runs))):
+        figures[run.name] = measured(run, folder, sets)
+        print(f"{run.name}: {figures[run.name]['seconds']:.0f} s", flush=True)
+    end = math.log(1.1) + figures["cold"]["points"][0][1]
     rows, to_front = [], {}
-    for name, one in found.items():
+    for name, one in figures.items():
         steps = curve([tuple(p) for p in one["points"]], one["began"], end)
         to_front[name] = next(s for s, area in steps if area >= REACHED * steps[-1][1])
         rows.append(
             (
                 name,
                 f"{one['seconds']:.0f}",
-                f"{one['seconds'] / found['cold']['seconds']:.0%}",
+                f"{one['seconds'] / figures['cold']['seconds']:.0%}",
                 f"{to_front[name]:.0f}",
                 f"{steps[-1][1]:.4f}",
                 str(len(one["front"])),
-                *(str(one["made"][stage]) for stage in STAGES),
+                *(str(one["entries"][stage]) for stage in STAGES),
             )
         )
     columns = ("run", "seconds", "of cold", "to the front", "hypervolume", "on the front", *STAGES)
     print("\n" + header.table(columns, rows) + "\nthe last columns: how many of each the run made")
-    return header.finish(arguments, about, found, promises(found))
+    return header.finish(arguments, about, figures, promises(figures))
 
 
-def promises(found: Mapping[str, dict[str, Any]]) -> list[header.Promise]:
-    made, cold = [], found["cold"]
-    if "again" in found:
-        again = found["again"]
+def promises(figures: Mapping[str, dict[str, Any]]) -> list[header.Promise]:
+    goals, cold = [], figures["cold"]
+    if "again" in figures:
+        again = figures["again"]
         theirs, ours = ({member["digest"] for member in one["front"]} for one in (cold, again))
-        made += [
+        goals += [
             header.Promise("again: seconds of cold", again["seconds"] / cold["seconds"], high=0.1),
             header.Promise("again: teachers, statistics and weights made", _trained(again), high=0),
             header.Promise(
                 "again: members of the front in both, of all", len(theirs & ours) / len(theirs | ours), low=1
             ),
         ]
-    if "changed" in found:
-        made.append(header.Promise("changed: seconds of cold", found["changed"]["seconds"] / cold["seconds"], high=0.2))
-    return made
+    if "changed" in figures:
+        share = figures["changed"]["seconds"] / cold["seconds"]
+        goals.append(header.Promise("changed: seconds of cold", share, high=0.2))
+    return goals
 
 
-def _trained(found: dict[str, Any]) -> float:
-    return float(sum(found["made"][stage] for stage in ("teacher", "statistics", "weights")))
+def _trained(figures: dict[str, Any]) -> float:
+    return float(sum(figures["entries"][stage] for stage in ("teacher", "statistics", "weights")))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from recorded_world import recorded
 SHIPPED = "known-latency as a run has it"
 SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")
 REACHED = 0.95
-KEPT = "of what keeps most, in the end"
+SHIPPABLE = "of what keeps most, in the end"
 #: What ask, tell and storage may take of a trial, by the trials of the search.
 OVERHEAD_MS = {100: 150.0, 1000: 300.0}
 
@@ -70,42 +70,42 @@ def samplers(path: Path | None, seeds: int, weights: int, pool: ProcessPoolExecu
     world = world_of(path)
     best = world.exhaustive
     jobs = [(sampler, seed) for sampler in SAMPLERS for seed in range(seeds)]
-    found = list(pool.map(partial(trace, path, weights), jobs))
-    made: dict[str, Any] = {}
+    results = list(pool.map(partial(trace, path, weights), jobs))
+    traces: dict[str, Any] = {}
     for sampler in SAMPLERS:
-        mine = [t for (name, _), t in zip(jobs, found, strict=True) if name == sampler]
-        made[sampler] = {
+        mine = [t for (name, _), t in zip(jobs, results, strict=True) if name == sampler]
+        traces[sampler] = {
             **{
                 f"regret at {n}": regrets([t.hypervolume for t in mine], best, n)
                 for n in sorted({10, 25, weights})
                 if n <= weights
             },
-            KEPT: regrets([t.kept for t in mine], world.exhaustive_kept, weights),
+            SHIPPABLE: regrets([t.shippable for t in mine], world.exhaustive_shippable, weights),
             "weights to 95 %": [needed(t, REACHED * best) for t in mine],
             "asking_s": [t.asking_s / t.weights for t in mine],
         }
-    return made
+    return traces
 
 
-def show(made: dict[str, Any], weights: int) -> None:
-    names = [name for name in next(iter(made.values())) if name.startswith("regret") or name == KEPT]
+def show(traces: dict[str, Any], weights: int) -> None:
+    names = [name for name in next(iter(traces.values())) if name.startswith("regret") or name == SHIPPABLE]
     rows = []
-    for sampler, found in made.items():
-        few = np.median(found["weights to 95 %"])
+    for sampler, figures in traces.items():
+        few = np.median(figures["weights to 95 %"])
         reached = "never" if np.isinf(few) else f"{few:.0f}"
-        cells = [quartiles(found[name]) for name in names]
-        rows.append((sampler, *cells, reached, f"{1e3 * float(np.median(found['asking_s'])):.0f}"))
+        cells = [quartiles(figures[name]) for name in names]
+        rows.append((sampler, *cells, reached, f"{1e3 * float(np.median(figures['asking_s'])):.0f}"))
     print(header.table(("sampler", *names, f"weights to 95 % (of {weights})", "ms a set of weights"), rows), flush=True)
 
 
 def overhead(trials: Sequence[int]) -> dict[int, float]:
     """Milliseconds a trial of ask, tell and storage in a database, over all of a search of so many trials."""
-    world, made = worlds.synthetic(), {}
+    world, per_trial = worlds.synthetic(), {}
     for count in trials:
         with tempfile.TemporaryDirectory() as folder:
             run = worlds.search(world, "known-latency", 0, 10**6, trials=count, folder=Path(folder))
-        made[count] = 1e3 * run.asking_s / count
-    return made
+        per_trial[count] = 1e3 * run.asking_s / count
+    return per_trial
 
 
 def plot(asked: Mapping[int, float], about: Mapping[str, Any], path: Path) -> None:
@@ -126,14 +126,14 @@ def plot(asked: Mapping[int, float], about: Mapping[str, Any], path: Path) -> No
     figure.savefig(path, dpi=160)
 
 
-def promises(world: str, made: dict[str, Any]) -> list[header.Promise]:
+def promises(world: str, traces: dict[str, Any]) -> list[header.Promise]:
     """Of the table of one world, at the most sets of weights that it has."""
-    weights = max(int(name.split()[-1]) for name in made["known-latency"] if name.startswith("regret"))
-    regret = {name: float(np.median(found[f"regret at {weights}"])) for name, found in made.items()}
-    reached = {name: float(np.median(found["weights to 95 %"])) for name, found in made.items()}
+    weights = max(int(name.split()[-1]) for name in traces["known-latency"] if name.startswith("regret"))
+    regret = {name: float(np.median(figures[f"regret at {weights}"])) for name, figures in traces.items()}
+    reached = {name: float(np.median(figures["weights to 95 %"])) for name, figures in traces.items()}
     others = [name for name in regret if not name.startswith("known-latency")]
-    kept = [header.Promise(f"{world}: regret over GPSampler's", regret["known-latency"] / regret["gp"], high=0.5)]
-    kept += [
+    goals = [header.Promise(f"{world}: regret over GPSampler's", regret["known-latency"] / regret["gp"], high=0.5)]
+    goals += [
         header.Promise(f"{world}: regret over that of {name}", regret["known-latency"] / regret[name], high=1.0)
         for name in others
         if name != "gp"
@@ -141,11 +141,11 @@ def promises(world: str, made: dict[str, Any]) -> list[header.Promise]:
     ours, theirs = reached["known-latency"], reached["gp"]
     # Where GPSampler never gets there, getting there at all is less than half; where nobody does, nothing is shown.
     share = ours / theirs if np.isfinite(theirs) else 0.0 if np.isfinite(ours) else float("inf")
-    kept.append(header.Promise(f"{world}: weights to 95 % over GPSampler's", share, high=0.5))
-    return kept
+    goals.append(header.Promise(f"{world}: weights to 95 % over GPSampler's", share, high=0.5))
+    return goals
 
 
-def kept_overhead(asked: dict[int, float]) -> list[header.Promise]:
+def overhead_goals(asked: dict[int, float]) -> list[header.Promise]:
     return [
         header.Promise(f"ask, tell and storage at {count} trials: ms", asked[count], high=OVERHEAD_MS[count])
         for count in asked
@@ -170,8 +170,8 @@ def main() -> int:
     weights = arguments.weights or (30 if arguments.quick else 50)
     about = header.hardware()
     print(f"{header.heading(about)}\n{seeds} seeds, {weights} sets of weights\n", flush=True)
-    kept: dict[str, Any] = {}
-    kept_promises: list[header.Promise] = []
+    tables: dict[str, Any] = {}
+    goals: list[header.Promise] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
         places = [] if arguments.only_recorded or arguments.only_overhead else [("synthetic", None)]
         places += [("recorded", arguments.recorded)] if arguments.recorded and not arguments.only_overhead else []
@@ -180,17 +180,17 @@ def main() -> int:
             count = min(weights, len(world.rows) // 4)  # a search sees a part: 50 of about 200
             size = f"{len(world.rows):,} sets of weights under {len(world.deployments)} pairs"
             print(f"{name}: {size}, hypervolume {world.exhaustive:.4f}", flush=True)
-            kept[name] = samplers(path, seeds, count, pool)
-            show(kept[name], count)
-            kept_promises += promises(name, kept[name])
+            tables[name] = samplers(path, seeds, count, pool)
+            show(tables[name], count)
+            goals += promises(name, tables[name])
     if arguments.only_recorded:
-        return header.finish(arguments, about, kept, kept_promises)
-    kept["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
+        return header.finish(arguments, about, tables, goals)
+    tables["overhead"] = overhead((25, 50, 100) if arguments.quick else (25, 50, 100, 250, 500, 1000))
     print("\nms a trial of ask, tell and storage (SQLite), over a search of so many trials")
-    print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in kept["overhead"].items()]))
+    print(header.table(("trials", "ms"), [(n, f"{ms:.0f}") for n, ms in tables["overhead"].items()]))
     if arguments.plot is not None:
-        plot(kept["overhead"], about, arguments.plot)
-    return header.finish(arguments, about, kept, kept_promises + kept_overhead(kept["overhead"]))
+        plot(tables["overhead"], about, arguments.plot)
+    return header.finish(arguments, about, tables, goals + overhead_goals(tables["overhead"]))
 
 
 if __name__ == "__main__":

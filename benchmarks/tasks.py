@@ -55,15 +55,15 @@ def chosen(front: Front, most_lost: float) -> dict[str, Outcome]:
     def fastest(outcomes: Iterable[Outcome]) -> Outcome:
         return min(outcomes, key=lambda outcome: outcome.value(LATENCY))
 
-    made = {
+    picks = {
         "uncompressed, eager fp32": next(o for o in plain if deployment(o) == ("eager", "fp32")),
         "uncompressed, fastest fp32": fastest(o for o in plain if deployment(o)[1] == "fp32"),
         "uncompressed, fastest": fastest(plain),
     }
     good = [member for member in front.members if member.value(LOSS) <= most_lost]
     if good:
-        made[BEST] = fastest(good)
-    return made
+        picks[BEST] = fastest(good)
+    return picks
 
 
 def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]]:
@@ -113,15 +113,15 @@ def main() -> int:
     print(header.heading(about), flush=True)
     fronts = {task: searched(task, folder, arguments.quick) for task in arguments.tasks}
     columns = ("task", "model", "deployment", "metric %", "lost", "test %", "ms", "x eager", "x fp32", "MB", "peak MB")
-    print(header.table(columns, [row for task, found in fronts.items() for row in rows_of(task, *found)]))
+    print(header.table(columns, [row for task, of_task in fronts.items() for row in rows_of(task, *of_task)]))
     for task, (front, study) in fronts.items():
         print(f"{task}: {study.metric}, {study.seconds:.0f} s, {len(front.outcomes)} trials")
-    kept = [promise for task, (front, _) in fronts.items() for promise in promises(task, front)]
+    goals = [promise for task, (front, _) in fronts.items() for promise in promises(task, front)]
     figures = {
         task: {what: outcome.to_json() for what, outcome in chosen(front, MOST_LOST[task]).items()}
         for task, (front, _) in fronts.items()
     }
-    return header.finish(arguments, about, figures, kept)
+    return header.finish(arguments, about, figures, goals)
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ def compare(report: Report, place: Place, runtime: str, sides: list[Remote], qui
     read = several.read_beside(0, place.device)
     for number in range(campaigns):
         openers = {key: Turn(sides, key) for key in range(len(sides))}
-        found = campaign.run([openers], (0, 1), fed, plan, number, read)
+        rounds = campaign.run([openers], (0, 1), fed, plan, number, read)
         for key in range(0, len(sides), 2):
-            timed = campaign_measurements.measurements(found, key, latency.rows_of(fed), number, conditions)
-            add(report, runtime, "campaign", str(key // 2 + 1), found.ratio(key, key + 1), timed)
+            timed = campaign_measurements.measurements(rounds, key, latency.rows_of(fed), number, conditions)
+            add(report, runtime, "campaign", str(key // 2 + 1), rounds.ratio(key, key + 1), timed)
         stop(*sides)
 
 
@@ -119,7 +119,7 @@ def judge(report: Report, device: str) -> None:
             promises.append(header.Promise(what, share, INSIDE))
     report.goals(promises)
     for runtime in dict.fromkeys(row["runtime"] for row in report.rows):
-        seen = [r for r in report.rows if r["runtime"] == runtime and r.get("device_ms") is not None]
-        if seen:
-            share = sum(r["device_ms"] / r["host_ms"] for r in seen) / len(seen)
+        timed = [r for r in report.rows if r["runtime"] == runtime and r.get("device_ms") is not None]
+        if timed:
+            share = sum(r["device_ms"] / r["host_ms"] for r in timed) / len(timed)
             report.note(f"{runtime}: the device's own time is {share:.0%} of the time on the host")

@@ -59,27 +59,27 @@ def problems(wheels: Mapping[str, tuple[Version, list[Requirement]]], python: st
     there = machine()
     for name in sorted(there.keys() & wheels.keys()):
         yield f"{name}: in the bundle, and on the machine already"
-    known = {**there, **{name: version for name, (version, _) in wheels.items()}}
+    versions = {**there, **{name: version for name, (version, _) in wheels.items()}}
     for name, (_, wanted) in sorted(wheels.items()):
         for need in wanted:
             other = canonicalize_name(need.name)
             if need.marker is not None and not need.marker.evaluate(environment(python)):
                 continue
-            if other not in known:
+            if other not in versions:
                 yield f"{name} needs {need}, and nothing has it"
-            elif (found := known[other]) is not None and not need.specifier.contains(found, prereleases=True):
-                yield f"{name} needs {need}, and {other} is {found}"
+            elif (version := versions[other]) is not None and not need.specifier.contains(version, prereleases=True):
+                yield f"{name} needs {need}, and {other} is {version}"
 
 
 def read(folder: Path) -> dict[str, tuple[Version, list[Requirement]]]:
     """Version and needs by name; raises ValueError for two versions of one package."""
-    found: dict[str, tuple[Version, list[Requirement]]] = {}
+    wheels: dict[str, tuple[Version, list[Requirement]]] = {}
     for path in sorted(folder.glob("*.whl")):
         name, version, *_ = parse_wheel_filename(path.name)
-        if name in found:
-            raise ValueError(f"{name} must be there once, got {found[name][0]} and {version}")
-        found[str(name)] = version, requirements(path)
-    return found
+        if name in wheels:
+            raise ValueError(f"{name} must be there once, got {wheels[name][0]} and {version}")
+        wheels[str(name)] = version, requirements(path)
+    return wheels
 
 
 def main() -> int:
@@ -88,11 +88,11 @@ def main() -> int:
     parser.add_argument("--python", default="3.12")
     arguments = parser.parse_args()
     wheels = read(arguments.folder)
-    found = list(problems(wheels, arguments.python))
-    for line in found:
+    lines = list(problems(wheels, arguments.python))
+    for line in lines:
         print(line, file=sys.stderr)
-    print(f"{len(wheels)} wheels, {len(found)} problems")
-    return 1 if found or not wheels else 0
+    print(f"{len(wheels)} wheels, {len(lines)} problems")
+    return 1 if lines or not wheels else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from spaces.base import read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
-COLUMNS = ("study", "trial", "runtime", "precision", "check", "ms", "cpu_ms", "cpu runtime", "seen")
+COLUMNS = ("study", "trial", "runtime", "precision", "check", "ms", "cpu_ms", "cpu runtime", "result")
 CPU_S, DRY_S = 0.6, 0.05
 
 
@@ -52,12 +52,12 @@ def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
         study=record.study, trial=record.number, runtime=name, precision=precision, ms=measured[LATENCY].value
     )
     try:
-        found = check.check(folder, results(place))
-        report.fill(row, check="FAILED" if found.problem else "ok", seen=found.problem or found.lines[-1])
+        result = check.check(folder, results(place))
+        report.fill(row, check="FAILED" if result.problem else "ok", result=result.problem or result.lines[-1])
         ms, where = on_cpu(folder, record, precision, place.dry)
         report.fill(row, cpu_ms=ms, **{"cpu runtime": where})
     except Exception as error:  # one that does not load must not hide the others
-        report.fill(row, check=row.get("check", "FAILED"), seen=several.brief(error))
+        report.fill(row, check=row.get("check", "FAILED"), result=several.brief(error))
     return row
 
 

@@ -25,9 +25,9 @@ class Place:
     @property
     def work(self) -> Path:
         """What stages make and find again: models, and the results of the searches. A later run goes on with it."""
-        found = Path(os.environ.get("GPU_WORK") or HERE / "work", "dry" if self.dry else "cuda")
-        found.mkdir(parents=True, exist_ok=True)
-        return found
+        folder = Path(os.environ.get("GPU_WORK") or HERE / "work", "dry" if self.dry else "cuda")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def model(self) -> Path:
@@ -36,10 +36,10 @@ class Place:
         Raises:
             FileNotFoundError: no part that is here has it.
         """
-        found = sorted((HERE / "bundle").glob("part-*/model"))
-        if not found:
+        folders = sorted((HERE / "bundle").glob("part-*/model"))
+        if not folders:
             raise FileNotFoundError(f"no part of the bundle in {HERE / 'bundle'} holds the model: see README.md")
-        return found[0]
+        return folders[0]
 
     def environment(self, limit_s: float) -> dict[str, str]:
         """Variables of a stage that may take `limit_s` from now on."""

@@ -57,15 +57,15 @@ def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
 
     What is left of `seconds` bounds each of them beside its own limit.
     """
-    made = tables.Tables(place.out)
-    made.begin(tables.hardware(place.device), [stage.name for stage in stages])
+    report = tables.Tables(place.out)
+    report.begin(tables.hardware(place.device), [stage.name for stage in stages])
     until, failures = time.monotonic() + seconds, 0
     for stage in stages:
         limit = min(stage.limit_s, until - time.monotonic() - GRACE_S)
         if limit <= 0:
-            made.change(stage.name, state="not begun: no time was left")
+            report.change(stage.name, state="not begun: no time was left")
             continue
-        made.change(stage.name, state=f"running, {limit:.0f} s at most")
+        report.change(stage.name, state=f"running, {limit:.0f} s at most")
         began = time.monotonic()
         ended = subprocess.run(
             ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), str(place.out)]
@@ -83,8 +83,8 @@ def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
         failures += failed
         if ended.returncode != 0:
             said = ended.stderr[-20_000:].strip() or "nothing on stderr"
-            made.failed(stage.name, f"{state} (exit {ended.returncode})\n{said}")
-        made.change(stage.name, state=state, seconds=round(took, 1))
+            report.failed(stage.name, f"{state} (exit {ended.returncode})\n{said}")
+        report.change(stage.name, state=state, seconds=round(took, 1))
         print(f"{stage.name}: {state}", flush=True)
     return failures
 
@@ -121,11 +121,11 @@ def main() -> int:
     if chosen.only:
         name, module, *options = chosen.only
         return one(name, module, options, place)
-    known = {stage.name: stage for stage in STAGES}
+    stage_of = {stage.name: stage for stage in STAGES}
     for name in chosen.stages:
-        if name not in known:
-            parser.error(f"a stage must be one of {', '.join(known)}, got {name}")
-    stages = [known[name] for name in chosen.stages] or list(STAGES)
+        if name not in stage_of:
+            parser.error(f"a stage must be one of {', '.join(stage_of)}, got {name}")
+    stages = [stage_of[name] for name in chosen.stages] or list(STAGES)
     failures = run(stages, place, 60 * chosen.minutes)
     print((place.out / tables.TEXT).read_text(encoding="utf-8"))
     return 1 if failures else 0

@@ -131,8 +131,8 @@ def cases() -> Iterator[Case]:
         ("BERT-base", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
         ("MiniLM", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
     )
-    seen = {Case(m, s, *kind): None for m, shapes, kinds in blocks for s in shapes for kind in kinds}
-    yield from seen
+    distinct = {Case(m, s, *kind): None for m, shapes, kinds in blocks for s in shapes for kind in kinds}
+    yield from distinct
 
 
 def dry_cases() -> Iterator[Case]:
@@ -146,9 +146,9 @@ def dry_cases() -> Iterator[Case]:
 
 
 def run(place: Place, report: Report) -> None:
-    known = {"toy": (models.TOY, 16)} if place.dry else MODELS
+    shapes = {"toy": (models.TOY, 16)} if place.dry else MODELS
     report.begin("latency by runtime, precision and shape; random weights", COLUMNS)
-    folders = Folders(place.work / "random", known)
+    folders = Folders(place.work / "random", shapes)
     wanted = list(dry_cases() if place.dry else cases())
     runnable = [case for case in wanted if feasible(case, folders, place, report)]
     at_once = 2 if place.dry else max(2, min(8, len(os.sched_getaffinity(0)) // 2))
@@ -197,22 +197,22 @@ def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool
 class Folders:
     """Models with random weights, written when they are first asked for."""
 
-    def __init__(self, root: Path, known: Mapping[str, tuple[Mapping[str, Any], int]]) -> None:
-        self._root, self._known = root, known
-        self._made: dict[tuple[str, str, bool], Path] = {}
+    def __init__(self, root: Path, shapes: Mapping[str, tuple[Mapping[str, Any], int]]) -> None:
+        self._root, self._shapes = root, shapes
+        self._written: dict[tuple[str, str, bool], Path] = {}
         self._expected: dict[Path, Any] = {}
 
     def of(self, case: Case) -> Path:
         key = (case.model, case.shape, case.sparse)
-        if key not in self._made:
+        if key not in self._written:
             name = "-".join([case.model, case.shape.replace(" ", "-"), *(["sparse"] if case.sparse else [])])
             folder = self._root / name
-            self._expected[folder] = write(folder, self._known[case.model][0], self.plans(case), self.fed(case, 1)[0])
-            self._made[key] = folder
-        return self._made[key]
+            self._expected[folder] = write(folder, self._shapes[case.model][0], self.plans(case), self.fed(case, 1)[0])
+            self._written[key] = folder
+        return self._written[key]
 
     def fed(self, case: Case, batch: int) -> list[Batch]:
-        return models.fed(batch, self._known[case.model][1])
+        return models.fed(batch, self._shapes[case.model][1])
 
     def expected(self, case: Case) -> Any:
         """Logits of the first batch of one row, from the CPU in fp32."""
@@ -222,7 +222,7 @@ class Folders:
         """The shape and the pattern as plans of the axes."""
         from spaces.slicing import encode_ranges
 
-        config = self._known[case.model][0]
+        config = self._shapes[case.model][0]
         depth, heads, neurons = (
             int(config[name]) for name in ("num_hidden_layers", "num_attention_heads", "intermediate_size")
         )
@@ -329,22 +329,22 @@ def _time(
         report.fill(row, error=error_of(side.call("predict", fed[:1], timeout_s=OPEN_S), folders.expected(case)))
     # The meter holds the GPU too, and waits.
     read = several.read_beside(waiting + 1, place.device)
-    found = latency.measure(side, None, fed, protocol, 0, conditions, read)
-    device = found.get(latency.DEVICE_P50.name)
-    seen = memory.peak_memory(side)
+    timed = latency.measure(side, None, fed, protocol, 0, conditions, read)
+    device = timed.get(latency.DEVICE_P50.name)
+    peak = memory.peak_memory(side)
     report.fill(
         row,
-        host_ms=found[latency.P50.name].value,
+        host_ms=timed[latency.P50.name].value,
         device_ms=None if device is None else device.value,
-        first_call_ms=found[latency.FIRST_CALL.name].value if batch == 1 else None,
-        open_s=found[latency.PREPARE.name].value if batch == 1 else None,
-        memory_mb=None if seen is None else seen.value,
-        note=found[latency.P50.name].conditions["noisy"],
+        first_call_ms=timed[latency.FIRST_CALL.name].value if batch == 1 else None,
+        open_s=timed[latency.PREPARE.name].value if batch == 1 else None,
+        memory_mb=None if peak is None else peak.value,
+        note=timed[latency.P50.name].conditions["noisy"],
     )
     sizes = model_sizes(folder)
     if sizes is not None:
         floor = roofline.floor(sizes, fed, case.kernel_precision, ceilings)
-        note = "; ".join(filter(None, (row["note"], roofline.under(floor, found[latency.P50.name]))))
+        note = "; ".join(filter(None, (row["note"], roofline.under(floor, timed[latency.P50.name]))))
         report.fill(row, floor_ms=floor.ms, **{"roofline %": 100 * floor.ms / row["host_ms"]}, note=note)
     if case.shape == WHOLE and (place.dry or case.precision == "bf16"):
         counter = energy.counter(place.device)
@@ -354,8 +354,8 @@ def _time(
 
 def error_of(outputs: Sequence[Mapping[str, Any]], expected: Any) -> float:
     """Mean absolute difference of logits, relative to those of the CPU in fp32."""
-    found = outputs[0]["logits"]
-    return float(abs(found - expected).mean() / abs(expected).mean())
+    logits = outputs[0]["logits"]
+    return float(abs(logits - expected).mean() / abs(expected).mean())
 
 
 def judge(report: Report) -> None:
@@ -363,9 +363,9 @@ def judge(report: Report) -> None:
     goals = []
     for batch, wanted in GOALS.items():
         rows = [r for r in report.rows if (r["model"], r["shape"], r["precision"]) == ("BERT-base", WHOLE, "bf16")]
-        found = {r["runtime"]: r["roofline %"] / 100 for r in rows if r.get("batch") == batch and "roofline %" in r}
-        if found:
-            best = max(found, key=lambda runtime: found[runtime])
+        fractions = {r["runtime"]: r["roofline %"] / 100 for r in rows if r.get("batch") == batch and "roofline %" in r}
+        if fractions:
+            best = max(fractions, key=lambda runtime: fractions[runtime])
             what = f"share of the roofline, BERT-base, bf16, length 128, batch {batch} ({best})"
-            goals.append(header.Promise(what, found[best], wanted))
+            goals.append(header.Promise(what, fractions[best], wanted))
     report.goals(goals)

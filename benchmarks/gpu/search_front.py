@@ -170,9 +170,9 @@ def finish(result: Result, rows: TrialTable, report: Report) -> None:
 
 def fastest_within(rows: list[dict[str, Any]]) -> float:
     """Of the front: the largest speedup over the best uncompressed deployment inside the loss; 0 without any."""
-    found = [
+    ratios = [
         row["over best"]
         for row in rows
         if row.get("on front") == "yes" and row.get("test lost") is not None and row["test lost"] <= LOST
     ]
-    return max((ratio for ratio in found if ratio is not None), default=0.0)
+    return max((ratio for ratio in ratios if ratio is not None), default=0.0)

@@ -26,11 +26,11 @@ def attempt(opening: Callable[[], Remote]) -> Remote | Exception:
 def opened(openings: Sequence[Callable[[], Remote]]) -> Iterator[list[Remote | Exception]]:
     """All of them, opened at the same time, each stopped; they end with the context."""
     with ThreadPoolExecutor(max(1, len(openings))) as pool:
-        found = list(pool.map(attempt, openings))
+        remotes = list(pool.map(attempt, openings))
     try:
-        yield found
+        yield remotes
     finally:
-        for remote in found:
+        for remote in remotes:
             if isinstance(remote, Remote):
                 remote.close()
 
@@ -39,10 +39,10 @@ def read_beside(waiting: int, device: str) -> Read:
     """The machine's counters, without `waiting` processes of ours that hold the GPU and are stopped."""
 
     def read(pids: Sequence[int]) -> clock.Reading:
-        seen = clock.read(pids, device=device)
-        if seen.gpu is None:
-            return seen
-        return replace(seen, gpu=replace(seen.gpu, processes=max(0, seen.gpu.processes - waiting)))
+        reading = clock.read(pids, device=device)
+        if reading.gpu is None:
+            return reading
+        return replace(reading, gpu=replace(reading.gpu, processes=max(0, reading.gpu.processes - waiting)))
 
     return read
 

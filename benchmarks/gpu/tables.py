@@ -59,18 +59,18 @@ class Tables:
     def begin(self, about: dict[str, Any], again: Sequence[str]) -> None:
         """A run of the stages `again`; tables that this same machine made of others stay."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept: dict[str, Any] = {}
+        stages: dict[str, Any] = {}
         if (self._folder / JSON).exists():
             before = self.read()
-            if not clock.difference(*(_lasting(found) for found in (before["hardware"], about))):
-                kept = {name: stage for name, stage in before["stages"].items() if name not in again}
-        if not kept:
+            if not clock.difference(*(_lasting(hardware) for hardware in (before["hardware"], about))):
+                stages = {name: stage for name, stage in before["stages"].items() if name not in again}
+        if not stages:
             (self._folder / FAILURES).unlink(missing_ok=True)
-        self._write({"hardware": about, "stages": kept})
+        self._write({"hardware": about, "stages": stages})
 
     def read(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self._folder / JSON).read_text(encoding="utf-8"))
-        return found
+        table: dict[str, Any] = json.loads((self._folder / JSON).read_text(encoding="utf-8"))
+        return table
 
     def change(self, stage: str, **values: Any) -> None:
         """Set values of a stage; what it does not have yet is empty."""
@@ -92,8 +92,8 @@ class Tables:
 
 def _lasting(about: dict[str, Any]) -> dict[str, Any]:
     """The hardware without what belongs to one run, as JSON gives it back."""
-    kept: dict[str, Any] = json.loads(json.dumps(about, default=str))
-    return {name: value for name, value in kept.items() if name not in ("date", "command", "load")}
+    facts: dict[str, Any] = json.loads(json.dumps(about, default=str))
+    return {name: value for name, value in facts.items() if name not in ("date", "command", "load")}
 
 
 def text_of(data: dict[str, Any]) -> str:
@@ -104,8 +104,8 @@ def text_of(data: dict[str, Any]) -> str:
             cells = [[_cell(row.get(column)) for column in stage["columns"]] for row in stage["rows"]]
             lines += ["", header.table(stage["columns"], cells)]
         if stage["goals"]:
-            rows = [(g["verdict"], g["what"], g["rule"], f"{g['found']:.4g}") for g in stage["goals"]]
-            lines += ["", header.table(("goal", "what", "rule", "found"), rows)]
+            rows = [(g["verdict"], g["what"], g["rule"], f"{g['value']:.4g}") for g in stage["goals"]]
+            lines += ["", header.table(("goal", "what", "rule", "measured"), rows)]
         if stage["notes"]:
             lines += ["", *stage["notes"]]
         parts.append("\n".join(lines))
@@ -153,5 +153,5 @@ class Report:
 
     def goals(self, promises: Sequence[header.Promise]) -> None:
         """The goals as they stand now, each met or missed, in the place of what was said before."""
-        said = [{**asdict(p), "rule": p.rule, "verdict": "met" if p.kept else "missed"} for p in promises]
+        said = [{**asdict(p), "rule": p.rule, "verdict": "met" if p.met else "missed"} for p in promises]
         self._tables.change(self._stage, goals=said)

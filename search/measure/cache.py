@@ -79,4 +79,9 @@ class Reuse:
 
     def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
         weights = digest_in(folder, WEIGHTS)  # training the same recipe again may give other weights
-        return {"recipe": recipe.digest, "made": weights, **self._conditions, **({"noisy": True} if noisy else {})}
+        return {
+            "recipe": recipe.digest,
+            "weights_sha256": weights,
+            **self._conditions,
+            **({"noisy": True} if noisy else {}),
+        }

@@ -205,7 +205,7 @@ class Measurer:
         """The output in `answers` to `inputs`, which are named by all they depend on."""
         key = {
             "weights": recipe.weights_digest,
-            "made": digest_in(folder, WEIGHTS),  # training again may give other weights
+            "weights_sha256": digest_in(folder, WEIGHTS),  # training again may give other weights
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
             "environment": dict(self._prepared.environment),

@@ -248,7 +248,7 @@ class Tracker:
         run = self._client.get_run(self._runs[outcome.number])
         # Weights that were trained again are another model; so is one whose record has other figures.
         record = digest_of(
-            {"recipe": outcome.recipe.digest, "made": outcome.weights_sha256, "measured": _values(outcome)}
+            {"recipe": outcome.recipe.digest, "weights": outcome.weights_sha256, "measured": _values(outcome)}
         )
         if run.data.tags.get("model") == record:
             return

@@ -34,17 +34,17 @@ def arguments(tmp_path: Path, check: bool) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize(
-    ("found", "kept"), [(0.92, False), (0.93, True), (0.95, True), (0.97, True), (0.98, False), (float("nan"), False)]
+    ("value", "met"), [(0.92, False), (0.93, True), (0.95, True), (0.97, True), (0.98, False), (float("nan"), False)]
 )
-def test_a_promise_is_kept_between_its_bounds(found: float, kept: bool) -> None:
-    assert header.Promise("coverage", found, 0.93, 0.97).kept is kept
+def test_a_promise_is_met_between_its_bounds(value: float, met: bool) -> None:
+    assert header.Promise("coverage", value, 0.93, 0.97).met is met
 
 
 def test_under_check_a_missed_promise_is_named_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     promises = [header.Promise("held", 0.95, 0.9), header.Promise("broken", 0.5, 0.9)]
     assert header.finish(arguments(tmp_path, True), ABOUT, [], promises) == 1
     said = capsys.readouterr().err
-    assert "missed: broken: promised >= 0.9, found 0.5" in said
+    assert "missed: broken: promised >= 0.9, measured 0.5" in said
     assert "held" not in said
     assert header.finish(arguments(tmp_path, False), ABOUT, [], promises) == 0
     assert header.finish(arguments(tmp_path, True), ABOUT, [], promises[:1]) == 0
@@ -52,9 +52,9 @@ def test_under_check_a_missed_promise_is_named_and_fails(tmp_path: Path, capsys:
 
 def test_the_file_holds_hardware_figures_and_promises(tmp_path: Path) -> None:
     header.finish(arguments(tmp_path, False), ABOUT, [{"x": 1}], [header.Promise("held", 0.95, 0.9)])
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert (found["hardware"], found["figures"]) == (ABOUT, [{"x": 1}])
-    assert found["promises"][0]["kept"] is True
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["hardware"], written["figures"]) == (ABOUT, [{"x": 1}])
+    assert written["promises"][0]["met"] is True
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 

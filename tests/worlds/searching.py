@@ -62,7 +62,7 @@ class Trace:
     """How a search went: after each set of weights the hypervolume, the seconds trained, and the seconds of asking."""
 
     hypervolume: list[float] = field(default_factory=list)
-    kept: list[float] = field(default_factory=list)  # that of models that keep what a run asks them to keep
+    shippable: list[float] = field(default_factory=list)  # that of models that keep what a run asks them to keep
     trained_s: list[float] = field(default_factory=list)
     asking_s: float = 0.0
     weights: int = 0
@@ -73,12 +73,12 @@ class Trace:
     def count(self, world: World, points: Sequence[tuple[float, float]]) -> None:
         """What has been reached with one more set of weights."""
         self.hypervolume.append(Staircase.of(points, world.reference).area)
-        self.kept.append(Staircase.of(points, world.kept_reference).area)
+        self.shippable.append(Staircase.of(points, world.shippable_reference).area)
         self.trained_s.append(self.spent(world))
 
     def reached(self, shipped: bool) -> float:
         """The hypervolume so far, as a run counts it or as the benchmark does."""
-        volumes = self.kept if shipped else self.hypervolume
+        volumes = self.shippable if shipped else self.hypervolume
         return volumes[-1] if volumes else 0.0
 
     def spent(self, world: World) -> float:

@@ -59,7 +59,7 @@ class World:
         return math.log(1.1) + float(self.costs[self.uncompressed, 0]), self.constant_guess
 
     @cached_property
-    def kept_reference(self) -> tuple[float, float]:
+    def shippable_reference(self) -> tuple[float, float]:
         """The same for models that keep what a run asks them to keep (`economy.keep`)."""
         best = float(self.quality[self.uncompressed].max())
         return self.reference[0], self.constant_guess + EconomyConfig().keep * (best - self.constant_guess)
@@ -70,8 +70,8 @@ class World:
         return self._area(self.reference)
 
     @cached_property
-    def exhaustive_kept(self) -> float:
-        return self._area(self.kept_reference)
+    def exhaustive_shippable(self) -> float:
+        return self._area(self.shippable_reference)
 
     def _area(self, reference: tuple[float, float]) -> float:
         points = zip(self.costs.ravel().tolist(), self.quality.ravel().tolist(), strict=True)
