@@ -32,6 +32,14 @@ class TaskModel(nn.Module):
         """Norms over the hidden size outside the backbone."""
         return ()
 
+    @property
+    def tied(self) -> bool:
+        """Whether the table of token embeddings is the output's matrix too."""
+        return False
+
+    def tie(self) -> None:
+        """Make one matrix of the two again, where the configuration says so and one of them was replaced."""
+
 
 class MeanPooled(TaskModel):
     """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
@@ -121,6 +129,52 @@ class Embedder(TaskModel):
         return self.pooled(hidden, attention_mask)  # type: ignore[no-any-return]
 
 
+class Causal(TaskModel):
+    """A transformers causal language model, read for how likely it finds a text.
+
+    Gives the log-likelihood (B, L) float32 of each token given those before it, in nats: 0 for the first token of a row
+    and for padding, which is at the right. Logits over the vocabulary exist in a generation alone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def backbone(self) -> nn.Module:
+        base = self.model.base_model
+        assert isinstance(base, nn.Module)
+        return base
+
+    @property
+    def tied(self) -> bool:
+        return self._output().weight is self._table().weight
+
+    def hidden_readers(self) -> tuple[str, ...]:
+        output = self._output()
+        return tuple(f"model.{name}" for name, module in self.model.named_modules() if module is output)
+
+    def tie(self) -> None:
+        if getattr(self.model.config, "tie_word_embeddings", False):
+            self._output().weight = self._table().weight
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        logits = found.logits[:, :-1].float()  # (B, L - 1, V)
+        chosen = logits.gather(-1, input_ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+        return nn.functional.pad(chosen, (1, 0)) * attention_mask.to(chosen.dtype)
+
+    def _output(self) -> nn.Module:
+        found = self.model.get_output_embeddings()  # type: ignore[operator]
+        assert isinstance(found, nn.Module)
+        return found
+
+    def _table(self) -> nn.Module:
+        found = self.model.get_input_embeddings()  # type: ignore[operator]
+        assert isinstance(found, nn.Module)
+        return found
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of head.
@@ -135,7 +189,7 @@ class Head:
     output: str
     per_token: bool
     loader: str
-    ending: str
+    ending: str | tuple[str, ...]
     wrap: Callable[[nn.Module, int, str, Mapping[str, Any]], TaskModel]
     fresh: tuple[str, ...] = ()
     mapping: str = ""
@@ -185,6 +239,13 @@ def _embedder(model: nn.Module, outputs: int, name: str, settings: Mapping[str, 
     return Embedder(model, Pooling.from_json(settings))
 
 
+def _causal(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
+    made = Causal(model)
+    take_apart(made.backbone)
+    made.tie()
+    return made
+
+
 HEADS: tuple[Head, ...] = (
     Head(
         "native",
@@ -207,6 +268,15 @@ HEADS: tuple[Head, ...] = (
         mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     ),
     Head("embedding", "sentence_embedding", False, "AutoModel", "", _embedder),
+    Head(
+        "causal",
+        "log_likelihood",
+        True,
+        "AutoModelForCausalLM",
+        ("ForCausalLM", "LMHeadModel"),
+        _causal,
+        mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    ),
 )
 
 

@@ -164,7 +164,7 @@ def _names_positions(name: str) -> bool:
 def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: str, per_token: bool = False) -> None:
     """Run a model on a padded batch of at least one row, (B, L), before anything is trained.
 
-    `outputs`: how many numbers it must give a row, or a token with `per_token`; None: any.
+    `outputs`: how many numbers it must give a row, or a token with `per_token`; None: any, 0: a number without an axis.
 
     Raises:
         ModelError: it does not run, gives other numbers, or a row's answer depends on its padding.
@@ -176,7 +176,8 @@ def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: s
     with torch.inference_mode(), reading(f"the model {name!r} does not run on its tokenizer's tokens"):
         together = call(**batch)
         alone = [call(**{n: t[i : i + 1, : lengths[i]] for n, t in batch.items()}) for i in range(rows)]
-    wanted = (rows, *((length,) if per_token else ()), together.shape[-1] if outputs is None else outputs)
+    numbers = together.shape[-1] if outputs is None else outputs
+    wanted = (rows, *((length,) if per_token else ()), *((numbers,) if outputs != 0 else ()))
     if tuple(together.shape) != wanted:
         raise ModelError(f"the model {name!r} gives outputs {tuple(together.shape)} for {rows} rows, not {wanted}")
     if per_token:

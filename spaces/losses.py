@@ -152,6 +152,47 @@ def number_divergence(output: Tensor, other: Tensor, mask: Tensor, scale: float)
     return ((output.float() - other.float()) / scale).square().sum() / 2
 
 
+# --- log-likelihoods of tokens (B, L), 0 at the first token of a row and at padding -------------------------------
+
+
+def likelihood_loss(likelihoods: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Minus the mean log-likelihood of the tokens from position `targets` (B,) of each row on: its logarithm of
+    perplexity. Those before are context only."""
+    place = torch.arange(mask.shape[1], device=mask.device)
+    counted = (mask.bool() & (place >= targets[:, None].clamp(min=1))).float()
+    return -(likelihoods.float() * counted).sum() / counted.sum().clamp(min=1)
+
+
+def likelihood_soft_loss(likelihoods: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """Half the mean squared difference to the teacher's log-likelihoods; `temperature` has no meaning here.
+
+    Near the teacher it is the KL divergence in expectation over tokens that the teacher draws (Schulman's estimator
+    "k2"; both have the same gradient there), without the distributions over the vocabulary.
+    """
+    difference = (likelihoods.float() - taught.float()).square()
+    return difference.sum() / (2 * _predicted(mask).sum())
+
+
+def likelihood_divergence(likelihoods: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """Nats that a token of a row loses on average: the rise of the logarithm of perplexity, which is what is reported.
+
+    The squared difference would count a token that became more likely as a loss. In expectation over tokens that the
+    model draws this is the KL divergence; on real ones it may be below 0.
+    """
+    lost = (likelihoods.float() - other.float()).sum(1)
+    return (lost / _predicted(mask)).sum()
+
+
+def likelihood_certainty(likelihoods: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood of the rows."""
+    return likelihoods.float().sum()
+
+
+def _predicted(mask: Tensor) -> Tensor:
+    """(B,): the tokens of each row that follow another."""
+    return (mask.sum(1) - 1).clamp(min=1).float()
+
+
 @dataclass(frozen=True)
 class Losses:
     """The functions of one kind of output."""
@@ -167,4 +208,5 @@ LOSSES: Mapping[str, Losses] = {
     "label_sets": Losses(set_loss, set_soft_loss, set_divergence, set_certainty),
     "spans": Losses(span_loss, span_soft_loss, span_divergence, span_certainty),
     "embeddings": Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty),
+    "likelihoods": Losses(likelihood_loss, likelihood_soft_loss, likelihood_divergence, likelihood_certainty),
 }

@@ -58,7 +58,9 @@ def make_outputs(
             assert activations.last is not None
             states = activations.last.cpu()
             if output is None:
-                output = torch.zeros(tokens if base.per_token else len(encoded), out.shape[-1])
+                output = (
+                    torch.zeros(tokens, *out.shape[2:]) if base.per_token else torch.zeros(len(encoded), *out.shape[1:])
+                )
                 if config.recover.hidden_weight > 0 and tokens * states.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
                     hidden = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
             if not base.per_token:
@@ -122,7 +124,7 @@ class StoredTeacher:
         """(B, L, ...) of what is stored token by token."""
         import torch
 
-        padded = torch.zeros(*inputs["input_ids"].shape, flat.shape[-1])
+        padded = torch.zeros(*inputs["input_ids"].shape, *flat.shape[1:])
         for position, row in enumerate(rows.tolist()):
             start, length = int(self._starts[row]), int(self._lengths[row])
             padded[position, :length] = flat[start : start + length]

@@ -91,6 +91,7 @@ class Distill:
         hidden = _hidden(plan)
         if hidden is not None:
             slicing.reshape(model, _width_cuts(model, anatomy, hidden))
+            model.tie()
             model.backbone.config.hidden_size = len(hidden)  # type: ignore[union-attr]
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:

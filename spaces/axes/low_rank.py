@@ -198,6 +198,8 @@ class LowRankFactors:
             replace_module(block, path, factors.to(linear.weight))
         if "embeddings" in plan:
             assert isinstance(model, TaskModel)
+            if model.tied:
+                raise Infeasible("low_rank.embeddings: this model's token table is its output's matrix too")
             anatomy = anatomy_of(model.backbone)
             table = anatomy.token_table
             whole = break_even(table.num_embeddings, table.embedding_dim)
