@@ -31,6 +31,7 @@ class Names:
     samplers: tuple[str, ...]  # the first is the default
     objectives: tuple[str, ...]
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
+    scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # metrics of tasks where data.score is given
 
 
 def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
@@ -97,6 +98,8 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
 
 
 def _metrics(config: RunConfig, names: Names) -> Sequence[str]:
+    if config.data.score is not None and config.task in names.scored:
+        return names.scored[config.task]
     return names.metrics.get(config.model.problem_type or config.task, ())
 
 
@@ -143,7 +146,21 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
         raise
 
 
+def _check_scored(config: RunConfig, names: Names, source: Source) -> None:
+    """Raise UserError for data.score of another task, and for a metric of the other kind of rows."""
+    if config.data.score is not None and config.task in names.tasks and config.task not in names.scored:
+        raise wrong(
+            source.where("data.score"), f"left out unless the task is {listed(names.scored)}", config.data.score
+        )
+    metrics = _metrics(config, names)
+    both = {*names.scored.get(config.task, ()), *names.metrics.get(config.task, ())}
+    if config.task in names.scored and config.metric in both - set(metrics):
+        which = "is left out" if config.data.score is None else "names a column"
+        raise wrong(source.where("metric"), f"{' or '.join(metrics)} where data.score {which}", config.metric)
+
+
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
+    _check_scored(config, names, source)
     for key, name, valid in (
         ("task", config.task, names.tasks),
         ("metric", config.metric, _metrics(config, names)),

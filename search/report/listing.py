@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from objectives import OBJECTIVES
 from search.prepare.runner import ANY_SHAPE
-from search.tasks import TASKS, VARIANTS
+from search.tasks import SCORED, TASKS, VARIANTS
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.knob import Knob, Value
@@ -49,6 +49,8 @@ def lines() -> Iterator[str]:
         variants = VARIANTS.get(task.name)
         if variants is None:
             yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
+            if task.name in SCORED:
+                yield f"    {'with data.score':<30}metrics: {', '.join(SCORED[task.name].metrics)}"
             continue
         yield f"  {task.name}, by model.problem_type"
         for one in variants:

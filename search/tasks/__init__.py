@@ -11,6 +11,7 @@ from search.tasks.classification import Classification
 from search.tasks.multi_label import MultiLabel
 from search.tasks.question_answering import QuestionAnswering
 from search.tasks.regression import Regression
+from search.tasks.scored_pairs import ScoredSimilarity
 from search.tasks.similarity import SentenceSimilarity
 from search.tasks.task import Rows, Split, Splits, Task
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity())
 #: Variants by model.problem_type; the first is the task itself.
 VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
+#: Variants where data.score names a column.
+SCORED: Mapping[str, Task] = {"sentence-similarity": ScoredSimilarity()}
 
-__all__ = ["TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
+__all__ = ["SCORED", "TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
 
 
 def task_named(name: str) -> Task:
@@ -31,6 +34,8 @@ def task_named(name: str) -> Task:
 
 def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
     """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
+    if config.data.score is not None and config.task in SCORED:
+        return SCORED[config.task]
     problem = config.model.problem_type
     task = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
     return task.fitted(targets) if targets is not None and isinstance(task, Regression) else task

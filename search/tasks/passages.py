@@ -79,6 +79,14 @@ class ScoredPairs:
         """16 hex digits of the content: equal for equal rows in equal order."""
         return _digest(self.first, self.second, self.scores.tolist())
 
+    def shown(self, row: int) -> str:
+        return f"the text {show((*self.first, *self.second)[row])}"
+
+    def rows(self, chosen: np.ndarray) -> ScoredPairs:
+        """The pairs with these indices, in this order."""
+        first, second = (tuple(column[i] for i in chosen) for column in (self.first, self.second))
+        return ScoredPairs(first, second, self.scores[chosen])
+
 
 def _digest(*columns: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]

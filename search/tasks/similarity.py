@@ -1,7 +1,8 @@
 """Sentence similarity: texts become embeddings, and what belongs together lies close.
 
-Rows are queries with relevant passages, scored by where these stand among all passages of the split. The teacher is the
-model as it is; a candidate is recovered by the teacher's embeddings, without labels.
+Rows are queries with relevant passages, scored by where these stand among all passages of the split; scored pairs are
+in `scored_pairs`. The teacher is the model as it is; a candidate is recovered by the teacher's embeddings, without
+labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.errors import Where, wrong
+from search.errors import Where
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.passages import Passages, read_passages
@@ -134,17 +135,11 @@ class SentenceSimilarity(HeadLosses):
         return False
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        if data.score is not None:
-            raise wrong(
-                where("data.score"), "left out: only queries with relevant passages can be searched", data.score
-            )
         (train, validation, test), notes = read_passages(data, where)
         return Splits(train, validation, test, notes=notes)
 
-    def encode(
-        self, tokenizer: Any, part: Passages, data: DataConfig, labels: tuple[str, ...], where: Where = str
-    ) -> PassageRows:
+    def encode(self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str) -> Any:
         return PassageRows(encode(tokenizer, (*part.queries, *part.passages), None, data.max_length), part)
 
-    def read(self, folder: Path, name: str) -> PassageRows:
+    def read(self, folder: Path, name: str) -> Any:
         return PassageRows.read(folder, name)

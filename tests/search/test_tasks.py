@@ -15,7 +15,7 @@ from objectives.quality import metric_named, quality, score
 from search.config.schema import DataConfig
 from search.errors import UserError
 from search.serve.pipeline import MODELS
-from search.tasks import TASKS, VARIANTS, Task
+from search.tasks import SCORED, TASKS, VARIANTS, Task
 from search.tasks.classification import Classification, LabelledRows, reply
 from search.tasks.task import Split
 from search.tasks.tokens import Encoded, batches, by_length, encode, tokenizer
@@ -106,7 +106,7 @@ def test_the_loss_is_the_mean_surprise_at_the_label() -> None:
     assert TASK.loss(logits.bfloat16(), labels, MASK).dtype == torch.float32
 
 
-KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]))
+KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]), *SCORED.values())
 NAMES = [getattr(task, "problem_type", task.name) for task in KINDS]
 
 
