@@ -93,6 +93,7 @@ class Server:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, request: Mapping[str, Any], out: int, err: int) -> Forked:
         """A command as `request` says, that prints to the files `out` and `err`."""
@@ -100,7 +101,7 @@ class Server:
             if self._socket is None:
                 self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with there:
-                    subprocess.Popen(
+                    self._process = subprocess.Popen(
                         [sys.executable, Path(__file__).with_name("forking.py"), str(there.fileno())],
                         env=environment(),
                         pass_fds=[there.fileno()],
@@ -113,6 +114,13 @@ class Server:
             with there:
                 socket.send_fds(self._socket, [json.dumps(request).encode()], [out, err, there.fileno()])
         return Forked(asking)
+
+    def end(self) -> None:
+        """Let the server end, if it was started, and wait until it has."""
+        if self._socket is not None and self._process is not None:
+            self._socket.close()
+            self._process.wait(30)
+            self._socket = self._process = None
 
 
 class Forked:
@@ -142,7 +150,7 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
-_SERVER = Server()
+SERVER = Server()
 
 
 def _start(
@@ -164,7 +172,7 @@ def _start(
         "cpus": cpus[-1:] if one_core_only else cpus,
         "largest_file": largest_file,
     }
-    return _SERVER.start(request, out, err)
+    return SERVER.start(request, out, err)
 
 
 def search(

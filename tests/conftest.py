@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import command
+import counted
 import pytest
 import tiny
 
@@ -36,6 +37,9 @@ def _roomy(folder: str) -> bool:
 
 if _roomy(MEMORY):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
+if counted.is_on():
+    counted.count_in_workers()
 
 STUDY = "tiny"
 
@@ -70,6 +74,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return _group(nodeid.partition("::")[0])
 
     return ByGroup(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server_ends() -> Iterator[None]:
+    """The server of commands ends with the tests, so that what was counted in it is whole then."""
+    yield
+    command.SERVER.end()
 
 
 @pytest.fixture(scope="session")

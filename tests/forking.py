@@ -24,6 +24,8 @@ from contextlib import suppress
 from multiprocessing import process, util
 from typing import Any, NoReturn
 
+import counted
+
 #: onnxruntime is left out: it starts a thread when it is imported.
 PRELOADED = (
     *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.export", "torch.onnx._internal.exporter._core"),
@@ -35,7 +37,6 @@ PRELOADED = (
 )
 #: Bytes of a request: its arguments and environment.
 MOST = 1 << 18
-SERVER = "from multiprocessing.forkserver import main"
 
 
 def main(number: int) -> None:
@@ -104,6 +105,8 @@ def _become(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     sys.path[0] = process.ORIGINAL_DIR = request["cwd"]
     if request["largest_file"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
+    if counted.is_on():
+        counted.count_in_workers()
     _fork_worker_server()
     sys.argv[1:] = request["arguments"]
     sys.modules["numpy"].random.seed()
@@ -131,7 +134,7 @@ def _fork_worker_server() -> None:
     start = util.spawnv_passfds
 
     def spawn(path: str, arguments: Sequence[str], passed: Sequence[int]) -> int:
-        if here.fileno() < 0 or not arguments[-1].startswith(SERVER):
+        if here.fileno() < 0 or not arguments[-1].startswith(counted.SERVER):
             return start(path, arguments, passed)
         about = {"code": arguments[-1], "environment": dict(os.environ), "cwd": os.getcwd(), "files": list(passed)}
         socket.send_fds(here, [json.dumps(about).encode()], list(passed))
@@ -157,6 +160,8 @@ def _serve_workers(asked: socket.socket) -> NoReturn:
     os.environ.clear()
     os.environ.update(about["environment"])
     os.chdir(about["cwd"])
+    if counted.is_on():
+        counted.save_before_answers()
     try:
         exec(about["code"], {"__name__": "__main__"})
     except SystemExit:
