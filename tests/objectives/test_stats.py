@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, sem, t
+from scipy.stats import binom, binomtest, norm, sem, t
 
 from objectives import stats
 
@@ -108,10 +108,10 @@ def test_what_both_sides_share_cancels_and_the_inverse_is_the_inverse() -> None:
     assert inverse.interval == pytest.approx((1 / alone.interval[1], 1 / alone.interval[0]))
 
 
-def test_what_coming_second_costs_cancels() -> None:
+@pytest.mark.parametrize("first", [lot(20), np.arange(20) < 10], ids=["drawn", "one order, then the other"])
+def test_what_coming_second_costs_cancels(first: Bools) -> None:
     generator = np.random.default_rng(3)
     top, bottom = generator.lognormal(0.1, 0.02, 20), generator.lognormal(0, 0.02, 20)
-    first = lot(20)
     dearer = stats.paired_ratio(top * np.where(first, 1.4, 1), bottom * np.where(first, 1, 1.4), first)
     plain = stats.paired_ratio(top, bottom, first)
     assert (dearer.value, *dearer.interval) == pytest.approx((plain.value, *plain.interval))
@@ -154,9 +154,11 @@ def test_too_few_or_unpaired_times_are_refused(top: int, bottom: int, rounds: in
         stats.paired_ratio(np.ones(top), np.ones(bottom), lot(rounds))
 
 
-def test_times_that_are_not_positive_are_refused() -> None:
-    with pytest.raises(ValueError, match="positive"):
-        stats.paired_ratio(np.ones(8), np.zeros(8), lot(8))
+@pytest.mark.parametrize("time", [0.0, -1.0])
+def test_times_that_are_not_positive_are_refused(time: float) -> None:
+    for sides in ((np.ones(8), np.full(8, time)), (np.full(8, time), np.ones(8))):
+        with pytest.raises(ValueError, match="positive"):
+            stats.paired_ratio(*sides, lot(8))
 
 
 def test_over_processes_is_students_interval_of_logs() -> None:
@@ -167,7 +169,9 @@ def test_over_processes_is_students_interval_of_logs() -> None:
     assert np.log(found.interval) == pytest.approx(expected)
 
 
-def test_one_process_gives_no_interval() -> None:
+def test_one_process_gives_no_interval_and_two_give_one() -> None:
+    found = stats.over_processes(np.exp([0.0, 0.2]))
+    assert np.log(found.interval) == pytest.approx((0.1 - 0.1 * t.ppf(0.975, 1), 0.1 + 0.1 * t.ppf(0.975, 1)))
     with pytest.raises(ValueError, match="2 processes or more, got 1"):
         stats.over_processes(np.array([1.0]))
 
@@ -234,6 +238,15 @@ def test_the_block_bootstrap_covers_when_samples_of_a_block_go_together(blocks: 
 def test_equal_samples_leave_no_doubt() -> None:
     [estimate] = stats.block_bootstrap([np.full(3, 5.0)] * 4, _mean, seed=0)
     assert estimate == (5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("units", [2, 8, 9])
+def test_a_percentile_interval_is_expanded_by_the_factor_of_few_units(units: int) -> None:
+    """The levels are those of a normal variable at Student's quantile times sqrt(n / (n - 1)) (Hesterberg, 2015)."""
+    level = norm.cdf(t.ppf(0.025, units - 1) * math.sqrt(units / (units - 1)))
+    draws = np.random.default_rng(units).permutation(np.linspace(0, 1, 1001))
+    assert stats.percentile_interval(draws, units) == pytest.approx((level, 1 - level))
+    assert level < 0.025
 
 
 def test_an_interval_of_one_unit_is_refused() -> None:
