@@ -65,11 +65,13 @@ CLASS_METRICS = (
         "F1 of class 1 where the task has two classes, else the mean F1 of the classes that have rows",
         _f1,
         _f1_of,
+        words="F1",
     ),
     Metric(
         "matthews_correlation",
         "Matthews correlation of predictions and labels, -1 to 1",
         _matthews,
         _matthews_of,
+        words="Matthews correlation",
     ),
 )

@@ -25,6 +25,12 @@ def _r_squared(references: Labels, predictions: Predictions, classes: int) -> fl
     return 0.0 if _constant(references) else float(r2_score(references, predictions))
 
 
+def _rmse(references: Labels, predictions: Predictions, classes: int) -> float:
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(references, predictions))
+
+
 def _constant(numbers: Labels) -> bool:
     return bool((numbers == numbers[0]).all())
 
@@ -71,6 +77,11 @@ def _r_squared_of(references: Labels, predictions: Predictions, drawn: Floats) -
     return r_squared
 
 
+def _rmse_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:
+    made: Floats = np.sqrt(drawn @ np.square(references - predictions) / drawn.sum(1))
+    return made
+
+
 NUMBER_METRICS = (
     Metric("pearson", "correlation of outputs and data, -1 to 1", _pearson, None, _pearson_of),
     Metric("spearman", "correlation of the ranks of outputs and data, -1 to 1", _spearman, None, _spearman_of),
@@ -80,5 +91,15 @@ NUMBER_METRICS = (
         _r_squared,
         None,
         _r_squared_of,
+        words="R squared",
+    ),
+    Metric(
+        "rmse",
+        "root of the mean squared error, in the unit of the data",
+        _rmse,
+        None,
+        _rmse_of,
+        better="lower",
+        words="RMSE",
     ),
 )

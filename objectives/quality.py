@@ -6,6 +6,7 @@ import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,16 +29,31 @@ def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
 
 #: Of tasks whose rows are scored one by one: the mean of the rows' scores.
 MEANS = (
-    Metric("squad_f1", "token F1 of the answer, as SQuAD's script counts it", _mean, None),
+    Metric("squad_f1", "token F1 of the answer, as SQuAD's script counts it", _mean, None, words="F1"),
     Metric("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them", _mean, None),
-    Metric("recall_at_1", "share of queries whose first passage is relevant", _mean, None),
-    Metric("recall_at_10", "share of a query's relevant passages among the first ten", _mean, None),
-    Metric("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", _mean, None),
-    Metric("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", _mean, None),
+    Metric("recall_at_1", "share of queries whose first passage is relevant", _mean, None, words="recall@1"),
+    Metric("recall_at_10", "share of a query's relevant passages among the first ten", _mean, None, words="recall@10"),
+    Metric(
+        "mrr_at_10",
+        "mean reciprocal rank of the first relevant passage, 0 beyond the tenth",
+        _mean,
+        None,
+        words="MRR@10",
+    ),
+    Metric(
+        "ndcg_at_10",
+        "normalised discounted cumulative gain of the first ten passages",
+        _mean,
+        None,
+        words="nDCG@10",
+    ),
 )
 METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *MEANS)
 
-LOSS = Objective("quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01")
+#: Its unit is that of the metric it is counted in.
+LOSS = Objective(
+    "quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01, or in % of an error"
+)
 
 AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array operation
 
@@ -119,20 +135,22 @@ def loss_against(
     seed: int,
     conditions: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """Points (0.01) of the metric that the baseline is better by; below 0 the candidate is better.
+    """What of the metric is lost against the baseline, by `Metric.loss`; below 0 the candidate is better.
 
     The interval is a paired bootstrap over rows: what both get wrong does not widen it. `conditions` gain
     `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right, where a row is
     either right or wrong.
     """
-    lost = score(metric, baseline_predictions, references, classes) - score(metric, predictions, references, classes)
-    ours, theirs = _draws(metric, [predictions, baseline_predictions], references, classes, seed)
-    low, high = stats.percentile_interval(100 * (theirs - ours), len(references))
+    counted = metric_named(metric)
+    ours, theirs = (score(metric, side, references, classes) for side in (predictions, baseline_predictions))
+    lost = float(counted.loss(ours, theirs))
+    drawn, baseline_drawn = _draws(metric, [predictions, baseline_predictions], references, classes, seed)
+    low, high = stats.percentile_interval(counted.loss(drawn, baseline_drawn), len(references))
     noted = {**(conditions or {}), "metric": metric}
     right, baseline_right = (_right(metric, side, references) for side in (predictions, baseline_predictions))
     if right is not None and baseline_right is not None:
         noted["mcnemar_p"] = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
-    return LOSS.measured(100 * lost, (low, high), len(references), noted)
+    return replace(LOSS, unit=counted.loss_unit).measured(lost, (low, high), len(references), noted)
 
 
 def per_class(predictions: Predictions, references: Labels, names: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -44,8 +44,12 @@ def _macro_of(references: Labels, predictions: Predictions, drawn: Floats) -> Fl
 
 #: Of all labels of the task, whichever the rows have: a label without rows counts 0.
 SET_METRICS = (
-    Metric("f1_micro", "F1 of all pairs of a row and a label together", _f1("micro"), None, _micro_of),
-    Metric("f1_macro", "mean F1 of all labels, 0 for one that no row has", _f1("macro"), None, _macro_of),
+    Metric(
+        "f1_micro", "F1 of all pairs of a row and a label together", _f1("micro"), None, _micro_of, words="micro F1"
+    ),
+    Metric(
+        "f1_macro", "mean F1 of all labels, 0 for one that no row has", _f1("macro"), None, _macro_of, words="macro F1"
+    ),
 )
 
 

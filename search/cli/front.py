@@ -22,7 +22,9 @@ def front(
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option("--max-loss", parser=number(), metavar="P", help="only members that lose at most P points"),
+        typer.Option(
+            "--max-loss", parser=number(), metavar="P", help="only members that lose at most P points, or % of an error"
+        ),
     ] = None,
     mlruns: Mlruns = None,
     debug: Debug = False,

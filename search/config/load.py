@@ -171,10 +171,21 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     objectives = ["metric" if o == config.metric else o for o in config.objectives]
     for name in objectives:
         _check_objective(name, ("metric", *names.objectives), source.where("objectives"))
+    _check_least_accuracy(config, source)
     for name in config.limits.others:
         _check_objective(name, names.objectives, source.where(f"limits.others.{name}"))
     if len(set(objectives)) < max(2, len(objectives)):
         raise wrong(source.where("objectives"), "at least two different ones", list(config.objectives))
+
+
+def _check_least_accuracy(config: RunConfig, source: Source) -> None:
+    """Raise UserError for limits.min_accuracy with a metric of which lower is better."""
+    from objectives import objective_named
+
+    given = config.limits.min_accuracy
+    if given is not None and objective_named(config.metric).better == "lower":
+        rule = f"left out where lower is better; write limits.others.{config.metric}, its most"
+        raise wrong(source.where("limits.min_accuracy"), rule, given)
 
 
 def _check_objective(name: str, valid: Sequence[str], where: str) -> None:

@@ -157,8 +157,8 @@ class LimitsConfig:
     """What a candidate must keep to be on the front."""
 
     max_latency_ms: Positive | None = None  # median
-    max_loss: NonNegative | None = None  # points of the metric against the uncompressed model
-    min_accuracy: Fraction | None = None  # of the task's metric
+    max_loss: NonNegative | None = None  # against the uncompressed model: points of the metric, or % of an error
+    min_accuracy: Fraction | None = None  # of the task's metric, where higher is better
     max_size_mb: Positive | None = None
     #: Bounds by the name of any objective: the most of what is better lower, the least of what is better higher.
     others: Mapping[Text, Number] = field(default_factory=dict)

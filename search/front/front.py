@@ -8,19 +8,20 @@ from functools import cached_property
 from itertools import combinations
 
 from objectives.estimate import Estimate, difference, ratio
+from objectives.quality import METRICS
 from objectives.reference_speed import at_speeds_of
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.final import Final
 from search.front.outcome import LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
-from search.front.wording import significant, text
+from search.front.wording import quantity, significant, text
 
 PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
 #: is narrower, so it decides whether two candidates are distinguishable.
-PAIRED = {"accuracy": LOSS, "f1": LOSS, "matthews_correlation": LOSS, LATENCY: SPEEDUP}
+PAIRED = {**{metric.name: LOSS for metric in METRICS}, LATENCY: SPEEDUP}
 #: Objectives whose ratio between two models of one campaign is that of their times, or its inverse.
 AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
@@ -152,8 +153,13 @@ class Front:
         return ratio(mine, theirs) if mine and theirs else None
 
     def loss(self, outcome: Outcome) -> Estimate | None:
-        """Points of the metric lost against the baseline; None where it was not measured."""
+        """What of the metric is lost against the baseline, in `loss_unit`; None where it was not measured."""
         return self._paired(outcome, LOSS)
+
+    @property
+    def loss_unit(self) -> str:
+        """In words: "accuracy points", "% of RMSE"."""
+        return next((o.measurements[LOSS].unit for o in self.outcomes if LOSS in o.measurements), "points")
 
     def _paired(self, outcome: Outcome, name: str) -> Estimate | None:
         if name in outcome.measurements:
@@ -164,7 +170,7 @@ class Front:
         return None
 
     def within(self, max_latency_ms: float | None = None, max_loss: float | None = None) -> Front:
-        """This front with further limits (`max_loss` in points); outcomes that break one are no members."""
+        """This front with further limits (`max_loss` in `loss_unit`); outcomes that break one are no members."""
 
         def broken(outcome: Outcome) -> tuple[str, ...]:
             if outcome.status != "complete":
@@ -174,8 +180,8 @@ class Front:
                 sentences.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
             loss = self.loss(outcome)
             if max_loss is not None and (loss is None or loss.value > max_loss):
-                given = f"{significant(loss.value)} points" if loss else "unknown"
-                sentences.append(f"loss {given} is over the limit of {max_loss:g} points")
+                given = quantity(loss.value, self.loss_unit) if loss else "unknown"
+                sentences.append(f"loss {given} is over the limit of {max_loss:g} {self.loss_unit}")
             return tuple(sentences)
 
         limited = (replace(o, limits_broken=(*o.limits_broken, *broken(o))) for o in self.outcomes)
@@ -215,8 +221,10 @@ class Front:
 
     @property
     def quality(self) -> Target:
-        """The target of the pick "most-accurate": the first where higher is better, else the first."""
-        return next((t for t in self.targets if t.better == "higher"), self.targets[0])
+        """The target of the pick "most-accurate": the task's metric, else the first where higher is better."""
+        metrics = {metric.name for metric in METRICS}
+        ordered = sorted(self.targets, key=lambda t: (t.objective not in metrics, t.better != "higher"))
+        return ordered[0]
 
     def ties(self) -> tuple[tuple[int, int], ...]:
         """Pairs of members that are not distinguishable: no target's interval of the difference excludes zero."""
@@ -242,13 +250,16 @@ class Front:
 
     @property
     def reference(self) -> tuple[float, ...]:
-        """The hypervolume's reference point, to be minimised: the baseline's cost, and zero quality.
+        """The hypervolume's reference point, to be minimised: the baseline's cost, and zero quality or twice its error.
 
         It depends on the baseline alone, so hypervolumes are comparable during a run.
         """
         costs = [self.baseline] if self.baseline else list(self.eligible)
+        metrics = {metric.name for metric in METRICS}
         return tuple(
-            0.0 if t.better == "higher" else max((o.value(t.objective) for o in costs), default=0.0)
+            0.0
+            if t.better == "higher"
+            else (2 if t.objective in metrics else 1) * max((o.value(t.objective) for o in costs), default=0.0)
             for t in self.targets
         )
 

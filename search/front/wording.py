@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
+from objectives.quality import METRICS
 from spaces.recipe import Recipe, Step
 
 #: Names of measurements in tables and plots.
 TITLES = {
+    **{metric.name: metric.title for metric in METRICS},
     "latency_p50_ms": "latency",
     "latency_p90_ms": "p90 latency",
     "latency_p99_ms": "p99 latency",
@@ -23,8 +25,6 @@ TITLES = {
     "floor_ms": "roofline floor",
     "roofline_fraction": "roofline reached",
     "quality_loss": "loss",
-    "f1": "F1",
-    "matthews_correlation": "Matthews correlation",
 }
 
 

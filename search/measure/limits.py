@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from objectives import objective_named
+from objectives.quality import metric_named
 from search.config.schema import LimitsConfig
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.prepare.prepared import Prepared
@@ -28,6 +29,7 @@ class Limit:
 
 def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
     """The limits that are set, always in the same order."""
+    lost = metric_named(metric).loss_unit
     every = (
         (
             "max_latency_ms",
@@ -41,7 +43,7 @@ def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
             LOSS,
             wanted.max_loss,
             1,
-            lambda v, b: f"loss {v:.2f} points is over the limit of {b:g} points",
+            lambda v, b: f"loss {v:.2f} {lost} is over the limit of {b:g} {lost}",
         ),
         (
             "min_accuracy",

@@ -236,7 +236,7 @@ class Measurer:
         return prepared.split(split).predictions(prepared.metric, self.output(recipe, prepared.teacher, untimed, split))
 
     def qualities(self, output: np.ndarray, split: str) -> dict[str, Measurement]:
-        """The metric on a split, and the points lost against the baseline on the same rows."""
+        """The metric on a split, and what is lost against the baseline on the same rows."""
         prepared = self._prepared
         rows = prepared.split(split)
         predictions = rows.predictions(prepared.metric, output)

@@ -10,6 +10,7 @@ import numpy as np
 from objectives import quality
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
+from objectives.quality import metric_named
 from search.errors import UserError
 from search.front.wording import quantity
 from search.measure.measurer import Measurer, Progress, Stopwatch
@@ -28,7 +29,7 @@ class Standing:
     teacher: Measurement
     guess: float  # of the metric, of the best model that gives every row the same answer
     text: str  # what that says
-    gain: Measurement  # points of the metric that the teacher is better by
+    gain: Measurement  # what the guess loses against the teacher
 
     @property
     def better(self) -> bool:
@@ -37,7 +38,9 @@ class Standing:
 
     @property
     def near(self) -> bool:
-        return self.gain.interval[0] <= 100 * NEAR * (1 - self.guess)
+        metric = metric_named(self.metric)
+        near = self.guess + NEAR * (metric.perfect - self.guess)
+        return self.gain.interval[0] <= float(metric.loss(self.guess, near))
 
     def __str__(self) -> str:
         value, low, high = (quantity(v, self.teacher.unit) for v in (self.teacher.value, *self.teacher.interval))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from objectives.quality import metric_named
 from search.measure import limits
 from search.measure.measurer import Measurer
 from search.prepare.prepared import Prepared
@@ -91,13 +92,15 @@ def proposer_of(
 
 def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     limited = prepared.config.limits
+    metric = metric_named(prepared.metric)
+    least = [bound for bound in (limited.min_accuracy, limited.others.get(metric.name)) if bound is not None]
     aims = Aims(
         quality=next(t for t in prepared.targets if t.objective == prepared.metric),
-        constant_guess=prepared.constant_guess,
+        constant_guess=metric.utility(prepared.constant_guess),
         keep=prepared.config.economy.keep,
         max_log_latency=np.inf if limited.max_latency_ms is None else math.log(limited.max_latency_ms),
-        min_quality=-np.inf if limited.min_accuracy is None else limited.min_accuracy,
-        max_loss=np.inf if limited.max_loss is None else limited.max_loss / 100,
+        min_quality=max(map(metric.utility, least), default=-np.inf),
+        max_loss=np.inf if limited.max_loss is None else metric.drop(limited.max_loss),
     )
     space = prepared.space
     history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical)

@@ -110,7 +110,7 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
         *(of(name) for name in names),
         estimated("x eager", "x", lambda o: front.speedup(o, front.baseline)),
         estimated("x best", "x", lambda o: front.speedup(o, front.best_uncompressed)),
-        estimated("loss", "points", front.loss),
+        estimated(f"loss ({front.loss_unit})", "", front.loss),
         Column("test", lambda o: _measured(study.held_out.get(o.number, {}).get(study.metric))),
         *(of(name) for name in extra if name in measured),
         words("place", lambda o: _place(front, o)),

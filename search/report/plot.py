@@ -95,7 +95,7 @@ def _style() -> Any:
 
 def _label(target: Target, drawn: Sequence[Outcome]) -> str:
     unit = drawn[0].measurements[target.objective].unit if drawn else ""
-    unit = {"fraction": "%", "": ""}.get(unit, unit)
+    unit = {"fraction": "%", title(target.objective): ""}.get(unit, unit)
     return f"{title(target.objective)}{f' ({unit})' if unit else ''}, {target.better} is better"
 
 
@@ -112,7 +112,10 @@ def _ends(target: Target, outcome: Outcome) -> tuple[float, float]:
 
 
 def _frame(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> int:
-    """Set limits that show the front and the uncompressed model; returns how many trials fall outside."""
+    """Set limits that show the front and the uncompressed model; returns how many trials fall outside.
+
+    Better quality is always above.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     x, y = front.speed, front.quality
@@ -130,9 +133,12 @@ def _frame(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> int:
         width = right - left or right or 1.0
         axes.set_xlim(left - 0.2 * width, right + 0.08 * width)
     height = high - low or 1.0
-    axes.set_ylim(low - 0.12 * height, high + 0.16 * height)
+    if y.better == "higher":
+        axes.set_ylim(low - 0.12 * height, high + 0.16 * height)
+    else:
+        axes.set_ylim(high + 0.12 * height, low - 0.16 * height)
     axes.grid(color=OTHER, alpha=0.18, linewidth=0.8)
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    (x0, x1), (y0, y1) = axes.get_xlim(), sorted(axes.get_ylim())
     return sum(not (x0 <= _at(x, o) <= x1 and y0 <= _at(y, o) <= y1) for o in drawn)
 
 

@@ -27,8 +27,7 @@ def line_of(outcome: Outcome, front: Front) -> str:
     """One trial in one line: number, what it is, its figures, and whether it is on the front or why not."""
     if outcome.status != "complete":
         return f"{outcome.number:>4}  {outcome.status:<10} {describe(outcome.recipe)}: {outcome.reason}"
-    quality = next((t.objective for t in front.targets if t.better == "higher"), front.targets[0].objective)
-    figures = [text(outcome.measurements[quality]), text(outcome.measurements[LATENCY])]
+    figures = [text(outcome.measurements[front.quality.objective]), text(outcome.measurements[LATENCY])]
     faster = times(front.speedup(outcome, front.baseline))
     standing = front.standing(outcome)
     marks = f"  (noisy: {outcome.noise})" if outcome.noise else ""

@@ -122,13 +122,13 @@ def headline(front: Front) -> str:
     speedup, loss = front.speedup(pick, front.baseline), front.loss(pick)
     if not (speedup and loss):
         return f"The balanced pick is trial {pick.number}"
-    return f"Balanced pick: {times(speedup)} as fast as the uncompressed model, {_loss(loss)}"
+    return f"Balanced pick: {times(speedup)} as fast as the uncompressed model, {_loss(loss, front.loss_unit)}"
 
 
-def _loss(loss: Estimate) -> str:
+def _loss(loss: Estimate, unit: str) -> str:
     if abs(loss.value) < 0.05:
         return "nothing lost"
-    return f"{abs(loss.value):.1f} points {'lost' if loss.value > 0 else 'gained'}"
+    return f"{abs(loss.value):.1f} {unit} {'lost' if loss.value > 0 else 'gained'}"
 
 
 def pick_lines(front: Front) -> list[str]:
@@ -146,7 +146,7 @@ def pick_lines(front: Front) -> list[str]:
             if (ratio := front.speedup(outcome, base))
         ]
         loss = front.loss(outcome)
-        notes = [*over, *([_loss(loss)] if loss else [])]
+        notes = [*over, *([_loss(loss, front.loss_unit)] if loss else [])]
         lines.append(f"{name:<14}{outcome.number:>4}  {shown}  ({', '.join(notes)})  {describe(outcome.recipe)}")
     return lines
 

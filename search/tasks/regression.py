@@ -73,7 +73,7 @@ class Regression(Classification):
     """
 
     problem_type = "regression"
-    metrics = ("pearson", "spearman", "r_squared")
+    metrics = ("pearson", "spearman", "r_squared", "rmse")
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = NumberRows
 
     def __init__(self, mean: float = 0.0, scale: float = 1.0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import r2_score
+from sklearn.metrics import mean_squared_error, r2_score
 
 from objectives import quality, stats
 from objectives.metric import Floats, Metric
@@ -18,6 +18,7 @@ SCORES: dict[str, Score] = {
     "pearson": lambda truth, guess: float(pearsonr(truth, guess)[0]),
     "spearman": lambda truth, guess: float(spearmanr(truth, guess)[0]),
     "r_squared": lambda truth, guess: float(r2_score(truth, guess)),
+    "rmse": lambda truth, guess: float(mean_squared_error(truth, guess)) ** 0.5,
 }
 NAMES = list(SCORES)
 
@@ -60,7 +61,7 @@ def test_the_interval_is_that_of_resampled_rows_and_the_loss_is_paired(name: str
     assert "mcnemar_p" not in lost.conditions
 
 
-@pytest.mark.parametrize("metric", NUMBER_METRICS, ids=NAMES)
+@pytest.mark.parametrize("metric", [one for one in NUMBER_METRICS if one.better == "higher"], ids=lambda one: one.name)
 def test_a_constant_scores_nothing(metric: Metric) -> None:
     references, _ = numbers(40)
     mean = np.full_like(references, references.mean())
@@ -68,3 +69,25 @@ def test_a_constant_scores_nothing(metric: Metric) -> None:
     found = quality.quality(metric.name, mean, references, 0, 0, {})
     assert found.interval[1] == pytest.approx(0.0, abs=1e-9)
     assert metric.compute(mean, references, 0) == 0.0, "nor does any output on data that are constant"
+
+
+def test_an_error_is_lost_in_per_cent_of_itself_whatever_its_unit() -> None:
+    metric = quality.metric_named("rmse")
+    losses = []
+    for unit in (1e-6, 1e6):
+        references, baseline = numbers(80, unit)
+        worse = references + 1.25 * (baseline - references)
+        lost = quality.loss_against("rmse", worse, baseline, references, 0, 0)
+        assert (lost.unit, lost.better) == ("% of RMSE", "lower")
+        value, before = (quality.quality("rmse", side, references, 0, 0, {}).value for side in (worse, baseline))
+        assert metric.drop(lost.value) == pytest.approx(metric.utility(before) - metric.utility(value))
+        losses.append((lost.value, *lost.interval))
+    assert losses == [pytest.approx((25.0, 25.0, 25.0), rel=1e-4)] * 2
+
+
+def test_a_model_without_an_error_is_no_division_by_zero() -> None:
+    references, worse = numbers(20)
+    lost = quality.loss_against("rmse", worse, references, references, 0, 0)
+    assert np.isfinite([lost.value, *lost.interval]).all() and lost.value > 0
+    assert quality.loss_against("rmse", references, references, references, 0, 0).value == 0
+    assert np.isfinite(quality.metric_named("rmse").utility(0.0))

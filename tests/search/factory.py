@@ -64,7 +64,7 @@ def measurements(accuracy: float, latency: float, size: float = 90.9, spread: fl
     """A complete candidate's figures; `spread` is the relative half-width of the timing intervals."""
     made = (
         measurement("accuracy", accuracy, 0.018, "fraction", "higher"),
-        measurement("quality_loss", 100 * (BASELINE_ACCURACY - accuracy), 0.9, "points"),
+        measurement("quality_loss", 100 * (BASELINE_ACCURACY - accuracy), 0.9, "accuracy points"),
         measurement("latency_p50_ms", latency, latency * spread, "ms"),
         measurement("latency_p90_ms", latency * 1.15, latency * spread * 2, "ms"),
         measurement("speedup", BASELINE_MS / latency, BASELINE_MS / latency * spread, "x", "higher"),

@@ -25,7 +25,7 @@ def measured(number: int, layers: int, accuracy: float, ms: float, error: float)
     """`error`: standard error of the accuracy, and of the loss against the uncompressed model."""
     figures = (
         measurement("accuracy", accuracy, 1.96 * error, "fraction", "higher"),
-        measurement(LOSS, 100 * (0.8 - accuracy), 0.0 if layers == 6 else 196 * error, "points"),
+        measurement(LOSS, 100 * (0.8 - accuracy), 0.0 if layers == 6 else 196 * error, "accuracy points"),
         measurement(LATENCY, ms, unit="ms"),
     )
     recipe = recipe_of({"distill.layers": layers})

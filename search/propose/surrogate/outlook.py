@@ -48,7 +48,7 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True)
 class Aims:
-    """The learnt target, the reference of the hypervolume, and the limits.
+    """The learnt target, the reference of the hypervolume, and the limits; qualities are `Metric.utility`.
 
     Args:
         constant_guess: quality of a constant guess (the most frequent class).

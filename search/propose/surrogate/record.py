@@ -12,6 +12,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from objectives.measurement import Measurement
+from objectives.metric import Metric
+from objectives.quality import metric_named
 from search.front.outcome import LATENCY, LOSS, Target
 from search.propose.pool import Grid
 from search.propose.study import OUTCOME, PARAMS
@@ -58,7 +60,7 @@ class StudyHistory:
     Args:
         grid: over the knobs that determine weights (all but runtime and precision).
         off: settings of the uncompressed model.
-        quality: the target that the model learns; its values are stored so that higher is better.
+        quality: the target that the model learns; its values are stored as `Metric.utility`.
         canonical: maps settings to their canonical form.
     """
 
@@ -71,7 +73,7 @@ class StudyHistory:
     ) -> None:
         self._grid, self._off, self._quality = grid, dict(off), quality
         self._canonical = canonical
-        self._sign = 1.0 if quality.better == "higher" else -1.0
+        self._metric = metric_named(quality.objective)
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], WeightsRecord] = {}
         self.baseline: WeightsRecord | None = None
@@ -138,15 +140,15 @@ class StudyHistory:
             return
         measurements = {name: Measurement.from_json(m) for name, m in outcome["measurements"].items()}
         quality = measurements[self._quality.objective]
-        weights.quality[deployment] = self._sign * quality.value
+        weights.quality[deployment] = self._metric.utility(quality.value)
         if LOSS in measurements:
-            weights.errors[deployment] = standard_error(measurements[LOSS]) / 100  # a loss is in points
+            weights.errors[deployment] = standard_error(measurements[LOSS], self._metric)
         weights.costs[deployment] = math.log(measurements[LATENCY].value)
         if not outcome["limits_broken"]:
             weights.feasible.add(deployment)
 
 
-def standard_error(measured: Measurement) -> float:
-    """Standard error of a normally distributed value with this 95 % interval."""
-    low, high = measured.interval
+def standard_error(loss: Measurement, metric: Metric) -> float:
+    """Standard error of the utility lost, normally distributed with the 95 % interval of this loss."""
+    low, high = (metric.drop(end) for end in loss.interval)
     return (high - low) / (2 * 1.96)
