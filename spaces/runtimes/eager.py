@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spaces.generation.program import CACHE_KINDS, CacheSettings
+from spaces.generation.torch_program import TorchProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
 
 class Eager(FromWeights):
@@ -28,3 +30,10 @@ class Eager(FromWeights):
         require(self, plan, context)
         model = load_for(folder, plan, context, self.name)
         return TorchPredict(model, base_of(folder), context.device)
+
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        return CACHE_KINDS
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> TorchProgram:
+        require(self, plan, context)
+        return TorchProgram(causal_for(folder, plan, context, self.name), settings, context.device)

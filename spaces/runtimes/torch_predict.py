@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaces import build, two_of_four
 from spaces.base import Base, TaskModel, read_config
 from spaces.errors import Infeasible
+from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import float8
@@ -42,11 +43,32 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    model = build.as_stored(folder).to(device=context.device, dtype=DTYPES[precision])
+    model = _cast(build.as_stored(folder), DTYPES[precision]).to(context.device)
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
     if precision == float8.PRECISION:
         float8.lower(model)
+    return model
+
+
+def causal_for(folder: Path, plan: Plan, context: Context, runtime: str) -> nn.Module:
+    """The transformers model of a stored causal language model, as `load_for`. Raises Infeasible for another head."""
+    model = load_for(folder, plan, context, runtime)
+    if not isinstance(model, Causal):
+        raise Infeasible(f"{runtime}: the model of {folder} has no causal head, so it generates no text")
+    return model.model
+
+
+def _cast(model: TaskModel, dtype: torch.dtype) -> TaskModel:
+    """The model in `dtype`, but for the frequencies of rotary embeddings.
+
+    Rounded to bf16 a frequency is off by up to 0.4 %: after a thousand positions that is several radians.
+    """
+    exact = {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    model.to(dtype)
+    for name, buffer in exact.items():
+        path, _, last = name.rpartition(".")
+        setattr(model.get_submodule(path), last, buffer)
     return model
 
 

@@ -1,0 +1,140 @@
+"""Generation by a transformers model in torch, over any of the caches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.errors import Infeasible
+from spaces.generation.caches.base import TorchCache
+from spaces.generation.caches.dynamic import DynamicCache
+from spaces.generation.caches.quantised import QuantisedCache
+from spaces.generation.caches.sliding import SlidingCache
+from spaces.generation.caches.static import Buffers, StaticCache
+from spaces.generation.program import CacheSettings
+
+NewCache = Callable[[Tensor], TorchCache]
+
+
+class CausalModel:
+    """A transformers causal language model called with positions, masks and a cache of this program."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        # transformers 5.24 says cache where 5.17 says past_key_values.
+        named = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in named else "past_key_values"
+        config: Any = model.config
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        kinds = getattr(config, "layer_types", None)
+        self._by_layer = kinds is not None and "sliding_attention" in kinds
+        windowed = self._by_layer if kinds is not None else True
+        self._window: int | None = getattr(config, "sliding_window", None) if windowed else None
+
+    def __call__(self, input_ids: Tensor, first: Tensor | int, starts: Tensor, slots: Tensor, cache: Any) -> Tensor:
+        """Logits (B, V) float32 after input_ids (B, N), which are tokens number `first` and on.
+
+        `starts` (B,): the number of each row's first token that is not padding. `slots` (1 or B, T): the numbers of the
+        tokens whose keys the cache gives.
+        """
+        return self.every(input_ids, first, starts, slots, cache, 1)[:, -1]
+
+    def every(
+        self, input_ids: Tensor, first: Tensor | int, starts: Tensor, slots: Tensor, cache: Any, last: int
+    ) -> Tensor:
+        """Logits (B, last, V) float32 after each of the last tokens."""
+        numbers = torch.arange(input_ids.shape[1], device=input_ids.device) + first  # (N,)
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=self._masks(numbers, starts, slots),
+            position_ids=(numbers[None] - starts[:, None]).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=last,
+            **{self._cache_name: cache},
+        )
+        return output.logits.float()  # type: ignore[no-any-return]
+
+    def _masks(self, numbers: Tensor, starts: Tensor, slots: Tensor) -> Any:
+        """What is added to attention scores, (B, 1, N, T); by kind of layer where these differ."""
+        keys, queries = slots[:, None, :], numbers[None, :, None]
+        full = (keys <= queries) & (keys >= starts[:, None, None])
+        if self._window is None:
+            return self._added(full)
+        near = self._added(full & (keys > queries - self._window))
+        return {"full_attention": self._added(full), "sliding_attention": near} if self._by_layer else near
+
+    def _added(self, visible: Tensor) -> Tensor:
+        # The lowest finite number: a row of padding sees nothing, and a softmax over minus infinities is NaN.
+        hidden = torch.finfo(self.dtype).min
+        return torch.zeros(visible.shape, dtype=self.dtype, device=visible.device).masked_fill(~visible, hidden)[
+            :, None
+        ]
+
+
+class TorchProgram:
+    """A causal language model run operator by operator."""
+
+    def __init__(self, model: nn.Module, settings: CacheSettings, device: str) -> None:
+        self._model, self._device = CausalModel(model), device
+        self.new_cache = cache_maker(model, settings)
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, TorchCache]:
+        cache = self.new_cache(torch.from_numpy(left_padding(attention_mask)).to(self._device))
+        return self.read(input_ids, cache)[:, -1], cache
+
+    def decode(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
+        return self.read(tokens[:, None], cache)[:, -1]
+
+    def read(self, tokens: np.ndarray, cache: TorchCache, last: int = 1) -> np.ndarray:
+        """Read more tokens (B, N) of each row; logits (B, last, V) float32 after each of the last ones."""
+        new = tokens.shape[1]
+        cache.require(new)
+        with torch.inference_mode():
+            ids = torch.from_numpy(tokens).to(self._device)
+            logits = self._model.every(ids, cache.length, cache.starts, cache.slots(new), cache, last)
+            cache.advance(new)
+        return logits.cpu().numpy()
+
+
+def left_padding(attention_mask: np.ndarray) -> np.ndarray:
+    """The number (B,) of padded tokens before each row.
+
+    Raises:
+        ValueError: a row without tokens, or with padding after a token.
+    """
+    counts = attention_mask.shape[1] - attention_mask.sum(1)
+    if not attention_mask[:, -1:].all() or not attention_mask.size:
+        raise ValueError("prompts must have a token each and be padded on the left, got a row that ends in padding")
+    if (np.diff(attention_mask, axis=1) < 0).any():
+        raise ValueError("prompts must be padded on the left, got a row with padding between its tokens")
+    return counts.astype(np.int64)  # type: ignore[no-any-return]
+
+
+def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:
+    """Makes caches of these settings for prompts. Raises Infeasible where the model cannot have such a cache."""
+    if settings.kind == "static":
+        by_rows: dict[int, Buffers] = {}
+        return lambda starts: StaticCache(starts, by_rows.setdefault(len(starts), Buffers(settings.capacity)))
+    if settings.kind in ("int8", "int4"):
+        bits = int(settings.kind.removeprefix("int"))
+        return lambda starts: QuantisedCache(starts, bits, settings.recent)
+    if settings.kind == "sliding":
+        frequencies = rotary_frequencies(model)
+        return lambda starts: SlidingCache(starts, settings.sinks, settings.window, frequencies)
+    return DynamicCache
+
+
+def rotary_frequencies(model: nn.Module) -> Tensor:
+    """Radians a position (R / 2,) of a model's rotary embedding. Raises Infeasible without fixed ones."""
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    frequencies = getattr(rotary, "inv_freq", None)
+    kind = getattr(rotary, "rope_type", None)
+    if not isinstance(frequencies, Tensor) or kind in ("dynamic", "longrope"):
+        what = "embeddings of absolute positions" if frequencies is None else f"rotary embeddings of kind {kind}"
+        raise Infeasible(f"a sliding cache needs rotary embeddings of fixed frequencies; this model has {what}")
+    return frequencies.float()
