@@ -223,12 +223,10 @@ def _set(
     failed: Failures,
 ) -> Set:
     """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
-    attempts: list[Set] = []
-    while not attempts or (attempts[-1].disturbances and len(attempts) < plan.attempts):
-        attempts.append(_attempt(sides, inputs, plan, generator, read, failed))
-    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
-    reasons = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
-    return replace(quietest, retried_for=reasons)
+    attempt, retried_for = timing.quietest(
+        lambda: _attempt(sides, inputs, plan, generator, read, failed), plan.attempts
+    )
+    return replace(attempt, retried_for=retried_for)
 
 
 def _attempt(

@@ -6,7 +6,7 @@ import contextlib
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -102,12 +102,34 @@ def session(
     read: Read = clock.read,
 ) -> Session:
     """Time one pair of processes, again while it is disturbed, and keep the attempt with the quietest machine."""
-    attempts: list[Session] = []
-    while not attempts or (attempts[-1].disturbances and len(attempts) < protocol.attempts):
-        attempts.append(_attempt(candidate, baseline, inputs, protocol, generator, read))
-    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
-    given_up = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
-    return replace(quietest, retried_for=given_up)
+    attempt, retried_for = quietest(
+        lambda: _attempt(candidate, baseline, inputs, protocol, generator, read), protocol.attempts
+    )
+    return replace(attempt, retried_for=retried_for)
+
+
+class Attempt(typing.Protocol):
+    """Times with the state of the machine while they were taken."""
+
+    @property
+    def others(self) -> float: ...
+    @property
+    def disturbances(self) -> tuple[str, ...]: ...
+
+
+A = TypeVar("A", bound=Attempt)
+
+
+def quietest(measure: Callable[[], A], most: int) -> tuple[A, tuple[str, ...]]:
+    """(the attempt to keep, disturbances of the others): measures up to `most` times, until nothing disturbs it.
+
+    Where every attempt was disturbed, it is the one during which other processes used least of the CPUs.
+    """
+    attempts: list[A] = []
+    while not attempts or (attempts[-1].disturbances and len(attempts) < most):
+        attempts.append(measure())
+    best = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
+    return best, tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not best)
 
 
 def _attempt(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from objectives.process import Remote
 from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
+from search.measure.opening import Opened, held
 from search.measure.outputs import joined, unit
 from search.measure.timing import Finalist, Timings
 from search.prepare.folders import REFERENCE_ROWS
@@ -40,26 +41,6 @@ PREDICT_CHUNK = 64  # batches a call, so that a long split reports progress and 
 
 Progress = Callable[[str, float], None]
 Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
-Opened = Callable[[], AbstractContextManager[Remote]]  # opens the model's process
-
-
-def held(bench: Remote) -> Opened:
-    """An opener of a process that is already open; it stays open."""
-    return lambda: nullcontext(bench)
-
-
-@contextmanager
-def at_first_use(opened: Opened) -> Iterator[Opened]:
-    """A process that is opened on first use and stays open until the end of the block."""
-    with ExitStack() as stack:
-        benches: list[Remote] = []
-
-        def once() -> AbstractContextManager[Remote]:
-            if not benches:
-                benches.append(stack.enter_context(opened()))
-            return nullcontext(benches[0])
-
-        yield once
 
 
 class Stopwatch:

@@ -6,29 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from search.config.load import load
 from search.config.source import Override
 from search.errors import UserError
 
 from .test_config import MINIMAL, NAMES, changed, write
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with a model and data, and a shell that stands somewhere else."""
-    project, shell = tmp_path / "project", tmp_path / "shell"
-    (project / "model").mkdir(parents=True)
-    shell.mkdir()
-    (project / "model" / "config.json").write_text('{"model_type": "bert"}')
-    save_file({"weight": np.ones(2, dtype=np.float32)}, project / "model" / "model.safetensors")
-    (project / "train.csv").write_text("text,label\nfine,1\nbad,0\n")
-    monkeypatch.chdir(shell)
-    return project
-
 
 WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(trails=1), r"config.yaml: trails: unknown key"),
@@ -112,8 +96,8 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
 
 
 @pytest.mark.parametrize(("config", "message"), WRONG)
-def test_a_mistake_is_told_with_file_key_rule_and_value(folder: Path, config: Any, message: str) -> None:
-    path = write(folder, config)
+def test_a_mistake_is_told_with_file_key_rule_and_value(project: Path, config: Any, message: str) -> None:
+    path = write(project, config)
     with pytest.raises(UserError) as caught:
         load(path, [], NAMES)
     text = str(caught.value)
@@ -134,11 +118,11 @@ def test_a_mistake_is_told_with_file_key_rule_and_value(folder: Path, config: An
         ("data.train=none.csv", r"^--set data.train: no such file"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_as_one(folder: Path, override: str, message: str) -> None:
+def test_a_mistake_on_the_command_line_is_told_as_one(project: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load(write(folder, MINIMAL), [override], NAMES)
+        load(write(project, MINIMAL), [override], NAMES)
 
 
-def test_a_flag_is_named_as_the_user_wrote_it(folder: Path) -> None:
+def test_a_flag_is_named_as_the_user_wrote_it(project: Path) -> None:
     with pytest.raises(UserError, match=r"^--trials: must be a whole number, at least 1, got 0$"):
-        load(write(folder, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)
+        load(write(project, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)
