@@ -86,7 +86,6 @@ TOLD_APART = (
     "omp_wait",
     "batch",
     "length",
-    "new_tokens",
     "split",
     "rows",
     "metric",

@@ -79,7 +79,6 @@ class Session:
     baseline: list[Floats]  # empty without one
     first: Bools  # (blocks,) whether the candidate's came first in the round
     device: list[Floats]  # the candidate's between CUDA events; empty on a CPU
-    tokens: list[Floats]  # the candidate's (calls, T), from a call's beginning to each token; empty without tokens
     info: Mapping[str, Any]  # the candidate's `Bench.info`
     warm_up: Mapping[str, Any]
     others: float  # share of the CPUs' time that went elsewhere
@@ -122,7 +121,6 @@ def _attempt(
     sides = [candidate] if baseline is None else [candidate, baseline]
     pids = [side.pid for side in sides]
     blocks: tuple[list[Floats], list[Floats]] = ([], [])
-    tokens: list[Floats] = []
 
     def ask(side: Side, method: str, *arguments: Any) -> Any:
         with awake(side):
@@ -140,8 +138,6 @@ def _attempt(
         for first in second:
             for index in (first, 1 - first)[: len(sides)]:
                 blocks[index].append(ask_block(sides[index], "block"))
-                if index == 0 and info.get("generates"):
-                    tokens.append(np.asarray(ask(candidate, "token_times"), dtype=np.float64))
         after = read(pids)
         on_device = protocol.blocks if info["device"] == "cuda" else 0
         device = [ask_block(candidate, "device_block") for _ in range(on_device)]
@@ -151,7 +147,7 @@ def _attempt(
             disturbances += noise.of_calls(name, times) if times else []
     clocks = None if after.gpu is None else (after.gpu.clock_mhz, after.gpu.max_clock_mhz)
     others = clock.busy(before, after)
-    return Session(*blocks, second == 0, device, tokens, info, warm_ups[0], others, clocks, tuple(disturbances))
+    return Session(*blocks, second == 0, device, info, warm_ups[0], others, clocks, tuple(disturbances))
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ AXIS_ENTRIES = (
         "low_rank", "spaces.axes.low_rank", "LowRankFactors", ("rank", "embeddings", "method", "allocation", "where")
     ),
     Entry("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
-    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "fp32_blocks")),
+    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "fp32_blocks")),
 )
 #: The first is the reference: parity and "times faster than eager" are against it. A search's first trials take the
 #: last that is here, so the last are runtimes that open quickly.

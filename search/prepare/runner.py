@@ -85,9 +85,7 @@ def context_of(config: RunConfig) -> Context:
         missing = objective_named(name).missing(there)
         if missing:
             raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
-    load = config.workload
-    answer = {} if load.prompt is None else {"cache_tokens": load.prompt + (load.new_tokens or 0)}
-    return Context(device=device, threads=load.threads or cores(), **answer)
+    return Context(device=device, threads=config.workload.threads or cores())
 
 
 def environment_of(device: str, others: Sequence[str] = ()) -> dict[str, Any]:

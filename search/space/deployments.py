@@ -21,14 +21,19 @@ class Deployment(NamedTuple):
 def siblings(recipe: Recipe, deployments: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
     """The same weights under each of `deployments`, this recipe's own left out.
 
-    Blocks that it spares are spared under every integer precision; its embeddings keep their precision under its own
-    runtime (another may have no kernel for it).
+    Blocks that it spares are spared under every integer precision; its embeddings and its head keep their precision
+    under its own runtime (another may have no kernel for it).
     """
     own = recipe.step("bits")
     recipes = []
     for runtime, precision in deployments:
         settings: dict[str, Value] = {} if precision == "fp32" else {"precision": precision}
-        applies = {"fp32_blocks": precision in INTEGER, "embeddings": runtime == recipe.runtime.name}
+        own_runtime = runtime == recipe.runtime.name
+        applies = {
+            "fp32_blocks": precision in INTEGER,
+            "embeddings": own_runtime,
+            "head": own_runtime and precision in ("int8", "int4"),
+        }
         settings |= {name: value for name, value in (own.settings if own else {}).items() if applies.get(name)}
         steps = tuple(s for s in recipe.steps if s.name != "bits")
         if settings:

@@ -23,6 +23,8 @@ OPT_IN_PRECISIONS = ("fp8",)
 #: Precisions that can spare some blocks: the others have one precision for everything.
 INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
+#: Of the output matrix of a causal language model, a third of a small one's weights; "body": as the blocks.
+HEADS = ("body", "fp32", "int8", "int4")
 
 
 class Bits:
@@ -41,8 +43,17 @@ class Bits:
             opt_in=True,  # it makes a model smaller and no faster, so it is nothing for a search of latency
             help="precision of the embedding tables: they shrink, nothing gets faster",
         )
+        head = Knob(
+            "head",
+            off="body",
+            choices=HEADS,
+            method=True,
+            opt_in=True,
+            needs=("precision", ("int8", "int4")),
+            help="precision of a causal language model's output matrix; body: that of its blocks",
+        )
         if not shape.layers:
-            return (precision, embeddings)
+            return (precision, embeddings, head)
         fp32_blocks = Knob(
             "fp32_blocks",
             off=0,
@@ -54,7 +65,7 @@ class Bits:
             needs=("precision", INTEGER),
             help="blocks that stay fp32 under an integer precision, the most sensitive first; the head does with them",
         )
-        return (precision, embeddings, fp32_blocks)
+        return (precision, embeddings, head, fp32_blocks)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         return precision(settings)
@@ -70,8 +81,8 @@ class Bits:
 
 
 def precision(settings: Settings) -> Plan:
-    """The precision plan of these settings: {"precision"}, with "fp32_blocks" and "embeddings" only where they are not
-    off.
+    """The precision plan of these settings: {"precision"}, with "fp32_blocks", "embeddings" and "head" only where they
+    are not off.
 
     Raises:
         Infeasible: an unknown precision, or blocks to spare where there is no integer precision.
@@ -95,4 +106,9 @@ def precision(settings: Settings) -> Plan:
         raise Infeasible(f"bits.embeddings must be one of {', '.join(EMBEDDINGS)}, got {embeddings!r}")
     if embeddings != "as-is":
         plan["embeddings"] = embeddings
+    head = str(settings.get("head", "body"))
+    if head not in HEADS:
+        raise Infeasible(f"bits.head must be one of {', '.join(HEADS)}, got {head!r}")
+    if head not in ("body", precision):
+        plan["head"] = head
     return plan

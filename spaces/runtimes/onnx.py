@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import secrets
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,20 @@ import numpy as np
 
 from spaces import calibration, sensitivity
 from spaces.errors import Infeasible
+from spaces.generation.onnx_program import CACHES, OnnxProgram, OnnxScores
+from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes import quantise
-from spaces.runtimes.opening import cpus, require
+from spaces.runtimes import causal_onnx, quantise
+from spaces.runtimes.opening import cpus, require, written_whole
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 FOLDER = "onnx"
+Providers = Sequence[tuple[str, Mapping[str, Any]]]
+CPU: Providers = (("CPUExecutionProvider", {}),)
+CUDA: Providers = (("CUDAExecutionProvider", {}),)
 
 
 class Onnx:
@@ -58,8 +62,20 @@ class Onnx:
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
-        provider = "CUDAExecutionProvider" if context.device == "cuda" else "CPUExecutionProvider"
-        return OnnxPredict(graph(folder, plan), context, [(provider, {})])
+        if causal_onnx.is_causal(folder):
+            path = causal_onnx.graph(folder, plan, folder / file_of(plan), context)
+            return OnnxScores(session(path, context, CPU))
+        if "head" in plan:
+            raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
+        return OnnxPredict(graph(folder, plan), context, CUDA if context.device == "cuda" else CPU)
+
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        return CACHES
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
+        require(self, plan, context)
+        path = causal_onnx.graph(folder, plan, folder / file_of(plan), context)
+        return OnnxProgram(session(path, context, CPU), settings)
 
 
 def absent() -> list[str]:
@@ -73,20 +89,28 @@ def providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
+def session(path: Path, context: Context, wanted: Providers) -> Any:
+    """A graph, opened. Its threads spin only while it runs, so that an idle session takes no CPU.
+
+    `wanted`: execution providers with their options; the first must be taken, later ones may fill its gaps.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = context.threads or cpus()
+    options.log_severity_level = 3
+    given = [(name, dict(chosen)) for name, chosen in wanted]
+    made = onnxruntime.InferenceSession(str(path), options, providers=given)
+    if made.get_providers()[0] != given[0][0]:
+        raise Infeasible(f"ONNX Runtime did not take the {given[0][0]}")
+    return made
+
+
 class OnnxPredict:
-    """One session. Its threads spin only while it runs, so that an idle session takes no CPU."""
+    """One session: the model's outputs by name."""
 
-    def __init__(self, path: Path, context: Context, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """`wanted`: execution providers with their options; the first must be taken, later ones may fill its gaps."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = context.threads or cpus()
-        options.log_severity_level = 3
-        given = [(name, dict(chosen)) for name, chosen in wanted]
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=given)
-        if self._session.get_providers()[0] != given[0][0]:
-            raise Infeasible(f"ONNX Runtime did not take the {given[0][0]}")
+    def __init__(self, path: Path, context: Context, wanted: Providers) -> None:
+        self._session = session(path, context, wanted)
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 
@@ -96,10 +120,11 @@ class OnnxPredict:
 
 
 def file_of(plan: Plan) -> str:
-    """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-w2-e8.onnx."""
+    """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-e8.onnx, onnx/int4-h8.onnx."""
     fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
-    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}.onnx"
+    head = f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else ""
+    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}.onnx"
 
 
 def versions() -> dict[str, str]:
@@ -129,13 +154,8 @@ def graph(folder: Path, plan: Plan) -> Path:
     """
     path = folder / file_of(plan)
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
+        with written_whole(path) as partial:
             _make(folder, plan, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     return path
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from spaces.base import WEIGHTS
 from spaces.errors import Infeasible
@@ -16,6 +19,18 @@ def cpus() -> int:
     from loky import cpu_count
 
     return int(cpu_count())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write; it becomes `path` where the block ends well, and is gone where it does not."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class FromWeights:
@@ -39,6 +54,8 @@ def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = 
     why = runtime.missing(context)
     if why:
         raise Infeasible(why)
+    if "head" in plan and runtime.name != "onnx":
+        raise Infeasible(f"bits.head: {runtime.name} has no precision of its own for the output matrix; onnx has")
     precision = str(plan["precision"])
     if precision not in runtime.precisions(context):
         problem = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None

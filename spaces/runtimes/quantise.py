@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 from spaces.errors import Infeasible
+from spaces.groups import GROUP, groups_to_int4, pairs
 
-GROUP = 32  # weights that share a scale in int4
-#: Shares of a group's range that its scale in int4 is sought from, and least-squares steps from each. From the whole
-#: range alone more steps end at a larger error; twice as many shares make it 0.2 % smaller.
-RANGES, STEPS = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8), 2
 #: Signed (unsigned ones take kernels half as fast where there is VNNI), a scale a channel, and within [-64, 64]: a CPU
 #: without VNNI adds two products in 16 bits before it widens them, and 2 * 255 * 64 still fits. So nothing saturates,
 #: wherever the graph is run.
@@ -127,7 +124,7 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
         parts = (f"{name}.int4", f"{name}.scale", f"{name}.zero")
         if name not in quantised:
             numbers, scales, zeros = groups_to_int4(numpy_helper.to_array(floats[name]))
-            for part, values in zip(parts, (_pairs(numbers), scales, _pairs(zeros)), strict=True):
+            for part, values in zip(parts, (pairs(numbers), scales, pairs(zeros)), strict=True):
                 graph.initializer.append(numpy_helper.from_array(values, part))
             quantised.add(name)
         # The same node, which so keeps its name and where it came from.
@@ -139,60 +136,6 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
         model.opset_import.append(helper.make_opsetid(NBITS, 1))
     _drop_unread(graph)
     onnx.save(model, target)
-
-
-def groups_to_int4(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(numbers (out, groups, 32), scales (out, groups), zeros (out, groups)) of `weight` (in, out).
-
-    scale * (number - zero) is near the weight; numbers and zeros are whole, 0 to 15, and a last group that is not full
-    ends in zeros. For given numbers the best scale, and then the best zero point, has a closed form: the alternation of
-    HQQ (Badri & Shaji 2023) with whole zero points, from several ranges (`RANGES`). What has the least squared error
-    stays, and rounding to nearest over the whole range is among it, so no group is worse than that.
-
-    By hand: 4.7 % less error than ONNX Runtime's own quantizer at the same time of a call; its HQQ takes 2.4 times as
-    long (`benchmarks/results/2026-11-30-int4-quantizer`).
-
-    HQQ's norm below 1 in place of squares made neither error smaller.
-    """
-    inputs, outputs = weight.shape
-    groups = np.pad(weight.T.astype(np.float32), ((0, 0), (0, -inputs % GROUP))).reshape(outputs, -1, GROUP)
-    low, high = np.minimum(groups.min(-1), 0)[..., None], np.maximum(groups.max(-1), 0)[..., None]
-    whole = np.where(high > low, (high - low) / 15, 1)
-    zeros = np.rint(-low / whole)  # of any share of the range too
-    best = (_nearest(groups, whole, zeros), whole, zeros)
-    least = _lost(groups, *best)
-    for share in RANGES:
-        scale, zero = share * whole, zeros
-        for _ in range(STEPS):
-            steps = _nearest(groups, scale, zero) - zero
-            squares = (steps**2).sum(-1, keepdims=True)
-            fitted = (groups * steps).sum(-1, keepdims=True) / np.maximum(squares, 1)
-            scale = np.where(fitted > 0, fitted, scale)  # a group of zeros has no scale of its own
-            zero = np.clip(np.rint((_nearest(groups, scale, zero) - groups / scale).mean(-1, keepdims=True)), 0, 15)
-            candidate = (_nearest(groups, scale, zero), scale, zero)
-            lost = _lost(groups, *candidate)
-            best = tuple(np.where(lost < least, new, old) for new, old in zip(candidate, best, strict=True))
-            least = np.minimum(lost, least)
-    numbers, scales, zeros = best
-    return numbers.astype(np.uint8), scales[..., 0].astype(weight.dtype), zeros[..., 0].astype(np.uint8)
-
-
-def _nearest(groups: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    rounded: np.ndarray = np.clip(np.rint(groups / scale + zero), 0, 15)
-    return rounded
-
-
-def _lost(groups: np.ndarray, numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Squared error a group (out, groups, 1)."""
-    lost: np.ndarray = ((scale * (numbers - zero) - groups) ** 2).sum(-1, keepdims=True)
-    return lost
-
-
-def _pairs(numbers: np.ndarray) -> np.ndarray:
-    """Numbers below 16 (..., n) two a byte (..., ceil(n / 2)), the first of two in the lower bits."""
-    even = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, numbers.shape[-1] % 2)])
-    packed: np.ndarray = even[..., ::2] | even[..., 1::2] << 4
-    return packed
 
 
 def tables(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from search.config.load import from_mapping, load
+from search.config.load import load
 from search.config.source import Override
 from search.errors import UserError
 
@@ -110,36 +109,6 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     ("- a\n", r"config.yaml: must be a mapping with at least model, task and data"),
     ("", r"config.yaml: must be a mapping .*, got an empty file"),
 ]
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"workload": {"prompt": 64}}, r"workload.prompt: must be left out unless the task is text, got 64"),
-        ({"workload": {"new_tokens": 8}}, r"workload.new_tokens: must be left out unless the task is text, got 8"),
-        ({"objectives": ["metric", "tpot_ms"]}, r'objectives: must be left out unless the task is text, got "tpot_ms"'),
-        ({"limits": {"others": {"ttft_ms/b8": 9}}}, r"limits.others.ttft_ms/b8: must be left out unless"),
-        ({"task": "text", "workload": {"length": 64}}, r"workload.length: must be left out for text.*got 64"),
-    ],
-)
-def test_tokens_are_generated_by_tasks_that_generate_alone(folder: Path, section: Any, message: str) -> None:
-    names = replace(
-        NAMES,
-        tasks=(*NAMES.tasks, "text"),
-        metrics={**NAMES.metrics, "text": ("perplexity",)},
-        objectives=(*NAMES.objectives, "tpot_ms", "ttft_ms"),
-        generating=("text",),
-    )
-    with pytest.raises(UserError, match=message):
-        load(write(folder, {**MINIMAL, **section}), [], names)
-
-
-@pytest.mark.parametrize(("given", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
-def test_the_length_of_a_task_that_generates_is_its_prompt(folder: Path, given: Any, prompt: int, new: int) -> None:
-    names = replace(NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, generating=("text",))
-    config = load(write(folder, {**MINIMAL, "task": "text", "workload": given}), [], names)
-    assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
-    assert from_mapping(config.to_mapping(), names) == config
 
 
 @pytest.mark.parametrize(("config", "message"), WRONG)

@@ -1,0 +1,88 @@
+"""An ONNX graph written node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.errors import Infeasible
+
+CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
+OPSETS = {"": 20, CONTRIBUTED: 1}
+IR_VERSION = 10
+ABOUT = "decoder"  # the name of what a graph says of itself, among its metadata
+LIMIT = 2**31  # bytes of a file in ONNX's format
+
+
+class Graph:
+    """Nodes in order. Values go by name."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, kind: type[np.generic], shape: Sequence[str | int]) -> str:
+        self._inputs.append(_value(name, kind, shape))
+        return name
+
+    def output(self, value: str, name: str, kind: type[np.generic], shape: Sequence[str | int]) -> None:
+        """`value` leaves the graph under `name`."""
+        if value != name:
+            self.node("Identity", [value], [name])
+        self._outputs.append(_value(name, kind, shape))
+
+    def constant(self, name: str, make: Callable[[], np.ndarray]) -> str:
+        """A weight of the graph; made when it is asked for first."""
+        if name not in self._constants:
+            from onnx import numpy_helper
+
+            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(make()), name)
+        return name
+
+    def small(self, values: Any, kind: type[np.generic] = np.int64) -> str:
+        """A few numbers, in the graph itself."""
+        from onnx import numpy_helper
+
+        array = np.asarray(values, kind)
+        name = f"small.{np.dtype(kind)}.{array.shape}.{array.tobytes().hex()}"
+        self._constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """The one output of a new node."""
+        output = f"{kind}.{len(self._nodes)}"
+        self.node(kind, inputs, [output], domain, **attributes)
+        return output
+
+    def node(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
+    ) -> None:
+        """An input or output that is left out is ""."""
+        from onnx import helper
+
+        name = f"{kind}.{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
+
+    def save(self, path: Path, about: Mapping[str, str]) -> None:
+        """The graph with `about` as its metadata. Raises Infeasible where it is too big for a file."""
+        from onnx import helper
+
+        graph = helper.make_graph(self._nodes, "decoder", self._inputs, self._outputs, list(self._constants.values()))
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        helper.set_model_props(model, dict(about))
+        size = model.ByteSize()
+        if size >= LIMIT:
+            raise Infeasible(f"an ONNX file holds at most 2 GB, and the graph with its weights has {size / 1e9:.1f}")
+        path.write_bytes(model.SerializeToString())
+
+
+def _value(name: str, kind: type[np.generic], shape: Sequence[str | int]) -> Any:
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)

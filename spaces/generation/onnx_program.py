@@ -1,0 +1,181 @@
+"""Causal language models under ONNX Runtime: generation with a cache, and scores of texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spaces.generation.onnx_file import ABOUT
+from spaces.generation.program import CacheFullError, CacheSettings
+
+CACHES = ("static",)
+#: Tokens that are scored in one call, unless a text is longer: the logits of each take the vocabulary's size.
+SCORED = 512
+
+
+class Decoder:
+    """One session over a graph of `spaces.generation.onnx_decoder`, and what the graph says of itself."""
+
+    def __init__(self, session: Any) -> None:
+        import onnxruntime
+
+        self.session = session
+        about = json.loads(session.get_modelmeta().custom_metadata_map[ABOUT])
+        self.keys: list[int] = about["keys"]
+        self.head_dim: int = about["head_dim"]
+        self.vocabulary: int = about["vocabulary"]
+        #: Positions of a table; None where they have no end.
+        self.positions: int | None = about["positions"]
+        self._frequencies, self._scale = about["frequencies"], np.float32(about["scale"])
+        self.inputs = {value.name for value in session.get_inputs()}
+        self.options = onnxruntime.RunOptions()
+        self.options.only_execute_path_to_fetches = True
+
+    def angles(self, positions: int) -> dict[str, np.ndarray]:
+        """Inputs of rotary positions, (positions, head_dim / 2) each."""
+        if self._frequencies is None:
+            return {}
+        angles = np.arange(positions, dtype=np.float32)[:, None] * np.array(self._frequencies, np.float32)
+        return {"cos": np.cos(angles) * self._scale, "sin": np.sin(angles) * self._scale}
+
+    def buffers(self, rows: int, capacity: int) -> dict[str, np.ndarray]:
+        """Keys and values (rows, keys, capacity, head_dim) by block, not cleared: what ends a row is not read."""
+        return {
+            f"{index}.{part}": np.empty((rows, keys, capacity, self.head_dim), np.float32)
+            for index, keys in enumerate(self.keys)
+            for part in ("key", "value")
+        }
+
+
+class StaticCache:
+    """Keys and values of a fixed capacity. Rows are without their padding, so each has a length of its own."""
+
+    def __init__(self, decoder: Decoder, capacity: int, lengths: np.ndarray, padded: int) -> None:
+        rows = len(lengths)
+        self.length, self.lengths = padded, lengths.astype(np.int32)
+        self.buffers = decoder.buffers(rows, capacity)
+        self.logits = np.empty((rows, decoder.vocabulary), np.float32)
+        self.step: dict[str, np.ndarray] = {
+            "input_ids": np.zeros((rows, 1), np.int64),
+            "lengths": self.lengths - 1,
+            "total": np.array(lengths.max(), np.int32),
+            "rows": np.arange(rows),
+            "targets": np.zeros((rows, 1), np.int64),
+            "positions": np.zeros((rows, 1), np.int64),
+        }
+        self.binding: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers.values())
+
+
+class OnnxProgram:
+    """Generation with past and present in one buffer a block: a step writes its token's keys and values, no more."""
+
+    def __init__(self, session: Any, settings: CacheSettings) -> None:
+        self._decoder = Decoder(session)
+        table = self._decoder.positions
+        self.capacity = settings.capacity if table is None else min(settings.capacity, table)
+        self._angles = self._decoder.angles(self.capacity)
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, StaticCache]:
+        """As `spaces.generation.program.Program` says."""
+        rows, padded = input_ids.shape
+        if padded > self.capacity:
+            raise CacheFullError(f"a prompt must fit into the cache's {self.capacity} tokens, got {padded}")
+        lengths = attention_mask.astype(np.int64).sum(1)
+        if not lengths.all() or not np.array_equal(attention_mask != 0, np.arange(padded) >= padded - lengths[:, None]):
+            raise ValueError("prompts must have at least one token each, and be padded on the left alone")
+        # Padding goes to the right, where the operator wants it: later steps overwrite what is kept of it.
+        longest = int(lengths.max())
+        places = np.arange(longest)
+        moved = np.minimum(places + (padded - lengths)[:, None], padded - 1)
+        cache = StaticCache(self._decoder, self.capacity, lengths, padded)
+        self._run(
+            self._bound(
+                cache,
+                {
+                    "input_ids": np.take_along_axis(input_ids, moved, 1).astype(np.int64),
+                    "lengths": (lengths - 1).astype(np.int32),
+                    "total": np.array(longest, np.int32),
+                    "rows": np.arange(rows) * longest + lengths - 1,
+                    "targets": np.zeros((rows, 1), np.int64),
+                    "positions": np.repeat(places[None], rows, 0),
+                },
+            )
+        )
+        return cache.logits.copy(), cache
+
+    def decode(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
+        """As `spaces.generation.program.Program` says."""
+        if cache.length >= self.capacity:
+            raise CacheFullError(f"the cache holds {self.capacity} tokens a row, and is full")
+        step = cache.step
+        step["input_ids"][:, 0] = tokens
+        step["lengths"][:] = cache.lengths
+        step["positions"][:, 0] = cache.lengths
+        cache.lengths += 1
+        cache.length += 1
+        step["total"][...] = cache.lengths.max()
+        if cache.binding is None:
+            cache.binding = self._bound(cache, step)
+        self._run(cache.binding)
+        return cache.logits.copy()
+
+    def _run(self, binding: Any) -> None:
+        self._decoder.session.run_with_iobinding(binding, self._decoder.options)
+
+    def _bound(self, cache: StaticCache, fed: Mapping[str, np.ndarray]) -> Any:
+        """A call whose inputs and outputs are in the memory of these arrays and of the cache, which outlive it."""
+        binding = self._decoder.session.io_binding()
+        for name, array in {**fed, **self._angles}.items():
+            if name in self._decoder.inputs:
+                _bind(binding.bind_input, name, array)
+        for name, array in cache.buffers.items():
+            _bind(binding.bind_input, f"past.{name}", array)
+            _bind(binding.bind_output, f"present.{name}", array)
+        _bind(binding.bind_output, "logits", cache.logits)
+        return binding
+
+
+def _bind(bind: Any, name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+class OnnxScores:
+    """input_ids, attention_mask (B, L), padded at the right -> log_likelihood (B, L) of each token after the others."""
+
+    def __init__(self, session: Any) -> None:
+        self._decoder = Decoder(session)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        at_once = max(1, SCORED // ids.shape[1])
+        parts = [self._scored(ids[i : i + at_once], mask[i : i + at_once]) for i in range(0, len(ids), at_once)]
+        return {"log_likelihood": np.concatenate(parts)}
+
+    def _scored(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        (rows, length), decoder = ids.shape, self._decoder
+        scores = np.zeros((rows, length), np.float32)
+        lengths = mask.astype(np.int64).sum(1)
+        row, place = np.nonzero(mask[:, 1:])  # of the token before each that has one
+        if not len(row):
+            return scores
+        fed = {
+            "input_ids": ids.astype(np.int64),
+            "lengths": np.maximum(lengths - 1, 0).astype(np.int32),
+            "total": np.array(length, np.int32),
+            "rows": row * length + place,
+            "targets": ids[row, place + 1].astype(np.int64)[:, None],
+            "positions": np.repeat(np.arange(length)[None], rows, 0),
+            **decoder.angles(length),
+            **{f"past.{name}": empty for name, empty in decoder.buffers(rows, 0).items()},
+        }
+        given = {name: array for name, array in fed.items() if name in decoder.inputs}
+        (found,) = decoder.session.run(["log_likelihood"], given, decoder.options)
+        scores[row, place + 1] = found
+        return scores

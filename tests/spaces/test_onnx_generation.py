@@ -1,0 +1,342 @@
+"""Causal language models under ONNX Runtime: greedy output, logits and scores are those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from causal import stored
+from torch import nn
+
+from spaces.axes.low_rank import LowRank
+from spaces.errors import Infeasible
+from spaces.fused import take_apart
+from spaces.generation import onnx_decoder
+from spaces.generation.onnx_linear import Precision
+from spaces.generation.onnx_program import OnnxProgram, OnnxScores
+from spaces.generation.program import CacheFullError, CacheSettings, greedy, open_program
+from spaces.groups import groups_to_integers, integers_to_weights
+from spaces.heads import Causal
+from spaces.knob import Plan
+from spaces.runtime import Context
+from spaces.runtimes import onnx
+from spaces.runtimes.eager import Eager
+
+VOCABULARY, NEW = 97, 14
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+SCALED = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED |= {"original_max_position_embeddings": 32}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 6, "layer_types": ["full_attention", "sliding_attention"]}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {**SHAPE, "tie_word_embeddings": True}),
+    "llama, scaled positions and biases": ("llama", {**SHAPE, "rope_parameters": SCALED, "attention_bias": True}),
+    "qwen2": ("qwen2", {**SHAPE, **WINDOWS}),
+    "qwen3": ("qwen3", {**SHAPE, "head_dim": 32}),
+    "mistral": ("mistral", {**SHAPE, "sliding_window": 6}),
+    "gpt2": ("gpt2", GPT2),
+}
+
+
+def causal(name: str) -> Causal:
+    """A random model in eval mode whose choices are far apart."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, settings = MODELS[name]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=torch.float32)
+        for parameter in model.parameters():
+            spread = 2 * parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.add_(torch.randn(parameter.shape) * spread)
+    take_apart(model.base_model)
+    return Causal(model.eval())
+
+
+def cut(name: str) -> Causal:
+    """One with blocks of different heads and neurons, and with factors in place of two matrices."""
+    model = causal(name)
+    first, last = model.backbone.layers  # type: ignore[misc]
+    width = last.self_attn.head_dim
+    for role, rows in (("q_proj", 2 * width), ("k_proj", width), ("v_proj", width)):
+        setattr(last.self_attn, role, smaller(getattr(last.self_attn, role), rows=rows))
+    last.self_attn.o_proj = smaller(last.self_attn.o_proj, columns=2 * width)
+    first.mlp.gate_proj, first.mlp.up_proj = smaller(first.mlp.gate_proj, rows=40), smaller(first.mlp.up_proj, rows=40)
+    first.mlp.down_proj = smaller(first.mlp.down_proj, columns=40)
+    first.self_attn.q_proj, last.mlp.down_proj = factors(first.self_attn.q_proj), factors(last.mlp.down_proj)
+    return model.eval()  # type: ignore[return-value]
+
+
+def smaller(linear: nn.Linear, rows: int | None = None, columns: int | None = None) -> nn.Linear:
+    weight = linear.weight[:rows, :columns]
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
+    made.weight = nn.Parameter(weight.detach().clone())
+    if linear.bias is not None:
+        made.bias = nn.Parameter(linear.bias[:rows].detach().clone())
+    return made
+
+
+def factors(linear: nn.Linear) -> LowRank:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return LowRank(linear.in_features, linear.out_features, 20, linear.bias is not None)
+
+
+CASES: dict[str, Callable[[], Causal]] = {
+    **{name: (lambda name=name: causal(name)) for name in MODELS},  # type: ignore[misc]
+    **{f"{name}, cut": (lambda name=name: cut(name)) for name in ("llama", "qwen2", "qwen3", "mistral")},  # type: ignore[misc]
+}
+
+
+class Opened:
+    """A model and its graphs, each made when it is asked for first."""
+
+    def __init__(self, model: Causal, folder: Path) -> None:
+        self.model, self._folder = model, folder
+        self._sessions: dict[str, Any] = {}
+
+    def path(self, **plan: Any) -> Path:
+        path = self._folder / onnx.file_of(plan)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            onnx_decoder.write(self.model, Precision.of(plan), path)
+        return path
+
+    def session(self, **plan: Any) -> Any:
+        path = self.path(**plan)
+        if path.name not in self._sessions:
+            self._sessions[path.name] = onnx.session(path, Context(threads=1), onnx.CPU)
+        return self._sessions[path.name]
+
+    def program(self, capacity: int = 64, **plan: Any) -> OnnxProgram:
+        return OnnxProgram(self.session(**plan), CacheSettings("static", capacity=capacity))
+
+    def scores(self, ids: np.ndarray, mask: np.ndarray, **plan: Any) -> np.ndarray:
+        return OnnxScores(self.session(**plan))({"input_ids": ids, "attention_mask": mask})["log_likelihood"]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Opened]:
+    made: dict[str, Opened] = {}
+
+    def open_case(name: str) -> Opened:
+        if name not in made:
+            made[name] = Opened(CASES[name](), tmp_path_factory.mktemp("model"))
+        return made[name]
+
+    return open_case
+
+
+def prompts(*lengths: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of these lengths, padded on the left: ids (B, L), mask (B, L)."""
+    longest = max(lengths)
+    ids = np.random.default_rng(0).integers(4, VOCABULARY, size=(len(lengths), longest))
+    mask = np.arange(longest)[None, ::-1] < np.array(lengths)[:, None]
+    return np.where(mask, ids, 1), mask.astype(np.int64)
+
+
+@torch.no_grad()
+def generated(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    tokens, rows = torch.from_numpy(ids), torch.from_numpy(mask)
+    found = model.model.generate(  # type: ignore[operator]
+        tokens, attention_mask=rows, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=1
+    )
+    return found[:, ids.shape[1] :].numpy()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def logits(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(B, L, V), padding on either side."""
+    rows = torch.from_numpy(mask)
+    places = (rows.cumsum(1) - 1).clamp(min=0)
+    found = model.model(input_ids=torch.from_numpy(ids), attention_mask=rows, position_ids=places)
+    return found.logits.numpy()  # type: ignore[no-any-return]
+
+
+def log_likelihood(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    sure = torch.from_numpy(logits(model, ids, mask)).log_softmax(-1)[:, :-1]
+    by_token = sure.gather(-1, torch.from_numpy(ids)[:, 1:, None])[..., 0].numpy() * mask[:, 1:]
+    return np.pad(by_token, ((0, 0), (1, 0)))  # type: ignore[no-any-return]
+
+
+def answers(program: OnnxProgram, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.stack(list(greedy(program, ids, mask, NEW)), 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_output_is_that_of_generate(name: str, opened: Callable[[str], Opened]) -> None:
+    case = opened(name)
+    program = case.program(precision="fp32")
+    for lengths in ((7,), (9, 3, 14), (1, 1)):
+        ids, mask = prompts(*lengths)
+        expected = generated(case.model, ids, mask)
+        assert len(np.unique(expected)) > 4, "an answer of few tokens tells nothing"
+        np.testing.assert_array_equal(answers(program, ids, mask), expected)
+        np.testing.assert_allclose(program.prefill(ids, mask)[0], logits(case.model, ids, mask)[:, -1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scores_are_the_log_likelihoods_of_the_tokens(name: str, opened: Callable[[str], Opened]) -> None:
+    case, (ids, mask) = opened(name), prompts(9, 3, 14, 1)
+    ids, mask = np.flip(ids, 1).copy(), np.flip(mask, 1).copy()  # padded at the right
+    found = case.scores(ids, mask, precision="fp32")
+    np.testing.assert_allclose(found, log_likelihood(case.model, ids, mask), atol=2e-5)
+    assert found.dtype == np.float32 and not found[:, 0].any() and not found[mask == 0].any()
+
+
+def test_texts_are_scored_in_as_many_calls_as_memory_asks_for(
+    opened: Callable[[str], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, (ids, mask) = opened("llama"), prompts(14, 14, 14)
+    at_once = case.scores(ids, mask, precision="fp32")
+    monkeypatch.setattr("spaces.generation.onnx_program.SCORED", 20)
+    np.testing.assert_allclose(case.scores(ids, mask, precision="fp32"), at_once, atol=1e-5)
+
+
+def rounded(model: Causal, bits: int, head: int) -> None:
+    """The weights of `model` become what its integers stand for."""
+    output = model.model.get_output_embeddings()  # type: ignore[operator]
+    output.weight = nn.Parameter(output.weight.detach().clone())  # no longer that of the table
+    for linear in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        width = head if linear is output else bits
+        made = integers_to_weights(groups_to_integers(linear.weight.detach().numpy(), width), linear.in_features)
+        linear.weight = nn.Parameter(torch.from_numpy(made))
+
+
+PLANS: tuple[tuple[Plan, int, int], ...] = (
+    ({"precision": "int8"}, 8, 8),
+    ({"precision": "int4"}, 4, 4),
+    ({"precision": "int4", "head": "int8"}, 4, 8),
+)
+
+
+@pytest.mark.parametrize(("plan", "bits", "head"), PLANS, ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen3, cut", "gpt2"])
+def test_a_plan_gives_the_same_integers_in_scores_and_generation(
+    name: str, plan: Plan, bits: int, head: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are those of a model whose weights are what the integers stand for, where products are in floating point."""
+    monkeypatch.setattr("spaces.generation.onnx_linear.ACCURACY_LEVEL", 1)
+    case, model, (ids, mask) = Opened(CASES[name](), tmp_path), CASES[name](), prompts(9, 9)
+    rounded(model, bits, head)
+    expected = logits(model, ids, mask)[:, -1]
+    by_prefill, cache = case.program(**plan).prefill(ids[:, :-1], mask[:, 1:])
+    by_steps = case.program(**plan).decode(ids[:, -1], cache)
+    np.testing.assert_allclose(by_prefill, logits(model, ids[:, :-1], mask[:, 1:])[:, -1], atol=1e-4)
+    np.testing.assert_allclose(by_steps, expected, atol=1e-4)
+    np.testing.assert_allclose(case.scores(ids, mask, **plan), log_likelihood(model, ids, mask), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
+def test_activations_of_8_bits_lose_less_than_weights_of_4(
+    name: str, precision: str, opened: Callable[[str], Opened]
+) -> None:
+    case, model, (ids, mask) = opened(name), CASES[name](), prompts(9, 9)
+    bits = int(precision.removeprefix("int"))
+    rounded(model, bits, bits)
+    whole, expected = (logits(made, ids, mask)[:, -1] for made in (case.model, model))
+    error = np.abs(case.program(precision=precision).prefill(ids, mask)[0] - expected).mean()
+    rounded(model, 4, 4)
+    assert error < np.abs(logits(model, ids, mask)[:, -1] - whole).mean() / 3
+
+
+def test_a_graph_holds_the_bytes_that_its_precision_says(opened: Callable[[str], Opened]) -> None:
+    """The tied table once in fp32, once more where the head is of integers, and once where both are of the same."""
+    case = opened("llama")
+    table, body = VOCABULARY * 64, 2 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 96)
+    scaled = 1 + 4 / 32  # bytes a weight in 8 bits
+    overhead = 20_000
+    for plan, size in (
+        ({"precision": "fp32"}, 4 * (table + body)),
+        ({"precision": "int8"}, 4 * table + scaled * (table + body)),
+        ({"precision": "int8", "embeddings": "int8"}, scaled * (table + body)),
+        ({"precision": "int4", "embeddings": "int8", "head": "int8"}, scaled * table + 0.64 * body),
+    ):
+        assert abs(case.path(**plan).stat().st_size - size) < overhead, plan
+
+
+def test_an_integer_table_gives_nearly_what_the_float_one_does(opened: Callable[[str], Opened]) -> None:
+    case, (ids, mask) = opened("llama"), prompts(9, 3)
+    found = case.program(precision="int8", embeddings="int8").prefill(ids, mask)[0]
+    expected = case.program(precision="int8").prefill(ids, mask)[0]
+    assert 0 < np.abs(found - expected).mean() < 0.05 * expected.std()
+
+
+def test_a_full_cache_is_an_error_and_no_step(opened: Callable[[str], Opened]) -> None:
+    program, (ids, mask) = opened("llama").program(capacity=10, precision="fp32"), prompts(8, 3)
+    found, cache = program.prefill(ids, mask)
+    assert cache.length == 8 and cache.nbytes == 2 * 2 * 2 * 2 * 10 * 16 * 4  # rows, blocks, both, heads, tokens, width
+    for _ in range(2):
+        found = program.decode(found.argmax(-1), cache)
+    with pytest.raises(CacheFullError, match="10 tokens"):
+        program.decode(found.argmax(-1), cache)
+    assert cache.length == 10
+    with pytest.raises(CacheFullError, match="10 tokens, got 11"):
+        program.prefill(*prompts(11))
+
+
+def test_a_table_of_positions_bounds_the_cache(opened: Callable[[str], Opened]) -> None:
+    program = opened("gpt2").program(capacity=4096, precision="fp32")
+    with pytest.raises(CacheFullError, match="128 tokens, got 129"):
+        program.prefill(*prompts(129))
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 0]], [[1, 0, 1]], [[0, 0, 0]]], ids=str)
+def test_padding_elsewhere_is_refused(mask: list[list[int]], opened: Callable[[str], Opened]) -> None:
+    with pytest.raises(ValueError, match="padded on the left"):
+        opened("llama").program(precision="fp32").prefill(np.array([[5, 6, 7]]), np.array(mask))
+
+
+FP32: Plan = {"precision": "fp32"}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_stored_model_is_opened_for_scores_and_for_generation(name: str, tmp_path: Path) -> None:
+    folder, context, settings = stored(tmp_path, name), Context(threads=1), CacheSettings("static", capacity=64)
+    ids, mask = prompts(9, 3, 14)
+    by_runtime = [
+        answers(open_program(folder, runtime, FP32, settings, context), ids, mask)  # type: ignore[arg-type]
+        for runtime in ("onnx", "eager")
+    ]
+    np.testing.assert_array_equal(*by_runtime)
+    batch = {"input_ids": np.flip(ids, 1).copy(), "attention_mask": np.flip(mask, 1).copy()}
+    scores = [runtime.open(folder, FP32, context)(batch)["log_likelihood"] for runtime in (onnx.Onnx(), Eager())]
+    np.testing.assert_allclose(*scores, atol=2e-5)
+    open_program(folder, "onnx", {"precision": "int4", "head": "int8"}, settings, context)
+    assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["fp32.onnx", "int4-h8.onnx"]
+
+
+def test_plans_and_caches_that_there_are_not_are_infeasible(tmp_path: Path) -> None:
+    folder, static = stored(tmp_path), CacheSettings("static")
+    with pytest.raises(Infeasible, match="onnx has no dynamic cache on cpu; it has static"):
+        open_program(folder, "onnx", FP32, CacheSettings("dynamic"), Context())
+    with pytest.raises(Infeasible, match="int8-static"):
+        open_program(folder, "onnx", {"precision": "int8-static"}, static, Context())
+    with pytest.raises(Infeasible, match=r"bits.head: eager"):
+        open_program(folder, "eager", {**FP32, "head": "int8"}, static, Context())
+
+
+def test_what_a_graph_cannot_have_is_infeasible(tmp_path: Path) -> None:
+    with pytest.raises(Infeasible, match="got int8-static"):
+        Precision.of({"precision": "int8-static"})
+    model = causal("llama")
+    model.backbone.config.model_type = "bert"  # type: ignore[union-attr]
+    with pytest.raises(Infeasible, match="not of bert"):
+        onnx_decoder.write(model, Precision.of({"precision": "fp32"}), tmp_path / "graph.onnx")
+    model = causal("llama")
+    model.backbone.rotary_emb.rope_type = "dynamic"  # type: ignore[union-attr]
+    with pytest.raises(Infeasible, match="dynamic"):
+        onnx_decoder.write(model, Precision.of({"precision": "fp32"}), tmp_path / "graph.onnx")
