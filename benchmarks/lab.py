@@ -18,7 +18,7 @@ import numpy as np
 from objectives import latency
 from objectives.workload import Workload, inputs
 from search.execute.evaluate import Evaluator
-from search.measure.measurer import held
+from search.measure.opening import held
 from search.prepare import runner
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import Prepared

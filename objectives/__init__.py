@@ -1,6 +1,6 @@
 """What can be measured of a model, and how: knows nothing of how it was made."""
 
-from objectives import energy, latency, memory, quality, roofline, size
+from objectives import energy, generation, latency, memory, quality, roofline, size
 from objectives.measurement import Measurement, Objective, comparable
 from objectives.workload import MARK, marked
 
@@ -8,6 +8,7 @@ from objectives.workload import MARK, marked
 OBJECTIVES: tuple[Objective, ...] = (
     *quality.OBJECTIVES,
     *latency.OBJECTIVES,
+    *generation.OBJECTIVES,
     *size.OBJECTIVES,
     *memory.OBJECTIVES,
     *energy.OBJECTIVES,

@@ -69,10 +69,11 @@ class Bench:
         if device == "cuda":
             _torch().cuda.reset_peak_memory_stats()
         self._first_call_ms: float | None = None
+        self._token_ms: list[list[float]] = []
         self._next = 0
 
     def info(self) -> dict[str, Any]:
-        """prepare_s, first_call_ms (None before any call), pid, device, and memory in MB of 1e6 bytes.
+        """prepare_s, first_call_ms (None before any call), pid, device, whether calls generate tokens, memory in MB.
 
         `empty_mb` and `opened_mb` are what was held before and after opening. `peak_rss_mb` is what the whole
         process held, interpreter and libraries too. `peak_since` says since when: "opened" leaves out what only
@@ -83,6 +84,7 @@ class Bench:
             "first_call_ms": self._first_call_ms,
             "pid": os.getpid(),
             "device": self._device,
+            "generates": hasattr(self._predict, "token_times"),
             "empty_mb": self._empty_mb,
             "opened_mb": self._opened_mb,
             "peak_rss_mb": _peak_memory_mb(),
@@ -123,8 +125,13 @@ class Bench:
         finds the caches full of another process's data.
         """
         self._call(inputs[self._next % len(inputs)])
+        self._token_ms = []
         with _collector_off():
             return [self._time(batch) for batch in self._for_seconds(inputs, seconds, minimum)]
+
+    def token_times(self) -> list[list[float]]:
+        """Of each call of the last block, milliseconds from its beginning to each token; [] of what generates none."""
+        return self._token_ms
 
     def device_block(self, inputs: Sequence[Batch], seconds: float, minimum: int) -> list[float]:
         """Like `block`, but milliseconds between two CUDA events in the current stream around each call.
@@ -161,7 +168,11 @@ class Bench:
         began = self._clock()
         self._predict(batch)
         self._wait()
-        return (self._clock() - began) * 1e3
+        seconds = self._clock() - began
+        marks = getattr(self._predict, "token_times", None)
+        if marks is not None:
+            self._token_ms.append([(mark - began) * 1e3 for mark in marks])
+        return seconds * 1e3
 
     def _call(self, batch: Batch) -> dict[str, np.ndarray]:
         if self._first_call_ms is not None:

@@ -73,6 +73,7 @@ class Set:
 
     blocks: Mapping[int, Sequence[Floats]]
     device: Mapping[int, Sequence[Floats]]  # between CUDA events; empty on a CPU
+    tokens: Mapping[int, Sequence[Floats]]  # (calls, T), from a call's beginning to each token; of what generates them
     info: Mapping[int, Mapping[str, Any]]  # `Bench.info`
     warm_up: Mapping[int, Mapping[str, Any]]
     others: float  # share of the CPUs' time that went elsewhere
@@ -223,12 +224,10 @@ def _set(
     failed: Failures,
 ) -> Set:
     """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
-    attempts: list[Set] = []
-    while not attempts or (attempts[-1].disturbances and len(attempts) < plan.attempts):
-        attempts.append(_attempt(sides, inputs, plan, generator, read, failed))
-    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
-    reasons = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
-    return replace(quietest, retried_for=reasons)
+    attempt, retried_for = timing.quietest(
+        lambda: _attempt(sides, inputs, plan, generator, read, failed), plan.attempts
+    )
+    return replace(attempt, retried_for=retried_for)
 
 
 def _attempt(
@@ -254,6 +253,7 @@ def _attempt(
 
     blocks: dict[int, list[Floats]] = {key: [] for key in keys}
     device: dict[int, list[Floats]] = {}
+    tokens: dict[int, list[Floats]] = {}
     with timing.stopped([sides[key] for key in keys]):
         warm_up = {key: ask(key, "warm", inputs, plan.warm_s) for key in keys}
         info = {key: ask(key, "info") for key in keys}
@@ -263,6 +263,9 @@ def _attempt(
                 answered = ask(key, "block", inputs, plan.block_s, plan.minimum)
                 if answered is not None:
                     blocks[key].append(np.asarray(answered, dtype=np.float64))
+                if info[key] is not None and info[key].get("generates"):
+                    answered = ask(key, "token_times")
+                    tokens.setdefault(key, []).append(np.asarray(answered, dtype=np.float64))
                 if info[key] is not None and info[key]["device"] == "cuda":
                     answered = ask(key, "device_block", inputs, plan.block_s * DEVICE_SHARE, plan.minimum)
                     device.setdefault(key, []).append(np.asarray(answered, dtype=np.float64))
@@ -273,6 +276,7 @@ def _attempt(
     return Set(
         {key: blocks[key] for key in left},
         {key: device[key] for key in left if key in device},
+        {key: tokens[key] for key in left if key in tokens},
         {key: {**info[key], "fixed_shape": len(shapes) == 1} for key in left},
         {key: warm_up[key] for key in left},
         clock.busy(before, after),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from objectives import latency, noise
+from objectives import generation, latency, noise
 from objectives.campaign import Campaign, Set
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
@@ -27,6 +27,8 @@ def measurements(
     noted = {**conditions, **_conditions(campaign, key, sets, over)}
     blocks = [one.blocks[key] for one in sets]
     figures = latency.clock_times(blocks, rows, seed, noted)
+    tokens = [one.tokens[key] for one in sets if key in one.tokens]
+    figures += generation.token_times(tokens, rows, seed, noted) if tokens else []
     if speed != 1.0:
         figures = [_at_speed(measurement, speed) for measurement in figures]
     figures.append(latency.SPEEDUP.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, noted))

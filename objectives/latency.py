@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from objectives import clock, noise, stats, timing
+from objectives import clock, generation, noise, stats, timing
 from objectives.bench import Batch
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement, Objective
-from objectives.stats import Floats
+from objectives.stats import Blocks, Floats
 from objectives.timing import LONG, QUICK, Protocol, Read, Session, Side
 from objectives.workload import MARK, Workload, other
 
@@ -39,7 +39,7 @@ OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, PREPAR
 TAIL = (90, 99)
 
 #: What depends on the workload, and so may be measured under several.
-BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP)
+BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, *generation.OBJECTIVES)
 
 #: Opens a process that holds a `Bench`, and ends it.
 Opener = Callable[[], AbstractContextManager[Side]]
@@ -153,11 +153,12 @@ def _measure(
             sessions.append(timing.session(candidate, baseline, inputs, protocol, generator, reader))
     ours = [s.candidate for s in sessions]
     # Of two sides that wander together the ratio is known better than the time of either.
-    judged = ("median", _pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
+    judged = ("median", stats.pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
     noted = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
     figures = clock_times(ours, rows, seed, noted)
     if open_baseline is not None:
         figures.append(_speedup(sessions, noted))
+    figures += generation.token_times([s.tokens for s in sessions], rows, seed, noted)
     if sessions[0].device:
         figures.append(device_time([s.device for s in sessions], seed, noted))
     figures.append(first_call([float(s.info["first_call_ms"]) for s in sessions], noted))
@@ -181,28 +182,24 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
     }
 
 
-#: Milliseconds of calls, by block, by process.
-Blocks = Sequence[Sequence[Floats]]
-
-
 def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, Any]) -> list[Measurement]:
     """The median, the throughput, and of the tail what there are calls enough for; `rows` are those of one call."""
     calls = sum(len(block) for process in blocks for block in process)
     tail = [(o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls)]
     percentiles: list[tuple[Objective, float]] = [(P50, 50), *tail]
     points = [percentile for _, percentile in percentiles]
-    estimates = _pooled(blocks, lambda times: np.percentile(times, points), seed)
+    estimates = stats.pooled(blocks, lambda times: np.percentile(times, points), seed)
     figures = [
         objective.measured(estimate.value, estimate.interval, calls, conditions)
         for (objective, _), estimate in zip(percentiles, estimates, strict=True)
     ]
-    [estimate] = _pooled(blocks, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
+    [estimate] = stats.pooled(blocks, lambda times: np.array([rows * 1e3 / times.mean()]), seed)
     return [*figures, THROUGHPUT.measured(estimate.value, estimate.interval, calls, conditions)]
 
 
 def device_time(blocks: Blocks, seed: int, conditions: Mapping[str, Any]) -> Measurement:
     """The median of times between CUDA events."""
-    [estimate] = _pooled(blocks, _median, seed)
+    [estimate] = stats.pooled(blocks, _median, seed)
     calls = sum(len(block) for process in blocks for block in process)
     return DEVICE_P50.measured(estimate.value, estimate.interval, calls, conditions)
 
@@ -234,13 +231,6 @@ def _once(objective: Objective, values: Sequence[float], conditions: Mapping[str
         return objective.counted(values[0], conditions)
     estimate = stats.over_processes(np.array(values))
     return objective.measured(estimate.value, estimate.interval, len(values), conditions)
-
-
-def _pooled(sessions: Sequence[Sequence[Floats]], statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:
-    """Of all calls, with intervals over processes, or over the blocks of one process."""
-    if len(sessions) == 1:
-        return stats.block_bootstrap(sessions[0], statistic, seed)
-    return stats.over_groups([np.concatenate(blocks) for blocks in sessions], statistic)
 
 
 def _median(times: Floats) -> Floats:

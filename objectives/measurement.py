@@ -86,6 +86,7 @@ TOLD_APART = (
     "omp_wait",
     "batch",
     "length",
+    "new_tokens",
     "split",
     "rows",
     "metric",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from objectives.estimate import Estimate
+from objectives.generation import OBJECTIVES as TOKENS
 from objectives.latency import P50, P90, P99, SPEEDUP, THROUGHPUT, of_workload, renamed
 from objectives.measurement import Measurement
 
@@ -23,7 +24,7 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
     ratio = timed.get(SPEEDUP.name)
     if ratio is None:
         return dict(timed)
-    by_clock = {o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT) if o.name in timed}
+    by_clock = {o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT, *TOKENS) if o.name in timed}
     median = reference.value / ratio.value
     slower = median / by_clock[P50.name].value
 
@@ -39,9 +40,10 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
 
     below, above = _reach(ratio.estimate)
     figures = {P50.name: scaled(by_clock[P50.name], median, above, below)}
-    for objective, factor in ((P90, slower), (P99, slower), (THROUGHPUT, 1 / slower)):
+    for objective in (P90, P99, THROUGHPUT, *TOKENS):
         if objective.name in by_clock:
             figure = by_clock[objective.name]
+            factor = slower if objective.better == "lower" else 1 / slower
             figures[objective.name] = scaled(figure, figure.value * factor, *_reach(figure.estimate))
     return {**timed, **figures}
 

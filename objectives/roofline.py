@@ -17,12 +17,20 @@ import numpy as np
 
 from objectives.bench import Batch
 from objectives.ceilings import BYTES, Ceilings
+from objectives.generation import TPOT
 from objectives.measurement import Measurement, Objective
+from objectives.workload import NEW_TOKENS
 
 FLOOR = Objective("floor_ms", "ms", "lower", "roofline: the least a call can take, from what it reads and computes")
 FRACTION = Objective("roofline_fraction", "ratio", "higher", "roofline: the floor over the median time; 1 is the best")
+STEP_FRACTION = Objective(
+    "decode_roofline_fraction",
+    "ratio",
+    "higher",
+    "roofline of a generated token: its floor over tpot_ms",
+)
 
-OBJECTIVES = (FLOOR, FRACTION)
+OBJECTIVES = (FLOOR, FRACTION, STEP_FRACTION)
 
 #: A median may be this much under the floor before it is called a bug: ceilings are measured too.
 TOLERANCE = 0.05
@@ -63,6 +71,7 @@ class Floor:
     work: Work
     peak: float  # operations a second
     bandwidth: float  # bytes a second
+    step_ms: float | None = None  # of each token after the first, of a call that generates
 
 
 def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
@@ -86,8 +95,40 @@ def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
     return Work(float(operations), float(size * (sizes.weights + sum(sizes.tables))))
 
 
+def step_work(sizes: Sizes, length: int, rows: int, precision: str) -> Work:
+    """Of one generated token for each of `rows` rows, after `length` tokens.
+
+    All weights are read; reading the cache is left out, so the floor may be low.
+    """
+    operations = 2 * rows * sizes.weights + 4 * rows * length * sum(sizes.attention)
+    return Work(float(operations), float(_bytes_of(precision) * (sizes.weights + sum(sizes.tables))))
+
+
 def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceilings) -> Floor:
-    """The median over the calls of a workload, so that it may be held against a median time."""
+    """The median over the calls of a workload, so that it may be held against a median time.
+
+    Of a call that generates: that of its prompt, and of each token after the first that of a step.
+    """
+    prompt = _floor_of_pass(sizes, inputs, precision, ceilings)
+    new_tokens = int(inputs[0][NEW_TOKENS][0]) if NEW_TOKENS in inputs[0] else 0
+    if new_tokens < 2:
+        return prompt
+    rows, length = inputs[0]["attention_mask"].shape
+    step = step_work(sizes, int(length), int(rows), precision)
+    seconds = (step.operations / prompt.peak, step.bytes / prompt.bandwidth)
+    steps = new_tokens - 1
+    total = Work(prompt.work.operations + steps * step.operations, prompt.work.bytes + steps * step.bytes)
+    return Floor(
+        ms=prompt.ms + steps * max(seconds) * 1e3,
+        bound="compute" if seconds[0] >= seconds[1] else "memory",
+        work=total,
+        peak=prompt.peak,
+        bandwidth=prompt.bandwidth,
+        step_ms=max(seconds) * 1e3,
+    )
+
+
+def _floor_of_pass(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceilings) -> Floor:
     calls = [work(sizes, batch["attention_mask"].sum(1).tolist(), precision) for batch in inputs]
     peak, bandwidth = ceilings.peak(precision), ceilings.bandwidth(int(calls[0].bytes))
     seconds = [max(call.operations / peak, call.bytes / bandwidth) for call in calls]
@@ -127,7 +168,17 @@ def held_against(floor: Floor, timed: Mapping[str, Measurement], median: str) ->
     """`timed` with floor and fraction; where its `median` is under the floor all of it is marked noisy for that."""
     reason = under(floor, timed[median])
     marked = {name: _marked(measurement, reason) for name, measurement in timed.items()}
-    return {**marked, **reached(floor, marked[median])}
+    return {**marked, **reached(floor, marked[median]), **_step_reached(floor, marked.get(TPOT.name))}
+
+
+def _step_reached(floor: Floor, tpot: Measurement | None) -> dict[str, Measurement]:
+    """The fraction of the floor that the time of a generated token reaches; empty where none is timed."""
+    if floor.step_ms is None or tpot is None:
+        return {}
+    low, high = tpot.interval
+    conditions = {**tpot.conditions, "bound": floor.bound, "floor_ms": floor.step_ms}
+    ends = (floor.step_ms / high, floor.step_ms / low)
+    return {STEP_FRACTION.name: STEP_FRACTION.measured(floor.step_ms / tpot.value, ends, tpot.samples, conditions)}
 
 
 def _marked(measurement: Measurement, reason: str) -> Measurement:

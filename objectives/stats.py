@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from objectives.estimate import Estimate
 
 Floats = NDArray[np.float64]
+Blocks = Sequence[Sequence[Floats]]  # samples, by block, by process
 Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
@@ -163,6 +164,13 @@ def block_bootstrap(
         Estimate(float(value), *percentile_interval(column, len(blocks)))
         for value, column in zip(pooled, drawn.T, strict=True)
     ]
+
+
+def pooled(processes: Blocks, statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:
+    """`statistic` of the samples of all blocks, with intervals over processes, or over the blocks of one process."""
+    if len(processes) == 1:
+        return block_bootstrap(processes[0], statistic, seed)
+    return over_groups([np.concatenate(blocks) for blocks in processes], statistic)
 
 
 def percentile_interval(draws: Floats, units: int) -> Interval:

@@ -6,7 +6,7 @@ import contextlib
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -79,6 +79,7 @@ class Session:
     baseline: list[Floats]  # empty without one
     first: Bools  # (blocks,) whether the candidate's came first in the round
     device: list[Floats]  # the candidate's between CUDA events; empty on a CPU
+    tokens: list[Floats]  # the candidate's (calls, T), from a call's beginning to each token; empty without tokens
     info: Mapping[str, Any]  # the candidate's `Bench.info`
     warm_up: Mapping[str, Any]
     others: float  # share of the CPUs' time that went elsewhere
@@ -102,12 +103,34 @@ def session(
     read: Read = clock.read,
 ) -> Session:
     """Time one pair of processes, again while it is disturbed, and keep the attempt with the quietest machine."""
-    attempts: list[Session] = []
-    while not attempts or (attempts[-1].disturbances and len(attempts) < protocol.attempts):
-        attempts.append(_attempt(candidate, baseline, inputs, protocol, generator, read))
-    quietest = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
-    given_up = tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not quietest)
-    return replace(quietest, retried_for=given_up)
+    attempt, retried_for = quietest(
+        lambda: _attempt(candidate, baseline, inputs, protocol, generator, read), protocol.attempts
+    )
+    return replace(attempt, retried_for=retried_for)
+
+
+class Attempt(typing.Protocol):
+    """Times with the state of the machine while they were taken."""
+
+    @property
+    def others(self) -> float: ...
+    @property
+    def disturbances(self) -> tuple[str, ...]: ...
+
+
+A = TypeVar("A", bound=Attempt)
+
+
+def quietest(measure: Callable[[], A], most: int) -> tuple[A, tuple[str, ...]]:
+    """(the attempt to keep, disturbances of the others): measures up to `most` times, until nothing disturbs it.
+
+    Where every attempt was disturbed, it is the one during which other processes used least of the CPUs.
+    """
+    attempts: list[A] = []
+    while not attempts or (attempts[-1].disturbances and len(attempts) < most):
+        attempts.append(measure())
+    best = attempts[-1] if not attempts[-1].disturbances else min(attempts, key=lambda attempt: attempt.others)
+    return best, tuple("; ".join(attempt.disturbances) for attempt in attempts if attempt is not best)
 
 
 def _attempt(
@@ -121,6 +144,7 @@ def _attempt(
     sides = [candidate] if baseline is None else [candidate, baseline]
     pids = [side.pid for side in sides]
     blocks: tuple[list[Floats], list[Floats]] = ([], [])
+    tokens: list[Floats] = []
 
     def ask(side: Side, method: str, *arguments: Any) -> Any:
         with awake(side):
@@ -138,6 +162,8 @@ def _attempt(
         for first in second:
             for index in (first, 1 - first)[: len(sides)]:
                 blocks[index].append(ask_block(sides[index], "block"))
+                if index == 0 and info.get("generates"):
+                    tokens.append(np.asarray(ask(candidate, "token_times"), dtype=np.float64))
         after = read(pids)
         on_device = protocol.blocks if info["device"] == "cuda" else 0
         device = [ask_block(candidate, "device_block") for _ in range(on_device)]
@@ -147,7 +173,7 @@ def _attempt(
             disturbances += noise.of_calls(name, times) if times else []
     clocks = None if after.gpu is None else (after.gpu.clock_mhz, after.gpu.max_clock_mhz)
     others = clock.busy(before, after)
-    return Session(*blocks, second == 0, device, info, warm_ups[0], others, clocks, tuple(disturbances))
+    return Session(*blocks, second == 0, device, tokens, info, warm_ups[0], others, clocks, tuple(disturbances))
 
 
 @contextlib.contextmanager

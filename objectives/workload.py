@@ -10,17 +10,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+#: Input of a timed call that is a generation: how many tokens to generate, one equal number a row, (B,) int64.
+NEW_TOKENS = "new_tokens"
 #: How many batches are made; timing goes round them.
 BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`batch` rows at a time, each `length` tokens, or with "data" as long as the user's own rows are."""
+    """`batch` rows at a time, each `length` tokens, or with "data" as long as the user's own rows are.
+
+    With `new_tokens` a call is a generation: a row is a prompt, and is followed by that many tokens.
+    """
 
     batch: int = 1
     length: int | Literal["data"] = 32
     seed: int = 0
+    new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -137,7 +143,8 @@ def inputs(
     """`BATCHES` batches of random texts, framed, each name (B, L) int64; shorter rows are padded and masked.
 
     Args:
-        workload: batch, length (in tokens, the frame's among them) and seed.
+        workload: batch, length (in tokens, the frame's among them) and seed. With new tokens each batch has
+            "new_tokens" (B,) too.
         input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
         frame: the tokenizer's.
         lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
@@ -148,7 +155,10 @@ def inputs(
     generator = np.random.default_rng(workload.seed)
     counts = _row_lengths(workload, lengths, generator).reshape(BATCHES, workload.batch)
     ordinary = frame.ordinary
-    return [_batch(row, input_names, frame, ordinary, generator) for row in counts]
+    batches = [_batch(row, input_names, frame, ordinary, generator) for row in counts]
+    if not workload.new_tokens:
+        return batches
+    return [{**batch, NEW_TOKENS: np.full(workload.batch, workload.new_tokens, dtype=np.int64)} for batch in batches]
 
 
 def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.random.Generator) -> NDArray[np.int64]:

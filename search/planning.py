@@ -12,9 +12,10 @@ from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
 from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
+from search.prepare.machine import context_of
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
-from search.prepare.runner import context_of, space_of
+from search.prepare.runner import space_of
 from search.prepare.teacher import load_and_try
 from search.space.space import Space, anchors
 from search.tasks import task_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from spaces import registry, two_of_four
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.errors import Infeasible
+from spaces.generation.causal import LOG_LIKELIHOOD, CausalModel, open_causal
 from spaces.knob import Plan, Settings, Value
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context, Predict
@@ -119,5 +121,17 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
 
     Raises Infeasible where the runtime cannot run it here.
     """
-    two_of_four.check(read_config(folder)[1], runtime, str(plan["precision"]), context)
-    return registry.runtime_named(runtime).open(folder, plan, context)
+    base, plans = read_config(folder)
+    two_of_four.check(plans, runtime, str(plan["precision"]), context)
+    opened = functools.partial(registry.runtime_named(runtime).open, folder, plan, context)
+    if base.output != LOG_LIKELIHOOD:
+        return opened()
+    return open_causal(folder, opened, runtime, plan, context)
+
+
+def open_whole(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:
+    """`open_predict`, with all that it would open later: afterwards every file that the runtime makes is there."""
+    predict = open_predict(folder, runtime, plan, context)
+    if isinstance(predict, CausalModel):
+        assert predict.scoring is not None
+    return predict

@@ -162,6 +162,7 @@ def _start(
     session: bool = False,
     one_core_only: bool = True,
     largest_file: int | None = None,
+    script: Path | None = None,
 ) -> Forked:
     cpus = sorted(os.sched_getaffinity(0))
     request = {
@@ -171,6 +172,7 @@ def _start(
         "session": session,
         "cpus": cpus[-1:] if one_core_only else cpus,
         "largest_file": largest_file,
+        "script": str(script or ""),
     }
     return SERVER.start(request, out, err)
 
@@ -188,6 +190,11 @@ def search(
     """
     where = cwd, env or environment()
     return _run_to_its_end(lambda *files: _start(arguments, *where, *files, False, one_core_only, largest_file))
+
+
+def forked(script: Path, *arguments: object, cwd: Path, env: Mapping[str, str]) -> Ended:
+    """`python SCRIPT ARGUMENTS`, run to its end, in a process that `forking` starts."""
+    return _run_to_its_end(lambda *files: _start(arguments, cwd, env, *files, script=script))
 
 
 def _run_to_its_end(start: Callable[[int, int], Forked | subprocess.Popen[bytes]]) -> Ended:

@@ -89,7 +89,7 @@ def _tell_who_ended(running: dict[int, socket.socket]) -> None:
 
 
 def _become(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
-    """Be `python -m search` as it is when it starts, and run it to its end."""
+    """Be `python -m search`, or `python SCRIPT`, as it is when it starts, and run it to its end."""
     os.close(files[2])
     if request["session"]:
         os.setsid()
@@ -112,7 +112,11 @@ def _become(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     sys.modules["numpy"].random.seed()
     status = 0
     try:
-        runpy.run_module("search", run_name="__main__", alter_sys=True)
+        if request["script"]:
+            sys.argv[0], sys.path[0] = request["script"], os.path.dirname(request["script"])
+            runpy.run_path(request["script"], run_name="__main__")
+        else:
+            runpy.run_module("search", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     except BaseException:

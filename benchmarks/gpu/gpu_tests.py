@@ -11,8 +11,8 @@ from place import ROOT, Place
 from tables import Report
 
 COLUMNS = ("test", "outcome", "s", "note")
-#: Of a dry run: they are collected, and skipped for want of a GPU.
-DRY = ("tests/spaces/test_two_of_four.py",)
+#: Of a dry run: they are collected, in this process, and skipped for want of a GPU.
+DRY = ("-n", "0", "tests/spaces/test_two_of_four.py")
 
 
 class Recorder:

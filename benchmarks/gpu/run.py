@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +51,27 @@ STAGES = (
     Stage("gpu-tests", "gpu_tests", 40),
 )
 
+#: Runs this file with the arguments, in the environment, for at most so many seconds.
+Start = Callable[[Sequence[str], Mapping[str, str], float], "subprocess.CompletedProcess[str]"]
 
-def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
-    """All stages one after the other; the number of those that failed.
+
+def start_anew(
+    arguments: Sequence[str], environment: Mapping[str, str], limit: float
+) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which is told to end at the limit, and then made to."""
+    return subprocess.run(
+        ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def run(stages: Sequence[Stage], place: Place, seconds: float, start: Start = start_anew) -> int:
+    """All stages one after the other, each in a process that `start` starts; the number of those that failed.
 
     What is left of `seconds` bounds each of them beside its own limit.
     """
@@ -67,17 +85,9 @@ def run(stages: Sequence[Stage], place: Place, seconds: float) -> int:
             continue
         report.change(stage.name, state=f"running, {limit:.0f} s at most")
         began = time.monotonic()
-        ended = subprocess.run(
-            ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), str(place.out)]
-            + (["--dry"] if place.dry else [])
-            + ["--only", stage.name, stage.module, *stage.options],
-            env={**os.environ, **place.environment(limit)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        dry = ["--dry"] if place.dry else []
+        only = ["--only", stage.name, stage.module, *stage.options]
+        ended = start([str(place.out), *dry, *only], place.environment(limit), limit)
         took = time.monotonic() - began
         state, failed = _state(ended.returncode, limit, took)
         failures += failed

@@ -50,7 +50,7 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
     from objectives import clock
     from search.compose import run as run_session
     from search.front.study_record import StudyRecord
-    from search.prepare.runner import device_of
+    from search.prepare.machine import device_of
     from search.report.progress import Lines, Live
 
     shown = StudyRecord(config.to_mapping(), clock.fingerprint(device_of(config)))

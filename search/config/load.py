@@ -14,6 +14,7 @@ from search.config.parse import parse
 from search.config.schema import RUN, DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
+from search.config.workload import checked_workload
 from search.errors import UserError, listed, unknown, wrong
 
 DELIMITED = (".csv", ".tsv")
@@ -32,6 +33,7 @@ class Names:
     objectives: tuple[str, ...]
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # metrics of tasks where data.score is given
+    generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
 
 
 def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
@@ -64,6 +66,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     _check_names(config, names, source)
     return replace(
         config,
+        workload=checked_workload(config, names.generating, source),
         model=replace(config.model, name=model_name(config.model.name, source)),
         data=_located(config.data, source),
         space=space,

@@ -170,6 +170,8 @@ class WorkloadConfig:
 
     batch: Count = 1
     length: Tokens | Literal["data"] = 32
+    prompt: Count | None = None  # tokens of a prompt; of a task that generates, where it is the length
+    new_tokens: Count | None = None  # that follow it in a call
     threads: Count | None = None  # of a model that is timed; None: one a CPU
 
 

@@ -27,7 +27,8 @@ from search.front.outcome import LATENCY, SPEEDUP, Outcome
 from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
-from search.measure.measurer import Measurer, at_first_use
+from search.measure.measurer import Measurer
+from search.measure.opening import at_first_use
 from search.measure.timing import BASELINE, Finalist
 from search.prepare.prepared import Prepared
 from search.report.progress import View

@@ -128,5 +128,5 @@ def _eager(folder: Path, context: Context) -> Remote:
 
 def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
     load = record.config["workload"]
-    wanted = workload.Workload(int(load["batch"]), load["length"], 0)
+    wanted = workload.Workload(int(load["batch"]), load["length"], 0, int(load.get("new_tokens") or 0))
     return list(workload.inputs(wanted, input_names(folder), frame_in(folder), lengths))

@@ -40,7 +40,9 @@ def context_of(record: BestConfig) -> Context:
 
     measured = str(record.conditions["hardware"].get("device", "cpu"))
     device = "cuda" if measured == "cuda" and torch.cuda.is_available() else "cpu"
-    return Context(device, int(record.config["workload"].get("threads") or 0))
+    load = record.config["workload"]
+    answer = {} if load.get("prompt") is None else {"cache_tokens": int(load["prompt"]) + int(load["new_tokens"])}
+    return Context(device, int(load.get("threads") or 0), **answer)
 
 
 def same_kind(record: BestConfig, context: Context) -> str:

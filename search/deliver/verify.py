@@ -29,7 +29,8 @@ from spaces.base import read_config
 from spaces.runtime import Context
 
 if TYPE_CHECKING:
-    from search.measure.measurer import Measurer, Opened
+    from search.measure.measurer import Measurer
+    from search.measure.opening import Opened
     from search.prepare.prepared import PreparedData
 
 #: In a model folder: outputs that every later load must reproduce.

@@ -54,5 +54,7 @@ class StudyRecord:
     def workload(self) -> str:
         """What one timed call is: "batch 1, 32 tokens"."""
         load = self.config["workload"]
+        if load.get("new_tokens"):
+            return f"batch {load['batch']}, {load['new_tokens']} tokens after a prompt of {load['prompt']}"
         length = "lengths of the data" if load["length"] == "data" else f"{load['length']} tokens"
         return f"batch {load['batch']}, {length}"

@@ -101,7 +101,7 @@ def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:
     """A function from an outcome to the folder of its files, for exports of an earlier search in this store."""
 
     def open_once(folder: Path, runtime: str, plan: Plan, context: Context) -> None:
-        opening = partial(build.open_predict, folder, runtime, plan, context)
+        opening = partial(build.open_whole, folder, runtime, plan, context)
         open_bench(opening, context.device, context.threads, waiting="passive").close()
 
     graphs = Graphs(store, open_once)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from objectives.process import Remote
 from search.front.outcome import Outcome
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
-from search.measure.outputs import joined, unit
+from search.measure.opening import Opened, held
+from search.measure.outputs import joined
+from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
-from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.prepared import Prepared
 from search.store.paths import located
 from search.store.store import digest_in
@@ -34,32 +35,10 @@ from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 
-#: Largest difference of an output from eager PyTorch that the same weights in fp32 may show under another runtime.
-PARITY = 1e-3
 PREDICT_CHUNK = 64  # batches a call, so that a long split reports progress and keeps its time limit
 
 Progress = Callable[[str, float], None]
 Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
-Opened = Callable[[], AbstractContextManager[Remote]]  # opens the model's process
-
-
-def held(bench: Remote) -> Opened:
-    """An opener of a process that is already open; it stays open."""
-    return lambda: nullcontext(bench)
-
-
-@contextmanager
-def at_first_use(opened: Opened) -> Iterator[Opened]:
-    """A process that is opened on first use and stays open until the end of the block."""
-    with ExitStack() as stack:
-        benches: list[Remote] = []
-
-        def once() -> AbstractContextManager[Remote]:
-            if not benches:
-                benches.append(stack.enter_context(opened()))
-            return nullcontext(benches[0])
-
-        yield once
 
 
 class Stopwatch:
@@ -102,7 +81,9 @@ class Measurer:
             return reused
         self._progress(f"{recipe.runtime.name}: preparing", 0.0)
         with self._opening("prepare", recipe, folder) as bench:
-            self._check_parity(recipe, folder, bench)
+            if build.precision_of(recipe) == {"precision": "fp32"}:
+                encoded = self._prepared.whole("validation").encoded
+                check_parity(recipe.runtime.name, folder, bench, encoded, self._limit_s())
             with self._watch.timed("latency"):
                 self._progress(f"{recipe.runtime.name}: timing", 0.0)
                 measurements = self.timings(bench, recipe, folder)
@@ -146,14 +127,13 @@ class Measurer:
         return self._prepared.store.make(stage, key, make)[0]
 
     def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
-        return self._opened(folder, recipe.runtime.name, build.precision_of(recipe), self._on(device))
-
-    def _opened(self, folder: Path, runtime: str, plan: Plan, context: Context, waiting: Waiting = "default") -> Remote:
-        opening = partial(build.open_predict, folder, runtime, plan, context)
-        return open_bench(opening, context.device, context.threads, self._limit_s(), waiting, self._limit_s)
+        context = self._on(device)
+        opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+        return open_bench(opening, context.device, context.threads, self._limit_s(), limit_s=self._limit_s)
 
     def _open_once(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
-        self._opened(folder, runtime, plan, context, "passive").close()
+        opening = partial(build.open_whole, folder, runtime, plan, context)
+        open_bench(opening, context.device, context.threads, self._limit_s(), "passive", self._limit_s).close()
 
     def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
         """The outputs for every batch of a split, `size` rows each."""
@@ -286,20 +266,3 @@ class Measurer:
         on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
         return {on_disk.objective: on_disk, count.objective: count}
-
-    def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
-        """The same weights in fp32 must give the same output under every runtime."""
-        if build.precision_of(recipe) != {"precision": "fp32"}:
-            return
-        reference = np.load(folder / "reference.npy", allow_pickle=False)
-        encoded = self._prepared.whole("validation").encoded
-        batches = [encoded.batch(np.array([i])) for i in range(min(REFERENCE_ROWS, len(encoded)))]
-        outputs = bench.call("predict", batches, timeout_s=self._limit_s())
-        base = read_config(folder)[0]
-        ours = joined(outputs, batches, base)
-        difference = quality.parity([{base.output: ours}], [{base.output: reference}]) / unit(base, reference)
-        if not difference <= PARITY:
-            raise ArithmeticError(
-                f"{recipe.runtime.name} gives other outputs than eager PyTorch: they differ by {difference:.2g}, "
-                f"more than {PARITY:g}"
-            )

@@ -238,7 +238,8 @@ class Timings:
         """Batches and conditions of a workload, computed once."""
         if mark not in self._fed:
             prepared = self._prepared
-            wanted = Workload(prepared.config.workload.batch, prepared.config.workload.length, prepared.config.seed)
+            load = prepared.config.workload
+            wanted = Workload(load.batch, load.length, prepared.config.seed, load.new_tokens or 0)
             wanted = workload.other(wanted, mark) if mark else wanted
             names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
             lengths = prepared.split("validation").encoded.lengths.tolist()
@@ -251,6 +252,7 @@ class Timings:
                 "omp_wait": default_waiting(),
                 "batch": wanted.batch,
                 "length": wanted.length,
+                **({"new_tokens": wanted.new_tokens} if wanted.new_tokens else {}),
                 "fingerprint": clock.digest(environment),
             }
             self._fed[mark] = list(workload.inputs(wanted, names, frame, lengths)), conditions

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 
-REFERENCE_ROWS = 64
+#: The most rows whose outputs are kept for the parity check, and the most tokens of them after the first.
+REFERENCE_ROWS, REFERENCE_TOKENS = 64, 4096
 
 
 def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
@@ -35,7 +36,7 @@ def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, tas
 
     shutil.copytree(data / "tokenizer", folder, dirs_exist_ok=True)
     encoded, _ = read_encoded(data / "validation.npz")
-    rows = np.arange(min(REFERENCE_ROWS, len(encoded)))
+    rows = reference_rows(encoded)
     model.eval()
     with torch.inference_mode():
         outputs = [model(**tensors(encoded.batch(rows[i : i + 1]), names)).numpy() for i in range(len(rows))]
@@ -46,9 +47,15 @@ def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, tas
     calibrate(folder, model, names, data, task)
 
 
+def reference_rows(encoded: Encoded) -> np.ndarray:
+    """(R,) the first rows, R >= 1 where there is any."""
+    tokens = np.cumsum(encoded.lengths[:REFERENCE_ROWS])
+    return np.arange(min(len(tokens), max(1, int((tokens <= REFERENCE_TOKENS).sum()))))
+
+
 def some_rows(encoded: Encoded) -> dict[str, np.ndarray]:
     """A short and a long row of the first few, as one padded batch."""
-    lengths = encoded.lengths[:REFERENCE_ROWS]
+    lengths = encoded.lengths[reference_rows(encoded)]
     return encoded.batch(np.array([lengths.argmin(), lengths.argmax()]))
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objectives import OBJECTIVES
-from search.prepare.runner import ANY_SHAPE
 from search.tasks import SCORED, TASKS, VARIANTS
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.knob import Knob, Value
 from spaces.runtime import Context
+from spaces.shape import LayerShape, Shape
 
 #: Ranges that end with the number of blocks of a model.
 OWN = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
     ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
 }
+
+#: A shape on which every axis offers all its knobs, to ask for their names.
+ANY_SHAPE = Shape(
+    hidden=64,
+    head_dim=32,
+    group=1,
+    layers=(LayerShape(2, 64),) * 2,
+    prunable_heads=True,
+    prunable_hidden=True,
+)
 
 
 def lines() -> Iterator[str]:

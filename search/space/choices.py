@@ -28,6 +28,7 @@ def names() -> Names:
         scored={name: task.metrics for name, task in SCORED.items()},
         problems={name: tuple(one.problem_type for one in variants) for name, variants in VARIANTS.items()},
         samplers=SAMPLERS,
+        generating=tuple(task.name for task in TASKS if task.generates),
         objectives=tuple(objective.name for objective in OBJECTIVES),
     )
 

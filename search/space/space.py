@@ -11,9 +11,11 @@ from search.config.space_section import narrow_axis
 from search.errors import UserError, listed
 from search.space.choices import runtime_knob
 from search.space.deployments import Deployment
+from search.tasks import task_of
 from spaces import registry, two_of_four
 from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
 from spaces.build import steps_of
+from spaces.generation.program import GeneratingRuntime
 from spaces.knob import Knob, Value
 from spaces.recipe import Step
 from spaces.runtime import Context
@@ -132,6 +134,8 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
             continue
         runtime = registry.runtime_named(str(name))
         why = runtime.missing(context)
+        if why is None and task_of(config).generates and not isinstance(runtime, GeneratingRuntime):
+            why = "it does not generate text"
         if why is not None:
             missing[runtime.name] = why
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from objectives import roofline
 from spaces.base import read_config
+from spaces.generation.causal import LOG_LIKELIHOOD
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -35,6 +36,8 @@ def model_sizes(folder: Path) -> roofline.Sizes | None:
     tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
     matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
     inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}
+    if base.output == LOG_LIKELIHOOD and len(matrices) == len(inside):  # the token table is the head too
+        matrices["head"] = next(s for n, s in tables.items() if f"{family.embeddings[0]}." in n)[::-1]
     # Of a low-rank pair the second factor, which comes last, has the queries' width.
     queries: dict[str, int] = {}
     for name, (_, outputs) in sorted(inside.items()):

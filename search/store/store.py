@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.store.atomic import remove, sweep
+from search.store.atomic import sweep
 from search.store.locks import alone_in
 from search.store.owner import Owner, beat, beating, here, now_in, rest, silent, temporary
 from spaces.recipe import digest_of
@@ -24,8 +23,6 @@ LEASES = ".leases"
 SCRATCH = ".scratch"
 SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
 HALF_WRITTEN_S = 24 * 3600.0
-#: What versions that knew processes by their number alone left half made.
-OLD_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.\d+")
 #: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
 CODE_VERSIONS = {"data": 2, "teacher": 3, "statistics": 4, "weights": 5, "predictions": 2}
 
@@ -217,9 +214,6 @@ class Store:
         """Remove what processes that no longer run left half made."""
         for stage in self.root.glob("[!.]*/"):
             sweep(stage)
-            for path in stage.glob(".*"):
-                if OLD_PARTIAL.fullmatch(path.name) and _age_s(path) > SCRATCH_S:
-                    remove(path)
         self._sweep_scratch()
 
     def _prune_scratch(self, limit: int, began: float) -> int:

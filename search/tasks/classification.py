@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where, show
-from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.encoded import EncodedRows, read_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import one_label, read_splits
 from search.tasks.task import ConstantGuess, Rows, Split, Splits
@@ -30,25 +30,8 @@ PROBLEMS = {
 
 
 @dataclass(frozen=True)
-class LabelledRows:
-    """`Rows` of texts with one label each; outputs are logits (N, C)."""
-
-    encoded: Encoded
-    references: np.ndarray  # (N,) int64
-    labels: tuple[str, ...]  # of label 0, 1, ...
-
-    @property
-    def classes(self) -> int:
-        return len(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def write(self, folder: Path, name: str) -> None:
-        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
-
-    def chosen(self, rows: np.ndarray) -> LabelledRows:
-        return LabelledRows(self.encoded.chosen(rows), self.references[rows], self.labels)
+class LabelledRows(EncodedRows):
+    """`Rows` of texts with one label each, references (N,) int64; outputs are logits (N, C)."""
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
         """The label with the largest logit: (N,) int64."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -42,6 +43,29 @@ def from_arrays(data: Mapping[str, np.ndarray]) -> Encoded:
     columns = {n: np.split(data[f"ids.{n}"].astype(np.int64), cuts) for n in names}
     padding = {n: int(data[f"pad.{n}"]) for n in names}
     return Encoded(columns, padding, lengths)
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """What all `Rows` of texts with one reference each have in common."""
+
+    encoded: Encoded
+    references: np.ndarray  # (N,) or (N, C)
+    labels: tuple[str, ...]  # the name of each output
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def write(self, folder: Path, name: str) -> None:
+        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
+
+    def chosen(self, rows: np.ndarray) -> Self:
+        """The rows at these indices (n,)."""
+        return replace(self, encoded=self.encoded.chosen(rows), references=self.references[rows])
 
 
 #: Share of the training rows, and most of them, that early stopping holds out.

@@ -12,6 +12,7 @@ class HeadLosses:
     """What `search.tasks.task.Task` says of losses, by the functions of one kind in `spaces.losses`."""
 
     kind: str  # of `spaces.losses.LOSSES`
+    generates = False
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         from spaces.losses import LOSSES

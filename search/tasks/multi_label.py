@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.errors import Where, listed, show
 from search.tasks.classification import Classification
-from search.tasks.encoded import write_encoded
+from search.tasks.encoded import EncodedRows
 from search.tasks.label_sets import label_sets
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Rows, Splits
@@ -23,25 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LabelSetRows:
-    """`Rows` of texts with a label set each; outputs are logits (N, C)."""
-
-    encoded: Encoded
-    references: np.ndarray  # (N, C) int8
-    labels: tuple[str, ...]  # of label 0, 1, ...
-
-    @property
-    def classes(self) -> int:
-        return len(self.labels)
-
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def write(self, folder: Path, name: str) -> None:
-        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
-
-    def chosen(self, rows: np.ndarray) -> LabelSetRows:
-        return LabelSetRows(self.encoded.chosen(rows), self.references[rows], self.labels)
+class LabelSetRows(EncodedRows):
+    """`Rows` of texts with a label set each, references (N, C) int8; outputs are logits (N, C)."""
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
         """The labels whose probability is above 0.5: (N, C) int8."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.errors import Where
 from search.tasks.classification import Classification
-from search.tasks.encoded import write_encoded
+from search.tasks.encoded import EncodedRows
 from search.tasks.numbers import numbers
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Rows, Splits
@@ -27,25 +26,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NumberRows:
-    """`Rows` of texts with a number each; outputs are (N, 1), in the data's unit."""
+class NumberRows(EncodedRows):
+    """`Rows` of texts with a number each, references (N,) float64; outputs are (N, 1), in the data's unit.
 
-    encoded: Encoded
-    references: np.ndarray  # (N,) float64
-    labels: tuple[str, ...]  # the name of the output
+    `labels` holds the name of the output.
+    """
 
     @property
     def classes(self) -> int:
         return 0
-
-    def __len__(self) -> int:
-        return len(self.references)
-
-    def write(self, folder: Path, name: str) -> None:
-        write_encoded(folder / f"{name}.npz", self.encoded, self.references)
-
-    def chosen(self, rows: np.ndarray) -> NumberRows:
-        return NumberRows(self.encoded.chosen(rows), self.references[rows], self.labels)
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
         """(N,) float64."""

@@ -153,6 +153,7 @@ class Task(Protocol):
     outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
     labelled: bool  # whether outputs are named labels
+    generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
     pipeline: str  # the transformers pipeline whose replies `search.load` gives
 
     def head(self, model: ModelConfig, described: Any) -> str:

@@ -33,7 +33,20 @@ CPU: Providers = (("CPUExecutionProvider", {}),)
 CUDA: Providers = (("CUDAExecutionProvider", {}),)
 
 
-class Onnx:
+class FromGraph:
+    """Of a runtime that runs the ONNX graph of a plan, and makes it where the folder lacks it."""
+
+    def files(self, plan: Plan) -> tuple[str, ...]:
+        return (file_of(plan),)
+
+    def made_by(self, context: Context) -> Mapping[str, str]:
+        return versions()
+
+    def made_from(self, plan: Plan) -> Plan | None:
+        return source_of(plan)
+
+
+class Onnx(FromGraph):
     """fp32 (fp16 on CUDA) as exported; integers as rewritings of that graph (`spaces.runtimes.quantise`)."""
 
     name = "onnx"
@@ -50,15 +63,6 @@ class Onnx:
 
     def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (file_of(plan),)
-
-    def made_by(self, context: Context) -> Mapping[str, str]:
-        return versions()
-
-    def made_from(self, plan: Plan) -> Plan | None:
-        return source_of(plan)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

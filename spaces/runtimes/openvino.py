@@ -16,7 +16,7 @@ from spaces.runtimes import onnx
 from spaces.runtimes.opening import require
 
 
-class OpenVino:
+class OpenVino(onnx.FromGraph):
     """The ONNX graph in fp32, or with calibrated int8 scales in it, compiled for the CPU with the latency hint."""
 
     name = "openvino"
@@ -32,15 +32,6 @@ class OpenVino:
 
     def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "int8-static")
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (onnx.file_of(plan),)
-
-    def made_by(self, context: Context) -> Mapping[str, str]:
-        return onnx.versions()
-
-    def made_from(self, plan: Plan) -> Plan | None:
-        return onnx.source_of(plan)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context, "here")

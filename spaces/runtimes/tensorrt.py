@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ PROVIDER = "TensorrtExecutionProvider"
 INSTALL = "pip install onnxruntime-gpu tensorrt"
 
 
-class TensorRt:
+class TensorRt(onnx.FromGraph):
     """fp32 (which TensorRT may multiply in TF32) or fp16; what it has no kernel for runs on the CUDA provider.
 
     Engines are built when a session first meets a shape, which takes from seconds to minutes, and are kept in this
@@ -46,15 +45,6 @@ class TensorRt:
 
     def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "fp16")
-
-    def files(self, plan: Plan) -> tuple[str, ...]:
-        return (onnx.file_of(plan),)
-
-    def made_by(self, context: Context) -> Mapping[str, str]:
-        return onnx.versions()
-
-    def made_from(self, plan: Plan) -> Plan | None:
-        return onnx.source_of(plan)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,19 @@ class FakeSide:
 
     def resume(self) -> None:
         self._machine.awake.add(self.pid)
+
+
+def others(machine: Machine, shares: Sequence[float]) -> Callable[[Sequence[int]], Reading]:
+    """Readings of a machine on which other processes take these shares of both CPUs, attempt by attempt."""
+    state = {"readings": 0, "taken": 0.0, "since": 0.0}
+
+    def read(pids: Sequence[int]) -> Reading:
+        attempt = int(state["readings"]) // 2
+        if state["readings"] % 2:
+            state["taken"] += 2 * shares[min(attempt, len(shares) - 1)] * (machine.now - state["since"])
+        state["readings"] += 1
+        state["since"] = machine.now
+        quiet = machine.read(pids)
+        return replace(quiet, everybody=quiet.everybody + state["taken"])
+
+    return read

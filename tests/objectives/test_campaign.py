@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import BATCH, FakeSide, Machine
+from fakes import BATCH, FakeSide, Machine, others
 
 from objectives import campaign, campaign_measurements
 from objectives.bench import Predict
 from objectives.campaign import Campaign, Opener, Plan
-from objectives.clock import Reading
 from objectives.measurement import Measurement
 
 BRIEF = Plan(block_s=0.02, warm_s=0.05)
@@ -191,22 +190,6 @@ def test_models_of_two_groups_compare_by_way_of_the_baselines() -> None:
     times = {key: figures(found, key)["latency_p50_ms"].value for key in (2, 3)}
     assert times[2] / times[3] == pytest.approx(5 / 4)
     assert figures(found, 3)["latency_p50_ms"].conditions["as_timed"] == pytest.approx(8)
-
-
-def others(machine: Machine, shares: Sequence[float]) -> Callable[[Sequence[int]], Reading]:
-    """Readings of a machine on which other processes take these shares of both CPUs, attempt by attempt."""
-    state = {"readings": 0, "taken": 0.0, "since": 0.0}
-
-    def read(pids: Sequence[int]) -> Reading:
-        attempt = int(state["readings"]) // 2
-        if state["readings"] % 2:
-            state["taken"] += 2 * shares[min(attempt, len(shares) - 1)] * (machine.now - state["since"])
-        state["readings"] += 1
-        state["since"] = machine.now
-        quiet = machine.read(pids)
-        return replace(quiet, everybody=quiet.everybody + state["taken"])
-
-    return read
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import BATCH, FakeSide, Machine
+from fakes import BATCH, FakeSide, Machine, others
 from timed import measure, sides
 
-from objectives import latency, timing
+from objectives import latency
 from objectives.bench import Predict
-from objectives.clock import Reading
 from objectives.latency import QUICK
 
 
@@ -22,22 +21,6 @@ from objectives.latency import QUICK
 def _thaw() -> Iterator[None]:
     yield
     gc.unfreeze()
-
-
-def others(machine: Machine, shares: Sequence[float]) -> timing.Read:
-    """Readings of a machine on which other processes take these shares of both CPUs, attempt by attempt."""
-    state = {"readings": 0, "taken": 0.0, "since": 0.0}
-
-    def read(pids: Sequence[int]) -> Reading:
-        attempt = int(state["readings"]) // 2
-        if state["readings"] % 2:
-            state["taken"] += 2 * shares[min(attempt, len(shares) - 1)] * (machine.now - state["since"])
-        state["readings"] += 1
-        state["since"] = machine.now
-        quiet = machine.read(pids)
-        return replace(quiet, everybody=quiet.everybody + state["taken"])
-
-    return read
 
 
 @pytest.mark.parametrize(

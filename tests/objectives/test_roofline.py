@@ -9,6 +9,7 @@ import pytest
 
 from objectives import roofline
 from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, MeasuredCeilings, Meter
+from objectives.generation import TPOT
 from objectives.latency import P50
 from objectives.roofline import Sizes, work
 
@@ -156,3 +157,16 @@ def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock
 def test_a_ceiling_for_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="got int3"):
         Meter("cpu", 1).peak("int3")
+
+
+def test_a_generation_reads_all_weights_again_for_each_token_after_the_first() -> None:
+    ceilings = LatencyPredictor(peak=1e30, bandwidth=1e6)  # nothing but memory takes time
+    prompt = roofline.floor(SMALL, [batch(6)], "fp32", ceilings)
+    call = roofline.floor(SMALL, [{**batch(6), "new_tokens": np.array([5])}], "fp32", ceilings)
+    read_ms = 4 * (SMALL.weights + 3 * 4) / 1e6 * 1e3
+    assert call.step_ms == pytest.approx(read_ms)
+    assert call.ms == pytest.approx(prompt.ms + 4 * read_ms)
+    assert call.work.bytes == pytest.approx(5 * prompt.work.bytes)
+    timed = {P50.name: P50.counted(10 * call.ms, {}), "tpot_ms": TPOT.counted(4 * read_ms, {})}
+    assert roofline.held_against(call, timed, P50.name)["decode_roofline_fraction"].value == pytest.approx(0.25)
+    assert "decode_roofline_fraction" not in roofline.held_against(prompt, timed, P50.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from search.track.tracker import Tracker
 
 from . import factory
 from .test_track import DEFAULTS, SEARCH, runs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_store() -> Iterator[None]:
-    """The tests' stores are their own, whatever the environment says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

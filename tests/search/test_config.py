@@ -9,10 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import save_file
 
 from search.config.load import Names, from_mapping, load, results_folder
 from search.config.schema import RunConfig
@@ -39,21 +37,8 @@ MINIMAL: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with a model and data, and a shell that stands somewhere else."""
-    project, shell = tmp_path / "project", tmp_path / "shell"
-    (project / "model").mkdir(parents=True)
-    shell.mkdir()
-    (project / "model" / "config.json").write_text('{"model_type": "bert"}')
-    save_file({"weight": np.ones(2, dtype=np.float32)}, project / "model" / "model.safetensors")
-    (project / "train.csv").write_text("text,label\nfine,1\nbad,0\n")
-    monkeypatch.chdir(shell)
-    return project
-
-
-def write(folder: Path, config: Any) -> Path:
-    path = folder / "config.yaml"
+def write(project: Path, config: Any) -> Path:
+    path = project / "config.yaml"
     path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
     return path
 
@@ -62,11 +47,11 @@ def changed(**parts: Any) -> dict[str, Any]:
     return {**MINIMAL, **parts}
 
 
-def test_three_keys_are_enough_and_the_file_names_the_study(folder: Path) -> None:
-    config = load(write(folder, MINIMAL), [], NAMES)
+def test_three_keys_are_enough_and_the_file_names_the_study(project: Path) -> None:
+    config = load(write(project, MINIMAL), [], NAMES)
     assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "known-latency")
-    assert config.model.name == str(folder / "model")
-    assert config.data.train == str(folder / "train.csv")
+    assert config.model.name == str(project / "model")
+    assert config.data.train == str(project / "train.csv")
 
 
 def test_the_embedded_default_loads_and_its_files_are_there() -> None:
@@ -76,11 +61,11 @@ def test_the_embedded_default_loads_and_its_files_are_there() -> None:
 
 
 @pytest.mark.parametrize("overrides", [[], ["space.prune=off", "limits.max_loss=1", "data.limit=7", "study=x.y-z_0"]])
-def test_a_configuration_written_back_means_the_same(folder: Path, overrides: list[str]) -> None:
-    config = load(write(folder, MINIMAL), overrides, NAMES)
+def test_a_configuration_written_back_means_the_same(project: Path, overrides: list[str]) -> None:
+    config = load(write(project, MINIMAL), overrides, NAMES)
     assert from_mapping(config.to_mapping(), NAMES) == config
     assert from_mapping(json.loads(json.dumps(config.to_mapping())), NAMES) == config
-    elsewhere = folder / "copy" / "copy.yaml"
+    elsewhere = project / "copy" / "copy.yaml"
     elsewhere.parent.mkdir()
     elsewhere.write_text(yaml.safe_dump(config.to_mapping()))
     assert load(elsewhere, [], NAMES) == config
@@ -93,60 +78,60 @@ def test_the_embedded_default_written_back_names_no_folder_of_this_machine() -> 
     assert from_mapping(config.to_mapping(), NAMES) == config
 
 
-def test_paths_are_relative_to_who_wrote_them(folder: Path) -> None:
+def test_paths_are_relative_to_who_wrote_them(project: Path) -> None:
     (Path.cwd() / "mine.csv").write_text("text,label\n")
-    config = load(write(folder, MINIMAL), ["data.validation=mine.csv"], NAMES)
-    assert config.data.train == str(folder / "train.csv")  # the file's
+    config = load(write(project, MINIMAL), ["data.validation=mine.csv"], NAMES)
+    assert config.data.train == str(project / "train.csv")  # the file's
     assert config.data.validation == str(Path.cwd() / "mine.csv")  # the shell's
     assert config.mlruns == str(Path.cwd() / "mlruns")  # where the other commands look for it
 
 
-def test_a_hub_name_stays_a_name_unless_such_a_folder_exists(folder: Path) -> None:
-    assert load(write(folder, changed(model={"name": "some/model"})), [], NAMES).model.name == "some/model"
-    (folder / "some").mkdir()
-    (folder / "model").rename(folder / "some" / "model")
-    config = load(write(folder, changed(model={"name": "some/model"})), [], NAMES)
-    assert config.model.name == str(folder / "some" / "model")
+def test_a_hub_name_stays_a_name_unless_such_a_folder_exists(project: Path) -> None:
+    assert load(write(project, changed(model={"name": "some/model"})), [], NAMES).model.name == "some/model"
+    (project / "some").mkdir()
+    (project / "model").rename(project / "some" / "model")
+    config = load(write(project, changed(model={"name": "some/model"})), [], NAMES)
+    assert config.model.name == str(project / "some" / "model")
 
 
-def test_hub_data_have_split_names_not_paths(folder: Path) -> None:
+def test_hub_data_have_split_names_not_paths(project: Path) -> None:
     data = {"name": "org/set", "validation": "dev"}
-    assert load(write(folder, changed(data=data)), [], NAMES).data.splits == {
+    assert load(write(project, changed(data=data)), [], NAMES).data.splits == {
         "train": "train",
         "validation": "dev",
     }
 
 
-def test_an_override_is_yaml_and_wins(folder: Path) -> None:
+def test_an_override_is_yaml_and_wins(project: Path) -> None:
     overrides = [
         "teacher.learning_rate=1e-4",
         "space.prune.heads=[0.5, 1.0]",
         "limits={max_loss: 1}",
         "device=cpu",
     ]
-    config = load(write(folder, changed(teacher={"learning_rate": 5})), overrides, NAMES)
+    config = load(write(project, changed(teacher={"learning_rate": 5})), overrides, NAMES)
     assert config.teacher.learning_rate == 1e-4
     assert config.space == {"prune": {"heads": [0.5, 1.0]}}
     assert (config.limits.max_loss, config.device) == (1.0, "cpu")
 
 
-def test_a_date_is_text(folder: Path) -> None:
-    assert load(write(folder, yaml.safe_dump(MINIMAL) + "study: 2025-01-31\n"), [], NAMES).study == "2025-01-31"
+def test_a_date_is_text(project: Path) -> None:
+    assert load(write(project, yaml.safe_dump(MINIMAL) + "study: 2025-01-31\n"), [], NAMES).study == "2025-01-31"
 
 
-def test_off_is_off_however_yaml_reads_it(folder: Path) -> None:
+def test_off_is_off_however_yaml_reads_it(project: Path) -> None:
     text = yaml.safe_dump(MINIMAL) + 'space: {distill: off, prune: "off", low_rank: {rank: off}, bits: on, runtime: }\n'
-    space = load(write(folder, text), [], NAMES).space
+    space = load(write(project, text), [], NAMES).space
     assert space == {"distill": None, "prune": None, "low_rank": {"rank": "off"}}
 
 
-def test_the_metric_may_be_called_by_its_name_among_the_objectives(folder: Path) -> None:
-    config = load(write(folder, changed(metric="f1", objectives=["f1", "size_mb"])), [], NAMES)
+def test_the_metric_may_be_called_by_its_name_among_the_objectives(project: Path) -> None:
+    config = load(write(project, changed(metric="f1", objectives=["f1", "size_mb"])), [], NAMES)
     assert config.objectives == ("metric", "size_mb")
 
 
-def test_what_determines_the_teacher_leaves_out_what_does_not(folder: Path) -> None:
-    path = write(folder, MINIMAL)
+def test_what_determines_the_teacher_leaves_out_what_does_not(project: Path) -> None:
+    path = write(project, MINIMAL)
     config = load(path, [], NAMES)
     assert load(path, ["budget.trials=3", "space.bits=off"], NAMES).teacher_parts("m", "t") == config.teacher_parts(
         "m", "t"
@@ -155,8 +140,8 @@ def test_what_determines_the_teacher_leaves_out_what_does_not(folder: Path) -> N
         assert load(path, [override], NAMES).teacher_parts("m", "t") != config.teacher_parts("m", "t")
 
 
-def test_a_study_is_resumed_with_another_budget_but_not_with_another_space(folder: Path) -> None:
-    path = write(folder, MINIMAL)
+def test_a_study_is_resumed_with_another_budget_but_not_with_another_space(project: Path) -> None:
+    path = write(project, MINIMAL)
     parts = load(path, [], NAMES).study_parts("m", "d")
     assert load(path, ["budget.trials=3", "sampler=gp"], NAMES).study_parts("m", "d") == parts
     assert load(path, ["space.bits=off"], NAMES).study_parts("m", "d") != parts
@@ -170,9 +155,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path, [], NAMES)
 
 
-def test_an_unwritable_results_folder_is_named(folder: Path) -> None:
-    (folder / "file").write_text("")
-    config = load(write(folder, MINIMAL), [f"mlruns={folder / 'file' / 'mlruns'}"], NAMES)
+def test_an_unwritable_results_folder_is_named(project: Path) -> None:
+    (project / "file").write_text("")
+    config = load(write(project, MINIMAL), [f"mlruns={project / 'file' / 'mlruns'}"], NAMES)
     with (
         pytest.raises(UserError, match=r"^--set mlruns: must be a folder that can be written, got .*file"),
         results_folder(config),
@@ -180,12 +165,12 @@ def test_an_unwritable_results_folder_is_named(folder: Path) -> None:
         pass
 
 
-def test_a_results_folder_is_made_and_stays_unless_the_input_was_wrong(folder: Path) -> None:
-    config = load(write(folder, MINIMAL), [f"mlruns={folder / 'new' / 'mlruns'}"], NAMES)
+def test_a_results_folder_is_made_and_stays_unless_the_input_was_wrong(project: Path) -> None:
+    config = load(write(project, MINIMAL), [f"mlruns={project / 'new' / 'mlruns'}"], NAMES)
     with suppress(UserError), results_folder(config) as made:
         (made / "cache" / "data").mkdir(parents=True)
         raise UserError
-    assert not (folder / "new").exists()
+    assert not (project / "new").exists()
     with results_folder(config) as made:
         assert list(made.iterdir()) == []
 
@@ -205,29 +190,31 @@ def test_reading_a_configuration_needs_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_configuration_is_frozen(folder: Path) -> None:
-    config: RunConfig = load(write(folder, MINIMAL), [], NAMES)
+def test_a_configuration_is_frozen(project: Path) -> None:
+    config: RunConfig = load(write(project, MINIMAL), [], NAMES)
     with pytest.raises(AttributeError):
         config.seed = 1  # type: ignore[misc]
 
 
-def test_an_objective_may_name_another_workload(folder: Path) -> None:
-    config = load(write(folder, changed(objectives=["metric", "latency_p50_ms", "latency_p50_ms/b32-l128"])), [], NAMES)
+def test_an_objective_may_name_another_workload(project: Path) -> None:
+    config = load(
+        write(project, changed(objectives=["metric", "latency_p50_ms", "latency_p50_ms/b32-l128"])), [], NAMES
+    )
     assert config.objectives[-1] == "latency_p50_ms/b32-l128"
 
 
 @pytest.mark.parametrize("name", ["latency_p50_ms/32", "latency_p50_ms/", "size_mb/b32"])
-def test_a_workload_that_is_none_or_changes_nothing_is_refused(folder: Path, name: str) -> None:
+def test_a_workload_that_is_none_or_changes_nothing_is_refused(project: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"objectives: a workload .*, got"):
-        load(write(folder, changed(objectives=["metric", name])), [], NAMES)
+        load(write(project, changed(objectives=["metric", name])), [], NAMES)
 
 
 @pytest.mark.parametrize(
     ("override", "section"),
     [("recover.relation_weight=0.5", "recover"), ("workload.threads=2", "workload")],
 )
-def test_every_key_of_what_trials_share_makes_another_study(folder: Path, override: str, section: str) -> None:
-    path = write(folder, MINIMAL)
+def test_every_key_of_what_trials_share_makes_another_study(project: Path, override: str, section: str) -> None:
+    path = write(project, MINIMAL)
     parts, other = (load(path, said, NAMES).study_parts("m", "d") for said in ([], [override]))
     assert {name for name in parts if parts[name] != other[name]} == {section}
     assert parts.keys() == other.keys()

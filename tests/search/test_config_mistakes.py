@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from search.config.load import load
+from search.config.load import from_mapping, load
 from search.config.source import Override
 from search.errors import UserError
 
 from .test_config import MINIMAL, NAMES, changed, write
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with a model and data, and a shell that stands somewhere else."""
-    project, shell = tmp_path / "project", tmp_path / "shell"
-    (project / "model").mkdir(parents=True)
-    shell.mkdir()
-    (project / "model" / "config.json").write_text('{"model_type": "bert"}')
-    save_file({"weight": np.ones(2, dtype=np.float32)}, project / "model" / "model.safetensors")
-    (project / "train.csv").write_text("text,label\nfine,1\nbad,0\n")
-    monkeypatch.chdir(shell)
-    return project
-
 
 WRONG: list[tuple[dict[str, Any] | str, str]] = [
     (changed(trails=1), r"config.yaml: trails: unknown key"),
@@ -111,9 +96,39 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"workload": {"prompt": 64}}, r"workload.prompt: must be left out unless the task is text, got 64"),
+        ({"workload": {"new_tokens": 8}}, r"workload.new_tokens: must be left out unless the task is text, got 8"),
+        ({"objectives": ["metric", "tpot_ms"]}, r'objectives: must be left out unless the task is text, got "tpot_ms"'),
+        ({"limits": {"others": {"ttft_ms/b8": 9}}}, r"limits.others.ttft_ms/b8: must be left out unless"),
+        ({"task": "text", "workload": {"length": 64}}, r"workload.length: must be left out for text.*got 64"),
+    ],
+)
+def test_tokens_are_generated_by_tasks_that_generate_alone(folder: Path, section: Any, message: str) -> None:
+    names = replace(
+        NAMES,
+        tasks=(*NAMES.tasks, "text"),
+        metrics={**NAMES.metrics, "text": ("perplexity",)},
+        objectives=(*NAMES.objectives, "tpot_ms", "ttft_ms"),
+        generating=("text",),
+    )
+    with pytest.raises(UserError, match=message):
+        load(write(folder, {**MINIMAL, **section}), [], names)
+
+
+@pytest.mark.parametrize(("given", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
+def test_the_length_of_a_task_that_generates_is_its_prompt(folder: Path, given: Any, prompt: int, new: int) -> None:
+    names = replace(NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, generating=("text",))
+    config = load(write(folder, {**MINIMAL, "task": "text", "workload": given}), [], names)
+    assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
+    assert from_mapping(config.to_mapping(), names) == config
+
+
 @pytest.mark.parametrize(("config", "message"), WRONG)
-def test_a_mistake_is_told_with_file_key_rule_and_value(folder: Path, config: Any, message: str) -> None:
-    path = write(folder, config)
+def test_a_mistake_is_told_with_file_key_rule_and_value(project: Path, config: Any, message: str) -> None:
+    path = write(project, config)
     with pytest.raises(UserError) as caught:
         load(path, [], NAMES)
     text = str(caught.value)
@@ -134,11 +149,11 @@ def test_a_mistake_is_told_with_file_key_rule_and_value(folder: Path, config: An
         ("data.train=none.csv", r"^--set data.train: no such file"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_as_one(folder: Path, override: str, message: str) -> None:
+def test_a_mistake_on_the_command_line_is_told_as_one(project: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load(write(folder, MINIMAL), [override], NAMES)
+        load(write(project, MINIMAL), [override], NAMES)
 
 
-def test_a_flag_is_named_as_the_user_wrote_it(folder: Path) -> None:
+def test_a_flag_is_named_as_the_user_wrote_it(project: Path) -> None:
     with pytest.raises(UserError, match=r"^--trials: must be a whole number, at least 1, got 0$"):
-        load(write(folder, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)
+        load(write(project, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from search.prepare.runner import ANY_SHAPE
 from search.report import listing
 from search.space.space import runtime_knob
 from spaces import registry
@@ -18,7 +17,7 @@ def test_what_has_not_run_on_its_hardware_is_called_experimental_and_nothing_els
 
 
 def test_what_is_called_experimental_exists() -> None:
-    knobs = {f"{axis.name}.{knob.name}": knob for axis in registry.axes() for knob in axis.knobs(ANY_SHAPE)}
+    knobs = {f"{axis.name}.{knob.name}": knob for axis in registry.axes() for knob in axis.knobs(listing.ANY_SHAPE)}
     knobs[f"runtime.{runtime_knob().name}"] = runtime_knob()
     for name, values in registry.EXPERIMENTAL.items():
         assert set(values) <= set(knobs[name].choices)

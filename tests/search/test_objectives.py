@@ -14,7 +14,7 @@ from objectives import clock, energy
 from search.config.load import load
 from search.errors import UserError
 from search.planning import plan_lines
-from search.prepare import runner
+from search.prepare import machine, runner
 from search.space.choices import names
 
 LATER = ("--set", "budget.trials=4", "--set", "space.distill=off")
@@ -94,7 +94,7 @@ def test_an_objective_that_the_device_cannot_give_is_refused_before_anything_is_
 ) -> None:
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     with pytest.raises(UserError) as refused:
-        runner.context_of(load(config, [override], names()))
+        machine.context_of(load(config, [override], names()))
     assert all(text in str(refused.value) for text in wanted), refused.value
 
 
@@ -105,7 +105,7 @@ def test_an_objective_that_the_device_can_give_is_not_refused(
     zone.mkdir()
     (zone / "energy_uj").write_text("1")
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
-    assert runner.context_of(load(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
+    assert machine.context_of(load(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
 
 
 def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(config: Path, tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPa
     """Its clock moves between any two looks; with it in a key nothing of an earlier trial is found again."""
     clocks = iter(("345 MHz", "1980 MHz"))
     monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100", "clocks.sm": next(clocks)}])
-    first, second = runner.environment_of("cuda"), runner.environment_of("cuda")
+    first, second = machine.environment_of("cuda"), machine.environment_of("cuda")
     assert first == second and first["gpu"] == [{"name": "NVIDIA H100"}]
 
 
 def test_a_gpu_that_an_objective_names_is_part_of_the_machine(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100"}])
     chosen = replace(load(config, [], names()), objectives=("metric", "latency_p50_ms", "latency_p50_ms/cuda-b8"))
-    assert runner.devices_beside(chosen, "cpu") == ["cuda"] and runner.devices_beside(chosen, "cuda") == []
-    with_it, without = runner.environment_of("cpu", ["cuda"]), runner.environment_of("cpu")
+    assert machine.devices_beside(chosen, "cpu") == ["cuda"] and machine.devices_beside(chosen, "cuda") == []
+    with_it, without = machine.environment_of("cpu", ["cuda"]), machine.environment_of("cpu")
     assert clock.difference(with_it, without) == "gpu: NVIDIA H100 there, none here"

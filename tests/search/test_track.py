@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +21,6 @@ from . import factory
 
 DEFAULTS = {"distill.layers": 6, "prune.heads": 1.0, "bits.precision": "fp32"}
 SEARCH = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_store() -> Iterator[None]:
-    """The tests' stores are their own, whatever the environment says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

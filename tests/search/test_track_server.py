@@ -7,7 +7,6 @@ import http.server
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from search.track.tracker import check_store
 
 from . import factory
 from .test_track import on_front, runs, started
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_store() -> Iterator[None]:
-    """The tests' stores are their own, whatever the environment says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

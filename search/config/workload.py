@@ -1,0 +1,45 @@
+"""The workload of a task that generates: a call is a prompt and the tokens that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from search.config.schema import RunConfig, WorkloadConfig
+from search.config.source import Source
+from search.errors import listed, wrong
+
+#: Tokens of a call where the configuration says nothing.
+PROMPT, NEW_TOKENS = 128, 32
+
+
+def checked_workload(config: RunConfig, generating: Collection[str], source: Source) -> WorkloadConfig:
+    """The workload of `config`: of one of the `generating` tasks with its prompt, which is its length, and new tokens.
+
+    Raises:
+        UserError: a prompt, new tokens or an objective of tokens for a task that generates none, or a length for one
+            that does.
+    """
+    given = config.workload
+    if config.task not in generating:
+        _refuse(config, generating, source)
+        return given
+    prompt = PROMPT if given.prompt is None else given.prompt
+    if given.length not in (WorkloadConfig().length, prompt):
+        rule = f"left out for {config.task}, whose calls have workload.prompt ({prompt}) tokens"
+        raise wrong(source.where("workload.length"), rule, given.length)
+    return replace(given, prompt=prompt, length=prompt, new_tokens=given.new_tokens or NEW_TOKENS)
+
+
+def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:
+    """Raise UserError for what only a task that generates has."""
+    from objectives.generation import NAMES
+
+    having = listed(generating) or "one that generates"
+    for key in ("prompt", "new_tokens"):
+        if (value := getattr(config.workload, key)) is not None:
+            raise wrong(source.where(f"workload.{key}"), f"left out unless the task is {having}", value)
+    for name in (*config.objectives, *config.limits.others):
+        if name.partition("/")[0] in NAMES:
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise wrong(source.where(key), f"left out unless the task is {having}", name)

@@ -1,0 +1,76 @@
+"""The machine a search runs on: its device, what candidates run under, and its fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from objectives import clock, objective_named
+from objectives.workload import device_of as workload_device
+from objectives.workload import marked
+from search.config.schema import RunConfig
+from search.errors import UserError
+from search.prepare.prepared import cores
+from spaces.runtime import Context
+
+
+def device_of(config: RunConfig) -> str:
+    """The device of the run. Raises UserError for cuda where there is none."""
+    import torch
+
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{config.where('device')}: must be a device of this machine, got cuda, and torch sees none")
+    return config.device
+
+
+def context_of(config: RunConfig) -> Context:
+    """Where candidates run.
+
+    Raises:
+        UserError: a device that this machine does not have, or an objective that its device cannot give.
+    """
+    device = device_of(config)
+    for name in (*config.objectives, *config.limits.others):
+        if name == "metric":
+            continue
+        key = "objectives" if name in config.objectives else f"limits.others.{name}"
+        mark = marked(name)[1]
+        there = (workload_device(mark) if mark else None) or device
+        if there == "cuda" and not _has_cuda():
+            raise UserError(
+                f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
+            )
+        missing = objective_named(name).missing(there)
+        if missing:
+            raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
+    load = config.workload
+    answer = {} if load.prompt is None else {"cache_tokens": load.prompt + (load.new_tokens or 0)}
+    return Context(device=device, threads=load.threads or cores(), **answer)
+
+
+def environment_of(device: str, others: Sequence[str] = ()) -> dict[str, Any]:
+    """The device's fingerprint as JSON, without readings that vary over time; it is part of keys.
+
+    `others` are devices that objectives name beside it; their GPUs are part of the machine too.
+    """
+    fingerprint = clock.steady(clock.fingerprint(device))
+    for other in others:
+        fingerprint["gpu"] = fingerprint["gpu"] or clock.steady(clock.fingerprint(other))["gpu"]
+    plain: dict[str, Any] = json.loads(json.dumps(fingerprint, default=str))
+    return plain
+
+
+def devices_beside(config: RunConfig, device: str) -> list[str]:
+    """Devices other than `device` that objectives and limits name: ["cuda"] for "latency_p50_ms/cuda" on the CPU."""
+    marks = (marked(name)[1] for name in (*config.objectives, *config.limits.others) if name != "metric")
+    named = (workload_device(mark) for mark in marks if mark)
+    return list(dict.fromkeys(name for name in named if name is not None and name != device))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

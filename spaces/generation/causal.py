@@ -1,0 +1,100 @@
+"""A causal language model as the rest of the program opens it: it scores texts, and it generates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from spaces.generation.program import CACHE_KINDS, CacheSettings, Program, greedy, open_program
+from spaces.knob import Plan
+from spaces.runtime import Context, Predict
+
+#: Input of a batch that is a generation: how many tokens to generate, one equal number a row, (B,) int64.
+NEW_TOKENS = "new_tokens"
+#: Input of a batch whose likelihoods are computed token by token: tokens of each row that the prompt has, (B,) int64.
+STEPPED = "stepped"
+#: What scoring gives: (B, L) float32, of each token the log probability after those before it.
+LOG_LIKELIHOOD = "log_likelihood"
+
+
+class CausalModel:
+    """A `Predict` of a causal language model.
+
+    A batch of input_ids and attention_mask (B, L) gives "log_likelihood" (B, L). One that has `new_tokens` beside them
+    is a generation: prompts padded on the left, and "tokens" (B, T), the most likely continuation. One that has
+    `stepped` gives "log_likelihood" again, computed as a generation computes it: the prompt in one call, then a token
+    at a time through the cache; rows have no padding.
+
+    The program that generates is opened at once, because it is what is timed; what scores at the first score.
+    """
+
+    def __init__(self, program: Program, open_scoring: Callable[[], Predict]) -> None:
+        self.program, self._open_scoring = program, open_scoring
+        self._scoring: Predict | None = None
+        #: `time.perf_counter()` after each token of the last generation.
+        self.token_times: list[float] = []
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if NEW_TOKENS in batch:
+            return {"tokens": self._generated(batch)}
+        if STEPPED in batch:
+            return {LOG_LIKELIHOOD: stepped(self.program, batch["input_ids"], int(batch[STEPPED][0]))}
+        return self.scoring(batch)
+
+    @property
+    def scoring(self) -> Predict:
+        """What scores, opened when it is first needed."""
+        if self._scoring is None:
+            self._scoring = self._open_scoring()
+        return self._scoring
+
+    def _generated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.token_times = []
+        tokens = []
+        for chosen in greedy(self.program, batch["input_ids"], batch["attention_mask"], int(batch[NEW_TOKENS][0])):
+            self.token_times.append(time.perf_counter())
+            tokens.append(chosen)
+        return np.stack(tokens, axis=1)
+
+
+def stepped(program: Program, input_ids: np.ndarray, prompt: int) -> np.ndarray:
+    """The log probability (B, L) float32 of each token of `input_ids` (B, L), through the cache.
+
+    The first `prompt` tokens of each row are one call, the others one each. Those of the prompt have no value, for a
+    program gives the logits of the last position alone: they are NaN.
+    """
+    likelihood = np.full(input_ids.shape, np.nan, dtype=np.float32)
+    logits, cache = program.prefill(input_ids[:, :prompt], np.ones_like(input_ids[:, :prompt]))
+    for position in range(prompt, input_ids.shape[1]):
+        tokens = input_ids[:, position]
+        likelihood[:, position] = _log_softmax(logits)[np.arange(len(tokens)), tokens]
+        if position + 1 < input_ids.shape[1]:
+            logits = program.decode(tokens, cache)
+    return likelihood
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+def open_causal(
+    folder: Path, open_scoring: Callable[[], Predict], runtime: str, plan: Plan, context: Context
+) -> CausalModel:
+    """The stored model under a runtime, with the runtime's default cache. Raises Infeasible."""
+    program = open_program(folder, runtime, plan, default_cache(runtime, context), context)
+    return CausalModel(program, open_scoring)
+
+
+def default_cache(runtime: str, context: Context) -> CacheSettings:
+    """The runtime's default kind of cache."""
+    from spaces import registry
+    from spaces.generation.program import GeneratingRuntime
+
+    opener = registry.runtime_named(runtime)
+    kinds = opener.cache_kinds(context) if isinstance(opener, GeneratingRuntime) else ()
+    return CacheSettings(kinds[0] if kinds else CACHE_KINDS[0], context.cache_tokens)

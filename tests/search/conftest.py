@@ -1,0 +1,31 @@
+"""Fixtures of several files: a project to load configurations in, and a tracking store of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with a model and data, and a shell that stands somewhere else."""
+    project, shell = tmp_path / "project", tmp_path / "shell"
+    (project / "model").mkdir(parents=True)
+    shell.mkdir()
+    (project / "model" / "config.json").write_text('{"model_type": "bert"}')
+    save_file({"weight": np.ones(2, dtype=np.float32)}, project / "model" / "model.safetensors")
+    (project / "train.csv").write_text("text,label\nfine,1\nbad,0\n")
+    monkeypatch.chdir(shell)
+    return project
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_store() -> Iterator[None]:
+    """The tests' tracking stores are their own, whatever the environment says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield

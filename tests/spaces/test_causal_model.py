@@ -1,0 +1,55 @@
+"""A causal language model as the program opens it: scores, generations, and scores through the cache."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from causal import prompts, stored
+
+from spaces import build
+from spaces.errors import Infeasible
+from spaces.generation.causal import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalModel
+from spaces.runtime import Context
+
+CONTEXT = Context("cpu", threads=1, cache_tokens=32)
+FP32 = {"precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
+    model = build.open_predict(stored(tmp_path_factory.mktemp("llama"), "llama"), "eager", FP32, CONTEXT)
+    assert isinstance(model, CausalModel)
+    return model
+
+
+def test_a_likelihood_through_the_cache_is_that_of_the_whole_text(opened: CausalModel) -> None:
+    ids, mask = prompts((9, 9))
+    whole = opened({"input_ids": ids, "attention_mask": mask})[LOG_LIKELIHOOD]
+    stepped = opened({"input_ids": ids, "attention_mask": mask, STEPPED: np.full(2, 4)})[LOG_LIKELIHOOD]
+    assert np.isnan(stepped[:, :4]).all()
+    np.testing.assert_allclose(stepped[:, 4:], whole[:, 4:], atol=1e-4)
+
+
+def test_a_generation_has_a_time_for_each_of_its_tokens(opened: CausalModel, tmp_path: Path) -> None:
+    ids, mask = prompts((9, 3))
+    began = time.perf_counter()
+    tokens = opened({"input_ids": ids, "attention_mask": mask, NEW_TOKENS: np.full(2, 6)})["tokens"]
+    ended = time.perf_counter()
+    assert tokens.shape == (2, 6)
+    times = [began, *opened.token_times, ended]
+    assert len(times) == 8 and times == sorted(times)
+
+
+def test_what_scores_is_opened_when_it_is_needed_and_all_of_it_for_its_files(tmp_path: Path) -> None:
+    folder = stored(tmp_path, "llama")
+    lazy, whole = (one(folder, "eager", FP32, CONTEXT) for one in (build.open_predict, build.open_whole))
+    assert isinstance(lazy, CausalModel) and isinstance(whole, CausalModel)
+    assert lazy._scoring is None and whole._scoring is not None
+
+
+def test_a_runtime_that_does_not_generate_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Infeasible, match="aot_inductor does not generate text"):
+        build.open_predict(stored(tmp_path, "llama"), "aot_inductor", FP32, CONTEXT)
