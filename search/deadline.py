@@ -46,16 +46,16 @@ class Clock:
 
     @contextmanager
     def watching_ctrl_c(self) -> Iterator[None]:
-        """Record a Ctrl-C, because Python drops the exception where it falls into a destructor."""
+        """Remember a Ctrl-C, because Python drops the exception where it falls into a destructor."""
 
-        def note_interrupt(number: int, frame: FrameType | None) -> None:
+        def remember(number: int, frame: FrameType | None) -> None:
             self.interrupted = True
             signal.default_int_handler(number, frame)
 
         if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
             yield
             return
-        before = signal.signal(signal.SIGINT, note_interrupt)
+        before = signal.signal(signal.SIGINT, remember)
         try:
             yield
         finally:

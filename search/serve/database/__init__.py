@@ -1,1 +1,0 @@
-"""What the service keeps: passages and their embeddings, questions, answers, feedback, switches and API keys."""
