@@ -26,9 +26,7 @@ class CausalModel:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        # transformers 5.24 says cache where 5.17 says past_key_values.
-        named = inspect.signature(model.forward).parameters
-        self._cache_name = "cache" if "cache" in named else "past_key_values"
+        self._cache_name = cache_name(model)
         config: Any = model.config
         self.dtype: torch.dtype = next(model.parameters()).dtype
         kinds = getattr(config, "layer_types", None)
@@ -74,6 +72,11 @@ class CausalModel:
         return torch.zeros(visible.shape, dtype=self.dtype, device=visible.device).masked_fill(~visible, hidden)[
             :, None
         ]
+
+
+def cache_name(model: nn.Module) -> str:
+    """What a transformers model calls its cache: 5.24 says cache where 5.17 says past_key_values."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class TorchProgram:

@@ -1,0 +1,188 @@
+"""Caches: what they hold, what they forget, their bytes and their limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from causal import ROTARY, causal, prompts
+from torch import Tensor
+
+from spaces.errors import Infeasible
+from spaces.generation.caches.quantised import GROUP, quantise
+from spaces.generation.caches.sliding import rotated
+from spaces.generation.program import CacheFullError, CacheSettings, greedy
+from spaces.generation.torch_program import TorchProgram, cache_name, left_padding, rotary_frequencies
+
+HEADS, SIZE, LAYERS = 2, 16, 2  # of the tiny models
+TOKEN = 2 * LAYERS * HEADS * SIZE * 4  # bytes of a token's keys and values in float32
+
+
+def program(settings: CacheSettings, name: str = "llama") -> TorchProgram:
+    return TorchProgram(causal(name), settings, "cpu")
+
+
+def steps(opened: TorchProgram, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Logits (N + 1, B, V) after a prompt and after each of N tokens (B, N); the cache."""
+    logits, cache = opened.prefill(ids, mask)
+    found = [logits, *(opened.decode(tokens[:, i], cache) for i in range(tokens.shape[1]))]
+    return np.stack(found), cache
+
+
+def test_a_static_cache_is_full_at_its_capacity_and_says_so() -> None:
+    opened = program(CacheSettings("static", capacity=10))
+    ids, mask = prompts((8, 5))
+    _, cache = opened.prefill(ids, mask)
+    for _ in range(2):
+        opened.decode(np.array([4, 5]), cache)
+    with pytest.raises(CacheFullError, match="a static cache of 10 tokens must hold prompt and answer, got 11 tokens"):
+        opened.decode(np.array([4, 5]), cache)
+    with pytest.raises(CacheFullError, match="got 11 tokens"):
+        opened.prefill(*prompts((11,)))
+
+
+def test_a_static_cache_is_allocated_once_for_prompts_of_as_many_rows() -> None:
+    opened = program(CacheSettings("static", capacity=32))
+    first = opened.prefill(*prompts((9,)))[1]
+    _, second = steps(opened, *prompts((5,), seed=1), np.array([[7, 8]]))
+    assert second.nbytes == 32 * TOKEN and second.length == 7
+    assert second.buffers.keys[0].data_ptr() == first.buffers.keys[0].data_ptr()
+    with pytest.raises(RuntimeError, match="a static cache holds one prompt at a time"):
+        opened.decode(np.array([4]), first)
+    fresh, _ = steps(program(CacheSettings("dynamic")), *prompts((5,), seed=1), np.array([[7, 8]]))
+    again, _ = steps(opened, *prompts((5,), seed=1), np.array([[7, 8]]))
+    np.testing.assert_allclose(again, fresh, atol=1e-5)
+
+
+def test_a_dynamic_cache_has_the_bytes_of_its_tokens() -> None:
+    _, cache = steps(program(CacheSettings("dynamic")), *prompts((8, 5)), np.array([[7, 8], [8, 9]]))
+    assert cache.length == 10 and cache.nbytes == 2 * 10 * TOKEN
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 3, GROUP, 8), -2), ((2, 3, GROUP, 8), -1)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_is_quantised_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, ...], axis: int) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = x * torch.tensor([1e-3, 1, 30, 1, 1, 1, 1, 1]) + torch.tensor([0.0, 0, 200, -50, 0, 0, 0, 3])
+    found = quantise(x, bits, axis)
+    step = found.scale.float()
+    assert ((found.values(torch.float32) - x).abs() <= step / 2 * (1 + 1e-3) + 1e-6).all()
+    wanted = (x.amax(axis, keepdim=True) - x.amin(axis, keepdim=True)) / (2**bits - 1)
+    assert (step <= wanted * 1.01 + x.abs().amax(axis, keepdim=True) / 500 / (2**bits - 1) + 1e-6).all()
+    assert found.codes.numel() * 8 == x.numel() * bits
+
+
+@pytest.mark.parametrize(("kind", "bytes_left", "tolerance"), [("int8", 0.42, 0.02), ("int4", 0.3, 0.35)])
+def test_few_bits_save_bytes_and_move_logits_little(kind: str, bytes_left: float, tolerance: float) -> None:
+    """Of a 200-token prompt and 40 steps; the difference is counted in standard deviations of the logits."""
+    ids, mask = prompts((200, 180))
+    tokens = np.random.default_rng(1).integers(4, 97, (2, 40))
+    exact, whole = steps(program(CacheSettings("dynamic")), ids, mask, tokens)
+    found, cache = steps(program(CacheSettings(kind, recent=16)), ids, mask, tokens)
+    np.testing.assert_allclose(found[0], exact[0], atol=1e-5)  # a prompt attends to itself in full precision
+    off = np.sqrt(((found - exact) ** 2).mean()) / exact.std()
+    assert 0 < off < tolerance
+    assert cache.length == whole.length == 240 and cache.nbytes < bytes_left * whole.nbytes
+
+
+def test_the_newest_tokens_of_a_quantised_cache_are_in_full_precision() -> None:
+    opened = program(CacheSettings("int8", recent=40))
+    ids, mask = prompts((40 + GROUP - 1,))
+    _, cache = opened.prefill(ids, mask)
+    assert cache.nbytes == cache.length * TOKEN
+    opened.decode(np.array([9]), cache)
+    few = GROUP * TOKEN // 4 + LAYERS * HEADS * (SIZE + GROUP) * 4  # codes; scale and lowest value in float16
+    assert cache.nbytes == 40 * TOKEN + few
+
+
+class Literal:
+    """A sliding cache as the paper writes it: keys without positions, all of them turned to their slot at each step."""
+
+    def __init__(self, sinks: int, window: int, frequencies: Tensor) -> None:
+        self.sinks, self.window, self.frequencies = sinks, window, frequencies
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.first = 0
+
+    def turn(self, keys: Tensor, first: int, sign: int) -> Tensor:
+        parts = [
+            rotated(keys[:, :, i : i + 1], torch.tensor([sign * (first + i)]), self.frequencies)
+            for i in range(keys.shape[2])
+        ]
+        return torch.cat(parts, 2)
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        keys = self.turn(keys, self.first, -1)
+        if layer in self.layers:
+            old_keys, old_values = self.layers[layer]
+            keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+        self.layers[layer] = keys, values
+        return self.turn(keys, 0, 1), values
+
+    def cut(self) -> None:
+        for layer, pair in self.layers.items():
+            if pair[0].shape[2] > self.sinks + self.window:
+                kept = [torch.cat([t[:, :, : self.sinks], t[:, :, -self.window :]], 2) for t in pair]
+                self.layers[layer] = kept[0], kept[1]
+        self.first = self.layers[0][0].shape[2]
+
+
+def literal(name: str, ids: np.ndarray, tokens: np.ndarray, sinks: int, window: int) -> np.ndarray:
+    """Logits (N + 1, 1, V) of one row."""
+    model = causal(name)
+    cache = Literal(sinks, window, rotary_frequencies(model))
+    found = []
+    for piece in (ids, *(tokens[:, i : i + 1] for i in range(tokens.shape[1]))):
+        new, before = piece.shape[1], cache.first
+        mask = torch.full((new, before + new), torch.finfo(torch.float32).min).triu(1 + before)[None, None]
+        positions = torch.arange(before, before + new)[None]
+        with torch.inference_mode():
+            output = model(
+                input_ids=torch.from_numpy(piece),
+                attention_mask=mask,
+                position_ids=positions,
+                **{cache_name(model): cache},
+            )
+        found.append(output.logits[:, -1].numpy())
+        cache.cut()
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("length", [3, 9, 20])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_sliding_cache_counts_positions_within_itself(name: str, length: int) -> None:
+    ids, mask = prompts((length,))
+    tokens = np.random.default_rng(2).integers(4, 97, (1, 20))
+    opened = program(CacheSettings("sliding", window=8, sinks=3), name)
+    found, cache = steps(opened, ids, mask, tokens)
+    np.testing.assert_allclose(found, literal(name, ids, tokens, 3, 8), atol=2e-4)
+    assert cache.length == length + 20 and cache.nbytes == (3 + 8) * TOKEN
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_padding_changes_nothing_in_a_sliding_cache(name: str) -> None:
+    opened = program(CacheSettings("sliding", window=8, sinks=3), name)
+    lengths = (20, 2, 12, 9)
+    ids, mask = prompts(lengths)
+    tokens = np.random.default_rng(2).integers(4, 97, (4, 20))
+    together, _ = steps(opened, ids, mask, tokens)
+    for row, length in enumerate(lengths):
+        alone, _ = steps(opened, ids[row : row + 1, -length:], mask[row : row + 1, -length:], tokens[row : row + 1])
+        np.testing.assert_allclose(together[:, row], alone[:, 0], atol=2e-4)
+
+
+def test_a_sliding_cache_needs_rotary_positions() -> None:
+    with pytest.raises(Infeasible, match="needs rotary embeddings of fixed frequencies; this model has embeddings of"):
+        program(CacheSettings("sliding"), "gpt2")
+
+
+@pytest.mark.parametrize("rows", [[[1, 1, 0]], [[0, 0, 0]], [[0, 1, 1], [1, 0, 1]]])
+def test_prompts_must_be_padded_on_the_left(rows: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="padded on the left, got a row"):
+        left_padding(np.array(rows))
+
+
+def test_greedy_reads_no_token_after_the_last() -> None:
+    opened = program(CacheSettings("static", capacity=10))
+    assert len(list(greedy(opened, *prompts((8,)), 3))) == 3
