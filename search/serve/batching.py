@@ -1,0 +1,219 @@
+"""Dynamic batching: a bounded queue with length buckets, deadlines and admission control, as a pure state machine.
+
+    batcher = Batcher(controller, Limits(slo_s=0.05))
+    refusal = batcher.offer(Request(length=23, arrived_s=now, deadline_s=now + 0.05, payload=row), now)
+    batch = batcher.next_batch(now)            # a worker is free; None: nothing is due
+    batcher.finish(batch, now)                 # or finish(batch, now, error="worker died")
+    batcher.expired(now)                       # requests to be told that they are too late
+    batcher.wake_at(now)                       # when to ask again where nothing else happens
+
+Time is passed in, in seconds of any monotonic clock: a simulator and `search.serve.dispatcher` run the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from search.serve.controller import Backlog, Controller, UnavailableError
+from search.serve.variants import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a queue holds to."""
+
+    slo_s: float = 0.05  # the latency objective, and the deadline of requests that bring none
+    max_batch: int = 32
+    max_wait_s: float = 0.002  # a request waits at most so long for company
+    max_queue: int = 1024
+    lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)  # tokens; rows are padded to the first that is enough
+    attempts: int = 2  # batches that a request may fail in
+
+    def padded(self, length: int) -> int:
+        """What a row of `length` tokens is padded to; longer than the last bucket, to that (models truncate)."""
+        return self.lengths[min(bisect_left(self.lengths, length), len(self.lengths) - 1)]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One row that waits for an answer."""
+
+    length: int  # tokens
+    arrived_s: float
+    deadline_s: float
+    payload: Any = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not taken, and when it may come again."""
+
+    reason: Literal["queue full", "over capacity", "unavailable", "closing"]
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Requests that one call answers."""
+
+    variant: Variant
+    requests: tuple[Request, ...]
+    length: int  # tokens, padded
+    started_s: float
+    done_s: float  # expected
+
+
+class Batcher:
+    """The queue, and what runs. Not thread-safe: one caller at a time."""
+
+    #: Seconds over which the rate of arrivals is averaged.
+    RATE_S = 0.25
+
+    def __init__(self, controller: Controller, limits: Limits, workers: int = 1) -> None:
+        self.controller, self.limits, self.workers = controller, limits, workers
+        self.refused = self.served = self.late = self.dropped = 0
+        self._buckets: dict[int, deque[Request]] = {length: deque() for length in limits.lengths}
+        self._running: set[Batch] = set()
+        self._expired: list[Request] = []
+        self._rate, self._rate_at_s = 0.0, 0.0
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def rate(self, now_s: float) -> float:
+        """Requests a second that arrive now."""
+        return self._rate * math.exp(-max(now_s - self._rate_at_s, 0.0) / self.RATE_S)
+
+    def offer(self, request: Request, now_s: float) -> Refusal | None:
+        """Queue the request, or say at once why not."""
+        self._rate, self._rate_at_s = self.rate(now_s) + 1.0 / self.RATE_S, now_s
+        refusal = self._refusal(request, now_s)
+        if refusal is not None:
+            self.refused += 1
+            return refusal
+        self._buckets[self.limits.padded(request.length)].append(request)
+        return None
+
+    def next_batch(self, now_s: float) -> Batch | None:
+        """The batch that a free worker computes now, or None. Expired requests are never in it."""
+        self._drop_hopeless(now_s)
+        due = [length for length in self._buckets if self._due_at(length, now_s) <= now_s]
+        if not due:
+            return None
+        length = min(due, key=lambda length: self._buckets[length][0].deadline_s)
+        try:
+            choice = self.controller.decide(self._backlog(length, now_s), now_s)
+        except UnavailableError:
+            return None
+        bucket = self._buckets[length]
+        requests = tuple(bucket.popleft() for _ in range(min(choice.batch, len(bucket))))
+        expected = self.controller.times.expected_s(choice.variant, len(requests), length)
+        batch = Batch(choice.variant, requests, length, now_s, now_s + expected)
+        self._running.add(batch)
+        return batch
+
+    def finish(self, batch: Batch, now_s: float, error: str = "") -> tuple[Request, ...]:
+        """The batch was answered, or failed with `error`; the requests that are given up.
+
+        Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says.
+        """
+        self._running.discard(batch)
+        if not error:
+            self.controller.served(batch.variant, len(batch.requests), batch.length, now_s - batch.started_s)
+            self.served += len(batch.requests)
+            self.late += sum(request.deadline_s < now_s for request in batch.requests)
+            return ()
+        self.controller.failed(batch.variant, now_s, error)
+        for request in batch.requests:
+            request.failures += 1
+        again = [request for request in batch.requests if request.failures < self.limits.attempts]
+        self._buckets[batch.length].extendleft(reversed(again))
+        return tuple(request for request in batch.requests if request.failures >= self.limits.attempts)
+
+    def expired(self, now_s: float) -> tuple[Request, ...]:
+        """Requests dropped since the last call because no variant can answer them in time any more."""
+        self._drop_hopeless(now_s)
+        dropped, self._expired = tuple(self._expired), []
+        return dropped
+
+    def wake_at(self, now_s: float) -> float:
+        """When a batch is due or a request expires, as far as is known now; infinity where nothing waits.
+
+        Where every variant is out, a batch is due when the first of them is tried again.
+        """
+        due = min((self._due_at(length, now_s) for length in self._buckets), default=math.inf)
+        ends = min((r.deadline_s for bucket in self._buckets.values() for r in islice(bucket, 1)), default=math.inf)
+        return min(max(due, self.controller.back_at(now_s)), ends)
+
+    def drain_s(self, now_s: float) -> float:
+        """Expected time in which everything that runs and waits is served. Raises UnavailableError."""
+        fastest = self.controller.fastest(now_s)
+        left = sum(max(batch.done_s - now_s, 0.0) for batch in self._running) / self.workers
+        return left + self._backlog(0, now_s).drain_s(self.controller.times, fastest)
+
+    def _refusal(self, request: Request, now_s: float) -> Refusal | None:
+        try:
+            drain, fastest = self.drain_s(now_s), self.controller.fastest(now_s)
+        except UnavailableError as reason:
+            return Refusal("unavailable", reason.retry_after_s)
+        if self.waiting >= self.limits.max_queue:
+            return Refusal("queue full", drain / 2)
+        padded = self.limits.padded(request.length)
+        full = self._backlog(padded, now_s).batch_limit(self.controller.times, fastest, padded)
+        company = min(len(self._buckets[padded]) + 1, full)
+        own = self.controller.times.safe_s(fastest, company, padded)
+        over = now_s + drain + own - request.deadline_s
+        # A request that asks for less time than one call takes is refused on an empty queue, too.
+        return Refusal("over capacity", over) if over > 0 else None
+
+    def _drop_hopeless(self, now_s: float) -> None:
+        """Take out the requests that have expired, or that the fastest variant alone answers too late."""
+        try:
+            fastest = self.controller.fastest(now_s)
+        except UnavailableError:
+            fastest = None
+        for length, bucket in self._buckets.items():
+            if not bucket:
+                continue
+            needed = 0.0 if fastest is None else self.controller.times.expected_s(fastest, 1, length)
+            if min(request.deadline_s for request in bucket) < now_s + needed:
+                gone = [request for request in bucket if request.deadline_s < now_s + needed]
+                self._buckets[length] = deque(r for r in bucket if r.deadline_s >= now_s + needed)
+                self._expired += gone
+                self.dropped += len(gone)
+
+    def _due_at(self, length: int, now_s: float) -> float:
+        """When the bucket's next batch starts if a worker is free."""
+        bucket = self._buckets[length]
+        if not bucket:
+            return math.inf
+        if len(bucket) >= self.limits.max_batch:
+            return now_s
+        # Waiting pays only where another request is expected meanwhile.
+        share = self.rate(now_s) * self.limits.max_wait_s
+        wait = self.limits.max_wait_s if share >= 1.0 else 0.0
+        return min(bucket[0].arrived_s + wait, bucket[0].deadline_s - self.limits.slo_s / 2)
+
+    def _backlog(self, length: int, now_s: float) -> Backlog:
+        """What waits, as a decision on the bucket `length` sees it; 0: on none."""
+        urgent: list[float] = []
+        for request in islice(self._buckets.get(length, ()), self.limits.max_batch):
+            left = request.deadline_s - now_s
+            urgent.append(min(left, urgent[-1]) if urgent else left)
+        filled = {length: bucket for length, bucket in self._buckets.items() if bucket}
+        return Backlog(
+            length=length,
+            urgent_s=tuple(urgent),
+            newest_s=max((bucket[-1].deadline_s for bucket in filled.values()), default=now_s) - now_s,
+            waiting=tuple((length, len(bucket)) for length, bucket in filled.items()),
+            max_batch=self.limits.max_batch,
+            slo_s=self.limits.slo_s,
+            workers=self.workers,
+        )

@@ -1,0 +1,171 @@
+"""Worker threads around the batcher: requests come from any thread or event loop, batches run one a worker at a time.
+
+dispatcher = Dispatcher(Batcher(controller, limits), [run])     # run(variant number, payloads) -> answers
+answer = await asyncio.wrap_future(dispatcher.submit(row, length=23))
+dispatcher.close()                                              # drains, then ends the workers
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from search.errors import one_line
+from search.serve.batching import Batch, Batcher, Refusal, Request
+
+#: Answers for payloads by the variant of that number, in order. Each worker has its own, and is its one caller. An answer
+#: that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
+Run = Callable[[int, Sequence[Any]], Sequence[Any]]
+
+
+class RefusedError(Exception):
+    """The request is not taken: the service is over its capacity. `retry_after_s` says when to come again."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.reason}; try again in {refusal.retry_after_s:.2f} s")
+        self.refusal = refusal
+        self.retry_after_s = refusal.retry_after_s
+
+
+class ExpiredError(Exception):
+    """The request was not computed: no variant could answer it before its deadline."""
+
+
+class FailedError(Exception):
+    """Each batch that the request was in failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer and where its time went."""
+
+    answer: Any
+    number: int  # the variant
+    batch: int  # rows that were answered together
+    waited_s: float
+    computed_s: float
+
+
+class Dispatcher:
+    """Runs a batcher in real time. Thread-safe; `submit` never waits for a model."""
+
+    def __init__(self, batcher: Batcher, runs: Sequence[Run]) -> None:
+        """One worker thread for each of `runs`; a run that calls a process of its own leaves the thread idle."""
+        batcher.workers = len(runs)
+        self._batcher = batcher
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(run,), name=f"worker-{i}", daemon=True)
+            for i, run in enumerate(runs)
+        ]
+        self._threads.append(threading.Thread(target=self._sweep, name="deadlines", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, payload: Any, length: int, within_s: float | None = None) -> Future[Answered]:
+        """Queue a row of `length` tokens, to be answered `within_s` (default: the objective).
+
+        Raises:
+            RefusedError: above capacity, or closing. The future raises ExpiredError or FailedError.
+        """
+        future: Future[Answered] = Future()
+        now = time.monotonic()
+        with self._changed:
+            deadline = now + (self._batcher.limits.slo_s if within_s is None else within_s)
+            request = Request(length, now, deadline, (payload, future))
+            refusal = Refusal("closing", 1.0) if self._closing.is_set() else self._batcher.offer(request, now)
+            if refusal is not None:
+                raise RefusedError(refusal)
+            self._changed.notify()
+        return future
+
+    def pin(self, number: int | None) -> None:
+        """Serve by one variant; None: by the controller's choice again. Raises KeyError."""
+        with self._changed:
+            self._batcher.controller.pin(number)
+
+    def look(self, read: Callable[[Batcher], Any]) -> Any:
+        """What `read` gives of the batcher and its controller, while nothing changes in them."""
+        with self._changed:
+            return read(self._batcher)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Refuse what comes, answer what waits, end the threads."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
+        ends = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(ends - time.monotonic(), 0.0))
+
+    def _work(self, run: Run) -> None:
+        while (batch := self._next()) is not None:
+            payloads = [request.payload[0] for request in batch.requests]
+            begun, error, answers = time.monotonic(), "", list[Any]()
+            try:
+                answers = list(run(batch.variant.number, payloads))
+                if len(answers) != len(payloads):
+                    error = f"{len(answers)} answers for {len(payloads)} rows"
+            except Exception as reason:
+                # A model's failure takes the variant out; it must not end the worker.
+                error = one_line(reason)
+            self._done(batch, begun, answers, error)
+
+    def _next(self) -> Batch | None:
+        """The next batch, when one is due; None: closed and nothing waits."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                batch = self._batcher.next_batch(now)
+                if batch is not None:
+                    return batch
+                if self._closing.is_set() and not self._batcher.waiting:
+                    return None
+                wakes = self._batcher.wake_at(now)
+                # A wait of infinity is none that a condition takes.
+                self._changed.wait(None if math.isinf(wakes) else max(wakes - now, 0.0002))
+
+    def _done(self, batch: Batch, begun_s: float, answers: Sequence[Any], error: str) -> None:
+        now = time.monotonic()
+        with self._changed:
+            given_up = self._batcher.finish(batch, now, error)
+            self._changed.notify_all()
+        for request in given_up:
+            _resolve(request, FailedError(error))
+        if error:
+            return
+        for request, answer in zip(batch.requests, answers, strict=True):
+            waited = begun_s - request.arrived_s
+            made = Answered(answer, batch.variant.number, len(answers), waited, now - begun_s)
+            _resolve(request, answer if isinstance(answer, Exception) else made)
+
+    def _sweep(self) -> None:
+        """Tell requests that expire, though every worker is busy; ten times in an objective."""
+        while True:
+            ended = self._closing.wait(self._batcher.limits.slo_s / 10)
+            with self._changed:
+                gone = self._batcher.expired(time.monotonic())
+                ended = ended and not self._batcher.waiting
+            for request in gone:
+                _resolve(request, ExpiredError("no variant could answer in time"))
+            if ended:
+                return
+            if self._closing.is_set():
+                time.sleep(self._batcher.limits.slo_s / 10)
+
+
+def _resolve(request: Request, result: Answered | Exception) -> None:
+    future: Future[Answered] = request.payload[1]
+    # A caller that has gone away has cancelled its future.
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

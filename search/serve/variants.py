@@ -1,0 +1,200 @@
+"""The variants of a service: loaded members of a front, with their quality, memory and time by batch size.
+
+variants = ladder(loadable(from_front(json.loads(path.read_text())), memory_mb=2000), batch=32)
+times = ServiceTimes()
+times.expected_s(variants[0], batch=8, length=32)     # from the front's own latencies
+times.observe(variants[0], batch=8, length=32, seconds=0.011)
+times.safe_s(variants[0], batch=8, length=32)         # 99 % of batches take no longer
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from objectives.workload import Workload, marked, other
+from search.front.outcome import LATENCY, LOSS, Outcome
+
+#: Share of a batch-1 latency that a further row does not add, assumed where one batch size was measured.
+FIXED_SHARE = 0.3
+#: p99 over p50 of a call's time, assumed where the front has no p99.
+TAIL = 1.6
+#: Standard deviations from the mean to the 99th percentile of a normal distribution.
+P99 = 2.326
+TAIL_LATENCY = "latency_p99_ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A member of a front as the controller knows it."""
+
+    number: int  # the trial's number
+    quality: float  # the metric's value
+    loss: float  # points of the metric below the uncompressed model
+    points: tuple[tuple[int, float], ...]  # (batch size, median seconds of a call) at `length`, ascending
+    length: int  # tokens a row in `points`
+    tail: float = TAIL  # p99 over p50 of a call's time
+    memory_mb: float = 0.0
+
+    def seconds(self, batch: int, length: int | None = None) -> float:
+        """Predicted median time of a call on `batch` rows padded to `length` tokens (default: as measured).
+
+        Linear between measured batch sizes and beyond them; rows cost in proportion to their tokens.
+        """
+        rows = batch * (self.length if length is None else length) / self.length
+        fixed, slope = self._line(rows)
+        return fixed + slope * rows
+
+    def row_s(self, batch: int) -> float:
+        """Seconds a row in the best batch of up to `batch` rows."""
+        return min(self.seconds(size) / size for size in range(1, batch + 1))
+
+    def _line(self, rows: float) -> tuple[float, float]:
+        """(seconds at no row, seconds a row) of the line that holds around `rows`."""
+        if len(self.points) == 1:
+            batch, seconds = self.points[0]
+            fixed = FIXED_SHARE * seconds
+            return fixed, (seconds - fixed) / batch
+        at = next((i for i in range(1, len(self.points)) if rows <= self.points[i][0]), len(self.points) - 1)
+        (low, faster), (high, slower) = self.points[at - 1 : at + 1]
+        # Noise may measure a larger batch as faster; a further row is never free.
+        slope = max((slower - faster) / (high - low), 1e-3 * slower / high)
+        return max(faster - slope * low, 0.0), slope
+
+
+def from_outcomes(members: Iterable[Outcome], metric: str, workload: Workload) -> tuple[Variant, ...]:
+    """The variants that the members of a front are; `workload` is the study's own.
+
+    Batch sizes come from latencies under other workloads ("latency_p50_ms/b32") of the same length and device.
+    """
+    values = ((member.number, {n: m.value for n, m in member.measurements.items()}) for member in members)
+    return tuple(_variant(number, found, metric, workload) for number, found in values if LATENCY in found)
+
+
+def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """The variants in the content of a front.json."""
+    load = front["workload"]
+    workload, metric = Workload(int(load["batch"]), load["length"]), str(front["metric"])
+    values = {m["number"]: {n: float(m["value"]) for n, m in m["measurements"].items()} for m in front["members"]}
+    return tuple(_variant(number, found, metric, workload) for number, found in values.items() if LATENCY in found)
+
+
+def _variant(number: int, values: Mapping[str, float], metric: str, workload: Workload) -> Variant:
+    points = {workload.batch: values[LATENCY] / 1e3}
+    for name, value in values.items():
+        objective, mark = marked(name)
+        # A mark that names a device ("cuda-b32") was not timed where the variant runs.
+        if objective == LATENCY and mark and mark[0] in "bl":
+            load = other(workload, mark)
+            if load.length == workload.length:
+                points[load.batch] = value / 1e3
+    tail = values.get(TAIL_LATENCY, TAIL * values[LATENCY]) / values[LATENCY]
+    resident = values.get("weights_memory_mb", 0.0) + values.get("activations_memory_mb", 0.0)
+    return Variant(
+        number=number,
+        quality=values[metric],
+        # A front of other objectives has no paired loss; the order by the metric is the same.
+        loss=values.get(LOSS, -100.0 * values[metric]),
+        points=tuple(sorted(points.items())),
+        length=workload.length if isinstance(workload.length, int) else 32,
+        tail=max(tail, 1.0),
+        memory_mb=resident or values.get("peak_memory_mb", values.get("size_mb", 0.0)),
+    )
+
+
+def ladder(variants: Iterable[Variant], batch: int) -> tuple[Variant, ...]:
+    """The variants worth serving, fastest first: the concave hull of quality over seconds a row in full batches.
+
+    Below the hull, serving some rows by one neighbour and some by the other gives more quality in the same time.
+    """
+    chain: list[tuple[float, Variant]] = []
+    for variant in sorted(variants, key=lambda v: (v.row_s(batch), v.loss)):
+        cost = variant.row_s(batch)
+        if chain and variant.loss >= chain[-1][1].loss:
+            continue  # slower and no better
+        while len(chain) > 1 and _slope(chain[-2], chain[-1]) <= _slope(chain[-1], (cost, variant)):
+            chain.pop()
+        chain.append((cost, variant))
+    return tuple(variant for _, variant in chain)
+
+
+def _slope(fast: tuple[float, Variant], slow: tuple[float, Variant]) -> float:
+    """Points of quality a second gained by going from the faster variant to the slower one."""
+    return (fast[1].loss - slow[1].loss) / max(slow[0] - fast[0], 1e-12)
+
+
+def loadable(
+    variants: Sequence[Variant], memory_mb: float = math.inf, count: int = 8, batch: int = 32
+) -> tuple[Variant, ...]:
+    """Variants that stay loaded within `memory_mb` and `count`, fastest first.
+
+    The fastest one first, then the most accurate, then by turns the one furthest from those chosen, by the logarithm
+    of its time. Variants on the hull come before the others. Nothing fits: the fastest alone, or none of none.
+    """
+    on_hull = ladder(variants, batch)
+    chosen: list[Variant] = list(on_hull[:1])
+    left = [*on_hull[:0:-1], *(v for v in variants if v not in on_hull)]
+
+    def far(variant: Variant) -> tuple[bool, float]:
+        gaps = [abs(math.log(variant.row_s(batch) / c.row_s(batch))) for c in chosen]
+        return variant in on_hull, min(gaps)
+
+    while left and len(chosen) < count:
+        # `left` begins with the most accurate one, so that it is the second to be chosen.
+        best = left[0] if len(chosen) == 1 else max(left, key=far)
+        left.remove(best)
+        if sum(v.memory_mb for v in chosen) + best.memory_mb <= memory_mb:
+            chosen.append(best)
+    return tuple(sorted(chosen, key=lambda v: v.row_s(batch)))
+
+
+@dataclass
+class ServiceTimes:
+    """Predicted service times, corrected by the measured ratio of actual to predicted ones.
+
+    A time's logarithm is the prediction's plus three corrections: of the machine (all variants), of the variant, and
+    of its batches of this size (powers of two). Each batch moves all three by a share of its error (LMS),
+    so a slower machine is seen by variants that are not serving. Spread is a moving average of squared errors.
+    """
+
+    #: Shares of an error, by correction: machine, variant, batch size.
+    rates: tuple[float, float, float] = (0.05, 0.02, 0.05)
+    #: The largest error that one batch can teach; a stall is no new speed.
+    clip: float = math.log(3.0)
+    machine: float = 0.0
+    by_variant: dict[int, float] = field(default_factory=dict)
+    by_size: dict[tuple[int, int], float] = field(default_factory=dict)
+    variance: dict[int, float] = field(default_factory=dict)
+
+    def expected_s(self, variant: Variant, batch: int, length: int) -> float:
+        """The median time of a batch."""
+        return variant.seconds(batch, length) * math.exp(self._correction(variant, batch))
+
+    def safe_s(self, variant: Variant, batch: int, length: int) -> float:
+        """The time that 99 % of batches take at most."""
+        return self.expected_s(variant, batch, length) * math.exp(P99 * math.sqrt(self._variance(variant)))
+
+    def largest_batch(self, variant: Variant, length: int, within_s: float, most: int) -> int:
+        """The largest batch, 1 to `most`, that is done within `within_s` at the 99th percentile; 1 where none is."""
+        sizes = range(1, most + 1)
+        return max(bisect_right(sizes, within_s, key=lambda size: self.safe_s(variant, size, length)), 1)
+
+    def observe(self, variant: Variant, batch: int, length: int, seconds: float) -> None:
+        """Learn from a batch that took `seconds`."""
+        error = math.log(max(seconds, 1e-9) / self.expected_s(variant, batch, length))
+        error = min(max(error, -self.clip), self.clip)
+        size = (variant.number, batch.bit_length())
+        self.machine += self.rates[0] * error
+        self.by_variant[variant.number] = self.by_variant.get(variant.number, 0.0) + self.rates[1] * error
+        self.by_size[size] = self.by_size.get(size, 0.0) + self.rates[2] * error
+        self.variance[variant.number] = 0.98 * self._variance(variant) + 0.02 * error * error
+
+    def _correction(self, variant: Variant, batch: int) -> float:
+        size = (variant.number, batch.bit_length())
+        return self.machine + self.by_variant.get(variant.number, 0.0) + self.by_size.get(size, 0.0)
+
+    def _variance(self, variant: Variant) -> float:
+        return self.variance.get(variant.number, (math.log(variant.tail) / P99) ** 2)

@@ -1,0 +1,118 @@
+"""Decisions: pure, in time, without flapping; failures and pins."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from search.serve.controller import Backlog, BacklogFit, Controller, Fixed, Health, State, UnavailableError
+from search.serve.variants import ServiceTimes, Variant
+
+SLO_S = 0.05
+VARIANTS = tuple(
+    Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5)
+    for number, ms, loss in ((7, 0.5, 8), (3, 1, 4), (9, 4, 0))
+)
+
+
+def backlog(count: int, waited_s: float = 0.0) -> Backlog:
+    """`count` rows that came evenly over the last `waited_s`."""
+    left = np.linspace(SLO_S - waited_s, SLO_S, count)
+    return Backlog(32, tuple(left[:32].tolist()), float(left[-1]), ((32, count),), 32, SLO_S)
+
+
+def number(count: int, serving: int | None = None, waited_s: float = 0.0) -> int:
+    choice, state = BacklogFit().choose(State(serving), backlog(count, waited_s), VARIANTS, ServiceTimes(), 0.0)
+    assert state.number == choice.variant.number
+    return choice.variant.number
+
+
+def test_a_decision_is_pure() -> None:
+    random = np.random.default_rng(0)
+    times = ServiceTimes()
+    times.observe(VARIANTS[1], 4, 32, 0.01)
+    before = copy.deepcopy(times)
+    for _ in range(100):
+        seen = backlog(int(random.integers(1, 200)), float(random.uniform(0, SLO_S)))
+        state = State(random.choice([None, 3, 7, 9]))
+        first = BacklogFit().choose(state, seen, VARIANTS, times, 1.0)
+        assert first == BacklogFit().choose(state, seen, VARIANTS, times, 1.0) and times == before
+
+
+def test_a_longer_queue_never_gets_a_more_accurate_variant() -> None:
+    levels = [VARIANTS.index(next(v for v in VARIANTS if v.number == number(count))) for count in range(1, 200)]
+    assert levels[0] == len(VARIANTS) - 1 and levels[-1] == 0
+    assert levels == sorted(levels, reverse=True)
+
+
+def test_a_batch_is_done_before_its_most_urgent_request_is_late() -> None:
+    random, times = np.random.default_rng(1), ServiceTimes()
+    for _ in range(300):
+        waited = float(random.uniform(0, SLO_S - 0.003))
+        seen = backlog(int(random.integers(1, 200)), waited)
+        choice, _ = BacklogFit().choose(State(int(random.choice([3, 7, 9]))), seen, VARIANTS, times, 0.0)
+        assert times.safe_s(choice.variant, choice.batch, 32) <= seen.urgent_s[choice.batch - 1]
+
+
+def test_hysteresis_stops_flapping() -> None:
+    """Between the depth at which a variant is left and that at which it comes back, each of the two stays."""
+    both = [count for count in range(1, 200) if number(count, 9) == 9 and number(count, 3) == 3]
+    assert len(both) > 3 and both == list(range(both[0], both[-1] + 1))
+    controller = Controller(VARIANTS, BacklogFit())
+    for i in range(100):  # a queue that wavers within the band
+        controller.decide(backlog(both[0] if i % 2 else both[-1]), float(i))
+    assert controller.switch_count == 0
+
+
+def test_every_switch_is_an_event_with_its_reason() -> None:
+    controller = Controller(VARIANTS, BacklogFit())
+    for time, count in enumerate((1, 150, 1, 1, 1)):
+        controller.decide(backlog(count), float(time))
+    told = [(s.time_s, s.source, s.target) for s in controller.switches]
+    assert told == [(0, None, 9), (1, 9, 7), (2, 7, 3), (3, 3, 9)] and controller.switch_count == 3
+    assert [s.reason for s in controller.switches][:2] == ["start", "150 requests wait"]
+    controller.decide(backlog(1, SLO_S - 0.002), 9.0)
+    assert controller.switches[-1].reason == "2.0 ms are left to the most urgent request"
+
+
+def test_a_failed_variant_is_out_and_comes_back_later_each_time() -> None:
+    controller = Controller(VARIANTS, BacklogFit())
+    best, now, waits = VARIANTS[-1], 0.0, []
+    for _ in range(8):
+        assert controller.decide(backlog(1), now).variant == best
+        controller.failed(best, now, "worker died")
+        assert best not in controller.available(now) and controller.decide(backlog(1), now).variant != best
+        waits.append(controller.health[best.number].out_until_s - now)
+        now += waits[-1]
+        controller.state = State(best.number)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    controller.served(best, 1, 32, 0.004)
+    assert best.number not in controller.health
+
+
+def test_with_every_variant_out_the_next_trial_is_told() -> None:
+    controller = Controller(VARIANTS[:2], BacklogFit())
+    controller.failed(VARIANTS[0], 0.0, "")
+    controller.failed(VARIANTS[1], 0.5, "")
+    with pytest.raises(UnavailableError) as told:
+        controller.decide(backlog(1), 0.6)
+    assert told.value.retry_after_s == pytest.approx(0.4) and controller.back_at(0.6) == 1.0
+    assert Health().after_failure(5.0, "x").out_until_s == 6.0
+
+
+def test_a_pin_holds_until_it_is_taken_off() -> None:
+    controller = Controller(VARIANTS, BacklogFit())
+    controller.pin(3)
+    assert {controller.decide(backlog(count), 0.0).variant.number for count in (1, 100)} == {3}
+    assert controller.switches[-1].reason == "pinned"
+    controller.failed(VARIANTS[1], 0.0, "")  # another serves while it is out
+    assert controller.decide(backlog(1), 0.0).variant.number == 7
+    controller.pin(None)
+    controller.decide(backlog(1), 0.0)
+    assert controller.decide(backlog(1), 0.0).variant.number == 9
+    with pytest.raises(KeyError):
+        controller.pin(1)
+    with pytest.raises(ValueError, match="one or more"):
+        Controller((), Fixed(1))

@@ -1,0 +1,99 @@
+"""What the service knows of the members of a front."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives.latency import P50
+from objectives.workload import Workload
+from search.front.outcome import Outcome
+from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, from_outcomes, ladder, loadable
+from spaces.recipe import Recipe, Step
+
+FRONT = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
+
+
+def variant(number: int, ms: float, loss: float, memory_mb: float = 100.0) -> Variant:
+    return Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5, memory_mb)
+
+
+def test_a_stored_front_gives_its_members() -> None:
+    front = json.loads(FRONT.read_text())
+    variants = from_front(front)
+    assert [v.number for v in variants] == [member["number"] for member in front["members"]]
+    for v, member in zip(variants, front["members"], strict=True):
+        measured = member["measurements"]
+        assert v.quality == measured["accuracy"]["value"] and v.loss == measured["quality_loss"]["value"]
+        assert v.seconds(1) == pytest.approx(measured["latency_p50_ms"]["value"] / 1e3)
+        assert v.tail == measured["latency_p99_ms"]["value"] / measured["latency_p50_ms"]["value"]
+
+
+def test_measured_batches_come_before_the_linear_model() -> None:
+    recipe = Recipe("", "classification", "", (), {}, Step("onnx", {}))
+    found = {
+        "latency_p50_ms": 1.0,
+        "latency_p50_ms/b8": 4.0,
+        "latency_p50_ms/b32": 12.0,
+        "latency_p50_ms/b8-l128": 99.0,
+    }
+    others = {"accuracy": 0.9, "latency_p50_ms/cuda-b32": 0.1}
+    outcome = Outcome(3, recipe, "complete", measurements={n: P50.counted(v, {}) for n, v in (found | others).items()})
+    (one,) = from_outcomes([outcome], "accuracy", Workload(1, 32))
+    assert one.points == ((1, 0.001), (8, 0.004), (32, 0.012))
+    assert [one.seconds(b) for b in (1, 8, 20, 32)] == pytest.approx([0.001, 0.004, 0.008, 0.012])
+    assert one.seconds(64) == pytest.approx(0.012 + 32 * 0.008 / 24)
+
+
+def test_one_measured_batch_gives_a_line_and_tokens_count() -> None:
+    one = variant(0, 1.0, 0.0)
+    assert one.seconds(1) == pytest.approx(1e-3)
+    assert one.seconds(10) == pytest.approx(1e-3 * (FIXED_SHARE + 10 * (1 - FIXED_SHARE)))
+    assert one.seconds(4, 64) == pytest.approx(one.seconds(8, 32))
+
+
+def test_the_ladder_is_the_concave_hull() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        some = [variant(i, ms, loss) for i, (ms, loss) in enumerate(random.uniform(0.1, 10, (8, 2)))]
+        rungs = ladder(some, 8)
+        assert rungs[0].seconds(1) == min(v.seconds(1) for v in some) and rungs[-1].loss == min(v.loss for v in some)
+        for v in some:  # no mixture of two rungs beats a rung, and none is beaten by a variant
+            for low, high in pairwise(rungs):
+                share = (v.row_s(8) - low.row_s(8)) / (high.row_s(8) - low.row_s(8))
+                if 0 <= share <= 1:
+                    assert v.loss >= low.loss + share * (high.loss - low.loss) - 1e-9
+
+
+def test_loaded_variants_keep_to_the_memory_and_hold_both_ends() -> None:
+    variants = from_front(json.loads(FRONT.read_text()))
+    for budget in (0, 80, 200, 300, 400, 1000):
+        chosen = loadable(variants, budget)
+        assert len(chosen) == 1 or sum(v.memory_mb for v in chosen) <= budget
+        assert chosen[0].number == 14
+    assert [v.number for v in loadable(variants, count=2)] == [14, 5]
+    assert set(loadable(variants)) == set(variants) and loadable(()) == ()
+
+
+def test_times_follow_what_is_seen() -> None:
+    slow, fast = variant(0, 4.0, 0.0), variant(1, 1.0, 5.0)
+    random, times = np.random.default_rng(0), ServiceTimes()
+    for _ in range(400):  # the machine is half as fast as the one measured, with noise of a tenth
+        times.observe(slow, 4, 32, 2 * slow.seconds(4, 32) * math.exp(random.normal() * 0.1))
+    assert times.expected_s(slow, 4, 32) == pytest.approx(2 * slow.seconds(4, 32), rel=0.1)
+    assert times.safe_s(slow, 4, 32) == pytest.approx(2 * slow.seconds(4, 32) * math.exp(P99 * 0.1), rel=0.2)
+    # A variant that has not served is known to run on the same machine.
+    assert 1.3 < times.expected_s(fast, 4, 32) / fast.seconds(4, 32) < 2.1
+
+
+def test_a_stall_is_no_new_speed() -> None:
+    one, times = variant(0, 1.0, 0.0), ServiceTimes()
+    for _ in range(100):
+        times.observe(one, 1, 32, one.seconds(1))
+    times.observe(one, 1, 32, 10.0)
+    assert times.expected_s(one, 1, 32) < 1.2 * one.seconds(1)
