@@ -88,7 +88,7 @@ def wandering(generator: np.random.Generator) -> Common:
 
 
 def switching(generator: np.random.Generator) -> Common:
-    """A machine with two speeds, 25 % apart, that changes between them every quarter of a second or so."""
+    """A bimodal machine, its speeds 25 % apart: it changes between them every quarter of a second or so."""
     changes = np.cumsum(generator.exponential(0.25, size=400))
     return lambda at: np.where(np.searchsorted(changes, at) % 2, 0.25, 0.0)
 

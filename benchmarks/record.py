@@ -99,7 +99,7 @@ def write_header(path: Path, prepared: Prepared, predictor: LatencyPredictor, ab
         pool = [{**settings, "runtime.name": r, "bits.precision": w} for r, w in prepared.space.deployments]
         log_ms, sd = predictor.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
-    first = {"hardware": about, "pairs": pairs, "floor": prepared.constant_guess, "predicted": predicted}
+    first = {"hardware": about, "pairs": pairs, "constant_guess": prepared.constant_guess, "predicted": predicted}
     path.write_text(json.dumps(first, default=str) + "\n")
 
 

@@ -64,7 +64,7 @@ def recorded(path: Path) -> World:
         np.array([predicted[key]["log_ms"] for _, key in order]),
         float(np.median([predicted[key]["sd"] for _, key in order])),
         np.array([float(e["seconds"].get("weights", 0.0)) for e in entries]),
-        float(first["floor"]),
+        float(first["constant_guess"]),
     )
 
 

@@ -32,7 +32,7 @@ from search.propose.study import OUTCOME, find_study
 from search.propose.surrogate.improvement import Staircase
 
 REACHED = 0.95
-FLOOR = 0.5  # two classes, equally frequent
+CONSTANT_GUESS = 0.5  # two classes, equally frequent
 STAGES = ("teacher", "statistics", "weights", "measured")
 OTHER = "openvino" if importlib.util.find_spec("openvino") else "compiled"
 
@@ -74,7 +74,7 @@ def points_of(mlruns: Path, study: str) -> list[tuple[float, float, float]]:
 
 def curve(points: list[tuple[float, float, float]], began: float, end: float) -> list[tuple[float, float]]:
     """(seconds, hypervolume) after each outcome."""
-    stairs = [Staircase.of([p[1:] for p in points[: n + 1]], (end, FLOOR)).area for n in range(len(points))]
+    stairs = [Staircase.of([p[1:] for p in points[: n + 1]], (end, CONSTANT_GUESS)).area for n in range(len(points))]
     return [(p[0] - began, area) for p, area in zip(points, stairs, strict=True)]
 
 

@@ -23,8 +23,8 @@ PRODUCTS = {"int8-static": "int8", "int4": "int8"}
 #: Least buffer whose reading is timed.
 SMALLEST = 1 << 20
 SECONDS = 0.15  # that one ceiling is sought for
-#: Calls between two looks at the clock. A GPU is told of them all before it is waited for: to launch one and wait takes
-#: longer than to read a small model's weights, and would pass for their bandwidth.
+#: Calls between two readings of the clock. All are queued on a GPU before it is waited for: to launch one and wait
+#: takes longer than to read a small model's weights, and would pass for their bandwidth.
 CALLS = {"cpu": 1, "cuda": 16}
 
 

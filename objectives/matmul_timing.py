@@ -9,7 +9,7 @@ import numpy as np
 
 #: Matrices of each size, used in turn: with those of the other sizes they leave a cache as a model's layers do.
 COPIES = 4
-#: Passes over them between two looks at the clock. A GPU is waited for only at a look, as after a whole model.
+#: Passes over them between two readings of the clock. A GPU is waited for only at a reading, as after a whole model.
 PASSES = {"cpu": 1, "cuda": 8}
 LEAST_ROUNDS = 5
 

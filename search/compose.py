@@ -166,21 +166,21 @@ def _explored(
 ) -> tuple[Front, str]:
     """(the last front, why the search stopped early or "")."""
     limit = "" if clock.timeout is None else f"the time limit of {clock.timeout:g} s"
-    latest = [front]
+    last = [front]
 
-    def remember(_: Outcome, now: Front) -> None:
-        latest[0] = now
+    def keep_last(_: Outcome, now: Front) -> None:
+        last[0] = now
 
     try:
         with clock.watching_ctrl_c():
-            explore(proposer, evaluate, front, (remember, *observers))
+            explore(proposer, evaluate, front, (keep_last, *observers))
     except OutOfTime:
-        return latest[0], limit
+        return last[0], limit
     except KeyboardInterrupt:
-        return latest[0], "Ctrl-C"
+        return last[0], "Ctrl-C"
     if clock.interrupted:
-        return latest[0], "Ctrl-C"
-    return latest[0], limit if proposer.left and not clock.left() else ""
+        return last[0], "Ctrl-C"
+    return last[0], limit if proposer.left and not clock.left() else ""
 
 
 def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:

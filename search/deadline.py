@@ -46,16 +46,16 @@ class Clock:
 
     @contextmanager
     def watching_ctrl_c(self) -> Iterator[None]:
-        """Remember a Ctrl-C, because Python drops the exception where it falls into a destructor."""
+        """Record a Ctrl-C, because Python drops the exception where it falls into a destructor."""
 
-        def remember(number: int, frame: FrameType | None) -> None:
+        def note_interrupt(number: int, frame: FrameType | None) -> None:
             self.interrupted = True
             signal.default_int_handler(number, frame)
 
         if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
             yield
             return
-        before = signal.signal(signal.SIGINT, remember)
+        before = signal.signal(signal.SIGINT, note_interrupt)
         try:
             yield
         finally:

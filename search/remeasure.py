@@ -8,8 +8,8 @@ from pathlib import Path
 
 from search.deadline import Clock, OutOfTime
 from search.execute.evaluate import Evaluator
+from search.front.formatting import describe, text
 from search.front.outcome import LATENCY, Outcome
-from search.front.wording import describe, text
 from search.measure import limits
 from search.prepare.prepared import Prepared
 from search.report.progress import View

@@ -19,11 +19,11 @@ from spaces.runtime import Runtime
 class Entry:
     name: str
     module: str
-    made_by: str  # the class in it
+    class_name: str
     knobs: tuple[str, ...] = ()  # of an axis: all that it offers for any model
 
     def make(self) -> Any:
-        return getattr(importlib.import_module(self.module), self.made_by)()
+        return getattr(importlib.import_module(self.module), self.class_name)()
 
 
 #: In phase order, which is the order they are applied in.

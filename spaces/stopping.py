@@ -15,7 +15,7 @@ from spaces.base import TaskModel
 class Stopping:
     """Early stopping: the loss on held-out rows, evaluated every `each` epochs.
 
-    Training ends when `patience` looks in a row found nothing better, and the best weights seen are kept (Prechelt
+    Training ends after `patience` evaluations in a row without a lower loss, and keeps the best weights (Prechelt
     1998, "Early Stopping - But When?").
     """
 
@@ -30,7 +30,7 @@ class Best:
     def __init__(self, stopping: Stopping, every: int) -> None:
         self._stopping, self.every = stopping, every
         self._loss, self._worse = float("inf"), 0
-        self.weights: dict[str, Tensor] = {}  # empty until a look
+        self.weights: dict[str, Tensor] = {}  # empty until the first evaluation
         self.ended = False
 
     @property

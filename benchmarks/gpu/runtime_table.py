@@ -118,7 +118,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Most telling first, each once."""
+    """Most informative first, each once."""
     blocks = (
         ("BERT-base", (WHOLE,), LIGHT),
         ("BERT-base", (WHOLE,), HEAVY),

@@ -16,9 +16,9 @@ from tables import Report
 
 from search.compose import Result
 from search.config.schema import RunConfig
+from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
-from search.front.wording import describe
 from search.report.progress import Lines
 from search.report.text import speedups
 from search.space.configured import configured

@@ -132,7 +132,7 @@ class TeacherConfig:
     head_learning_rate: Positive = 1e-3
     freeze_embeddings: Flag = True
     warmup: Fraction = 0.06  # of the steps
-    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
+    early_stopping: Count | None = None  # evaluations, 1/4 epoch apart, without a lower held-out loss
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -148,7 +148,7 @@ class RecoverConfig:
     hidden_weight: NonNegative = 1.0  # the last hidden state
     block_weight: NonNegative = 0.0  # the output of every block, against the teacher's block that it came from
     relation_weight: NonNegative = 0.0  # how tokens resemble each other in the last attention (MiniLMv2)
-    early_stopping: Count | None = None  # looks, a quarter of an epoch apart, without a lower held-out loss
+    early_stopping: Count | None = None  # evaluations, 1/4 epoch apart, without a lower held-out loss
     rows: Count | None = None  # of the training split
 
 

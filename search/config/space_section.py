@@ -84,7 +84,7 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
 
 
 def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) -> tuple[Knob, ...]:
-    """All knobs of `axis` as the user wants them. A mode or closed knob that is not named is fixed at `off`.
+    """All knobs of `axis` as the user wants them. A method or opt-in knob that is not named is fixed at `off`.
 
     `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
     """

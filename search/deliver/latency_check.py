@@ -20,9 +20,9 @@ from search.deliver.export import RECIPE
 from search.deliver.exported import read_exported
 from search.deliver.opening import open_exported
 from search.errors import UserError
+from search.front.formatting import text as text_of
+from search.front.formatting import times
 from search.front.outcome import LATENCY
-from search.front.wording import text as text_of
-from search.front.wording import times
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
 from search.prepare.runner import stored_teacher

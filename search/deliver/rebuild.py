@@ -18,8 +18,8 @@ from search.deliver.export import export_model
 from search.errors import UserError
 from search.execute.evaluate import Evaluator
 from search.execute.executor import Job
+from search.front.formatting import text, title
 from search.front.front import Front
-from search.front.wording import text, title
 from search.prepare.runner import prepare
 from search.report.progress import View
 from search.space.choices import names

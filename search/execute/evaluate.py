@@ -25,9 +25,9 @@ from search.execute.build_weights import trained_s
 from search.execute.executor import Job
 from search.execute.weights import WeightsBuilder
 from search.failures import is_transient, of_the_candidate, retry_once
+from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Status
-from search.front.wording import describe
 from search.measure.limits import broken
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared

@@ -1,1 +1,1 @@
-"""Outcomes of trials, the Pareto front, picks, and their wording."""
+"""Outcomes of trials, the Pareto front, picks, and how they are written for people."""

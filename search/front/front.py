@@ -13,9 +13,9 @@ from objectives.reference_speed import at_speeds_of
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.final import Final
+from search.front.formatting import quantity, significant, text
 from search.front.outcome import LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
-from search.front.wording import quantity, significant, text
 
 PICKS = ("fastest", "balanced", "most-accurate")
 

@@ -12,7 +12,7 @@ from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
 from objectives.quality import metric_named
 from search.errors import UserError
-from search.front.wording import quantity
+from search.front.formatting import quantity
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared
 from search.tasks import Rows

@@ -12,7 +12,7 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row
 from search.prepare.trained_head import trained_head
 from search.tasks import Splits, task_of
-from search.tasks.tokens import frame_of, tokenizer
+from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.loading import model_config
 
 if TYPE_CHECKING:
@@ -33,21 +33,21 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     task = task_of(config)
     source = model_folder(config.model, config.where)
     splits = numbered_splits(config, source)
-    made_by = cutting_tokenizer(config, source, facts)
+    tokenizer = cutting_tokenizer(config, source, facts)
     for number, name in enumerate(SPLITS):
         part = getattr(splits, name)
-        rows = task.encode(made_by, part, config.data, splits.labels, config.where)
+        rows = task.encode(tokenizer, part, config.data, splits.labels, config.where)
         check_tokens(rows.encoded, part, name, config)
         rows.write(folder, name)
         progress("reading data", (number + 1) / len(SPLITS))
-    made_by.save_pretrained(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
     paired = task.paired(config.data)
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
         "notes": [*splits.notes, *notes],
         "pairs": paired,
-        "frame": frame_of(made_by, paired),
+        "frame": frame_of(tokenizer, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},
     }
     (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
@@ -62,6 +62,6 @@ def numbered_splits(config: RunConfig, source: Path) -> Splits:
 
 def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:
     """The tokenizer of the model in `source`; it cuts rows where the model does, also in an exported folder."""
-    cutting = tokenizer(source, config.where("model.name"))
+    cutting = load_tokenizer(source, config.where("model.name"))
     cutting.model_max_length = longest_row(config, facts)[0]
     return cutting

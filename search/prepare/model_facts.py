@@ -16,7 +16,7 @@ from search.config.schema import RunConfig
 from search.errors import UserError
 from search.tasks import task_of
 from search.tasks.task import Part
-from search.tasks.tokens import Encoded, frame_of, tokenizer
+from search.tasks.tokens import Encoded, frame_of, load_tokenizer
 from spaces.loading import ModelError, model_config, positions_of, reading
 
 FILE = "facts.json"
@@ -84,8 +84,8 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
         model = outline(folder, name)
         with reading(f"the model {name!r} has no table of token embeddings"):
             rows = int(model.get_input_embeddings().num_embeddings)
-    made_by = tokenizer(folder, where)
-    frames = [frame_of(made_by, pairs) for pairs in (False, True)]
+    tokenizer = load_tokenizer(folder, where)
+    frames = [frame_of(tokenizer, pairs) for pairs in (False, True)]
     described = model.config
     return ModelFacts(
         model_type=str(described.model_type),
@@ -97,7 +97,7 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
         problem_type=described.problem_type,
         outputs=int(described.num_labels),
         tokens=int(frames[0]["vocabulary"]),
-        cut=int(made_by.model_max_length) if made_by.model_max_length < 10**9 else None,
+        cut=int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None,
         special=tuple(sum(map(len, frame["around"])) for frame in frames),  # type: ignore[arg-type]
     )
 

@@ -22,9 +22,9 @@ from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
 from search.propose.surrogate.cost_model import TableCostModel
 from search.propose.surrogate.latency_predictor import LatencyPredictor, UnknownAnatomy
-from search.propose.surrogate.outlook import Aims, Outlook
 from search.propose.surrogate.quality import QualityModel
 from search.propose.surrogate.record import StudyHistory
+from search.propose.surrogate.surrogate import Aims, Surrogate
 from search.space.space import Params
 
 log = logging.getLogger(__name__)
@@ -60,20 +60,20 @@ def proposer_of(
         go_on: whether there is time for another trial.
     """
     config = prepared.config
-    outlook = None if cost_model is None else _outlook(prepared, cost_model)
+    surrogate = None if cost_model is None else _surrogate(prepared, cost_model)
 
     study = open_study(
         Path(config.mlruns),
         config.study,
         prepared.targets,
-        lambda seed: SAMPLERS[config.sampler](seed, prepared.space, outlook),
+        lambda seed: SAMPLERS[config.sampler](seed, prepared.space, surrogate),
         config.seed,
         prepared.parts,
         prepared.environment,
     )
     sampler, forecast = study.sampler, None
-    if outlook is not None and isinstance(sampler, KnownLatency):
-        forecast = Forecast(outlook, sampler, config.budget.least_gain)
+    if surrogate is not None and isinstance(sampler, KnownLatency):
+        forecast = Forecast(surrogate, sampler, config.budget.least_gain)
     return Proposer(
         study,
         prepared.space,
@@ -90,7 +90,7 @@ def proposer_of(
     )
 
 
-def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
+def _surrogate(prepared: Prepared, cost_model: TableCostModel) -> Surrogate:
     limited = prepared.config.limits
     metric = metric_named(prepared.metric)
     least = [bound for bound in (limited.min_accuracy, limited.others.get(metric.name)) if bound is not None]
@@ -104,4 +104,4 @@ def _outlook(prepared: Prepared, cost_model: TableCostModel) -> Outlook:
     )
     space = prepared.space
     history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical)
-    return Outlook(history, cost_model, QualityModel(), aims)
+    return Surrogate(history, cost_model, QualityModel(), aims)

@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from search.propose.pool import Grid, Indices
-from search.propose.surrogate.outlook import Outlook
+from search.propose.surrogate.surrogate import Surrogate
 from search.space.space import PRECISION, RUNTIME, Space
 from spaces.knob import Value
 
@@ -30,9 +30,9 @@ class KnownLatency(BaseSampler):
     """The sampler that Optuna calls. Its trials are ordinary ones for Optuna's storage, plots and dashboard."""
 
     def __init__(
-        self, space: Space, distributions: Mapping[str, BaseDistribution], outlook: Outlook, seed: int
+        self, space: Space, distributions: Mapping[str, BaseDistribution], surrogate: Surrogate, seed: int
     ) -> None:
-        self._space, self._outlook = space, outlook
+        self._space, self._surrogate = space, surrogate
         self._distributions = dict(distributions)
         self._grid = weights_grid(space)
         self._rng = np.random.default_rng(seed)
@@ -52,17 +52,17 @@ class KnownLatency(BaseSampler):
         self.last = np.inf
         if not search_space:
             return {}
-        self._outlook.refresh(study, trial.number)
-        ready = self._outlook.bounded and self._outlook.trained >= LEAST
+        self._surrogate.refresh(study, trial.number)
+        ready = self._surrogate.bounded and self._surrogate.trained >= LEAST
         if not ready or not len(self._grid.counts):
             return {}
         rows, pool = self._candidates()
         if not pool:
             return {}
-        together, alone = self._outlook.improvement(pool, self._grid.features(rows))
-        best = int(np.argmax(together / self._outlook.seconds(pool)))
+        together, alone = self._surrogate.improvement(pool, self._grid.features(rows))
+        best = int(np.argmax(together / self._surrogate.seconds(pool)))
         self.last = float(together[best])
-        runtime, precision = self._outlook.deployments[int(np.argmax(alone[best]))]
+        runtime, precision = self._surrogate.deployments[int(np.argmax(alone[best]))]
         chosen = {**self._space.complete(pool[best]), RUNTIME: runtime, PRECISION: precision}
         return {name: chosen[name] for name in search_space}
 
@@ -74,16 +74,16 @@ class KnownLatency(BaseSampler):
     def _candidates(self) -> tuple[Indices, list[dict[str, Value]]]:
         """Rows of the grid that no trial has, with their settings."""
         columns = len(self._grid.counts)
-        on_front = [weights.row for weights in self._outlook.on_front if weights.row is not None]
+        on_front = [weights.row for weights in self._surrogate.on_front if weights.row is not None]
         good = on_front or [
-            weights.row for weights in self._outlook.weights if weights.quality and weights.row is not None
+            weights.row for weights in self._surrogate.weights if weights.quality and weights.row is not None
         ]
         rows = self._grid.pool(np.array(good, dtype=np.int64).reshape(-1, columns), POOL, self._rng)
-        full = [{**self._space.off, **settings} for settings in self._outlook.stored_settings]
+        full = [{**self._space.off, **settings} for settings in self._surrogate.stored_settings]
         stored = [self._grid.indices(settings) for settings in full if self._grid.holds(settings)]
         rows = np.unique(np.concatenate([rows, np.array(stored, dtype=np.int64).reshape(-1, columns)]), axis=0)
         pool = [self._grid.settings(row) for row in rows]
-        new = [i for i, settings in enumerate(pool) if self._outlook.find(settings) is None]
+        new = [i for i, settings in enumerate(pool) if self._surrogate.find(settings) is None]
         return rows[new], [pool[i] for i in new]
 
 
@@ -94,13 +94,13 @@ class Forecast:
         least_gain: the search ends when the next trial is expected to add less than this share of the hypervolume.
     """
 
-    def __init__(self, outlook: Outlook, sampler: KnownLatency, least_gain: float) -> None:
-        self._outlook, self._sampler, self._least_gain = outlook, sampler, least_gain
+    def __init__(self, surrogate: Surrogate, sampler: KnownLatency, least_gain: float) -> None:
+        self._surrogate, self._sampler, self._least_gain = surrogate, sampler, least_gain
 
     @property
     def gain(self) -> float | None:
         """As a share of the hypervolume; None where it cannot be predicted."""
-        expected, area = self._sampler.last, self._outlook.measured_front.area
+        expected, area = self._sampler.last, self._surrogate.measured_front.area
         return expected / area if math.isfinite(expected) and area else None
 
     @property

@@ -17,7 +17,7 @@ from search.execute.executor import Job
 from search.front.outcome import Outcome, Target
 from search.propose.known_latency import Forecast
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
-from search.propose.telling import add, finish
+from search.propose.trials import add, finish
 from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe

@@ -29,7 +29,7 @@ from search.propose.study import (
     quiet,
     storage,
 )
-from search.propose.telling import add
+from search.propose.trials import add
 from search.space.space import Space
 from search.store.locks import BUSY_S
 

@@ -11,18 +11,18 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from search.config.schema import SAMPLERS as NAMES
 from search.propose.known_latency import KnownLatency
 from search.propose.study import distribution
-from search.propose.surrogate.outlook import Outlook
+from search.propose.surrogate.surrogate import Surrogate
 from search.space.space import Space
 
 
-def _known_latency(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
-    if outlook is None:
-        return _tpe(seed, space, outlook)
+def _known_latency(seed: int, space: Space, surrogate: Surrogate | None) -> BaseSampler:
+    if surrogate is None:
+        return _tpe(seed, space, surrogate)
 
-    return KnownLatency(space, {name: distribution(knob) for name, knob in space.searched.items()}, outlook, seed)
+    return KnownLatency(space, {name: distribution(knob) for name, knob in space.searched.items()}, surrogate, seed)
 
 
-def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+def _tpe(seed: int, space: Space, surrogate: Surrogate | None) -> BaseSampler:
     # Multivariate, because how far one axis can go depends on the others; few startup trials, because the
     # baselines and anchors have been told already.
     with warnings.catch_warnings():
@@ -30,21 +30,21 @@ def _tpe(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
         return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
 
 
-def _nsga2(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+def _nsga2(seed: int, space: Space, surrogate: Surrogate | None) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=16)
 
 
-def _gp(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+def _gp(seed: int, space: Space, surrogate: Surrogate | None) -> BaseSampler:
     return GPSampler(seed=seed, n_startup_trials=8)
 
 
-def _random(seed: int, space: Space, outlook: Outlook | None) -> BaseSampler:
+def _random(seed: int, space: Space, surrogate: Surrogate | None) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-#: (seed, space, outlook or None where quality and latency are not what is searched for) -> sampler. The first is the
-#: default; without an outlook it is TPE.
-SAMPLERS: Mapping[str, Callable[[int, Space, Outlook | None], BaseSampler]] = {
+#: (seed, space, surrogate or None where quality and latency are not what is searched for) -> sampler. The first is the
+#: default; without a surrogate it is TPE.
+SAMPLERS: Mapping[str, Callable[[int, Space, Surrogate | None], BaseSampler]] = {
     "known-latency": _known_latency,
     "tpe": _tpe,
     "nsga2": _nsga2,

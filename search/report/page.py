@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
+from search.front.formatting import describe, interval, quantity, text, times, title
 from search.front.front import Front
 from search.front.outcome import LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
-from search.front.wording import describe, interval, quantity, text, times, title
 from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
 from search.report.text import census, headline, ties_text
 

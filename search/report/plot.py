@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.front.formatting import describe, significant, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.front.study_record import StudyRecord
-from search.front.wording import describe, significant, text, times, title
 from search.report.text import census, headline
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from search.front.formatting import describe, text, times
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome
-from search.front.wording import describe, text, times
 from search.report.text import table
 
 #: Seconds between two redraws: drawing takes CPU time from what is being measured.

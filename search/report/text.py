@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
+from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
-from search.front.wording import describe, text, times, title
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.deliver.best_config import BestConfig
-from search.tasks.tokens import Encoded, by_length, tokenizer
+from search.tasks.tokens import Encoded, by_length, load_tokenizer
 from spaces.base import read_config
 from spaces.runtime import Context, Predict
 
@@ -21,7 +21,7 @@ class Model:
     def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:
         self.folder, self.record, self.context = folder, record, context
         self._predict = predict
-        self._tokenizer = tokenizer(folder)
+        self._tokenizer = load_tokenizer(folder)
         #: Truncation and padding are state of a fast tokenizer: two threads that set them fail ("Already borrowed").
         self._tokenizing = threading.Lock()
         self._base = read_config(folder)[0]

@@ -85,7 +85,7 @@ class Space:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """What must be equal for two runs to search the same space, without knobs that are closed and off."""
+        """What must be equal for two runs to search the same space, without opt-in knobs that are off."""
         described = {}
         for name, k in self.knobs.items():
             if k.opt_in and k.single == k.off:

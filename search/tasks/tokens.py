@@ -50,7 +50,7 @@ class Encoded:
         return np.concatenate([one[: self.lengths[row]] for row, one in zip(rows, output, strict=True)])
 
 
-def tokenizer(folder: str | Path, where: str = "model.name") -> Any:
+def load_tokenizer(folder: str | Path, where: str = "model.name") -> Any:
     """The tokenizer of a model folder or hub name, with a padding token.
 
     Raises:
@@ -90,36 +90,36 @@ def _quiet() -> Iterator[None]:
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def encode(made_by: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
+def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
     """Token ids of `texts` (with `pairs` as second texts), cut at `max_length` or the tokenizer's limit."""
-    limit = min(max_length, made_by.model_max_length)
+    limit = min(max_length, tokenizer.model_max_length)
     columns: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
         second = None if pairs is None else list(pairs[chunk])
-        ids = made_by(
+        ids = tokenizer(
             list(texts[chunk]), second, truncation=True, max_length=limit, padding=False, return_attention_mask=True
         )
         for name in COLUMNS:
             if name in ids:
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in ids[name])
-    return with_padding(made_by, columns)
+    return with_padding(tokenizer, columns)
 
 
-def with_padding(made_by: Any, columns: dict[str, list[np.ndarray]]) -> Encoded:
+def with_padding(tokenizer: Any, columns: dict[str, list[np.ndarray]]) -> Encoded:
     """The tokenizer's `columns` (input name -> one (length,) int64 array a row) with what it pads each of them with."""
     padding = dict.fromkeys(columns, 0)
-    padding["input_ids"] = made_by.pad_token_id
+    padding["input_ids"] = tokenizer.pad_token_id
     if "token_type_ids" in columns:
-        padding["token_type_ids"] = made_by.pad_token_type_id
+        padding["token_type_ids"] = tokenizer.pad_token_type_id
     lengths = np.array([len(row) for row in columns["input_ids"]], dtype=np.int64)
     return Encoded(columns, padding, lengths)
 
 
-def frame_of(made_by: Any, pairs: bool) -> dict[str, Any]:
+def frame_of(tokenizer: Any, pairs: bool) -> dict[str, Any]:
     """How a tokenizer frames texts (or pairs of them): the fields of `objectives.workload.Frame`."""
-    parts = [made_by(text, add_special_tokens=False)["input_ids"] for text in PROBES[: 1 + pairs]]
-    whole = made_by(*PROBES[: 1 + pairs], return_token_type_ids=None)
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES[: 1 + pairs]]
+    whole = tokenizer(*PROBES[: 1 + pairs], return_token_type_ids=None)
     ids, types = list(whole["input_ids"]), list(whole.get("token_type_ids") or ())
     around, kinds, of_texts, at = [], [], [], 0
     for part in parts:
@@ -130,11 +130,11 @@ def frame_of(made_by: Any, pairs: bool) -> dict[str, Any]:
         at = start + len(part)
     around.append(ids[at:])
     kinds.append(types[at:])
-    added = [number for number, token in made_by.added_tokens_decoder.items() if token.special]
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
     return {
-        "vocabulary": 1 + max(made_by.get_vocab().values()),
-        "special": sorted({*made_by.all_special_ids, *added}),
-        "pad": made_by.pad_token_id,
+        "vocabulary": 1 + max(tokenizer.get_vocab().values()),
+        "special": sorted({*tokenizer.all_special_ids, *added}),
+        "pad": tokenizer.pad_token_id,
         "around": around,
         "types": kinds if types else [],
         "text_types": of_texts,

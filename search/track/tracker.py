@@ -121,7 +121,7 @@ class Tracker:
             self._flush(front)
 
     def sync(self, front: Front) -> None:
-        """Log those trials of `front` that are missing, as after a kill between telling and logging."""
+        """Log those trials of `front` that are missing, as after a kill between the study and the log."""
         if self._cut_short:
             self._find_trials()
         missing = set(self.unlogged(front))

@@ -82,14 +82,14 @@ def test_too_few_rounds_for_any_cut_are_refused() -> None:
         stats.rank_sum_cut(3, 3)
 
 
-def lot(rounds: int, seed: int = 0) -> Bools:
+def random_order(rounds: int, seed: int = 0) -> Bools:
     return np.random.default_rng(seed).permutation(rounds) % 2 == 0
 
 
 def test_the_ratio_is_half_the_shift_between_rounds_of_the_two_orders() -> None:
     generator = np.random.default_rng(0)
     top, bottom = generator.lognormal(size=(2, 10))
-    first = lot(10)
+    first = random_order(10)
     logs = np.log(top / bottom)
     means = [(logs[i] + logs[j]) / 2 for i in np.flatnonzero(first) for j in np.flatnonzero(~first)]
     assert stats.paired_ratio(top, bottom, first).value == pytest.approx(math.exp(np.median(means)))
@@ -98,7 +98,7 @@ def test_the_ratio_is_half_the_shift_between_rounds_of_the_two_orders() -> None:
 def test_what_both_sides_share_cancels_and_the_inverse_is_the_inverse() -> None:
     generator = np.random.default_rng(1)
     top, bottom, shared = generator.lognormal(size=(3, 12))
-    first = lot(12)
+    first = random_order(12)
     alone = stats.paired_ratio(top, bottom, first)
     drifting = stats.paired_ratio(top * shared, bottom * shared, first)
     inverse = stats.paired_ratio(bottom, top, ~first)
@@ -108,7 +108,7 @@ def test_what_both_sides_share_cancels_and_the_inverse_is_the_inverse() -> None:
     assert inverse.interval == pytest.approx((1 / alone.interval[1], 1 / alone.interval[0]))
 
 
-@pytest.mark.parametrize("first", [lot(20), np.arange(20) < 10], ids=["drawn", "one order, then the other"])
+@pytest.mark.parametrize("first", [random_order(20), np.arange(20) < 10], ids=["drawn", "one order, then the other"])
 def test_what_coming_second_costs_cancels(first: Bools) -> None:
     generator = np.random.default_rng(3)
     top, bottom = generator.lognormal(0.1, 0.02, 20), generator.lognormal(0, 0.02, 20)
@@ -121,14 +121,14 @@ def test_one_wild_round_hardly_moves_the_ratio() -> None:
     generator = np.random.default_rng(2)
     top, bottom = generator.lognormal(0.1, 0.02, 20), generator.lognormal(0, 0.02, 20)
     top[3] *= 50
-    assert stats.paired_ratio(top, bottom, lot(20)).value == pytest.approx(math.exp(0.1), rel=0.02)
+    assert stats.paired_ratio(top, bottom, random_order(20)).value == pytest.approx(math.exp(0.1), rel=0.02)
 
 
 def test_what_carries_over_between_rounds_widens_the_interval_by_the_ar1_factor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     noise = np.cumsum(np.random.default_rng(4).standard_normal(16)) / 100
-    top, bottom, first = np.exp(noise), np.ones(16), lot(16)
+    top, bottom, first = np.exp(noise), np.ones(16), random_order(16)
     wide = stats.paired_ratio(top, bottom, first)
     without_autocorrelation(monkeypatch)
     narrow = stats.paired_ratio(top, bottom, first)
@@ -151,14 +151,14 @@ def test_the_autocorrelation_is_that_of_neighbours_and_never_negative() -> None:
 @pytest.mark.parametrize(("top", "bottom", "rounds"), [(7, 7, 7), (8, 7, 8), (8, 8, 7)])
 def test_too_few_or_unpaired_times_are_refused(top: int, bottom: int, rounds: int) -> None:
     with pytest.raises(ValueError, match="8 rounds or more of both, and their order, got"):
-        stats.paired_ratio(np.ones(top), np.ones(bottom), lot(rounds))
+        stats.paired_ratio(np.ones(top), np.ones(bottom), random_order(rounds))
 
 
 @pytest.mark.parametrize("time", [0.0, -1.0])
 def test_times_that_are_not_positive_are_refused(time: float) -> None:
     for sides in ((np.ones(8), np.full(8, time)), (np.full(8, time), np.ones(8))):
         with pytest.raises(ValueError, match="positive"):
-            stats.paired_ratio(*sides, lot(8))
+            stats.paired_ratio(*sides, random_order(8))
 
 
 def test_over_processes_is_students_interval_of_logs() -> None:

@@ -25,8 +25,8 @@ from search.measure.limits import broken
 from search.measure.teacher_check import standing
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
-from search.propose.surrogate.outlook import Aims
 from search.propose.surrogate.record import StudyHistory
+from search.propose.surrogate.surrogate import Aims
 from search.report.page import front_html
 from search.report.plot import draw
 from search.report.text import front_json, headline, pick_lines

@@ -111,9 +111,9 @@ def test_a_mode_knob_is_searched_only_when_it_is_named() -> None:
 
 
 def test_a_closed_knob_is_searched_only_when_it_is_named() -> None:
-    closed = Knob("embeddings", off="as-is", choices=("as-is", "int8"), opt_in=True, help="")
-    assert narrow_axis((closed,), {}, "bits", str)[0].single == "as-is"
-    opened = narrow_axis((closed,), {"bits": {"embeddings": ["as-is", "int8"]}}, "bits", str)
+    opt_in = Knob("embeddings", off="as-is", choices=("as-is", "int8"), opt_in=True, help="")
+    assert narrow_axis((opt_in,), {}, "bits", str)[0].single == "as-is"
+    opened = narrow_axis((opt_in,), {"bits": {"embeddings": ["as-is", "int8"]}}, "bits", str)
     assert opened[0].choices == ("as-is", "int8")
 
 

@@ -34,7 +34,7 @@ from search.propose.study import (
     outcomes_of,
     read_outcomes,
 )
-from search.propose.telling import add
+from search.propose.trials import add
 from search.space.choices import names
 from search.space.space import Space
 from spaces.recipe import Step

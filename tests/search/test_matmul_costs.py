@@ -12,7 +12,7 @@ import command
 import numpy as np
 import pytest
 
-from search.front.wording import describe
+from search.front.formatting import describe
 from search.prepare import matmul_costs, runner
 from search.prepare.prepared import Prepared
 from search.space.configured import configured
@@ -35,19 +35,19 @@ def prepare_with(folder: Path, model: Path, data: Path, low_rank: Mapping[str, A
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
+def without_costs(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Prepared:
     """A search whose configuration does not name the knob."""
-    return prepare_with(tmp_path_factory.mktemp("closed"), tiny_bert, tiny_data, {})
+    return prepare_with(tmp_path_factory.mktemp("without_costs"), tiny_bert, tiny_data, {})
 
 
 def measured(prepared: Prepared) -> list[Path]:
     return list(prepared.store.root.glob(f"products/*/{matmul_costs.FILE}"))
 
 
-def test_nothing_is_measured_where_the_knob_is_not_opened(closed: Prepared) -> None:
-    assert closed.costs is None and not measured(closed)
-    assert "low_rank.where" not in closed.space.to_json()["knobs"]
-    step = closed.recipe({"low_rank.rank": 0.5}).step("low_rank")
+def test_nothing_is_measured_where_the_knob_is_not_opened(without_costs: Prepared) -> None:
+    assert without_costs.costs is None and not measured(without_costs)
+    assert "low_rank.where" not in without_costs.space.to_json()["knobs"]
+    step = without_costs.recipe({"low_rank.rank": 0.5}).step("low_rank")
     assert step is not None and step.settings == {"rank": 0.5}
 
 
@@ -107,8 +107,8 @@ def test_the_sizes_are_those_of_the_blocks_and_of_their_factors() -> None:
     assert len(thin) == len(sizes) - 3 and min(min(size) for size in thin) <= 19
 
 
-def test_the_tokens_are_those_of_a_call(closed: Prepared) -> None:
-    lengths = closed.split("validation").encoded.lengths
+def test_the_tokens_are_those_of_a_call(without_costs: Prepared) -> None:
+    lengths = without_costs.split("validation").encoded.lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
         config = SimpleNamespace(workload=SimpleNamespace(batch=batch, length=length))
-        assert matmul_costs.tokens_of(config, closed.data) == tokens  # type: ignore[arg-type]
+        assert matmul_costs.tokens_of(config, without_costs.data) == tokens  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from search.prepare.model_facts import ModelFacts, check_fit, facts_of
 from search.prepare.teacher import make_teacher
 from search.space.choices import names
 from search.tasks.encoded import read_encoded
-from search.tasks.tokens import frame_of, tokenizer
+from search.tasks.tokens import frame_of, load_tokenizer
 from spaces import build
 from spaces.base import load_base
 from spaces.families import known_model_types
@@ -77,7 +77,7 @@ def test_a_model_takes_as_many_tokens_as_its_positions_say_and_no_more(
     folder = families.save(tmp_path / "model", kind, **LABELS)
     facts = facts_of(folder, configured(folder))
     assert facts.positions == families.KINDS[kind].positions
-    frame = frame_of(tokenizer(folder), False)
+    frame = frame_of(load_tokenizer(folder), False)
     model, base = load_base(folder, "mine", "main", "auto", ("negative", "positive"), frame)
 
     def run(length: int) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_rows_are_cut_where_the_model_ends_with_a_note_and_an_export_cuts_alike(
     notes = [note for note in json.loads((data / "data.json").read_text())["notes"] if "are cut at" in note]
     assert len(notes) == (cut < wanted) and all(f"cut at {cut} tokens" in note for note in notes)
     assert read_encoded(data / "train.npz")[0].lengths.max() == cut
-    again = tokenizer(teacher)
+    again = load_tokenizer(teacher)
     assert len(again(text, truncation=True)["input_ids"]) == cut
 
 
@@ -252,7 +252,7 @@ def test_a_model_is_timed_on_rows_framed_by_its_tokenizer(tmp_path: Path, config
             assert row[: len(before)] == before and row[len(row) - len(behind) :] == behind
             inside = row[len(before) : len(row) - len(behind)]
             assert inside and not special & set(inside) and max(inside) < len(made)
-            assert set(ids[mask == 0].tolist()) <= {tokenizer(teacher).pad_token_id}
+            assert set(ids[mask == 0].tolist()) <= {load_tokenizer(teacher).pad_token_id}
         with torch.inference_mode():
             assert model(**{n: torch.from_numpy(a) for n, a in batch.items()}).isfinite().all()
 
@@ -266,7 +266,7 @@ def test_the_models_padding_token_is_that_of_its_tokenizer(tmp_path: Path, confi
         root = tmp_path / str(number)
         folder = families.save(root / "model", kind, **LABELS, pad_token_id=pad)
         _, teacher = prepared(root, configured(folder))
-        made = tokenizer(teacher)
+        made = load_tokenizer(teacher)
         assert json.loads((teacher / "config.json").read_text())["base"]["config"]["pad_token_id"] == made.pad_token_id
         theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         texts = ["a film is dull", "the plot of the film is clever and bright and warm"]

@@ -14,7 +14,7 @@ import pytest
 import search
 from search.deliver.export import export_model
 from search.front.front import Front
-from search.tasks.tokens import frame_of, tokenizer
+from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.base import load_base, write_folder
 
 from . import factory
@@ -25,12 +25,12 @@ PAIRS = [{"text": text, "text_pair": other} for text, other in zip(TEXTS, revers
 
 def exported(source: Path, to: Path, pairs: bool = False) -> Path:
     """The model in `source` as it came, exported as trial 0 of a search that ran it under plain PyTorch."""
-    made_by = tokenizer(source)
+    tokenizer = load_tokenizer(source)
     labels = list(json.loads((source / "config.json").read_text())["id2label"].values())
-    model, base = load_base(source, "mine", "main", "auto", labels, frame_of(made_by, pairs))
+    model, base = load_base(source, "mine", "main", "auto", labels, frame_of(tokenizer, pairs))
     weights = to / "weights"
     write_folder(weights, model, base, {})
-    made_by.save_pretrained(weights)
+    tokenizer.save_pretrained(weights)
     front = Front(factory.TARGETS, (factory.outcome(0, made=factory.recipe(), folder=str(weights)),))
     config = {**factory.CONFIG, "data": {**factory.CONFIG["data"], "max_length": 128}}
     export_model(front, replace(factory.study(front), config=config), front.outcomes[0], to / "model")
@@ -40,7 +40,7 @@ def exported(source: Path, to: Path, pairs: bool = False) -> Path:
 def pipeline(source: Path) -> Any:
     import transformers
 
-    made = tokenizer(source)
+    made = load_tokenizer(source)
     named = transformers.AutoModelForSequenceClassification.from_pretrained(source)
     return transformers.pipeline("text-classification", model=named, tokenizer=made, device="cpu")
 

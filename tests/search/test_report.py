@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from search.deliver.best_config import plain, schema
+from search.front.formatting import describe, interval, quantity, significant
 from search.front.front import Front
 from search.front.outcome import Outcome
-from search.front.wording import describe, interval, quantity, significant
 from search.report.page import front_html
 from search.report.plot import front_png, front_svg
 from search.report.text import census, front_json, headline, note, pick_lines, table

@@ -13,7 +13,7 @@ import yaml
 from conftest import STUDY, Finished
 
 from search.deliver.best_config import read_best_config, schema
-from search.front.wording import quantity
+from search.front.formatting import quantity
 from search.track.tracker import tracking_uri
 
 EXPORTED = ("front.json", "front.html", "front.png", "best-config.yaml", "fastest.yaml", "most-accurate.yaml")

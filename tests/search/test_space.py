@@ -36,9 +36,9 @@ def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named
 
 
 def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
-    closed = {f"{a.name}.{k.name}" for a in registry.axes() for k in a.knobs(SHAPE) if k.opt_in or k.method}
-    assert {"prune.flops", "low_rank.embeddings", "bits.fp32_blocks"} <= closed
-    assert not closed & set(opened({}).searched)
+    opt_in = {f"{a.name}.{k.name}" for a in registry.axes() for k in a.knobs(SHAPE) if k.opt_in or k.method}
+    assert {"prune.flops", "low_rank.embeddings", "bits.fp32_blocks"} <= opt_in
+    assert not opt_in & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
 
 
@@ -66,13 +66,13 @@ def test_a_precision_that_came_later_is_searched_only_where_it_is_named(monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(float8, "missing", lambda context: None)
-    for closed in OPT_IN_PRECISIONS:
+    for opt_in in OPT_IN_PRECISIONS:
         for space in ({}, {"bits": {"embeddings": "as-is"}}):
             assert (
-                closed not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.precision"].choices
+                opt_in not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.precision"].choices
             )
-        named = opened({"bits": {"precision": ["fp32", closed]}, "runtime": {"name": ["eager"]}}, "cuda")
-        assert named.deployments == (("eager", "fp32"), ("eager", closed))
+        named = opened({"bits": {"precision": ["fp32", opt_in]}, "runtime": {"name": ["eager"]}}, "cuda")
+        assert named.deployments == (("eager", "fp32"), ("eager", opt_in))
 
 
 def test_a_precision_that_is_named_and_has_no_kernel_here_is_noted() -> None:

@@ -18,7 +18,7 @@ from search.serve.pipeline import MODELS
 from search.tasks import SCORED, TASKS, VARIANTS, Task
 from search.tasks.classification import Classification, LabelledRows, reply
 from search.tasks.task import Split
-from search.tasks.tokens import Encoded, batches, by_length, encode, tokenizer
+from search.tasks.tokens import Encoded, batches, by_length, encode, load_tokenizer
 from spaces.heads import head_named
 
 TASK = Classification()
@@ -73,7 +73,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_texts_and_pairs_become_ids_cut_at_the_limit(words: Path) -> None:
-    made = tokenizer(words)
+    made = load_tokenizer(words)
     single = encode(made, ["good film", "bad"], None, 16)
     assert [row.tolist() for row in single.columns["input_ids"]] == [[2, 5, 7, 3], [2, 6, 3]]
     pair = encode(made, ["good film"], ["bad film"], 16)
@@ -85,7 +85,7 @@ def test_texts_and_pairs_become_ids_cut_at_the_limit(words: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match=r"model.name: no tokenizer files \(tokenizer.json or a vocabulary\) in"):
-        tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_decisions_and_replies_agree() -> None:
@@ -134,7 +134,7 @@ def labels_of(task: Task) -> np.ndarray:
 def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification, words: Path, tmp_path: Path) -> None:
     part = Split(tuple(f"film {i}" for i in range(20)), None, labels_of(task))
     names = ("a", "b", "c")
-    rows = task.encode(tokenizer(words), part, DataConfig(train="train.csv"), names)
+    rows = task.encode(load_tokenizer(words), part, DataConfig(train="train.csv"), names)
     rows.write(tmp_path, "train")
     (tmp_path / "data.json").write_text(json.dumps({"labels": names}))
     again = task.read(tmp_path, "train")

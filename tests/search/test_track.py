@@ -151,27 +151,27 @@ def test_a_front_member_loads_as_an_mlflow_model_and_answers_strings(
 
 def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp_path: Path) -> None:
     """The campaign's figures are the runs' own, and weights that were trained again are the ones that are logged."""
-    tracker = started(store, "renewed")
+    tracker = started(store, "remeasured")
     observe(tracker, front, len(front.outcomes))
     decided = front.decided(factory.campaign(front), lambda outcome: ())
     study = factory.study(decided)
     export(decided, study, tmp_path)
     tracker.finish(decided, study, tmp_path)
-    logged = runs(store, "renewed")
+    logged = runs(store, "remeasured")
     for outcome in decided.outcomes:
         metrics = logged[f"trial-{outcome.number}"].data.metrics
         assert all(metrics[name] == m.value for name, m in outcome.measurements.items())
         assert all(metrics[f"quick_{name}"] == m.value for name, m in outcome.quick.items())
-    assert on_front(store, "renewed") == {o.number for o in decided.members}
+    assert on_front(store, "remeasured") == {o.number for o in decided.members}
 
     other = decided.members[0]
     found = {**other.measurements, "accuracy": factory.measurement("accuracy", 0.9, 0.01, "fraction", "higher")}
     again = decided.replacing({other.number: replace(other, measurements=found, weights_sha256="other weights")})
-    before = models_of(store, "renewed")
+    before = models_of(store, "remeasured")
     export(again, study, tmp_path)
     tracker.finish(again, study, tmp_path)
-    assert runs(store, "renewed")[f"trial-{other.number}"].data.metrics["accuracy"] == 0.9
-    after = models_of(store, "renewed")
+    assert runs(store, "remeasured")[f"trial-{other.number}"].data.metrics["accuracy"] == 0.9
+    after = models_of(store, "remeasured")
     assert before.keys() >= after.keys()
     assert {name for name in after if after[name] != before[name]} == {f"trial-{other.number}"}
 

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
+from search.front.formatting import describe
 from search.front.front import Front
-from search.front.wording import describe
 from search.report import progress as view
 from search.report.progress import Lines, Live
 

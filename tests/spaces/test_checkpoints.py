@@ -58,7 +58,7 @@ def epochs(batches: list[Batch]) -> Callable[[int], list[Batch]]:
 
 
 def stopping_of(kind: str, batches: list[Batch], labels: Tensor) -> Stopping | None:
-    """None; one by a loss that falls; one by a loss that rises, so that patience ends at the fourth look."""
+    """None; one by a loss that falls; one by a loss that rises, so that patience ends at the fourth evaluation."""
 
     def held_out(model: TaskModel) -> float:
         with torch.no_grad():
@@ -83,8 +83,8 @@ def trained(
     model, batches, labels = student(case)
     assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     checkpoints = None if file is None else Checkpoints(file, every_s)
-    look = stopping_of(stopping, batches, labels)
-    train(model, epochs(batches), loss_on(labels), training, "cpu", progress, look, checkpoints)
+    stopping_rule = stopping_of(stopping, batches, labels)
+    train(model, epochs(batches), loss_on(labels), training, "cpu", progress, stopping_rule, checkpoints)
     assert not model.training and all(p.requires_grad for p in model.parameters())
     return weights(model)
 

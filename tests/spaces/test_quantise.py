@@ -119,7 +119,7 @@ def test_calibration_rows_come_back_without_their_padding(tmp_path: Path) -> Non
         np.testing.assert_array_equal(row["input_ids"][0], batch["input_ids"][index, : row["input_ids"].shape[1]])
 
 
-# --- blocks that stay wide ----------------------------------------------------------------------------------
+# --- blocks that stay fp32 ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", INTEGER)

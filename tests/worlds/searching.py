@@ -29,9 +29,9 @@ from search.propose.proposer import Proposer
 from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
 from search.propose.surrogate.improvement import Staircase
-from search.propose.surrogate.outlook import Aims, CostModel, Outlook
 from search.propose.surrogate.quality import QualityModel
 from search.propose.surrogate.record import StudyHistory
+from search.propose.surrogate.surrogate import Aims, CostModel, Surrogate
 from search.space.deployments import siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
@@ -128,7 +128,9 @@ def search(
     at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
     known = cost_model or TrueCosts(world, shipped)
     aims = Aims(TARGETS[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
-    outlook = Outlook(StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims)
+    surrogate = Surrogate(
+        StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims
+    )
     points: list[tuple[float, float]] = []
 
     def evaluate(job: Job) -> Iterator[Outcome]:
@@ -147,14 +149,14 @@ def search(
         trace.count(world, points)
 
     def sampler_of(number: int) -> BaseSampler:
-        return SAMPLERS[sampler](number, world.space, outlook)
+        return SAMPLERS[sampler](number, world.space, surrogate)
 
     if folder is None:
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler_of(seed))
     else:
         study = open_study(folder, "study", TARGETS, sampler_of, seed, {})
     asked = study.sampler
-    forecast = Forecast(outlook, asked, least_gain) if isinstance(asked, KnownLatency) else None
+    forecast = Forecast(surrogate, asked, least_gain) if isinstance(asked, KnownLatency) else None
     proposer = Proposer(
         study,
         world.space,
@@ -173,5 +175,5 @@ def search(
     with suppress(KeyboardInterrupt):
         explore(proposer, evaluate, Front(TARGETS), observers)
     trace.asking_s = time.monotonic() - began
-    outlook.refresh(study)
+    surrogate.refresh(study)
     return trace

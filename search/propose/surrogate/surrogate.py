@@ -88,7 +88,7 @@ class Aims:
         return max(self.min_quality, max(baseline.quality.values()) - self.max_loss)
 
 
-class Outlook:
+class Surrogate:
     """Predicted quality, latency and improvement of candidates; refitted when the study has new trials."""
 
     def __init__(self, history: StudyHistory, cost_model: CostModel, model: QualityModel, aims: Aims) -> None:

@@ -1,0 +1,1 @@
+"""What the service keeps: passages and their embeddings, questions, answers, feedback, switches and API keys."""

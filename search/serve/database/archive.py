@@ -1,0 +1,290 @@
+"""What the service reads from its database and writes to it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.serve.database.tables import (
+    ApiKey,
+    Feedback,
+    Passage,
+    PassageEmbedding,
+    Question,
+    StoredAnswer,
+    StoredSwitch,
+    now,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session
+
+    from search.serve.database.writer import Writer
+
+#: What a key of the API begins with, so that one is recognised where it was left by mistake.
+KEY_PREFIX = "tcs_"
+#: Rows that are read at a time.
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class NewPassage:
+    """A piece of a document."""
+
+    source: str
+    position: int
+    text: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.source}\0{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class NewAnswer:
+    """A question with its answer, to be stored."""
+
+    request: str
+    question: str
+    context: str | None
+    text: str
+    score: float
+    start: int
+    end: int
+    passage_id: int | None
+    variant: str
+    milliseconds: Mapping[str, float]
+    key_id: int | None = None
+
+
+class Archive:
+    """Reads at once; writes go through the writer, and give a future."""
+
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        self._engine, self._writer = engine, writer
+
+    def answered(self, answer: NewAnswer) -> Future[int]:
+        """Store a question and its answer. Gives the answer's number."""
+
+        def write(session: Session) -> int:
+            question = Question(
+                request=answer.request,
+                text=clean(answer.question),
+                context=_cleaned(answer.context),
+                key_id=answer.key_id,
+            )
+            session.add(question)
+            session.flush()
+            row = StoredAnswer(
+                question_id=question.id,
+                text=clean(answer.text),
+                score=answer.score,
+                start=answer.start,
+                end=answer.end,
+                passage_id=answer.passage_id,
+                variant=answer.variant,
+                milliseconds=dict(answer.milliseconds),
+            )
+            session.add(row)
+            session.flush()
+            return row.id
+
+        return self._writer.put(write)
+
+    def switched(self, before: str, after: str, reason: str) -> Future[None]:
+        """Store a move of the controller."""
+
+        def write(session: Session) -> None:
+            session.add(StoredSwitch(before=before, after=after, reason=reason))
+
+        return self._writer.put(write)
+
+    def give_feedback(self, answer_id: int, helpful: bool, comment: str | None) -> Future[bool]:
+        """Store what somebody says of an answer. Gives False where there is no such answer."""
+
+        def write(session: Session) -> bool:
+            if session.get(StoredAnswer, answer_id) is None:
+                return False
+            session.add(Feedback(answer_id=answer_id, helpful=helpful, comment=_cleaned(comment)))
+            return True
+
+        return self._writer.put(write)
+
+    def add_passages(self, passages: Sequence[NewPassage]) -> Future[list[int]]:
+        """Store passages; one that is there is kept once. Gives their numbers, in order."""
+
+        def write(session: Session) -> list[int]:
+            from sqlalchemy import select
+
+            numbers = []
+            for new in passages:
+                same = session.scalar(select(Passage.id).where(Passage.digest == new.digest))
+                if same is None:
+                    row = Passage(
+                        source=clean(new.source)[:500], position=new.position, text=clean(new.text), digest=new.digest
+                    )
+                    session.add(row)
+                    session.flush()
+                    same = row.id
+                numbers.append(same)
+            return numbers
+
+        return self._writer.put(write)
+
+    def remove_passage(self, number: int) -> Future[bool]:
+        """Remove a passage with its embeddings; answers from it stay. Gives False where there is none."""
+
+        def write(session: Session) -> bool:
+            row = session.get(Passage, number)
+            if row is None:
+                return False
+            session.delete(row)
+            return True
+
+        return self._writer.put(write)
+
+    def embed(self, model: str, vectors: Mapping[int, np.ndarray]) -> Future[None]:
+        """Store embeddings (D,) by one model, by the passage's number; passages that are gone are left out."""
+
+        def write(session: Session) -> None:
+            for number, vector in vectors.items():
+                if session.get(Passage, number) is not None:
+                    row = PassageEmbedding(passage_id=number, model=model, vector=vector.astype("<f4").tobytes())
+                    session.merge(row)
+
+        return self._writer.put(write)
+
+    def passage(self, number: int) -> Passage | None:
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine, expire_on_commit=False) as session:
+            return session.get(Passage, number)
+
+    def passages(self, after: int = 0, limit: int = 100) -> list[Passage]:
+        """Passages with a number above `after`, in order."""
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(Passage).where(Passage.id > after).order_by(Passage.id).limit(limit)))
+
+    def embeddings(self, model: str) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, vector (D,)) of every passage that `model` has embedded."""
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        of_model = select(PassageEmbedding.passage_id, PassageEmbedding.vector).where(PassageEmbedding.model == model)
+        with Session(self._engine) as session:
+            rows = session.execute(of_model.order_by(PassageEmbedding.passage_id).execution_options(yield_per=PAGE))
+            for number, vector in rows:
+                yield number, np.frombuffer(vector, dtype="<f4")
+
+    def not_embedded(self, model: str, limit: int = PAGE) -> list[Passage]:
+        """Passages without an embedding by `model`."""
+        from sqlalchemy import exists, select
+        from sqlalchemy.orm import Session
+
+        has = exists().where(PassageEmbedding.passage_id == Passage.id, PassageEmbedding.model == model)
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(Passage).where(~has).order_by(Passage.id).limit(limit)))
+
+    def history(self, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """The newest answers with their questions, newest first; those with a number below `before`."""
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        wanted = select(StoredAnswer, Question).join(Question, StoredAnswer.question_id == Question.id)
+        if before is not None:
+            wanted = wanted.where(StoredAnswer.id < before)
+        with Session(self._engine) as session:
+            rows = session.execute(wanted.order_by(StoredAnswer.id.desc()).limit(limit)).all()
+            said = (
+                select(Feedback).where(Feedback.answer_id.in_([answer.id for answer, _ in rows])).order_by(Feedback.id)
+            )
+            newest = {one.answer_id: one for one in session.scalars(said)}
+            return [_shown(answer, question, newest.get(answer.id)) for answer, question in rows]
+
+    def switches(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The newest moves of the controller, newest first."""
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine) as session:
+            rows = session.scalars(select(StoredSwitch).order_by(StoredSwitch.id.desc()).limit(limit))
+            return [
+                {"at": row.switched_at.isoformat(), "from": row.before, "to": row.after, "reason": row.reason}
+                for row in rows
+            ]
+
+    def make_key(self, name: str) -> Future[str]:
+        """A new key of the API, which is shown once: the database has its hash alone."""
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
+
+        def write(session: Session) -> str:
+            session.add(ApiKey(name=clean(name)[:200], digest=hash_of(key)))
+            return key
+
+        return self._writer.put(write)
+
+    def revoke_key(self, name: str) -> Future[int]:
+        """Revoke the keys of this name. Gives how many were valid."""
+
+        def write(session: Session) -> int:
+            from sqlalchemy import select
+
+            rows = list(session.scalars(select(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))))
+            for row in rows:
+                row.revoked_at = now()
+            return len(rows)
+
+        return self._writer.put(write)
+
+    def key_id(self, key: str) -> int | None:
+        """The number of a valid key; None for any other text."""
+        from sqlalchemy import select
+        from sqlalchemy.orm import Session
+
+        valid = select(ApiKey.id).where(ApiKey.digest == hash_of(key), ApiKey.revoked_at.is_(None))
+        with Session(self._engine) as session:
+            return session.scalar(valid)
+
+
+def hash_of(key: str) -> str:
+    """What is kept of a key. It holds 256 random bits, which nobody finds by trying, so one fast hash is enough."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def clean(text: str) -> str:
+    """`text` as every database can hold it: without NUL, and lone surrogates replaced."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _cleaned(text: str | None) -> str | None:
+    return None if text is None else clean(text)
+
+
+def _shown(answer: StoredAnswer, question: Question, feedback: Feedback | None) -> dict[str, Any]:
+    return {
+        "id": answer.id,
+        "request": question.request,
+        "question": question.text,
+        "context": question.context,
+        "answer": answer.text,
+        "score": answer.score,
+        "start": answer.start,
+        "end": answer.end,
+        "passage": answer.passage_id,
+        "variant": answer.variant,
+        "milliseconds": answer.milliseconds,
+        "asked_at": question.asked_at.isoformat(),
+        "answered_at": answer.answered_at.isoformat(),
+        "feedback": None if feedback is None else {"helpful": feedback.helpful, "comment": feedback.comment},
+    }

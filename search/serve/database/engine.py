@@ -1,0 +1,86 @@
+"""Opening the database: SQLite by default, PostgreSQL by its URL, and the migrations of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.errors import UserError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Engine
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+#: Milliseconds that SQLite waits for another writer.
+BUSY_MS = 5000
+
+
+def url_of(given: str | None, folder: Path) -> str:
+    """The database's URL: as given, or an SQLite file in `folder`.
+
+    Raises:
+        UserError: neither SQLite nor PostgreSQL.
+    """
+    if given is None:
+        return f"sqlite:///{(folder / 'service.db').absolute()}"
+    for prefix, driver in (("postgresql://", "postgresql+psycopg://"), ("postgres://", "postgresql+psycopg://")):
+        if given.startswith(prefix):
+            return driver + given.removeprefix(prefix)
+    if given.startswith(("sqlite:///", "postgresql+psycopg://")):
+        return given
+    scheme = given.partition("://")[0]
+    raise UserError(f"--database: must begin with sqlite:/// or postgresql://, got {scheme}://...")
+
+
+def open_engine(url: str) -> Engine:
+    """An engine with its tables at the newest migration.
+
+    SQLite writes ahead (WAL), so readers never wait for the writer; what was committed survives the process.
+
+    Raises:
+        UserError: no such database, or it does not answer.
+    """
+    from sqlalchemy import create_engine, event, make_url
+    from sqlalchemy.exc import DBAPIError
+
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    engine = create_engine(url, **options)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _on_connect)
+    try:
+        upgrade(engine)
+    except DBAPIError as error:
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise UserError(f"--database: {shown} cannot be used: {str(error.orig).splitlines()[0]}") from None
+    return engine
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the tables to `revision`."""
+    from alembic import command
+
+    with engine.begin() as connection:
+        command.upgrade(_alembic(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str = "base") -> None:
+    """Take the tables back to `revision`; "base" is none at all."""
+    from alembic import command
+
+    with engine.begin() as connection:
+        command.downgrade(_alembic(connection), revision)
+
+
+def _alembic(connection: Any) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _on_connect(connection: Any, _: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,117 @@
+"""Storing answers: one thread writes, and commits what has come together at once.
+
+A caller gets a future that is done once its answer is committed, so an answer is stored before it is sent, and nobody
+who computes answers waits for a disk. The queue is bounded: what does not fit is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session
+
+log = logging.getLogger(__name__)
+
+#: Writes in one transaction at most.
+TOGETHER = 256
+
+#: What a write does in the transaction; its result is the future's.
+Write = Callable[["Session"], Any]
+
+
+class WriterFullError(RuntimeError):
+    """The queue of writes is full: the database is slower than what is asked of it."""
+
+
+class Writer:
+    """The thread that writes. Close it, or what is queued may be lost.
+
+    Args:
+        bound: writes that may wait.
+    """
+
+    def __init__(self, engine: Engine, bound: int = 10_000) -> None:
+        self._engine = engine
+        self._queue: queue.Queue[tuple[Write, Future[Any]] | None] = queue.Queue(bound)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="database writer", daemon=True)
+        self._thread.start()
+
+    def put(self, write: Write) -> Future[Any]:
+        """Queue a write; never waits. The future has its result once it is committed, or the error.
+
+        Raises:
+            WriterFullError: no room.
+        """
+        future: Future[Any] = Future()
+        if self._closed:
+            raise WriterFullError("the database writer is closed")
+        try:
+            self._queue.put_nowait((write, future))
+        except queue.Full:
+            raise WriterFullError(f"{self._queue.maxsize} writes wait for the database") from None
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """Writes that wait."""
+        return self._queue.qsize()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Commit what is queued, and end the thread."""
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            taken = [self._queue.get()]
+            while len(taken) < TOGETHER:
+                try:
+                    taken.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            ended = None in taken
+            work = [one for one in taken if one is not None]
+            if work:
+                self._commit(work)
+        while not self._queue.empty():  # put by a thread that had not seen the end
+            late = self._queue.get_nowait()
+            if late is not None:
+                _settle(late[1], error=WriterFullError("the database writer is closed"))
+
+    def _commit(self, work: list[tuple[Write, Future[Any]]]) -> None:
+        """All in one transaction; where that fails each in one of its own, so that one bad write spoils no other."""
+        from sqlalchemy.orm import Session
+
+        try:
+            with Session(self._engine) as session, session.begin():
+                results = [write(session) for write, _ in work]
+        except Exception as error:
+            if len(work) == 1:
+                log.warning("a write failed: %s", type(error).__name__)
+                _settle(work[0][1], error=error)
+                return
+            for one in work:
+                self._commit([one])
+            return
+        for (_, future), result in zip(work, results, strict=True):
+            _settle(future, result)
+
+
+def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """The future's outcome, unless who waited has given up."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,206 @@
+"""The service's database, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import postgres
+import pytest
+from sqlalchemy import Engine, inspect
+from sqlalchemy.orm import Session
+
+from search.errors import UserError
+from search.serve.database.archive import KEY_PREFIX, Archive, NewAnswer, NewPassage, hash_of
+from search.serve.database.engine import downgrade, open_engine, upgrade, url_of
+from search.serve.database.tables import ApiKey, Base
+from search.serve.database.writer import Writer, WriterFullError
+
+ANSWER = NewAnswer("r1", "who?", None, "she", 0.5, 3, 6, None, "trial 7", {"model": 4.5})
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield url_of(None, tmp_path_factory.mktemp("database"))
+        return
+    pytest.importorskip("psycopg")
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    with postgres.server() as given:
+        yield url_of(given, Path())
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    opened = open_engine(url)
+    yield opened
+    downgrade(opened)
+    opened.dispose()
+
+
+@pytest.fixture
+def archive(engine: Engine) -> Iterator[Archive]:
+    writer = Writer(engine)
+    yield Archive(engine, writer)
+    writer.close()
+
+
+def test_migrations_make_the_tables_and_take_them_away(engine: Engine) -> None:
+    def tables() -> set[str]:
+        return set(inspect(engine).get_table_names()) - {"alembic_version"}
+
+    assert tables() == set(Base.metadata.tables)
+    downgrade(engine)
+    assert tables() == set()
+    upgrade(engine)
+    upgrade(engine)  # again changes nothing
+    assert tables() == set(Base.metadata.tables)
+
+
+def test_the_migrated_tables_are_those_of_the_program(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_an_answer_is_in_the_history_with_its_newest_feedback(archive: Archive) -> None:
+    first = archive.answered(ANSWER).result(5)
+    second = archive.answered(replace(ANSWER, question="where?", context="here", text="here")).result(5)
+    assert archive.give_feedback(first, False, None).result(5)
+    assert archive.give_feedback(first, True, "yes\0").result(5)
+    assert not archive.give_feedback(10**6, True, None).result(5)
+    newest, oldest = archive.history()
+    assert (newest["id"], newest["question"], newest["context"], newest["feedback"]) == (second, "where?", "here", None)
+    assert oldest["feedback"] == {"helpful": True, "comment": "yes"}
+    assert oldest["milliseconds"] == {"model": 4.5} and oldest["asked_at"].endswith("+00:00")
+    assert [one["id"] for one in archive.history(before=second)] == [first]
+
+
+def test_a_passage_is_kept_once_and_leaves_with_its_embeddings_but_not_its_answers(archive: Archive) -> None:
+    passages = [NewPassage("a", 0, "one"), NewPassage("a", 1, "two"), NewPassage("a", 0, "one")]
+    one, two, again = archive.add_passages(passages).result(5)
+    assert one == again != two
+    archive.embed("m", {one: np.ones(3), two: np.zeros(3), 10**6: np.ones(3)}).result(5)
+    assert [(n, v.tolist()) for n, v in archive.embeddings("m")] == [(one, [1, 1, 1]), (two, [0, 0, 0])]
+    assert archive.not_embedded("m") == [] and [p.id for p in archive.not_embedded("other")] == [one, two]
+    answer = archive.answered(replace(ANSWER, passage_id=one)).result(5)
+    assert archive.remove_passage(one).result(5) and not archive.remove_passage(one).result(5)
+    assert [n for n, _ in archive.embeddings("m")] == [two]
+    assert archive.passage(one) is None and [p.text for p in archive.passages()] == ["two"]
+    [stored] = archive.history()
+    assert stored["id"] == answer and stored["passage"] is None
+
+
+def test_a_key_is_valid_until_it_is_revoked_and_only_its_hash_is_kept(archive: Archive, engine: Engine) -> None:
+    key = archive.make_key("me").result(5)
+    assert key.startswith(KEY_PREFIX) and archive.key_id(key) is not None
+    with Session(engine) as session:
+        [row] = session.query(ApiKey).all()
+        assert row.digest == hash_of(key) and key not in str(vars(row))
+    assert archive.key_id(key + "x") is None and archive.key_id("\ud800") is None
+    assert archive.revoke_key("me").result(5) == 1 and archive.revoke_key("me").result(5) == 0
+    assert archive.key_id(key) is None
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800", "'; drop table answers; --", "<script>", "é\u202e" * 5000])
+def test_hostile_text_is_kept_and_hurts_nothing(archive: Archive, text: str) -> None:
+    archive.answered(replace(ANSWER, question=f"a{text}b", text=text, context=text)).result(5)
+    archive.add_passages([NewPassage(text, 0, text)]).result(5)
+    [stored] = archive.history()
+    assert stored["question"].startswith("a") and stored["question"].endswith("b")
+
+
+def test_switches_are_kept_in_order(archive: Archive) -> None:
+    for name in ("b", "c"):
+        archive.switched("a", name, "load").result(5)
+    assert [one["to"] for one in archive.switches()] == ["c", "b"]
+
+
+def test_one_bad_write_spoils_no_other(archive: Archive) -> None:
+    good = [archive.answered(ANSWER) for _ in range(20)]
+    bad = archive.answered(replace(ANSWER, passage_id=10**6))  # there is no such passage
+    good += [archive.answered(ANSWER) for _ in range(20)]
+    numbers = [one.result(10) for one in good]
+    assert len(set(numbers)) == 40 == len(archive.history(limit=100))
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
+        bad.result(5)
+
+
+def test_the_queue_is_bounded_and_putting_never_waits(engine: Engine) -> None:
+    writer = Writer(engine, bound=3)
+    held = threading.Event()
+    first = writer.put(lambda session: held.wait(10))
+    deadline = time.monotonic() + 5
+    while writer.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    others = [writer.put(lambda session: 1) for _ in range(3)]
+    with pytest.raises(WriterFullError, match="3 writes wait"):
+        writer.put(lambda session: 1)
+    held.set()
+    assert first.result(5) is True and [one.result(5) for one in others] == [1, 1, 1]
+    writer.close()
+    with pytest.raises(WriterFullError, match="closed"):
+        writer.put(lambda session: 1)
+
+
+def test_what_is_queued_is_committed_before_the_writer_is_closed(engine: Engine) -> None:
+    writer = Writer(engine)
+    archive = Archive(engine, writer)
+    futures = [archive.answered(ANSWER) for _ in range(500)]
+    writer.close()
+    assert all(one.done() for one in futures) and len(archive.history(limit=1000)) == 500
+
+
+KILLED = """
+import sys
+from search.serve.database.archive import Archive, NewAnswer
+from search.serve.database.engine import open_engine
+from search.serve.database.writer import Writer
+engine = open_engine(sys.argv[1])
+archive = Archive(engine, Writer(engine))
+while True:
+    answer = NewAnswer("r", "q", None, "a", 0.5, 0, 1, None, "v", {})
+    futures = [archive.answered(answer) for _ in range(8)]
+    for one in futures:
+        print(one.result(), flush=True)
+"""
+
+
+def test_every_answer_that_was_stored_survives_kill_9(engine: Engine, url: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    sent = [int(process.stdout.readline()) for _ in range(100)]
+    os.kill(process.pid, signal.SIGKILL)
+    sent += [int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    process.wait()
+    writer = Writer(engine)
+    stored = {one["id"] for one in Archive(engine, writer).history(limit=10**6)}
+    writer.close()
+    assert set(sent) <= stored
+
+
+@pytest.mark.parametrize("given", ["mysql://u:secret@h/d", "nothing"])
+def test_another_database_is_refused_without_its_password(given: str) -> None:
+    with pytest.raises(UserError, match="--database: must begin with sqlite:/// or postgresql://") as caught:
+        url_of(given, Path())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--database: sqlite:///.* cannot be used: unable to open"):
+        open_engine(f"sqlite:///{tmp_path}/none/x.db")
+    pytest.importorskip("psycopg")
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        open_engine(url_of("postgresql://me:secret@127.0.0.1:1/d", tmp_path))
+    assert "secret" not in str(caught.value)

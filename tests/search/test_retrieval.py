@@ -1,0 +1,76 @@
+"""The nearest passages, against a plain computation of all cosines."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search.serve.retrieval import Index
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_the_nearest_are_those_of_all_cosines_while_rows_come_and_go(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    index = Index(tmp_path / "vectors", 8)
+    vectors = {
+        n: generator.normal(size=8).astype(np.float32) for n in range(3000)
+    }  # more than there is room for at first
+    index.add(vectors.items())
+    for n in generator.permutation(3000)[:1000].tolist():
+        assert index.remove(n) and not index.remove(n)
+        del vectors[n]
+    vectors[5000] = generator.normal(size=8).astype(np.float32)
+    index.add([(5000, vectors[5000])])
+    again = next(iter(vectors))
+    vectors[again] = generator.normal(size=8).astype(np.float32)
+    index.add([(again, vectors[again])])  # replaces
+    assert len(index) == len(vectors)
+    numbers, rows = np.array(list(vectors)), unit(np.stack(list(vectors.values())))
+    for _ in range(20):
+        question = generator.normal(size=8).astype(np.float32)
+        cosines = rows @ unit(question)
+        best = np.argsort(-cosines)[:5]
+        hits = index.search(question, 5)
+        assert [hit.passage for hit in hits] == numbers[best].tolist()
+        assert [hit.score for hit in hits] == pytest.approx(cosines[best].tolist(), abs=1e-5)
+
+
+def test_fewer_passages_than_asked_for_are_all_given_and_equal_ones_by_number(tmp_path: Path) -> None:
+    index = Index(tmp_path / "vectors", 2)
+    assert index.search(np.ones(2, dtype=np.float32), 3) == []
+    index.add([(n, np.ones(2, dtype=np.float32)) for n in (9, 2, 5)])
+    assert [hit.passage for hit in index.search(np.ones(2, dtype=np.float32), 10)] == [2, 5, 9]
+
+
+@pytest.mark.parametrize("vector", [np.ones(3), np.zeros(2), np.array([np.nan, 1]), np.array([np.inf, 1])])
+def test_what_is_no_embedding_of_this_size_is_refused(tmp_path: Path, vector: np.ndarray) -> None:
+    index = Index(tmp_path / "vectors", 2)
+    with pytest.raises(ValueError, match="an embedding must"):
+        index.add([(1, vector.astype(np.float32))])
+    assert len(index) == 0
+
+
+def test_searching_while_rows_are_added_gives_whole_answers(tmp_path: Path) -> None:
+    index = Index(tmp_path / "vectors", 4)
+    index.add([(0, np.array([1, 0, 0, 0], dtype=np.float32))])
+    ended = threading.Event()
+    wrong: list[object] = []
+
+    def look() -> None:
+        while not ended.is_set():
+            hits = index.search(np.array([1, 0, 0, 0], dtype=np.float32), 1)
+            if [hit.passage for hit in hits] != [0]:
+                wrong.append(hits)
+
+    searching = threading.Thread(target=look)
+    searching.start()
+    index.add((n, np.array([0.1, n + 1, 0, 0], dtype=np.float32)) for n in range(1, 5000))
+    ended.set()
+    searching.join()
+    assert not wrong
