@@ -18,8 +18,8 @@ from typing import Any
 from search.errors import one_line
 from search.serve.batching import Batch, Batcher, Refusal, Request
 
-#: Answers for payloads by the variant of that number, in order. Each worker has its own, and is its one caller. An answer
-#: that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
+#: Answers for payloads by the variant of that number, in order. Each worker has its own, and is its one caller.
+#: An answer that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
 Run = Callable[[int, Sequence[Any]], Sequence[Any]]
 
 
