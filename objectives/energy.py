@@ -87,7 +87,7 @@ def energy(
     if counted is None:
         return None
     name, read = counted
-    rows = len(next(iter(inputs[0].values())))
+    rows = int(conditions.get("batch", len(next(iter(inputs[0].values())))))
     samples = []
     for _ in range(BLOCKS):
         before = read()

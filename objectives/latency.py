@@ -142,7 +142,7 @@ def _measure(
     conditions: Mapping[str, Any],
     read: Read | None,
 ) -> dict[str, Measurement]:
-    rows = rows_of(inputs)
+    rows = int(conditions["batch"]) if "batch" in conditions else rows_of(inputs)
     reader = read or partial(clock.read, device=str(conditions.get("device", "cpu")))
     generator = np.random.default_rng(seed)
     sessions = []
@@ -238,6 +238,7 @@ def _median(times: Floats) -> Floats:
 
 
 def rows_of(inputs: Sequence[Batch]) -> int:
+    """Rows of each batch, where all have the same number."""
     counts = {len(array) for batch in inputs for array in batch.values()}
     if len(counts) != 1:
         raise ValueError(f"all inputs must have the same number of rows, got {sorted(counts)}")

@@ -87,6 +87,7 @@ TOLD_APART = (
     "batch",
     "length",
     "new_tokens",
+    "call",
     "split",
     "rows",
     "metric",

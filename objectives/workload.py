@@ -138,9 +138,15 @@ class Frame:
 
 
 def inputs(
-    workload: Workload, input_names: Sequence[str], frame: Frame, lengths: Sequence[int] = ()
+    workload: Workload,
+    input_names: Sequence[str],
+    frame: Frame,
+    lengths: Sequence[int] = (),
+    together: Sequence[int] = (),
 ) -> list[dict[str, np.ndarray]]:
     """`BATCHES` batches of random texts, framed, each name (B, L) int64; shorter rows are padded and masked.
+
+    B is the workload's batch, or the number of rows that so many of the user's questions are made of.
 
     Args:
         workload: batch, length (in tokens, the frame's among them) and seed. With new tokens each batch has
@@ -148,12 +154,17 @@ def inputs(
         input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
         frame: the tokenizer's.
         lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
+        together: how many neighbouring rows are never parted, as the windows of a question are; they count as one row
+            of the batch. Their sum is the number of `lengths`; empty: each row stands alone.
 
     Raises:
         ValueError: an input this cannot make, or "data" without lengths.
     """
     generator = np.random.default_rng(workload.seed)
-    counts = _row_lengths(workload, lengths, generator).reshape(BATCHES, workload.batch)
+    if len(together) in (0, len(lengths)):  # each row stands alone
+        counts = list(_row_lengths(workload, lengths, generator).reshape(BATCHES, workload.batch))
+    else:
+        counts = _lengths_together(workload, lengths, together, generator)
     ordinary = frame.ordinary
     batches = [_batch(row, input_names, frame, ordinary, generator) for row in counts]
     if not workload.new_tokens:
@@ -174,6 +185,24 @@ def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.rando
         raise ValueError('length "data" needs the lengths of the data\'s rows, got none')
     quantiles = (van_der_corput(rows) + generator.random()) % 1.0
     return np.quantile(lengths, quantiles, method="inverted_cdf").astype(np.int64)
+
+
+def _lengths_together(
+    workload: Workload, lengths: Sequence[int], together: Sequence[int], generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Token counts of the rows of each batch, of quantiles of the user's groups of rows, ordered by their work.
+
+    With a fixed length the groups keep their numbers of rows.
+    """
+    if sum(together) != len(lengths):
+        raise ValueError(f"together must sum to the {len(lengths)} lengths, got {sum(together)}")
+    groups = np.split(np.asarray(lengths, dtype=np.int64), np.cumsum(together)[:-1])
+    if workload.length != "data":
+        groups = [np.full(len(group), workload.length, dtype=np.int64) for group in groups]
+    groups.sort(key=lambda group: (int(group.sum()), len(group)))
+    quantiles = (van_der_corput(BATCHES * workload.batch) + generator.random()) % 1.0
+    drawn = [groups[int(quantile * len(groups))] for quantile in quantiles]
+    return [np.concatenate(drawn[i : i + workload.batch]) for i in range(0, len(drawn), workload.batch)]
 
 
 def van_der_corput(count: int) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from objectives import campaign, campaign_measurements, clock, latency, workload
+from objectives import campaign, campaign_measurements, clock, workload
 from objectives.bench import Batch, open_bench
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
@@ -26,11 +26,13 @@ from search.front.outcome import LATENCY
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
 from search.prepare.runner import stored_teacher
+from search.tasks import ALONE, task_named
 from spaces import build
 from spaces.runtime import Context
 
 if TYPE_CHECKING:
     from search.prepare.prepared import PreparedData
+    from search.tasks import Rows
 
 #: Speeds that differ by less count as equal, however narrow their intervals.
 ALIKE = 0.05
@@ -38,22 +40,23 @@ Latency = Literal["as recorded", "different", "unknown"]
 
 
 def compare_latency(
-    folder: Path, record: BestConfig, context: Context, baseline: Path | None, lengths: Sequence[int] | None
+    folder: Path, record: BestConfig, context: Context, baseline: Path | None, validation: Rows | None
 ) -> tuple[str, Latency]:
     """Time the model against the uncompressed one in fresh processes; a line that compares the ratio with the record.
 
     Args:
         baseline: the folder of the uncompressed model, if it is here.
-        lengths: numbers of tokens of the data's rows, if the data can be read here.
+        validation: the rows of the data, if they can be read here.
     """
-    if record.config["workload"]["length"] == "data" and lengths is None:
+    alone = task_named(str(record.config["task"])).call == ALONE
+    if validation is None and (record.config["workload"]["length"] == "data" or not alone):
         return "latency: not compared, because it was measured on the lengths of the data", "unknown"
     measure = record.config["measure"]
     plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
     models: dict[int, campaign.Opener] = {1: lambda: open_exported(folder, record, context)}
     if baseline is not None:
         models[0] = lambda: _eager(baseline, context)
-    inputs, anchor = _inputs(folder, record, lengths or ()), min(models)
+    inputs, anchor = _inputs(folder, record, validation), min(models)
     read = partial(clock.read, device=context.device)
     try:
         measured = campaign.run([models], (anchor,), inputs, plan, 0, read, at_once=cores())
@@ -62,7 +65,8 @@ def compare_latency(
     if measured.failed:
         return f"latency: not compared: {'; '.join(measured.failed.values())}", "unknown"
     conditions = {"device": context.device, "threads": context.threads, "omp_wait": default_waiting()}
-    now = campaign_measurements.measurements(measured, 1, latency.rows_of(inputs), 0, conditions)[LATENCY]
+    batch = int(record.config["workload"]["batch"])
+    now = campaign_measurements.measurements(measured, 1, batch, 0, conditions)[LATENCY]
     busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
     ratio = None if baseline is None else measured.ratio(0, 1)
     return latency_line(record, now, ratio, busy)
@@ -126,7 +130,8 @@ def _eager(folder: Path, context: Context) -> Remote:
     return open_bench(opening, context.device, context.threads, timeout_s=600)
 
 
-def _inputs(folder: Path, record: BestConfig, lengths: Sequence[int]) -> list[Batch]:
+def _inputs(folder: Path, record: BestConfig, rows: Rows | None) -> list[Batch]:
     load = record.config["workload"]
     wanted = workload.Workload(int(load["batch"]), load["length"], 0, int(load.get("new_tokens") or 0))
-    return list(workload.inputs(wanted, input_names(folder), frame_in(folder), lengths))
+    of_rows = () if rows is None else (rows.encoded.lengths.tolist(), rows.calls.tolist())
+    return list(workload.inputs(wanted, input_names(folder), frame_in(folder), *of_rows))

@@ -120,10 +120,10 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
         latency_now: Latency = "unknown"
         if elsewhere:
             lines.append(f"latency: not compared, because it is another kind of device: {elsewhere}")
-        lengths = None if isinstance(rows, str) else rows.split("validation").encoded.lengths.tolist()
+        validation = None if isinstance(rows, str) else rows.split("validation")
         baseline = None if elsewhere else baseline_folder(folder, record, rows)
     if not elsewhere:
-        line, latency_now = compare_latency(folder, record, context, baseline, lengths)
+        line, latency_now = compare_latency(folder, record, context, baseline, validation)
         lines.append(line)
     return CheckResult(tuple(lines), "; ".join(problems), latency_now)
 
@@ -155,7 +155,7 @@ def _quality_lines(
     if isinstance(rows, str):
         return [f"validation split: not compared, because its data cannot be read here: {rows}"]
     split = rows.split("validation")
-    batches = rows.batches(split.encoded, rows.batch_for(str(build.precision_of(record.recipe)["precision"])))
+    batches = rows.batches(split, str(build.precision_of(record.recipe)["precision"]))
     outputs = bench.call("predict", batches, timeout_s=3600)
     base = read_config(folder)[0]
     output = joined(outputs, batches, base)

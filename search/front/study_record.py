@@ -9,6 +9,7 @@ from typing import Any
 
 from objectives.measurement import Measurement
 from search.front.outcome import Outcome
+from search.tasks import ALONE, task_named
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,11 @@ class StudyRecord:
 
     @property
     def workload(self) -> str:
-        """What one timed call is: "batch 1, 32 tokens"."""
+        """What one timed call is: "batch 1, 32 tokens", "batch 1 (a question with all windows of its context), ..."."""
         load = self.config["workload"]
         if load.get("new_tokens"):
             return f"batch {load['batch']}, {load['new_tokens']} tokens after a prompt of {load['prompt']}"
         length = "lengths of the data" if load["length"] == "data" else f"{load['length']} tokens"
-        return f"batch {load['batch']}, {length}"
+        call = task_named(str(self.config["task"])).call
+        each = "" if call == ALONE else f" ({call})"
+        return f"batch {load['batch']}{each}, {length}"

@@ -135,9 +135,9 @@ class Measurer:
         opening = partial(build.open_whole, folder, runtime, plan, context)
         open_bench(opening, context.device, context.threads, self._limit_s(), "passive", self._limit_s).close()
 
-    def outputs(self, bench: Remote, split: str, stage: str, size: int) -> Outputs:
-        """The outputs for every batch of a split, `size` rows each."""
-        batches = self._prepared.batches(self._prepared.split(split).encoded, size)
+    def outputs(self, bench: Remote, split: str, stage: str, precision: str) -> Outputs:
+        """The outputs for every batch of a split."""
+        batches = self._prepared.batches(self._prepared.split(split), precision)
         outputs: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
@@ -147,18 +147,19 @@ class Measurer:
     def output(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
         """The output (E, ...) or (tokens, ...) for a split in its order, from the store when it was computed before."""
         plan = build.precision_of(recipe)
-        size = self._prepared.batch_for(str(plan["precision"]))
+        precision, rows = str(plan["precision"]), self._prepared.split(split)
+        sizes = self._prepared.sizes(rows, precision)
         inputs = {
             "split": split,
             "data": self._prepared.about_data["digest"],
             "rows": self._prepared.config.measure.validation_rows if split == "validation" else None,
-            "batch": size,
+            "batch": sizes[0] if len(set(sizes[:-1])) <= 1 else sizes,
         }
 
         def answers(bench: Remote) -> Outputs:
-            return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", size)
+            return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", precision)
 
-        batches = self._prepared.batches(self._prepared.split(split).encoded, size)
+        batches = self._prepared.batches(rows, precision)
         return self._answered(recipe, folder, inputs, opened, answers, batches)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:

@@ -36,6 +36,7 @@ from search.measure.reference import Reference, References
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
 from search.space.stored_sizes import model_sizes, weight_shapes
+from search.tasks import ALONE
 from spaces import build
 from spaces.base import read_config
 from spaces.recipe import Recipe
@@ -107,7 +108,7 @@ class Timings:
         for mark, measured in campaigns.items():
             inputs, conditions = self.inputs(mark)
             for key in timed:
-                figures = campaign_measurements.measurements(measured, key, latency.rows_of(inputs), seed, conditions)
+                figures = campaign_measurements.measurements(measured, key, conditions["batch"], seed, conditions)
                 if not mark:
                     figures = self._with_roofline(figures, inputs, finalists[key].recipe, finalists[key].folder)
                 timed[key] |= latency.renamed(figures, mark) if mark else figures
@@ -157,10 +158,9 @@ class Timings:
         )
 
     def _baseline_of(self, measured: campaign.Campaign, mark: str) -> Estimate:
-        inputs, conditions = self.inputs(mark)
-        seed = self._prepared.config.seed
+        conditions, seed = self.inputs(mark)[1], self._prepared.config.seed
         latency_of_baseline = campaign_measurements.measurements(
-            measured, measured.anchors[0], latency.rows_of(inputs), seed, conditions
+            measured, measured.anchors[0], conditions["batch"], seed, conditions
         )[LATENCY]
         return latency_of_baseline.estimate
 
@@ -205,7 +205,7 @@ class Timings:
         device, seed = conditions["device"], self._prepared.config.seed
         opened, read = partial(self._baseline, device), partial(clock.read, device=device)
         measured = campaign.run([{0: opened, 1: opened}], (0, 1), inputs, self.plan, seed, read)
-        timed = campaign_measurements.measurements(measured, 0, latency.rows_of(inputs), seed, conditions)[LATENCY]
+        timed = campaign_measurements.measurements(measured, 0, conditions["batch"], seed, conditions)[LATENCY]
         loose = noise.of_estimate("median", timed.estimate)
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
         return replace(timed, conditions={**timed.conditions, "noisy": noisy})
@@ -242,7 +242,7 @@ class Timings:
             wanted = Workload(load.batch, load.length, prepared.config.seed, load.new_tokens or 0)
             wanted = workload.other(wanted, mark) if mark else wanted
             names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
-            lengths = prepared.split("validation").encoded.lengths.tolist()
+            rows = prepared.split("validation")
             here = prepared.context.device
             device = (workload.device_of(mark) if mark else None) or here
             environment = prepared.environment if device == here else clock.fingerprint(device)
@@ -255,7 +255,10 @@ class Timings:
                 **({"new_tokens": wanted.new_tokens} if wanted.new_tokens else {}),
                 "fingerprint": clock.digest(environment),
             }
-            self._fed[mark] = list(workload.inputs(wanted, names, frame, lengths)), conditions
+            if prepared.task.call != ALONE:
+                conditions["call"] = prepared.task.call
+            of_rows = rows.encoded.lengths.tolist(), rows.calls.tolist()
+            self._fed[mark] = list(workload.inputs(wanted, names, frame, *of_rows)), conditions
         return self._fed[mark]
 
     def _with_roofline(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:

@@ -15,7 +15,7 @@ from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
 from search.space.space import Space
-from search.tasks.encoded import read_encoded
+from search.tasks import ALONE, task_of
 from spaces.axes.low_rank import FASTER, break_even
 from spaces.matmul_cost_model import fit_costs
 from spaces.recipe import Step
@@ -49,11 +49,14 @@ def costs_here(
 
 
 def tokens_of(config: RunConfig, data: Path) -> int:
-    """Tokens of one call of the workload; with the data's own lengths, of a batch of the median validation row."""
-    workload = config.workload
-    if workload.length != "data":
+    """Tokens of one call of the workload; of the data's own lengths and windows the median."""
+    workload, task = config.workload, task_of(config)
+    if workload.length != "data" and task.call == ALONE:
         return workload.batch * workload.length
-    return workload.batch * max(1, round(float(np.median(read_encoded(data / "validation.npz")[0].lengths))))
+    rows = task.read(data, "validation")
+    starts = np.concatenate([[0], np.cumsum(rows.calls)[:-1]])
+    lengths = rows.encoded.lengths if workload.length == "data" else np.full(len(rows.encoded), workload.length)
+    return workload.batch * max(1, round(float(np.median(np.add.reduceat(lengths, starts)))))
 
 
 def matrix_sizes(shape: Shape) -> Sizes:

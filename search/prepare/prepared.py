@@ -21,7 +21,6 @@ from search.space.space import Params, Space
 from search.store.paths import inside
 from search.store.store import Store
 from search.tasks import Rows, Task, task_of
-from search.tasks.tokens import Encoded
 from spaces.axes.bits import INTEGER
 from spaces.knob import Value
 from spaces.recipe import Recipe, Step
@@ -75,18 +74,22 @@ class PreparedData:
             self._read["cut"] = rows.chosen(chosen)
         return self._read["cut"]
 
-    def batch_for(self, precision: str) -> int:
-        """Rows a call for predictions.
+    def sizes(self, rows: Rows, precision: str) -> list[int]:
+        """Rows of each call for predictions.
 
-        Under an integer precision, as many as are timed: its dynamic scales depend on the batch. In floating point the
-        output of a row does not depend on the others, so batches are larger.
+        Under an integer precision a call is one that is timed: its dynamic scales depend on the batch. In floating
+        point the output of a row does not depend on the others, so batches are larger.
         """
         size = self.config.workload.batch
-        return size if precision in INTEGER else max(size, AT_ONCE)
+        if precision in INTEGER:
+            return [int(rows.calls[i : i + size].sum()) for i in range(0, len(rows.calls), size)]
+        size, total = max(size, AT_ONCE), len(rows.encoded)
+        return [min(size, total - i) for i in range(0, total, size)]
 
-    def batches(self, encoded: Encoded, size: int) -> list[Batch]:
-        """The rows in order, `size` a call."""
-        return [encoded.batch(np.arange(i, min(i + size, len(encoded)))) for i in range(0, len(encoded), size)]
+    def batches(self, rows: Rows, precision: str) -> list[Batch]:
+        """The rows in order, as many a call as `sizes` says."""
+        ends = np.cumsum(self.sizes(rows, precision))
+        return [rows.encoded.batch(part) for part in np.split(np.arange(len(rows.encoded)), ends[:-1])]
 
 
 @dataclass(frozen=True)

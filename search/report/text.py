@@ -13,6 +13,7 @@ from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
+from search.tasks import task_named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,7 @@ def front_json(front: Front, study: StudyRecord) -> dict[str, Any]:
         "data": {"source": dict(config["data"]), "rows": dict(study.rows)},
         "targets": [{"objective": t.objective, "better": t.better} for t in front.targets],
         "limits": dict(config["limits"]),
-        "workload": dict(config["workload"]),
+        "workload": {**config["workload"], "call": task_named(str(config["task"])).call},
         "hardware": dict(study.hardware),
         "seconds": study.seconds,
         "baseline": baseline.number if baseline else None,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from search.config.schema import DATA
 from search.errors import UserError
 from search.serve.model import Model
-from search.tasks.question_answering import QuestionAnswering
+from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
 
 
@@ -31,7 +31,8 @@ class Answerer(Model):
         A list of questions gives a list; one context may stand for all of them.
 
         Args:
-            batch_size: windows run together; the batch size the model was measured with when not given.
+            batch_size: windows run together; when not given, all windows of a question, or of as many questions as the
+                model was measured with.
 
         Raises:
             TypeError: something else than texts.
@@ -55,7 +56,7 @@ class Answerer(Model):
             raise ValueError(str(error)) from None
         encoded = rows.encoded
         outputs: list[Any] = [None] * len(encoded)
-        for chosen, batch in self._outputs(encoded, batch_size or self._batch):
+        for chosen, batch in self._calls(rows) if batch_size is None else self._outputs(encoded, batch_size):
             for row, one in zip(chosen, batch, strict=True):
                 outputs[row] = one[: encoded.lengths[row]]
         answers = [
@@ -63,6 +64,12 @@ class Answerer(Model):
             for answer in rows.answers(np.concatenate(outputs))
         ]
         return answers[0] if single else answers
+
+    def _calls(self, rows: QuestionRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(windows, the output for them) of each call as it was timed."""
+        for start in range(0, len(rows), self._batch):
+            chosen = np.flatnonzero((rows.windows.question >= start) & (rows.windows.question < start + self._batch))
+            yield chosen, self.output(rows.encoded.batch(chosen))
 
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
         if any(isinstance(row, str) for row in rows):

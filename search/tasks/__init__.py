@@ -13,7 +13,7 @@ from search.tasks.question_answering import QuestionAnswering
 from search.tasks.regression import Regression
 from search.tasks.scored_pairs import ScoredSimilarity
 from search.tasks.similarity import SentenceSimilarity
-from search.tasks.task import Rows, Split, Splits, Task
+from search.tasks.task import ALONE, Rows, Split, Splits, Task
 
 if TYPE_CHECKING:
     from search.config.schema import RunConfig
@@ -24,7 +24,7 @@ VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classif
 #: Variants where data.score names a column.
 SCORED: Mapping[str, Task] = {"sentence-similarity": ScoredSimilarity()}
 
-__all__ = ["SCORED", "TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
+__all__ = ["ALONE", "SCORED", "TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
 
 
 def task_named(name: str) -> Task:

@@ -14,7 +14,7 @@ from search.errors import Where, show
 from search.tasks.encoded import EncodedRows, read_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import one_label, read_splits
-from search.tasks.task import ConstantGuess, Rows, Split, Splits
+from search.tasks.task import ALONE, ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Classification(HeadLosses):
     outputs: int | None = None
     supervised = True
     labelled = True
+    call = ALONE
     pipeline = "text-classification"
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
 

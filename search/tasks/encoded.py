@@ -60,6 +60,10 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.references)
 
+    @property
+    def calls(self) -> np.ndarray:
+        return self.encoded.one_each
+
     def write(self, folder: Path, name: str) -> None:
         write_encoded(folder / f"{name}.npz", self.encoded, self.references)
 

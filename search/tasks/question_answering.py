@@ -55,6 +55,11 @@ class QuestionRows:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @cached_property
+    def calls(self) -> np.ndarray:
+        """The windows of each question."""
+        return np.bincount(self.windows.question, minlength=len(self)).astype(np.int64)
+
     def write(self, folder: Path, name: str) -> None:
         cut = self.windows
         write_encoded(folder / f"{name}.npz", cut.encoded, cut.targets)
@@ -125,6 +130,7 @@ class QuestionAnswering(HeadLosses):
     supervised = True
     labelled = False
     pipeline = "question-answering"
+    call = "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:
         return "span"

@@ -33,6 +33,10 @@ class PairRows:
     def __len__(self) -> int:
         return len(self.references)
 
+    @property
+    def calls(self) -> np.ndarray:
+        return self.encoded.one_each
+
     def write(self, folder: Path, name: str) -> None:
         # (Training takes a target for each text, and here it is the teacher's embedding alone.)
         write_encoded(folder / f"{name}.npz", self.encoded, np.zeros(len(self.encoded), dtype=np.int64))

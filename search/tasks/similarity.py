@@ -20,7 +20,7 @@ from search.errors import Where
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.passages import Passages, read_passages
-from search.tasks.task import ConstantGuess, Splits
+from search.tasks.task import ALONE, ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class PassageRows:
 
     def __len__(self) -> int:
         return len(self.parts)
+
+    @property
+    def calls(self) -> np.ndarray:
+        return self.encoded.one_each
 
     def write(self, folder: Path, name: str) -> None:
         write_encoded(folder / f"{name}.npz", self.encoded, np.zeros(len(self.encoded), dtype=np.int64))
@@ -123,6 +127,7 @@ class SentenceSimilarity(HeadLosses):
     outputs: int | None = None
     supervised = False
     labelled = False
+    call = ALONE
     pipeline = "feature-extraction"
 
     def head(self, model: ModelConfig, described: Any) -> str:

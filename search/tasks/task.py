@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from search.tasks.tokens import Encoded
 
 
+#: `Task.call` where each row of `Rows.encoded` is a call of its own.
+ALONE = "a row"
+
+
 class Part(Protocol):
     """Rows of one part of the data as they are read, in the order of the file."""
 
@@ -115,6 +119,12 @@ class Rows(Protocol):
         """Size of the label set; 0 where there is none."""
         ...
 
+    @property
+    def calls(self) -> np.ndarray:
+        """(calls,) int64: how many neighbouring rows of `encoded` are fed to a model together, as the windows of a
+        question are; their sum is E. A timed call is `workload.batch` of them."""
+        ...
+
     def __len__(self) -> int:
         """How many rows are scored."""
         ...
@@ -155,6 +165,7 @@ class Task(Protocol):
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
     pipeline: str  # the transformers pipeline whose replies `search.load` gives
+    call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:
         """The head (`spaces.heads.HEADS`) of this model; `described` is its transformers configuration."""

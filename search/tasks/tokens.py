@@ -29,6 +29,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def one_each(self) -> np.ndarray:
+        """(N,) ones: each row is a call of its own (`Rows.calls`)."""
+        return np.ones(len(self), dtype=np.int64)
+
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """These rows (B,) as arrays (B, L) int64, padded at the right to the longest of them."""
         shape = (len(rows), int(self.lengths[rows].max()))

@@ -95,3 +95,22 @@ def test_a_suffix_may_name_a_device(mark: str, device: str | None, batch: int) -
 def test_a_suffix_that_names_none_is_refused(mark: str) -> None:
     with pytest.raises(ValueError, match="b<batch>"):
         other(Workload(), mark)
+
+
+def test_rows_that_belong_together_are_one_of_a_batch() -> None:
+    lengths, together = [9, 9, 9, 4, 20, 6], [3, 1, 2]  # three questions, of 3, 1 and 2 windows
+    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths, together)
+    found = [batch["attention_mask"].sum(1).tolist() for batch in made]
+    assert {tuple(one) for one in found} == {(9, 9, 9), (4,), (20, 6)}
+    assert max(map(found.count, found)) <= 6, "as often as each other"
+    for batch in inputs(Workload(batch=2, length=7), NAMES, Frame(50), lengths, together):
+        rows, length = batch["input_ids"].shape
+        assert length == 7 and 2 <= rows <= 6 and batch["attention_mask"].all()
+
+
+def test_rows_that_each_stand_alone_are_as_without_a_word_of_it() -> None:
+    load = Workload(3, "data")
+    plain, alone = (inputs(load, NAMES, Frame(50), range(1, 30), together) for together in ((), [1] * 29))
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(plain, alone, strict=True) for name in NAMES)
+    with pytest.raises(ValueError, match="together must sum to the 29 lengths, got 30"):
+        inputs(load, NAMES, Frame(50), range(1, 30), [15, 15])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import command
 import numpy as np
 import pytest
 
+from search.config.schema import WorkloadConfig
 from search.front.formatting import describe
 from search.prepare import matmul_costs, runner
 from search.prepare.prepared import Prepared
@@ -110,5 +111,5 @@ def test_the_sizes_are_those_of_the_blocks_and_of_their_factors() -> None:
 def test_the_tokens_are_those_of_a_call(without_costs: Prepared) -> None:
     lengths = without_costs.split("validation").encoded.lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
-        config = SimpleNamespace(workload=SimpleNamespace(batch=batch, length=length))
-        assert matmul_costs.tokens_of(config, without_costs.data) == tokens  # type: ignore[arg-type]
+        config = replace(without_costs.config, workload=WorkloadConfig(batch=batch, length=length))
+        assert matmul_costs.tokens_of(config, without_costs.data) == tokens

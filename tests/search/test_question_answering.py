@@ -14,10 +14,12 @@ import tiny
 
 import search
 from objectives import quality
-from search.config.schema import DataConfig
+from search.config.schema import DataConfig, ModelConfig, RunConfig, WorkloadConfig
 from search.errors import UserError
+from search.prepare.prepared import PreparedData
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
+from spaces.runtime import Context
 
 TASK = QuestionAnswering()
 DATA = DataConfig(train="unused", max_length=12, doc_stride=3)
@@ -137,6 +139,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model={"name": "model"},
         data={**splits, "max_length": 12, "doc_stride": 3},
         teacher={"epochs": 10},
+        workload={"length": "data"},
     )
     command.search("run", config, cwd=folder).succeeded()
     return folder
@@ -144,6 +147,31 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def members(folder: Path) -> list[Path]:
     return sorted((folder / "mlruns" / "exports" / "facts" / "models").iterdir())
+
+
+def test_a_timed_call_is_a_question_with_all_its_windows(searched: Path) -> None:
+    front = json.loads((searched / "mlruns" / "exports" / "facts" / "front.json").read_text())
+    call = "a question with all windows of its context"
+    assert front["workload"]["call"] == call
+    timed = front["members"][0]["measurements"]["latency_p50_ms"]["conditions"]
+    assert (timed["call"], timed["batch"]) == (call, 1)
+    page = (searched / "mlruns" / "exports" / "facts" / "front.html").read_text()
+    assert f"batch 1 ({call}), lengths of the data" in page
+    rows = encoded()
+    assert rows.calls.sum() == len(rows.encoded) and set(rows.calls.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_integer_precisions_are_scored_as_they_are_timed(tmp_path: Path, batch: int) -> None:
+    """Scales of activations are those of a call: a batch holds all windows of its questions, and no others."""
+    rows = encoded()
+    config = RunConfig(ModelConfig(name="m"), "question-answering", DATA, workload=WorkloadConfig(batch=batch))
+    prepared = PreparedData(config, Context(), tmp_path)
+    sizes = prepared.sizes(rows, "int8")
+    assert sizes == [int(rows.calls[i : i + batch].sum()) for i in range(0, len(rows), batch)]
+    found = prepared.batches(rows, "int8")
+    assert [len(one["input_ids"]) for one in found] == sizes and sum(sizes) == len(rows.encoded)
+    assert len(prepared.sizes(rows, "fp32")) == 1, "in floating point a row's output does not depend on the others"
 
 
 def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
