@@ -69,17 +69,16 @@ def made_up_trace(seed: int = 0, count: int = 8000) -> Arrivals:
     return Arrivals(times - times[0], random.lognormal(6.0, 1.2, count).astype(np.int64) + 1)
 
 
-def scaled(trace: Arrivals, rate: float, length: int, seed: int) -> Arrivals:
-    """The trace with its time compressed until `rate` requests a second come on average.
+def scaled(trace: Arrivals, rate: float, length: int, seed: int, count: int | None = None) -> Arrivals:
+    """`count` requests of the trace (all: None), compressed in time until `rate` a second come on average.
 
-    Gaps keep their proportions, so bursts stay as they are. Each seed begins at another place of the trace, which is
-    a circle. Lengths are `length` tokens in the trace's median row and in proportion elsewhere, 4 to 4 * `length`.
+    Gaps keep their proportions, so bursts stay as they are. Each seed but 0 begins at another place of the trace, which
+    is a circle. Lengths are `length` tokens in the trace's median row and in proportion elsewhere, 4 to 4 * `length`.
     """
     random = np.random.default_rng(seed)
     gaps = np.diff(trace.times_s, append=trace.times_s[-1] + np.median(np.diff(trace.times_s)))
     turned = -int(random.integers(len(trace))) if seed else 0
-    gaps, tokens = np.roll(gaps, turned), np.roll(trace.lengths, turned)
+    gaps, tokens = np.roll(gaps, turned)[:count], np.roll(trace.lengths, turned)[:count]
     times = np.concatenate([[0.0], np.cumsum(gaps)[:-1]])
-    share = tokens / np.median(tokens)
-    lengths = np.clip(np.rint(length * share), 4, 4 * length).astype(np.int64)
-    return Arrivals(times * (len(trace) / (rate * gaps.sum())), lengths)
+    lengths = np.clip(np.rint(length * tokens / np.median(trace.lengths)), 4, 4 * length).astype(np.int64)
+    return Arrivals(times * (len(gaps) / (rate * gaps.sum())), lengths)

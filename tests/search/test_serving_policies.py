@@ -1,0 +1,99 @@
+"""The simulated service: its bound, and what policies reach in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
+from worlds.oracle import upper_bound
+from worlds.policies import SlackFit, Thresholds
+from worlds.serving import Machine, simulate
+
+from search.serve.batching import Limits
+from search.serve.controller import BacklogFit, Fixed
+from search.serve.variants import Variant
+
+VARIANTS = tuple(
+    Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5)
+    for number, ms, loss in ((7, 0.5, 25), (3, 1, 20), (9, 3, 15))
+)
+LIMITS = Limits(slo_s=0.04, max_batch=16)
+#: Calls that take exactly the front's times.
+EXACT = Machine(speed=(1, 1), variant_sd=0, dispatch_s=0, stall=(0, 1))
+
+
+def load(machine: Machine, shape: str, duration_s: float = 1.0) -> Arrivals:
+    return shaped(shape, machine.capacity(VARIANTS[-1], 16, [32]), duration_s, 32, machine.seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ours_keeps_the_objective_where_the_most_accurate_variant_breaks(shape: str) -> None:
+    machine = Machine(seed=1)
+    arrivals = load(machine, shape)
+    ours = simulate(arrivals, VARIANTS, BacklogFit(), LIMITS, machine)
+    accurate, fastest = (
+        simulate(arrivals, VARIANTS, Fixed(v.number), LIMITS, machine) for v in (VARIANTS[-1], VARIANTS[0])
+    )
+    bound, answered = upper_bound(arrivals, VARIANTS, LIMITS, machine)
+    assert ours.attainment > 0.98 and accurate.attainment < 0.9
+    assert fastest.effective_quality < ours.effective_quality <= bound and answered >= ours.attainment - 1e-9
+    assert ours.offered == ours.in_time + ours.late + ours.refused + ours.dropped
+
+
+def test_no_policy_exceeds_the_bound() -> None:
+    for seed, shape in enumerate(SHAPES):
+        machine = Machine(seed=seed)
+        arrivals = load(machine, shape)
+        bound = upper_bound(arrivals, VARIANTS, LIMITS, machine)[0]
+        for policy in (BacklogFit(), Thresholds(LIMITS.slo_s), SlackFit(), *(Fixed(v.number) for v in VARIANTS)):
+            assert simulate(arrivals, VARIANTS, policy, LIMITS, machine).effective_quality <= bound
+
+
+def test_the_bound_of_few_requests_is_what_can_be_counted_by_hand() -> None:
+    alone = Arrivals(np.array([0.0, 1.0]), np.array([32, 32]))
+    assert upper_bound(alone, VARIANTS, LIMITS, EXACT) == pytest.approx((0.85, 1.0))
+    # One variant of 1 ms a row, 3 ms to live: three of five that come together.
+    flat = (Variant(0, 0.9, 10, ((1, 1e-3), (64, 64e-3)), 32, 1.0),)
+    together = Arrivals(np.zeros(5), np.full(5, 32))
+    tight = Limits(slo_s=0.003, max_batch=1)
+    assert upper_bound(together, flat, tight, EXACT) == pytest.approx((0.9 * 3 / 5, 3 / 5), rel=1e-3)
+
+
+def test_the_queue_is_bounded_in_overload_and_empties_behind_it() -> None:
+    machine = Machine(seed=2)
+    capacity = machine.capacity(VARIANTS[-1], 16, [32])
+    heavy = shaped("steady", 10 * capacity, 0.5, 32, 0)
+    later = shaped("steady", 0.1 * capacity, 1.0, 32, 1)
+    both = Arrivals(
+        np.concatenate([heavy.times_s, 0.6 + later.times_s]), np.concatenate([heavy.lengths, later.lengths])
+    )
+    result = simulate(both, VARIANTS, BacklogFit(), LIMITS, machine)
+    assert result.refused > 0 and result.most_waiting <= LIMITS.max_queue
+    assert np.quantile(result.latencies_s, 0.99) < 1.1 * LIMITS.slo_s
+    last = [number for time, number, _ in result.batches if time > 0.7]
+    assert last and last.count(9) > 0.9 * len(last)
+
+
+def test_a_trace_is_scaled_without_losing_its_bursts() -> None:
+    trace = made_up_trace()
+    for seed in range(3):
+        fast = scaled(trace, 500.0, 32, seed)
+        assert len(fast) / fast.times_s[-1] == pytest.approx(500, rel=0.01)
+        whole, compressed = np.diff(trace.times_s), np.diff(fast.times_s)
+        assert np.std(compressed) / np.mean(compressed) == pytest.approx(np.std(whole) / np.mean(whole), rel=0.02)
+        assert fast.lengths.min() >= 4 and fast.lengths.max() <= 128
+
+
+def test_a_trace_is_read_from_text_as_from_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {"seconds": [5.0, 5.5, 7.25], "context_tokens": [10, 300, 20]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+    lines = ["seconds,context_tokens", *(f"{s},{n}" for s, n in zip(*table.values(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    for name in ("t.parquet", "t.csv"):
+        read = read_trace(tmp_path / name)
+        assert read.times_s.tolist() == [0, 0.5, 2.25] and read.lengths.tolist() == [10, 300, 20]
