@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     for kind in (nn.Tanh, nn.Identity, nn.GELU, nn.ReLU)
 }
 ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+MODULES = "modules.json"
 #: The settings of the Transformer module.
 SETTINGS = "sentence_bert_config.json"
 WEIGHTS = "model.safetensors"
@@ -58,6 +59,10 @@ class Pooling:
     normalise: bool = True  # to length 1
     dense: tuple[Dense, ...] = ()
 
+    def size(self, hidden: int) -> int:
+        """How many numbers an embedding has, of a model of this hidden size."""
+        return self.dense[-1].out_features if self.dense else hidden
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "dense": [asdict(layer) for layer in self.dense]}
 
@@ -74,6 +79,12 @@ class Pooled(nn.Module):
         self.pooling = pooling
         self.dense = nn.ModuleList(nn.Linear(d.in_features, d.out_features, d.bias) for d in pooling.dense)
         self.activations = nn.ModuleList(ACTIVATIONS[d.activation]() for d in pooling.dense)
+
+    def append(self, layer: Dense) -> None:
+        """Put one more layer, of arbitrary weights, before the normalisation."""
+        self.pooling = replace(self.pooling, dense=(*self.pooling.dense, layer))
+        self.dense.append(nn.Linear(layer.in_features, layer.out_features, layer.bias))
+        self.activations.append(ACTIVATIONS[layer.activation]())
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         pooled = pool(self.pooling.mode, hidden, attention_mask)
@@ -113,7 +124,7 @@ def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
     Raises:
         ModelError: files that cannot be read, modules that do something else, weights that are pickled or do not fit.
     """
-    modules = folder / "modules.json"
+    modules = folder / MODULES
     if not modules.exists():
         return Pooling(), {}
     parts = _modules(modules)
@@ -176,7 +187,7 @@ def _modules(file: Path) -> list[tuple[str, str]]:
 def _check_transformer(folder: Path, path: str) -> None:
     """Raise ModelError where the first module is not the plain transformers model of the folder."""
     if path not in ("", "."):
-        raise ModelError(f"{folder / 'modules.json'}: the Transformer must be in the folder itself, got path {path}")
+        raise ModelError(f"{folder / MODULES}: the Transformer must be in the folder itself, got path {path}")
     texts = folder / "config_sentence_transformers.json"
     if texts.exists():
         _require(texts, _read(texts), {"default_prompt_name": None})
@@ -257,7 +268,7 @@ def write_sentence_transformers(
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
         for i, (name, path) in enumerate(zip(names, places, strict=True))
     ]
-    _write(folder / "modules.json", modules)
+    _write(folder / MODULES, modules)
     _write(folder / SETTINGS, {"max_seq_length": max_seq_length, "do_lower_case": False})
     _write(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
     modes = {key: mode == pooling.mode for mode, (_, key) in MODES.items()}

@@ -28,6 +28,7 @@ class Entry:
 
 #: In phase order, which is the order they are applied in.
 AXIS_ENTRIES = (
+    Entry("embedding", "spaces.axes.embedding", "EmbeddingSize", ("size",)),
     Entry("distill", "spaces.axes.distill", "Distill", ("layers", "width")),
     Entry("prune", "spaces.axes.prune", "Prune", ("heads", "neurons", "flops", "criterion", "tuning")),
     Entry(

@@ -21,6 +21,7 @@ class Shape:
     layers: tuple[LayerShape, ...]
     prunable_heads: bool
     prunable_hidden: bool
+    embedding: int = 0  # numbers of the embedding of a text; 0: the head gives something else
 
     @property
     def depth(self) -> int:

@@ -17,6 +17,7 @@ Per block i (shapes after the axes before):
 and for the whole model:
     hidden.energy             (hidden,)        mean square activation of the residual stream
     tokens.count              (vocabulary,)    count of each token id
+    embedding.moment          (D, D)           second moment of embeddings at length 1, of a model that gives them
 Source of the Fisher masks: Kwon et al. 2022 (arXiv 2204.09656), section 4.1.
 """
 
@@ -25,21 +26,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
+from spaces.heads import Embedder
 from spaces.shape import LayerShape, Shape
 
 PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
 PLACES |= {"output": "attention_out", "up": "ffn_in", "up.0": "ffn_in", "up.1": "ffn_in", "down": "ffn_out"}
+EMBEDDING = "embedding.moment"
 IMPORTANCE_ROWS = 256  # a block's importance is one number: it needs fewer rows than a second moment
 _OBSERVED = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
 
@@ -102,6 +106,8 @@ def collect(
             output = model(**inputs)
             (loss(output, targets, mask) * len(targets)).backward()  # type: ignore[no-untyped-call]
         gathered.take_gradients(masks)
+        if isinstance(model, Embedder):
+            gathered.take_embeddings(output)
         if skipped_rows < IMPORTANCE_ROWS:
             with torch.no_grad():
                 for index, block in enumerate(anatomy.blocks):
@@ -113,7 +119,8 @@ def collect(
     tensors = gathered.result(rows)
     for index, total in enumerate(skipped):
         tensors[f"block.{index}.importance"] = (total / skipped_rows).float()
-    return Statistics(anatomy.shape, tensors)
+    size = len(tensors[EMBEDDING]) if EMBEDDING in tensors else 0
+    return Statistics(replace(anatomy.shape, embedding=size), tensors)
 
 
 @contextmanager
@@ -217,6 +224,10 @@ class _Gathered:
                 raise Infeasible(f"no gradient reaches {name}; the model does not use it")
             self._add(name, mask.grad.square().sum(0))
             self.rows.setdefault(f"{name}_rows", []).append(mask.grad.float().cpu())
+
+    def take_embeddings(self, embeddings: Tensor) -> None:
+        unit = functional.normalize(embeddings.detach().float(), dim=-1)  # each text counts alike
+        self._add(EMBEDDING, unit.T @ unit)
 
     def result(self, rows: int) -> dict[str, Tensor]:
         by_token = (".input.", ".mean.", ".gradient.")

@@ -95,6 +95,8 @@ def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) ->
     for name, spec in specs.items():
         if name not in offered and not _is_off(spec):
             at = where(f"space.{axis}.{name}")
+            if not offered:
+                raise UserError(f"{at}: must be left out: this model and task have nothing that {axis} changes")
             raise UserError(f"{at}: this model cannot be changed so; its knobs of {axis}: {listed(offered)}")
     narrowed = []
     for knob in knobs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.deliver.best_config import BestConfig, plain
+from search.deliver.sentence_folder import write_sentence_folder
 from search.deliver.written import FILE, Written, mend, replacing_folder, sha256, take_away
 from search.errors import UserError
 from search.front.front import Front
@@ -128,6 +129,7 @@ def export_model(
         for name in files_of(source, outcome.recipe):
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, partial / name)
+        write_sentence_folder(partial, outcome.recipe, int(study.config["data"]["max_length"]))
         if outcome.number in study.checks:
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
         record = BestConfig.of(front, study, outcome, _digests(partial))

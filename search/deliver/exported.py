@@ -6,6 +6,7 @@ from pathlib import Path
 
 from search.deliver.best_config import BestConfig, read_best_config
 from search.deliver.export import PROGRAMS, RECIPE
+from search.deliver.sentence_folder import TOKENIZER
 from search.deliver.written import sha256
 from search.errors import UserError, unknown
 from search.tasks import TASKS
@@ -13,23 +14,7 @@ from spaces import registry
 from spaces.build import precision_of
 
 #: What a tokenizer or a model is also read from where it is there, so that none of these may be added to an export.
-READ_WHERE_PRESENT = (
-    "adapter_config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "merges.txt",
-    "model.safetensors",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
+READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "model.safetensors", *TOKENIZER)
 
 
 def read_exported(folder: Path) -> BestConfig:

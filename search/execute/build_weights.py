@@ -49,6 +49,7 @@ def build_weights(
     The training's state is in `scratch`; after a kill the next call for these weights resumes from it.
     """
     from spaces import build
+    from spaces.axes.embedding import principal
     from spaces.base import read_config, write_folder
     from spaces.statistics import Statistics
 
@@ -62,7 +63,11 @@ def build_weights(
     if recover:
         from search.execute.recovery import Recovery
 
-        recovery = Recovery(plans, recover, config, data, teacher, outputs, device, base.inputs, scratch, progress)
+        size = plans.get("embedding", {}).get("size")
+        projection = None if size is None else principal(measured, size)
+        recovery = Recovery(
+            plans, recover, config, data, teacher, outputs, device, base.inputs, scratch, progress, projection
+        )
         began = time.monotonic()
         recovery.train(model)
         write_text(folder / TRAINING, json.dumps({"seconds": round(time.monotonic() - began, 3)}))

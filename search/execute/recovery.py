@@ -18,6 +18,8 @@ from search.tasks.regression import training as standardised
 from spaces.knob import Value
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spaces.base import TaskModel
     from spaces.distillation import Distillation
 from search.prepare.teacher_outputs import StoredTeacher
@@ -40,6 +42,7 @@ class Recovery:
     inputs: tuple[str, ...]
     scratch: Path  # the training's state, until it is finished
     progress: Progress
+    projection: Tensor | None = None  # (k, D): what a smaller embedding keeps of the teacher's
 
     def train(self, model: TaskModel) -> None:
         """Train `model` in place; after a kill it resumes from the state in `scratch`."""
@@ -86,7 +89,9 @@ class Recovery:
             mapped = dict(enumerate(student.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
         return Distillation(
             targets=torch.from_numpy(targets),
-            teacher=StoredTeacher(self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values())),
+            teacher=StoredTeacher(
+                self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values()), self.projection
+            ),
             task=task.loss,
             soft=task.soft_loss,
             temperature=float(self.settings["temperature"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,21 @@ from objectives.process import Progress
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming, facts_of, outline
+from search.tasks import task_of
 from spaces.errors import Infeasible
 
 if TYPE_CHECKING:
     pass
+
+
+def _embedding(source: Path, config: RunConfig, hidden: int) -> int:
+    """How many numbers an embedding has; 0 where the head gives something else."""
+    from spaces.pooling import read_pooling
+
+    if task_of(config).own_head != "embedding":
+        return 0
+    with blaming(config.where("model.name")):
+        return read_pooling(source)[0].size(hidden)
 
 
 def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
@@ -29,6 +40,8 @@ def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
         model = outline(source, config.model.name)
     take_apart(model)
     try:
-        (folder / "shape.json").write_text(json.dumps(asdict(anatomy_of(model).shape)))
+        shape = anatomy_of(model).shape
+        shape = replace(shape, embedding=_embedding(source, config, shape.hidden))
+        (folder / "shape.json").write_text(json.dumps(asdict(shape)))
     except Infeasible as reason:
         (folder / "unknown.txt").write_text(str(reason))

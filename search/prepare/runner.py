@@ -120,7 +120,7 @@ def prepare(
     begun = Prepared(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
     approve(begun)
     inputs = {"teacher": digest, "seed": config.seed}
-    statistics = stage("statistics", inputs, make_statistics, config, data, teacher, device, threads)
+    statistics = stage("statistics", {**inputs, "shape": 2}, make_statistics, config, data, teacher, device, threads)
     outputs = _outputs(config, space, inputs, data, teacher, device, stage)
     costs = costs_here(config, space, context, data, environment, stage)
     return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
@@ -146,6 +146,8 @@ def _outputs(
         return None
     held_out = recover.early_stopping is not None
     wanted = {**inputs, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
+    if recover.epochs < 1:
+        wanted |= {"epochs": recover.epochs, "batch": recover.batch}
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 
@@ -156,7 +158,7 @@ def data_stages(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
         UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
     """
     key = _data_key(config)
-    described = stage("model", {"model": key["model"], "task": config.task}, describe_model, config)
+    described = stage("model", {"model": key["model"], "task": config.task, "shape": 2}, describe_model, config)
     check_fit(config, ModelFacts.read(described))
     return stage("data", key, prepare_data, config, described), key["model"], described
 

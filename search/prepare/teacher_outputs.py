@@ -11,7 +11,7 @@ import numpy as np
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
-from search.tasks.encoded import read_encoded, rows_of
+from search.tasks.encoded import read_encoded, rows_of, trained_on
 from search.tasks.tokens import by_length
 from spaces.base import read_config
 
@@ -41,6 +41,7 @@ def make_outputs(
     model = build.load(teacher).to(device)
     encoded, _ = read_encoded(data / "train.npz")
     rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, config.recover.early_stopping is not None)
+    rows = trained_on(encoded, config.recover.batch, config.seed, rows, config.recover.epochs)
     rows = np.concatenate([rows, held_out])
     starts = np.full(len(encoded) + 1, -1, dtype=np.int64)
     ordered = np.sort(rows)
@@ -91,11 +92,14 @@ class StoredTeacher:
         device: str,
         weights: LossWeights,
         blocks: tuple[int, ...] = (),
+        projection: torch.Tensor | None = None,
     ) -> None:
         from safetensors.torch import load_file
 
         tensors = load_file(outputs / "outputs.safetensors")
         self._output, self._starts, self._hidden = tensors["output"], tensors["starts"], tensors.get("hidden")
+        if projection is not None:  # of an embedding (N, D): the student's has fewer numbers
+            self._output = self._output @ projection.T
         self._per_token = read_config(teacher)[0].per_token
         self._lengths, self._blocks, self._relations = lengths, blocks, weights.relations > 0
         self._live = None

@@ -12,9 +12,10 @@ from spaces.knob import Knob, Value
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
-#: Ranges that end with the number of blocks of a model.
+#: Ranges that end with a size of the model.
 OWN = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
+    ("embedding", "size"): "1 to the model's own, off: the model's own",
     ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
 }
 
@@ -26,6 +27,7 @@ ANY_SHAPE = Shape(
     layers=(LayerShape(2, 64),) * 2,
     prunable_heads=True,
     prunable_hidden=True,
+    embedding=64,
 )
 
 

@@ -130,11 +130,17 @@ class _Sizes:
             blocks=self.blocks,
             attention=self.blocks * self.queries,
             hidden=self.hidden,
-            row_weights=sum((self._width(a) * self._width(b) for a, b in outline.row_matrices), zeros),
-            row_matrices=zeros + len(outline.row_matrices),
+            row_weights=sum((self._width(a) * self._width(b) for a, b in outline.row_matrices), self._projection()),
+            row_matrices=zeros + len(outline.row_matrices) + (self._projection() > 0),
             tables=tables,
             vectors=self._vectors(),
         )
+
+    def _projection(self) -> Array:
+        """Weights of the layer that makes an embedding smaller."""
+        whole = self._shape.embedding
+        size = self._column("embedding.size", whole)
+        return np.where(size < whole, size * self._width(whole), 0.0)
 
     def _matrices(self) -> dict[str, tuple[int, Array, Array]]:
         """(how many a block, inputs, outputs) by role."""

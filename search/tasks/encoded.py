@@ -114,11 +114,24 @@ def epochs(
     """`epoch(i)` -> lazily padded, length-bucketed batches of epoch i over the `chosen` rows."""
 
     def epoch(number: int) -> Sequence[Batch]:
-        rng = np.random.default_rng((seed, number))
-        order = chosen[by_length(encoded.lengths[chosen], batch, rng)]
-        return Lazy(encoded, names, [order[i : i + batch] for i in range(0, len(order), batch)])
+        return Lazy(encoded, names, _batches(encoded, batch, seed, chosen, number))
 
     return epoch
+
+
+def _batches(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, number: int) -> list[np.ndarray]:
+    """The rows of each batch of epoch `number`."""
+    rng = np.random.default_rng((seed, number))
+    order = chosen[by_length(encoded.lengths[chosen], batch, rng)]
+    return [order[i : i + batch] for i in range(0, len(order), batch)]
+
+
+def trained_on(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, share: float) -> np.ndarray:
+    """The rows that a training of `share` epochs takes of the `chosen` ones: less than an epoch leaves some out."""
+    if share >= 1:
+        return chosen
+    batches = _batches(encoded, batch, seed, chosen, 0)
+    return np.concatenate(batches[: max(1, round(share * len(batches)))])
 
 
 class Lazy(Sequence["Batch"]):

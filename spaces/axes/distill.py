@@ -16,7 +16,7 @@ from spaces.knob import Knob, Plan, Settings
 from spaces.least_squares import compensate
 from spaces.shape import Shape
 from spaces.slicing import Cut
-from spaces.statistics import PLACES, Statistics
+from spaces.statistics import EMBEDDING, PLACES, Statistics
 
 #: Statistics of a block with one value a coordinate of the residual stream.
 HIDDEN_VECTORS = ("mean.attention_in", "mean.ffn_in", "gradient.output", "gradient.down")
@@ -79,7 +79,9 @@ class Distill:
                 tensors[f"block.{new}.{key}"] = tensor
         energy = statistics.tensors["hidden.energy"]
         tensors["hidden.energy"] = energy if hidden is None else energy[hidden]
-        tensors["tokens.count"] = statistics.tensors["tokens.count"]
+        tensors |= {
+            name: statistics.tensors[name] for name in ("tokens.count", EMBEDDING) if name in statistics.tensors
+        }
         layers = tuple(shape.layers[i] for i in plan["blocks"])
         size = shape.hidden if hidden is None else len(hidden)
         return Statistics(replace(shape, layers=layers, hidden=size), tensors)

@@ -116,7 +116,8 @@ def config(folder: Path, name: str = "config", **changes: Any) -> Path:
         "task": "sentence-similarity",
         "model": {"name": "model"},
         "teacher": {"epochs": 0},
-        "budget": {"trials": 3},
+        "budget": {"trials": 5},
+        "space": {"distill": {"layers": [1, 2]}, "prune": "off", "embedding": {"size": 16}},
         **changes,
         "data": {**splits, "max_length": 16, "score": "alike", **changes.get("data", {})},
     }
@@ -127,10 +128,15 @@ def test_a_search_over_scored_pairs_ends_with_models_that_do_what_their_records_
     command.search("run", config(folder), cwd=folder).succeeded()
     found = pairs(60, 1)
     exported = sorted((folder / "mlruns" / "exports" / "found" / "models").iterdir())
-    assert exported
+    front = json.loads((folder / "mlruns" / "exports" / "found" / "front.json").read_text(encoding="utf-8"))
+    cut = {str(member["number"]) for member in front["members"] if "embedding.size" in json.dumps(member)}
+    assert exported and {place.name for place in exported} >= cut
+    built = [json.loads(path.read_text()) for path in (folder / "mlruns" / "cache").rglob("weights/*/config.json")]
+    assert built and all(config["plans"]["embedding"] == {"size": 16} for config in built)
     for place in exported:
         model = search.load(place)
         first, second = (model([row[name] for row in found]) for name in ("query", "passage"))
+        assert first.shape == (60, 16 if place.name in cut else 32)
         ours = spearmanr((first * second).sum(1), [row["alike"] for row in found])[0]
         record = model.record.measurements["spearman"]
         assert ours == pytest.approx(record.value, abs=0.05) and ours > 0.3

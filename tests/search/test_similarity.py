@@ -148,8 +148,19 @@ def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
         ({"metric": "accuracy"}, 'unknown metric "accuracy"'),
         ({"data": {"query": "question"}}, 'unknown column "question"'),
         ({"data": {"score": "query"}}, "data.score"),
+        ({"data": {"passage": "query"}}, "data.passage: must be another column than data.query"),
+        ({"data": {"query_id": "number"}}, 'unknown column "number"'),
+        ({"data": {"train": "blank.jsonl"}}, 'column "passage" of'),
+        ({"data": {"train": "twice.jsonl", "passage_id": "id"}}, "must have another name for each text"),
+        ({"data": {"train": "empty.jsonl"}}, "data.train"),
+        ({"space": {"embedding": {"size": 64}}}, "space.embedding.size: must be between 2 and 32, got 64"),
+        ({"space": {"embedding": {"size": 0}}}, "space.embedding.size: must be between 2 and 32, got 0"),
+        ({"space": {"embedding": {"length": 8}}}, 'unknown knob of embedding "length"'),
     ],
-    ids=["labels", "head", "metric", "column", "score"],
+    ids=[
+        *("labels", "head", "metric", "column", "score", "same-column", "id-column", "blank", "doubled-id", "empty"),
+        *("larger", "no-numbers", "knob"),
+    ],
 )
 def test_what_the_task_has_no_use_for_is_refused(
     tmp_path: Path, changes: dict[str, Any], wanted: str, capsys: pytest.CaptureFixture[str]
@@ -159,6 +170,10 @@ def test_what_the_task_has_no_use_for_is_refused(
     tiny.bert(tmp_path / "model")
     lines = [json.dumps(row) for row in pairs(60, 0)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "blank.jsonl").write_text("\n".join([*lines, '{"query": "warm", "passage": " "}']), encoding="utf-8")
+    named = [json.dumps({**row, "id": "one"}) for row in pairs(60, 0)]
+    (tmp_path / "twice.jsonl").write_text("\n".join(named), encoding="utf-8")
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     data = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16}
     settings: dict[str, Any] = {
         "task": "sentence-similarity",

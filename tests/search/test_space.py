@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,9 +22,9 @@ SHAPE = Shape(
 )
 
 
-def opened(space: dict[str, object], device: str = "cpu") -> Space:
+def opened(space: dict[str, object], device: str = "cpu", shape: Shape = SHAPE) -> Space:
     mapping = {**load(None, [], names()).to_mapping(), "space": space}
-    return open_space(from_mapping(mapping, names()), SHAPE, Context(device))
+    return open_space(from_mapping(mapping, names()), shape, Context(device))
 
 
 def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named() -> None:
@@ -40,6 +42,16 @@ def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
     assert {"prune.flops", "low_rank.embeddings", "bits.fp32_blocks"} <= opt_in
     assert not opt_in & set(opened({}).searched)
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
+
+
+def test_the_size_of_an_embedding_is_searched_where_there_is_one() -> None:
+    with pytest.raises(UserError, match=r"space\.embedding\.size: must be left out: this model and task have nothing"):
+        opened({"embedding": {"size": [32, 64]}})
+    assert not [name for name in opened({}).knobs if name.startswith("embedding.")]
+    assert opened({"embedding": "off"}).knobs == opened({}).knobs
+    wide = replace(SHAPE, embedding=384)
+    assert opened({}, shape=wide).knobs["embedding.size"].single == 384, "left alone unless it is named"
+    assert opened({"embedding": {"size": [64, 384]}}, shape=wide).searched["embedding.size"].values()[0] == 64
 
 
 def test_knobs_that_came_later_and_stay_off_are_not_in_the_description_of_a_space() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +106,26 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(made: Made, tmp_pat
         make(tmp_path / "killed", tmp_path / "scratch", progress=Counting(stage, 4))
     assert make(tmp_path / "again", tmp_path / "scratch", progress=rest) == whole
     assert rest.steps == all_of.steps - 3
+
+
+def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(
+    config: Path, made: Made, tmp_path: Path
+) -> None:
+    short = load(config, ["teacher.epochs=1", "recover.epochs=0.5", "recover.batch=4"], names())
+    whole = load(config, ["teacher.epochs=1", "recover.batch=4"], names())
+    recover = {name: value for name, value in short.to_mapping()["recover"].items() if value is not None}
+    stored, weights = [], []
+    for name, chosen in (("short", short), ("whole", whole)):
+        outputs = place(tmp_path / name)
+        make_outputs(outputs, chosen, made.data, made.teacher, "cpu", 1, NOTHING)
+        stored.append(load_file(outputs / "outputs.safetensors"))
+        one = replace(made, config=short, outputs=outputs, recover={"early_stopping": 0, **recover})
+        one.weights(tmp_path / f"{name}-weights", tmp_path / f"{name}-scratch")
+        weights.append(load_file(tmp_path / f"{name}-weights" / "model.safetensors"))
+    asked = [int((found["starts"] >= 0).sum()) for found in stored]
+    assert abs(asked[0] - asked[1] / 2) <= 4 and len(stored[0]["hidden"]) < 0.7 * len(stored[1]["hidden"])
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][key], atol=1e-4, rtol=1e-3)
 
 
 def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(

@@ -16,8 +16,10 @@ from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
+from spaces.heads import Embedder
 from spaces.knob import Knob, Value
-from spaces.losses import class_certainty, class_divergence, class_loss
+from spaces.losses import LOSSES, class_certainty
+from spaces.pooling import Pooling
 from spaces.recipe import Step
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics, collect
@@ -87,7 +89,9 @@ def tiny(case: str = "bert", head: str = "mean", seed: int = 0) -> tuple[TaskMod
     config = AutoConfig.for_model(
         made.model_type, **made.config, num_labels=len(labels), attention_dropout=0.0, use_cache=False
     )
-    base = Base(f"tiny/{case}", "main", head, labels, ("input_ids", "attention_mask"), config.to_dict())
+    pooling = Pooling().to_json() if head == "embedding" else {}
+    names = ("input_ids", "attention_mask")
+    base = Base(f"tiny/{case}", "main", head, labels, names, config.to_dict(), head_settings=pooling)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = skeleton(base)
@@ -132,7 +136,8 @@ def student(case: str = "bert") -> tuple[TaskModel, list[tuple[Mapping[str, Tens
 
 
 def statistics_of(model: TaskModel, base: Base) -> Statistics:
-    return collect(model, labelled(base), class_loss, class_divergence)
+    losses = LOSSES["embeddings" if base.head == "embedding" else "classes"]
+    return collect(model, labelled(base), losses.loss, losses.divergence)
 
 
 @torch.no_grad()
@@ -201,7 +206,9 @@ def shape_of(model: TaskModel, before: Shape) -> Shape:
     hidden = {b.get_submodule(roles[r]).in_features for b in anatomy.blocks for r in ("query", "key", "value")}
     hidden |= {b.get_submodule(roles[r]).out_features for b in anatomy.blocks for r in ("output", "down")}
     assert len(hidden) == 1, hidden
-    return replace(before, hidden=hidden.pop(), layers=tuple(layers))
+    size = hidden.pop()
+    embedding = model.pooled.pooling.size(size) if isinstance(model, Embedder) else 0
+    return replace(before, hidden=size, layers=tuple(layers), embedding=embedding)
 
 
 def sizes(axis: Axis, shape: Shape) -> list[Knob]:

@@ -12,7 +12,7 @@ from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES, Entry
 from spaces.shape import LayerShape, Shape
 
 #: Every axis offers all of its knobs for such a model.
-SHAPE = Shape(64, 32, 1, (LayerShape(2, 64),) * 2, prunable_heads=True, prunable_hidden=True)
+SHAPE = Shape(64, 32, 1, (LayerShape(2, 64),) * 2, prunable_heads=True, prunable_hidden=True, embedding=64)
 
 
 @pytest.mark.parametrize("entry", AXIS_ENTRIES, ids=lambda entry: entry.name)

@@ -1,0 +1,62 @@
+"""The files of sentence-transformers in an exported model folder, where its library can give the same embeddings.
+
+`DIR/sentence-transformers` is a folder of that library by itself, and `DIR/modules.json` leads there, so that
+`SentenceTransformer(DIR)` opens it. Elsewhere there is no such file, and the library reads `DIR/config.json`, which
+refuses with the name of `search.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from spaces import build
+from spaces.base import read_config
+from spaces.errors import Infeasible
+from spaces.heads import Embedder
+from spaces.plain import write_plain
+from spaces.pooling import MODULES, write_sentence_transformers
+from spaces.recipe import Recipe
+
+FOLDER = "sentence-transformers"
+#: The files that a tokenizer may be read from.
+TOKENIZER = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool:
+    """Add those files to the model folder of this recipe; False where its embeddings would be others there.
+
+    They are the same for an embedding model in fp32 whose shapes a transformers configuration can say.
+    """
+    if read_config(folder)[0].head != "embedding" or build.precision_of(recipe) != {"precision": "fp32"}:
+        return False
+    model = build.load(folder)
+    assert isinstance(model, Embedder)
+    inner = folder / FOLDER
+    try:
+        write_plain(model, inner)
+    except Infeasible:
+        return False
+    for name in TOKENIZER:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, inner / name)
+    hidden = int(model.backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    write_sentence_transformers(inner, model.pooled.pooling, model.pooled.state_dict(), max_length, hidden)
+    modules = json.loads((inner / MODULES).read_text(encoding="utf-8"))
+    led = [{**module, "path": f"{FOLDER}/{module['path']}".rstrip("/")} for module in modules]
+    (folder / MODULES).write_text(json.dumps(led, indent=2) + "\n", encoding="utf-8")
+    return True

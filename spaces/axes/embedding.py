@@ -1,0 +1,89 @@
+"""The embedding's own size: an index of texts takes as much memory as their embeddings have numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from spaces.axis import Phase
+from spaces.errors import Infeasible
+from spaces.heads import Embedder
+from spaces.knob import Knob, Plan, Settings
+from spaces.pooling import Dense
+from spaces.shape import Shape
+from spaces.statistics import EMBEDDING, Statistics
+
+STEPS = 12  # of the knob's grid: a whole number divides the usual sizes, 384, 768 and 1024 among them or nearly
+LINEAR = "torch.nn.modules.linear.Identity"
+
+
+class EmbeddingSize:
+    """A linear layer behind the pooling that gives an embedding's coordinates on the teacher's first principal axes.
+
+    The axes are those of the second moment of the teacher's unit embeddings, without centring: of all maps to so few
+    numbers theirs keeps the inner products best (Eckart & Young, 1936), and cosines are what embeddings are for. It is
+    a Dense module of sentence-transformers. It acts before all other axes, so what recovery imitates is the teacher's
+    embedding through the same layer.
+    """
+
+    name = "embedding"
+    phase = Phase.SHAPE
+    source = "Jolliffe 2002, Principal Component Analysis; Eckart & Young 1936"
+
+    def knobs(self, shape: Shape) -> tuple[Knob, ...]:
+        size = shape.embedding
+        if size < 2:
+            return ()
+        step = max(1, size // STEPS)
+        low = size - step * ((size - 1) // step)
+        return (
+            Knob(
+                "size",
+                off=size,
+                low=low,
+                high=size,
+                step=step,
+                opt_in=True,  # it makes an index smaller, and no model faster
+                help="numbers of an embedding, after a PCA: an index of texts is as large as they are",
+            ),
+        )
+
+    def decide(self, statistics: Statistics, settings: Settings) -> Plan:
+        size = statistics.shape.embedding
+        count = int(settings.get("size", size))
+        if count == size:
+            return {}
+        if not 1 <= count < size:
+            raise Infeasible(f"embedding.size must be in [1, {size}], got {count}")
+        return {"size": count}
+
+    def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
+        if not plan:
+            return statistics
+        return Statistics(replace(statistics.shape, embedding=plan["size"]), statistics.tensors)
+
+    def reshape(self, model: nn.Module, plan: Plan) -> None:
+        if plan:
+            assert isinstance(model, Embedder)
+            wide = model.pooled.pooling.size(int(model.backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
+            model.pooled.append(Dense(wide, plan["size"], bias=False, activation=LINEAR))
+
+    def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
+        if plan:
+            assert isinstance(model, Embedder)
+            linear = model.pooled.dense[-1]
+            assert isinstance(linear, nn.Linear)
+            linear.weight = nn.Parameter(principal(statistics, plan["size"]).to(linear.weight))
+
+
+def principal(statistics: Statistics, count: int) -> Tensor:
+    """The first principal axes (count, D) of the teacher's embeddings, that of the largest share first.
+
+    An axis points where its largest coordinate is positive, so that it is the same on every machine.
+    """
+    vectors = torch.linalg.eigh(statistics.tensors[EMBEDDING].double()).eigenvectors.T.flip(0)[:count]
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    made: Tensor = (vectors * largest.sign()).float().contiguous()
+    return made

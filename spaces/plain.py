@@ -1,0 +1,59 @@
+"""Models whose shapes a transformers configuration can say: whole ones, and those cut to one shape in all blocks."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spaces.anatomy import anatomy_of
+from spaces.errors import Infeasible
+from spaces.heads import TaskModel
+
+#: What configurations call the width of the feed-forward layers.
+NEURONS = ("intermediate_size", "hidden_dim", "n_inner")
+#: Where it was dropped, what belongs to it is zeros: it gives zeros then, where transformers would draw it at random.
+UNUSED = "pooler."
+
+
+def write_plain(model: TaskModel, folder: Path) -> None:
+    """The backbone of `model` as a folder that `AutoModel.from_pretrained` loads; every tensor of it is stored.
+
+    Raises:
+        Infeasible: no transformers configuration has these shapes. Nothing is written then.
+    """
+    from transformers import AutoModel
+
+    backbone = model.backbone
+    config: Any = copy.deepcopy(backbone.config)
+    _set_neurons(model, config)
+    with torch.device("meta"):
+        named = AutoModel.from_config(config, trust_remote_code=False)
+    wanted = {name: tuple(tensor.shape) for name, tensor in named.state_dict().items()}
+    tensors: dict[str, Tensor] = {name: t.detach().clone().contiguous() for name, t in backbone.state_dict().items()}
+    tensors |= {n: torch.zeros(shape) for n, shape in wanted.items() if n not in tensors and n.startswith(UNUSED)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        other = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        raise Infeasible(f"no transformers configuration has the shape of {other[0]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    config.architectures = [type(named).__name__]
+    config.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _set_neurons(model: TaskModel, config: Any) -> None:
+    """The width of the feed-forward layers, where it is one; blocks of an unknown family are never cut."""
+    try:
+        anatomy = anatomy_of(model.backbone)
+    except Infeasible:
+        return
+    downs = [block.get_submodule(anatomy.family.down) for block in anatomy.blocks]
+    widths = {down.in_features if isinstance(down, nn.Linear) else None for down in downs}  # None: of other modules
+    for name in NEURONS:
+        if None not in widths and len(widths) == 1 and getattr(config, name, None) is not None:
+            setattr(config, name, *widths)
