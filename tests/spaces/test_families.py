@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from spaces.anatomy import anatomy_of
 from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_folder
 from spaces.errors import Infeasible
 from spaces.families import FAMILIES, known_model_types
+from spaces.fused import take_apart
 from spaces.losses import class_divergence, class_loss
 from spaces.recipe import Step
 from spaces.statistics import collect
@@ -77,6 +79,13 @@ def test_an_off_axis_is_the_identity_in_any_family(seen: Subject) -> None:
     torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_width_and_heads_of_a_family_can_be_cut_but_for_those_that_something_shares(case: str) -> None:
+    shape = anatomy_of(subject(case).model.backbone).shape
+    assert shape.prunable_hidden == (case != "electra-projected")
+    assert shape.prunable_heads == (case != "mpnet")
+
+
 def test_heads_that_share_a_bias_cannot_differ_by_block() -> None:
     seen = subject("mpnet")
     assert "heads" not in {k.name for k in registry.axis_named("prune").knobs(seen.statistics.shape)}
@@ -89,6 +98,21 @@ def test_projected_embeddings_have_no_width_knob() -> None:
     assert "width" not in {k.name for k in registry.axis_named("distill").knobs(seen.statistics.shape)}
     with pytest.raises(Infeasible, match=r"distill\.width"):
         registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})
+
+
+@pytest.mark.parametrize("case", ["gpt2", "modernbert"])
+def test_matrices_that_are_taken_apart_have_memory_of_their_own_in_the_order_of_their_rows(case: str) -> None:
+    theirs = bare(case)
+    ours = copy.deepcopy(theirs)
+    take_apart(ours)
+    whole = [module for module in theirs.modules() if isinstance(module, nn.Linear | Conv1D)]
+    parts = [module for module in ours.modules() if isinstance(module, nn.Linear)]
+    assert len(parts) > len(whole)
+    for part in parts:
+        for tensor in (part.weight, part.bias):
+            if tensor is not None:
+                assert tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    assert sum(part.weight.numel() for part in parts) == sum(module.weight.numel() for module in whole)
 
 
 def bare(case: str, **changes: Any) -> nn.Module:
