@@ -31,14 +31,7 @@ def recorded(path: Path) -> World:
         raise ValueError(f"{path}: {len(by_settings)} sets of weights, and the smallest grid has {len(record.grid(0))}")
     chosen = record.grid(whole[-1])
     predicted = {_key(entry["settings"]): entry for entry in first["predicted"]}
-    knobs = {name: _knob(name, sorted({float(s[name]) for s in chosen})) for name in chosen[0]}
-    knobs["bits.precision"] = Knob(
-        "precision", off="fp32", choices=tuple(dict.fromkeys(w for _, w in deployments)), help=""
-    )
-    knobs["runtime.name"] = Knob(
-        "name", off=deployments[0][0], choices=tuple(dict.fromkeys(r for r, _ in deployments)), help=""
-    )
-    space = Space(knobs, None, deployments)
+    space = _space(chosen, deployments)
     grid = weights_grid(space)
     order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
     entries = [by_settings[key] for _, key in order]
@@ -66,6 +59,15 @@ def recorded(path: Path) -> World:
         np.array([float(e["seconds"].get("weights", 0.0)) for e in entries]),
         float(first["constant_guess"]),
     )
+
+
+def _space(settings: Sequence[Params], deployments: Sequence[Deployment]) -> Space:
+    """The space of which the grid of these settings is all."""
+    knobs = {name: _knob(name, sorted({float(s[name]) for s in settings})) for name in settings[0]}
+    runtimes, precisions = (tuple(dict.fromkeys(part)) for part in zip(*deployments, strict=True))
+    knobs["bits.precision"] = Knob("precision", off="fp32", choices=precisions, help="")
+    knobs["runtime.name"] = Knob("name", off=runtimes[0], choices=runtimes, help="")
+    return Space(knobs, None, tuple(deployments))
 
 
 def _key(settings: Params) -> tuple[tuple[str, float], ...]:

@@ -6,9 +6,7 @@ Every pair of them has paired differences, and all saw the same machine, so thei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +14,11 @@ import numpy as np
 
 from objectives import clock, noise, stats, timing
 from objectives.bench import Batch
+from objectives.campaign_processes import Failures, Opener, asker, opened
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
 from objectives.stats import Floats
 from objectives.timing import Read, Side
-
-Opener = Callable[[], AbstractContextManager[Side]]
 
 #: The fewest sets of processes for an interval over them.
 FEWEST_SETS = timing.FEWEST_PROCESSES
@@ -84,20 +81,6 @@ class Set:
     def medians(self, key: int) -> Floats:
         """(rounds,) the median of each block."""
         return np.array([np.median(block) for block in self.blocks[key]])
-
-
-class Failures(dict[int, str]):
-    """Why models failed, by model."""
-
-    def __init__(self, is_fault: Callable[[Exception], bool]) -> None:
-        super().__init__()
-        self._is_fault = is_fault
-
-    def add(self, key: int, error: Exception) -> None:
-        """Raises `error` where it is an error of the program."""
-        if self._is_fault(error):
-            raise error
-        self[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,32 +170,12 @@ def run(
         progress(step / steps)
         left = [key for key in openers if key not in failed]
         order = [left[i] for i in generator.permutation(len(left))]
-        with _opened({key: openers[key] for key in order}, at_once, failed) as sides:
+        with opened({key: openers[key] for key in order}, at_once, failed) as sides:
             timed[step % len(groups)].append(_set(sides, inputs, plan, generator, read, failed))
         if anchors[0] in failed:
             raise RuntimeError(f"the uncompressed model could not be timed: {failed[anchors[0]]}")
     present = tuple(key for key in anchors if key not in failed)
     return Campaign(tuple(tuple(sets) for sets in timed if sets), present, plan, failed)
-
-
-def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_mb: float) -> list[list[int]]:
-    """Models that can be open together, by what each holds at its peak; the `anchors` are in every group.
-
-    The largest come first, each into the first group with room (first fit decreasing). A model that has no room in any
-    group has one of its own with the anchors.
-    """
-    held = sum(needs_mb[key] for key in anchors)
-    groups: list[list[int]] = []
-    used: list[float] = []
-    for key in sorted((key for key in needs_mb if key not in anchors), key=lambda key: -needs_mb[key]):
-        place = next((i for i, total in enumerate(used) if total + needs_mb[key] <= available_mb), None)
-        if place is None:
-            groups.append([*anchors])
-            used.append(held)
-            place = len(groups) - 1
-        groups[place].append(key)
-        used[place] += needs_mb[key]
-    return groups or [[*anchors]]
 
 
 def _set(
@@ -240,17 +203,7 @@ def _attempt(
 ) -> Set:
     keys = [key for key in sides if key not in failed]
 
-    def ask(key: int, method: str, *arguments: Any) -> Any:
-        """The answer of one process, the only one that runs; None from one that failed."""
-        if key in failed:
-            return None
-        try:
-            with timing.awake(sides[key]):
-                return sides[key].call(method, *arguments, timeout_s=plan.timeout_s)
-        except Exception as error:  # whatever it is, it is about this model alone
-            failed.add(key, error)
-            return None
-
+    ask = asker(sides, failed, plan.timeout_s)
     blocks: dict[int, list[Floats]] = {key: [] for key in keys}
     device: dict[int, list[Floats]] = {}
     tokens: dict[int, list[Floats]] = {}
@@ -283,24 +236,3 @@ def _attempt(
         clocks,
         tuple(noise.of_machine(before, after)),
     )
-
-
-@contextmanager
-def _opened(openers: Mapping[int, Opener], at_once: int, failed: Failures) -> Iterator[dict[int, Side]]:
-    """All that can be opened; why others cannot goes to `failed`."""
-    with ExitStack() as stack:
-
-        def enter(opener: Opener) -> Side:
-            manager = opener()
-            side = manager.__enter__()
-            stack.push(manager)
-            return side
-
-        with ThreadPoolExecutor(at_once) as pool:
-            opening = {key: pool.submit(enter, opener) for key, opener in openers.items()}
-        for key, future in opening.items():
-            if (error := future.exception()) is not None:
-                if not isinstance(error, Exception):
-                    raise error
-                failed.add(key, error)
-        yield {key: future.result() for key, future in opening.items() if future.exception() is None}

@@ -138,6 +138,59 @@ def _bypassed(block: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
+class _BatchHooks:
+    """The hooks of one batch. They add to `sums`, and leave masks (B, units) of ones whose gradients are wanted."""
+
+    def __init__(self, sums: _Gathered, keep: Tensor) -> None:
+        self._sums, self._keep = sums, keep  # (B, L): the tokens that are not padding
+        self.masks: dict[str, Tensor] = {}
+        self._names: set[str] = set()
+
+    def of_input(self, index: int, place: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+        """A hook that adds moments of a module's inputs, and masks heads or neurons where these are its inputs."""
+        name = f"block.{index}.input.{place}"
+
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
+            if not self._first(name):
+                return None
+            x: Tensor = args[0]
+            tokens = x.detach()[self._keep].float()  # (tokens, d)
+            self._sums.add(name, tokens.T @ tokens)
+            self._sums.add(name.replace(".input.", ".mean."), tokens.sum(0))
+            if place == "attention_in":
+                self._sums.add("hidden.energy", tokens.square().sum(0))
+                return None
+            if place == "ffn_in":
+                return None
+            anatomy = self._sums.anatomy
+            unit = anatomy.head_dim * anatomy.shape.group if place == "attention_out" else 1
+            mask = torch.ones(x.shape[0], x.shape[-1] // unit, device=x.device, requires_grad=True)
+            self.masks[f"block.{index}.{'heads' if place == 'attention_out' else 'neurons'}"] = mask
+            return (x * mask.repeat_interleave(unit, dim=1)[:, None, :].to(x.dtype),)
+
+        return hook
+
+    def of_gradient(self, index: int, role: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        """A hook that adds the squared gradients of a matrix's outputs."""
+        name = f"block.{index}.gradient.{role}"
+
+        def squares(gradient: Tensor) -> None:
+            self._sums.add(name, gradient[self._keep].float().square().sum(0))
+
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            if self._first(name) and output.requires_grad:
+                output.register_hook(squares)  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _first(self, name: str) -> bool:
+        """Whether this is the first call; DeBERTa's later ones are of positions, and not of tokens."""
+        if name in self._names:
+            return False
+        self._names.add(name)
+        return True
+
+
 class _Gathered:
     """Sums over batches, filled by hooks."""
 
@@ -147,7 +200,7 @@ class _Gathered:
         self.rows: dict[str, list[Tensor]] = {}
         self.tokens = 0
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def add(self, name: str, value: Tensor) -> None:
         value = value.detach().float().cpu()
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -157,63 +210,22 @@ class _Gathered:
         keep = inputs["attention_mask"].bool()
         self.tokens += int(keep.sum())
         vocabulary = self.anatomy.token_table.num_embeddings
-        self._add("tokens.count", torch.bincount(inputs["input_ids"][keep].reshape(-1), minlength=vocabulary))
-        masks: dict[str, Tensor] = {}
-        # DeBERTa's queries and keys are of positions too, behind those of tokens: only the first call is of tokens.
-        watched: set[str] = set()
+        self.add("tokens.count", torch.bincount(inputs["input_ids"][keep].reshape(-1), minlength=vocabulary))
+        hooks = _BatchHooks(self, keep)
         handles = []
-
-        def moment(name: str, activations: Tensor) -> None:
-            x = activations.detach()[keep].float()  # (tokens, d)
-            self._add(name, x.T @ x)
-            self._add(name.replace(".input.", ".mean."), x.sum(0))
-
-        def first(name: str) -> bool:
-            before = len(watched)
-            watched.add(name)
-            return len(watched) > before
-
-        def watch(index: int, place: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
-            def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
-                x: Tensor = args[0]
-                if not first(f"block.{index}.input.{place}"):
-                    return None
-                moment(f"block.{index}.input.{place}", x)
-                if place == "attention_in":
-                    self._add("hidden.energy", x.detach()[keep].float().square().sum(0))
-                    return None
-                if place == "ffn_in":
-                    return None
-                unit = self.anatomy.head_dim * self.anatomy.shape.group if place == "attention_out" else 1
-                mask = torch.ones(x.shape[0], x.shape[-1] // unit, device=x.device, requires_grad=True)
-                masks[f"block.{index}.{'heads' if place == 'attention_out' else 'neurons'}"] = mask
-                return (x * mask.repeat_interleave(unit, dim=1)[:, None, :].to(x.dtype),)
-
-            return hook
-
-        def gradient(index: int, role: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-            def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-                name = f"block.{index}.gradient.{role}"
-                if first(name) and output.requires_grad:
-                    output.register_hook(  # type: ignore[no-untyped-call]
-                        lambda g: self._add(name, g[keep].float().square().sum(0))
-                    )
-
-            return hook
-
         roles = self.anatomy.roles()
         for index in range(len(self.anatomy.blocks)):
             for place, role in _OBSERVED.items():
                 linear = self.anatomy.linear(index, role if role in roles else f"{role}.0")
-                handles.append(linear.register_forward_pre_hook(watch(index, place)))
+                handles.append(linear.register_forward_pre_hook(hooks.of_input(index, place)))
             for role in roles:
-                handles.append(self.anatomy.linear(index, role).register_forward_hook(gradient(index, role)))
+                handles.append(self.anatomy.linear(index, role).register_forward_hook(hooks.of_gradient(index, role)))
         # With all weights frozen, gradients start at the masks; the embeddings let them reach the first block too.
         for path in self.anatomy.family.embeddings[:1]:
             table = self.anatomy.backbone.get_submodule(path)
             handles.append(table.register_forward_hook(lambda _m, _a, out: out.requires_grad_(True)))
         try:
-            yield masks
+            yield hooks.masks
         finally:
             for handle in handles:
                 handle.remove()
@@ -222,12 +234,12 @@ class _Gathered:
         for name, mask in masks.items():
             if mask.grad is None:
                 raise Infeasible(f"no gradient reaches {name}; the model does not use it")
-            self._add(name, mask.grad.square().sum(0))
+            self.add(name, mask.grad.square().sum(0))
             self.rows.setdefault(f"{name}_rows", []).append(mask.grad.float().cpu())
 
     def take_embeddings(self, embeddings: Tensor) -> None:
         unit = functional.normalize(embeddings.detach().float(), dim=-1)  # each text counts alike
-        self._add(EMBEDDING, unit.T @ unit)
+        self.add(EMBEDDING, unit.T @ unit)
 
     def result(self, rows: int) -> dict[str, Tensor]:
         by_token = (".input.", ".mean.", ".gradient.")

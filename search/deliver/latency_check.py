@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from objectives import campaign, campaign_measurements, clock, workload
 from objectives.bench import Batch, open_bench
+from objectives.campaign_processes import Opener
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
 from objectives.measurement import Measurement
@@ -53,7 +54,7 @@ def compare_latency(
         return "latency: not compared, because it was measured on the lengths of the data", "unknown"
     measure = record.config["measure"]
     plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
-    models: dict[int, campaign.Opener] = {1: lambda: open_exported(folder, record, context)}
+    models: dict[int, Opener] = {1: lambda: open_exported(folder, record, context)}
     if baseline is not None:
         models[0] = lambda: _eager(baseline, context)
     inputs, anchor = _inputs(folder, record, validation), min(models)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from objectives import (
     campaign,
     campaign_measurements,
+    campaign_processes,
     clock,
     energy,
     latency,
@@ -144,7 +145,7 @@ class Timings:
         usual = max(peaks, default=0.0)
         memory_mb = {k: usual if m.peak is None else memory.held_mb(m.peak, device) for k, m in models.items()}
         present = [key for key in anchors if key in models]
-        groups = campaign.groups_of(memory_mb, present, memory.available_mb(device) or math.inf)
+        groups = campaign_processes.groups_of(memory_mb, present, memory.available_mb(device) or math.inf)
         return campaign.run(
             [{key: openers[key] for key in group} for group in groups],
             present,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,8 +47,7 @@ def make_outputs(
     ordered = np.sort(rows)
     starts[ordered] = np.concatenate([[0], np.cumsum(encoded.lengths[ordered])[:-1]])
     tokens = int(encoded.lengths[rows].sum())
-    hidden = None
-    output = None
+    stored: dict[str, Any] = {}  # tensors
     order = ordered[by_length(encoded.lengths[ordered], 32)]
     base = read_config(teacher)[0]
     with torch.inference_mode(), capturing(model) as activations:
@@ -58,27 +57,27 @@ def make_outputs(
             out = model(**batch).cpu()
             assert activations.last is not None
             states = activations.last.cpu()
-            if output is None:
-                output = (
-                    torch.zeros(tokens, *out.shape[2:]) if base.per_token else torch.zeros(len(encoded), *out.shape[1:])
-                )
+            if not stored:
+                size = (tokens, *out.shape[2:]) if base.per_token else (len(encoded), *out.shape[1:])
+                stored["output"] = torch.zeros(*size)
                 if config.recover.hidden_weight > 0 and tokens * states.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
-                    hidden = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
+                    stored["hidden"] = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
             if not base.per_token:
-                output[torch.from_numpy(chosen)] = out
-            for position, row in enumerate(chosen):
-                place = slice(starts[row], starts[row] + int(encoded.lengths[row]))
-                length = int(encoded.lengths[row])
-                if base.per_token:
-                    output[place] = out[position, :length]
-                if hidden is not None:
-                    hidden[place] = states[position, :length].half()
+                stored["output"][torch.from_numpy(chosen)] = out
+            by_token = {"hidden": states, **({"output": out} if base.per_token else {})}
+            _store_tokens(stored, by_token, starts[chosen], encoded.lengths[chosen])
             progress("teacher outputs", min(1.0, (first + 32) / len(order)))
-    assert output is not None
-    tensors = {"output": output, "starts": torch.from_numpy(starts)}
-    if hidden is not None:
-        tensors["hidden"] = hidden
-    save_file(tensors, folder / "outputs.safetensors")
+    save_file({**stored, "starts": torch.from_numpy(starts)}, folder / "outputs.safetensors")
+
+
+def _store_tokens(
+    stored: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor], starts: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Put the tokens of a batch (B, L, ...) where `stored` (tokens, ...) has their rows, without padding."""
+    for name, values in batch.items():
+        if name in stored:
+            for row, start, length in zip(values, starts.tolist(), lengths.tolist(), strict=True):
+                stored[name][start : start + length] = row[:length].to(stored[name].dtype)
 
 
 class StoredTeacher:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from fakes import BATCH, FakeSide, Machine, others
 
-from objectives import campaign, campaign_measurements
+from objectives import campaign, campaign_measurements, campaign_processes
 from objectives.bench import Predict
-from objectives.campaign import Campaign, Opener, Plan
+from objectives.campaign import Campaign, Plan
+from objectives.campaign_processes import Opener
 from objectives.measurement import Measurement
 
 BRIEF = Plan(block_s=0.02, warm_s=0.05)
@@ -175,7 +176,7 @@ def test_one_set_alone_has_an_interval_over_its_rounds() -> None:
 def test_where_memory_is_short_models_take_turns_in_groups_with_both_baselines(
     needs: dict[int, float], available: float, groups: list[list[int]]
 ) -> None:
-    assert campaign.groups_of(needs, (0, 1), available) == groups
+    assert campaign_processes.groups_of(needs, (0, 1), available) == groups
 
 
 def test_models_of_two_groups_compare_by_way_of_the_baselines() -> None:

@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeSide, Machine
 
 from objectives import campaign, campaign_measurements, generation, latency
+from objectives.campaign_processes import Opener
 from objectives.estimate import Estimate
 from objectives.reference_speed import at_speed_of
 from objectives.timing import Protocol
@@ -66,7 +67,7 @@ def test_at_another_speed_of_the_machine_all_times_are_scaled_alike() -> None:
 
 def test_a_campaign_has_the_times_of_each_model_s_tokens() -> None:
     machine = Machine()
-    openers: dict[int, campaign.Opener] = {
+    openers: dict[int, Opener] = {
         key: lambda key=key: nullcontext(side(machine, key + 1, 20 * key + 20, 4 * key + 4))  # type: ignore[misc]
         for key in (0, 1)
     }

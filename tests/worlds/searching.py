@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +100,42 @@ def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcom
     return Outcome(-1, recipe, "complete", measurements=found, seconds=seconds, baseline=baseline)
 
 
+def _study(folder: Path | None, sampler_of: Callable[[int], BaseSampler], seed: int) -> optuna.Study:
+    """In the database of `folder`, as a real search keeps it; in memory without one."""
+    if folder is None:
+        return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler_of(seed))
+    return open_study(folder, "study", TARGETS, sampler_of, seed, {})
+
+
+def _surrogate(world: World, shipped: bool, cost_model: CostModel) -> Surrogate:
+    aims = Aims(TARGETS[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
+    history = StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0])
+    return Surrogate(history, cost_model, QualityModel(), aims)
+
+
+class _Evaluator:
+    """Outcomes as the world has them, noted in `trace`; weights of `before` cost nothing again."""
+
+    def __init__(self, world: World, trace: Trace, before: Sequence[Outcome], kill_after: int | None) -> None:
+        self._world, self._trace, self._kill_after = world, trace, kill_after
+        self._at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
+
+    def __call__(self, job: Job) -> Iterator[Outcome]:
+        trace, place = self._trace, self._world.place(job.recipe.params)
+        if not job.baseline:
+            if trace.weights == self._kill_after:
+                raise KeyboardInterrupt
+            trace.weights += 1
+            if job.recipe.weights_digest not in self._at_hand:
+                trace.paid.add(place)
+        for recipe in (job.recipe, *job.siblings):
+            outcome = measured(self._world, recipe, job.baseline, place)
+            if outcome.status == "complete":
+                trace.points.append((math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
+            yield outcome
+        trace.count(self._world, trace.points)
+
+
 def search(
     world: World,
     sampler: str,
@@ -125,44 +161,16 @@ def search(
     predictions. The search ends early with a hypervolume of `goal`.
     """
     trace = Trace()
-    at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
-    known = cost_model or TrueCosts(world, shipped)
-    aims = Aims(TARGETS[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
-    surrogate = Surrogate(
-        StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0]), known, QualityModel(), aims
-    )
-    points: list[tuple[float, float]] = []
-
-    def evaluate(job: Job) -> Iterator[Outcome]:
-        place = world.place(job.recipe.params)
-        if not job.baseline:
-            if trace.weights == kill_after:
-                raise KeyboardInterrupt
-            trace.weights += 1
-            if job.recipe.weights_digest not in at_hand:
-                trace.paid.add(place)
-        for recipe in (job.recipe, *job.siblings):
-            made = measured(world, recipe, job.baseline, place)
-            if made.status == "complete":
-                points.append((math.log(made.value(LATENCY)), made.value("accuracy")))
-            yield made
-        trace.count(world, points)
+    surrogate = _surrogate(world, shipped, cost_model or TrueCosts(world, shipped))
 
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, surrogate)
 
-    if folder is None:
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler_of(seed))
-    else:
-        study = open_study(folder, "study", TARGETS, sampler_of, seed, {})
+    study = _study(folder, sampler_of, seed)
     asked = study.sampler
     forecast = Forecast(surrogate, asked, least_gain) if isinstance(asked, KnownLatency) else None
     proposer = Proposer(
-        study,
-        world.space,
-        TARGETS,
-        trials,
-        world.recipe,
+        *(study, world.space, TARGETS, trials, world.recipe),
         lambda recipe: siblings(recipe, world.deployments),
         lambda outcome: {},
         seed,
@@ -171,7 +179,8 @@ def search(
         before,
     )
     began = time.monotonic()
-    trace.study, trace.points = study, points
+    trace.study = study
+    evaluate = _Evaluator(world, trace, before, kill_after)
     with suppress(KeyboardInterrupt):
         explore(proposer, evaluate, Front(TARGETS), observers)
     trace.asking_s = time.monotonic() - began

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -100,23 +101,38 @@ class World:
         return Recipe("world", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
 
 
+_SYNTHETIC_KNOBS = {
+    "distill.layers": Knob("layers", off=12, low=1, high=12, step=1, help=""),
+    "distill.width": Knob("width", off=1.0, low=0.5, high=1.0, step=0.125, help=""),
+    "prune.heads": Knob("heads", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
+    "prune.neurons": Knob("neurons", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
+    "low_rank.rank": Knob("rank", off=1.0, low=0.2, high=1.0, step=0.1, help=""),
+    "bits.precision": Knob("precision", off="fp32", choices=("fp32", "int8", "int4"), help=""),
+    "runtime.name": Knob("name", off="eager", choices=("eager", "compiled", "onnx"), help=""),
+}
+
+
+def _damage(depth: np.ndarray, width: np.ndarray, heads: np.ndarray, neurons: np.ndarray, rank: np.ndarray) -> Any:
+    """(W,) what the shares kept of each axis take from the quality, and more where two axes cut together."""
+    alone = (
+        0.9 * (1 - depth) ** 2.2
+        + 0.5 * (1 - width) ** 1.3
+        + 0.35 * (1 - heads) ** 3
+        + 0.55 * (1 - neurons) ** 2.5
+        + 0.5 * (1 - rank) ** 2
+    )
+    together = (1 - depth) * (1 - neurons) + (1 - width) * (1 - rank) + (1 - heads) * (1 - depth)
+    return alone + 0.6 * together
+
+
 def synthetic() -> World:
     """34,560 sets of weights under nine deployments, from formulas: nothing of its 311,040 configurations was measured.
 
     Latency is a sum of costs, as on a processor; accuracy falls slowly at first and then steeply with every axis, and
     faster where another axis has cut already; training has luck, and the table's predictions have an error of 3 %.
     """
-    knobs = {
-        "distill.layers": Knob("layers", off=12, low=1, high=12, step=1, help=""),
-        "distill.width": Knob("width", off=1.0, low=0.5, high=1.0, step=0.125, help=""),
-        "prune.heads": Knob("heads", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
-        "prune.neurons": Knob("neurons", off=1.0, low=0.125, high=1.0, step=0.125, help=""),
-        "low_rank.rank": Knob("rank", off=1.0, low=0.2, high=1.0, step=0.1, help=""),
-        "bits.precision": Knob("precision", off="fp32", choices=("fp32", "int8", "int4"), help=""),
-        "runtime.name": Knob("name", off="eager", choices=("eager", "compiled", "onnx"), help=""),
-    }
     deployments = tuple(Deployment(r, w) for r in ("eager", "compiled", "onnx") for w in ("fp32", "int8", "int4"))
-    space = Space(knobs, None, deployments)
+    space = Space(_SYNTHETIC_KNOBS, None, deployments)
     grid = weights_grid(space)
     rows = grid.pool(np.zeros((0, 5), dtype=np.int64), len(grid), np.random.default_rng(0))
     values = [np.array(v, dtype=float)[rows[:, i]] for i, v in enumerate(grid.values.values())]
@@ -130,15 +146,7 @@ def synthetic() -> World:
         np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w in deployments
     ], axis=1)  # fmt: skip
     costs += rng.normal(0, 0.02, costs.shape)
-    damage = (
-        0.9 * (1 - layers / 12) ** 2.2
-        + 0.5 * (1 - width) ** 1.3
-        + 0.35 * (1 - heads) ** 3
-        + 0.55 * (1 - neurons) ** 2.5
-        + 0.5 * (1 - rank) ** 2
-    )
-    crowded = (1 - layers / 12) * (1 - neurons) + (1 - width) * (1 - rank) + (1 - heads) * (1 - layers / 12)
-    damage = damage + 0.6 * crowded
+    damage = _damage(layers / 12, width, heads, neurons, rank)
     truth = 0.5 + 0.36 * np.exp(-(damage**1.3) * 1.6) + rng.normal(0, 0.004, len(rows))
     fragile = np.stack(
         [1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w in deployments], 1

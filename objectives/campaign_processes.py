@@ -1,0 +1,84 @@
+"""The processes of a campaign: which are open together, opening them, asking one of them, and which failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from objectives import timing
+from objectives.timing import Side
+
+Opener = Callable[[], AbstractContextManager[Side]]
+
+
+class Failures(dict[int, str]):
+    """Why models failed, by model."""
+
+    def __init__(self, is_fault: Callable[[Exception], bool]) -> None:
+        super().__init__()
+        self._is_fault = is_fault
+
+    def add(self, key: int, error: Exception) -> None:
+        """Raises `error` where it is an error of the program."""
+        if self._is_fault(error):
+            raise error
+        self[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_mb: float) -> list[list[int]]:
+    """Models that can be open together, by what each holds at its peak; the `anchors` are in every group.
+
+    The largest come first, each into the first group with room (first fit decreasing). A model that has no room in any
+    group has one of its own with the anchors.
+    """
+    held = sum(needs_mb[key] for key in anchors)
+    groups: list[list[int]] = []
+    used: list[float] = []
+    for key in sorted((key for key in needs_mb if key not in anchors), key=lambda key: -needs_mb[key]):
+        place = next((i for i, total in enumerate(used) if total + needs_mb[key] <= available_mb), None)
+        if place is None:
+            groups.append([*anchors])
+            used.append(held)
+            place = len(groups) - 1
+        groups[place].append(key)
+        used[place] += needs_mb[key]
+    return groups or [[*anchors]]
+
+
+@contextmanager
+def opened(openers: Mapping[int, Opener], at_once: int, failed: Failures) -> Iterator[dict[int, Side]]:
+    """All that can be opened; why others cannot goes to `failed`."""
+    with ExitStack() as stack:
+
+        def enter(opener: Opener) -> Side:
+            manager = opener()
+            side = manager.__enter__()
+            stack.push(manager)
+            return side
+
+        with ThreadPoolExecutor(at_once) as pool:
+            opening = {key: pool.submit(enter, opener) for key, opener in openers.items()}
+        for key, future in opening.items():
+            if (error := future.exception()) is not None:
+                if not isinstance(error, Exception):
+                    raise error
+                failed.add(key, error)
+        yield {key: future.result() for key, future in opening.items() if future.exception() is None}
+
+
+def asker(sides: Mapping[int, Side], failed: Failures, timeout_s: float) -> Callable[..., Any]:
+    """ask(key, method, *arguments): the answer of that process, the only one that runs; None from one that failed."""
+
+    def ask(key: int, method: str, *arguments: Any) -> Any:
+        if key in failed:
+            return None
+        try:
+            with timing.awake(sides[key]):
+                return sides[key].call(method, *arguments, timeout_s=timeout_s)
+        except Exception as error:  # whatever it is, it is about this model alone
+            failed.add(key, error)
+            return None
+
+    return ask
