@@ -35,7 +35,7 @@ from worlds.policies import SlackFit, Thresholds
 from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
-from search.serve.controller import BacklogFit, Fixed, Policy
+from search.serve.policy import BacklogFit, Fixed, Policy
 from search.serve.variants import Variant, from_front, ladder
 
 FRONT = header.ROOT / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
@@ -172,8 +172,8 @@ def main() -> int:
     loads = QUICK_LOADS if arguments.quick else LOADS
     cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]
     print(
-        f"{arguments.front}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
-        f"objective {arguments.slo_ms:g} ms; trace {arguments.trace or 'made up'}; {seeds} seeds",
+        f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
+        f"objective {arguments.slo_ms:g} ms; trace {arguments.trace.name if arguments.trace else 'made up'}; {seeds} seeds",
         flush=True,
     )
     jobs = [(case, seed) for case in cases for seed in range(seeds)]

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from search.serve.controller import Backlog, Controller, UnavailableError
+from search.serve.controller import Controller, UnavailableError
+from search.serve.policy import Backlog
 from search.serve.variants import Variant
 
 
@@ -156,7 +157,7 @@ class Batcher:
         """Expected time in which everything that runs and waits is served. Raises UnavailableError."""
         fastest = self.controller.fastest(now_s)
         left = sum(max(batch.done_s - now_s, 0.0) for batch in self._running) / self.workers
-        return left + self._backlog(0, now_s).drain_s(self.controller.times, fastest)
+        return left + self._backlog(0, now_s).drain_s(self.controller.times, lambda length: fastest)
 
     def _refusal(self, request: Request, now_s: float) -> Refusal | None:
         try:

@@ -1,12 +1,10 @@
-"""Which variant serves the next batch, and how many requests: policies, and the controller that holds their state.
+"""The controller: the policy's state, corrected times, the health of the variants, and every switch.
 
-    controller = Controller(variants, BacklogFit())
-    choice = controller.decide(backlog, now_s)     # a variant, a batch size, a reason
-    controller.served(choice, length=32, seconds=0.011)
-    controller.failed(choice.variant, now_s, "worker died")   # out, and tried again later
-    controller.switches                            # (time, from, to, reason), newest last
-
-A policy is a pure function of what it is shown: its own state, the waiting requests, the variants and their times.
+controller = Controller(variants, BacklogFit())
+choice = controller.decide(backlog, now_s)     # a variant, a batch size, a reason
+controller.served(choice.variant, batch=8, length=32, seconds=0.011)
+controller.failed(choice.variant, now_s, "worker died")   # out, and tried again later
+controller.switches                            # (time, from, to, reason), newest last
 """
 
 from __future__ import annotations
@@ -14,155 +12,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from search.serve.policy import Backlog, Choice, Fixed, Policy, State
 from search.serve.variants import ServiceTimes, Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """The waiting requests at the moment of a decision."""
-
-    length: int  # tokens that the rows of the next batch are padded to
-    urgent_s: tuple[float, ...]  # time left to the most urgent of the first 1, 2, ... requests of the next batch
-    newest_s: float  # time left to the request that arrived last
-    waiting: tuple[tuple[int, int], ...]  # (padded length, requests) of all that waits, the next batch included
-    max_batch: int
-    slo_s: float
-    workers: int = 1
-
-    def drain_s(self, times: ServiceTimes, variant: Variant, taken: int = 0) -> float:
-        """Expected time in which all workers serve what waits by `variant`, less `taken` rows of the next batch."""
-        total = 0.0
-        for length, count in self.waiting:
-            full = self.batch_limit(times, variant, length)
-            whole, rest = divmod(count - taken if length == self.length else count, full)
-            total += whole * times.expected_s(variant, full, length) if whole else 0.0
-            total += times.expected_s(variant, rest, length) if rest else 0.0
-        return total / self.workers
-
-    def batch_limit(self, times: ServiceTimes, variant: Variant, length: int) -> int:
-        """The most rows in a batch: what half of the objective is enough for.
-
-        A request may arrive as a batch begins, and then travel in one as long.
-        """
-        return times.largest_batch(variant, length, self.slo_s / 2, self.max_batch)
-
-    def largest_fit(self, times: ServiceTimes, variant: Variant) -> int:
-        """The most requests that `variant` answers together before the most urgent of them is late; may be 0."""
-        size = min(len(self.urgent_s), self.batch_limit(times, variant, self.length))
-        while size and times.safe_s(variant, size, self.length) > self.urgent_s[size - 1]:
-            size -= 1
-        return size
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The decision for one batch."""
-
-    variant: Variant
-    batch: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a policy remembers from one batch to the next."""
-
-    number: int | None = None  # the variant that serves
-    since_s: float | None = None  # for policies that wait
-
-
-class Policy(Protocol):
-    """Chooses the variant and the size of each batch."""
-
-    def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
-        """The decision and the state after it; `variants` are those that can serve, fastest first, one or more."""
-        ...
-
-    def fastest(self, variants: tuple[Variant, ...]) -> Variant:
-        """The variant by which the policy serves under the highest load: admission relies on it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """One variant always: the one of that number, or the nearest in speed while it is out."""
-
-    number: int
-
-    def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
-        variant = self.fastest(variants)
-        return Choice(variant, backlog.largest_fit(times, variant) or 1, "fixed"), State(variant.number)
-
-    def fastest(self, variants: tuple[Variant, ...]) -> Variant:
-        return next((v for v in variants if v.number == self.number), variants[0])
-
-
-@dataclass(frozen=True)
-class BacklogFit:
-    """The most accurate variant that answers everything that waits in time: queue-depth thresholds and slack in one.
-
-    A variant fits where the next batch is done, at the 99th percentile, before its most urgent request is late (the
-    slack of SuperServe's SlackFit, arXiv 2312.16733), and where all that waits drains before the newest request is late
-    (the depth thresholds of Compass, arXiv 2603.20821, from the same times). A faster variant is taken at once; a more
-    accurate one where it fits in `room` of the time left, one step a batch. Between the two thresholds nothing changes.
-    """
-
-    room: float = 0.5
-
-    def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
-        fitting = self._most_accurate(backlog, variants, times, 1.0)
-        at = next((i for i, v in enumerate(variants) if v.number == state.number), None)
-        if at is None or fitting < at:
-            reason = _why(state, backlog, None if at is None else variants[at], times)
-            return self._serve(variants[fitting], backlog, times, reason), State(variants[fitting].number)
-        better = self._most_accurate(backlog, variants, times, self.room) if fitting > at else at
-        if better <= at:
-            return self._serve(variants[at], backlog, times, "stay"), state
-        chosen = variants[at + 1]
-        return self._serve(chosen, backlog, times, "room for a more accurate one"), State(chosen.number)
-
-    def fastest(self, variants: tuple[Variant, ...]) -> Variant:
-        return variants[0]
-
-    def _most_accurate(self, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, room: float) -> int:
-        """Index of the slowest variant that fits in `room` of the time left; 0 where none does."""
-        for i in range(len(variants) - 1, 0, -1):
-            if fits(backlog, variants[i], times, room):
-                return i
-        return 0
-
-    def _serve(self, variant: Variant, backlog: Backlog, times: ServiceTimes, reason: str) -> Choice:
-        return Choice(variant, backlog.largest_fit(times, variant) or 1, reason)
-
-
-def fits(backlog: Backlog, variant: Variant, times: ServiceTimes, room: float = 1.0) -> bool:
-    """Whether `variant` serves the whole backlog within `room` of the time left."""
-    size = backlog.largest_fit(times, variant)
-    if size == 0:
-        return False
-    first = times.safe_s(variant, size, backlog.length)
-    if first > room * backlog.urgent_s[size - 1]:
-        return False
-    return first + backlog.drain_s(times, variant, taken=size) <= room * backlog.newest_s
-
-
-def _why(state: State, backlog: Backlog, variant: Variant | None, times: ServiceTimes) -> str:
-    """Why another variant than `variant` is needed; None: it is out."""
-    if state.number is None:
-        return "start"
-    if variant is None:
-        return f"variant {state.number} is out"
-    if backlog.largest_fit(times, variant) == 0:
-        return f"{1e3 * backlog.urgent_s[0]:.1f} ms are left to the most urgent request"
-    return f"{sum(count for _, count in backlog.waiting)} requests wait"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from search.serve.batching import Batch, Batcher, Limits, Request
-from search.serve.controller import BacklogFit, Controller
+from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, ExpiredError, FailedError, RefusedError
+from search.serve.policy import BacklogFit
 from search.serve.variants import Variant
 
 VARIANTS = tuple(

@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 
-from search.serve.controller import Backlog, BacklogFit, Controller, Fixed, Health, State, UnavailableError
+from search.serve.controller import Controller, Health, UnavailableError
+from search.serve.policy import Backlog, BacklogFit, Fixed, State, prices, serving_at, worths
 from search.serve.variants import ServiceTimes, Variant
 
 SLO_S = 0.05
@@ -23,8 +24,14 @@ def backlog(count: int, waited_s: float = 0.0) -> Backlog:
     return Backlog(32, tuple(left[:32].tolist()), float(left[-1]), ((32, count),), 32, SLO_S)
 
 
-def number(count: int, serving: int | None = None, waited_s: float = 0.0) -> int:
-    choice, state = BacklogFit().choose(State(serving), backlog(count, waited_s), VARIANTS, ServiceTimes(), 0.0)
+def serving(number: int) -> State:
+    """The state in which this variant serves rows of 32 tokens."""
+    price = next(p for p in prices(VARIANTS, (32,)) if serving_at(p, VARIANTS, 32).number == number)
+    return State(number, price)
+
+
+def number(count: int, serves: int = 9, waited_s: float = 0.0) -> int:
+    choice, state = BacklogFit().choose(serving(serves), backlog(count, waited_s), VARIANTS, ServiceTimes(), 0.0)
     assert state.number == choice.variant.number
     return choice.variant.number
 
@@ -36,7 +43,7 @@ def test_a_decision_is_pure() -> None:
     before = copy.deepcopy(times)
     for _ in range(100):
         seen = backlog(int(random.integers(1, 200)), float(random.uniform(0, SLO_S)))
-        state = State(random.choice([None, 3, 7, 9]))
+        state = serving(int(random.choice([3, 7, 9])))
         first = BacklogFit().choose(state, seen, VARIANTS, times, 1.0)
         assert first == BacklogFit().choose(state, seen, VARIANTS, times, 1.0) and times == before
 
@@ -52,7 +59,7 @@ def test_a_batch_is_done_before_its_most_urgent_request_is_late() -> None:
     for _ in range(300):
         waited = float(random.uniform(0, SLO_S - 0.003))
         seen = backlog(int(random.integers(1, 200)), waited)
-        choice, _ = BacklogFit().choose(State(int(random.choice([3, 7, 9]))), seen, VARIANTS, times, 0.0)
+        choice, _ = BacklogFit().choose(serving(int(random.choice([3, 7, 9]))), seen, VARIANTS, times, 0.0)
         assert times.safe_s(choice.variant, choice.batch, 32) <= seen.urgent_s[choice.batch - 1]
 
 
@@ -72,9 +79,12 @@ def test_every_switch_is_an_event_with_its_reason() -> None:
         controller.decide(backlog(count), float(time))
     told = [(s.time_s, s.source, s.target) for s in controller.switches]
     assert told == [(0, None, 9), (1, 9, 7), (2, 7, 3), (3, 3, 9)] and controller.switch_count == 3
-    assert [s.reason for s in controller.switches][:2] == ["start", "150 requests wait"]
+    assert [s.reason for s in controller.switches][:2] == [
+        "start",
+        "150 waiting, 50.0 ms left to the most urgent",
+    ]
     controller.decide(backlog(1, SLO_S - 0.002), 9.0)
-    assert controller.switches[-1].reason == "2.0 ms are left to the most urgent request"
+    assert controller.switches[-1].reason == "1 waiting, 2.0 ms left to the most urgent"
 
 
 def test_a_failed_variant_is_out_and_comes_back_later_each_time() -> None:
@@ -86,7 +96,7 @@ def test_a_failed_variant_is_out_and_comes_back_later_each_time() -> None:
         assert best not in controller.available(now) and controller.decide(backlog(1), now).variant != best
         waits.append(controller.health[best.number].out_until_s - now)
         now += waits[-1]
-        controller.state = State(best.number)
+        controller.state = serving(best.number)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     controller.served(best, 1, 32, 0.004)
     assert best.number not in controller.health
@@ -116,3 +126,18 @@ def test_a_pin_holds_until_it_is_taken_off() -> None:
         controller.pin(1)
     with pytest.raises(ValueError, match="one or more"):
         Controller((), Fixed(1))
+
+
+def test_short_rows_keep_accurate_variants_longer() -> None:
+    for price in prices(VARIANTS, (16, 32, 128)):
+        levels = [VARIANTS.index(serving_at(price, VARIANTS, length)) for length in (16, 32, 128)]
+        assert levels == sorted(levels, reverse=True)
+        for length in (16, 32, 128):  # what serves is worth the price, and a further step is not
+            at = VARIANTS.index(serving_at(price, VARIANTS, length))
+            steps = worths(VARIANTS, length)
+            assert all(worth >= price for worth in steps[:at]) and all(worth < price for worth in steps[at:])
+    mixed = Backlog(16, (0.05,), 0.05, ((16, 1), (128, 20)), 32, SLO_S)
+    _, state = BacklogFit().choose(State(), mixed, VARIANTS, ServiceTimes(), 0.0)
+    assert VARIANTS.index(serving_at(state.price, VARIANTS, 16)) > VARIANTS.index(
+        serving_at(state.price, VARIANTS, 128)
+    )

@@ -12,7 +12,7 @@ from worlds.policies import SlackFit, Thresholds
 from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
-from search.serve.controller import BacklogFit, Fixed
+from search.serve.policy import BacklogFit, Fixed
 from search.serve.variants import Variant
 
 VARIANTS = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.serve.controller import Backlog, Choice, State
+from search.serve.policy import Backlog, Choice, State
 from search.serve.variants import ServiceTimes, Variant
 
 

@@ -11,7 +11,8 @@ from itertools import count
 import numpy as np
 
 from search.serve.batching import Batch, Batcher, Limits, Request
-from search.serve.controller import Controller, Policy
+from search.serve.controller import Controller
+from search.serve.policy import Policy
 from search.serve.variants import P99, Variant
 from worlds.arrivals import Arrivals
 
