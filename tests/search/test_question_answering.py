@@ -226,38 +226,6 @@ def test_the_uncompressed_model_answers_as_transformers_own_model_does(searched:
     torch.testing.assert_close(ours[..., 1], theirs.end_logits)
 
 
-@pytest.mark.parametrize(
-    ("rows", "wanted"),
-    [
-        ([{"question": "q", "context": "a film", "answer": "film"}], ["answers", "unknown column"]),
-        ([{"question": " ", "context": "a film", "answers": {"text": [], "answer_start": []}}], ["question", "row 1"]),
-        ([{"question": "q", "context": "a film", "answers": "film"}], ["answers", "mappings", "row 1"]),
-        (
-            [{"question": "q", "context": "a film", "answers": {"text": ["x"], "answer_start": [99]}}],
-            ["answers", "in no row"],
-        ),
-    ],
-    ids=["column", "empty", "shape", "elsewhere"],
-)
-def test_rows_that_are_none_end_the_command_with_one_error(
-    tmp_path: Path, rows: list[dict[str, Any]], wanted: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    from search.cli.main import main
-
-    tiny.bert(tmp_path / "model")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    config = command.write_config(
-        tmp_path / "config.yaml",
-        task="question-answering",
-        model={"name": "model"},
-        data={"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16, "doc_stride": 3},
-    )
-    capsys.readouterr()  # what saving the model said
-    assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and all(word in error for word in wanted), error
-
-
 def test_scores_of_rows_give_a_measurement() -> None:
     rows = encoded()
     found = quality.quality("squad_f1", rows.predictions("squad_f1", certain(rows)), rows.references, 0, 0, {})
