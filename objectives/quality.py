@@ -18,6 +18,7 @@ from objectives.measurement import Measurement, Objective
 from objectives.metric import Floats, Labels, Metric, Predictions
 from objectives.number_metrics import NUMBER_METRICS
 from objectives.set_metrics import SET_METRICS
+from objectives.text_metrics import TEXT_METRICS
 
 if TYPE_CHECKING:
     import evaluate
@@ -48,7 +49,7 @@ MEANS = (
         words="nDCG@10",
     ),
 )
-METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *MEANS)
+METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS, *MEANS)
 
 #: Its unit is that of the metric it is counted in.
 LOSS = Objective(

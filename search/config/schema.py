@@ -83,13 +83,14 @@ class ModelConfig:
 
     name: Name
     revision: Name = "main"
+    gguf_file: Name | None = None  # a file of that folder with a causal language model; it is dequantised first
     head: Literal["auto", "mean"] = "auto"  # auto: the model's own head if it has one, else mean-pooled
     problem_type: ProblemType | None = None  # of classification; `from_mapping` fills in what follows where it is None
 
 
 @dataclass(frozen=True, config=SECTION)
 class DataConfig:
-    """Rows of a task: files (csv, tsv, json, jsonl, parquet), or splits of the hub data set `name`."""
+    """Rows of a task: files (csv, tsv, json, jsonl, parquet; txt: one text), or splits of the hub data set `name`."""
 
     train: Name
     validation: Name | None = None  # None: cut from train
@@ -112,6 +113,7 @@ class DataConfig:
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split
+    scored_tokens: Count = 16384  # of causal-lm: most tokens of validation and of test, windows spread evenly
     encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
     delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab
 
@@ -265,6 +267,11 @@ class RunConfig:
             "seed": self.seed,
         }
 
+    @property
+    def _encoding(self) -> tuple[str, ...]:
+        # (The last for its task alone, so that studies of before can be resumed.)
+        return (*ENCODING, "scored_tokens") if self.task == "causal-lm" else ENCODING
+
     def study_parts(self, model: str, data: str) -> dict[str, Any]:
         """What all trials of one study share, given the digests of model folder and data.
 
@@ -274,7 +281,7 @@ class RunConfig:
         return {
             "format": FORMAT,
             "model": {"digest": model, "head": self.model.head},
-            "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}},
+            "data": {"digest": data, **{name: mapping["data"][name] for name in self._encoding}},
             **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
         }

@@ -32,12 +32,14 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, 
     from spaces import sensitivity
 
     encoded, _ = read_encoded(data / "train.npz")
-    rows = np.random.default_rng(0).permutation(len(encoded))[: calibration.ROWS]
+    longest = int(encoded.lengths.max())
+    rows = np.random.default_rng(0).permutation(len(encoded))[: task.most_rows(calibration.ROWS, longest)]
     batch = encoded.batch(rows)
     calibration.write(folder, {name: batch[name] for name in names})
-    few = rows[:SENSITIVITY_ROWS]
-    ordered = few[by_length(encoded.lengths[few], BATCH)]
-    fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, BATCH, ordered))
+    few = rows[: task.most_rows(SENSITIVITY_ROWS, longest)]
+    size = task.most_rows(BATCH, longest)
+    ordered = few[by_length(encoded.lengths[few], size)]
+    fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, size, ordered))
     try:
         sensitivity.write(folder, sensitivity.measure(model, fed, task.certainty))
     except Infeasible:

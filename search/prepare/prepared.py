@@ -83,7 +83,8 @@ class PreparedData:
         size = self.config.workload.batch
         if precision in INTEGER:
             return [int(rows.calls[i : i + size].sum()) for i in range(0, len(rows.calls), size)]
-        size, total = max(size, AT_ONCE), len(rows.encoded)
+        at_once = self.task.most_rows(AT_ONCE, self.config.data.max_length)
+        size, total = max(size, at_once), len(rows.encoded)
         return [min(size, total - i) for i in range(0, total, size)]
 
     def batches(self, rows: Rows, precision: str) -> list[Batch]:

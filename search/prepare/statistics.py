@@ -27,15 +27,16 @@ def make_statistics(
     The passes run on `device`; what is stored is on the CPU.
     """
     from spaces import build
-    from spaces.statistics import collect
+    from spaces.statistics import IMPORTANCE_ROWS, collect
 
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
     labels = torch.from_numpy(targets)
     task = task_of(config, targets)
-    rows, _ = rows_of(len(encoded), config.seed, STATISTICS_ROWS)
-    batches = epochs(encoded, input_names(teacher), 32, config.seed, rows)(0)
+    longest = config.data.max_length
+    rows, _ = rows_of(len(encoded), config.seed, task.most_rows(STATISTICS_ROWS, longest))
+    batches = epochs(encoded, input_names(teacher), task.most_rows(32, longest), config.seed, rows)(0)
     try:
         statistics = collect(
             model,
@@ -43,6 +44,7 @@ def make_statistics(
             task.loss,
             task.divergence,
             partial(progress, "statistics"),
+            task.most_rows(IMPORTANCE_ROWS, longest),
         )
     except Infeasible as reason:
         (folder / "unknown.txt").write_text(str(reason))

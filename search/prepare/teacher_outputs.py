@@ -11,6 +11,7 @@ import numpy as np
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
+from search.tasks import task_of
 from search.tasks.encoded import read_encoded, rows_of, trained_on
 from search.tasks.tokens import by_length
 from spaces.base import read_config
@@ -48,11 +49,12 @@ def make_outputs(
     starts[ordered] = np.concatenate([[0], np.cumsum(encoded.lengths[ordered])[:-1]])
     tokens = int(encoded.lengths[rows].sum())
     stored: dict[str, Any] = {}  # tensors
-    order = ordered[by_length(encoded.lengths[ordered], 32)]
+    at_once = task_of(config).most_rows(32, config.data.max_length)
+    order = ordered[by_length(encoded.lengths[ordered], at_once)]
     base = read_config(teacher)[0]
     with torch.inference_mode(), capturing(model) as activations:
-        for first in range(0, len(order), 32):
-            chosen = order[first : first + 32]
+        for first in range(0, len(order), at_once):
+            chosen = order[first : first + at_once]
             batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in base.inputs}
             out = model(**batch).cpu()
             assert activations.last is not None
@@ -66,7 +68,7 @@ def make_outputs(
                 stored["output"][torch.from_numpy(chosen)] = out
             by_token = {"hidden": states, **({"output": out} if base.per_token else {})}
             _store_tokens(stored, by_token, starts[chosen], encoded.lengths[chosen])
-            progress("teacher outputs", min(1.0, (first + 32) / len(order)))
+            progress("teacher outputs", min(1.0, (first + at_once) / len(order)))
     save_file({**stored, "starts": torch.from_numpy(starts)}, folder / "outputs.safetensors")
 
 

@@ -17,7 +17,7 @@ from spaces.heads import head_named
 from spaces.loading import reading
 
 #: What a model with a head of its own is called.
-KINDS = {"native": "classifier", "span": "question-answering model"}
+KINDS = {"native": "classifier", "span": "question-answering model", "causal": "causal language model"}
 
 
 def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:

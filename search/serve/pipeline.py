@@ -11,6 +11,7 @@ from search.serve.answerer import Answerer
 from search.serve.classifier import Classifier
 from search.serve.embedder import Embedder
 from search.serve.model import Model
+from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
@@ -23,6 +24,7 @@ MODELS: dict[str, type[Model]] = {
     "classification": Classifier,
     "question-answering": Answerer,
     "sentence-similarity": Embedder,
+    "causal-lm": Scorer,
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.tasks.causal_lm import CausalLM
 from search.tasks.classification import Classification
 from search.tasks.multi_label import MultiLabel
 from search.tasks.question_answering import QuestionAnswering
@@ -18,7 +19,7 @@ from search.tasks.task import ALONE, Rows, Split, Splits, Task
 if TYPE_CHECKING:
     from search.config.schema import RunConfig
 
-TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity())
+TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity(), CausalLM())
 #: Variants by model.problem_type; the first is the task itself.
 VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
 #: Variants where data.score names a column.

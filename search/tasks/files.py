@@ -163,6 +163,13 @@ def class_names(features: Mapping[str, Any], wanted: Sequence[str]) -> dict[str,
     return {name: tuple(names) for name, kind in kinds.items() if (names := getattr(kind, "names", None))}
 
 
+def _plain(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+    """One text: a row of the column "text"."""
+    text, note = decode(file.read_bytes(), options.encoding, at)
+    columns: dict[str, list[Any]] = {name: [text] for name in wanted if name == "text"}
+    return FileContent(("text",), 1, columns, notes=(note,) if note else ())
+
+
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 READERS: dict[str, Callable[[Path, Sequence[str], Options, str], FileContent]] = {
     ".csv": _delimited,
@@ -170,4 +177,5 @@ READERS: dict[str, Callable[[Path, Sequence[str], Options, str], FileContent]] =
     ".json": _json,
     ".jsonl": _json,
     ".parquet": _parquet,
+    ".txt": _plain,
 }

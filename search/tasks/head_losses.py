@@ -14,6 +14,10 @@ class HeadLosses:
     kind: str  # of `spaces.losses.LOSSES`
     generates = False
 
+    def most_rows(self, rows: int, max_length: int) -> int:
+        """As `search.tasks.task.Task.most_rows`: no fewer."""
+        return rows
+
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         from spaces.losses import LOSSES
 

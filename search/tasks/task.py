@@ -175,6 +175,10 @@ class Task(Protocol):
         """Why a model's own head cannot be used, as transformers describes it, or ""."""
         ...
 
+    def most_rows(self, rows: int, max_length: int) -> int:
+        """What stands for `rows` of a usual task where work or memory is bounded, with rows of `max_length` tokens."""
+        ...
+
     def paired(self, data: DataConfig) -> bool:
         """Whether rows are pairs of texts."""
         ...

@@ -1,0 +1,94 @@
+"""Weights in a GGUF file, dequantised once into a folder that transformers reads as any other."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from search.errors import UserError
+
+#: What transformers reads such a file with.
+NEEDED = ("gguf", "accelerate")
+INSTALL = 'pip install -e ".[language-models]"'
+
+
+def check_gguf(folder: Path, name: str, where: str) -> Path:
+    """The GGUF file `name` of `folder`. Raises UserError: no such file, or what reads it is not installed."""
+    file = folder / name
+    if Path(name).name != name or not file.is_file():
+        found = sorted(path.name for path in folder.glob("*.gguf")) if folder.is_dir() else []
+        hint = f"; it has {', '.join(found)}" if found else "; it has no *.gguf"
+        raise UserError(f"{where}: must be a file of {folder}, got {name}{hint}")
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise UserError(f"{where}: {file} is no GGUF file")
+    lacking = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    if lacking:
+        raise UserError(f"{where}: {name} needs the packages {' and '.join(lacking)}, not installed: {INSTALL}")
+    return file
+
+
+def dequantised(folder: Path, name: str, where: str) -> Path:
+    """A folder with the model and tokenizer of a GGUF file in float32, as `save_pretrained` writes them.
+
+    Made once, in the cache of the hub's library (`HF_HOME`), named by the file's content.
+
+    Raises:
+        UserError: as `check_gguf`; transformers cannot read the file.
+    """
+    from huggingface_hub import constants
+
+    file = check_gguf(folder, name, where)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    place = Path(constants.HF_HOME) / "dequantised"
+    made = place / f"{file.stem}-{digest}"
+    if made.is_dir():
+        return made
+    place.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place))
+    try:
+        _write(folder, name, scratch, where)
+        try:
+            os.rename(scratch, made)
+        except OSError:  # another process was first
+            if not made.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return made
+
+
+def _write(folder: Path, name: str, target: Path, where: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from spaces.loading import ModelError, reading
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with reading(f"{name} cannot be read"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, gguf_file=name, local_files_only=True, trust_remote_code=False
+            )
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+            )
+            # The weights are plain numbers now; with these left `save_pretrained` refuses.
+            model.hf_quantizer = None
+            model.is_quantized = False
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    except ModelError as error:
+        raise UserError(f"{where}: {error}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,55 @@
+"""A language model that says how likely it finds texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.serve.model import Model
+from search.tasks.causal_lm import WindowRows
+from search.tasks.documents import Documents
+from search.tasks.text_windows import text_windows
+
+
+class Scorer(Model):
+    """An exported causal language model."""
+
+    def __call__(self, texts: str | Sequence[str], batch_size: int | None = None) -> Any:
+        """{"perplexity", "log_likelihood", "tokens"} of each text; one mapping of a single text.
+
+        Args:
+            batch_size: windows run together; the batch size the model was measured with when not given.
+
+        Raises:
+            TypeError: something else than texts.
+            ValueError: a text of less than two tokens.
+        """
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        for text in rows:
+            if not isinstance(text, str):
+                raise TypeError(f"a text must be a string, got {text!r:.80}")
+        scores = [self._score(text, batch_size or self._batch) for text in rows]
+        return scores[0] if isinstance(texts, str) else scores
+
+    def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
+        return list(self([row if isinstance(row, str) else row["text"] for row in rows]))
+
+    def _score(self, text: str, size: int) -> dict[str, Any]:
+        data = self.record.config["data"]
+        with self._tokenizing:
+            part = Documents((text,), "the text", whole=False)
+            windows = (
+                WindowRows(text_windows(self._tokenizer, part, int(data["max_length"]), int(data["doc_stride"])))
+                if text
+                else None
+            )
+        if windows is None or not len(windows):
+            raise ValueError(f"a text must have at least two tokens, got {text!r:.80}")
+        total = 0.0
+        for chosen, output in self._outputs(windows.encoded, size):
+            for row, one in zip(chosen, output, strict=True):
+                start, end = int(windows.windows.first[row]), int(windows.encoded.lengths[row])
+                total += float(one[start:end].sum())
+        tokens = int(windows.windows.counts.sum())
+        return {"perplexity": math.exp(-total / tokens), "log_likelihood": total, "tokens": tokens}

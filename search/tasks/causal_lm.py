@@ -1,0 +1,133 @@
+"""Causal language models: how likely a model finds texts.
+
+Rows are windows of documents (`search.tasks.text_windows`), scored by the mean log-likelihood of their tokens; the
+metric is the perplexity of all tokens together. The constant guess gives every token its frequency in the scored rows:
+the best distribution that is the same everywhere. A data set of many tokens is nearer to it than to the vocabulary's
+size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import Where
+from search.tasks.documents import Documents, read_documents
+from search.tasks.head_losses import HeadLosses
+from search.tasks.task import ALONE, ConstantGuess, Splits
+from search.tasks.text_windows import TextWindows, text_windows
+from search.tasks.tokens import Encoded
+
+if TYPE_CHECKING:
+    from search.config.schema import DataConfig, ModelConfig
+    from search.tasks.heads import Head
+
+#: What a row counts for where a number of rows is bounded, in tokens: logits over a vocabulary are large.
+TOKENS_A_ROW = 8
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """`Rows` of windows; outputs are log-likelihoods (tokens,)."""
+
+    windows: TextWindows
+
+    classes = 0
+
+    @property
+    def encoded(self) -> Encoded:
+        return self.windows.encoded
+
+    @property
+    def references(self) -> np.ndarray:
+        """(N,) float64: how many tokens of each window are scored, the weight of its mean."""
+        return self.windows.counts.astype(np.float64)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def calls(self) -> np.ndarray:
+        return self.encoded.one_each
+
+    def write(self, folder: Path, name: str) -> None:
+        self.windows.write(folder, name)
+
+    def chosen(self, rows: np.ndarray) -> WindowRows:
+        return WindowRows(self.windows.chosen(rows))
+
+    def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
+        """The mean log-likelihood of each window's scored tokens: (N,) float64, in nats."""
+        return self._means(output.astype(np.float64))
+
+    def constant_guess(self, metric: str) -> ConstantGuess:
+        tokens = np.concatenate(self.encoded.columns["input_ids"])
+        _, place, counts = np.unique(tokens[self._scored()], return_inverse=True, return_counts=True)
+        likelihoods = np.zeros(len(tokens))
+        likelihoods[self._scored()] = np.log(counts / counts.sum())[place]
+        return ConstantGuess(self._means(likelihoods), "where every token is guessed by its frequency in these rows")
+
+    def problem(self) -> str:
+        return "" if len(self) > 1 else f"must have two windows or more, got {len(self)}"
+
+    def details(self, predictions: np.ndarray) -> dict[str, Any]:
+        """Bits per byte, by which models of different tokenizers compare, and what was scored."""
+        counts, size = self.windows.counts, int(self.windows.bytes.sum())
+        bits = -float((predictions * counts).sum()) / math.log(2)
+        return {"bits_per_byte": bits / max(1, size), "tokens": int(counts.sum()), "bytes": size}
+
+    def _scored(self) -> np.ndarray:
+        """(tokens,) whether a token is scored."""
+        starts = np.cumsum(self.encoded.lengths) - self.encoded.lengths
+        place = np.arange(int(self.encoded.lengths.sum())) - np.repeat(starts, self.encoded.lengths)
+        scored: np.ndarray = place >= np.repeat(self.windows.first, self.encoded.lengths)
+        return scored
+
+    def _means(self, likelihoods: np.ndarray) -> np.ndarray:
+        starts = np.cumsum(self.encoded.lengths) - self.encoded.lengths
+        sums = np.add.reduceat(np.where(self._scored(), likelihoods, 0.0), starts)
+        means: np.ndarray = sums / self.windows.counts
+        return means
+
+
+class CausalLM(HeadLosses):
+    """Texts continued token by token. Models give "log_likelihood" (B, L)."""
+
+    kind = "likelihoods"
+    name = "causal-lm"
+    metrics: tuple[str, ...] = ("perplexity",)
+    own_head = "causal"
+    outputs: int | None = 0
+    supervised = True
+    labelled = False
+    generates = True
+    call = ALONE
+    pipeline = "text-generation"
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        return "causal"
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        return ""
+
+    def paired(self, data: DataConfig) -> bool:
+        return False
+
+    def most_rows(self, rows: int, max_length: int) -> int:
+        return max(1, rows * TOKENS_A_ROW // max_length)
+
+    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+        (train, validation, test), notes = read_documents(data, where)
+        return Splits(train, validation, test, notes=notes)
+
+    def encode(
+        self, tokenizer: Any, part: Documents, data: DataConfig, labels: tuple[str, ...], where: Where = str
+    ) -> WindowRows:
+        return WindowRows(text_windows(tokenizer, part, data.max_length, data.doc_stride, where))
+
+    def read(self, folder: Path, name: str) -> WindowRows:
+        return WindowRows(TextWindows.read(folder, name))

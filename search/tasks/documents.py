@@ -1,0 +1,86 @@
+"""Plain texts for language models: documents, checked one by one and cut into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.errors import UserError, Where, show
+from search.tasks import cells
+from search.tasks.rows import SPLITS, cuts, lowest, places
+from search.tasks.tables import read_table
+
+if TYPE_CHECKING:
+    from search.config.schema import DataConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts of one split, in the order of the file."""
+
+    texts: tuple[str, ...]
+    origin: str  # the file or hub split, for messages
+    scored_tokens: int | None = None  # most tokens that are scored, spread over the texts; None: all
+    whole: bool = True  # False: some texts of a split
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the content: equal for equal texts in equal order."""
+        total = hashlib.sha256()
+        for text in self.texts:
+            total.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        return total.hexdigest()[:16]
+
+    def rows(self, chosen: np.ndarray) -> Documents:
+        return Documents(tuple(self.texts[i] for i in chosen), self.origin, self.scored_tokens, whole=False)
+
+    def shown(self, row: int) -> str:
+        return f"the text {show(self.texts[row])}"
+
+
+def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Documents, Documents], tuple[str, ...]]:
+    """((train, validation, test), what was done to the data).
+
+    Splits that are missing are cut from train by hash of the text.
+
+    Raises:
+        UserError: see `read_table`; a text that is missing or blank, too few of them.
+    """
+    tables = {split: read_table(data, split, where, ("text",)) for split in data.splits}
+    notes = [note for table in tables.values() for note in table.notes]
+    texts = {name: cells.filled(table, data.text, where("data.text"), notes) for name, table in tables.items()}
+    train, origin = texts["train"], tables["train"].origin
+    chosen = cuts(places(train), tuple(texts), "text", origin, where, notes)
+    parts = {split: tuple(train[i] for i in chosen[split]) if split in chosen else texts[split] for split in SPLITS}
+    if not parts["train"]:
+        raise UserError(f"{where('data.train')}: all {len(train)} rows of {origin} were cut from it; give more texts")
+    if data.limit is not None:
+        parts = {split: tuple(part[i] for i in lowest(places(part), data.limit)) for split, part in parts.items()}
+    for split in ("validation", "test"):
+        shared = len(set(parts[split]) & set(parts["train"]))
+        if shared:
+            notes.append(
+                f"{shared} of {len(parts[split])} {split} texts are in train too: its figures will be too good"
+            )
+    notes.append(f"at most {data.scored_tokens:,} tokens of validation and of test are scored (data.scored_tokens)")
+    for note in notes:
+        log.info(note)
+    made = {
+        split: Documents(
+            parts[split],
+            tables[split].origin if split in tables else f"the {split} texts cut from {origin}",
+            None if split == "train" else data.scored_tokens,
+        )
+        for split in SPLITS
+    }
+    return (made["train"], made["validation"], made["test"]), tuple(notes)

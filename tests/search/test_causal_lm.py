@@ -1,0 +1,251 @@
+"""The task causal-lm: windows, scores, and a search from its data to language models."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pytest
+import tiny
+
+import search
+from objectives.quality import loss_against, quality
+from search.config.schema import DataConfig
+from search.errors import UserError
+from search.tasks.causal_lm import CausalLM, WindowRows
+from search.tasks.documents import Documents
+from search.tasks.text_windows import spans, spread
+
+TASK = CausalLM()
+DATA = DataConfig(train="unused", max_length=12, doc_stride=4)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+def texts(count: int, seed: int) -> list[dict[str, str]]:
+    """Rows {"text"} in which a word decides the next: two cycles of words, one to a text."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        cycle = tiny.POSITIVE if rng.integers(2) else tiny.NEGATIVE
+        start = int(rng.integers(len(cycle)))
+        rows.append({"text": " ".join(cycle[(start + i) % len(cycle)] for i in range(int(rng.integers(8, 40))))})
+    return rows
+
+
+def llama(folder: Path, **sizes: Any) -> Path:
+    """A random Llama of 2 layers with tied tables, and the word tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = {"vocab_size": len(tiny.WORDS), "tie_word_embeddings": True, **special, **SIZES, **sizes}
+        LlamaForCausalLM(LlamaConfig(**made)).save_pretrained(folder)
+    tiny.word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def rows_of(count: int = 6, scored_tokens: int | None = None) -> WindowRows:
+    part = Documents(tuple(row["text"] for row in texts(count, 0)), "rows", scored_tokens)
+    made: WindowRows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
+    return made
+
+
+@pytest.mark.parametrize(("tokens", "limit", "overlap"), [(1, 8, 2), (2, 8, 2), (8, 8, 2), (9, 8, 2), (50, 8, 7)])
+def test_every_token_but_the_first_is_scored_once_with_its_context(tokens: int, limit: int, overlap: int) -> None:
+    found = spans(tokens, limit, overlap)
+    scored = [token for _, first, end in found for token in range(first, end)]
+    assert scored == list(range(1, tokens))
+    assert all(end - begin <= limit and first - begin >= min(first, overlap) for begin, first, end in found)
+
+
+def test_windows_are_spread_within_the_tokens_that_are_scored() -> None:
+    counts = np.array([3, 8, 8, 8, 2] * 20)
+    rows = spread(counts, 100)
+    assert 80 < counts[rows].sum() <= 100 and rows[0] == 0 and rows[-1] == 99 and np.diff(rows).max() < 10
+    assert spread(counts, 10**6).tolist() == list(range(100))
+    assert len(spread(counts, 1)) == 2
+
+
+def test_rows_are_read_as_they_were_written_and_chosen(tmp_path: Path) -> None:
+    rows = rows_of()
+    rows.write(tmp_path, "train")
+    again = TASK.read(tmp_path, "train")
+    assert again.references.tolist() == rows.references.tolist()
+    assert again.windows.bytes.tolist() == rows.windows.bytes.tolist()
+    some = rows.chosen(np.array([0, 3]))
+    assert some.references.tolist() == rows.references[[0, 3]].tolist()
+
+
+def test_bytes_and_tokens_of_windows_are_those_of_the_texts() -> None:
+    part = Documents(("bright ämber film " * 9, "a film"), "rows")
+    rows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
+    lengths = [len(tiny.word_tokenizer()(text)["input_ids"]) for text in part.texts]
+    assert rows.references.sum() == sum(lengths) - 2
+    # (Blanks at the end belong to no token. The first token is the tokenizer's own.)
+    assert rows.windows.bytes.sum() == sum(len(text.rstrip().encode()) for text in part.texts)
+
+
+def test_perplexity_is_a_ratio_of_sums_and_its_loss_a_share() -> None:
+    rows = rows_of()
+    output = -np.random.default_rng(0).uniform(0.5, 3, int(rows.encoded.lengths.sum())).astype(np.float32)
+    scores = rows.predictions("perplexity", output)
+    found = quality("perplexity", scores, rows.references, 0, 0, {})
+    wanted = math.exp(-(scores * rows.references).sum() / rows.references.sum())
+    assert found.value == pytest.approx(wanted) and found.interval[0] < wanted < found.interval[1]
+    lost = loss_against("perplexity", scores - 0.1, scores, rows.references, 0, 0)
+    assert lost.value == pytest.approx(100 * (math.exp(0.1) - 1))
+    assert lost.interval == pytest.approx((lost.value, lost.value)), "what both share does not widen it"
+    details = rows.details(scores)
+    assert details["bits_per_byte"] * rows.windows.bytes.sum() == pytest.approx(
+        math.log2(wanted) * rows.references.sum()
+    )
+
+
+def test_the_constant_guess_is_the_best_distribution_that_is_the_same_everywhere() -> None:
+    rows = rows_of(30)
+    guess = rows.constant_guess("perplexity")
+    assert "frequency" in guess.text
+    perplexity = quality("perplexity", guess.predictions, rows.references, 0, 0, {}).value
+    assert 6 < perplexity < 14, "twelve words and an end"
+
+
+def test_windows_without_room_or_without_enough_text_are_refused() -> None:
+    part = Documents(("a film",), "rows.csv")
+    with pytest.raises(UserError, match=r"data.max_length: must be at most the 4 tokens of rows.csv, got 12"):
+        TASK.encode(tiny.word_tokenizer(), part, DATA, ())
+    with pytest.raises(UserError, match=r"data.doc_stride: must be less than the 12 tokens of a window, got 12"):
+        TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=12, doc_stride=12), ())
+
+
+# --- a search --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search over a tiny Llama that is trained first."""
+    folder = tmp_path_factory.mktemp("language")
+    llama(folder / "model")
+    for seed, (name, count) in enumerate((("train", 240), ("validation", 40), ("test", 40))):
+        lines = [json.dumps(row) for row in texts(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
+    config = command.write_config(
+        folder / "config.yaml",
+        study="found",
+        task="causal-lm",
+        model={"name": "model"},
+        data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400},
+        teacher={"epochs": 3, "learning_rate": 5e-3},
+        workload={"prompt": 16, "new_tokens": 4},
+        space={"bits": {"precision": "fp32"}},
+    )
+    command.search("run", config, cwd=folder).succeeded()
+    return folder
+
+
+def members(folder: Path) -> dict[int, Path]:
+    return {int(path.name): path for path in (folder / "mlruns" / "exports" / "found" / "models").iterdir()}
+
+
+def test_a_search_ends_with_models_whose_perplexity_is_that_of_their_records(searched: Path) -> None:
+    from safetensors.torch import load_file
+
+    for path in members(searched).values():
+        model = search.load(path)
+        recorded = model.record.measurements["perplexity"]
+        assert 1 < recorded.value < 6 and recorded.better == "lower"
+        scores = model([row["text"] for row in texts(40, 1)])
+        tokens = sum(score["tokens"] for score in scores)
+        perplexity = math.exp(-sum(score["log_likelihood"] for score in scores) / tokens)
+        assert perplexity == pytest.approx(recorded.value, rel=0.25), "the record's is of a part of the tokens"
+        tables = [name for name, tensor in load_file(path / "model.safetensors").items() if len(tensor) == 31]
+        assert len(tables) == 1, "tied tables are saved once"
+
+
+def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    model = search.load(next(iter(members(searched).values())))
+    tokenizer = AutoTokenizer.from_pretrained(searched / "model")
+    text = texts(1, 7)[0]["text"]
+    ids = tokenizer(text)["input_ids"]
+    total, last = 0.0, 1
+    for begin in range(0, len(ids), 16 - 4):  # the loop of transformers' guide
+        end = min(begin + 16, len(ids))
+        batch = {"input_ids": np.array([ids[begin:end]]), "attention_mask": np.ones((1, end - begin), dtype=np.int64)}
+        total += float(torch.from_numpy(model.output(batch))[0, last - begin :].sum())
+        last = end
+        if end == len(ids):
+            break
+    assert model(text)["log_likelihood"] == pytest.approx(total, rel=1e-4)
+
+
+def test_an_exported_language_model_does_what_its_record_says(searched: Path) -> None:
+    shown = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
+    assert "perplexity on the validation split" in shown and "gives the outputs that its record says" in shown
+
+
+# --- what is refused -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"model": {"name": "model", "head": "mean"}}, "model.head: must be auto for causal-lm"),
+        ({"metric": "accuracy"}, 'unknown metric "accuracy"'),
+        ({"data": {"text": "words"}}, 'unknown column "words"'),
+        ({"data": {"train": "blank.jsonl"}}, 'column "text"'),
+        ({"data": {"max_length": 60, "train": "short.txt", "validation": "few.txt", "test": "few2.txt"}}, "few.txt"),
+        ({"model": {"name": "encoder"}}, "encoder"),
+        ({"model": {"name": "narrow"}}, "token embeddings"),
+        ({"model": {"name": "model", "gguf_file": "weights.gguf"}}, "model.gguf_file: must be a file of"),
+        ({"model": {"name": "model", "gguf_file": "broken.gguf"}}, "is no GGUF file"),
+    ],
+    ids=["head", "metric", "column", "blank", "short", "encoder", "vocabulary", "gguf", "broken"],
+)
+def test_what_cannot_be_used_is_one_clear_error(
+    tmp_path: Path, changes: dict[str, Any], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search.cli.main import main
+
+    llama(tmp_path / "model")
+    llama(tmp_path / "narrow", vocab_size=20)
+    tiny.bert(tmp_path / "encoder")
+    (tmp_path / "model" / "broken.gguf").write_bytes(b"nothing")
+    lines = [json.dumps(row) for row in texts(60, 0)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "blank.jsonl").write_text("\n".join([*lines, '{"text": " "}']) + "\n", encoding="utf-8")
+    (tmp_path / "short.txt").write_text("a film " * 80, encoding="utf-8")
+    for name in ("few.txt", "few2.txt"):
+        (tmp_path / name).write_text("the film", encoding="utf-8")
+    data = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16, "doc_stride": 4}
+    settings: dict[str, Any] = {
+        "task": "causal-lm",
+        "model": {"name": "model"},
+        "teacher": {"epochs": 0},
+        "workload": {"prompt": 16, "new_tokens": 4},
+        **changes,
+        "data": {**data, **changes.get("data", {})},
+    }
+    config = command.write_config(tmp_path / "config.yaml", **settings)
+    capsys.readouterr()  # what saving the models said
+    assert main(["run" if "few" in wanted else "plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and wanted in error, error
+
+
+def test_a_gguf_file_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search.config import gguf
+
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"gguf and accelerate, not installed: pip install .*language-models"):
+        gguf.check_gguf(tmp_path, "weights.gguf", "model.gguf_file")
