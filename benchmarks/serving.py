@@ -173,7 +173,8 @@ def main() -> int:
     cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]
     print(
         f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
-        f"objective {arguments.slo_ms:g} ms; trace {arguments.trace.name if arguments.trace else 'made up'}; {seeds} seeds",
+        f"objective {arguments.slo_ms:g} ms; {seeds} seeds; "
+        f"trace {arguments.trace.name if arguments.trace else 'made up'}, {REQUESTS} requests of it a seed",
         flush=True,
     )
     jobs = [(case, seed) for case in cases for seed in range(seeds)]

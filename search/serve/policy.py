@@ -76,7 +76,6 @@ class State:
 
     number: int | None = None  # the variant that serves
     price: float = 0.0  # points of quality that a second of work has to give
-    since_s: float | None = None  # for policies that wait
 
 
 class Policy(Protocol):

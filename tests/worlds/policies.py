@@ -8,6 +8,13 @@ from search.serve.policy import Backlog, Choice, State
 from search.serve.variants import ServiceTimes, Variant
 
 
+@dataclass(frozen=True, slots=True)
+class Held(State):
+    """Since when few enough requests have waited for a more accurate variant."""
+
+    since_s: float | None = None
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Queue-depth thresholds (Compass, arXiv 2603.20821).
@@ -35,11 +42,11 @@ class Thresholds:
         while at and waiting > self.threshold(variants[at], backlog, times):
             at -= 1
         if at + 1 < len(variants) and waiting <= self.back * self.threshold(variants[at + 1], backlog, times):
-            calm = now_s if state.since_s is None else state.since_s
+            calm = (state.since_s if isinstance(state, Held) else None) or now_s
             if now_s - calm >= self.hold_s:
                 at, calm = at + 1, now_s
         choice = Choice(variants[at], backlog.largest_fit(times, variants[at]) or 1, f"{waiting} requests wait")
-        return choice, State(variants[at].number, calm)
+        return choice, Held(variants[at].number, since_s=calm)
 
     def fastest(self, variants: tuple[Variant, ...]) -> Variant:
         return variants[0]
