@@ -155,23 +155,25 @@ class Batcher:
 
     def drain_s(self, now_s: float) -> float:
         """Expected time in which everything that runs and waits is served. Raises UnavailableError."""
-        fastest = self.controller.fastest(now_s)
+        return self._drain_s(self._backlog(0, now_s), self.controller.fastest(now_s), now_s)
+
+    def _drain_s(self, backlog: Backlog, fastest: Variant, now_s: float) -> float:
         left = sum(max(batch.done_s - now_s, 0.0) for batch in self._running) / self.workers
-        return left + self._backlog(0, now_s).drain_s(self.controller.times, lambda length: fastest)
+        return left + backlog.drain_s(self.controller.times, lambda length: fastest)
 
     def _refusal(self, request: Request, now_s: float) -> Refusal | None:
         try:
-            drain, fastest = self.drain_s(now_s), self.controller.fastest(now_s)
+            fastest = self.controller.fastest(now_s)
         except UnavailableError as reason:
             return Refusal("unavailable", reason.retry_after_s)
+        backlog = self._backlog(0, now_s)
+        drain = self._drain_s(backlog, fastest, now_s)
         if self.waiting >= self.limits.max_queue:
             return Refusal("queue full", drain / 2)
-        padded = self.limits.padded(request.length)
-        full = self._backlog(padded, now_s).batch_limit(self.controller.times, fastest, padded)
-        company = min(len(self._buckets[padded]) + 1, full)
-        own = self.controller.times.safe_s(fastest, company, padded)
-        over = now_s + drain + own - request.deadline_s
-        # A request that asks for less time than one call takes is refused on an empty queue, too.
+        padded, times = self.limits.padded(request.length), self.controller.times
+        # It travels with rows that wait before it. With room for a call on one row only, a full queue would be late.
+        company = min(len(self._buckets[padded]) + 1, backlog.batch_limit(times, fastest, padded))
+        over = now_s + drain + times.safe_s(fastest, company, padded) - request.deadline_s
         return Refusal("over capacity", over) if over > 0 else None
 
     def _drop_hopeless(self, now_s: float) -> None:
