@@ -95,19 +95,15 @@ class OnnxProgram:
         places = np.arange(longest)
         moved = np.minimum(places + (padded - lengths)[:, None], padded - 1)
         cache = StaticCache(self._decoder, self.capacity, lengths, padded)
-        self._run(
-            self._bound(
-                cache,
-                {
-                    "input_ids": np.take_along_axis(input_ids, moved, 1).astype(np.int64),
-                    "lengths": (lengths - 1).astype(np.int32),
-                    "total": np.array(longest, np.int32),
-                    "rows": np.arange(rows) * longest + lengths - 1,
-                    "targets": np.zeros((rows, 1), np.int64),
-                    "positions": np.repeat(places[None], rows, 0),
-                },
-            )
-        )
+        fed = {
+            "input_ids": np.take_along_axis(input_ids, moved, 1).astype(np.int64),
+            "lengths": (lengths - 1).astype(np.int32),
+            "total": np.array(longest, np.int32),
+            "rows": np.arange(rows) * longest + lengths - 1,
+            "targets": np.zeros((rows, 1), np.int64),
+            "positions": np.repeat(places[None], rows, 0),
+        }
+        self._run(self._bound(cache, fed))  # reads the memory of `fed`, which is held until here
         return cache.logits.copy(), cache
 
     def decode(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
@@ -143,6 +139,7 @@ class OnnxProgram:
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:
+    assert array.flags.c_contiguous, name
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 

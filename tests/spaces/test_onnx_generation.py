@@ -288,6 +288,22 @@ def test_a_full_cache_is_an_error_and_no_step(opened: Callable[[str], Opened]) -
         program.prefill(*prompts(11))
 
 
+def test_the_memory_of_a_prompt_is_held_while_it_is_read(
+    opened: Callable[[str], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session reads it by its address, so whatever takes that memory first would be read instead."""
+    program, (ids, mask) = opened("llama").program(capacity=128, precision="fp32"), prompts(100)
+    expected, run = program.prefill(ids, mask)[0], OnnxProgram._run
+
+    def run_after_others(self: OnnxProgram, binding: Any) -> None:
+        others = [np.full(shape, 3, kind) for shape in ((1, 100), (1,), (1, 1)) for kind in (np.int64, np.int32)] * 20
+        run(self, binding)
+        assert len(others) == 120
+
+    monkeypatch.setattr(OnnxProgram, "_run", run_after_others)
+    np.testing.assert_array_equal(program.prefill(ids, mask)[0], expected)
+
+
 def test_a_table_of_positions_bounds_the_cache(opened: Callable[[str], Opened]) -> None:
     program = opened("gpt2").program(capacity=4096, precision="fp32")
     with pytest.raises(CacheFullError, match="128 tokens, got 129"):
