@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from search.config.schema import DataConfig
 from search.errors import UserError
@@ -106,3 +107,26 @@ def test_rows_say_what_they_are() -> None:
 def test_a_head_of_one_number_is_wanted(problem: str | None, outputs: int, message: str) -> None:
     found = Regression().unusable(problem, outputs)
     assert bool(found) == bool(message) and re.search(message, found)
+
+
+def test_losses_of_numbers_do_not_depend_on_their_unit() -> None:
+    """Grams on numbers of a thousandth the scale are kilograms: what is trained towards is the same."""
+    draw = np.random.default_rng(0)
+    values = draw.normal(5.0, 2.0, 50)
+    output, other = (torch.tensor(draw.normal(5.0, 2.0, (50, 1))) for _ in range(2))
+    targets, mask = torch.tensor(values), torch.ones(50, 4)
+    found = []
+    for unit in (1.0, 1000.0):
+        task = Regression().fitted(values * unit)
+        assert (task.mean, task.scale) == pytest.approx((values.mean() * unit, values.std() * unit))
+        found.append(
+            [
+                task.loss(output * unit, targets * unit, mask),
+                task.soft_loss(output * unit, other * unit, mask, 2.0),
+                task.divergence(output * unit, other * unit, mask),
+                task.certainty(output * unit, mask),
+            ]
+        )
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+    error = (output[:, 0] - targets) / values.std()
+    torch.testing.assert_close(found[0][0], error.square().mean(), check_dtype=False)
