@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from search.deliver.best_config import BestConfig
 from search.tasks.tokens import Encoded, by_length, load_tokenizer
+from spaces import build
 from spaces.base import read_config
+from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 
 
@@ -25,6 +28,12 @@ class Model:
         #: Truncation and padding are state of a fast tokenizer: two threads that set them fail ("Already borrowed").
         self._tokenizing = threading.Lock()
         self._base = read_config(folder)[0]
+
+    @classmethod
+    def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
+        """The model of `folder` under the runtime of its record. Raises Infeasible where that cannot run here."""
+        name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
+        return cls(folder, record, build.open_predict(folder, name, precision, context), context)
 
     def output(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The head's raw output (B, ...) for token ids: input_ids and attention_mask, (B, L) int64 each."""
@@ -49,3 +58,18 @@ class Model:
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             yield chosen, self.output(encoded.batch(chosen))
+
+
+class Unopened:
+    """A model that is opened when it is first asked: one that generates text holds its weights for that already."""
+
+    def __init__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        self._open = functools.partial(build.open_predict, folder, runtime, plan, context)
+        self._alone = threading.Lock()
+        self._predict: Predict | None = None
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with self._alone:
+            if self._predict is None:
+                self._predict = self._open()
+        return self._predict(batch)

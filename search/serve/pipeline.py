@@ -10,9 +10,8 @@ from search.errors import UserError
 from search.serve.answerer import Answerer
 from search.serve.classifier import Classifier
 from search.serve.embedder import Embedder
+from search.serve.generator import Generator
 from search.serve.model import Model
-from search.serve.scorer import Scorer
-from spaces import build
 from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
@@ -24,7 +23,7 @@ MODELS: dict[str, type[Model]] = {
     "classification": Classifier,
     "question-answering": Answerer,
     "sentence-similarity": Embedder,
-    "causal-lm": Scorer,
+    "causal-lm": Generator,
 }
 
 
@@ -45,8 +44,7 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     context = Context(device=_device(record, device), threads=0)
     try:
         read_config(where)
-        predict = build.open_predict(where, record.recipe.runtime.name, build.precision_of(record.recipe), context)
-        return MODELS[record.recipe.task](where, record, predict, context)
+        return MODELS[record.recipe.task].opened(where, record, context)
     except ModelError as error:
         raise UserError(str(error)) from None
     except Infeasible as reason:

@@ -13,9 +13,9 @@ from search.tasks.text_windows import text_windows
 
 
 class Scorer(Model):
-    """An exported causal language model."""
+    """An exported causal language model, asked how likely it finds texts."""
 
-    def __call__(self, texts: str | Sequence[str], batch_size: int | None = None) -> Any:
+    def score(self, texts: str | Sequence[str], batch_size: int | None = None) -> Any:
         """{"perplexity", "log_likelihood", "tokens"} of each text; one mapping of a single text.
 
         Args:
@@ -33,7 +33,7 @@ class Scorer(Model):
         return scores[0] if isinstance(texts, str) else scores
 
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
-        return list(self([row if isinstance(row, str) else row["text"] for row in rows]))
+        return list(self.score([row if isinstance(row, str) else row["text"] for row in rows]))
 
     def _score(self, text: str, size: int) -> dict[str, Any]:
         data = self.record.config["data"]

@@ -161,7 +161,7 @@ def test_a_search_ends_with_models_whose_perplexity_is_that_of_their_records(sea
         model = search.load(path)
         recorded = model.record.measurements["perplexity"]
         assert 1 < recorded.value < 6 and recorded.better == "lower"
-        scores = model([row["text"] for row in texts(40, 1)])
+        scores = model.score([row["text"] for row in texts(40, 1)])
         tokens = sum(score["tokens"] for score in scores)
         perplexity = math.exp(-sum(score["log_likelihood"] for score in scores) / tokens)
         assert perplexity == pytest.approx(recorded.value, rel=0.25), "the record's is of a part of the tokens"
@@ -185,7 +185,7 @@ def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
         last = end
         if end == len(ids):
             break
-    assert model(text)["log_likelihood"] == pytest.approx(total, rel=1e-4)
+    assert model.score(text)["log_likelihood"] == pytest.approx(total, rel=1e-4)
 
 
 def test_an_exported_language_model_does_what_its_record_says(searched: Path) -> None:

@@ -1,0 +1,193 @@
+"""A text generator: what it takes and returns is what transformers' text-generation pipeline does."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from search.deliver.best_config import BestConfig
+from search.serve.answer_text import AnswerText
+from search.serve.model import Unopened
+from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
+from search.serve.scorer import Scorer
+from spaces import build, registry
+from spaces.base import read_config
+from spaces.generation.program import CacheSettings, GeneratingRuntime, Program, open_program
+from spaces.generation.sampling import Sampler
+from spaces.runtime import Context, Predict
+
+CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an answer is chosen and where it ends."""
+
+    max_new_tokens: int
+    temperature: float  # 0: always the most likely token
+    top_p: float
+    seed: int | None
+    stop: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _whole("max_new_tokens", self.max_new_tokens, 1)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0)
+        if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
+            raise ValueError(f"temperature must be a finite number of 0 or more, got {self.temperature!r}")
+        if not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        for one in self.stop:
+            if not isinstance(one, str) or not one:
+                raise ValueError(f"stop must be a string or several, none of them empty, got {one!r}")
+
+
+class Generator(Scorer):
+    """An exported causal language model. Threads may share it; where the cache is of a fixed size they take turns.
+
+    `score` says how likely it finds texts.
+    """
+
+    def __init__(
+        self, folder: Path, record: BestConfig, predict: Predict, context: Context, program: Program, limit: int
+    ) -> None:
+        """`limit`: tokens that prompt and answer may have together."""
+        super().__init__(folder, record, predict, context)
+        self._program, self._limit = program, limit
+        self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
+        self._turn: Any = threading.Lock()
+
+    @classmethod
+    def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
+        name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
+        runtime = registry.runtime_named(name)
+        kinds = runtime.cache_kinds(context) if isinstance(runtime, GeneratingRuntime) else ()
+        kind = kinds[0] if kinds else CacheSettings().kind
+        limit = context_of(read_config(folder)[0].config)
+        if kind not in ("dynamic", "sliding"):
+            limit = min(limit, CAPACITY)
+        settings = CacheSettings(kind=kind, capacity=limit)
+        program = open_program(folder, name, precision, settings, context)
+        made = cls(folder, record, Unopened(folder, name, precision, context), context, program, limit)
+        if kind == "dynamic":
+            made._turn = nullcontext()
+        return made
+
+    def __call__(
+        self,
+        prompts: str | Chat | Sequence[str] | Sequence[Chat],
+        batch_size: int | None = None,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        return_full_text: bool = True,
+    ) -> Any:
+        """[{"generated_text": ...}]: the prompt and its answer, or a chat with the answer as one more message.
+
+        A list of prompts or chats gives a list of such lists. An answer ends at an end token of the model, before a
+        stop string, after `max_new_tokens`, or where the model's context does.
+
+        Args:
+            batch_size: prompts run together; the batch size the model was measured with when not given.
+            temperature: 0 takes the most likely token each time, as do_sample=False does.
+            top_p: tokens are drawn from the most likely ones that together have this probability.
+            seed: the same seed draws the same answer to the prompt of the same number.
+            return_full_text: False leaves the prompt out.
+
+        Raises:
+            TypeError: something else than prompts.
+            ValueError: an empty prompt, one beyond the context, a chat without a chat template, or a wrong option.
+        """
+        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        single = isinstance(prompts, str) or is_chat(prompts)
+        read = [self._prompt(one) for one in ([prompts] if single else prompts)]
+        size = batch_size or self._batch
+        replies: list[Any] = []
+        for start in range(0, len(read), size):
+            chosen = read[start : start + size]
+            pieces = list(self._pieces(chosen, options, start))
+            answers = ["".join(row) for row in zip(*pieces, strict=True)]
+            pairs = zip(chosen, answers, strict=True)
+            replies += [[{"generated_text": prompt.reply(text, return_full_text)}] for prompt, text in pairs]
+        return replies[0] if single else replies
+
+    def stream(
+        self,
+        prompt: str | Chat,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Iterator[str]:
+        """The answer in pieces as they come; together they are what a call gives. Options and errors as for a call."""
+        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
+
+    def _prompt(self, given: Any) -> Prompt:
+        with self._tokenizing:
+            return prompt_of(given, self._tokenizer, self.folder, self._limit)
+
+    def _pieces(self, prompts: Sequence[Prompt], options: Options, first: int) -> Iterator[list[str]]:
+        """A piece of each answer at each step; `first` is the number of the first prompt."""
+        lengths = np.array([len(prompt.ids) for prompt in prompts])
+        longest = int(lengths.max())
+        mask = (np.arange(longest)[None, ::-1] < lengths[:, None]).astype(np.int64)
+        ids = np.full(mask.shape, self._tokenizer.pad_token_id, dtype=np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[longest - len(prompt.ids) :] = prompt.ids
+        numbers = range(first, first + len(prompts))
+        seeds = [None if options.seed is None else (options.seed, number) for number in numbers]
+        choose = Sampler(options.temperature, options.top_p, seeds)
+        texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
+        steps = min(options.max_new_tokens, self._limit - longest)
+        with self._turn:
+            logits, cache = self._program.prefill(ids, mask)
+            for step in range(steps):
+                tokens = choose(logits)
+                with self._tokenizing:
+                    pieces = [text.add(int(token)) for text, token in zip(texts, tokens, strict=True)]
+                yield pieces
+                if all(text.done for text in texts):
+                    return
+                if step + 1 < steps:
+                    logits = self._program.decode(tokens, cache)
+        yield [text.finish() for text in texts]
+
+
+def _options(
+    max_new_tokens: int, temperature: float, top_p: float, seed: int | None, stop: str | Sequence[str]
+) -> Options:
+    return Options(max_new_tokens, temperature, top_p, seed, (stop,) if isinstance(stop, str) else tuple(stop))
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
+
+
+def context_of(config: Mapping[str, Any]) -> int:
+    """Tokens that a model can read, by its transformers configuration."""
+    # (GPT-2 calls them n_positions.)
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or CAPACITY)
+
+
+def _end_tokens(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those of generation_config.json, of the configuration and of the tokenizer."""
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    found = [generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id]
+    listed = [one for given in found for one in (given if isinstance(given, list) else [given])]
+    return frozenset(int(one) for one in listed if one is not None)

@@ -1,0 +1,77 @@
+"""Prompts of a text generator: strings or chats, as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+Chat = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and its token ids."""
+
+    given: str | Chat
+    ids: list[int]
+
+    def reply(self, answer: str, full: bool) -> Any:
+        """What transformers' pipeline calls the generated text: the prompt goes before it where `full` asks for it."""
+        if not full:
+            return answer
+        if isinstance(self.given, str):
+            return self.given + answer
+        messages = [dict(message) for message in self.given]
+        if _continued(self.given):
+            messages[-1]["content"] += answer
+        else:
+            messages.append({"role": "assistant", "content": answer})
+        return messages
+
+
+def is_chat(given: Any) -> TypeGuard[Chat]:
+    return isinstance(given, Sequence) and not isinstance(given, str) and bool(given) and isinstance(given[0], Mapping)
+
+
+def prompt_of(given: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
+    """A string or a chat as a prompt of less than `limit` tokens; `where` is the folder of the tokenizer.
+
+    Raises:
+        TypeError: neither a string nor a chat.
+        ValueError: an empty prompt, one that is too long, or a chat where there is no chat template for it.
+    """
+    if isinstance(given, str):
+        ids = list(tokenizer(given)["input_ids"]) if given else []
+    elif is_chat(given):
+        ids = _chat_ids(given, tokenizer, where)
+    else:
+        raise TypeError(f"a prompt must be a string or a list of {{role, content}} messages, got {given!r:.80}")
+    if not ids:
+        raise ValueError(f"a prompt must have at least one token, got {given!r}")
+    if len(ids) >= limit:
+        raise ValueError(
+            f"a prompt must have at most {limit - 1} tokens, one less than the model's context, got {len(ids)}"
+        )
+    return Prompt(given, ids)
+
+
+def _continued(chat: Chat) -> bool:
+    """Whether the answer goes on with the last message."""
+    return chat[-1]["role"] == "assistant"
+
+
+def _chat_ids(chat: Chat, tokenizer: Any, where: Any) -> list[int]:
+    from jinja2 import TemplateError
+
+    for message in chat:
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise TypeError(f"a message must be {{role: ..., content: ...}} with two strings, got {message!r:.80}")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(f"messages need a chat template, and the tokenizer of {where} has none: give a string")
+    ends = {"continue_final_message": True} if _continued(chat) else {"add_generation_prompt": True}
+    messages = [dict(message) for message in chat]
+    try:
+        return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **ends)["input_ids"])
+    except (TemplateError, ValueError) as error:
+        raise ValueError(f"the chat template of {where} refuses these messages: {error}") from None

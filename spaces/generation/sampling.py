@@ -1,0 +1,40 @@
+"""Choosing the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+    """Probabilities (B, V) of the next token, of logits (B, V) divided by a temperature above 0.
+
+    Only the most likely tokens that together reach `top_p` have any (Holtzman et al. 2020, nucleus sampling).
+    """
+    scores = logits.astype(np.float64) / temperature
+    found: np.ndarray = np.exp(scores - scores.max(-1, keepdims=True))
+    found /= found.sum(-1, keepdims=True)
+    if top_p < 1:
+        order = np.argsort(-found, -1, kind="stable")
+        ranked = np.take_along_axis(found, order, -1)
+        beyond = np.cumsum(ranked, -1) - ranked >= top_p  # what comes before a token is enough already
+        np.put_along_axis(found, order, np.where(beyond, 0, ranked), -1)
+        found /= found.sum(-1, keepdims=True)
+    return found
+
+
+class Sampler:
+    """The most likely token where the temperature is 0, else a random one, each row by random numbers of its own."""
+
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[Sequence[int] | None]) -> None:
+        self._temperature, self._top_p = temperature, top_p
+        self._random = [np.random.default_rng(seed) for seed in seeds]
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Tokens (B,) int64 of logits (B, V)."""
+        if self._temperature == 0:
+            return np.asarray(logits.argmax(-1))
+        reached = np.cumsum(probabilities(logits, self._temperature, self._top_p), -1)
+        draws = [random.random() * row[-1] for random, row in zip(self._random, reached, strict=True)]
+        return np.array([np.searchsorted(row, x, side="right") for row, x in zip(reached, draws, strict=True)])

@@ -1,0 +1,174 @@
+"""`search.load` of a causal language model: the text that transformers' text-generation pipeline gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import families
+import numpy as np
+import pytest
+import torch
+
+from search.serve.answer_text import AnswerText
+from search.serve.generator import Generator
+from search.serve.pipeline import MODELS
+from spaces.base import load_base, write_folder
+from spaces.generation.sampling import Sampler, probabilities
+from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
+
+CONTEXT = 80
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}{% if not loop.last or add_generation_prompt %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+CHAT = [{"role": "user", "content": "Wie heißt du?"}]
+RECIPE = Recipe("base", "causal-lm", "teacher", (), {}, Step("eager"))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama over bytes, with a chat template."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = families.byte_tokenizer("GPT2Tokenizer")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4}
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": CONTEXT}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("llama", vocab_size=257, num_key_value_heads=2, **sizes, **special)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 2 * parameter.shape[-1] ** -0.5)
+        model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("compressed")
+    model, base = load_base(model_folder, "tiny", "main", "causal", (), {"pad": 0})
+    write_folder(folder, model, base, {})
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    record: Any = SimpleNamespace(recipe=RECIPE, config={"workload": {"batch": 3}})
+    return Generator.opened(folder, record, Context(threads=1))
+
+
+@pytest.fixture(scope="module")
+def pipeline(model_folder: Path) -> Any:
+    from transformers import pipeline
+
+    return pipeline("text-generation", str(model_folder), dtype=torch.float32, trust_remote_code=False)
+
+
+def test_it_is_what_load_gives() -> None:
+    assert MODELS["causal-lm"] is Generator
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize(
+    "prompt", ["Once", "Schöne €", CHAT, [*CHAT, {"role": "assistant", "content": "Ich"}], ["One", "and one"], [CHAT]]
+)
+def test_replies_are_the_pipelines(generator: Generator, pipeline: Any, prompt: Any, full: bool) -> None:
+    wanted = pipeline(prompt, max_new_tokens=20, do_sample=False, return_full_text=full)
+    assert generator(prompt, max_new_tokens=20, return_full_text=full) == wanted
+    if not isinstance(prompt[0], list) and prompt != ["One", "and one"]:
+        pieces = generator.stream(prompt, max_new_tokens=20)
+        assert "".join(pieces) == generator(prompt, max_new_tokens=20, return_full_text=False)[0]["generated_text"]
+
+
+def test_an_answer_ends_with_the_context_and_before_a_stop_string(generator: Generator) -> None:
+    prompt = "x" * 60
+    whole = generator(prompt, return_full_text=False)[0]["generated_text"]
+    tokens = CONTEXT - len(prompt)
+    assert whole == generator(prompt, max_new_tokens=tokens, return_full_text=False)[0]["generated_text"]
+    assert whole != generator(prompt, max_new_tokens=tokens - 2, return_full_text=False)[0]["generated_text"]
+    middle = whole[6:8]
+    (cut,) = generator(prompt, stop=["never seen", middle], return_full_text=False)
+    assert cut["generated_text"] == whole[: whole.index(middle)]
+    assert "".join(generator.stream(prompt, stop=middle)) == cut["generated_text"]
+
+
+def test_an_end_token_ends_its_row_alone(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = ["One", "and another"]
+    before = [reply[0]["generated_text"] for reply in generator(prompts, max_new_tokens=12, return_full_text=False)]
+    ids = generator._tokenizer(before[0])["input_ids"]
+    monkeypatch.setattr(generator, "_ends", frozenset({0, ids[2]}))
+    after = [reply[0]["generated_text"] for reply in generator(prompts, max_new_tokens=12, return_full_text=False)]
+    assert before[0].startswith(after[0]) and len(after[0]) < len(before[0])
+    assert after[1] == generator(prompts[1], max_new_tokens=12, return_full_text=False)[0]["generated_text"]
+
+
+def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
+    def drawn(seed: int | None, **options: Any) -> Any:
+        return generator("Once", max_new_tokens=16, temperature=1.5, seed=seed, **options)
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert drawn(3, top_p=1e-6) == generator("Once", max_new_tokens=16)
+    first, second = generator(["Once", "Once"], max_new_tokens=16, temperature=1.5, seed=1)
+    assert first == drawn(1) and second != first
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", {}, "a prompt must have at least one token, got ''"),
+        ("x" * CONTEXT, {}, f"at most {CONTEXT - 1} tokens, one less than the model's context, got {CONTEXT}"),
+        ([{"role": "robot", "content": "Hi"}], {}, "refuses these messages: no robots"),
+        (3, {}, "a prompt must be a string or a list of"),
+        ([{"role": "user"}], {}, "a message must be"),
+        ("Hi", {"max_new_tokens": 0}, "max_new_tokens must be a whole number of 1 or more, got 0"),
+        ("Hi", {"temperature": -1}, "temperature must be a finite number of 0 or more, got -1"),
+        ("Hi", {"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
+        ("Hi", {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
+        ("Hi", {"stop": ["a", ""]}, "stop must be a string or several, none of them empty, got ''"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        generator.stream(prompt, **options)
+
+
+def test_messages_need_a_chat_template(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator._tokenizer, "chat_template", None)
+    with pytest.raises(ValueError, match=r"messages need a chat template, and the tokenizer of .* has none"):
+        generator(CHAT)
+
+
+def test_it_says_how_likely_texts_are(generator: Generator) -> None:
+    batch = {name: np.ones((1, 5), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+    assert generator.output(batch).shape == (1, 5)
+
+
+def test_pieces_are_whole_characters() -> None:
+    tokenizer = families.byte_tokenizer("GPT2Tokenizer")
+    answer = AnswerText(tokenizer, tokenizer("é")["input_ids"], (), {0})
+    pieces = [answer.add(token) for token in tokenizer("a€🙂b")["input_ids"]]
+    assert pieces == ["a", "", "", "€", "", "", "", "🙂", "b"] and answer.finish() == ""
+
+
+def test_what_may_become_a_stop_string_is_held_back() -> None:
+    tokenizer = families.byte_tokenizer("GPT2Tokenizer")
+    answer = AnswerText(tokenizer, [1], ("###", "#!"), {0})
+    assert [answer.add(token) for token in tokenizer("a##b#")["input_ids"]] == ["a", "", "", "##b", ""]
+    assert answer.add(tokenizer("!")["input_ids"][0]) == "" and answer.done
+    assert answer.add(1) == "" == answer.finish()
+    other = AnswerText(tokenizer, [1], ("###",), {0})
+    assert [other.add(token) for token in tokenizer("a#")["input_ids"]] == ["a", ""] and other.add(0) == "#"
+
+
+def test_a_nucleus_has_the_fewest_tokens_that_reach_its_share() -> None:
+    logits = np.log(np.array([[0.1, 0.5, 0.05, 0.35], [0.25, 0.25, 0.25, 0.25]]))
+    np.testing.assert_allclose(probabilities(logits, 1.0, 1.0), np.exp(logits))
+    np.testing.assert_allclose(probabilities(logits, 1.0, 0.6)[0], [0, 0.5 / 0.85, 0, 0.35 / 0.85])
+    np.testing.assert_allclose(probabilities(logits, 0.5, 1.0)[0], np.exp(2 * logits[0]) / np.exp(2 * logits[0]).sum())
+    draws = np.array([Sampler(1.0, 0.6, [[seed], [seed]])(logits) for seed in range(300)])
+    assert set(draws[:, 0]) == {1, 3} and abs((draws[:, 0] == 1).mean() - 0.5 / 0.85) < 0.1
