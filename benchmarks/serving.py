@@ -88,15 +88,15 @@ def run(
     case, seed = case_and_seed
     machine = Machine(seed)
     arrivals = arrivals_of(case, trace, variants, limits, machine)
-    found: dict[str, Figures] = {}
+    figures: dict[str, Figures] = {}
     for name, policy in policies(variants, limits.slo_s).items():
         result = simulate(arrivals, variants, policy, limits, machine)
         p99 = 1e3 * float(np.quantile(result.latencies_s, 0.99))
         share = (result.refused + result.dropped) / result.offered
-        found[name] = Figures(result.attainment, result.effective_quality, result.switches, share, p99)
+        figures[name] = Figures(result.attainment, result.effective_quality, result.switches, share, p99)
     effective, answered = upper_bound(arrivals, variants, limits, machine)
-    found[BOUND] = Figures(answered, effective)
-    return found
+    figures[BOUND] = Figures(answered, effective)
+    return figures
 
 
 def mean(runs: list[Figures], field: Callable[[Figures], float]) -> float:
@@ -106,7 +106,7 @@ def mean(runs: list[Figures], field: Callable[[Figures], float]) -> float:
 def rows_of(case: str, runs: list[dict[str, Figures]]) -> list[tuple[str, ...]]:
     rows = []
     for name in runs[0]:
-        of = [found[name] for found in runs]
+        of = [one[name] for one in runs]
         worst = min(figures.attainment for figures in of)
         rows.append(
             (
@@ -129,14 +129,14 @@ def rows_of(case: str, runs: list[dict[str, Figures]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def promises(found: Mapping[str, list[dict[str, Figures]]]) -> list[header.Promise]:
+def promises(by_case: Mapping[str, list[dict[str, Figures]]]) -> list[header.Promise]:
     """The goals, at 2.5 times the capacity of the most accurate variant and on every shape."""
-    hard = [case for case in found if case in SHAPES or case == "trace 2.5x"]
+    hard = [case for case in by_case if case in SHAPES or case == "trace 2.5x"]
 
     def over(case: str, name: str, field: Callable[[Figures], float]) -> float:
-        return mean([one[name] for one in found[case]], field)
+        return mean([one[name] for one in by_case[case]], field)
 
-    kept = [
+    goals = [
         header.Promise(
             "most accurate alone: best attainment, % (it breaks)",
             max(100 * over(case, ACCURATE, lambda f: f.attainment) for case in hard),
@@ -147,12 +147,12 @@ def promises(found: Mapping[str, list[dict[str, Figures]]]) -> list[header.Promi
         attained = 100 * over(case, OURS, lambda f: f.attainment)
         ours = 100 * over(case, OURS, lambda f: f.effective)
         fastest, bound = (100 * over(case, name, lambda f: f.effective) for name in (FASTEST, BOUND))
-        kept += [
+        goals += [
             header.Promise(f"{case}: attainment, %", attained, low=98),
             header.Promise(f"{case}: effective accuracy over the fastest, points", ours - fastest, low=3),
             header.Promise(f"{case}: effective accuracy under the bound, points", bound - ours, high=1, stretch=True),
         ]
-    return kept
+    return goals
 
 
 def main() -> int:
@@ -180,10 +180,10 @@ def main() -> int:
     jobs = [(case, seed) for case in cases for seed in range(seeds)]
     with ProcessPoolExecutor(arguments.workers) as pool:
         results = list(pool.map(partial(run, trace=trace, variants=variants, limits=limits), jobs))
-    found = {case: [r for (c, _), r in zip(jobs, results, strict=True) if c == case] for case in cases}
+    by_case = {case: [r for (c, _), r in zip(jobs, results, strict=True) if c == case] for case in cases}
     columns = ("load", "policy", "in time %", "worst seed", "effective %", "switches", "not taken %", "p99 ms")
-    print(header.table(columns, [row for case in cases for row in rows_of(case, found[case])]))
-    return header.finish(arguments, about, found, promises(found))
+    print(header.table(columns, [row for case in cases for row in rows_of(case, by_case[case])]))
+    return header.finish(arguments, about, by_case, promises(by_case))
 
 
 if __name__ == "__main__":

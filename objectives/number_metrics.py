@@ -78,8 +78,8 @@ def _r_squared_of(references: Labels, predictions: Predictions, drawn: Floats) -
 
 
 def _rmse_of(references: Labels, predictions: Predictions, drawn: Floats) -> Floats:
-    made: Floats = np.sqrt(drawn @ np.square(references - predictions) / drawn.sum(1))
-    return made
+    rmse: Floats = np.sqrt(drawn @ np.square(references - predictions) / drawn.sum(1))
+    return rmse
 
 
 NUMBER_METRICS = (

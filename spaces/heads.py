@@ -159,20 +159,20 @@ class Causal(TaskModel):
             self._output().weight = self._table().weight
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        logits = found.logits[:, :-1].float()  # (B, L - 1, V)
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        logits = output.logits[:, :-1].float()  # (B, L - 1, V)
         chosen = logits.gather(-1, input_ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
         return nn.functional.pad(chosen, (1, 0)) * attention_mask.to(chosen.dtype)
 
     def _output(self) -> nn.Module:
-        found = self.model.get_output_embeddings()  # type: ignore[operator]
-        assert isinstance(found, nn.Module)
-        return found
+        module = self.model.get_output_embeddings()  # type: ignore[operator]
+        assert isinstance(module, nn.Module)
+        return module
 
     def _table(self) -> nn.Module:
-        found = self.model.get_input_embeddings()  # type: ignore[operator]
-        assert isinstance(found, nn.Module)
-        return found
+        module = self.model.get_input_embeddings()  # type: ignore[operator]
+        assert isinstance(module, nn.Module)
+        return module
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,10 @@ def _embedder(model: nn.Module, outputs: int, name: str, settings: Mapping[str, 
 
 
 def _causal(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    made = Causal(model)
-    take_apart(made.backbone)
-    made.tie()
-    return made
+    wrapped = Causal(model)
+    take_apart(wrapped.backbone)
+    wrapped.tie()
+    return wrapped
 
 
 HEADS: tuple[Head, ...] = (

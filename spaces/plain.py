@@ -36,9 +36,9 @@ def write_plain(model: TaskModel, folder: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in named.state_dict().items()}
     tensors: dict[str, Tensor] = {name: t.detach().clone().contiguous() for name, t in backbone.state_dict().items()}
     tensors |= {n: torch.zeros(shape) for n, shape in wanted.items() if n not in tensors and n.startswith(UNUSED)}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != wanted:
-        other = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != wanted:
+        other = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
         raise Infeasible(f"no transformers configuration has the shape of {other[0]}")
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [type(named).__name__]

@@ -111,7 +111,7 @@ class Controller:
         return self.policy if self.pinned is None else Fixed(self.pinned)
 
     def _available(self, now_s: float) -> tuple[Variant, ...]:
-        found = self.available(now_s)
-        if not found:
+        variants = self.available(now_s)
+        if not variants:
             raise UnavailableError(self.back_at(now_s) - now_s)
-        return found
+        return variants

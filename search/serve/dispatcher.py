@@ -148,8 +148,8 @@ class Dispatcher:
             return
         for request, answer in zip(batch.requests, answers, strict=True):
             waited = begun_s - request.arrived_s
-            made = Answered(answer, batch.variant.number, len(answers), waited, now - begun_s)
-            _resolve(request, answer if isinstance(answer, Exception) else made)
+            reply = Answered(answer, batch.variant.number, len(answers), waited, now - begun_s)
+            _resolve(request, answer if isinstance(answer, Exception) else reply)
 
     def _sweep(self) -> None:
         """Tell requests that expire, though every worker is busy; ten times in an objective."""

@@ -71,7 +71,9 @@ def from_outcomes(members: Iterable[Outcome], metric: str, workload: Workload) -
     Batch sizes come from latencies under other workloads ("latency_p50_ms/b32") of the same length and device.
     """
     values = ((member.number, {n: m.value for n, m in member.measurements.items()}) for member in members)
-    return tuple(_variant(number, found, metric, workload) for number, found in values if LATENCY in found)
+    return tuple(
+        _variant(number, measurements, metric, workload) for number, measurements in values if LATENCY in measurements
+    )
 
 
 def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
@@ -79,7 +81,11 @@ def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
     load = front["workload"]
     workload, metric = Workload(int(load["batch"]), load["length"]), str(front["metric"])
     values = {m["number"]: {n: float(m["value"]) for n, m in m["measurements"].items()} for m in front["members"]}
-    return tuple(_variant(number, found, metric, workload) for number, found in values.items() if LATENCY in found)
+    return tuple(
+        _variant(number, measurements, metric, workload)
+        for number, measurements in values.items()
+        if LATENCY in measurements
+    )
 
 
 def _variant(number: int, values: Mapping[str, float], metric: str, workload: Workload) -> Variant:

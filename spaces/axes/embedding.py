@@ -85,5 +85,5 @@ def principal(statistics: Statistics, count: int) -> Tensor:
     """
     vectors = torch.linalg.eigh(statistics.tensors[EMBEDDING].double()).eigenvectors.T.flip(0)[:count]
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    made: Tensor = (vectors * largest.sign()).float().contiguous()
-    return made
+    directions: Tensor = (vectors * largest.sign()).float().contiguous()
+    return directions

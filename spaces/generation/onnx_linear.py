@@ -114,18 +114,18 @@ class Layers:
 
     def _groups(self, name: str, weights: Mapping[str, Tensor], bits: int) -> list[str]:
         """The constants of MatMulNBits: numbers, scales, and zero points (in 8 bits all are 128, its default)."""
-        made: list[Groups] = []
+        grouped: list[Groups] = []
 
         def part(index: int) -> np.ndarray:
-            if not made:
+            if not grouped:
                 single = [self.precision.quantise(path, weight, bits) for path, weight in weights.items()]
-                made.append(tuple(map(np.concatenate, zip(*single, strict=True))))  # type: ignore[arg-type]
-            values = made[0][index]
+                grouped.append(tuple(map(np.concatenate, zip(*single, strict=True))))  # type: ignore[arg-type]
+            values = grouped[0][index]
             return pairs(values) if bits == 4 and index != 1 else values
 
         kinds = ("numbers", "scales", "zeros") if bits == 4 else ("numbers", "scales")
-        found = [self.graph.constant(f"{name}.int{bits}.{kind}", partial(part, i)) for i, kind in enumerate(kinds)]
-        return found if bits == 4 else [*found, ""]
+        names = [self.graph.constant(f"{name}.int{bits}.{kind}", partial(part, i)) for i, kind in enumerate(kinds)]
+        return names if bits == 4 else [*names, ""]
 
     def head(self, path: str, module: nn.Module, table: nn.Module, x: str) -> str:
         """The output matrix over `x` (rows, hidden). In fp32 a head that is tied reads the token table itself."""

@@ -173,6 +173,6 @@ class OnnxScores:
             **{f"past.{name}": empty for name, empty in decoder.buffers(rows, 0).items()},
         }
         given = {name: array for name, array in fed.items() if name in decoder.inputs}
-        (found,) = decoder.session.run(["log_likelihood"], given, decoder.options)
-        scores[row, place + 1] = found
+        (scored,) = decoder.session.run(["log_likelihood"], given, decoder.options)
+        scores[row, place + 1] = scored
         return scores

@@ -104,10 +104,10 @@ def session(path: Path, context: Context, wanted: Providers) -> Any:
     options.intra_op_num_threads = context.threads or cpus()
     options.log_severity_level = 3
     given = [(name, dict(chosen)) for name, chosen in wanted]
-    made = onnxruntime.InferenceSession(str(path), options, providers=given)
-    if made.get_providers()[0] != given[0][0]:
+    opened = onnxruntime.InferenceSession(str(path), options, providers=given)
+    if opened.get_providers()[0] != given[0][0]:
         raise Infeasible(f"ONNX Runtime did not take the {given[0][0]}")
-    return made
+    return opened
 
 
 class OnnxPredict:
