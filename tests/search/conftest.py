@@ -1,4 +1,4 @@
-"""Fixtures of several files: a project to load configurations in, and a tracking store of the tests' own."""
+"""Fixtures of several files: a project to load configurations in, an export, and a tracking store of the tests' own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from search.deliver.export import export
+from search.front.front import Front
+
+from . import factory
 
 
 @pytest.fixture
@@ -29,3 +34,23 @@ def _own_store() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
+    return factory.stored(factory.front(), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def exported(front: Front, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "movie-reviews"
+    export(front, factory.study(front), folder)
+    return folder
+
+
+@pytest.fixture
+def best(exported: Path, tmp_path: Path) -> Path:
+    """A best-config file to spoil."""
+    copy = tmp_path / "best-config.yaml"
+    copy.write_text((exported / "best-config.yaml").read_text())
+    return copy
