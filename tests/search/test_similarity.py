@@ -133,6 +133,8 @@ def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: 
     theirs = SentenceTransformer(modules=modules, device="cpu")
     texts = [row["passage"] for row in pairs(8, 4)]
     np.testing.assert_allclose(search.load(tmp_path / "ours")(texts), theirs.encode(texts), atol=1e-4)
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(again.encode(texts), theirs.encode(texts), atol=1e-4)
 
 
 def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
