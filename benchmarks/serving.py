@@ -160,6 +160,7 @@ def main() -> int:
     parser.add_argument("--front", type=Path, default=FRONT, help="a front.json")
     parser.add_argument("--trace", type=Path, help="arrivals of a real service; made up where none is given")
     parser.add_argument("--slo-ms", type=float, default=25.0, help="the latency objective")
+    parser.add_argument("--loads", type=float, nargs="+", help="of the trace, as multiples of the capacity")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args()
@@ -169,7 +170,7 @@ def main() -> int:
     variants = ladder(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
     trace = made_up_trace() if arguments.trace is None else read_trace(arguments.trace)
     seeds = arguments.seeds or (2 if arguments.quick else 10)
-    loads = QUICK_LOADS if arguments.quick else LOADS
+    loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)
     cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]
     print(
         f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
