@@ -250,6 +250,15 @@ def test_what_is_not_known_is_refused_with_file_and_rule(good: Path, tmp_path: P
     assert str(folder / file) in str(caught.value) and rule in str(caught.value), str(caught.value)
 
 
+def test_dense_weights_in_half_precision_are_read_in_single(good: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(good, tmp_path / "half"))
+    files = sorted(folder.glob("*_Dense/model.safetensors"))
+    for file in files:
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    _, tensors = read_pooling(folder)
+    assert files and {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 def test_a_tokenizer_that_lower_cases_by_itself_may_be_told_to(good: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(good, tmp_path / "lower"))
     change(folder / SETTINGS, do_lower_case=True)
