@@ -12,11 +12,13 @@ from torch import Tensor
 
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
+from spaces.generation.program import CacheSettings
+from spaces.generation.static_program import StaticProgram, Step
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
 GRAPHS = 256  # compiled in one process, over all models
 INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
@@ -57,6 +59,19 @@ class Compiled(FromWeights):
     def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
         return torch.compile(model, dynamic=True)
 
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        return ("static",)
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
+        """The decode step is compiled at its first token: once for all lengths of prompts, anew for other rows."""
+        require(self, plan, context)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        model = causal_for(folder, plan, context, self.name)
+        return StaticProgram(model, settings, context.device, self.compile_step)
+
+    def compile_step(self, step: Step) -> Step:
+        return torch.compile(step, dynamic=False)
+
 
 class MaxAutotuned(Compiled):
     """The same with every matrix product timed in each form that Inductor has for it, and the fastest kept.
@@ -80,6 +95,11 @@ class MaxAutotuned(Compiled):
         if context.device == "cpu":
             options |= {"freezing": True, "triton.cudagraphs": False}
         return torch.compile(model, dynamic=True, options=options)
+
+    def compile_step(self, step: Step) -> Step:
+        """Without CUDA graphs: they refuse a step that writes to its inputs, the cache."""
+        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET, "triton.cudagraphs": False}
+        return torch.compile(step, dynamic=False, options=options)
 
 
 def no_compiler(what: str) -> str | None:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from spaces.base import Base, read_config
+from spaces.generation.program import CacheSettings
+from spaces.generation.static_program import Captured, StaticProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.opening import FromWeights, require
-from spaces.runtimes.torch_predict import TorchPredict, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, causal_for, load_for, torch_precisions
 
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
@@ -43,6 +45,15 @@ class CudaGraph(FromWeights):
         base = read_config(folder)[0]
         pad = int(base.config.get("pad_token_id") or 0)
         return GraphPredict(model, base, context.device, buckets_of(base), pad, record=capture)
+
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        return ("static",)
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
+        """The decode step is captured at its first token, once for each number of rows."""
+        require(self, plan, context)
+        model = causal_for(folder, plan, context, self.name)
+        return StaticProgram(model, settings, context.device, lambda step: Captured(step, capture))
 
 
 def buckets_of(base: Base) -> tuple[int, ...]:
