@@ -106,7 +106,7 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
         ({"task": "text", "workload": {"length": 64}}, r"workload.length: must be left out for text.*got 64"),
     ],
 )
-def test_tokens_are_generated_by_tasks_that_generate_alone(folder: Path, section: Any, message: str) -> None:
+def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, section: Any, message: str) -> None:
     names = replace(
         NAMES,
         tasks=(*NAMES.tasks, "text"),
@@ -115,13 +115,13 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(folder: Path, section
         generating=("text",),
     )
     with pytest.raises(UserError, match=message):
-        load(write(folder, {**MINIMAL, **section}), [], names)
+        load(write(project, {**MINIMAL, **section}), [], names)
 
 
 @pytest.mark.parametrize(("given", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
-def test_the_length_of_a_task_that_generates_is_its_prompt(folder: Path, given: Any, prompt: int, new: int) -> None:
+def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, given: Any, prompt: int, new: int) -> None:
     names = replace(NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, generating=("text",))
-    config = load(write(folder, {**MINIMAL, "task": "text", "workload": given}), [], names)
+    config = load(write(project, {**MINIMAL, "task": "text", "workload": given}), [], names)
     assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
     assert from_mapping(config.to_mapping(), names) == config
 
