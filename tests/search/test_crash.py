@@ -6,41 +6,15 @@ import signal
 from pathlib import Path
 
 import command
-from conftest import STUDY, State, state_of
+from conftest import STUDY, state_of
+
+from .gone_on import finished_well, kept
 
 TRIALS = 5  # three baselines, and two that are trained
 
 
 def run(config: Path, folder: Path, *more: object, anew: bool = False) -> command.Started:
     return command.Started("run", config, "--trials", TRIALS, *more, cwd=folder, anew=anew)
-
-
-def kept(mlruns: Path, before: State) -> State:
-    """What there is now. Asserts that it holds all of `before`, unchanged."""
-    now = state_of(mlruns)
-    assert {name: now.entries.get(name) for name in before.entries} == dict(before.entries)
-    assert now.outcomes[: len(before.outcomes)] == before.outcomes
-    return now
-
-
-def finished_well(mlruns: Path, ended: command.Ended) -> None:
-    """The search is whole: every number once, every recipe once, every trial once in MLflow, and no leftovers."""
-    import mlflow
-
-    from search.track.tracker import tracking_uri
-
-    ended.succeeded()
-    outcomes = state_of(mlruns).outcomes
-    assert [o.status for o in outcomes] == ["complete"] * TRIALS, [o.reason for o in outcomes]
-    assert len({o.number for o in outcomes}) == len({o.recipe.digest for o in outcomes}) == TRIALS
-    client = mlflow.MlflowClient(tracking_uri(mlruns))
-    runs = client.search_runs([client.get_experiment_by_name(STUDY).experiment_id])
-    ends = {run.info.run_name: run.info.status for run in runs}
-    assert set(ends.values()) == {"FINISHED"}, (ends, ended.out)
-    names = sorted(run.info.run_name for run in runs if "mlflow.parentRunId" in run.data.tags)
-    assert names == sorted(f"trial-{o.number}" for o in outcomes) and len(runs) == TRIALS + 1
-    assert [*mlruns.glob("cache/*/.*"), *mlruns.glob("exports/**/.*"), *mlruns.glob("locks/*")] == []
-    assert (mlruns / "exports" / STUDY / "front.json").is_file()
 
 
 def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(config: Path, tmp_path: Path) -> None:
@@ -65,7 +39,7 @@ def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(conf
     ended = run(config, tmp_path).end()
     assert "recovery ..." not in ended.out
     assert kept(mlruns, state).outcomes == state.outcomes
-    finished_well(mlruns, ended)
+    finished_well(mlruns, ended, TRIALS)
 
 
 def test_ctrl_c_before_the_first_trial_ends_cleanly_and_the_study_can_go_on(config: Path, tmp_path: Path) -> None:
@@ -83,7 +57,7 @@ def test_ctrl_c_before_the_first_trial_ends_cleanly_and_the_study_can_go_on(conf
     assert "stopped by Ctrl-C; exporting the front so far (the same command goes on)" in ended.out
     assert ended.err == "" and "fastest" in ended.out
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
-    finished_well(tmp_path / "mlruns", run(config, tmp_path).end())
+    finished_well(tmp_path / "mlruns", run(config, tmp_path).end(), TRIALS)
 
 
 def test_the_time_limit_holds_with_the_export(config: Path, tmp_path: Path) -> None:
