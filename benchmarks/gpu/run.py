@@ -49,6 +49,8 @@ STAGES = (
     Stage("exports", "exported", 30),
     Stage("repeatability", "aa_pairs", 40),
     Stage("gpu-tests", "gpu_tests", 40),
+    Stage("question-answering", "task_front", 170, ("question-answering",)),
+    Stage("sentence-similarity", "task_front", 100, ("sentence-similarity",)),
 )
 
 #: Runs this file with the arguments, in the environment, for at most so many seconds.

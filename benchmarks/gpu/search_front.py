@@ -146,6 +146,21 @@ def value_of(measured: Any, name: str) -> float | None:
 
 def finish(result: Result, rows: TrialTable, report: Report) -> None:
     """The front as it was decided at the end, with its held-out figures, and the goals."""
+    show_front(result, rows, report)
+    report.goals(
+        [
+            header.Promise("trials", len(result.front.outcomes), TRIALS),
+            header.Promise(
+                f"times faster than the best uncompressed deployment, {LOST:g} point lost or less on the test split",
+                fastest_within(report.rows),
+                FASTER,
+            ),
+        ]
+    )
+
+
+def show_front(result: Result, rows: TrialTable, report: Report) -> None:
+    """The front as it was decided at the end, with its held-out figures."""
     front, study = result.front, result.study
     for outcome in front.outcomes:
         rows.show(outcome, front)
@@ -156,16 +171,6 @@ def finish(result: Result, rows: TrialTable, report: Report) -> None:
             figures |= {"test lost": lost.value, "lost low": lost.low, "lost high": lost.high}
         report.fill(rows.by_trial[outcome.number], **figures)
     report.note(f"{len(front.outcomes)} trials, {len(front.members)} on the front, {study.seconds:.0f} s")
-    report.goals(
-        [
-            header.Promise("trials", len(front.outcomes), TRIALS),
-            header.Promise(
-                f"times faster than the best uncompressed deployment, {LOST:g} point lost or less on the test split",
-                fastest_within(report.rows),
-                FASTER,
-            ),
-        ]
-    )
 
 
 def fastest_within(rows: list[dict[str, Any]]) -> float:

@@ -82,3 +82,21 @@ def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_pro
     assert again == runs[3]
     # 150 repetitions of 0.95 stay above this 99.9 % of the time.
     assert sum(run.includes(coverage.RATIO) for run in runs) >= 133
+
+
+def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncompressed_model() -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    from tests.search import factory
+
+    tasks = module("tasks")
+    front = factory.front()
+    compared = tasks.chosen(front, 1.0)
+    assert list(compared) == [tasks.EAGER, tasks.FP32, tasks.INT8, tasks.BEST]
+    assert [compared[name].number for name in (tasks.EAGER, tasks.FP32, tasks.INT8)] == [0, 1, 2]
+    within = [member for member in front.members if tasks.lost(front, member) <= 1.0]
+    assert compared[tasks.BEST] == min(within, key=lambda member: member.value("latency_p50_ms"))
+    rows = tasks.rows_of("classification", front, factory.study(front))
+    assert len({len(row) for row in rows}) == 1 and rows[0][3:5] == ("83.2 %", "0.0")
+    assert [promise.low for promise in tasks.promises("classification", front)] == [3.0, 6.0]
+    none_within = tasks.promises("classification", front.within(max_loss=-1))
+    assert [promise.met for promise in none_within] == [False, False]

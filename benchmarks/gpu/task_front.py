@@ -1,0 +1,83 @@
+"""The real search of a task's embedded example on this device: every trial a row as it comes, then the front.
+
+The data are those of the package; the model is the bundle's. Searches share one results folder with those of the
+embedded default.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import header
+from place import ROOT, Place
+from search_front import COLUMNS, SPARE_S, TrialTable, log_of, results, show_front
+from tables import Report
+
+from search.config.schema import RunConfig
+from search.space.configured import configured
+
+TRIALS = 12
+#: What a GPU runs without compiling for each set of weights, and timings that fit the time of a stage.
+OVERRIDES = (
+    "device=cuda",
+    "space.bits.precision=[fp32, bf16]",
+    "space.runtime.name=[eager, cuda_graph]",
+    "measure={quick_s: 0.5, final_s: 1.5}",
+    "data.limit=4000",
+)
+
+
+def run(place: Place, report: Report, task: str) -> None:
+    config = config_of(place, task)
+    report.begin(f"{config.metric} (in the column accuracy) against latency, of the example of {task}", COLUMNS)
+    rows = TrialTable(report, config)
+    from search.compose import run as search
+
+    result = search(config, rows)
+    show_front(result, rows, report)
+    report.goals([header.Promise("trials", len(result.front.outcomes), TRIALS)])
+    if any(outcome.status == "failed" for outcome in result.front.outcomes):
+        report.failure(f"trials failed; the end of the run's log:\n{log_of(result)}")
+
+
+def config_of(place: Place, task: str) -> RunConfig:
+    """The embedded example's configuration; dry, that of the tests' tiny model."""
+    if place.dry:
+        return configured(toy(place.work, task), 1, None, task, results(place), [])
+    file = ROOT / "search" / "quickstart" / f"{task}.yaml"
+    limit = max(1.0, place.left_s - SPARE_S)
+    return configured(file, TRIALS, limit, task, results(place), [*OVERRIDES, f"model.name={place.model}"])
+
+
+def toy(folder: Path, task: str) -> Path:
+    """The configuration of a search over a random model of two layers, with its files."""
+    sys.path.append(str(ROOT / "tests"))
+    import command
+    import tiny
+
+    rows: list[dict[str, Any]] = []
+    judging = {*tiny.POSITIVE, *tiny.NEGATIVE}
+    for number, row in enumerate(tiny.sentences(400, 0)):
+        text = row["text"]
+        word = next(word for word in text.split() if word in judging)
+        answers = {"text": [word], "answer_start": [text.index(word)]}
+        rows.append({"id": str(number), "question": f"{word} film", "context": text, "answers": answers})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / f"{task}.jsonl").write_text(lines, encoding="utf-8")
+    data: dict[str, Any] = {"train": f"{task}.jsonl", "validation": None, "test": None, "max_length": 32}
+    if task == "sentence-similarity":
+        data |= {"query": "question", "passage": "context"}
+    else:
+        data |= {"doc_stride": 3}
+    changes: dict[str, Any] = {
+        "space": {"bits": {"precision": ["fp32"]}, "runtime": {"name": ["eager"]}},
+        "teacher": {"epochs": 0 if task == "sentence-similarity" else 6},
+        "data": data,
+    }
+    model = tiny.bert(folder / "bert")
+    return command.write_config(
+        folder / f"{task}.yaml", task=task, model={"name": str(model)}, sampler="random", **changes
+    )
