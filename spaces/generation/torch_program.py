@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,18 @@ class TorchProgram:
 
     def decode(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
         return self.read(tokens[:, None], cache)[:, -1]
+
+    def resume(
+        self, layers: Mapping[int, tuple[Tensor, Tensor]], known: int, input_ids: np.ndarray
+    ) -> tuple[np.ndarray, TorchCache]:
+        """`prefill` of one prompt (1, L) whose first `known` tokens have these keys and values (1, heads, T, D)."""
+        cache = self.new_cache(torch.zeros(1, dtype=torch.int64, device=self._device))
+        cache.require(input_ids.shape[1])
+        with torch.inference_mode():
+            for layer, (keys, values) in layers.items():
+                cache.update(keys[:, :, :known], values[:, :, :known], layer)
+            cache.advance(known)
+        return self.read(input_ids[:, known:], cache)[:, -1], cache
 
     def read(self, tokens: np.ndarray, cache: TorchCache, last: int = 1) -> np.ndarray:
         """Read more tokens (B, N) of each row; logits (B, last, V) float32 after each of the last ones."""
