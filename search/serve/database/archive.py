@@ -71,6 +71,11 @@ class Archive:
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine, self._writer = engine, writer
 
+    @property
+    def waiting(self) -> int:
+        """Writes that wait."""
+        return self._writer.waiting
+
     def answered(self, answer: NewAnswer) -> Future[int]:
         """Store a question and its answer. Gives the answer's number."""
 

@@ -1,0 +1,106 @@
+"""`python -m search serve`."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli.options import Debug, Mlruns, number, port, results
+from search.errors import UserError
+
+EXAMPLE = "python -m search serve question-answering --slo-ms 200"
+INSTALL = 'pip install "transformer-compression-search[serve,quickstart]"'
+#: Hosts that only this machine reaches.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    fronts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY_OR_DIR]...", help="studies whose fronts answer, or their exported folders"),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="where it listens")] = "127.0.0.1",
+    number_of_port: Annotated[int, typer.Option("--port", parser=port, metavar="PORT")] = 8000,
+    slo_ms: Annotated[
+        float,
+        typer.Option("--slo-ms", parser=number(1.0), metavar="MS", help="the time in which 99 % are to be answered"),
+    ] = 200.0,
+    database: Annotated[
+        str | None,
+        typer.Option("--database", metavar="URL", help="sqlite:///FILE or postgresql://...; default: MLRUNS/service"),
+    ] = None,
+    memory_mb: Annotated[
+        float, typer.Option("--memory-mb", parser=number(1.0), metavar="MB", help="of the models that stay loaded")
+    ] = 4000.0,
+    new_key: Annotated[
+        str | None, typer.Option("--new-key", metavar="NAME", help="make an API key, print it once, and end")
+    ] = None,
+    revoke_key: Annotated[
+        str | None, typer.Option("--revoke-key", metavar="NAME", help="revoke the API keys of this name, and end")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--require-keys", help="ask for API keys on this machine too")] = False,
+    open_to_all: Annotated[
+        bool, typer.Option("--without-keys", help="ask nobody for an API key, though other machines reach the service")
+    ] = False,
+    mlruns: Mlruns = None,
+    debug: Debug = False,
+) -> int:
+    """answer questions in real time: a page, an API, and models that change with the load"""
+    missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f"serve: {', '.join(missing)} not installed: {INSTALL}")
+    from search.serve import server
+
+    folder = results(mlruns)
+    if open_to_all and keys:
+        raise UserError("--without-keys: must be left out with --require-keys")
+    settings = server.Settings(
+        fronts=tuple(_folder(name, folder) for name in fronts or ()),
+        folder=folder / "service",
+        host=host,
+        port=number_of_port,
+        slo_ms=slo_ms,
+        database=database,
+        memory_mb=memory_mb,
+        keys=keys or (host not in LOOPBACK and not open_to_all),
+    )
+    if new_key is not None or revoke_key is not None:
+        return _keys(settings, new_key, revoke_key)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    print(f"http://{host}:{number_of_port}", flush=True)
+    return server.run(settings)
+
+
+def _keys(settings: object, new: str | None, revoked: str | None) -> int:
+    from search.serve import server
+
+    assert isinstance(settings, server.Settings)
+    archive, writer = server.open_archive(settings)
+    try:
+        if new is not None:
+            print(archive.make_key(new).result(30))
+        if revoked is not None:
+            count = archive.revoke_key(revoked).result(30)
+            if not count:
+                raise UserError(f"--revoke-key: no valid key has the name {revoked!r}")
+            print(f"{count} revoked")
+    finally:
+        writer.close()
+    return 0
+
+
+def _folder(name: str, mlruns: Path) -> Path:
+    """The exported folder of a study, or that folder itself. Raises UserError."""
+    from search.config.schema import is_study_name
+
+    given = Path(name).expanduser()
+    if (given / "front.json").is_file():
+        return given
+    exported = mlruns / "exports" / name
+    if is_study_name(name) and (exported / "front.json").is_file():
+        return exported
+    raise UserError(f"STUDY_OR_DIR: no exported front: {name} is no folder with a front.json and no study in {mlruns}")

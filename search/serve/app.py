@@ -1,0 +1,268 @@
+"""The API of the service, its page and its health; `search.serve.server` starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, HTTPException, Query, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from starlette.types import ASGIApp
+
+from search.serve import problems
+from search.serve.database.archive import NewPassage
+from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.guard import Guard, Guarding
+from search.serve.metrics import Metrics
+from search.serve.schemas import (
+    DOCUMENT,
+    AddPassages,
+    Answered,
+    Ask,
+    Classify,
+    Embed,
+    Opinion,
+    embedding_list,
+)
+from search.serve.sentences import passages
+from search.serve.service import ANSWERING, CLASSIFYING, Service
+
+PAGE = Path(__file__).with_name("page")
+#: Answers whose times the live panel shows.
+RECENT = 500
+#: Passages that one document may have.
+MOST_PASSAGES = 2_000
+
+
+class Live:
+    """The times of the newest answers, for the page."""
+
+    def __init__(self) -> None:
+        self._answers: deque[tuple[float, float, str]] = deque(maxlen=RECENT)  # (when, ms, variant)
+
+    def add(self, milliseconds: float, variant: str) -> None:
+        self._answers.append((time.monotonic(), milliseconds, variant))
+
+    def shown(self, window_s: float = 30.0) -> dict[str, Any]:
+        """Answers a second and percentiles of their times over the last `window_s`."""
+        now = time.monotonic()
+        recent = sorted(ms for when, ms, _ in self._answers if now - when <= window_s)
+        if not recent:
+            return {"per_s": 0.0, "p50_ms": None, "p99_ms": None, "answers": 0}
+        return {
+            "per_s": round(len(recent) / window_s, 2),
+            "p50_ms": recent[len(recent) // 2],
+            "p99_ms": recent[min(len(recent) - 1, int(0.99 * len(recent)))],
+            "answers": len(recent),
+        }
+
+
+def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None = None) -> ASGIApp:
+    """The application.
+
+    Args:
+        ready: set when the passages are embedded; None: they are.
+    """
+    app = FastAPI(title="Transformer question answering", version="1", redoc_url=None, docs_url=None)
+    metrics, live = Metrics(service), Live()
+    problems.install(app)
+    _answers(app, service, live)
+    _models(app, service)
+    _passages(app, service)
+    _health(app, service, metrics, live, ready)
+    _page(app)
+    return Guard(app, guarding, service.archive.key_id, metrics.observe)
+
+
+def _answers(app: FastAPI, service: Service, live: Live) -> None:
+    @app.post("/v1/answer", response_model=Answered)
+    async def answer(body: Ask, request: Request) -> dict[str, Any]:
+        """Answer a question from its context, or from the stored passages."""
+        within = None if body.within_ms is None else body.within_ms / 1e3
+        state = request.state
+        found = await service.answer(body.question, body.context, state.request, state.key_id, within)
+        live.add(found.milliseconds["total"], found.variant)
+        fields = {**vars(found), "answer": found.text}
+        del fields["text"]
+        return fields
+
+    @app.get("/v1/history")
+    async def history(
+        before: Annotated[int | None, Query(ge=1)] = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    ) -> dict[str, Any]:
+        """The newest answers with their questions, newest first."""
+        return {"answers": await asyncio.to_thread(service.archive.history, before, limit)}
+
+    @app.post("/v1/answers/{number}/feedback", status_code=204)
+    async def feedback(number: int, body: Opinion) -> None:
+        """Say whether an answer helped."""
+        _in_range(number)
+        if not await asyncio.wrap_future(service.archive.give_feedback(number, body.helpful, body.comment)):
+            raise HTTPException(404, f"there is no answer {number}")
+
+
+def _models(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/classify")
+    async def classify(body: Classify) -> dict[str, Any]:
+        """The label of each text."""
+        if CLASSIFYING not in service.fleets:
+            raise HTTPException(404, "no classification study is served; name one when the service is started")
+        return {"results": await service.classify(body.texts)}
+
+    @app.post("/v1/embed")
+    async def embed(body: Embed) -> dict[str, Any]:
+        """An embedding of each text, as OpenAI's embeddings endpoint gives them."""
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        fleet = service.fleets[EMBEDDING]
+        vectors = await service.embed(texts)
+        return embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
+
+    @app.get("/v1/variants")
+    async def variants() -> dict[str, Any]:
+        """The loaded variants of each task, with quality, times, health and the newest switches."""
+        fleets = {task: _fleet(fleet) for task, fleet in service.fleets.items()}
+        return {"fleets": fleets, "switches": await asyncio.to_thread(service.archive.switches)}
+
+    @app.post("/v1/variants/{number}:pin", status_code=204)
+    async def pin(number: int, task: str = "") -> None:
+        """Serve by this variant alone."""
+        _pin(_chosen(service, task), number)
+
+    @app.post("/v1/variants:unpin", status_code=204)
+    async def unpin(task: str = "") -> None:
+        """Let the controller choose again."""
+        _pin(_chosen(service, task), None)
+
+
+def _passages(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/passages")
+    async def listed(
+        after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 100
+    ) -> dict[str, Any]:
+        """Stored passages in order of their number."""
+        rows = await asyncio.to_thread(service.archive.passages, after, limit)
+        shown = [{"id": p.id, "source": p.source, "position": p.position, "text": p.text} for p in rows]
+        return {"passages": shown, "total": len(service.index)}
+
+    @app.post("/v1/passages", status_code=201)
+    async def add(body: AddPassages) -> dict[str, Any]:
+        """Store a text, cut into passages."""
+        return {"ids": await service.add_passages(_cut(body.source, body.text))}
+
+    @app.post("/v1/passages/file", status_code=201)
+    async def add_file(file: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Store a UTF-8 text file, cut into passages. Its name is kept as the source, and opens nothing."""
+        content = await file.read(DOCUMENT * 4 + 1)
+        try:
+            text = content.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise HTTPException(422, f"file: must be UTF-8 text, got byte {content[error.start]:#04x}") from None
+        if not text or len(text) > DOCUMENT:
+            raise HTTPException(422, f"file: must have 1 to {DOCUMENT} characters, got {len(text)}")
+        return {"ids": await service.add_passages(_cut(file.filename or "file", text))}
+
+    @app.delete("/v1/passages/{number}", status_code=204)
+    async def remove(number: int) -> None:
+        """Remove a passage; answers from it stay in the history."""
+        _in_range(number)
+        if not await service.remove_passage(number):
+            raise HTTPException(404, f"there is no passage {number}")
+
+
+def _health(app: FastAPI, service: Service, metrics: Metrics, live: Live, ready: asyncio.Event | None) -> None:
+    @app.get("/healthz")
+    async def healthy() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def is_ready() -> Response:
+        """Passages are embedded, and questions are taken."""
+        if ready is not None and not ready.is_set():
+            return problems.problem(503, "passages are being embedded", problems.retry_after(1.0))
+        return Response('{"status": "ready"}', media_type="application/json")
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/status")
+    async def status() -> dict[str, Any]:
+        """What the page's live panel shows."""
+        return {
+            "load": live.shown(),
+            "passages": len(service.index),
+            "answering": ANSWERING if ANSWERING in service.fleets else EMBEDDING,
+            "fleets": {task: _fleet(fleet) for task, fleet in service.fleets.items()},
+        }
+
+
+def _page(app: FastAPI) -> None:
+    for path, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
+
+
+def _file(path: Path) -> Any:
+    async def given() -> FileResponse:
+        return FileResponse(path)
+
+    return given
+
+
+def _cut(source: str, text: str) -> list[NewPassage]:
+    pieces = list(passages(text))
+    if len(pieces) > MOST_PASSAGES:
+        raise HTTPException(422, f"a document has at most {MOST_PASSAGES} passages, this one has {len(pieces)}")
+    return [NewPassage(source, position, piece) for position, piece in enumerate(pieces)]
+
+
+def _fleet(fleet: Fleet) -> dict[str, Any]:
+    now = time.monotonic()
+    controller, waiting = fleet.dispatcher.look(lambda batcher: (batcher.controller, batcher.waiting))
+    out = {number: health.reason for number, health in controller.health.items() if health.out_until_s > now}
+    return {
+        "study": fleet.study,
+        "metric": fleet.metric,
+        "slo_ms": fleet.limits.slo_s * 1e3,
+        "waiting": waiting,
+        "serving": fleet.serving,
+        "pinned": controller.pinned,
+        "variants": [
+            {
+                "number": v.number,
+                "quality": v.quality,
+                "latency_ms": v.seconds(1) * 1e3,
+                "memory_mb": v.memory_mb,
+                "out": out.get(v.number),
+            }
+            for v in fleet.variants
+        ],
+    }
+
+
+def _chosen(service: Service, task: str) -> Fleet:
+    """The fleet of a task; without a name the one that answers questions, or the only other one."""
+    if task:
+        if task not in service.fleets:
+            raise HTTPException(404, f"task must be one of {', '.join(service.fleets)}, got {task[:50]}")
+        return service.fleets[task]
+    others = [name for name in service.fleets if name != EMBEDDING]
+    return service.fleets[ANSWERING if ANSWERING in others else others[0] if others else EMBEDDING]
+
+
+def _pin(fleet: Fleet, number: int | None) -> None:
+    try:
+        fleet.dispatcher.pin(number)
+    except KeyError:
+        having = ", ".join(str(v.number) for v in fleet.variants)
+        raise HTTPException(404, f"variant must be one of {having}, got {number}") from None
+
+
+def _in_range(number: int) -> None:
+    """Raise 404 for a number that no row can have: databases have 32 bits for it."""
+    if not 0 < number < 2**31:
+        raise HTTPException(404, f"there is nothing of the number {number}")

@@ -1,0 +1,140 @@
+"""A fleet: the loaded members of one front behind a queue, for one task."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search.errors import UserError
+from search.serve.batching import Batcher, Limits
+from search.serve.controller import BacklogFit, Controller
+from search.serve.dispatcher import Dispatcher, Run
+from search.serve.variants import Variant, from_front, loadable
+
+#: Characters of English a token, about: rows are put in queues by their length, which need not be exact.
+CHARACTERS = 4
+#: Batch sizes at which a model without a record is timed.
+TIMED = (1, 8)
+
+#: The task whose fleet embeds passages and questions.
+EMBEDDING = "sentence-similarity"
+#: Seconds in which an embedding is to be there: its fleet has one model, so no objective is kept by changing it.
+EMBEDDING_S = 5.0
+
+#: Answers to rows by one model, all in one call.
+Answer = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+class Fleet:
+    """Models of one task by variant.
+
+    Args:
+        task: its name.
+        study: the study that found them, or what the model is.
+        variants: fastest first.
+        answers: by the variant's number.
+        quality: the metric's name; "" where none was measured.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        study: str,
+        variants: Sequence[Variant],
+        answers: Mapping[int, Answer],
+        limits: Limits,
+        quality: str = "",
+    ) -> None:
+        self.task, self.study, self.metric, self.limits = task, study, quality, limits
+        self.answers = answers
+        self.variants = tuple(variants)
+        self.controller = Controller(self.variants, BacklogFit())
+        self.dispatcher = Dispatcher(Batcher(self.controller, limits), [_run(answers)])
+
+    def name(self, number: int) -> str:
+        """What a variant is called in answers and in the history: "study/7"."""
+        return f"{self.study}/{number}"
+
+    @property
+    def serving(self) -> int:
+        """The number of the variant that serves, or that would."""
+        number = self.dispatcher.look(lambda batcher: batcher.controller.state.number)
+        return self.variants[-1].number if number is None else int(number)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        self.dispatcher.close(timeout_s)
+
+
+def tokens_of(*texts: str) -> int:
+    """About how many tokens these texts have together."""
+    return 1 + sum(map(len, texts)) // CHARACTERS
+
+
+def _run(answers: Mapping[int, Answer]) -> Run:
+    def run(number: int, payloads: Sequence[Any]) -> Sequence[Any]:
+        """The answers; a row that no model can take has its error for one, and the others are answered."""
+        answer = answers[number]
+        try:
+            return answer(payloads)
+        except (ValueError, TypeError) as error:
+            return [error] if len(payloads) == 1 else [one for row in payloads for one in run(number, [row])]
+
+    return run
+
+
+def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
+    """A model without a record as a variant: timed here on `row`, of about `length` tokens."""
+    points = []
+    for batch in TIMED:
+        answer([row] * batch)
+        took = []
+        for _ in range(5):
+            began = time.perf_counter()
+            answer([row] * batch)
+            took.append(time.perf_counter() - began)
+        points.append((batch, sorted(took)[len(took) // 2]))
+    return Variant(number=0, quality=1.0, loss=0.0, points=tuple(points), length=length)
+
+
+def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto") -> Fleet:
+    """The front in an export's folder (`mlruns/exports/<study>`), its models loaded as far as `memory_mb` reaches.
+
+    Raises:
+        UserError: no export there, or a model that cannot be loaded here.
+    """
+    from search.serve.pipeline import load
+
+    path = folder / "front.json"
+    try:
+        front = json.loads(path.read_text(encoding="utf-8"))
+        variants = from_front(front)
+        task, study, metric = str(front["task"]), str(front["study"]), str(front["metric"])
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no front.json; an export has one: python -m search export STUDY") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not the front of an export ({type(error).__name__}: {error})") from None
+    if not variants:
+        raise UserError(f"{path}: a front without members; there is nothing to serve")
+    # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
+    chosen = (min(variants, key=lambda v: v.loss),) if task == EMBEDDING else loadable(variants, memory_mb)
+    if task == EMBEDDING:
+        limits = replace(limits, slo_s=max(limits.slo_s, EMBEDDING_S))
+    answers = {v.number: answering(load(folder / "models" / str(v.number), device)) for v in chosen}
+    return Fleet(task, study, chosen, answers, limits, metric)
+
+
+def answering(model: Any) -> Answer:
+    """All rows of a batch in one call of an exported model."""
+    from search.serve.answerer import Answerer
+
+    def answer(rows: Sequence[Any]) -> Sequence[Any]:
+        if isinstance(model, Answerer):
+            asked, given = [row["question"] for row in rows], [row["context"] for row in rows]
+            return list(model(asked, given, batch_size=max(8, len(rows))))
+        return list(model(list(rows), batch_size=len(rows)))
+
+    return answer

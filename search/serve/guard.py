@@ -1,0 +1,190 @@
+"""What stands before the API: size limits, keys, rates, request ids and security headers. Plain ASGI, no copies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from search.serve.problems import problem, retry_after
+
+log = logging.getLogger(__name__)
+
+#: Nothing but our own files; no frames, no plugins, no inline code.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+#: What answers without a key: whether the service lives, and the page that asks for the key.
+OPEN = ("/healthz", "/readyz", "/", "/page.css", "/page.js")
+#: Request ids that a client may choose.
+ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+#: Clients whose rate is remembered.
+CLIENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Guarding:
+    """What a request must keep to."""
+
+    max_body: int = 2_000_000  # bytes
+    rate: float = 50.0  # requests a second of one key or address, on average
+    burst: float = 100.0
+    body_s: float = 15.0  # seconds in which a body must have come: slow clients hold no place for longer
+    keys: bool = False  # whether a key is needed
+
+
+class Rate:
+    """A token bucket for each client. Not thread-safe: the event loop's."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, client: str) -> float:
+        """0 where this client may ask now, else the seconds until it may."""
+        now = self._clock()
+        tokens, since = self._buckets.pop(client, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._rate)
+        allowed = tokens >= 1.0
+        self._buckets[client] = (tokens - 1.0 if allowed else tokens, now)
+        while len(self._buckets) > CLIENTS:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1.0 - tokens) / self._rate
+
+
+class TooLargeError(Exception):
+    """A body above the limit."""
+
+
+class Guard:
+    """The outermost application.
+
+    Args:
+        key_id: the number of a valid API key, or None.
+        observe: told of each request its route, status and seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        guarding: Guarding,
+        key_id: Callable[[str], int | None],
+        observe: Callable[[str, int, float], None],
+    ) -> None:
+        self._app, self._guarding, self._key_id, self._observe = app, guarding, key_id, observe
+        self._rate = Rate(guarding.rate, guarding.burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state["request"] = given if ID.fullmatch(given) else secrets.token_hex(8)
+        state["key_id"] = None
+        began, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                own.append((b"x-request-id", str(state["request"]).encode()))
+                names = {name for name, _ in own}
+                message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in names] + own
+            await send(message)
+
+        refusal = await self._refusal(scope, headers, state)
+        try:
+            if refusal is None:
+                await self._app(scope, self._bounded(receive), answer)
+            else:
+                await refusal(scope, receive, answer)
+        except TooLargeError:
+            if not status:
+                await problem(413, self._too_large)(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed", state["request"])
+            if not status:
+                await problem(500, f"request {state['request']} failed; the service's log says why")(
+                    scope, receive, answer
+                )
+        finally:
+            took = time.perf_counter() - began
+            # A path that is no route may be anything: it is neither counted by itself nor logged.
+            route = str(getattr(scope.get("route"), "path", "none"))
+            self._observe(route, status, took)
+            log.info("%s %s %s %d %.1f ms", state["request"], scope["method"], route, status, took * 1e3)
+
+    @property
+    def _too_large(self) -> str:
+        return f"a body has at most {self._guarding.max_body} bytes"
+
+    async def _refusal(
+        self, scope: Scope, headers: dict[bytes, bytes], state: MutableMapping[str, Any]
+    ) -> Response | None:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            return problem(400, "Content-Length must be a whole number")
+        if int(length) > self._guarding.max_body:
+            return problem(413, self._too_large)
+        client = str((scope.get("client") or ("unknown",))[0])
+        if self._guarding.keys and scope["path"] not in OPEN:
+            scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+            number = await asyncio.to_thread(self._key_id, key.strip()) if scheme.lower() == "bearer" else None
+            if number is None:
+                # Wrong keys are counted too: nobody tries many.
+                wait = self._rate.wait_s(f"no key {client}")
+                if wait:
+                    return problem(429, "too many requests without a valid key", retry_after(wait))
+                return problem(401, "send Authorization: Bearer KEY with a valid key", {"WWW-Authenticate": "Bearer"})
+            state["key_id"] = number
+            client = f"key {number}"
+        wait = self._rate.wait_s(client) if scope["path"] not in OPEN else 0.0
+        if wait:
+            rule = f"at most {self._guarding.rate:g} requests a second of one client"
+            return problem(429, rule, retry_after(wait))
+        return None
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """`receive` that ends where a body is too large or too slow; what was declared may be wrong."""
+        total = 0
+        until = time.monotonic() + self._guarding.body_s
+        whole = False
+
+        async def bounded() -> Message:
+            nonlocal total, whole
+            if whole:
+                return await receive()  # waits for the client to go
+            try:
+                message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
+            except TimeoutError:
+                return {"type": "http.disconnect"}
+            total += len(message.get("body", b""))
+            if total > self._guarding.max_body:
+                raise TooLargeError
+            whole = not message.get("more_body", False)
+            return message
+
+        return bounded

@@ -1,0 +1,80 @@
+"""What Prometheus reads: requests by route, and the state of fleets, caches, passages and the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from search.serve.service import Service
+
+#: Seconds, from a cached answer to one that is given up.
+BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "request_seconds", "time of requests", ("route",), buckets=BUCKETS, registry=self.registry
+        )
+        self._requests = Counter(
+            "requests", "requests by route and status", ("route", "status"), registry=self.registry
+        )
+        self.registry.register(_State(service))
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._seconds.labels(route).observe(seconds)
+        self._requests.labels(route, str(status)).inc()
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _State:
+    """Read when it is asked for."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        service = self._service
+        waiting = GaugeMetricFamily("queue_length", "rows that wait", labels=["task"])
+        totals = {
+            name: CounterMetricFamily(name, text, labels=["task"])
+            for name, text in (
+                ("rows_served", "rows that a model answered"),
+                ("rows_late", "of these, after their deadline"),
+                ("rows_refused", "rows that were not taken"),
+                ("rows_dropped", "rows that expired in the queue"),
+                ("variant_switches", "moves from one variant to another"),
+            )
+        }
+        serving = GaugeMetricFamily("variant_serving", "1 of the variant that serves", labels=["task", "variant"])
+        for task, fleet in service.fleets.items():
+            state = fleet.dispatcher.look(
+                lambda b: (b.waiting, b.served, b.late, b.refused, b.dropped, b.controller.switch_count)
+            )
+            waiting.add_metric([task], state[0])
+            for family, value in zip(totals.values(), state[1:], strict=True):
+                family.add_metric([task], value)
+            now = fleet.serving
+            for variant in fleet.variants:
+                serving.add_metric([task, fleet.name(variant.number)], float(variant.number == now))
+        yield waiting
+        yield from totals.values()
+        yield serving
+        hits = CounterMetricFamily("cache_hits", "entries found", labels=["cache"])
+        misses = CounterMetricFamily("cache_misses", "entries not found", labels=["cache"])
+        for name, cache in (("answers", service.answers), ("sentences", service.sentence_vectors)):
+            hits.add_metric([name], cache.hits)
+            misses.add_metric([name], cache.misses)
+        yield hits
+        yield misses
+        yield GaugeMetricFamily("passages", "passages that can be found", value=len(service.index))
+        yield GaugeMetricFamily("writes_waiting", "writes that wait for the database", value=service.archive.waiting)

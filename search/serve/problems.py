@@ -1,0 +1,81 @@
+"""Errors of the API as RFC 9457 problems: application/problem+json with type, title, status and detail."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from search.serve.database.writer import WriterFullError
+from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
+from search.serve.service import NothingKnownError
+
+TITLES = {
+    400: "Bad request",
+    401: "An API key is needed",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "The input is wrong",
+    429: "Too many requests",
+    500: "The service failed",
+    503: "Not available",
+    504: "Too late",
+}
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+    """A response that says what went wrong."""
+    content = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail, **more}
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to come again: whole seconds, 1 or more."""
+    return {"Retry-After": str(max(1, math.ceil(min(seconds, 3600.0))))}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the service as a problem."""
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [{"at": ".".join(map(str, one["loc"])), "rule": one["msg"]} for one in error.errors()]
+        shown = "; ".join(f"{one['at']}: {one['rule']}" for one in errors[:5])
+        return problem(422, shown, errors=errors[:20])
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
+        closed = error.refusal.reason in ("closing", "unavailable")
+        return problem(503 if closed else 429, str(error), retry_after(error.retry_after_s))
+
+    @app.exception_handler(ExpiredError)
+    async def expired(request: Request, error: ExpiredError) -> JSONResponse:
+        return problem(504, str(error), retry_after(1.0))
+
+    @app.exception_handler(FailedError)
+    async def failed(request: Request, error: FailedError) -> JSONResponse:
+        return problem(503, "the models that should answer failed; they are tried again later", retry_after(1.0))
+
+    @app.exception_handler(WriterFullError)
+    async def full(request: Request, error: WriterFullError) -> JSONResponse:
+        return problem(503, str(error), retry_after(1.0))
+
+    @app.exception_handler(NothingKnownError)
+    async def nothing(request: Request, error: NothingKnownError) -> JSONResponse:
+        return problem(404, str(error))
+
+    @app.exception_handler(ValueError)
+    async def value(request: Request, error: ValueError) -> JSONResponse:
+        return problem(422, str(error))

@@ -1,0 +1,90 @@
+"""What the API takes and gives."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+#: The longest question, context or text in characters.
+QUESTION, TEXT, DOCUMENT = 2_000, 50_000, 1_000_000
+
+Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
+
+
+class Strict(BaseModel):
+    """No keys but those named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Ask(Strict):
+    """A question; without a context the stored passages are searched."""
+
+    question: Question
+    context: Text | None = None
+    within_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None  # default: the service's objective
+
+
+class Answered(BaseModel):
+    """An answer; `start` and `end` are characters of `context`, which is the passage it comes from."""
+
+    id: int
+    answer: str
+    score: float
+    start: int
+    end: int
+    context: str
+    passage: int | None
+    source: str | None
+    variant: str
+    cached: bool
+    milliseconds: dict[str, float]
+
+
+class Classify(Strict):
+    """Texts to classify."""
+
+    texts: Annotated[list[Text], Field(min_length=1, max_length=64)]
+
+
+class Embed(Strict):
+    """As OpenAI's embeddings endpoint takes them."""
+
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+class AddPassages(Strict):
+    """A text, which is cut into passages."""
+
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=DOCUMENT)]
+    source: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = "text"
+
+
+class Opinion(Strict):
+    """Whether an answer helped."""
+
+    helpful: bool
+    comment: Annotated[str, StringConstraints(max_length=2_000)] | None = None
+
+
+def embedding_list(vectors: list[np.ndarray], texts: list[str], model: str, encoding: str) -> dict[str, Any]:
+    """As OpenAI's embeddings endpoint gives them. Tokens are counted as four characters each."""
+
+    def shown(vector: np.ndarray) -> Any:
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector.tolist()
+
+    tokens = sum(1 + len(text) // 4 for text in texts)
+    data = [{"object": "embedding", "index": i, "embedding": shown(vector)} for i, vector in enumerate(vectors)]
+    return {
+        "object": "list",
+        "data": data,
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

@@ -1,0 +1,198 @@
+"""Starting the service: database, passages, fleets, and the web server around the application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.errors import UserError
+from search.serve.batching import Limits
+from search.serve.database.archive import Archive, NewPassage
+from search.serve.database.engine import open_engine, url_of
+from search.serve.database.writer import Writer
+from search.serve.fleet import EMBEDDING, EMBEDDING_S, Fleet, load_fleet, timed_variant, tokens_of
+from search.serve.guard import Guarding
+from search.serve.packaged_embedder import PackagedEmbedder
+from search.serve.retrieval import Index
+from search.serve.service import Service
+
+log = logging.getLogger(__name__)
+
+QUICKSTART = Path(__file__).parents[1] / "quickstart" / "question_answering"
+#: A question of usual length, by which a model without a record is timed.
+USUAL = "Who wrote the first program for a machine that computes?"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    fronts: tuple[Path, ...]
+    folder: Path  # of the service's own files
+    host: str = "127.0.0.1"
+    port: int = 8000
+    slo_ms: float = 200.0
+    database: str | None = None
+    memory_mb: float = 4000.0
+    keys: bool = False
+    seed: bool = True  # whether an empty store gets the embedded passages
+
+
+def open_archive(settings: Settings) -> tuple[Archive, Writer]:
+    """The database. Close the writer at the end."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(url_of(settings.database, settings.folder))
+    writer = Writer(engine)
+    return Archive(engine, writer), writer
+
+
+def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
+    """The packaged embedder behind a queue."""
+
+    def answer(rows: Sequence[Any]) -> Sequence[Any]:
+        return list(embed(rows))
+
+    variant = timed_variant(answer, USUAL, tokens_of(USUAL))
+    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, limits)
+
+
+def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
+    """The fleets of the fronts that are named, by task.
+
+    Raises:
+        UserError: two of one task, or one that cannot be loaded.
+    """
+    fleets: dict[str, Fleet] = {}
+    for folder in settings.fronts:
+        fleet = load_fleet(folder, limits, settings.memory_mb / len(settings.fronts))
+        if fleet.task in fleets:
+            raise UserError(f"{folder}: one study a task; {fleets[fleet.task].study} is one of {fleet.task} too")
+        fleets[fleet.task] = fleet
+    return fleets
+
+
+def _identity(fleet: Fleet, settings: Settings) -> tuple[str, int]:
+    """(digest, size of an embedding) of the model that embeds, by its record."""
+    [variant] = fleet.variants
+    front = next(folder for folder in settings.fronts if json_study(folder) == fleet.study)
+    record = (front / "models" / str(variant.number) / "recipe.yaml").read_bytes()
+    return hashlib.sha256(record).hexdigest()[:16], len(fleet.answers[variant.number]([USUAL])[0])
+
+
+def json_study(folder: Path) -> str:
+    """The study whose front is exported there."""
+    return str(json.loads((folder / "front.json").read_text(encoding="utf-8"))["study"])
+
+
+def seeds() -> list[NewPassage]:
+    """The contexts of the embedded question-answering example, each a passage."""
+    from pyarrow import parquet
+
+    texts: dict[str, str] = {}  # text -> title
+    for name in ("test", "validation"):
+        table = parquet.read_table(QUICKSTART / f"{name}.parquet", columns=["title", "context"])
+        for title, text in zip(*(table.column(c).to_pylist() for c in ("title", "context")), strict=True):
+            texts.setdefault(text.strip(), str(title).replace("_", " "))
+    return [NewPassage(title, 0, text) for text, title in texts.items()]
+
+
+class Server:
+    """One service from start to end.
+
+    Raises:
+        UserError: by the constructor; nothing is left open.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        limits = Limits(slo_s=settings.slo_ms / 1e3)
+        fleets = load_fleets(settings, limits)
+        if EMBEDDING in fleets:
+            model, size = _identity(fleets[EMBEDDING], settings)
+        else:
+            embed = PackagedEmbedder()
+            model, size = embed.digest, embed.size
+            fleets[EMBEDDING] = embedding_fleet(embed, Limits(slo_s=EMBEDDING_S))
+        archive, self._writer = open_archive(settings)
+        self.index = Index(settings.folder / "embeddings.f32", size)
+        self.index.add(archive.embeddings(model))
+        self.service = Service(archive, self.index, model, fleets)
+        self.ready = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """Give an empty store the embedded passages, and embed what is not yet."""
+        archive = self.service.archive
+        if self.settings.seed and not await asyncio.to_thread(archive.passages, 0, 1):
+            await asyncio.wrap_future(archive.add_passages(seeds()))
+        count = await self.service.embed_missing()
+        log.info("%d passages embedded, %d can be found", count, len(self.index))
+        self.ready.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Prepare beside what is served; at the end answer what waits and store it."""
+        preparing = asyncio.create_task(self.prepare())
+        switches = asyncio.create_task(self._store_switches())
+        try:
+            yield
+        finally:
+            for task in (preparing, switches):
+                task.cancel()
+            for task in (preparing, switches):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        self.service.close()
+        self._writer.close()
+
+    async def _store_switches(self, every_s: float = 0.5) -> None:
+        """Log and store the controllers' moves as they come."""
+        seen = dict.fromkeys(self.service.fleets, 0)
+        while True:
+            await asyncio.sleep(every_s)
+            for task, fleet in self.service.fleets.items():
+                count, moves = fleet.dispatcher.look(lambda b: (b.controller.switch_count, list(b.controller.switches)))
+                for move in moves[len(moves) - (count - seen[task]) :] if count > seen[task] else []:
+                    before, after = fleet.name(move.source or 0), fleet.name(move.target)
+                    log.info("%s: from %s to %s: %s", task, before, after, move.reason)
+                    self.service.archive.switched(before, after, move.reason)
+                seen[task] = count
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C; then what waits is answered, and the process ends."""
+    import uvicorn
+
+    from search.serve.app import create_app
+
+    server = Server(settings)
+    guarding = Guarding(keys=settings.keys)
+    app = create_app(server.service, guarding, server.ready)
+
+    async def serve() -> None:
+        config = uvicorn.Config(
+            app,
+            settings.host,
+            settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=15,
+            timeout_keep_alive=15,
+        )
+        web = uvicorn.Server(config)
+        async with server.running():
+            await web.serve()
+
+    asyncio.run(serve())
+    return 0

@@ -1,0 +1,266 @@
+"""The service behind the API: passages are searched, a fleet answers, and the answer is stored before it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from search.serve.cache import Cache
+from search.serve.database.archive import Archive, NewAnswer, NewPassage
+from search.serve.dispatcher import Answered, RefusedError
+from search.serve.fleet import EMBEDDING, Fleet, tokens_of
+from search.serve.retrieval import Index
+from search.serve.sentences import sentences
+
+#: Passages that an answer is looked for in.
+PASSAGES = 3
+#: Task names of fleets.
+ANSWERING, CLASSIFYING = "question-answering", "classification"
+
+
+class NothingKnownError(Exception):
+    """There is no passage to answer from."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it is sent."""
+
+    id: int
+    text: str
+    score: float
+    start: int  # in the passage or the given context, in characters
+    end: int
+    context: str
+    passage: int | None
+    source: str | None
+    variant: str
+    cached: bool
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """An answer before it is stored."""
+
+    text: str
+    score: float
+    start: int
+    end: int
+    passage: int | None
+    source: str | None
+    context: str
+    variant: str
+
+
+class Service:
+    """Answers questions, and keeps what they are answered from.
+
+    Args:
+        model: digest of the model that embeds passages.
+        fleets: by task; "sentence-similarity" embeds questions, and is always there.
+        answers: bound and seconds to live of the cache of answers.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        model: str,
+        fleets: Mapping[str, Fleet],
+        cached_answers: tuple[int, float] = (10_000, 600.0),
+    ) -> None:
+        self.archive, self.index, self.fleets = archive, index, fleets
+        self._model = model
+        self.answers: Cache[tuple[str, str | None, str], _Span] = Cache(*cached_answers)
+        #: Embeddings of a passage's sentences (S, D).
+        self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000)
+
+    async def answer(
+        self,
+        question: str,
+        context: str | None,
+        request: str,
+        key_id: int | None = None,
+        within_s: float | None = None,
+    ) -> Answer:
+        """The best answer to a question: of `context`, or of the passages nearest to the question.
+
+        Raises:
+            NothingKnownError: no context is given, and there are no passages.
+            RefusedError, ExpiredError, FailedError: `search.serve.dispatcher`.
+            WriterFullError: answers cannot be stored as fast as they come.
+        """
+        began = time.perf_counter()
+        milliseconds: dict[str, float] = {}
+        fleet = self.fleets.get(ANSWERING, self.fleets[EMBEDDING])
+        key = (question, context, fleet.name(fleet.serving))
+        span = self.answers.get(key)
+        cached = span is not None
+        if span is None:
+            if ANSWERING in self.fleets:
+                span = await self._extracted(question, context, within_s, milliseconds)
+            else:
+                span = await self._nearest_sentence(question, context, within_s, milliseconds)
+            self.answers.put((question, context, span.variant), span)
+        storing = time.perf_counter()
+        new = NewAnswer(
+            request, question, context, span.text, span.score, span.start, span.end, span.passage, span.variant,
+            {**milliseconds, "total": (storing - began) * 1e3}, key_id,
+        )  # fmt: skip
+        number = await asyncio.wrap_future(self.archive.answered(new))
+        ended = time.perf_counter()
+        milliseconds |= {"store": (ended - storing) * 1e3, "total": (ended - began) * 1e3}
+        return Answer(
+            number, span.text, span.score, span.start, span.end, span.context, span.passage, span.source, span.variant,
+            cached, {name: round(value, 3) for name, value in milliseconds.items()},
+        )  # fmt: skip
+
+    async def embed(self, texts: Sequence[str], within_s: float | None = None) -> list[np.ndarray]:
+        """An embedding (D,) of each text."""
+        rows = [(text, tokens_of(text)) for text in texts]
+        return [one.answer for one in await answered(self.fleets[EMBEDDING], rows, within_s)]
+
+    async def classify(self, texts: Sequence[str], within_s: float | None = None) -> list[dict[str, Any]]:
+        """The label of each text, as the pipeline gives it, and the variant. Raises KeyError: no such fleet."""
+        fleet = self.fleets[CLASSIFYING]
+        rows = [(text, tokens_of(text)) for text in texts]
+        return [{**one.answer, "variant": fleet.name(one.number)} for one in await answered(fleet, rows, within_s)]
+
+    async def add_passages(self, passages: Sequence[NewPassage]) -> list[int]:
+        """Store passages and make them findable. The numbers, in order."""
+        numbers = await asyncio.wrap_future(self.archive.add_passages(passages))
+        await self.embed_missing()
+        return numbers
+
+    async def remove_passage(self, number: int) -> bool:
+        """Whether there was such a passage."""
+        removed = await asyncio.wrap_future(self.archive.remove_passage(number))
+        self.index.remove(number)
+        if removed:
+            self.answers.clear()
+        return removed
+
+    async def embed_missing(self, at_once: int = 64, within_s: float = 600.0) -> int:
+        """Embed the passages that this model has not; how many they were."""
+        count = 0
+        while missing := await asyncio.to_thread(self.archive.not_embedded, self._model, at_once):
+            vectors = await self._embed_slowly([passage.text for passage in missing], within_s)
+            rows = {passage.id: vector for passage, vector in zip(missing, vectors, strict=True)}
+            await asyncio.wrap_future(self.archive.embed(self._model, rows))
+            self.index.add(rows.items())
+            self.answers.clear()
+            count += len(missing)
+        return count
+
+    async def _embed_slowly(self, texts: Sequence[str], within_s: float) -> list[np.ndarray]:
+        """Embeddings of many texts, a few at a time so that questions find room in the queue."""
+        size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(texts), size):
+            vectors += await self.embed(texts[start : start + size], within_s)
+        return vectors
+
+    async def _found(
+        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+    ) -> tuple[list[tuple[int | None, str | None, str]], np.ndarray | None]:
+        """((passage, source, text) to answer from, nearest first; the question's embedding where it was needed)."""
+        if context is not None and ANSWERING in self.fleets:
+            return [(None, None, context)], None
+        began = time.perf_counter()
+        [vector] = await self.embed([question], within_s)
+        embedded = time.perf_counter()
+        milliseconds["embed"] = (embedded - began) * 1e3
+        if context is not None:
+            return [(None, None, context)], vector
+        hits = self.index.search(vector, PASSAGES)
+        rows = await asyncio.to_thread(lambda: [self.archive.passage(hit.passage) for hit in hits])
+        milliseconds["retrieve"] = (time.perf_counter() - embedded) * 1e3
+        texts: list[tuple[int | None, str | None, str]] = [(row.id, row.source, row.text) for row in rows if row]
+        if not texts:
+            raise NothingKnownError("there is no passage to answer from; add one, or give a context")
+        return texts, vector
+
+    async def _extracted(
+        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+    ) -> _Span:
+        """The best span of the question-answering fleet over the passages."""
+        texts, _ = await self._found(question, context, within_s, milliseconds)
+        fleet = self.fleets[ANSWERING]
+        began = time.perf_counter()
+        rows = [({"question": question, "context": text}, tokens_of(question, text)) for _, _, text in texts]
+        replies = await answered(fleet, rows, within_s)
+        milliseconds |= {
+            "answer": (time.perf_counter() - began) * 1e3,
+            "wait": max(one.waited_s for one in replies) * 1e3,
+            "model": max(one.computed_s for one in replies) * 1e3,
+        }
+        best = max(range(len(texts)), key=lambda i: (bool(replies[i].answer["answer"]), replies[i].answer["score"]))
+        number, source, text = texts[best]
+        reply = replies[best].answer
+        return _Span(
+            reply["answer"], float(reply["score"]), int(reply["start"]), int(reply["end"]), number, source, text,
+            fleet.name(replies[best].number),
+        )  # fmt: skip
+
+    async def _nearest_sentence(
+        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+    ) -> _Span:
+        """The sentence of the passages whose embedding is nearest to the question's."""
+        texts, vector = await self._found(question, context, within_s, milliseconds)
+        assert vector is not None
+        began = time.perf_counter()
+        best: _Span | None = None
+        fleet = self.fleets[EMBEDDING]
+        for number, source, text in texts:
+            spans = sentences(text)
+            vectors = await self._of_sentences(text, spans, within_s)
+            if not spans:
+                continue
+            scores = vectors @ vector
+            at = int(scores.argmax())
+            if best is None or scores[at] > best.score:
+                start, end = spans[at]
+                best = _Span(
+                    text[start:end], float(scores[at]), start, end, number, source, text, fleet.name(fleet.serving)
+                )
+        milliseconds["answer"] = (time.perf_counter() - began) * 1e3
+        if best is None:
+            raise NothingKnownError("the context has no sentence")
+        return best
+
+    async def _of_sentences(self, text: str, spans: Sequence[tuple[int, int]], within_s: float | None) -> np.ndarray:
+        """(S, D) of the sentences of a text."""
+        vectors = self.sentence_vectors.get(text)
+        if vectors is None:
+            rows = await self.embed([text[start:end] for start, end in spans], within_s)
+            vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+            self.sentence_vectors.put(text, vectors)
+        return vectors
+
+    def close(self) -> None:
+        """Answer what waits, then end the fleets."""
+        for fleet in self.fleets.values():
+            fleet.close()
+
+
+async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
+    """The answers to (row, tokens) in order; where one is refused the others are given up.
+
+    Raises:
+        RefusedError, ExpiredError, FailedError: of any row.
+    """
+    futures: list[asyncio.Future[Answered]] = []
+    try:
+        for payload, length in rows:
+            futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
+    except RefusedError:
+        for future in futures:
+            future.cancel()
+        raise
+    return list(await asyncio.gather(*futures))
