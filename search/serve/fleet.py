@@ -11,8 +11,9 @@ from typing import Any
 
 from search.errors import UserError
 from search.serve.batching import Batcher, Limits
-from search.serve.controller import BacklogFit, Controller
+from search.serve.controller import Controller
 from search.serve.dispatcher import Dispatcher, Run
+from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, from_front, loadable
 
 #: Characters of English a token, about: rows are put in queues by their length, which need not be exact.

@@ -12,6 +12,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,10 +73,6 @@ class Rate:
         return 0.0 if allowed else (1.0 - tokens) / self._rate
 
 
-class TooLargeError(Exception):
-    """A body above the limit."""
-
-
 class Guard:
     """The outermost application.
 
@@ -121,15 +118,8 @@ class Guard:
                 await self._app(scope, self._bounded(receive), answer)
             else:
                 await refusal(scope, receive, answer)
-        except TooLargeError:
-            if not status:
-                await problem(413, self._too_large)(scope, receive, answer)
-        except Exception:
+        except Exception:  # the application has answered with a problem before it raises
             log.exception("request %s failed", state["request"])
-            if not status:
-                await problem(500, f"request {state['request']} failed; the service's log says why")(
-                    scope, receive, answer
-                )
         finally:
             took = time.perf_counter() - began
             # A path that is no route may be anything: it is neither counted by itself nor logged.
@@ -183,7 +173,7 @@ class Guard:
                 return {"type": "http.disconnect"}
             total += len(message.get("body", b""))
             if total > self._guarding.max_body:
-                raise TooLargeError
+                raise HTTPException(413, self._too_large)
             whole = not message.get("more_body", False)
             return message
 

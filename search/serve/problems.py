@@ -79,3 +79,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ValueError)
     async def value(request: Request, error: ValueError) -> JSONResponse:
         return problem(422, str(error))
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        return problem(500, f"request {request.state.request} failed; the service's log says why")

@@ -1,0 +1,69 @@
+"""A whole service over fleets that answer at once, for tests of the API and of the page."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.serve.batching import Limits
+from search.serve.database.archive import Archive
+from search.serve.database.engine import open_engine, url_of
+from search.serve.database.writer import Writer
+from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.retrieval import Index
+from search.serve.service import ANSWERING, Service
+from search.serve.variants import Variant
+
+WORDS = 64
+LIMITS = Limits(slo_s=5.0)
+
+
+def embed(texts: Sequence[str]) -> list[np.ndarray]:
+    """How often each word stands in a text, by the word's sum of characters."""
+    rows = []
+    for text in texts:
+        row = np.full(WORDS, 1e-3, dtype=np.float32)
+        for word in text.lower().split():
+            row[sum(map(ord, word.strip(".,?!"))) % WORDS] += 1
+        rows.append(row / np.linalg.norm(row))
+    return rows
+
+
+def extract(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """The first word of the context that is longer than five characters."""
+    answers = []
+    for row in rows:
+        words = [word for word in row["context"].split() if len(word) > 5] or [""]
+        start = row["context"].find(words[0])
+        answers.append({"answer": words[0], "score": 0.5, "start": start, "end": start + len(words[0])})
+    return answers
+
+
+def variant(number: int, ms: float, quality: float) -> Variant:
+    return Variant(number, quality, 100 * (1 - quality), ((1, ms / 1e3), (8, 4 * ms / 1e3)), 32)
+
+
+def fleet(task: str, answer: Any, numbers: Sequence[int] = (0,), limits: Limits = LIMITS) -> Fleet:
+    variants = [variant(n, 1.0 + 2 * i, 0.8 + 0.01 * i) for i, n in enumerate(numbers)]
+    return Fleet(task, f"study-{task}", variants, dict.fromkeys(numbers, answer), limits, "metric")
+
+
+@contextlib.contextmanager
+def service(folder: Path, *more: Fleet, extracting: bool = False) -> Iterator[Service]:
+    """A service with an empty store in `folder`."""
+    engine = open_engine(url_of(None, folder))
+    writer = Writer(engine)
+    fleets = {EMBEDDING: fleet(EMBEDDING, embed), **{one.task: one for one in more}}
+    if extracting:
+        fleets[ANSWERING] = fleet(ANSWERING, extract, (3, 7))
+    made = Service(Archive(engine, writer), Index(folder / "embeddings", WORDS), "words", fleets)
+    try:
+        yield made
+    finally:
+        made.close()
+        writer.close()
+        engine.dispose()
