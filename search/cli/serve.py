@@ -36,6 +36,9 @@ def serve(
     memory_mb: Annotated[
         float, typer.Option("--memory-mb", parser=number(1.0), metavar="MB", help="of the models that stay loaded")
     ] = 4000.0,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="leave an empty store of passages empty, without the embedded examples")
+    ] = False,
     new_key: Annotated[
         str | None, typer.Option("--new-key", metavar="NAME", help="make an API key, print it once, and end")
     ] = None,
@@ -66,6 +69,7 @@ def serve(
         slo_ms=slo_ms,
         database=database,
         memory_mb=memory_mb,
+        seed=not empty,
         keys=keys or (host not in LOOPBACK and not open_to_all),
     )
     if new_key is not None or revoke_key is not None:

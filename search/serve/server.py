@@ -112,6 +112,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        url_of(settings.database, settings.folder)  # a wrong one is told before models are loaded
         limits = Limits(slo_s=settings.slo_ms / 1e3)
         fleets = load_fleets(settings, limits)
         if EMBEDDING in fleets:

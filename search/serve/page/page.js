@@ -200,6 +200,7 @@ function drawFront(fleet) {
     shape("line", { class: "axis", x1: box.left, y1: box.top, x2: box.left, y2: box.bottom }),
     shape("text", { x: box.right, y: 194, "text-anchor": "end" }, "ms a call"),
     shape("text", { x: 4, y: 10 }, fleet.metric || "quality"),
+    ...[points[0], points[points.length - 1]].map((p) => shape("text", { x: 4, y: y(p.y) + 4 }, p.y.toPrecision(3))),
     shape("polyline", { class: "line", points: points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ") }),
   ];
   for (const point of points) {

@@ -1,0 +1,99 @@
+"""`python -m search serve`, the real command: kill -9, SIGTERM, keys, and wrong input."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from command import search
+
+CONTEXT = "Herons stand in shallow water. Some nest in trees."
+
+
+@contextlib.contextmanager
+def started(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """The service on a free port, when it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "search", "serve", "--port", str(port), "--empty", "--slo-ms", "5000", *options]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            deadline = time.monotonic() + 120
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        break
+                time.sleep(0.1)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: Path) -> None:
+    with started(tmp_path) as (process, client):
+        sent = []
+        for i in range(10):
+            found = client.post(
+                "/v1/answer", json={"question": f"Where do herons stand? {i}", "context": CONTEXT}
+            ).json()
+            assert found["answer"] == "Herons stand in shallow water."
+            sent.append(found["id"])
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with started(tmp_path) as (process, client):
+        stored = {one["id"] for one in client.get("/v1/history").json()["answers"]}
+        assert set(sent) <= stored
+        added = client.post("/v1/passages", json={"text": CONTEXT, "source": "birds"})
+        assert added.status_code == 201
+        found = client.post("/v1/answer", json={"question": "What nests in trees?"}).json()
+        assert (found["source"], found["answer"]) == ("birds", "Some nest in trees.")
+        assert client.get("/").status_code == 200 and "openapi" in client.get("/openapi.json").json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
+    made = search("serve", "--new-key", "me", cwd=tmp_path)
+    assert made.code == 0 and made.out.strip().startswith("tcs_"), made.err
+    assert made.out.strip().encode() not in (tmp_path / "mlruns" / "service" / "service.db").read_bytes()
+    assert search("serve", "--revoke-key", "me", cwd=tmp_path).out.strip() == "1 revoked"
+    again = search("serve", "--revoke-key", "me", cwd=tmp_path)
+    assert again.code == 2 and again.err.strip() == "error: --revoke-key: no valid key has the name 'me'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "STUDY_OR_DIR: no exported front: none is no folder with a front.json and no study in"),
+        (["../up"], "STUDY_OR_DIR: no exported front: ../up"),
+        (["--port", "0"], "--port: must be a whole number from 1 to 65535, got 0"),
+        (["--slo-ms", "soon"], "--slo-ms: must be a number of 1 or more, got soon"),
+        (["--database", "mysql://a:b@c/d"], "--database: must begin with sqlite:/// or postgresql://, got mysql://..."),
+        (["--require-keys", "--without-keys"], "--without-keys: must be left out with --require-keys"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    ended = search("serve", *arguments, cwd=tmp_path)
+    assert ended.code == 2 and message in ended.err and ended.err.count("\n") == 1, ended.err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "classification"}'])
+def test_a_folder_that_is_no_export_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "front.json").write_text(content)
+    ended = search("serve", str(tmp_path), cwd=tmp_path)
+    assert ended.code == 2 and f"{tmp_path}/front.json: not the front of an export" in ended.err

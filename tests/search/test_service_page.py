@@ -1,0 +1,247 @@
+"""The service's page in a real browser: asking, passages, history, the live panel, keys, and hostile text."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from services import service
+
+from search.serve.app import create_app
+from search.serve.guard import Guarding
+from search.serve.service import Service
+
+webdriver = pytest.importorskip("selenium.webdriver")
+WebDriverException = pytest.importorskip("selenium.common").WebDriverException
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None, reason="Debian's chromium and chromium-driver are not installed"
+)
+
+HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt'</script> villain"
+
+
+class Running:
+    """A web server in a thread."""
+
+    def __init__(self, made: Service, guarding: Guarding) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        config = uvicorn.Config(create_app(made, guarding), "127.0.0.1", self.port, log_config=None, lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()), daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1200,900",
+        "--disable-dev-shm-usage",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with service(tmp_path_factory.mktemp("page"), extracting=True) as made:
+        server = Running(made, Guarding(rate=1e6, burst=1e6))
+        yield server
+        server.close()
+
+
+@pytest.fixture
+def page(browser: Any, running: Running) -> Iterator[Any]:
+    browser.get(running.url)
+    browser.get_log("browser")
+    yield browser
+    wrong = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not [message for message in wrong if " 404 " not in message], "errors in the page's console"
+
+
+def find(page: Any, selector: str) -> Any:
+    return page.find_element("css selector", selector)
+
+
+def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What `true` gives as soon as that is something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if result := true():
+                return result
+        except WebDriverException:  # what is looked for is not there yet, or was drawn anew
+            pass
+        time.sleep(0.05)
+    raise AssertionError("it did not come to be")
+
+
+def ask(page: Any, question: str, context: str = "") -> Any:
+    if context:
+        page.execute_script("document.querySelector('details').open = true")
+        find(page, "#context").clear()
+        find(page, "#context").send_keys(context)
+    field = find(page, "#question")
+    field.clear()
+    field.send_keys(question + "\n")
+
+
+def test_an_answer_is_shown_with_its_place_its_score_and_its_time(page: Any) -> None:
+    ask(page, "Which creature?", "We saw a peacock there 😀 yesterday.")
+    until(lambda: find(page, "#result .answer").text == "peacock")
+    assert find(page, "#result mark").text == "peacock"
+    assert "We saw a peacock there 😀 yesterday." in find(page, "#result .passage").text
+    told = find(page, "#result .quiet").text
+    assert "score 0.50" in told and " ms" in told and "study-question-answering/" in told
+
+
+def test_the_mark_counts_characters_as_the_service_does(page: Any) -> None:
+    ask(page, "What?", "😀😀 it was a meteor, 😀")
+    until(lambda: find(page, "#result mark").text == "meteor,")
+
+
+def test_hostile_text_is_shown_and_not_run(page: Any) -> None:
+    ask(page, HOSTILE, HOSTILE)
+    until(lambda: HOSTILE in find(page, "#result .passage").text)
+    find(page, "[data-view=history]").click()
+    until(lambda: HOSTILE in find(page, "#history").text)
+    assert page.title == "Question answering"
+    assert not page.find_elements("css selector", "main img, main script")
+
+
+def test_passages_are_added_by_text_and_file_and_removed(page: Any, tmp_path: Path) -> None:
+    find(page, "[data-view=passages]").click()
+    find(page, "#source").send_keys("birds")
+    find(page, "#text").send_keys("Herons stand in shallow water.")
+    find(page, "#add button").click()
+    until(lambda: "1 added." in find(page, "#added").text)
+    until(lambda: "Herons stand" in find(page, "#passages").text)
+    (tmp_path / "<b>fish.txt").write_text("Salmon swim up the river.")
+    find(page, "#file").send_keys(str(tmp_path / "<b>fish.txt"))
+    find(page, "#add button").click()
+    until(lambda: "<b>fish.txt" in find(page, "#passages").text)
+    find(page, "#passages li:first-child button").click()
+    until(lambda: "Herons stand" not in find(page, "#passages").text)
+    find(page, "#add button").click()
+    until(lambda: find(page, "#added").text == "Write a text or choose a file.")
+
+
+def test_the_history_takes_feedback_and_keeps_it(page: Any) -> None:
+    ask(page, "Which planet?", "Jupiter is large.")
+    until(lambda: find(page, "#result .answer").text == "Jupiter")
+    find(page, "[data-view=history]").click()
+    until(lambda: find(page, "#history li .answer").text == "Jupiter")
+    find(page, "#history li button").click()
+    until(lambda: "You found this helpful." in find(page, "#history li").text)
+    page.refresh()
+    find(page, "[data-view=history]").click()
+    until(lambda: "Found helpful." in find(page, "#history li").text)
+
+
+def test_the_live_panel_draws_the_front_and_the_variant_that_serves(page: Any, running: Running) -> None:
+    ask(page, "Which metal?", "Titanium is light.")
+    until(lambda: find(page, "#serving").text.startswith("study-question-answering/"))
+    until(lambda: float(find(page, "#per-s").text) > 0)
+    points = page.find_elements("css selector", "#front circle.point")
+    assert len(points) == 2 and len(page.find_elements("css selector", "#front circle.now")) == 1
+    assert "ms" in find(page, "#p50").text
+
+
+def test_the_keyboard_is_enough(page: Any) -> None:
+    find(page, "[data-view=passages]").click()
+    find(page, "h1").click()
+    page.switch_to.active_element.send_keys("/")
+    until(lambda: page.switch_to.active_element.get_attribute("id") == "question")
+    assert find(page, "#view-ask").is_displayed() and not find(page, "#view-passages").is_displayed()
+    page.switch_to.active_element.send_keys("Which colour?")
+    page.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert find(page, "#question").get_attribute("value") == ""
+
+
+@pytest.mark.parametrize("width", [360, 800, 1200])
+def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    try:
+        ask(page, "Which word?", "x" * 300 + " is long.")
+        until(lambda: find(page, "#result .answer").text)
+        for view in ("ask", "passages", "history"):
+            find(page, f"[data-view={view}]").click()
+            wide, seen = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+            assert wide <= seen == width
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(page: Any, scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5."""
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in colour[colour.index("(") + 1 :].rstrip(")").split(",")[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(ink: str, ground: str) -> float:
+        low, high = sorted((luminance(ink), luminance(ground)))
+        return (high + 0.05) / (low + 0.05)
+
+    def colours(selector: str, of: str) -> str:
+        return str(page.execute_script(f"return getComputedStyle(document.querySelector('{selector}')).{of}"))
+
+    ground, card = colours("body", "backgroundColor"), colours("aside", "backgroundColor")
+    assert (luminance(ground) < 0.2) == (scheme == "dark")
+    assert contrast(colours("body", "color"), ground) >= 4.5
+    assert contrast(colours("label", "color"), ground) >= 4.5 and contrast(colours("dt", "color"), card) >= 4.5
+    assert contrast(colours("#ask button", "color"), colours("#ask button", "backgroundColor")) >= 4.5
+
+
+def test_a_service_with_keys_asks_for_one(browser: Any, tmp_path: Path) -> None:
+    with service(tmp_path, extracting=True) as made:
+        key = made.archive.make_key("me").result(5)
+        server = Running(made, Guarding(keys=True, rate=1e6, burst=1e6))
+        try:
+            browser.get(server.url)
+            until(lambda: find(browser, "#key").is_displayed())
+            find(browser, "#key").send_keys(key + "\n")
+            until(lambda: find(browser, "#serving").text.startswith("study-"))
+            ask(browser, "Which stone?", "Granite is hard.")
+            until(lambda: find(browser, "#result .answer").text == "Granite")
+        finally:
+            server.close()
+            browser.execute_script("sessionStorage.clear()")
+            browser.get_log("browser")
