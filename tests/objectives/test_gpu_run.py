@@ -155,3 +155,18 @@ def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path, monkeypatch: p
     kinds = [row["kind"] for row in stages["repeatability"]["rows"]]
     assert kinds == ["quick", "quick", "campaign"] and len(stages["repeatability"]["goals"]) == 2
     assert all(row["outcome"] == "skipped" for row in stages["gpu-tests"]["rows"])
+
+
+@pytest.mark.parametrize("task", [stage.name for stage in run.ON_REQUEST])
+def test_the_stage_of_a_task_searches_its_embedded_example(tmp_path: Path, task: str) -> None:
+    """Its settings hold for the example, and dry there are rows to search over."""
+    import task_front
+
+    from search.space.configured import configured
+
+    file = ROOT / "search" / "quickstart" / f"{task}.yaml"
+    here = [setting for setting in task_front.OVERRIDES if not setting.startswith(("device", "space.runtime"))]
+    config = configured(file, 3, None, task, tmp_path / "mlruns", here)
+    assert config.task == task and Path(str(config.data.train)).is_file()
+    toy = configured(task_front.toy(tmp_path, task), 1, None, task, tmp_path / "mlruns", [])
+    assert toy.task == task and len(Path(str(toy.data.train)).read_text().splitlines()) == 400
