@@ -73,7 +73,7 @@ class Side(typing.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What was seen of one pair of processes; milliseconds by block, block i of both sides being of one round."""
+    """The timing of one pair of processes; milliseconds by block, block i of both sides being of one round."""
 
     candidate: list[Floats]
     baseline: list[Floats]  # empty without one
@@ -84,8 +84,8 @@ class Session:
     warm_up: Mapping[str, Any]
     others: float  # share of the CPUs' time that went elsewhere
     clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and at most; None without one
-    disturbances: tuple[str, ...]  # why not to trust the times; empty when nothing was seen
-    retried_for: tuple[str, ...] = ()  # why the attempts that are not kept were given up
+    disturbances: tuple[str, ...]  # why not to trust the times; empty for an undisturbed attempt
+    retried_for: tuple[str, ...] = ()  # disturbances of the other attempts
 
     @property
     def ratio(self) -> Estimate:

@@ -99,7 +99,7 @@ def logged_in(error: BaseException) -> str:
 
 
 def log_start(config: Mapping[str, Any]) -> None:
-    """What a run is of, and on what."""
+    """Log the versions, the platform and the configuration of a run."""
     log.info("a run begins: %s", " ".join(sys.argv))
     versions = {}
     for name in VERSIONS:

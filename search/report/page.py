@@ -90,7 +90,7 @@ class Column:
 
 
 def _columns(front: Front, study: StudyRecord) -> list[Column]:
-    """What the trials are compared in: the targets, then what else is known of most models."""
+    """The measurements that trials are compared in: the targets, then others that most models have."""
     names = [t.objective for t in front.targets]
     extra = [n for n in (study.metric, LATENCY, "size_mb", "params", "peak_memory_mb") if n not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
