@@ -65,6 +65,7 @@ def cases() -> dict[str, Case]:
     scored = [{**row, "score": float(i % 6)} for i, row in enumerate(passages())]
     columns = {"query": "query", "passage": "passage"}
     numbers = [{**row, "label": float(i % 7)} for i, row in enumerate(sentences({"negative": 0, "positive": 1}))]
+    texts_alone = [{"text": row["text"]} for row in numbers]
     asked = {"question": " ", "context": None, "answers": "film"}
     return {
         "single_label_classification": Case(sentences({"negative": "no", "positive": "yes"}), texts),
@@ -73,6 +74,7 @@ def cases() -> dict[str, Case]:
         ),
         "regression": Case(numbers, {**texts, "label": "much"}),
         "question-answering": Case(questions(), asked, {"max_length": 12, "doc_stride": 3}),
+        "causal-lm": Case(texts_alone, {"text": None}, {"max_length": 12, "doc_stride": 3}),
         "sentence-similarity": Case(passages(), {"query": "", "passage": None}, columns),
         "sentence-similarity, scored": Case(scored, {"query": None, "score": "near"}, {**columns, "score": "score"}),
     }
@@ -98,15 +100,17 @@ def output_of(rows: Any, task: Task) -> np.ndarray:
     """A random output, (E, ...) or (tokens, ...) of a head with an output a token."""
     per_token = head_named(task.own_head).per_token
     count = int(rows.encoded.lengths.sum()) if per_token else len(rows.encoded)
-    width = task.outputs or rows.classes or 8
-    return np.random.default_rng(1).normal(size=(count, width))
+    drawn = np.random.default_rng(1)
+    if task.outputs == 0:  # a log-likelihood a token
+        return -drawn.exponential(size=count)
+    return drawn.normal(size=(count, task.outputs or rows.classes or 8))
 
 
 every_task = pytest.mark.parametrize("task", KINDS, ids=name_of)
 
 
 def test_every_registered_task_has_a_case() -> None:
-    assert {name_of(task) for task in KINDS} <= {*cases(), "causal-lm"}, "add rows of the task to `cases`"
+    assert {name_of(task) for task in KINDS} <= set(cases()), "add rows of the task to `cases`"
 
 
 @pytest.fixture(params=[task for task in KINDS if name_of(task) in cases()], ids=name_of)
