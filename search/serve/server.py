@@ -156,17 +156,18 @@ class Server:
         self._writer.close()
 
     async def _store_switches(self, every_s: float = 0.5) -> None:
-        """Log and store the controllers' moves as they come."""
+        """Log and store where the controllers have gone; moves between two looks are one, since there may be many."""
         seen = dict.fromkeys(self.service.fleets, 0)
         while True:
             await asyncio.sleep(every_s)
             for task, fleet in self.service.fleets.items():
                 count, moves = fleet.dispatcher.look(lambda b: (b.controller.switch_count, list(b.controller.switches)))
-                for move in moves[len(moves) - (count - seen[task]) :] if count > seen[task] else []:
-                    before, after = fleet.name(move.source or 0), fleet.name(move.target)
-                    log.info("%s: from %s to %s: %s", task, before, after, move.reason)
-                    self.service.archive.switched(before, after, move.reason)
+                new = moves[-(count - seen[task]) :] if count > seen[task] else []
                 seen[task] = count
+                if new and new[0].source != new[-1].target:
+                    before, after = fleet.name(new[0].source or 0), fleet.name(new[-1].target)
+                    log.info("%s: from %s to %s: %s", task, before, after, new[-1].reason)
+                    self.service.archive.switched(before, after, new[-1].reason)
 
 
 def run(settings: Settings) -> int:

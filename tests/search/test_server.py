@@ -1,0 +1,57 @@
+"""Starting a service: the fleets of fronts, and the moves that are stored."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from services import extract, fleet, service
+
+from search.errors import UserError
+from search.serve.batching import Limits
+from search.serve.controller import Switch
+from search.serve.fleet import load_fleet
+from search.serve.server import Server, Settings, load_fleets
+from search.serve.service import ANSWERING
+
+
+def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
+    answering = fleet(ANSWERING, extract, (3, 5, 7))
+    with service(tmp_path, answering) as made:
+        server = object.__new__(Server)
+        server.service = made
+
+        def move(*numbers: int) -> None:
+            for before, after in itertools.pairwise(numbers):
+                answering.controller.switches.append(Switch(0.0, before, after, f"to {after}"))
+                answering.controller.switch_count += 1
+
+        async def run() -> None:
+            storing = asyncio.create_task(server._store_switches(0.05))
+            for numbers in ((7, 5, 3), (3, 5, 3), (3, 5)):
+                move(*numbers)
+                await asyncio.sleep(0.2)
+            storing.cancel()
+
+        asyncio.run(run())
+        made.archive.make_key("after").result(5)  # what was put before is written
+        stored = [(one["from"], one["to"], one["reason"]) for one in reversed(made.archive.switches())]
+    study = "study-question-answering"
+    assert stored == [(f"{study}/7", f"{study}/3", "to 3"), (f"{study}/3", f"{study}/5", "to 5")]
+
+
+def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.serve.server.load_fleet", lambda folder, *rest: fleet(ANSWERING, extract))
+    with pytest.raises(UserError, match="one study a task"):
+        load_fleets(Settings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
+
+
+def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
+    workload = {"batch": 1, "length": 32}
+    front = {"task": "classification", "study": "s", "metric": "accuracy", "workload": workload, "members": []}
+    (tmp_path / "front.json").write_text(json.dumps(front))
+    with pytest.raises(UserError, match="a front without members"):
+        load_fleet(tmp_path, Limits(), 1000)
