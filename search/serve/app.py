@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,8 @@ def _answers(app: FastAPI, service: Service, live: Live) -> None:
 
     @app.get("/v1/history")
     async def history(
-        before: Annotated[int | None, Query(ge=1)] = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+        before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> dict[str, Any]:
         """The newest answers with their questions, newest first."""
         return {"answers": await asyncio.to_thread(service.archive.history, before, limit)}
@@ -150,7 +152,7 @@ def _passages(app: FastAPI, service: Service) -> None:
     @app.post("/v1/passages", status_code=201)
     async def add(body: AddPassages) -> dict[str, Any]:
         """Store a text, cut into passages."""
-        return {"ids": await service.add_passages(_cut(body.source, body.text))}
+        return {"ids": await service.add_passages(await asyncio.to_thread(_cut, body.source, body.text))}
 
     @app.post("/v1/passages/file", status_code=201)
     async def add_file(file: Annotated[UploadFile, File()]) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def _passages(app: FastAPI, service: Service) -> None:
             raise HTTPException(422, f"file: must be UTF-8 text, got byte {content[error.start]:#04x}") from None
         if not text or len(text) > DOCUMENT:
             raise HTTPException(422, f"file: must have 1 to {DOCUMENT} characters, got {len(text)}")
-        return {"ids": await service.add_passages(_cut(file.filename or "file", text))}
+        pieces = await asyncio.to_thread(_cut, file.filename or "file", text)
+        return {"ids": await service.add_passages(pieces)}
 
     @app.delete("/v1/passages/{number}", status_code=204)
     async def remove(number: int) -> None:
@@ -214,9 +217,9 @@ def _file(path: Path) -> Any:
 
 
 def _cut(source: str, text: str) -> list[NewPassage]:
-    pieces = list(passages(text))
+    pieces = list(islice(passages(text), MOST_PASSAGES + 1))
     if len(pieces) > MOST_PASSAGES:
-        raise HTTPException(422, f"a document has at most {MOST_PASSAGES} passages, this one has {len(pieces)}")
+        raise HTTPException(422, f"a document has at most {MOST_PASSAGES} passages, this one has more")
     return [NewPassage(source, position, piece) for position, piece in enumerate(pieces)]
 
 

@@ -13,13 +13,18 @@ _END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]?[A
 _ABBREVIATIONS = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|No|vs|etc|e\.g|i\.e|U\.S|Inc|Ltd|Co|Gen|Col|Lt)|\b[A-Z])\.$"
 )
+#: The longest of them, with its full stop, and the character before it.
+_LONGEST = 8
+#: Not space: where a text goes on.
+_WORD = re.compile(r"\S")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """(start, end) of each sentence in characters, without the space around it."""
     spans, start = [], 0
     for match in _END.finditer(text):
-        if _ABBREVIATIONS.search(text[start : match.start()]):
+        # Only the end is looked at: a long text without sentences would be read once for each mark otherwise.
+        if _ABBREVIATIONS.search(text, max(start, match.start() - _LONGEST), match.start()):
             continue
         spans.append((start, match.start() + len(match.group().rstrip())))
         start = match.end()
@@ -44,6 +49,7 @@ def passages(text: str, most: int = PASSAGE) -> Iterator[str]:
             cut = text.rfind(" ", start + 1, start + most + 1)
             cut = start + most if cut <= start else cut
             yield text[start:cut].rstrip()
-            start = cut + (len(text[cut:end]) - len(text[cut:end].lstrip()))
+            word = _WORD.search(text, cut, end)
+            start = end if word is None else word.start()
     if 0 <= start < end:
         yield text[start:end]
