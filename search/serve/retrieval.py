@@ -43,7 +43,7 @@ class Index:
         self._file, self._size = file, size
         self._lock = threading.Lock()
         self._numbers = np.empty(ROOM, dtype=np.int64)
-        self._vectors = self._mapped(ROOM, "w+")
+        self._vectors = self._mapped(ROOM)
         self._count = 0
         self._places: dict[int, int] = {}
 
@@ -108,12 +108,12 @@ class Index:
         room = len(self._vectors)
         if rows <= room:
             return
-        self._vectors.flush()
-        self._vectors = self._mapped(2 * room, "r+")
+        vectors = self._mapped(2 * room)
+        vectors[: self._count] = self._vectors[: self._count]
+        self._vectors = vectors
         self._numbers = np.concatenate([self._numbers, np.empty(room, dtype=np.int64)])
 
-    def _mapped(self, rows: int, mode: str) -> np.memmap:
-        if mode == "r+":
-            with self._file.open("r+b") as file:
-                file.truncate(rows * self._size * 4)
-        return np.memmap(self._file, dtype=np.float32, mode=mode, shape=(rows, self._size))  # type: ignore[call-overload,no-any-return]
+    def _mapped(self, rows: int) -> np.memmap:
+        # A file that is mapped must not be cut: who reads behind its new end dies of SIGBUS. What has it keeps it.
+        self._file.unlink(missing_ok=True)
+        return np.memmap(self._file, dtype=np.float32, mode="w+", shape=(rows, self._size))

@@ -48,6 +48,18 @@ def test_fewer_passages_than_asked_for_are_all_given_and_equal_ones_by_number(tm
     assert [hit.passage for hit in index.search(np.ones(2, dtype=np.float32), 10)] == [2, 5, 9]
 
 
+def test_a_second_index_in_the_same_file_leaves_the_first_one_whole(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = [(n, generator.normal(size=4).astype(np.float32)) for n in range(1500)]
+    first = Index(tmp_path / "vectors", 4)
+    first.add(rows)
+    second = Index(tmp_path / "vectors", 4)
+    second.add(rows[:1])
+    first.add([(n + 1500, vector) for n, vector in rows])  # grows once more
+    assert first.search(rows[700][1], 2)[0].passage == 700 and len(first) == 3000
+    assert [hit.passage for hit in second.search(rows[0][1], 5)] == [0]
+
+
 @pytest.mark.parametrize("vector", [np.ones(3), np.zeros(2), np.array([np.nan, 1]), np.array([np.inf, 1])])
 def test_what_is_no_embedding_of_this_size_is_refused(tmp_path: Path, vector: np.ndarray) -> None:
     index = Index(tmp_path / "vectors", 2)
