@@ -19,6 +19,8 @@ from search.serve.sentences import sentences
 
 #: Passages that an answer is looked for in.
 PASSAGES = 3
+#: Characters of a text that is cut into sentences at once; a longer one is cut in a thread.
+SHORT = 4_000
 #: Task names of fleets.
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
@@ -78,6 +80,8 @@ class Service:
         self.archive, self.index, self.fleets = archive, index, fleets
         self._model = model
         self.answers: Cache[tuple[str, str | None, str], _Span] = Cache(*cached_answers)
+        #: Rises with every change of the passages: an answer from what was before it is not cached.
+        self._generation = 0
         #: Embeddings of a passage's sentences (S, D).
         self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000)
 
@@ -103,11 +107,13 @@ class Service:
         span = self.answers.get(key)
         cached = span is not None
         if span is None:
+            generation = self._generation
             if ANSWERING in self.fleets:
                 span = await self._extracted(question, context, within_s, milliseconds)
             else:
                 span = await self._nearest_sentence(question, context, within_s, milliseconds)
-            self.answers.put((question, context, span.variant), span)
+            if generation == self._generation:
+                self.answers.put((question, context, span.variant), span)
         storing = time.perf_counter()
         new = NewAnswer(
             request, question, context, span.text, span.score, span.start, span.end, span.passage, span.variant,
@@ -143,8 +149,13 @@ class Service:
         removed = await asyncio.wrap_future(self.archive.remove_passage(number))
         self.index.remove(number)
         if removed:
-            self.answers.clear()
+            self._changed()
         return removed
+
+    def _changed(self) -> None:
+        """The passages are others, so answers may be."""
+        self._generation += 1
+        self.answers.clear()
 
     async def embed_missing(self, at_once: int = 64, within_s: float = 600.0) -> int:
         """Embed the passages that this model has not; how many they were."""
@@ -154,7 +165,7 @@ class Service:
             rows = {passage.id: vector for passage, vector in zip(missing, vectors, strict=True)}
             await asyncio.wrap_future(self.archive.embed(self._model, rows))
             self.index.add(rows.items())
-            self.answers.clear()
+            self._changed()
             count += len(missing)
         return count
 
@@ -218,7 +229,8 @@ class Service:
         best: _Span | None = None
         fleet = self.fleets[EMBEDDING]
         for number, source, text in texts:
-            spans = sentences(text)
+            # A whole context takes milliseconds, which the event loop does not have.
+            spans = sentences(text) if len(text) <= SHORT else await asyncio.to_thread(sentences, text)
             vectors = await self._of_sentences(text, spans, within_s)
             if not spans:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from services import LIMITS, embed, fleet, service, variant
+from services import LIMITS, embed, extract, fleet, service, variant
 
 from search.serve.app import create_app
 from search.serve.dispatcher import RefusedError
@@ -59,6 +60,7 @@ def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 def test_a_question_is_answered_by_the_nearest_sentence_of_the_passages(served: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
+        is_problem(await client.get("/v1/history?before=2147483648"), 422)
         is_problem(await client.post("/v1/answer", json={"question": "Where does the cat sleep?"}), 404)
         added = await client.post("/v1/passages", json={"text": CAT, "source": "cats"})
         assert added.status_code == 201
@@ -412,6 +414,29 @@ def test_metrics_count_requests_rows_and_caches(extracting: Service) -> None:
         assert 'cache_hits_total{cache="answers"} 1.0' in text and "anything" not in text
 
     talk(extracting, conversation)
+
+
+def test_an_answer_over_a_passage_that_is_removed_meanwhile_is_sent_once_and_not_kept(tmp_path: Path) -> None:
+    begun, removed = threading.Event(), threading.Event()
+
+    def waits(rows: Any) -> Any:
+        begun.set()
+        removed.wait(5)
+        return extract(rows)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        [number] = (await client.post("/v1/passages", json={"text": CAT, "source": "cats"})).json()["ids"]
+        asked = asyncio.create_task(client.post("/v1/answer", json={"question": "cat sleeps"}))
+        await asyncio.to_thread(begun.wait, 5)
+        assert (await client.delete(f"/v1/passages/{number}")).status_code == 204
+        removed.set()
+        assert (await asked).status_code == 200
+        is_problem(await client.post("/v1/answer", json={"question": "cat sleeps"}), 404)
+        [stored] = (await client.get("/v1/history")).json()["answers"]
+        assert stored["passage"] is None
+
+    with service(tmp_path, fleet(ANSWERING, waits)) as made:
+        talk(made, conversation)
 
 
 def test_a_service_that_closes_refuses_and_finishes_what_waits(extracting: Service) -> None:

@@ -102,6 +102,13 @@ def test_a_passage_is_kept_once_and_leaves_with_its_embeddings_but_not_its_answe
     assert stored["id"] == answer and stored["passage"] is None
 
 
+def test_an_answer_from_a_passage_that_is_gone_is_stored_without_it(archive: Archive) -> None:
+    [number] = archive.add_passages([NewPassage("a", 0, "one")]).result(5)
+    archive.remove_passage(number).result(5)
+    stored = archive.answered(replace(ANSWER, passage_id=number)).result(5)
+    assert [(one["id"], one["passage"]) for one in archive.history()] == [(stored, None)]
+
+
 def test_a_key_is_valid_until_it_is_revoked_and_only_its_hash_is_kept(archive: Archive, engine: Engine) -> None:
     key = archive.make_key("me").result(5)
     assert key.startswith(KEY_PREFIX) and archive.key_id(key) is not None
@@ -129,7 +136,7 @@ def test_switches_are_kept_in_order(archive: Archive) -> None:
 
 def test_one_bad_write_spoils_no_other(archive: Archive) -> None:
     good = [archive.answered(ANSWER) for _ in range(20)]
-    bad = archive.answered(replace(ANSWER, passage_id=10**6))  # there is no such passage
+    bad = archive.answered(replace(ANSWER, key_id=10**6))  # there is no such key
     good += [archive.answered(ANSWER) for _ in range(20)]
     numbers = [one.result(10) for one in good]
     assert len(set(numbers)) == 40 == len(archive.history(limit=100))

@@ -77,9 +77,15 @@ class Archive:
         return self._writer.waiting
 
     def answered(self, answer: NewAnswer) -> Future[int]:
-        """Store a question and its answer. Gives the answer's number."""
+        """Store a question and its answer. Gives the answer's number.
+
+        A passage that was removed while it was answered from is left out.
+        """
 
         def write(session: Session) -> int:
+            from sqlalchemy import select
+
+            passage = session.scalar(select(Passage.id).where(Passage.id == answer.passage_id))
             question = Question(
                 request=answer.request,
                 text=clean(answer.question),
@@ -94,7 +100,7 @@ class Archive:
                 score=answer.score,
                 start=answer.start,
                 end=answer.end,
-                passage_id=answer.passage_id,
+                passage_id=passage,
                 variant=answer.variant,
                 milliseconds=dict(answer.milliseconds),
             )
