@@ -7,16 +7,21 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from search.errors import UserError
 from search.serve.batching import Limits
 from search.serve.database.archive import Archive, NewPassage
 from search.serve.database.engine import open_engine, url_of
-from search.serve.database.writer import Writer
+from search.serve.database.writer import Writer, WriterFullError
+from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
 from search.serve.fleet import EMBEDDING, EMBEDDING_S, Fleet, load_fleet, timed_variant, tokens_of
 from search.serve.guard import Guarding
 from search.serve.packaged_embedder import PackagedEmbedder
@@ -103,6 +108,53 @@ def seeds() -> list[NewPassage]:
     return [NewPassage(title, 0, text) for text, title in texts.items()]
 
 
+def locked(folder: Path) -> FileLock:
+    """The lock of a service's folder; it ends with the process.
+
+    Raises:
+        UserError: another service runs in this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", blocking=False, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another service runs here; end it, or start this one in another folder") from None
+    return lock
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at this address. It does not listen yet.
+
+    Raises:
+        UserError: the address is taken, or not of this machine.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise UserError(
+            f"--host, --port: must be free and of this machine, got {host}:{port} ({error.strerror})"
+        ) from None
+    return made
+
+
+async def again(what: str, work: Callable[[], Awaitable[None]], first_s: float = 1.0, most_s: float = 60.0) -> None:
+    """Do `work`; where it fails, log that and do it again, after twice as long each time."""
+    wait_s = first_s
+    while True:
+        try:
+            return await work()
+        except (RefusedError, ExpiredError, FailedError, WriterFullError) as error:
+            log.warning("%s failed (%s); it is done again in %.0f s", what, error, wait_s)
+        except Exception:  # nobody waits for this task: what ends it would be seen by nobody
+            log.exception("%s failed; it is done again in %.0f s", what, wait_s)
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, most_s)
+
+
 class Server:
     """One service from start to end.
 
@@ -113,6 +165,14 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         url_of(settings.database, settings.folder)  # a wrong one is told before models are loaded
+        self._lock = locked(settings.folder)
+        try:
+            self._open(settings)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, settings: Settings) -> None:
         limits = Limits(slo_s=settings.slo_ms / 1e3)
         fleets = load_fleets(settings, limits)
         if EMBEDDING in fleets:
@@ -126,6 +186,7 @@ class Server:
         self.index.add(archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)
         self.ready = asyncio.Event()
+        self._seen_switches: dict[str, int] = {}  # moves that are stored, by task
 
     async def prepare(self) -> None:
         """Give an empty store the embedded passages, and embed what is not yet."""
@@ -139,30 +200,29 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Prepare beside what is served; at the end answer what waits and store it."""
-        preparing = asyncio.create_task(self.prepare())
-        switches = asyncio.create_task(self._store_switches())
+        tasks = [asyncio.create_task(again("preparing the passages", self.prepare))]
+        tasks.append(asyncio.create_task(again("storing switches", self._store_switches)))
         try:
             yield
         finally:
-            for task in (preparing, switches):
+            for task in tasks:
                 task.cancel()
-            for task in (preparing, switches):
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         self.service.close()
         self._writer.close()
+        self._lock.release()
 
     async def _store_switches(self, every_s: float = 0.5) -> None:
         """Log and store where the controllers have gone; moves between two looks are one, since there may be many."""
-        seen = dict.fromkeys(self.service.fleets, 0)
         while True:
             await asyncio.sleep(every_s)
             for task, fleet in self.service.fleets.items():
+                seen = self._seen_switches
                 count, moves = fleet.dispatcher.look(lambda b: (b.controller.switch_count, list(b.controller.switches)))
-                new = moves[-(count - seen[task]) :] if count > seen[task] else []
+                new = moves[-(count - seen.get(task, 0)) :] if count > seen.get(task, 0) else []
                 seen[task] = count
                 if new and new[0].source != new[-1].target:
                     before, after = fleet.name(new[0].source or 0), fleet.name(new[-1].target)
@@ -176,25 +236,29 @@ def run(settings: Settings) -> int:
 
     from search.serve.app import create_app
 
+    bound_to = bound(settings.host, settings.port)  # a port that is taken is told before models are loaded
     server = Server(settings)
     guarding = Guarding(keys=settings.keys)
     app = create_app(server.service, guarding, server.ready)
 
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # X-Forwarded-For would choose the client whose rate is counted
+        lifespan="off",
+        timeout_graceful_shutdown=15,
+        timeout_keep_alive=15,
+    )
+    web = uvicorn.Server(config)
+    # uvicorn raises a signal again when it has ended. Only its own handler lets the rest end in order then.
+    for end in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(end, web.handle_exit)
+
     async def serve() -> None:
-        config = uvicorn.Config(
-            app,
-            settings.host,
-            settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=15,
-            timeout_keep_alive=15,
-        )
-        web = uvicorn.Server(config)
         async with server.running():
-            await web.serve()
+            await web.serve([bound_to])
 
     asyncio.run(serve())
     return 0

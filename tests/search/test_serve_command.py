@@ -19,12 +19,16 @@ from command import search
 CONTEXT = "Herons stand in shallow water. Some nest in trees."
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextlib.contextmanager
 def started(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """The service on a free port, when it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "search", "serve", "--port", str(port), "--empty", "--slo-ms", "5000", *options]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -62,8 +66,16 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         found = client.post("/v1/answer", json={"question": "What nests in trees?"}).json()
         assert (found["source"], found["answer"]) == ("birds", "Some nest in trees.")
         assert client.get("/").status_code == 200 and "openapi" in client.get("/openapi.json").json()
+        port = str(client.base_url.port)
+        (tmp_path / "other").mkdir()
+        taken = search("serve", "--port", port, cwd=tmp_path / "other")
+        assert (
+            taken.code == 2 and f"--host, --port: must be free and of this machine, got 127.0.0.1:{port}" in taken.err
+        )
+        second = search("serve", "--port", str(free_port()), cwd=tmp_path)
+        assert second.code == 2 and "another service runs here" in second.err and second.err.count("\n") == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert process.wait(30) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

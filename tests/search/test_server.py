@@ -11,10 +11,11 @@ import pytest
 from services import extract, fleet, service
 
 from search.errors import UserError
-from search.serve.batching import Limits
+from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
+from search.serve.dispatcher import ExpiredError, RefusedError
 from search.serve.fleet import load_fleet
-from search.serve.server import Server, Settings, load_fleets
+from search.serve.server import Server, Settings, again, load_fleets
 from search.serve.service import ANSWERING
 
 
@@ -22,7 +23,7 @@ def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_pa
     answering = fleet(ANSWERING, extract, (3, 5, 7))
     with service(tmp_path, answering) as made:
         server = object.__new__(Server)
-        server.service = made
+        server.service, server._seen_switches = made, {}
 
         def move(*numbers: int) -> None:
             for before, after in itertools.pairwise(numbers):
@@ -41,6 +42,19 @@ def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_pa
         stored = [(one["from"], one["to"], one["reason"]) for one in reversed(made.archive.switches())]
     study = "study-question-answering"
     assert stored == [(f"{study}/7", f"{study}/3", "to 3"), (f"{study}/3", f"{study}/5", "to 5")]
+
+
+def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixture) -> None:
+    refused = RefusedError(Refusal("queue full", 0.1))
+    errors: list[Exception] = [refused, RuntimeError("a fault"), ExpiredError("too late")]
+
+    async def work() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    asyncio.run(again("the work", work, first_s=0.001))
+    assert [record.getMessage().partition(" failed")[0] for record in caplog.records] == ["the work"] * 3
+    assert not errors and "a fault" in caplog.text
 
 
 def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
