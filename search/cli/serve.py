@@ -65,6 +65,7 @@ def serve(
         fronts=tuple(_folder(name, folder) for name in fronts or ()),
         folder=folder / "service",
         host=host,
+        local=host in LOOPBACK,
         port=number_of_port,
         slo_ms=slo_ms,
         database=database,

@@ -39,6 +39,10 @@ HEADERS = {
 OPEN = ("/healthz", "/readyz", "/", "/page.css", "/page.js")
 #: Request ids that a client may choose.
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+#: Hosts of the loopback, with any port.
+LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
+#: Methods that change nothing.
+SAFE = ("GET", "HEAD", "OPTIONS")
 #: Clients whose rate is remembered.
 CLIENTS = 10_000
 
@@ -52,6 +56,7 @@ class Guarding:
     burst: float = 100.0
     body_s: float = 15.0  # seconds in which a body must have come: slow clients hold no place for longer
     keys: bool = False  # whether a key is needed
+    local: bool = False  # whether only the loopback is bound: names that were made to point here are refused
 
 
 class Rate:
@@ -71,6 +76,22 @@ class Rate:
         while len(self._buckets) > CLIENTS:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1.0 - tokens) / self._rate
+
+
+def _foreign(method: str, headers: dict[bytes, bytes], local: bool) -> str | None:
+    """Why a request without a key may come from a page of somebody else; None: it does not.
+
+    A page reaches the loopback of who reads it by a name of its own that points there (DNS rebinding), or by a form.
+    """
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    if local and not LOCAL.fullmatch(host):
+        return f"Host must be localhost, 127.0.0.1 or [::1], got {host[:100]}"
+    origin = headers.get(b"origin")
+    if method in SAFE or origin is None:
+        return None
+    if origin.decode("latin-1").lower().partition("://")[2] != host:
+        return f"Origin must be of this service, {host[:100]}, got {origin.decode('latin-1')[:100]}"
+    return None
 
 
 class Guard:
@@ -112,8 +133,8 @@ class Guard:
                 message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in names] + own
             await send(message)
 
-        refusal = await self._refusal(scope, headers, state)
         try:
+            refusal = await self._refusal(scope, headers, state)
             if refusal is None:
                 await self._app(scope, self._bounded(receive), answer)
             else:
@@ -139,10 +160,17 @@ class Guard:
             return problem(400, "Content-Length must be a whole number")
         if int(length) > self._guarding.max_body:
             return problem(413, self._too_large)
+        foreign = None if self._guarding.keys else _foreign(scope["method"], headers, self._guarding.local)
+        if foreign is not None:
+            return problem(403, foreign)
         client = str((scope.get("client") or ("unknown",))[0])
         if self._guarding.keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-            number = await asyncio.to_thread(self._key_id, key.strip()) if scheme.lower() == "bearer" else None
+            try:
+                number = await asyncio.to_thread(self._key_id, key.strip()) if scheme.lower() == "bearer" else None
+            except Exception:
+                log.exception("request %s: the key cannot be looked up", state["request"])
+                return problem(503, "the database that has the keys does not answer", retry_after(1.0))
             if number is None:
                 # Wrong keys are counted too: nobody tries many.
                 wait = self._rate.wait_s(f"no key {client}")

@@ -42,6 +42,7 @@ class Settings:
     fronts: tuple[Path, ...]
     folder: Path  # of the service's own files
     host: str = "127.0.0.1"
+    local: bool = True  # whether the host is the loopback
     port: int = 8000
     slo_ms: float = 200.0
     database: str | None = None
@@ -238,7 +239,7 @@ def run(settings: Settings) -> int:
 
     bound_to = bound(settings.host, settings.port)  # a port that is taken is told before models are loaded
     server = Server(settings)
-    guarding = Guarding(keys=settings.keys)
+    guarding = Guarding(keys=settings.keys, local=settings.local)
     app = create_app(server.service, guarding, server.ready)
 
     config = uvicorn.Config(

@@ -307,6 +307,45 @@ def test_wrong_keys_are_slowed_down(served: Service) -> None:
     talk(served, conversation, Guarding(keys=True, rate=0.01, burst=2))
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "local", "refused"),
+    [
+        ("localhost:8000", None, True, False),
+        ("127.0.0.1", "http://127.0.0.1", True, False),
+        ("[::1]:8000", "http://[::1]:8000", True, False),
+        ("evil.example:8000", None, True, True),
+        ("127.0.0.1.evil.example", None, True, True),
+        ("localhost:8000", "http://evil.example", True, True),
+        ("localhost:8000", "null", True, True),
+        ("localhost:8000", "http://localhost:9000", True, True),
+        ("service.example", "https://service.example", False, False),
+        ("service.example", "https://evil.example", False, True),
+    ],
+)
+def test_pages_of_others_reach_no_service_without_keys(
+    served: Service, host: str, origin: str | None, local: bool, refused: bool
+) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        headers = {"host": host} | ({} if origin is None else {"origin": origin})
+        response = await client.delete("/v1/passages/1", headers=headers)
+        is_problem(response, 403 if refused else 404)
+
+    talk(served, conversation, Guarding(local=local))
+
+
+def test_keys_that_cannot_be_looked_up_are_a_problem(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(key: str) -> int | None:
+        raise RuntimeError("inner detail")
+
+    monkeypatch.setattr(served.archive, "key_id", fails)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        response = await client.get("/v1/passages", headers={"authorization": "Bearer x"})
+        assert "inner detail" not in json.dumps(is_problem(response, 503)) and "x-request-id" in response.headers
+
+    talk(served, conversation, Guarding(keys=True))
+
+
 def test_every_response_has_the_security_headers_and_an_id(served: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         for path in ("/", "/nothing", "/v1/passages?limit=0", "/healthz"):

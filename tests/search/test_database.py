@@ -140,8 +140,9 @@ def test_one_bad_write_spoils_no_other(archive: Archive) -> None:
     good += [archive.answered(ANSWER) for _ in range(20)]
     numbers = [one.result(10) for one in good]
     assert len(set(numbers)) == 40 == len(archive.history(limit=100))
-    with pytest.raises(Exception, match=r"(?i)foreign key"):
+    with pytest.raises(Exception, match=r"(?i)foreign key") as caught:
         bad.result(5)
+    assert "who?" not in str(caught.value)  # errors are logged, questions are not
 
 
 def test_the_queue_is_bounded_and_putting_never_waits(engine: Engine) -> None:

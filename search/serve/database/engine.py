@@ -44,8 +44,8 @@ def open_engine(url: str) -> Engine:
     from sqlalchemy import create_engine, event, make_url
     from sqlalchemy.exc import DBAPIError
 
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    engine = create_engine(url, **options)
+    # Parameters are questions, passages and hashes of keys: no error may carry them into a log.
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _on_connect)
     try:
