@@ -49,6 +49,7 @@ class Request:
     deadline_s: float
     payload: Any = None
     failures: int = 0
+    withdrawn: bool = False  # nobody waits for it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,13 @@ class Batcher:
         self._buckets[self.limits.padded(request.length)].append(request)
         return None
 
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for the request any more: unless it runs it is not computed."""
+        request.withdrawn = True
+        bucket = self._buckets[self.limits.padded(request.length)]
+        if request in bucket:
+            bucket.remove(request)
+
     def next_batch(self, now_s: float) -> Batch | None:
         """The batch that a free worker computes now, or None. Expired requests are never in it."""
         self._drop_hopeless(now_s)
@@ -134,9 +142,10 @@ class Batcher:
         self.controller.failed(batch.variant, now_s, error)
         for request in batch.requests:
             request.failures += 1
-        again = [request for request in batch.requests if request.failures < self.limits.attempts]
+        waited_for = [request for request in batch.requests if not request.withdrawn]
+        again = [request for request in waited_for if request.failures < self.limits.attempts]
         self._buckets[batch.length].extendleft(reversed(again))
-        return tuple(request for request in batch.requests if request.failures >= self.limits.attempts)
+        return tuple(request for request in waited_for if request.failures >= self.limits.attempts)
 
     def expired(self, now_s: float) -> tuple[Request, ...]:
         """Requests dropped since the last call because no variant can answer them in time any more."""

@@ -77,6 +77,8 @@ class Dispatcher:
     def submit(self, payload: Any, length: int, within_s: float | None = None) -> Future[Answered]:
         """Queue a row of `length` tokens, to be answered `within_s` (default: the objective).
 
+        A future that is cancelled takes its row out of the queue.
+
         Raises:
             RefusedError: above capacity, or closing. The future raises ExpiredError or FailedError.
         """
@@ -89,7 +91,13 @@ class Dispatcher:
             if refusal is not None:
                 raise RefusedError(refusal)
             self._changed.notify()
+        future.add_done_callback(lambda done: self._withdraw(request) if done.cancelled() else None)
         return future
+
+    def _withdraw(self, request: Request) -> None:
+        with self._changed:
+            self._batcher.withdraw(request)
+            self._changed.notify_all()
 
     def pin(self, number: int | None) -> None:
         """Serve by one variant; None: by the controller's choice again. Raises KeyError."""

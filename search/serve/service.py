@@ -12,7 +12,7 @@ import numpy as np
 
 from search.serve.cache import Cache
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
-from search.serve.dispatcher import Answered, RefusedError
+from search.serve.dispatcher import Answered
 from search.serve.fleet import EMBEDDING, Fleet, tokens_of
 from search.serve.retrieval import Index
 from search.serve.sentences import sentences
@@ -21,6 +21,8 @@ from search.serve.sentences import sentences
 PASSAGES = 3
 #: Characters of a text that is cut into sentences at once; a longer one is cut in a thread.
 SHORT = 4_000
+#: Sentences that a context may have where the nearest one answers.
+MOST_SENTENCES = 500
 #: Task names of fleets.
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
@@ -161,7 +163,8 @@ class Service:
         """Embed the passages that this model has not; how many they were."""
         count = 0
         while missing := await asyncio.to_thread(self.archive.not_embedded, self._model, at_once):
-            vectors = await self._embed_slowly([passage.text for passage in missing], within_s)
+            size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
+            vectors = await self._in_slices([passage.text for passage in missing], size, within_s)
             rows = {passage.id: vector for passage, vector in zip(missing, vectors, strict=True)}
             await asyncio.wrap_future(self.archive.embed(self._model, rows))
             self.index.add(rows.items())
@@ -169,9 +172,8 @@ class Service:
             count += len(missing)
         return count
 
-    async def _embed_slowly(self, texts: Sequence[str], within_s: float) -> list[np.ndarray]:
-        """Embeddings of many texts, a few at a time so that questions find room in the queue."""
-        size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
+    async def _in_slices(self, texts: Sequence[str], size: int, within_s: float | None) -> list[np.ndarray]:
+        """Embeddings of many texts, `size` at a time so that others find room in the queue."""
         vectors: list[np.ndarray] = []
         for start in range(0, len(texts), size):
             vectors += await self.embed(texts[start : start + size], within_s)
@@ -250,7 +252,10 @@ class Service:
         """(S, D) of the sentences of a text."""
         vectors = self.sentence_vectors.get(text)
         if vectors is None:
-            rows = await self.embed([text[start:end] for start, end in spans], within_s)
+            if len(spans) > MOST_SENTENCES:
+                raise ValueError(f"context: must have at most {MOST_SENTENCES} sentences, got {len(spans)}")
+            size = self.fleets[EMBEDDING].limits.max_batch
+            rows = await self._in_slices([text[start:end] for start, end in spans], size, within_s)
             vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
             self.sentence_vectors.put(text, vectors)
         return vectors
@@ -262,7 +267,7 @@ class Service:
 
 
 async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
-    """The answers to (row, tokens) in order; where one is refused the others are given up.
+    """The answers to (row, tokens) in order; where one is refused or fails the others are given up.
 
     Raises:
         RefusedError, ExpiredError, FailedError: of any row.
@@ -271,8 +276,8 @@ async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: floa
     try:
         for payload, length in rows:
             futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
-    except RefusedError:
+        return list(await asyncio.gather(*futures))
+    except BaseException:
         for future in futures:
             future.cancel()
         raise
-    return list(await asyncio.gather(*futures))

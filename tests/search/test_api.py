@@ -441,6 +441,36 @@ def test_a_row_that_no_model_takes_fails_alone(tmp_path: Path) -> None:
         talk(made, conversation)
 
 
+def test_rows_of_a_request_that_fails_are_not_computed(tmp_path: Path) -> None:
+    computed: list[str] = []
+
+    def picky(rows: Any) -> Any:
+        computed.extend(rows)
+        time.sleep(0.05)
+        raise ValueError("not this one")
+
+    limits = type(LIMITS)(slo_s=5.0, max_batch=1)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        is_problem(await client.post("/v1/classify", json={"texts": [str(i) for i in range(20)]}), 422)
+        await asyncio.sleep(0.2)
+
+    with service(tmp_path, fleet(CLASSIFYING, picky, limits=limits)) as made:
+        talk(made, conversation)
+    assert len(computed) < 5
+
+
+def test_a_context_of_many_sentences_is_cut_and_one_of_too_many_refused(served: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        many = "It is so. " * 300 + "Zebras graze. " + "It is so. " * 99
+        found = await client.post("/v1/answer", json={"question": "zebras graze", "context": many})
+        assert found.json()["answer"] == "Zebras graze."
+        content = is_problem(await client.post("/v1/answer", json={"question": "q", "context": "One. " * 501}), 422)
+        assert content["detail"] == "context: must have at most 500 sentences, got 501"
+
+    talk(served, conversation)
+
+
 def test_metrics_count_requests_rows_and_caches(extracting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         for _ in range(2):

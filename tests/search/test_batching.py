@@ -94,6 +94,17 @@ def test_rows_wait_for_company_only_where_company_comes() -> None:
     assert batch is not None and len(batch.requests) == 2
 
 
+def test_a_row_that_nobody_waits_for_is_not_computed() -> None:
+    queue = batcher()
+    rows = [row(0.0, payload=i) for i in range(4)]
+    assert [queue.offer(one, 0.0) for one in rows] == [None] * 4
+    queue.withdraw(rows[1])
+    batch = queue.next_batch(0.04)
+    assert batch is not None and [request.payload for request in batch.requests] == [0, 2, 3]
+    queue.withdraw(rows[2])  # runs; it is not tried again
+    assert queue.finish(batch, 0.041, "broken") == () and queue.waiting == 2
+
+
 def test_a_failed_batch_is_answered_by_another_variant_in_its_order() -> None:
     queue = batcher()
     for i in range(3):
