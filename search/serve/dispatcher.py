@@ -43,6 +43,20 @@ class FailedError(Exception):
     """Each batch that the request was in failed."""
 
 
+class Deadline:
+    """When a request is to be answered: each stage has what the stages before it have left."""
+
+    def __init__(self, within_s: float) -> None:
+        self._ends = time.monotonic() + within_s
+
+    def left_s(self) -> float:
+        """Seconds that are left, more than 0. Raises ExpiredError."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise ExpiredError("the request's time is over")
+        return left
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """An answer and where its time went."""

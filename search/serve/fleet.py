@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from search.errors import UserError
 from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
-from search.serve.dispatcher import Dispatcher, Run
+from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, from_front, loadable
 
@@ -23,8 +24,8 @@ TIMED = (1, 8)
 
 #: The task whose fleet embeds passages and questions.
 EMBEDDING = "sentence-similarity"
-#: Seconds in which an embedding is to be there: its fleet has one model, so no objective is kept by changing it.
-EMBEDDING_S = 5.0
+#: Full batches that an embedding fleet has time for: it has one model, so no objective is kept by changing it.
+ROOM = 4
 
 #: Answers to rows by one model, all in one call.
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
@@ -70,6 +71,23 @@ class Fleet:
         self.dispatcher.close(timeout_s)
 
 
+async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
+    """The answers to (row, tokens) in order; where one is refused or fails the others are given up.
+
+    Raises:
+        RefusedError, ExpiredError, FailedError: of any row.
+    """
+    futures: list[asyncio.Future[Answered]] = []
+    try:
+        for payload, length in rows:
+            futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
+        return list(await asyncio.gather(*futures))
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
 def tokens_of(*texts: str) -> int:
     """About how many tokens these texts have together."""
     return 1 + sum(map(len, texts)) // CHARACTERS
@@ -101,6 +119,11 @@ def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
     return Variant(number=0, quality=1.0, loss=0.0, points=tuple(points), length=length)
 
 
+def embedding_limits(limits: Limits, variant: Variant) -> Limits:
+    """Limits with an objective that the one model can keep: as given, or the time of `ROOM` full batches."""
+    return replace(limits, slo_s=max(limits.slo_s, ROOM * variant.seconds(limits.max_batch)))
+
+
 def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto") -> Fleet:
     """The front in an export's folder (`mlruns/exports/<study>`), its models loaded as far as `memory_mb` reaches.
 
@@ -123,7 +146,7 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
     # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
     chosen = (min(variants, key=lambda v: v.loss),) if task == EMBEDDING else loadable(variants, memory_mb)
     if task == EMBEDDING:
-        limits = replace(limits, slo_s=max(limits.slo_s, EMBEDDING_S))
+        limits = embedding_limits(limits, chosen[0])
     answers = {v.number: answering(load(folder / "models" / str(v.number), device)) for v in chosen}
     return Fleet(task, study, chosen, answers, limits, metric)
 

@@ -22,7 +22,7 @@ from search.serve.database.archive import Archive, NewPassage
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer, WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
-from search.serve.fleet import EMBEDDING, EMBEDDING_S, Fleet, load_fleet, timed_variant, tokens_of
+from search.serve.fleet import EMBEDDING, Fleet, embedding_limits, load_fleet, timed_variant, tokens_of
 from search.serve.guard import Guarding
 from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.retrieval import Index
@@ -66,7 +66,7 @@ def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
         return list(embed(rows))
 
     variant = timed_variant(answer, USUAL, tokens_of(USUAL))
-    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, limits)
+    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, embedding_limits(limits, variant))
 
 
 def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
@@ -181,7 +181,7 @@ class Server:
         else:
             embed = PackagedEmbedder()
             model, size = embed.digest, embed.size
-            fleets[EMBEDDING] = embedding_fleet(embed, Limits(slo_s=EMBEDDING_S))
+            fleets[EMBEDDING] = embedding_fleet(embed, limits)
         archive, self._writer = open_archive(settings)
         self.index = Index(settings.folder / "embeddings.f32", size)
         self.index.add(archive.embeddings(model))

@@ -12,8 +12,9 @@ import numpy as np
 
 from search.serve.cache import Cache
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
-from search.serve.dispatcher import Answered
-from search.serve.fleet import EMBEDDING, Fleet, tokens_of
+from search.serve.database.writer import WriterFullError
+from search.serve.dispatcher import Deadline
+from search.serve.fleet import EMBEDDING, Fleet, answered, tokens_of
 from search.serve.retrieval import Index
 from search.serve.sentences import sentences
 
@@ -23,6 +24,12 @@ PASSAGES = 3
 SHORT = 4_000
 #: Sentences that a context may have where the nearest one answers.
 MOST_SENTENCES = 500
+#: Characters of a context whose sentences are a full batch, about.
+FULL = 2_000
+#: Seconds in which an answer is to be stored.
+STORE_S = 10.0
+#: Seconds in which texts that are embedded for a client are to be there; nobody waits for an answer meanwhile.
+EMBED_S = 5.0
 #: Task names of fleets.
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
@@ -81,6 +88,7 @@ class Service:
     ) -> None:
         self.archive, self.index, self.fleets = archive, index, fleets
         self._model = model
+        self.store_s = STORE_S
         self.answers: Cache[tuple[str, str | None, str], _Span] = Cache(*cached_answers)
         #: Rises with every change of the passages: an answer from what was before it is not cached.
         self._generation = 0
@@ -110,10 +118,11 @@ class Service:
         cached = span is not None
         if span is None:
             generation = self._generation
+            deadline = Deadline(self._allowed_s(context) if within_s is None else within_s)
             if ANSWERING in self.fleets:
-                span = await self._extracted(question, context, within_s, milliseconds)
+                span = await self._extracted(question, context, deadline, milliseconds)
             else:
-                span = await self._nearest_sentence(question, context, within_s, milliseconds)
+                span = await self._nearest_sentence(question, context, deadline, milliseconds)
             if generation == self._generation:
                 self.answers.put((question, context, span.variant), span)
         storing = time.perf_counter()
@@ -121,7 +130,10 @@ class Service:
             request, question, context, span.text, span.score, span.start, span.end, span.passage, span.variant,
             {**milliseconds, "total": (storing - began) * 1e3}, key_id,
         )  # fmt: skip
-        number = await asyncio.wrap_future(self.archive.answered(new))
+        try:
+            number = await asyncio.wait_for(asyncio.wrap_future(self.archive.answered(new)), self.store_s)
+        except TimeoutError:
+            raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()
         milliseconds |= {"store": (ended - storing) * 1e3, "total": (ended - began) * 1e3}
         return Answer(
@@ -129,7 +141,18 @@ class Service:
             cached, {name: round(value, 3) for name, value in milliseconds.items()},
         )  # fmt: skip
 
-    async def embed(self, texts: Sequence[str], within_s: float | None = None) -> list[np.ndarray]:
+    def _allowed_s(self, context: str | None) -> float:
+        """Seconds for a request that says none: the objective of the fleets that it needs.
+
+        Where sentences are embedded, a long context is several batches: it has the objective for each.
+        """
+        embedding = self.fleets[EMBEDDING].limits.slo_s
+        if ANSWERING not in self.fleets:
+            return embedding * (1 + len(context or "") // FULL)
+        answering = self.fleets[ANSWERING].limits.slo_s
+        return answering if context is not None else max(answering, embedding)
+
+    async def embed(self, texts: Sequence[str], within_s: float = EMBED_S) -> list[np.ndarray]:
         """An embedding (D,) of each text."""
         rows = [(text, tokens_of(text)) for text in texts]
         return [one.answer for one in await answered(self.fleets[EMBEDDING], rows, within_s)]
@@ -164,7 +187,7 @@ class Service:
         count = 0
         while missing := await asyncio.to_thread(self.archive.not_embedded, self._model, at_once):
             size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
-            vectors = await self._in_slices([passage.text for passage in missing], size, within_s)
+            vectors = await self._in_slices([passage.text for passage in missing], size, Deadline(within_s))
             rows = {passage.id: vector for passage, vector in zip(missing, vectors, strict=True)}
             await asyncio.wrap_future(self.archive.embed(self._model, rows))
             self.index.add(rows.items())
@@ -172,21 +195,21 @@ class Service:
             count += len(missing)
         return count
 
-    async def _in_slices(self, texts: Sequence[str], size: int, within_s: float | None) -> list[np.ndarray]:
+    async def _in_slices(self, texts: Sequence[str], size: int, deadline: Deadline) -> list[np.ndarray]:
         """Embeddings of many texts, `size` at a time so that others find room in the queue."""
         vectors: list[np.ndarray] = []
         for start in range(0, len(texts), size):
-            vectors += await self.embed(texts[start : start + size], within_s)
+            vectors += await self.embed(texts[start : start + size], deadline.left_s())
         return vectors
 
     async def _found(
-        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+        self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> tuple[list[tuple[int | None, str | None, str]], np.ndarray | None]:
         """((passage, source, text) to answer from, nearest first; the question's embedding where it was needed)."""
         if context is not None and ANSWERING in self.fleets:
             return [(None, None, context)], None
         began = time.perf_counter()
-        [vector] = await self.embed([question], within_s)
+        [vector] = await self.embed([question], deadline.left_s())
         embedded = time.perf_counter()
         milliseconds["embed"] = (embedded - began) * 1e3
         if context is not None:
@@ -200,14 +223,14 @@ class Service:
         return texts, vector
 
     async def _extracted(
-        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+        self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> _Span:
         """The best span of the question-answering fleet over the passages."""
-        texts, _ = await self._found(question, context, within_s, milliseconds)
+        texts, _ = await self._found(question, context, deadline, milliseconds)
         fleet = self.fleets[ANSWERING]
         began = time.perf_counter()
         rows = [({"question": question, "context": text}, tokens_of(question, text)) for _, _, text in texts]
-        replies = await answered(fleet, rows, within_s)
+        replies = await answered(fleet, rows, deadline.left_s())
         milliseconds |= {
             "answer": (time.perf_counter() - began) * 1e3,
             "wait": max(one.waited_s for one in replies) * 1e3,
@@ -222,10 +245,10 @@ class Service:
         )  # fmt: skip
 
     async def _nearest_sentence(
-        self, question: str, context: str | None, within_s: float | None, milliseconds: dict[str, float]
+        self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> _Span:
         """The sentence of the passages whose embedding is nearest to the question's."""
-        texts, vector = await self._found(question, context, within_s, milliseconds)
+        texts, vector = await self._found(question, context, deadline, milliseconds)
         assert vector is not None
         began = time.perf_counter()
         best: _Span | None = None
@@ -233,7 +256,7 @@ class Service:
         for number, source, text in texts:
             # A whole context takes milliseconds, which the event loop does not have.
             spans = sentences(text) if len(text) <= SHORT else await asyncio.to_thread(sentences, text)
-            vectors = await self._of_sentences(text, spans, within_s)
+            vectors = await self._of_sentences(text, spans, deadline)
             if not spans:
                 continue
             scores = vectors @ vector
@@ -248,14 +271,14 @@ class Service:
             raise NothingKnownError("the context has no sentence")
         return best
 
-    async def _of_sentences(self, text: str, spans: Sequence[tuple[int, int]], within_s: float | None) -> np.ndarray:
+    async def _of_sentences(self, text: str, spans: Sequence[tuple[int, int]], deadline: Deadline) -> np.ndarray:
         """(S, D) of the sentences of a text."""
         vectors = self.sentence_vectors.get(text)
         if vectors is None:
             if len(spans) > MOST_SENTENCES:
                 raise ValueError(f"context: must have at most {MOST_SENTENCES} sentences, got {len(spans)}")
             size = self.fleets[EMBEDDING].limits.max_batch
-            rows = await self._in_slices([text[start:end] for start, end in spans], size, within_s)
+            rows = await self._in_slices([text[start:end] for start, end in spans], size, deadline)
             vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
             self.sentence_vectors.put(text, vectors)
         return vectors
@@ -264,20 +287,3 @@ class Service:
         """Answer what waits, then end the fleets."""
         for fleet in self.fleets.values():
             fleet.close()
-
-
-async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
-    """The answers to (row, tokens) in order; where one is refused or fails the others are given up.
-
-    Raises:
-        RefusedError, ExpiredError, FailedError: of any row.
-    """
-    futures: list[asyncio.Future[Answered]] = []
-    try:
-        for payload, length in rows:
-            futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
-        return list(await asyncio.gather(*futures))
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from services import LIMITS, embed, extract, fleet, service, variant
 
 from search.serve.app import create_app
 from search.serve.dispatcher import RefusedError
-from search.serve.fleet import Fleet
+from search.serve.fleet import EMBEDDING, Fleet
 from search.serve.guard import Guarding, Rate
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 
@@ -467,6 +468,31 @@ def test_a_context_of_many_sentences_is_cut_and_one_of_too_many_refused(served: 
         assert found.json()["answer"] == "Zebras graze."
         content = is_problem(await client.post("/v1/answer", json={"question": "q", "context": "One. " * 501}), 422)
         assert content["detail"] == "context: must have at most 500 sentences, got 501"
+
+    talk(served, conversation)
+
+
+def test_one_deadline_holds_for_all_stages_of_a_request(tmp_path: Path) -> None:
+    def slow(texts: Any) -> Any:
+        time.sleep(0.1)
+        return embed(texts)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"question": "q", "context": "One is. " * 200, "within_ms": 300}  # each of its slices is in time alone
+        began = time.perf_counter()
+        assert (await client.post("/v1/answer", json=body)).status_code in (429, 504)
+        assert time.perf_counter() - began < 0.5
+
+    with service(tmp_path, fleet(EMBEDDING, slow)) as made:
+        talk(made, conversation)
+
+
+def test_an_answer_that_is_not_stored_in_time_is_a_problem(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "store_s", 0.05)
+    monkeypatch.setattr(served.archive, "answered", lambda new: Future())
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        is_problem(await client.post("/v1/answer", json={"question": "q", "context": CAT}), 503)
 
     talk(served, conversation)
 

@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
-from services import extract, fleet, service
+from services import extract, fleet, service, variant
 
 from search.errors import UserError
 from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
-from search.serve.fleet import load_fleet
+from search.serve.fleet import embedding_limits, load_fleet
 from search.serve.server import Server, Settings, again, load_fleets
 from search.serve.service import ANSWERING
 
@@ -61,6 +61,12 @@ def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("search.serve.server.load_fleet", lambda folder, *rest: fleet(ANSWERING, extract))
     with pytest.raises(UserError, match="one study a task"):
         load_fleets(Settings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
+
+
+def test_an_embedding_fleet_has_time_for_four_full_batches() -> None:
+    one = variant(0, 10.0, 1.0)  # 10 ms for a row, 40 ms for eight
+    assert embedding_limits(Limits(slo_s=1.0), one).slo_s == 1.0
+    assert embedding_limits(Limits(slo_s=0.05, max_batch=8), one).slo_s == pytest.approx(0.16)
 
 
 def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
