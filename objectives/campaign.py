@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from objectives import clock, noise, stats, timing
-from objectives.bench import Batch
+from objectives.bench import LONG_CALL_S, Batch
 from objectives.campaign_processes import Failures, Opener, asker, opened
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
@@ -24,6 +24,8 @@ from objectives.timing import Read, Side
 FEWEST_SETS = timing.FEWEST_PROCESSES
 #: Rounds of a set, as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
+#: Calls of warming up, however slow they are.
+WARM_CALLS = 3
 #: Device time is measured for this share of a block.
 DEVICE_SHARE = 0.25
 
@@ -58,10 +60,14 @@ class Plan:
         in_a_set = max(seconds / sets, at_least_s)
         return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=sets)
 
-    @property
-    def model_s(self) -> float:
-        """Seconds of blocks and of warming up that one model takes at most, while nothing is repeated."""
-        return self.sets * (self.rounds * self.block_s + self.warm_s)
+    def model_s(self, call_s: float = 0.0) -> float:
+        """Seconds of blocks and of warming up that one model takes at most, while nothing is repeated.
+
+        A block has one call at least, and before a short one another that is not counted; `call_s` is the time of one.
+        """
+        uncounted_s = call_s if call_s <= LONG_CALL_S else 0.0
+        block_s = max(self.block_s, call_s) + uncounted_s
+        return self.sets * (self.rounds * block_s + max(self.warm_s, WARM_CALLS * call_s))
 
 
 @dataclass(frozen=True, slots=True)

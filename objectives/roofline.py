@@ -47,6 +47,7 @@ class Sizes:
     row_matrices: tuple[Matrix, ...]  # once a row: pooler and head
     attention: tuple[int, ...]  # by block, heads * head size of the queries
     tables: tuple[int, ...]  # width of every embedding table that each token reads a row of
+    row_precision: str | None = None  # of `row_matrices`, a key of `BYTES`; None: that of the other matrices
 
     @property
     def weights(self) -> int:
@@ -83,7 +84,6 @@ def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
     A matrix costs 2 * inputs * outputs a token; attention, scores and weighted sum together, 4 * length^2 * heads *
     head size a row and block (Kaplan et al., 2020, table 1, without their average over a causal mask).
     """
-    size = _bytes_of(precision)
     tokens = sum(lengths)
     squares = sum(length * length for length in lengths)
     operations = (
@@ -92,7 +92,7 @@ def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
         + 4 * squares * sum(sizes.attention)
     )
     # Rows may repeat, and then are read once: a row a table is the least.
-    return Work(float(operations), float(size * (sizes.weights + sum(sizes.tables))))
+    return Work(float(operations), _bytes_read(sizes, precision))
 
 
 def step_work(sizes: Sizes, length: int, rows: int, precision: str) -> Work:
@@ -101,7 +101,14 @@ def step_work(sizes: Sizes, length: int, rows: int, precision: str) -> Work:
     All weights are read; reading the cache is left out, so the floor may be low.
     """
     operations = 2 * rows * sizes.weights + 4 * rows * length * sum(sizes.attention)
-    return Work(float(operations), float(_bytes_of(precision) * (sizes.weights + sum(sizes.tables))))
+    return Work(float(operations), _bytes_read(sizes, precision))
+
+
+def _bytes_read(sizes: Sizes, precision: str) -> float:
+    """Of all matrices, and of a row of every table."""
+    of_rows = sum(a * b for a, b in sizes.row_matrices)
+    others = sizes.weights - of_rows + sum(sizes.tables)
+    return float(_bytes_of(precision) * others + _bytes_of(sizes.row_precision or precision) * of_rows)
 
 
 def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceilings) -> Floor:

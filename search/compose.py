@@ -104,7 +104,9 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     front = _front_so_far(prepared, proposer, evaluate, view)
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
-    clock.reserve_s = finalists.seconds(config)
+    times = evaluate.measurer.times
+    baseline_s = times.reference("").estimate.value / 1e3 if proposer.left else 0.0
+    clock.reserve_s = finalists.seconds(config, times.plan, baseline_s)
     learn = _learner(siblings)
     for outcome in front.outcomes:
         learn(outcome, front)

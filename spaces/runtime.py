@@ -55,7 +55,7 @@ class Runtime(Protocol):
         """What the files it makes depend on beside weights and plan: versions, a processor. Empty if it makes none."""
         ...
 
-    def made_from(self, plan: Plan) -> Plan | None:
+    def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         """The plan whose files those of `plan` are made from; None where they are made from the weights."""
         ...
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from objectives import clock as clocks
+from objectives.campaign import Plan
 from objectives.measurement import Measurement
 from objectives.memory import PEAK
 from objectives.process import Remote
@@ -34,19 +35,27 @@ from search.prepare.prepared import Prepared
 from search.report.progress import View
 from search.store.paths import located
 from search.store.store import digest_in
+from search.tasks import task_named
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
 #: Seconds that a finalist costs beside its blocks: opening it in each set, the held-out split, copying, reloading.
 OPENING_S, OVERHEAD_S = 1.5, 4.0
 EXPECTED = 8
+FASTER = 3.0
 #: Candidates off the front that take part, because the loop's timing does not distinguish them from members.
 NEAR = 2
 
 
-def seconds(config: RunConfig) -> float:
-    """Time to keep for the finalists of a run with a time limit: what they usually take, at most a third of it."""
-    usual = EXPECTED * (config.measure.final_s + 3 * OPENING_S + OVERHEAD_S)
+def seconds(config: RunConfig, plan: Plan, baseline_s: float) -> float:
+    """Time to keep for the finalists of a run with a time limit: what they usually take, at most a third of it.
+
+    Args:
+        plan: of the final campaign.
+        baseline_s: a call of the baseline; the others are taken to be `FASTER` times as fast.
+    """
+    timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / FASTER)
+    usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S)
     return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
 
 
@@ -179,14 +188,16 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weight
             "models": sorted([o.number, o.recipe.digest, weights_sha256[o.number]] for o in timed),
             "hardware": clocks.digest(prepared.environment),
             "workloads": {mark: times.inputs(mark)[1] for mark in ("", *times.marks)},
-            "seconds": times.plan.model_s,
+            "seconds": times.plan.model_s(),
         }
     )
 
 
 def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, clock: Clock) -> Final:
     """Time the finalists that are ready, as many as the time limit allows; empty where it allows none."""
-    ready = dict(list(gathered.ready.items())[: _fitting(measurer, clock)])
+    ready = dict(
+        list(gathered.ready.items())[: _fitting(measurer, [outcome for outcome, _ in gathered.ready.values()], clock)]
+    )
     members = {o.number for o in front.members}
     late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
     baseline, best = front.baseline, front.best_uncompressed
@@ -214,13 +225,16 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
     return replace(final, late=late)
 
 
-def _fitting(measurer: Measurer, clock: Clock) -> int:
-    """How many models the final campaign has time for."""
+def _fitting(measurer: Measurer, ready: Sequence[Outcome], clock: Clock) -> int:
+    """How many of these, in order, the final campaign has time for."""
     if clock.deadline is None:
-        return 10**6
-    plan, times = measurer.times.plan, 1 + len(measurer.times.marks)
-    each = times * (plan.model_s + plan.sets * OPENING_S)
-    return max(0, int((clock.deadline - clock.now()) / each))
+        return len(ready)
+    plan, workloads, left_s = measurer.times.plan, 1 + len(measurer.times.marks), clock.deadline - clock.now()
+    for count, outcome in enumerate(ready):
+        left_s -= workloads * (plan.model_s(outcome.value(LATENCY) / 1e3) + plan.sets * OPENING_S)
+        if left_s < 0:
+            return count
+    return len(ready)
 
 
 def _weights_here(results: Path, outcome: Outcome) -> str:
@@ -243,12 +257,18 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
         folder = exported_folder(exports, outcome)
         record = read_exported(folder)
         context = context_of(record)
+        generates = task_named(record.recipe.task).generates
 
         @contextmanager
         def opened(device: str) -> Iterator[Remote]:
             with open_exported(folder, record, context) as bench:
                 if problem := check.outputs(folder, record, context, bench).problem:
                     problems[outcome.number] = problem
+                if not generates:
+                    yield bench
+                    return
+            # What scores a model that generates is opened beside what generates, and is not part of what is timed.
+            with open_exported(folder, record, context) as bench:
                 yield bench
 
         return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))

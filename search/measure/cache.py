@@ -40,6 +40,7 @@ class Reuse:
         prepared, config = self._prepared, self._prepared.config
         return {
             "data": prepared.about_data["digest"],
+            "scored_tokens": config.data.scored_tokens,
             "teacher": digest_in(prepared.teacher, WEIGHTS),  # whose predictions losses are counted from
             "environment": dict(prepared.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},

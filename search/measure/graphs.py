@@ -67,7 +67,7 @@ class Graphs:
         entry = self._store.find(STAGE, key)
         if entry is not None:
             return entry
-        plainer = runs.made_from(plan)
+        plainer = runs.made_from(plan, weights)
         source = None if plainer is None else self._folder(runtime, plainer, weights, context)
 
         def make(target: Path) -> None:

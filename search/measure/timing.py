@@ -22,6 +22,7 @@ from objectives import (
     noise,
     reference_speed,
     roofline,
+    stats,
     workload,
 )
 from objectives.bench import Batch
@@ -54,6 +55,8 @@ OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
 
 
+#: Where a call of the baseline takes longer, the loop's timing has as few blocks as an interval needs.
+SLOW_MS = 500.0
 #: In a campaign: the uncompressed model under plain PyTorch, where no trial measured it.
 BASELINE = -1
 
@@ -83,6 +86,8 @@ class Timings:
         """The timing of the search loop: one process a side, those that `opened` gives for a device."""
         config = self._prepared.config
         protocol = latency.QUICK.lasting(config.measure.quick_s)
+        if self.reference("").estimate.value > SLOW_MS:
+            protocol = replace(protocol, blocks=stats.MINIMUM_PAIRS)
 
         def measure(inputs: list[Batch], conditions: Mapping[str, Any]) -> Timed:
             with opened(conditions["device"]) as (candidate, baseline):
@@ -271,6 +276,8 @@ class Timings:
         precision = str(plan["precision"])
         if "embeddings" in plan:  # rows of these tables have a precision of their own, and are few
             sizes = replace(sizes, tables=())
+        if "head" in plan:
+            sizes = replace(sizes, row_precision=str(plan["head"]))
         ceiling = ceilings(self._prepared.context.device, self._prepared.context.threads)
         floor = roofline.floor(sizes, inputs, precision, ceiling)
         if roofline.under(floor, timed[LATENCY]):

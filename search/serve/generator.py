@@ -77,7 +77,7 @@ class Generator(Scorer):
         settings = CacheSettings(kind=kind, capacity=limit)
         program = open_program(folder, name, precision, settings, context)
         made = cls(folder, record, Unopened(folder, name, precision, context), context, program, limit)
-        if kind == "dynamic":
+        if kind == "dynamic" or name == "onnx":  # every prompt has a cache of its own, also one of fixed capacity
             made._turn = nullcontext()
         return made
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from objectives.quality import metric_named
 from objectives.workload import Workload, marked, other
 from search.front.outcome import LATENCY, LOSS, Outcome
 
@@ -103,7 +104,7 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
         number=number,
         quality=values[metric],
         # A front of other objectives has no paired loss; the order by the metric is the same.
-        loss=values.get(LOSS, -100.0 * values[metric]),
+        loss=values.get(LOSS, -100.0 * metric_named(metric).utility(values[metric])),
         points=tuple(sorted(points.items())),
         length=workload.length if isinstance(workload.length, int) else 32,
         tail=max(tail, 1.0),

@@ -54,7 +54,7 @@ class AotInductor:
         threads = context.threads or torch.get_num_threads()
         return {"conditions": _machine(context, threads), "user": private_name(self.name)}
 
-    def made_from(self, plan: Plan) -> Plan | None:
+    def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:

@@ -42,8 +42,8 @@ class FromGraph:
     def made_by(self, context: Context) -> Mapping[str, str]:
         return versions()
 
-    def made_from(self, plan: Plan) -> Plan | None:
-        return source_of(plan)
+    def made_from(self, plan: Plan, folder: Path) -> Plan | None:
+        return None if causal_onnx.is_causal(folder) else source_of(plan)
 
 
 class Onnx(FromGraph):

@@ -42,7 +42,7 @@ class FromWeights:
     def made_by(self, context: Context) -> Mapping[str, str]:
         return {}
 
-    def made_from(self, plan: Plan) -> Plan | None:
+    def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None
 
 

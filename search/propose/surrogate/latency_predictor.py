@@ -17,7 +17,7 @@ from search.measure.timing import LATENCIES
 from search.prepare.prepared import Prepared
 from search.space.sizes import Params, outline_of, shapes_of
 from search.space.space import PRECISION, RUNTIME
-from spaces.axes.bits import EMBEDDINGS, INTEGER
+from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
 PROCESS_ERROR = 0.01
@@ -87,14 +87,17 @@ class LatencyPredictor:
 
 
 def deployment_name(params: Params) -> str:
-    """A deployment's name in the table of latencies: "onnx/int8", or "onnx/int8 fp32_blocks 2"."""
+    """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 head int8"."""
     precision, fp32_blocks, tables = (
         params.get(PRECISION, "fp32"),
         params.get("bits.fp32_blocks", 0),
         params.get("bits.embeddings", AS_IS),
     )
     spared = f" fp32_blocks {fp32_blocks}" if fp32_blocks and precision in INTEGER else ""
-    return f"{params.get(RUNTIME, 'eager')}/{precision}{spared}{'' if tables == AS_IS else f' embeddings {tables}'}"
+    head = params.get("bits.head", HEADS[0])
+    apart = "" if head == HEADS[0] else f" head {head}"
+    of_tables = "" if tables == AS_IS else f" embeddings {tables}"
+    return f"{params.get(RUNTIME, 'eager')}/{precision}{spared}{of_tables}{apart}"
 
 
 def error_of(timed: Measurement) -> float:
