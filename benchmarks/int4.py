@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import header
-import models
 import numpy as np
+import timed_models
 
 from search.config.source import packaged
 from spaces import base
@@ -121,7 +121,7 @@ def said(path: Path) -> dict[str, np.ndarray]:
 def milliseconds(paths: dict[str, Path], turns: int) -> dict[str, float]:
     """Median of a call at batch 1, 32 tokens."""
     sessions = {name: opened(str(path)) for name, path in paths.items()}
-    batch, rng = models.fed()[0], np.random.default_rng(0)
+    batch, rng = timed_models.fed()[0], np.random.default_rng(0)
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(turns + 2):
         for name in rng.permutation(list(sessions)):

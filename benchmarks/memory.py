@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import header
-import models
 import numpy as np
+import timed_models
 
 from objectives import memory
 from objectives.bench import Batch, Predict, open_bench
@@ -61,7 +61,7 @@ def of_kernel(pid: int) -> dict[str, float]:
 def figures(name: str, bench: Remote, on_disk: float, calls: int = 20) -> dict[str, Any]:
     """Ours and theirs, after `calls` calls."""
     for _ in range(calls):
-        bench.call("predict", models.fed(batch=8, length=64)[:1])
+        bench.call("predict", timed_models.fed(batch=8, length=64)[:1])
     ours = {key: m.value for key, m in memory.memory(bench).items()}
     info: Mapping[str, Any] = bench.call("info")
     return {"model": name, "ours": ours, "kernel": of_kernel(bench.pid), "info": dict(info), "on_disk_mb": on_disk}
@@ -106,12 +106,12 @@ def main() -> int:
     with open_bench(functools.partial(open_array, ARRAY_MB), device) as bench:
         rows = [figures(f"array, {ARRAY_MB // 2} + {ARRAY_MB // 2} MB", bench, 0.0)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = models.write_model(Path(temporary) / "model")
+        folder = timed_models.write_model(Path(temporary) / "model")
         on_disk = (folder / "model.safetensors").stat().st_size / 1e6
         for runtime in arguments.runtimes:
-            with models.opened(folder, runtime, device):  # the process that makes a graph is not the one measured
+            with timed_models.opened(folder, runtime, device):  # the process that makes a graph is not the one measured
                 pass
-            with models.opened(folder, runtime, device) as bench:
+            with timed_models.opened(folder, runtime, device) as bench:
                 rows.append(figures(runtime, bench, on_disk))
     print(header.table(COLUMNS, [row(one) for one in rows]))
     for one in rows:

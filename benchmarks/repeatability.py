@@ -14,6 +14,7 @@ Needs an idle machine: the figures of a busy one say nothing, and are marked so.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sys
@@ -25,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import header
-import models
 import numpy as np
+import timed_models
 
 from objectives import campaign, campaign_measurements, latency
 from objectives.latency import QUICK
@@ -49,8 +50,9 @@ def quick(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
     """As in the loop: one fresh process a side."""
 
     def compare(seed: int) -> list[Measurement]:
-        with models.opened(folder, runtime, device) as candidate, models.opened(folder, runtime, device) as baseline:
-            timed = latency.measure(candidate, baseline, models.fed(), QUICK, seed, {"device": device})
+        opened = functools.partial(timed_models.opened, folder, runtime, device)
+        with opened() as candidate, opened() as baseline:
+            timed = latency.measure(candidate, baseline, timed_models.fed(), QUICK, seed, {"device": device})
         return [timed[latency.SPEEDUP.name]]
 
     yield compare
@@ -60,8 +62,8 @@ def final(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
     """As for finalists: one model as often as there would be finalists, in turns over fresh processes."""
 
     def compare(seed: int) -> list[Measurement]:
-        openers = {key: lambda: models.opened(folder, runtime, device) for key in range(MODELS)}
-        timed = campaign.run([openers], (0, 1), models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
+        openers = {key: lambda: timed_models.opened(folder, runtime, device) for key in range(MODELS)}
+        timed = campaign.run([openers], (0, 1), timed_models.fed(), PLAN, seed, at_once=len(os.sched_getaffinity(0)))
         conditions = campaign_measurements.measurements(timed, 0, 1, seed, {})[latency.P50.name].conditions
         pairs = [timed.ratio(key, key + 1) for key in range(0, MODELS, 2)]
         rounds = PLAN.sets * PLAN.rounds
@@ -161,8 +163,8 @@ def main() -> int:
     about = header.hardware(device)
     print(f"{header.heading(about)}\nMiniLM (6 layers), {arguments.runtime}, {device}, batch 1, length 32\n")
     with tempfile.TemporaryDirectory() as temporary:
-        place = models.write_model(Path(temporary) / "model"), arguments.runtime, device
-        with models.opened(*place):  # makes the runtime's files, if it has any
+        place = timed_models.write_model(Path(temporary) / "model"), arguments.runtime, device
+        with timed_models.opened(*place):  # makes the runtime's files, if it has any
             pass
         runs = {
             "quick": compared(quick(*place), counts[0], "quick"),

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import header
-import models
 import several
+import timed_models
 from place import Place
 from repeatability import INSIDE, WITHIN
 from tables import Report
@@ -41,9 +41,9 @@ def run(place: Place, report: Report) -> None:
     title = f"A/A ratios of {size} with random weights, batch 1, length 32, {pairs} pairs of processes"
     report.begin(title, COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
-        model = models.write_model(Path(folder) / "model", models.TOY if place.dry else models.CONFIG)
+        model = timed_models.write_model(Path(folder) / "model", timed_models.TOY if place.dry else timed_models.CONFIG)
         for runtime, quick, campaigns in runtimes:
-            openings = [partial(models.opened, model, runtime, place.device)] * (2 * pairs)
+            openings = [partial(timed_models.opened, model, runtime, place.device)] * (2 * pairs)
             with several.opened(openings) as sides:
                 broken = [side for side in sides if isinstance(side, Exception)]
                 if broken:
@@ -55,7 +55,7 @@ def run(place: Place, report: Report) -> None:
 
 def compare(report: Report, place: Place, runtime: str, sides: list[Remote], quick: int, campaigns: int) -> None:
     """Quick comparisons of one pair each, then campaigns of all processes."""
-    conditions, fed = {"device": place.device}, models.fed()
+    conditions, fed = {"device": place.device}, timed_models.fed()
     pairs = list(zip(sides[::2], sides[1::2], strict=True))
     quick_s, plan = (DRY_S, DRY_PLAN) if place.dry else (QUICK_S, PLAN)
     beside = several.read_beside(len(sides) - 2, place.device)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import header
-import models
 import several
+import timed_models
 from place import Place
 from tables import Report
 
@@ -48,7 +48,7 @@ COLUMNS = (
     "note",
 )
 BERT_BASE = {
-    **models.CONFIG,
+    **timed_models.CONFIG,
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -88,7 +88,7 @@ HEAVY = (
 )
 SLOWEST = tuple(("compiled-max-autotune", precision) for precision in ("bf16", "fp16", "fp32", "fp8"))
 BEST = (("cuda_graph", "bf16"), ("eager", "bf16"), ("compiled", "bf16"), ("aot_inductor", "bf16"))
-MODELS = {"BERT-base": (BERT_BASE, 128), "MiniLM": (models.CONFIG, 32)}
+MODELS = {"BERT-base": (BERT_BASE, 128), "MiniLM": (timed_models.CONFIG, 32)}
 #: Of the roofline, for BERT-base whole in bf16 at its length, under the best runtime: by batch.
 GOALS = {1: 0.08, 32: 0.50}
 
@@ -146,7 +146,7 @@ def dry_cases() -> Iterator[Case]:
 
 
 def run(place: Place, report: Report) -> None:
-    shapes = {"toy": (models.TOY, 16)} if place.dry else MODELS
+    shapes = {"toy": (timed_models.TOY, 16)} if place.dry else MODELS
     report.begin("latency by runtime, precision and shape; random weights", COLUMNS)
     folders = Folders(place.work / "random", shapes)
     wanted = list(dry_cases() if place.dry else cases())
@@ -212,7 +212,7 @@ class Folders:
         return self._written[key]
 
     def fed(self, case: Case, batch: int) -> list[Batch]:
-        return models.fed(batch, self._shapes[case.model][1])
+        return timed_models.fed(batch, self._shapes[case.model][1])
 
     def expected(self, case: Case) -> Any:
         """Logits of the first batch of one row, from the CPU in fp32."""

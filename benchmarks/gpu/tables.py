@@ -15,7 +15,7 @@ from typing import Any
 HERE = Path(__file__).parent
 for _folder in (HERE, HERE.parent, HERE.parents[1]):
     if str(_folder) not in sys.path:
-        sys.path.insert(0, str(_folder))
+        sys.path.append(str(_folder))  # behind the others: a benchmark is called coverage, as a library is
 
 import header  # noqa: E402
 

@@ -129,7 +129,7 @@ class Measurer:
     def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
         context = self._on(device)
         opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
-        return open_bench(opening, context.device, context.threads, self._limit_s(), limit_s=self._limit_s)
+        return open_bench(opening, context.device, context.threads, self._limit_s(), "default", self._limit_s)
 
     def _open_once(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
         opening = partial(build.open_whole, folder, runtime, plan, context)

@@ -55,7 +55,7 @@ def lines() -> Iterator[str]:
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "objectives"
     for objective in OBJECTIVES:
-        yield f"  {objective.name:<24}{objective.better} is better; {objective.description}"
+        yield f"  {objective.name:<26}{objective.better} is better; {objective.description}"
     yield "tasks"
     for task in TASKS:
         variants = VARIANTS.get(task.name)

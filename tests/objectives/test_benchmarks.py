@@ -85,7 +85,6 @@ def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_pro
 
 
 def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncompressed_model() -> None:
-    sys.path.insert(0, str(BENCHMARKS))
     from tests.search import factory
 
     tasks = module("tasks")

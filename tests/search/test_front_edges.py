@@ -23,7 +23,7 @@ def test_what_was_not_measured_against_the_baseline_has_no_speedup_and_no_loss()
     assert made.speedup(made.outcomes[-1], made.baseline) is None
     assert made.speedup(made.outcomes[-1], made.best_uncompressed) is None
     limited = made.within(max_loss=50.0)
-    assert limited.why_not(limited.outcomes[-1]) == "loss unknown is over the limit of 50 points"
+    assert limited.why_not(limited.outcomes[-1]) == "loss unknown is over the limit of 50 accuracy points"
 
 
 def test_without_a_baseline_nothing_is_known_to_be_as_fast_as_it() -> None:
@@ -39,7 +39,7 @@ def test_a_figure_exactly_at_a_limit_is_inside_it_and_one_over_it_is_said() -> N
     loss = made.outcomes[-1].value(LOSS)
     assert made.within(max_latency_ms=4.0, max_loss=loss).outcomes[-1].limits_broken == ()
     [said] = made.within(max_loss=loss / 2).outcomes[-1].limits_broken
-    assert said == "loss 3.20 points is over the limit of 1.6 points"
+    assert said == "loss 3.20 accuracy points is over the limit of 1.6 accuracy points"
 
 
 def test_the_baseline_is_the_eager_one_whichever_was_measured_first() -> None:

@@ -17,6 +17,7 @@ from search.front.front import Front
 from search.measure.graphs import STAGE, Graphs
 from search.store.store import MANIFEST, Store
 from spaces import registry
+from spaces.base import Base
 from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
@@ -46,7 +47,9 @@ class Maker:
 def weights(store: Store, content: bytes = b"weights") -> Path:
     def fill(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(content)
-        for name in ("config.json", "tokenizer.json", "calibration.npz"):
+        base = Base("m", "main", "mean", ("no", "yes"), ("input_ids", "attention_mask"), {"model_type": "bert"})
+        (folder / "config.json").write_text(json.dumps({"base": base.to_json(), "plans": {}}))
+        for name in ("tokenizer.json", "calibration.npz"):
             (folder / name).write_text("{}")
 
     return store.make("weights", {"content": content.hex()}, fill)[0]

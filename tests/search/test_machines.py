@@ -149,7 +149,9 @@ def test_what_cannot_run_here_becomes_infeasible(mlruns: Path, monkeypatch: pyte
     add(study, SPACE, graph, {**SPACE.off, **graph.recipe.params}, TARGETS, lambda o: {}, distributions)
 
     space = Space(SPACE.knobs, None, (("eager", "fp32"),), {"onnx": "ONNX Runtime is not installed"})
-    config = RunConfig(ModelConfig("m"), "classification", DataConfig("t"), study=NAME, mlruns=str(mlruns))
+    config = RunConfig(
+        ModelConfig("m"), "classification", DataConfig("t"), study=NAME, metric="accuracy", mlruns=str(mlruns)
+    )
     prepared = Prepared(
         config, cast(Any, None), mlruns, cast(Any, None), space, mlruns, "t", mlruns, None, HERE, {"task": "x"}
     )
