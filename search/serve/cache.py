@@ -18,11 +18,22 @@ class Cache(Generic[Key, Value]):
     Args:
         bound: entries at most; 0 keeps nothing.
         live_s: seconds after which an entry is no longer given.
+        weight: bytes of an entry.
+        budget: bytes of all entries together; an entry that is larger is not kept.
     """
 
-    def __init__(self, bound: int, live_s: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        bound: int,
+        live_s: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+        weight: Callable[[Key, Value], int] = lambda key, value: 0,
+        budget: float = float("inf"),
+    ) -> None:
         self._bound, self._live_s, self._clock = bound, live_s, clock
-        self._entries: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
+        self._weight, self._budget = weight, budget
+        self._entries: OrderedDict[Key, tuple[float, Value, int]] = OrderedDict()
+        self.bytes = 0
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
@@ -33,7 +44,7 @@ class Cache(Generic[Key, Value]):
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or self._clock() - entry[0] > self._live_s:
-                self._entries.pop(key, None)
+                self._drop(key)
                 self.misses += 1
                 return None
             self._entries.move_to_end(key)
@@ -41,12 +52,21 @@ class Cache(Generic[Key, Value]):
             return entry[1]
 
     def put(self, key: Key, value: Value) -> None:
+        weight = self._weight(key, value)
         with self._lock:
-            self._entries[key] = (self._clock(), value)
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._bound:
-                self._entries.popitem(last=False)
+            self._drop(key)
+            if weight > self._budget:
+                return
+            self._entries[key] = (self._clock(), value, weight)
+            self.bytes += weight
+            while self._entries and (len(self._entries) > self._bound or self.bytes > self._budget):
+                self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self.bytes = 0
+
+    def _drop(self, key: Key) -> None:
+        entry = self._entries.pop(key, None)
+        self.bytes -= 0 if entry is None else entry[2]

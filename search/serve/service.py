@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from search.serve.answers import Answer, Span, bytes_of
 from search.serve.cache import Cache
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.writer import WriterFullError
@@ -18,12 +21,16 @@ from search.serve.fleet import EMBEDDING, Fleet, answered, tokens_of
 from search.serve.retrieval import Index
 from search.serve.sentences import sentences
 
+log = logging.getLogger(__name__)
+
 #: Passages that an answer is looked for in.
 PASSAGES = 3
 #: Characters of a text that is cut into sentences at once; a longer one is cut in a thread.
 SHORT = 4_000
 #: Sentences that a context may have where the nearest one answers.
 MOST_SENTENCES = 500
+#: Bytes that each cache may hold.
+CACHED = 64_000_000
 #: Characters of a context whose sentences are a full batch, about.
 FULL = 2_000
 #: Seconds in which an answer is to be stored.
@@ -36,37 +43,6 @@ ANSWERING, CLASSIFYING = "question-answering", "classification"
 
 class NothingKnownError(Exception):
     """There is no passage to answer from."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer as it is sent."""
-
-    id: int
-    text: str
-    score: float
-    start: int  # in the passage or the given context, in characters
-    end: int
-    context: str
-    passage: int | None
-    source: str | None
-    variant: str
-    cached: bool
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Span:
-    """An answer before it is stored."""
-
-    text: str
-    score: float
-    start: int
-    end: int
-    passage: int | None
-    source: str | None
-    context: str
-    variant: str
 
 
 class Service:
@@ -89,11 +65,14 @@ class Service:
         self.archive, self.index, self.fleets = archive, index, fleets
         self._model = model
         self.store_s = STORE_S
-        self.answers: Cache[tuple[str, str | None, str], _Span] = Cache(*cached_answers)
+        #: By question, digest of the context and variant.
+        self.answers: Cache[tuple[str, str | None, str], Span] = Cache(*cached_answers, weight=bytes_of, budget=CACHED)
         #: Rises with every change of the passages: an answer from what was before it is not cached.
         self._generation = 0
         #: Embeddings of a passage's sentences (S, D).
-        self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000)
+        self.sentence_vectors: Cache[str, np.ndarray] = Cache(
+            5_000, weight=lambda text, rows: sys.getsizeof(text) + rows.nbytes, budget=CACHED
+        )
 
     async def answer(
         self,
@@ -113,7 +92,8 @@ class Service:
         began = time.perf_counter()
         milliseconds: dict[str, float] = {}
         fleet = self.fleets.get(ANSWERING, self.fleets[EMBEDDING])
-        key = (question, context, fleet.name(fleet.serving))
+        digest = None if context is None else hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()
+        key = (question, digest, fleet.name(fleet.serving))
         span = self.answers.get(key)
         cached = span is not None
         if span is None:
@@ -124,7 +104,7 @@ class Service:
             else:
                 span = await self._nearest_sentence(question, context, deadline, milliseconds)
             if generation == self._generation:
-                self.answers.put((question, context, span.variant), span)
+                self.answers.put((question, digest, span.variant), span)
         storing = time.perf_counter()
         new = NewAnswer(
             request, question, context, span.text, span.score, span.start, span.end, span.passage, span.variant,
@@ -224,7 +204,7 @@ class Service:
 
     async def _extracted(
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
-    ) -> _Span:
+    ) -> Span:
         """The best span of the question-answering fleet over the passages."""
         texts, _ = await self._found(question, context, deadline, milliseconds)
         fleet = self.fleets[ANSWERING]
@@ -239,31 +219,31 @@ class Service:
         best = max(range(len(texts)), key=lambda i: (bool(replies[i].answer["answer"]), replies[i].answer["score"]))
         number, source, text = texts[best]
         reply = replies[best].answer
-        return _Span(
+        return Span(
             reply["answer"], float(reply["score"]), int(reply["start"]), int(reply["end"]), number, source, text,
             fleet.name(replies[best].number),
         )  # fmt: skip
 
     async def _nearest_sentence(
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
-    ) -> _Span:
+    ) -> Span:
         """The sentence of the passages whose embedding is nearest to the question's."""
         texts, vector = await self._found(question, context, deadline, milliseconds)
         assert vector is not None
         began = time.perf_counter()
-        best: _Span | None = None
+        best: Span | None = None
         fleet = self.fleets[EMBEDDING]
         for number, source, text in texts:
             # A whole context takes milliseconds, which the event loop does not have.
             spans = sentences(text) if len(text) <= SHORT else await asyncio.to_thread(sentences, text)
-            vectors = await self._of_sentences(text, spans, deadline)
+            vectors = await self._of_sentences(number, text, spans, deadline)
             if not spans:
                 continue
             scores = vectors @ vector
             at = int(scores.argmax())
             if best is None or scores[at] > best.score:
                 start, end = spans[at]
-                best = _Span(
+                best = Span(
                     text[start:end], float(scores[at]), start, end, number, source, text, fleet.name(fleet.serving)
                 )
         milliseconds["answer"] = (time.perf_counter() - began) * 1e3
@@ -271,16 +251,19 @@ class Service:
             raise NothingKnownError("the context has no sentence")
         return best
 
-    async def _of_sentences(self, text: str, spans: Sequence[tuple[int, int]], deadline: Deadline) -> np.ndarray:
-        """(S, D) of the sentences of a text."""
-        vectors = self.sentence_vectors.get(text)
+    async def _of_sentences(
+        self, passage: int | None, text: str, spans: Sequence[tuple[int, int]], deadline: Deadline
+    ) -> np.ndarray:
+        """(S, D) of the sentences of a text. Those of a passage are kept; another context hardly comes again."""
+        vectors = None if passage is None else self.sentence_vectors.get(text)
         if vectors is None:
             if len(spans) > MOST_SENTENCES:
                 raise ValueError(f"context: must have at most {MOST_SENTENCES} sentences, got {len(spans)}")
             size = self.fleets[EMBEDDING].limits.max_batch
             rows = await self._in_slices([text[start:end] for start, end in spans], size, deadline)
             vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
-            self.sentence_vectors.put(text, vectors)
+            if passage is not None:
+                self.sentence_vectors.put(text, vectors)
         return vectors
 
     def close(self) -> None:
