@@ -6,6 +6,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+
+class NothingKnownError(Exception):
+    """There is no passage to answer from."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -41,3 +47,8 @@ class Span:
 def bytes_of(key: tuple[str, str | None, str], span: Span) -> int:
     """Of a cached answer with its key."""
     return sum(map(sys.getsizeof, (*key, span.text, span.context, span.source, span)))
+
+
+def bytes_of_vectors(text: str, vectors: np.ndarray) -> int:
+    """Of a text with the embeddings of its sentences."""
+    return sys.getsizeof(text) + vectors.nbytes

@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from search.serve.answers import NothingKnownError
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
-from search.serve.service import NothingKnownError
 
 TITLES = {
     400: "Bad request",

@@ -57,7 +57,7 @@ class Index:
             ValueError: one of another size, or of length 0 or not finite.
         """
         for number, vector in rows:
-            row = self._normal(vector)
+            row = self.normal(vector)
             with self._lock:
                 place = self._places.get(number)
                 if place is None:
@@ -86,7 +86,7 @@ class Index:
 
     def search(self, question: Vectors, count: int) -> list[Hit]:
         """The `count` nearest passages to a question's embedding (D,), nearest first; equal ones by their number."""
-        row = self._normal(question)
+        row = self.normal(question)
         with self._lock:
             numbers, scores = self._numbers[: self._count].copy(), self._vectors[: self._count] @ row
         count = min(count, len(numbers))
@@ -96,7 +96,8 @@ class Index:
         order = nearest[np.lexsort((numbers[nearest], -scores[nearest]))]
         return [Hit(int(numbers[i]), float(scores[i])) for i in order]
 
-    def _normal(self, vector: Vectors) -> Vectors:
+    def normal(self, vector: Vectors) -> Vectors:
+        """The vector (D,) with length 1. Raises ValueError: of another size, of length 0, or not finite."""
         if vector.shape != (self._size,):
             raise ValueError(f"an embedding must be of shape ({self._size},), got {vector.shape}")
         length = float(np.linalg.norm(vector))

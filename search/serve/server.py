@@ -9,11 +9,12 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from search.errors import UserError
@@ -109,6 +110,15 @@ def seeds() -> list[NewPassage]:
     return [NewPassage(title, 0, text) for text, title in texts.items()]
 
 
+def fill(index: Index, rows: Iterable[tuple[int, np.ndarray]]) -> None:
+    """Add stored embeddings to the index; what is none of its size is left out with a warning."""
+    for number, vector in rows:
+        try:
+            index.add([(number, vector)])
+        except ValueError as error:
+            log.warning("the stored embedding of passage %d is left out: %s", number, error)
+
+
 def locked(folder: Path) -> FileLock:
     """The lock of a service's folder; it ends with the process.
 
@@ -184,7 +194,7 @@ class Server:
             fleets[EMBEDDING] = embedding_fleet(embed, limits)
         archive, self._writer = open_archive(settings)
         self.index = Index(settings.folder / "embeddings.f32", size)
-        self.index.add(archive.embeddings(model))
+        fill(self.index, archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)
         self.ready = asyncio.Event()
         self._seen_switches: dict[str, int] = {}  # moves that are stored, by task

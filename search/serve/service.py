@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from search.serve.answers import Answer, Span, bytes_of
+from search.serve.answers import Answer, NothingKnownError, Span, bytes_of, bytes_of_vectors
 from search.serve.cache import Cache
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
+from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
 from search.serve.fleet import EMBEDDING, Fleet, answered, tokens_of
@@ -41,10 +41,6 @@ EMBED_S = 5.0
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
 
-class NothingKnownError(Exception):
-    """There is no passage to answer from."""
-
-
 class Service:
     """Answers questions, and keeps what they are answered from.
 
@@ -69,10 +65,12 @@ class Service:
         self.answers: Cache[tuple[str, str | None, str], Span] = Cache(*cached_answers, weight=bytes_of, budget=CACHED)
         #: Rises with every change of the passages: an answer from what was before it is not cached.
         self._generation = 0
+        #: Database and index change together: an embedding that is added late would be that of a removed passage.
+        self._changing = asyncio.Lock()
+        #: Passages that the model takes no embedding of.
+        self._left_out: set[int] = set()
         #: Embeddings of a passage's sentences (S, D).
-        self.sentence_vectors: Cache[str, np.ndarray] = Cache(
-            5_000, weight=lambda text, rows: sys.getsizeof(text) + rows.nbytes, budget=CACHED
-        )
+        self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000, weight=bytes_of_vectors, budget=CACHED)
 
     async def answer(
         self,
@@ -151,8 +149,10 @@ class Service:
 
     async def remove_passage(self, number: int) -> bool:
         """Whether there was such a passage."""
-        removed = await asyncio.wrap_future(self.archive.remove_passage(number))
-        self.index.remove(number)
+        async with self._changing:
+            removed = await asyncio.wrap_future(self.archive.remove_passage(number))
+            await asyncio.to_thread(self.index.remove, number)
+            self._left_out.discard(number)  # a database may give the number again
         if removed:
             self._changed()
         return removed
@@ -165,15 +165,36 @@ class Service:
     async def embed_missing(self, at_once: int = 64, within_s: float = 600.0) -> int:
         """Embed the passages that this model has not; how many they were."""
         count = 0
-        while missing := await asyncio.to_thread(self.archive.not_embedded, self._model, at_once):
-            size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
-            vectors = await self._in_slices([passage.text for passage in missing], size, Deadline(within_s))
-            rows = {passage.id: vector for passage, vector in zip(missing, vectors, strict=True)}
-            await asyncio.wrap_future(self.archive.embed(self._model, rows))
-            self.index.add(rows.items())
+        while missing := await asyncio.to_thread(self._missing, at_once):
+            rows = await self._embeddings(missing, Deadline(within_s))
+            async with self._changing:
+                stored = await asyncio.wrap_future(self.archive.embed(self._model, rows))
+                await asyncio.to_thread(self.index.add, [(number, rows[number]) for number in stored])
             self._changed()
-            count += len(missing)
+            count += len(stored)
         return count
+
+    def _missing(self, at_once: int) -> list[Passage]:
+        """Passages without an embedding, but for those that have none."""
+        found = self.archive.not_embedded(self._model, at_once + len(self._left_out))
+        return [passage for passage in found if passage.id not in self._left_out][:at_once]
+
+    async def _embeddings(self, passages: Sequence[Passage], deadline: Deadline) -> dict[int, np.ndarray]:
+        """Embeddings (D,) by the passage's number; a passage that the model does not take is left out, and named."""
+        size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
+        try:
+            vectors = await self._in_slices([passage.text for passage in passages], size, deadline)
+            pairs = zip(passages, vectors, strict=True)
+            return {passage.id: self.index.normal(np.asarray(vector)) for passage, vector in pairs}
+        except ValueError as error:
+            if len(passages) == 1:
+                number, reason = passages[0].id, type(error).__name__  # its message may have the text
+                log.warning("passage %d cannot be embedded (%s), so it is not found", number, reason)
+                self._left_out.add(number)
+                return {}
+        middle = len(passages) // 2
+        first = await self._embeddings(passages[:middle], deadline)
+        return first | await self._embeddings(passages[middle:], deadline)
 
     async def _in_slices(self, texts: Sequence[str], size: int, deadline: Deadline) -> list[np.ndarray]:
         """Embeddings of many texts, `size` at a time so that others find room in the queue."""
@@ -194,13 +215,16 @@ class Service:
         milliseconds["embed"] = (embedded - began) * 1e3
         if context is not None:
             return [(None, None, context)], vector
-        hits = self.index.search(vector, PASSAGES)
-        rows = await asyncio.to_thread(lambda: [self.archive.passage(hit.passage) for hit in hits])
+        rows = await asyncio.to_thread(self._nearest, vector)
         milliseconds["retrieve"] = (time.perf_counter() - embedded) * 1e3
         texts: list[tuple[int | None, str | None, str]] = [(row.id, row.source, row.text) for row in rows if row]
         if not texts:
             raise NothingKnownError("there is no passage to answer from; add one, or give a context")
         return texts, vector
+
+    def _nearest(self, vector: np.ndarray) -> list[Passage | None]:
+        """The passages nearest to a question's embedding; None for one that was removed meanwhile."""
+        return [self.archive.passage(hit.passage) for hit in self.index.search(vector, PASSAGES)]
 
     async def _extracted(
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]

@@ -18,6 +18,7 @@ import pytest
 from services import LIMITS, embed, extract, fleet, service, variant
 
 from search.serve.app import create_app
+from search.serve.database.archive import NewPassage
 from search.serve.dispatcher import RefusedError
 from search.serve.fleet import EMBEDDING, Fleet
 from search.serve.guard import Guarding, Rate
@@ -495,6 +496,40 @@ def test_an_answer_that_is_not_stored_in_time_is_a_problem(served: Service, monk
         is_problem(await client.post("/v1/answer", json={"question": "q", "context": CAT}), 503)
 
     talk(served, conversation)
+
+
+def test_a_passage_that_no_model_takes_keeps_no_other_from_being_found(tmp_path: Path) -> None:
+    def picky(texts: Any) -> Any:
+        if any("xyzzy" in text for text in texts):
+            raise ValueError("a text must have at least one token")
+        return [row * ("plugh" not in text) for row, text in zip(embed(texts), texts, strict=True)]
+
+    with service(tmp_path, fleet(EMBEDDING, picky)) as made:
+        texts = (CAT, "xyzzy", DOG, "plugh")
+        numbers = asyncio.run(made.add_passages([NewPassage("s", i, text) for i, text in enumerate(texts)]))
+        assert sorted(n for n, _ in made.archive.embeddings("words")) == [numbers[0], numbers[2]]
+        assert len(made.index) == 2 and asyncio.run(made.embed_missing()) == 0
+
+
+def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: Path) -> None:
+    begun, removed = threading.Event(), threading.Event()
+
+    def waits(texts: Any) -> Any:
+        begun.set()
+        removed.wait(5)
+        return embed(texts)
+
+    async def run(made: Service) -> None:
+        adding = asyncio.create_task(made.add_passages([NewPassage("s", 0, CAT)]))
+        await asyncio.to_thread(begun.wait, 5)
+        [passage] = made.archive.passages()
+        assert await made.remove_passage(passage.id)
+        removed.set()
+        await adding
+        assert len(made.index) == 0
+
+    with service(tmp_path, fleet(EMBEDDING, waits)) as made:
+        asyncio.run(run(made))
 
 
 def test_metrics_count_requests_rows_and_caches(extracting: Service) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from services import extract, fleet, service, variant
 
@@ -15,7 +16,8 @@ from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
 from search.serve.fleet import embedding_limits, load_fleet
-from search.serve.server import Server, Settings, again, load_fleets
+from search.serve.retrieval import Index
+from search.serve.server import Server, Settings, again, fill, load_fleets
 from search.serve.service import ANSWERING
 
 
@@ -67,6 +69,12 @@ def test_an_embedding_fleet_has_time_for_four_full_batches() -> None:
     one = variant(0, 10.0, 1.0)  # 10 ms for a row, 40 ms for eight
     assert embedding_limits(Limits(slo_s=1.0), one).slo_s == 1.0
     assert embedding_limits(Limits(slo_s=0.05, max_batch=8), one).slo_s == pytest.approx(0.16)
+
+
+def test_a_stored_embedding_of_another_size_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = Index(tmp_path / "vectors", 2)
+    fill(index, [(1, np.ones(2, np.float32)), (2, np.ones(3, np.float32)), (3, np.zeros(2, np.float32))])
+    assert len(index) == 1 and [record.args[0] for record in caplog.records if record.args] == [2, 3]
 
 
 def test_a_front_without_members_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sqlalchemy import Engine, exists, select
+from sqlalchemy.orm import Session
 
 from search.serve.database.tables import (
     ApiKey,
@@ -23,9 +25,6 @@ from search.serve.database.tables import (
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session
 
     from search.serve.database.writer import Writer
 
@@ -83,7 +82,6 @@ class Archive:
         """
 
         def write(session: Session) -> int:
-            from sqlalchemy import select
 
             passage = session.scalar(select(Passage.id).where(Passage.id == answer.passage_id))
             question = Question(
@@ -133,7 +131,6 @@ class Archive:
         """Store passages; one that is there is kept once. Gives their numbers, in order."""
 
         def write(session: Session) -> list[int]:
-            from sqlalchemy import select
 
             numbers = []
             for new in passages:
@@ -162,35 +159,33 @@ class Archive:
 
         return self._writer.put(write)
 
-    def embed(self, model: str, vectors: Mapping[int, np.ndarray]) -> Future[None]:
-        """Store embeddings (D,) by one model, by the passage's number; passages that are gone are left out."""
+    def embed(self, model: str, vectors: Mapping[int, np.ndarray]) -> Future[list[int]]:
+        """Store embeddings (D,) of passages by number. Gives the numbers, without passages that are gone."""
 
-        def write(session: Session) -> None:
+        def write(session: Session) -> list[int]:
+            stored = []
             for number, vector in vectors.items():
                 if session.get(Passage, number) is not None:
                     row = PassageEmbedding(passage_id=number, model=model, vector=vector.astype("<f4").tobytes())
                     session.merge(row)
+                    stored.append(number)
+            return stored
 
         return self._writer.put(write)
 
     def passage(self, number: int) -> Passage | None:
-        from sqlalchemy.orm import Session
 
         with Session(self._engine, expire_on_commit=False) as session:
             return session.get(Passage, number)
 
     def passages(self, after: int = 0, limit: int = 100) -> list[Passage]:
         """Passages with a number above `after`, in order."""
-        from sqlalchemy import select
-        from sqlalchemy.orm import Session
 
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(Passage).where(Passage.id > after).order_by(Passage.id).limit(limit)))
 
     def embeddings(self, model: str) -> Iterator[tuple[int, np.ndarray]]:
         """(number, vector (D,)) of every passage that `model` has embedded."""
-        from sqlalchemy import select
-        from sqlalchemy.orm import Session
 
         of_model = select(PassageEmbedding.passage_id, PassageEmbedding.vector).where(PassageEmbedding.model == model)
         with Session(self._engine) as session:
@@ -200,8 +195,6 @@ class Archive:
 
     def not_embedded(self, model: str, limit: int = PAGE) -> list[Passage]:
         """Passages without an embedding by `model`."""
-        from sqlalchemy import exists, select
-        from sqlalchemy.orm import Session
 
         has = exists().where(PassageEmbedding.passage_id == Passage.id, PassageEmbedding.model == model)
         with Session(self._engine, expire_on_commit=False) as session:
@@ -209,8 +202,6 @@ class Archive:
 
     def history(self, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The newest answers with their questions, newest first; those with a number below `before`."""
-        from sqlalchemy import select
-        from sqlalchemy.orm import Session
 
         wanted = select(StoredAnswer, Question).join(Question, StoredAnswer.question_id == Question.id)
         if before is not None:
@@ -225,8 +216,6 @@ class Archive:
 
     def switches(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest moves of the controller, newest first."""
-        from sqlalchemy import select
-        from sqlalchemy.orm import Session
 
         with Session(self._engine) as session:
             rows = session.scalars(select(StoredSwitch).order_by(StoredSwitch.id.desc()).limit(limit))
@@ -249,7 +238,6 @@ class Archive:
         """Revoke the keys of this name. Gives how many were valid."""
 
         def write(session: Session) -> int:
-            from sqlalchemy import select
 
             rows = list(session.scalars(select(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))))
             for row in rows:
@@ -260,8 +248,6 @@ class Archive:
 
     def key_id(self, key: str) -> int | None:
         """The number of a valid key; None for any other text."""
-        from sqlalchemy import select
-        from sqlalchemy.orm import Session
 
         valid = select(ApiKey.id).where(ApiKey.digest == hash_of(key), ApiKey.revoked_at.is_(None))
         with Session(self._engine) as session:
