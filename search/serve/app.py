@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
 from search.serve import problems
-from search.serve.database.archive import NewPassage
+from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import EMBEDDING, Fleet
 from search.serve.guard import Guard, Guarding
 from search.serve.metrics import Metrics
@@ -51,10 +51,13 @@ class Live:
         """Answers a second and percentiles of their times over the last `window_s`."""
         now = time.monotonic()
         recent = sorted(ms for when, ms, _ in self._answers if now - when <= window_s)
+        # Under load the kept answers cover less than the window.
+        full = len(self._answers) == RECENT
+        covered_s = max(min(window_s, now - self._answers[0][0]), 1e-3) if full else window_s
         if not recent:
             return {"per_s": 0.0, "p50_ms": None, "p99_ms": None, "answers": 0}
         return {
-            "per_s": round(len(recent) / window_s, 2),
+            "per_s": round(len(recent) / covered_s, 2),
             "p50_ms": recent[len(recent) // 2],
             "p99_ms": recent[min(len(recent) - 1, int(0.99 * len(recent)))],
             "answers": len(recent),
@@ -217,7 +220,9 @@ def _file(path: Path) -> Any:
 
 
 def _cut(source: str, text: str) -> list[NewPassage]:
-    pieces = list(islice(passages(text), MOST_PASSAGES + 1))
+    pieces = list(islice(passages(clean(text).strip()), MOST_PASSAGES + 1))
+    if not pieces:
+        raise HTTPException(422, "text: must have characters besides space and NUL")
     if len(pieces) > MOST_PASSAGES:
         raise HTTPException(422, f"a document has at most {MOST_PASSAGES} passages, this one has more")
     return [NewPassage(source, position, piece) for position, piece in enumerate(pieces)]
@@ -225,15 +230,17 @@ def _cut(source: str, text: str) -> list[NewPassage]:
 
 def _fleet(fleet: Fleet) -> dict[str, Any]:
     now = time.monotonic()
-    controller, waiting = fleet.dispatcher.look(lambda batcher: (batcher.controller, batcher.waiting))
-    out = {number: health.reason for number, health in controller.health.items() if health.out_until_s > now}
+    healths, pinned, waiting = fleet.dispatcher.look(
+        lambda batcher: (dict(batcher.controller.health), batcher.controller.pinned, batcher.waiting)
+    )
+    out = {number: health.reason for number, health in healths.items() if health.out_until_s > now}
     return {
         "study": fleet.study,
         "metric": fleet.metric,
         "slo_ms": fleet.limits.slo_s * 1e3,
         "waiting": waiting,
         "serving": fleet.serving,
-        "pinned": controller.pinned,
+        "pinned": pinned,
         "variants": [
             {
                 "number": v.number,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,10 +18,10 @@ import numpy as np
 import pytest
 from services import LIMITS, embed, extract, fleet, service, variant
 
-from search.serve.app import create_app
+from search.serve.app import Live, create_app
 from search.serve.database.archive import NewPassage
 from search.serve.dispatcher import RefusedError
-from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.fleet import EMBEDDING, Fleet, row_errors_apart
 from search.serve.guard import Guarding, Rate
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 
@@ -530,6 +531,43 @@ def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: P
 
     with service(tmp_path, fleet(EMBEDDING, waits)) as made:
         asyncio.run(run(made))
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError])
+def test_a_bad_row_is_found_in_few_calls(kind: type[Exception]) -> None:
+    calls: list[int] = []
+
+    def picky(rows: Any) -> Any:
+        calls.append(len(rows))
+        if 13 in rows:
+            raise kind("unlucky")
+        return [str(row) for row in rows]
+
+    answers = row_errors_apart({0: picky})(0, range(32))
+    assert [one for i, one in enumerate(answers) if i != 13] == [str(i) for i in range(32) if i != 13]
+    assert isinstance(answers[13], ValueError) and len(calls) == 11
+
+
+def test_the_rate_is_of_the_time_that_the_kept_answers_cover(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("search.serve.app.time", SimpleNamespace(monotonic=lambda: now[0]))
+    live = Live()
+    for i in range(1000):
+        now[0] = i / 100
+        live.add(5.0, "v")
+    assert live.shown()["per_s"] == pytest.approx(100, rel=0.01)
+    now[0] = 100.0
+    assert live.shown()["per_s"] == 0
+
+
+def test_a_text_of_only_nul_is_no_passage(served: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        is_problem(await client.post("/v1/passages", json={"text": "\0 \0"}), 422)
+        is_problem(await client.post("/v1/passages/file", files={"file": ("a.txt", b"\0\0", "text/plain")}), 422)
+        assert (await client.post("/v1/passages", json={"text": "a\0b"})).status_code == 201
+        assert [one["text"] for one in (await client.get("/v1/passages")).json()["passages"]] == ["ab"]
+
+    talk(served, conversation)
 
 
 def test_metrics_count_requests_rows_and_caches(extracting: Service) -> None:
