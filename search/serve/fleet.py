@@ -24,8 +24,9 @@ TIMED = (1, 8)
 
 #: The task whose fleet embeds passages and questions.
 EMBEDDING = "sentence-similarity"
-#: Full batches that an embedding fleet has time for: it has one model, so no objective is kept by changing it.
-ROOM = 4
+#: Full batches of short texts that an embedding fleet has time for: it has one model, so no objective is kept by
+#: changing it. An answer takes three or four, and waits for one of passages that are stored meanwhile.
+ROOM = 8
 
 #: Answers to rows by one model, all in one call.
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
