@@ -80,11 +80,18 @@ def lost(front: Front, outcome: Outcome) -> float:
     return float("inf") if found is None else found.value
 
 
+def times_faster(front: Front, outcome: Outcome | None, over: Outcome | None) -> float:
+    """The paired ratio of their times; 0 without a model, NaN where the ratio was not measured."""
+    if outcome is None:
+        return 0.0
+    found = front.speedup(outcome, over)
+    return float("nan") if found is None else found.value
+
+
 def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]]:
     compared = chosen(front, most_lost(task))
     named = {outcome.number for outcome in compared.values()}
     others = [(f"member {o.number}", o) for o in front.members if o.number not in named]
-    over = [compared[what].value(LATENCY) if what in compared else float("nan") for what in (EAGER, FP32)]
     rows = []
     for what, outcome in (*compared.items(), *others):
         tested = study.held_out.get(outcome.number, {}).get(study.metric)
@@ -98,7 +105,7 @@ def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]
                 f"{lost(front, outcome):.1f}",
                 "" if tested is None else text(tested),
                 f"{ms:.2f}",
-                *(f"{base / ms:.1f}" for base in over),
+                *(f"{times_faster(front, outcome, compared.get(base)):.1f}" for base in (EAGER, FP32)),
                 f"{outcome.value('size_mb'):.1f}",
                 "" if peak is None else f"{peak.value:.0f}",
             )
@@ -108,10 +115,9 @@ def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]
 
 def promises(task: str, front: Front) -> list[header.Promise]:
     compared = chosen(front, most_lost(task))
-    best = compared[BEST].value(LATENCY) if BEST in compared else float("inf")
     within = f"{task}, within {most_lost(task):g} {front.loss_unit}"
     return [
-        header.Promise(f"{within}: over {what}", compared[what].value(LATENCY) / best, low=factor)
+        header.Promise(f"{within}: over {what}", times_faster(front, compared.get(BEST), compared[what]), low=factor)
         for what, factor in ((FP32, OVER_FP32), (EAGER, OVER_EAGER))
         if what in compared
     ]

@@ -31,6 +31,7 @@ def write_plain(model: TaskModel, folder: Path) -> None:
     backbone = model.backbone
     config: Any = copy.deepcopy(backbone.config)
     _set_neurons(model, config)
+    _check_head_size(model, config)
     with torch.device("meta"):
         named = AutoModel.from_config(config, trust_remote_code=False)
     wanted = {name: tuple(tensor.shape) for name, tensor in named.state_dict().items()}
@@ -44,6 +45,18 @@ def write_plain(model: TaskModel, folder: Path) -> None:
     config.architectures = [type(named).__name__]
     config.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _check_head_size(model: TaskModel, config: Any) -> None:
+    """Raise Infeasible where transformers would make heads of another size: shapes alone do not tell them apart."""
+    try:
+        size = anatomy_of(model.backbone).head_dim
+    except Infeasible:
+        return
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    said = getattr(config, "head_dim", None) or (hidden // heads if hidden % heads == 0 else None)
+    if said != size:
+        raise Infeasible(f"no transformers configuration has heads of {size} numbers beside a hidden size of {hidden}")
 
 
 def _set_neurons(model: TaskModel, config: Any) -> None:

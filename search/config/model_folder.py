@@ -180,12 +180,18 @@ def weight_files(folder: Path, where: str = "model") -> list[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits over all that determines the model: its JSON and vocabulary files, and every weight."""
+    """16 hex digits over all that determines the model: its JSON and vocabulary files, and every weight.
+
+    Of a sentence-transformers folder also the files of its modules, which lie in folders of their own.
+    """
     total = hashlib.sha256()
     small = [p for pattern in ("*.json", *VOCABULARIES) for p in folder.glob(pattern)]
+    if (folder / "modules.json").is_file():
+        small += [p for pattern in ("*/*.json", "*/*.safetensors") for p in folder.glob(pattern)]
     for file in sorted({*small, *weight_files(folder)}):
         with file.open("rb") as stream:
-            total.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+            name = file.relative_to(folder).as_posix()
+            total.update(name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:16]
 
 

@@ -109,7 +109,7 @@ class DataConfig:
     query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
     passage_id: Name | None = None
     score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
-    null_threshold: Number = 0.0  # logits by which "no answer" must lead, where the data have unanswerable questions
+    null_threshold: Number | None = None  # logits by which "no answer" must lead; None: every question has an answer
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split

@@ -129,7 +129,7 @@ def export_model(
         for name in files_of(source, outcome.recipe):
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, partial / name)
-        write_sentence_folder(partial, outcome.recipe, int(study.config["data"]["max_length"]))
+        write_sentence_folder(partial, outcome.recipe, _cut_at(partial, int(study.config["data"]["max_length"])))
         if outcome.number in study.checks:
             shutil.copyfile(study.checks[outcome.number], partial / "reference.npz")
         record = BestConfig.of(front, study, outcome, _digests(partial))
@@ -139,6 +139,13 @@ def export_model(
             shutil.copyfile(source / name, partial / name)
         (partial / RECIPE).write_text(record.to_yaml(RECIPE), encoding="utf-8")
     return record
+
+
+def _cut_at(folder: Path, max_length: int) -> int:
+    """Tokens at which rows are cut: `max_length`, or the limit of the folder's tokenizer where that is less."""
+    file = folder / "tokenizer_config.json"
+    limit = json.loads(file.read_text(encoding="utf-8")).get("model_max_length") if file.is_file() else None
+    return min(max_length, int(limit)) if isinstance(limit, int | float) else max_length
 
 
 def files_of(source: Path, recipe: Recipe) -> list[str]:

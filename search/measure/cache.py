@@ -41,6 +41,7 @@ class Reuse:
         return {
             "data": prepared.about_data["digest"],
             "scored_tokens": config.data.scored_tokens,
+            "null_threshold": config.data.null_threshold,
             "teacher": digest_in(prepared.teacher, WEIGHTS),  # whose predictions losses are counted from
             "environment": dict(prepared.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},

@@ -106,7 +106,6 @@ class CausalLM(HeadLosses):
     labelled = False
     generates = True
     call = ALONE
-    pipeline = "text-generation"
 
     def head(self, model: ModelConfig, described: Any) -> str:
         return "causal"

@@ -70,7 +70,6 @@ class Classification(HeadLosses):
     supervised = True
     labelled = True
     call = ALONE
-    pipeline = "text-classification"
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
 
     def head(self, model: ModelConfig, described: Any) -> str:

@@ -2,7 +2,8 @@
 
 A context longer than a window is cut into overlapping ones (`search.tasks.windows`), and the best span of all windows
 is the answer (`search.tasks.spans`). Where the data have questions without an answer, as SQuAD v2.0 has, "no answer"
-is given where its logits are above the best span's by more than `data.null_threshold`.
+is given where its logits are above the best span's by more than `data.null_threshold`; the search's figures and
+`search.load` use the same threshold.
 """
 
 from __future__ import annotations
@@ -129,7 +130,6 @@ class QuestionAnswering(HeadLosses):
     outputs: int | None = 2
     supervised = True
     labelled = False
-    pipeline = "question-answering"
     call = "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:
@@ -143,6 +143,10 @@ class QuestionAnswering(HeadLosses):
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         train, validation, test, notes = read_questions(data, where)
+        unanswerable = any(not golds for part in (train, validation, test) for golds in part.answers)
+        if unanswerable and data.null_threshold is None:
+            rule = "a number where questions have no answer, as in SQuAD v2.0 (0.0: no answer where its logits lead)"
+            raise wrong(where("data.null_threshold"), rule, None)
         return Splits(train, validation, test, notes=notes)
 
     def encode(
@@ -151,8 +155,7 @@ class QuestionAnswering(HeadLosses):
         if data.doc_stride >= data.max_length:
             raise wrong(where("data.doc_stride"), f"less than data.max_length ({data.max_length})", data.doc_stride)
         cut = windows(tokenizer, part, data.max_length, data.doc_stride, where)
-        unanswerable = any(not golds for golds in part.answers)
-        return QuestionRows(cut, part, data.null_threshold if unanswerable else None)
+        return QuestionRows(cut, part, data.null_threshold)
 
     def read(self, folder: Path, name: str) -> QuestionRows:
         return QuestionRows.read(folder, name)

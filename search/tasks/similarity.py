@@ -128,7 +128,6 @@ class SentenceSimilarity(HeadLosses):
     supervised = False
     labelled = False
     call = ALONE
-    pipeline = "feature-extraction"
 
     def head(self, model: ModelConfig, described: Any) -> str:
         return "embedding"

@@ -55,7 +55,7 @@ def best_spans(
     """One answer a question, from the logits (length,) of each window's tokens.
 
     The `n_best` spans of each window, of at most `max_answer_tokens` tokens, are candidates. With a `null_threshold`
-    (see `best_threshold`), the answer is empty where the question's `null_odds` are above it: the least logit sum of
+    the answer is empty where the question's `null_odds` are above it: the least logit sum of
     the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
     """
     answers = [Answer("", 0, 0, 0.0, np.inf) for _ in range(len(questions))]
@@ -142,16 +142,3 @@ def _log_sum_exp(logits: np.ndarray) -> np.ndarray:
     most = logits.max(axis=1)
     total: np.ndarray = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
     return total
-
-
-def best_threshold(null_odds: np.ndarray, has_answer_scores: np.ndarray, no_answer_scores: np.ndarray) -> float:
-    """The `null_threshold` with the highest mean score on questions (N,), the least of several.
-
-    `has_answer_scores` are those of the best spans, `no_answer_scores` those of empty answers (SQuAD's v2.0 script
-    searches the same way). It is one of the `null_odds`, or just below all of them.
-    """
-    odds, group = np.unique(null_odds, return_inverse=True)  # ascending; equal odds fall on one side
-    gains = np.bincount(group, np.asarray(has_answer_scores) - np.asarray(no_answer_scores), minlength=len(odds))
-    totals = np.concatenate([[0.0], np.cumsum(gains)])  # of a threshold below all odds, then at each of them
-    best = int(totals.argmax())
-    return float(odds[best - 1]) if best else float(np.nextafter(odds[0], -np.inf))

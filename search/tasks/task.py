@@ -164,7 +164,6 @@ class Task(Protocol):
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
-    pipeline: str  # the transformers pipeline whose replies `search.load` gives
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:

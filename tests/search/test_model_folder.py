@@ -81,6 +81,20 @@ def test_the_fingerprint_follows_the_content_not_the_place(model: Path, tmp_path
     assert fingerprint(moved) != before
 
 
+def test_the_modules_of_sentence_transformers_count(model: Path) -> None:
+    for folder in ("1_Pooling", "2_Dense"):
+        (model / folder).mkdir()
+    (model / "modules.json").write_text("[]")
+    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    save(model / "2_Dense")
+    seen = {fingerprint(model)}
+    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    seen.add(fingerprint(model))
+    save(model / "2_Dense", value=2.0)
+    seen.add(fingerprint(model))
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize("vocabulary", ["vocab.txt", "spiece.model", "source.spm", "bpe.codes", "merges.bpe"])
 def test_every_vocabulary_that_a_tokenizer_reads_is_fetched_and_counts(model: Path, vocabulary: str) -> None:
     before = fingerprint(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def questions(rows: Sequence[dict[str, Any]]) -> Questions:
 
 
 def encoded(count: int = 12, unanswerable: float = 0.0) -> QuestionRows:
-    made: QuestionRows = TASK.encode(tiny.word_tokenizer(), questions(facts(count, 0, unanswerable)), DATA, ())
+    data = replace(DATA, null_threshold=0.0) if unanswerable else DATA
+    made: QuestionRows = TASK.encode(tiny.word_tokenizer(), questions(facts(count, 0, unanswerable)), data, ())
     return made
 
 
@@ -103,6 +105,15 @@ def test_some_rows_are_scored_as_among_all() -> None:
     wanted = rows.predictions("squad_f1", output)[picked]
     assert some.predictions("squad_f1", output[tokens]).tolist() == wanted.tolist()
     assert some.predictions("squad_f1", certain(rows)[tokens]).tolist() == [1.0] * 4
+
+
+def test_questions_without_an_answer_need_a_threshold(tmp_path: Path) -> None:
+    rows = [{**row, "answers": json.dumps(row["answers"])} for row in facts(40, 0, unanswerable=0.5)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    data = DataConfig(train=str(tmp_path / "train.json"))
+    with pytest.raises(UserError, match=r"data\.null_threshold: must be a number where questions have no answer"):
+        TASK.load(data)
+    assert len(TASK.load(replace(data, null_threshold=0.0)).train)
 
 
 def test_unanswerable_questions_are_answered_with_nothing_where_that_is_likelier() -> None:

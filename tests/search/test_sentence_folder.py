@@ -127,6 +127,29 @@ def test_transformers_alone_still_refuses_the_whole_folder(teacher: Teacher, tmp
     assert not about["missing_keys"] and len(loaded.encoder.layer) == 2, "no tensor is drawn at random"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distill.width": 0.625},  # 128 numbers, which six heads do not divide
+        {
+            "distill.width": 0.5,
+            "prune.heads": 0.5,
+            "prune.criterion": "uniform",
+        },  # q is six by half
+    ],
+)
+def test_heads_of_another_size_than_transformers_would_make_have_no_such_folder(
+    settings: dict[str, Value], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 64, "num_hidden_layers": 2}
+    model, base = load_base(tiny.bert(tmp_path / "wide", **sizes), "tiny", "main", "embedding", (), {})
+    losses = LOSSES["embeddings"]
+    batches = [(inputs_of(TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64))]
+    wide = Teacher(model, base, collect(model, batches, losses.loss, losses.divergence))
+    assert not exported(tmp_path / "out", wide, settings)
+    assert not (tmp_path / "out" / FOLDER).exists()
+
+
 def test_a_model_without_embeddings_has_no_such_folder(tmp_path: Path) -> None:
     tiny.classifier(tmp_path / "model")
     model, base = load_base(tmp_path / "model", "tiny", "main", "native", tiny.LABELS, {})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search.tasks.questions import Questions
-from search.tasks.spans import Answer, best_spans, best_threshold
+from search.tasks.spans import Answer, best_spans
 from search.tasks.windows import Windows, windows
 from tests import tiny
 
@@ -151,22 +151,3 @@ def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:
     start, end = certain(made, (0, 0, 0, 9.0), (1, 0, 0, -1.0), (2, 0, 0, 9.0), (1, 5, 5, 3.0))
     (answer,) = best_spans(start, end, made, questions, null_threshold=0.0)
     assert answer.null_odds == pytest.approx(-2 - 6) and answer.text == "the"
-
-
-def test_the_threshold_is_the_best_of_all() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        odds = rng.integers(-4, 5, 12).astype(float)  # many are equal
-        has, no = rng.random(12), rng.integers(0, 2, 12).astype(float)
-
-        def score(threshold: float, odds: np.ndarray = odds, has: np.ndarray = has, no: np.ndarray = no) -> float:
-            return float(np.where(odds > threshold, no, has).mean())
-
-        best = max(score(threshold) for threshold in np.arange(-5, 5))
-        assert score(best_threshold(odds, has, no)) == pytest.approx(best)
-
-
-def test_a_threshold_may_leave_all_questions_answered_or_none() -> None:
-    odds = np.array([-3.0, 0.0, 2.0])
-    assert best_threshold(odds, np.ones(3), np.zeros(3)) == 2.0
-    assert best_threshold(odds, np.zeros(3), np.ones(3)) < -3.0
