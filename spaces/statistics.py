@@ -1,7 +1,8 @@
 """Statistics of one pass of labelled data through the teacher, by which the axes decide.
 
 Per block i (shapes after the axes before):
-    block.<i>.importance      ()               what the outputs lose (`divergence`) when the block is skipped
+    block.<i>.importance      ()               what the outputs lose (`divergence`) when the block is skipped; infinite
+                                               of the first and the last block of a causal language model
     block.<i>.heads           (heads,)         Fisher information of each head's mask
     block.<i>.neurons         (neurons,)       Fisher information of each feed-forward neuron's mask
     block.<i>.heads_rows      (rows, heads)    gradients of the heads' masks, row by row, over their largest; float16
@@ -38,7 +39,7 @@ from torch.nn import functional
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.heads import Embedder
+from spaces.heads import Causal, Embedder
 from spaces.shape import LayerShape, Shape
 
 PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
@@ -99,6 +100,9 @@ def collect(
     if not labelled:
         raise ValueError("statistics need at least one batch, got none")
     skipped = [torch.zeros((), dtype=torch.float64) for _ in anatomy.blocks]
+    # Language models lose far more by their first and last block than by others (Men et al. 2024, arXiv 2403.03853,
+    # figure 3), so these are always kept.
+    always = {0, len(skipped) - 1} if isinstance(model, Causal) else set()
     rows = skipped_rows = 0
     for number, (inputs, targets) in enumerate(labelled):
         with gathered.watching(inputs) as masks:
@@ -112,6 +116,8 @@ def collect(
         if skipped_rows < importance_rows:
             with torch.no_grad():
                 for index, block in enumerate(anatomy.blocks):
+                    if index in always:
+                        continue
                     with _bypassed(block):
                         skipped[index] += divergence(output.detach(), model(**inputs), mask).double().cpu()
             skipped_rows += len(targets)
@@ -119,7 +125,8 @@ def collect(
         progress((number + 1) / len(labelled))
     tensors = gathered.result(rows)
     for index, total in enumerate(skipped):
-        tensors[f"block.{index}.importance"] = (total / skipped_rows).float()
+        mean = (total / skipped_rows).float()
+        tensors[f"block.{index}.importance"] = torch.tensor(torch.inf) if index in always else mean
     size = len(tensors[EMBEDDING]) if EMBEDDING in tensors else 0
     return Statistics(replace(anatomy.shape, embedding=size), tensors)
 

@@ -133,6 +133,12 @@ def test_what_is_cut_keeps_its_tie_and_loads_again(
     assert sum(weight.numel() for weight in again.parameters()) == count
 
 
+def test_the_first_and_the_last_block_are_kept(statistics: Statistics) -> None:
+    importance = [float(one) for one in statistics.stacked("importance")]
+    assert [one == torch.inf for one in importance] == [True, False, True]
+    assert build.decide((Step("distill", {"layers": 2}),), statistics)["distill"]["blocks"] == [0, 2]
+
+
 def test_factors_of_a_tied_table_are_refused(opened: tuple[TaskModel, Base, Path], statistics: Statistics) -> None:
     from spaces.errors import Infeasible
 
