@@ -124,15 +124,16 @@ class Bench:
         """Milliseconds of every call, one after the other, for `seconds` and at least `minimum` calls.
 
         End to end on the host: numpy arrays in, numpy arrays out, copies to and from a device included.
-        Inputs are taken in turn, going on where the last block ended. One call before them is not counted: it
-        finds the caches full of another process's data. Calls above `LONG_CALL_S` have none before them: filling the
-        caches is a small part of their time.
+        Inputs are taken in turn, going on where the last block ended; of inputs of several shapes each equally often,
+        so that all blocks have the same work. One call before them is not counted: it finds the caches full of another
+        process's data. Calls above `LONG_CALL_S` have none before them: filling the caches is a small part of their
+        time.
         """
         if self._last_s <= LONG_CALL_S:
             self._call(inputs[self._next % len(inputs)])
         self._token_ms = []
         with _collector_off():
-            return [self._time(batch) for batch in self._for_seconds(inputs, seconds, minimum)]
+            return [self._time(batch) for batch in self._for_seconds(inputs, seconds, minimum, cycle_of(inputs))]
 
     def token_times(self) -> list[list[float]]:
         """Of each call of the last block, milliseconds from its beginning to each token; [] of what generates none."""
@@ -147,7 +148,7 @@ class Bench:
         self._call(inputs[self._next % len(inputs)])
         spans = []
         with _collector_off():
-            for batch in self._for_seconds(inputs, seconds, minimum):
+            for batch in self._for_seconds(inputs, seconds, minimum, cycle_of(inputs)):
                 start, end = event(), event()
                 start.record()
                 self._predict(batch)
@@ -162,9 +163,10 @@ class Bench:
             return float(_torch().cuda.memory_allocated()) / 1e6
         return float(psutil.Process().memory_info().rss) / 1e6
 
-    def _for_seconds(self, inputs: Sequence[Batch], seconds: float, minimum: int) -> Iterator[Batch]:
+    def _for_seconds(self, inputs: Sequence[Batch], seconds: float, minimum: int, cycle: int = 1) -> Iterator[Batch]:
+        """Inputs in turn, for `seconds`, at least `minimum`, and a multiple of `cycle`."""
         until, given = self._clock() + seconds, 0
-        while given < minimum or self._clock() < until:
+        while given < minimum or given % cycle or self._clock() < until:
             yield inputs[self._next % len(inputs)]
             self._next += 1
             given += 1
@@ -237,6 +239,11 @@ def _torch() -> Any:
     import torch
 
     return torch
+
+
+def cycle_of(inputs: Sequence[Batch]) -> int:
+    """Calls after which inputs of several shapes have all been taken equally often; 1 where all have one shape."""
+    return len(inputs) if len(_one_of_each_shape(inputs)) > 1 else 1
 
 
 def _one_of_each_shape(inputs: Sequence[Batch]) -> list[Batch]:

@@ -63,10 +63,11 @@ class Plan:
     def model_s(self, call_s: float = 0.0) -> float:
         """Seconds of blocks and of warming up that one model takes at most, while nothing is repeated.
 
-        A block has one call at least, and before a short one another that is not counted; `call_s` is the time of one.
+        A block has `minimum` calls at least, and before short ones another that is not counted; `call_s` is the time of
+        one.
         """
         uncounted_s = call_s if call_s <= LONG_CALL_S else 0.0
-        block_s = max(self.block_s, call_s) + uncounted_s
+        block_s = max(self.block_s, self.minimum * call_s) + uncounted_s
         return self.sets * (self.rounds * block_s + max(self.warm_s, WARM_CALLS * call_s))
 
 

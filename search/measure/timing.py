@@ -25,7 +25,7 @@ from objectives import (
     stats,
     workload,
 )
-from objectives.bench import Batch
+from objectives.bench import Batch, cycle_of
 from objectives.ceilings import ceilings
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
@@ -55,7 +55,7 @@ OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
 
 
-#: Where a call of the baseline takes longer, the loop's timing has as few blocks as an interval needs.
+#: Where the calls of a block take longer, the loop's timing has as few blocks as an interval needs.
 SLOW_MS = 500.0
 #: In a campaign: the uncompressed model under plain PyTorch, where no trial measured it.
 BASELINE = -1
@@ -86,7 +86,7 @@ class Timings:
         """The timing of the search loop: one process a side, those that `opened` gives for a device."""
         config = self._prepared.config
         protocol = latency.QUICK.lasting(config.measure.quick_s)
-        if self.reference("").estimate.value > SLOW_MS:
+        if self.reference("").estimate.value * cycle_of(self.inputs("")[0]) > SLOW_MS:
             protocol = replace(protocol, blocks=stats.MINIMUM_PAIRS)
 
         def measure(inputs: list[Batch], conditions: Mapping[str, Any]) -> Timed:
@@ -183,7 +183,8 @@ class Timings:
     def plan(self) -> campaign.Plan:
         """Of the final campaign: each set times a model for at least as long as the quick timing."""
         measure = self._prepared.config.measure
-        return campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+        plan = campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+        return replace(plan, minimum=cycle_of(self.inputs("")[0]))
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
         """Times measured beside the baseline, scaled to the reference latency of this results folder."""

@@ -103,3 +103,22 @@ def test_the_collector_is_off_while_timing_and_on_again_even_after_a_failure() -
 def test_predict_answers_every_batch_in_order() -> None:
     outputs = Bench(lambda: lambda batch: {"twice": batch["x"] * 2}).predict([{"x": np.array([i])} for i in range(3)])
     assert [int(out["twice"][0]) for out in outputs] == [0, 2, 4]
+
+
+def test_inputs_of_several_shapes_come_equally_often_in_every_block() -> None:
+    machine, seen = Machine(), []
+
+    def opened() -> Predict:
+        def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            machine.now += 0.01 * batch["input_ids"].shape[1]
+            seen.append(batch["input_ids"].shape[1])
+            return {}
+
+        return predict
+
+    tested = Bench(opened, clock=machine.clock)
+    inputs = [{"input_ids": np.ones((1, length), dtype=np.int64)} for length in (1, 2, 3)]
+    for seconds in (0.005, 0.065, 0.03):  # one call fits, all and one more, two
+        times = tested.block(inputs, seconds, 1)
+        assert times[:3] == pytest.approx([10, 20, 30]) and len(times) % 3 == 0
+    assert len(times) == 3
