@@ -104,9 +104,8 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     front = _front_so_far(prepared, proposer, evaluate, view)
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
-    times = evaluate.measurer.times
-    baseline_s = times.reference("").estimate.value / 1e3 if proposer.left else 0.0
-    clock.reserve_s = finalists.seconds(config, times.plan, baseline_s)
+    reserve = _reserver(prepared, evaluate, clock, bool(proposer.left))
+    reserve(front)
     learn = _learner(siblings)
     for outcome in front.outcomes:
         learn(outcome, front)
@@ -117,7 +116,15 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         view.forecast(proposer.gain)
 
     predictions = () if cost_model is None else (cost_model.observe,)
-    observers = (*predictions, evaluate.observe, learn, tracking.observe, forecast, view.observe)
+    observers = (
+        *predictions,
+        evaluate.observe,
+        learn,
+        lambda _, now: reserve(now),
+        tracking.observe,
+        forecast,
+        view.observe,
+    )
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
@@ -203,6 +210,19 @@ def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, cl
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     return Result(front, study, exports, stopped)
+
+
+def _reserver(prepared: Prepared, evaluate: Evaluator, clock: Clock, goes_on: bool) -> Callable[[Front], None]:
+    """A function that keeps time for the finalists, by what the trials so far have taken."""
+    times = evaluate.measurer.times
+    baseline_s = times.reference("").estimate.value / 1e3 if goes_on else 0.0
+    share = len(prepared.split("test")) / len(prepared.split("validation"))
+
+    def reserve(front: Front) -> None:
+        held_out_s = finalists.held_out_seconds(front.outcomes, share)
+        clock.reserve_s = finalists.seconds(prepared.config, times.plan, baseline_s, held_out_s)
+
+    return reserve
 
 
 def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:

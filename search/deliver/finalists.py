@@ -47,16 +47,27 @@ FASTER = 3.0
 NEAR = 2
 
 
-def seconds(config: RunConfig, plan: Plan, baseline_s: float) -> float:
+def seconds(config: RunConfig, plan: Plan, baseline_s: float, held_out_s: float) -> float:
     """Time to keep for the finalists of a run with a time limit: what they usually take, at most a third of it.
 
     Args:
         plan: of the final campaign.
         baseline_s: a call of the baseline; the others are taken to be `FASTER` times as fast.
+        held_out_s: predictions of the held-out split by one of them.
     """
     timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / FASTER)
-    usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S)
+    usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
     return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
+
+
+def held_out_seconds(outcomes: Sequence[Outcome], share: float) -> float:
+    """What one model's predictions of the held-out split take, from the mean of those of validation.
+
+    Args:
+        share: rows of the held-out split, over those of validation.
+    """
+    spent = [s for outcome in outcomes if (s := outcome.seconds.get("quality", 0.0)) > 0]
+    return share * sum(spent) / len(spent) if spent else 0.0
 
 
 def finalists_of(front: Front) -> list[Outcome]:
