@@ -9,6 +9,7 @@ from typing import Any, cast
 from objectives.latency import P50
 from objectives.measurement import Measurement
 from objectives.quality import metric_named
+from search.config.schema import DataConfig
 from search.front.outcome import LATENCY, Target
 from search.measure.cache import Reuse
 from search.store.store import Store
@@ -30,9 +31,12 @@ def _write(folder: Path, content: bytes) -> None:
     (folder / WEIGHTS).write_bytes(content)
 
 
-def reuse(store: Store, teacher: bytes = b"teacher", wanted: tuple[str, ...] = ("accuracy", LATENCY)) -> Reuse:
+def reuse(
+    store: Store, teacher: bytes = b"teacher", wanted: tuple[str, ...] = ("accuracy", LATENCY), **data: Any
+) -> Reuse:
     """Of a search with these objectives, whose teacher's weights have this content."""
     config = SimpleNamespace(
+        data=DataConfig("train.csv", **data),
         measure=SimpleNamespace(reuse=True, quick_s=1.0, validation_rows=None),
         limits=SimpleNamespace(others={}),
         metric="accuracy",
@@ -58,6 +62,8 @@ def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path:
     found = reuse(store).find(RECIPE, weights)
     assert found is not None and {n: m.value for n, m in found.items()} == {n: m.value for n, m in FOUND.items()}
     assert reuse(store).find(RECIPE, others) is None, "the recipe, trained to other numbers"
+    assert reuse(store, null_threshold=1.0).find(RECIPE, weights) is None, "other questions have no answer"
+    assert reuse(store, scored_tokens=9).find(RECIPE, weights) is None, "other tokens are scored"
     assert reuse(store, teacher=b"another").find(RECIPE, weights) is None, "losses are counted from the teacher"
 
 
