@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
+from search.serve.app import create_app
 from search.serve.batching import Limits
 from search.serve.database.archive import Archive
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer
 from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.guard import Guarding
 from search.serve.retrieval import Index
 from search.serve.service import ANSWERING, Service
 from search.serve.variants import Variant
@@ -67,3 +71,26 @@ def service(folder: Path, *more: Fleet, extracting: bool = False) -> Iterator[Se
         made.close()
         writer.close()
         engine.dispose()
+
+
+#: Limits that no test reaches.
+OPEN = Guarding(rate=1e6, burst=1e6)
+
+
+def talk(
+    made: Service, conversation: Callable[[httpx.AsyncClient], Awaitable[None]], guarding: Guarding = OPEN
+) -> None:
+    async def run() -> None:
+        transport = httpx.ASGITransport(app=create_app(made, guarding), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            await conversation(client)
+
+    asyncio.run(run())
+
+
+def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content: dict[str, Any] = response.json()
+    assert content["status"] == status and content["title"] and content["detail"] and content["type"] == "about:blank"
+    return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,3 +55,21 @@ def best(exported: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "best-config.yaml"
     copy.write_text((exported / "best-config.yaml").read_text())
     return copy
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Any]:
+    """A service that answers with the nearest sentence."""
+    from services import service
+
+    with service(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def extracting(tmp_path: Path) -> Iterator[Any]:
+    """A service that answers with a span."""
+    from services import service
+
+    with service(tmp_path, extracting=True) as made:
+        yield made
