@@ -65,11 +65,23 @@ def number(least: float = -math.inf) -> Callable[[str], float]:
     return read
 
 
-def port(text: str | int) -> int:
-    """The parser of a port's number."""
-    if not str(text).isdecimal() or not 0 < int(text) < 2**16:
-        raise typer.BadParameter(f"must be a whole number from 1 to {2**16 - 1}, got {text}")
-    return int(text)
+def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
+    """The parser of an option whose value is a whole number from `least` to `most`."""
+    rule = f"a whole number of {least} or more" if most is None else f"a whole number from {least} to {most}"
+
+    def read(text: str | int) -> int:
+        digits = str(text)
+        # Eighteen digits are more than any option needs, and no number of more of them costs time.
+        value = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
+        if value is None or value < least or (most is not None and value > most):
+            raise typer.BadParameter(f"must be {rule}, got {text}")
+        return value
+
+    return read
+
+
+#: The parser of a port's number.
+port = whole(1, 2**16 - 1)
 
 
 def results(mlruns: Path | None) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import Debug, Mlruns, number, port, results
+from search.cli.options import Debug, Mlruns, number, port, results, whole
 from search.errors import UserError
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
@@ -36,6 +36,13 @@ def serve(
     memory_mb: Annotated[
         float, typer.Option("--memory-mb", parser=number(1.0), metavar="MB", help="of the models that stay loaded")
     ] = 4000.0,
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", parser=whole(1), metavar="N", help="rows that one call answers at most")
+    ] = 32,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", parser=number(1.0), metavar="N", help="requests a second of one client, on average"),
+    ] = 50.0,
     empty: Annotated[
         bool, typer.Option("--empty", help="leave an empty store of passages empty, without the embedded examples")
     ] = False,
@@ -70,6 +77,8 @@ def serve(
         slo_ms=slo_ms,
         database=database,
         memory_mb=memory_mb,
+        max_batch=max_batch,
+        rate=rate,
         seed=not empty,
         keys=keys or (host not in LOOPBACK and not open_to_all),
     )

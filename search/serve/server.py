@@ -48,6 +48,8 @@ class Settings:
     slo_ms: float = 200.0
     database: str | None = None
     memory_mb: float = 4000.0
+    max_batch: int = 32  # rows that one call answers at most
+    rate: float = 50.0  # requests a second of one client, on average
     keys: bool = False
     seed: bool = True  # whether an empty store gets the embedded passages
 
@@ -184,7 +186,7 @@ class Server:
             raise
 
     def _open(self, settings: Settings) -> None:
-        limits = Limits(slo_s=settings.slo_ms / 1e3)
+        limits = Limits(slo_s=settings.slo_ms / 1e3, max_batch=settings.max_batch)
         fleets = load_fleets(settings, limits)
         if EMBEDDING in fleets:
             model, size = _identity(fleets[EMBEDDING], settings)
@@ -249,7 +251,7 @@ def run(settings: Settings) -> int:
 
     bound_to = bound(settings.host, settings.port)  # a port that is taken is told before models are loaded
     server = Server(settings)
-    guarding = Guarding(keys=settings.keys, local=settings.local)
+    guarding = Guarding(rate=settings.rate, burst=2 * settings.rate, keys=settings.keys, local=settings.local)
     app = create_app(server.service, guarding, server.ready)
 
     config = uvicorn.Config(
