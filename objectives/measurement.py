@@ -86,6 +86,7 @@ TOLD_APART = (
     "omp_wait",
     "batch",
     "length",
+    "fed",
     "new_tokens",
     "call",
     "split",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,6 +172,20 @@ def inputs(
     if not workload.new_tokens:
         return batches
     return [{**batch, NEW_TOKENS: np.full(workload.batch, workload.new_tokens, dtype=np.int64)} for batch in batches]
+
+
+def shapes_digest(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
+    """16 hex digits of the shapes (B, L) of batches and of how many tokens of each row are real, in any order."""
+    shapes = sorted(
+        [sorted([name, *array.shape] for name, array in batch.items()), sorted(_real_tokens(batch))]
+        for batch in batches
+    )
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
+def _real_tokens(batch: Mapping[str, np.ndarray]) -> list[int]:
+    real: list[int] = batch["attention_mask"].sum(1).tolist() if "attention_mask" in batch else []
+    return real
 
 
 def _row_lengths(workload: Workload, lengths: Sequence[int], generator: np.random.Generator) -> NDArray[np.int64]:

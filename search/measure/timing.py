@@ -253,7 +253,7 @@ class Timings:
             here = prepared.context.device
             device = (workload.device_of(mark) if mark else None) or here
             environment = prepared.environment if device == here else clock.fingerprint(device)
-            conditions = {
+            conditions: dict[str, Any] = {
                 "device": device,
                 "threads": prepared.context.threads,
                 "omp_wait": default_waiting(),
@@ -262,10 +262,13 @@ class Timings:
                 **({"new_tokens": wanted.new_tokens} if wanted.new_tokens else {}),
                 "fingerprint": clock.digest(environment),
             }
+            of_rows = rows.encoded.lengths.tolist(), rows.calls.tolist()
+            batches: list[Batch] = list(workload.inputs(wanted, names, frame, *of_rows))
             if prepared.task.call != ALONE:
                 conditions["call"] = prepared.task.call
-            of_rows = rows.encoded.lengths.tolist(), rows.calls.tolist()
-            self._fed[mark] = list(workload.inputs(wanted, names, frame, *of_rows)), conditions
+            if wanted.length == "data" or prepared.task.call != ALONE:  # two data sets may be fed as different shapes
+                conditions["fed"] = workload.shapes_digest(batches)
+            self._fed[mark] = batches, conditions
         return self._fed[mark]
 
     def _with_roofline(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:

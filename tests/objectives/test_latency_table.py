@@ -196,7 +196,8 @@ def test_a_damaged_line_is_skipped_and_what_comes_after_it_is_not(tmp_path: Path
 def test_other_conditions_are_another_table(tmp_path: Path) -> None:
     shapes = drawn(3, 10)
     filled(tmp_path, shapes, additive(shapes), 0.01)
-    for changed in ({"threads": 1}, {"batch": 8}, {"length": 64}, {"length": "data"}, {"fingerprint": "def"}):
+    others = {"threads": 1, "batch": 8, "length": "data", "fingerprint": "def", "fed": "0123"}
+    for changed in ({name: value} for name, value in (*others.items(), ("length", 64))):
         assert LatencyTable(tmp_path, {**CONDITIONS, **changed}).entries(PAIR) == 0
     assert LatencyTable(tmp_path, {**CONDITIONS, "noisy": "yes"}).entries(PAIR) == 3
 
