@@ -5,7 +5,6 @@ Nothing heavy is imported here: the command line reads it before anything else.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -31,6 +30,7 @@ from search.config.parse import (
 )
 from search.config.source import Source, portable
 from search.config.space_section import Space
+from search.config.text_files import Delimiter, Encoding
 
 #: The samplers, the default first; `search.propose.samplers` makes them.
 SAMPLERS = ("known-latency", "tpe", "nsga2", "gp", "random")
@@ -48,30 +48,9 @@ def is_study_name(text: str) -> bool:
     return study_name(text) == text
 
 
-def _is_encoding(name: str) -> bool:
-    try:
-        codecs.lookup(name)
-        b"x".decode(name)
-    except UnicodeError:  # that byte alone is none of its characters
-        return True
-    except (LookupError, ValueError):  # LookupError too where it is a codec between bytes, such as base64
-        return False
-    return True
-
-
-def _is_delimiter(text: str) -> bool:
-    return len(text) == 1 and text not in '"\r\n\0'
-
-
 StudyName = Annotated[Text, Predicate(is_study_name), Field(description=STUDY_RULE)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 Tokens = Annotated[Whole, Field(ge=4)]
-Encoding = Annotated[
-    Name, Predicate(_is_encoding), Field(description="an encoding that Python knows, as utf-8, cp1252 or utf-16")
-]
-Delimiter = Annotated[
-    Text, Predicate(_is_delimiter), Field(description='one character that parts fields, as ";" or "\\t"')
-]
 
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -162,8 +141,17 @@ class LimitsConfig:
     max_loss: NonNegative | None = None  # against the uncompressed model: points of the metric, or % of an error
     min_accuracy: Fraction | None = None  # of the task's metric, where higher is better
     max_size_mb: Positive | None = None
+    max_memory_mb: Positive | None = None  # peak
+    max_ttft_ms: Positive | None = None  # of a task that generates: median time to the first token
+    max_tpot_ms: Positive | None = None  # and of each later one
     #: Bounds by the name of any objective: the most of what is better lower, the least of what is better higher.
     others: Mapping[Text, Number] = field(default_factory=dict)
+
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """The bounded measurements that not every model has."""
+        named = {"peak_memory_mb": self.max_memory_mb, "ttft_ms": self.max_ttft_ms, "tpot_ms": self.max_tpot_ms}
+        return (*(name for name, bound in named.items() if bound is not None), *self.others)
 
 
 @dataclass(frozen=True, config=SECTION)

@@ -39,6 +39,9 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
     for key in ("prompt", "new_tokens"):
         if (value := getattr(config.workload, key)) is not None:
             raise wrong(source.where(f"workload.{key}"), f"left out unless the task is {having}", value)
+    for key in ("max_ttft_ms", "max_tpot_ms"):
+        if (bound := getattr(config.limits, key)) is not None:
+            raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)
     for name in (*config.objectives, *config.limits.others):
         if name.partition("/")[0] in NAMES:
             key = "objectives" if name in config.objectives else f"limits.others.{name}"

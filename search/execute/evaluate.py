@@ -133,7 +133,7 @@ class Evaluator:
 
     def _check_complete(self, measurements: Mapping[str, Measurement]) -> None:
         """Raise LookupError when an objective or a limited figure was not measured: no counter, or too few calls."""
-        wanted = (*(t.objective for t in self._prepared.targets), *self._prepared.config.limits.others)
+        wanted = (*(t.objective for t in self._prepared.targets), *self._prepared.config.limits.measurements)
         missing = [name for name in wanted if name not in measurements]
         if missing:
             about = "; ".join(f"{name} ({objective_named(name).description})" for name in missing)

@@ -49,7 +49,7 @@ class Reuse:
             "rows": config.measure.validation_rows,
             "metric": config.metric,
             "seed": config.seed,
-            "wanted": sorted({*(t.objective for t in prepared.targets), *config.limits.others}),
+            "wanted": sorted({*(t.objective for t in prepared.targets), *config.limits.measurements}),
         }
 
     def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:

@@ -31,37 +31,29 @@ def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
     """The limits that are set, always in the same order."""
     lost = metric_named(metric).loss_unit
     every = (
-        (
-            "max_latency_ms",
-            LATENCY,
-            wanted.max_latency_ms,
-            1,
-            lambda v, b: f"latency {v:.2f} ms is over the limit of {b:g} ms",
-        ),
-        (
-            "max_loss",
-            LOSS,
-            wanted.max_loss,
-            1,
-            lambda v, b: f"loss {v:.2f} {lost} is over the limit of {b:g} {lost}",
-        ),
-        (
-            "min_accuracy",
-            metric,
-            wanted.min_accuracy,
-            -1,
-            lambda v, b: f"{metric} {100 * v:.1f} % is under the limit of {100 * b:g} %",
-        ),
-        (
-            "max_size_mb",
-            "size_mb",
-            wanted.max_size_mb,
-            1,
-            lambda v, b: f"size {v:.1f} MB is over the limit of {b:g} MB",
-        ),
+        _most("max_latency_ms", LATENCY, wanted.max_latency_ms, "latency {:.2f} ms", "{:g} ms"),
+        _most("max_loss", LOSS, wanted.max_loss, f"loss {{:.2f}} {lost}", f"{{:g}} {lost}"),
+        _least_accuracy(metric, wanted.min_accuracy),
+        _most("max_size_mb", "size_mb", wanted.max_size_mb, "size {:.1f} MB", "{:g} MB"),
+        _most("max_memory_mb", "peak_memory_mb", wanted.max_memory_mb, "peak memory {:.1f} MB", "{:g} MB"),
+        _most("max_ttft_ms", "ttft_ms", wanted.max_ttft_ms, "time to the first token {:.2f} ms", "{:g} ms"),
+        _most("max_tpot_ms", "tpot_ms", wanted.max_tpot_ms, "time of a later token {:.2f} ms", "{:g} ms"),
     )
-    named = (Limit(key, name, bound, sign, say) for key, name, bound, sign, say in every if bound is not None)
+    named = (limit for limit in every if limit is not None)
     return (*named, *(_other(name, bound) for name, bound in wanted.others.items()))
+
+
+def _most(key: str, measurement: str, bound: float | None, value: str, limit: str) -> Limit | None:
+    """An upper bound; `value` and `limit` are the formats of their numbers."""
+    say = f"{value} is over the limit of {limit}".format
+    return None if bound is None else Limit(key, measurement, bound, 1, say)
+
+
+def _least_accuracy(metric: str, bound: float | None) -> Limit | None:
+    def say(value: float, least: float) -> str:
+        return f"{metric} {100 * value:.1f} % is under the limit of {100 * least:g} %"
+
+    return None if bound is None else Limit("min_accuracy", metric, bound, -1, say)
 
 
 def _other(name: str, bound: float) -> Limit:

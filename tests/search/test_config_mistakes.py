@@ -102,6 +102,13 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
         ({"workload": {"prompt": 64}}, r"workload.prompt: must be left out unless the task is text, got 64"),
         ({"workload": {"new_tokens": 8}}, r"workload.new_tokens: must be left out unless the task is text, got 8"),
         ({"objectives": ["metric", "tpot_ms"]}, r'objectives: must be left out unless the task is text, got "tpot_ms"'),
+        ({"limits": {"max_ttft_ms": 9}}, r"limits.max_ttft_ms: must be left out unless the task is text, got 9"),
+        ({"limits": {"max_tpot_ms": 9}}, r"limits.max_tpot_ms: must be left out unless the task is text, got 9"),
+        (
+            {"task": "text", "limits": {"max_tpt_ms": 9}},
+            r'limits.max_tpt_ms: unknown key; did you mean "limits.max_tpot_ms"',
+        ),
+        ({"limits": {"max_memory_mb": 0}}, r"limits.max_memory_mb: must be a number, above 0 or null, got 0"),
         ({"limits": {"others": {"ttft_ms/b8": 9}}}, r"limits.others.ttft_ms/b8: must be left out unless"),
         ({"task": "text", "workload": {"length": 64}}, r"workload.length: must be left out for text.*got 64"),
     ],

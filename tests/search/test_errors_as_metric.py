@@ -94,6 +94,21 @@ def test_limits_are_in_the_metrics_own_unit() -> None:
     )
 
 
+def test_memory_and_times_of_tokens_are_limited_by_name() -> None:
+    figures = {"peak_memory_mb": 700.0, "ttft_ms": 40.0, "tpot_ms": 9.0}
+    outcome = Outcome(
+        0, factory.recipe(None), "complete", measurements={n: measurement(n, v) for n, v in figures.items()}
+    )
+    limits = LimitsConfig(max_memory_mb=600, max_ttft_ms=30, max_tpot_ms=8.5)
+    assert broken(limits, "perplexity", outcome) == (
+        "peak memory 700.0 MB is over the limit of 600 MB",
+        "time to the first token 40.00 ms is over the limit of 30 ms",
+        "time of a later token 9.00 ms is over the limit of 8.5 ms",
+    )
+    assert broken(LimitsConfig(max_memory_mb=700, max_ttft_ms=40, max_tpot_ms=9), "perplexity", outcome) == ()
+    assert limits.measurements == ("peak_memory_mb", "ttft_ms", "tpot_ms")
+
+
 def test_a_least_accuracy_is_none_of_an_error() -> None:
     given = {
         "study": "s",

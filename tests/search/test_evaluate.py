@@ -12,6 +12,7 @@ import pytest
 
 from objectives.measurement import Measurement
 from objectives.process import RemoteTimeout
+from search.config.schema import LimitsConfig
 from search.execute import evaluate
 from search.execute.evaluate import Evaluator
 from search.front.outcome import LATENCY, Outcome, Target
@@ -79,7 +80,7 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))
     config = SimpleNamespace(
         budget=SimpleNamespace(trial_timeout=budget.get("trial_timeout", 1800.0)),
-        limits=SimpleNamespace(max_latency_ms=budget.get("max_latency_ms"), others={}),
+        limits=LimitsConfig(max_latency_ms=budget.get("max_latency_ms")),
     )
     targets = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
     setting = SimpleNamespace(config=config, targets=targets, metric="accuracy", written=str)

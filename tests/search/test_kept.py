@@ -9,7 +9,7 @@ from typing import Any, cast
 from objectives.latency import P50
 from objectives.measurement import Measurement
 from objectives.quality import metric_named
-from search.config.schema import DataConfig
+from search.config.schema import DataConfig, LimitsConfig
 from search.front.outcome import LATENCY, Target
 from search.measure.cache import Reuse
 from search.store.store import Store
@@ -38,7 +38,7 @@ def reuse(
     config = SimpleNamespace(
         data=DataConfig("train.csv", **data),
         measure=SimpleNamespace(reuse=True, quick_s=1.0, validation_rows=None),
-        limits=SimpleNamespace(others={}),
+        limits=LimitsConfig(),
         metric="accuracy",
         objectives=("metric", LATENCY),
         seed=0,
