@@ -3,6 +3,7 @@
     python benchmarks/serving.py                        ten seeds, ramp, bursts, step, steady load and a made-up trace
     python benchmarks/serving.py --trace FILE.parquet   a real trace: columns `seconds`, `context_tokens`; or .csv
     python benchmarks/serving.py --front FILE.json      another front than the stored one of the default run
+    python benchmarks/serving.py --export DIR           then this exported front, served (real_service.py)
     python benchmarks/serving.py --quick                two seeds, fewer loads
     python benchmarks/serving.py --check                exit 1 where a promised figure is missed
 
@@ -131,6 +132,8 @@ def rows_of(case: str, runs: list[dict[str, Figures]]) -> list[tuple[str, ...]]:
 
 def promises(by_case: Mapping[str, list[dict[str, Figures]]]) -> list[header.Promise]:
     """The goals, at 2.5 times the capacity of the most accurate variant and on every shape."""
+    if not by_case:
+        return []
     hard = [case for case in by_case if case in SHAPES or case == "trace 2.5x"]
 
     def over(case: str, name: str, field: Callable[[Figures], float]) -> float:
@@ -158,10 +161,13 @@ def promises(by_case: Mapping[str, list[dict[str, Figures]]]) -> list[header.Pro
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("--front", type=Path, default=FRONT, help="a front.json")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="an exported front of question answering to serve")
+    parser.add_argument("--served-slo-ms", type=float, default=200.0, help="the objective of the running service")
     parser.add_argument("--trace", type=Path, help="arrivals of a real service; made up where none is given")
     parser.add_argument("--slo-ms", type=float, default=25.0, help="the latency objective")
     parser.add_argument("--loads", type=float, nargs="+", help="of the trace, as multiples of the capacity")
     parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--no-simulation", action="store_true", help="with --export: the running service alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     about = header.hardware()
@@ -171,7 +177,7 @@ def main() -> int:
     trace = made_up_trace() if arguments.trace is None else read_trace(arguments.trace)
     seeds = arguments.seeds or (2 if arguments.quick else 10)
     loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)
-    cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]
+    cases = [] if arguments.no_simulation else [*(f"trace {load:g}x" for load in loads), *SHAPES]
     print(
         f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
         f"objective {arguments.slo_ms:g} ms; {seeds} seeds; "
@@ -184,7 +190,13 @@ def main() -> int:
     by_case = {case: [r for (c, _), r in zip(jobs, results, strict=True) if c == case] for case in cases}
     columns = ("load", "policy", "in time %", "worst seed", "effective %", "switches", "not taken %", "p99 ms")
     print(header.table(columns, [row for case in cases for row in rows_of(case, by_case[case])]))
-    return header.finish(arguments, about, by_case, promises(by_case))
+    figures, promised = dict[str, object](by_case), promises(by_case)
+    if arguments.export is not None:
+        import real_service
+
+        served, more = real_service.measure(arguments.export, arguments.served_slo_ms, trace, arguments.quick)
+        figures["served"], promised = served, promised + more
+    return header.finish(arguments, about, figures, promised)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""A client that sends requests at given times, whatever the answers take; `real_service.py` starts it as a process.
+
+Reads one plan as JSON from its standard input, and prints one reply a request as JSON:
+
+    {"port": 8000, "path": "/v1/answer", "bodies": ["{...}", ...], "at_s": [0.0, 0.013, ...]}      at these times
+    {"port": 8000, "path": "/v1/answer", "bodies": [...], "callers": 16, "seconds": 8}             one after the other
+
+Of a plan with `callers` each sends its next request when it has the answer to the last, bodies in turn. A reply is
+[when it was due in seconds, status, milliseconds from then, text of the reply]; status 0: the connection broke.
+Standard library alone, and few lines: the client shares the machine with the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from typing import Any
+
+#: Seconds after which a request is given up.
+PATIENCE_S = 30.0
+
+Reply = tuple[float, int, float, str]
+
+
+class Connections:
+    """Connections to one service that are kept open; as many as requests are in flight."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._port = port
+        self._head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(self, body: str) -> tuple[int, str]:
+        """(status, text) of the reply; status 0: none came."""
+        content = body.encode()
+        head = f"{self._head}Content-Length: {len(content)}\r\n\r\n".encode()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                reader, writer = self._idle.pop() if self._idle else await self._opened()
+                writer.write(head + content)
+                answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                length = int(answer.partition("content-length:")[2].partition("\r\n")[0])
+                text = (await reader.readexactly(length)).decode()
+        except (OSError, EOFError, TimeoutError):
+            return 0, ""
+        if "connection: close" not in answer:
+            self._idle.append((reader, writer))
+        return int(answer.split(" ", 2)[1]), text
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self._port)
+
+
+async def at_times(plan: dict[str, Any], connections: Connections) -> list[Reply]:
+    """Send each body at its time. Late sending counts as the service's time, since a client would have waited."""
+    began = time.perf_counter() + 0.1
+
+    async def one(due_s: float, body: str) -> Reply:
+        status, text = await connections.send(body)
+        return due_s, status, (time.perf_counter() - began - due_s) * 1e3, text
+
+    tasks = []
+    for due_s, body in zip(plan["at_s"], plan["bodies"], strict=True):
+        wait_s = began + due_s - time.perf_counter()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        tasks.append(asyncio.create_task(one(due_s, body)))
+    return list(await asyncio.gather(*tasks))
+
+
+async def in_turns(plan: dict[str, Any], connections: Connections) -> list[Reply]:
+    """As many callers as the plan says, until its seconds are over."""
+    began = time.perf_counter()
+    bodies = iter(plan["bodies"])
+    replies: list[Reply] = []
+
+    async def caller() -> None:
+        while (due_s := time.perf_counter() - began) < plan["seconds"] and (body := next(bodies, None)) is not None:
+            status, text = await connections.send(body)
+            replies.append((due_s, status, (time.perf_counter() - began - due_s) * 1e3, text))
+
+    await asyncio.gather(*(caller() for _ in range(plan["callers"])))
+    return replies
+
+
+def main() -> int:
+    plan = json.load(sys.stdin)
+    gc.disable()  # a pause of the client would be counted as the service's
+    connections = Connections(plan["port"], plan["path"])
+    replies = asyncio.run(at_times(plan, connections) if "at_s" in plan else in_turns(plan, connections))
+    json.dump(replies, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
