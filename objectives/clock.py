@@ -86,11 +86,11 @@ TELLING_GPU = ("name", "driver_version", "memory.total", "clocks.max.sm", "power
 
 def machine(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     """What tells one machine, with its software, from another; names and values as texts."""
-    told = {name: _plain(fingerprint[name]) for name in TELLING if name in fingerprint}
+    facts = {name: _plain(fingerprint[name]) for name in TELLING if name in fingerprint}
     gpus = fingerprint.get("gpu") or []
-    told["gpu"] = "; ".join(", ".join(str(gpu[n]) for n in TELLING_GPU if n in gpu) for gpu in gpus) or "none"
-    told["python"] = ".".join(str(fingerprint.get("python", "")).split(".")[:2])
-    return told | {name: str(version) for name, version in (fingerprint.get("libraries") or {}).items()}
+    facts["gpu"] = "; ".join(", ".join(str(gpu[n]) for n in TELLING_GPU if n in gpu) for gpu in gpus) or "none"
+    facts["python"] = ".".join(str(fingerprint.get("python", "")).split(".")[:2])
+    return facts | {name: str(version) for name, version in (fingerprint.get("libraries") or {}).items()}
 
 
 def _plain(value: Any) -> str:

@@ -66,12 +66,12 @@ class LatencyTable:
     """
 
     def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
-        told = {name: conditions[name] for name in TOLD_APART if name in conditions}
-        self.batch = int(told["batch"])
-        self.length = OF_DATA if told["length"] == "data" else float(told["length"])
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        identity = {name: conditions[name] for name in TOLD_APART if name in conditions}
+        self.batch = int(identity["batch"])
+        self.length = OF_DATA if identity["length"] == "data" else float(identity["length"])
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder / f"{digest}.jsonl"
-        self._conditions = told
+        self._conditions = identity
         self._entries: list[Entry] = []
         self._read_to = 0
         self._measured: dict[str, MeasuredTimes] = {}

@@ -242,5 +242,5 @@ def _confusion(drawn: Floats, references: Labels, predictions: Predictions, clas
 
 def _check(predictions: Predictions, references: Labels) -> None:
     if len(references) == 0 or predictions.shape != references.shape:
-        got = f"{predictions.shape} and {references.shape}"
-        raise ValueError(f"need as many predictions as references, one or more, got {got}")
+        shapes = f"{predictions.shape} and {references.shape}"
+        raise ValueError(f"need as many predictions as references, one or more, got {shapes}")

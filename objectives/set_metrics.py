@@ -61,8 +61,8 @@ def constant_set(metric: str, references: Labels) -> Labels:
     """
     counts = references.sum(0)
     if metric == "f1_macro":  # a sum over labels, each of which gains by being given wherever it has rows
-        given: Labels = (counts > 0).astype(np.int8)
-        return given
+        labels: Labels = (counts > 0).astype(np.int8)
+        return labels
     order = np.argsort(-counts, kind="stable")
     sizes = np.arange(1, len(counts) + 1)
     scores = 2 * np.cumsum(counts[order]) / (len(references) * sizes + max(1, counts.sum()))

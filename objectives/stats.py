@@ -52,8 +52,8 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
     autocorrelation r the interval is widened by sqrt((1 + r) / (1 - r)), as for the mean of an AR(1) series.
     """
     if not len(numerator) == len(denominator) == len(first) or len(first) < MINIMUM_PAIRS:
-        got = f"{len(numerator)}, {len(denominator)} and {len(first)}"
-        raise ValueError(f"need {MINIMUM_PAIRS} rounds or more of both, and their order, got {got}")
+        lengths = f"{len(numerator)}, {len(denominator)} and {len(first)}"
+        raise ValueError(f"need {MINIMUM_PAIRS} rounds or more of both, and their order, got {lengths}")
     if min(numerator.min(), denominator.min()) <= 0:
         raise ValueError("a ratio of times needs positive times")
     difference = np.log(numerator) - np.log(denominator)

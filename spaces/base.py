@@ -145,11 +145,11 @@ def _takes_types(model: nn.Module, config: Any, frame: Mapping[str, Any]) -> boo
 
     Left out, a model with a table of types takes 0 for all; others (GPT-2, XLNet) take none at all.
     """
-    given = [kind for kinds in (*frame.get("types", ()), frame.get("text_types", ())) for kind in kinds]
-    if not given or "token_type_ids" not in inspect.signature(model.forward).parameters:
+    type_ids = [kind for kinds in (*frame.get("types", ()), frame.get("text_types", ())) for kind in kinds]
+    if not type_ids or "token_type_ids" not in inspect.signature(model.forward).parameters:
         return False
     kinds = getattr(config, "type_vocab_size", None)
-    return kinds is None or (kinds > 1 and max(given) > 0)
+    return kinds is None or (kinds > 1 and max(type_ids) > 0)
 
 
 def has_own_head(config: Any, head: str = "native") -> bool:

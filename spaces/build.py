@@ -33,10 +33,10 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
         if shape is None and axis.name != "bits":
             continue
         knobs = axis.knobs(shape or NO_SHAPE)
-        given = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
-        given = {k.name: given[k.name] if k.applies(given) else k.off for k in knobs}
-        if any(given[k.name] != k.off for k in knobs if not k.method):
-            steps.append(Step(axis.name, {k.name: given[k.name] for k in knobs if given[k.name] != k.off}))
+        values = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
+        values = {k.name: values[k.name] if k.applies(values) else k.off for k in knobs}
+        if any(values[k.name] != k.off for k in knobs if not k.method):
+            steps.append(Step(axis.name, {k.name: values[k.name] for k in knobs if values[k.name] != k.off}))
     return tuple(steps)
 
 

@@ -54,8 +54,8 @@ def _check_head_size(model: TaskModel, config: Any) -> None:
     except Infeasible:
         return
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    said = getattr(config, "head_dim", None) or (hidden // heads if hidden % heads == 0 else None)
-    if said != size:
+    head_dim = getattr(config, "head_dim", None) or (hidden // heads if hidden % heads == 0 else None)
+    if head_dim != size:
         raise Infeasible(f"no transformers configuration has heads of {size} numbers beside a hidden size of {hidden}")
 
 

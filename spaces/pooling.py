@@ -246,9 +246,9 @@ def _read_dense(folder: Path, width: int) -> tuple[Dense, dict[str, Tensor]]:
         tensors = load_file(weights)
     shapes = {"weight": (dense.out_features, width), **({"bias": (dense.out_features,)} if dense.bias else {})}
     stored = {key.removeprefix("linear."): tensor.to(torch.float32) for key, tensor in tensors.items()}
-    got = {key: tuple(tensor.shape) for key, tensor in stored.items()}
-    if got != shapes:
-        raise ModelError(f"{weights}: must hold the tensors that config.json describes, {shapes}, got {got}")
+    stored_shapes = {key: tuple(tensor.shape) for key, tensor in stored.items()}
+    if stored_shapes != shapes:
+        raise ModelError(f"{weights}: must hold the tensors that config.json describes, {shapes}, got {stored_shapes}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
         raise ModelError(f"{weights}: holds numbers that are infinite or not a number")
     return dense, stored

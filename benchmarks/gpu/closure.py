@@ -32,8 +32,8 @@ def requirements(wheel: Path) -> list[Requirement]:
     """What the metadata of a wheel asks for."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-        told = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
-    return [Requirement(text) for text in told.get_all("Requires-Dist") or []]
+        metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
+    return [Requirement(text) for text in metadata.get_all("Requires-Dist") or []]
 
 
 def environment(python: str) -> dict[str, str]:

@@ -98,8 +98,8 @@ def run(stages: Sequence[Stage], place: Place, seconds: float, start: Start = st
         state, failed = _state(ended.returncode, limit, took)
         failures += failed
         if ended.returncode != 0:
-            said = ended.stderr[-20_000:].strip() or "nothing on stderr"
-            report.failed(stage.name, f"{state} (exit {ended.returncode})\n{said}")
+            stderr = ended.stderr[-20_000:].strip() or "nothing on stderr"
+            report.failed(stage.name, f"{state} (exit {ended.returncode})\n{stderr}")
         report.change(stage.name, state=state, seconds=round(took, 1))
         print(f"{stage.name}: {state}", flush=True)
     return failures

@@ -153,5 +153,5 @@ class Report:
 
     def goals(self, promises: Sequence[header.Promise]) -> None:
         """The goals as they stand now, each met or missed, in the place of what was said before."""
-        said = [{**asdict(p), "rule": p.rule, "verdict": "met" if p.met else "missed"} for p in promises]
-        self._tables.change(self._stage, goals=said)
+        rows = [{**asdict(p), "rule": p.rule, "verdict": "met" if p.met else "missed"} for p in promises]
+        self._tables.change(self._stage, goals=rows)

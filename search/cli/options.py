@@ -18,10 +18,10 @@ class Settings:
     debug: bool = False
 
 
-def _remember(context: typer.Context, given: bool) -> bool:
+def _remember(context: typer.Context, value: bool) -> bool:
     if isinstance(context.obj, Settings):  # nothing is around a command whose words a shell completes
-        context.obj.debug = given
-    return given
+        context.obj.debug = value
+    return value
 
 
 Debug = Annotated[

@@ -53,8 +53,8 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
     from search.prepare.machine import device_of
     from search.report.progress import Lines, Live
 
-    shown = StudyRecord(config.to_mapping(), clock.fingerprint(device_of(config)))
-    view = Live(config.budget.trials, shown) if sys.stdout.isatty() else Lines(config.budget.trials)
+    record = StudyRecord(config.to_mapping(), clock.fingerprint(device_of(config)))
+    view = Live(config.budget.trials, record) if sys.stdout.isatty() else Lines(config.budget.trials)
     try:
         return run_session(config, view, retry_failed, remeasure)
     finally:
@@ -68,13 +68,13 @@ def _shown(config: RunConfig, result: Result) -> int:
 
     front = result.front
     failed = sum(outcome.status == "failed" for outcome in front.outcomes)
-    told = [f"{failed} failed: {result.log} says why; run --retry-failed tries again"] if failed else []
+    notes = [f"{failed} failed: {result.log} says why; run --retry-failed tries again"] if failed else []
     if not front.members:
-        for line in ("no trial is complete and inside the limits; nothing was exported", *told):
+        for line in ("no trial is complete and inside the limits; nothing was exported", *notes):
             complain(line)
         return 1
     show_table(front, result.study)
-    say([*ties_text(front), census(front), *told, "", *pick_lines(front)])
+    say([*ties_text(front), census(front), *notes, "", *pick_lines(front)])
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
     print(f"MLflow: {ui_text(Path(config.mlruns), result.page)}")
     return 0

@@ -111,9 +111,9 @@ def _folder(name: str, mlruns: Path) -> Path:
     """The exported folder of a study, or that folder itself. Raises UserError."""
     from search.config.schema import is_study_name
 
-    given = Path(name).expanduser()
-    if (given / "front.json").is_file():
-        return given
+    path = Path(name).expanduser()
+    if (path / "front.json").is_file():
+        return path
     exported = mlruns / "exports" / name
     if is_study_name(name) and (exported / "front.json").is_file():
         return exported

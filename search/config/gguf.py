@@ -20,8 +20,8 @@ def check_gguf(folder: Path, name: str, where: str) -> Path:
     """The GGUF file `name` of `folder`. Raises UserError: no such file, or what reads it is not installed."""
     file = folder / name
     if Path(name).name != name or not file.is_file():
-        found = sorted(path.name for path in folder.glob("*.gguf")) if folder.is_dir() else []
-        hint = f"; it has {', '.join(found)}" if found else "; it has no *.gguf"
+        files = sorted(path.name for path in folder.glob("*.gguf")) if folder.is_dir() else []
+        hint = f"; it has {', '.join(files)}" if files else "; it has no *.gguf"
         raise UserError(f"{where}: must be a file of {folder}, got {name}{hint}")
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
@@ -46,21 +46,21 @@ def dequantised(folder: Path, name: str, where: str) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     place = Path(constants.HF_HOME) / "dequantised"
-    made = place / f"{file.stem}-{digest}"
-    if made.is_dir():
-        return made
+    target = place / f"{file.stem}-{digest}"
+    if target.is_dir():
+        return target
     place.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place))
     try:
         _write(folder, name, scratch, where)
         try:
-            os.rename(scratch, made)
+            os.rename(scratch, target)
         except OSError:  # another process was first
-            if not made.is_dir():
+            if not target.is_dir():
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return made
+    return target
 
 
 def _write(folder: Path, name: str, target: Path, where: str) -> None:

@@ -81,16 +81,16 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
 
     Else the first of the task; None of a task without problem types.
     """
-    given, problems = config.model.problem_type, names.problems.get(config.task, ())
-    if given is not None and config.task in names.tasks and given not in problems:
+    problem_type, problems = config.model.problem_type, names.problems.get(config.task, ())
+    if problem_type is not None and config.task in names.tasks and problem_type not in problems:
         having = listed(names.problems)
-        raise wrong(source.where("model.problem_type"), f"left out unless the task is {having}", given)
+        raise wrong(source.where("model.problem_type"), f"left out unless the task is {having}", problem_type)
     several: ProblemType = "multi_label_classification"
-    if not isinstance(config.data.label, str) and problems and given not in (None, several):
-        rule = f"one column where model.problem_type is {given}"
+    if not isinstance(config.data.label, str) and problems and problem_type not in (None, several):
+        rule = f"one column where model.problem_type is {problem_type}"
         raise wrong(source.where("data.label"), rule, list(config.data.label))
-    if given is not None or not problems:
-        return given
+    if problem_type is not None or not problems:
+        return problem_type
     if not isinstance(config.data.label, str):
         return several
     own = described(config.model.name, source) if config.model.head == "auto" else {}
@@ -185,10 +185,10 @@ def _check_least_accuracy(config: RunConfig, source: Source) -> None:
     """Raise UserError for limits.min_accuracy with a metric of which lower is better."""
     from objectives import objective_named
 
-    given = config.limits.min_accuracy
-    if given is not None and objective_named(config.metric).better == "lower":
+    minimum = config.limits.min_accuracy
+    if minimum is not None and objective_named(config.metric).better == "lower":
         rule = f"left out where lower is better; write limits.others.{config.metric}, its most"
-        raise wrong(source.where("limits.min_accuracy"), rule, given)
+        raise wrong(source.where("limits.min_accuracy"), rule, minimum)
 
 
 def _check_objective(name: str, valid: Sequence[str], where: str) -> None:

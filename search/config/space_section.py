@@ -171,21 +171,21 @@ def _narrow_ordered(knob: Knob, spec: Any, key: str) -> Knob:
     return _range(knob, Range(ends[0], ends[-1], ends[1] - ends[0]), key)
 
 
-def _range(knob: Knob, given: Range, key: str) -> Knob:
+def _range(knob: Knob, spec: Range, key: str) -> Knob:
     """The range with the knob's own ends, step and scale where the user says nothing."""
-    place = _on_grid if given.step is None else _in_range
+    place = _on_grid if spec.step is None else _in_range
     assert knob.low is not None
     assert knob.high is not None
-    low = knob.low if given.low is None else place(knob, given.low, f"{key}.low")
-    high = knob.high if given.high is None else place(knob, given.high, f"{key}.high")
+    low = knob.low if spec.low is None else place(knob, spec.low, f"{key}.low")
+    high = knob.high if spec.high is None else place(knob, spec.high, f"{key}.high")
     if low > high:
         raise _empty_range(key, low, high)
     if low == high:
         return knob.fixed(low)
-    log = knob.log and given.step is None if given.log is None else given.log
+    log = knob.log and spec.step is None if spec.log is None else spec.log
     step = None if log else knob.step
-    if given.step is not None:
-        step = _typed(knob, given.step, f"{key}.step")
+    if spec.step is not None:
+        step = _typed(knob, spec.step, f"{key}.step")
         if log:
             raise UserError(f"{key}: must have a step or log: true, not both")
         if step <= 0 or not _whole((high - low) / step):

@@ -20,15 +20,15 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
         UserError: a prompt, new tokens or an objective of tokens for a task that generates none, or a length for one
             that does.
     """
-    given = config.workload
+    workload = config.workload
     if config.task not in generating:
         _refuse(config, generating, source)
-        return given
-    prompt = PROMPT if given.prompt is None else given.prompt
-    if given.length not in (WorkloadConfig().length, prompt):
+        return workload
+    prompt = PROMPT if workload.prompt is None else workload.prompt
+    if workload.length not in (WorkloadConfig().length, prompt):
         rule = f"left out for {config.task}, whose calls have workload.prompt ({prompt}) tokens"
-        raise wrong(source.where("workload.length"), rule, given.length)
-    return replace(given, prompt=prompt, length=prompt, new_tokens=given.new_tokens or NEW_TOKENS)
+        raise wrong(source.where("workload.length"), rule, workload.length)
+    return replace(workload, prompt=prompt, length=prompt, new_tokens=workload.new_tokens or NEW_TOKENS)
 
 
 def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:

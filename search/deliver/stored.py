@@ -30,8 +30,8 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     about, begun = attributes.get("about"), attributes.get(record.BEGUN)
     if about is None and begun is None:
         raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
-    told = {**record.NOTHING_FINAL, **(begun or {}), **(about or {})}
-    study = record.record_of({**told["config"], "mlruns": str(mlruns.absolute())}, told)
+    fields = {**record.NOTHING_FINAL, **(begun or {}), **(about or {})}
+    study = record.record_of({**fields["config"], "mlruns": str(mlruns.absolute())}, fields)
     if begun is not None and begun["run"] != attributes.get(record.ENDED):
         total = begun["config"]["budget"]["trials"]
         study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
@@ -39,5 +39,5 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
     front = front.counted(record.read_references(attributes.get(record.REFERENCES)))
-    front = front.replacing(study.remeasured).decided(Final.from_json(told["final"]), limits)
+    front = front.replacing(study.remeasured).decided(Final.from_json(fields["final"]), limits)
     return front, replace(study, checks=checks)

@@ -87,5 +87,5 @@ def describe(recipe: Recipe) -> str:
 def _step(step: Step) -> str:
     # What was measured of the device is part of a recipe, and no choice.
     chosen = {name: value for name, value in step.settings.items() if name != "costs"}
-    said = " ".join([step.name, *(f"{name} {value}" for name, value in chosen.items())])
-    return f"{said} (size only)" if step.name == "sparse" and "pattern" not in step.settings else said
+    phrase = " ".join([step.name, *(f"{name} {value}" for name, value in chosen.items())])
+    return f"{phrase} (size only)" if step.name == "sparse" and "pattern" not in step.settings else phrase

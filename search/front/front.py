@@ -180,8 +180,8 @@ class Front:
                 sentences.append(f"latency {significant(ms)} ms is over the limit of {max_latency_ms:g} ms")
             loss = self.loss(outcome)
             if max_loss is not None and (loss is None or loss.value > max_loss):
-                given = quantity(loss.value, self.loss_unit) if loss else "unknown"
-                sentences.append(f"loss {given} is over the limit of {max_loss:g} {self.loss_unit}")
+                loss_text = quantity(loss.value, self.loss_unit) if loss else "unknown"
+                sentences.append(f"loss {loss_text} is over the limit of {max_loss:g} {self.loss_unit}")
             return tuple(sentences)
 
         limited = (replace(o, limits_broken=(*o.limits_broken, *broken(o))) for o in self.outcomes)

@@ -170,8 +170,8 @@ def _facts(hardware: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             flat += [(f"{name}: {key}", str(inner)) for key, inner in value.items()]
         elif isinstance(value, list):
-            shown = (", ".join(f"{k} {v}" for k, v in x.items()) if isinstance(x, Mapping) else str(x) for x in value)
-            flat.append((name, ", ".join(shown)))
+            parts = (", ".join(f"{k} {v}" for k, v in x.items()) if isinstance(x, Mapping) else str(x) for x in value)
+            flat.append((name, ", ".join(parts)))
         else:
             flat.append((name, str(value)))
     return [(name.replace("_", " "), value) for name, value in flat if value]

@@ -119,9 +119,9 @@ def _frame(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> int:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     x, y = front.speed, front.quality
-    shown = [*front.members, *front.uncompressed] or list(drawn)
-    left, right = min(_at(x, o) for o in shown), max(_at(x, o) for o in shown)
-    low, high = min(_ends(y, o)[0] for o in shown), max(_ends(y, o)[1] for o in shown)
+    points = [*front.members, *front.uncompressed] or list(drawn)
+    left, right = min(_at(x, o) for o in points), max(_at(x, o) for o in points)
+    low, high = min(_ends(y, o)[0] for o in points), max(_ends(y, o)[1] for o in points)
     if left > 0 and right / left > 4:
         axes.set_xscale("log")
         reach = (right / left) ** 0.22  # room for the name of the fastest

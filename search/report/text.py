@@ -137,7 +137,7 @@ def pick_lines(front: Front) -> list[str]:
     lines = []
     for name, outcome in front.picks.items():
         values = outcome.measurements
-        shown = ", ".join(text(values[t.objective]) for t in front.targets)
+        figures = ", ".join(text(values[t.objective]) for t in front.targets)
         over = [
             f"{times(ratio)} over {label}"
             for label, base in (
@@ -148,7 +148,7 @@ def pick_lines(front: Front) -> list[str]:
         ]
         loss = front.loss(outcome)
         notes = [*over, *([_loss(loss, front.loss_unit)] if loss else [])]
-        lines.append(f"{name:<14}{outcome.number:>4}  {shown}  ({', '.join(notes)})  {describe(outcome.recipe)}")
+        lines.append(f"{name:<14}{outcome.number:>4}  {figures}  ({', '.join(notes)})  {describe(outcome.recipe)}")
     return lines
 
 
@@ -174,8 +174,8 @@ def table(front: Front, study: StudyRecord) -> Table:
     for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
     named = {o.number: name for name, o in reversed(front.picks.items())}
-    shown = {o.number: o for o in (*front.members, *front.uncompressed)}
-    for outcome in sorted(shown.values(), key=lambda o: o.value(front.speed.objective)):
+    by_number = {o.number: o for o in (*front.members, *front.uncompressed)}
+    for outcome in sorted(by_number.values(), key=lambda o: o.value(front.speed.objective)):
         values = outcome.measurements
         tested = study.held_out.get(outcome.number, {}).get(study.metric)
         marks = [named[outcome.number]] if outcome.number in named else []

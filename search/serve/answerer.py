@@ -41,13 +41,13 @@ class Answerer(Model):
         """
         single = isinstance(question, str)
         asked = [question] if isinstance(question, str) else list(question)
-        given = [context] * len(asked) if isinstance(context, str) else list(context)
-        _check(asked, given)
+        contexts = [context] * len(asked) if isinstance(context, str) else list(context)
+        _check(asked, contexts)
         if not asked:
             return []
         none: tuple[tuple[Any, ...], ...] = ((),) * len(asked)
         names = tuple(str(number + 1) for number in range(len(asked)))
-        part = Questions(names, tuple(asked), tuple(given), none, none)
+        part = Questions(names, tuple(asked), tuple(contexts), none, none)
         task, data = QuestionAnswering(), DATA.validate_python(self.record.config["data"])
         try:
             with self._tokenizing:

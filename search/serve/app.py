@@ -87,9 +87,9 @@ def _answers(app: FastAPI, service: Service, live: Live) -> None:
         """Answer a question from its context, or from the stored passages."""
         within = None if body.within_ms is None else body.within_ms / 1e3
         state = request.state
-        found = await service.answer(body.question, body.context, state.request, state.key_id, within)
-        live.add(found.milliseconds["total"], found.variant)
-        fields = {**vars(found), "answer": found.text}
+        reply = await service.answer(body.question, body.context, state.request, state.key_id, within)
+        live.add(reply.milliseconds["total"], reply.variant)
+        fields = {**vars(reply), "answer": reply.text}
         del fields["text"]
         return fields
 
@@ -149,8 +149,8 @@ def _passages(app: FastAPI, service: Service) -> None:
     ) -> dict[str, Any]:
         """Stored passages in order of their number."""
         rows = await asyncio.to_thread(service.archive.passages, after, limit)
-        shown = [{"id": p.id, "source": p.source, "position": p.position, "text": p.text} for p in rows]
-        return {"passages": shown, "total": len(service.index)}
+        listing = [{"id": p.id, "source": p.source, "position": p.position, "text": p.text} for p in rows]
+        return {"passages": listing, "total": len(service.index)}
 
     @app.post("/v1/passages", status_code=201)
     async def add(body: AddPassages) -> dict[str, Any]:

@@ -162,8 +162,8 @@ def answering(model: Any) -> Answer:
 
     def answer(rows: Sequence[Any]) -> Sequence[Any]:
         if isinstance(model, Answerer):
-            asked, given = [row["question"] for row in rows], [row["context"] for row in rows]
-            return list(model(asked, given, batch_size=max(8, len(rows))))
+            asked, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
+            return list(model(asked, contexts, batch_size=max(8, len(rows))))
         return list(model(list(rows), batch_size=len(rows)))
 
     return answer

@@ -76,10 +76,10 @@ class Generator(Scorer):
             limit = min(limit, CAPACITY)
         settings = CacheSettings(kind=kind, capacity=limit)
         program = open_program(folder, name, precision, settings, context)
-        made = cls(folder, record, Unopened(folder, name, precision, context), context, program, limit)
+        generator = cls(folder, record, Unopened(folder, name, precision, context), context, program, limit)
         if kind == "dynamic" or name == "onnx":  # every prompt has a cache of its own, also one of fixed capacity
-            made._turn = nullcontext()
-        return made
+            generator._turn = nullcontext()
+        return generator
 
     def __call__(
         self,
@@ -136,9 +136,9 @@ class Generator(Scorer):
         options = _options(max_new_tokens, temperature, top_p, seed, stop)
         return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
 
-    def _prompt(self, given: Any) -> Prompt:
+    def _prompt(self, prompt: Any) -> Prompt:
         with self._tokenizing:
-            return prompt_of(given, self._tokenizer, self.folder, self._limit)
+            return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
 
     def _pieces(self, prompts: Sequence[Prompt], options: Options, first: int) -> Iterator[list[str]]:
         """A piece of each answer at each step; `first` is the number of the first prompt."""
@@ -188,6 +188,6 @@ def _end_tokens(folder: Path, config: Mapping[str, Any], tokenizer: Any) -> froz
     """Tokens that end an answer: those of generation_config.json, of the configuration and of the tokenizer."""
     file = folder / "generation_config.json"
     generation = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    found = [generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id]
-    listed = [one for given in found for one in (given if isinstance(given, list) else [given])]
+    sources = [generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id]
+    listed = [one for ids in sources for one in (ids if isinstance(ids, list) else [ids])]
     return frozenset(int(one) for one in listed if one is not None)

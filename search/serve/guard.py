@@ -117,9 +117,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        header = headers.get(b"x-request-id", b"").decode("latin-1")
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state["request"] = given if ID.fullmatch(given) else secrets.token_hex(8)
+        state["request"] = header if ID.fullmatch(header) else secrets.token_hex(8)
         state["key_id"] = None
         began, status = time.perf_counter(), 0
 

@@ -151,12 +151,12 @@ def worths(variants: tuple[Variant, ...], length: int) -> tuple[float, ...]:
 
     Non-increasing: a step is worth no more than the one before it. Variants lie on their hull but for noise.
     """
-    found: list[float] = []
+    values: list[float] = []
     for fast, slow in pairwise(variants):
         seconds = (slow.seconds(HULL_BATCH, length) - fast.seconds(HULL_BATCH, length)) / HULL_BATCH
         worth = (fast.loss - slow.loss) / max(seconds, 1e-9)
-        found.append(min(worth, found[-1]) if found else worth)
-    return tuple(found)
+        values.append(min(worth, values[-1]) if values else worth)
+    return tuple(values)
 
 
 @lru_cache(maxsize=1024)

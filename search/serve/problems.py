@@ -52,8 +52,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         errors = [{"at": ".".join(map(str, one["loc"])), "rule": one["msg"]} for one in error.errors()]
-        shown = "; ".join(f"{one['at']}: {one['rule']}" for one in errors[:5])
-        return problem(422, shown, errors=errors[:20])
+        summary = "; ".join(f"{one['at']}: {one['rule']}" for one in errors[:5])
+        return problem(422, summary, errors=errors[:20])
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> JSONResponse:

@@ -13,47 +13,49 @@ Chat = Sequence[Mapping[str, str]]
 class Prompt:
     """A prompt and its token ids."""
 
-    given: str | Chat
+    content: str | Chat
     ids: list[int]
 
     def reply(self, answer: str, full: bool) -> Any:
         """What transformers' pipeline calls the generated text: the prompt goes before it where `full` asks for it."""
         if not full:
             return answer
-        if isinstance(self.given, str):
-            return self.given + answer
-        messages = [dict(message) for message in self.given]
-        if _continued(self.given):
+        if isinstance(self.content, str):
+            return self.content + answer
+        messages = [dict(message) for message in self.content]
+        if _continued(self.content):
             messages[-1]["content"] += answer
         else:
             messages.append({"role": "assistant", "content": answer})
         return messages
 
 
-def is_chat(given: Any) -> TypeGuard[Chat]:
-    return isinstance(given, Sequence) and not isinstance(given, str) and bool(given) and isinstance(given[0], Mapping)
+def is_chat(prompt: Any) -> TypeGuard[Chat]:
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return False
+    return bool(prompt) and isinstance(prompt[0], Mapping)
 
 
-def prompt_of(given: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
+def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
     """A string or a chat as a prompt of less than `limit` tokens; `where` is the folder of the tokenizer.
 
     Raises:
         TypeError: neither a string nor a chat.
         ValueError: an empty prompt, one that is too long, or a chat where there is no chat template for it.
     """
-    if isinstance(given, str):
-        ids = list(tokenizer(given)["input_ids"]) if given else []
-    elif is_chat(given):
-        ids = _chat_ids(given, tokenizer, where)
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"]) if prompt else []
+    elif is_chat(prompt):
+        ids = _chat_ids(prompt, tokenizer, where)
     else:
-        raise TypeError(f"a prompt must be a string or a list of {{role, content}} messages, got {given!r:.80}")
+        raise TypeError(f"a prompt must be a string or a list of {{role, content}} messages, got {prompt!r:.80}")
     if not ids:
-        raise ValueError(f"a prompt must have at least one token, got {given!r}")
+        raise ValueError(f"a prompt must have at least one token, got {prompt!r}")
     if len(ids) >= limit:
         raise ValueError(
             f"a prompt must have at most {limit - 1} tokens, one less than the model's context, got {len(ids)}"
         )
-    return Prompt(given, ids)
+    return Prompt(prompt, ids)
 
 
 def _continued(chat: Chat) -> bool:

@@ -142,16 +142,16 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address is taken, or not of this machine.
     """
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((host, port))
+        listener.bind((host, port))
     except OSError as error:
-        made.close()
+        listener.close()
         raise UserError(
             f"--host, --port: must be free and of this machine, got {host}:{port} ({error.strerror})"
         ) from None
-    return made
+    return listener
 
 
 async def again(what: str, work: Callable[[], Awaitable[None]], first_s: float = 1.0, most_s: float = 60.0) -> None:
@@ -233,10 +233,10 @@ class Server:
         while True:
             await asyncio.sleep(every_s)
             for task, fleet in self.service.fleets.items():
-                seen = self._seen_switches
+                counts = self._seen_switches
                 count, moves = fleet.dispatcher.look(lambda b: (b.controller.switch_count, list(b.controller.switches)))
-                new = moves[-(count - seen.get(task, 0)) :] if count > seen.get(task, 0) else []
-                seen[task] = count
+                new = moves[-(count - counts.get(task, 0)) :] if count > counts.get(task, 0) else []
+                counts[task] = count
                 if new and new[0].source != new[-1].target:
                     before, after = fleet.name(new[0].source or 0), fleet.name(new[-1].target)
                     log.info("%s: from %s to %s: %s", task, before, after, new[-1].reason)

@@ -176,8 +176,8 @@ class Service:
 
     def _missing(self, at_once: int) -> list[Passage]:
         """Passages without an embedding, but for those that have none."""
-        found = self.archive.not_embedded(self._model, at_once + len(self._left_out))
-        return [passage for passage in found if passage.id not in self._left_out][:at_once]
+        passages = self.archive.not_embedded(self._model, at_once + len(self._left_out))
+        return [passage for passage in passages if passage.id not in self._left_out][:at_once]
 
     async def _embeddings(self, passages: Sequence[Passage], deadline: Deadline) -> dict[int, np.ndarray]:
         """Embeddings (D,) by the passage's number; a passage that the model does not take is left out, and named."""

@@ -66,9 +66,9 @@ class Space:
         full = {**self.off, **params}
         if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
-        said = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
+        active = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
         deployment = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION)}
-        return {**self.off, **said, **deployment}
+        return {**self.off, **active, **deployment}
 
     def contains(self, params: Params) -> bool:
         """Whether every knob's value is one the space has."""

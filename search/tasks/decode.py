@@ -63,7 +63,7 @@ def _note(content: bytes, name: str, encoding: str | None) -> str:
 
 def _refusal(content: bytes, start: int, name: str, encoding: str | None, at: str) -> str:
     line = content.count(b"\n", 0, start) + 1
-    said = ", which data.encoding says" if encoding else ""
+    origin = ", which data.encoding says" if encoding else ""
     broken = _broken(content) if name == "utf-8" else 0
     if broken:
         advice = f"the rest is: {broken} such place{'s are' if broken > 1 else ' is'} to be mended in the file"
@@ -72,8 +72,8 @@ def _refusal(content: bytes, start: int, name: str, encoding: str | None, at: st
         advice = (
             f"it is likely {likely}: set data.encoding: {likely}" if likely else "name its encoding in data.encoding"
         )
-    shown = "UTF-8" if name == "utf-8" else name
-    return f"{at}: byte 0x{content[start]:02x} at {start} (line {line}) is not {shown}{said}; {advice}"
+    encoding_name = "UTF-8" if name == "utf-8" else name
+    return f"{at}: byte 0x{content[start]:02x} at {start} (line {line}) is not {encoding_name}{origin}; {advice}"
 
 
 def _broken(content: bytes) -> int:

@@ -75,7 +75,7 @@ def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Doc
     notes.append(f"at most {data.scored_tokens:,} tokens of validation and of test are scored (data.scored_tokens)")
     for note in notes:
         log.info(note)
-    made = {
+    splits = {
         split: Documents(
             parts[split],
             tables[split].origin if split in tables else f"the {split} texts cut from {origin}",
@@ -83,4 +83,4 @@ def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Doc
         )
         for split in SPLITS
     }
-    return (made["train"], made["validation"], made["test"]), tuple(notes)
+    return (splits["train"], splits["validation"], splits["test"]), tuple(notes)

@@ -46,7 +46,7 @@ class Matching:
 
     head: Head
     names: Mapping[Label, str]  # of each label of the data
-    told: Listed | None
+    listing: Listed | None
     carried: Sequence[str] | None  # names of a ClassLabel
     classes: Sequence[Label]  # the labels of train
     where: Where
@@ -64,8 +64,8 @@ class Matching:
         matched = {label: place for label, place in places.items() if place is not None}
         if len(matched) == len(places):
             return matched, labels, self._by_name(matched)
-        if self.told is not None:
-            return self._by_list(self.told)
+        if self.listing is not None:
+            return self._by_list(self.listing)
         numbers = _whole_numbers(self.names)
         if not matched and numbers is not None and all(0 <= k < len(labels) for k in numbers.values()):
             which = listed((f"{name} is {labels[numbers[label]]}" for label, name in self.names.items()), 10)
@@ -78,34 +78,36 @@ class Matching:
         labels = self.head.labels
         if len(set(matched.values())) < len(matched):
             raise self._refusal(next(label for label in matched if self.names[label] not in labels))
-        told = self.told
-        if told is not None and not told.named:
+        listing = self.listing
+        if listing is not None and not listing.named:
             other = [
-                i for i, name in enumerate(told.order) if len(told.order) == len(labels) and place(name, labels) != i
+                i
+                for i, name in enumerate(listing.order)
+                if len(listing.order) == len(labels) and place(name, labels) != i
             ]
             if other:
                 raise wrong(
                     self.where("data.label_names"),
                     f"left out or in the order of the model's own labels ({listed(labels, 10)})",
-                    list(told.order),
+                    list(listing.order),
                 )
         changed = [f"{self.names[k]} is {labels[i]}" for k, i in matched.items() if self.names[k] != labels[i]]
         return [f"labels are matched with the model's regardless of case and spaces: {listed(changed, 10)}"] * bool(
             changed
         )
 
-    def _by_list(self, told: Listed) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
+    def _by_list(self, listing: Listed) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
         labels = self.head.labels
-        if len(told.order) != len(labels):
+        if len(listing.order) != len(labels):
             rule = f"{len(labels)} names, one for each label of the model ({listed(labels, 10)})"
-            raise wrong(self.where("data.label_names"), rule, list(told.order))
+            raise wrong(self.where("data.label_names"), rule, list(listing.order))
         for label, name in self.names.items():
-            if name not in told.order:
+            if name not in listing.order:
                 raise self._refusal(label)
-        numbers = {label: told.order.index(name) for label, name in self.names.items()}
+        numbers = {label: listing.order.index(name) for label, name in self.names.items()}
         if self.head.bare:
-            return numbers, told.order, []
-        which = listed((f"{name} is {label}" for name, label in zip(told.order, labels, strict=True)), 10)
+            return numbers, listing.order, []
+        which = listed((f"{name} is {label}" for name, label in zip(listing.order, labels, strict=True)), 10)
         return numbers, labels, [f"data.label_names gives the order of the model's labels: {which}"]
 
     def _bare(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
@@ -163,16 +165,16 @@ def head_labels(described: Mapping[str, Any], where: str) -> tuple[str, ...]:
         UserError: the numbers have gaps, a name is none or is there twice, or the file disagrees with itself.
     """
     at = f"{where}: id2label in config.json"
-    given, count = described.get("id2label"), described.get("num_labels")
-    if given is None:  # transformers does not write what is its default
+    id2label, count = described.get("id2label"), described.get("num_labels")
+    if id2label is None:  # transformers does not write what is its default
         return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
-    if not isinstance(given, Mapping) or sorted(given) != sorted(map(str, range(len(given)))):
-        raise wrong(at, "a mapping of the label numbers 0, 1, ... to names", given)
-    if count not in (None, len(given)):
+    if not isinstance(id2label, Mapping) or sorted(id2label) != sorted(map(str, range(len(id2label)))):
+        raise wrong(at, "a mapping of the label numbers 0, 1, ... to names", id2label)
+    if count not in (None, len(id2label)):
         raise UserError(
-            f"{where}: config.json disagrees with itself: num_labels is {show(count)}, id2label {show(given)}"
+            f"{where}: config.json disagrees with itself: num_labels is {show(count)}, id2label {show(id2label)}"
         )
-    names = [_name(given[str(i)], at) for i in range(len(given))]
+    names = [_name(id2label[str(i)], at) for i in range(len(id2label))]
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise UserError(f"{at} has {show(twice[0])} twice, so its labels cannot be told apart")

@@ -70,17 +70,17 @@ def number(
     spelled, notes = _spellings(parts, named)
     classes = _classes(parts["train"], spelled, where)
     everything = sorted(set(spelled.values()))
-    told = None if wanted is None else _listed(tuple(wanted), everything, classes, where)
-    names = {label: str(label) for label in everything} if told is None else told.names
+    listing = None if wanted is None else _listed(tuple(wanted), everything, classes, where)
+    names = {label: str(label) for label in everything} if listing is None else listing.names
     if head is None:
         _refuse_strange(parts, spelled, classes, where)
-        order = told.order if told else tuple(names[label] for label in _natural(classes, carried))
+        order = listing.order if listing else tuple(names[label] for label in _natural(classes, carried))
         if len(order) != len(classes):
             rule = f"{len(classes)} different names, for {listed(classes, 10)}"
             raise wrong(where("data.label_names"), rule, list(order))
         numbers = {label: order.index(names[label]) for label in classes}
     else:
-        numbers, order, more = Matching(head, names, told, carried, classes, where).numbered()
+        numbers, order, more = Matching(head, names, listing, carried, classes, where).numbered()
         notes += more
     return Numbering({raw: numbers[label] for raw, label in spelled.items()}, order, tuple(notes))
 
@@ -144,8 +144,8 @@ def _listed(wanted: tuple[str, ...], everything: Sequence[Label], classes: Seque
         if all(0 <= label < len(wanted) for label in numbers):
             return Listed({label: wanted[label] for label in numbers}, wanted, named=True)
         if len(classes) == len(wanted):
-            given = dict(zip(classes, wanted, strict=True))
-            return Listed({label: given.get(label, str(label)) for label in everything}, wanted, named=True)
+            name_of = dict(zip(classes, wanted, strict=True))
+            return Listed({label: name_of.get(label, str(label)) for label in everything}, wanted, named=True)
         raise wrong(at, f"{len(classes)} different names, for {listed(classes, 10)}", list(wanted))
     raise wrong(at, f"the data's own labels in their order ({listed(map(show, classes), 10)})", list(wanted))
 

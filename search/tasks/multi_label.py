@@ -32,9 +32,9 @@ class LabelSetRows(EncodedRows):
     def constant_guess(self, metric: str) -> ConstantGuess:
         from objectives.set_metrics import constant_set
 
-        given = constant_set(metric, self.references)
-        names = listed((show(name) for name, has in zip(self.labels, given, strict=True) if has), 5)
-        return ConstantGuess(np.tile(given, (len(self), 1)), f"where every row is given {names}")
+        guess = constant_set(metric, self.references)
+        names = listed((show(name) for name, has in zip(self.labels, guess, strict=True) if has), 5)
+        return ConstantGuess(np.tile(guess, (len(self), 1)), f"where every row is given {names}")
 
     def problem(self) -> str:
         if len(np.unique(self.references, axis=0)) > 1:

@@ -102,11 +102,11 @@ def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: 
     at = f'{where("data.answers")}: column "{data.answers}" of {table.origin}'
     answers, starts, usable, moved = [], [], [], 0
     for row, (cell, context) in enumerate(zip(table.columns[data.answers], contexts, strict=True)):
-        texts, said = _answers(cell, at, row)
-        stand = [_place(context, text, start) for text, start in zip(texts, said, strict=True)]
+        texts, start_cells = _answers(cell, at, row)
+        stand = [_place(context, text, start) for text, start in zip(texts, start_cells, strict=True)]
         if None in stand:
             continue
-        moved += stand != said
+        moved += stand != start_cells
         usable.append(row)
         answers.append(tuple(texts))
         starts.append(tuple(start for start in stand if start is not None))

@@ -111,14 +111,14 @@ def _cut(parts: dict[str, Rows], where: Where, notes: list[str]) -> dict[str, Ro
 
 
 def cuts(
-    places: np.ndarray, given: Sequence[str], by: str, origin: str, where: Where, notes: list[str]
+    places: np.ndarray, own_splits: Sequence[str], by: str, origin: str, where: Where, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """Which rows of train, by their `places` (N,), become each split that is not given, and which stay train.
 
     Raises:
         UserError: there are too few rows.
     """
-    missing = [split for split in SPLITS if split not in given]
+    missing = [split for split in SPLITS if split not in own_splits]
     chosen = {}
     for i, split in enumerate(missing):
         chosen[split] = np.flatnonzero((places >= CUT * i) & (places < CUT * (i + 1)))

@@ -86,18 +86,18 @@ def text_windows(tokenizer: Any, part: Documents, max_length: int, overlap: int,
             "text, or a shorter window"
         )
     columns = {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]}
-    made = TextWindows(with_padding(tokenizer, columns), np.array(first, np.int64), np.array(sizes, np.int64))
-    return made if part.scored_tokens is None else made.chosen(spread(made.counts, part.scored_tokens))
+    windows = TextWindows(with_padding(tokenizer, columns), np.array(first, np.int64), np.array(sizes, np.int64))
+    return windows if part.scored_tokens is None else windows.chosen(spread(windows.counts, part.scored_tokens))
 
 
 def spans(tokens: int, limit: int, overlap: int) -> list[tuple[int, int, int]]:
     """(begin, first scored, end) of each window of a document; none where no token follows another."""
-    found, begin, scored = [], 0, 1
+    bounds, begin, scored = [], 0, 1
     while scored < tokens:
         end = min(begin + limit, tokens)
-        found.append((begin, scored, end))
+        bounds.append((begin, scored, end))
         begin, scored = end - overlap, end
-    return found
+    return bounds
 
 
 def spread(counts: np.ndarray, tokens: int) -> np.ndarray:

@@ -36,8 +36,8 @@ def log_values(
     for batch in batches(points, METRICS_PER_CALL):
         client.log_batch(run, metrics=batch)
     if cut:
-        said = f"cut to MLflow's {PARAM_LENGTH} characters, whole in config.json or outcome.json: {', '.join(cut)}"
-        client.set_tag(run, CUT, said[:TAG_LENGTH])
+        note = f"cut to MLflow's {PARAM_LENGTH} characters, whole in config.json or outcome.json: {', '.join(cut)}"
+        client.set_tag(run, CUT, note[:TAG_LENGTH])
 
 
 def batches(entries: Iterable[Any], most: int) -> Iterator[list[Any]]:

@@ -170,8 +170,8 @@ class Decoder:
         past = [graph.input(f"past.{index}.{part}", np.float32, shape) for part in ("key", "value")]
         present = [f"present.{index}.{part}" for part in ("key", "value")]
         joined = f"attention.{index}"
-        given = [*inputs, *past, reading.lengths, reading.total, reading.cos, reading.sin]
-        graph.node("GroupQueryAttention", given, [joined, *present], CONTRIBUTED, **settings)
+        node_inputs = [*inputs, *past, reading.lengths, reading.total, reading.cos, reading.sin]
+        graph.node("GroupQueryAttention", node_inputs, [joined, *present], CONTRIBUTED, **settings)
         for name in present:
             graph.output(name, name, np.float32, ("batch", keys, "grown", width))
         output = self._module(index, "output")

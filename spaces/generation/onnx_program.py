@@ -172,7 +172,7 @@ class OnnxScores:
             **decoder.angles(length),
             **{f"past.{name}": empty for name, empty in decoder.buffers(rows, 0).items()},
         }
-        given = {name: array for name, array in fed.items() if name in decoder.inputs}
-        (scored,) = decoder.session.run(["log_likelihood"], given, decoder.options)
+        inputs = {name: array for name, array in fed.items() if name in decoder.inputs}
+        (scored,) = decoder.session.run(["log_likelihood"], inputs, decoder.options)
         scores[row, place + 1] = scored
         return scores

@@ -26,9 +26,9 @@ class PrefixProgram:
 
     def __init__(self, program: TorchProgram, most_bytes: int) -> None:
         """Raises ValueError for a cache that does not hold all tokens in full precision."""
-        kept = program.new_cache(torch.zeros(1, dtype=torch.int64))
-        if not isinstance(kept, DynamicCache | StaticCache):
-            raise ValueError(f"beginnings are reused from a dynamic or static cache, got a {type(kept).__name__}")
+        cache = program.new_cache(torch.zeros(1, dtype=torch.int64))
+        if not isinstance(cache, DynamicCache | StaticCache):
+            raise ValueError(f"beginnings are reused from a dynamic or static cache, got a {type(cache).__name__}")
         self._program, self._most_bytes = program, most_bytes
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
         self._alone = threading.Lock()

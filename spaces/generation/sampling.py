@@ -13,15 +13,15 @@ def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.nd
     Only the most likely tokens that together reach `top_p` have any (Holtzman et al. 2020, nucleus sampling).
     """
     scores = logits.astype(np.float64) / temperature
-    found: np.ndarray = np.exp(scores - scores.max(-1, keepdims=True))
-    found /= found.sum(-1, keepdims=True)
+    distribution: np.ndarray = np.exp(scores - scores.max(-1, keepdims=True))
+    distribution /= distribution.sum(-1, keepdims=True)
     if top_p < 1:
-        order = np.argsort(-found, -1, kind="stable")
-        ranked = np.take_along_axis(found, order, -1)
+        order = np.argsort(-distribution, -1, kind="stable")
+        ranked = np.take_along_axis(distribution, order, -1)
         beyond = np.cumsum(ranked, -1) - ranked >= top_p  # what comes before a token is enough already
-        np.put_along_axis(found, order, np.where(beyond, 0, ranked), -1)
-        found /= found.sum(-1, keepdims=True)
-    return found
+        np.put_along_axis(distribution, order, np.where(beyond, 0, ranked), -1)
+        distribution /= distribution.sum(-1, keepdims=True)
+    return distribution
 
 
 class Sampler:

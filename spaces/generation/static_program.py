@@ -67,17 +67,17 @@ class Captured:
         self._alone = threading.Lock()
 
     def __call__(self, ids: Tensor, number: Tensor, starts: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        given = {"ids": ids, "number": number, "starts": starts}
+        inputs = {"ids": ids, "number": number, "starts": starts}
         with self._alone:
             if len(ids) not in self._graphs:
-                static = {name: tensor.clone() for name, tensor in given.items()}
+                static = {name: tensor.clone() for name, tensor in inputs.items()}
 
                 def call(ids: Tensor, number: Tensor, starts: Tensor) -> Tensor:
                     return self._step(ids, number, starts, keys, values)
 
                 self._graphs[len(ids)] = (static, *self._record(call, static))
             static, replay, output = self._graphs[len(ids)]
-            for name, tensor in given.items():
+            for name, tensor in inputs.items():
                 static[name].copy_(tensor)
             replay()
             return output.clone()

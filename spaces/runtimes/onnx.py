@@ -103,10 +103,10 @@ def session(path: Path, context: Context, wanted: Providers) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = context.threads or cpus()
     options.log_severity_level = 3
-    given = [(name, dict(chosen)) for name, chosen in wanted]
-    opened = onnxruntime.InferenceSession(str(path), options, providers=given)
-    if opened.get_providers()[0] != given[0][0]:
-        raise Infeasible(f"ONNX Runtime did not take the {given[0][0]}")
+    options_by_name = [(name, dict(chosen)) for name, chosen in wanted]
+    opened = onnxruntime.InferenceSession(str(path), options, providers=options_by_name)
+    if opened.get_providers()[0] != options_by_name[0][0]:
+        raise Infeasible(f"ONNX Runtime did not take the {options_by_name[0][0]}")
     return opened
 
 

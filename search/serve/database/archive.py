@@ -208,10 +208,10 @@ class Archive:
             wanted = wanted.where(StoredAnswer.id < before)
         with Session(self._engine) as session:
             rows = session.execute(wanted.order_by(StoredAnswer.id.desc()).limit(limit)).all()
-            said = (
+            statement = (
                 select(Feedback).where(Feedback.answer_id.in_([answer.id for answer, _ in rows])).order_by(Feedback.id)
             )
-            newest = {one.answer_id: one for one in session.scalars(said)}
+            newest = {one.answer_id: one for one in session.scalars(statement)}
             return [_shown(answer, question, newest.get(answer.id)) for answer, question in rows]
 
     def switches(self, limit: int = 50) -> list[dict[str, Any]]:

@@ -16,20 +16,20 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_MS = 5000
 
 
-def url_of(given: str | None, folder: Path) -> str:
+def url_of(address: str | None, folder: Path) -> str:
     """The database's URL: as given, or an SQLite file in `folder`.
 
     Raises:
         UserError: neither SQLite nor PostgreSQL.
     """
-    if given is None:
+    if address is None:
         return f"sqlite:///{(folder / 'service.db').absolute()}"
     for prefix, driver in (("postgresql://", "postgresql+psycopg://"), ("postgres://", "postgresql+psycopg://")):
-        if given.startswith(prefix):
-            return driver + given.removeprefix(prefix)
-    if given.startswith(("sqlite:///", "postgresql+psycopg://")):
-        return given
-    scheme = given.partition("://")[0]
+        if address.startswith(prefix):
+            return driver + address.removeprefix(prefix)
+    if address.startswith(("sqlite:///", "postgresql+psycopg://")):
+        return address
+    scheme = address.partition("://")[0]
     raise UserError(f"--database: must begin with sqlite:/// or postgresql://, got {scheme}://...")
 
 
@@ -51,8 +51,8 @@ def open_engine(url: str) -> Engine:
     try:
         upgrade(engine)
     except DBAPIError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        raise UserError(f"--database: {shown} cannot be used: {str(error.orig).splitlines()[0]}") from None
+        public_url = make_url(url).render_as_string(hide_password=True)
+        raise UserError(f"--database: {public_url} cannot be used: {str(error.orig).splitlines()[0]}") from None
     return engine
 
 
