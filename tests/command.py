@@ -63,19 +63,19 @@ class Ended:
 
 def write_config(path: Path, **changes: Any) -> Path:
     """`QUICK` with `changes`, each a section's keys or a whole value, as a YAML file."""
-    made = dict(QUICK)
+    config = dict(QUICK)
     for name, value in changes.items():
-        merged = isinstance(value, Mapping) and isinstance(made.get(name), Mapping)
-        made[name] = {**made[name], **value} if merged else value
-    path.write_text(yaml.safe_dump(made), encoding="utf-8")
+        merged = isinstance(value, Mapping) and isinstance(config.get(name), Mapping)
+        config[name] = {**config[name], **value} if merged else value
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
 def environment(**changes: str) -> dict[str, str]:
     """Of a command: this repository importable, the hub out of reach, the user's own MLflow server left alone."""
-    made = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", MARK: uuid.uuid4().hex}
-    made.pop("MLFLOW_TRACKING_URI", None)
-    return {**made, **changes}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", MARK: uuid.uuid4().hex}
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    return {**variables, **changes}
 
 
 def one_core() -> None:
@@ -286,15 +286,15 @@ class Started:
 
     def processes(self) -> list[psutil.Process]:
         """Every process that this run started and that has not ended."""
-        found = []
+        children = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 ours = (
                     process.environ().get(MARK) == self._environment[MARK] or os.getsid(process.pid) == self.process.pid
                 )
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    children.append(process)
+        return children
 
 
 def refused(ended: Ended, wanted: list[str]) -> None:

@@ -44,19 +44,19 @@ class FakeCuda(TorchFunctionMode):
         if self.asleep:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        given = list(_tensors((args, kwargs)))
-        if name == "__get__" and given and getattr(getattr(func, "__self__", None), "__name__", "") == "device":
-            return _Named(CUDA) if self.device_of(given[0]) == CUDA else torch.device(CPU)
+        tensors = list(_tensors((args, kwargs)))
+        if name == "__get__" and tensors and getattr(getattr(func, "__self__", None), "__name__", "") == "device":
+            return _Named(CUDA) if self.device_of(tensors[0]) == CUDA else torch.device(CPU)
         wanted = _wanted(name, args, kwargs)
         args, kwargs = _on_cpu(args), _on_cpu(kwargs)
         if wanted is None:
-            wanted = self._common(name, given) if given else CPU  # made of numbers alone
+            wanted = self._common(name, tensors) if tensors else CPU  # made of numbers alone
             if name == "numpy" and wanted == CUDA:
                 raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
         result = func(*args, **kwargs)
         moved = name in MOVES and wanted is not None
         for tensor in _tensors(result):
-            if moved and any(tensor is source for source in given) and self.device_of(tensor) != wanted:
+            if moved and any(tensor is source for source in tensors) and self.device_of(tensor) != wanted:
                 tensor = tensor.view_as(tensor)  # noqa: PLW2901 - moving makes another tensor
                 result = tensor
             if wanted is not None:
@@ -64,16 +64,16 @@ class FakeCuda(TorchFunctionMode):
         self.used += wanted == CUDA and name not in MOVES
         return result
 
-    def _common(self, name: str, given: Sequence[Tensor]) -> str | None:
+    def _common(self, name: str, tensors: Sequence[Tensor]) -> str | None:
         """The one device of an operation's tensors; scalars on the CPU go with any."""
-        found = {self.device_of(t) for t in given if t.ndim or self.device_of(t) == CUDA} - {None}
-        if name == "__getitem__" and len(found) > 1 and self.device_of(given[0]) != CUDA:
+        devices = {self.device_of(t) for t in tensors if t.ndim or self.device_of(t) == CUDA} - {None}
+        if name == "__getitem__" and len(devices) > 1 and self.device_of(tensors[0]) != CUDA:
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-        if len(found) > 1 and name not in MIXED:
+        if len(devices) > 1 and name not in MIXED:
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found cuda and cpu")
-        if not found:
+        if not devices:
             return None
-        return CUDA if CUDA in found else CPU
+        return CUDA if CUDA in devices else CPU
 
 
 class _Named(str):
@@ -138,9 +138,9 @@ def fake_cuda(monkeypatch: Any) -> Iterator[FakeCuda]:
         return module
 
     def from_numpy(array: Any) -> Tensor:
-        made = plain_from_numpy(array)
-        mode.put(made, CPU)
-        return made
+        tensor = plain_from_numpy(array)
+        mode.put(tensor, CPU)
+        return tensor
 
     def load(kind: Any, *args: Any, **kwargs: Any) -> Any:
         mode.asleep = True  # loading has devices of its own (meta), and ends on the CPU

@@ -121,15 +121,15 @@ def word_tokenizer(frame: str, types: bool = False, pads: bool = True, longest: 
     from transformers import PreTrainedTokenizerFast
 
     numbers = {word: number for number, word in enumerate(WORDS)}
-    made = Tokenizer(WordLevel(numbers, unk_token="<unk>"))
-    made.pre_tokenizer = BertPreTokenizer()
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
     single, pair = FRAMES[frame]
-    made.post_processor = TemplateProcessing(
+    tokenizer.post_processor = TemplateProcessing(
         single=single, pair=pair, special_tokens=[("<s>", numbers["<s>"]), ("</s>", numbers["</s>"])]
     )
     names = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         unk_token="<unk>",
         eos_token="</s>",
         mask_token="<mask>",

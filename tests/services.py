@@ -64,11 +64,11 @@ def service(folder: Path, *more: Fleet, extracting: bool = False) -> Iterator[Se
     fleets = {EMBEDDING: fleet(EMBEDDING, embed), **{one.task: one for one in more}}
     if extracting:
         fleets[ANSWERING] = fleet(ANSWERING, extract, (3, 7))
-    made = Service(Archive(engine, writer), Index(folder / "embeddings", WORDS), "words", fleets)
+    backend = Service(Archive(engine, writer), Index(folder / "embeddings", WORDS), "words", fleets)
     try:
-        yield made
+        yield backend
     finally:
-        made.close()
+        backend.close()
         writer.close()
         engine.dispose()
 
@@ -78,10 +78,10 @@ OPEN = Guarding(rate=1e6, burst=1e6)
 
 
 def talk(
-    made: Service, conversation: Callable[[httpx.AsyncClient], Awaitable[None]], guarding: Guarding = OPEN
+    backend: Service, conversation: Callable[[httpx.AsyncClient], Awaitable[None]], guarding: Guarding = OPEN
 ) -> None:
     async def run() -> None:
-        transport = httpx.ASGITransport(app=create_app(made, guarding), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=create_app(backend, guarding), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             await conversation(client)
 

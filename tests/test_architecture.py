@@ -26,16 +26,16 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def files(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
-    assert found, f"no files in {package}"
-    return found
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert paths, f"no files in {package}"
+    return paths
 
 
 def test_rooms_import_only_rooms_before_them_and_there_are_no_circles() -> None:
     """The contracts of import-linter in pyproject.toml."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
-    found = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0 and "0 broken" in found.stdout, found.stdout + found.stderr
+    result = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and "0 broken" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ RUN_FOREIGN_CODE = {"from_pretrained", "from_config", "load_dataset", "pipeline"
 
 
 def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
-    found = []
+    calls = []
     for path in (path for folder in (*PACKAGES, "benchmarks") for path in files(folder)):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if name in RUN_FOREIGN_CODE:
-                said = {k.arg: k.value for k in node.keywords}.get("trust_remote_code")
-                found.append((path, node.lineno, isinstance(said, ast.Constant) and said.value is False))
-    assert len(found) >= 7, "the calls are found"
-    assert [(path, line) for path, line, refused in found if not refused] == []
+                flag = {k.arg: k.value for k in node.keywords}.get("trust_remote_code")
+                calls.append((path, node.lineno, isinstance(flag, ast.Constant) and flag.value is False))
+    assert len(calls) >= 7, "the calls are found"
+    assert [(path, line) for path, line, refused in calls if not refused] == []

@@ -35,11 +35,11 @@ def word_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     numbers = {word: number for number, word in enumerate(WORDS)}
-    made = Tokenizer(WordLevel(numbers, unk_token="[UNK]"))
-    made.pre_tokenizer = BertPreTokenizer()
-    made.post_processor = BertProcessing(("[SEP]", numbers["[SEP]"]), ("[CLS]", numbers["[CLS]"]))
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = BertProcessing(("[SEP]", numbers["[SEP]"]), ("[CLS]", numbers["[CLS]"]))
     return PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",

@@ -41,12 +41,12 @@ def test_a_block_lasts_its_time_and_has_its_minimum_of_calls(
 
 
 def test_blocks_go_round_the_inputs_and_on_where_the_last_ended() -> None:
-    machine, seen = Machine(), []
+    machine, order = Machine(), []
 
     def opened() -> Predict:
         def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             machine.now += 0.01
-            seen.append(int(batch["input_ids"][0, 0]))
+            order.append(int(batch["input_ids"][0, 0]))
             return {}
 
         return predict
@@ -55,7 +55,7 @@ def test_blocks_go_round_the_inputs_and_on_where_the_last_ended() -> None:
     inputs = [{"input_ids": np.full((1, 1), i)} for i in range(3)]
     tested.block(inputs, 0.039, 1)
     tested.block(inputs, 0.039, 1)
-    assert seen == [0, *(0, 1, 2, 0), 1, *(1, 2, 0, 1)]  # the one before each block is not counted
+    assert order == [0, *(0, 1, 2, 0), 1, *(1, 2, 0, 1)]  # the one before each block is not counted
 
 
 def test_warming_up_ends_as_soon_as_speed_is_steady() -> None:
@@ -106,12 +106,12 @@ def test_predict_answers_every_batch_in_order() -> None:
 
 
 def test_inputs_of_several_shapes_come_equally_often_in_every_block() -> None:
-    machine, seen = Machine(), []
+    machine, lengths = Machine(), []
 
     def opened() -> Predict:
         def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             machine.now += 0.01 * batch["input_ids"].shape[1]
-            seen.append(batch["input_ids"].shape[1])
+            lengths.append(batch["input_ids"].shape[1])
             return {}
 
         return predict

@@ -19,10 +19,10 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def module(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made  # a dataclass looks its module up
-    spec.loader.exec_module(made)
-    return made
+    program = importlib.util.module_from_spec(spec)
+    sys.modules[name] = program  # a dataclass looks its module up
+    spec.loader.exec_module(program)
+    return program
 
 
 header = module("header")
@@ -43,9 +43,9 @@ def test_a_promise_is_met_between_its_bounds(value: float, met: bool) -> None:
 def test_under_check_a_missed_promise_is_named_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     promises = [header.Promise("held", 0.95, 0.9), header.Promise("broken", 0.5, 0.9)]
     assert header.finish(arguments(tmp_path, True), ABOUT, [], promises) == 1
-    said = capsys.readouterr().err
-    assert "missed: broken: promised >= 0.9, measured 0.5" in said
-    assert "held" not in said
+    error = capsys.readouterr().err
+    assert "missed: broken: promised >= 0.9, measured 0.5" in error
+    assert "held" not in error
     assert header.finish(arguments(tmp_path, False), ABOUT, [], promises) == 0
     assert header.finish(arguments(tmp_path, True), ABOUT, [], promises[:1]) == 0
 

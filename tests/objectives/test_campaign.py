@@ -48,14 +48,14 @@ class Openings:
         @contextlib.contextmanager
         def opened() -> Iterator[FakeSide]:
             now = ms * math.exp(self._sd * self._generator.standard_normal())
-            made = side(self._machine, next(self._pids), self._machine.model(now, 90, load_s), self._device)
+            timed_side = side(self._machine, next(self._pids), self._machine.model(now, 90, load_s), self._device)
             self.open.append(key)
             self.made.append(key)
             self.most = max(self.most, len(self.open))
-            self.sides[key] = made
-            yield made
+            self.sides[key] = timed_side
+            yield timed_side
             self.open.remove(key)
-            made.pause()
+            timed_side.pause()
 
         return opened
 
@@ -66,22 +66,22 @@ class Openings:
 def timed(
     machine: Machine, openers: Mapping[int, Opener], plan: Plan = BRIEF, seed: int = 0, read: Any = None
 ) -> Campaign:
-    found = campaign.run([openers], (EAGER, BEST), [BATCH], plan, seed, read or machine.read)
-    assert not found.failed
-    return found
+    result = campaign.run([openers], (EAGER, BEST), [BATCH], plan, seed, read or machine.read)
+    assert not result.failed
+    return result
 
 
-def figures(found: Campaign, key: int, seed: int = 0) -> dict[str, Measurement]:
-    return campaign_measurements.measurements(found, key, 2, seed, {"device": "cpu"})
+def figures(result: Campaign, key: int, seed: int = 0) -> dict[str, Measurement]:
+    return campaign_measurements.measurements(result, key, 2, seed, {"device": "cpu"})
 
 
 def test_all_models_are_open_at_once_in_fresh_processes_and_each_round_has_a_block_of_each() -> None:
     machine = Machine()
     openings = Openings(machine)
-    found = timed(machine, openings.all(10, 8, 5, 4))
+    result = timed(machine, openings.all(10, 8, 5, 4))
     assert openings.most == 4 and openings.open == []
     assert sorted(openings.made) == sorted([0, 1, 2, 3] * BRIEF.sets)
-    [sets] = found.groups
+    [sets] = result.groups
     assert [len(one.blocks[key]) for one in sets for key in range(4)] == [BRIEF.rounds] * 4 * BRIEF.sets
     # That nobody else is awake during a call is asserted by the sides themselves.
     assert openings.sides[2].calls.count("block") == BRIEF.rounds
@@ -89,18 +89,18 @@ def test_all_models_are_open_at_once_in_fresh_processes_and_each_round_has_a_blo
 
 def test_the_order_in_a_round_is_drawn_by_lot_and_the_seed_says_it() -> None:
     def order(seed: int) -> list[int]:
-        machine, seen = Machine(), []
+        machine, keys = Machine(), []
 
         class Watched(FakeSide):
             def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
                 if method == "block":
-                    seen.append(round(self._bench.info()["prepare_s"]))
+                    keys.append(round(self._bench.info()["prepare_s"]))
                 return super().call(method, *arguments, timeout_s=timeout_s)
 
         openings = Openings(machine)
         openers = {key: openings.opener(key, 5, Watched, load_s=key + 1) for key in range(3)}
         campaign.run([openers], (0, 1), [BATCH], BRIEF, seed, machine.read)
-        return seen
+        return keys
 
     rounds = [tuple(order(0)[start : start + 3]) for start in range(0, 3 * BRIEF.rounds * BRIEF.sets, 3)]
     assert all(len(set(one)) == 3 for one in rounds), "one block of each"
@@ -110,8 +110,8 @@ def test_the_order_in_a_round_is_drawn_by_lot_and_the_seed_says_it() -> None:
 
 def test_on_a_machine_without_noise_clock_times_and_ratios_are_exact() -> None:
     machine = Machine()
-    found = timed(machine, Openings(machine).all(10, 8, 5), replace(BRIEF, block_s=0.4))
-    values = {name: m.value for name, m in figures(found, 2).items()}
+    result = timed(machine, Openings(machine).all(10, 8, 5), replace(BRIEF, block_s=0.4))
+    values = {name: m.value for name, m in figures(result, 2).items()}
     assert values == pytest.approx(
         {
             "latency_p50_ms": 5,
@@ -122,20 +122,20 @@ def test_on_a_machine_without_noise_clock_times_and_ratios_are_exact() -> None:
             "first_call_ms": 95,
         }
     )
-    ratio = found.ratio(1, 2)
+    ratio = result.ratio(1, 2)
     assert (ratio.value, *ratio.interval) == pytest.approx((8 / 5,) * 3)
-    assert found.ratio(2, 1).value == pytest.approx(5 / 8)
-    assert found.ratio(2, 2) == (1.0, 1.0, 1.0)
-    assert figures(found, EAGER)["speedup"].interval == (1.0, 1.0)
-    assert figures(found, 2)["latency_p50_ms"].conditions["sets"] == BRIEF.sets
+    assert result.ratio(2, 1).value == pytest.approx(5 / 8)
+    assert result.ratio(2, 2) == (1.0, 1.0, 1.0)
+    assert figures(result, EAGER)["speedup"].interval == (1.0, 1.0)
+    assert figures(result, 2)["latency_p50_ms"].conditions["sets"] == BRIEF.sets
 
 
 @pytest.mark.parametrize("drift", [0.3, -0.3])
 def test_a_machine_that_changes_its_speed_does_not_change_a_ratio(drift: float) -> None:
     machine = Machine(noise=0.02, drift=drift)
-    found = timed(machine, Openings(machine).all(10, 8, 5, 5.5))
-    assert found.ratio(3, 2).value == pytest.approx(1.1, rel=0.02)
-    assert figures(found, 2)["speedup"].value == pytest.approx(2, rel=0.02)
+    result = timed(machine, Openings(machine).all(10, 8, 5, 5.5))
+    assert result.ratio(3, 2).value == pytest.approx(1.1, rel=0.02)
+    assert figures(result, 2)["speedup"].value == pytest.approx(2, rel=0.02)
 
 
 def test_the_interval_of_every_ratio_covers_what_fresh_processes_differ_by() -> None:
@@ -152,15 +152,15 @@ def test_the_interval_of_every_ratio_covers_what_fresh_processes_differ_by() -> 
 
 def test_a_difference_larger_than_that_of_processes_is_found() -> None:
     machine = Machine(noise=0.02)
-    found = timed(machine, Openings(machine, process_sd=0.005).all(10, 8, 5, 6))
-    low, high = found.ratio(3, 2).interval
+    result = timed(machine, Openings(machine, process_sd=0.005).all(10, 8, 5, 6))
+    low, high = result.ratio(3, 2).interval
     assert 1 < low < 1.2 < high
 
 
 def test_one_set_alone_has_an_interval_over_its_rounds() -> None:
     machine = Machine(noise=0.05)
-    found = timed(machine, Openings(machine).all(10, 10), replace(BRIEF, sets=1))
-    low, high = found.ratio(0, 1).interval
+    result = timed(machine, Openings(machine).all(10, 10), replace(BRIEF, sets=1))
+    low, high = result.ratio(0, 1).interval
     assert low < 1 < high
 
 
@@ -185,26 +185,26 @@ def test_models_of_two_groups_compare_by_way_of_the_baselines() -> None:
     openings = Openings(machine)
     first = {key: openings.opener(key, ms) for key, ms in ((0, 10), (1, 8), (2, 5))}
     second = {key: openings.opener(key, ms) for key, ms in ((0, 20), (1, 16), (3, 8))}
-    found = campaign.run([first, second], (0, 1), [BATCH], BRIEF, 0, machine.read)
-    assert sorted(found.keys) == [0, 1, 2, 3]
-    assert found.ratio(2, 3).value == pytest.approx(5 / 4)
-    times = {key: figures(found, key)["latency_p50_ms"].value for key in (2, 3)}
+    result = campaign.run([first, second], (0, 1), [BATCH], BRIEF, 0, machine.read)
+    assert sorted(result.keys) == [0, 1, 2, 3]
+    assert result.ratio(2, 3).value == pytest.approx(5 / 4)
+    times = {key: figures(result, key)["latency_p50_ms"].value for key in (2, 3)}
     assert times[2] / times[3] == pytest.approx(5 / 4)
-    assert figures(found, 3)["latency_p50_ms"].conditions["as_timed"] == pytest.approx(8)
+    assert figures(result, 3)["latency_p50_ms"].conditions["as_timed"] == pytest.approx(8)
 
 
 @pytest.mark.parametrize(
-    ("shares", "kept", "noisy", "retried"),
+    ("shares", "share", "noisy", "retried"),
     [([0.0], 0.0, "", 0), ([0.3, 0.0], 0.0, "", 1), ([0.1, 0.3, 0.0], 0.1, "other processes used 10% of the CPUs", 1)],
 )
 def test_a_disturbed_set_is_repeated_once_and_the_quieter_attempt_is_kept(
-    shares: list[float], kept: float, noisy: str, retried: int
+    shares: list[float], share: float, noisy: str, retried: int
 ) -> None:
     machine = Machine()
-    found = timed(machine, Openings(machine).all(10, 8, 5), read=others(machine, shares))
-    known = figures(found, 2)["latency_p50_ms"].conditions
-    assert known["others_cpu_share"] == pytest.approx(kept, abs=1e-3)
-    assert (known["noisy"], len(known["retried_for"])) == (noisy, retried)
+    result = timed(machine, Openings(machine).all(10, 8, 5), read=others(machine, shares))
+    conditions = figures(result, 2)["latency_p50_ms"].conditions
+    assert conditions["others_cpu_share"] == pytest.approx(share, abs=1e-3)
+    assert (conditions["noisy"], len(conditions["retried_for"])) == (noisy, retried)
 
 
 class Failing(FakeSide):
@@ -220,11 +220,11 @@ def test_a_model_that_dies_is_left_out_and_the_others_are_timed() -> None:
     machine = Machine()
     openings = Openings(machine)
     openers = {**openings.all(10, 8, 5), 3: openings.opener(3, 4, Failing)}
-    found = campaign.run([openers], (0, 1), [BATCH], BRIEF, 0, machine.read)
-    assert found.keys and 3 not in found.keys and sorted(found.keys) == [0, 1, 2]
-    assert found.failed == {3: "RuntimeError: its process died (killed by signal 9)"}
+    result = campaign.run([openers], (0, 1), [BATCH], BRIEF, 0, machine.read)
+    assert result.keys and 3 not in result.keys and sorted(result.keys) == [0, 1, 2]
+    assert result.failed == {3: "RuntimeError: its process died (killed by signal 9)"}
     assert openings.made.count(3) == 1, "it is not tried again"
-    assert found.ratio(1, 2).value == pytest.approx(8 / 5)
+    assert result.ratio(1, 2).value == pytest.approx(8 / 5)
     assert openings.open == []
 
 
@@ -237,8 +237,8 @@ def test_a_model_that_cannot_be_opened_is_left_out_and_what_was_opened_beside_it
         raise MemoryError("no memory")
         yield  # type: ignore[unreachable]
 
-    found = campaign.run([{**openings.all(10, 8), 2: broken}], (0, 1), [BATCH], BRIEF, 0, machine.read, at_once=2)
-    assert (sorted(found.keys), list(found.failed)) == ([0, 1], [2])
+    result = campaign.run([{**openings.all(10, 8), 2: broken}], (0, 1), [BATCH], BRIEF, 0, machine.read, at_once=2)
+    assert (sorted(result.keys), list(result.failed)) == ([0, 1], [2])
     assert openings.open == [] and machine.awake == set()
 
 
@@ -253,8 +253,8 @@ def test_without_the_uncompressed_model_there_is_no_campaign() -> None:
 
 def test_device_time_is_reported_on_cuda() -> None:
     machine = Machine()
-    found = timed(machine, Openings(machine, device="cuda").all(10, 8, 5))
-    assert figures(found, 2)["device_p50_ms"].value == pytest.approx(5)
+    result = timed(machine, Openings(machine, device="cuda").all(10, 8, 5))
+    assert figures(result, 2)["device_p50_ms"].value == pytest.approx(5)
 
 
 def test_a_model_with_bimodal_times_is_marked_and_no_other() -> None:
@@ -275,9 +275,9 @@ def test_a_model_with_bimodal_times_is_marked_and_no_other() -> None:
             super().__init__(machine, pid, both, device)
 
     openers = {**openings.all(10, 8), 2: openings.opener(2, 5, Alternating)}
-    found = timed(machine, openers)
-    assert "bimodal times: 5 ms, and 7 ms" in figures(found, 2)["latency_p50_ms"].conditions["noisy"]
-    assert figures(found, 1)["latency_p50_ms"].conditions["noisy"] == ""
+    result = timed(machine, openers)
+    assert "bimodal times: 5 ms, and 7 ms" in figures(result, 2)["latency_p50_ms"].conditions["noisy"]
+    assert figures(result, 1)["latency_p50_ms"].conditions["noisy"] == ""
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_a_process_that_is_gone_has_used_nothing() -> None:
 
 
 def test_the_fingerprint_is_json_and_says_what_a_time_depends_on() -> None:
-    found = clock.fingerprint("cpu")
-    assert json.loads(json.dumps(found)) == found
-    assert found["cpu"]
-    assert found["cores"] >= 1
-    assert found["gpu"] == []
-    assert set(found["libraries"]) >= {"torch", "transformers", "numpy"}
+    fingerprint = clock.fingerprint("cpu")
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+    assert fingerprint["cpu"]
+    assert fingerprint["cores"] >= 1
+    assert fingerprint["gpu"] == []
+    assert set(fingerprint["libraries"]) >= {"torch", "transformers", "numpy"}
 
 
 @pytest.mark.parametrize(("status", "gpus"), [(0, 1), (9, 0)])
@@ -62,9 +62,9 @@ def test_the_gpu_is_what_nvidia_smi_says(
     )
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    found = clock.fingerprint("cuda")["gpu"]
-    assert len(found) == gpus
-    assert all(gpu["name"] == "NVIDIA H200" and gpu["power.limit"] == "700.00 W" for gpu in found)
+    cards = clock.fingerprint("cuda")["gpu"]
+    assert len(cards) == gpus
+    assert all(gpu["name"] == "NVIDIA H200" and gpu["power.limit"] == "700.00 W" for gpu in cards)
 
 
 def test_steal_and_the_quota_are_shares_of_the_time() -> None:
@@ -93,8 +93,8 @@ def test_two_fingerprints_differ_in_what_is_named() -> None:
     assert clock.difference({"cpu": "A", "cores": 2, "gpu": []}, {"cpu": "B", "cores": 2}) == "cpu: A there, B here"
     there = {"cpu": "A", "libraries": {"torch": "2.12", "openvino": "2026.4"}, "python": "3.11.9"}
     here = {"cpu": "A", "libraries": {"torch": "2.13"}, "python": "3.12.0"}
-    told = clock.difference(there, here)
-    assert told == "python: 3.11 there, 3.12 here; torch: 2.12 there, 2.13 here; openvino: 2026.4 there, none here"
+    message = clock.difference(there, here)
+    assert message == "python: 3.11 there, 3.12 here; torch: 2.12 there, 2.13 here; openvino: 2026.4 there, none here"
 
 
 def test_a_machine_is_the_same_with_another_kernel_governor_and_some_memory_less() -> None:

@@ -24,7 +24,7 @@ def _thaw() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("shares", "kept", "noisy", "retried"),
+    ("shares", "share", "noisy", "retried"),
     [
         ([0.0], 0.0, "", 0),
         ([0.3, 0.0], 0.0, "", 1),
@@ -33,14 +33,14 @@ def _thaw() -> Iterator[None]:
     ],
 )
 def test_a_disturbed_attempt_is_repeated_a_few_times_and_the_quietest_is_kept(
-    shares: list[float], kept: float, noisy: str, retried: int
+    shares: list[float], share: float, noisy: str, retried: int
 ) -> None:
     machine, protocol = Machine(), replace(QUICK, attempts=3)
-    found = latency.measure(*sides(machine, 5, 10), [BATCH], protocol, 0, {}, others(machine, shares))["speedup"]
-    assert found.conditions["others_cpu_share"] == pytest.approx(kept, abs=1e-3)
-    assert found.conditions["noisy"] == noisy
-    assert len(found.conditions["retried_for"]) == retried
-    assert all("other processes used" in reason for reason in found.conditions["retried_for"])
+    speedup = latency.measure(*sides(machine, 5, 10), [BATCH], protocol, 0, {}, others(machine, shares))["speedup"]
+    assert speedup.conditions["others_cpu_share"] == pytest.approx(share, abs=1e-3)
+    assert speedup.conditions["noisy"] == noisy
+    assert len(speedup.conditions["retried_for"]) == retried
+    assert all("other processes used" in reason for reason in speedup.conditions["retried_for"])
 
 
 def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
@@ -56,8 +56,8 @@ def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
 
         return called
 
-    found = latency.measure(FakeSide(machine, 1, alternating), None, [BATCH], QUICK, 0, {}, machine.read)
-    assert "bimodal times: 5 ms, and 7 ms" in found["latency_p50_ms"].conditions["noisy"]
+    figures = latency.measure(FakeSide(machine, 1, alternating), None, [BATCH], QUICK, 0, {}, machine.read)
+    assert "bimodal times: 5 ms, and 7 ms" in figures["latency_p50_ms"].conditions["noisy"]
 
 
 def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
@@ -74,12 +74,12 @@ def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
         return called
 
     inputs = [BATCH, {"input_ids": np.ones((2, 9), dtype=np.int64)}]
-    found = latency.measure(FakeSide(machine, 1, by_length), None, inputs, QUICK, 0, {}, machine.read)
-    assert "bimodal" not in found["latency_p50_ms"].conditions["noisy"]
-    assert found["latency_p50_ms"].conditions["retried_for"] == []
+    figures = latency.measure(FakeSide(machine, 1, by_length), None, inputs, QUICK, 0, {}, machine.read)
+    assert "bimodal" not in figures["latency_p50_ms"].conditions["noisy"]
+    assert figures["latency_p50_ms"].conditions["retried_for"] == []
 
 
 def test_a_median_that_scatters_is_marked_but_not_timed_again() -> None:
-    found = measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions
-    assert found["noisy"]
-    assert found["retried_for"] == []
+    conditions = measure(Machine(noise=1.0), 10, 10)["latency_p50_ms"].conditions
+    assert conditions["noisy"]
+    assert conditions["retried_for"] == []

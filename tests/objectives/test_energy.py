@@ -11,11 +11,11 @@ from objectives import energy
 
 
 def zone(folder: Path, name: str, microjoules: int, most: int = 10**9) -> Path:
-    made = folder / name
-    made.mkdir()
-    (made / "energy_uj").write_text(str(microjoules))
-    (made / "max_energy_range_uj").write_text(str(most))
-    return made
+    place = folder / name
+    place.mkdir()
+    (place / "energy_uj").write_text(str(microjoules))
+    (place / "max_energy_range_uj").write_text(str(most))
+    return place
 
 
 def test_packages_are_summed_and_their_parts_are_not_counted_twice(tmp_path: Path) -> None:
@@ -47,11 +47,11 @@ def test_a_device_of_known_power_takes_power_times_time_a_row() -> None:
     side = FakeSide(machine, 1, machine.model(5))
     side.call("predict", [BATCH])
     watts = 20.0
-    found = energy.energy(side, [BATCH], {"device": "cpu"}, ("a meter", lambda: watts * machine.now * 1e3))
-    assert found is not None
-    assert found.value == pytest.approx(watts * 5 / 2)  # 5 ms a call, two rows: mJ
-    assert found.interval == pytest.approx((found.value, found.value))
-    assert found.conditions["counter"] == "a meter"
+    measurement = energy.energy(side, [BATCH], {"device": "cpu"}, ("a meter", lambda: watts * machine.now * 1e3))
+    assert measurement is not None
+    assert measurement.value == pytest.approx(watts * 5 / 2)  # 5 ms a call, two rows: mJ
+    assert measurement.interval == pytest.approx((measurement.value, measurement.value))
+    assert measurement.conditions["counter"] == "a meter"
 
 
 def test_a_counter_that_stands_still_is_no_measurement() -> None:

@@ -60,10 +60,10 @@ class Library(SimpleNamespace):
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
-    made = Library()
-    monkeypatch.setitem(sys.modules, "pynvml", made)
+    nvml = Library()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return made
+    return nvml
 
 
 def test_what_the_driver_does_not_know_is_left_open(library: Library) -> None:

@@ -37,18 +37,18 @@ def test_needs_are_met_by_other_wheels_or_by_the_machine_and_other_systems_needs
 
 
 @pytest.mark.parametrize(
-    ("need", "said"),
+    ("need", "message"),
     [
         ("absent-package>=1", "first needs absent-package>=1, and nothing has it"),
         ("second>=3", "first needs second>=3, and second is 2.1"),
         ("numpy<2", "first needs numpy<2, and numpy is"),
     ],
 )
-def test_a_need_that_nothing_meets_is_named(tmp_path: Path, need: str, said: str) -> None:
+def test_a_need_that_nothing_meets_is_named(tmp_path: Path, need: str, message: str) -> None:
     wheel(tmp_path, "first", "1.0", need)
     wheel(tmp_path, "second", "2.1")
     [problem] = found(tmp_path)
-    assert problem.startswith(said)
+    assert problem.startswith(message)
 
 
 def test_what_the_machine_has_is_not_carried_and_no_package_twice(tmp_path: Path) -> None:

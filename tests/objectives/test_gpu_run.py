@@ -69,8 +69,8 @@ def test_a_stage_that_fails_leaves_its_rows_and_its_traceback_and_the_next_goes_
     assert data["stages"]["failing"]["rows"][0]["a"] == 1
     assert data["stages"]["failing"]["state"].startswith("FAILED")
     assert data["stages"]["fine"]["state"].startswith("done")
-    said = (out / "failures.txt").read_text()
-    assert "=== failing" in said and "ValueError: planted" in said and "failing.py" in said
+    report = (out / "failures.txt").read_text()
+    assert "=== failing" in report and "ValueError: planted" in report and "failing.py" in report
     text = (out / "tables.txt").read_text()
     assert "a fine one" in text and "noted" in text and "torch built for CUDA" in text
     assert "x" * 200 not in text and data["stages"]["fine"]["rows"][0]["b"] == "x" * 200
@@ -99,8 +99,8 @@ def test_the_readme_names_every_stage_with_its_limit_and_all_of_them_fit_into_ei
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     stages = json.loads(done.stdout.replace("'", '"'))
     assert sum(limit for _, limit in stages) <= 480
-    told = re.findall(r"^\| `([\w-]+)` \| (\d+) s \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
-    assert [[name, int(limit)] for name, limit in told] == stages
+    table = re.findall(r"^\| `([\w-]+)` \| (\d+) s \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert [[name, int(limit)] for name, limit in table] == stages
 
 
 def test_the_search_for_a_gpu_is_a_configuration_with_the_embedded_default_s_data_and_training(tiny_bert: Path) -> None:

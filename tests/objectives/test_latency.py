@@ -33,9 +33,9 @@ def _thaw() -> Iterator[None]:
 @pytest.mark.parametrize(("ms", "baseline_ms"), [(11, 10), (10, 11)])
 def test_a_planted_difference_is_found_with_the_right_sign(ms: float, baseline_ms: float, drift: float) -> None:
     # Meanwhile the machine gets about twice as slow, or as fast: far more than what is to be found.
-    found = measure(Machine(noise=0.02, drift=drift), ms, baseline_ms)["speedup"]
-    low, high = found.interval
-    assert found.value == pytest.approx(baseline_ms / ms, rel=0.03)
+    speedup = measure(Machine(noise=0.02, drift=drift), ms, baseline_ms)["speedup"]
+    low, high = speedup.interval
+    assert speedup.value == pytest.approx(baseline_ms / ms, rel=0.03)
     assert low > 1 if baseline_ms > ms else high < 1
 
 
@@ -48,8 +48,8 @@ def test_equal_sides_are_found_equal_about_as_often_as_promised(drift: float) ->
 
 def test_the_order_of_the_blocks_does_not_matter() -> None:
     # Whoever comes second in a round is slower by several per cent.
-    found = [measure(Machine(drift=0.5), 11, 10, seed)["speedup"].value for seed in range(10)]
-    assert found == pytest.approx([10 / 11] * 10, rel=0.005)
+    speedups = [measure(Machine(drift=0.5), 11, 10, seed)["speedup"].value for seed in range(10)]
+    assert speedups == pytest.approx([10 / 11] * 10, rel=0.005)
 
 
 def test_the_same_seed_on_the_same_machine_gives_the_same_numbers() -> None:
@@ -62,8 +62,8 @@ def test_the_numbers_of_a_machine_without_noise_are_exact() -> None:
     candidate = FakeSide(machine, 1, machine.model(5, first_ms=95, load_s=2))
     baseline = FakeSide(machine, 2, machine.model(10))
     protocol = replace(QUICK, block_s=0.5)
-    found = latency.measure(candidate, baseline, [BATCH], protocol, 0, {"device": "cpu"}, machine.read)
-    values = {name: measurement.value for name, measurement in found.items()}
+    figures = latency.measure(candidate, baseline, [BATCH], protocol, 0, {"device": "cpu"}, machine.read)
+    values = {name: measurement.value for name, measurement in figures.items()}
     assert values == pytest.approx({
         "latency_p50_ms": 5,
         "latency_p90_ms": 5,
@@ -73,27 +73,27 @@ def test_the_numbers_of_a_machine_without_noise_are_exact() -> None:
         "first_call_ms": 100,
         "prepare_s": 2,
     })  # fmt: skip
-    for measurement in found.values():
+    for measurement in figures.values():
         assert measurement.interval == pytest.approx((measurement.value, measurement.value))
         assert measurement.conditions["device"] == "cpu"
         assert measurement.conditions["noisy"] == ""
-    assert found["speedup"].conditions["baseline_p50_ms"] == pytest.approx(10)
-    assert found["speedup"].samples == protocol.blocks
+    assert figures["speedup"].conditions["baseline_p50_ms"] == pytest.approx(10)
+    assert figures["speedup"].samples == protocol.blocks
 
 
 @pytest.mark.parametrize(("ms", "absent"), [(10, {"latency_p99_ms"}), (30, {"latency_p90_ms", "latency_p99_ms"})])
 def test_a_percentile_is_reported_only_from_enough_calls(ms: float, absent: set[str]) -> None:
-    found = measure(Machine(), ms, ms)
+    figures = measure(Machine(), ms, ms)
     tail = {"latency_p90_ms", "latency_p99_ms"}
-    assert tail - set(found) == absent
+    assert tail - set(figures) == absent
 
 
 def test_without_a_baseline_there_is_no_speedup() -> None:
     machine = Machine()
     alone = FakeSide(machine, 1, machine.model(5))
-    found = latency.measure(alone, None, [BATCH], QUICK, 0, {}, machine.read)
-    assert "speedup" not in found
-    assert found["latency_p50_ms"].value == pytest.approx(5)
+    figures = latency.measure(alone, None, [BATCH], QUICK, 0, {}, machine.read)
+    assert "speedup" not in figures
+    assert figures["latency_p50_ms"].value == pytest.approx(5)
 
 
 def test_every_round_has_one_block_of_each_side_and_all_are_awake_at_the_end() -> None:
@@ -122,8 +122,8 @@ def test_all_are_awake_again_after_a_failure() -> None:
 def test_device_time_is_reported_on_cuda() -> None:
     machine = Machine()
     candidate = FakeSide(machine, 1, machine.model(5), device="cuda")
-    found = latency.measure(candidate, None, [BATCH], QUICK, 0, {}, machine.read)
-    assert found["device_p50_ms"].value == pytest.approx(5)
+    figures = latency.measure(candidate, None, [BATCH], QUICK, 0, {}, machine.read)
+    assert figures["device_p50_ms"].value == pytest.approx(5)
 
 
 def test_a_busy_machine_marks_the_measurement_noisy() -> None:
@@ -133,8 +133,8 @@ def test_a_busy_machine_marks_the_measurement_noisy() -> None:
         quiet = machine.read(pids)
         return replace(quiet, everybody=quiet.everybody + 0.6 * machine.now)
 
-    found = latency.measure(*sides(machine, 5, 10), [BATCH], QUICK, 0, {}, read)
-    assert all("30% of the CPUs" in measurement.conditions["noisy"] for measurement in found.values())
+    figures = latency.measure(*sides(machine, 5, 10), [BATCH], QUICK, 0, {}, read)
+    assert all("30% of the CPUs" in measurement.conditions["noisy"] for measurement in figures.values())
 
 
 def test_times_that_scatter_mark_the_measurement_noisy() -> None:
@@ -193,22 +193,22 @@ class Openings:
 def test_the_long_protocol_opens_fresh_processes_of_both_sides_and_closes_them() -> None:
     machine = Machine()
     candidates, baselines = Openings(machine, 5), Openings(machine, 10)
-    found = latency.measure_fresh(candidates, baselines, [BATCH], LONG.lasting(4), 0, {}, machine.read)
+    figures = latency.measure_fresh(candidates, baselines, [BATCH], LONG.lasting(4), 0, {}, machine.read)
     assert (candidates.opened, baselines.opened) == (LONG.processes, LONG.processes)
     assert (candidates.open, baselines.open) == (0, 0)
-    assert found["speedup"].value == pytest.approx(2)
-    assert found["speedup"].interval == pytest.approx((2, 2))
-    assert found["latency_p50_ms"].conditions["processes"] == LONG.processes
+    assert figures["speedup"].value == pytest.approx(2)
+    assert figures["speedup"].interval == pytest.approx((2, 2))
+    assert figures["latency_p50_ms"].conditions["processes"] == LONG.processes
 
 
 def test_what_fresh_processes_differ_by_is_in_the_intervals() -> None:
     # Of four processes two are 4 % slower, each of them without any noise in itself.
     machine = Machine()
-    found = latency.measure_fresh(
+    figures = latency.measure_fresh(
         Openings(machine, 10, 10.4), Openings(machine, 10), [BATCH], LONG.lasting(4), 0, {}, machine.read
     )
     for name, truth in (("speedup", 1 / 1.02), ("latency_p50_ms", 10.2)):
-        low, high = found[name].interval
+        low, high = figures[name].interval
         assert low < truth * 0.985
         assert high > truth * 1.015
 
@@ -236,8 +236,8 @@ def test_two_real_processes_are_measured() -> None:
     light, heavy = (functools.partial(open_doubler, megabytes) for megabytes in (1, 20))
     with open_bench(light) as candidate, open_bench(heavy) as baseline:
         [outputs] = candidate.call("predict", [BATCH])
-        found = latency.measure(candidate, baseline, [BATCH], BRIEF, 0, {})
+        figures = latency.measure(candidate, baseline, [BATCH], BRIEF, 0, {})
         assert candidate.call("info")["pid"] == candidate.pid != baseline.pid
     np.testing.assert_array_equal(outputs["logits"], 2 * BATCH["input_ids"])
-    assert set(found) >= {"latency_p50_ms", "throughput_per_s", "speedup", "first_call_ms", "prepare_s"}
-    assert all(measurement.value > 0 for measurement in found.values())
+    assert set(figures) >= {"latency_p50_ms", "throughput_per_s", "speedup", "first_call_ms", "prepare_s"}
+    assert all(measurement.value > 0 for measurement in figures.values())

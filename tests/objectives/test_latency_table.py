@@ -116,12 +116,12 @@ def test_a_measured_model_is_given_back_within_its_error(tmp_path: Path, factor:
     shapes, other = drawn(15, 3), drawn(1, 50)
     table = filled(tmp_path, shapes, real(shapes), 0.01)
     before, unsure = table.predict(PAIR, other)
-    found = float(real(other)[0] * factor)
-    table.add(PAIR, other, found, 0.01)
+    time_ms = float(real(other)[0] * factor)
+    table.add(PAIR, other, time_ms, 0.01)
     after, sure = table.predict(PAIR, other)
-    assert abs(after[0] - np.log(found)) <= 2 * 0.01
+    assert abs(after[0] - np.log(time_ms)) <= 2 * 0.01
     assert sure[0] < unsure[0] or factor != 1.0
-    assert abs(after[0] - np.log(found)) <= abs(before[0] - np.log(found)) + 0.01
+    assert abs(after[0] - np.log(time_ms)) <= abs(before[0] - np.log(time_ms)) + 0.01
 
 
 def test_what_was_measured_twice_is_one_model_with_the_wider_error_where_the_two_disagree(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def after(**changes: Any) -> Reading:
 
 
 @pytest.mark.parametrize(
-    ("later", "said"),
+    ("later", "notes"),
     [
         (after(), []),
         (replace(after(), everybody=13), ["other processes used 15% of the CPUs"]),
@@ -29,8 +29,8 @@ def after(**changes: Any) -> Reading:
         (after(held_back=1.0), ["the container's CPU quota held it back for 10% of the time"]),
     ],
 )
-def test_whoever_takes_time_is_named(later: Reading, said: list[str]) -> None:
-    assert noise.of_machine(QUIET, later) == said
+def test_whoever_takes_time_is_named(later: Reading, notes: list[str]) -> None:
+    assert noise.of_machine(QUIET, later) == notes
 
 
 CAPPED = "the GPU was slowed by its power cap for 10% of the time"
@@ -38,7 +38,7 @@ IDLE = gpu.State(clock_mhz=1980, max_clock_mhz=1980, throttled_ns=(0, 0), proces
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "notes"),
     [
         (IDLE, []),
         (replace(IDLE, reasons=0x01), []),  # idle: no reason to doubt a time
@@ -49,8 +49,8 @@ IDLE = gpu.State(clock_mhz=1980, max_clock_mhz=1980, throttled_ns=(0, 0), proces
         (replace(IDLE, throttled_ns=(None, None)), []),
     ],
 )  # fmt: skip
-def test_a_gpu_that_is_slowed_or_shared_is_named(state: gpu.State, said: list[str]) -> None:
-    assert noise.of_machine(replace(QUIET, gpu=IDLE), after(gpu=state)) == said
+def test_a_gpu_that_is_slowed_or_shared_is_named(state: gpu.State, notes: list[str]) -> None:
+    assert noise.of_machine(replace(QUIET, gpu=IDLE), after(gpu=state)) == notes
 
 
 def times(count: int, seed: int, slow_by: float, share: float, noise_level: float) -> Floats:
@@ -80,8 +80,8 @@ def test_two_modes_are_told_with_their_shares(count: int) -> None:
     ],
 )
 def test_one_speed_is_not_taken_for_two(drawn: Any) -> None:
-    found = [noise.two_modes(10 * np.exp(drawn(np.random.default_rng(seed), 200))) for seed in range(100)]
-    assert sum(modes is not None for modes in found) <= 3
+    results = [noise.two_modes(10 * np.exp(drawn(np.random.default_rng(seed), 200))) for seed in range(100)]
+    assert sum(modes is not None for modes in results) <= 3
 
 
 def test_times_without_any_noise_have_one_speed() -> None:
@@ -94,17 +94,17 @@ def test_few_calls_say_nothing_of_speeds() -> None:
 
 def test_two_modes_are_said_with_the_side() -> None:
     blocks = [np.tile([5.0, 9.0], 20) for _ in range(16)]
-    [said] = noise.of_calls("candidate", blocks)
-    assert said == "the candidate has bimodal times: 5 ms, and 9 ms in 50% of its calls"
+    [note] = noise.of_calls("candidate", blocks)
+    assert note == "the candidate has bimodal times: 5 ms, and 9 ms in 50% of its calls"
 
 
 @pytest.mark.parametrize(
-    ("interval", "said"),
+    ("interval", "notes"),
     [
         ((9.6, 10.4), []),
         ((9.0, 10.1), ["the median is known to 10% only"]),
         ((9.9, 12), ["the median is known to 20% only"]),
     ],
 )
-def test_a_median_with_a_wide_interval_is_said(interval: tuple[float, float], said: list[str]) -> None:
-    assert noise.of_estimate("median", Estimate(10, *interval)) == said
+def test_a_median_with_a_wide_interval_is_said(interval: tuple[float, float], notes: list[str]) -> None:
+    assert noise.of_estimate("median", Estimate(10, *interval)) == notes

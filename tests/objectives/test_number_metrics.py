@@ -43,18 +43,18 @@ def test_scores_and_draws_are_those_of_scipy_in_any_unit(name: str, unit: float)
     generator = np.random.default_rng(1)
     drawn = np.stack([np.bincount(generator.integers(60, size=60), minlength=60) for _ in range(8)]).astype(np.float64)
     assert metric.of_draws is not None
-    for found, counts in zip(metric.of_draws(references, predictions, drawn), drawn, strict=True):
+    for value, counts in zip(metric.of_draws(references, predictions, drawn), drawn, strict=True):
         rows = np.repeat(np.arange(60), counts.astype(int))
-        assert found == pytest.approx(SCORES[name](references[rows], predictions[rows]))
+        assert value == pytest.approx(SCORES[name](references[rows], predictions[rows]))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_interval_is_that_of_resampled_rows_and_the_loss_is_paired(name: str) -> None:
     references, predictions = numbers(80)
-    found = quality.quality(name, predictions, references, 0, 0, {})
+    measurement = quality.quality(name, predictions, references, 0, 0, {})
     picks = np.random.default_rng(5).integers(80, size=(500, 80))
     draws = np.array([SCORES[name](references[pick], predictions[pick]) for pick in picks])
-    assert found.interval == pytest.approx(stats.percentile_interval(draws, 80), abs=0.03)
+    assert measurement.interval == pytest.approx(stats.percentile_interval(draws, 80), abs=0.03)
     worse = predictions + np.random.default_rng(2).normal(size=80)
     lost = quality.loss_against(name, worse, predictions, references, 0, 0)
     assert 0 < lost.interval[0] < lost.value < lost.interval[1]
@@ -66,8 +66,8 @@ def test_a_constant_scores_nothing(metric: Metric) -> None:
     references, _ = numbers(40)
     mean = np.full_like(references, references.mean())
     assert quality.score(metric.name, mean, references, 0) == pytest.approx(0.0, abs=1e-9)
-    found = quality.quality(metric.name, mean, references, 0, 0, {})
-    assert found.interval[1] == pytest.approx(0.0, abs=1e-9)
+    measurement = quality.quality(metric.name, mean, references, 0, 0, {})
+    assert measurement.interval[1] == pytest.approx(0.0, abs=1e-9)
     assert metric.compute(mean, references, 0) == 0.0, "nor does any output on data that are constant"
 
 

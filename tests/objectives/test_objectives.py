@@ -24,8 +24,8 @@ def test_names_are_unique_and_explained() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
 def test_a_measurement_survives_json(objective: Objective) -> None:
-    made = objective.measured(1.5, (1.25, 1.75), 10, {"device": "cpu", "noisy": ""})
-    assert Measurement.from_json(json.loads(json.dumps(made.to_json()))) == made
+    measurement = objective.measured(1.5, (1.25, 1.75), 10, {"device": "cpu", "noisy": ""})
+    assert Measurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -47,14 +47,14 @@ def test_numbers_of_one_machine_and_workload_are_comparable_whatever_they_are() 
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"fingerprint": "cd"}, "fingerprint: ab, and cd"),
         ({"threads": 4, "batch": 8}, "threads: 2, and 4; batch: 1, and 8"),
     ],
 )
-def test_what_makes_numbers_incomparable_is_said(changes: dict[str, object], said: str) -> None:
-    assert comparable(timed(), timed(**changes)) == said
+def test_what_makes_numbers_incomparable_is_said(changes: dict[str, object], reason: str) -> None:
+    assert comparable(timed(), timed(**changes)) == reason
 
 
 def test_what_only_one_of_them_knows_is_a_difference() -> None:

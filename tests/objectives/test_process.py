@@ -139,9 +139,9 @@ def test_a_remote_that_nobody_holds_ends_its_process() -> None:
 
 
 def test_progress_comes_in_order_before_the_answer(remote: Remote) -> None:
-    seen: list[tuple[str, float]] = []
-    assert remote.call("work", 4, progress=lambda stage, done: seen.append((stage, done))) == "done"
-    assert seen == [("work", 0.25), ("work", 0.5), ("work", 0.75), ("work", 1.0)]
+    reports: list[tuple[str, float]] = []
+    assert remote.call("work", 4, progress=lambda stage, done: reports.append((stage, done))) == "done"
+    assert reports == [("work", 0.25), ("work", 0.5), ("work", 0.75), ("work", 1.0)]
 
 
 def test_an_interrupted_call_leaves_no_answer_for_the_next(remote: Remote) -> None:

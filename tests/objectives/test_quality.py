@@ -34,8 +34,8 @@ def test_scores_are_those_of_scikit_learn(classes: int) -> None:
         "f1": f1_score(references, predictions, average=average),
         "matthews_correlation": matthews_corrcoef(references, predictions),
     }
-    found = {name: quality.score(name, predictions, references, classes) for name in NAMES}
-    assert found == pytest.approx(expected)
+    scores = {name: quality.score(name, predictions, references, classes) for name in NAMES}
+    assert scores == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,12 +110,12 @@ def test_the_interval_is_that_of_resampled_rows(metric: Metric) -> None:
     references, predictions = rows(300, 3, 0.7)
     picks = np.random.default_rng(1).integers(300, size=(1000, 300))
     brute = np.array([metric.compute(references[pick], predictions[pick], 3) for pick in picks])
-    found = quality.quality(metric.name, predictions, references, 3, 0, {"split": "test"})
-    assert found.value == pytest.approx(metric.compute(references, predictions, 3))
+    measurement = quality.quality(metric.name, predictions, references, 3, 0, {"split": "test"})
+    assert measurement.value == pytest.approx(metric.compute(references, predictions, 3))
     # Two bootstraps of a thousand draws and more: their ends differ by under a seventh of the interval.
     low, high = stats.percentile_interval(brute, 300)
-    np.testing.assert_allclose(found.interval, (low, high), atol=(high - low) / 7)
-    assert (found.samples, found.better, found.conditions["split"]) == (300, "higher", "test")
+    np.testing.assert_allclose(measurement.interval, (low, high), atol=(high - low) / 7)
+    assert (measurement.samples, measurement.better, measurement.conditions["split"]) == (300, "higher", "test")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,12 +189,12 @@ def test_results_by_class_are_scikit_learns() -> None:
 
     generator = np.random.default_rng(0)
     references, predictions = generator.integers(0, 4, size=(2, 300))
-    found = quality.per_class(predictions, references, ["a", "b", "c"])
+    table = quality.per_class(predictions, references, ["a", "b", "c"])
     expected = precision_recall_fscore_support(references, predictions)
-    assert [row["label"] for row in found] == ["a", "b", "c", "3"]
+    assert [row["label"] for row in table] == ["a", "b", "c", "3"]
     for key, wanted in zip(("precision", "recall", "f1", "rows"), expected, strict=True):
-        np.testing.assert_allclose([row[key] for row in found], wanted)
-    assert all(row["recall_interval"][0] < row["recall"] < row["recall_interval"][1] for row in found)
+        np.testing.assert_allclose([row[key] for row in table], wanted)
+    assert all(row["recall_interval"][0] < row["recall"] < row["recall_interval"][1] for row in table)
 
 
 def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision() -> None:
@@ -207,10 +207,10 @@ def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision
 def test_a_metric_of_rows_scores_is_their_mean_with_the_interval_of_resampled_rows(metric: Metric) -> None:
     scores = np.random.default_rng(0).choice([0.0, 0.25, 2 / 3, 1.0], size=400)
     none = np.zeros(400, dtype=np.int64)
-    found = quality.quality(metric.name, scores, none, 0, 0, {})
+    measurement = quality.quality(metric.name, scores, none, 0, 0, {})
     picks = np.random.default_rng(1).integers(400, size=(2000, 400))
-    assert found.value == pytest.approx(scores.mean())
-    assert found.interval == pytest.approx(np.percentile(scores[picks].mean(1), [2.5, 97.5]), abs=0.01)
+    assert measurement.value == pytest.approx(scores.mean())
+    assert measurement.interval == pytest.approx(np.percentile(scores[picks].mean(1), [2.5, 97.5]), abs=0.01)
 
 
 def test_the_loss_of_scores_is_paired_and_has_no_test_of_right_and_wrong_where_rows_are_neither() -> None:

@@ -43,11 +43,11 @@ def test_a_machine_of_another_speed_gives_the_same_times_beside_a_reference() ->
 def test_the_interval_beside_a_reference_is_that_of_the_ratio() -> None:
     # A machine that wanders: the two sides wander together.
     timed = measure(Machine(noise=0.02, drift=0.3), 4, 10)
-    found, ratio = at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
-    assert (found.value, *found.interval) == pytest.approx(
+    median, ratio = at_speed_of(exactly(10.0), timed)["latency_p50_ms"], timed["speedup"]
+    assert (median.value, *median.interval) == pytest.approx(
         (10 / ratio.value, 10 / ratio.interval[1], 10 / ratio.interval[0])
     )
-    (low, high), (lowest, highest) = found.interval, timed["latency_p50_ms"].interval
+    (low, high), (lowest, highest) = median.interval, timed["latency_p50_ms"].interval
     assert high / low - 1 < 0.2 * (highest / lowest - 1)
 
 

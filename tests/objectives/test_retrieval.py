@@ -18,12 +18,12 @@ from objectives.retrieval import ndcg, ranks, recall_at, reciprocal_rank, simila
 def scored(*scores: list[float], relevant: list[list[int]]) -> list[list[int]]:
     """Ranks where query i scores passage j as scores[i][j]."""
     passages = np.array(scores, dtype=float).T
-    return [found.tolist() for found in ranks(np.eye(len(scores)), passages, relevant)]
+    return [places.tolist() for places in ranks(np.eye(len(scores)), passages, relevant)]
 
 
 def test_ranks_by_hand() -> None:
-    found = scored([0.1, 0.9, 0.5, 0.3], [0.4, 0.2, 0.8, 0.6], relevant=[[2], [3, 1]])
-    assert found == [[2], [2, 4]]
+    places = scored([0.1, 0.9, 0.5, 0.3], [0.4, 0.2, 0.8, 0.6], relevant=[[2], [3, 1]])
+    assert places == [[2], [2, 4]]
 
 
 def test_a_tie_with_a_passage_that_is_not_relevant_is_lost() -> None:
@@ -37,10 +37,10 @@ def test_equal_passages_tie_wherever_they_stand() -> None:
     rng = np.random.default_rng(0)
     few, which = rng.normal(size=(7, 384)), rng.integers(7, size=997)
     asked = rng.normal(size=(50, 384))
-    found = ranks(asked, few[which], [[0]] * 50)
+    rankings = ranks(asked, few[which], [[0]] * 50)
     copies = np.bincount(which, minlength=7)
     expected = [copies[row >= row[which[0]]].sum() for row in asked @ few.T]
-    assert [int(places[0]) for places in found] == expected
+    assert [int(places[0]) for places in rankings] == expected
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,17 +56,17 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_values_by_hand() -> None:
-    found = [np.array([1]), np.array([2, 11]), np.array([3, 4, 5]), np.array([12])]
-    assert recall_at(found, 1).tolist() == [1, 0, 0, 0]
-    assert recall_at(found, 4).tolist() == [1, 0.5, 2 / 3, 0]
-    assert recall_at(found, 100).tolist() == [1, 1, 1, 1]
-    assert reciprocal_rank(found).tolist() == [1, 1 / 2, 1 / 3, 0]
-    assert reciprocal_rank(found, k=2).tolist() == [1, 1 / 2, 0, 0]
+    rankings = [np.array([1]), np.array([2, 11]), np.array([3, 4, 5]), np.array([12])]
+    assert recall_at(rankings, 1).tolist() == [1, 0, 0, 0]
+    assert recall_at(rankings, 4).tolist() == [1, 0.5, 2 / 3, 0]
+    assert recall_at(rankings, 100).tolist() == [1, 1, 1, 1]
+    assert reciprocal_rank(rankings).tolist() == [1, 1 / 2, 1 / 3, 0]
+    assert reciprocal_rank(rankings, k=2).tolist() == [1, 1 / 2, 0, 0]
     two = (1 / math.log2(3)) / (1 + 1 / math.log2(3))
     three = (1 / 2 + 1 / math.log2(5) + 1 / math.log2(6)) / (1 + 1 / math.log2(3) + 1 / 2)
-    np.testing.assert_allclose(ndcg(found), [1, two, three, 0])
-    assert ndcg(found, k=1).tolist() == [1, 0, 0, 0]
-    assert all(v.dtype == np.float64 for v in (recall_at(found, 1), reciprocal_rank(found), ndcg(found)))
+    np.testing.assert_allclose(ndcg(rankings), [1, two, three, 0])
+    assert ndcg(rankings, k=1).tolist() == [1, 0, 0, 0]
+    assert all(v.dtype == np.float64 for v in (recall_at(rankings, 1), reciprocal_rank(rankings), ndcg(rankings)))
 
 
 def test_more_relevant_passages_than_places_can_still_be_perfect() -> None:
@@ -86,15 +86,15 @@ def drawn() -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("k", [1, 3, 10, 50])
 def test_ndcg_is_that_of_scikit_learn(drawn: tuple[Any, Any, Any], k: int) -> None:
-    scores, relevance, found = drawn
-    np.testing.assert_allclose(ndcg(found, k).mean(), ndcg_score(relevance, scores, k=k, ignore_ties=True))
+    scores, relevance, rankings = drawn
+    np.testing.assert_allclose(ndcg(rankings, k).mean(), ndcg_score(relevance, scores, k=k, ignore_ties=True))
     each = [ndcg_score(relevance[i : i + 1], scores[i : i + 1], k=k, ignore_ties=True) for i in range(len(scores))]
-    np.testing.assert_allclose(ndcg(found, k), each)
+    np.testing.assert_allclose(ndcg(rankings, k), each)
 
 
 def test_average_precision_of_the_ranks_is_that_of_scikit_learn(drawn: tuple[Any, Any, Any]) -> None:
-    scores, relevance, found = drawn
-    precision = [np.mean(np.arange(1, len(places) + 1) / places) for places in found]
+    scores, relevance, rankings = drawn
+    precision = [np.mean(np.arange(1, len(places) + 1) / places) for places in rankings]
     np.testing.assert_allclose(np.mean(precision), label_ranking_average_precision_score(relevance, scores))
 
 
@@ -102,15 +102,15 @@ def test_one_relevant_passage_a_query_with_ties_is_as_scikit_learn_has_it() -> N
     rng = np.random.default_rng(3)
     scores = rng.integers(4, size=(60, 12)).astype(float)
     right = rng.integers(12, size=60)
-    found = ranks(np.eye(60), scores.T, [[i] for i in right])
+    rankings = ranks(np.eye(60), scores.T, [[i] for i in right])
     relevance = np.eye(12, dtype=int)[right]
     np.testing.assert_allclose(
-        reciprocal_rank(found, k=12).mean(), label_ranking_average_precision_score(relevance, scores)
+        reciprocal_rank(rankings, k=12).mean(), label_ranking_average_precision_score(relevance, scores)
     )
     clear = scores + rng.permuted(np.tile(np.arange(12) / 100, (60, 1)), axis=1)
-    found = ranks(np.eye(60), clear.T, [[i] for i in right])
+    rankings = ranks(np.eye(60), clear.T, [[i] for i in right])
     for k in (1, 5):
-        assert recall_at(found, k).mean() == pytest.approx(top_k_accuracy_score(right, clear, k=k, labels=range(12)))
+        assert recall_at(rankings, k).mean() == pytest.approx(top_k_accuracy_score(right, clear, k=k, labels=range(12)))
 
 
 def test_ten_thousand_queries_among_twenty_thousand_passages_fit_in_memory() -> None:
@@ -119,19 +119,19 @@ def test_ten_thousand_queries_among_twenty_thousand_passages_fit_in_memory() -> 
     right = rng.integers(20_000, size=10_000)
     tracemalloc.start()
     try:
-        found = ranks(stored[right], stored, right.reshape(-1, 1))
+        rankings = ranks(stored[right], stored, right.reshape(-1, 1))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(found) == 10_000 and peak < 256e6, "all scores at once are 1.6 GB"
+    assert len(rankings) == 10_000 and peak < 256e6, "all scores at once are 1.6 GB"
 
 
 def test_similarities_are_cosines() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.normal(size=(9, 5)), rng.normal(size=(9, 5))
     np.testing.assert_allclose(similarities(a, b), np.diag(cosine_similarity(a, b)))
-    made = similarities([[3, 0], [1, 1], [0, 0], [2, 1]], [[5, 0], [-1, -1], [1, 0], [-1, 2]])
-    np.testing.assert_allclose(made, [1, -1, 0, 0], atol=1e-15)
+    cosines = similarities([[3, 0], [1, 1], [0, 0], [2, 1]], [[5, 0], [-1, -1], [1, 0], [-1, 2]])
+    np.testing.assert_allclose(cosines, [1, -1, 0, 0], atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,13 @@ def batch(*lengths: int) -> dict[str, np.ndarray]:
 
 
 def test_the_work_of_a_small_model_is_what_one_counts_by_hand() -> None:
-    found = work(SMALL, [3, 5], "fp32")
+    cost = work(SMALL, [3, 5], "fp32")
     weights_of_a_block = 4 * 16 + 2 * 32
     matrices = 2 * (3 + 5) * 2 * weights_of_a_block
     head = 2 * 2 * (4 * 2)
     attention = 2 * (4 * (3 * 3 + 5 * 5) * 4)  # scores and sums, 2 operations each
-    assert found.operations == matrices + head + attention
-    assert found.bytes == 4 * (2 * weights_of_a_block + 8 + 3 * 4)
+    assert cost.operations == matrices + head + attention
+    assert cost.bytes == 4 * (2 * weights_of_a_block + 8 + 3 * 4)
 
 
 def test_the_operations_are_those_that_torch_counts() -> None:
@@ -81,10 +81,10 @@ def test_weights_are_read_once_a_call_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize(("peak", "bandwidth", "bound"), [(1e3, 1e12, "compute"), (1e12, 1e3, "memory")])
 def test_the_floor_is_set_by_the_lower_ceiling(peak: float, bandwidth: float, bound: str) -> None:
-    found = roofline.floor(SMALL, [batch(3)], "fp32", LatencyPredictor(peak, bandwidth))
+    floor = roofline.floor(SMALL, [batch(3)], "fp32", LatencyPredictor(peak, bandwidth))
     one = work(SMALL, [3], "fp32")
-    assert found.bound == bound
-    assert found.ms == pytest.approx(1e3 * max(one.operations / peak, one.bytes / bandwidth))
+    assert floor.bound == bound
+    assert floor.ms == pytest.approx(1e3 * max(one.operations / peak, one.bytes / bandwidth))
 
 
 def test_padding_is_not_work_and_the_typical_call_counts() -> None:
@@ -97,12 +97,12 @@ def test_padding_is_not_work_and_the_typical_call_counts() -> None:
 def test_a_time_under_the_floor_is_reported_as_a_bug_on_every_timing(factor: float, bug: bool) -> None:
     floor = roofline.floor(SMALL, [batch(3)], "fp32", LatencyPredictor(1e3, 1e12))
     median = P50.measured(floor.ms * factor, (floor.ms * factor * 0.9, floor.ms * factor * 1.1), 100, {"noisy": "load"})
-    found = roofline.held_against(floor, {P50.name: median, "other": median}, P50.name)
+    figures = roofline.held_against(floor, {P50.name: median, "other": median}, P50.name)
     for name in (P50.name, "other"):
-        assert found[name].conditions["noisy"].startswith("load")
-        assert ("a bug" in found[name].conditions["noisy"]) is bug
-    assert bool(found["floor_ms"].conditions["under_floor"]) is bug
-    fraction = found["roofline_fraction"]
+        assert figures[name].conditions["noisy"].startswith("load")
+        assert ("a bug" in figures[name].conditions["noisy"]) is bug
+    assert bool(figures["floor_ms"].conditions["under_floor"]) is bug
+    fraction = figures["roofline_fraction"]
     assert fraction.value == pytest.approx(1 / factor)
     assert fraction.interval == pytest.approx((1 / factor / 1.1, 1 / factor / 0.9))
 

@@ -42,21 +42,21 @@ def test_draws_give_what_rows_give(metric: Metric) -> None:
     generator = np.random.default_rng(1)
     drawn = np.stack([np.bincount(generator.integers(30, size=30), minlength=30) for _ in range(5)]).astype(np.float64)
     assert metric.of_draws is not None
-    for found, counts in zip(metric.of_draws(references, predictions, drawn), drawn, strict=True):
+    for value, counts in zip(metric.of_draws(references, predictions, drawn), drawn, strict=True):
         rows = np.repeat(np.arange(30), counts.astype(int))
-        assert found == pytest.approx(metric.compute(references[rows], predictions[rows], 3))
+        assert value == pytest.approx(metric.compute(references[rows], predictions[rows], 3))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_interval_is_that_of_resampled_rows(name: str) -> None:
     references, predictions = sets(80, 3)
-    found = quality.quality(name, predictions, references, 3, 0, {})
+    measurement = quality.quality(name, predictions, references, 3, 0, {})
     generator = np.random.default_rng(5)
     picks = generator.integers(80, size=(500, 80))
     average = name.removeprefix("f1_")
     draws = np.array([f1_score(references[p], predictions[p], average=average, zero_division=0) for p in picks])
-    assert found.interval == pytest.approx(stats.percentile_interval(draws, 80), abs=0.03)
-    assert found.interval[0] < found.value < found.interval[1]
+    assert measurement.interval == pytest.approx(stats.percentile_interval(draws, 80), abs=0.03)
+    assert measurement.interval[0] < measurement.value < measurement.interval[1]
 
 
 @pytest.mark.parametrize("name", NAMES)

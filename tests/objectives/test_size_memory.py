@@ -41,10 +41,10 @@ def test_size_is_the_sum_of_the_files_each_counted_once(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_bytes(bytes(500_000))
     (tmp_path / "tokenizer.json").write_bytes(bytes(99))
-    found = size.size(tmp_path, ["onnx/model.onnx", "model.safetensors", "model.safetensors"])
-    assert found.value == 2.0
-    assert found.interval == (2.0, 2.0)
-    assert found.conditions["files"] == ["model.safetensors", "onnx/model.onnx"]
+    measurement = size.size(tmp_path, ["onnx/model.onnx", "model.safetensors", "model.safetensors"])
+    assert measurement.value == 2.0
+    assert measurement.interval == (2.0, 2.0)
+    assert measurement.conditions["files"] == ["model.safetensors", "onnx/model.onnx"]
 
 
 def test_a_weight_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_memory_a_model_touches_shows_in_the_peak_and_stays_there() -> None:
 
 
 def test_on_cuda_it_is_the_allocators_peak() -> None:
-    found = memory.peak_memory(Informed({**CUDA, "cuda_allocated_mb": 48.0}))
-    assert found is not None
-    assert (found.value, found.conditions["reserved_mb"], found.conditions["kind"]) == (
+    measurement = memory.peak_memory(Informed({**CUDA, "cuda_allocated_mb": 48.0}))
+    assert measurement is not None
+    assert (measurement.value, measurement.conditions["reserved_mb"], measurement.conditions["kind"]) == (
         48.0,
         64.0,
         "allocated",
@@ -86,19 +86,19 @@ def test_memory_that_the_allocator_did_not_see_is_absent_not_zero() -> None:
 
 def test_weights_and_activations_are_told_apart_and_add_up() -> None:
     info = {**CUDA, "cuda_allocated_mb": 48.0, "empty_mb": 0.0, "opened_mb": 40.0}
-    found = memory.memory(Informed(info))
-    values = {name: measurement.value for name, measurement in found.items()}
+    figures = memory.memory(Informed(info))
+    values = {name: measurement.value for name, measurement in figures.items()}
     assert values == {"peak_memory_mb": 48.0, "weights_memory_mb": 40.0, "activations_memory_mb": 8.0}
 
 
 def test_what_a_process_touches_when_opening_and_when_called_is_told_apart() -> None:
     with open_bench(functools.partial(open_doubler, 100)) as bench:
         bench.call("predict", [BATCH])
-        found = memory.memory(bench)
-    if "activations_memory_mb" not in found:
+        figures = memory.memory(bench)
+    if "activations_memory_mb" not in figures:
         pytest.skip("this kernel cannot forget a peak")
-    assert found["weights_memory_mb"].value < 20  # it opens nothing
-    assert 95 < found["activations_memory_mb"].value < 150
+    assert figures["weights_memory_mb"].value < 20  # it opens nothing
+    assert 95 < figures["activations_memory_mb"].value < 150
 
 
 def test_where_the_peak_covers_the_opening_the_parts_are_absent() -> None:
@@ -117,5 +117,5 @@ def test_a_containers_limit_counts_and_its_page_cache_is_free(tmp_path: Path) ->
 
 
 def test_what_is_available_is_less_than_the_machine_has() -> None:
-    found = memory.available_mb("cpu")
-    assert found is not None and 0 < found < psutil.virtual_memory().total / 1e6
+    free_mb = memory.available_mb("cpu")
+    assert free_mb is not None and 0 < free_mb < psutil.virtual_memory().total / 1e6

@@ -163,24 +163,24 @@ def test_times_that_are_not_positive_are_refused(time: float) -> None:
 
 def test_over_processes_is_students_interval_of_logs() -> None:
     values = np.array([1.1, 1.3, 1.2, 1.25])
-    found = stats.over_processes(values)
+    estimate = stats.over_processes(values)
     expected = t.interval(0.95, 3, np.log(values).mean(), sem(np.log(values)))
-    assert found.value == pytest.approx(math.exp(np.log(values).mean()))
-    assert np.log(found.interval) == pytest.approx(expected)
+    assert estimate.value == pytest.approx(math.exp(np.log(values).mean()))
+    assert np.log(estimate.interval) == pytest.approx(expected)
 
 
 def test_one_process_gives_no_interval_and_two_give_one() -> None:
-    found = stats.over_processes(np.exp([0.0, 0.2]))
-    assert np.log(found.interval) == pytest.approx((0.1 - 0.1 * t.ppf(0.975, 1), 0.1 + 0.1 * t.ppf(0.975, 1)))
+    estimate = stats.over_processes(np.exp([0.0, 0.2]))
+    assert np.log(estimate.interval) == pytest.approx((0.1 - 0.1 * t.ppf(0.975, 1), 0.1 + 0.1 * t.ppf(0.975, 1)))
     with pytest.raises(ValueError, match="2 processes or more, got 1"):
         stats.over_processes(np.array([1.0]))
 
 
 def test_over_groups_the_interval_of_a_mean_of_logs_is_students() -> None:
     groups = [np.random.default_rng(i).lognormal(i / 10, 0.2, 50) for i in range(4)]
-    [found] = stats.over_groups(groups, lambda pooled: np.array([np.exp(np.log(pooled).mean())]))
+    [estimate] = stats.over_groups(groups, lambda pooled: np.array([np.exp(np.log(pooled).mean())]))
     expected = stats.over_processes(np.array([np.exp(np.log(group).mean()) for group in groups]))
-    assert (found.value, *found.interval) == pytest.approx((expected.value, *expected.interval))
+    assert (estimate.value, *estimate.interval) == pytest.approx((expected.value, *expected.interval))
 
 
 def test_the_median_over_groups_covers_when_processes_differ() -> None:
@@ -188,8 +188,8 @@ def test_the_median_over_groups_covers_when_processes_differ() -> None:
     covered = []
     for _ in range(400):
         groups = [np.exp(0.1 * generator.standard_normal() + 0.1 * generator.exponential(size=60)) for _ in range(4)]
-        [found] = stats.over_groups(groups, lambda pooled: np.percentile(pooled, [50]))
-        covered.append(holds(found.interval, math.exp(0.1 * math.log(2))))
+        [estimate] = stats.over_groups(groups, lambda pooled: np.percentile(pooled, [50]))
+        covered.append(holds(estimate.interval, math.exp(0.1 * math.log(2))))
     assert 0.91 <= np.mean(covered) <= 0.985  # 400 repetitions of 0.95 stay inside this 99.9 % of the time
 
 

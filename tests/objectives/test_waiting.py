@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("waiting", "chosen", "told", "spins"),
+    ("waiting", "chosen", "policy", "spins"),
     [
         ("passive", {}, "passive", "0"),
         ("passive", {"OMP_WAIT_POLICY": "active"}, "passive", "0"),
@@ -36,7 +36,7 @@ if __name__ == "__main__":
     ],
 )
 def test_only_what_is_timed_waits_as_the_user_has_it(
-    tmp_path: Path, waiting: str, chosen: dict[str, str], told: str, spins: str
+    tmp_path: Path, waiting: str, chosen: dict[str, str], policy: str, spins: str
 ) -> None:
     """libgomp itself says what it has read, in the fork server, which is where it is loaded."""
     script = tmp_path / "program.py"
@@ -44,11 +44,11 @@ def test_only_what_is_timed_waits_as_the_user_has_it(
     environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
     environment |= {"PYTHONPATH": PATHS, "OMP_DISPLAY_ENV": "verbose", **chosen}
     answer = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == [told, "1"]
-    said = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", answer.stderr)
-    if not said:
+    assert answer.stdout.split() == [policy, "1"]
+    spin_counts = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", answer.stderr)
+    if not spin_counts:
         pytest.skip("this torch brings another OpenMP than libgomp")
-    assert set(said) == {spins}
+    assert set(spin_counts) == {spins}
 
 
 SERVERS = """

@@ -11,9 +11,9 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def test_a_fixed_length_is_every_rows_length() -> None:
-    made = inputs(Workload(batch=3, length=7), NAMES, Frame(50))
-    assert len(made) == BATCHES
-    for batch in made:
+    batches = inputs(Workload(batch=3, length=7), NAMES, Frame(50))
+    assert len(batches) == BATCHES
+    for batch in batches:
         assert tuple(batch) == NAMES
         assert {array.shape for array in batch.values()} == {(3, 7)}
         assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
@@ -24,17 +24,17 @@ def test_a_fixed_length_is_every_rows_length() -> None:
 
 def test_the_datas_lengths_come_in_their_own_proportions() -> None:
     lengths = [5] * 50 + [10] * 25 + [40] * 25
-    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths)
-    found = [int(batch["attention_mask"].sum()) for batch in made]
-    assert sorted(found) == [5] * (BATCHES // 2) + [10] * (BATCHES // 4) + [40] * (BATCHES // 4)
+    batches = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths)
+    row_lengths = [int(batch["attention_mask"].sum()) for batch in batches]
+    assert sorted(row_lengths) == [5] * (BATCHES // 2) + [10] * (BATCHES // 4) + [40] * (BATCHES // 4)
 
 
 @pytest.mark.parametrize("start", range(BATCHES - 4))
 def test_any_few_neighbours_are_spread_over_the_lengths(start: int) -> None:
-    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths=range(1, 101))
-    found = [int(batch["attention_mask"].sum()) for batch in made[start : start + 4]]
-    assert min(found) <= 50 < max(found)
-    assert max(found) - min(found) >= 40
+    batches = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths=range(1, 101))
+    row_lengths = [int(batch["attention_mask"].sum()) for batch in batches[start : start + 4]]
+    assert min(row_lengths) <= 50 < max(row_lengths)
+    assert max(row_lengths) - min(row_lengths) >= 40
 
 
 def test_shorter_rows_are_padded_and_masked() -> None:
@@ -77,9 +77,9 @@ def test_a_workload_of_nothing_is_refused(batch: int, length: int) -> None:
     [("b32", 32, "data"), ("l128", 4, 128), ("b8-l64", 8, 64), ("b1-ldata", 1, "data"), ("ldata", 4, "data")],
 )
 def test_a_suffix_names_another_workload_by_what_differs(mark: str, batch: int, length: int | str) -> None:
-    found = other(Workload(4, "data", seed=3), mark)
-    assert (found.batch, found.length, found.seed) == (batch, length, 3)
-    assert other(Workload(), suffix(found)) == Workload(found.batch, found.length)
+    workload = other(Workload(4, "data", seed=3), mark)
+    assert (workload.batch, workload.length, workload.seed) == (batch, length, 3)
+    assert other(Workload(), suffix(workload)) == Workload(workload.batch, workload.length)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_a_suffix_that_names_none_is_refused(mark: str) -> None:
 
 def test_rows_that_belong_together_are_one_of_a_batch() -> None:
     lengths, together = [9, 9, 9, 4, 20, 6], [3, 1, 2]  # three questions, of 3, 1 and 2 windows
-    made = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths, together)
-    found = [batch["attention_mask"].sum(1).tolist() for batch in made]
-    assert {tuple(one) for one in found} == {(9, 9, 9), (4,), (20, 6)}
-    assert max(map(found.count, found)) <= 6, "as often as each other"
+    batches = inputs(Workload(batch=1, length="data"), NAMES, Frame(50), lengths, together)
+    row_lengths = [batch["attention_mask"].sum(1).tolist() for batch in batches]
+    assert {tuple(one) for one in row_lengths} == {(9, 9, 9), (4,), (20, 6)}
+    assert max(map(row_lengths.count, row_lengths)) <= 6, "as often as each other"
     for batch in inputs(Workload(batch=2, length=7), NAMES, Frame(50), lengths, together):
         rows, length = batch["input_ids"].shape
         assert length == 7 and 2 <= rows <= 6 and batch["attention_mask"].all()

@@ -62,8 +62,8 @@ def served(tmp_path: Path) -> Iterator[Any]:
     """A service that answers with the nearest sentence."""
     from services import service
 
-    with service(tmp_path) as made:
-        yield made
+    with service(tmp_path) as backend:
+        yield backend
 
 
 @pytest.fixture
@@ -71,5 +71,5 @@ def extracting(tmp_path: Path) -> Iterator[Any]:
     """A service that answers with a span."""
     from services import service
 
-    with service(tmp_path, extracting=True) as made:
-        yield made
+    with service(tmp_path, extracting=True) as backend:
+        yield backend

@@ -62,7 +62,7 @@ def measurement(
 
 def measurements(accuracy: float, latency: float, size: float = 90.9, spread: float = 0.02) -> dict[str, Measurement]:
     """A complete candidate's figures; `spread` is the relative half-width of the timing intervals."""
-    made = (
+    figures = (
         measurement("accuracy", accuracy, 0.018, "fraction", "higher"),
         measurement("quality_loss", 100 * (BASELINE_ACCURACY - accuracy), 0.9, "accuracy points"),
         measurement("latency_p50_ms", latency, latency * spread, "ms"),
@@ -71,13 +71,13 @@ def measurements(accuracy: float, latency: float, size: float = 90.9, spread: fl
         measurement("size_mb", size, unit="MB"),
         measurement("params", round(size * 250_000), unit="count"),
     )
-    return {m.objective: m for m in made}
+    return {m.objective: m for m in figures}
 
 
 def recipe(steps: Mapping[str, Mapping[str, Any]] | None = None, runtime: str = "eager") -> Recipe:
-    made = tuple(Step(name, settings) for name, settings in (steps or {}).items())
-    recover = {"epochs": 1.0} if any(step.name != "bits" for step in made) else {}
-    return Recipe("fedcba9876543210", "classification", "0123456789abcdef", made, recover, Step(runtime))
+    ordered_steps = tuple(Step(name, settings) for name, settings in (steps or {}).items())
+    recover = {"epochs": 1.0} if any(step.name != "bits" for step in ordered_steps) else {}
+    return Recipe("fedcba9876543210", "classification", "0123456789abcdef", ordered_steps, recover, Step(runtime))
 
 
 def outcome(
@@ -85,23 +85,23 @@ def outcome(
     accuracy: float = BASELINE_ACCURACY,
     latency: float = BASELINE_MS,
     *,
-    made: Recipe | None = None,
+    candidate: Recipe | None = None,
     status: Status = "complete",
     **fields: Any,
 ) -> Outcome:
     """A complete outcome with these figures, or one of another status without figures."""
-    made = made or recipe({"distill": {"layers": number + 1}})
+    candidate = candidate or recipe({"distill": {"layers": number + 1}})
     figures = measurements(accuracy, latency) if status == "complete" else {}
-    return Outcome(number, made, status, **{"measurements": figures, **fields})
+    return Outcome(number, candidate, status, **{"measurements": figures, **fields})
 
 
 def baselines() -> list[Outcome]:
     """The uncompressed model: eager, ONNX Runtime, and int8 under ONNX Runtime."""
     int8 = recipe({"bits": {"precision": "int8"}}, "onnx")
     return [
-        outcome(0, made=recipe(), baseline=True, measurements=_eager()),
-        outcome(1, 0.832, 8.3, made=recipe(runtime="onnx"), baseline=True),
-        outcome(2, 0.824, 5.9, made=int8, baseline=True),
+        outcome(0, candidate=recipe(), baseline=True, measurements=_eager()),
+        outcome(1, 0.832, 8.3, candidate=recipe(runtime="onnx"), baseline=True),
+        outcome(2, 0.824, 5.9, candidate=int8, baseline=True),
     ]
 
 
@@ -114,8 +114,8 @@ def _eager() -> dict[str, Measurement]:
 def front(trials: int = 40, seed: int = 3) -> Front:
     """Baselines, then random compressed candidates: most complete, some infeasible, rejected or failed."""
     draw = random.Random(seed)
-    made = Front(TARGETS, tuple(baselines()))
-    for number in range(len(made.outcomes), trials):
+    result = Front(TARGETS, tuple(baselines()))
+    for number in range(len(result.outcomes), trials):
         layers, heads, precision = (
             draw.randint(2, 6),
             draw.choice([0.25, 0.5, 0.75, 1.0]),
@@ -128,39 +128,39 @@ def front(trials: int = 40, seed: int = 3) -> Front:
         candidate = recipe(steps, runtime)
         if precision == "int8" and runtime == "eager":
             reason = "eager has no int8 kernels on cpu (it runs: fp32)"
-            made = made.add(Outcome(number, candidate, "infeasible", reason))
+            result = result.add(Outcome(number, candidate, "infeasible", reason))
         elif draw.random() < 0.08:
             reason = "loss of at least 9 points is expected at this shape; the limit is 5"
-            made = made.add(Outcome(number, candidate, "rejected", reason))
+            result = result.add(Outcome(number, candidate, "rejected", reason))
         elif draw.random() < 0.04:
-            made = made.add(Outcome(number, candidate, "failed", "its process died (killed by signal 9)"))
+            result = result.add(Outcome(number, candidate, "failed", "its process died (killed by signal 9)"))
         else:
             share = layers / 6 * (0.6 + 0.4 * heads)
             factor = {"eager": 1.0, "onnx": 0.55}[runtime] * (0.7 if precision == "int8" else 1.0)
             latency = 0.4 + BASELINE_MS * share * factor * draw.uniform(0.95, 1.1)
             accuracy = 0.835 - 0.16 * (1 - share) ** 2 - (0.008 if precision == "int8" else 0) - draw.uniform(0, 0.02)
             figures = measurements(accuracy, latency, 45 + 45 * share)
-            made = made.add(Outcome(number, candidate, "complete", measurements=figures))
-    return made
+            result = result.add(Outcome(number, candidate, "complete", measurements=figures))
+    return result
 
 
-def study(made: Front) -> StudyRecord:
-    """`made` with a held-out result for each member."""
-    kept = {o.number: o for o in (*made.members, *made.uncompressed)}
+def study(search_front: Front) -> StudyRecord:
+    """`search_front` with a held-out result for each member."""
+    finalists = {o.number: o for o in (*search_front.members, *search_front.uncompressed)}
     held_out = {
         n: {"accuracy": measurement("accuracy", o.value("accuracy") - 0.006, 0.018, "fraction", "higher")}
-        for n, o in kept.items()
+        for n, o in finalists.items()
     }
     rows = {"train": 7395, "validation": 1539, "test": 1632}
     return StudyRecord(CONFIG, HARDWARE, rows, held_out, seconds=968.0)
 
 
-def campaign(made: Front, slower: Mapping[int, float] | None = None, spread: float = 0.01) -> Final:
+def campaign(search_front: Front, slower: Mapping[int, float] | None = None, spread: float = 0.01) -> Final:
     """What a final campaign says of the members and the uncompressed: times the clock's 0.8, and by trial `slower`."""
-    kept = {o.number: o for o in (*made.members, *made.uncompressed)}
-    ms = {n: 0.8 * o.value("latency_p50_ms") * (slower or {}).get(n, 1.0) for n, o in kept.items()}
+    finalists = {o.number: o for o in (*search_front.members, *search_front.uncompressed)}
+    ms = {n: 0.8 * o.value("latency_p50_ms") * (slower or {}).get(n, 1.0) for n, o in finalists.items()}
     baseline = ms[0]
-    found = {
+    times = {
         n: {
             "latency_p50_ms": measurement("latency_p50_ms", value, spread * value, "ms"),
             "speedup": measurement("speedup", baseline / value, spread * baseline / value, "x", "higher"),
@@ -171,29 +171,29 @@ def campaign(made: Front, slower: Mapping[int, float] | None = None, spread: flo
         (a, b): Estimate(ms[a] / ms[b], ms[a] / ms[b] * (1 - spread), ms[a] / ms[b] * (1 + spread))
         for a, b in combinations(ms, 2)
     }
-    return Final(found, {"": pairs}, {"": Estimate(baseline, baseline, baseline)}, digest="campaign")
+    return Final(times, {"": pairs}, {"": Estimate(baseline, baseline, baseline)}, digest="campaign")
 
 
 def weights(folder: Path, name: str) -> Path:
     """A folder as a trial leaves it: what a model needs, graphs of several precisions, and what must stay."""
-    made = folder / name
-    (made / "onnx").mkdir(parents=True)
+    entry = folder / name
+    (entry / "onnx").mkdir(parents=True)
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (made / file).write_text("{}")
-    (made / "model.safetensors").write_bytes(name.encode() * 16)
+        (entry / file).write_text("{}")
+    (entry / "model.safetensors").write_bytes(name.encode() * 16)
     for precision in ("fp32", "int8"):
-        (made / "onnx" / f"{precision}.onnx").write_bytes(precision.encode())
+        (entry / "onnx" / f"{precision}.onnx").write_bytes(precision.encode())
     for stays in ("entry.json", ".partial.123", "optimizer.pt"):
-        (made / stays).write_text("{}")
-    return made
+        (entry / stays).write_text("{}")
+    return entry
 
 
-def stored(made: Front, folder: Path) -> Front:
-    """`made` with a weights folder for every complete outcome."""
+def stored(search_front: Front, folder: Path) -> Front:
+    """`search_front` with a weights folder for every complete outcome."""
     return Front(
-        made.targets,
+        search_front.targets,
         tuple(
             replace(o, folder=str(weights(folder, str(o.number)))) if o.status == "complete" else o
-            for o in made.outcomes
+            for o in search_front.outcomes
         ),
     )

@@ -26,15 +26,15 @@ def test_a_question_is_answered_by_the_nearest_sentence_of_the_passages(served: 
         assert added.status_code == 201
         await client.post("/v1/passages", json={"text": DOG, "source": "dogs"})
         response = await client.post("/v1/answer", json={"question": "Who barks at the postman?"})
-        found = response.json()
-        assert found["answer"] == "A dog barks at the postman." and found["source"] == "dogs"
-        assert found["context"][found["start"] : found["end"]] == found["answer"]
-        assert found["variant"] == "study-sentence-similarity/0" and not found["cached"]
-        assert {"embed", "retrieve", "answer", "store", "total"} <= found["milliseconds"].keys()
+        reply = response.json()
+        assert reply["answer"] == "A dog barks at the postman." and reply["source"] == "dogs"
+        assert reply["context"][reply["start"] : reply["end"]] == reply["answer"]
+        assert reply["variant"] == "study-sentence-similarity/0" and not reply["cached"]
+        assert {"embed", "retrieve", "answer", "store", "total"} <= reply["milliseconds"].keys()
         again = (await client.post("/v1/answer", json={"question": "Who barks at the postman?"})).json()
-        assert again["cached"] and again["answer"] == found["answer"] and again["id"] > found["id"]
+        assert again["cached"] and again["answer"] == reply["answer"] and again["id"] > reply["id"]
         history = (await client.get("/v1/history")).json()["answers"]
-        assert [one["id"] for one in history] == [again["id"], found["id"]]
+        assert [one["id"] for one in history] == [again["id"], reply["id"]]
         [number] = added.json()["ids"]
         assert (await client.delete(f"/v1/passages/{number}")).status_code == 204
         is_problem(await client.delete(f"/v1/passages/{number}"), 404)
@@ -49,10 +49,10 @@ def test_a_question_is_answered_by_the_nearest_sentence_of_the_passages(served: 
 def test_a_context_of_its_own_needs_no_passage(extracting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"question": "What?", "context": "It is a warning to us."}
-        found = (await client.post("/v1/answer", json=body)).json()
-        assert (found["answer"], found["start"], found["end"]) == ("warning", 8, 15)
-        assert found["passage"] is None and found["variant"].startswith("study-question-answering/")
-        assert "embed" not in found["milliseconds"] and {"wait", "model"} <= found["milliseconds"].keys()
+        reply = (await client.post("/v1/answer", json=body)).json()
+        assert (reply["answer"], reply["start"], reply["end"]) == ("warning", 8, 15)
+        assert reply["passage"] is None and reply["variant"].startswith("study-question-answering/")
+        assert "embed" not in reply["milliseconds"] and {"wait", "model"} <= reply["milliseconds"].keys()
 
     talk(extracting, conversation)
 
@@ -61,8 +61,8 @@ def test_the_answering_fleet_reads_the_nearest_passages(extracting: Service) -> 
     async def conversation(client: httpx.AsyncClient) -> None:
         for text, source in ((CAT, "cats"), (DOG, "dogs")):
             await client.post("/v1/passages", json={"text": text, "source": source})
-        found = (await client.post("/v1/answer", json={"question": "cat sleeps mat"})).json()
-        assert found["answer"] in ("sleeps", "postman.") and found["passage"] is not None
+        reply = (await client.post("/v1/answer", json={"question": "cat sleeps mat"})).json()
+        assert reply["answer"] in ("sleeps", "postman.") and reply["passage"] is not None
 
     talk(extracting, conversation)
 
@@ -70,11 +70,11 @@ def test_the_answering_fleet_reads_the_nearest_passages(extracting: Service) -> 
 def test_feedback_is_kept(extracting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         number = (await client.post("/v1/answer", json={"question": "q", "context": "something"})).json()["id"]
-        said = {"helpful": False, "comment": "no"}
-        assert (await client.post(f"/v1/answers/{number}/feedback", json=said)).status_code == 204
-        assert (await client.get("/v1/history")).json()["answers"][0]["feedback"] == said
+        feedback = {"helpful": False, "comment": "no"}
+        assert (await client.post(f"/v1/answers/{number}/feedback", json=feedback)).status_code == 204
+        assert (await client.get("/v1/history")).json()["answers"][0]["feedback"] == feedback
         for unknown in (number + 1, 0, 2**40):
-            is_problem(await client.post(f"/v1/answers/{unknown}/feedback", json=said), 404)
+            is_problem(await client.post(f"/v1/answers/{unknown}/feedback", json=feedback), 404)
 
     talk(extracting, conversation)
 
@@ -108,21 +108,21 @@ def test_texts_are_classified_where_a_study_of_it_is_served(tmp_path: Path, serv
         results = (await client.post("/v1/classify", json={"texts": ["abcd", "a"]})).json()["results"]
         assert [one["label"] for one in results] == ["long", "short"]
 
-    with service(tmp_path / "more", classes) as made:
-        talk(made, conversation)
+    with service(tmp_path / "more", classes) as backend:
+        talk(backend, conversation)
 
 
 def test_a_variant_is_pinned_and_let_go(extracting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         for number in (3, 7):
             assert (await client.post(f"/v1/variants/{number}:pin")).status_code == 204
-            found = (await client.post("/v1/answer", json={"question": f"q{number}", "context": "something"})).json()
-            assert found["variant"] == f"study-question-answering/{number}"
+            reply = (await client.post("/v1/answer", json={"question": f"q{number}", "context": "something"})).json()
+            assert reply["variant"] == f"study-question-answering/{number}"
         content = is_problem(await client.post("/v1/variants/5:pin"), 404)
         assert content["detail"] == "variant must be one of 3, 7, got 5"
         is_problem(await client.post("/v1/variants/3:pin?task=none"), 404)
-        shown = (await client.get("/v1/variants")).json()["fleets"][ANSWERING]
-        assert shown["pinned"] == 7 and [one["number"] for one in shown["variants"]] == [3, 7]
+        status = (await client.get("/v1/variants")).json()["fleets"][ANSWERING]
+        assert status["pinned"] == 7 and [one["number"] for one in status["variants"]] == [3, 7]
         assert (await client.post("/v1/variants:unpin")).status_code == 204
         assert (await client.get("/v1/variants")).json()["fleets"][ANSWERING]["pinned"] is None
 
@@ -135,9 +135,9 @@ def test_files_are_cut_into_passages_and_their_names_open_nothing(served: Servic
         text = " ".join(f"Sentence number {i} is here." for i in range(200))
         response = await client.post("/v1/passages/file", files={"file": (name, text.encode(), "text/plain")})
         assert response.status_code == 201 and len(response.json()["ids"]) > 3
-        shown = (await client.get("/v1/passages")).json()["passages"]
-        assert " ".join(one["text"] for one in shown) == text
-        assert all(len(one["text"]) <= 900 for one in shown)
+        passages = (await client.get("/v1/passages")).json()["passages"]
+        assert " ".join(one["text"] for one in passages) == text
+        assert all(len(one["text"]) <= 900 for one in passages)
         for content in (b"\xff\xfe broken", b"", b"   "):
             is_problem(await client.post("/v1/passages/file", files={"file": ("a.txt", content, "text/plain")}), 422)
 

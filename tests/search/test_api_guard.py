@@ -178,8 +178,8 @@ def test_every_response_has_the_security_headers_and_an_id(served: Service) -> N
             assert "default-src 'none'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff" and len(headers["x-request-id"]) == 16
             assert "access-control-allow-origin" not in headers
-        kept = await client.get("/healthz", headers={"x-request-id": "mine-1"})
-        assert kept.headers["x-request-id"] == "mine-1"
+        response = await client.get("/healthz", headers={"x-request-id": "mine-1"})
+        assert response.headers["x-request-id"] == "mine-1"
         other = await client.get("/healthz", headers={"x-request-id": "no spaces"})
         assert other.headers["x-request-id"] != "no spaces"
 
@@ -198,8 +198,8 @@ def test_neither_questions_nor_keys_are_logged(extracting: Service, caplog: pyte
 
     with caplog.at_level("INFO"):
         talk(extracting, conversation, Guarding(keys=True))
-    told = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("search"))
-    assert "/v1/answer 200" in told and "secret" not in told and key not in told
+    log = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("search"))
+    assert "/v1/answer 200" in log and "secret" not in log and key not in log
 
 
 def test_a_fault_of_the_program_is_a_problem_without_its_details(

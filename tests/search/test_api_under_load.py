@@ -38,8 +38,8 @@ def test_above_its_capacity_the_service_refuses_at_once(tmp_path: Path) -> None:
         assert statuses <= {200, 429, 504} and {200, 429} <= statuses
         assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
 
-    with service(tmp_path, busy) as made:
-        talk(made, conversation)
+    with service(tmp_path, busy) as backend:
+        talk(backend, conversation)
 
 
 def test_a_model_that_fails_is_a_problem_and_not_an_answer(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_a_model_that_fails_is_a_problem_and_not_an_answer(tmp_path: Path) -> No
         content = is_problem(await client.post("/v1/answer", json={"question": "q", "context": "some text"}), 503)
         assert "/secret/path" not in json.dumps(content)
 
-    with service(tmp_path, fleet(ANSWERING, broken, (1,))) as made:
-        talk(made, conversation)
-        assert made.archive.history() == []
+    with service(tmp_path, fleet(ANSWERING, broken, (1,))) as backend:
+        talk(backend, conversation)
+        assert backend.archive.history() == []
 
 
 def test_a_row_that_no_model_takes_fails_alone(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_a_row_that_no_model_takes_fails_alone(tmp_path: Path) -> None:
         )
         assert good.status_code == 200 and is_problem(bad, 422)["detail"] == "a text must have at least one token"
 
-    with service(tmp_path, fleet(CLASSIFYING, picky)) as made:
-        talk(made, conversation)
+    with service(tmp_path, fleet(CLASSIFYING, picky)) as backend:
+        talk(backend, conversation)
 
 
 def test_rows_of_a_request_that_fails_are_not_computed(tmp_path: Path) -> None:
@@ -86,16 +86,16 @@ def test_rows_of_a_request_that_fails_are_not_computed(tmp_path: Path) -> None:
         is_problem(await client.post("/v1/classify", json={"texts": [str(i) for i in range(20)]}), 422)
         await asyncio.sleep(0.2)
 
-    with service(tmp_path, fleet(CLASSIFYING, picky, limits=limits)) as made:
-        talk(made, conversation)
+    with service(tmp_path, fleet(CLASSIFYING, picky, limits=limits)) as backend:
+        talk(backend, conversation)
     assert len(computed) < 5
 
 
 def test_a_context_of_many_sentences_is_cut_and_one_of_too_many_refused(served: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         many = "It is so. " * 300 + "Zebras graze. " + "It is so. " * 99
-        found = await client.post("/v1/answer", json={"question": "zebras graze", "context": many})
-        assert found.json()["answer"] == "Zebras graze."
+        response = await client.post("/v1/answer", json={"question": "zebras graze", "context": many})
+        assert response.json()["answer"] == "Zebras graze."
         content = is_problem(await client.post("/v1/answer", json={"question": "q", "context": "One. " * 501}), 422)
         assert content["detail"] == "context: must have at most 500 sentences, got 501"
 
@@ -113,8 +113,8 @@ def test_one_deadline_holds_for_all_stages_of_a_request(tmp_path: Path) -> None:
         assert (await client.post("/v1/answer", json=body)).status_code in (429, 504)
         assert time.perf_counter() - began < 0.5
 
-    with service(tmp_path, fleet(EMBEDDING, slow)) as made:
-        talk(made, conversation)
+    with service(tmp_path, fleet(EMBEDDING, slow)) as backend:
+        talk(backend, conversation)
 
 
 def test_an_answer_that_is_not_stored_in_time_is_a_problem(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +133,11 @@ def test_a_passage_that_no_model_takes_keeps_no_other_from_being_found(tmp_path:
             raise ValueError("a text must have at least one token")
         return [row * ("plugh" not in text) for row, text in zip(embed(texts), texts, strict=True)]
 
-    with service(tmp_path, fleet(EMBEDDING, picky)) as made:
+    with service(tmp_path, fleet(EMBEDDING, picky)) as backend:
         texts = (CAT, "xyzzy", DOG, "plugh")
-        numbers = asyncio.run(made.add_passages([NewPassage("s", i, text) for i, text in enumerate(texts)]))
-        assert sorted(n for n, _ in made.archive.embeddings("words")) == [numbers[0], numbers[2]]
-        assert len(made.index) == 2 and asyncio.run(made.embed_missing()) == 0
+        numbers = asyncio.run(backend.add_passages([NewPassage("s", i, text) for i, text in enumerate(texts)]))
+        assert sorted(n for n, _ in backend.archive.embeddings("words")) == [numbers[0], numbers[2]]
+        assert len(backend.index) == 2 and asyncio.run(backend.embed_missing()) == 0
 
 
 def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: Path) -> None:
@@ -148,17 +148,17 @@ def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: P
         removed.wait(5)
         return embed(texts)
 
-    async def run(made: Service) -> None:
-        adding = asyncio.create_task(made.add_passages([NewPassage("s", 0, CAT)]))
+    async def run(backend: Service) -> None:
+        adding = asyncio.create_task(backend.add_passages([NewPassage("s", 0, CAT)]))
         await asyncio.to_thread(begun.wait, 5)
-        [passage] = made.archive.passages()
-        assert await made.remove_passage(passage.id)
+        [passage] = backend.archive.passages()
+        assert await backend.remove_passage(passage.id)
         removed.set()
         await adding
-        assert len(made.index) == 0
+        assert len(backend.index) == 0
 
-    with service(tmp_path, fleet(EMBEDDING, waits)) as made:
-        asyncio.run(run(made))
+    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+        asyncio.run(run(backend))
 
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError])
@@ -195,8 +195,8 @@ def test_an_answer_over_a_passage_that_is_removed_meanwhile_is_sent_once_and_not
         [stored] = (await client.get("/v1/history")).json()["answers"]
         assert stored["passage"] is None
 
-    with service(tmp_path, fleet(ANSWERING, waits)) as made:
-        talk(made, conversation)
+    with service(tmp_path, fleet(ANSWERING, waits)) as backend:
+        talk(backend, conversation)
 
 
 def test_a_service_that_closes_refuses_and_finishes_what_waits(extracting: Service) -> None:

@@ -99,13 +99,13 @@ def running(
 ) -> Iterator[Mapping[str, Future[command.Ended]]]:
     """Every command, under way."""
     world = tmp_path_factory.mktemp("damaged")
-    given: dict[str, list[object]] = {}
+    commands: dict[str, list[object]] = {}
     for number, (name, (damage, _)) in enumerate(FILES.items()):
         best = world / str(number) / "best.yaml"
         best.parent.mkdir()
         shutil.copyfile(finished.exports / "best-config.yaml", best)
         damage(best)
-        given[name] = ["apply", best]
+        commands[name] = ["apply", best]
     own = (finished.models()[0] / "model.safetensors").read_bytes()
     other = next(p for p in finished.mlruns.glob("cache/*/*/model.safetensors") if p.read_bytes() != own)
     for number, (name, (damage, _)) in enumerate(MODELS.items()):
@@ -113,9 +113,9 @@ def running(
         shutil.copytree(finished.models()[0], here / "model")
         shutil.copyfile(other, here / "other.safetensors")
         damage(here / "model")
-        given[name] = ["check", here / "model"]
+        commands[name] = ["check", here / "model"]
     for name, (arguments, _) in COMMANDS.items():
-        given[name] = [finished.config if argument == "CONFIG" else argument for argument in arguments]
+        commands[name] = [finished.config if argument == "CONFIG" else argument for argument in arguments]
     alone = threading.Lock()  # two runs of one study at once are another mistake
 
     def ended(arguments: list[object]) -> command.Ended:
@@ -123,7 +123,7 @@ def running(
             return command.search(*arguments, cwd=finished.folder, one_core_only=False)
 
     with ThreadPoolExecutor(command.AT_ONCE) as pool:
-        yield {name: pool.submit(ended, arguments) for name, arguments in given.items()}
+        yield {name: pool.submit(ended, arguments) for name, arguments in commands.items()}
 
 
 @pytest.fixture(scope="module")

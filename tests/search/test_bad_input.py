@@ -100,12 +100,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Iterat
     """Every command, under way, with the empty folder it runs in."""
     world = World(tmp_path_factory.mktemp("world"), tiny_bert)
     with ThreadPoolExecutor(command.AT_ONCE) as pool:
-        made = {}
+        runs = {}
         for number, (name, (arguments, _)) in enumerate(ARGUMENTS.items()):
             here = world.folder / str(number)
             here.mkdir()
-            made[name] = here, pool.submit(command.search, "run", *arguments, cwd=here, one_core_only=False)
-        yield made
+            runs[name] = here, pool.submit(command.search, "run", *arguments, cwd=here, one_core_only=False)
+        yield runs
 
 
 @pytest.mark.parametrize("mistake", ARGUMENTS)

@@ -37,9 +37,9 @@ def strange(folder: Path) -> None:
 
 
 def tokens_added(folder: Path) -> None:
-    made = families.tokenizer_of("bert")
-    made.add_tokens(["film2"])
-    made.save_pretrained(folder)
+    tokenizer = families.tokenizer_of("bert")
+    tokenizer.add_tokens(["film2"])
+    tokenizer.save_pretrained(folder)
 
 
 def truncated(folder: Path) -> None:

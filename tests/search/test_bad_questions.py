@@ -83,9 +83,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(folder: Path, model: Path, rows: list[dict[str, Any]], **data: Any) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    given = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 12, "doc_stride": 3, **data}
+    section = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 12, "doc_stride": 3, **data}
     return command.write_config(
-        folder / "config.yaml", task="question-answering", model={"name": str(model)}, data=given
+        folder / "config.yaml", task="question-answering", model={"name": str(model)}, data=section
     )
 
 
@@ -116,6 +116,6 @@ def test_answers_that_are_elsewhere_and_contexts_of_many_windows_are_counted_and
     rows[4]["context"] = f"{rows[4]['context']} {'the film and the plot ' * 20}"  # more than the model's 64 positions
     config = config_of(tmp_path, model, rows)
     assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 0
-    said = capfd.readouterr().out
-    assert "1 rows of rows.jsonl have an answer that does not stand where answer_start says: moved" in said
-    assert "2 rows of rows.jsonl dropped: their answers do not stand where answer_start says" in said
+    output = capfd.readouterr().out
+    assert "1 rows of rows.jsonl have an answer that does not stand where answer_start says: moved" in output
+    assert "2 rows of rows.jsonl dropped: their answers do not stand where answer_start says" in output

@@ -44,7 +44,7 @@ def test_a_batch_is_within_every_limit_of_a_call() -> None:
     from search.track.batch import BYTES_PER_CALL, PARAM_LENGTH, batches
 
     wide = [Param(f"key{number}", "\u00e4" * PARAM_LENGTH) for number in range(90)]  # six bytes a letter in JSON
-    found = list(batches(wide, 100))
-    assert [param for batch in found for param in batch] == wide
-    assert max(sum(len(json.dumps([p.key, p.value])) for p in batch) for batch in found) <= BYTES_PER_CALL
+    calls = list(batches(wide, 100))
+    assert [param for batch in calls for param in batch] == wide
+    assert max(sum(len(json.dumps([p.key, p.value])) for p in batch) for batch in calls) <= BYTES_PER_CALL
     assert [len(batch) for batch in batches([Param("k", "v")] * 205, 100)] == [100, 100, 5]

@@ -57,7 +57,7 @@ def test_a_missing_key_is_named(best: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("- a\n- b\n", "must be a best-config file"),
         ("a: [1, 2", "not valid YAML"),
@@ -67,9 +67,9 @@ def test_a_missing_key_is_named(best: Path, key: str) -> None:
         ("\udcff", "cannot be read"),
     ],
 )
-def test_what_is_no_best_config_is_refused(best: Path, content: str, said: str) -> None:
+def test_what_is_no_best_config_is_refused(best: Path, content: str, message: str) -> None:
     best.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_best_config(best)
 
 

@@ -62,37 +62,37 @@ def test_no_anchor_starts_from_a_precision_that_may_lose_much() -> None:
     space = opened()
     if "int4" not in space.knobs["bits.precision"].choices:
         pytest.skip("needs ONNX Runtime")
-    found = {settings["bits.precision"] for settings in anchors(space)}
-    assert found and not found & {"int8-static", "int4", "fp8"}
+    precisions = {settings["bits.precision"] for settings in anchors(space)}
+    assert precisions and not precisions & {"int8-static", "int4", "fp8"}
 
 
 def test_siblings_spare_the_same_blocks_under_every_integer_precision() -> None:
     pairs = [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"), ("openvino", "int8-static")]
-    made = factory.recipe({"bits": {"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}}, "onnx")
-    found = {}
-    for sibling in siblings(made, pairs):
+    recipe = factory.recipe({"bits": {"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}}, "onnx")
+    by_pair = {}
+    for sibling in siblings(recipe, pairs):
         bits = sibling.step("bits")
-        found[sibling.runtime.name, str(bits.settings.get("precision", "fp32")) if bits else "fp32"] = sibling
-    assert set(found) == set(pairs) - {("onnx", "int8")}, "its own pair is itself"
-    assert not found["eager", "fp32"].steps
-    assert found["onnx", "fp32"].steps[-1].settings == {"embeddings": "int8"}
-    assert found["onnx", "int4"].steps[-1].settings == {"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}
-    assert found["openvino", "int8-static"].steps[-1].settings == {"precision": "int8-static", "fp32_blocks": 2}
-    assert all(r.weights_digest == made.weights_digest for r in found.values())
+        by_pair[sibling.runtime.name, str(bits.settings.get("precision", "fp32")) if bits else "fp32"] = sibling
+    assert set(by_pair) == set(pairs) - {("onnx", "int8")}, "its own pair is itself"
+    assert not by_pair["eager", "fp32"].steps
+    assert by_pair["onnx", "fp32"].steps[-1].settings == {"embeddings": "int8"}
+    assert by_pair["onnx", "int4"].steps[-1].settings == {"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}
+    assert by_pair["openvino", "int8-static"].steps[-1].settings == {"precision": "int8-static", "fp32_blocks": 2}
+    assert all(r.weights_digest == recipe.weights_digest for r in by_pair.values())
 
 
 def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_its_blocks(finished: Finished) -> None:
     cache = finished.mlruns / "cache"
     (data,) = (cache / "data").iterdir()
-    known, _ = read_encoded(data / "train.npz")
-    rows = {tuple(row) for row in known.columns["input_ids"]}
+    training, _ = read_encoded(data / "train.npz")
+    rows = {tuple(row) for row in training.columns["input_ids"]}
     folders = [*(cache / "teacher").iterdir(), *(cache / "weights").iterdir()]
     assert len(folders) > 1
     for folder in folders:
         with np.load(folder / calibration.FILE) as stored:
             assert set(stored.files) <= {"input_ids", "attention_mask", "token_type_ids"}
         calibrated = calibration.read(folder)
-        assert len(calibrated) == min(calibration.ROWS, len(known))
+        assert len(calibrated) == min(calibration.ROWS, len(training))
         assert {tuple(row["input_ids"][0]) for row in calibrated} <= rows
         blocks = json.loads((folder / sensitivity.FILE).read_text())["blocks"]
         scores = [block["score"] for block in blocks]

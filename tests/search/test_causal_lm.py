@@ -45,24 +45,24 @@ def llama(folder: Path, **sizes: Any) -> Path:
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = {"vocab_size": len(tiny.WORDS), "tie_word_embeddings": True, **special, **SIZES, **sizes}
-        LlamaForCausalLM(LlamaConfig(**made)).save_pretrained(folder)
+        settings = {"vocab_size": len(tiny.WORDS), "tie_word_embeddings": True, **special, **SIZES, **sizes}
+        LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(folder)
     tiny.word_tokenizer().save_pretrained(folder)
     return folder
 
 
 def rows_of(count: int = 6, scored_tokens: int | None = None) -> WindowRows:
     part = Documents(tuple(row["text"] for row in texts(count, 0)), "rows", scored_tokens)
-    made: WindowRows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
-    return made
+    rows: WindowRows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
+    return rows
 
 
 @pytest.mark.parametrize(("tokens", "limit", "overlap"), [(1, 8, 2), (2, 8, 2), (8, 8, 2), (9, 8, 2), (50, 8, 7)])
 def test_every_token_but_the_first_is_scored_once_with_its_context(tokens: int, limit: int, overlap: int) -> None:
-    found = spans(tokens, limit, overlap)
-    scored = [token for _, first, end in found for token in range(first, end)]
+    windows = spans(tokens, limit, overlap)
+    scored = [token for _, first, end in windows for token in range(first, end)]
     assert scored == list(range(1, tokens))
-    assert all(end - begin <= limit and first - begin >= min(first, overlap) for begin, first, end in found)
+    assert all(end - begin <= limit and first - begin >= min(first, overlap) for begin, first, end in windows)
 
 
 def test_windows_are_spread_within_the_tokens_that_are_scored() -> None:
@@ -96,9 +96,9 @@ def test_perplexity_is_a_ratio_of_sums_and_its_loss_a_share() -> None:
     rows = rows_of()
     output = -np.random.default_rng(0).uniform(0.5, 3, int(rows.encoded.lengths.sum())).astype(np.float32)
     scores = rows.predictions("perplexity", output)
-    found = quality("perplexity", scores, rows.references, 0, 0, {})
+    measurement = quality("perplexity", scores, rows.references, 0, 0, {})
     wanted = math.exp(-(scores * rows.references).sum() / rows.references.sum())
-    assert found.value == pytest.approx(wanted) and found.interval[0] < wanted < found.interval[1]
+    assert measurement.value == pytest.approx(wanted) and measurement.interval[0] < wanted < measurement.interval[1]
     lost = loss_against("perplexity", scores - 0.1, scores, rows.references, 0, 0)
     assert lost.value == pytest.approx(100 * (math.exp(0.1) - 1))
     assert lost.interval == pytest.approx((lost.value, lost.value)), "what both share does not widen it"
@@ -189,8 +189,8 @@ def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
 
 
 def test_an_exported_language_model_does_what_its_record_says(searched: Path) -> None:
-    shown = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
-    assert "perplexity on the validation split" in shown and "its record says" in shown
+    output = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
+    assert "perplexity on the validation split" in output and "its record says" in output
 
 
 # --- what is refused -------------------------------------------------------------------------------------------

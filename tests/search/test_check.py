@@ -32,9 +32,9 @@ def timed(ms: float) -> Measurement:
 
 
 def record(speedup: Estimate | None) -> BestConfig:
-    known = None if speedup is None else {"value": speedup.value, "interval": [speedup.low, speedup.high]}
-    found = SimpleNamespace(measurements={LATENCY: timed(2.0)}, speedup={"over_eager_fp32": known})
-    return cast(BestConfig, found)
+    ratio = None if speedup is None else {"value": speedup.value, "interval": [speedup.low, speedup.high]}
+    best = SimpleNamespace(measurements={LATENCY: timed(2.0)}, speedup={"over_eager_fp32": ratio})
+    return cast(BestConfig, best)
 
 
 RECORDED = record(Estimate(5.0, 4.9, 5.1))
@@ -42,36 +42,36 @@ RECORDED = record(Estimate(5.0, 4.9, 5.1))
 
 @pytest.mark.parametrize("ms", [2.0, 4.0, 17.2])
 def test_a_machine_of_another_speed_does_not_make_a_model_slower(ms: float) -> None:
-    line, found = latency_line(RECORDED, timed(ms), Estimate(5.02, 4.95, 5.1), [])
-    assert found == "as recorded"
+    line, comparison = latency_line(RECORDED, timed(ms), Estimate(5.02, 4.95, 5.1), [])
+    assert comparison == "as recorded"
     assert "5.02x over the uncompressed model here, 5.00x in the record: as recorded" in line
-    assert CheckResult(latency=found).verdict == "the model does what its record says"
+    assert CheckResult(latency=comparison).verdict == "the model does what its record says"
 
 
 @pytest.mark.parametrize("now", [0.58, 3.0, 8.6])
 def test_another_ratio_is_said_and_the_model_does_not_do_what_its_record_says(now: float) -> None:
-    line, found = latency_line(RECORDED, timed(2.0), Estimate(now, 0.98 * now, 1.02 * now), [])
-    assert found == "different"
+    line, comparison = latency_line(RECORDED, timed(2.0), Estimate(now, 0.98 * now, 1.02 * now), [])
+    assert comparison == "different"
     assert f"{now / 5:.2f} times as fast" in line and "more than noise" in line
-    assert "does what its record says" not in CheckResult(latency=found).verdict
+    assert "does what its record says" not in CheckResult(latency=comparison).verdict
 
 
 def test_a_machine_that_is_too_busy_says_that_and_nothing_else() -> None:
-    line, found = latency_line(RECORDED, timed(17.2), Estimate(8.6, 8.5, 8.7), BUSY)
+    line, comparison = latency_line(RECORDED, timed(17.2), Estimate(8.6, 8.5, 8.7), BUSY)
     assert line == f"latency: not compared, because this machine is too busy to tell: {BUSY[0]}"
-    assert found == "unknown"
+    assert comparison == "unknown"
     assert (
-        CheckResult(latency=found).verdict
+        CheckResult(latency=comparison).verdict
         == "the model gives the outputs that its record says; its speed was not compared"
     )
 
 
-@pytest.mark.parametrize(("known", "ratio"), [(RECORDED, None), (record(None), Estimate(5.0, 4.9, 5.1))])
+@pytest.mark.parametrize(("best", "ratio"), [(RECORDED, None), (record(None), Estimate(5.0, 4.9, 5.1))])
 def test_without_the_uncompressed_model_clock_times_stand_side_by_side_without_a_verdict(
-    known: BestConfig, ratio: Estimate | None
+    best: BestConfig, ratio: Estimate | None
 ) -> None:
-    line, found = latency_line(known, timed(17.2), ratio, [])
-    assert found == "unknown" and "17.2 ms here, 2.00 ms in the record; not compared" in line
+    line, comparison = latency_line(best, timed(17.2), ratio, [])
+    assert comparison == "unknown" and "17.2 ms here, 2.00 ms in the record; not compared" in line
     assert not {"inside", "outside", "x "} & set(line.split())
 
 
@@ -82,17 +82,17 @@ def test_what_wide_intervals_allow_is_not_called_different() -> None:
 
 def test_a_line_after_an_export_is_as_rare_as_chance_makes_it() -> None:
     """Fresh processes differ by 3 %; three sets made the record, and one more is held against it."""
-    rng, said = np.random.default_rng(0), 0
+    rng, deviations = np.random.default_rng(0), 0
     for _ in range(1000):
         sets = 5 * np.exp(0.03 * rng.standard_normal(4))
         before, now = over_processes(sets[:3]), float(sets[3])
-        said += bool(ratio_deviation(before, Estimate(now, now, now)))
-    assert said < 60, "of 1000; 5 % are expected of intervals alone"
+        deviations += bool(ratio_deviation(before, Estimate(now, now, now)))
+    assert deviations < 60, "of 1000; 5 % are expected of intervals alone"
 
 
 def test_a_model_that_lost_its_speed_in_the_export_is_said() -> None:
-    found = ratio_deviation(Estimate(5.0, 4.9, 5.1), Estimate(2.5, 2.4, 2.6))
-    assert found == "2.50x over the uncompressed model, 5.00x in the record"
+    deviation = ratio_deviation(Estimate(5.0, 4.9, 5.1), Estimate(2.5, 2.4, 2.6))
+    assert deviation == "2.50x over the uncompressed model, 5.00x in the record"
 
 
 def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_nothing_is_made(

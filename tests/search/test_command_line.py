@@ -48,10 +48,10 @@ def test_a_wrong_word_is_named_in_one_line_with_the_rule_and_the_nearest(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split()) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("error: ") and WRONG[line] in shown.err
-    assert len(shown.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ") and WRONG[line] in output.err
+    assert len(output.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -59,11 +59,11 @@ def test_every_command_has_its_example_on_one_line_and_the_common_options(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name, "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert f"example: {COMMANDS[name][1]}\n" in shown and f"Usage: python -m search {name} [OPTIONS]" in shown
+    output = capsys.readouterr().out
+    assert f"example: {COMMANDS[name][1]}\n" in output and f"Usage: python -m search {name} [OPTIONS]" in output
     assert COMMANDS[name][1].startswith(f"python -m search {name}")
-    assert "--mlruns DIR" in shown and "where results are (default: mlruns)" in shown
-    assert "--debug" in shown and "show the traceback of an error" in shown
+    assert "--mlruns DIR" in output and "where results are (default: mlruns)" in output
+    assert "--debug" in output and "show the traceback of an error" in output
 
 
 @pytest.mark.parametrize("words", ['["--help"]', '["run", "--help"]', '["frnt"]', '["run", "--trails"]'])

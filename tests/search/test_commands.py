@@ -42,24 +42,24 @@ def test_help_is_there_in_a_second_with_an_example_for_every_command(finished: F
 
 
 def test_front_shows_the_same_front_as_the_run(finished: Finished) -> None:
-    shown = command.search_anew("front", STUDY, cwd=finished.folder).succeeded().out
+    output = command.search_anew("front", STUDY, cwd=finished.folder).succeeded().out
     picks = [line for line in finished.runs[-1].out.splitlines() if line.startswith(("fastest", "balanced", "most"))]
-    assert len(picks) == 3 and all(line in shown for line in picks)
+    assert len(picks) == 3 and all(line in output for line in picks)
 
 
 def test_front_as_json_is_the_front_file(finished: Finished) -> None:
-    shown = json.loads(command.search("front", STUDY, "--json", cwd=finished.folder).succeeded().out)
-    jsonschema.validate(shown, schema("front"))
+    data = json.loads(command.search("front", STUDY, "--json", cwd=finished.folder).succeeded().out)
+    jsonschema.validate(data, schema("front"))
     written = json.loads((finished.exports / "front.json").read_text())
-    assert shown == written
+    assert data == written
 
 
 def test_a_limit_leaves_the_members_that_keep_it(finished: Finished) -> None:
     everything = json.loads((finished.exports / "front.json").read_text())
     latencies = {m["number"]: m["measurements"]["latency_p50_ms"]["value"] for m in everything["members"]}
     limit = min(latencies.values())
-    shown = command.search("front", STUDY, "--json", "--max-latency-ms", limit, cwd=finished.folder).succeeded()
-    assert {m["number"] for m in json.loads(shown.out)["members"]} == {n for n, v in latencies.items() if v <= limit}
+    result = command.search("front", STUDY, "--json", "--max-latency-ms", limit, cwd=finished.folder).succeeded()
+    assert {m["number"] for m in json.loads(result.out)["members"]} == {n for n, v in latencies.items() if v <= limit}
     none = command.search("front", STUDY, "--max-latency-ms", limit / 2, cwd=finished.folder)
     assert (none.code, none.err) == (1, f"no trial of {STUDY} is complete and inside the limits\n")
 
@@ -83,12 +83,15 @@ def test_export_without_a_pick_writes_the_whole_front(finished: Finished, tmp_pa
 
 def test_check_confirms_an_exported_model(finished: Finished) -> None:
     for folder in finished.models()[:1]:
-        shown = command.search("check", folder, cwd=finished.folder).succeeded().out
-        assert "largest difference " in shown
-        assert "accuracy on the validation split" in shown and "latency:" in shown
-        verdict, said = shown.splitlines()[-1], next(line for line in shown.splitlines() if line.startswith("latency:"))
-        assert (verdict == "the model does what its record says") == ("as recorded" in said)
-        assert "the model" in verdict and ("busy" in said) <= ("not compared" in verdict)
+        output = command.search("check", folder, cwd=finished.folder).succeeded().out
+        assert "largest difference " in output
+        assert "accuracy on the validation split" in output and "latency:" in output
+        verdict, latency = (
+            output.splitlines()[-1],
+            next(line for line in output.splitlines() if line.startswith("latency:")),
+        )
+        assert (verdict == "the model does what its record says") == ("as recorded" in latency)
+        assert "the model" in verdict and ("busy" in latency) <= ("not compared" in verdict)
 
 
 def test_check_on_another_kind_of_device_compares_predictions_only(finished: Finished, tmp_path: Path) -> None:
@@ -98,9 +101,9 @@ def test_check_on_another_kind_of_device_compares_predictions_only(finished: Fin
     record = yaml.safe_load((target / "recipe.yaml").read_text())
     record["conditions"]["hardware"]["cpu"] = "Another CPU"
     (target / "recipe.yaml").write_text(yaml.safe_dump(record))
-    shown = command.search("check", target, cwd=finished.folder).succeeded().out
-    assert "latency: not compared, because it is another kind of device: measured on Another CPU, this is" in shown
-    assert "largest difference " in shown
+    output = command.search("check", target, cwd=finished.folder).succeeded().out
+    assert "latency: not compared, because it is another kind of device: measured on Another CPU, this is" in output
+    assert "largest difference " in output
 
 
 @pytest.mark.parametrize("arguments", [("apply", "gone.yaml"), ("check", "gone")], ids=["apply", "check"])
@@ -115,8 +118,8 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
     best = finished.exports / "most-accurate.yaml"
     target = tmp_path / "rebuilt"
-    shown = command.search("apply", best, "--to", target, "--mlruns", tmp_path / "new", cwd=tmp_path).succeeded().out
-    assert "in the record" in shown and str(target) in shown
+    output = command.search("apply", best, "--to", target, "--mlruns", tmp_path / "new", cwd=tmp_path).succeeded().out
+    assert "in the record" in output and str(target) in output
     there = finished.exports / "models" / str(read_best_config(best).number)
     assert files_of(target) == files_of(there)
     with np.load(there / "reference.npz") as before, np.load(target / "reference.npz") as now:
@@ -124,14 +127,14 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
 
 def test_list_names_everything_that_is_registered(finished: Finished) -> None:
-    shown = command.search_anew("list", cwd=finished.folder).succeeded().out
+    output = command.search_anew("list", cwd=finished.folder).succeeded().out
     named = [*registry.axes(), *registry.runtimes(), *OBJECTIVES, *TASKS]
-    assert all(re.search(rf"\b{entry.name}\b", shown) for entry in named)
+    assert all(re.search(rf"\b{entry.name}\b", output) for entry in named)
 
 
 def test_plan_says_what_a_run_would_do_and_does_nothing(finished: Finished, tmp_path: Path) -> None:
-    shown = command.search_anew("plan", finished.config, cwd=tmp_path).succeeded().out
-    assert "3 deployments" in shown and "256 train, 96 validation, 96 test rows" in shown
+    output = command.search_anew("plan", finished.config, cwd=tmp_path).succeeded().out
+    assert "3 deployments" in output and "256 train, 96 validation, 96 test rows" in output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -167,12 +167,12 @@ def test_an_unwritable_results_folder_is_named(project: Path) -> None:
 
 def test_a_results_folder_is_made_and_stays_unless_the_input_was_wrong(project: Path) -> None:
     config = load(write(project, MINIMAL), [f"mlruns={project / 'new' / 'mlruns'}"], NAMES)
-    with suppress(UserError), results_folder(config) as made:
-        (made / "cache" / "data").mkdir(parents=True)
+    with suppress(UserError), results_folder(config) as results:
+        (results / "cache" / "data").mkdir(parents=True)
         raise UserError
     assert not (project / "new").exists()
-    with results_folder(config) as made:
-        assert list(made.iterdir()) == []
+    with results_folder(config) as results:
+        assert list(results.iterdir()) == []
 
 
 def test_keys_are_placed_where_they_were_written() -> None:
@@ -215,6 +215,6 @@ def test_a_workload_that_is_none_or_changes_nothing_is_refused(project: Path, na
 )
 def test_every_key_of_what_trials_share_makes_another_study(project: Path, override: str, section: str) -> None:
     path = write(project, MINIMAL)
-    parts, other = (load(path, said, NAMES).study_parts("m", "d") for said in ([], [override]))
+    parts, other = (load(path, overrides, NAMES).study_parts("m", "d") for overrides in ([], [override]))
     assert {name for name in parts if parts[name] != other[name]} == {section}
     assert parts.keys() == other.keys()

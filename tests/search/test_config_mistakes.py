@@ -125,10 +125,10 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, sectio
         load(write(project, {**MINIMAL, **section}), [], names)
 
 
-@pytest.mark.parametrize(("given", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
-def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, given: Any, prompt: int, new: int) -> None:
+@pytest.mark.parametrize(("workload", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
+def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, workload: Any, prompt: int, new: int) -> None:
     names = replace(NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, generating=("text",))
-    config = load(write(project, {**MINIMAL, "task": "text", "workload": given}), [], names)
+    config = load(write(project, {**MINIMAL, "task": "text", "workload": workload}), [], names)
     assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
     assert from_mapping(config.to_mapping(), names) == config
 

@@ -42,10 +42,10 @@ def test_a_decision_is_pure() -> None:
     times.observe(VARIANTS[1], 4, 32, 0.01)
     before = copy.deepcopy(times)
     for _ in range(100):
-        seen = backlog(int(random.integers(1, 200)), float(random.uniform(0, SLO_S)))
+        queue = backlog(int(random.integers(1, 200)), float(random.uniform(0, SLO_S)))
         state = serving(int(random.choice([3, 7, 9])))
-        first = BacklogFit().choose(state, seen, VARIANTS, times, 1.0)
-        assert first == BacklogFit().choose(state, seen, VARIANTS, times, 1.0) and times == before
+        first = BacklogFit().choose(state, queue, VARIANTS, times, 1.0)
+        assert first == BacklogFit().choose(state, queue, VARIANTS, times, 1.0) and times == before
 
 
 def test_a_longer_queue_never_gets_a_more_accurate_variant() -> None:
@@ -58,9 +58,9 @@ def test_a_batch_is_done_before_its_most_urgent_request_is_late() -> None:
     random, times = np.random.default_rng(1), ServiceTimes()
     for _ in range(300):
         waited = float(random.uniform(0, SLO_S - 0.003))
-        seen = backlog(int(random.integers(1, 200)), waited)
-        choice, _ = BacklogFit().choose(serving(int(random.choice([3, 7, 9]))), seen, VARIANTS, times, 0.0)
-        assert times.safe_s(choice.variant, choice.batch, 32) <= seen.urgent_s[choice.batch - 1]
+        queue = backlog(int(random.integers(1, 200)), waited)
+        choice, _ = BacklogFit().choose(serving(int(random.choice([3, 7, 9]))), queue, VARIANTS, times, 0.0)
+        assert times.safe_s(choice.variant, choice.batch, 32) <= queue.urgent_s[choice.batch - 1]
 
 
 def test_hysteresis_stops_flapping() -> None:
@@ -77,8 +77,8 @@ def test_every_switch_is_an_event_with_its_reason() -> None:
     controller = Controller(VARIANTS, BacklogFit())
     for time, count in enumerate((1, 150, 1, 1, 1)):
         controller.decide(backlog(count), float(time))
-    told = [(s.time_s, s.source, s.target) for s in controller.switches]
-    assert told == [(0, None, 9), (1, 9, 7), (2, 7, 3), (3, 3, 9)] and controller.switch_count == 3
+    moves = [(s.time_s, s.source, s.target) for s in controller.switches]
+    assert moves == [(0, None, 9), (1, 9, 7), (2, 7, 3), (3, 3, 9)] and controller.switch_count == 3
     assert [s.reason for s in controller.switches][:2] == [
         "start",
         "150 waiting, 50.0 ms left to the most urgent",
@@ -106,9 +106,9 @@ def test_with_every_variant_out_the_next_trial_is_told() -> None:
     controller = Controller(VARIANTS[:2], BacklogFit())
     controller.failed(VARIANTS[0], 0.0, "")
     controller.failed(VARIANTS[1], 0.5, "")
-    with pytest.raises(UnavailableError) as told:
+    with pytest.raises(UnavailableError) as refusal:
         controller.decide(backlog(1), 0.6)
-    assert told.value.retry_after_s == pytest.approx(0.4) and controller.back_at(0.6) == 1.0
+    assert refusal.value.retry_after_s == pytest.approx(0.4) and controller.back_at(0.6) == 1.0
     assert Health().after_failure(5.0, "x").out_until_s == 6.0
 
 

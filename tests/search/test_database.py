@@ -35,8 +35,8 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     pytest.importorskip("psycopg")
     if postgres.programs() is None:
         pytest.skip("PostgreSQL's programs are not installed")
-    with postgres.server() as given:
-        yield url_of(given, Path())
+    with postgres.server() as address:
+        yield url_of(address, Path())
 
 
 @pytest.fixture
@@ -198,10 +198,10 @@ def test_every_answer_that_was_stored_survives_kill_9(engine: Engine, url: str) 
     assert set(sent) <= stored
 
 
-@pytest.mark.parametrize("given", ["mysql://u:secret@h/d", "nothing"])
-def test_another_database_is_refused_without_its_password(given: str) -> None:
+@pytest.mark.parametrize("address", ["mysql://u:secret@h/d", "nothing"])
+def test_another_database_is_refused_without_its_password(address: str) -> None:
     with pytest.raises(UserError, match="--database: must begin with sqlite:/// or postgresql://") as caught:
-        url_of(given, Path())
+        url_of(address, Path())
     assert "secret" not in str(caught.value)
 
 

@@ -42,10 +42,10 @@ TARGETS = (Target("rmse", "lower"), Target(LATENCY, "lower"))
 BASELINE = 0.40
 
 
-def measured(number: int, rmse: float, ms: float, made: object = None) -> Outcome:
+def measured(number: int, rmse: float, ms: float, candidate: object = None) -> Outcome:
     """The uncompressed model's outcome as trial 0, of others with so many layers."""
-    kept = factory.measurements(0.8, ms)
-    figures = {name: one for name, one in kept.items() if name not in ("accuracy", "quality_loss")}
+    all_figures = factory.measurements(0.8, ms)
+    figures = {name: one for name, one in all_figures.items() if name not in ("accuracy", "quality_loss")}
     figures["rmse"] = measurement("rmse", rmse, 0.01, "RMSE")
     lost = 100 * (rmse / BASELINE - 1)
     if number:
@@ -78,8 +78,8 @@ def test_reports_show_the_error_itself_and_a_loss_above_0() -> None:
     data = plain(front_json(FRONT, STUDY))
     jsonschema.validate(data, schema("front"))
     assert data["targets"][0] == {"objective": "rmse", "better": "lower"}
-    found = {one["number"]: one["measurements"] for one in data["members"]}
-    assert found[1]["rmse"]["value"] == 0.42 and found[1]["quality_loss"]["unit"] == "% of RMSE"
+    members = {one["number"]: one["measurements"] for one in data["members"]}
+    assert members[1]["rmse"]["value"] == 0.42 and members[1]["quality_loss"]["unit"] == "% of RMSE"
     [axes] = draw(FRONT).axes
     bottom, top = axes.get_ylim()
     assert any(text.get_text() == "RMSE, lower is better" for text in axes.texts)
@@ -110,7 +110,7 @@ def test_memory_and_times_of_tokens_are_limited_by_name() -> None:
 
 
 def test_a_least_accuracy_is_none_of_an_error() -> None:
-    given = {
+    mapping = {
         "study": "s",
         "task": "classification",
         "model": {"name": "m", "problem_type": "regression"},
@@ -120,7 +120,7 @@ def test_a_least_accuracy_is_none_of_an_error() -> None:
     }
     rule = "limits.min_accuracy: must be left out where lower is better; write limits.others.rmse, its most, got 0.5"
     with pytest.raises(UserError, match=re.escape(rule)):
-        from_mapping(given, names())
+        from_mapping(mapping, names())
 
 
 def test_the_quality_model_learns_utilities_where_higher_is_better() -> None:

@@ -67,8 +67,8 @@ class World:
         yield self
 
     def timings(self, bench: object, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
-        found = factory.measurements(0.8, self.latency(recipe))
-        return {name: found[name] for name in (LATENCY, "speedup")}
+        figures = factory.measurements(0.8, self.latency(recipe))
+        return {name: figures[name] for name in (LATENCY, "speedup")}
 
 
 def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
@@ -142,8 +142,8 @@ def test_every_process_that_is_measured_keeps_to_the_limit_at_each_call(
     monkeypatch.setattr(measurer, "open_bench", open_bench)
     (tmp_path / WEIGHTS).touch()
     setting = SimpleNamespace(context=Context(), teacher=tmp_path, store=None)
-    made = Measurer(cast(Any, setting), lambda stage, done: None, limit_s, Stopwatch())
-    with made.opened(Recipe("m", "", "t", (), {}, Step("eager")), tmp_path), made.baseline():
+    timer = Measurer(cast(Any, setting), lambda stage, done: None, limit_s, Stopwatch())
+    with timer.opened(Recipe("m", "", "t", (), {}, Step("eager")), tmp_path), timer.baseline():
         assert limits == [limit_s, limit_s]
 
 

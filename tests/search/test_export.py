@@ -44,12 +44,12 @@ def test_an_export_has_the_promised_files_and_nothing_else(front: Front, exporte
 
 def test_a_model_folder_has_what_its_runtime_needs_and_no_more(front: Front, exported: Path) -> None:
     for outcome in front.members:
-        found = names(exported_folder(exported, outcome))
-        assert {"config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "vocab.txt"} <= found
-        assert not {"entry.json", "optimizer.pt", ".partial.123"} & found
+        files = names(exported_folder(exported, outcome))
+        assert {"config.json", "model.safetensors", "recipe.yaml", "tokenizer.json", "vocab.txt"} <= files
+        assert not {"entry.json", "optimizer.pt", ".partial.123"} & files
         bits = outcome.recipe.step("bits")
         graph = {f"onnx/{bits.settings['precision'] if bits else 'fp32'}.onnx"}
-        assert {n for n in found if "/" in n} == (graph if outcome.recipe.runtime.name == "onnx" else set())
+        assert {n for n in files if "/" in n} == (graph if outcome.recipe.runtime.name == "onnx" else set())
 
 
 def test_a_graph_that_is_not_there_yet_is_left_to_the_runtime(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_compiled_code_is_exported_with_its_seal_and_the_record_names_neither(tm
     source = factory.weights(tmp_path, "a")
     recipe, package = programs(source)
     (source / f"{package}.seal").write_bytes(b"seal")
-    outcome = factory.outcome(0, made=recipe, folder=str(source))
-    made = Front(factory.TARGETS, (outcome,))
-    record = export_model(made, factory.study(made), outcome, tmp_path / "to")
+    outcome = factory.outcome(0, candidate=recipe, folder=str(source))
+    front = Front(factory.TARGETS, (outcome,))
+    record = export_model(front, factory.study(front), outcome, tmp_path / "to")
     assert {name for name in names(tmp_path / "to") if "/" in name} == {package, f"{package}.seal"}
     assert (tmp_path / "to" / package).read_bytes() == b"program"
     assert "model.safetensors" in record.files and not [name for name in record.files if "/" in name]
@@ -94,9 +94,9 @@ def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_ope
     monkeypatch.setattr(aot_inductor, "_compile", compile_to)
     source, to, plan = factory.weights(tmp_path, "a"), tmp_path / "to", {"precision": "fp32"}
     aot_inductor.package(source, plan, Context())
-    outcome = factory.outcome(0, made=factory.recipe(runtime="aot_inductor"), folder=str(source))
-    made = Front(factory.TARGETS, (outcome,))
-    export_model(made, factory.study(made), outcome, to)
+    outcome = factory.outcome(0, candidate=factory.recipe(runtime="aot_inductor"), folder=str(source))
+    front = Front(factory.TARGETS, (outcome,))
+    export_model(front, factory.study(front), outcome, to)
     path = aot_inductor.package(to, plan, Context())
     assert (compiled, path.read_bytes()) == ([source], b"program 1") and path.is_relative_to(to)
     path.write_bytes(b"program 2")
@@ -129,12 +129,12 @@ def test_front_json_names_folders_that_exist(exported: Path) -> None:
 
 @pytest.mark.parametrize(("pick", "file"), PICK_FILES.items())
 def test_pick_files_hold_the_pick(front: Front, exported: Path, pick: str, file: str) -> None:
-    made = read_best_config(exported / file)
-    assert made.recipe == front.picks[pick].recipe
-    assert made.number == front.picks[pick].number
-    assert made.measurements == front.picks[pick].measurements
-    assert made.held_out["accuracy"].value == pytest.approx(front.picks[pick].value("accuracy") - 0.006)
-    assert made.config == factory.CONFIG
+    best = read_best_config(exported / file)
+    assert best.recipe == front.picks[pick].recipe
+    assert best.number == front.picks[pick].number
+    assert best.measurements == front.picks[pick].measurements
+    assert best.held_out["accuracy"].value == pytest.approx(front.picks[pick].value("accuracy") - 0.006)
+    assert best.config == factory.CONFIG
     assert f"python -m search apply {file}" in (exported / file).read_text()
 
 
@@ -147,10 +147,10 @@ def test_the_record_in_a_model_folder_has_the_digests_of_its_files(front: Front,
 
 
 def test_a_best_config_survives_json(front: Front) -> None:
-    made = BestConfig.of(front, factory.study(front), front.members[0], {"model.safetensors": "0" * 64})
-    data = json.loads(json.dumps(made.to_json("best-config.yaml")))
+    best = BestConfig.of(front, factory.study(front), front.members[0], {"model.safetensors": "0" * 64})
+    data = json.loads(json.dumps(best.to_json("best-config.yaml")))
     jsonschema.validate(data, schema("best-config"))
-    assert BestConfig.from_json(data) == made
+    assert BestConfig.from_json(data) == best
 
 
 def test_exporting_again_drops_models_that_left_the_front(front: Front, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_an_empty_front_exports_its_pictures_and_no_pick(front: Front, tmp_path:
 
 
 def test_missing_weights_are_named_and_nothing_is_left_half_written(tmp_path: Path) -> None:
-    made = factory.front()
+    front = factory.front()
     with pytest.raises(UserError, match="trial 1: its weights must be in"):
-        export_model(made, factory.study(made), made.outcomes[1], tmp_path / "models" / "1")
+        export_model(front, factory.study(front), front.outcomes[1], tmp_path / "models" / "1")
     assert names(tmp_path) == set()
 
 

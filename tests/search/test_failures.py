@@ -245,8 +245,8 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
         assert cli.main(command_line) == 1
     error = capsys.readouterr().err
     # (MLflow says what it does where an earlier test has let it.)
-    told = [line for line in error.splitlines() if " INFO mlflow" not in line]
-    assert told == [f"failed: TypeError: planted (the traceback is in {log})"]
+    lines = [line for line in error.splitlines() if " INFO mlflow" not in line]
+    assert lines == [f"failed: TypeError: planted (the traceback is in {log})"]
     text = log.read_text()
     assert "TypeError: planted" in text and "in measured" in text and "torch" in text and '"trials": 4' in text
     assert "stage teacher: " in text
@@ -256,8 +256,8 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
     with monkeypatch.context() as patch:
         Planted(patch, lambda call, recipe: RemoteDied(-9) if recipe.recover else None)
         assert cli.main(command_line) == 0
-    shown = capsys.readouterr()
-    assert f"1 failed: mlruns/logs/{STUDY}.log says why; run --retry-failed tries again" in shown.out
+    output = capsys.readouterr()
+    assert f"1 failed: mlruns/logs/{STUDY}.log says why; run --retry-failed tries again" in output.out
     *complete, failed = state_of(tmp_path / "mlruns").outcomes
     assert {o.status for o in complete} == {"complete"} and complete[0] == before[0]
     assert failed.status == "failed" and failed.reason.startswith("RemoteDied: its process died (killed by signal 9")

@@ -18,36 +18,36 @@ SIZE = Target("size_mb", "lower")
 def test_what_was_not_measured_against_the_baseline_has_no_speedup_and_no_loss() -> None:
     unpaired = factory.outcome(5, 0.8, 4.0)
     figures = {name: m for name, m in unpaired.measurements.items() if name not in (SPEEDUP, LOSS)}
-    made = Front(factory.TARGETS, (*factory.baselines(), replace(unpaired, measurements=figures)))
-    assert made.loss(made.outcomes[-1]) is None
-    assert made.speedup(made.outcomes[-1], made.baseline) is None
-    assert made.speedup(made.outcomes[-1], made.best_uncompressed) is None
-    limited = made.within(max_loss=50.0)
+    front = Front(factory.TARGETS, (*factory.baselines(), replace(unpaired, measurements=figures)))
+    assert front.loss(front.outcomes[-1]) is None
+    assert front.speedup(front.outcomes[-1], front.baseline) is None
+    assert front.speedup(front.outcomes[-1], front.best_uncompressed) is None
+    limited = front.within(max_loss=50.0)
     assert limited.why_not(limited.outcomes[-1]) == "loss unknown is over the limit of 50 accuracy points"
 
 
 def test_without_a_baseline_nothing_is_known_to_be_as_fast_as_it() -> None:
     alone = replace(factory.baselines()[1], measurements=factory.baselines()[0].measurements)
-    made = Front(factory.TARGETS, (alone,))
-    assert made.baseline is None
-    assert made.loss(alone) is None
-    assert made.speedup(factory.outcome(5, 0.8, 4.0), alone) is None
+    front = Front(factory.TARGETS, (alone,))
+    assert front.baseline is None
+    assert front.loss(alone) is None
+    assert front.speedup(factory.outcome(5, 0.8, 4.0), alone) is None
 
 
 def test_a_figure_exactly_at_a_limit_is_inside_it_and_one_over_it_is_said() -> None:
-    made = Front(factory.TARGETS, (*factory.baselines(), factory.outcome(5, 0.8, 4.0)))
-    loss = made.outcomes[-1].value(LOSS)
-    assert made.within(max_latency_ms=4.0, max_loss=loss).outcomes[-1].limits_broken == ()
-    [said] = made.within(max_loss=loss / 2).outcomes[-1].limits_broken
-    assert said == "loss 3.20 accuracy points is over the limit of 1.6 accuracy points"
+    front = Front(factory.TARGETS, (*factory.baselines(), factory.outcome(5, 0.8, 4.0)))
+    loss = front.outcomes[-1].value(LOSS)
+    assert front.within(max_latency_ms=4.0, max_loss=loss).outcomes[-1].limits_broken == ()
+    [reason] = front.within(max_loss=loss / 2).outcomes[-1].limits_broken
+    assert reason == "loss 3.20 accuracy points is over the limit of 1.6 accuracy points"
 
 
 def test_the_baseline_is_the_eager_one_whichever_was_measured_first() -> None:
     first, other = factory.baselines()[:2]
     for order in ((first, other), (other, first)):
-        made = Front(factory.TARGETS, order)
-        assert made.baseline is first
-        assert made.best_uncompressed is other
+        front = Front(factory.TARGETS, order)
+        assert front.baseline is first
+        assert front.best_uncompressed is other
     assert Front(factory.TARGETS, (other,)).baseline is None
 
 
@@ -67,8 +67,8 @@ def test_what_failed_is_no_baseline() -> None:
 def test_fastest_and_most_accurate_have_a_target_each_in_any_order(
     targets: tuple[Target, ...], speed: str, quality: str
 ) -> None:
-    made = Front(targets)
-    assert (made.speed.objective, made.quality.objective) == (speed, quality)
+    front = Front(targets)
+    assert (front.speed.objective, front.quality.objective) == (speed, quality)
 
 
 def test_members_are_in_the_order_of_the_last_target_then_of_their_numbers() -> None:
@@ -83,8 +83,8 @@ def test_members_are_in_the_order_of_the_last_target_then_of_their_numbers() -> 
 
 def test_an_equal_of_a_member_that_was_not_timed_again_names_it() -> None:
     outcomes = (*factory.baselines(), factory.outcome(3, 0.8, 4.0), factory.outcome(4, 0.8, 4.0))
-    made = Front(factory.TARGETS, outcomes)
-    after = made.decided(factory.campaign(made, {3: 1.2}), lambda outcome: ())
+    front = Front(factory.TARGETS, outcomes)
+    after = front.decided(factory.campaign(front, {3: 1.2}), lambda outcome: ())
     assert after.why_not(after.outcomes[4]) == "not timed again: 3 dominated it in the search's own timing"
 
 
@@ -94,10 +94,10 @@ def test_a_ratio_of_times_says_nothing_of_accuracies() -> None:
     for outcome in (factory.outcome(3, 0.80, 5.0), factory.outcome(4, 0.81, 5.01)):
         lost = replace(outcome.measurements[LOSS], interval=(outcome.value(LOSS),) * 2)
         sharp.append(replace(outcome, measurements={**outcome.measurements, LOSS: lost}))
-    made = Front(factory.TARGETS, (*factory.baselines(), *sharp))
-    final = factory.campaign(made)
+    front = Front(factory.TARGETS, (*factory.baselines(), *sharp))
+    final = factory.campaign(front)
     alike = {**final.ratios[""], (3, 4): Estimate(1.0, 0.98, 1.02)}
-    assert made.decided(replace(final, ratios={"": alike}), lambda outcome: ()).ties() == ()
+    assert front.decided(replace(final, ratios={"": alike}), lambda outcome: ()).ties() == ()
 
 
 def test_the_hypervolume_is_counted_from_the_baselines_cost_and_no_quality() -> None:

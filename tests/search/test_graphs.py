@@ -61,14 +61,14 @@ def recipe(precision: str = "fp32", runtime: str = "onnx") -> Recipe:
 
 def unlike_their_manifests(root: Path) -> dict[str, Any]:
     """Every published entry whose files are not those of its manifest."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for manifest in root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
         folder = manifest.parent
         listed = {name: digest for name, (_, digest) in json.loads(manifest.read_text())["files"].items()}
         there = {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file() and p != manifest}
         if there != listed:
-            found[str(folder)] = there.keys() ^ listed.keys() or "digests"
-    return found
+            differences[str(folder)] = there.keys() ^ listed.keys() or "digests"
+    return differences
 
 
 def test_after_a_search_every_published_entry_is_what_it_was_when_it_was_published(finished: Finished) -> None:
@@ -165,7 +165,7 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_export_copies_the_graph_beside_the_weights_and_no_link(tmp_path: Path) -> None:
     store, maker = Store(tmp_path / "cache"), Maker()
-    outcome = factory.outcome(0, made=recipe("int8"), folder=str(weights(store)))
+    outcome = factory.outcome(0, candidate=recipe("int8"), folder=str(weights(store)))
     front = Front(factory.TARGETS, (outcome,))
     graphs = Graphs(store, maker)
     to = tmp_path / "to"
@@ -179,7 +179,7 @@ def test_an_export_copies_the_graph_beside_the_weights_and_no_link(tmp_path: Pat
 
 def test_a_graph_that_was_put_into_an_export_is_never_opened(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
-    outcome = factory.outcome(0, made=recipe(), folder=str(weights(store)))
+    outcome = factory.outcome(0, candidate=recipe(), folder=str(weights(store)))
     front = Front(factory.TARGETS, (outcome,))
     to = tmp_path / "to"
     export_model(front, factory.study(front), outcome, to)  # without its graph

@@ -53,7 +53,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_equals_brute_force_integration(case: tuple[float, float, list[float], float, list[float], float]) -> None:
     mean, sd, costs, error, offsets, least = case
-    found = expected_improvement(
+    gains = expected_improvement(
         np.array([mean]),
         np.array([sd]),
         np.array([costs]),
@@ -62,7 +62,7 @@ def test_equals_brute_force_integration(case: tuple[float, float, list[float], f
         Staircase.of(FRONT, REFERENCE),
         least,
     )
-    assert found[0] == pytest.approx(brute_force(*case), rel=0.02, abs=2e-5)
+    assert gains[0] == pytest.approx(brute_force(*case), rel=0.02, abs=2e-5)
 
 
 def test_a_pair_that_cannot_run_adds_nothing() -> None:
@@ -93,5 +93,5 @@ def test_dominated_points_change_no_staircase() -> None:
 
 
 def test_gain_without_spread_is_the_distance_above_the_bar() -> None:
-    found = expected_gain(np.array([0.7, 0.7, 0.7]), np.zeros(3), np.array([0.6, 0.8, 0.6]), 0.65)
-    np.testing.assert_allclose(found, [0.1, 0.0, 0.1], atol=1e-9)
+    gains = expected_gain(np.array([0.7, 0.7, 0.7]), np.zeros(3), np.array([0.6, 0.8, 0.6]), 0.65)
+    np.testing.assert_allclose(gains, [0.1, 0.0, 0.1], atol=1e-9)

@@ -59,8 +59,10 @@ def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path:
     store = Store(tmp_path)
     weights, others = folder_of(store, "weights", b"one"), folder_of(store, "weights", b"two")
     reuse(store).keep(RECIPE, weights, FOUND)
-    found = reuse(store).find(RECIPE, weights)
-    assert found is not None and {n: m.value for n, m in found.items()} == {n: m.value for n, m in FOUND.items()}
+    measurements = reuse(store).find(RECIPE, weights)
+    assert measurements is not None and {n: m.value for n, m in measurements.items()} == {
+        n: m.value for n, m in FOUND.items()
+    }
     assert reuse(store).find(RECIPE, others) is None, "the recipe, trained to other numbers"
     assert reuse(store, null_threshold=1.0).find(RECIPE, weights) is None, "other questions have no answer"
     assert reuse(store, scored_tokens=9).find(RECIPE, weights) is None, "other tokens are scored"

@@ -20,13 +20,13 @@ Cut = Callable[[], Iterator[None]]
 
 def steps(monkeypatch: pytest.MonkeyPatch, die_at: int) -> None:
     """Ends this process without a word, as a kill does, before its change number `die_at` to names."""
-    seen = [0]
+    count = [0]
 
     def counted(real: Callable[..., object]) -> Callable[..., object]:
         def step(*arguments: object, **named: object) -> object:
-            if seen[0] == die_at:
+            if count[0] == die_at:
                 os._exit(9)
-            seen[0] += 1
+            count[0] += 1
             return real(*arguments, **named)
 
         return step
@@ -141,9 +141,9 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(tmp_path: Path) ->
 
 
 def test_a_name_is_known_for_ours_only_with_a_machine_and_a_process(tmp_path: Path) -> None:
-    made = owner.temporary(tmp_path / "front.json")
-    ended = made.with_name(made.name.replace(f"-{os.getpid()}-", "-4194305-"))
-    for path in (tmp_path / ".x.123", tmp_path / ".front.json.4194305", made, ended):
+    temporary = owner.temporary(tmp_path / "front.json")
+    ended = temporary.with_name(temporary.name.replace(f"-{os.getpid()}-", "-4194305-"))
+    for path in (tmp_path / ".x.123", tmp_path / ".front.json.4194305", temporary, ended):
         path.touch()
     assert [left.path for left in owner.leftovers(tmp_path)] == [ended]
     assert written.FILE not in tree(tmp_path)

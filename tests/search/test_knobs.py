@@ -44,8 +44,8 @@ KEY = "c.yaml: space.a.b"
     ],
 )
 def test_a_spec_gives_these_values(knob: Knob, spec: Any, values: list[Any]) -> None:
-    made = narrow(knob, spec, KEY).values()
-    assert made == (pytest.approx(values) if knob.ordered else values)
+    knob_values = narrow(knob, spec, KEY).values()
+    assert knob_values == (pytest.approx(values) if knob.ordered else values)
 
 
 @pytest.mark.parametrize("knob", [LAYERS, HEADS, PRECISION, MODE])

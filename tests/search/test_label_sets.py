@@ -142,12 +142,12 @@ def rows(references: list[list[int]]) -> LabelSetRows:
 
 
 def test_rows_are_given_the_labels_whose_probability_is_above_one_half() -> None:
-    made = rows(SETS)
-    assert made.predictions("f1_micro", np.array([[-1.0, 0.1, 3.0], [0.0, -0.1, -2.0]])).tolist() == [
+    label_rows = rows(SETS)
+    assert label_rows.predictions("f1_micro", np.array([[-1.0, 0.1, 3.0], [0.0, -0.1, -2.0]])).tolist() == [
         [0, 1, 1],
         [0, 0, 0],
     ]
-    assert made.constant_guess("f1_macro").text == 'where every row is given "dull", "noisy", "warm"'
-    assert made.problem() == ""
+    assert label_rows.constant_guess("f1_macro").text == 'where every row is given "dull", "noisy", "warm"'
+    assert label_rows.problem() == ""
     assert rows([[0, 1, 1]] * 4).problem() == 'must have rows with different labels, got 4 rows of "noisy", "warm"'
     assert rows([[0, 0, 0]] * 4).problem() == "must have rows with different labels, got 4 rows of no label"

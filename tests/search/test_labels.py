@@ -67,9 +67,9 @@ NAMED: list[tuple[Sequence[Any], Sequence[str], dict[Any, int]]] = [
 def test_labels_have_the_numbers_that_the_model_knows_them_by(
     labels: Any, model: Any, numbers: dict[Any, int], trained_on: bool
 ) -> None:
-    made = numbered(labels, model, trained_on=trained_on)
-    assert dict(made.numbers) == numbers
-    assert made.names == tuple(model)
+    numbering = numbered(labels, model, trained_on=trained_on)
+    assert dict(numbering.numbers) == numbers
+    assert numbering.names == tuple(model)
 
 
 def test_what_is_not_an_exact_name_is_noted() -> None:
@@ -104,8 +104,8 @@ def test_more_labels_than_the_model_has_are_refused(labels: Any, model: Any, tra
 
 
 def test_a_label_that_only_test_has_is_fine_if_the_model_knows_it() -> None:
-    made = numbered(("good", "bad"), ("bad", "good", "Mixed"), test=("mixed",))
-    assert made.numbers["mixed"] == 2
+    numbering = numbered(("good", "bad"), ("bad", "good", "Mixed"), test=("mixed",))
+    assert numbering.numbers["mixed"] == 2
     assert numbered((0, 1), ("A", "B", "C"), test=(2,)).numbers[2] == 2
     assert 'the data have "odd"' in refusal(("good", "bad"), ("bad", "good"), test=("odd",))
     assert 'test has labels that train has not: "odd"' in refusal(("good", "bad"), test=("odd",))
@@ -118,25 +118,25 @@ def test_the_order_of_words_is_never_assumed_for_a_model_without_names() -> None
     message = refusal(("positive", "negative"), BARE)
     assert message.startswith("c.yaml: data.label_names: missing: ") and "LABEL_0 to LABEL_1" in message
     assert refusal((1, 2), BARE).startswith("c.yaml: data.label_names: missing: ")
-    made = numbered(("positive", "negative"), BARE, listed=("positive", "negative"))
-    assert made.numbers == {"positive": 0, "negative": 1} and made.names == ("positive", "negative")
+    numbering = numbered(("positive", "negative"), BARE, listed=("positive", "negative"))
+    assert numbering.numbers == {"positive": 0, "negative": 1} and numbering.names == ("positive", "negative")
 
 
 def test_training_makes_the_alphabetical_order_true_and_a_note_says_so() -> None:
-    made = numbered(("positive", "negative"), BARE, trained_on=True)
-    assert made.numbers == {"negative": 0, "positive": 1} and "as it is trained further" in made.notes[0]
+    numbering = numbered(("positive", "negative"), BARE, trained_on=True)
+    assert numbering.numbers == {"negative": 0, "positive": 1} and "as it is trained further" in numbering.notes[0]
     assert numbered((2, 1), BARE, trained_on=True).numbers == {1: 0, 2: 1}
 
 
 def test_a_data_set_that_numbers_its_names_gives_a_nameless_model_the_order() -> None:
-    made = numbered(("neg", "pos"), BARE, carried=("pos", "neg"))
-    assert made.numbers == {"pos": 0, "neg": 1} and made.names == ("pos", "neg")
+    numbering = numbered(("neg", "pos"), BARE, carried=("pos", "neg"))
+    assert numbering.numbers == {"pos": 0, "neg": 1} and numbering.names == ("pos", "neg")
     assert "LABEL_2" in refusal(("neg", "pos"), ("LABEL_0", "LABEL_1", "LABEL_2"), carried=("pos", "neg"))
 
 
 def test_label_names_are_the_models_order_where_its_names_say_nothing_of_the_datas() -> None:
-    made = numbered(("down", "up"), ("POS", "NEG"), listed=("up", "down"))
-    assert made.numbers == {"up": 0, "down": 1} and made.names == ("POS", "NEG")
+    numbering = numbered(("down", "up"), ("POS", "NEG"), listed=("up", "down"))
+    assert numbering.numbers == {"up": 0, "down": 1} and numbering.names == ("POS", "NEG")
     three = numbered(("down", "up"), ("A", "B", "C"), listed=("up", "flat", "down"))
     assert three.numbers == {"up": 0, "down": 2}
     stars = numbered((0, 1, 2), ("1", "2", "3"), listed=("0", "1", "2"))
@@ -159,8 +159,8 @@ def test_label_names_against_the_models_own_names_are_refused() -> None:
 
 
 def test_label_names_are_an_order_and_never_a_renaming() -> None:
-    made = numbered(("negative", "positive"), listed=("positive", "negative"))
-    assert made.numbers == {"positive": 0, "negative": 1} and made.names == ("positive", "negative")
+    numbering = numbered(("negative", "positive"), listed=("positive", "negative"))
+    assert numbering.numbers == {"positive": 0, "negative": 1} and numbering.names == ("positive", "negative")
     assert numbered((0, 1), listed=("1", "0")).numbers == {0: 1, 1: 0}
     for listed in (("bad", "good"), ("negative", "good"), ("positive",)):
         assert "must be" in refusal(("negative", "positive"), listed=listed)
@@ -179,25 +179,25 @@ def test_a_data_set_that_numbers_its_names_gives_their_order() -> None:
 
 
 def test_spellings_of_one_label_are_one_class_and_noted() -> None:
-    made = numbered(("Negative", "negative", "negative", "positive ", "positive", "positive"))
-    assert made.names == ("negative", "positive")
-    assert made.numbers == {"Negative": 0, "negative": 0, "positive": 1, "positive ": 1}
-    assert len(made.notes) == 2 and '"Negative", "negative" are one class, "negative"' in made.notes[0]
+    numbering = numbered(("Negative", "negative", "negative", "positive ", "positive", "positive"))
+    assert numbering.names == ("negative", "positive")
+    assert numbering.numbers == {"Negative": 0, "negative": 0, "positive": 1, "positive ": 1}
+    assert len(numbering.notes) == 2 and '"Negative", "negative" are one class, "negative"' in numbering.notes[0]
 
 
 def test_spaces_around_a_label_are_no_part_of_its_name() -> None:
-    made = numbered((" neg", "pos "))
-    assert made.names == ("neg", "pos") and made.numbers == {" neg": 0, "pos ": 1} and made.notes == ()
+    numbering = numbered((" neg", "pos "))
+    assert numbering.names == ("neg", "pos") and numbering.numbers == {" neg": 0, "pos ": 1} and numbering.notes == ()
 
 
 def test_spellings_that_are_listed_stay_apart() -> None:
-    made = numbered(("US", "us", "them"), listed=("US", "them", "us"))
-    assert made.numbers == {"US": 0, "them": 1, "us": 2} and made.notes == ()
+    numbering = numbered(("US", "us", "them"), listed=("US", "them", "us"))
+    assert numbering.numbers == {"US": 0, "them": 1, "us": 2} and numbering.notes == ()
 
 
 def test_a_spelling_that_only_test_has_is_its_class_in_train() -> None:
-    made = numbered(("negative", "positive"), test=("NEGATIVE", "positive"))
-    assert made.numbers["NEGATIVE"] == made.numbers["negative"] == 0 and len(made.notes) == 1
+    numbering = numbered(("negative", "positive"), test=("NEGATIVE", "positive"))
+    assert numbering.numbers["NEGATIVE"] == numbering.numbers["negative"] == 0 and len(numbering.notes) == 1
 
 
 # --- what is written in files -------------------------------------------------------------------------------
@@ -245,24 +245,24 @@ def test_a_fraction_among_numbers_is_no_class(tmp_path: Path) -> None:
 def test_the_same_labels_in_different_formats_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"text": "a", "label": 1.0}\n{"text": "b", "label": "0"}\n')
     (tmp_path / "dev.jsonl").write_text('{"text": "c", "label": true}\n{"text": "d", "label": false}\n')
-    made = load(tmp_path, rows(("0", "1")), test=str(tmp_path / "test.jsonl"))
-    assert made.test.labels.tolist() == [1, 0]
-    made = load(tmp_path, rows(("True", "False")), validation=str(tmp_path / "dev.jsonl"))
-    assert made.validation.labels.tolist() == [1, 0]
+    data = load(tmp_path, rows(("0", "1")), test=str(tmp_path / "test.jsonl"))
+    assert data.test.labels.tolist() == [1, 0]
+    data = load(tmp_path, rows(("True", "False")), validation=str(tmp_path / "dev.jsonl"))
+    assert data.validation.labels.tolist() == [1, 0]
 
 
 def test_texts_that_are_numbers_truth_values_or_dates_are_read_as_text_and_noted(tmp_path: Path) -> None:
     lines = ['{"text": 1e5, "label": 0}', '{"text": true, "label": 1}'] * 5
     lines += [json.dumps({"text": f"word {i}", "label": i % 2}) for i in range(99)]
-    made = load(tmp_path, lines, "rows.jsonl")
-    assert {"1e5", "true"} <= {text for part in (made.train, made.validation, made.test) for text in part.texts}
-    assert 'column "text" of rows.jsonl holds bool, number: read as text' in made.notes
+    data = load(tmp_path, lines, "rows.jsonl")
+    assert {"1e5", "true"} <= {text for part in (data.train, data.validation, data.test) for text in part.texts}
+    assert 'column "text" of rows.jsonl holds bool, number: read as text' in data.notes
 
 
 def test_how_a_file_was_read_is_in_the_notes(tmp_path: Path) -> None:
-    made = load(tmp_path, [line.replace(",", "\t").replace("text ", '"text ') for line in rows(("a", "b"))], "rows.tsv")
-    assert len(made.train) + len(made.validation) + len(made.test) == 120
-    assert made.notes[0].startswith("rows.tsv: quotes are taken for characters of the texts")
+    data = load(tmp_path, [line.replace(",", "\t").replace("text ", '"text ') for line in rows(("a", "b"))], "rows.tsv")
+    assert len(data.train) + len(data.validation) + len(data.test) == 120
+    assert data.notes[0].startswith("rows.tsv: quotes are taken for characters of the texts")
 
 
 # --- config.json --------------------------------------------------------------------------------------------

@@ -41,9 +41,9 @@ def timed(predictor: LatencyPredictor, ms: float, **conditions: object) -> Measu
     return Measurement(LATENCY, "ms", "lower", ms, (0.98 * ms, 1.02 * ms), 100, about)
 
 
-def outcome(prepared: Prepared, params: dict[str, object], found: Measurement) -> Outcome:
+def outcome(prepared: Prepared, params: dict[str, object], latency: Measurement) -> Outcome:
     recipe = prepared.recipe({**prepared.space.off, **params})  # type: ignore[dict-item]
-    return Outcome(0, recipe, "complete", measurements={LATENCY: found})
+    return Outcome(0, recipe, "complete", measurements={LATENCY: latency})
 
 
 def test_a_trial_corrects_what_is_predicted_of_its_like(predictor: LatencyPredictor, prepared: Prepared) -> None:
@@ -64,17 +64,17 @@ def test_a_trial_told_again_teaches_nothing_new(predictor: LatencyPredictor, pre
 def test_a_trial_of_another_machine_is_kept_apart(
     predictor: LatencyPredictor, prepared: Prepared, tmp_path: Path
 ) -> None:
-    found = timed(predictor, 5.0, threads=64)
-    predictor.correct(outcome(prepared, {}, found))
+    latency = timed(predictor, 5.0, threads=64)
+    predictor.correct(outcome(prepared, {}, latency))
     assert predictor.table.deployments == ()
-    assert LatencyTable(tmp_path, found.conditions).deployments == ("eager/fp32",)
+    assert LatencyTable(tmp_path, latency.conditions).deployments == ("eager/fp32",)
 
 
 def test_another_workload_has_a_table_of_its_own(predictor: LatencyPredictor, prepared: Prepared) -> None:
     other = LatencyPredictor(prepared, predictor._measurer, predictor.table.path.parent, "b8")
-    found = timed(predictor, 5.0)
-    trial = outcome(prepared, {}, found)
-    trial = replace(trial, measurements={LATENCY: found, f"{LATENCY}/b8": timed(other, 20.0)})
+    latency = timed(predictor, 5.0)
+    trial = outcome(prepared, {}, latency)
+    trial = replace(trial, measurements={LATENCY: latency, f"{LATENCY}/b8": timed(other, 20.0)})
     for table in (predictor, other):
         table.correct(trial)
     whole = [{**prepared.space.off}]

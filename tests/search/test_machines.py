@@ -82,9 +82,9 @@ def test_another_machine_is_refused_in_words_and_the_same_one_goes_on(mlruns: Pa
     other = {**PARTS, "searched": {"pairs": []}}  # what it can run is another machine's too
     with pytest.raises(UserError) as refused:
         check_study(mlruns, NAME, other, HERE)
-    told = str(refused.value)
-    assert told.startswith(f"--study {NAME}: it was measured on another machine")
-    assert "cpu: A there, B here; torch: 2.12 there, 2.13 here" in told and "--remeasure" in told
+    message = str(refused.value)
+    assert message.startswith(f"--study {NAME}: it was measured on another machine")
+    assert "cpu: A there, B here; torch: 2.12 there, 2.13 here" in message and "--remeasure" in message
     check_study(mlruns, NAME, other, HERE, remeasure=True)
     for remeasuring in (False, True):
         with pytest.raises(UserError, match="another task"):
@@ -107,8 +107,8 @@ def test_until_all_is_measured_again_the_study_is_what_it_was(mlruns: Path) -> N
     again = replacement(mlruns)
     assert [o.number for o in again.left] == [2], "what was measured here before the kill is kept"
     again.add(replace(again.left[0], measurements=measured(2, 2, 4.0).measurements))
-    kept = again.finish()
-    assert timed(mlruns) == {0: 12.0, 2: 4.0} and timed(mlruns, kept) == {0: 6.0, 2: 2.0}
+    front = again.finish()
+    assert timed(mlruns) == {0: 12.0, 2: 4.0} and timed(mlruns, front) == {0: 6.0, 2: 2.0}
     study = find_study(mlruns, NAME)
     assert study is not None and study.user_attrs[MACHINE] == HERE
     assert [t.values[1] for t in study.get_trials(states=(TrialState.COMPLETE,))] == [12.0, 4.0], "what samplers see"
@@ -157,18 +157,18 @@ def test_what_cannot_run_here_becomes_infeasible(mlruns: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(remeasure, "Evaluator", Here)
     monkeypatch.setattr(Prepared, "targets", TARGETS)
-    said: list[str] = []
-    clock = SimpleNamespace(left=lambda: len(said) < 3)
-    view = SimpleNamespace(say=said.append, progress=None)
+    messages: list[str] = []
+    clock = SimpleNamespace(left=lambda: len(messages) < 3)
+    view = SimpleNamespace(say=messages.append, progress=None)
     with pytest.raises(TimeoutError, match="2 of 3 trials were measured again; the study is as it was"):
         remeasure.measure_again(prepared, cast(Any, view), cast(Any, clock))
     assert timed(mlruns) == {0: 6.0, 2: 2.0, 4: 1.0}
-    said.clear()
+    messages.clear()
     remeasure.measure_again(prepared, cast(Any, view), cast(Any, clock))
     assert timed(mlruns) == {0: 12.0, 2: 4.0}
     last = read_outcomes(mlruns, NAME)[1][-1]
     assert (last.number, last.status, last.reason) == (4, "infeasible", "ONNX Runtime is not installed")
-    assert "measuring 1 trials again" in said[0] and "before-1" in said[-1]
+    assert "measuring 1 trials again" in messages[0] and "before-1" in messages[-1]
 
 
 def test_the_command_refuses_another_machines_study_before_anything_is_made(tmp_path: Path, finished: Finished) -> None:

@@ -63,15 +63,15 @@ def test_a_search_measures_once_and_its_recipes_hold_what_was_measured(
     again = prepare_with(tmp_path, tiny_bert, tiny_data, opened)
     assert again.costs == prepared.costs and [p.stat().st_mtime_ns for p in measured(again)] == [written]
     params = {"low_rank.rank": 0.5, "low_rank.where": "faster"}
-    made, plain = prepared.recipe(params), prepared.recipe({**params, "low_rank.where": "smaller"})
-    assert made.params["low_rank.costs"] == prepared.costs
-    assert "low_rank.costs" not in plain.params and plain.digest != made.digest
+    recipe, plain = prepared.recipe(params), prepared.recipe({**params, "low_rank.where": "smaller"})
+    assert recipe.params["low_rank.costs"] == prepared.costs
+    assert "low_rank.costs" not in plain.params and plain.digest != recipe.digest
     assert not prepared.recipe({**params, "low_rank.rank": 1.0}).steps, "it alone switches nothing on"
-    assert "where faster" in describe(made) and "costs" not in describe(made)
+    assert "where faster" in describe(recipe) and "costs" not in describe(recipe)
     # Elsewhere the plan is made from the recipe alone.
     statistics = Statistics.load(prepared.statistics / "statistics.safetensors")
-    carried = Recipe.from_json(json.loads(canonical(made.to_json())))
-    here, there = (build.decide(one.steps, statistics)["low_rank"]["ranks"] for one in (made, carried))
+    carried = Recipe.from_json(json.loads(canonical(recipe.to_json())))
+    here, there = (build.decide(one.steps, statistics)["low_rank"]["ranks"] for one in (recipe, carried))
     assert here == there
     assert here.items() <= build.decide(plain.steps, statistics)["low_rank"]["ranks"].items()
 

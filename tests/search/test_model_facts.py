@@ -159,9 +159,9 @@ def test_tokens_that_were_added_without_embeddings_are_refused_with_both_sizes(
 ) -> None:
     for kind, rows, token in (("bert", 31, "film2"), ("gpt2", 257, "<|pad|>")):
         folder = families.save(tmp_path / kind, kind, **LABELS)
-        made = families.tokenizer_of(kind)
-        made.add_tokens([token])
-        made.save_pretrained(folder)
+        tokenizer = families.tokenizer_of(kind)
+        tokenizer.add_tokens([token])
+        tokenizer.save_pretrained(folder)
         with pytest.raises(
             UserError,
             match=rf"model.name: the tokenizer has ids up to {rows}, and the model has {rows} token embeddings",
@@ -187,9 +187,9 @@ def test_rows_without_a_token_are_counted_and_refused(tmp_path: Path, configured
 
 def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path, configured: Configure) -> None:
     folder = families.save(tmp_path / "model", "bert", **LABELS)
-    made = families.tokenizer_of("bert")
-    made.add_tokens(["film2"])
-    made.save_pretrained(folder)
+    tokenizer = families.tokenizer_of("bert")
+    tokenizer.add_tokens(["film2"])
+    tokenizer.save_pretrained(folder)
     with pytest.raises(UserError) as caught:
         checked(configured(folder, "workload.length=100", "objectives=[metric,latency_p50_ms/l90]"))
     for part in ("workload.length: must be at most 64", "got 90 (latency_p50_ms/l90)", "ids up to 31"):
@@ -210,7 +210,7 @@ def test_an_encoder_with_a_decoder_needs_a_head_of_its_own(tmp_path: Path, confi
 
 
 @pytest.mark.parametrize(
-    ("problem", "classes", "said"),
+    ("problem", "classes", "message"),
     [
         (
             "multi_label_classification",
@@ -222,10 +222,10 @@ def test_an_encoder_with_a_decoder_needs_a_head_of_its_own(tmp_path: Path, confi
     ],
 )
 def test_a_head_for_another_problem_is_never_taken_for_a_classifier(
-    tmp_path: Path, configured: Configure, problem: str | None, classes: int, said: str
+    tmp_path: Path, configured: Configure, problem: str | None, classes: int, message: str
 ) -> None:
     folder = families.save(tmp_path / "model", "bert", classes, problem_type=problem)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         checked(configured(folder, "model.problem_type=single_label_classification"))
     checked(configured(folder, "model.head=mean", "teacher.epochs=1"))
 
@@ -238,12 +238,12 @@ def test_a_model_is_timed_on_rows_framed_by_its_tokenizer(tmp_path: Path, config
     """Special tokens stand where the tokenizer puts them and nowhere else, padding at the right end; and it runs."""
     folder = families.save(tmp_path / "model", kind, **LABELS)
     _, teacher = prepared(tmp_path, configured(folder))
-    made = families.tokenizer_of(kind)
-    real = made("film", add_special_tokens=True)["input_ids"]
-    bare = made("film", add_special_tokens=False)["input_ids"]
+    tokenizer = families.tokenizer_of(kind)
+    real = tokenizer("film", add_special_tokens=True)["input_ids"]
+    bare = tokenizer("film", add_special_tokens=False)["input_ids"]
     at = next(i for i in range(len(real)) if real[i : i + len(bare)] == bare)
     before, behind = real[:at], real[at + len(bare) :]
-    special = {*made.all_special_ids}
+    special = {*tokenizer.all_special_ids}
     batches = workload.inputs(workload.Workload(4, "data", 1), input_names(teacher), frame_in(teacher), range(5, 30))
     model = build.load(teacher)
     for batch in batches:
@@ -251,7 +251,7 @@ def test_a_model_is_timed_on_rows_framed_by_its_tokenizer(tmp_path: Path, config
             row = ids[mask == 1].tolist()
             assert row[: len(before)] == before and row[len(row) - len(behind) :] == behind
             inside = row[len(before) : len(row) - len(behind)]
-            assert inside and not special & set(inside) and max(inside) < len(made)
+            assert inside and not special & set(inside) and max(inside) < len(tokenizer)
             assert set(ids[mask == 0].tolist()) <= {load_tokenizer(teacher).pad_token_id}
         with torch.inference_mode():
             assert model(**{n: torch.from_numpy(a) for n, a in batch.items()}).isfinite().all()
@@ -266,14 +266,17 @@ def test_the_models_padding_token_is_that_of_its_tokenizer(tmp_path: Path, confi
         root = tmp_path / str(number)
         folder = families.save(root / "model", kind, **LABELS, pad_token_id=pad)
         _, teacher = prepared(root, configured(folder))
-        made = load_tokenizer(teacher)
-        assert json.loads((teacher / "config.json").read_text())["base"]["config"]["pad_token_id"] == made.pad_token_id
+        tokenizer = load_tokenizer(teacher)
+        assert (
+            json.loads((teacher / "config.json").read_text())["base"]["config"]["pad_token_id"]
+            == tokenizer.pad_token_id
+        )
         theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         texts = ["a film is dull", "the plot of the film is clever and bright and warm"]
-        batch = made(texts, padding=True, padding_side="right", return_tensors="pt")
+        batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         with torch.inference_mode():
             ours = build.load(teacher)(**{n: batch[n] for n in input_names(teacher)})
-            alone = torch.cat([theirs(**made(text, return_tensors="pt")).logits for text in texts])
+            alone = torch.cat([theirs(**tokenizer(text, return_tensors="pt")).logits for text in texts])
         torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
 
 

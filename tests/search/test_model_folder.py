@@ -87,12 +87,12 @@ def test_the_modules_of_sentence_transformers_count(model: Path) -> None:
     (model / "modules.json").write_text("[]")
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     save(model / "2_Dense")
-    seen = {fingerprint(model)}
+    fingerprints = {fingerprint(model)}
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    seen.add(fingerprint(model))
+    fingerprints.add(fingerprint(model))
     save(model / "2_Dense", value=2.0)
-    seen.add(fingerprint(model))
-    assert len(seen) == 3
+    fingerprints.add(fingerprint(model))
+    assert len(fingerprints) == 3
 
 
 @pytest.mark.parametrize("vocabulary", ["vocab.txt", "spiece.model", "source.spm", "bpe.codes", "merges.bpe"])
@@ -128,7 +128,7 @@ def described(model: Path, file: str = "config.json", **changes: object) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
@@ -139,9 +139,9 @@ def described(model: Path, file: str = "config.json", **changes: object) -> None
         ({"quantization": {"group_size": 64, "bits": 4}}, 'quantization: {"group_size": 64'),
     ],
 )
-def test_a_model_that_is_quantised_already_is_refused(model: Path, changes: dict[str, object], said: str) -> None:
+def test_a_model_that_is_quantised_already_is_refused(model: Path, changes: dict[str, object], message: str) -> None:
     described(model, **changes)
-    refuses(model, rf"^c.yaml: model.name: .* is already quantised .*{said}.*give the original model")
+    refuses(model, rf"^c.yaml: model.name: .* is already quantised .*{message}.*give the original model")
     described(model, quantization_config=None, compression_config={}, quantization=None)
     check_model(model, "")
 

@@ -59,8 +59,8 @@ def test_a_search_goes_on_where_its_folder_was_moved_to_and_makes_nothing_again(
     assert len(after.outcomes) == MORE
     assert after.outcomes[: len(moved.before.outcomes)] == moved.before.outcomes
     assert {name: after.entries[name] for name in moved.before.entries} == moved.before.entries
-    made = {name.split("/")[1] for name in after.entries.keys() - moved.before.entries.keys()}
-    assert not made & {"data", "shape", "teacher", "statistics", "outputs"}
+    stages = {name.split("/")[1] for name in after.entries.keys() - moved.before.entries.keys()}
+    assert not stages & {"data", "shape", "teacher", "statistics", "outputs"}
     assert moved.left == ()
 
 

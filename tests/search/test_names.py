@@ -36,9 +36,9 @@ print(json.dumps([told, sorted(sys.modules)]))
 def test_a_wrong_name_is_answered_with_the_nearest_before_torch_is_imported() -> None:
     command = [sys.executable, "-c", CODE, json.dumps(list(WRONG))]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    told, modules = json.loads(answer.stdout)
+    answers, modules = json.loads(answer.stdout)
     for wrong, nearest in WRONG.items():
-        code, text = told[wrong]
+        code, text = answers[wrong]
         assert code == 2, (wrong, text)
         assert f'did you mean "{nearest}"?' in text, (wrong, text)
     assert not set(HEAVY) & set(modules)

@@ -45,8 +45,8 @@ def load(train: str, head: Head | None = None, **settings: Any) -> Splits:
 def test_every_format_gives_the_same_numbers(tmp_path: Path, kind: str) -> None:
     splits = load(written(tmp_path, VALUES, kind))
     parts = (splits.train, splits.validation, splits.test)
-    found = {text: label for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)}
-    assert found == {f"text {i}": value for i, value in enumerate(VALUES)}
+    labels = {text: label for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)}
+    assert labels == {f"text {i}": value for i, value in enumerate(VALUES)}
     assert splits.labels == ("LABEL_0",)
     assert load(written(tmp_path, VALUES, kind), Head(("stars",))).labels == ("stars",)
 
@@ -70,9 +70,9 @@ BAD_VALUES = [("jsonl", None), ("jsonl", True), ("jsonl", [1.0]), ("parquet", fl
 def test_what_is_no_finite_number_is_refused_by_file_column_and_row(tmp_path: Path, kind: str, value: Any) -> None:
     path = written(tmp_path, [*VALUES, value], kind)
     rule = "must hold finite numbers, since model.problem_type is regression, got "
-    with pytest.raises(UserError, match=re.escape(f'c.yaml: data.label: column "label" of {path} {rule}')) as told:
+    with pytest.raises(UserError, match=re.escape(f'c.yaml: data.label: column "label" of {path} {rule}')) as refusal:
         load(path)
-    assert "in row 101" in str(told.value)
+    assert "in row 101" in str(refusal.value)
 
 
 def test_numbers_that_are_all_the_same_and_names_of_labels_are_refused(tmp_path: Path) -> None:
@@ -86,12 +86,19 @@ def test_rows_say_what_they_are() -> None:
     def rows(*values: float) -> NumberRows:
         return NumberRows(Encoded({}, {}, np.zeros(0, dtype=np.int64)), np.array(values), ("LABEL_0",))
 
-    made = rows(1.0, 2.0, 6.0)
-    assert made.predictions("pearson", np.array([[1.5], [2.0], [4.0]], dtype=np.float32)).tolist() == [1.5, 2.0, 4.0]
-    guess = made.constant_guess("pearson")
+    number_rows = rows(1.0, 2.0, 6.0)
+    assert number_rows.predictions("pearson", np.array([[1.5], [2.0], [4.0]], dtype=np.float32)).tolist() == [
+        1.5,
+        2.0,
+        4.0,
+    ]
+    guess = number_rows.constant_guess("pearson")
     assert (guess.predictions.tolist(), guess.text) == ([3.0] * 3, "where every row is given their mean, 3")
-    assert made.problem() == "" and rows(2.0, 2.0).problem() == "must have rows with different numbers, got 2 rows of 2"
-    assert made.details(np.array([1.0, 2.0, 3.0])) == {"rmse": pytest.approx(np.sqrt(3.0))}
+    assert (
+        number_rows.problem() == ""
+        and rows(2.0, 2.0).problem() == "must have rows with different numbers, got 2 rows of 2"
+    )
+    assert number_rows.details(np.array([1.0, 2.0, 3.0])) == {"rmse": pytest.approx(np.sqrt(3.0))}
 
 
 @pytest.mark.parametrize(
@@ -105,8 +112,8 @@ def test_rows_say_what_they_are() -> None:
     ],
 )
 def test_a_head_of_one_number_is_wanted(problem: str | None, outputs: int, message: str) -> None:
-    found = Regression().unusable(problem, outputs)
-    assert bool(found) == bool(message) and re.search(message, found)
+    reason = Regression().unusable(problem, outputs)
+    assert bool(reason) == bool(message) and re.search(message, reason)
 
 
 def test_losses_of_numbers_do_not_depend_on_their_unit() -> None:
@@ -115,11 +122,11 @@ def test_losses_of_numbers_do_not_depend_on_their_unit() -> None:
     values = draw.normal(5.0, 2.0, 50)
     output, other = (torch.tensor(draw.normal(5.0, 2.0, (50, 1))) for _ in range(2))
     targets, mask = torch.tensor(values), torch.ones(50, 4)
-    found = []
+    losses = []
     for unit in (1.0, 1000.0):
         task = Regression().fitted(values * unit)
         assert (task.mean, task.scale) == pytest.approx((values.mean() * unit, values.std() * unit))
-        found.append(
+        losses.append(
             [
                 task.loss(output * unit, targets * unit, mask),
                 task.soft_loss(output * unit, other * unit, mask, 2.0),
@@ -127,6 +134,6 @@ def test_losses_of_numbers_do_not_depend_on_their_unit() -> None:
                 task.certainty(output * unit, mask),
             ]
         )
-    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
     error = (output[:, 0] - targets) / values.std()
-    torch.testing.assert_close(found[0][0], error.square().mean(), check_dtype=False)
+    torch.testing.assert_close(losses[0][0], error.square().mean(), check_dtype=False)

@@ -28,7 +28,7 @@ def test_a_number_without_a_bound_is_finite(text: str) -> None:
 
 
 def test_ports_are_those_of_sixteen_bits() -> None:
-    assert [port(given) for given in ("1", "65535", 5000)] == [1, 65535, 5000]
-    for given in ("0", "65536", "-1", "80.5", "http"):
-        with pytest.raises(typer.BadParameter, match=f"must be a whole number from 1 to 65535, got {given}$"):
-            port(given)
+    assert [port(value) for value in ("1", "65535", 5000)] == [1, 65535, 5000]
+    for value in ("0", "65536", "-1", "80.5", "http"):
+        with pytest.raises(typer.BadParameter, match=f"must be a whole number from 1 to 65535, got {value}$"):
+            port(value)

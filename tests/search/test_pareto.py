@@ -39,20 +39,20 @@ def test_hypervolume_of_nothing_is_zero() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_dominated_points_and_order_do_not_change_the_hypervolume(seed: int) -> None:
     points = random_points(20, 3, seed)
-    kept = [points[i] for i in non_dominated(points)]
+    front = [points[i] for i in non_dominated(points)]
     random.Random(seed).shuffle(points)
-    assert hypervolume(kept, (1.0, 1.0, 1.0)) == pytest.approx(hypervolume(points, (1.0, 1.0, 1.0)))
+    assert hypervolume(front, (1.0, 1.0, 1.0)) == pytest.approx(hypervolume(points, (1.0, 1.0, 1.0)))
 
 
 @pytest.mark.parametrize("objectives", [2, 3])
 @pytest.mark.parametrize("seed", range(8))
 def test_non_dominated_points_are_those_nothing_beats_and_the_rest_is_beaten(objectives: int, seed: int) -> None:
     points = random_points(30, objectives, seed)
-    kept = non_dominated(points)
-    assert not any(dominates(p, points[i]) for i in kept for p in points)
-    assert len({points[i] for i in kept}) == len(kept)
-    for i in set(range(len(points))) - set(kept):
-        assert any(points[k] == points[i] or dominates(points[k], points[i]) for k in kept)
+    front = non_dominated(points)
+    assert not any(dominates(p, points[i]) for i in front for p in points)
+    assert len({points[i] for i in front}) == len(front)
+    for i in set(range(len(points))) - set(front):
+        assert any(points[k] == points[i] or dominates(points[k], points[i]) for k in front)
 
 
 def test_dominance_is_strict() -> None:

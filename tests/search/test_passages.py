@@ -56,16 +56,16 @@ def whole(folder: Path, rows: Sequence[Mapping[str, Any]], kind: str = "jsonl", 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_queries_and_passages_are_their_texts(tmp_path: Path, kind: str) -> None:
-    found = whole(tmp_path, pairs(SMALL), kind)
-    assert found == Passages(
+    data = whole(tmp_path, pairs(SMALL), kind)
+    assert data == Passages(
         queries=("q one", "q two", "q three"),
         query_ids=("1", "2", "4"),
         passages=("p a", "p b", "p c"),
         passage_ids=("1", "2", "3"),
         relevant=((0, 2), (1,), (0,)),
     )
-    assert len(found) == 3
-    assert found.digest == whole(tmp_path, pairs(SMALL)).digest != whole(tmp_path, pairs(SMALL[:3])).digest
+    assert len(data) == 3
+    assert data.digest == whole(tmp_path, pairs(SMALL)).digest != whole(tmp_path, pairs(SMALL[:3])).digest
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,18 +76,18 @@ def test_columns_may_have_other_names_and_texts_names_of_their_own(tmp_path: Pat
         {"question": "q two", "document": "p a", "qid": 9, "pid": "D1"},
     ]
     names = {"query": "question", "passage": "document", "query_id": "qid", "passage_id": "pid"}
-    found = whole(tmp_path, rows, kind, **names)
-    assert found == Passages(("q one", "q two"), ("7", "9"), ("p a", "p b"), ("D1", "D2"), ((0, 1), (0,)))
+    data = whole(tmp_path, rows, kind, **names)
+    assert data == Passages(("q one", "q two"), ("7", "9"), ("p a", "p b"), ("D1", "D2"), ((0, 1), (0,)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scored_pairs_keep_their_order_and_scores(tmp_path: Path, kind: str) -> None:
     rows = [{"query": "a", "passage": "b", "like": 4.5}, {"query": "a", "passage": "b", "like": -1e-3}]
     rows += [{"query": "c", "passage": "c", "like": 5.0}]
-    found = whole(tmp_path, rows, kind, score="like")
-    assert isinstance(found, ScoredPairs) and len(found) == 3
-    assert (found.first, found.second) == (("a", "a", "c"), ("b", "b", "c"))
-    assert found.scores.dtype == np.float64 and found.scores.tolist() == [4.5, -1e-3, 5.0]
+    data = whole(tmp_path, rows, kind, score="like")
+    assert isinstance(data, ScoredPairs) and len(data) == 3
+    assert (data.first, data.second) == (("a", "a", "c"), ("b", "b", "c"))
+    assert data.scores.dtype == np.float64 and data.scores.tolist() == [4.5, -1e-3, 5.0]
 
 
 def test_a_repeated_row_is_used_once_and_noted(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_missing_splits_are_cut_by_query_and_always_the_same(tmp_path: Path) -> 
     assert sum(map(len, queries)) == len(set.union(*queries)) == 200, "no query is in two splits"
     assert all(8 <= len(part) <= 40 for part in parts[1:])
     assert sum(len(part.passages) for part in parts) == 400
-    assert all(len(found) == 2 for part in parts for found in part.relevant), "a query keeps all of its passages"
+    assert all(len(places) == 2 for part in parts for places in part.relevant), "a query keeps all of its passages"
     assert any("were cut from train by hash of the query" in note for note in notes)
     again = load(write(tmp_path, pairs(MANY[::-1]), name="other"))[0]
     assert [set(part.queries) for part in again] == queries, "whatever the order of the rows"
@@ -113,27 +113,29 @@ def test_pairs_are_cut_by_both_texts_in_either_order(tmp_path: Path) -> None:
     rows = [{"query": f"a {i}", "passage": f"b {i}", "score": i} for i in range(200)]
     rows += [{"query": row["passage"], "passage": row["query"], "score": row["score"]} for row in rows]
     parts, notes = load(write(tmp_path, rows), score="score")
-    found = [{frozenset(pair) for pair in zip(part.first, part.second, strict=True)} for part in parts]
-    assert sum(map(len, found)) == len(set.union(*found)) == 200
+    pair_sets = [{frozenset(pair) for pair in zip(part.first, part.second, strict=True)} for part in parts]
+    assert sum(map(len, pair_sets)) == len(set.union(*pair_sets)) == 200
     assert sum(map(len, parts)) == 400
     assert any("by hash of the pair" in note for note in notes)
 
 
 def test_a_limit_counts_queries_which_keep_all_their_passages(tmp_path: Path) -> None:
     train = write(tmp_path, pairs(MANY))
-    found = load(train, validation=train, test=train, limit=10)[0][0]
-    assert len(found) == 10 and len(found.passages) == 20
-    assert all(len(places) == 2 for places in found.relevant)
-    assert list(found.queries) == sorted(found.queries, key=lambda query: int(query.split()[1])), "the file's order"
-    assert set(found.queries) <= set(load(train, validation=train, test=train, limit=20)[0][0].queries)
+    train_part = load(train, validation=train, test=train, limit=10)[0][0]
+    assert len(train_part) == 10 and len(train_part.passages) == 20
+    assert all(len(places) == 2 for places in train_part.relevant)
+    assert list(train_part.queries) == sorted(train_part.queries, key=lambda query: int(query.split()[1])), (
+        "the file's order"
+    )
+    assert set(train_part.queries) <= set(load(train, validation=train, test=train, limit=20)[0][0].queries)
 
 
 def test_a_limit_counts_scored_pairs(tmp_path: Path) -> None:
     rows = [{"query": f"a {i}", "passage": f"b {i}", "score": i} for i in range(50)]
-    found = whole(tmp_path, rows, score="score", limit=10)
-    assert len(found) == 10 and found.scores.tolist() == sorted(found.scores)
+    data = whole(tmp_path, rows, score="score", limit=10)
+    assert len(data) == 10 and data.scores.tolist() == sorted(data.scores)
     assert all(
-        a[2:] == b[2:] == f"{score:.0f}" for a, b, score in zip(found.first, found.second, found.scores, strict=True)
+        a[2:] == b[2:] == f"{score:.0f}" for a, b, score in zip(data.first, data.second, data.scores, strict=True)
     )
 
 
@@ -145,8 +147,8 @@ def test_what_train_shares_with_other_splits_is_noted(tmp_path: Path) -> None:
 
 
 def test_numbers_are_the_text_they_are_written_as(tmp_path: Path) -> None:
-    found = whole(tmp_path, pairs([(1.5, "p"), ("NA", "null")]))
-    assert found.queries == ("1.5", "NA") and found.passages == ("p", "null")
+    data = whole(tmp_path, pairs([(1.5, "p"), ("NA", "null")]))
+    assert data.queries == ("1.5", "NA") and data.passages == ("p", "null")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,7 +172,7 @@ def test_a_row_without_a_text_is_refused(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("score", "shown"),
+    ("score", "text"),
     [
         ("high", '"high"'),
         ("nan", '"nan"'),
@@ -180,20 +182,20 @@ def test_a_row_without_a_text_is_refused(
         (None, "a missing value"),
     ],
 )
-def test_a_score_that_is_no_number_is_refused(tmp_path: Path, kind: str, score: Any, shown: str) -> None:
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path, kind: str, score: Any, text: str) -> None:
     rows = [{"query": "a", "passage": "b", "s": "1"}, {"query": "a", "passage": "b", "s": score}]
     train = write(tmp_path, rows, kind)
     with pytest.raises(UserError) as caught:
         load(train, score="s")
-    rule = f"must hold finite numbers, got {shown} in row 2"
+    rule = f"must hold finite numbers, got {text} in row 2"
     assert str(caught.value) == f'c.yaml: data.score: column "s" of {train} {rule}'
 
 
-@pytest.mark.parametrize(("score", "shown"), [(float("nan"), "a missing value"), (float("inf"), "Infinity")])
+@pytest.mark.parametrize(("score", "text"), [(float("nan"), "a missing value"), (float("inf"), "Infinity")])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, kind: str, score: float, shown: str) -> None:
+def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, kind: str, score: float, text: str) -> None:
     train = write(tmp_path, [{"query": "a", "passage": "b", "s": score}], kind)
-    with pytest.raises(UserError, match=f"must hold finite numbers, got {shown} in row 1"):
+    with pytest.raises(UserError, match=f"must hold finite numbers, got {text} in row 1"):
         load(train, score="s")
 
 

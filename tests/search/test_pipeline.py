@@ -31,7 +31,7 @@ def exported(source: Path, to: Path, pairs: bool = False) -> Path:
     weights = to / "weights"
     write_folder(weights, model, base, {})
     tokenizer.save_pretrained(weights)
-    front = Front(factory.TARGETS, (factory.outcome(0, made=factory.recipe(), folder=str(weights)),))
+    front = Front(factory.TARGETS, (factory.outcome(0, candidate=factory.recipe(), folder=str(weights)),))
     config = {**factory.CONFIG, "data": {**factory.CONFIG["data"], "max_length": 128}}
     export_model(front, replace(factory.study(front), config=config), front.outcomes[0], to / "model")
     return to / "model"
@@ -40,9 +40,9 @@ def exported(source: Path, to: Path, pairs: bool = False) -> Path:
 def pipeline(source: Path) -> Any:
     import transformers
 
-    made = load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     named = transformers.AutoModelForSequenceClassification.from_pretrained(source)
-    return transformers.pipeline("text-classification", model=named, tokenizer=made, device="cpu")
+    return transformers.pipeline("text-classification", model=named, tokenizer=tokenizer, device="cpu")
 
 
 def flat(replies: Any) -> list[tuple[str, float]]:

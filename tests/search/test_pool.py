@@ -51,9 +51,9 @@ def test_crossings_take_every_setting_from_a_parent() -> None:
 def test_features_of_ordered_knobs_span_the_unit_interval() -> None:
     grid = Grid(KNOBS)
     ends = np.array([[0, 0, 0, 0], grid.counts - 1])
-    found = grid.features(ends)
-    assert found.shape == (2, 6)
-    np.testing.assert_allclose(found[:, [0, 1, 5]], [[0, 0, 0], [1, 1, 1]])
+    features = grid.features(ends)
+    assert features.shape == (2, 6)
+    np.testing.assert_allclose(features[:, [0, 1, 5]], [[0, 0, 0], [1, 1, 1]])
 
 
 def test_what_the_grid_does_not_hold_has_a_nearest_row() -> None:

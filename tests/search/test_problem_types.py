@@ -99,8 +99,8 @@ def configured(folder: Path, source: Path, **parts: Any) -> RunConfig:
     """With the model in `source`."""
     (folder / "train.csv").write_text("text,label,toxic,insult\na,0,1,0\n")
     sections = {"model": {"name": str(source)}, "data": {"train": "train.csv"}}
-    made = {name: {**section, **parts.pop(name, {})} for name, section in sections.items()}
-    return from_mapping({"task": "classification", **made, **parts}, names(), Source("c.yaml", folder))
+    merged = {name: {**section, **parts.pop(name, {})} for name, section in sections.items()}
+    return from_mapping({"task": "classification", **merged, **parts}, names(), Source("c.yaml", folder))
 
 
 @pytest.fixture

@@ -38,11 +38,11 @@ def test_every_trial_comes_to_an_end_and_none_is_too_many(world: World, sampler:
 @pytest.mark.parametrize("sampler", ["known-latency", "random"])
 def test_an_equal_search_is_gone_through_again_without_a_training(world: World, sampler: str) -> None:
     first = worlds.search(world, sampler, 0, 10**6, trials=2 * TRIALS)
-    told = [Outcome.from_json(o) for o in outcomes(first)]
-    second = worlds.search(world, sampler, 1, 10**6, trials=2 * TRIALS, before=told)
-    assert {o["digest"] for o in outcomes(second)} == {o.recipe.digest for o in told}
+    history = [Outcome.from_json(o) for o in outcomes(first)]
+    second = worlds.search(world, sampler, 1, 10**6, trials=2 * TRIALS, before=history)
+    assert {o["digest"] for o in outcomes(second)} == {o.recipe.digest for o in history}
     assert first.paid and not second.paid
-    more = worlds.search(world, sampler, 1, 10**6, trials=2 * TRIALS + 20, before=told)
+    more = worlds.search(world, sampler, 1, 10**6, trials=2 * TRIALS + 20, before=history)
     assert len(outcomes(more)) == 2 * TRIALS + 20 and more.paid, "and then it goes on"
 
 

@@ -63,8 +63,8 @@ def questions(rows: Sequence[dict[str, Any]]) -> Questions:
 
 def encoded(count: int = 12, unanswerable: float = 0.0) -> QuestionRows:
     data = replace(DATA, null_threshold=0.0) if unanswerable else DATA
-    made: QuestionRows = TASK.encode(tiny.word_tokenizer(), questions(facts(count, 0, unanswerable)), data, ())
-    return made
+    rows: QuestionRows = TASK.encode(tiny.word_tokenizer(), questions(facts(count, 0, unanswerable)), data, ())
+    return rows
 
 
 def certain(rows: QuestionRows) -> np.ndarray:
@@ -180,8 +180,8 @@ def test_integer_precisions_are_scored_as_they_are_timed(tmp_path: Path, batch: 
     prepared = PreparedData(config, Context(), tmp_path)
     sizes = prepared.sizes(rows, "int8")
     assert sizes == [int(rows.calls[i : i + batch].sum()) for i in range(0, len(rows), batch)]
-    found = prepared.batches(rows, "int8")
-    assert [len(one["input_ids"]) for one in found] == sizes and sum(sizes) == len(rows.encoded)
+    batches = prepared.batches(rows, "int8")
+    assert [len(one["input_ids"]) for one in batches] == sizes and sum(sizes) == len(rows.encoded)
     assert len(prepared.sizes(rows, "fp32")) == 1, "in floating point a row's output does not depend on the others"
 
 
@@ -210,8 +210,8 @@ def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
 
 
 def test_an_exported_answerer_does_what_its_record_says(searched: Path) -> None:
-    shown = command.search("check", members(searched)[0], cwd=searched).succeeded().out
-    assert "squad_f1 on the validation split" in shown and "its record says" in shown
+    output = command.search("check", members(searched)[0], cwd=searched).succeeded().out
+    assert "squad_f1 on the validation split" in output and "its record says" in output
 
 
 def test_the_uncompressed_model_answers_as_transformers_own_model_does(searched: Path, tmp_path: Path) -> None:
@@ -239,5 +239,5 @@ def test_the_uncompressed_model_answers_as_transformers_own_model_does(searched:
 
 def test_scores_of_rows_give_a_measurement() -> None:
     rows = encoded()
-    found = quality.quality("squad_f1", rows.predictions("squad_f1", certain(rows)), rows.references, 0, 0, {})
-    assert (found.value, found.unit, found.better) == (1.0, "fraction", "higher")
+    measurement = quality.quality("squad_f1", rows.predictions("squad_f1", certain(rows)), rows.references, 0, 0, {})
+    assert (measurement.value, measurement.unit, measurement.better) == (1.0, "fraction", "higher")

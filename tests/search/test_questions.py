@@ -76,9 +76,9 @@ def refusal(folder: Path, *rows: dict[str, Any], **settings: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["json", "parquet", "csv"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
-    expected, found = read(written(tmp_path, ROWS)), read(written(tmp_path, ROWS, f"other.{kind}"))
-    assert found[:3] == expected[:3]
-    assert [part.digest for part in found[:3]] == [part.digest for part in expected[:3]]
+    expected, actual = read(written(tmp_path, ROWS)), read(written(tmp_path, ROWS, f"other.{kind}"))
+    assert actual[:3] == expected[:3]
+    assert [part.digest for part in actual[:3]] == [part.digest for part in expected[:3]]
 
 
 def test_rows_are_those_of_the_file(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_the_digest_is_of_every_field(tmp_path: Path) -> None:
     fields = ("ids", "questions", "contexts", "answers", "starts")
     values = ("other", "other", "other", ("mat",), (1, 2))
     for field, value in zip(fields, values, strict=True):
-        made = {name: getattr(base, name) for name in fields}
-        made[field] = (value, made[field][1])
-        assert Questions(**made).digest != base.digest
+        arguments = {name: getattr(base, name) for name in fields}
+        arguments[field] = (value, arguments[field][1])
+        assert Questions(**arguments).digest != base.digest
     assert re.fullmatch("[0-9a-f]{16}", base.digest)
     assert base.rows(np.array([0, 1])).digest == base.digest != base.rows(np.array([1, 0])).digest
 

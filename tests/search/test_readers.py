@@ -59,9 +59,9 @@ def refusal(file: Path, **options: Any) -> str:
 def test_a_byte_order_mark_and_any_line_ending_just_work(tmp_path: Path, encoding: str, ending: str, kind: str) -> None:
     mark = {"csv": ",", "tsv": "\t"}[kind]
     lines = [f"text{mark}label", f"señor \u2028 x{mark}1", f"¡qué!\x85{mark}0", ""]
-    found = read(written(tmp_path, f"rows.{kind}", ending.join(lines).encode(encoding)))
-    assert found.columns == {"text": ["señor \u2028 x", "¡qué!\x85"], "label": ["1", "0"]}
-    assert found.names == WANTED
+    table = read(written(tmp_path, f"rows.{kind}", ending.join(lines).encode(encoding)))
+    assert table.columns == {"text": ["señor \u2028 x", "¡qué!\x85"], "label": ["1", "0"]}
+    assert table.names == WANTED
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -183,9 +183,9 @@ def test_cells_are_the_text_that_is_written(tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"rows.{kind}"
     with file.open("w", newline="") as stream:
         csv.writer(stream, delimiter={"csv": ",", "tsv": "\t"}[kind]).writerows([WANTED, *((t, "01") for t in TEXTS)])
-    found = read(file)
-    assert found.columns == {"text": TEXTS, "label": ["01"] * len(TEXTS)}
-    assert found.notes == ()
+    table = read(file)
+    assert table.columns == {"text": TEXTS, "label": ["01"] * len(TEXTS)}
+    assert table.notes == ()
 
 
 def test_digits_for_ten_thousand_rows_and_then_words_are_texts(tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_digits_for_ten_thousand_rows_and_then_words_are_texts(tmp_path: Path) -
 def test_quotes_at_the_beginning_of_texts_swallow_no_row_of_a_tsv(tmp_path: Path) -> None:
     texts = ['"Great" film', "plain", '"Unclosed', "between", 'closed"', '"all of it"', 'an "inner" one', '"']
     file = written(tmp_path, "rows.tsv", "text\tlabel\n" + "".join(f"{text}\t1\n" for text in texts))
-    found = read(file)
-    assert found.columns["text"] == texts
-    assert found.notes == ("quotes are taken for characters of the texts, since its fields are not quoted",)
+    table = read(file)
+    assert table.columns["text"] == texts
+    assert table.notes == ("quotes are taken for characters of the texts, since its fields are not quoted",)
 
 
 @pytest.mark.parametrize("texts", [['"a', 'b"'] * 3, ['"a" b'], ['a "b"'], ['"a', "b", 'c"'], ['"a" "b"', '"c"']])
@@ -250,14 +250,14 @@ def test_a_broken_quote_in_a_csv_is_named_with_its_row(tmp_path: Path, line: str
 
 
 def test_line_breaks_in_quotes_are_kept_and_counted(tmp_path: Path) -> None:
-    found = read(written(tmp_path, "rows.csv", 'text,label\n"two\r\nlines",1\n\nx,0\n'))
-    assert found.columns["text"] == ["two\r\nlines", "x"]
-    assert found.notes == ("2 rows in 3 lines: quoted fields hold line breaks, first in row 1 (line 2)",)
+    table = read(written(tmp_path, "rows.csv", 'text,label\n"two\r\nlines",1\n\nx,0\n'))
+    assert table.columns["text"] == ["two\r\nlines", "x"]
+    assert table.notes == ("2 rows in 3 lines: quoted fields hold line breaks, first in row 1 (line 2)",)
 
 
 def test_empty_fields_are_missing_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
-    found = read(written(tmp_path, "rows.csv", "\n\ntext,label\n\n  \nx,\n,1\n\n"))
-    assert found.columns == {"text": ["x", None], "label": [None, "1"]}
+    table = read(written(tmp_path, "rows.csv", "\n\ntext,label\n\n  \nx,\n,1\n\n"))
+    assert table.columns == {"text": ["x", None], "label": [None, "1"]}
 
 
 @pytest.mark.parametrize("mark", [";", "|", "\t"])

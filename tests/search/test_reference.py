@@ -23,8 +23,8 @@ INPUTS = [{"input_ids": np.ones((2, 8), dtype=np.int64)}]
 
 
 def timed(ms: float, noisy: str = "", others: float = 0.0) -> Measurement:
-    known = {"noisy": noisy, "others_cpu_share": others}
-    return P50.measured(ms, (0.9 * ms, 1.1 * ms), 100, known)
+    conditions = {"noisy": noisy, "others_cpu_share": others}
+    return P50.measured(ms, (0.9 * ms, 1.1 * ms), 100, conditions)
 
 
 def never() -> Measurement:
@@ -50,10 +50,10 @@ def test_a_noisy_one_is_measured_again_by_the_next_run_and_the_quiet_one_stays(t
 
 
 def test_on_a_machine_that_is_never_quiet_the_quietest_is_kept_and_it_is_tried_a_few_times(tmp_path: Path) -> None:
-    shares, found = [0.4, 0.2, 0.3, 0.5], []
+    shares, times = [0.4, 0.2, 0.3, 0.5], []
     for others in shares:
-        found.append(References(tmp_path, ABOUT).of(INPUTS, CONDITIONS, lambda: timed(100 * others, "busy", others)))  # noqa: B023
-    assert [round(one.ms) for one in found] == [40, 20, 20, 20]
+        times.append(References(tmp_path, ABOUT).of(INPUTS, CONDITIONS, lambda: timed(100 * others, "busy", others)))  # noqa: B023
+    assert [round(one.ms) for one in times] == [40, 20, 20, 20]
     assert len(shares) == ATTEMPTS
     assert References(tmp_path, ABOUT).of(INPUTS, CONDITIONS, never).ms == pytest.approx(20)
 

@@ -49,9 +49,9 @@ class Page(HTMLParser):
 
 
 def parsed(page: str) -> Page:
-    made = Page()
-    made.feed(page)
-    return made
+    parser = Page()
+    parser.feed(page)
+    return parser
 
 
 def test_front_json_follows_its_schema(front: Front) -> None:
@@ -59,11 +59,11 @@ def test_front_json_follows_its_schema(front: Front) -> None:
 
 
 def test_front_json_agrees_with_the_front() -> None:
-    made = factory.front()
-    data = front_json(made, factory.study(made))
-    assert [m["number"] for m in data["members"]] == [o.number for o in made.members]
-    assert [t["number"] for t in data["trials"] if t["on_front"]] == sorted(o.number for o in made.members)
-    assert len(data["trials"]) == len(made.outcomes)
+    search_front = factory.front()
+    data = front_json(search_front, factory.study(search_front))
+    assert [m["number"] for m in data["members"]] == [o.number for o in search_front.members]
+    assert [t["number"] for t in data["trials"] if t["on_front"]] == sorted(o.number for o in search_front.members)
+    assert len(data["trials"]) == len(search_front.outcomes)
     assert all(t["on_front"] or t["reason"] for t in data["trials"])
     assert data["members"][-1]["speedup"]["over_best_uncompressed"]["value"] == pytest.approx(1.0)
     assert data["hypervolume"]["reference"] == {"accuracy": 0.0, "latency_p50_ms": factory.BASELINE_MS}
@@ -96,17 +96,17 @@ def test_the_page_fetches_nothing(front: Front) -> None:
 def test_what_a_user_named_cannot_break_the_page() -> None:
     evil = "<script>alert(1)</script> $headline & \"'"
     outcome = factory.outcome(5, status="failed", reason=evil)
-    made = factory.front().add(outcome)
-    study = replace(factory.study(made), config={**factory.CONFIG, "study": evil})
-    page = front_html(made, study)
+    search_front = factory.front().add(outcome)
+    study = replace(factory.study(search_front), config={**factory.CONFIG, "study": evil})
+    page = front_html(search_front, study)
     assert evil not in page
     assert page.count("<script>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $headline" in page
 
 
 def test_the_page_s_picture_follows_light_and_dark() -> None:
-    made = factory.front()
-    page = front_html(made, factory.study(made))
+    search_front = factory.front()
+    page = front_html(search_front, factory.study(search_front))
     assert "prefers-color-scheme: dark" in page
     picture = page[page.index("<svg") : page.index("</svg>")]
     assert "fill: var(--front)" in picture and "fill: var(--paper)" in picture
@@ -121,8 +121,8 @@ def test_a_page_without_a_complete_model_says_so() -> None:
 
 
 def test_points_carry_their_figures_as_a_tooltip() -> None:
-    made = factory.front()
-    svg = front_svg(made)
+    search_front = factory.front()
+    svg = front_svg(search_front)
     assert "<title>trial 1: uncompressed · onnx\naccuracy 83.2 %, latency 8.30 ms, 1.83x over eager fp32" in svg
 
 
@@ -132,20 +132,22 @@ def test_the_picture_is_a_png(front: Front, tmp_path: Path) -> None:
 
 
 def test_the_same_front_gives_the_same_page() -> None:
-    made = factory.front()
-    assert front_html(made, factory.study(made)) == front_html(made, factory.study(made))
+    search_front = factory.front()
+    assert front_html(search_front, factory.study(search_front)) == front_html(
+        search_front, factory.study(search_front)
+    )
 
 
 def test_the_table_shows_members_and_the_uncompressed_model(front: Front) -> None:
     out = io.StringIO()
     Console(file=out, width=200).print(table(front, factory.study(front)))
-    shown = {int(n) for n in re.findall(r"^│\s+(\d+)", out.getvalue(), flags=re.MULTILINE)}
-    assert shown == {o.number for o in (*front.members, *front.uncompressed)}
+    numbers = {int(n) for n in re.findall(r"^│\s+(\d+)", out.getvalue(), flags=re.MULTILINE)}
+    assert numbers == {o.number for o in (*front.members, *front.uncompressed)}
 
 
 def test_the_last_lines_name_each_pick_and_both_speedups() -> None:
-    made = factory.front()
-    lines = pick_lines(made)
+    search_front = factory.front()
+    lines = pick_lines(search_front)
     assert [line.split()[0] for line in lines] == ["fastest", "balanced", "most-accurate"]
     assert all("over eager fp32" in line and "over the best uncompressed" in line for line in lines)
 
@@ -163,7 +165,7 @@ def test_the_census_counts_every_trial_once(front: Front) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "shown"),
+    ("value", "unit", "text"),
     [
         (0.8314, "fraction", "83.1 %"),
         (4.2149, "ms", "4.21 ms"),
@@ -174,8 +176,8 @@ def test_the_census_counts_every_trial_once(front: Front) -> None:
         (0.0123, "s", "0.0123 s"),
     ],
 )
-def test_quantities_have_three_digits_and_their_unit(value: float, unit: str, shown: str) -> None:
-    assert quantity(value, unit) == shown
+def test_quantities_have_three_digits_and_their_unit(value: float, unit: str, text: str) -> None:
+    assert quantity(value, unit) == text
 
 
 @pytest.mark.parametrize("value", [0.00123, 0.99999, 9.9999, 99.999, 5.0, -3.217, 12345.6])
@@ -190,8 +192,8 @@ def test_an_interval_names_its_unit_once() -> None:
 
 
 def test_recipes_are_described_by_their_steps_and_runtime() -> None:
-    made = factory.recipe({"distill": {"layers": 3}, "bits": {"precision": "int8"}}, "onnx")
-    assert describe(made) == "distill layers 3 · bits precision int8 · onnx"
+    recipe = factory.recipe({"distill": {"layers": 3}, "bits": {"precision": "int8"}}, "onnx")
+    assert describe(recipe) == "distill layers 3 · bits precision int8 · onnx"
     less = factory.recipe({"sparse": {"weights": 0.5}}, "eager")
     assert describe(less) == "sparse weights 0.5 (size only) · eager"
     skipped = factory.recipe({"sparse": {"weights": 0.5, "pattern": "2-of-4"}}, "eager")
@@ -216,5 +218,5 @@ def test_outcomes_with_only_some_measurements_are_shown() -> None:
         "too large",
         measurements={"size_mb": factory.measurement("size_mb", 400.0, unit="MB")},
     )
-    made = factory.front().add(partial)
-    assert "400 MB" in front_html(made, factory.study(made))
+    search_front = factory.front().add(partial)
+    assert "400 MB" in front_html(search_front, factory.study(search_front))

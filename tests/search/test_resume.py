@@ -48,8 +48,8 @@ def recipe_of(params: Params) -> Recipe:
 
 
 def complete(recipe: Recipe, baseline: bool = False) -> Outcome:
-    found = {"accuracy": ACCURACY.counted(0.8, {}), LATENCY: P50.counted(2.0, {})}
-    return Outcome(-1, recipe, "complete", measurements=found, seconds={"weights": 50.0}, baseline=baseline)
+    measurements = {"accuracy": ACCURACY.counted(0.8, {}), LATENCY: P50.counted(2.0, {})}
+    return Outcome(-1, recipe, "complete", measurements=measurements, seconds={"weights": 50.0}, baseline=baseline)
 
 
 def proposer(
@@ -166,9 +166,9 @@ def narrowed(**knobs: Knob) -> Space:
 )
 def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space: Space, study: optuna.Study) -> None:
     for pair in DEPLOYMENTS:
-        told = {**space.off, "runtime.name": pair[0], "bits.precision": pair[1]}
-        outcome = complete(recipe_of(told), baseline=True).numbered(0)
-        attributes = {OUTCOME: outcome.to_json(), PARAMS: told}
+        params = {**space.off, "runtime.name": pair[0], "bits.precision": pair[1]}
+        outcome = complete(recipe_of(params), baseline=True).numbered(0)
+        attributes = {OUTCOME: outcome.to_json(), PARAMS: params}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
     record = StudyHistory(weights_grid(space), space.off, TARGETS[0])
     (one,) = record.refresh(study)
@@ -191,8 +191,8 @@ def test_a_mode_of_an_axis_that_is_off_makes_no_other_weights(study: optuna.Stud
     space = narrowed(prune_criterion=mode)
     record = StudyHistory(weights_grid(space), space.off, TARGETS[0], space.canonical)
     for settings in ({"prune.criterion": "uniform"}, {"prune.criterion": "fisher"}):
-        told = {**space.off, **settings}
-        attributes = {OUTCOME: complete(recipe_of(told)).to_json(), PARAMS: told}
+        params = {**space.off, **settings}
+        attributes = {OUTCOME: complete(recipe_of(params)).to_json(), PARAMS: params}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
     assert len(record.refresh(study)) == 1
 
@@ -202,8 +202,8 @@ def test_what_failed_is_tried_again_when_it_is_asked_for_and_takes_its_own_place
     before = proposer(study, total=5)
     jobs = iter(before)
     first = next(jobs)
-    told = [before.tell(Outcome(-1, r, "failed", "killed")) for r in (first.recipe, *first.siblings)]
-    assert len(told) == 2 and before.left == 0
+    failures = [before.tell(Outcome(-1, r, "failed", "killed")) for r in (first.recipe, *first.siblings)]
+    assert len(failures) == 2 and before.left == 0
     assert list(proposer(study, total=5)) == [], "not by itself"
 
     again = proposer(study, total=5, retry_failed=True)
@@ -211,7 +211,7 @@ def test_what_failed_is_tried_again_when_it_is_asked_for_and_takes_its_own_place
     built = []
     for job in again:
         built += [again.tell(complete(recipe)) for recipe in (job.recipe, *job.siblings)]
-    assert {o.recipe.digest for o in built} == {o.recipe.digest for o in told}
+    assert {o.recipe.digest for o in built} == {o.recipe.digest for o in failures}
     outcomes = outcomes_of(study)
     assert len(outcomes) == 5 and {o.status for o in outcomes} == {"complete"}
     assert list(proposer(study, total=5, retry_failed=True)) == []

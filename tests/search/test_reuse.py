@@ -24,8 +24,8 @@ from search.propose.study import attribute, read_outcomes, set_attribute
 
 def entries(mlruns: Path, stage: str) -> dict[str, int]:
     """When each entry of a stage was written."""
-    found = (mlruns / "cache" / stage).glob("*/entry.json")
-    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+    files = (mlruns / "cache" / stage).glob("*/entry.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,11 @@ def test_an_identical_search_trains_and_measures_nothing_on_the_way_and_times_fi
     second = again(folder, "second", equal=True)
     assert {stage: entries(folder / "mlruns", stage) for stage in before} == before
     assert [o.recipe.digest for o in second] == [o.recipe.digest for o in first]
-    for outcome, known in zip(second, first, strict=True):
-        assert unscaled(outcome) == pytest.approx(unscaled(known))
+    for outcome, earlier in zip(second, first, strict=True):
+        assert unscaled(outcome) == pytest.approx(unscaled(earlier))
         assert all(SINCE in m.conditions for m in outcome.measurements.values())
     final: dict[str, Any] = read_outcomes(folder / "mlruns", "second")[0]["about"]["final"]["measurements"]
-    assert final and not [m for found in final.values() for m in found.values() if SINCE in m["conditions"]]
+    assert final and not [m for figures in final.values() for m in figures.values() if SINCE in m["conditions"]]
 
 
 def unscaled(outcome: Outcome) -> dict[str, float]:
@@ -82,22 +82,22 @@ def speedups(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def test_all_latencies_of_a_folder_are_counted_by_one_time_of_the_baseline(folder: Path) -> None:
-    found = products(read_outcomes(folder / "mlruns", "first")[1])
-    assert len(found) > 3 and found == pytest.approx([found[0]] * len(found))
+    values = products(read_outcomes(folder / "mlruns", "first")[1])
+    assert len(values) > 3 and values == pytest.approx([values[0]] * len(values))
 
 
 def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Path) -> None:
     first = read_outcomes(folder / "mlruns", "first")[1]
     [path] = (folder / "mlruns" / "latency").glob("reference-*.json")
-    kept = path.read_text()
-    path.write_text(json.dumps({**json.loads(kept), "ms": 1000.0, "interval": [990.0, 1010.0], "noisy": ""}))
+    content = path.read_text()
+    path.write_text(json.dumps({**json.loads(content), "ms": 1000.0, "interval": [990.0, 1010.0], "noisy": ""}))
     try:
-        found = again(folder, "counted", equal=True)
+        outcomes = again(folder, "counted", equal=True)
     finally:
-        path.write_text(kept)
-    assert all(SINCE in m.conditions for o in found for m in o.measurements.values())
-    assert speedups(found) == speedups(first)
-    assert products(found) == pytest.approx([1000.0] * len(speedups(first)))
+        path.write_text(content)
+    assert all(SINCE in m.conditions for o in outcomes for m in o.measurements.values())
+    assert speedups(outcomes) == speedups(first)
+    assert products(outcomes) == pytest.approx([1000.0] * len(speedups(first)))
     # The study keeps it, so that who shows the study counts its trials as the run did.
     mlruns = folder / "mlruns"
     assert attribute(mlruns, "counted", REFERENCES) == {"": [1000.0, 990.0, 1010.0]}
@@ -158,18 +158,18 @@ def finalist(folder: Path, study: str) -> Outcome:
 
 
 def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -> None:
-    kept = finalist(folder, "first").folder
-    made_again(folder / "mlruns" / kept)
-    found = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
-    measured = [o for o in found if o.status == "complete"]
+    entry = finalist(folder, "first").folder
+    made_again(folder / "mlruns" / entry)
+    outcomes = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
+    measured = [o for o in outcomes if o.status == "complete"]
     new = {o.number for o in measured if SINCE not in o.measurements["accuracy"].conditions}
-    assert new == {o.number for o in measured if o.folder == kept} and new
+    assert new == {o.number for o in measured if o.folder == entry} and new
 
 
 def shown(folder: Path, study: str, number: int) -> dict[str, float]:
     """The values of a trial in front.json."""
-    found = json.loads((folder / "mlruns" / "exports" / study / "front.json").read_text())
-    values: dict[str, float] = next(trial["values"] for trial in found["trials"] if trial["number"] == number)
+    data = json.loads((folder / "mlruns" / "exports" / study / "front.json").read_text())
+    values: dict[str, float] = next(trial["values"] for trial in data["trials"] if trial["number"] == number)
     return values
 
 

@@ -21,8 +21,8 @@ MODEL_FILES = ("config.json", "model.safetensors", "recipe.yaml", "reference.npz
 
 
 def front_json(finished: Finished) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((finished.exports / "front.json").read_text())
-    return made
+    data: dict[str, Any] = json.loads((finished.exports / "front.json").read_text())
+    return data
 
 
 def test_it_ends_with_the_picks_the_files_and_the_command_of_the_ui(finished: Finished) -> None:
@@ -51,12 +51,12 @@ def test_every_trial_is_complete_and_the_teacher_has_learned(finished: Finished)
 
 
 def test_the_front_file_fits_its_schema_and_has_every_trial(finished: Finished) -> None:
-    found = front_json(finished)
-    jsonschema.validate(found, schema("front"))
-    assert [trial["number"] for trial in found["trials"]] == [o.number for o in finished.states[-1].outcomes]
-    members = {member["number"] for member in found["members"]}
+    data = front_json(finished)
+    jsonschema.validate(data, schema("front"))
+    assert [trial["number"] for trial in data["trials"]] == [o.number for o in finished.states[-1].outcomes]
+    members = {member["number"] for member in data["members"]}
     assert members == {int(folder.name) for folder in finished.models()}
-    assert set(found["picks"].values()) <= members
+    assert set(data["picks"].values()) <= members
 
 
 @pytest.mark.parametrize("name", [name for name in EXPORTED if name.endswith(".yaml")])
@@ -159,14 +159,14 @@ def test_a_front_member_in_mlflow_answers_as_the_exported_one(finished: Finished
 def test_one_model_has_one_number_wherever_it_is_shown(finished: Finished, tracked: Tracked) -> None:
     """Clock times of the final campaign: table, last lines, page, picture, front.json, MLflow and best-config."""
     printed, page = finished.runs[-1].out, (finished.exports / "front.html").read_text()
-    found = front_json(finished)
-    trials = {trial["number"]: trial for trial in found["trials"]}
-    assert found["members"] and found["quick_timings"] == []
-    for member in found["members"]:
+    data = front_json(finished)
+    trials = {trial["number"]: trial for trial in data["trials"]}
+    assert data["members"] and data["quick_timings"] == []
+    for member in data["members"]:
         number, measured = member["number"], member["measurements"]["latency_p50_ms"]
         assert measured["conditions"]["sets"] == 3 and "reference_ms" not in measured["conditions"]
         assert "reference_ms" in member["quick"]["latency_p50_ms"]["conditions"], "the loop's figure is beside it"
-        shown = quantity(measured["value"], "ms")
+        text = quantity(measured["value"], "ms")
         record = read_best_config(finished.exports / "models" / str(number) / "recipe.yaml")
         assert record.measurements["latency_p50_ms"].to_json() == measured
         assert record.speedup == member["speedup"]
@@ -175,39 +175,39 @@ def test_one_model_has_one_number_wherever_it_is_shown(finished: Finished, track
         assert metrics["speedup"] == member["measurements"]["speedup"]["value"]
         assert metrics["quick_latency_p50_ms"] == member["quick"]["latency_p50_ms"]["value"]
         [row] = [line for line in printed.splitlines() if line.startswith("\u2502") and line.split()[1] == str(number)]
-        assert f" {shown} " in row
+        assert f" {text} " in row
         [tooltip] = re.findall(rf"<title>trial {number}: [^<]*</title>", page)
-        assert f"latency {shown}" in tooltip
+        assert f"latency {text}" in tooltip
         [cells] = re.findall(rf'<tr id="row-{number}".*?</tr>', page, re.DOTALL)
-        assert f'data-value="{measured["value"]}">{shown}<' in cells
-    for name, number in found["picks"].items():
-        shown = quantity(trials[number]["values"]["latency_p50_ms"], "ms")
+        assert f'data-value="{measured["value"]}">{text}<' in cells
+    for name, number in data["picks"].items():
+        text = quantity(trials[number]["values"]["latency_p50_ms"], "ms")
         [line] = [line for line in printed.splitlines() if line.startswith(name)]
-        assert f"{shown}  (" in line
+        assert f"{text}  (" in line
         [card] = re.findall(rf'<div class="pick"><h3>{name.replace("-", " ")}</h3>.*?</div>', page)
-        assert shown in card
+        assert text in card
 
 
 def test_the_front_is_a_front_by_the_figures_it_shows(finished: Finished) -> None:
-    found = front_json(finished)
+    data = front_json(finished)
     points = {
         m["number"]: (m["measurements"]["latency_p50_ms"]["value"], -m["measurements"]["accuracy"]["value"])
-        for m in found["members"]
+        for m in data["members"]
     }
     for number, (ms, loss) in points.items():
         assert not [n for n, (x, y) in points.items() if n != number and x <= ms and y <= loss]
-    assert all(trial["on_front"] or trial["reason"] for trial in found["trials"])
+    assert all(trial["on_front"] or trial["reason"] for trial in data["trials"])
 
 
 def test_all_latencies_of_a_finished_study_are_at_the_campaigns_speed(finished: Finished, tracked: Tracked) -> None:
-    found = front_json(finished)
-    [eager] = [t["values"]["latency_p50_ms"] for t in found["trials"] if t["number"] == found["baseline"]]
-    members = {member["number"] for member in found["members"]} | {found["baseline"], found["best_uncompressed"]}
-    converted = [t for t in found["trials"] if t["reason"].startswith("not timed again")]
+    data = front_json(finished)
+    [eager] = [t["values"]["latency_p50_ms"] for t in data["trials"] if t["number"] == data["baseline"]]
+    members = {member["number"] for member in data["members"]} | {data["baseline"], data["best_uncompressed"]}
+    converted = [t for t in data["trials"] if t["reason"].startswith("not timed again")]
     for trial in converted:
         assert trial["number"] not in members
         values = trial["values"]
         assert values["latency_p50_ms"] * values["speedup"] == pytest.approx(eager)
-    for trial in found["trials"]:
+    for trial in data["trials"]:
         logged = tracked.trials[f"trial-{trial['number']}"].data.metrics["latency_p50_ms"]
         assert logged == trial["values"]["latency_p50_ms"]

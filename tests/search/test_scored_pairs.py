@@ -37,14 +37,14 @@ def pairs(count: int, seed: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rows() -> PairRows:
-    found = pairs(30, 0)
+    examples = pairs(30, 0)
     part = ScoredPairs(
-        tuple(row["query"] for row in found),
-        tuple(row["passage"] for row in found),
-        np.array([row["alike"] for row in found]),
+        tuple(row["query"] for row in examples),
+        tuple(row["passage"] for row in examples),
+        np.array([row["alike"] for row in examples]),
     )
-    made: PairRows = TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=16), ())
-    return made
+    pair_rows: PairRows = TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=16), ())
+    return pair_rows
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def test_rows_are_read_as_they_were_written(rows: PairRows, tmp_path: Path) -> N
 def test_a_pair_is_scored_by_its_cosine(rows: PairRows, output: np.ndarray, metric: str) -> None:
     first, second = output[:30].astype(float), output[30:].astype(float)
     cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(first, second, strict=True)]
-    found = rows.predictions(metric, output)
-    assert found == pytest.approx(cosines)
+    scores = rows.predictions(metric, output)
+    assert scores == pytest.approx(cosines)
     wanted = BOTH[metric](rows.references, cosines)[0]
-    assert score(metric, found, rows.references, rows.classes) == pytest.approx(wanted)
+    assert score(metric, scores, rows.references, rows.classes) == pytest.approx(wanted)
 
 
 def test_some_pairs_keep_their_own_texts(rows: PairRows, output: np.ndarray) -> None:
@@ -101,12 +101,12 @@ def test_no_constant_guess_follows_the_scores(rows: PairRows) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pairs")
-    tiny.bert(made / "model")
+    project = tmp_path_factory.mktemp("pairs")
+    tiny.bert(project / "model")
     for seed, (name, count) in enumerate((("train", 80), ("validation", 60), ("test", 60))):
         lines = [json.dumps(row) for row in pairs(count, seed)]
-        (made / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return made
+        (project / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return project
 
 
 def config(folder: Path, name: str = "config", **changes: Any) -> Path:
@@ -126,7 +126,7 @@ def config(folder: Path, name: str = "config", **changes: Any) -> Path:
 
 def test_a_search_over_scored_pairs_ends_with_models_that_do_what_their_records_say(folder: Path) -> None:
     command.search("run", config(folder), cwd=folder).succeeded()
-    found = pairs(60, 1)
+    examples = pairs(60, 1)
     exported = sorted((folder / "mlruns" / "exports" / "found" / "models").iterdir())
     front = json.loads((folder / "mlruns" / "exports" / "found" / "front.json").read_text(encoding="utf-8"))
     cut = {str(member["number"]) for member in front["members"] if "embedding.size" in json.dumps(member)}
@@ -135,9 +135,9 @@ def test_a_search_over_scored_pairs_ends_with_models_that_do_what_their_records_
     assert built and all(config["plans"]["embedding"] == {"size": 16} for config in built)
     for place in exported:
         model = search.load(place)
-        first, second = (model([row[name] for row in found]) for name in ("query", "passage"))
+        first, second = (model([row[name] for row in examples]) for name in ("query", "passage"))
         assert first.shape == (60, 16 if place.name in cut else 32)
-        ours = spearmanr((first * second).sum(1), [row["alike"] for row in found])[0]
+        ours = spearmanr((first * second).sum(1), [row["alike"] for row in examples])[0]
         record = model.record.measurements["spearman"]
         assert ours == pytest.approx(record.value, abs=0.05) and ours > 0.3
         assert record.interval[0] < record.value < record.interval[1]

@@ -51,11 +51,11 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
     with started(tmp_path) as (process, client):
         sent = []
         for i in range(10):
-            found = client.post(
+            reply = client.post(
                 "/v1/answer", json={"question": f"Where do herons stand? {i}", "context": CONTEXT}
             ).json()
-            assert found["answer"] == "Herons stand in shallow water."
-            sent.append(found["id"])
+            assert reply["answer"] == "Herons stand in shallow water."
+            sent.append(reply["id"])
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with started(tmp_path) as (process, client):
@@ -63,8 +63,8 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         assert set(sent) <= stored
         added = client.post("/v1/passages", json={"text": CONTEXT, "source": "birds"})
         assert added.status_code == 201
-        found = client.post("/v1/answer", json={"question": "What nests in trees?"}).json()
-        assert (found["source"], found["answer"]) == ("birds", "Some nest in trees.")
+        reply = client.post("/v1/answer", json={"question": "What nests in trees?"}).json()
+        assert (reply["source"], reply["answer"]) == ("birds", "Some nest in trees.")
         assert client.get("/").status_code == 200 and "openapi" in client.get("/openapi.json").json()
         port = str(client.base_url.port)
         (tmp_path / "other").mkdir()
@@ -80,9 +80,9 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
 
 
 def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
-    made = search("serve", "--new-key", "me", cwd=tmp_path)
-    assert made.code == 0 and made.out.strip().startswith("tcs_"), made.err
-    assert made.out.strip().encode() not in (tmp_path / "mlruns" / "service" / "service.db").read_bytes()
+    result = search("serve", "--new-key", "me", cwd=tmp_path)
+    assert result.code == 0 and result.out.strip().startswith("tcs_"), result.err
+    assert result.out.strip().encode() not in (tmp_path / "mlruns" / "service" / "service.db").read_bytes()
     assert search("serve", "--revoke-key", "me", cwd=tmp_path).out.strip() == "1 revoked"
     again = search("serve", "--revoke-key", "me", cwd=tmp_path)
     assert again.code == 2 and again.err.strip() == "error: --revoke-key: no valid key has the name 'me'"

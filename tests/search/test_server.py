@@ -23,9 +23,9 @@ from search.serve.service import ANSWERING
 
 def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
     answering = fleet(ANSWERING, extract, (3, 5, 7))
-    with service(tmp_path, answering) as made:
+    with service(tmp_path, answering) as backend:
         server = object.__new__(Server)
-        server.service, server._seen_switches = made, {}
+        server.service, server._seen_switches = backend, {}
 
         def move(*numbers: int) -> None:
             for before, after in itertools.pairwise(numbers):
@@ -40,8 +40,8 @@ def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_pa
             storing.cancel()
 
         asyncio.run(run())
-        made.archive.make_key("after").result(5)  # what was put before is written
-        stored = [(one["from"], one["to"], one["reason"]) for one in reversed(made.archive.switches())]
+        backend.archive.make_key("after").result(5)  # what was put before is written
+        stored = [(one["from"], one["to"], one["reason"]) for one in reversed(backend.archive.switches())]
     study = "study-question-answering"
     assert stored == [(f"{study}/7", f"{study}/3", "to 3"), (f"{study}/3", f"{study}/5", "to 5")]
 

@@ -32,11 +32,11 @@ HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt
 class Running:
     """A web server in a thread."""
 
-    def __init__(self, made: Service, guarding: Guarding) -> None:
+    def __init__(self, backend: Service, guarding: Guarding) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        config = uvicorn.Config(create_app(made, guarding), "127.0.0.1", self.port, log_config=None, lifespan="off")
+        config = uvicorn.Config(create_app(backend, guarding), "127.0.0.1", self.port, log_config=None, lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()), daemon=True)
         self._thread.start()
@@ -73,8 +73,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with service(tmp_path_factory.mktemp("page"), extracting=True) as made:
-        server = Running(made, Guarding(rate=1e6, burst=1e6))
+    with service(tmp_path_factory.mktemp("page"), extracting=True) as backend:
+        server = Running(backend, Guarding(rate=1e6, burst=1e6))
         yield server
         server.close()
 
@@ -120,8 +120,8 @@ def test_an_answer_is_shown_with_its_place_its_score_and_its_time(page: Any) -> 
     until(lambda: find(page, "#result .answer").text == "peacock")
     assert find(page, "#result mark").text == "peacock"
     assert "We saw a peacock there 😀 yesterday." in find(page, "#result .passage").text
-    told = find(page, "#result .quiet").text
-    assert "score 0.50" in told and " ms" in told and "study-question-answering/" in told
+    caption = find(page, "#result .quiet").text
+    assert "score 0.50" in caption and " ms" in caption and "study-question-answering/" in caption
 
 
 def test_the_mark_counts_characters_as_the_service_does(page: Any) -> None:
@@ -198,8 +198,8 @@ def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
         until(lambda: find(page, "#result .answer").text)
         for view in ("ask", "passages", "history"):
             find(page, f"[data-view={view}]").click()
-            wide, seen = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-            assert wide <= seen == width
+            wide, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+            assert wide <= inner == width
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -231,9 +231,9 @@ def test_texts_stand_out_from_their_ground(page: Any, scheme: str) -> None:
 
 
 def test_a_service_with_keys_asks_for_one(browser: Any, tmp_path: Path) -> None:
-    with service(tmp_path, extracting=True) as made:
-        key = made.archive.make_key("me").result(5)
-        server = Running(made, Guarding(keys=True, rate=1e6, burst=1e6))
+    with service(tmp_path, extracting=True) as backend:
+        key = backend.archive.make_key("me").result(5)
+        server = Running(backend, Guarding(keys=True, rate=1e6, burst=1e6))
         try:
             browser.get(server.url)
             until(lambda: find(browser, "#key").is_displayed())

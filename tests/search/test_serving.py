@@ -43,9 +43,9 @@ def test_every_member_gives_the_logits_of_its_record(finished: Finished) -> None
 
     for member in finished.models():
         precision = build.precision_of(read_best_config(member / "recipe.yaml").recipe)["precision"]
-        found = np.concatenate([search.load(member).output(batch) for batch in probe(member)])
+        outputs = np.concatenate([search.load(member).output(batch) for batch in probe(member)])
         with np.load(member / REFERENCE) as record:
-            np.testing.assert_allclose(found, record["probe"], atol=TOLERANCE[str(precision)])
+            np.testing.assert_allclose(outputs, record["probe"], atol=TOLERANCE[str(precision)])
 
 
 def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finished: Finished) -> None:

@@ -53,10 +53,10 @@ def possible(case: str, params: Params) -> Params:
 
 def sums(shapes: Shapes) -> list[float]:
     """All that time and size follow from; of the matrices, by sums over them."""
-    found = [shapes.count, shapes.count * shapes.inputs, shapes.count * shapes.outputs]
-    found += [shapes.count * shapes.inputs * shapes.outputs]
+    totals = [shapes.count, shapes.count * shapes.inputs, shapes.count * shapes.outputs]
+    totals += [shapes.count * shapes.inputs * shapes.outputs]
     rest = (shapes.blocks, shapes.attention, shapes.hidden, shapes.row_weights, shapes.row_matrices)
-    return [float(a.sum()) for a in (*found, *rest, shapes.tables, shapes.vectors, params_of(shapes))]
+    return [float(a.sum()) for a in (*totals, *rest, shapes.tables, shapes.vectors, params_of(shapes))]
 
 
 SETTINGS: tuple[Params, ...] = (

@@ -108,8 +108,8 @@ def test_threads_that_make_one_entry_at_once_all_get_it_whole(tmp_path: Path) ->
         (folder / "more.bin").write_bytes(b"y")
 
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: store.make("weights", {"number": 0}, build), range(4)))
-    (folder,) = {folder for folder, _ in made}
+        results = list(pool.map(lambda _: store.make("weights", {"number": 0}, build), range(4)))
+    (folder,) = {folder for folder, _ in results}
     assert len(set(places)) == 4
     assert sorted(p.name for p in folder.iterdir()) == ["data.bin", MANIFEST, "more.bin"]
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]

@@ -40,8 +40,8 @@ def encoded(count: int = 20) -> PassageRows:
         names,
         tuple((number,) for number in range(count)),
     )
-    made: PassageRows = TASK.encode(tiny.word_tokenizer(), parts, DATA, ())
-    return made
+    encoded_rows: PassageRows = TASK.encode(tiny.word_tokenizer(), parts, DATA, ())
+    return encoded_rows
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: 
 
 
 def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
-    shown = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
-    assert "recall_at_1 on the validation split" in shown and "its record says" in shown
+    output = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
+    assert "recall_at_1 on the validation split" in output and "its record says" in output
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ def asked(*contexts: str) -> tuple[Questions, Windows]:
 def random_case(seed: int) -> tuple[Questions, Windows, Logits, Logits]:
     rng = np.random.default_rng(seed)
     contexts = (" ".join(rng.choice(tiny.WORDS[5:], int(rng.integers(1, 25)))) for _ in range(30))
-    questions, made = asked(*(text.title() if rng.random() < 0.5 else text for text in contexts))
-    return questions, made, *([rng.normal(0, 3, len(o)) for o in made.offsets] for _ in range(2))
+    questions, pieces = asked(*(text.title() if rng.random() < 0.5 else text for text in contexts))
+    return questions, pieces, *([rng.normal(0, 3, len(o)) for o in pieces.offsets] for _ in range(2))
 
 
-def certain(made: Windows, *places: tuple[int, int, int, float]) -> tuple[Logits, Logits]:
+def certain(pieces: Windows, *places: tuple[int, int, int, float]) -> tuple[Logits, Logits]:
     """Logits that are 0 but for the start and end of spans (window, first token, last token, logit of each)."""
-    start, end = ([np.zeros(len(o)) for o in made.offsets] for _ in range(2))
+    start, end = ([np.zeros(len(o)) for o in pieces.offsets] for _ in range(2))
     for window, first, last, logit in places:
         start[window][first] = end[window][last] = logit
     return start, end
@@ -41,11 +41,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def by_loops(
-    start: Logits, end: Logits, made: Windows, questions: Questions, n_best: int, longest: int
+    start: Logits, end: Logits, pieces: Windows, questions: Questions, n_best: int, longest: int
 ) -> list[tuple[str, float]]:
     """(text, score) a question, as the pipeline of transformers 5.2.0 goes about it with `align_to_words=False`."""
     answers: list[dict[str, tuple[str, float]]] = [{} for _ in range(len(questions))]
-    for number, offsets, starts, ends in zip(made.question, made.offsets, start, end, strict=True):
+    for number, offsets, starts, ends in zip(pieces.question, pieces.offsets, start, end, strict=True):
         context = [i for i, (begin, _) in enumerate(offsets) if begin >= 0]
         counted = [0, *context]
         first, last = (dict(zip(counted, softmax(logits[counted]), strict=True)) for logits in (starts, ends))
@@ -54,79 +54,79 @@ def by_loops(
             text = questions.contexts[number][offsets[i, 0] : offsets[j, 1]]
             before = answers[number].get(text.lower(), (text, 0.0))
             answers[number][text.lower()] = (before[0], before[1] + score)
-    return [max(found.values(), key=lambda answer: answer[1]) for found in answers]
+    return [max(scores.values(), key=lambda answer: answer[1]) for scores in answers]
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("n_best", "longest"), [(1, 30), (20, 30), (20, 3), (5, 1), (1000, 30)])
 def test_answers_are_the_pipelines(seed: int, n_best: int, longest: int) -> None:
-    questions, made, start, end = random_case(seed)
-    found = best_spans(start, end, made, questions, n_best, longest)
-    expected = by_loops(start, end, made, questions, n_best, longest)
-    assert [answer.text for answer in found] == [text for text, _ in expected]
-    np.testing.assert_allclose([answer.score for answer in found], [score for _, score in expected], rtol=1e-9)
-    for answer, context in zip(found, questions.contexts, strict=True):
+    questions, pieces, start, end = random_case(seed)
+    answers = best_spans(start, end, pieces, questions, n_best, longest)
+    expected = by_loops(start, end, pieces, questions, n_best, longest)
+    assert [answer.text for answer in answers] == [text for text, _ in expected]
+    np.testing.assert_allclose([answer.score for answer in answers], [score for _, score in expected], rtol=1e-9)
+    for answer, context in zip(answers, questions.contexts, strict=True):
         assert answer.text == context[answer.start : answer.end] != ""
 
 
 def test_answers_do_not_depend_on_what_is_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    questions, made, start, end = random_case(3)
-    whole = best_spans(start, end, made, questions)
+    questions, pieces, start, end = random_case(3)
+    whole = best_spans(start, end, pieces, questions)
     monkeypatch.setattr("search.tasks.spans.CHUNK", 3)
-    for one, other in zip(best_spans(start, end, made, questions), whole, strict=True):
+    for one, other in zip(best_spans(start, end, pieces, questions), whole, strict=True):
         assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
         assert one.score == pytest.approx(other.score, rel=1e-12)
         assert one.null_odds == pytest.approx(other.null_odds, rel=1e-12)
 
 
 def test_the_answer_is_the_span_with_the_likeliest_ends() -> None:
-    questions, made = asked("the plot is funny and the actor")
-    (answer,) = best_spans(*certain(made, (0, 5, 7, 9.0)), made, questions)
+    questions, pieces = asked("the plot is funny and the actor")
+    (answer,) = best_spans(*certain(pieces, (0, 5, 7, 9.0)), pieces, questions)
     assert (answer.text, answer.start, answer.end) == ("plot is funny", 4, 17)
     assert answer.score == pytest.approx((np.exp(9) / (np.exp(9) + 7)) ** 2)  # against seven other tokens
     assert answer.null_odds == pytest.approx(0 - 18)
 
 
 def test_a_span_does_not_end_before_it_starts_nor_leave_the_context_nor_grow_too_long() -> None:
-    questions, made = asked("the plot is funny and the actor")
-    (backwards,) = best_spans(*certain(made, (0, 8, 5, 9.0)), made, questions, n_best=1)
+    questions, pieces = asked("the plot is funny and the actor")
+    (backwards,) = best_spans(*certain(pieces, (0, 8, 5, 9.0)), pieces, questions, n_best=1)
     assert backwards.text and backwards.null_odds == pytest.approx(-9)  # one of its ends, with another token
-    (outside,) = best_spans(*certain(made, (0, 2, 11, 9.0)), made, questions)
+    (outside,) = best_spans(*certain(pieces, (0, 2, 11, 9.0)), pieces, questions)
     assert outside.text in questions.contexts[0] and outside.null_odds == pytest.approx(0)
-    (short,) = best_spans(*certain(made, (0, 4, 10, 9.0)), made, questions, max_answer_tokens=7)
+    (short,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_tokens=7)
     assert short.text == questions.contexts[0]
-    (shorter,) = best_spans(*certain(made, (0, 4, 10, 9.0)), made, questions, max_answer_tokens=6)
+    (shorter,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_tokens=6)
     assert len(shorter.text.split()) <= 6
 
 
 def test_the_best_window_answers() -> None:
     context = "the plot is funny and the actor in the scene is warm"
-    questions, made = asked(context)
-    assert len(made) == 3
-    (answer,) = best_spans(*certain(made, (0, 5, 5, 2.0), (2, 7, 7, 8.0)), made, questions)
+    questions, pieces = asked(context)
+    assert len(pieces) == 3
+    (answer,) = best_spans(*certain(pieces, (0, 5, 5, 2.0), (2, 7, 7, 8.0)), pieces, questions)
     assert answer.text == "warm" and context[answer.start :] == "warm"
 
 
 def test_a_span_in_two_windows_adds_up() -> None:
     """As in the pipeline: "and" is the fifth word, in the windows of words 1-7 and 5-11."""
-    questions, made = asked("the plot is funny and the actor in the scene is warm")
-    start, end = certain(made, (0, 8, 8, 9.0), (1, 4, 4, 9.0))
-    (answer,) = best_spans(start, end, made, questions, n_best=1)
+    questions, pieces = asked("the plot is funny and the actor in the scene is warm")
+    start, end = certain(pieces, (0, 8, 8, 9.0), (1, 4, 4, 9.0))
+    (answer,) = best_spans(start, end, pieces, questions, n_best=1)
     one = np.exp(9) / (np.exp(9) + 7)
     assert answer.text == "and" and answer.score == pytest.approx(2 * one**2, rel=1e-3)
 
 
 def test_logits_of_padding_count_for_nothing() -> None:
-    questions, made, start, end = random_case(4)
+    questions, pieces, start, end = random_case(4)
     padded = [[np.append(row, [99.0, 99.0]) for row in rows] for rows in (start, end)]
-    assert best_spans(padded[0], padded[1], made, questions) == best_spans(start, end, made, questions)
+    assert best_spans(padded[0], padded[1], pieces, questions) == best_spans(start, end, pieces, questions)
 
 
 def test_logits_that_are_no_numbers_lose() -> None:
-    questions, made = asked("the plot is funny and the actor")
-    start, end = certain(made, (0, 5, 7, 9.0))
+    questions, pieces = asked("the plot is funny and the actor")
+    start, end = certain(pieces, (0, 5, 7, 9.0))
     start[0][4], end[0][6], end[0][0] = np.nan, -np.inf, -np.inf
-    (answer,) = best_spans(start, end, made, questions, null_threshold=0.0)
+    (answer,) = best_spans(start, end, pieces, questions, null_threshold=0.0)
     assert answer.text == "plot is funny" and 0 < answer.score < 1
 
 
@@ -134,20 +134,20 @@ def test_logits_that_are_no_numbers_lose() -> None:
 
 
 def test_an_answer_is_empty_where_no_answer_is_likelier_by_more_than_the_threshold() -> None:
-    questions, made = asked("the plot is funny and the actor")
-    start, end = certain(made, (0, 0, 0, 5.0), (0, 6, 6, 4.0))
-    (odds,) = {best_spans(start, end, made, questions, null_threshold=t)[0].null_odds for t in (None, 1.0, 3.0)}
+    questions, pieces = asked("the plot is funny and the actor")
+    start, end = certain(pieces, (0, 0, 0, 5.0), (0, 6, 6, 4.0))
+    (odds,) = {best_spans(start, end, pieces, questions, null_threshold=t)[0].null_odds for t in (None, 1.0, 3.0)}
     assert odds == pytest.approx(2 * 5 - 2 * 4)
-    texts = {t: best_spans(start, end, made, questions, null_threshold=t)[0].text for t in (None, odds, odds - 0.01)}
+    texts = {t: best_spans(start, end, pieces, questions, null_threshold=t)[0].text for t in (None, odds, odds - 0.01)}
     assert texts == {None: "is", odds: "is", odds - 0.01: ""}
-    (empty,) = best_spans(start, end, made, questions, null_threshold=1.0)
+    (empty,) = best_spans(start, end, pieces, questions, null_threshold=1.0)
     chance = np.exp(5) / (np.exp(5) + np.exp(4) + 6)
     assert empty == Answer("", 0, 0, pytest.approx(chance**2), odds)
 
 
 def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:
     """A question is answered if any window holds its answer."""
-    questions, made = asked("the plot is funny and the actor in the scene is warm")
-    start, end = certain(made, (0, 0, 0, 9.0), (1, 0, 0, -1.0), (2, 0, 0, 9.0), (1, 5, 5, 3.0))
-    (answer,) = best_spans(start, end, made, questions, null_threshold=0.0)
+    questions, pieces = asked("the plot is funny and the actor in the scene is warm")
+    start, end = certain(pieces, (0, 0, 0, 9.0), (1, 0, 0, -1.0), (2, 0, 0, 9.0), (1, 5, 5, 3.0))
+    (answer,) = best_spans(start, end, pieces, questions, null_threshold=0.0)
     assert answer.null_odds == pytest.approx(-2 - 6) and answer.text == "the"

@@ -46,8 +46,8 @@ def test_a_quality_is_known_as_well_as_its_loss_against_the_uncompressed_model()
     record = StudyHistory(weights_grid(SPACE), SPACE.off, TARGETS[0])
     errors = (0.004, 0.010, 0.006)
     outcomes = [measured(0, 6, 0.80, 6.0, 0.02), *(measured(n, n + 1, 0.7, 2.0, e) for n, e in enumerate(errors, 1))]
-    seen = [record.observation(one) for one in record.refresh(studied(outcomes))]
-    assert [one.error for one in seen] == pytest.approx([0.0, *errors])
+    observations = [record.observation(one) for one in record.refresh(studied(outcomes))]
+    assert [one.error for one in observations] == pytest.approx([0.0, *errors])
 
 
 def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
@@ -58,18 +58,18 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     for error in (0.0, 0.03):
         model = QualityModel()
         values = [0.80, 0.78, 0.70, 0.76, 0.74, 0.72]
-        seen = [
+        observations = [
             QualityObservation((1 - n / 5,), {DEPLOYMENTS[0]: value}, error=error) for n, value in enumerate(values)
         ]
-        model.learn(seen, 0.5, 0.8, (1.0,))
+        model.learn(observations, 0.5, 0.8, (1.0,))
         exponents.append(float(model.predict([(0.6,)])[0][0]))
     assert exponents[0] < exponents[1] - 0.01
 
 
 def pairs_left(losses: dict[tuple[str, str], tuple[Estimate, float]]) -> set[tuple[str, str]]:
-    made = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses))))
-    made.learn(losses)
-    return set(made.deployments)
+    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses))))
+    selector.learn(losses)
+    return set(selector.deployments)
 
 
 def test_a_pair_is_hopeless_only_where_its_accuracy_is_surely_no_better() -> None:

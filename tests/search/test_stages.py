@@ -49,7 +49,7 @@ class Counting:
 
 
 @dataclass(frozen=True)
-class Made:
+class RecoveryInputs:
     """What a recovery needs."""
 
     config: RunConfig
@@ -76,7 +76,7 @@ def place(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def recovery(config: Path, tmp_path_factory: pytest.TempPathFactory) -> RecoveryInputs:
     root = tmp_path_factory.mktemp("stages")
     chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], names())
     data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
@@ -86,7 +86,7 @@ def made(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     make_statistics(statistics, chosen, data, teacher, "cpu", 1, NOTHING)
     make_outputs(outputs, chosen, data, teacher, "cpu", 1, NOTHING)
     recover = {name: value for name, value in chosen.to_mapping()["recover"].items() if value is not None}
-    return Made(chosen, data, teacher, statistics, outputs, recover)
+    return RecoveryInputs(chosen, data, teacher, statistics, outputs, recover)
 
 
 @pytest.fixture
@@ -98,8 +98,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("stage", ["teacher", "recovery"])
-def test_a_stage_that_was_killed_goes_on_to_the_same_weights(made: Made, tmp_path: Path, stage: str) -> None:
-    make = {"teacher": made.trained, "recovery": made.weights}[stage]
+def test_a_stage_that_was_killed_goes_on_to_the_same_weights(
+    recovery: RecoveryInputs, tmp_path: Path, stage: str
+) -> None:
+    make = {"teacher": recovery.trained, "recovery": recovery.weights}[stage]
     all_of, rest = Counting(stage), Counting(stage)
     whole = make(tmp_path / "whole", tmp_path / "other", progress=all_of)
     with pytest.raises(Killed):
@@ -109,7 +111,7 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(made: Made, tmp_pat
 
 
 def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(
-    config: Path, made: Made, tmp_path: Path
+    config: Path, recovery: RecoveryInputs, tmp_path: Path
 ) -> None:
     short = load(config, ["teacher.epochs=1", "recover.epochs=0.5", "recover.batch=4"], names())
     whole = load(config, ["teacher.epochs=1", "recover.batch=4"], names())
@@ -117,42 +119,46 @@ def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(
     stored, weights = [], []
     for name, chosen in (("short", short), ("whole", whole)):
         outputs = place(tmp_path / name)
-        make_outputs(outputs, chosen, made.data, made.teacher, "cpu", 1, NOTHING)
+        make_outputs(outputs, chosen, recovery.data, recovery.teacher, "cpu", 1, NOTHING)
         stored.append(load_file(outputs / "outputs.safetensors"))
-        one = replace(made, config=short, outputs=outputs, recover={"early_stopping": 0, **recover})
+        one = replace(recovery, config=short, outputs=outputs, recover={"early_stopping": 0, **recover})
         one.weights(tmp_path / f"{name}-weights", tmp_path / f"{name}-scratch")
         weights.append(load_file(tmp_path / f"{name}-weights" / "model.safetensors"))
-    asked = [int((found["starts"] >= 0).sum()) for found in stored]
+    asked = [int((arrays["starts"] >= 0).sum()) for arrays in stored]
     assert abs(asked[0] - asked[1] / 2) <= 4 and len(stored[0]["hidden"]) < 0.7 * len(stored[1]["hidden"])
     for key, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][key], atol=1e-4, rtol=1e-3)
 
 
 def test_every_stage_keeps_its_tensors_on_the_device_it_is_given(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recovery: RecoveryInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a pretend CUDA device that refuses an operation over tensors of two devices."""
     places = {name: place(tmp_path / name) for name in ("teacher", "statistics", "outputs", "stored", "live")}
-    live = {**made.recover, "block_weight": 0.5, "relation_weight": 0.5}  # from the teacher as it runs, not as stored
+    live = {
+        **recovery.recover,
+        "block_weight": 0.5,
+        "relation_weight": 0.5,
+    }  # from the teacher as it runs, not as stored
     scratch = tmp_path / "scratch"
     used = {}
     with fake_cuda(monkeypatch) as device:
-        make_teacher(places["teacher"], made.config, made.data, "cuda", 1, scratch, NOTHING)
+        make_teacher(places["teacher"], recovery.config, recovery.data, "cuda", 1, scratch, NOTHING)
         used["teacher"], device.used = device.used, 0
-        make_statistics(places["statistics"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        make_statistics(places["statistics"], recovery.config, recovery.data, recovery.teacher, "cuda", 1, NOTHING)
         used["statistics"], device.used = device.used, 0
-        make_outputs(places["outputs"], made.config, made.data, made.teacher, "cuda", 1, NOTHING)
+        make_outputs(places["outputs"], recovery.config, recovery.data, recovery.teacher, "cuda", 1, NOTHING)
         used["outputs"], device.used = device.used, 0
-        given = (made.data, made.teacher, places["statistics"], places["outputs"], "cuda", 1)
-        for name, recover in (("stored", made.recover), ("live", live)):
-            where = (*given, tmp_path / f"{name}.scratch")
-            build_weights(places[name], made.config, STEPS, recover, *where, progress=NOTHING)
+        inputs = (recovery.data, recovery.teacher, places["statistics"], places["outputs"], "cuda", 1)
+        for name, recover in (("stored", recovery.recover), ("live", live)):
+            where = (*inputs, tmp_path / f"{name}.scratch")
+            build_weights(places[name], recovery.config, STEPS, recover, *where, progress=NOTHING)
             used[name], device.used = device.used, 0
     assert all(count > 100 for count in used.values()), used
     for name, file in (("statistics", "statistics.safetensors"), ("outputs", "outputs.safetensors")):
-        found, wanted = (load_file(folder / file) for folder in (places[name], getattr(made, name)))
-        assert found.keys() == wanted.keys()
-        for key, tensor in found.items():
+        tensors, wanted = (load_file(folder / file) for folder in (places[name], getattr(recovery, name)))
+        assert tensors.keys() == wanted.keys()
+        for key, tensor in tensors.items():
             torch.testing.assert_close(tensor, wanted[key], atol=1e-4, rtol=1e-3)
 
 

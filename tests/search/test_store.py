@@ -211,17 +211,17 @@ def test_the_command_shows_and_prunes(tmp_path: Path) -> None:
     store = Store(tmp_path / "mlruns" / "cache")
     for number in range(3):
         aged(store, "weights", number, size=2_000_000)
-    shown = command.search_anew("cache", cwd=tmp_path).succeeded()
-    assert "weights          3 entries" in shown.out and "0.01 GB" in shown.out
+    result = command.search_anew("cache", cwd=tmp_path).succeeded()
+    assert "weights          3 entries" in result.out and "0.01 GB" in result.out
     pruned = command.search("cache", "--max-gb", "0.0045", cwd=tmp_path).succeeded()
     assert "removed 1 entries" in pruned.out and "weights          2 entries" in pruned.out
 
 
-@pytest.mark.parametrize("given", ["-1", "much", "nan", "inf"])
-def test_a_limit_that_is_no_size_is_refused(tmp_path: Path, given: str) -> None:
+@pytest.mark.parametrize("size", ["-1", "much", "nan", "inf"])
+def test_a_limit_that_is_no_size_is_refused(tmp_path: Path, size: str) -> None:
     Store(tmp_path / "mlruns" / "cache").make("weights", {}, fill(10))
-    refused = command.search("cache", f"--max-gb={given}", cwd=tmp_path)
-    assert (refused.code, refused.err) == (2, f"error: --max-gb: must be a number of 0 or more, got {given}\n")
+    refused = command.search("cache", f"--max-gb={size}", cwd=tmp_path)
+    assert (refused.code, refused.err) == (2, f"error: --max-gb: must be a number of 0 or more, got {size}\n")
 
 
 def test_without_a_cache_the_command_says_what_makes_one(tmp_path: Path) -> None:

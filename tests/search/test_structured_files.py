@@ -28,8 +28,8 @@ OBJECTS = [{"text": "a\u2028b", "label": 1}, {"text": "c", "label": 0}]
     ],
 )
 def test_lists_and_lines_of_objects_are_the_same_rows(tmp_path: Path, kind: str, content: str) -> None:
-    found = read(written(tmp_path, f"rows.{kind}", content))
-    assert found.columns == {"text": ["a\u2028b", "c"], "label": ["1", "0"]}
+    table = read(written(tmp_path, f"rows.{kind}", content))
+    assert table.columns == {"text": ["a\u2028b", "c"], "label": ["1", "0"]}
 
 
 def test_values_of_json_are_the_text_that_is_written(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_values_of_json_are_the_text_that_is_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_and_nan_are_missing_values(tmp_path: Path) -> None:
-    found = read(written(tmp_path, "rows.jsonl", '{"text": "x", "label": NaN}\n{"label": null}\n{"text": "y"}'))
-    assert found.columns == {"text": ["x", None, "y"], "label": [None, None, None]}
+    table = read(written(tmp_path, "rows.jsonl", '{"text": "x", "label": NaN}\n{"label": null}\n{"text": "y"}'))
+    assert table.columns == {"text": ["x", None, "y"], "label": [None, None, None]}
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_parquet_gives_what_its_schema_says(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table(columns), file)
     for name, array in columns.items():
-        found = read_file(file, (name,), Options(), "data.train")
-        assert found.columns == {name: array.to_pylist()} and found.rows == 2 and found.names == tuple(columns)
+        table = read_file(file, (name,), Options(), "data.train")
+        assert table.columns == {name: array.to_pylist()} and table.rows == 2 and table.names == tuple(columns)
 
 
 def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:

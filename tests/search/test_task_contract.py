@@ -128,9 +128,9 @@ def test_a_bad_cell_is_refused_by_its_column_and_row(task: Task, tmp_path: Path)
     for column, value in cases()[name_of(task)].bad.items():
         rows = [dict(row) for row in cases()[name_of(task)].rows]
         rows[6][column] = value
-        with pytest.raises(UserError, match=rf'c.yaml: data.{column}: column "{column}" of .* in row 7') as told:
+        with pytest.raises(UserError, match=rf'c.yaml: data.{column}: column "{column}" of .* in row 7') as refusal:
             load(task, tmp_path, rows)
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_splits_cut_from_one_file_share_no_row(task: Task, tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_rows_come_back_as_they_were_written(task: Task, tmp_path: Path) -> None
 
 
 def test_padding_is_the_tokenizers_and_is_masked(task: Task, tmp_path: Path) -> None:
-    found = encoded(task, tmp_path).encoded
-    assert len(set(found.lengths.tolist())) > 1
-    batch = found.batch(np.arange(len(found)))
-    beyond = np.arange(int(found.lengths.max())) >= found.lengths[:, None]
+    rows = encoded(task, tmp_path).encoded
+    assert len(set(rows.lengths.tolist())) > 1
+    batch = rows.batch(np.arange(len(rows)))
+    beyond = np.arange(int(rows.lengths.max())) >= rows.lengths[:, None]
     assert (batch["attention_mask"] == ~beyond).all()
     assert (batch["input_ids"][beyond] == tiny.word_tokenizer().pad_token_id).all()
-    tokens = np.concatenate(found.columns["input_ids"])
-    np.testing.assert_array_equal(found.flat(np.arange(len(found)), batch["input_ids"]), tokens)
+    tokens = np.concatenate(rows.columns["input_ids"])
+    np.testing.assert_array_equal(rows.flat(np.arange(len(rows)), batch["input_ids"]), tokens)
 
 
 def test_calls_hold_every_row_once(task: Task, tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_score_is_made_of_scores_by_row(task: Task, tmp_path: Path) -> None:
         value = score(metric, predictions, rows.references, rows.classes)
         if kind.of_counts is None and kind.of_draws is None:
             assert value == pytest.approx(float(np.mean(predictions)))
-        found = quality(metric, predictions, rows.references, rows.classes, 0, {})
-        assert found.value == pytest.approx(value) and found.interval[0] <= value <= found.interval[1]
+        measurement = quality(metric, predictions, rows.references, rows.classes, 0, {})
+        assert measurement.value == pytest.approx(value) and measurement.interval[0] <= value <= measurement.interval[1]
         same = loss_against(metric, predictions, predictions, rows.references, rows.classes, 0)
         assert (same.value, same.interval) == (0.0, (0.0, 0.0)), "paired: a model loses nothing against itself"
 

@@ -49,8 +49,8 @@ def test_every_row_is_in_exactly_one_batch_and_padding_is_masked(encoded: Encode
 
 
 def padded(encoded: Encoded, order: np.ndarray | None) -> int:
-    made: Iterator[dict[str, np.ndarray]] = batches(encoded, 8, order)
-    return sum(batch["input_ids"].size for batch in made)
+    padded_batches: Iterator[dict[str, np.ndarray]] = batches(encoded, 8, order)
+    return sum(batch["input_ids"].size for batch in padded_batches)
 
 
 def test_sorting_by_length_saves_padding_and_a_seed_repeats(encoded: Encoded) -> None:
@@ -74,13 +74,13 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_texts_and_pairs_become_ids_cut_at_the_limit(words: Path) -> None:
-    made = load_tokenizer(words)
-    single = encode(made, ["good film", "bad"], None, 16)
+    tokenizer = load_tokenizer(words)
+    single = encode(tokenizer, ["good film", "bad"], None, 16)
     assert [row.tolist() for row in single.columns["input_ids"]] == [[2, 5, 7, 3], [2, 6, 3]]
-    pair = encode(made, ["good film"], ["bad film"], 16)
+    pair = encode(tokenizer, ["good film"], ["bad film"], 16)
     assert pair.columns["input_ids"][0].tolist() == [2, 5, 7, 3, 6, 7, 3]
     assert pair.columns["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert encode(made, ["good " * 50], None, 16).lengths.tolist() == [16]
+    assert encode(tokenizer, ["good " * 50], None, 16).lengths.tolist() == [16]
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification
         predictions = rows.predictions(metric, output)
         guess = rows.constant_guess(metric)
         assert predictions.shape == guess.predictions.shape == rows.references.shape
-        found = quality(metric, predictions, rows.references, rows.classes, 0, {})
-        assert found.interval[0] <= found.value <= found.interval[1]
+        measurement = quality(metric, predictions, rows.references, rows.classes, 0, {})
+        assert measurement.interval[0] <= measurement.value <= measurement.interval[1]
         perfect = score(metric, rows.references, rows.references, rows.classes)
         guessed = score(metric, guess.predictions, rows.references, rows.classes)
         assert perfect == pytest.approx(metric_named(metric).perfect)

@@ -31,8 +31,8 @@ def rows(count: int, share: float, right: float, seed: int = 0) -> tuple[np.ndar
 @pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
 def test_a_teacher_that_is_good_is_better_and_not_near(metric: str) -> None:
     references, predictions = rows(200, 0.4, 0.9)
-    found = standing(metric, predictions, labelled(references), 0)
-    assert found.better and not found.near
+    verdict = standing(metric, predictions, labelled(references), 0)
+    assert verdict.better and not verdict.near
 
 
 @pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
@@ -52,9 +52,9 @@ def test_nor_one_that_guesses_or_that_has_the_labels_in_another_order(metric: st
 
 def test_one_that_is_little_better_than_the_most_frequent_label_is_near() -> None:
     references, predictions = rows(20_000, 0.9, 0.905)
-    found = standing("accuracy", predictions, labelled(references), 0)
-    assert found.better and found.near
-    assert "90.0 % where every row is called" in str(found) and '"good", on 20000 validation rows' in str(found)
+    verdict = standing("accuracy", predictions, labelled(references), 0)
+    assert verdict.better and verdict.near
+    assert "90.0 % where every row is called" in str(verdict) and '"good", on 20000 validation rows' in str(verdict)
 
 
 def test_a_head_that_was_never_trained_ends_the_run_before_anything_is_distilled(
@@ -69,5 +69,5 @@ def test_a_head_that_was_never_trained_ends_the_run_before_anything_is_distilled
     assert f"{config}: model.name: the teacher must be better than a constant guess: its f1 is" in ended.err
     assert "on 96 validation rows" in ended.err and "never trained (set teacher.epochs)" in ended.err
     assert len(ended.err.splitlines()) <= 2
-    made = {path.parent.parent.name for path in (tmp_path / "mlruns").glob("cache/*/*/entry.json")}
-    assert "teacher" in made and not made & {"statistics", "outputs", "weights"}
+    stages = {path.parent.parent.name for path in (tmp_path / "mlruns").glob("cache/*/*/entry.json")}
+    assert "teacher" in stages and not stages & {"statistics", "outputs", "weights"}

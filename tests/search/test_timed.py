@@ -63,14 +63,14 @@ def test_zeros_are_work_unless_a_kernel_skips_them(pattern: str, tmp_path: Path)
 
     config = {**SMALL, "hidden_size": 64, "intermediate_size": 192}
     base = Base("small", "none", "mean", ("a", "b"), ("input_ids", "attention_mask"), config)
-    found = []
+    sizes = []
     for plans in ({}, {"sparse": {"weights": 0.5} | ({} if pattern == "any" else {"pattern": pattern})}):
         model = skeleton(base)
         for name, plan in plans.items():
             registry.axis_named(name).reshape(model, plan)
         write_folder(tmp_path / str(len(plans)), model, base, plans)
-        found.append(model_sizes(tmp_path / str(len(plans))))
-    whole, sparse = found
+        sizes.append(model_sizes(tmp_path / str(len(plans))))
+    whole, sparse = sizes
     assert whole is not None and sparse is not None
     factor = 1 if pattern == "any" else 2
     assert sorted((inputs // factor, outputs) for inputs, outputs in whole.token_matrices) == sorted(

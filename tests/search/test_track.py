@@ -41,11 +41,11 @@ def started(store: Path, experiment: str, digest: str = SEARCH) -> Tracker:
 
 def observe(tracker: Tracker, front: Front, count: int) -> Front:
     """Log the first `count` trials one by one, as a search does."""
-    seen = Front(front.targets)
+    partial = Front(front.targets)
     for outcome in front.outcomes[:count]:
-        seen = seen.add(outcome)
-        tracker.observe(outcome, seen)
-    return seen
+        partial = partial.add(outcome)
+        tracker.observe(outcome, partial)
+    return partial
 
 
 def client(store: Path) -> Any:
@@ -56,17 +56,17 @@ def client(store: Path) -> Any:
 
 def runs(store: Path, experiment: str) -> dict[str, Any]:
     """Active runs by name; a name twice is an error."""
-    found = client(store)
-    place = found.get_experiment_by_name(experiment)
-    active = found.search_runs([place.experiment_id])
+    mlflow_client = client(store)
+    place = mlflow_client.get_experiment_by_name(experiment)
+    active = mlflow_client.search_runs([place.experiment_id])
     named = {run.info.run_name: run for run in active}
     assert len(named) == len(active)
     return named
 
 
 def on_front(store: Path, experiment: str) -> set[int]:
-    found = runs(store, experiment).items()
-    return {int(n.removeprefix("trial-")) for n, run in found if run.data.tags.get("on_front") == "true"}
+    trial_runs = runs(store, experiment).items()
+    return {int(n.removeprefix("trial-")) for n, run in trial_runs if run.data.tags.get("on_front") == "true"}
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_members_are_tagged_and_have_their_held_out_result(logged: dict[str, Any
 
 def test_the_parent_holds_the_front_and_the_environment(logged: dict[str, Any], store: Path) -> None:
     parent = logged["whole"]
-    found = {item.path for item in client(store).list_artifacts(parent.info.run_id)}
+    artifacts = {item.path for item in client(store).list_artifacts(parent.info.run_id)}
     promised = {"front.json", "front.html", "front.png", "best-config.yaml", "fastest.yaml", "most-accurate.yaml"}
-    assert found == promised | {"config.json", "environment.json"}
+    assert artifacts == promised | {"config.json", "environment.json"}
     assert parent.info.status == "FINISHED"
     assert parent.data.params["model.name"] == factory.CONFIG["model"]["name"]
     assert "Balanced pick" in parent.data.tags["mlflow.note.content"]
@@ -165,8 +165,8 @@ def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp
     assert on_front(store, "remeasured") == {o.number for o in decided.members}
 
     other = decided.members[0]
-    found = {**other.measurements, "accuracy": factory.measurement("accuracy", 0.9, 0.01, "fraction", "higher")}
-    again = decided.replacing({other.number: replace(other, measurements=found, weights_sha256="other weights")})
+    figures = {**other.measurements, "accuracy": factory.measurement("accuracy", 0.9, 0.01, "fraction", "higher")}
+    again = decided.replacing({other.number: replace(other, measurements=figures, weights_sha256="other weights")})
     before = models_of(store, "remeasured")
     export(again, study, tmp_path)
     tracker.finish(again, study, tmp_path)
@@ -179,18 +179,18 @@ def test_the_end_of_a_search_renews_what_runs_say(store: Path, front: Front, tmp
 def models_of(store: Path, experiment: str) -> dict[str, str]:
     """Ids of the logged models by name; a name twice is an error."""
     place = client(store).get_experiment_by_name(experiment)
-    found = client(store).search_logged_models([place.experiment_id])
-    assert len({m.name for m in found}) == len(found)
-    return {m.name: m.model_id for m in found}
+    models = client(store).search_logged_models([place.experiment_id])
+    assert len({m.name for m in models}) == len(models)
+    return {m.name: m.model_id for m in models}
 
 
 def test_tags_follow_the_front(store: Path, front: Front) -> None:
     tracker = started(store, "tags")
-    seen = observe(tracker, front, 9)
-    tracker.sync(seen)
-    assert on_front(store, "tags") == {o.number for o in seen.members}
-    for outcome in seen.outcomes:
-        assert runs(store, "tags")[f"trial-{outcome.number}"].data.tags["reason"] == seen.why_not(outcome)
+    partial = observe(tracker, front, 9)
+    tracker.sync(partial)
+    assert on_front(store, "tags") == {o.number for o in partial.members}
+    for outcome in partial.outcomes:
+        assert runs(store, "tags")[f"trial-{outcome.number}"].data.tags["reason"] == partial.why_not(outcome)
 
 
 def test_a_killed_search_goes_on_in_the_same_parent_and_repeats_no_trial(store: Path, front: Front) -> None:
@@ -209,12 +209,12 @@ def test_a_killed_search_goes_on_in_the_same_parent_and_repeats_no_trial(store: 
 
 def test_a_trial_that_was_cut_short_is_logged_again_whole(store: Path, front: Front) -> None:
     tracker = started(store, "cut")
-    seen = observe(tracker, front, 3)
+    partial = observe(tracker, front, 3)
     place = client(store).get_experiment_by_name("cut").experiment_id
     tags = {"mlflow.parentRunId": tracker.run_id}
     client(store).create_run(place, tags=tags, run_name="trial-3")  # and then the power went
     again = started(store, "cut")
-    again.sync(seen.add(front.outcomes[3]))
+    again.sync(partial.add(front.outcomes[3]))
     run = runs(store, "cut")["trial-3"]
     assert run.info.status != "RUNNING"
     assert run.data.tags["digest"] == front.outcomes[3].recipe.digest
@@ -243,8 +243,8 @@ def test_a_larger_budget_is_no_other_search(store: Path) -> None:
 @pytest.mark.parametrize("status", ["FINISHED", "KILLED", "FAILED"])
 def test_the_parent_ends_as_the_search_did(store: Path, front: Front, tmp_path: Path, status: Any) -> None:
     tracker = started(store, status)
-    seen = observe(tracker, front, 2)
-    tracker.finish(seen, factory.study(seen), tmp_path, status)
+    partial = observe(tracker, front, 2)
+    tracker.finish(partial, factory.study(partial), tmp_path, status)
     assert runs(store, status)[status].info.status == status
 
 
@@ -278,19 +278,19 @@ def test_mlflow_is_imported_late() -> None:
 
 
 def test_requirements_are_pinned_to_versions_an_index_has() -> None:
-    found = requirements()
-    assert any(line.startswith("torch==") for line in found)
-    assert all("==" in line and "+" not in line for line in found)
+    lines = requirements()
+    assert any(line.startswith("torch==") for line in lines)
+    assert all("==" in line and "+" not in line for line in lines)
 
 
 def test_a_renamed_trial_is_found_by_its_number(store: Path, front: Front) -> None:
     tracker = started(store, "renamed")
-    seen = observe(tracker, front, 3)
+    partial = observe(tracker, front, 3)
     runs_before = {run.info.run_id for run in runs(store, "renamed").values()}
     client(store).update_run(runs(store, "renamed")["trial-1"].info.run_id, name="my favourite")
     client(store).update_run(runs(store, "renamed")["renamed"].info.run_id, name="the search")
     again = started(store, "renamed")
-    again.sync(seen)
-    found = runs(store, "renamed")
-    assert {run.info.run_id for run in found.values()} == runs_before
-    assert "my favourite" in found and "the search" in found
+    again.sync(partial)
+    by_name = runs(store, "renamed")
+    assert {run.info.run_id for run in by_name.values()} == runs_before
+    assert "my favourite" in by_name and "the search" in by_name

@@ -49,22 +49,22 @@ def test_what_a_server_did_not_take_is_logged_when_it_answers_again(store: Path,
     tracker = started(store, "away")
     broken = Broken(tracker._client)
     tracker._client = broken
-    said: list[str] = []
+    messages: list[str] = []
     now = [0.0]
-    tracking = Tracking(lambda: tracker, said.append, "http://mlflow.example", clock=lambda: now[0])
+    tracking = Tracking(lambda: tracker, messages.append, "http://mlflow.example", clock=lambda: now[0])
     tracking.begin(Front(front.targets))
-    seen = Front(front.targets)
+    partial = Front(front.targets)
     for outcome in front.outcomes:
         broken.down = 3 <= outcome.number < 9
         now[0] += PAUSE_S / 2
-        seen = seen.add(outcome)
-        tracking.observe(outcome, seen)
-    assert len(said) == 2 and "failed" in said[0] and "503" in said[0] and "answers again" in said[1]
+        partial = partial.add(outcome)
+        tracking.observe(outcome, partial)
+    assert len(messages) == 2 and "failed" in messages[0] and "503" in messages[0] and "answers again" in messages[1]
     study = factory.study(front)
     assert tracking.finish(front, study, tmp_path, "FINISHED") == []
-    found = runs(store, "away")
-    assert len(found) == 1 + len(front.outcomes)
-    assert {run.info.status for run in found.values()} <= {"FINISHED", "FAILED"}, "none is cut short"
+    logged_runs = runs(store, "away")
+    assert len(logged_runs) == 1 + len(front.outcomes)
+    assert {run.info.status for run in logged_runs.values()} <= {"FINISHED", "FAILED"}, "none is cut short"
     assert on_front(store, "away") == {o.number for o in front.members}
 
 
@@ -75,13 +75,13 @@ def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
 
     tracker = started(store, "part")
     tracking = Tracking(lambda: tracker, lambda line: None, "http://mlflow.example", clock=lambda: 1e9)
-    seen = Front(front.targets).add(front.outcomes[0])
+    partial = Front(front.targets).add(front.outcomes[0])
     with monkeypatch.context() as patch:
         patch.setattr(track, "log_values", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("reset")))
-        tracking.observe(front.outcomes[0], seen)
+        tracking.observe(front.outcomes[0], partial)
     tracking.retry_at = 0.0
-    seen = seen.add(front.outcomes[1])
-    tracking.observe(front.outcomes[1], seen)
+    partial = partial.add(front.outcomes[1])
+    tracking.observe(front.outcomes[1], partial)
     assert runs(store, "part").keys() == {"part", "trial-0", "trial-1"}
     assert runs(store, "part")["trial-0"].data.metrics
 
@@ -89,21 +89,21 @@ def test_a_trial_that_a_server_took_in_part_is_logged_once_and_whole(
 def test_a_server_that_stays_away_is_left_alone_and_the_end_says_what_is_missing(front: Front, tmp_path: Path) -> None:
     tries: list[float] = []
     now = [0.0]
-    said: list[str] = []
+    messages: list[str] = []
 
     def connect() -> Any:
         tries.append(now[0])
         now[0] += 20.0  # what a server that does not answer costs
         raise ConnectionError("no answer")
 
-    tracking = Tracking(connect, said.append, "http://mlflow.example", clock=lambda: now[0])
+    tracking = Tracking(connect, messages.append, "http://mlflow.example", clock=lambda: now[0])
     tracking.begin(front)
     for outcome in front.outcomes:
         now[0] += 30.0
         tracking.observe(outcome, front)
     waits = [later - before for before, later in itertools.pairwise(tries)]
     assert len(tries) > 1 and min(waits) >= 20.0 + PAUSE_SHARE * 20.0
-    assert len(said) == 1
+    assert len(messages) == 1
     lines = tracking.finish(front, factory.study(front), tmp_path, "FINISHED")
     numbers = ", ".join(str(o.number) for o in front.outcomes)
     assert f"http://mlflow.example: trials {numbers}," in lines[0] and "the same command" in lines[1]
@@ -137,9 +137,9 @@ def test_a_server_that_does_not_answer_is_found_before_anything_is_trained(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert cli.main(["run", str(config)]) == 2
         server.shutdown()
-    shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: MLFLOW_TRACKING_URI: must be an MLflow store that answers, got {uri}: ")
-    assert len(shown.err.splitlines()) == 1 and "..." not in shown.out
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: MLFLOW_TRACKING_URI: must be an MLflow store that answers, got {uri}: ")
+    assert len(output.err.splitlines()) == 1 and "..." not in output.out
     assert 1 <= Unavailable.asked <= 4, "a few tries, not minutes of them"
     assert not (tmp_path / "mlruns").exists()
 

@@ -55,8 +55,8 @@ def described(folder: Path, **changes: Any) -> Path:
 def without(folder: Path, *parts: str) -> Path:
     """The folder with weights whose names begin with one of `parts` left out."""
     file = folder / "model.safetensors"
-    kept = {name: value for name, value in load_file(file).items() if not name.startswith(parts)}
-    save_file(kept, file, {"format": "pt"})
+    tensors = {name: value for name, value in load_file(file).items() if not name.startswith(parts)}
+    save_file(tensors, file, {"format": "pt"})
     return folder
 
 
@@ -138,13 +138,13 @@ def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_pat
     file = command.write_config(tmp_path / "c.yaml", model={"name": str(model)}, teacher={"epochs": 0})
     removed = ["data.validation=null", "data.test=null"]
     chosen = load(file, [*removed, f"data.train={tmp_path / 'train.csv'}"], names())
-    facts, made = tmp_path / "facts", tmp_path / "data"
+    facts, data = tmp_path / "facts", tmp_path / "data"
     facts.mkdir()
-    made.mkdir()
+    data.mkdir()
     describe_model(facts, chosen, lambda stage, done: None)
-    prepare_data(made, chosen, facts, lambda stage, done: None)
-    about = json.loads((made / "data.json").read_text())
-    _, labels = read_encoded(made / "train.npz")
+    prepare_data(data, chosen, facts, lambda stage, done: None)
+    about = json.loads((data / "data.json").read_text())
+    _, labels = read_encoded(data / "train.npz")
     assert about["labels"] == ["1", "0"]
     first = task_named("classification").load(chosen.data, str, Head(("1", "0"))).train
     expected = {row["text"]: int(row["label"] == "0") for row in rows}

@@ -51,16 +51,16 @@ def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
     writer.execute("BEGIN IMMEDIATE")
     try:
         assert show(NAME, True, mlruns=tmp_path) == 0
-        shown, said = capsys.readouterr()
+        output, note = capsys.readouterr()
         assert show(NAME, False, mlruns=tmp_path) == 0
     finally:
         writer.close()
-    found = json.loads(shown)
-    jsonschema.validate(found, schema("front"))
-    assert [member["number"] for member in found["members"]] == [o.number for o in front.members]
-    assert said.startswith("unfinished: 12 of 40 trials so far")
+    data = json.loads(output)
+    jsonschema.validate(data, schema("front"))
+    assert [member["number"] for member in data["members"]] == [o.number for o in front.members]
+    assert note.startswith("unfinished: 12 of 40 trials so far")
     text = capsys.readouterr()
-    assert text.err == said and f"{len(front.members)} on the front" in text.out
+    assert text.err == note and f"{len(front.members)} on the front" in text.out
 
 
 def test_a_study_that_has_ended_is_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,17 +84,17 @@ def test_before_the_first_trial_there_is_no_front_and_the_json_says_so(
     assert show(NAME, False, mlruns=tmp_path) == 1
     assert "unfinished: 0 of 40 trials so far" in capsys.readouterr().err
     assert show(NAME, True, mlruns=tmp_path) == 0
-    found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, schema("front"))
-    assert found["members"] == found["trials"] == []
+    data = json.loads(capsys.readouterr().out)
+    jsonschema.validate(data, schema("front"))
+    assert data["members"] == data["trials"] == []
 
 
 def test_a_killed_study_is_exported_with_its_quick_timing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     front = begun(tmp_path / "mlruns", factory.stored(factory.front(12), tmp_path / "weights"))
     assert export(NAME, None, tmp_path / "out", tmp_path / "mlruns") == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40 trials so far")
-    found = json.loads((tmp_path / "out" / "front.json").read_text())
-    assert [member["quick"] for member in found["members"]] == [{}] * len(front.members)
+    data = json.loads((tmp_path / "out" / "front.json").read_text())
+    assert [member["quick"] for member in data["members"]] == [{}] * len(front.members)
     assert {path.name for path in (tmp_path / "out" / "models").iterdir()} == {str(o.number) for o in front.members}
 
 
@@ -124,8 +124,8 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     monkeypatch.setattr(runner, "data_stages", lambda config, stage: (tmp_path, "model", tmp_path))
     monkeypatch.setattr(runner, "space_of", lambda *arguments: space)
     monkeypatch.setattr(runner.Stages, "__call__", stage)
-    said: list[str] = []
+    messages: list[str] = []
     chosen = load(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
     with pytest.raises(TrainedError):
-        runner.prepare(chosen, lambda stage, done: None, say=said.append)
-    assert said == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]
+        runner.prepare(chosen, lambda stage, done: None, say=messages.append)
+    assert messages == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]

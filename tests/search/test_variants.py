@@ -36,14 +36,14 @@ def test_a_stored_front_gives_its_members() -> None:
 
 def test_measured_batches_come_before_the_linear_model() -> None:
     recipe = Recipe("", "classification", "", (), {}, Step("onnx", {}))
-    found = {
+    times = {
         "latency_p50_ms": 1.0,
         "latency_p50_ms/b8": 4.0,
         "latency_p50_ms/b32": 12.0,
         "latency_p50_ms/b8-l128": 99.0,
     }
     others = {"accuracy": 0.9, "latency_p50_ms/cuda-b32": 0.1}
-    outcome = Outcome(3, recipe, "complete", measurements={n: P50.counted(v, {}) for n, v in (found | others).items()})
+    outcome = Outcome(3, recipe, "complete", measurements={n: P50.counted(v, {}) for n, v in (times | others).items()})
     (one,) = from_outcomes([outcome], "accuracy", Workload(1, 32))
     assert one.points == ((1, 0.001), (8, 0.004), (32, 0.012))
     assert [one.seconds(b) for b in (1, 8, 20, 32)] == pytest.approx([0.001, 0.004, 0.008, 0.012])

@@ -33,9 +33,9 @@ def plain(text: io.StringIO) -> str:
 
 def observed(trials: int) -> tuple[Live, Front]:
     """A live view after all trials of a made-up study."""
-    made = factory.front(trials)
-    live, front = Live(40, factory.study(made)), Front(factory.TARGETS)
-    for outcome in made.outcomes:
+    whole = factory.front(trials)
+    live, front = Live(40, factory.study(whole)), Front(factory.TARGETS)
+    for outcome in whole.outcomes:
         front = front.add(outcome)
         live.observe(outcome, front)
     return live, front
@@ -46,14 +46,14 @@ def test_the_live_view_has_a_line_for_each_trial_and_the_table_of_the_front(text
     live.progress("recovery", 0.25)
     live.say("note: rows were cut")
     live.close()
-    shown = plain(text)
+    screen = plain(text)
     for outcome in front.outcomes:
         line = rf"(?<!\d){outcome.number}  [^\n]*{re.escape(describe(outcome.recipe)[:40])}"
-        assert re.search(line, shown), outcome.number
-    last = shown[shown.rindex("movie-reviews:") :]
+        assert re.search(line, screen), outcome.number
+    last = screen[screen.rindex("movie-reviews:") :]
     for member in front.members:
         assert re.search(rf"^.*\b{member.number}\b.*$", last, re.MULTILINE), member.number
-    assert "recovery 25 %  (12 of 40" in last and "note: rows were cut" in shown
+    assert "recovery 25 %  (12 of 40" in last and "note: rows were cut" in screen
 
 
 def test_the_live_view_tells_what_the_next_trial_is_expected_to_add(text: io.StringIO) -> None:

@@ -38,38 +38,38 @@ def cut(questions: Questions, max_length: int = 12, doc_stride: int = 3) -> Wind
     return windows(tiny.word_tokenizer(), questions, max_length, doc_stride)
 
 
-def words(made: Windows, window: int, questions: Questions) -> list[str]:
+def words(pieces: Windows, window: int, questions: Questions) -> list[str]:
     """The context's part in a window, token by token."""
-    context = questions.contexts[made.question[window]]
-    return [context[s:e] for s, e in made.offsets[window] if s >= 0]
+    context = questions.contexts[pieces.question[window]]
+    return [context[s:e] for s, e in pieces.offsets[window] if s >= 0]
 
 
 def test_a_long_context_becomes_windows_that_share_the_stride() -> None:
     questions = asked(("the score", CONTEXT, []))
-    made, split = cut(questions), CONTEXT.split()
-    assert [words(made, i, questions) for i in range(len(made))] == [split[:7], split[4:11], split[8:]]
+    pieces, split = cut(questions), CONTEXT.split()
+    assert [words(pieces, i, questions) for i in range(len(pieces))] == [split[:7], split[4:11], split[8:]]
     tokenizer = tiny.word_tokenizer()
-    for i, row in enumerate(made.encoded.columns["input_ids"]):
-        expected = ["[CLS]", "the", "score", "[SEP]", *words(made, i, questions), "[SEP]"]
+    for i, row in enumerate(pieces.encoded.columns["input_ids"]):
+        expected = ["[CLS]", "the", "score", "[SEP]", *words(pieces, i, questions), "[SEP]"]
         assert tokenizer.convert_ids_to_tokens(row.tolist()) == expected
-        assert made.offsets[i].shape == (len(row), 2) and made.offsets[i].dtype == np.int32
-        assert (made.offsets[i][[0, 1, 2, 3, -1]] == -1).all()
-    assert made.encoded.lengths.tolist() == [12, 12, 9]
+        assert pieces.offsets[i].shape == (len(row), 2) and pieces.offsets[i].dtype == np.int32
+        assert (pieces.offsets[i][[0, 1, 2, 3, -1]] == -1).all()
+    assert pieces.encoded.lengths.tolist() == [12, 12, 9]
 
 
 def test_token_types_are_there_for_models_that_take_them() -> None:
     tokenizer = tiny.word_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask", "token_type_ids"]
-    made = windows(tokenizer, asked(("the score", CONTEXT, [])), 12, 3)
-    assert made.encoded.columns["token_type_ids"][0].tolist() == [0] * 4 + [1] * 8
-    assert set(made.encoded.padding) == {"input_ids", "attention_mask", "token_type_ids"}
+    pieces = windows(tokenizer, asked(("the score", CONTEXT, [])), 12, 3)
+    assert pieces.encoded.columns["token_type_ids"][0].tolist() == [0] * 4 + [1] * 8
+    assert set(pieces.encoded.padding) == {"input_ids", "attention_mask", "token_type_ids"}
 
 
 def test_a_short_context_is_one_window_whatever_the_stride() -> None:
     questions = asked(("the score", "the plot is funny", []), ("the score", CONTEXT, []), ("plot", "film", []))
-    made = cut(questions)
-    assert made.question.tolist() == [0, 1, 1, 1, 2]
-    assert words(made, 4, questions) == ["film"]
+    pieces = cut(questions)
+    assert pieces.question.tolist() == [0, 1, 1, 1, 2]
+    assert words(pieces, 4, questions) == ["film"]
     assert len(cut(asked(("the score", "the plot is funny", [])), doc_stride=100)) == 1
 
 
@@ -79,10 +79,10 @@ def test_windows_are_those_of_each_question_alone(monkeypatch: pytest.MonkeyPatc
     questions = asked(*(("the score", context, [(context[:3], 0)]) for context in contexts))
     whole = cut(questions)
     monkeypatch.setattr("search.tasks.windows.CHUNK", 2)
-    made = cut(questions)
-    assert made.question.tolist() == whole.question.tolist()
-    assert all((a == b).all() for a, b in zip(made.offsets, whole.offsets, strict=True))
-    assert (made.targets == whole.targets).all()
+    pieces = cut(questions)
+    assert pieces.question.tolist() == whole.question.tolist()
+    assert all((a == b).all() for a, b in zip(pieces.offsets, whole.offsets, strict=True))
+    assert (pieces.targets == whole.targets).all()
     alone = [len(cut(questions.rows(np.array([i])))) for i in range(5)]
     assert np.bincount(whole.question).tolist() == alone == [1, 3, 1, 2, 3]
 
@@ -90,16 +90,16 @@ def test_windows_are_those_of_each_question_alone(monkeypatch: pytest.MonkeyPatc
 def test_the_target_is_the_answer_where_it_is_whole() -> None:
     last = CONTEXT.rindex("funny")
     questions = asked(("the score", CONTEXT, [("funny", last)]), ("the score", CONTEXT, [at("the actor in the")]))
-    made = cut(questions)
+    pieces = cut(questions)
     # Windows hold words 0-6, 4-10 and 8-11, behind four tokens; the answers are word 11 and words 5-8.
-    assert made.targets.tolist() == [[0, 0], [0, 0], [7, 7], [0, 0], [5, 8], [0, 0]]
-    assert made.targets.dtype == np.int64
+    assert pieces.targets.tolist() == [[0, 0], [0, 0], [7, 7], [0, 0], [5, 8], [0, 0]]
+    assert pieces.targets.dtype == np.int64
 
 
 def test_the_target_is_the_first_gold_answer_that_fits() -> None:
-    made = cut(asked(("the score", CONTEXT, [at("actor in the plot"), at("is funny and"), at("the plot is")])))
+    pieces = cut(asked(("the score", CONTEXT, [at("actor in the plot"), at("is funny and"), at("the plot is")])))
     # Words 6-9, 2-4 and 0-2: the first is cut by the first window, and whole in the second.
-    assert made.targets.tolist() == [[6, 8], [6, 9], [0, 0]]
+    assert pieces.targets.tolist() == [[6, 8], [6, 9], [0, 0]]
 
 
 def test_an_unanswerable_question_has_the_first_token_as_target() -> None:
@@ -109,37 +109,37 @@ def test_an_unanswerable_question_has_the_first_token_as_target() -> None:
 @pytest.mark.parametrize("answer", ["funny", " funny", "funny ", "unn", "\u00a0"])
 def test_an_answer_is_of_the_tokens_that_it_touches(answer: str) -> None:
     context = "the plot is funny and\u00a0warm"
-    made = cut(asked(("the score", context, [at(answer, context)])))
-    assert made.targets.tolist() == ([[0, 0]] if answer == "\u00a0" else [[7, 7]])
+    pieces = cut(asked(("the score", context, [at(answer, context)])))
+    assert pieces.targets.tolist() == ([[0, 0]] if answer == "\u00a0" else [[7, 7]])
 
 
 def test_characters_no_token_holds_do_not_hide_an_answer_at_an_end() -> None:
     """Line breaks around a context, as SQuAD's have them."""
     context = "\nthe plot\n"
-    made = cut(asked(("the score", context, [(context, 0)])))
-    assert made.targets.tolist() == [[4, 5]]
+    pieces = cut(asked(("the score", context, [(context, 0)])))
+    assert pieces.targets.tolist() == [[4, 5]]
 
 
 def test_offsets_are_of_characters_not_bytes() -> None:
     context = "“日本” the plot – funny 😀 warm"
     questions = asked(("the score", context, [at("warm", context)]))
-    made = cut(questions, max_length=24)
-    start, end = made.targets[0]
-    assert context[made.offsets[0][start, 0] : made.offsets[0][end, 1]] == "warm"
+    pieces = cut(questions, max_length=24)
+    start, end = pieces.targets[0]
+    assert context[pieces.offsets[0][start, 0] : pieces.offsets[0][end, 1]] == "warm"
 
 
 def test_windows_are_the_same_after_they_were_written(tmp_path: Path) -> None:
-    made = cut(asked(("the score", CONTEXT, [at("funny")]), ("plot", "film", [])))
-    write_windows(tmp_path / "windows.npz", made)
-    found = read_windows(tmp_path / "windows.npz")
-    assert found.question.tolist() == made.question.tolist() and (found.targets == made.targets).all()
-    assert found.encoded.padding == made.encoded.padding
-    assert found.encoded.lengths.tolist() == made.encoded.lengths.tolist()
-    pairs = [(found.offsets, made.offsets)]
-    pairs += [(found.encoded.columns[name], rows) for name, rows in made.encoded.columns.items()]
+    pieces = cut(asked(("the score", CONTEXT, [at("funny")]), ("plot", "film", [])))
+    write_windows(tmp_path / "windows.npz", pieces)
+    reread = read_windows(tmp_path / "windows.npz")
+    assert reread.question.tolist() == pieces.question.tolist() and (reread.targets == pieces.targets).all()
+    assert reread.encoded.padding == pieces.encoded.padding
+    assert reread.encoded.lengths.tolist() == pieces.encoded.lengths.tolist()
+    pairs = [(reread.offsets, pieces.offsets)]
+    pairs += [(reread.encoded.columns[name], rows) for name, rows in pieces.encoded.columns.items()]
     for ours, theirs in pairs:
         assert all(a.dtype == b.dtype and (a == b).all() for a, b in zip(ours, theirs, strict=True))
-    assert found.encoded.batch(np.arange(4))["input_ids"].shape == (4, 12)
+    assert reread.encoded.batch(np.arange(4))["input_ids"].shape == (4, 12)
 
 
 @pytest.mark.parametrize(

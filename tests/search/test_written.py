@@ -105,8 +105,8 @@ def test_what_stands_where_a_model_must_go_is_moved_aside_whole(front: Front, tm
         place.symlink_to(elsewhere)
     export_model(front, factory.study(front), front.members[0], place)
     assert (place / RECIPE).is_file() and not place.is_symlink()
-    kept = place.with_name("5.kept")
-    assert kept.read_text() == "mine" if kind == "file" else kept.readlink() == elsewhere
+    backup = place.with_name("5.kept")
+    assert backup.read_text() == "mine" if kind == "file" else backup.readlink() == elsewhere
     assert tree(elsewhere) == {"mine.txt": "mine"}
 
 
@@ -136,7 +136,7 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, 
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda to: (to.mkdir(), (to / "a.txt").touch()), "which holds a.txt"),
         (lambda to: to.write_text("mine"), "which is a file"),
@@ -147,9 +147,9 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, 
         ),
     ],
 )
-def test_a_place_that_is_taken_is_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+def test_a_place_that_is_taken_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "to")
-    with pytest.raises(UserError, match=f"--to: must be a folder that does not exist or is empty, got .*{said}"):
+    with pytest.raises(UserError, match=f"--to: must be a folder that does not exist or is empty, got .*{message}"):
         free_place(tmp_path / "to")
 
 

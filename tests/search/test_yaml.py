@@ -17,8 +17,8 @@ from .test_config import MINIMAL, NAMES, changed, write
 def test_a_bare_word_where_text_is_wanted_is_that_text(project: Path, word: str) -> None:
     text = yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "data"})
     data = f"data: {{train: train.csv, text: {word}, label: {word}, label_names: [{word}, other]}}\n"
-    made = load(write(project, text + data), [f"data.text_pair={word}"], NAMES).data
-    assert (made.text, made.label, made.label_names, made.text_pair) == (word, word, (word, "other"), word)
+    section = load(write(project, text + data), [f"data.text_pair={word}"], NAMES).data
+    assert (section.text, section.label, section.label_names, section.text_pair) == (word, word, (word, "other"), word)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_an_axis_that_is_off_is_opened_by_a_knob_of_it(project: Path) -> None:
     ("text", "number"), [("1e-4", 1e-4), ("1E4", 1e4), ("1.5e+2", 150.0), (".5", 0.5), ("+3", 3.0), ("2.", 2.0)]
 )
 def test_a_number_is_a_number_however_it_is_written(project: Path, text: str, number: float) -> None:
-    made = load(write(project, yaml.safe_dump(MINIMAL) + f"teacher: {{epochs: {text}}}\n"), [], NAMES).teacher.epochs
-    assert made == number and isinstance(made, float)
+    epochs = load(write(project, yaml.safe_dump(MINIMAL) + f"teacher: {{epochs: {text}}}\n"), [], NAMES).teacher.epochs
+    assert epochs == number and isinstance(epochs, float)
 
 
 @pytest.mark.parametrize("text", ["010", "1:30", ".inf", ".nan", "1e-4x", '"3"', "yes"])

@@ -59,8 +59,8 @@ def stored(folder: Path, name: str = "llama") -> Path:
     config = AutoConfig.for_model(model_type, **settings)
     base = Base(f"tiny/{name}", "main", "causal", (), ("input_ids", "attention_mask"), config.to_dict())
     groups = settings.get("num_key_value_heads", settings.get("n_head"))
-    kept = {"heads": (range(groups), range(1)), "neurons": (range(48), range(20))}
-    plan = {unit: [slicing.encode_ranges(list(one)) for one in indices] for unit, indices in kept.items()}
+    units = {"heads": (range(groups), range(1)), "neurons": (range(48), range(20))}
+    plan = {unit: [slicing.encode_ranges(list(one)) for one in indices] for unit, indices in units.items()}
     plan["tuning"] = "none"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def prompts(lengths: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def generated(model: nn.Module, ids: np.ndarray, mask: np.ndarray, new_tokens: int, **settings: Any) -> np.ndarray:
     """What transformers' own greedy `generate` adds, (B, new_tokens). End tokens do not stop it."""
-    found = model.generate(  # type: ignore[operator]
+    tokens = model.generate(  # type: ignore[operator]
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
         max_new_tokens=new_tokens,
@@ -90,4 +90,4 @@ def generated(model: nn.Module, ids: np.ndarray, mask: np.ndarray, new_tokens: i
         eos_token_id=None,
         **settings,
     )
-    return found[:, ids.shape[1] :].numpy()  # type: ignore[no-any-return]
+    return tokens[:, ids.shape[1] :].numpy()  # type: ignore[no-any-return]

@@ -84,10 +84,10 @@ def tiny(case: str = "bert", head: str = "mean", seed: int = 0) -> tuple[TaskMod
     """A random model in eval mode; every weight, bias and norm is far enough from its default to matter."""
     from transformers import AutoConfig
 
-    made = CASES[case]
+    spec = CASES[case]
     labels = ("start", "end") if head == "span" else LABELS
     config = AutoConfig.for_model(
-        made.model_type, **made.config, num_labels=len(labels), attention_dropout=0.0, use_cache=False
+        spec.model_type, **spec.config, num_labels=len(labels), attention_dropout=0.0, use_cache=False
     )
     pooling = Pooling().to_json() if head == "embedding" else {}
     names = ("input_ids", "attention_mask")
@@ -128,10 +128,10 @@ def student(case: str = "bert") -> tuple[TaskModel, list[tuple[Mapping[str, Tens
     """A model, its batches as (inputs, rows), and the labels of all rows."""
     model, base = tiny(case)
     batches, labels = [], []
-    for inputs, known in labelled(base):
+    for inputs, targets in labelled(base):
         start = sum(map(len, labels))
-        batches.append((inputs, torch.arange(start, start + len(known))))
-        labels.append(known)
+        batches.append((inputs, torch.arange(start, start + len(targets))))
+        labels.append(targets)
     return model, batches, torch.cat(labels)
 
 
@@ -218,11 +218,11 @@ def sizes(axis: Axis, shape: Shape) -> list[Knob]:
 
 def middling(axis: Axis, shape: Shape) -> dict[str, Value]:
     """Every size of an axis set between its ends, its modes off."""
-    found: dict[str, Value] = {k.name: k.off for k in axis.knobs(shape)}
+    settings: dict[str, Value] = {k.name: k.off for k in axis.knobs(shape)}
     for knob in sizes(axis, shape):
         others = [v for v in knob.values() if v != knob.off]
-        found[knob.name] = others[len(others) // 2]
-    return found
+        settings[knob.name] = others[len(others) // 2]
+    return settings
 
 
 def built(subject: Subject, *steps: Step) -> tuple[TaskModel, build.Plans]:
@@ -232,20 +232,20 @@ def built(subject: Subject, *steps: Step) -> tuple[TaskModel, build.Plans]:
 
 def stored(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     """A folder of a model cut by every axis, to one block: exporters and compilers take their time for each."""
-    seen = subject(case, head)
-    settings = {a.name: middling(a, seen.statistics.shape) for a in registry.axes() if a.name != "bits"}
+    original = subject(case, head)
+    settings = {a.name: middling(a, original.statistics.shape) for a in registry.axes() if a.name != "bits"}
     settings["distill"]["layers"] = 1
-    model, plans = built(seen, *(Step(name, chosen) for name, chosen in settings.items()))
-    write_folder(folder, model, seen.base, plans)
+    model, plans = built(original, *(Step(name, chosen) for name, chosen in settings.items()))
+    write_folder(folder, model, original.base, plans)
     return folder
 
 
 def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     """A folder of a whole model, with the files that integer precisions are made with."""
-    seen = subject(case, head)
-    write_folder(folder, seen.model, seen.base, {})
+    original = subject(case, head)
+    write_folder(folder, original.model, original.base, {})
     lengths = tuple(int(n) for n in np.random.default_rng(5).integers(3, 14, 24))
-    calibration.write(folder, arrays_of(seen.base, lengths, seed=5))
+    calibration.write(folder, arrays_of(original.base, lengths, seed=5))
     model, _ = tiny(case, head)
-    sensitivity.write(folder, sensitivity.measure(model, [batch_of(seen.base, lengths, seed=5)], class_certainty))
+    sensitivity.write(folder, sensitivity.measure(model, [batch_of(original.base, lengths, seed=5)], class_certainty))
     return folder

@@ -40,9 +40,9 @@ class Compiler:
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    made = Compiler()
-    monkeypatch.setattr(aot_inductor, "_compile", made)
-    return made
+    fake = Compiler()
+    monkeypatch.setattr(aot_inductor, "_compile", fake)
+    return fake
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_a_package_is_loaded_again_without_compiling(folder: Path, monkeypatch: 
         raise AssertionError("the package was made again")
 
     monkeypatch.setattr(aot_inductor, "_compile", again)
-    found = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
-    assert np.array_equal(found, first)
+    output = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
+    assert np.array_equal(output, first)
     assert (folder / name).stat().st_mtime_ns == before
 
 
@@ -75,9 +75,9 @@ def test_a_package_is_loaded_again_without_compiling(folder: Path, monkeypatch: 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (40,), (40, 1)])
 def test_sizes_at_the_ends_of_their_ranges_need_no_package_of_their_own(lengths: tuple[int, ...], folder: Path) -> None:
     batch = arrays_of(subject().base, lengths)
-    found = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
+    output = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
-    np.testing.assert_allclose(found, exact, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(output, exact, atol=1e-4, rtol=0)
 
 
 @real
@@ -96,13 +96,13 @@ def test_a_package_holds_the_weights_and_no_pickle(folder: Path) -> None:
 def test_a_folder_that_cannot_be_written_runs_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    made = package(folder, FP32, CPU).read_bytes()
+    content = package(folder, FP32, CPU).read_bytes()
     place, allowed = stored(tmp_path / "read-only"), os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != place and allowed(path, mode))
-    monkeypatch.setattr(aot_inductor, "_compile", lambda _f, _p, _c, path: path.write_bytes(made))
+    monkeypatch.setattr(aot_inductor, "_compile", lambda _f, _p, _c, path: path.write_bytes(content))
     batch = arrays_of(subject().base, (9, 4))
-    found = build.open_predict(place, "aot_inductor", FP32, CPU)(batch)["logits"]
-    np.testing.assert_allclose(found, build.open_predict(place, "eager", FP32, CPU)(batch)["logits"], atol=1e-4)
+    output = build.open_predict(place, "aot_inductor", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(output, build.open_predict(place, "eager", FP32, CPU)(batch)["logits"], atol=1e-4)
     assert not (place / aot_inductor.FOLDER).exists()
 
 

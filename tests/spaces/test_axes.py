@@ -23,7 +23,7 @@ AXES = pytest.mark.parametrize("axis", registry.axes(), ids=lambda a: a.name)
 
 
 @pytest.fixture(params=[("bert", "mean"), ("llama", "native")], ids="-".join)
-def seen(request: pytest.FixtureRequest) -> Subject:
+def original(request: pytest.FixtureRequest) -> Subject:
     """The embedding's size is cut where the head gives one."""
     case, head = request.param
     asked = request.node.callspec.params
@@ -31,12 +31,12 @@ def seen(request: pytest.FixtureRequest) -> Subject:
     return subject(case, "embedding" if "embedding" in names else head)
 
 
-def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
+def settings_of(axis: Axis, original: Subject) -> list[dict[str, Value]]:
     """The middle of everything; each size alone at its smallest; every mode with the middle, and what it is given."""
-    knobs = axis.knobs(seen.statistics.shape)
+    knobs = axis.knobs(original.statistics.shape)
     off = {k.name: k.off for k in knobs}
-    middle = middling(axis, seen.statistics.shape)
-    alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, seen.statistics.shape)]
+    middle = middling(axis, original.statistics.shape)
+    alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, original.statistics.shape)]
     modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.method for choice in k.values()]
     return [middle, *alone, *modes]
 
@@ -45,8 +45,8 @@ def settings_of(axis: Axis, seen: Subject) -> list[dict[str, Value]]:
 
 
 @AXES
-def test_every_knob_can_be_off_and_its_values_are_its_range(axis: Axis, seen: Subject) -> None:
-    knobs = axis.knobs(seen.statistics.shape)
+def test_every_knob_can_be_off_and_its_values_are_its_range(axis: Axis, original: Subject) -> None:
+    knobs = axis.knobs(original.statistics.shape)
     assert any(not k.method for k in knobs)
     assert len({k.name for k in knobs}) == len(knobs)
     for knob in knobs:
@@ -70,74 +70,77 @@ def test_the_registry_is_in_phase_order_and_finds_its_axes_by_name(axis: Axis) -
 
 @AXES
 @pytest.mark.parametrize("named", [True, False], ids=["off", "absent"])
-def test_off_is_the_identity(axis: Axis, seen: Subject, named: bool) -> None:
-    off = {k.name: k.off for k in axis.knobs(seen.statistics.shape)} if named else {}
-    plan = axis.decide(seen.statistics, off)
-    model = build.build(seen.model, {axis.name: plan}, seen.statistics)
-    assert axis.carry(seen.statistics, plan).shape == seen.statistics.shape
-    torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
+def test_off_is_the_identity(axis: Axis, original: Subject, named: bool) -> None:
+    off = {k.name: k.off for k in axis.knobs(original.statistics.shape)} if named else {}
+    plan = axis.decide(original.statistics, off)
+    model = build.build(original.model, {axis.name: plan}, original.statistics)
+    assert axis.carry(original.statistics, plan).shape == original.statistics.shape
+    torch.testing.assert_close(logits(model, original.batch), original.logits, atol=1e-5, rtol=1e-5)
 
 
-def test_no_plan_is_a_copy(seen: Subject) -> None:
-    model = build.build(seen.model, {}, None)
-    assert model is not seen.model
-    assert torch.equal(logits(model, seen.batch), seen.logits)
+def test_no_plan_is_a_copy(original: Subject) -> None:
+    model = build.build(original.model, {}, None)
+    assert model is not original.model
+    assert torch.equal(logits(model, original.batch), original.logits)
 
 
 # --- shape --------------------------------------------------------------------------------------------------
 
 
 @AXES
-def test_decide_and_carry_predict_the_built_shape(axis: Axis, seen: Subject) -> None:
-    for settings in settings_of(axis, seen):
-        model, plans = built(seen, Step(axis.name, settings))
-        expected = build.shape_after(plans, seen.statistics)
-        assert shape_of(model, seen.statistics.shape) == expected, settings
+def test_decide_and_carry_predict_the_built_shape(axis: Axis, original: Subject) -> None:
+    for settings in settings_of(axis, original):
+        model, plans = built(original, Step(axis.name, settings))
+        expected = build.shape_after(plans, original.statistics)
+        assert shape_of(model, original.statistics.shape) == expected, settings
 
 
 @AXES
-def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, seen: Subject) -> None:
+def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, original: Subject) -> None:
     """So the latency of a plan can be measured on an untrained copy, and saved weights fit."""
-    model, plans = built(seen, Step(axis.name, middling(axis, seen.statistics.shape)))
-    empty = skeleton(seen.base)
+    model, plans = built(original, Step(axis.name, middling(axis, original.statistics.shape)))
+    empty = skeleton(original.base)
     for name, plan in plans.items():
         registry.axis_named(name).reshape(empty, plan)
     assert {n: t.shape for n, t in empty.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
 
 
 @AXES
-def test_a_smaller_setting_never_makes_a_larger_model(axis: Axis, seen: Subject) -> None:
+def test_a_smaller_setting_never_makes_a_larger_model(axis: Axis, original: Subject) -> None:
     if axis.name == "bits":
         pytest.skip("precisions change no count of weights")
     if axis.name == "embedding":
         pytest.skip("what gets smaller is an index: the model has a matrix more")
-    off = {k.name: k.off for k in axis.knobs(seen.statistics.shape)}
-    for knob in sizes(axis, seen.statistics.shape):
+    off = {k.name: k.off for k in axis.knobs(original.statistics.shape)}
+    for knob in sizes(axis, original.statistics.shape):
         counts = []
         for value in knob.values():
-            model, _ = built(seen, Step(axis.name, {**off, knob.name: value}))
+            model, _ = built(original, Step(axis.name, {**off, knob.name: value}))
             counts.append(sum(p.numel() for p in model.parameters()))
         assert counts == sorted(counts), knob.name
-        assert counts[0] < counts[-1] == sum(p.numel() for p in seen.model.parameters())
+        assert counts[0] < counts[-1] == sum(p.numel() for p in original.model.parameters())
 
 
 # --- plans --------------------------------------------------------------------------------------------------
 
 
 @AXES
-def test_a_plan_survives_json(axis: Axis, seen: Subject) -> None:
-    for settings in settings_of(axis, seen):
-        plan = axis.decide(seen.statistics, settings)
+def test_a_plan_survives_json(axis: Axis, original: Subject) -> None:
+    for settings in settings_of(axis, original):
+        plan = axis.decide(original.statistics, settings)
         again = json.loads(canonical(plan))
         assert again == plan
-        outputs = [logits(build.build(seen.model, {axis.name: p}, seen.statistics), seen.batch) for p in (plan, again)]
+        outputs = [
+            logits(build.build(original.model, {axis.name: p}, original.statistics), original.batch)
+            for p in (plan, again)
+        ]
         assert torch.equal(*outputs), settings
 
 
 @AXES
-def test_the_same_inputs_give_the_same_result(axis: Axis, seen: Subject) -> None:
-    step = Step(axis.name, middling(axis, seen.statistics.shape))
-    (one, first), (two, second) = built(seen, step), built(seen, step)
+def test_the_same_inputs_give_the_same_result(axis: Axis, original: Subject) -> None:
+    step = Step(axis.name, middling(axis, original.statistics.shape))
+    (one, first), (two, second) = built(original, step), built(original, step)
     assert first == second
     ours, theirs = weights(one), weights(two)
     assert ours.keys() == theirs.keys()
@@ -145,30 +148,30 @@ def test_the_same_inputs_give_the_same_result(axis: Axis, seen: Subject) -> None
 
 
 @AXES
-def test_the_source_and_its_statistics_are_left_untouched(axis: Axis, seen: Subject) -> None:
-    before, config = weights(seen.model), seen.model.backbone.config.to_dict()
-    tensors = {n: t.clone() for n, t in seen.statistics.tensors.items()}
-    modules = [(name, id(module)) for name, module in seen.model.named_modules()]
-    model, _ = built(seen, Step(axis.name, middling(axis, seen.statistics.shape)))
+def test_the_source_and_its_statistics_are_left_untouched(axis: Axis, original: Subject) -> None:
+    before, config = weights(original.model), original.model.backbone.config.to_dict()
+    tensors = {n: t.clone() for n, t in original.statistics.tensors.items()}
+    modules = [(name, id(module)) for name, module in original.model.named_modules()]
+    model, _ = built(original, Step(axis.name, middling(axis, original.statistics.shape)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()  # would show in the source if they shared memory
-    after = weights(seen.model)
+    after = weights(original.model)
     assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
-    assert [(name, id(module)) for name, module in seen.model.named_modules()] == modules
-    assert seen.model.backbone.config.to_dict() == config
-    assert tensors.keys() == seen.statistics.tensors.keys()
-    assert all(torch.equal(tensors[n], t) for n, t in seen.statistics.tensors.items())
+    assert [(name, id(module)) for name, module in original.model.named_modules()] == modules
+    assert original.model.backbone.config.to_dict() == config
+    assert tensors.keys() == original.statistics.tensors.keys()
+    assert all(torch.equal(tensors[n], t) for n, t in original.statistics.tensors.items())
 
 
 @AXES
-def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, seen: Subject, tmp_path: Path) -> None:
-    for number, settings in enumerate(settings_of(axis, seen)):
-        model, plans = built(seen, Step(axis.name, settings))
-        write_folder(tmp_path / str(number), model, seen.base, plans)
+def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, original: Subject, tmp_path: Path) -> None:
+    for number, settings in enumerate(settings_of(axis, original)):
+        model, plans = built(original, Step(axis.name, settings))
+        write_folder(tmp_path / str(number), model, original.base, plans)
         again = build.load(tmp_path / str(number))
         assert not again.training
-        assert torch.equal(logits(again, seen.batch), logits(model, seen.batch)), settings
+        assert torch.equal(logits(again, original.batch), logits(model, original.batch)), settings
 
 
 @pytest.mark.parametrize(
@@ -204,30 +207,30 @@ MIXES.append(tuple(name for name in CUTTING if name != "embedding"))
 
 
 @pytest.mark.parametrize("names", MIXES, ids="+".join)
-def test_axes_compose(names: tuple[str, ...], seen: Subject, tmp_path: Path) -> None:
-    shape = seen.statistics.shape
+def test_axes_compose(names: tuple[str, ...], original: Subject, tmp_path: Path) -> None:
+    shape = original.statistics.shape
     params = {f"{n}.{k}": v for n in names for k, v in middling(registry.axis_named(n), shape).items()}
     steps = build.steps_of(params | {"bits.precision": "int8"}, shape)
     assert [s.name for s in steps] == [*names, "bits"]
-    model, plans = built(seen, *steps)
+    model, plans = built(original, *steps)
     assert list(plans) == list(names)  # the precision plan is lowered by the runtime
-    found = logits(model, seen.batch)
-    assert found.shape[:-1] == seen.logits.shape[:-1] and bool(found.isfinite().all())
-    assert found.shape[-1] == (plans["embedding"]["size"] if "embedding" in names else seen.logits.shape[-1])
-    assert shape_of(model, shape) == build.shape_after(plans, seen.statistics)
-    write_folder(tmp_path, model, seen.base, plans)
-    assert torch.equal(logits(build.load(tmp_path), seen.batch), found)
+    output = logits(model, original.batch)
+    assert output.shape[:-1] == original.logits.shape[:-1] and bool(output.isfinite().all())
+    assert output.shape[-1] == (plans["embedding"]["size"] if "embedding" in names else original.logits.shape[-1])
+    assert shape_of(model, shape) == build.shape_after(plans, original.statistics)
+    write_folder(tmp_path, model, original.base, plans)
+    assert torch.equal(logits(build.load(tmp_path), original.batch), output)
 
 
 def test_an_axis_that_cuts_a_cut_model_sees_it_as_the_one_before_left_it() -> None:
     """Carried statistics name the same units as statistics of the cut model would."""
-    seen = subject()
-    plan = registry.axis_named("prune").decide(seen.statistics, {"heads": 0.5, "neurons": 0.5})
-    carried = registry.axis_named("prune").carry(seen.statistics, plan)
+    original = subject()
+    plan = registry.axis_named("prune").decide(original.statistics, {"heads": 0.5, "neurons": 0.5})
+    carried = registry.axis_named("prune").carry(original.statistics, plan)
     again = registry.axis_named("prune").decide(carried, {})
-    model = build.build(seen.model, {"prune": plan}, seen.statistics)
+    model = build.build(original.model, {"prune": plan}, original.statistics)
     same = build.build(model, {"prune": again}, carried)
-    assert torch.equal(logits(same, seen.batch), logits(model, seen.batch))
+    assert torch.equal(logits(same, original.batch), logits(model, original.batch))
 
 
 # --- steps --------------------------------------------------------------------------------------------------

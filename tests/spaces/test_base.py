@@ -22,9 +22,9 @@ from spaces.recipe import Step
 
 @pytest.fixture  # of its own, since its tests damage it
 def folder(tmp_path: Path) -> Path:
-    seen = subject()
-    model, plans = built(seen, Step("prune", {"neurons": 0.5}), Step("low_rank", {"rank": 0.5}))
-    write_folder(tmp_path, model, seen.base, plans)
+    original = subject()
+    model, plans = built(original, Step("prune", {"neurons": 0.5}), Step("low_rank", {"rank": 0.5}))
+    write_folder(tmp_path, model, original.base, plans)
     return tmp_path
 
 
@@ -93,7 +93,7 @@ def replace_by_other_shapes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (truncate, "safetensors"),
         (empty, "safetensors"),
@@ -106,9 +106,11 @@ def replace_by_other_shapes(folder: Path) -> None:
         (replace_by_other_shapes, "do not fit"),
     ],
 )
-def test_weights_that_are_not_the_models_are_refused(folder: Path, damage: Callable[[Path], None], said: str) -> None:
+def test_weights_that_are_not_the_models_are_refused(
+    folder: Path, damage: Callable[[Path], None], message: str
+) -> None:
     damage(folder)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         build.load(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -248,9 +250,9 @@ MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_a_base_model_whose_files_do_not_fit_is_refused_with_what_does_not(plain: Path, name: str) -> None:
-    damage, said = MISFITS[name]
+    damage, message = MISFITS[name]
     damage(plain)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_base(plain, "mine", "main", "auto", LABELS, frame={})
     assert "'mine'" in str(caught.value) and "\n" not in str(caught.value)
 

@@ -27,8 +27,8 @@ def program(settings: CacheSettings, name: str = "llama") -> TorchProgram:
 def steps(opened: TorchProgram, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, Any]:
     """Logits (N + 1, B, V) after a prompt and after each of N tokens (B, N); the cache."""
     logits, cache = opened.prefill(ids, mask)
-    found = [logits, *(opened.decode(tokens[:, i], cache) for i in range(tokens.shape[1]))]
-    return np.stack(found), cache
+    outputs = [logits, *(opened.decode(tokens[:, i], cache) for i in range(tokens.shape[1]))]
+    return np.stack(outputs), cache
 
 
 def test_a_static_cache_is_full_at_its_capacity_and_says_so() -> None:
@@ -66,12 +66,12 @@ def test_a_dynamic_cache_has_the_bytes_of_its_tokens() -> None:
 def test_what_is_quantised_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, ...], axis: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     x = x * torch.tensor([1e-3, 1, 30, 1, 1, 1, 1, 1]) + torch.tensor([0.0, 0, 200, -50, 0, 0, 0, 3])
-    found = quantise(x, bits, axis)
-    step = found.scale.float()
-    assert ((found.values(torch.float32) - x).abs() <= step / 2 * (1 + 1e-3) + 1e-6).all()
+    result = quantise(x, bits, axis)
+    step = result.scale.float()
+    assert ((result.values(torch.float32) - x).abs() <= step / 2 * (1 + 1e-3) + 1e-6).all()
     wanted = (x.amax(axis, keepdim=True) - x.amin(axis, keepdim=True)) / (2**bits - 1)
     assert (step <= wanted * 1.01 + x.abs().amax(axis, keepdim=True) / 500 / (2**bits - 1) + 1e-6).all()
-    assert found.codes.numel() * 8 == x.numel() * bits
+    assert result.codes.numel() * 8 == x.numel() * bits
 
 
 @pytest.mark.parametrize(("kind", "bytes_left", "tolerance"), [("int8", 0.42, 0.02), ("int4", 0.3, 0.35)])
@@ -80,9 +80,9 @@ def test_few_bits_save_bytes_and_move_logits_little(kind: str, bytes_left: float
     ids, mask = prompts((200, 180))
     tokens = np.random.default_rng(1).integers(4, 97, (2, 40))
     exact, whole = steps(program(CacheSettings("dynamic")), ids, mask, tokens)
-    found, cache = steps(program(CacheSettings(kind, recent=16)), ids, mask, tokens)
-    np.testing.assert_allclose(found[0], exact[0], atol=1e-5)  # a prompt attends to itself in full precision
-    off = np.sqrt(((found - exact) ** 2).mean()) / exact.std()
+    outputs, cache = steps(program(CacheSettings(kind, recent=16)), ids, mask, tokens)
+    np.testing.assert_allclose(outputs[0], exact[0], atol=1e-5)  # a prompt attends to itself in full precision
+    off = np.sqrt(((outputs - exact) ** 2).mean()) / exact.std()
     assert 0 < off < tolerance
     assert cache.length == whole.length == 240 and cache.nbytes < bytes_left * whole.nbytes
 
@@ -123,8 +123,8 @@ class Literal:
     def cut(self) -> None:
         for layer, pair in self.layers.items():
             if pair[0].shape[2] > self.sinks + self.window:
-                kept = [torch.cat([t[:, :, : self.sinks], t[:, :, -self.window :]], 2) for t in pair]
-                self.layers[layer] = kept[0], kept[1]
+                parts = [torch.cat([t[:, :, : self.sinks], t[:, :, -self.window :]], 2) for t in pair]
+                self.layers[layer] = parts[0], parts[1]
         self.first = self.layers[0][0].shape[2]
 
 
@@ -132,7 +132,7 @@ def literal(name: str, ids: np.ndarray, tokens: np.ndarray, sinks: int, window: 
     """Logits (N + 1, 1, V) of one row."""
     model = causal(name)
     cache = Literal(sinks, window, rotary_frequencies(model))
-    found = []
+    outputs = []
     for piece in (ids, *(tokens[:, i : i + 1] for i in range(tokens.shape[1]))):
         new, before = piece.shape[1], cache.first
         mask = torch.full((new, before + new), torch.finfo(torch.float32).min).triu(1 + before)[None, None]
@@ -144,9 +144,9 @@ def literal(name: str, ids: np.ndarray, tokens: np.ndarray, sinks: int, window: 
                 position_ids=positions,
                 **{cache_name(model): cache},
             )
-        found.append(output.logits[:, -1].numpy())
+        outputs.append(output.logits[:, -1].numpy())
         cache.cut()
-    return np.stack(found)
+    return np.stack(outputs)
 
 
 @pytest.mark.parametrize("length", [3, 9, 20])
@@ -155,8 +155,8 @@ def test_a_sliding_cache_counts_positions_within_itself(name: str, length: int) 
     ids, mask = prompts((length,))
     tokens = np.random.default_rng(2).integers(4, 97, (1, 20))
     opened = program(CacheSettings("sliding", window=8, sinks=3), name)
-    found, cache = steps(opened, ids, mask, tokens)
-    np.testing.assert_allclose(found, literal(name, ids, tokens, 3, 8), atol=2e-4)
+    outputs, cache = steps(opened, ids, mask, tokens)
+    np.testing.assert_allclose(outputs, literal(name, ids, tokens, 3, 8), atol=2e-4)
     assert cache.length == length + 20 and cache.nbytes == (3 + 8) * TOKEN
 
 

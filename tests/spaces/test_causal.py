@@ -80,8 +80,8 @@ def test_likelihoods_are_those_of_transformers_loss(opened: tuple[TaskModel, Bas
 def test_the_loss_counts_tokens_from_the_target_on() -> None:
     likelihoods = -torch.arange(12.0).reshape(2, 6)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-    found = LIKELIHOODS.loss(likelihoods, torch.tensor([4, 0]), mask)
-    assert found.item() == pytest.approx((4 + 5 + 7 + 8 + 9) / 5)
+    loss = LIKELIHOODS.loss(likelihoods, torch.tensor([4, 0]), mask)
+    assert loss.item() == pytest.approx((4 + 5 + 7 + 8 + 9) / 5)
 
 
 def test_a_divergence_is_the_rise_of_the_log_perplexity_and_no_difference_is_none() -> None:

@@ -219,9 +219,9 @@ def test_a_process_that_is_killed_loses_only_what_it_had_not_written(file: Path)
 def test_on_a_gpu_a_killed_training_goes_on_with_its_random_numbers(file: Path) -> None:
     """Dropout draws from the device; kernels that add in another order are allowed a little."""
 
-    def on_gpu(kept: Path | None, progress: Callable[[float], None] = nothing) -> dict[str, Tensor]:
+    def on_gpu(folder: Path | None, progress: Callable[[float], None] = nothing) -> dict[str, Tensor]:
         model, batches, labels = student()
-        checkpoints = None if kept is None else Checkpoints(kept, 0.0)
+        checkpoints = None if folder is None else Checkpoints(folder, 0.0)
         loss = loss_on(labels.cuda())
         train(model, epochs(batches), loss, QUICK, "cuda", progress, checkpoints=checkpoints)
         return weights(model)

@@ -43,9 +43,9 @@ class Recorder:
 
 
 def predictor(case: str = "bert", head: str = "mean") -> tuple[GraphPredict, Recorder]:
-    seen, recorder = subject(case, head), Recorder()
-    pad = int(seen.base.config["pad_token_id"])
-    return GraphPredict(seen.model, seen.base, "cpu", SHORT, pad, recorder), recorder
+    original, recorder = subject(case, head), Recorder()
+    pad = int(original.base.config["pad_token_id"])
+    return GraphPredict(original.model, original.base, "cpu", SHORT, pad, recorder), recorder
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 4), (4, 4), (5, 8), (8, 8), (16, 16), (17, 17), (40, 40)])
@@ -58,12 +58,12 @@ def test_a_length_goes_to_the_smallest_bucket_that_holds_it(length: int, expecte
     "case", ["bert", "roberta", "mpnet", "distilbert", "llama", "mistral", "gpt2", "modernbert", "deberta-v2"]
 )
 def test_padding_to_a_bucket_changes_no_logits(case: str, head: str) -> None:
-    seen = subject(case, head)
+    original = subject(case, head)
     predict, _ = predictor(case, head)
     for seed, lengths in enumerate([(5,), (3, 2), (7, 4, 7), (17, 9), (1,), (6,), (5,)]):
-        found = predict(arrays_of(seen.base, lengths, seed))["logits"]
-        expected = logits(seen.model, batch_of(seen.base, lengths, seed)).numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        output = predict(arrays_of(original.base, lengths, seed))["logits"]
+        expected = logits(original.model, batch_of(original.base, lengths, seed)).numpy()
+        np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def test_a_shape_is_captured_once_and_its_buffers_are_reused() -> None:
@@ -102,20 +102,20 @@ def test_a_head_that_reads_the_last_token_is_not_padded_when_no_token_is_padding
 
 
 def test_the_output_is_float32_whatever_the_model_computes_in() -> None:
-    seen, recorder = subject(), Recorder()
+    original, recorder = subject(), Recorder()
 
     def half(**inputs: Tensor) -> Tensor:
-        return seen.model(**inputs).to(torch.bfloat16)
+        return original.model(**inputs).to(torch.bfloat16)
 
-    predict = GraphPredict(half, seen.base, "cpu", SHORT, 0, recorder)
-    assert predict(arrays_of(seen.base, (3,)))["logits"].dtype == np.float32
+    predict = GraphPredict(half, original.base, "cpu", SHORT, 0, recorder)
+    assert predict(arrays_of(original.base, (3,)))["logits"].dtype == np.float32
 
 
 def test_threads_that_share_a_predictor_each_get_their_own_answer() -> None:
     """Its buffers are shared: two calls at once would read each other's rows."""
-    seen = subject("bert", "mean")
-    batches = [arrays_of(seen.base, (3,), seed) for seed in range(8)]
-    plain = [logits(seen.model, batch_of(seen.base, (3,), seed)).numpy() for seed in range(8)]
+    original = subject("bert", "mean")
+    batches = [arrays_of(original.base, (3,), seed) for seed in range(8)]
+    plain = [logits(original.model, batch_of(original.base, (3,), seed)).numpy() for seed in range(8)]
 
     def slow(call: Any, static: Mapping[str, Tensor]) -> tuple[Callable[[], None], Tensor]:
         output = call(**static)
@@ -127,7 +127,7 @@ def test_threads_that_share_a_predictor_each_get_their_own_answer() -> None:
 
         return replay, output
 
-    predict = GraphPredict(seen.model, seen.base, "cpu", SHORT, 0, slow)
+    predict = GraphPredict(original.model, original.base, "cpu", SHORT, 0, slow)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(predict, batches))
     for answer, wanted in zip(answers, plain, strict=True):

@@ -19,37 +19,39 @@ from spaces.statistics import Statistics
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_most_important_blocks_stay_in_order(count: int) -> None:
-    seen = subject("bert")
-    scores = torch.stack(seen.statistics.stacked("importance")).tolist()
-    plan = registry.axis_named("distill").decide(seen.statistics, {"layers": count})
+    original = subject("bert")
+    scores = torch.stack(original.statistics.stacked("importance")).tolist()
+    plan = registry.axis_named("distill").decide(original.statistics, {"layers": count})
     assert plan["blocks"] == sorted(sorted(range(3), key=lambda i: -scores[i])[:count])
 
 
 @pytest.mark.parametrize("case", ["bert", "distilbert", "mpnet", "mistral", "gpt2", "modernbert", "deberta-v2"])
 def test_a_shallow_student_is_the_teacher_with_blocks_deleted(case: str) -> None:
-    seen = subject(case, "native")
-    model, plans = built(seen, Step("distill", {"layers": 2}))
-    kept = plans["distill"]["blocks"]
-    (gone,) = set(range(3)) - set(kept)
-    block = anatomy_of(seen.model.backbone).blocks[gone]
+    original = subject(case, "native")
+    model, plans = built(original, Step("distill", {"layers": 2}))
+    blocks = plans["distill"]["blocks"]
+    (gone,) = set(range(3)) - set(blocks)
+    block = anatomy_of(original.model.backbone).blocks[gone]
 
     def skip(_: nn.Module, args: tuple[torch.Tensor, ...], output: object) -> object:
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
     handle = block.register_forward_hook(skip)
     try:
-        expected = logits(seen.model, seen.batch)
+        expected = logits(original.model, original.batch)
     finally:
         handle.remove()
-    torch.testing.assert_close(logits(model, seen.batch), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(model, original.batch), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_coordinates_with_the_most_energy_stay() -> None:
-    seen = subject("bert")
-    kept = slicing.decode_ranges(registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})["hidden"])
-    energy = seen.statistics.tensors["hidden.energy"]
-    removed = sorted(set(range(HIDDEN)) - set(kept))
-    assert len(kept) == HIDDEN // 2 and energy[kept].min() >= energy[removed].max()
+    original = subject("bert")
+    coordinates = slicing.decode_ranges(
+        registry.axis_named("distill").decide(original.statistics, {"width": 0.5})["hidden"]
+    )
+    energy = original.statistics.tensors["hidden.energy"]
+    removed = sorted(set(range(HIDDEN)) - set(coordinates))
+    assert len(coordinates) == HIDDEN // 2 and energy[coordinates].min() >= energy[removed].max()
 
 
 def halved(model: TaskModel) -> None:
@@ -71,9 +73,9 @@ def halved(model: TaskModel) -> None:
     if family.pooler and getattr(model.backbone, "pooler", None) is not None:
         readers.append(model.backbone.get_submodule(family.pooler))
     for path in ("model.classifier.out_proj", "model.classifier"):  # behind a square matrix of the head
-        found = dict(model.named_modules()).get(path)
-        if isinstance(found, nn.Linear):
-            readers.append(found)
+        module = dict(model.named_modules()).get(path)
+        if isinstance(module, nn.Linear):
+            readers.append(module)
     with torch.no_grad():
         for table in tables:
             table.weight[:, second] = table.weight[:, last]
@@ -106,16 +108,18 @@ def test_a_head_of_spans_is_narrowed_with_its_model(case: str) -> None:
     batch = batch_of(base)
     plan = {"blocks": [0, 1, 2], "hidden": slicing.encode_ranges(range(HIDDEN // 2))}
     narrow = build.build(model, {"distill": plan}, subject(case, "mean").statistics).eval()
-    found, expected = logits(narrow, batch), logits(model, batch)
-    assert found.shape == (*batch["input_ids"].shape, 2)
+    output, expected = logits(narrow, batch), logits(model, batch)
+    assert output.shape == (*batch["input_ids"].shape, 2)
     keep = batch["attention_mask"].bool()
-    torch.testing.assert_close(found[keep], expected[keep], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output[keep], expected[keep], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("hidden", [48, 80, 100, 312])
 def test_a_hidden_size_of_any_number_is_whole_when_the_width_is_off(hidden: int) -> None:
-    seen = subject("bert").statistics
-    other = Statistics(replace(seen.shape, hidden=hidden), {**seen.tensors, "hidden.energy": torch.rand(hidden)})
+    statistics = subject("bert").statistics
+    other = Statistics(
+        replace(statistics.shape, hidden=hidden), {**statistics.tensors, "hidden.energy": torch.rand(hidden)}
+    )
     assert "hidden" not in registry.axis_named("distill").decide(other, {"width": 1.0})
 
 

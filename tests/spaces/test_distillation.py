@@ -71,14 +71,14 @@ def test_the_hidden_loss_is_relative_and_over_real_tokens() -> None:
     assert torch.equal(hidden_loss(noisy, t, mask), hidden_loss(h, t, mask))
 
 
-@pytest.mark.parametrize("given", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 1.0, 0.5)])
-def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("loss_weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 1.0, 0.5)])
+def test_distillation_is_the_weighted_sum_of_its_parts(loss_weights: tuple[float, float, float]) -> None:
     model, batches, labels = student()
     inputs, rows = batches[0]
     taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
     hidden = torch.randn(*inputs["input_ids"].shape, 64, generator=torch.Generator().manual_seed(4))
-    made = Distillation(
-        labels, lambda *_: TeacherOutputs(taught, hidden), class_loss, class_soft_loss, 2.0, LossWeights(*given)
+    distillation = Distillation(
+        labels, lambda *_: TeacherOutputs(taught, hidden), class_loss, class_soft_loss, 2.0, LossWeights(*loss_weights)
     )
     ours = model(**inputs)
     last = model.backbone(**inputs).last_hidden_state
@@ -87,8 +87,8 @@ def test_distillation_is_the_weighted_sum_of_its_parts(given: tuple[float, float
         class_soft_loss(ours, taught, MASK, 2.0),
         hidden_loss(last, hidden, inputs["attention_mask"]),
     )
-    expected = sum(w * part for w, part in zip(given, parts, strict=True))
-    torch.testing.assert_close(made(model, inputs, rows), expected)
+    expected = sum(w * part for w, part in zip(loss_weights, parts, strict=True))
+    torch.testing.assert_close(distillation(model, inputs, rows), expected)
     assert not model.backbone._forward_hooks
 
 
@@ -99,18 +99,18 @@ def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
         with torch.no_grad():
             return TeacherOutputs(model(**inputs), model.backbone(**inputs).last_hidden_state)
 
-    made = Distillation(labels, teacher, class_loss, class_soft_loss, 2.0, LossWeights(0.0, 1.0, 1.0))
-    assert float(made(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
+    distillation = Distillation(labels, teacher, class_loss, class_soft_loss, 2.0, LossWeights(0.0, 1.0, 1.0))
+    assert float(distillation(model, *batches[0]).detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
-    seen = subject("bert")
-    model, plans = built(seen, Step("distill", {"width": 0.5}))
+    original = subject("bert")
+    model, plans = built(original, Step("distill", {"width": 0.5}))
     columns = torch.arange(32)
-    inputs, rows = seen.batch, torch.arange(4)
+    inputs, rows = original.batch, torch.arange(4)
     hidden = torch.randn(*inputs["input_ids"].shape, 64)
     labels = torch.zeros(4, dtype=torch.int64)
-    made = Distillation(
+    distillation = Distillation(
         labels,
         lambda *_: TeacherOutputs(torch.zeros(4, 3), hidden),
         class_loss,
@@ -121,7 +121,7 @@ def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
     )
     narrow = model.backbone(**inputs).last_hidden_state
     expected = hidden_loss(narrow, hidden[..., :32], inputs["attention_mask"])
-    torch.testing.assert_close(made(model, inputs, rows), expected)
+    torch.testing.assert_close(distillation(model, inputs, rows), expected)
     assert "hidden" in plans["distill"]
 
 
@@ -129,35 +129,35 @@ def test_a_narrow_student_is_compared_in_the_coordinates_it_kept() -> None:
 
 
 def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int, ...] = ()) -> TeacherOutputs:
-    with torch.no_grad(), capturing(model, blocks, relations=True) as seen:
+    with torch.no_grad(), capturing(model, blocks, relations=True) as capture:
         logits = model(**inputs)
-    return TeacherOutputs(logits, seen.last, seen.blocks, seen.projections)
+    return TeacherOutputs(logits, capture.last, capture.blocks, capture.projections)
 
 
 @pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "deberta-v2"])
 def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
     model, batches, labels = student(case)
     inputs, rows = batches[0]
-    made = Distillation(
+    distillation = Distillation(
         labels,
-        lambda _, given: taught_by(model, given, (0, 2)),
+        lambda _, batch: taught_by(model, batch, (0, 2)),
         class_loss,
         class_soft_loss,
         2.0,
         LossWeights(0.0, 0.0, 0.0, blocks=1.0, relations=1.0),
         mapped={0: 0, 2: 2},
     )
-    assert float(made(model, inputs, rows).detach()) == pytest.approx(0, abs=1e-5)
+    assert float(distillation(model, inputs, rows).detach()) == pytest.approx(0, abs=1e-5)
     assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:
-    seen = subject("bert")
-    model, plans = built(seen, Step("distill", {"layers": 2}))
+    original = subject("bert")
+    model, plans = built(original, Step("distill", {"layers": 2}))
     mapped = dict(enumerate(plans["distill"]["blocks"]))
-    inputs, rows, labels = seen.batch, torch.arange(4), torch.zeros(4, dtype=torch.int64)
-    taught = taught_by(seen.model, inputs, tuple(mapped.values()))
-    made = Distillation(
+    inputs, rows, labels = original.batch, torch.arange(4), torch.zeros(4, dtype=torch.int64)
+    taught = taught_by(original.model, inputs, tuple(mapped.values()))
+    distillation = Distillation(
         labels,
         lambda *_: taught,
         class_loss,
@@ -168,7 +168,7 @@ def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:
     )
     mine = taught_by(model, inputs, tuple(mapped)).blocks
     parts = [hidden_loss(mine[a], taught.blocks[b], inputs["attention_mask"]) for a, b in mapped.items()]
-    torch.testing.assert_close(made(model, inputs, rows), 3 * sum(parts) / len(parts))
+    torch.testing.assert_close(distillation(model, inputs, rows), 3 * sum(parts) / len(parts))
 
 
 def test_the_relation_loss_is_the_mean_divergence_of_real_tokens() -> None:
@@ -176,7 +176,7 @@ def test_the_relation_loss_is_the_mean_divergence_of_real_tokens() -> None:
     generator = torch.Generator().manual_seed(5)
     ours, theirs = torch.randn(2, 5, 8, generator=generator), torch.randn(2, 5, 24, generator=generator)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    found = relation_loss({"query": ours}, {"query": theirs}, mask, 5)
+    loss = relation_loss({"query": ours}, {"query": theirs}, mask, 5)
     total, count = 0.0, 0
     for row, length in enumerate(mask.sum(1).tolist()):
         for head in range(4):
@@ -184,7 +184,7 @@ def test_the_relation_loss_is_the_mean_divergence_of_real_tokens() -> None:
             p, q = (torch.softmax(x @ x.T / x.shape[1] ** 0.5, -1) for x in (t, s))
             total += float((p * (p / q).log()).sum())
             count += length
-    assert float(found) == pytest.approx(total / count, rel=1e-5)
+    assert float(loss) == pytest.approx(total / count, rel=1e-5)
 
 
 def test_padding_does_not_move_the_relation_loss() -> None:

@@ -28,7 +28,7 @@ CUTTING = [a.name for a in registry.axes() if a.name not in ("bits", "embedding"
 
 
 @pytest.fixture(params=[(case, head) for case in CASES for head in ("mean", "native")], ids="-".join)
-def seen(request: pytest.FixtureRequest) -> Subject:
+def original(request: pytest.FixtureRequest) -> Subject:
     return subject(*request.param)
 
 
@@ -37,8 +37,8 @@ def test_every_known_model_type_has_a_tiny_model_here() -> None:
     assert len(set(known_model_types())) == sum(len(f.model_types) for f in FAMILIES)
 
 
-def test_the_shape_is_that_of_the_configuration(seen: Subject) -> None:
-    shape, config = seen.statistics.shape, seen.model.backbone.config
+def test_the_shape_is_that_of_the_configuration(original: Subject) -> None:
+    shape, config = original.statistics.shape, original.model.backbone.config
     groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
     assert (shape.hidden, shape.depth) == (config.hidden_size, config.num_hidden_layers)
     assert {layer.heads for layer in shape.layers} == {groups}
@@ -46,38 +46,38 @@ def test_the_shape_is_that_of_the_configuration(seen: Subject) -> None:
     names = ("hidden_dim", "n_inner", "intermediate_size")
     [neurons] = [getattr(config, name) for name in names if getattr(config, name, None)]
     assert {layer.neurons for layer in shape.layers} == {neurons}
-    assert anatomy_of(seen.model.backbone).shape == shape
+    assert anatomy_of(original.model.backbone).shape == shape
 
 
 @pytest.mark.parametrize("name", [*CUTTING, "all"])
-def test_an_axis_cuts_any_family(seen: Subject, name: str, tmp_path: Path) -> None:
-    shape = seen.statistics.shape
+def test_an_axis_cuts_any_family(original: Subject, name: str, tmp_path: Path) -> None:
+    shape = original.statistics.shape
     steps = [Step(n, middling(registry.axis_named(n), shape)) for n in CUTTING if name in (n, "all")]
-    model, plans = built(seen, *steps)
-    assert shape_of(model, shape) == build.shape_after(plans, seen.statistics)
-    found = logits(model, seen.batch)
-    assert bool(found.isfinite().all())
-    assert not torch.allclose(found, seen.logits, atol=1e-4), "nothing was cut"
-    write_folder(tmp_path, model, seen.base, plans)
+    model, plans = built(original, *steps)
+    assert shape_of(model, shape) == build.shape_after(plans, original.statistics)
+    output = logits(model, original.batch)
+    assert bool(output.isfinite().all())
+    assert not torch.allclose(output, original.logits, atol=1e-4), "nothing was cut"
+    write_folder(tmp_path, model, original.base, plans)
     again = build.load(tmp_path)
-    assert torch.equal(logits(again, seen.batch), found)
+    assert torch.equal(logits(again, original.batch), output)
     stored = build.as_stored(tmp_path)
-    assert sum(p.numel() for p in stored.parameters()) < sum(p.numel() for p in seen.model.parameters())
+    assert sum(p.numel() for p in stored.parameters()) < sum(p.numel() for p in original.model.parameters())
 
 
-def test_padding_changes_no_row(seen: Subject) -> None:
-    model, _ = built(seen, *(Step(n, middling(registry.axis_named(n), seen.statistics.shape)) for n in CUTTING))
-    for candidate in (seen.model, model):
-        together = logits(candidate, seen.batch)
-        for row, length in enumerate(seen.batch["attention_mask"].sum(1).tolist()):
-            alone = {name: tensor[row : row + 1, :length] for name, tensor in seen.batch.items()}
+def test_padding_changes_no_row(original: Subject) -> None:
+    model, _ = built(original, *(Step(n, middling(registry.axis_named(n), original.statistics.shape)) for n in CUTTING))
+    for candidate in (original.model, model):
+        together = logits(candidate, original.batch)
+        for row, length in enumerate(original.batch["attention_mask"].sum(1).tolist()):
+            alone = {name: tensor[row : row + 1, :length] for name, tensor in original.batch.items()}
             torch.testing.assert_close(logits(candidate, alone)[0], together[row], atol=1e-5, rtol=1e-4)
 
 
-def test_an_off_axis_is_the_identity_in_any_family(seen: Subject) -> None:
-    plans = {n: registry.axis_named(n).decide(seen.statistics, {}) for n in CUTTING}
-    model = build.build(seen.model, plans, seen.statistics)
-    torch.testing.assert_close(logits(model, seen.batch), seen.logits, atol=1e-5, rtol=1e-5)
+def test_an_off_axis_is_the_identity_in_any_family(original: Subject) -> None:
+    plans = {n: registry.axis_named(n).decide(original.statistics, {}) for n in CUTTING}
+    model = build.build(original.model, plans, original.statistics)
+    torch.testing.assert_close(logits(model, original.batch), original.logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -88,17 +88,17 @@ def test_width_and_heads_of_a_family_can_be_cut_but_for_those_that_something_sha
 
 
 def test_heads_that_share_a_bias_cannot_differ_by_block() -> None:
-    seen = subject("mpnet")
-    assert "heads" not in {k.name for k in registry.axis_named("prune").knobs(seen.statistics.shape)}
+    original = subject("mpnet")
+    assert "heads" not in {k.name for k in registry.axis_named("prune").knobs(original.statistics.shape)}
     with pytest.raises(Infeasible, match=r"prune\.heads"):
-        registry.axis_named("prune").decide(seen.statistics, {"heads": 0.5})
+        registry.axis_named("prune").decide(original.statistics, {"heads": 0.5})
 
 
 def test_projected_embeddings_have_no_width_knob() -> None:
-    seen = subject("electra-projected")
-    assert "width" not in {k.name for k in registry.axis_named("distill").knobs(seen.statistics.shape)}
+    original = subject("electra-projected")
+    assert "width" not in {k.name for k in registry.axis_named("distill").knobs(original.statistics.shape)}
     with pytest.raises(Infeasible, match=r"distill\.width"):
-        registry.axis_named("distill").decide(seen.statistics, {"width": 0.5})
+        registry.axis_named("distill").decide(original.statistics, {"width": 0.5})
 
 
 @pytest.mark.parametrize("case", ["gpt2", "modernbert"])
@@ -119,8 +119,8 @@ def test_matrices_that_are_taken_apart_have_memory_of_their_own_in_the_order_of_
 def bare(case: str, **changes: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
-    made = CASES[case]
-    return AutoModel.from_config(AutoConfig.for_model(made.model_type, **{**made.config, **changes}))
+    spec = CASES[case]
+    return AutoModel.from_config(AutoConfig.for_model(spec.model_type, **{**spec.config, **changes}))
 
 
 def test_matrices_of_no_known_role_leave_a_model_whole() -> None:
@@ -162,8 +162,8 @@ def test_an_unknown_family_is_infeasible_and_the_known_ones_are_listed() -> None
 
 def saved(case: str, head: str, folder: Path) -> Subject:
     """What a user has: a folder written by transformers, of the bare model or of its classifier."""
-    seen = subject(case, head)
-    inner = seen.model.model if head == "native" else seen.model.backbone
+    original = subject(case, head)
+    inner = original.model.model if head == "native" else original.model.backbone
     # Transformers has some matrices as one that are several here, and some transposed.
     theirs = type(inner)(inner.config)
     weights, expected = inner.state_dict(), theirs.state_dict()
@@ -178,36 +178,38 @@ def saved(case: str, head: str, folder: Path) -> Subject:
         assert expected[name].shape == like.shape
     theirs.load_state_dict(expected)
     theirs.save_pretrained(folder)
-    return Subject(seen.model, seen.base, seen.statistics, seen.batch, _logits(theirs.eval(), head, seen))
+    return Subject(
+        original.model, original.base, original.statistics, original.batch, _logits(theirs.eval(), head, original)
+    )
 
 
 @torch.no_grad()
-def _logits(theirs: nn.Module, head: str, seen: Subject) -> Tensor:
-    """As transformers has them; of a bare model behind the head of `seen`."""
+def _logits(theirs: nn.Module, head: str, original: Subject) -> Tensor:
+    """As transformers has them; of a bare model behind the head of `original`."""
     if head == "native":
-        return theirs(**seen.batch).logits  # type: ignore[no-any-return]
-    pooled = MeanPooled(theirs, seen.statistics.shape.hidden, len(LABELS))
-    pooled.classifier = seen.model.classifier
-    return logits(pooled.eval(), seen.batch)
+        return theirs(**original.batch).logits  # type: ignore[no-any-return]
+    pooled = MeanPooled(theirs, original.statistics.shape.hidden, len(LABELS))
+    pooled.classifier = original.model.classifier
+    return logits(pooled.eval(), original.batch)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_classifier_folder_keeps_its_own_head(case: str, tmp_path: Path) -> None:
-    seen = saved(case, "native", tmp_path)
+    original = saved(case, "native", tmp_path)
     model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, frame={})
     assert (base.head, base.labels, base.inputs) == ("native", LABELS, ("input_ids", "attention_mask"))
-    torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits(model.eval(), original.batch), original.logits, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bare_folder_gets_a_mean_pooled_head(case: str, tmp_path: Path) -> None:
-    seen = saved(case, "mean", tmp_path)
+    original = saved(case, "mean", tmp_path)
     model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, frame={})
-    assert base.head == "mean" and not has_own_head(seen.model.backbone.config)
-    model.classifier.load_state_dict(seen.model.classifier.state_dict())
-    torch.testing.assert_close(logits(model.eval(), seen.batch), seen.logits, atol=1e-6, rtol=1e-6)
+    assert base.head == "mean" and not has_own_head(original.model.backbone.config)
+    model.classifier.load_state_dict(original.model.classifier.state_dict())
+    torch.testing.assert_close(logits(model.eval(), original.batch), original.logits, atol=1e-6, rtol=1e-6)
     write_folder(tmp_path / "stored", model, base, {})
-    assert torch.equal(logits(build.load(tmp_path / "stored"), seen.batch), logits(model, seen.batch))
+    assert torch.equal(logits(build.load(tmp_path / "stored"), original.batch), logits(model, original.batch))
 
 
 PAIRED = {"types": [[0], [0], [1]], "text_types": [0, 1]}
@@ -234,8 +236,8 @@ def test_token_types_are_given_where_the_tokenizer_and_the_model_both_know_them(
 
 
 def test_the_mean_is_over_real_tokens() -> None:
-    seen = subject("bert", "mean")
-    hidden = seen.model.backbone(**seen.batch).last_hidden_state
-    keep = seen.batch["attention_mask"].bool()
+    original = subject("bert", "mean")
+    hidden = original.model.backbone(**original.batch).last_hidden_state
+    keep = original.batch["attention_mask"].bool()
     pooled = torch.stack([h[k].mean(0) for h, k in zip(hidden, keep, strict=True)])
-    torch.testing.assert_close(seen.model.classifier(pooled), seen.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(original.model.classifier(pooled), original.logits, atol=1e-5, rtol=1e-5)

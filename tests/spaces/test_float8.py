@@ -48,11 +48,11 @@ class Library(ModuleType):
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
-    made, parent = Library(), ModuleType("torchao")
+    quantization, parent = Library(), ModuleType("torchao")
     parent.__spec__ = importlib.machinery.ModuleSpec("torchao", None)
     monkeypatch.setitem(sys.modules, "torchao", parent)
-    monkeypatch.setitem(sys.modules, "torchao.quantization", made)
-    return made
+    monkeypatch.setitem(sys.modules, "torchao.quantization", quantization)
+    return quantization
 
 
 @pytest.fixture
@@ -76,14 +76,14 @@ def test_without_the_library_the_other_precisions_are_as_before(monkeypatch: pyt
     assert "torchao not installed: pip install" in str(float8.missing(CUDA))
 
 
-@pytest.mark.parametrize(("found", "there"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
+@pytest.mark.parametrize(("capability", "there"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
 @pytest.mark.usefixtures("library", "hopper")
-def test_a_gpu_has_fp8_from_ada_on(found: tuple[int, int], there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: found)
+def test_a_gpu_has_fp8_from_ada_on(capability: tuple[int, int], there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert (float8.missing(CUDA) is None) is there
     assert float8.precisions(CUDA) == (("fp8",) if there else ())
     if not there:
-        assert f"this GPU has {found[0]}.{found[1]}" in str(float8.missing(CUDA))
+        assert f"this GPU has {capability[0]}.{capability[1]}" in str(float8.missing(CUDA))
 
 
 @pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes() if r.missing(CPU) is None])
@@ -123,10 +123,10 @@ def test_a_library_that_cannot_do_it_is_infeasible(library: Library, problem: Ex
 @pytest.mark.skipif(float8.missing(CUDA) is not None, reason=str(float8.missing(CUDA)))
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_fp8_gives_about_the_logits_of_fp32(runtime: str, tmp_path: Path) -> None:
-    seen = subject()
-    write_folder(tmp_path, seen.model, seen.base, {})
-    batch = arrays_of(seen.base, (7, 4, 7, 2))
+    original = subject()
+    write_folder(tmp_path, original.model, original.base, {})
+    batch = arrays_of(original.base, (7, 4, 7, 2))
     exact = build.open_predict(tmp_path, "eager", {"precision": "fp32"}, CUDA)(batch)["logits"]
-    found = build.open_predict(tmp_path, runtime, FP8, CUDA)(batch)["logits"]
-    error = np.abs(found - exact).mean() / np.abs(exact).mean()
+    output = build.open_predict(tmp_path, runtime, FP8, CUDA)(batch)["logits"]
+    error = np.abs(output - exact).mean() / np.abs(exact).mean()
     assert 0 < error < 0.2

@@ -61,12 +61,12 @@ def test_a_cut_model_generates_as_it_does_without_a_cache(name: str, tmp_path: P
     opened = open_program(folder, "eager", FP32, {"kind": "static", "capacity": 64}, CPU)
     model = torch_predict.causal_for(folder, FP32, CPU, "eager")
     ids, mask = prompts((9, 9))
-    found = np.stack(list(greedy(opened, ids, mask, NEW)), 1)
+    tokens = np.stack(list(greedy(opened, ids, mask, NEW)), 1)
     sequence = torch.from_numpy(ids)
     for step in range(NEW):
         with torch.inference_mode():
             best = model(input_ids=sequence, use_cache=False).logits[:, -1].argmax(-1)
-        assert best.tolist() == found[:, step].tolist()
+        assert best.tolist() == tokens[:, step].tolist()
         sequence = torch.cat([sequence, best[:, None]], 1)
 
 

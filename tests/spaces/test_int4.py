@@ -78,16 +78,16 @@ def test_int4_comes_near_to_the_best_of_all_scales_and_zero_points() -> None:
     for share in np.linspace(0.4, 1.2, 161):
         scale = share * np.ptp(groups, axis=-1, keepdims=True) / 15
         for zero in range(16):
-            made = scale * (np.clip(np.rint(groups / scale + zero), 0, 15) - zero)
-            best = np.minimum(best, ((made - groups) ** 2).sum(-1))
+            candidate = scale * (np.clip(np.rint(groups / scale + zero), 0, 15) - zero)
+            best = np.minimum(best, ((candidate - groups) ** 2).sum(-1))
     assert squares_lost(weight).sum() < 1.05 * best.sum()  # rounding to nearest loses about a tenth more than the best
 
 
 def test_weights_that_four_bits_can_say_come_back() -> None:
     numbers = np.random.default_rng(0).permuted(np.tile(np.arange(16), (5, 2)), axis=1)
     weight = (0.25 * (numbers - np.array([0, 3, 7, 15, 9])[:, None])).T.astype(np.float32)
-    found, scales, zeros = quantise.groups_to_int4(weight)
-    np.testing.assert_allclose(scales[..., None] * (found.astype(int) - zeros[..., None]), grouped(weight), atol=1e-6)
+    codes, scales, zeros = quantise.groups_to_int4(weight)
+    np.testing.assert_allclose(scales[..., None] * (codes.astype(int) - zeros[..., None]), grouped(weight), atol=1e-6)
 
 
 def test_int4_of_a_matrix_twice_as_large_has_scales_twice_as_large() -> None:
@@ -103,14 +103,14 @@ def test_the_kernel_multiplies_by_what_the_groups_say(inputs: int, outputs: int,
     """Also where the last group is not full, their number is odd, or a group is all zeros or a constant."""
     weight = heavy(inputs, outputs)
     weight[:, 0], weight[:, 1], weight[:, 2] = 0, 0.5, -0.5
-    made = tmp_path / "int4.onnx"
-    quantise.four_bits(multiplied({"w": weight}, ("w",), tmp_path / "fp32.onnx"), made, [])
+    path = tmp_path / "int4.onnx"
+    quantise.four_bits(multiplied({"w": weight}, ("w",), tmp_path / "fp32.onnx"), path, [])
     numbers, scales, zeros = quantise.groups_to_int4(weight)
     meant = (scales[..., None] * (numbers.astype(np.float32) - zeros[..., None])).reshape(outputs, -1)[:, :inputs].T
     np.testing.assert_allclose(meant[:, :3], weight[:, :3], atol=1e-6)
     for rows in (1, 6):
         x = np.random.default_rng(1).normal(size=(rows, inputs)).astype(np.float32)
-        np.testing.assert_allclose(session(made).run(None, {"x": x})[0], x @ meant, atol=1e-5)
+        np.testing.assert_allclose(session(path).run(None, {"x": x})[0], x @ meant, atol=1e-5)
 
 
 def test_int4_stores_shared_weights_once_and_keeps_what_is_spared(tmp_path: Path) -> None:

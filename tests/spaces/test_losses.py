@@ -25,9 +25,9 @@ def test_the_loss_of_a_span_is_that_of_transformers_where_nothing_is_padded() ->
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = BertForQuestionAnswering(BertConfig(vocab_size=20, **sizes)).eval()
     ids, targets = torch.randint(1, 20, (3, 7)), torch.tensor([[1, 2], [0, 0], [4, 6]])
-    found = model(input_ids=ids, start_positions=targets[:, 0], end_positions=targets[:, 1])
-    logits = torch.stack([found.start_logits, found.end_logits], -1)
-    torch.testing.assert_close(losses.span_loss(logits, targets, torch.ones_like(ids)), found.loss)
+    output = model(input_ids=ids, start_positions=targets[:, 0], end_positions=targets[:, 1])
+    logits = torch.stack([output.start_logits, output.end_logits], -1)
+    torch.testing.assert_close(losses.span_loss(logits, targets, torch.ones_like(ids)), output.loss)
 
 
 def test_what_stands_in_padding_changes_no_loss_of_a_span() -> None:

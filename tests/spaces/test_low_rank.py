@@ -87,10 +87,10 @@ def test_a_moment_of_too_few_tokens_still_factors() -> None:
 
 
 def test_factors_apply_as_their_product() -> None:
-    made = LowRank(5, 4, 2, bias=True)
+    factors = LowRank(5, 4, 2, bias=True)
     x = matrix(3, 5)
-    expected = x @ (made.b.weight @ made.a.weight).T + made.b.bias
-    torch.testing.assert_close(made(x), expected)
+    expected = x @ (factors.b.weight @ factors.a.weight).T + factors.b.bias
+    torch.testing.assert_close(factors(x), expected)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 4), (3, 30)])
@@ -126,34 +126,34 @@ def test_no_other_ranks_of_the_same_cost_keep_more() -> None:
     spectra = {"a": torch.linspace(3, 0.1, 12), "b": torch.linspace(1.5, 0.2, 12)}
     ranks = allocate(spectra, sizes, 0.5)
     assert set(ranks) == {"a", "b"}
-    kept = {n: spectra[n].square().cumsum(0) for n in sizes}
+    energy = {n: spectra[n].square().cumsum(0) for n in sizes}
     total = sum(ranks.values())
     best = max(
-        float(kept["a"][i - 1] + kept["b"][j - 1])
+        float(energy["a"][i - 1] + energy["b"][j - 1])
         for i, j in itertools.product(range(1, 13), repeat=2)
         if i + j == total
     )
-    assert float(sum(kept[n][ranks[n] - 1] for n in sizes)) == pytest.approx(best)
+    assert float(sum(energy[n][ranks[n] - 1] for n in sizes)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("allocation", ["budget", "uniform"])
 @pytest.mark.parametrize("case", ["bert", "llama"])
 def test_the_planned_ranks_are_those_of_the_built_factors_and_save_weights(case: str, allocation: str) -> None:
-    seen = subject(case, "native")
-    before = sum(p.numel() for p in seen.model.parameters())
+    original = subject(case, "native")
+    before = sum(p.numel() for p in original.model.parameters())
     counts = []
     for share in (0.3, 0.6):
-        model, plans = built(seen, Step("low_rank", {"rank": share, "allocation": allocation}))
+        model, plans = built(original, Step("low_rank", {"rank": share, "allocation": allocation}))
         ranks = plans["low_rank"]["ranks"]
         anatomy = anatomy_of(model.backbone)
-        found = {}
+        built_ranks = {}
         for index, block in enumerate(anatomy.blocks):
             for role, path in anatomy.roles().items():
                 module = block.get_submodule(path)
                 if isinstance(module, LowRank):
-                    found[f"{index}.{role}"] = module.rank
+                    built_ranks[f"{index}.{role}"] = module.rank
                     assert module.rank < break_even(module.out_features, module.in_features)
-        assert found == ranks and ranks
+        assert built_ranks == ranks and ranks
         counts.append(sum(p.numel() for p in model.parameters()))
     assert counts[0] < counts[1] < before
 
@@ -162,10 +162,10 @@ def test_the_planned_ranks_are_those_of_the_built_factors_and_save_weights(case:
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_the_factored_model_keeps_its_share_of_the_matrices_weights(case: str, share: float) -> None:
     """Of all of them: the gate of a gated feed-forward layer counts too."""
-    seen = subject(case)
-    model, _ = built(seen, Step("low_rank", {"rank": share}))
+    original = subject(case)
+    model, _ = built(original, Step("low_rank", {"rank": share}))
     counts = []
-    for candidate in (model, seen.model):
+    for candidate in (model, original.model):
         anatomy = anatomy_of(candidate.backbone)
         modules = [b.get_submodule(path) for b in anatomy.blocks for path in anatomy.roles().values()]
         counts.append(sum(p.numel() for m in modules for p in m.parameters() if p.ndim == 2))
@@ -173,11 +173,11 @@ def test_the_factored_model_keeps_its_share_of_the_matrices_weights(case: str, s
 
 
 def test_whitened_factors_are_nearer_to_the_teacher_than_plain_ones_on_the_calibration_data() -> None:
-    seen = subject("roberta", "mean")
+    original = subject("roberta", "mean")
     errors = {}
     for method in ("whitened", "plain"):
-        model, _ = built(seen, Step("low_rank", {"rank": 0.6, "method": method}))
-        errors[method] = float((logits(model, seen.batch) - seen.logits).square().mean())
+        model, _ = built(original, Step("low_rank", {"rank": 0.6, "method": method}))
+        errors[method] = float((logits(model, original.batch) - original.logits).square().mean())
     assert errors["whitened"] < errors["plain"]
 
 
@@ -210,13 +210,13 @@ def test_a_full_rank_table_is_the_table() -> None:
 
 @pytest.mark.parametrize("case", ["bert", "electra-projected", "llama"])
 def test_a_factored_table_is_smaller_and_embeds_the_same_rows(case: str) -> None:
-    seen = subject(case)
-    model, _ = built(seen, Step("low_rank", {"embeddings": 0.5}))
-    path = anatomy_of(seen.model.backbone).family.embeddings[0]
-    before, after = seen.model.backbone.get_submodule(path), model.backbone.get_submodule(path)
+    original = subject(case)
+    model, _ = built(original, Step("low_rank", {"embeddings": 0.5}))
+    path = anatomy_of(original.model.backbone).family.embeddings[0]
+    before, after = original.model.backbone.get_submodule(path), model.backbone.get_submodule(path)
     assert isinstance(after, LowRankEmbedding)
     size = sum(p.numel() for p in after.parameters())
     assert size <= 0.5 * before.weight.numel()
-    ids = seen.batch["input_ids"]
+    ids = original.batch["input_ids"]
     near = (after(ids) - before(ids)).square().sum() / before(ids).square().sum()
     assert float(near.detach()) < 0.6

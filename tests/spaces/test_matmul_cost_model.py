@@ -28,9 +28,9 @@ PLANTED = [
 
 @pytest.mark.parametrize("planted", PLANTED, ids=Costs.text)
 def test_the_fit_recovers_planted_costs(planted: Costs) -> None:
-    found = fit_costs(SIZES, [planted.of(*size) for size in SIZES])
+    costs = fit_costs(SIZES, [planted.of(*size) for size in SIZES])
     np.testing.assert_allclose(
-        [found.call, found.weight, found.read, found.write],
+        [costs.call, costs.weight, costs.read, costs.write],
         [planted.call, planted.weight, planted.read, planted.write],
         rtol=1e-6,
         atol=1e-9,
@@ -39,9 +39,9 @@ def test_the_fit_recovers_planted_costs(planted: Costs) -> None:
 
 def test_noise_of_some_percent_moves_predicted_times_by_no_more() -> None:
     planted, noise = PLANTED[0], np.random.default_rng(0).normal(1, 0.05, len(SIZES))
-    found = fit_costs(SIZES, [planted.of(*size) * factor for size, factor in zip(SIZES, noise, strict=True)])
+    costs = fit_costs(SIZES, [planted.of(*size) * factor for size, factor in zip(SIZES, noise, strict=True)])
     for size in SIZES:
-        assert found.of(*size) == pytest.approx(planted.of(*size), rel=0.1)
+        assert costs.of(*size) == pytest.approx(planted.of(*size), rel=0.1)
 
 
 @pytest.mark.parametrize(("sizes", "times"), [(SIZES[:3], [1.0] * 3), (SIZES, [1.0]), (SIZES, [0.0] * 8)])
@@ -67,8 +67,8 @@ def test_a_text_that_holds_no_costs_is_infeasible_and_says_what_does(text: str) 
 
 
 def planned(settings: Mapping[str, Value], case: str = "bert") -> dict[str, int]:
-    found: dict[str, int] = registry.axis_named("low_rank").decide(subject(case).statistics, settings)["ranks"]
-    return found
+    ranks: dict[str, int] = registry.axis_named("low_rank").decide(subject(case).statistics, settings)["ranks"]
+    return ranks
 
 
 @pytest.mark.parametrize("case", ["bert", "llama"])
@@ -83,11 +83,11 @@ def test_where_time_is_multiply_adds_faster_is_smaller(case: str, share: float) 
 
 @pytest.mark.parametrize("case", ["bert", "llama"])
 def test_where_a_call_costs_more_than_any_matrix_nothing_is_factored(case: str) -> None:
-    seen, settings = subject(case), {"rank": 0.3, "where": "faster", "costs": "1e9 0.001 0 0"}
+    original, settings = subject(case), {"rank": 0.3, "where": "faster", "costs": "1e9 0.001 0 0"}
     assert planned(settings, case) == {}
-    model, _ = built(seen, Step("low_rank", settings))
+    model, _ = built(original, Step("low_rank", settings))
     assert {n: t.shape for n, t in model.state_dict().items()} == {
-        n: t.shape for n, t in seen.model.state_dict().items()
+        n: t.shape for n, t in original.model.state_dict().items()
     }
 
 
@@ -128,8 +128,8 @@ def test_the_costs_are_part_of_what_identifies_the_weights() -> None:
 
 
 def test_a_recipe_with_costs_makes_the_same_plan_after_json_on_any_machine() -> None:
-    made = recipe(Step("low_rank", {"rank": 0.5, "where": "faster", "costs": "0.1 0.001 0 0"}))
-    again = Recipe.from_json(json.loads(canonical(made.to_json())))
-    assert again == made and again.digest == made.digest
+    candidate = recipe(Step("low_rank", {"rank": 0.5, "where": "faster", "costs": "0.1 0.001 0 0"}))
+    again = Recipe.from_json(json.loads(canonical(candidate.to_json())))
+    assert again == candidate and again.digest == candidate.digest
     statistics = subject().statistics
-    assert build.decide(again.steps, statistics) == build.decide(made.steps, statistics)
+    assert build.decide(again.steps, statistics) == build.decide(candidate.steps, statistics)

@@ -51,8 +51,8 @@ def test_matrices_that_were_taken_apart_are_exported(case: str, tmp_path: Path) 
 def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"precision": precision}, CPU)
-    made = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()}
-    assert set(made) == {"fp32.onnx", "int8.onnx"}
+    times = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()}
+    assert set(times) == {"fp32.onnx", "int8.onnx"}
 
     def again(*_: Any) -> None:
         raise AssertionError("the graph was made again")
@@ -61,7 +61,7 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(quantise, "dynamic", again)
     for precision in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"precision": precision}, CPU)
-    assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == made
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == times
 
 
 def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(

@@ -81,11 +81,11 @@ def cut(name: str) -> Causal:
 
 def smaller(linear: nn.Linear, rows: int | None = None, columns: int | None = None) -> nn.Linear:
     weight = linear.weight[:rows, :columns]
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
-    made.weight = nn.Parameter(weight.detach().clone())
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
+    layer.weight = nn.Parameter(weight.detach().clone())
     if linear.bias is not None:
-        made.bias = nn.Parameter(linear.bias[:rows].detach().clone())
-    return made
+        layer.bias = nn.Parameter(linear.bias[:rows].detach().clone())
+    return layer
 
 
 def factors(linear: nn.Linear) -> LowRank:
@@ -129,12 +129,12 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Opened]:
-    made: dict[str, Opened] = {}
+    cache: dict[str, Opened] = {}
 
     def open_case(name: str) -> Opened:
-        if name not in made:
-            made[name] = Opened(CASES[name](), tmp_path_factory.mktemp("model"))
-        return made[name]
+        if name not in cache:
+            cache[name] = Opened(CASES[name](), tmp_path_factory.mktemp("model"))
+        return cache[name]
 
     return open_case
 
@@ -150,10 +150,10 @@ def prompts(*lengths: int) -> tuple[np.ndarray, np.ndarray]:
 @torch.no_grad()
 def generated(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     tokens, rows = torch.from_numpy(ids), torch.from_numpy(mask)
-    found = model.model.generate(  # type: ignore[operator]
+    continuation = model.model.generate(  # type: ignore[operator]
         tokens, attention_mask=rows, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=1
     )
-    return found[:, ids.shape[1] :].numpy()  # type: ignore[no-any-return]
+    return continuation[:, ids.shape[1] :].numpy()  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -161,8 +161,8 @@ def logits(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(B, L, V), padding on either side."""
     rows = torch.from_numpy(mask)
     places = (rows.cumsum(1) - 1).clamp(min=0)
-    found = model.model(input_ids=torch.from_numpy(ids), attention_mask=rows, position_ids=places)
-    return found.logits.numpy()  # type: ignore[no-any-return]
+    output = model.model(input_ids=torch.from_numpy(ids), attention_mask=rows, position_ids=places)
+    return output.logits.numpy()  # type: ignore[no-any-return]
 
 
 def log_likelihood(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -191,9 +191,9 @@ def test_greedy_output_is_that_of_generate(name: str, opened: Callable[[str], Op
 def test_scores_are_the_log_likelihoods_of_the_tokens(name: str, opened: Callable[[str], Opened]) -> None:
     case, (ids, mask) = opened(name), prompts(9, 3, 14, 1)
     ids, mask = np.flip(ids, 1).copy(), np.flip(mask, 1).copy()  # padded at the right
-    found = case.scores(ids, mask, precision="fp32")
-    np.testing.assert_allclose(found, log_likelihood(case.model, ids, mask), atol=2e-5)
-    assert found.dtype == np.float32 and not found[:, 0].any() and not found[mask == 0].any()
+    scores = case.scores(ids, mask, precision="fp32")
+    np.testing.assert_allclose(scores, log_likelihood(case.model, ids, mask), atol=2e-5)
+    assert scores.dtype == np.float32 and not scores[:, 0].any() and not scores[mask == 0].any()
 
 
 def test_texts_are_scored_in_as_many_calls_as_memory_asks_for(
@@ -211,8 +211,8 @@ def rounded(model: Causal, bits: int, head: int) -> None:
     output.weight = nn.Parameter(output.weight.detach().clone())  # no longer that of the table
     for linear in [m for m in model.modules() if isinstance(m, nn.Linear)]:
         width = head if linear is output else bits
-        made = integers_to_weights(groups_to_integers(linear.weight.detach().numpy(), width), linear.in_features)
-        linear.weight = nn.Parameter(torch.from_numpy(made))
+        weights = integers_to_weights(groups_to_integers(linear.weight.detach().numpy(), width), linear.in_features)
+        linear.weight = nn.Parameter(torch.from_numpy(weights))
 
 
 PLANS: tuple[tuple[Plan, int, int], ...] = (
@@ -247,7 +247,7 @@ def test_activations_of_8_bits_lose_less_than_weights_of_4(
     case, model, (ids, mask) = opened(name), CASES[name](), prompts(9, 9)
     bits = int(precision.removeprefix("int"))
     rounded(model, bits, bits)
-    whole, expected = (logits(made, ids, mask)[:, -1] for made in (case.model, model))
+    whole, expected = (logits(candidate, ids, mask)[:, -1] for candidate in (case.model, model))
     error = np.abs(case.program(precision=precision).prefill(ids, mask)[0] - expected).mean()
     rounded(model, 4, 4)
     assert error < np.abs(logits(model, ids, mask)[:, -1] - whole).mean() / 3
@@ -270,19 +270,19 @@ def test_a_graph_holds_the_bytes_that_its_precision_says(opened: Callable[[str],
 
 def test_an_integer_table_gives_nearly_what_the_float_one_does(opened: Callable[[str], Opened]) -> None:
     case, (ids, mask) = opened("llama"), prompts(9, 3)
-    found = case.program(precision="int8", embeddings="int8").prefill(ids, mask)[0]
+    output = case.program(precision="int8", embeddings="int8").prefill(ids, mask)[0]
     expected = case.program(precision="int8").prefill(ids, mask)[0]
-    assert 0 < np.abs(found - expected).mean() < 0.05 * expected.std()
+    assert 0 < np.abs(output - expected).mean() < 0.05 * expected.std()
 
 
 def test_a_full_cache_is_an_error_and_no_step(opened: Callable[[str], Opened]) -> None:
     program, (ids, mask) = opened("llama").program(capacity=10, precision="fp32"), prompts(8, 3)
-    found, cache = program.prefill(ids, mask)
+    scores, cache = program.prefill(ids, mask)
     assert cache.length == 8 and cache.nbytes == 2 * 2 * 2 * 2 * 10 * 16 * 4  # rows, blocks, both, heads, tokens, width
     for _ in range(2):
-        found = program.decode(found.argmax(-1), cache)
+        scores = program.decode(scores.argmax(-1), cache)
     with pytest.raises(CacheFullError, match="10 tokens"):
-        program.decode(found.argmax(-1), cache)
+        program.decode(scores.argmax(-1), cache)
     assert cache.length == 10
     with pytest.raises(CacheFullError, match="10 tokens, got 11"):
         program.prefill(*prompts(11))

@@ -103,10 +103,10 @@ def test_padding_at_either_side_changes_nothing(mode: Mode, dtype: torch.dtype) 
     noise = torch.full((1, 3, 8), 99.0, dtype=dtype)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
     for hidden, real in ((torch.cat([tokens, noise], 1), mask), (torch.cat([noise, tokens], 1), mask.flip(1))):
-        made = pool(mode, hidden, real)
-        torch.testing.assert_close(made, alone)
+        vectors = pool(mode, hidden, real)
+        torch.testing.assert_close(vectors, alone)
         theirs = modules.Pooling(8, MODES[mode][0])({"token_embeddings": hidden, "attention_mask": real})
-        assert torch.equal(made, theirs["sentence_embedding"])
+        assert torch.equal(vectors, theirs["sentence_embedding"])
 
 
 def test_a_row_without_tokens_is_what_it_is_for_sentence_transformers() -> None:
@@ -154,8 +154,8 @@ def test_onnx_runtime_gives_the_same(mode: Mode, tmp_path: Path) -> None:
     names, file = ["hidden", "attention_mask"], tmp_path / "pooled.onnx"
     torch.onnx.export(pooled, inputs, file, input_names=names, dynamo=True, verbose=False)
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    made = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
-    torch.testing.assert_close(torch.tensor(made), pooled(*inputs).detach())
+    vectors = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
+    torch.testing.assert_close(torch.tensor(vectors), pooled(*inputs).detach())
 
 
 def test_a_plain_folder_is_mean_pooled_and_normalised(tiny_bert: Path) -> None:
@@ -181,8 +181,8 @@ def change(file: Path, **values: Any) -> None:
 
 def modules(folder: Path, *names: str) -> None:
     paths = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "3_Normalize"}
-    found = [{"path": paths.get(name, "x"), "type": f"sentence_transformers.models.{name}"} for name in names]
-    (folder / "modules.json").write_text(json.dumps(found))
+    listing = [{"path": paths.get(name, "x"), "type": f"sentence_transformers.models.{name}"} for name in names]
+    (folder / "modules.json").write_text(json.dumps(listing))
 
 
 def write(file: Path, content: Any) -> None:

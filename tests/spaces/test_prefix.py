@@ -29,8 +29,8 @@ def test_a_shared_beginning_changes_no_greedy_output(name: str, settings: CacheS
     opened = program(settings, name=name)
     for ids in (*family(5, 3, 9), family(5)[0], prompts((4,), seed=7)[0]):
         mask = np.ones_like(ids)
-        found = np.stack(list(greedy(opened, ids, mask, 8)), 1)
-        np.testing.assert_array_equal(found, generated(causal(name), ids, mask, 8))
+        tokens = np.stack(list(greedy(opened, ids, mask, 8)), 1)
+        np.testing.assert_array_equal(tokens, generated(causal(name), ids, mask, 8))
     assert opened.reused == 12 + 12 + 16  # of a prompt that is known as a whole, the last token is read again
 
 

@@ -21,10 +21,10 @@ from spaces.recipe import Step
 )
 @pytest.mark.parametrize("criterion", ["fisher", "diagonal", "uniform", "magnitude"])
 def test_an_untuned_pruned_model_equals_the_masked_one(case: str, criterion: str) -> None:
-    seen = subject(case, "native")
-    shape = seen.statistics.shape
+    original = subject(case, "native")
+    shape = original.statistics.shape
     share = {"heads": 0.5} if shape.prunable_heads else {}
-    model, plans = built(seen, Step("prune", {**share, "neurons": 0.5, "criterion": criterion, "tuning": "none"}))
+    model, plans = built(original, Step("prune", {**share, "neurons": 0.5, "criterion": criterion, "tuning": "none"}))
     plan = plans["prune"]
 
     def removed(block: int) -> tuple[list[int], list[int]]:
@@ -33,18 +33,18 @@ def test_an_untuned_pruned_model_equals_the_masked_one(case: str, criterion: str
         return sorted(set(range(layer.heads)) - heads), sorted(set(range(layer.neurons)) - neurons)
 
     assert any(any(removed(i)) for i in range(shape.depth))
-    expected = masked(seen.model, seen.batch, removed)
-    torch.testing.assert_close(logits(model, seen.batch), expected, atol=2e-5, rtol=1e-4)
+    expected = masked(original.model, original.batch, removed)
+    torch.testing.assert_close(logits(model, original.batch), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_competes_everywhere_loses_the_least_mass_its_budget_allows(seed: int) -> None:
     scores = [s.abs() for s in torch.randn(2, 4, generator=torch.Generator().manual_seed(seed))]
     for share in (0.25, 0.5, 0.75):
-        kept = keep(scores, share, at_least=1, multiple=1, everywhere=True)
-        count = sum(map(len, kept))
-        assert all(kept) and abs(count - share * 8) <= sum(len(k) == 1 for k in kept)
-        lost = sum(float(s.sum() - s[k].sum()) for s, k in zip(scores, kept, strict=True))
+        chosen_units = keep(scores, share, at_least=1, multiple=1, everywhere=True)
+        count = sum(map(len, chosen_units))
+        assert all(chosen_units) and abs(count - share * 8) <= sum(len(k) == 1 for k in chosen_units)
+        lost = sum(float(s.sum() - s[k].sum()) for s, k in zip(scores, chosen_units, strict=True))
         units = [(block, unit) for block in range(2) for unit in range(4)]
         legal = (chosen for chosen in itertools.combinations(units, count) if {block for block, _ in chosen} == {0, 1})
         best = min(
@@ -57,10 +57,10 @@ def test_what_competes_everywhere_loses_the_least_mass_its_budget_allows(seed: i
 def test_no_removed_unit_of_a_block_outweighs_a_kept_one(everywhere: bool) -> None:
     scores = list(torch.rand(3, 64, generator=torch.Generator().manual_seed(0)))
     for share in (0.125, 0.375, 0.5, 0.875):
-        for score, kept in zip(scores, keep(scores, share, 16, 16, everywhere=everywhere), strict=True):
-            removed = sorted(set(range(64)) - set(kept))
-            assert kept == sorted(set(kept)) and len(kept) >= 16 and len(kept) % 16 == 0
-            assert not removed or score[kept].min() >= score[removed].max()
+        for score, units in zip(scores, keep(scores, share, 16, 16, everywhere=everywhere), strict=True):
+            removed = sorted(set(range(64)) - set(units))
+            assert units == sorted(set(units)) and len(units) >= 16 and len(units) % 16 == 0
+            assert not removed or score[units].min() >= score[removed].max()
 
 
 def test_equal_shares_when_blocks_do_not_compete() -> None:
@@ -90,8 +90,8 @@ def test_magnitude_and_fisher_read_different_scores() -> None:
 # --- rearrangement and the joint budget ----------------------------------------------------------------------
 
 
-def cost_of_removing(rows: torch.Tensor, kept: list[int]) -> float:
-    removed = [i for i in range(rows.shape[1]) if i not in kept]
+def cost_of_removing(rows: torch.Tensor, units: list[int]) -> float:
+    removed = [i for i in range(rows.shape[1]) if i not in units]
     return float(rows[:, removed].double().sum(1).square().sum())
 
 
@@ -99,10 +99,10 @@ def cost_of_removing(rows: torch.Tensor, kept: list[int]) -> float:
 def test_rearranging_keeps_as_many_units_and_never_costs_more(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(40, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
-    kept = sorted(rows.square().sum(0).argsort(descending=True)[:5].tolist())
-    after = rearrange(rows, kept)
+    units = sorted(rows.square().sum(0).argsort(descending=True)[:5].tolist())
+    after = rearrange(rows, units)
     assert len(after) == 5 and after == sorted(set(after))
-    assert cost_of_removing(rows, after) <= cost_of_removing(rows, kept) * (1 + 1e-6)
+    assert cost_of_removing(rows, after) <= cost_of_removing(rows, units) * (1 + 1e-6)
     best = min(cost_of_removing(rows, list(chosen)) for chosen in itertools.combinations(range(10), 5))
     assert cost_of_removing(rows, after) <= 3 * best + 1e-9
 
@@ -120,9 +120,9 @@ def test_of_two_units_that_do_the_same_one_stays() -> None:
 @pytest.mark.parametrize("case", ["bert", "llama", "qwen2"])
 @pytest.mark.parametrize("flops", [0.25, 0.5, 0.75])
 def test_a_joint_budget_is_kept_and_nearly_used(case: str, flops: float) -> None:
-    seen = subject(case)
-    shape = seen.statistics.shape
-    shares = share_out(seen.statistics, flops, 1.0, 1.0)
+    original = subject(case)
+    shape = original.statistics.shape
+    shares = share_out(original.statistics, flops, 1.0, 1.0)
     heads, neurons = (sum(getattr(layer, unit) for layer in shape.layers) for unit in ("heads", "neurons"))
     queries = shape.head_dim * shape.group
     gates = 3 if case in ("llama", "qwen2") else 2
@@ -154,23 +154,23 @@ def calibration(tokens: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 def test_tuned_outputs_err_less_than_untuned_on_the_calibration_data(bias: bool) -> None:
     torch.manual_seed(0)
-    x, kept = calibration(200, 12), [0, 2, 3, 7, 8, 11]
+    x, units = calibration(200, 12), [0, 2, 3, 7, 8, 11]
     before, after = nn.Linear(12, 5, bias=bias), nn.Linear(6, 5, bias=bias)
-    compensate(after, before, kept, x.T @ x / len(x), x.mean(0))
-    plain = nn.functional.linear(x[:, kept], before.weight[:, kept], before.bias)
-    untuned, tuned = ((before(x) - y).square().mean() for y in (plain, after(x[:, kept])))
+    compensate(after, before, units, x.T @ x / len(x), x.mean(0))
+    plain = nn.functional.linear(x[:, units], before.weight[:, units], before.bias)
+    untuned, tuned = ((before(x) - y).square().mean() for y in (plain, after(x[:, units])))
     assert tuned < 0.9 * untuned
 
 
 def test_tuning_comes_near_the_least_squares_solution() -> None:
     torch.manual_seed(0)
-    x, kept = calibration(400, 10), [1, 2, 4, 5, 9]
+    x, units = calibration(400, 10), [1, 2, 4, 5, 9]
     before, after = nn.Linear(10, 4), nn.Linear(5, 4)
-    compensate(after, before, kept, x.T @ x / len(x), x.mean(0))
-    design = torch.cat([x[:, kept], torch.ones(len(x), 1)], dim=1).double()
+    compensate(after, before, units, x.T @ x / len(x), x.mean(0))
+    design = torch.cat([x[:, units], torch.ones(len(x), 1)], dim=1).double()
     best = torch.linalg.lstsq(design, before(x).double().detach()).solution
     floor = (design @ best - before(x)).square().mean()
-    reached = (after(x[:, kept]) - before(x)).square().mean()
+    reached = (after(x[:, units]) - before(x)).square().mean()
     assert floor <= reached + 1e-9 and reached < 1.1 * floor
 
 
@@ -184,9 +184,9 @@ def test_removed_inputs_that_never_vary_cost_nothing() -> None:
 
 
 def test_tuning_brings_the_logits_nearer_to_the_teacher_than_none() -> None:
-    seen = subject("bert", "mean")
+    original = subject("bert", "mean")
     errors = {}
     for tuning in ("none", "least-squares"):
-        model, _ = built(seen, Step("prune", {"neurons": 0.5, "tuning": tuning}))
-        errors[tuning] = float((logits(model, seen.batch) - seen.logits).square().mean())
+        model, _ = built(original, Step("prune", {"neurons": 0.5, "tuning": tuning}))
+        errors[tuning] = float((logits(model, original.batch) - original.logits).square().mean())
     assert errors["least-squares"] < errors["none"]

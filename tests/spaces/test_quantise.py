@@ -131,11 +131,11 @@ def test_the_error_falls_as_more_blocks_stay_wide(whole: Path) -> None:
     exact = run(whole, FP32)
     errors = np.zeros(DEPTH + 1)
     for precision in INTEGER:
-        found = [
+        curves = [
             np.abs(run(whole, {"precision": precision, "fp32_blocks": n} if n else {"precision": precision}) - exact)
             for n in range(4)
         ]
-        errors += [f.mean() / found[0].mean() for f in found]  # each precision weighs the same
+        errors += [f.mean() / curves[0].mean() for f in curves]  # each precision weighs the same
     assert (np.diff(errors) < 0.1).all(), errors
     assert errors[-1] < 1e-3
 
@@ -145,7 +145,7 @@ def test_the_most_sensitive_blocks_are_those_that_stay(precision: str, whole: Pa
     """A block is spared whole, and which one follows the folder's order."""
     folder = shutil.copytree(whole, tmp_path / "model", ignore=shutil.ignore_patterns("int*"))
     paths = sensitivity.read(folder)
-    seen = []
+    outputs = []
     for first in paths:
         sensitivity.write(folder, {path: float(path == first) for path in paths})
         ran = optimised(onnx.graph(folder, {"precision": precision, "fp32_blocks": 1}), tmp_path)
@@ -153,9 +153,9 @@ def test_the_most_sensitive_blocks_are_those_that_stay(precision: str, whole: Pa
         linears = sum(isinstance(m, nn.Linear) for m in build.load(folder).get_submodule(first).modules())
         assert sum(kinds[kind] for kind in KERNELS[precision]) == linears * (DEPTH - 1)
         assert len(list(quantise.matrices(ran))) == linears + 1  # and the head
-        seen.append(run(folder, {"precision": precision, "fp32_blocks": 1}))
+        outputs.append(run(folder, {"precision": precision, "fp32_blocks": 1}))
         onnx.graph(folder, {"precision": precision, "fp32_blocks": 1}).unlink()
-    assert np.abs(seen[0] - seen[1]).max() > 0 and np.abs(seen[1] - seen[2]).max() > 0
+    assert np.abs(outputs[0] - outputs[1]).max() > 0 and np.abs(outputs[1] - outputs[2]).max() > 0
 
 
 def test_more_blocks_than_there_are_and_a_missing_order_are_infeasible(whole: Path, tmp_path: Path) -> None:

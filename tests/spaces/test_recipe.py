@@ -37,19 +37,19 @@ CASES = pytest.mark.parametrize("seed", range(8))
 
 @CASES
 def test_a_recipe_survives_json(seed: int) -> None:
-    made = drawn(random.Random(seed))
-    again = Recipe.from_json(json.loads(canonical(made.to_json())))
-    assert again == made
-    assert (again.digest, again.weights_digest) == (made.digest, made.weights_digest)
-    assert len(made.digest) == 16 and int(made.digest, 16) >= 0
+    recipe = drawn(random.Random(seed))
+    again = Recipe.from_json(json.loads(canonical(recipe.to_json())))
+    assert again == recipe
+    assert (again.digest, again.weights_digest) == (recipe.digest, recipe.weights_digest)
+    assert len(recipe.digest) == 16 and int(recipe.digest, 16) >= 0
 
 
 @CASES
 def test_the_order_of_settings_does_not_matter(seed: int) -> None:
-    made = drawn(random.Random(seed))
-    steps = tuple(Step(s.name, dict(reversed(list(s.settings.items())))) for s in made.steps)
-    other = replace(made, steps=steps, recover=dict(reversed(list(made.recover.items()))))
-    assert other == made and other.digest == made.digest
+    recipe = drawn(random.Random(seed))
+    steps = tuple(Step(s.name, dict(reversed(list(s.settings.items())))) for s in recipe.steps)
+    other = replace(recipe, steps=steps, recover=dict(reversed(list(recipe.recover.items()))))
+    assert other == recipe and other.digest == recipe.digest
 
 
 @CASES
@@ -63,38 +63,40 @@ def test_the_order_of_parameters_does_not_matter(seed: int) -> None:
 
 @CASES
 def test_any_difference_changes_the_digest(seed: int) -> None:
-    made = drawn(random.Random(seed))
+    recipe = drawn(random.Random(seed))
     others = [
-        replace(made, base=made.base + "x"),
-        replace(made, task="other"),
-        replace(made, teacher="0" * 16),
-        replace(made, steps=(*made.steps, Step("other", {"x": 1}))),
-        replace(made, recover={**made.recover, "epochs": 7.0}),
-        replace(made, runtime=Step("other")),
-        replace(made, runtime=Step(made.runtime.name, {"threads": 1})),
+        replace(recipe, base=recipe.base + "x"),
+        replace(recipe, task="other"),
+        replace(recipe, teacher="0" * 16),
+        replace(recipe, steps=(*recipe.steps, Step("other", {"x": 1}))),
+        replace(recipe, recover={**recipe.recover, "epochs": 7.0}),
+        replace(recipe, runtime=Step("other")),
+        replace(recipe, runtime=Step(recipe.runtime.name, {"threads": 1})),
     ]
     digests = {other.digest for other in others}
-    assert len(digests) == len(others) and made.digest not in digests
+    assert len(digests) == len(others) and recipe.digest not in digests
 
 
 def test_distinct_parameters_give_distinct_digests_and_off_ones_equal_ones() -> None:
     shape = subject().statistics.shape
-    found: dict[str, Any] = {}
+    by_digest: dict[str, Any] = {}
     for axis in registry.axes():
         for knob in (k for k in axis.knobs(shape) if not k.method):
             for value in knob.values():
-                made = drawn(random.Random(1), {f"{axis.name}.{knob.name}": value})
-                found.setdefault(made.digest, set()).add((axis.name, knob.name, value) if value != knob.off else "off")
-    assert all(len(names) == 1 for names in found.values())
-    assert {"off"} in found.values()
+                recipe = drawn(random.Random(1), {f"{axis.name}.{knob.name}": value})
+                by_digest.setdefault(recipe.digest, set()).add(
+                    (axis.name, knob.name, value) if value != knob.off else "off"
+                )
+    assert all(len(names) == 1 for names in by_digest.values())
+    assert {"off"} in by_digest.values()
 
 
 def test_weights_do_not_depend_on_bits_or_runtime() -> None:
-    made = drawn(random.Random(3), {"prune.heads": 0.5})
+    recipe = drawn(random.Random(3), {"prune.heads": 0.5})
     int8 = drawn(random.Random(3), {"prune.heads": 0.5, "bits.precision": "int8"})
-    assert int8.weights_digest == replace(made, runtime=Step("other")).weights_digest == made.weights_digest
-    assert int8.digest != made.digest
-    assert drawn(random.Random(3), {"prune.heads": 0.25}).weights_digest != made.weights_digest
+    assert int8.weights_digest == replace(recipe, runtime=Step("other")).weights_digest == recipe.weights_digest
+    assert int8.digest != recipe.digest
+    assert drawn(random.Random(3), {"prune.heads": 0.25}).weights_digest != recipe.weights_digest
 
 
 def test_a_recipe_is_compressed_when_its_weights_differ_from_the_teachers() -> None:
@@ -108,17 +110,17 @@ def test_the_precision_plan_is_that_of_the_bits_step() -> None:
 
 
 def test_parameters_are_named_axis_dot_knob() -> None:
-    made = replace(
+    recipe = replace(
         drawn(random.Random(0), {"prune.heads": 0.5, "prune.criterion": "magnitude"}),
         runtime=Step("onnx", {"level": 2}),
     )
-    assert made.params == {
+    assert recipe.params == {
         "prune.heads": 0.5,
         "prune.criterion": "magnitude",
         "runtime.name": "onnx",
         "runtime.level": 2,
     }
-    assert made.step("prune") == made.steps[0] and made.step("bits") is None
+    assert recipe.step("prune") == recipe.steps[0] and recipe.step("bits") is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -27,7 +27,7 @@ def test_a_runtime_is_registered_under_its_name() -> None:
 
 
 def test_what_is_registered_is_imported_when_it_is_asked_for() -> None:
-    seen = "print('torch' in sys.modules)"
-    code = f"import sys; from spaces import registry; {seen}; registry.axes(); {seen}"
+    probe = "print('torch' in sys.modules)"
+    code = f"import sys; from spaces import registry; {probe}; registry.axes(); {probe}"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "True"]

@@ -46,9 +46,9 @@ def agree(path: Path, runtime: str, device: str = "cpu", case: str = "bert", hea
     predict = build.open_predict(path, runtime, FP32, Context(device, threads=1))
     for seed, lengths in enumerate(SIZES):
         batch = arrays_of(base, lengths, seed)
-        found = predict(batch)
-        assert list(found) == ["logits"] and found["logits"].dtype == np.float32
-        np.testing.assert_allclose(found["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
+        output = predict(batch)
+        assert list(output) == ["logits"] and output["logits"].dtype == np.float32
+        np.testing.assert_allclose(output["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
 
 
 # --- what holds for all -------------------------------------------------------------------------------------
@@ -80,9 +80,9 @@ def test_a_decoder_that_reads_its_last_token_gives_the_same_logits(runtime: str,
 
 def test_eager_is_the_model_itself(folder: Path) -> None:
     base = subject().base
-    found = build.open_predict(folder, "eager", FP32, CPU)(arrays_of(base, (6, 3)))
+    output = build.open_predict(folder, "eager", FP32, CPU)(arrays_of(base, (6, 3)))
     expected = logits(build.load(folder), batch_of(base, (6, 3)))
-    assert np.array_equal(found["logits"], expected.numpy())
+    assert np.array_equal(output["logits"], expected.numpy())
 
 
 @RUNTIMES
@@ -245,8 +245,8 @@ def test_max_autotune_times_the_forms_of_a_product_and_gives_the_same_logits(
     assert not torch._inductor.config.freezing
     assert "autotune" not in capfd.readouterr().err.lower()
     for lengths in SIZES:
-        found = predict(arrays_of(subject().base, lengths))["logits"]
-        np.testing.assert_allclose(found, logits(model, batch_of(subject().base, lengths)), atol=1e-4)
+        output = predict(arrays_of(subject().base, lengths))["logits"]
+        np.testing.assert_allclose(output, logits(model, batch_of(subject().base, lengths)), atol=1e-4)
     assert counters["stats"]["unique_graphs"] - graphs == 2
 
 
@@ -274,18 +274,18 @@ def test_every_matrix_product_runs_in_the_planned_precision(
     monkeypatch.setattr(torch_predict, "_cpu_has_bf16", lambda: True)
     predict = build.open_predict(folder, "eager", {"precision": precision}, CPU)
     batch = arrays_of(subject().base, (6, 3))
-    with Products() as seen:
-        found = predict(batch)["logits"]
-    assert seen.types == {torch_predict.DTYPES[precision]}
+    with Products() as products:
+        output = predict(batch)["logits"]
+    assert products.types == {torch_predict.DTYPES[precision]}
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, exact, atol=0.1 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("capable", [True, False])
 def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    found = {"avx512_bf16": capable, "amx_bf16": False}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    capabilities = {"avx512_bf16": capable, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert torch_predict.torch_precisions(CPU) == (("fp32", "bf16") if capable else ("fp32",))
     if not capable:
         with pytest.raises(Infeasible, match="eager has no bf16 kernels"):
@@ -308,6 +308,6 @@ def test_half_precisions_run_on_cuda(runtime: str, precision: str, folder: Path)
     if precision not in registry.runtime_named(runtime).precisions(context):
         pytest.skip(f"no {precision} on this device")
     batch = arrays_of(subject().base, (6, 3))
-    found = build.open_predict(folder, runtime, {"precision": precision}, context)(batch)["logits"]
+    output = build.open_predict(folder, runtime, {"precision": precision}, context)(batch)["logits"]
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
-    np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())
+    np.testing.assert_allclose(output, exact, atol=0.1 * np.abs(exact).max())

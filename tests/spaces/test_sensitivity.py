@@ -25,7 +25,7 @@ def batches(base: Base) -> list[dict[str, Tensor]]:
 
 def by_hand(model: TaskModel, base: Base) -> list[float]:
     """Block scores from one backward pass a row, without padding, the error from two forward passes of a matrix."""
-    found = []
+    scores = []
     for block in anatomy_of(model.backbone).blocks:
         score = 0.0
         for linear in [m for m in block.modules() if isinstance(m, nn.Linear)]:
@@ -33,23 +33,25 @@ def by_hand(model: TaskModel, base: Base) -> list[float]:
             for batch in batches(base):
                 for row in range(len(batch["input_ids"])):
                     length = int(batch["attention_mask"][row].sum())
-                    seen: list[Tensor] = []
+                    tensors: list[Tensor] = []
 
-                    def keep(_: nn.Module, args: tuple[Tensor, ...], out: Tensor, seen: list[Tensor] = seen) -> None:
+                    def keep(
+                        _: nn.Module, args: tuple[Tensor, ...], out: Tensor, tensors: list[Tensor] = tensors
+                    ) -> None:
                         out.retain_grad()
-                        seen.extend((args[0], out))
+                        tensors.extend((args[0], out))
 
                     handle = linear.register_forward_hook(keep)
                     out = model(**{n: t[row : row + 1, :length] for n, t in batch.items()})
                     handle.remove()
                     out.softmax(-1).max().log().backward()
-                    inputs, outputs, *_ = seen  # in DeBERTa positions come behind the tokens
+                    inputs, outputs, *_ = tensors  # in DeBERTa positions come behind the tokens
                     scale = linear.weight.abs().max(1, keepdim=True).values / 127
                     error = rounded(inputs, torch.round(linear.weight / scale) * scale) - rounded(inputs, linear.weight)
                     assert outputs.grad is not None
                     score += float((outputs.grad * error).detach().square().sum())
-        found.append(score)
-    return found
+        scores.append(score)
+    return scores
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,10 @@ def by_hand(model: TaskModel, base: Base) -> list[float]:
 def test_the_score_is_its_definition_summed_row_by_row_over_real_tokens(case: str, head: str) -> None:
     model, base = tiny(case, head)
     expected = by_hand(model, base)
-    found = sensitivity.measure(model, batches(base), class_certainty)
+    scores = sensitivity.measure(model, batches(base), class_certainty)
     paths = {id(module): path for path, module in model.named_modules()}
-    assert list(found) == [paths[id(block)] for block in anatomy_of(model.backbone).blocks]
-    assert list(found.values()) == pytest.approx(expected, rel=1e-3)
+    assert list(scores) == [paths[id(block)] for block in anatomy_of(model.backbone).blocks]
+    assert list(scores.values()) == pytest.approx(expected, rel=1e-3)
     assert min(expected) > 0
 
 
@@ -84,21 +86,21 @@ def test_a_planted_fragile_matrix_puts_its_block_first(fragile: int) -> None:
 
 
 def test_both_factors_of_a_low_rank_pair_count() -> None:
-    seen = subject()
-    model, _ = built(seen, Step("low_rank", {"rank": 0.5}))
-    found = sensitivity.measure(model, batches(seen.base), class_certainty)
-    assert list(found.values()) == pytest.approx(by_hand(*_grown(model, seen.base)), rel=1e-3)
+    original = subject()
+    model, _ = built(original, Step("low_rank", {"rank": 0.5}))
+    scores = sensitivity.measure(model, batches(original.base), class_certainty)
+    assert list(scores.values()) == pytest.approx(by_hand(*_grown(model, original.base)), rel=1e-3)
 
 
 def test_sparse_matrices_count_like_the_same_with_their_zeros() -> None:
-    seen = subject()
-    model, _ = built(seen, Step("sparse", {"weights": 0.5}))
-    found = sensitivity.measure(model, batches(seen.base), class_certainty)
+    original = subject()
+    model, _ = built(original, Step("sparse", {"weights": 0.5}))
+    scores = sensitivity.measure(model, batches(original.base), class_certainty)
     expand(model)
-    assert list(found.values()) == pytest.approx(
-        list(sensitivity.measure(model, batches(seen.base), class_certainty).values())
+    assert list(scores.values()) == pytest.approx(
+        list(sensitivity.measure(model, batches(original.base), class_certainty).values())
     )
-    assert min(found.values()) > 0
+    assert min(scores.values()) > 0
 
 
 def _grown(model: TaskModel, base: Base) -> tuple[TaskModel, Base]:

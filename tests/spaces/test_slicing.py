@@ -65,15 +65,15 @@ def test_a_cut_linear_gives_the_kept_rows_where_the_cut_inputs_are_zero(seed: in
 
 
 def test_tables_and_norms_keep_their_coordinates_and_their_settings() -> None:
-    root, kept = made(), [0, 2, 5]
-    smaller = cut(root, {"table": Cut(columns=kept), "norm": Cut(rows=kept), "rms": Cut(rows=kept)})
+    root, indices = made(), [0, 2, 5]
+    smaller = cut(root, {"table": Cut(columns=indices), "norm": Cut(rows=indices), "rms": Cut(rows=indices)})
     ids = torch.arange(9)
-    torch.testing.assert_close(smaller["table"](ids), root["table"](ids)[:, kept])
+    torch.testing.assert_close(smaller["table"](ids), root["table"](ids)[:, indices])
     assert smaller["table"].padding_idx == 1
     assert smaller["norm"].eps == 1e-3 and smaller["rms"].variance_epsilon == 1e-3
     for name in ("norm", "rms"):
-        torch.testing.assert_close(smaller[name].weight, root[name].weight[kept])
-    torch.testing.assert_close(smaller["norm"].bias, root["norm"].bias[kept])
+        torch.testing.assert_close(smaller[name].weight, root[name].weight[indices])
+    torch.testing.assert_close(smaller["norm"].bias, root["norm"].bias[indices])
 
 
 def test_a_cut_of_nothing_is_a_copy_and_the_source_is_untouched() -> None:

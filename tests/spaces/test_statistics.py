@@ -20,18 +20,18 @@ READ_AT = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "
 
 def rows_of(case: str) -> list[tuple[dict[str, Tensor], Tensor]]:
     """The same data, one unpadded row at a time."""
-    found = []
+    rows = []
     for inputs, labels in labelled(subject(case).base):
         for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
-            found.append(({n: t[row : row + 1, :length] for n, t in inputs.items()}, labels[row : row + 1]))
-    return found
+            rows.append(({n: t[row : row + 1, :length] for n, t in inputs.items()}, labels[row : row + 1]))
+    return rows
 
 
 @CASES
 def test_fisher_masks_are_mean_squares_of_per_row_gradients(case: str) -> None:
     """One row at a time, one scalar mask a unit, by autograd."""
-    seen = subject(case)
-    anatomy = anatomy_of(seen.model.backbone)
+    original = subject(case)
+    anatomy = anatomy_of(original.model.backbone)
     unit = anatomy.head_dim * anatomy.shape.group
     for role, name, size in (("output", "heads", unit), ("down", "neurons", 1)):
         for block in range(len(anatomy.blocks)):
@@ -43,12 +43,12 @@ def test_fisher_masks_are_mean_squares_of_per_row_gradients(case: str) -> None:
                     lambda _m, args, mask=mask, size=size: (args[0] * mask.repeat_interleave(size),)
                 )
                 try:
-                    loss = functional.cross_entropy(seen.model(**inputs), label)
+                    loss = functional.cross_entropy(original.model(**inputs), label)
                 finally:
                     handle.remove()
                 total += torch.autograd.grad(loss, mask)[0].square()
             expected = total / len(rows_of(case))
-            torch.testing.assert_close(seen.statistics.block(block, name), expected, atol=1e-7, rtol=1e-3)
+            torch.testing.assert_close(original.statistics.block(block, name), expected, atol=1e-7, rtol=1e-3)
 
 
 def test_a_mask_gradient_is_the_slope_of_the_loss() -> None:
@@ -73,8 +73,8 @@ def test_a_mask_gradient_is_the_slope_of_the_loss() -> None:
 
 @CASES
 def test_moments_and_means_are_over_real_tokens_only(case: str) -> None:
-    seen = subject(case)
-    anatomy = anatomy_of(seen.model.backbone)
+    original = subject(case)
+    anatomy = anatomy_of(original.model.backbone)
     roles = anatomy.roles()
     for place, role in READ_AT.items():
         for block in range(len(anatomy.blocks)):
@@ -85,42 +85,46 @@ def test_moments_and_means_are_over_real_tokens_only(case: str) -> None:
             try:
                 for inputs, _ in rows_of(case):
                     calls.clear()
-                    logits(seen.model, inputs)
+                    logits(original.model, inputs)
                     tokens.extend(calls[0])  # in DeBERTa positions come behind the tokens
             finally:
                 handle.remove()
             x = torch.stack(tokens)
             moment = sum(torch.outer(t, t) for t in x) / len(x)
-            torch.testing.assert_close(seen.statistics.block(block, f"input.{place}"), moment, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(seen.statistics.block(block, f"mean.{place}"), x.mean(0), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(original.statistics.block(block, f"input.{place}"), moment, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                original.statistics.block(block, f"mean.{place}"), x.mean(0), atol=1e-5, rtol=1e-4
+            )
 
 
 @CASES
 def test_the_energy_is_the_mean_square_of_what_the_blocks_read(case: str) -> None:
-    found = subject(case).statistics
-    diagonals = [found.block(i, "input.attention_in").diagonal() for i in range(found.shape.depth)]
-    torch.testing.assert_close(found.tensors["hidden.energy"], torch.stack(diagonals).mean(0), atol=1e-6, rtol=1e-5)
+    statistics = subject(case).statistics
+    diagonals = [statistics.block(i, "input.attention_in").diagonal() for i in range(statistics.shape.depth)]
+    torch.testing.assert_close(
+        statistics.tensors["hidden.energy"], torch.stack(diagonals).mean(0), atol=1e-6, rtol=1e-5
+    )
 
 
 @CASES
 def test_importance_is_the_divergence_when_the_block_is_deleted(case: str) -> None:
-    seen = subject(case)
+    original = subject(case)
     rows = rows_of(case)
-    for gone in range(seen.statistics.shape.depth):
+    for gone in range(original.statistics.shape.depth):
         model, _ = tiny(case)
-        anatomy_of(model.backbone).set_depth([i for i in range(seen.statistics.shape.depth) if i != gone])
+        anatomy_of(model.backbone).set_depth([i for i in range(original.statistics.shape.depth) if i != gone])
         total = 0.0
         for inputs, _ in rows:
-            p, q = (logits(m, inputs)[0].softmax(-1) for m in (seen.model, model))
+            p, q = (logits(m, inputs)[0].softmax(-1) for m in (original.model, model))
             total += float((p * (p.log() - q.log())).sum())
-        found = float(seen.statistics.block(gone, "importance"))
-        assert found == pytest.approx(total / len(rows), rel=1e-3, abs=1e-7)
+        importance = float(original.statistics.block(gone, "importance"))
+        assert importance == pytest.approx(total / len(rows), rel=1e-3, abs=1e-7)
 
 
 @CASES
 def test_output_gradients_are_mean_squares_over_tokens(case: str) -> None:
     """Rows count one by one: a token's gradient is that of its own row's loss."""
-    seen, (model, _) = subject(case), tiny(case)
+    original, (model, _) = subject(case), tiny(case)
     anatomy = anatomy_of(model.backbone)
     for role in ("query", "output", "down"):
         linear, squares = anatomy.linear(1, role), []
@@ -133,30 +137,30 @@ def test_output_gradients_are_mean_squares_over_tokens(case: str) -> None:
                 handle.remove()
             squares.append(torch.autograd.grad(loss, outputs[0])[0][0].square())
         expected = torch.cat(squares).mean(0)
-        torch.testing.assert_close(seen.statistics.block(1, f"gradient.{role}"), expected, atol=1e-8, rtol=1e-3)
+        torch.testing.assert_close(original.statistics.block(1, f"gradient.{role}"), expected, atol=1e-8, rtol=1e-3)
 
 
 @CASES
 def test_the_spectrum_is_that_of_the_matrix_between_its_inputs_and_the_loss(case: str) -> None:
     """Singular values of diag(g)^1/2 W S: rows weighted by the gradient g, inputs by a root S of their spread."""
-    seen = subject(case)
-    anatomy = anatomy_of(seen.model.backbone)
+    original = subject(case)
+    anatomy = anatomy_of(original.model.backbone)
     for role in anatomy.roles():
         linear = anatomy.linear(1, role)
-        moment, mean = (seen.statistics.block(1, f"{kind}.{PLACES[role]}").double() for kind in ("input", "mean"))
+        moment, mean = (original.statistics.block(1, f"{kind}.{PLACES[role]}").double() for kind in ("input", "mean"))
         spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(spread)
         root = vectors * values.clamp(min=0).sqrt()
-        gradient = seen.statistics.block(1, f"gradient.{role}").double()
+        gradient = original.statistics.block(1, f"gradient.{role}").double()
         expected = torch.linalg.svdvals(gradient.sqrt()[:, None] * linear.weight.detach().double() @ root)
-        found = seen.statistics.block(1, f"spectrum.{role}").double()
-        torch.testing.assert_close(found, expected, atol=2e-3 * float(expected.max()), rtol=1e-3)
+        spectrum = original.statistics.block(1, f"spectrum.{role}").double()
+        torch.testing.assert_close(spectrum, expected, atol=2e-3 * float(expected.max()), rtol=1e-3)
 
 
 @CASES
 def test_the_norm_of_a_unit_is_that_of_all_weights_that_go_with_it(case: str) -> None:
-    seen = subject(case)
-    anatomy, shape = anatomy_of(seen.model.backbone), seen.statistics.shape
+    original = subject(case)
+    anatomy, shape = anatomy_of(original.model.backbone), original.statistics.shape
     for block in range(shape.depth):
         linear = {role: anatomy.linear(block, role).weight.detach() for role in anatomy.roles()}
         for head in range(shape.layers[block].heads):
@@ -164,11 +168,13 @@ def test_the_norm_of_a_unit_is_that_of_all_weights_that_go_with_it(case: str) ->
             narrow = slice(head * shape.head_dim, (head + 1) * shape.head_dim)
             parts = [linear["query"][wide], linear["key"][narrow], linear["value"][narrow], linear["output"][:, wide]]
             expected = torch.cat([p.flatten() for p in parts]).norm()
-            torch.testing.assert_close(seen.statistics.block(block, "heads_norm")[head], expected)
+            torch.testing.assert_close(original.statistics.block(block, "heads_norm")[head], expected)
         ups = [w for role, w in linear.items() if role.startswith("up")]
         for neuron in (0, 7):
             parts = [*(w[neuron] for w in ups), linear["down"][:, neuron]]
-            torch.testing.assert_close(seen.statistics.block(block, "neurons_norm")[neuron], torch.cat(parts).norm())
+            torch.testing.assert_close(
+                original.statistics.block(block, "neurons_norm")[neuron], torch.cat(parts).norm()
+            )
 
 
 def test_collecting_leaves_the_model_as_it_was() -> None:
@@ -182,31 +188,31 @@ def test_collecting_leaves_the_model_as_it_was() -> None:
 
 
 def test_how_rows_are_batched_does_not_matter() -> None:
-    seen = subject("bert")
-    found = collect(seen.model, rows_of("bert"), class_loss, class_divergence)
-    assert found.tensors.keys() == seen.statistics.tensors.keys()
-    for name, tensor in found.tensors.items():
+    original = subject("bert")
+    statistics = collect(original.model, rows_of("bert"), class_loss, class_divergence)
+    assert statistics.tensors.keys() == original.statistics.tensors.keys()
+    for name, tensor in statistics.tensors.items():
         if ".spectrum." not in name:  # square roots of rounding errors where the true value is zero
-            torch.testing.assert_close(tensor, seen.statistics.tensors[name], atol=1e-5, rtol=1e-3, msg=name)
+            torch.testing.assert_close(tensor, original.statistics.tensors[name], atol=1e-5, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_whether_weights_want_gradients_does_not_matter(wanted: bool) -> None:
     model, base = tiny("bert")
     model.requires_grad_(wanted)
-    found = collect(model, labelled(base), class_loss, class_divergence)
+    statistics = collect(model, labelled(base), class_loss, class_divergence)
     for name, tensor in subject("bert").statistics.tensors.items():
         if ".spectrum." not in name:
-            torch.testing.assert_close(found.tensors[name], tensor, atol=1e-6, rtol=1e-4, msg=name)
+            torch.testing.assert_close(statistics.tensors[name], tensor, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_statistics_survive_their_file(tmp_path: Path) -> None:
-    found = subject("llama", "native").statistics
-    found.save(tmp_path / "s.safetensors")
+    statistics = subject("llama", "native").statistics
+    statistics.save(tmp_path / "s.safetensors")
     again = Statistics.load(tmp_path / "s.safetensors")
-    assert again.shape == found.shape
-    assert again.tensors.keys() == found.tensors.keys()
-    assert all(torch.equal(again.tensors[n], t) for n, t in found.tensors.items())
+    assert again.shape == statistics.shape
+    assert again.tensors.keys() == statistics.tensors.keys()
+    assert all(torch.equal(again.tensors[n], t) for n, t in statistics.tensors.items())
 
 
 def test_progress_ends_at_one_and_no_data_is_an_error() -> None:

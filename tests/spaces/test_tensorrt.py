@@ -27,10 +27,10 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not here, reason="needs TensorRT and 
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Those that this onnxruntime claims to have."""
-    made = list(WITH)
+    names = list(WITH)
     monkeypatch.setattr(onnx, "absent", list)
-    monkeypatch.setattr(onnx, "providers", lambda: made)
-    return made
+    monkeypatch.setattr(onnx, "providers", lambda: names)
+    return names
 
 
 def test_it_is_here_where_onnx_runtime_has_the_provider(providers: list[str]) -> None:
@@ -57,7 +57,7 @@ def test_engines_are_kept_in_the_users_own_cache_and_not_beside_the_graph(
     asked: list[Any] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     monkeypatch.setattr(onnx, "graph", lambda folder, plan: folder / onnx.file_of(plan))
-    monkeypatch.setattr(onnx, "OnnxPredict", lambda *given: asked.append(given))
+    monkeypatch.setattr(onnx, "OnnxPredict", lambda *arguments: asked.append(arguments))
     RUNTIME.open(tmp_path, {"precision": precision}, CUDA)
     ((path, _, ((name, options), fallback)),) = asked
     assert path == tmp_path / RUNTIME.files({"precision": precision})[0]

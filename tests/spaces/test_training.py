@@ -58,18 +58,18 @@ def test_frozen_embeddings_do_not_move_and_the_rest_does(case: str) -> None:
 @pytest.mark.parametrize(("epochs", "expected"), [(0.1, 1), (0.5, 2), (1.0, 4), (1.5, 6), (2.25, 9)])
 def test_a_fraction_of_an_epoch_takes_its_share_of_the_steps(epochs: float, expected: int) -> None:
     model, batches, labels = student()
-    four, seen, progress = [*batches, *batches], [], []
+    four, row_order, progress = [*batches, *batches], [], []
 
     def epoch(number: int) -> Sequence[Batch]:
         return four if number % 2 == 0 else four[::-1]
 
     def loss(model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-        seen.append(rows)
+        row_order.append(rows)
         return task_loss(labels)(model, inputs, rows)
 
     train(model, epoch, loss, replace(QUICK, epochs=epochs), "cpu", progress.append)
     wanted = [rows for number in range(3) for _, rows in epoch(number)][:expected]
-    assert len(seen) == expected and all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
+    assert len(row_order) == expected and all(torch.equal(a, b) for a, b in zip(row_order, wanted, strict=True))
     assert progress == pytest.approx([(i + 1) / expected for i in range(expected)])
 
 
@@ -91,9 +91,9 @@ def test_training_lowers_the_loss() -> None:
 
 
 def test_compressed_models_train_too() -> None:
-    seen = subject("bert")
+    original = subject("bert")
     steps = (Step("distill", {"layers": 2}), Step("prune", {"heads": 0.5}), Step("low_rank", {"rank": 0.5}))
-    model, _ = built(seen, *steps)
+    model, _ = built(original, *steps)
     before = weights(model)
     _, batches, labels = student()
     train(model, lambda _: batches, task_loss(labels), QUICK, "cpu")
@@ -138,11 +138,11 @@ def test_the_rate_rises_then_falls_to_the_last_step(monkeypatch: pytest.MonkeyPa
 def test_training_ends_when_nothing_gets_better_and_keeps_the_best() -> None:
     model, batches, labels = student()
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.1])
-    kept: list[dict[str, Tensor]] = []
+    snapshots: list[dict[str, Tensor]] = []
 
     def held_out(now: TaskModel) -> float:
         assert not now.training
-        kept.append(weights(now))
+        snapshots.append(weights(now))
         return next(losses)
 
     steps: list[float] = []
@@ -155,9 +155,9 @@ def test_training_ends_when_nothing_gets_better_and_keeps_the_best() -> None:
         steps.append,
         Stopping(held_out, patience=2, each=1.0),
     )
-    assert len(steps) == 4 * len(batches) and len(kept) == 4
-    assert all(torch.equal(t, kept[1][n]) for n, t in weights(model).items())
-    assert any(not torch.equal(kept[1][n], kept[3][n]) for n in kept[1])
+    assert len(steps) == 4 * len(batches) and len(snapshots) == 4
+    assert all(torch.equal(t, snapshots[1][n]) for n, t in weights(model).items())
+    assert any(not torch.equal(snapshots[1][n], snapshots[3][n]) for n in snapshots[1])
 
 
 def test_the_last_weights_are_looked_at_too() -> None:

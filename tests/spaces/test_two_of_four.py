@@ -31,9 +31,9 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny_model(folder: Path) -> Path:
-    seen = subject()
-    model, plans = built(seen, STEP)
-    write_folder(folder, model, seen.base, plans)
+    original = subject()
+    model, plans = built(original, STEP)
+    write_folder(folder, model, original.base, plans)
     return folder
 
 
@@ -63,8 +63,8 @@ def test_of_all_runtimes_and_precisions_those_with_kernels_run_them(runtime: str
 
 
 def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = subject()
-    model, _ = built(seen, STEP)
+    original = subject()
+    model, _ = built(original, STEP)
     wanted = {path: module.weight.detach() for path, module in sparse_modules(model).items()}
     handed: list[Tensor] = []
     tried: list[tuple[int, ...]] = []
@@ -81,7 +81,7 @@ def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch:
     monkeypatch.setattr(two_of_four.functional, "linear", kernel)
     two_of_four.lower(model)
     assert not sparse_modules(model)
-    assert all(torch.equal(given, wanted[path]) for given, path in zip(handed, wanted, strict=True))
+    assert all(torch.equal(weight, wanted[path]) for weight, path in zip(handed, wanted, strict=True))
     assert tried == [(1, weight.shape[1]) for weight in wanted.values()]
     for path in wanted:
         linear = model.get_submodule(path)
@@ -116,8 +116,8 @@ class OnCpu(torch.sparse.SparseSemiStructuredTensor):
     def _mm(self, other: Tensor, *, bias: Tensor | None = None, should_transpose_dense: bool = False) -> Tensor:
         assert self.packed is not None
         rows = other if should_transpose_dense else other.t()
-        found = nn.functional.linear(rows, self.packed, bias)
-        return found if should_transpose_dense else found.t()
+        product = nn.functional.linear(rows, self.packed, bias)
+        return product if should_transpose_dense else product.t()
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -131,10 +131,10 @@ def test_every_operator_gives_what_pytorch_gives(operator: Any, args: Any, kwarg
     from spaces.runtimes.graph_to_jax import plain
 
     name = "sym_size" if operator is aten.sym_size.int else operator.__name__
-    found = TABLE[name](*plain([as_jax(a) for a in args]), **plain(kwargs))
+    result = TABLE[name](*plain([as_jax(a) for a in args]), **plain(kwargs))
     expected = operator(*args, **kwargs)
     several = isinstance(expected, (list, tuple))
-    for one, wanted in zip(found if several else [found], expected if several else [expected], strict=True):
+    for one, wanted in zip(result if several else [result], expected if several else [expected], strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(wanted), atol=1e-5, rtol=1e-5)
 
 
@@ -173,9 +173,9 @@ def test_half_precision_weights_are_lowered_as_such(folder: Path) -> None:
     predict = xla.XlaPredict(folder, "bf16")
     assert {str(w.dtype) for w in predict._weights.values()} == {"bfloat16", "int32"}
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
-    found = predict(batch)["logits"]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, exact, atol=0.1 * np.abs(exact).max())
+    output = predict(batch)["logits"]
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, exact, atol=0.1 * np.abs(exact).max())
 
 
 def test_bf16_is_offered_where_a_tpu_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def shaped(shape: str, capacity: float, duration_s: float, length: int, seed: in
     count = random.poisson(most * duration_s)
     times = np.sort(random.uniform(0.0, duration_s, count))
     # Thinning (Lewis & Shedler, 1979): a candidate stays with probability rate / largest rate.
-    kept = random.random(count) * most < [capacity * SHAPES[shape](time / duration_s) for time in times]
-    return Arrivals(times[kept], np.full(int(kept.sum()), length, dtype=np.int64))
+    mask = random.random(count) * most < [capacity * SHAPES[shape](time / duration_s) for time in times]
+    return Arrivals(times[mask], np.full(int(mask.sum()), length, dtype=np.int64))
 
 
 def read_trace(path: Path) -> Arrivals:

@@ -92,12 +92,12 @@ def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcom
         return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
     column = world.deployments.index(pair)
     quality, ms = float(world.quality[place, column]), math.exp(float(world.costs[place, column]))
-    found = {
+    figures = {
         "accuracy": ACCURACY.counted(quality, {}),
         LATENCY: P50.counted(ms, {}),
     }
     seconds = {} if baseline else {"weights": float(world.seconds[place])}
-    return Outcome(-1, recipe, "complete", measurements=found, seconds=seconds, baseline=baseline)
+    return Outcome(-1, recipe, "complete", measurements=figures, seconds=seconds, baseline=baseline)
 
 
 def _study(folder: Path | None, sampler_of: Callable[[int], BaseSampler], seed: int) -> optuna.Study:

@@ -93,12 +93,12 @@ class World:
         for name, value in changed.items():
             axis, _, knob = name.partition(".")
             steps.setdefault(axis, {})[knob] = value
-        made = [Step(axis, settings) for axis, settings in steps.items()]
+        recipe_steps = [Step(axis, settings) for axis, settings in steps.items()]
         precision = str(params.get(PRECISION, "fp32"))
         if precision != "fp32":
-            made.append(Step("bits", {"precision": precision}))
+            recipe_steps.append(Step("bits", {"precision": precision}))
         recover: dict[str, Value] = {"epochs": 1.0} if changed else {}
-        return Recipe("world", "", self.name, tuple(made), recover, Step(str(params.get(RUNTIME, "eager"))))
+        return Recipe("world", "", self.name, tuple(recipe_steps), recover, Step(str(params.get(RUNTIME, "eager"))))
 
 
 _SYNTHETIC_KNOBS = {
