@@ -9,17 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from search.config.data_files import located
 from search.config.model_folder import described, model_name
 from search.config.parse import parse
-from search.config.schema import RUN, DataConfig, ProblemType, RunConfig, study_name
+from search.config.schema import RUN, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
 from search.config.workload import checked_workload
 from search.errors import UserError, listed, unknown, wrong
-
-DELIMITED = (".csv", ".tsv")
-TEXTS = (*DELIMITED, ".json", ".jsonl", ".txt")
-FORMATS = (*TEXTS, ".parquet")
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         config,
         workload=checked_workload(config, names.generating, source),
         model=replace(config.model, name=model_name(config.model.name, source, config.model.gguf_file)),
-        data=_located(config.data, source),
+        data=located(config.data, source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
         mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
@@ -203,41 +200,3 @@ def _check_objective(name: str, valid: Sequence[str], where: str) -> None:
             objective_named(name)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
-
-
-def _located(data: DataConfig, source: Source) -> DataConfig:
-    """With absolute paths, when the data are files. Raises UserError when one is missing."""
-    for split, value in data.splits.items():
-        if split != "train" and value == data.train:
-            raise wrong(source.where(f"data.{split}"), "other rows than data.train (or left out: cut from it)", value)
-    if data.name is not None:
-        if source.resolve("data.name", data.name).is_file():
-            raise wrong(source.where("data.name"), "a hub name; a file goes to data.train", data.name)
-        for key in ("encoding", "delimiter"):
-            if getattr(data, key) is not None:
-                raise wrong(source.where(f"data.{key}"), "left out of hub data", getattr(data, key))
-        return data
-    if data.config is not None:
-        raise wrong(source.where("data.config"), "left out unless data.name is a hub name", data.config)
-    files = {split: _file(f"data.{split}", path, source) for split, path in data.splits.items()}
-    for key, formats in (("encoding", TEXTS), ("delimiter", DELIMITED)):
-        if getattr(data, key) is not None and not any(path.lower().endswith(formats) for path in files.values()):
-            rule = f"left out where no file ends in {' or '.join(formats)}"
-            raise wrong(source.where(f"data.{key}"), rule, getattr(data, key))
-    return replace(data, train=files["train"], validation=files.get("validation"), test=files.get("test"))
-
-
-def _file(key: str, path: str, source: Source) -> str:
-    file = source.resolve(key, path)
-    where = source.where(key)
-    if not file.exists():
-        raise UserError(f"{where}: no such file: {file}{_beside(file)}")
-    if not file.is_file() or file.suffix.lower() not in FORMATS:
-        raise wrong(where, f"a file ending in {' or '.join(FORMATS)}", path)
-    return str(file)
-
-
-def _beside(file: Path) -> str:
-    """A hint: the data files that are in its folder, if any."""
-    names = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
-    return f" (in that folder: {listed(names, 8)})" if names else ""

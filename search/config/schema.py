@@ -69,7 +69,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class DataConfig:
-    """Rows of a task: files (csv, tsv, json, jsonl, parquet; txt: one text), or splits of the hub data set `name`."""
+    """Rows of a task: files (csv, tsv, json, jsonl, parquet; txt: one text), folders of tables, or splits of the hub
+    data set `name`."""
 
     train: Name
     validation: Name | None = None  # None: cut from train

@@ -222,12 +222,18 @@ def space_of(config: RunConfig, described: Path, context: Context) -> Space:
 
 def data_key_of(config: RunConfig) -> dict[str, Any]:
     """What determines the prepared data: the content of files, or the names of a hub data set."""
+    data: dict[str, Any] = config.to_mapping()["data"]
+    if config.data.name is None:
+        data |= {part: _content(Path(path)) for part, path in config.data.splits.items()}
+    return data
+
+
+def _content(path: Path) -> str:
+    """The digest of a file and its ending, which says how it is read; of a folder, that of the files in it."""
     import hashlib
 
-    data = config.to_mapping()["data"]
-    if config.data.name is None:
-        for part, path in config.data.splits.items():
-            with open(path, "rb") as file:
-                # (The ending says how a file is read.)
-                data[part] = f"{hashlib.file_digest(file, 'sha256').hexdigest()}{Path(path).suffix.lower()}"
-    return data  # type: ignore[no-any-return]
+    if path.is_dir():
+        inside = {str(one.relative_to(path)): _content(one) for one in sorted(path.rglob("*")) if one.is_file()}
+        return digest_of(inside)
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}{path.suffix.lower()}"

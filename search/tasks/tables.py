@@ -1,4 +1,4 @@
-"""Columns of a data file, or of a hub data set through `datasets`."""
+"""Columns of a data file; through `datasets`, of a folder that it saved and of a hub data set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def read_table(
     source = data.splits[split]
     wanted = [(key, column) for key in keys for column in _columns(getattr(data, key))]
     columns = tuple(dict.fromkeys((*(column for _, column in wanted), *optional)))
-    if data.name is None:
+    if data.name is None and Path(source).is_dir():
+        origin = source
+        with _quiet():
+            content = _selected(_from_folder(Path(source), where(f"data.{split}")), columns)
+    elif data.name is None:
         origin, file = source, Path(source)
         options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
         content = read_file(file, columns, options, where(f"data.{split}"))
@@ -65,11 +69,21 @@ def _columns(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _selected(rows: Any, wanted: Sequence[str]) -> FileContent:
-    """A data set of the hub in the form of a file."""
+    """A data set of the hub or of a folder in the form of a file."""
     names = tuple(rows.column_names)
     there = [name for name in wanted if name in names]
     classes = class_names(rows.features, there)
     return FileContent(names, len(rows), {name: rows[name][:] for name in there}, classes)
+
+
+def _from_folder(folder: Path, at: str) -> Any:
+    """The table that `datasets.Dataset.save_to_disk` wrote."""
+    from datasets import load_from_disk
+
+    try:
+        return load_from_disk(folder)
+    except Exception as error:  # of datasets and pyarrow, by what is broken
+        raise UserError(f"{at}: {folder} cannot be read as a folder of datasets: {_first_line(error)}") from None
 
 
 def _from_hub(data: DataConfig, split: str, where: Where) -> Any:
