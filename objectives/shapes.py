@@ -16,7 +16,7 @@ from objectives.roofline import Sizes
 Array = NDArray[np.float64]
 
 #: One value a model; the rest of a `Shapes` has one a model and kind of matrix.
-SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors")
+SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors", "tied")
 KINDS = ("count", "inputs", "outputs")
 
 #: Precisions of which every number is stored in; the others are of matrices alone, beside vectors and tables in fp32.
@@ -41,6 +41,7 @@ class Shapes:
     row_matrices: Array  # (N,) how many those are
     tables: Array  # (N,) numbers in all embedding tables
     vectors: Array  # (N,) numbers in biases and norms
+    tied: Array  # (N,) numbers of `row_weights` that are also among `tables`: a head that is the token table
 
     def __post_init__(self) -> None:
         size = self.count.shape
@@ -65,8 +66,8 @@ class Shapes:
         return per_token + self.row_weights
 
     @classmethod
-    def of(cls, sizes: Sizes, hidden: int, tables: int = 0, vectors: int = 0) -> Shapes:
-        """One model, exactly. `tables` and `vectors` are the numbers in them, of which its time does not depend."""
+    def of(cls, sizes: Sizes, hidden: int, tables: int = 0, vectors: int = 0, tied: int = 0) -> Shapes:
+        """One model, exactly. `tables`, `vectors` and `tied` are numbers of which its time does not depend."""
         kinds = sorted(Counter(sizes.token_matrices).items())
         matrices = np.array([[float(count), *map(float, kind)] for kind, count in kinds]).reshape(-1, 3)
         scalars = {
@@ -77,6 +78,7 @@ class Shapes:
             "row_matrices": len(sizes.row_matrices),
             "tables": tables,
             "vectors": vectors,
+            "tied": tied,
         }
         return cls(*(matrices[None, :, i] for i in range(3)), **{n: np.array([float(v)]) for n, v in scalars.items()})
 
@@ -85,6 +87,8 @@ class Shapes:
         rows = []
         for i in range(len(self)):
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
+            if not row["tied"]:  # so that the text of a model without one is as old tables have it
+                del row["tied"]
             kinds: Counter[tuple[float, float]] = Counter()
             for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True):
                 kinds[round(a, 6), round(b, 6)] += count
@@ -103,27 +107,29 @@ class Shapes:
         for i, row in enumerate(rows):
             for k, kind in enumerate(row["matrices"]):
                 kinds[:, i, k] = kind
-        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS}
+        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS if name != "tied"}
+        scalars["tied"] = np.array([float(row.get("tied", 0)) for row in rows])
         if not all((np.isfinite(array) & (array >= 0)).all() for array in (kinds, *scalars.values())):
             raise ValueError("sizes must be finite and not negative")
         return cls(*kinds, **scalars)
 
 
 def params_of(shapes: Shapes) -> Array:
-    """(N,): parameters of each model."""
-    return shapes.weights + shapes.tables + shapes.vectors
+    """(N,): parameters of each model, those of a tied table once."""
+    return shapes.weights + shapes.tables + shapes.vectors - shapes.tied
 
 
 def megabytes_of(shapes: Shapes, precision: str) -> Array:
     """(N,): MB of 1e6 bytes that the numbers take when weights have this precision, a key of `ceilings.BYTES`.
 
-    An integer precision is that of the matrices: tables and vectors stay fp32. Scales are not counted, nor what a file
-    holds beside the numbers.
+    An integer precision is that of the matrices: tables and vectors stay fp32, so a tied table is there twice, as
+    rows and as the head. Scales are not counted, nor what a file holds beside the numbers.
     """
     if precision not in BYTES:
         raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
-    rest = BYTES[precision] if precision in WHOLE else BYTES["fp32"]
-    megabytes: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * rest) / 1e6
+    if precision in WHOLE:
+        return params_of(shapes) * BYTES[precision] / 1e6
+    megabytes: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * BYTES["fp32"]) / 1e6
     return megabytes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from objectives.shapes import Array, Shapes
 from search.space.space import Space
-from search.space.stored_sizes import model_sizes, weight_shapes
+from search.space.stored_sizes import model_shapes, model_sizes
 from spaces.axes.distill import WIDTH_MULTIPLE
 from spaces.axes.prune import NEURON_MULTIPLE
 from spaces.base import read_config
@@ -32,6 +32,7 @@ class Outline:
     loose: int = 0  # numbers in other vectors, which no axis cuts
     tables: tuple[tuple[int, int], ...] = ()  # rows and width of the embeddings, that of the token ids first
     row_matrices: tuple[tuple[int, int], ...] = ()  # pooler and head
+    tied: bool = False  # whether one of these is the table of the token ids
 
 
 def shapes_of_folder(folder: Path) -> Shapes | None:
@@ -39,7 +40,8 @@ def shapes_of_folder(folder: Path) -> Shapes | None:
     sizes = model_sizes(folder)
     if sizes is None:
         return None
-    family, weights = _family(folder), weight_shapes(folder)
+    family = _family(folder)
+    weights, tied = model_shapes(folder, family)
     tables = [(n, s) for n, s in weights.items() if len(s) == 2 and any(f"{path}." in n for path in family.embeddings)]
     # Of a factored table every token passes the second factor, (width, rank).
     factors = tuple((s[1], s[0]) for n, s in tables if n.endswith(".b.weight"))
@@ -49,7 +51,7 @@ def shapes_of_folder(folder: Path) -> Shapes | None:
     masks = {f"{n.removesuffix('values')}mask" for n in weights if n.endswith(".values")}
     vectors = sum(s[0] for n, s in weights.items() if len(s) == 1 and n not in masks)
     with_factors = replace(sizes, token_matrices=(*sizes.token_matrices, *factors))
-    return Shapes.of(with_factors, hidden, held, vectors)
+    return Shapes.of(with_factors, hidden, held, vectors, tied)
 
 
 def outline_of(folder: Path) -> Outline | None:
@@ -57,7 +59,8 @@ def outline_of(folder: Path) -> Outline | None:
     sizes, whole = model_sizes(folder), shapes_of_folder(folder)
     if sizes is None or whole is None:
         return None
-    family, weights, hidden = _family(folder), weight_shapes(folder), int(whole.hidden[0])
+    family, hidden = _family(folder), int(whole.hidden[0])
+    weights, _ = model_shapes(folder, family)
     names = {"query", "key", "value", "output", "down"}
     paths = {**{name: str(getattr(family, name)) for name in names}, "up": family.up[0]}
     # The last block: the first one of ModernBERT has a norm less than all others.
@@ -78,6 +81,7 @@ def outline_of(folder: Path) -> Outline | None:
             (s[0], s[1]) for path in family.embeddings for n, s in weights.items() if f"{path}." in n and len(s) == 2
         ),
         row_matrices=sizes.row_matrices,
+        tied=bool(whole.tied[0]),
     )
 
 
@@ -134,7 +138,14 @@ class _Sizes:
             row_matrices=zeros + len(outline.row_matrices) + (self._projection() > 0),
             tables=tables,
             vectors=self._vectors(),
+            tied=self._tied(),
         )
+
+    def _tied(self) -> Array:
+        if not self._outline.tied:
+            return np.zeros(len(self._pool))
+        rows, width = self._outline.tables[0]
+        return rows * self._width(width)
 
     def _projection(self) -> Array:
         """Weights of the layer that makes an embedding smaller."""

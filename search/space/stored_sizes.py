@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from objectives import roofline
 from spaces.base import read_config
 from spaces.generation.causal import LOG_LIKELIHOOD
+
+if TYPE_CHECKING:
+    from spaces.families import Family
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -30,14 +35,12 @@ def model_sizes(folder: Path) -> roofline.Sizes | None:
         family = family_of(str(base.config["model_type"]))
     except Infeasible:
         return None
-    shapes = weight_shapes(folder)
+    shapes, _ = model_shapes(folder, family)
     skipping = plans.get("sparse", {}).get("pattern", "any") != "any"
     flat = {name: _whole(name, shapes, skipping) for name, shape in shapes.items() if len(shape) == 2}
     tables = {n: s for n, s in flat.items() if any(f"{path}." in n for path in family.embeddings)}
     matrices = {n: (s[1], s[0]) for n, s in flat.items() if n not in tables}
     inside = {n: m for n, m in matrices.items() if f"{family.layers}." in n}
-    if base.output == LOG_LIKELIHOOD and len(matrices) == len(inside):  # the token table is the head too
-        matrices["head"] = next(s for n, s in tables.items() if f"{family.embeddings[0]}." in n)[::-1]
     # Of a low-rank pair the second factor, which comes last, has the queries' width.
     queries: dict[str, int] = {}
     for name, (_, outputs) in sorted(inside.items()):
@@ -50,6 +53,24 @@ def model_sizes(folder: Path) -> roofline.Sizes | None:
         attention=tuple(queries.values()),
         tables=tuple(s[1] for s in tables.values()),
     )
+
+
+def model_shapes(folder: Path, family: Family) -> tuple[dict[str, tuple[int, ...]], int]:
+    """`weight_shapes` with the token table and the output matrix of a causal language model under names of their own,
+    and how many numbers these two share: a file holds a tied table once, under either name.
+    """
+    shapes = weight_shapes(folder)
+    if read_config(folder)[0].output != LOG_LIKELIHOOD:
+        return shapes, 0
+    flat = {n: s for n, s in shapes.items() if len(s) == 2 and f"{family.layers}." not in n}
+    positions = [n for n in flat if any(f"{path}." in n for path in family.embeddings[1:])]
+    tables = [n for n in flat if f"{family.embeddings[0]}." in n]
+    heads = [n for n in flat if n not in (*positions, *tables)]
+    if tables and heads:
+        return shapes, 0
+    [stored] = tables or heads
+    other = "head" if tables else f"{family.embeddings[0]}.weight"
+    return {**shapes, other: shapes[stored]}, math.prod(shapes[stored])
 
 
 def _whole(name: str, shapes: Mapping[str, tuple[int, ...]], skipping: bool) -> tuple[int, int]:

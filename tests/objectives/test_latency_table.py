@@ -43,6 +43,7 @@ def drawn(count: int, seed: int) -> Shapes:
         row_matrices=zeros + 1,
         tables=zeros,
         vectors=zeros,
+        tied=zeros,
     )
 
 

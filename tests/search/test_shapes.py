@@ -9,12 +9,13 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+from causal import MODELS, stored
 
-from objectives.shapes import Shapes, operations_of, params_of
+from objectives.shapes import Shapes, megabytes_of, operations_of, params_of
 from search.space.sizes import Outline, outline_of, shapes_of, shapes_of_folder
 from search.space.space import Space
 from spaces import build, registry
-from spaces.base import write_folder
+from spaces.base import WEIGHTS, write_folder
 from spaces.build import steps_of
 from spaces.knob import Value
 from spaces.shape import LayerShape, Shape
@@ -84,6 +85,42 @@ def test_the_parameters_of_a_stored_model_are_all_of_its_weights(tmp_path: Path)
         shapes = shapes_of_folder(folder)
         assert shapes is not None
         assert params_of(shapes).tolist() == [sum(p.numel() for p in build.load(folder).parameters())]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
+def test_a_tied_token_table_is_counted_once(tmp_path: Path, name: str) -> None:
+    """Of the three Llama and GPT-2 are tied. Predicted from the settings and from the stored shapes, against the file;
+    with an integer head the table is in the graph once more, as rows.
+    """
+    folder = stored(tmp_path, name)
+    shapes, parameters = shapes_of_folder(folder), list(build.load(folder).parameters())
+    assert shapes is not None
+    assert params_of(shapes).tolist() == [sum(p.numel() for p in parameters)]
+    assert megabytes_of(shapes, "fp32")[0] * 1e6 == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05, abs=4000)
+    table = 97 * 32
+    assert shapes.tied.tolist() == [0 if name == "mistral" else table]
+    vectors = sum(p.numel() for p in parameters if p.ndim == 1)
+    in_blocks = sum(p.numel() for p in parameters if p.ndim == 2) - (2 if name == "mistral" else 1) * table
+    rows = table + (256 * 32 if name == "gpt2" else 0)  # of tokens, and of positions
+    in_blocks -= rows - table
+    expected = (in_blocks + table) + 4 * (rows + vectors)
+    assert megabytes_of(shapes, "int8") * 1e6 == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_settings_of_a_causal_model_give_the_parameters_that_it_has(
+    tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, settings = MODELS["llama"]
+    monkeypatch.setitem(MODELS, "llama", (kind, {**settings, "tie_word_embeddings": tied}))
+    folder = stored(tmp_path, "llama")
+    outline = outline_of(folder)
+    assert outline is not None and outline.tied == tied
+    layers = (LayerShape(heads=2, neurons=48), LayerShape(heads=1, neurons=20))
+    shape = Shape(hidden=32, head_dim=16, group=2, layers=layers, prunable_heads=True, prunable_hidden=True)
+    ours, exact = shapes_of(Space({}, shape, ()), [{}], outline), shapes_of_folder(folder)
+    assert exact is not None and params_of(ours) == pytest.approx(params_of(exact))
+    assert params_of(exact).tolist() == [sum(p.numel() for p in build.load(folder).parameters())]
 
 
 @pytest.mark.parametrize("params", [{"prune.neurons": 0.5, "prune.heads": 0.5}, {"low_rank.rank": 0.5}])
