@@ -15,6 +15,7 @@ from objectives import quality, workload
 from objectives.bench import Batch
 from objectives.process import Remote
 from search.config.load import from_mapping
+from search.deliver import generation_check
 from search.deliver.best_config import BestConfig
 from search.deliver.exported import read_exported
 from search.deliver.latency_check import Latency, baseline_folder, compare_latency
@@ -49,15 +50,24 @@ def probe(folder: Path) -> list[Batch]:
 
 
 def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
-    """Write a file with the model's outputs on the probe and on the validation split; its path."""
-    probed = measurer.probed(outcome.recipe, folder, opened, probe(folder))
+    """Write a file with the model's outputs on the probe and on the validation split; its path.
+
+    Of a causal language model it also has what the model generates.
+    """
+    inputs, generates = probe(folder), generation_check.is_causal(folder)
+    probed = measurer.probed(outcome.recipe, folder, opened, inputs)
     answered = measurer.output(outcome.recipe, folder, opened, "validation")
     digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", answered))}
 
     def make(target: Path) -> None:
-        np.savez(target / REFERENCE, probe=probed, validation=answered)
+        generated: dict[str, np.ndarray] = {}
+        if generates:
+            with opened() as bench:
+                generated = generation_check.generate(bench, inputs[0], measurer.context)
+        np.savez(target / REFERENCE, probe=probed, validation=answered, **generated)  # type: ignore[arg-type]
 
-    return measurer.keep("references", {"recipe": outcome.recipe.digest, **digests}, make) / REFERENCE
+    key = {"recipe": outcome.recipe.digest, **digests, **({"generated": True} if generates else {})}
+    return measurer.keep("references", key, make) / REFERENCE
 
 
 @dataclass(frozen=True)
@@ -79,12 +89,13 @@ class CheckResult:
 
 
 def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> CheckResult:
-    """The outputs on the probe, compared with the recorded ones."""
+    """The outputs on the probe, and what is generated, compared with the recorded ones."""
     if not (folder / REFERENCE).is_file():
         bench.call("predict", probe(folder), timeout_s=600)
         return CheckResult((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
     with np.load(folder / REFERENCE, allow_pickle=False) as data:
-        wanted = data["probe"]
+        recorded = dict(data)
+    wanted = recorded["probe"]
     inputs = probe(folder)
     base = read_config(folder)[0]
     output = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
@@ -92,7 +103,15 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     difference = quality.parity([{"output": output}], [{"output": wanted}]) / unit(base, wanted)
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
     line = f"outputs on {rows} fixed inputs: largest difference {difference:.2g} (allowed {allowed:g})"
-    return CheckResult((line,), "" if difference <= allowed else line)
+    lines, problems = [line], [line] if not difference <= allowed else []
+    if generation_check.TOKENS in recorded:
+        difference = generation_check.difference(bench, inputs[0], context, recorded)
+        lines.append(
+            f"{len(recorded[generation_check.TOKENS])} tokens generated through the cache: largest difference of log "
+            f"probabilities {difference:.2g} (allowed {allowed:g})"
+        )
+        problems += lines[-1:] if not difference <= allowed else []
+    return CheckResult(tuple(lines), "; ".join(problems))
 
 
 def tolerance(record: BestConfig, context: Context) -> float:

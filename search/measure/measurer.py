@@ -254,6 +254,11 @@ class Measurer:
         self.complete(recipe, folder)
         return Finalist(recipe, folder, partial(self.opened, recipe, folder), peak)
 
+    @property
+    def context(self) -> Context:
+        """Where models are opened."""
+        return self._prepared.context
+
     def _on(self, device: str | None) -> Context:
         context = self._prepared.context
         return context if device is None else replace(context, device=device)
