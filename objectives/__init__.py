@@ -1,4 +1,4 @@
-"""What can be measured of a model, and how: knows nothing of how it was made."""
+"""What can be measured of a model, and how. Nothing here depends on how a model was compressed."""
 
 from objectives import energy, generation, latency, memory, quality, roofline, size
 from objectives.measurement import Measurement, Objective, comparable
@@ -19,10 +19,10 @@ __all__ = ["OBJECTIVES", "Measurement", "Objective", "comparable", "objective_na
 
 
 def objective_named(name: str) -> Objective:
-    """The objective of a measurement's name; "latency_p50_ms/b32" is the latency under another workload.
+    """The objective that a measurement's name refers to; "latency_p50_ms/b32" is the latency under another workload.
 
     Raises:
-        ValueError: none of that name, or a workload for what no workload changes.
+        ValueError: no objective has this name, or a workload is named for one that does not depend on it.
     """
     plain, mark = marked(name)
     objective = next((o for o in OBJECTIVES if o.name == plain), None)

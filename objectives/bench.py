@@ -1,4 +1,4 @@
-"""A prepared model on the bench: what is timed, in a process of its own, and the loop that times it."""
+"""A loaded model in a process of its own, and the loop that times its calls."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Batch = Mapping[str, np.ndarray]
 Predict = Callable[[Batch], dict[str, np.ndarray]]
 Clock = Callable[[], float]
 
-#: Calls above so many seconds are long: one of them fills the processor's caches many times over.
+#: Calls that take more seconds than this are long: one of them fills the processor's caches many times over.
 LONG_CALL_S = 0.25
 #: Warm-up ends when the medians of two windows in a row differ by less than this.
 STEADY = 0.01
-#: The warm-up bound is cut into this many windows.
+#: The bound on the warm-up's time is divided into this many windows.
 WINDOWS = 10
 
 
@@ -37,7 +37,7 @@ class Warmth(TypedDict):
 
     seconds: float
     calls: int
-    drift: float | None  # relative change between the last two windows; None: there was time for one only
+    drift: float | None  # relative change between the last two windows; None: there was time for only one
 
 
 class Bench:
@@ -46,8 +46,8 @@ class Bench:
     Args:
         open_predict: loads the model; whatever it raises is raised by the constructor.
         device: "cpu" or "cuda".
-        threads: for what runs on the host; 0 leaves the runtime's own default.
-        clock: seconds, monotonic.
+        threads: number of threads on the host; 0 leaves the runtime's default.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class Bench:
         self._next = 0
 
     def info(self) -> dict[str, Any]:
-        """prepare_s, first_call_ms (None before any call), pid, device, whether calls generate tokens, memory in MB.
+        """`prepare_s`, `first_call_ms` (None before any call), `pid`, `device`, `generates`, and memory in MB.
 
-        `empty_mb` and `opened_mb` are what was held before and after opening. `peak_rss_mb` is what the whole
-        process held, interpreter and libraries too. `peak_since` says since when: "opened" leaves out what only
-        loading or exporting needed.
+        MB are of 1e6 bytes. `empty_mb` and `opened_mb` are the memory held before and after opening. `peak_rss_mb` is
+        the peak of the whole process, interpreter and libraries included. `peak_since` is "opened" where that peak
+        excludes what only loading or exporting needed, else "process start". On CUDA `cuda_allocated_mb` and
+        `cuda_reserved_mb` are the peaks of torch's allocator since opening.
         """
         facts = {
             "prepare_s": self._prepare_s,
@@ -103,9 +104,9 @@ class Bench:
         return [self._call(batch) for batch in batches]
 
     def warm(self, inputs: Sequence[Batch], bound_s: float) -> Warmth:
-        """Call until speed drifts by less than 1 % between windows, for about `bound_s` seconds at most.
+        """Call until the median time changes by less than 1 % between two windows, for about `bound_s` seconds at most.
 
-        The first call of every shape, which may compile, comes before and is not counted in the bound.
+        One call of each input shape, which may compile, comes first and is not counted in `bound_s`.
         """
         for batch in _one_of_each_shape(inputs):
             self._call(batch)
@@ -121,13 +122,13 @@ class Bench:
         return Warmth(seconds=self._clock() - began, calls=calls, drift=drift)
 
     def block(self, inputs: Sequence[Batch], seconds: float, minimum: int) -> list[float]:
-        """Milliseconds of every call, one after the other, for `seconds` and at least `minimum` calls.
+        """Milliseconds of each call, one call after the other, for `seconds` and at least `minimum` calls.
 
-        End to end on the host: numpy arrays in, numpy arrays out, copies to and from a device included.
-        Inputs are taken in turn, going on where the last block ended; of inputs of several shapes each equally often,
-        so that all blocks have the same work. One call before them is not counted: it finds the caches full of another
-        process's data. Calls above `LONG_CALL_S` have none before them: filling the caches is a small part of their
-        time.
+        Times are end to end on the host: numpy arrays in, numpy arrays out, copies to and from a device included.
+        Inputs are taken in turn, continuing where the last block ended. Inputs of several shapes are taken equally
+        often, so that all blocks do the same work. One untimed call comes first, because it finds the caches full of
+        another process's data; it is left out where calls take longer than `LONG_CALL_S`, because filling the caches is
+        then a small part of their time.
         """
         if self._last_s <= LONG_CALL_S:
             self._call(inputs[self._next % len(inputs)])
@@ -136,13 +137,13 @@ class Bench:
             return [self._time(batch) for batch in self._for_seconds(inputs, seconds, minimum, cycle_of(inputs))]
 
     def token_times(self) -> list[list[float]]:
-        """Of each call of the last block, milliseconds from its beginning to each token; [] of what generates none."""
+        """For each call of the last block, milliseconds from its start to each token; [] without generation."""
         return self._token_ms
 
     def device_block(self, inputs: Sequence[Batch], seconds: float, minimum: int) -> list[float]:
         """Like `block`, but milliseconds between two CUDA events in the current stream around each call.
 
-        Holds copies, kernels and the gaps between them; not the host's own work before and after.
+        A time covers copies, kernels and the gaps between them, but not the host's work before and after.
         """
         event = functools.partial(_torch().cuda.Event, enable_timing=True)
         self._call(inputs[self._next % len(inputs)])
@@ -201,12 +202,14 @@ def open_bench(
     waiting: Waiting = "default",
     limit_s: Callable[[], float] | None = None,
 ) -> Remote:
-    """A `Bench` in a process of its own; "passive" `waiting` is for one that nobody times.
+    """A `Bench` in a process of its own. What `open_predict` raises there is raised here.
 
-    `limit_s` says at each call how many seconds it may take at most.
-
-    `open_predict` must pickle (a `functools.partial` of a module's function does).
-    What it raises is raised here.
+    Args:
+        open_predict: loads the model; must pickle, as a `functools.partial` of a module's function does.
+        device, threads: as of `Bench`.
+        timeout_s: seconds that opening may take; None: no limit.
+        waiting: "passive" for a process that is not timed.
+        limit_s: asked before each call for the seconds that the call may take.
     """
     factory = functools.partial(Bench, open_predict, device, threads)
     return Remote(factory, timeout_s=timeout_s, waiting=waiting, limit_s=limit_s)
@@ -214,7 +217,7 @@ def open_bench(
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """No garbage collection while timing; it is caught up with first."""
+    """No garbage collection inside the block; one collection comes before it."""
     gc.collect()
     gc.disable()
     try:
@@ -242,7 +245,7 @@ def _torch() -> Any:
 
 
 def cycle_of(inputs: Sequence[Batch]) -> int:
-    """Calls after which inputs of several shapes have all been taken equally often; 1 where all have one shape."""
+    """The number of calls after which inputs of several shapes were taken equally often; 1 where all have one shape."""
     return len(inputs) if len(_one_of_each_shape(inputs)) > 1 else 1
 
 
@@ -252,7 +255,7 @@ def _one_of_each_shape(inputs: Sequence[Batch]) -> list[Batch]:
 
 
 def _reset_peak_memory() -> bool:
-    """Forget the peak of resident memory so far; whether the kernel can (proc(5), /proc/pid/clear_refs)."""
+    """Reset the peak of resident memory; False where the kernel cannot (proc(5), /proc/pid/clear_refs)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,6 +1,6 @@
 """The final campaign: all models take turns, block by block, over several sets of fresh processes.
 
-Every pair of them has paired differences, and all saw the same machine, so their clock times can be compared.
+All pairs of models have paired block times on the same machine at the same time, so clock times can be compared.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from objectives.timing import Read, Side
 
 #: The fewest sets of processes for an interval over them.
 FEWEST_SETS = timing.FEWEST_PROCESSES
-#: Rounds of a set, as many as an interval within one set needs.
+#: Rounds of a set: as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
-#: Calls of warming up, however slow they are.
+#: The warm-up has at least this many calls, however slow they are.
 WARM_CALLS = 3
 #: Device time is measured for this share of a block.
 DEVICE_SHARE = 0.25
@@ -34,8 +34,8 @@ DEVICE_SHARE = 0.25
 class Plan:
     """How long to time. Sets and rounds are fixed in advance and do not depend on the times.
 
-    A disturbed set is timed again in the same processes, up to `attempts` times; the attempt in which the rest of the
-    machine did least is used.
+    A disturbed set is timed again in the same processes, up to `attempts` times in all. The attempt during which other
+    processes used the least CPU time is kept.
     """
 
     block_s: float  # of one block of calls of one model
@@ -56,15 +56,15 @@ class Plan:
 
     @classmethod
     def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int = 3) -> Plan:
-        """`seconds` of blocks of one model over all sets, and in each set no less than `at_least_s`."""
+        """The plan with `seconds` of blocks per model over all sets, and at least `at_least_s` seconds in each set."""
         in_a_set = max(seconds / sets, at_least_s)
         return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=sets)
 
     def model_s(self, call_s: float = 0.0) -> float:
-        """Seconds of blocks and of warming up that one model takes at most, while nothing is repeated.
+        """Upper bound, in seconds, on the warm-up and the blocks of one model in all sets, without repeated attempts.
 
-        A block has `minimum` calls at least, and before short ones another that is not counted; `call_s` is the time of
-        one.
+        `call_s` is the time of one call. A block has at least `minimum` calls, after an untimed one where calls take
+        `LONG_CALL_S` or less.
         """
         uncounted_s = call_s if call_s <= LONG_CALL_S else 0.0
         block_s = max(self.block_s, self.minimum * call_s) + uncounted_s
@@ -81,8 +81,8 @@ class Set:
     info: Mapping[int, Mapping[str, Any]]  # `Bench.info`
     warm_up: Mapping[int, Mapping[str, Any]]
     others: float  # share of the CPUs' time that went elsewhere
-    clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and at most; None without one
-    disturbances: tuple[str, ...]  # what else the machine did; empty for an undisturbed set
+    clocks_mhz: tuple[int | None, int | None] | None  # the GPU's at the end, and its maximum; None without one
+    disturbances: tuple[str, ...]  # interference, in words (`noise`); empty for an undisturbed set
     retried_for: tuple[str, ...] = ()  # disturbances of the other attempts
 
     def medians(self, key: int) -> Floats:
@@ -92,12 +92,12 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """The timings by model. `anchors` are in every group; the first is the baseline."""
+    """The timings of all models, by key. The `anchors` are in every group; the first anchor is the baseline."""
 
     groups: tuple[tuple[Set, ...], ...]  # the sets of each group of models that were open together
     anchors: tuple[int, ...]
     plan: Plan
-    failed: Mapping[int, str]  # models whose process did not answer to the end, and why
+    failed: Mapping[int, str]  # why the process of a model failed, by key
 
     @property
     def keys(self) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ class Campaign:
         return stats.over_processes(np.exp([np.median(rounds) for rounds in logs]))
 
     def speed(self, key: int) -> float:
-        """The factor on the times of the model's group that makes the baseline equally fast in all groups."""
+        """The factor that scales the times of the model's group to the baseline's median over all groups."""
         if len(self.groups) == 1 or key in self.anchors:
             return 1.0
         everywhere, here = (
@@ -153,17 +153,18 @@ def run(
 ) -> Campaign:
     """Time the models that `groups` open. A model that fails is left out; the baseline must not fail.
 
-    All processes of a set are opened before the first is warmed up, `at_once` at a time, then the rounds follow. In
-    each every model has one block, in random order, while all others are stopped.
+    All processes of a set are opened before the first is warmed up; then the rounds follow. In each round every model
+    has one block, in random order, while the processes of all other models are stopped.
 
     Args:
-        groups: those that are open together; the `anchors`, baseline first, are in each.
+        groups: for each group of models that are open together, the opener of each model by its key.
+        anchors: keys of the models that are in every group, the baseline first.
         inputs: batches, all of the same number of rows.
-        seed: of the order of the blocks.
-        read: counters of the machine; a test plants its own.
-        at_once: processes that are opened at a time.
-        progress: told the share that is done.
-        is_fault: whether an exception is an error of the program, and not the model's failure; then it is raised.
+        seed: of the order of models and blocks.
+        read: reads the machine's counters.
+        at_once: number of processes that are opened at a time.
+        progress: called with the share that is done, 0 to 1.
+        is_fault: whether an exception is an error of the program rather than of the model; such an error is raised.
 
     Raises:
         RuntimeError: the baseline failed.

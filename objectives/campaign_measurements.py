@@ -18,9 +18,10 @@ from objectives.stats import Floats
 def measurements(
     campaign: Campaign, key: int, rows: int, seed: int, conditions: Mapping[str, Any]
 ) -> dict[str, Measurement]:
-    """The measurements of model `key` by name; `rows` is the number of rows of a call.
+    """The measurements of model `key` by objective; `rows` is the number of rows of a call, `seed` the bootstrap's.
 
-    The time of opening is left out, because processes are opened side by side.
+    `prepare_s` is left out, because processes are opened side by side. Where models were timed in several groups the
+    clock times are scaled by `Campaign.speed`, and `as_timed` in the conditions is the unscaled value.
     """
     sets, speed = campaign.sets_of(key), campaign.speed(key)
     over = campaign.ratio(campaign.anchors[0], key)

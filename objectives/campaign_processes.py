@@ -14,24 +14,24 @@ Opener = Callable[[], AbstractContextManager[Side]]
 
 
 class Failures(dict[int, str]):
-    """Why models failed, by model."""
+    """Why models failed, by key: the type and the first line of the exception."""
 
     def __init__(self, is_fault: Callable[[Exception], bool]) -> None:
         super().__init__()
         self._is_fault = is_fault
 
     def add(self, key: int, error: Exception) -> None:
-        """Raises `error` where it is an error of the program."""
+        """Record the failure of model `key`; an error of the program is raised instead."""
         if self._is_fault(error):
             raise error
         self[key] = f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_mb: float) -> list[list[int]]:
-    """Models that can be open together, by what each holds at its peak; the `anchors` are in every group.
+    """Groups of models that fit into `available_mb` together; the `anchors` are in every group.
 
-    The largest come first, each into the first group with room (first fit decreasing). A model that has no room in any
-    group has one of its own with the anchors.
+    First fit decreasing (Johnson, 1973): the largest models come first, each into the first group with room. A model
+    that is too large for any group has one of its own, beside the anchors. `needs_mb` is each model's peak memory.
     """
     held = sum(needs_mb[key] for key in anchors)
     groups: list[list[int]] = []
@@ -49,7 +49,7 @@ def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_m
 
 @contextmanager
 def opened(openers: Mapping[int, Opener], at_once: int, failed: Failures) -> Iterator[dict[int, Side]]:
-    """All that can be opened; why others cannot goes to `failed`."""
+    """The processes by key, opened `at_once` at a time; a model that cannot be opened is recorded in `failed`."""
     with ExitStack() as stack:
 
         def enter(opener: Opener) -> Side:
@@ -69,7 +69,10 @@ def opened(openers: Mapping[int, Opener], at_once: int, failed: Failures) -> Ite
 
 
 def asker(sides: Mapping[int, Side], failed: Failures, timeout_s: float) -> Callable[..., Any]:
-    """ask(key, method, *arguments): the answer of that process, the only one that runs; None from one that failed."""
+    """ask(key, method, *arguments): the answer of that process within `timeout_s`, or None where the model failed.
+
+    All other processes stay stopped meanwhile.
+    """
 
     def ask(key: int, method: str, *arguments: Any) -> Any:
         if key in failed:

@@ -1,4 +1,4 @@
-"""What a device can do at most, as measured here: memory read a second, and multiplications by precision."""
+"""The measured ceilings of a device: memory bandwidth, and operations per second by precision."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from objectives.process import Remote
 #: Bytes of a number, by precision.
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int8-static": 1, "int4": 0.5, "fp8": 1}
 
-#: Operations on a precision are at least this many times as fast as fp32 in kernels we cannot call from torch (ONNX
-#: Runtime's, OpenVINO's): a register holds so many more of them. It keeps a floor from being too high.
+#: How many times as fast as in fp32 operations in a precision are assumed to be at least, in kernels that torch cannot
+#: call (ONNX Runtime's, OpenVINO's): a register holds so many more numbers. This keeps a floor from being too high.
 LANES = {"fp32": 1, "bf16": 2, "fp16": 2, "int8": 4, "int8-static": 4, "int4": 4, "fp8": 4}
 
 #: Weights of 4 bits are widened for the product, to int8 where that is fastest.
 PRODUCTS = {"int8-static": "int8", "int4": "int8"}
 
-#: Least buffer whose reading is timed.
+#: Bytes of the smallest buffer whose reading is timed.
 SMALLEST = 1 << 20
-SECONDS = 0.15  # that one ceiling is sought for
+SECONDS = 0.15  # for which each kernel is repeated
 #: Calls between two readings of the clock. All are queued on a GPU before it is waited for: to launch one and wait
 #: takes longer than to read a small model's weights, and would pass for their bandwidth.
 CALLS = {"cpu": 1, "cuda": 16}
 
 
 class Ceilings(Protocol):
+    """The two rooflines of a device, as `roofline` needs them."""
+
     def peak(self, precision: str) -> float:
-        """Operations a second on numbers of this precision, a multiplication and an addition being two."""
+        """Operations per second in this precision; a multiplication and an addition are two operations."""
         ...
 
     def bandwidth(self, size: int) -> float:
-        """Bytes a second at which a working set of `size` bytes is read again and again."""
+        """Bytes per second at which a working set of `size` bytes is read repeatedly."""
         ...
 
 
 class MeasuredCeilings:
-    """The ceilings of this machine, each measured when first asked for, in a process of its own, and kept."""
+    """The ceilings of this machine. Each is measured in a process of its own when first needed, and remembered."""
 
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = device, threads
@@ -59,7 +61,7 @@ class MeasuredCeilings:
         return self._bandwidths[rounded]
 
     def look_again(self) -> None:
-        """Measure everything again and keep the better: what was seen may have been disturbed."""
+        """Measure every known ceiling again and keep the higher value, in case the first measurement was disturbed."""
         for precision, peak in self._peaks.items():
             self._peaks[precision] = max(peak, self._ask("peak", precision))
         for size, bandwidth in self._bandwidths.items():
@@ -72,12 +74,12 @@ class MeasuredCeilings:
 
 @functools.cache
 def ceilings(device: str, threads: int) -> MeasuredCeilings:
-    """The one of this process, so that nothing is measured twice."""
+    """The ceilings that all of this process shares, so that none is measured twice."""
     return MeasuredCeilings(device, threads)
 
 
 class Meter:
-    """Seeks the ceilings with torch. Lives in a process of its own: its buffers are no model's memory."""
+    """Measures ceilings with torch, in a process of its own, so that its buffers count for no model's memory."""
 
     def __init__(self, device: str, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
         import torch
@@ -90,14 +92,18 @@ class Meter:
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def peak(self, precision: str) -> float:
-        """Best of square matrix products in `precision` and, by its lanes, in fp32."""
+        """Operations per second: the best of square products in `precision`, and of those in fp32 times `LANES`.
+
+        Raises:
+            ValueError: an unknown precision.
+        """
         if precision not in LANES:
             raise ValueError(f"precision must be one of {', '.join(LANES)}, got {precision}")
         own = LANES[precision] * self._product("fp32")
         return own if precision == "fp32" else max(own, self._product(PRODUCTS.get(precision, precision)))
 
     def bandwidth(self, size: int) -> float:
-        """Best of copying (read and written), summing, and multiplying by a vector."""
+        """Bytes per second: the best of copying (read and written), summing, and multiplying a matrix by a vector."""
         torch = self._torch
         side = math.isqrt(size // 4)
         matrix = torch.ones(side, side, device=self._device)
@@ -135,7 +141,7 @@ class Meter:
         return lambda: left @ right
 
     def _best(self, run: Callable[[], Any]) -> float:
-        """Shortest time of a call, in seconds: what disturbs only slows."""
+        """Shortest time of a call, in seconds, because interference only slows it."""
         calls = CALLS[self._device]
         until = self._clock() + SECONDS
         best, count = math.inf, 0

@@ -1,4 +1,4 @@
-"""Metrics of one class a row."""
+"""Metrics of tasks with one class per row."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _f1(references: Labels, predictions: Predictions, classes: int) -> float:
 
 
 def _f1_of(counts: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) of class 1 of two; of more classes the mean over those that have a row.
+    """2 TP / (2 TP + FP + FN) of class 1 of two classes; of more classes the mean over those that have a row.
 
-    What has no row is left out whatever is predicted, so that all models are scored by the same mean.
+    A class without rows is left out whatever is predicted, so that all models are scored by the same mean.
     """
     rows = counts.sum(-1)
     both = rows + counts.sum(-2)
@@ -57,7 +57,7 @@ def _matthews_of(counts: Floats) -> Floats:
     return correlation
 
 
-#: Under the names that `evaluate` has for them.
+#: Their names are those of the `evaluate` library.
 CLASS_METRICS = (
     Metric("accuracy", "share of rows predicted right", _accuracy, _accuracy_of),
     Metric(

@@ -1,4 +1,4 @@
-"""Where a measurement was taken, and whether the machine was busy with something else."""
+"""The machine on which a measurement is taken, and its load from other processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max
 
 
 def fingerprint(device: str) -> dict[str, Any]:
-    """What determines a time besides the model: processor, GPU ("cuda" only), library versions, system."""
+    """What determines a time besides the model: processor, GPUs (for "cuda" only), library versions, system."""
     return {
         "device": device,
         "cpu": cpu_model(),
@@ -67,25 +67,25 @@ def fingerprint(device: str) -> dict[str, Any]:
     }
 
 
-#: Of a fingerprint: what changes by the minute and says nothing about which machine it is.
+#: Fields of a fingerprint's GPUs that change by the minute and do not identify a machine.
 VOLATILE = ("clocks.sm",)
 
 
 def steady(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """`fingerprint` without what changes by the minute."""
+    """`fingerprint` without the fields that change by the minute."""
     gpus = [{k: v for k, v in gpu.items() if k not in VOLATILE} for gpu in fingerprint.get("gpu") or []]
     return {**fingerprint, "gpu": gpus}
 
 
-#: Of a fingerprint and of each of its GPUs: what times and outputs follow from, so that another machine is told by it.
-#: Clocks and their governor move on one machine, as load does; a kernel's patches, and memory that a system keeps for
-#: itself, change no time. Library versions count: other kernels run then, at other speeds.
+#: Fields of a fingerprint, and of each of its GPUs, on which times and outputs depend: they identify a machine.
+#: Clock rate and governor vary on one machine, as load does; kernel patches, and memory that the system reserves,
+#: change no time. Library versions count too, because their kernels differ.
 TELLING = ("device", "cpu", "cores", "cpus", "instructions")
 TELLING_GPU = ("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit")
 
 
 def machine(fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """What tells one machine, with its software, from another; names and values as texts."""
+    """The fields that identify a machine and its software (`TELLING`, Python, libraries), as text by name."""
     facts = {name: _plain(fingerprint[name]) for name in TELLING if name in fingerprint}
     gpus = fingerprint.get("gpu") or []
     facts["gpu"] = "; ".join(", ".join(str(gpu[n]) for n in TELLING_GPU if n in gpu) for gpu in gpus) or "none"
@@ -98,7 +98,7 @@ def _plain(value: Any) -> str:
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits, the same for the same machine with the same libraries."""
+    """Twelve hexadecimal digits that are equal for the same machine with the same libraries."""
     text = json.dumps(machine(fingerprint), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -112,10 +112,10 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Counters of processor time so far, in seconds: everybody's, and that of each process of interest."""
+    """Counters of CPU time so far, in seconds: of all processes together, and of each process of interest."""
 
     at: float
-    cpus: int  # how many this program may use; only these are looked at
+    cpus: int  # how many this program may use; only these are read
     everybody: float  # on those CPUs together; includes what the hypervisor gave to others ("steal")
     processes: tuple[float, ...]
     steal: float = 0.0
@@ -124,7 +124,7 @@ class Reading:
 
 
 def read(pids: Sequence[int], device: str = "cpu") -> Reading:
-    """The state of the counters now. A process that is gone counts as 0; the GPU is asked for "cuda" only."""
+    """The counters now. A process of `pids` that is gone counts as 0; the GPU is read for "cuda" only."""
     usable = _usable_cpus()
     used = [times for number, times in enumerate(psutil.cpu_times(percpu=True)) if number in usable]
     # Guest time is left out because it is already inside user time.
@@ -142,7 +142,7 @@ def read(pids: Sequence[int], device: str = "cpu") -> Reading:
 
 
 def busy(before: Reading, after: Reading) -> float:
-    """Share, 0 to 1, of the usable CPUs' time between two readings that none of those processes used."""
+    """Share, 0 to 1, of the usable CPUs' time between two readings that processes not of interest used."""
     seconds = after.at - before.at
     if seconds <= 0:
         return 0.0
@@ -224,7 +224,7 @@ def _governor() -> str:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """What nvidia-smi says of every GPU; asking it makes no CUDA context in this process."""
+    """`GPU_FIELDS` of every GPU from nvidia-smi, which makes no CUDA context in this process."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]

@@ -1,4 +1,4 @@
-"""Energy of an inference, where the device counts it. Where it does not there is no measurement: none is made up."""
+"""Energy of a call, where the device has a readable counter. Without one there is no measurement and no estimate."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ BLOCK_S = 1.0
 BLOCKS = 6
 POWERCAP = Path("/sys/class/powercap")
 
-#: Millijoules taken since some moment in the past.
+#: Millijoules used since some moment in the past.
 Counter = Callable[[], float]
 
 
 def counter(device: str, powercap: Path | None = None) -> tuple[str, Counter] | None:
-    """(what is counted, the counter), or None where nothing counts or we may not read it.
+    """(the counter's name, the counter), or None where the device has none that this process may read.
 
     For "cuda" the whole GPU (NVML); for "cpu" all processor packages together (RAPL through powercap, which most
-    systems let only root read). Neither leaves out what the device takes while it does nothing, or for others.
+    systems let only root read). Both include idle power and the energy of other processes.
     """
     if device == "cuda":
         return None if gpu.energy_mj() is None else ("GPU (NVML)", _of_gpu)
@@ -53,7 +53,7 @@ def counter(device: str, powercap: Path | None = None) -> tuple[str, Counter] | 
 
 
 class Packages:
-    """The sum of processor packages' counters, which run over: what was counted before that is remembered."""
+    """The sum, in mJ, of the energy counters of all processor packages, corrected for their wrap-around."""
 
     def __init__(self, zones: Sequence[Path]) -> None:
         self._zones = zones
@@ -80,9 +80,10 @@ def energy(
     counted: tuple[str, Counter] | None,
     block_s: float = BLOCK_S,
 ) -> Measurement | None:
-    """Millijoules a row: `BLOCKS` blocks of calls, each between two readings; None without a counter.
+    """Energy per row in mJ: the median of `BLOCKS` blocks of calls, each between two readings of the counter.
 
-    The one call that `Bench.block` does not count is paid for too, which matters less the more calls a block has.
+    The untimed call before each block (`Bench.block`) is counted as one more call. None without a counter, or where
+    the counter stands still.
     """
     if counted is None:
         return None
@@ -103,5 +104,5 @@ def energy(
 def _of_gpu() -> float:
     millijoules = gpu.energy_mj()
     if millijoules is None:
-        raise RuntimeError("the GPU's energy counter must go on answering, and stopped")
+        raise RuntimeError("the GPU's energy counter stopped answering")
     return float(millijoules)

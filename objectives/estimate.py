@@ -15,9 +15,11 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
+        """(low, high)."""
         return self.low, self.high
 
     def includes(self, value: float) -> bool:
+        """Whether `value` lies in the closed interval."""
         return self.low <= value <= self.high
 
 
@@ -36,6 +38,6 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def ratio(a: Estimate, b: Estimate) -> Estimate:
-    """a / b of two positive estimates: their difference on the log scale."""
+    """a / b of two positive, independent estimates: `difference` on the log scale."""
     logs = difference(*(Estimate(*(math.log(x) for x in e)) for e in (a, b)))
     return Estimate(*(math.exp(x) for x in logs))

@@ -52,7 +52,7 @@ def _server_for(waiting: Waiting) -> _Server:
 
 
 class _Popen(popen_forkserver.Popen):
-    """The standard library's, but for which server it asks."""
+    """The standard library's `Popen`, with a given fork server."""
 
     _fds: list[int]
 
@@ -78,7 +78,7 @@ class _Popen(popen_forkserver.Popen):
 
 
 class ServedProcess(multiprocessing.process.BaseProcess):
-    """A process that runs `serve(*arguments)`, forked from the server of its way of waiting."""
+    """A process that runs `serve(*arguments)`, forked from the server for its `waiting`."""
 
     _start_method = "forkserver"
 

@@ -1,4 +1,4 @@
-"""What is reported of a call that generates text: the time to its first token, and the time of each one after it."""
+"""Objectives of calls that generate text: the time to the first token, and the time of each token after it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ TPOT_P99 = Objective("tpot_p99_ms", "ms", "lower", "99th percentile of the time 
 TOKENS_PER_S = Objective("tokens_per_s", "tokens/s", "higher", "tokens generated in a second, the prompt included")
 
 OBJECTIVES = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
-#: Names of what only a task that generates text has.
+#: Names of the objectives that only tasks that generate text have.
 NAMES = tuple(objective.name for objective in OBJECTIVES)
 
 
 def token_times(
     calls: Sequence[Sequence[Floats]], rows: int, seed: int, conditions: Mapping[str, Any]
 ) -> list[Measurement]:
-    """The measurements of calls that each generated T tokens a row; nothing where a process gave no times.
+    """The measurements of calls that each generate T tokens per row; [] where a process gives no times.
 
     Args:
-        calls: by process and block, (n, T) ms from the beginning of each of n calls to each of its tokens.
-        rows: of one call.
+        calls: by process and block, (n, T) ms from the start of each of n calls to each of its tokens.
+        rows: number of rows of a call.
+        seed: of the bootstrap over blocks.
     """
     if not all(len(blocks) for blocks in calls):
         return []

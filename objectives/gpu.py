@@ -1,7 +1,7 @@
-"""What NVIDIA's management library says of the GPU that is measured: clocks, throttling, energy, who else is on it.
+"""The state of the measured GPU from NVIDIA's management library: clocks, throttling, energy, other processes.
 
-Optional: without the `nvidia-ml-py` package (`pip install nvidia-ml-py`), or without a driver, nothing is known and
-nothing is made up. Asking makes no CUDA context in this process.
+Optional: without the `nvidia-ml-py` package (`pip install nvidia-ml-py`), or without a driver, every reading is None.
+Reading makes no CUDA context in this process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-#: Clock-event reasons that mean slower than it could be, by bit (nvml.h, nvmlClocksEventReasons).
+#: Clock-event reasons that mean reduced speed, by bit (nvml.h, nvmlClocksEventReasons).
 THROTTLED = {
     0x04: "its power cap",
     0x08: "a hardware slowdown",
@@ -33,11 +33,11 @@ class State:
     max_clock_mhz: int | None = None
     reasons: int = 0  # bit mask of clock-event reasons, now
     throttled_ns: tuple[int | None, ...] = ()  # so far, by `POLICIES`
-    processes: int = 0  # that compute on it; the one that asks, which computes nothing while others are timed, left out
+    processes: int = 0  # that compute on it, without this process, which computes nothing while others are timed
 
 
 def state() -> State | None:
-    """The state of the GPU that is "cuda", or None where it cannot be asked."""
+    """The state of the GPU that is "cuda" in torch, or None where it cannot be read."""
     with _device() as (nvml, device):
         if device is None:
             return None
@@ -52,21 +52,24 @@ def state() -> State | None:
 
 
 def free_mb() -> float | None:
-    """MB of 1e6 bytes that nobody holds on the GPU that is "cuda", or None where it cannot be asked."""
+    """Free memory, in MB of 1e6 bytes, of the GPU that is "cuda" in torch, or None where it cannot be read."""
     with _device() as (nvml, device):
         answer = None if device is None else _ask(nvml, "nvmlDeviceGetMemoryInfo", device)
     return None if answer is None else float(answer.free) / 1e6
 
 
 def energy_mj() -> int | None:
-    """Millijoules the GPU has taken since its driver was loaded (Volta and later), or None."""
+    """Millijoules that the GPU used since its driver was loaded (Volta and later), or None."""
     with _device() as (nvml, device):
         answer = None if device is None else _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", device)
     return answer if isinstance(answer, int) else None
 
 
 def disturbed(before: State | None, after: State | None, seconds: float, ours: int) -> list[str]:
-    """Why times between two readings are not this GPU's best: throttled, or shared with more than `ours` processes."""
+    """Why times between two readings, `seconds` apart, are not the GPU's best: throttling, or other processes.
+
+    `ours` is the number of processes of this program that compute on it.
+    """
     if before is None or after is None:
         return []
     reasons = []
@@ -99,7 +102,7 @@ def _device() -> Iterator[tuple[Any, Any]]:
 
 
 def _handle(nvml: Any) -> Any:
-    """CUDA counts only the devices it is shown, which are named by number or by UUID; NVML counts all."""
+    """The first of `CUDA_VISIBLE_DEVICES`, a number or a UUID: NVML counts all devices, CUDA only the visible ones."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
     if first.isdigit():
         return _ask(nvml, "nvmlDeviceGetHandleByIndex", int(first))
@@ -107,7 +110,7 @@ def _handle(nvml: Any) -> Any:
 
 
 def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
-    """What the driver answers, or None where it does not know the question."""
+    """The driver's answer, or None where it does not support the function."""
     try:
         return getattr(nvml, function)(*arguments)
     except (nvml.NVMLError, AttributeError):

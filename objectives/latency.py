@@ -1,4 +1,4 @@
-"""Latency, throughput and speedup: what is reported of the times that `timing` sees."""
+"""Latency, throughput and speedup: what is reported of the times that `timing` takes."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ PREPARE = Objective("prepare_s", "s", "lower", "time to load and prepare the mod
 OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, PREPARE)
 TAIL = (90, 99)
 
-#: What depends on the workload, and so may be measured under several.
+#: Objectives that depend on the workload, and so may be measured under several.
 BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, *generation.OBJECTIVES)
 
-#: Opens a process that holds a `Bench`, and ends it.
+#: Opens a process that holds a `Bench`; leaving the context ends it.
 Opener = Callable[[], AbstractContextManager[Side]]
 
 
 def under_workload(objective: Objective, mark: str) -> Objective:
-    """`objective` under another workload, by its suffix.
+    """`objective` under the workload of suffix `mark` ("b32-l128"), with its name and description.
 
     Raises:
-        ValueError: it does not depend on the workload, or there is no such suffix.
+        ValueError: `objective` does not depend on the workload, or `mark` is no suffix of one.
     """
     if objective not in BY_WORKLOAD:
         names = ", ".join(o.name for o in BY_WORKLOAD)
@@ -60,19 +60,19 @@ def under_workload(objective: Objective, mark: str) -> Objective:
 
 
 def renamed(timed: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:
-    """What depends on the workload of `timed`, under the names that it has under workload `mark` ("": the main one)."""
+    """The workload-dependent measurements of `timed`, by their names under workload `mark` ("": the main one)."""
     names = {objective.name: under(objective.name, mark) for objective in BY_WORKLOAD if objective.name in timed}
     return {name: replace(timed[plain], objective=name) for plain, name in names.items()}
 
 
 def of_workload(measured: Mapping[str, Measurement], mark: str) -> dict[str, Measurement]:
-    """What `measured` has under workload `mark`, by the names of the main one: the inverse of `renamed`."""
+    """The measurements of workload `mark`, by their names under the main one: the inverse of `renamed`."""
     names = {objective.name: under(objective.name, mark) for objective in BY_WORKLOAD}
     return {plain: replace(measured[name], objective=plain) for plain, name in names.items() if name in measured}
 
 
 def under(name: str, mark: str) -> str:
-    """What the objective `name` is called under workload `mark`: "latency_p50_ms/b32"."""
+    """The name of objective `name` under workload `mark` ("": the main one): "latency_p50_ms/b32"."""
     return f"{name}{MARK}{mark}" if mark else name
 
 
@@ -87,18 +87,18 @@ def measure(
 ) -> dict[str, Measurement]:
     """Time `candidate`, side by side with `baseline` if there is one; measurements by name.
 
-    Both are warmed up, then blocks of calls alternate, in random order, and whoever is not timed is
-    stopped. `speedup` is there only with a baseline, `device_p50_ms` only on CUDA, p90 and p99 only with
-    enough calls. All carry `conditions`, and with them `noisy`: "" or the reason not to trust the times, and
-    `retried_for`: why earlier attempts were given up. In the end both run again.
+    Both are warmed up, then blocks of calls alternate in random order while the other side is stopped. `speedup` is
+    there only with a baseline, `device_p50_ms` only on CUDA, p90 and p99 only with enough calls. All carry
+    `conditions`, to which are added `noisy` ("" or the reasons not to trust the times) and `retried_for` (why earlier
+    attempts were discarded). Both processes run when this returns.
 
-    The intervals are about these two processes; that fresh ones of the same models may differ is what
-    `measure_fresh` is for.
+    The intervals hold for these two processes. `measure_fresh` covers differences between processes of one model.
 
     Args:
         inputs: batches, all of the same number of rows.
         seed: of the order of the blocks and of the bootstrap.
-        read: counters of the machine; a test plants its own.
+        conditions: those of all measurements; "batch" is the number of rows, where it is not that of `inputs`.
+        read: reads the machine's counters; None: `clock.read` for the device of `conditions`.
 
     Raises:
         ValueError: a protocol of several processes.
@@ -119,9 +119,13 @@ def measure_fresh(
     conditions: Mapping[str, Any],
     read: Read | None = None,
 ) -> dict[str, Measurement]:
-    """Like `measure`, in `protocol.processes` fresh processes a side; what they differ by is in the intervals.
+    """Like `measure`, in `protocol.processes` fresh processes per side, whose differences the intervals cover.
 
     Both sides of a pair are open together; pairs come one after the other.
+
+    Raises:
+        ValueError: fewer than `timing.FEWEST_PROCESSES` processes.
+        RemoteDied, RemoteTimeout: a process ended, or was ended for not answering.
     """
     if protocol.processes < timing.FEWEST_PROCESSES:
         rule = f"protocol.processes must be {timing.FEWEST_PROCESSES} or more"
@@ -183,7 +187,10 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
 
 
 def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, Any]) -> list[Measurement]:
-    """The median, the throughput, and of the tail what there are calls enough for; `rows` are those of one call."""
+    """Median, throughput, and the tail percentiles that there are enough calls for.
+
+    `blocks` are ms by process and block; `rows` is the number of rows of a call.
+    """
     calls = sum(len(block) for process in blocks for block in process)
     tail = [(o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls)]
     percentiles: list[tuple[Objective, float]] = [(P50, 50), *tail]
@@ -198,14 +205,14 @@ def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, A
 
 
 def device_time(blocks: Blocks, seed: int, conditions: Mapping[str, Any]) -> Measurement:
-    """The median of times between CUDA events."""
+    """The median of times between CUDA events; `blocks` are ms by process and block."""
     [estimate] = stats.pooled(blocks, _median, seed)
     calls = sum(len(block) for process in blocks for block in process)
     return DEVICE_P50.measured(estimate.value, estimate.interval, calls, conditions)
 
 
 def first_call(milliseconds: Sequence[float], conditions: Mapping[str, Any]) -> Measurement:
-    """Of the first call of each process."""
+    """The time of the first call, from one value per process."""
     return _once(FIRST_CALL, milliseconds, conditions)
 
 
@@ -220,7 +227,7 @@ def _speedup(sessions: Sequence[Session], conditions: Mapping[str, Any]) -> Meas
 
 
 def speedup(sessions: Sequence[Session]) -> Estimate:
-    """The baseline's time over the candidate's: of one pair of processes, or over several fresh ones."""
+    """The baseline's time over the candidate's, from one pair of processes or over several fresh pairs."""
     ratios = [s.ratio for s in sessions]
     return ratios[0] if len(ratios) == 1 else stats.over_processes(np.array([ratio.value for ratio in ratios]))
 
@@ -238,7 +245,11 @@ def _median(times: Floats) -> Floats:
 
 
 def rows_of(inputs: Sequence[Batch]) -> int:
-    """Rows of each batch, where all have the same number."""
+    """The number of rows of each batch.
+
+    Raises:
+        ValueError: batches of different numbers of rows.
+    """
     counts = {len(array) for batch in inputs for array in batch.values()}
     if len(counts) != 1:
         raise ValueError(f"all inputs must have the same number of rows, got {sorted(counts)}")

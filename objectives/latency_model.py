@@ -1,13 +1,13 @@
-"""The time of a model from its sizes: a sum of physical costs, and what measured models say beside it.
+"""The time of a model predicted from its sizes: a sum of physical costs, corrected by measured models.
 
-Costs are fitted by non-negative least squares of relative errors, drawn towards a prior while there are few
-measurements (Lawson & Hanson, 1974). What they leave is a Gaussian process on log residuals (Rasmussen & Williams,
-2006, chapters 2 and 5): smooth over sizes, plus a part of each shape's own, which is how a kernel that likes one width
-and not the next looks from outside. So a measured model is given back within its error, and the error grows with the
-distance from what was measured.
+Costs are fitted by non-negative least squares of relative errors (Lawson & Hanson, 1974), shrunk towards a prior while
+there are few measurements. Their log residuals are a Gaussian process (Rasmussen & Williams, 2006, chapters 2 and 5)
+with a part that is smooth over sizes, and an independent part for each shape, because a kernel can be fast at one width
+and slow at the next. So a measured model is predicted within its measurement error, and the predicted error grows with
+the distance from measured models.
 
-It is not scikit-learn's regressor, which `search.propose.surrogate.quality` uses: a few hyperparameters are chosen from
-a grid by their leave-one-out density, which holds with three measurements, where a likelihood's optimum does not.
+scikit-learn's regressor, which `search.propose.surrogate.quality` uses, is not used here: the few hyperparameters are
+chosen from a grid by leave-one-out density, which is reliable with three measurements, where maximum likelihood is not.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ import numpy as np
 
 from objectives.shapes import Array, Shapes, features, places
 
-#: Milliseconds of each of `shapes.COSTS`, of a processor nobody has: only their proportions matter, once there is one
-#: measurement.
+#: Prior milliseconds of each of `shapes.COSTS`, on an imaginary processor: only their proportions matter once there is
+#: one measurement.
 GUESS = np.array([5e-2, 5e-2, 1e-2, 4e-8, 2e-7, 5e-7, 5e-7, 1e-7, 2e-6])
-#: Standard deviation in log units before any measurement: of the guess, and of another deployment's costs.
+#: Standard deviation, in log units, of predictions without a measurement: from `GUESS`, and from another deployment.
 UNKNOWN, BORROWED = 2.0, 0.7
-#: A cost's share of the time is what the prior says, give or take that much, or this where it is less.
+#: Least prior standard deviation of a cost's share of the time; a larger prior share is its own standard deviation.
 SHARE = 0.05
-#: Relative noise that the prior's pull is weighed against.
+#: Relative noise of a typical measurement, which weighs the prior against the data.
 TYPICAL = 0.02
-#: No measured error is less than this: fresh processes of one model differ by more than the calls of one process show.
+#: Least relative error of a measurement: processes of one model differ by more than the calls of one process show.
 LEAST_ERROR = 0.003
 
-#: What is tried for the residuals, by their leave-one-out density; and where the weak prior of each has its middle.
+#: Hyperparameters of the residuals: the grid to choose from, and the medians of their weak log-normal priors.
 SMOOTH = (0.005, 0.015, 0.04, 0.1, 0.25)  # standard deviation of the part that is smooth over sizes
-OWN = (0.004, 0.01, 0.025, 0.06, 0.15)  # and of each shape's own part
+OWN = (0.004, 0.01, 0.025, 0.06, 0.15)  # standard deviation of each shape's independent part
 LENGTHS = (1.5, 3.0, 6.0)  # length scale, in standard deviations of `places`
 MIDDLES, WIDTH = (0.03, 0.015, 3.0), 1.2  # WIDTH in log units
-#: That many measurements choose among them; the others only count afterwards.
+#: At most so many measurements choose the hyperparameters; predictions use all of them.
 CHOOSERS = 60
-#: Least spread of a coordinate of `places` that is taken for one: 10 % of a size.
+#: Least standard deviation that a coordinate of `places` is scaled by: 10 % of a size.
 LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
 class MeasuredTimes:
-    """What was measured of n models of one deployment: ms (n,) and their relative standard errors (n,)."""
+    """The measured times of n models under one deployment: ms (n,) and their relative standard errors (n,)."""
 
     shapes: Shapes
     ms: Array
@@ -54,7 +54,7 @@ class MeasuredTimes:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """What is said of a deployment while nothing of it is measured: costs that are a guess, or another deployment's."""
+    """The prediction for a deployment without measurements, from guessed costs or another deployment's."""
 
     batch: int
     length: float
@@ -68,7 +68,7 @@ class Unmeasured:
 
 @dataclass(frozen=True)
 class Fit:
-    """The costs of one deployment, and the process of what they leave."""
+    """The fitted costs of one deployment, and the Gaussian process of its log residuals."""
 
     batch: int
     length: float
@@ -80,7 +80,7 @@ class Fit:
     reach: float = 1.0  # length scale of the smooth part
 
     def predict(self, shapes: Shapes) -> tuple[Array, Array]:
-        """(log of ms (N,), its standard deviation (N,)): of what a measurement without error would find."""
+        """(log of ms (N,), its standard deviation (N,)) of the time that an error-free measurement would give."""
         amounts = features(shapes, self.batch, self.length)
         level = amounts @ self.costs
         near, same = self._near(shapes)
@@ -93,14 +93,14 @@ class Fit:
         return np.log(level) + alike @ held.pull, held.tail * np.sqrt(np.maximum(alone - explained, 1e-8))
 
     def _near(self, shapes: Shapes) -> tuple[Array, Array]:
-        """(N, n): how alike models are to the measured ones, 0 to 1; and 1 where they are the same."""
+        """(N, n) each: the similarity of models to the measured ones, 0 to 1; and 1 where they are the same, else 0."""
         at, theirs = self._at(shapes), self._measured_places
         squares = (at**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * at @ theirs.T
         # In standard deviations; equal places differ by rounding alone.
         return np.exp(-0.5 * np.maximum(squares, 0.0) / self.reach**2), (squares < 1e-9).astype(float)
 
     def _at(self, shapes: Shapes) -> Array:
-        """(N, D): places in standard deviations of the measured ones."""
+        """(N, D): `places`, standardised by those of the measured models."""
         middle, spread = self._scale
         scaled: Array = (places(shapes) - middle) / spread
         return scaled
@@ -116,7 +116,7 @@ class Fit:
 
     @functools.cached_property
     def _held(self) -> _Held:
-        """What every prediction needs of the measured models."""
+        """The parts of every prediction that depend on the measured models alone."""
         from scipy.special import stdtrit
 
         measured = self.measured
@@ -126,8 +126,8 @@ class Fit:
         terms = amounts * self.scales / level[:, None]
         near, same = self._near(measured.shapes)
         left = self.smooth**2 * near + self.own**2 * same + np.diag(measured.error**2)
-        # The costs have seen the residuals already, so only the rest is drawn to them; of the error they have their
-        # part. The root of the inverse, because one product with it is faster than a triangular solution.
+        # The costs are fitted already, so they add to the variance but not to the correction. The root of the inverse
+        # is stored because one product with it is faster than a triangular solve.
         inverse = np.linalg.inv(np.linalg.cholesky(left + terms @ terms.T))
         tail = float(stdtrit(len(level) + 2, 0.975)) / 1.96
         return _Held(np.linalg.solve(left, residuals), terms, inverse.T, tail)
@@ -142,7 +142,12 @@ class _Held:
 
 
 def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Array = GUESS) -> Fit:
-    """Costs and residuals of what was measured, n >= 1 models that differ."""
+    """Fit costs and residual hyperparameters to n >= 1 measured models that differ from each other.
+
+    Args:
+        batch, length: rows of a call, and tokens of a row.
+        prior: (F,) ms of each of `shapes.COSTS`, up to a common factor.
+    """
     from scipy.optimize import nnls
 
     error = np.maximum(measured.error, LEAST_ERROR)
@@ -163,7 +168,7 @@ def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Array
 
 
 def _with_residuals(bare: Fit) -> Fit:
-    """`bare` with the sizes of what the costs leave, those under which every model is likeliest given the others."""
+    """`bare` with the residual hyperparameters of the highest leave-one-out density plus log prior."""
     measured = bare.measured
     chosen = np.linspace(0, len(measured.ms) - 1, min(CHOOSERS, len(measured.ms))).astype(int)
     amounts = features(measured.shapes[chosen], bare.batch, bare.length)

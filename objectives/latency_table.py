@@ -1,7 +1,7 @@
-"""What models take on this device, known before they are built: a table of measured shapes, kept and added to.
+"""Measured times of model shapes on this device, stored on disk, which predict the time of a model before it is built.
 
-One file a digest of the conditions, one line an entry. A line is appended in one write, so several processes may add at
-once; a line that is damaged is skipped.
+Each digest of the conditions has a file, and each entry a line. A line is appended in one write, so several processes
+may add at once; a damaged line is skipped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, MeasuredTime
 from objectives.measurement import TOLD_APART
 from objectives.shapes import Array, Shapes
 
-#: Length that a call of the data's own lengths is counted with: costs a token are then of that many.
+#: Tokens per row that the cost model assumes where rows have the data's own lengths.
 OF_DATA = 32.0
-#: With that many measurements a deployment's costs are its own.
+#: A deployment with fewer measurements than this has the best measured deployment's costs as its prior.
 MANY = 12
 
 
@@ -39,7 +39,7 @@ class Entry:
 
     @classmethod
     def read(cls, line: bytes) -> Entry | None:
-        """The entry of a line, or None: damaged, or none."""
+        """The entry of a line, or None where the line is damaged or is no entry."""
         try:
             data = json.loads(line)
             entry = cls(str(data["pair"]), data["shape"], float(data["ms"]), float(data["error"]))
@@ -50,6 +50,7 @@ class Entry:
         return entry
 
     def check(self) -> None:
+        """Raises ValueError unless the time is positive and the error not negative, both finite."""
         if not (math.isfinite(self.ms) and self.ms > 0):
             raise ValueError(f"ms must be above 0, got {self.ms}")
         if not (math.isfinite(self.error) and self.error >= 0):
@@ -60,9 +61,9 @@ class LatencyTable:
     """Times of models under deployments "runtime/precision", measured or predicted, under one set of conditions.
 
     Args:
-        folder: where tables are kept; made when something is added.
-        conditions: those a `Measurement` carries; of them "batch" and "length" must be there, and of the others only
-            what tells measurements apart (device, fingerprint, threads) says which file it is.
+        folder: of the tables; created when an entry is added.
+        conditions: those of a `Measurement`, "batch" and "length" among them. The ones that must be equal for times to
+            be compared (`TOLD_APART`: device, fingerprint, threads, ...) determine the file.
     """
 
     def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
@@ -78,14 +79,15 @@ class LatencyTable:
         self._fits: dict[str, Fit | Unmeasured] = {}
 
     def add(self, deployment: str, shape: Shapes, ms: float, error: float) -> None:
-        """Keep what was measured of one model; the very same entry is kept once.
+        """Store the measured time of one model; an identical entry is stored once.
 
         Args:
-            shape: of one row.
+            shape: of one model.
+            ms: its median time.
             error: relative standard error of `ms`.
 
         Raises:
-            ValueError: not one row, a time that is not above 0, or an error below 0.
+            ValueError: not one model, a time that is not above 0, or an error below 0.
         """
         if len(shape) != 1:
             raise ValueError(f"shape must be of one model, got {len(shape)}")
@@ -106,27 +108,27 @@ class LatencyTable:
             os.close(opened)
 
     def entries(self, deployment: str) -> int:
-        """How many models of a deployment are measured, each counted once."""
+        """The number of different models that are measured under a deployment."""
         self._refresh()
         return len(self._measured[deployment].ms) if deployment in self._measured else 0
 
     def measured(self, deployment: str, shapes: Shapes) -> NDArray[np.bool_]:
-        """(N,): which of these models are measured under a deployment."""
+        """(N,): whether each of these models is measured under a deployment."""
         self._refresh()
         shape_keys = {_key(entry.shape) for entry in self._entries if entry.deployment == deployment}
         return np.array([_key(row) in shape_keys for row in shapes.to_json()], dtype=bool)
 
     @property
     def deployments(self) -> tuple[str, ...]:
-        """Those of which something is measured."""
+        """The deployments with measurements."""
         self._refresh()
         return tuple(self._measured)
 
     def predict(self, deployment: str, shapes: Shapes) -> tuple[Array, Array]:
         """(log of ms (N,), its standard deviation (N,)) of models under a deployment.
 
-        The deviation is the table's own estimate of its error, in log units: 0.05 is about 5 %. It is wide, not absent,
-        for a deployment of which nothing is measured.
+        The deviation is the estimated prediction error, in log units: 0.05 is about 5 %. A deployment without
+        measurements has a wide one.
         """
         self._refresh()
         return self._fit(deployment).predict(shapes)
@@ -146,7 +148,7 @@ class LatencyTable:
         return self._fits[deployment]
 
     def _refresh(self) -> None:
-        """Take in what was added since, by whomever."""
+        """Read the lines that this or another process has appended since."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
@@ -170,7 +172,7 @@ class LatencyTable:
 
 
 def _by_deployment(entries: Sequence[Entry]) -> dict[str, MeasuredTimes]:
-    """Each model once a deployment, what was measured of it several times taken together."""
+    """Measured times by deployment, with repeated measurements of a model combined."""
     by_shape: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
         by_shape.setdefault(entry.deployment, {}).setdefault(_key(entry.shape), []).append(entry)
@@ -187,9 +189,10 @@ def _key(shape: Mapping[str, Any]) -> str:
 
 
 def _together(entries: Sequence[Entry]) -> tuple[float, float]:
-    """(ms, relative standard error): each weighted by what it is worth, the error wider where they disagree.
+    """(ms, relative standard error) of several measurements: their inverse-variance weighted mean on the log scale.
 
-    The widening is Birge's ratio (1932): the root of chi squared over its degrees of freedom, where that is above 1.
+    Where they disagree the error is widened by Birge's ratio (1932): the root of chi squared over its degrees of
+    freedom, where that is above 1.
     """
     logs, errors = np.log([e.ms for e in entries]), np.maximum([e.error for e in entries], 1e-3)
     weights = errors**-2

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-#: Matrices of each size, used in turn: with those of the other sizes they leave a cache as a model's layers do.
+#: Matrices of each size, used in turn, so that they are evicted from the caches as a model's layers are.
 COPIES = 4
-#: Passes over them between two readings of the clock. A GPU is waited for only at a reading, as after a whole model.
+#: Passes over the copies between two readings of the clock. A GPU is synchronised only there, as after a whole model.
 PASSES = {"cpu": 1, "cuda": 8}
 LEAST_ROUNDS = 5
 
@@ -23,8 +23,8 @@ def times_us(
 ) -> list[float]:
     """Median microseconds of x (tokens, in) by W (out, in) in float32, for each of `sizes` (in, out).
 
-    Sizes come in random order, round by round, so that a machine that slows down slows them all. Rounds go on for
-    `seconds`, and there are at least five after one that warms up. Uses torch's threads as they are set.
+    Each round times all sizes in random order, so that a machine that slows down slows them all. Rounds go on for
+    `seconds`, and there are at least five after one that warms up. The number of torch's threads is not changed.
 
     Raises:
         ValueError: a size or a number of tokens below 1.

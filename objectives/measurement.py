@@ -1,4 +1,4 @@
-"""What a measured number is, and who measures it."""
+"""A measured number with unit, direction and interval, and the objectives that can be measured."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ class Measurement:
 
     @property
     def estimate(self) -> Estimate:
+        """The value with its 95 % interval."""
         return Estimate(self.value, *self.interval)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {
             "objective": self.objective,
             "unit": self.unit,
@@ -40,6 +42,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """The measurement that `to_json` wrote. Raises KeyError where a field is missing."""
         low, high = data["interval"]
         return cls(
             objective=data["objective"],
@@ -71,14 +74,15 @@ class Objective:
     def measured(
         self, value: float, interval: tuple[float, float], samples: int, conditions: Mapping[str, Any]
     ) -> Measurement:
+        """A measurement of this objective; `samples` is the number of observations of the value."""
         return Measurement(self.name, self.unit, self.better, value, interval, samples, dict(conditions))
 
     def counted(self, value: float, conditions: Mapping[str, Any]) -> Measurement:
-        """What is known exactly, or seen once: an interval of no width."""
+        """A measurement that is exact, or observed once: its interval has no width."""
         return self.measured(value, (value, value), 1, conditions)
 
 
-#: Conditions under which a number means something else: device and its state, threads, what was fed, how it was seen.
+#: Conditions that must be equal for two measurements to be compared: device, threads, inputs, way of measuring.
 TOLD_APART = (
     "device",
     "fingerprint",
@@ -98,9 +102,9 @@ TOLD_APART = (
 
 
 def comparable(a: Measurement, b: Measurement) -> str:
-    """ "" when the two numbers may be held against each other, else why not: "threads: 2, and 4".
+    """ "" when two measurements may be compared, else the conditions that differ: "threads: 2, and 4".
 
-    A condition that only one of them knows is a difference: what is not known to be the same is not compared.
+    A condition that only one of them has is a difference.
     """
     same = (("objective", a.objective, b.objective), ("unit", a.unit, b.unit))
     conditions = ((key, a.conditions.get(key), b.conditions.get(key)) for key in TOLD_APART)

@@ -1,4 +1,4 @@
-"""How much memory running a model takes: at its peak, and of that what it holds and what its calls add."""
+"""Memory of a running model: its peak, the share of its weights, and what its calls add."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ OBJECTIVES = (PEAK, WEIGHTS, ACTIVATIONS)
 
 
 def memory(bench: Side) -> dict[str, Measurement]:
-    """Memory of the process that holds a `Bench`, so far; ask after it has run what is to be covered.
+    """The memory so far, in MB of 1e6 bytes, of the process that holds a `Bench`; call it after the model has run.
 
-    On a CPU the resident memory of the whole process, interpreter and libraries included, as the operating
-    system counts it: weights are what opening added to it, activations what the calls added to that, with
-    whatever a runtime puts off until its first call. They are absent where the peak also covers the opening,
-    whose passing needs would be taken for activations.
+    On a CPU: the resident memory of the whole process, interpreter and libraries included. Weights are what opening
+    added to it, activations what the calls added to that, including what a runtime allocates in its first call. Both
+    are absent where the peak also covers the opening, whose temporary memory would be counted as activations.
 
-    On CUDA what torch's allocator handed out (reserved memory is in the conditions); empty when the runtime
-    does not use that allocator, because then nobody here saw what it took.
+    On CUDA: what torch's allocator handed out (reserved memory is in the conditions); empty where the runtime does not
+    use that allocator, because its memory cannot be observed.
     """
     info = bench.call("info")
     kind, prefix = ("allocated", "cuda_allocated") if info["device"] == "cuda" else ("resident", "peak_rss")
@@ -46,29 +45,29 @@ def memory(bench: Side) -> dict[str, Measurement]:
 
 
 def peak_memory(bench: Side) -> Measurement | None:
-    """The peak alone, or None where nobody saw it."""
+    """The peak alone, or None where it cannot be observed (see `memory`)."""
     return memory(bench).get(PEAK.name)
 
 
-#: Of what is free this share is counted on, because others may want some too.
+#: Share of the free memory that is planned with; the rest is left to other processes.
 COUNTED_ON = 0.8
-#: MB that a process takes on a GPU beside what torch hands out: CUDA's own context.
+#: MB that a process uses on a GPU beside what torch's allocator hands out: CUDA's own context.
 CUDA_CONTEXT_MB = 600.0
 
 
 def available_mb(device: str) -> float | None:
-    """How much memory models that are opened together may take on `device`; None where nobody can say."""
+    """MB that models opened together may take on `device`, `COUNTED_ON` of what is free; None where it is unknown."""
     free = gpu.free_mb() if device == "cuda" else min(psutil.virtual_memory().available / 1e6, *container_limits_mb())
     return None if free is None else COUNTED_ON * free
 
 
 def held_mb(measured: Measurement, device: str) -> float:
-    """What a process holds at its peak, from its `peak_memory_mb`."""
+    """MB that a process holds at its peak, from its `peak_memory_mb` and CUDA's context."""
     return measured.value + (CUDA_CONTEXT_MB if device == "cuda" else 0.0)
 
 
 def container_limits_mb(group: Path = Path("/sys/fs/cgroup")) -> list[float]:
-    """MB left to this process's control group (version 2 as a container sees it); nothing where it has no limit."""
+    """[MB left to this process's control group] (version 2, as a container sees it); [inf] without a limit."""
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
         cache = next(

@@ -1,6 +1,6 @@
-"""What a metric is: a number made of predictions and references, its direction, and how a loss of it is counted.
+"""Metrics: numbers computed from predictions and references, their direction, and how a loss of them is counted.
 
-Whatever people and tools read shows the metric's own value: an RMSE of 0.4, a perplexity of 21.3, an F1 of 0.83. Its
+Reports show the metric's own value: an RMSE of 0.4, a perplexity of 21.3, an F1 of 0.83. Its
 direction is `Metric.better`, its unit `Metric.unit`. Two numbers follow from it:
 
 - `Metric.loss(value, baseline)`, above 0 where the value is worse, in `Metric.loss_unit`: "F1 points" (0.01) of a
@@ -25,21 +25,20 @@ Labels = NDArray[Any]  # (N,) class numbers from 0; (N, C) 0 or 1 for each label
 Floats = NDArray[np.float64]
 Predictions = NDArray[Any]  # as the references, or (N,) rows' scores
 
-#: An error of 0 has no logarithm, and nothing is a share of it.
+#: Lower bound on errors before a logarithm or a ratio is taken.
 LEAST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number made of predictions and references, twice: once as it is reported, and fast, for many bootstrap draws.
+    """A number computed from predictions and references by two equal implementations.
 
-    The first is by scikit-learn or scipy. The second is from confusion counts (`of_counts`) for one class a row, and
-    from how often each row is drawn (`of_draws`) for label sets and numbers. Where there is neither the predictions are
+    `compute`, by scikit-learn or scipy, gives the reported value. The other scores thousands of bootstrap draws in one
+    array operation, where scikit-learn scores one draw at a time: from confusion counts (`of_counts`) for one class per
+    row, or from how often each row is drawn (`of_draws`) for label sets and numbers. Without either, predictions are
     the rows' own scores, and the metric is their mean.
 
-    The first is what is reported; the second, equal to it, is by hand because it scores thousands of bootstrap draws in
-    one array operation, where scikit-learn scores one draw at a time. Both take the number of classes C from the task,
-    never from the rows, so that no row changes what the metric means.
+    The number of classes C is the task's and never inferred from rows, so that no row changes what the metric means.
     """
 
     name: str
@@ -53,6 +52,7 @@ class Metric:
 
     @property
     def title(self) -> str:
+        """Its name in tables and units."""
         return self.words or self.name.replace("_", " ")
 
     @property
@@ -72,6 +72,7 @@ class Metric:
 
     @property
     def objective(self) -> Objective:
+        """The metric as an objective of a search."""
         return Objective(self.name, self.unit, self.better, self.description)
 
     def loss(self, value: Floats | float, baseline: Floats | float) -> Floats:

@@ -14,21 +14,21 @@ from objectives import clock, gpu
 from objectives.estimate import Estimate
 from objectives.stats import Floats
 
-#: Other processes may take this share of the CPUs' time, ...
+#: Largest undisturbing share of the CPUs' time that other processes use.
 OTHERS = 0.05
-#: ... the hypervisor this much of it, ...
+#: Largest undisturbing share of the CPUs' time that the hypervisor gives to other machines.
 STEAL = 0.02
-#: ... and the container's quota may throttle us for this share of the time.
+#: Largest undisturbing share of the time in which the container's quota throttles this program.
 QUOTA = 0.01
-#: An estimate's interval may reach this far from it, relative to it.
+#: Largest acceptable distance of an interval's ends from the estimate, relative to it.
 SPREAD = 0.05
-#: Bimodality is tested from this many calls on: two modes count ...
+#: Fewest calls for a test of bimodality.
 CALLS = 64
-#: ... when they differ by this much, ...
+#: Least ratio of two modes.
 APART = 1.05
-#: ... each has this share of the calls at least, ...
+#: Least share of the calls in each mode.
 SHARE = 0.10
-#: ... and the density between them falls to this share of the smaller peak.
+#: The density between two modes falls to at most this share of the smaller peak.
 VALLEY = 0.5
 
 
@@ -55,7 +55,7 @@ def of_machine(before: clock.Reading, after: clock.Reading) -> list[str]:
 
 
 def of_calls(side: str, blocks: Sequence[Floats]) -> list[str]:
-    """Whether the times of `side` are bimodal. Not for inputs of several lengths, whose times differ anyway."""
+    """A reason where the times of `side` (ms, by block) are bimodal. Not for inputs of several lengths."""
     modes = two_modes(np.concatenate(blocks))
     if modes is None:
         return []
@@ -64,16 +64,16 @@ def of_calls(side: str, blocks: Sequence[Floats]) -> list[str]:
 
 
 def of_estimate(what: str, estimate: Estimate) -> list[str]:
-    """Whether the interval of `what` is too wide: "ratio", or "median" of a model timed without a baseline.
+    """A reason where the interval of `what` is too wide: "ratio", or "median" of a model timed without a baseline.
 
-    This is no reason to repeat a timing: a machine whose speed drifts goes on drifting.
+    Such a timing is not repeated, because a machine whose speed drifts goes on drifting.
     """
     spread = max(estimate.high / estimate.value - 1, 1 - estimate.low / estimate.value)
     return [f"the {what} is known to {spread:.0%} only"] if spread > SPREAD else []
 
 
 def two_modes(times: Floats) -> Modes | None:
-    """The modes of bimodal (n,) times of calls; None where they are not bimodal or fewer than `CALLS`.
+    """The modes of (n,) times of calls, ms; None where they are not bimodal or fewer than `CALLS`.
 
     Peaks of a kernel density of log times with the rule-of-thumb bandwidth (Silverman, 1986, equation 3.31), which
     merges close peaks: a long tail or a few outliers are not a second mode.

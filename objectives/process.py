@@ -53,7 +53,7 @@ class RemoteTimeout(TimeoutError):  # noqa: N818 - as TimeoutError is one
 
 
 class RemoteError(RuntimeError):
-    """An exception in the process that could not be sent here whole."""
+    """An exception of the process that does not pickle; the message has its type, text and traceback."""
 
 
 def raised_in(error: BaseException) -> str | None:
@@ -65,9 +65,16 @@ def raised_in(error: BaseException) -> str | None:
 class Remote:
     """`factory()` held in a process of its own; `call` runs one of its methods there.
 
-    `factory` and all arguments and answers must pickle. Exceptions raised there are raised here, same type.
-    What the process prints is kept apart, and is a note of the exception where it fails. `waiting` is "passive" where
-    nothing is timed. `limit_s` says at each call how many seconds it may take at most, whatever its own limit is.
+    `factory` and all arguments and answers must pickle. Exceptions raised there are raised here with the same type.
+    The end of what the process printed is added to them as a note.
+
+    Args:
+        timeout_s: seconds that `factory` may take; None: no limit.
+        waiting: "passive" for a process that is not timed.
+        limit_s: asked before each call for the seconds that it may take, beside the call's own limit.
+
+    Raises:
+        RemoteTimeout, RemoteDied: `factory` did not end in time, or its process ended.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Remote:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         pid = self._process.pid
         assert pid is not None
         return int(pid)
@@ -103,10 +111,12 @@ class Remote:
     def call(
         self, method: str, *arguments: Any, timeout_s: float | None = None, progress: Progress | None = None
     ) -> Any:
-        """`getattr(object, method)(*arguments)` in the process.
+        """`getattr(object, method)(*arguments)` in the process; what it raises is raised here.
+
+        `progress` is called with the stage and the share that is done, 0 to 1, as the object reports them.
 
         Raises:
-            RemoteTimeout: no answer in `timeout_s`; the process is gone.
+            RemoteTimeout: no answer in `timeout_s` seconds; the process was killed.
             RemoteDied: the process ended.
         """
         if not self._end.alive:
@@ -121,14 +131,15 @@ class Remote:
         return self._answer(timeout_s, progress)
 
     def pause(self) -> None:
-        """Stop the process (SIGSTOP): a runtime's spinning threads must not disturb who is timed now."""
+        """Stop the process (SIGSTOP), so that its runtime's spinning threads do not disturb timings."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Continue the process after `pause` (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, whatever it is doing. Closing twice is harmless."""
         self._end()
 
     def __enter__(self) -> Remote:
@@ -238,7 +249,7 @@ def _end_with_the_program(connection: Connection) -> None:
     """End this process when the other end of `connection` is gone, also when it is at work or stopped.
 
     A thread waits for the hang-up. Linux is asked to send SIGCONT with it (and, harmlessly, with messages),
-    because a process that is stopped when the program is killed would stay for ever.
+    because a process that is stopped when the program is killed would otherwise never end.
     """
     hang_up = select.poll()
     hang_up.register(connection.fileno(), 0)

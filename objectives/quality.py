@@ -28,7 +28,7 @@ def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
     return float(predictions.mean())
 
 
-#: Of tasks whose rows are scored one by one: the mean of the rows' scores.
+#: Metrics of tasks whose rows are scored one by one: the mean of the rows' scores.
 MEANS = (
     Metric("squad_f1", "token F1 of the answer, as SQuAD's script counts it", _mean, None, words="F1"),
     Metric("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them", _mean, None),
@@ -51,7 +51,7 @@ MEANS = (
 )
 METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS, *MEANS)
 
-#: Its unit is that of the metric it is counted in.
+#: A measurement of it has the `loss_unit` of its metric.
 LOSS = Objective(
     "quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01, or in % of an error"
 )
@@ -62,7 +62,7 @@ OBJECTIVES = (*(metric.objective for metric in METRICS), LOSS)
 
 
 def metric_named(name: str) -> Metric:
-    """Raises ValueError when there is none of that name."""
+    """The metric of this name. Raises ValueError where there is none."""
     for metric in METRICS:
         if metric.name == name:
             return metric
@@ -73,6 +73,9 @@ def score(metric: str, predictions: Predictions, references: Labels, classes: in
     """The metric of predictions (N,) against references (N,), or (N, C) of label sets, by its `evaluate.Metric`.
 
     `classes` is the size of the task's label set, whatever labels the rows have.
+
+    Raises:
+        ValueError: an unknown metric, no rows, or predictions and references of different shapes.
     """
     _check(predictions, references)
     scores = evaluate_metric(metric).compute(predictions=predictions, references=references, classes=classes)
@@ -80,7 +83,7 @@ def score(metric: str, predictions: Predictions, references: Labels, classes: in
 
 
 def constant_guess(metric: str, references: Labels, classes: int) -> tuple[float, int]:
-    """(the metric, the class) of the best model that gives every row the same class: of two equal ones the first."""
+    """(the metric, the class) of the best model that gives every row the same class; the first of equally good ones."""
     scores = [score(metric, np.full_like(references, one), references, classes) for one in range(classes)]
     best = int(np.argmax(scores))
     return scores[best], best
@@ -88,7 +91,7 @@ def constant_guess(metric: str, references: Labels, classes: int) -> tuple[float
 
 @functools.cache
 def evaluate_metric(name: str) -> evaluate.Metric:
-    """The metric as an `evaluate.Metric` that needs no hub and leaves no files. The import takes seconds."""
+    """The metric as an `evaluate.Metric` that needs no network and leaves no files. The import takes seconds."""
     import datasets
     import evaluate
 
@@ -116,10 +119,10 @@ def evaluate_metric(name: str) -> evaluate.Metric:
 def quality(
     metric: str, predictions: Predictions, references: Labels, classes: int, seed: int, conditions: Mapping[str, Any]
 ) -> Measurement:
-    """The metric with its bootstrap interval over rows, for a task of so many `classes`.
+    """The metric with its bootstrap interval over rows, for a task with `classes` classes.
 
-    The interval says what other rows of the same kind would give, for this one model. Where all rows are
-    right, or all wrong, it has no width, which is too narrow.
+    The interval covers the sampling of rows, for this one model. Where all rows are right, or all wrong, it has no
+    width, which is too narrow.
     """
     value = score(metric, predictions, references, classes)
     [draws] = _draws(metric, [predictions], references, classes, seed)
@@ -136,11 +139,10 @@ def loss_against(
     seed: int,
     conditions: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """What of the metric is lost against the baseline, by `Metric.loss`; below 0 the candidate is better.
+    """The loss of the metric against the baseline (`Metric.loss`, in `Metric.loss_unit`); negative for a better model.
 
-    The interval is a paired bootstrap over rows: what both get wrong does not widen it. `conditions` gain
-    `mcnemar_p`, the exact chance of so uneven a split of the rows that only one of them gets right, where a row is
-    either right or wrong.
+    The interval is a paired bootstrap over rows, so rows that both get wrong do not widen it. Where a row is either
+    right or wrong `conditions` gain `mcnemar_p`, the exact p-value of McNemar's test.
     """
     counted = metric_named(metric)
     ours, theirs = (score(metric, side, references, classes) for side in (predictions, baseline_predictions))
@@ -201,7 +203,7 @@ def parity(outputs: Sequence[Mapping[str, np.ndarray]], reference_outputs: Seque
 
 
 def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray[np.bool_] | None:
-    """(N,) whether a row is right; None where a row's score is something between."""
+    """(N,) whether a row is right; None where a row can be partly right."""
     if metric_named(metric).of_counts is not None:
         right: NDArray[np.bool_] = predictions == references
         return right
@@ -216,7 +218,7 @@ def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray
 def _draws(metric: str, sides: Sequence[Predictions], references: Labels, classes: int, seed: int) -> list[Floats]:
     """The metric of every side on the same bootstrap samples of rows, (draws,) each.
 
-    Rows alike in reference and all predictions fall into one cell, and cells are what is drawn.
+    Rows with equal reference and equal predictions form a cell, and cells are drawn by their numbers of rows.
     """
     of_draws = metric_named(metric).of_draws
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)

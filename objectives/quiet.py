@@ -1,4 +1,4 @@
-"""No bars and advice of libraries between our own lines, and no reports to anybody."""
+"""Turns off progress bars, advice, warnings and telemetry of libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Read by libraries, most when they are imported. What the user has set stays.
+#: Environment variables that libraries read, most of them on import. Values that the user has set are kept.
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -27,7 +27,7 @@ QUIET = {
 
 
 def quiet() -> None:
-    """Make this process quiet, and those that it starts: only for processes that are this program's own."""
+    """Set `QUIET` for this process and those it starts; only for processes that belong to this program."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
@@ -35,9 +35,9 @@ def quiet() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """For what a library reads of the environment inside the block, such as when it is imported.
+    """Set `QUIET` inside the block, for libraries that read the environment there, as on import.
 
-    Afterwards the process, which may be somebody else's, is as it was before.
+    The environment is restored afterwards, because the process may be the user's own.
     """
     absent = [name for name in QUIET if name not in os.environ]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Latencies relative to a reference: the times of different moments are scaled to one speed of the machine."""
+"""Latencies relative to a reference time of the baseline, so that times of different moments can be compared."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _as_timed(figure: Measurement) -> Measurement:
 
 
 def at_speeds_of(references: Mapping[str, Estimate], measured: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """`measured`, each workload's latencies scaled to its reference; `references` by the workload's mark."""
+    """`measured` with the latencies of each workload scaled to its reference (ms), which is given by workload mark."""
     counted = dict(measured)
     for mark, reference in references.items():
         own = of_workload(measured, mark)
@@ -72,6 +72,6 @@ def _reach(estimate: Estimate) -> tuple[float, float]:
 
 
 def reference_error(timed: Measurement) -> float:
-    """Relative standard error of the reference that a latency is counted by; 0 for one that is clock time."""
+    """Relative standard error of the reference that a latency is scaled to; 0 for an unscaled clock time."""
     low, high = timed.conditions.get("reference_interval", (1.0, 1.0))
     return math.log(high / low) / (2 * 1.96)

@@ -1,7 +1,7 @@
-"""How well embeddings find what belongs together: ranks of relevant passages among all, and similarities of pairs.
+"""How well embeddings retrieve relevant passages: ranks among all passages, retrieval metrics, and cosines of pairs.
 
-Exact: every passage is compared with every query, in float64. Values are one a query, so that intervals can be made of
-them.
+Every passage is compared with every query, in float64. Metrics have one value per query, so that intervals can be
+computed from them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BLOCK = 2**23  # scores that are held at a time: 64 MB
 def ranks(queries: ArrayLike, passages: ArrayLike, relevant: Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
     """The ranks (from 1, ascending) of each query's relevant passages by dot product, which is cosine at length 1.
 
-    A passage that is not relevant stands before a relevant one of the same score, so a model that embeds all texts
-    alike gains nothing by it.
+    An irrelevant passage ranks before a relevant one of the same score, so a model that gives all texts the same
+    embedding gains nothing by it.
 
     Args:
         queries: (Q, D).
@@ -30,13 +30,15 @@ def ranks(queries: ArrayLike, passages: ArrayLike, relevant: Sequence[ArrayLike]
         relevant: for each query, the indices of its relevant passages, at least one.
 
     Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, indices that are missing, twice or too large.
+        ValueError: shapes that do not match, values that are not finite, or indices that are missing, repeated or out
+            of
+            range.
     """
     asked, stored = _embeddings(queries, "queries"), _embeddings(passages, "passages")
     if asked.shape[1] != stored.shape[1]:
-        raise ValueError(f"queries have {asked.shape[1]} numbers each, passages {stored.shape[1]}")
+        raise ValueError(f"queries and passages must have equal widths, got {asked.shape[1]} and {stored.shape[1]}")
     if len(relevant) != len(asked):
-        raise ValueError(f"{len(asked)} queries, but relevant passages of {len(relevant)}")
+        raise ValueError(f"relevant must have one entry for each of the {len(asked)} queries, got {len(relevant)}")
     wanted = [_indices(i, indices, len(stored)) for i, indices in enumerate(relevant)]
     # Equal passages are scored once: the last bit of a matrix product may depend on the place of a column.
     unique, places = _unique(stored)
@@ -54,7 +56,7 @@ def _embeddings(values: ArrayLike, what: str) -> Floats:
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{what} must be rows of numbers, got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{what} hold numbers that are infinite or not a number")
+        raise ValueError(f"{what} must hold finite numbers, got infinity or NaN")
     return array
 
 
@@ -83,20 +85,20 @@ def _ranks(scores: Floats, relevant: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def recall_at(ranks: Ranks, k: int) -> Floats:
-    """The share of each query's relevant passages among its first k (Q,)."""
+    """(Q,): the share of each query's relevant passages that are among its first k."""
     return np.array([np.mean(places <= k) for places in ranks], dtype=np.float64)
 
 
 def reciprocal_rank(ranks: Ranks, k: int = 10) -> Floats:
-    """1 / the rank of each query's first relevant passage, 0 where it is behind k (Q,). Its mean is MRR@k."""
+    """(Q,): 1 / the rank of each query's first relevant passage, 0 beyond rank k. The mean over queries is MRR@k."""
     return np.array([1 / places[0] if places[0] <= k else 0.0 for places in ranks], dtype=np.float64)
 
 
 def ndcg(ranks: Ranks, k: int = 10) -> Floats:
-    """Normalised discounted cumulative gain of the first k, a relevant passage being 1 (Q,).
+    """(Q,): normalised discounted cumulative gain of the first k, with binary relevance.
 
-    Järvelin & Kekäläinen 2002, with the discount log2(1 + rank) that trec_eval and scikit-learn have: the gain over
-    that of a list in which the relevant passages stand first.
+    Järvelin & Kekäläinen (2002), with the discount log2(1 + rank) of trec_eval and scikit-learn: the gain divided by
+    that of a list in which the relevant passages come first.
     """
     return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in ranks], dtype=np.float64)
 
@@ -106,7 +108,11 @@ def _gain(places: NDArray[Any]) -> float:
 
 
 def similarities(a: ArrayLike, b: ArrayLike) -> Floats:
-    """The cosine of each pair of rows (N,) of a (N, D) and b (N, D); 0 where one is all zeros."""
+    """(N,): the cosine of each pair of rows of a (N, D) and b (N, D); 0 where one is all zeros.
+
+    Raises:
+        ValueError: different shapes, or values that are not finite.
+    """
     first, second = _embeddings(a, "first embeddings"), _embeddings(b, "second embeddings")
     if first.shape != second.shape:
         raise ValueError(f"pairs must be of one shape, got {first.shape} and {second.shape}")

@@ -1,9 +1,9 @@
-"""The fastest a model could possibly be here: what it must read and compute, over what this device can do at most.
+"""Lower bounds on a model's time on this device: what it must read and compute, over the device's ceilings.
 
 The floor of a call is max(bytes / bandwidth, operations / peak) (Williams, Waterman & Patterson, 2009, "Roofline").
-Everything is counted so that the floor is low rather than high: each weight is read once a call, activations stay in
-cache, an embedding costs the rows that are read, padding is skipped, and a ceiling is the best of what was seen. So a
-time under it is a bug, of the measurement or of the counting.
+Everything is counted so that the floor is low rather than high: each weight is read once per call, activations stay in
+cache, an embedding costs only the rows that are read, padding is skipped, and a ceiling is the best measured value. So
+a time below the floor is a bug, of the measurement or of the counting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STEP_FRACTION = Objective(
 
 OBJECTIVES = (FLOOR, FRACTION, STEP_FRACTION)
 
-#: A median may be this much under the floor before it is called a bug: ceilings are measured too.
+#: A median may be this share below the floor before it counts as a bug, because ceilings are measured too.
 TOLERANCE = 0.05
 
 #: (inputs, outputs) of a matrix; a low-rank pair is two.
@@ -41,23 +41,23 @@ Matrix = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The plain sizes of a transformer that its least work follows from; who knows the model fills them in."""
+    """The sizes of a transformer that determine its least work; the caller, who knows the model, fills them in."""
 
     token_matrices: tuple[Matrix, ...]  # every token passes them
     row_matrices: tuple[Matrix, ...]  # once a row: pooler and head
     attention: tuple[int, ...]  # by block, heads * head size of the queries
-    tables: tuple[int, ...]  # width of every embedding table that each token reads a row of
+    tables: tuple[int, ...]  # widths of the embedding tables of which each token reads a row
     row_precision: str | None = None  # of `row_matrices`, a key of `BYTES`; None: that of the other matrices
 
     @property
     def weights(self) -> int:
-        """Numbers in all matrices, each read once a call."""
+        """The number of elements of all matrices, each read once per call."""
         return sum(a * b for a, b in (*self.token_matrices, *self.row_matrices))
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The least that one call does."""
+    """The least operations and memory traffic of one call."""
 
     operations: float  # multiplications and additions
     bytes: float
@@ -76,13 +76,16 @@ class Floor:
 
 
 def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
-    """Of a call with rows of these many real tokens. `precision` is that of the weights, a key of `BYTES`.
+    """The least work of a call whose rows have `lengths` real tokens each.
 
-    Blocks that are spared an integer precision count as if they were not, and scales beside the weights not at all: the
-    floor may be low.
+    `precision` is that of the weights, a key of `BYTES`. Blocks that stay in a wider precision are counted in it too,
+    and scales of quantised weights are not counted, so the floor may be low.
 
-    A matrix costs 2 * inputs * outputs a token; attention, scores and weighted sum together, 4 * length^2 * heads *
-    head size a row and block (Kaplan et al., 2020, table 1, without their average over a causal mask).
+    A matrix costs 2 * inputs * outputs operations per token. Attention costs 4 * length^2 * heads * head size per row
+    and block, scores and weighted sum together (Kaplan et al., 2020, table 1, without the average over a causal mask).
+
+    Raises:
+        ValueError: an unknown precision.
     """
     tokens = sum(lengths)
     squares = sum(length * length for length in lengths)
@@ -96,9 +99,9 @@ def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
 
 
 def step_work(sizes: Sizes, length: int, rows: int, precision: str) -> Work:
-    """Of one generated token for each of `rows` rows, after `length` tokens.
+    """The least work of one generated token for each of `rows` rows, after `length` tokens.
 
-    All weights are read; reading the cache is left out, so the floor may be low.
+    All weights are read. Reading the key-value cache is not counted, so the floor may be low.
     """
     operations = 2 * rows * sizes.weights + 4 * rows * length * sum(sizes.attention)
     return Work(float(operations), _bytes_read(sizes, precision))
@@ -112,9 +115,9 @@ def _bytes_read(sizes: Sizes, precision: str) -> float:
 
 
 def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceilings) -> Floor:
-    """The median over the calls of a workload, so that it may be held against a median time.
+    """The floor of the median call of a workload, to be compared with a median time.
 
-    Of a call that generates: that of its prompt, and of each token after the first that of a step.
+    A call that generates costs its prompt, and a step of `step_work` for each token after the first.
     """
     prompt = _floor_of_pass(sizes, inputs, precision, ceilings)
     new_tokens = int(inputs[0][NEW_TOKENS][0]) if NEW_TOKENS in inputs[0] else 0
@@ -162,7 +165,7 @@ def reached(floor: Floor, median: Measurement) -> dict[str, Measurement]:
 
 
 def under(floor: Floor, median: Measurement) -> str:
-    """A sentence when a median time is under the floor, which is a bug; else ""."""
+    """A sentence where a median time (ms) is below the floor, which is a bug; else ""."""
     if median.value >= floor.ms * (1 - TOLERANCE):
         return ""
     return (
@@ -172,7 +175,7 @@ def under(floor: Floor, median: Measurement) -> str:
 
 
 def held_against(floor: Floor, timed: Mapping[str, Measurement], median: str) -> dict[str, Measurement]:
-    """`timed` with floor and fraction; where its `median` is under the floor all of it is marked noisy for that."""
+    """`timed` with floor and fraction; all are marked noisy where the measurement `median` is below the floor."""
     reason = under(floor, timed[median])
     marked = {name: _marked(measurement, reason) for name, measurement in timed.items()}
     return {**marked, **reached(floor, marked[median]), **_step_reached(floor, marked.get(TPOT.name))}

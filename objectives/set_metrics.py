@@ -42,7 +42,7 @@ def _macro_of(references: Labels, predictions: Predictions, drawn: Floats) -> Fl
     return mean
 
 
-#: Of all labels of the task, whichever the rows have: a label without rows counts 0.
+#: Metrics over all labels of the task: a label without rows counts 0.
 SET_METRICS = (
     Metric(
         "f1_micro", "F1 of all pairs of a row and a label together", _f1("micro"), None, _micro_of, words="micro F1"
@@ -54,10 +54,10 @@ SET_METRICS = (
 
 
 def constant_set(metric: str, references: Labels) -> Labels:
-    """(C,) 0 or 1: the label set that gives the best metric when every row is given it.
+    """(C,) 0 or 1: the label set with the best metric when it is predicted for every row.
 
-    The F1 of a label that every row is given grows with its rows, so that the best sets are those of the k most
-    frequent labels.
+    The F1 of a label that is predicted for every row grows with its number of rows, so the best set is that of the k
+    most frequent labels for some k.
     """
     counts = references.sum(0)
     if metric == "f1_macro":  # a sum over labels, each of which gains by being given wherever it has rows
@@ -74,7 +74,7 @@ def constant_set(metric: str, references: Labels) -> Labels:
 def per_label(predictions: Predictions, references: Labels, names: Sequence[str]) -> list[dict[str, Any]]:
     """Precision, recall and F1 of every label that appears, with the number of rows that have it; plain JSON.
 
-    As `quality.per_class`: recall has Wilson's interval, and what cannot be known is None.
+    As in `quality.per_class`, recall has Wilson's interval, and undefined values are None.
     """
     from sklearn.metrics import precision_recall_fscore_support
 

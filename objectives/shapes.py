@@ -1,4 +1,4 @@
-"""Many models at once as plain sizes: what their time, their size and their work follow from."""
+"""The sizes of many models as arrays, from which their times, storage and operations are computed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from objectives.roofline import Sizes
 
 Array = NDArray[np.float64]
 
-#: One value a model; the rest of a `Shapes` has one a model and kind of matrix.
+#: Fields of `Shapes` with one value per model; the others have one per model and kind of matrix.
 SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors", "tied")
 KINDS = ("count", "inputs", "outputs")
 
-#: Precisions of which every number is stored in; the others are of matrices alone, beside vectors and tables in fp32.
+#: Precisions in which all tensors are stored; in the others only matrices are, beside fp32 vectors and tables.
 WHOLE = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes of N models. A size may be a mean over blocks, and so a fraction: what follows from it is a sum over them.
+    """Sizes of N models. A size may be a mean over blocks, and so fractional: derived quantities are sums over blocks.
 
-    Every token passes `count` matrices of `inputs` by `outputs`, (N, K) each, for up to K kinds; unused kinds count 0.
-    A low-rank pair is two.
+    Every token passes `count` matrices of `inputs` by `outputs`, (N, K) each, of up to K kinds; unused kinds count 0.
+    A low-rank pair is two matrices.
     """
 
     count: Array
@@ -67,7 +67,7 @@ class Shapes:
 
     @classmethod
     def of(cls, sizes: Sizes, hidden: int, tables: int = 0, vectors: int = 0, tied: int = 0) -> Shapes:
-        """One model, exactly. `tables`, `vectors` and `tied` are numbers of which its time does not depend."""
+        """One model. `tables`, `vectors` and `tied` are numbers of elements, on which its time does not depend."""
         kinds = sorted(Counter(sizes.token_matrices).items())
         matrices = np.array([[float(count), *map(float, kind)] for kind, count in kinds]).reshape(-1, 3)
         scalars = {
@@ -83,7 +83,7 @@ class Shapes:
         return cls(*(matrices[None, :, i] for i in range(3)), **{n: np.array([float(v)]) for n, v in scalars.items()})
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One mapping a model, equal for equal models: every kind once, in order, those that count 0 left out."""
+        """One mapping per model, equal for equal models: every kind once, in order, without those that count 0."""
         rows = []
         for i in range(len(self)):
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
@@ -101,7 +101,7 @@ class Shapes:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: not what it writes, or a size that is negative or not finite.
+            KeyError, TypeError, ValueError: not the output of `to_json`, or a size that is negative or not finite.
         """
         kinds = np.zeros((3, len(rows), max((len(row["matrices"]) for row in rows), default=0)))
         for i, row in enumerate(rows):
@@ -120,10 +120,13 @@ def params_of(shapes: Shapes) -> Array:
 
 
 def megabytes_of(shapes: Shapes, precision: str) -> Array:
-    """(N,): MB of 1e6 bytes that the numbers take when weights have this precision, a key of `ceilings.BYTES`.
+    """(N,): storage in MB of 1e6 bytes where weights have this precision, a key of `ceilings.BYTES`.
 
-    An integer precision is that of the matrices: tables and vectors stay fp32, so a tied table is there twice, as
-    rows and as the head. Scales are not counted, nor what a file holds beside the numbers.
+    An integer precision applies to matrices only: tables and vectors stay fp32, so a tied table is stored twice, as
+    rows and as the head. Scales and file headers are not counted.
+
+    Raises:
+        ValueError: an unknown precision.
     """
     if precision not in BYTES:
         raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
@@ -142,7 +145,7 @@ def operations_of(shapes: Shapes, batch: int, length: float) -> Array:
     return operations
 
 
-#: What a call costs time for. Every cost grows with every size it has, and none is negative.
+#: The terms of a call's time. Each is non-negative and grows with the sizes that it depends on.
 COSTS = (
     "call",
     "block",
@@ -157,10 +160,10 @@ COSTS = (
 
 
 def features(shapes: Shapes, batch: int, length: float) -> Array:
-    """(N, F): how often each of `COSTS` comes in a call with `batch` rows of `length` tokens.
+    """(N, F): the number of times that each of `COSTS` occurs in a call with `batch` rows of `length` tokens.
 
-    The terms of a product of matrices (m, k) and (k, n) are mkn, kn, mn and mk: kernels that are cut into tiles pay
-    for reading and writing beside what they multiply (Goto & van de Geijn, 2008, section 3).
+    The terms of a product of matrices (m, k) and (k, n) are mkn, kn, mn and mk: tiled kernels pay for reading and
+    writing beside the multiplications (Goto & van de Geijn, 2008, section 3).
     """
     tokens = batch * length
     columns = (
@@ -178,7 +181,7 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
 
 
 def places(shapes: Shapes) -> Array:
-    """(N, D): where a model lies among others: logarithms of sizes that are no multiples of one another."""
+    """(N, D): coordinates for the distance between models: logarithms of sizes, none a multiple of another."""
     blocks = np.maximum(shapes.blocks, 1.0)
     columns = (
         blocks,

@@ -1,4 +1,4 @@
-"""How big a model is: bytes on disk, and parameters."""
+"""The size of a model: bytes on disk, and parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OBJECTIVES = (SIZE, PARAMETERS)
 
 
 def size(folder: Path, files: Iterable[str]) -> Measurement:
-    """What the files (paths inside `folder`) that hold the model's weights, and its runtime needs, take.
+    """The size of weight files, in MB of 1e6 bytes; `files` are paths inside `folder`, each counted once.
 
     Raises:
         FileNotFoundError: one of them is not there.
@@ -25,4 +25,5 @@ def size(folder: Path, files: Iterable[str]) -> Measurement:
 
 
 def parameters(count: int) -> Measurement:
+    """The number of parameters as a measurement."""
     return PARAMETERS.counted(float(count), {})

@@ -1,4 +1,4 @@
-"""Estimates with intervals. Everything here is pure, seeded, and states what it assumes.
+"""Estimates with intervals. All functions are pure and seeded, and state their assumptions.
 
 Times come in blocks: calls next to each other share the machine's state, so they are not independent, and the
 block is the unit that is resampled or paired. Intervals are 95 %, for a number of units fixed in advance.
@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
 
-#: Fewest samples to report a percentile from: with 99 % confidence at least two of them lie above it.
+#: Fewest samples for a percentile to be reported: with 99 % confidence at least two of them lie above it.
 MINIMUM_SAMPLES = {50: 1, 90: 64, 99: 662}
 
 #: Below this no rank-sum interval reaches 95 % (4 against 4: 2 / 70 is below 0.05; 3 against 3: 2 / 20 is not).
@@ -50,6 +50,9 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
     (Hollander, Wolfe & Chicken, 2014, section 4.3), exact at or just above 95 % and robust to outliers.
     Randomisation does not cover noise of one side that is autocorrelated over rounds: for an observed lag-1
     autocorrelation r the interval is widened by sqrt((1 + r) / (1 - r)), as for the mean of an AR(1) series.
+
+    Raises:
+        ValueError: fewer than `MINIMUM_PAIRS` rounds, different lengths, or a value that is not positive.
     """
     if not len(numerator) == len(denominator) == len(first) or len(first) < MINIMUM_PAIRS:
         lengths = f"{len(numerator)}, {len(denominator)} and {len(first)}"
@@ -70,7 +73,7 @@ def paired_ratio(numerator: Floats, denominator: Floats, first: Bools) -> Estima
 
 @functools.cache
 def rank_sum_cut(one: int, other: int) -> int:
-    """Of the one * other ordered differences, how many to drop at each end: the largest c with P(U <= c) <= 2.5 %.
+    """How many of the one * other ordered differences to drop at each end: the largest c with P(U <= c) <= 2.5 %.
 
     Raises:
         ValueError: too few rounds for an interval of 95 %.
@@ -104,10 +107,10 @@ def lag1_autocorrelation(residuals: Floats) -> float:
 
 
 def over_processes(values: Floats) -> Estimate:
-    """Typical value, and its interval, of positive values (k,), one from each of k fresh processes.
+    """Geometric mean, and its interval, of positive values (k,), one from each of k >= 2 fresh processes.
 
-    Student's interval on logs. The process is the unit: its memory layout shifts all of its times, by an amount that
-    times within the process cannot show. So autocorrelation within a process does not matter either.
+    Student's interval on logs. The process is the unit, because its memory layout shifts all of its times by an amount
+    that times within the process do not show. Autocorrelation within a process does not matter then.
     """
     logs = np.log(values)
     return _student(float(logs.mean()), logs)
@@ -167,7 +170,7 @@ def block_bootstrap(
 
 
 def pooled(processes: Blocks, statistic: Callable[[Floats], Floats], seed: int) -> list[Estimate]:
-    """`statistic` of the samples of all blocks, with intervals over processes, or over the blocks of one process."""
+    """`statistic` of all samples, its k values with intervals over processes, or over blocks of a single process."""
     if len(processes) == 1:
         return block_bootstrap(processes[0], statistic, seed)
     return over_groups([np.concatenate(blocks) for blocks in processes], statistic)

@@ -20,10 +20,10 @@ Read = Callable[[Sequence[int]], clock.Reading]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How long to time. Blocks and processes are fixed in advance: nothing that the times say ends it early.
+    """How long to time. Blocks and processes are fixed in advance; the measured times never end a timing early.
 
-    A pair of processes that was disturbed is timed again, `attempts` times in all; which attempt is kept is decided
-    by what the rest of the machine did, never by the ratio that was found.
+    A disturbed pair of processes is timed again, up to `attempts` times in all. The attempt to keep is chosen by the
+    CPU time of other processes, never by the measured ratio.
     """
 
     block_s: float  # of one block of calls on one side
@@ -44,9 +44,9 @@ class Protocol:
             raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
 
     def lasting(self, seconds: float) -> Protocol:
-        """The same number of blocks, cut so that those of both sides in all processes take about `seconds`.
+        """The same number of blocks, shortened so that those of both sides in all processes take about `seconds`.
 
-        Warming up is bounded by a quarter of what one process has of that, so that a short measurement is not mostly
+        Warm-up is bounded by a quarter of the seconds of one process, so that a short measurement is not mostly
         warm-up.
         """
         block_s = seconds / (2 * self.blocks * self.processes)
@@ -57,7 +57,7 @@ FEWEST_PROCESSES = 3
 
 #: In the loop: 1.5 s of blocks. Sixteen, because 8 rounds against 8 make a rank-sum interval of 95.0 %.
 QUICK = Protocol(block_s=0.046875, blocks=16, warm_s=0.5, attempts=2)
-#: For finalists, as MLPerf's single stream: the next call leaves when the last is answered. 20 s of blocks.
+#: For finalists, as in MLPerf's single stream: a call starts when the last one has ended. 20 s of blocks.
 LONG = Protocol(block_s=0.2083, blocks=16, warm_s=1.0, processes=3, attempts=2)
 
 
@@ -89,7 +89,7 @@ class Session:
 
     @property
     def ratio(self) -> Estimate:
-        """Of the baseline's time to the candidate's, from the blocks' medians."""
+        """The baseline's time over the candidate's, from the medians of their blocks (`stats.paired_ratio`)."""
         theirs, ours = (np.array([np.median(b) for b in side]) for side in (self.baseline, self.candidate))
         return stats.paired_ratio(theirs, ours, self.first)
 
@@ -102,7 +102,7 @@ def session(
     generator: np.random.Generator,
     read: Read = clock.read,
 ) -> Session:
-    """Time one pair of processes, again while it is disturbed, and keep the attempt with the quietest machine."""
+    """Time one pair of processes, repeatedly while it is disturbed, and keep the attempt with the quietest machine."""
     attempt, retried_for = quietest(
         lambda: _attempt(candidate, baseline, inputs, protocol, generator, read), protocol.attempts
     )
@@ -122,9 +122,9 @@ A = TypeVar("A", bound=Attempt)
 
 
 def quietest(measure: Callable[[], A], most: int) -> tuple[A, tuple[str, ...]]:
-    """(the attempt to keep, disturbances of the others): measures up to `most` times, until nothing disturbs it.
+    """(the attempt to keep, disturbances of the others): measures up to `most` times, until one is undisturbed.
 
-    Where every attempt was disturbed, it is the one during which other processes used least of the CPUs.
+    Where every attempt was disturbed, the one during which other processes used the least CPU time is kept.
     """
     attempts: list[A] = []
     while not attempts or (attempts[-1].disturbances and len(attempts) < most):
@@ -178,7 +178,7 @@ def _attempt(
 
 @contextlib.contextmanager
 def stopped(sides: Sequence[Side]) -> Iterator[None]:
-    """All of `sides` stand still, but for who is `awake`; in the end all run again."""
+    """All of `sides` are stopped inside the block, except where `awake` resumes one; afterwards all run."""
     try:
         for side in sides:
             side.pause()
@@ -190,7 +190,7 @@ def stopped(sides: Sequence[Side]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def awake(side: Side) -> Iterator[None]:
-    """A side that was stopped runs."""
+    """A stopped side runs inside the block."""
     side.resume()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a model is fed while it is timed: seeded batches of a fixed length, or of the user's own lengths."""
+"""The inputs of a model that is timed: seeded batches of a fixed length, or of the lengths of the user's data."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-#: Input of a timed call that is a generation: how many tokens to generate, one equal number a row, (B,) int64.
+#: Input of a timed call that generates: the number of tokens to generate, the same for each row, (B,) int64.
 NEW_TOKENS = "new_tokens"
-#: How many batches are made; timing goes round them.
+#: The number of batches of a workload; timing cycles through them.
 BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`batch` rows at a time, each `length` tokens, or with "data" as long as the user's own rows are.
+    """Batches of `batch` rows of `length` tokens each; "data": lengths as in the user's rows.
 
-    With `new_tokens` a call is a generation: a row is a prompt, and is followed by that many tokens.
+    With `new_tokens` a call generates: a row is a prompt that is continued by that many tokens.
     """
 
     batch: int = 1
@@ -44,7 +44,7 @@ _PARTS = {"device": r"cpu|cuda", "batch": r"b([1-9]\d*)", "length": r"l([1-9]\d*
 
 
 def suffix(workload: Workload) -> str:
-    """What names a workload in the name of a measurement: "b32-l128", "b1-ldata"."""
+    """The workload's suffix in names of measurements: "b32-l128", "b1-ldata"."""
     return f"b{workload.batch}-l{workload.length}"
 
 
@@ -55,7 +55,7 @@ def marked(name: str) -> tuple[str, str]:
 
 
 def other(main: Workload, mark: str) -> Workload:
-    """The workload that the suffix `mark` names; what it leaves out ("b32", "l128", "cpu") is as in `main`.
+    """The workload of suffix `mark`; parts that it leaves out ("b32" has no length) are those of `main`.
 
     Raises:
         ValueError: no such suffix.
@@ -70,7 +70,7 @@ def other(main: Workload, mark: str) -> Workload:
 
 
 def device_of(mark: str) -> str | None:
-    """The device that the suffix names ("cuda-b32"), or None: the main one. Raises ValueError: no such suffix."""
+    """The device in a suffix ("cuda-b32"), or None for the main device. Raises ValueError for an invalid suffix."""
     return _parts(mark)["device"]
 
 
@@ -88,14 +88,14 @@ def _parts(mark: str) -> dict[str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a tokenizer puts around texts, and which token ids texts are made of. A pair has a piece between its texts.
+    """The special tokens that a tokenizer puts around texts, and the token ids of texts themselves.
 
-    Models need some of these tokens at their places (BART reads its answer at the end token; a decoder's head looks for
-    the first padding), so random texts are framed as real ones are.
+    Some models depend on special tokens (BART classifies at the end token; a decoder's head looks for the first padding
+    token), so random texts are framed as real ones are.
     """
 
     vocabulary: int  # token ids are in [0, vocabulary)
-    special: tuple[int, ...] = (0,)  # ids that stand in no text
+    special: tuple[int, ...] = (0,)  # ids that no text contains
     pad: int = 0
     around: tuple[tuple[int, ...], ...] = ((), ())  # before the text, behind it; of a pair: before, between, behind
     types: tuple[tuple[int, ...], ...] = ()  # token types of `around`; empty where the tokenizer gives none
@@ -103,7 +103,7 @@ class Frame:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Frame:
-        """From plain JSON values."""
+        """The frame from plain JSON values; raises KeyError where a field is missing."""
         return cls(
             vocabulary=int(fields["vocabulary"]),
             special=tuple(fields["special"]),
@@ -115,15 +115,15 @@ class Frame:
 
     @property
     def ordinary(self) -> NDArray[np.int64]:
-        """The ids that texts are made of; all of them where the tokenizer calls every one special."""
+        """The token ids of texts; all ids where the tokenizer calls every one special."""
         whole = np.arange(self.vocabulary)
         left = np.setdiff1d(whole, self.special)
         return left if len(left) else whole
 
     def row(self, text: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(token ids, token types) of a row as long as `text`, (L,), whose place in the row is between the frame's.
+        """(token ids, token types) of a framed row, (L,) each, of `text` (L,) cut to make room for the frame.
 
-        A row too short for the frame keeps the end of it.
+        A row that is too short for the frame has the end of the frame.
         """
         marks = sum(map(len, self.around))
         share = np.array_split(text[: max(0, len(text) - marks)], len(self.around) - 1)
@@ -148,7 +148,7 @@ def inputs(
 ) -> list[dict[str, np.ndarray]]:
     """`BATCHES` batches of random texts, framed, each name (B, L) int64; shorter rows are padded and masked.
 
-    B is the workload's batch, or the number of rows that so many of the user's questions are made of.
+    B is the workload's batch; with `together` the number of rows of so many groups.
 
     Args:
         workload: batch, length (in tokens, the frame's among them) and seed. With new tokens each batch has
@@ -156,11 +156,11 @@ def inputs(
         input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
         frame: the tokenizer's.
         lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
-        together: how many neighbouring rows are never parted, as the windows of a question are; they count as one row
-            of the batch. Their sum is the number of `lengths`; empty: each row stands alone.
+        together: sizes of the groups of neighbouring rows that stay together, as the windows of a question do; a group
+            counts as one row of the batch. They sum to the number of `lengths`; empty: each row is its own group.
 
     Raises:
-        ValueError: an input this cannot make, or "data" without lengths.
+        ValueError: an input name that is not one of those four, or "data" without lengths.
     """
     generator = np.random.default_rng(workload.seed)
     if len(together) in (0, len(lengths)):  # each row stands alone
@@ -175,7 +175,7 @@ def inputs(
 
 
 def shapes_digest(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """16 hex digits of the shapes (B, L) of batches and of how many tokens of each row are real, in any order."""
+    """16 hex digits of the shapes (B, L) of batches and of the real tokens of each row, in any order."""
     shapes = sorted(
         [sorted([name, *array.shape] for name, array in batch.items()), sorted(_real_tokens(batch))]
         for batch in batches
@@ -249,5 +249,5 @@ def _batch(
     }
     unknown = [name for name in input_names if name not in arrays]
     if unknown:
-        raise ValueError(f"can make {', '.join(arrays)}, got {', '.join(unknown)}")
+        raise ValueError(f"inputs must be among {', '.join(arrays)}, got {', '.join(unknown)}")
     return {name: arrays[name] for name in input_names}

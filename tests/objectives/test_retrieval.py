@@ -137,14 +137,14 @@ def test_similarities_are_cosines() -> None:
 @pytest.mark.parametrize(
     ("queries", "passages", "relevant", "rule"),
     [
-        ([[1.0, 2.0]], [[1.0]], [[0]], "queries have 2 numbers each, passages 1"),
-        ([[1.0]], [[1.0]], [], "1 queries, but relevant passages of 0"),
+        ([[1.0, 2.0]], [[1.0]], [[0]], "queries and passages must have equal widths, got 2 and 1"),
+        ([[1.0]], [[1.0]], [], "relevant must have one entry for each of the 1 queries, got 0"),
         ([[1.0]], [[1.0]], [[]], "relevant passages of query 0 must be different numbers from 0 to 0"),
         ([[1.0]], [[1.0], [2.0]], [[-1]], "from 0 to 1"),
         ([[1.0]], [[1.0], [2.0]], [[2]], "from 0 to 1"),
         ([[1.0]], [[1.0], [2.0]], [[1, 1]], "different numbers"),
-        ([[math.nan]], [[1.0]], [[0]], "queries hold numbers that are infinite or not a number"),
-        ([[1.0]], [[math.inf]], [[0]], "passages hold numbers"),
+        ([[math.nan]], [[1.0]], [[0]], "queries must hold finite numbers, got infinity or NaN"),
+        ([[1.0]], [[math.inf]], [[0]], "passages must hold finite numbers"),
         ([1.0], [[1.0]], [[0]], r"queries must be rows of numbers, got shape \(1,\)"),
         ([[1.0]], np.zeros((0, 1)), [[0]], "passages must be rows"),
     ],
