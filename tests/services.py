@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 
+from search.serve import generation
 from search.serve.app import create_app
 from search.serve.batching import Limits
 from search.serve.database.archive import Archive
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer
-from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
+from search.serve.generator import Piece
 from search.serve.guard import Guarding
 from search.serve.retrieval import Index
 from search.serve.service import ANSWERING, Service
@@ -54,6 +60,37 @@ def variant(number: int, ms: float, quality: float) -> Variant:
 def fleet(task: str, answer: Any, numbers: Sequence[int] = (0,), limits: Limits = LIMITS) -> Fleet:
     variants = [variant(n, 1.0 + 2 * i, 0.8 + 0.01 * i) for i, n in enumerate(numbers)]
     return Fleet(task, f"study-{task}", variants, dict.fromkeys(numbers, answer), limits, "metric")
+
+
+class Counting:
+    """A model that writes the words "1 2 3 ..." until `max_new_tokens`, slowly where told to."""
+
+    def __init__(self, seconds: float = 0.0, fails_at: int = 0) -> None:
+        self.seconds, self.fails_at = seconds, fails_at
+        self.written = 0
+        self.begun = threading.Event()
+
+    def pieces(self, prompt: Any, *, max_new_tokens: int, stop: Any = (), **_: Any) -> Iterator[Piece]:
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        if len(text) > 100:
+            raise ValueError("a prompt must have at most 100 tokens, one less than the model's context, got more")
+        for number in range(1, max_new_tokens + 1):
+            self.begun.set()
+            time.sleep(self.seconds)
+            if number == self.fails_at:
+                raise RuntimeError("no memory at /secret/path")
+            if str(number) in stop:
+                yield Piece("", len(text), number, "stop")
+                return
+            self.written += 1
+            yield Piece(f"{number} ", len(text), number)
+        yield Piece("", len(text), max_new_tokens, "length")
+
+
+def causal(*models: Counting) -> Fleet:
+    variants = [variant(i, 1.0 + i, 0.8 + 0.01 * i) for i in range(len(models))]
+    answers = {i: generation.generating(model, i) for i, model in enumerate(models)}
+    return Fleet(CAUSAL, "study-lm", variants, answers, generation.LIMITS, "perplexity")
 
 
 @contextlib.contextmanager
@@ -94,3 +131,23 @@ def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     content: dict[str, Any] = response.json()
     assert content["status"] == status and content["title"] and content["detail"] and content["type"] == "about:blank"
     return content
+
+
+@contextlib.contextmanager
+def running(made: Service, guarding: Guarding = OPEN) -> Iterator[str]:
+    """The service behind a real web server; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(create_app(made, guarding), "127.0.0.1", port, log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)

@@ -13,9 +13,10 @@ from fastapi import FastAPI, File, HTTPException, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
-from search.serve import problems
+from search.serve import completion_api, problems
+from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
-from search.serve.fleet import EMBEDDING, Fleet
+from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
 from search.serve.guard import Guard, Guarding
 from search.serve.metrics import Metrics
 from search.serve.schemas import (
@@ -75,6 +76,9 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
     problems.install(app)
     _answers(app, service, live)
     _models(app, service)
+    causal = service.fleets.get(CAUSAL)
+    completer = None if causal is None else Completer(causal, service.archive, metrics.completed)
+    completion_api.install(app, completer, live.add)
     _passages(app, service)
     _health(app, service, metrics, live, ready)
     _page(app)
@@ -202,13 +206,18 @@ def _health(app: FastAPI, service: Service, metrics: Metrics, live: Live, ready:
         return {
             "load": live.shown(),
             "passages": len(service.index),
-            "answering": ANSWERING if ANSWERING in service.fleets else EMBEDDING,
+            "answering": next((task for task in (ANSWERING, CAUSAL) if task in service.fleets), EMBEDDING),
             "fleets": {task: _fleet(fleet) for task, fleet in service.fleets.items()},
         }
 
 
 def _page(app: FastAPI) -> None:
-    for path, name in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+    for path, name in (
+        ("/", "index.html"),
+        ("/page.css", "page.css"),
+        ("/page.js", "page.js"),
+        ("/completion.js", "completion.js"),
+    ):
         app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
 
 

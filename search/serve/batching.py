@@ -128,10 +128,11 @@ class Batcher:
         self._running.add(batch)
         return batch
 
-    def finish(self, batch: Batch, now_s: float, error: str = "") -> tuple[Request, ...]:
+    def finish(self, batch: Batch, now_s: float, error: str = "", retry: bool = True) -> tuple[Request, ...]:
         """The batch was answered, or failed with `error`; the requests that are given up.
 
-        Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says.
+        Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says;
+        without `retry` they are given up.
         """
         self._running.discard(batch)
         if not error:
@@ -141,7 +142,7 @@ class Batcher:
             return ()
         self.controller.failed(batch.variant, now_s, error)
         for request in batch.requests:
-            request.failures += 1
+            request.failures += 1 if retry else self.limits.attempts
         waited_for = [request for request in batch.requests if not request.withdrawn]
         again = [request for request in waited_for if request.failures < self.limits.attempts]
         self._buckets[batch.length].extendleft(reversed(again))

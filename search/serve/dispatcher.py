@@ -21,6 +21,8 @@ from search.serve.batching import Batch, Batcher, Refusal, Request
 
 #: Seconds for which a busy thread keeps the interpreter while another waits for it.
 SWITCH_S = 0.0005
+#: Seconds after which a queue is looked through for what has expired, at most.
+SWEEP_S = 0.1
 #: Answers for payloads by the variant of that number, in order. Each worker has its own, and is its one caller.
 #: An answer that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
 Run = Callable[[int, Sequence[Any]], Sequence[Any]]
@@ -41,6 +43,10 @@ class ExpiredError(Exception):
 
 class FailedError(Exception):
     """Each batch that the request was in failed."""
+
+
+class BrokenOffError(Exception):
+    """A model failed when a part of its answer was sent already: the row must not be tried again."""
 
 
 class Deadline:
@@ -136,14 +142,15 @@ class Dispatcher:
         while (batch := self._next()) is not None:
             payloads = [request.payload[0] for request in batch.requests]
             begun, error, answers = time.monotonic(), "", list[Any]()
+            again = True
             try:
                 answers = list(run(batch.variant.number, payloads))
                 if len(answers) != len(payloads):
                     error = f"{len(answers)} answers for {len(payloads)} rows"
             except Exception as reason:
                 # A model's failure takes the variant out; it must not end the worker.
-                error = one_line(reason)
-            self._done(batch, begun, answers, error)
+                error, again = one_line(reason), not isinstance(reason, BrokenOffError)
+            self._done(batch, begun, answers, error, again)
 
     def _next(self) -> Batch | None:
         """The next batch, when one is due; None: closed and nothing waits."""
@@ -159,10 +166,10 @@ class Dispatcher:
                 # A wait of infinity is none that a condition takes.
                 self._changed.wait(None if math.isinf(wakes) else max(wakes - now, 0.0002))
 
-    def _done(self, batch: Batch, begun_s: float, answers: Sequence[Any], error: str) -> None:
+    def _done(self, batch: Batch, begun_s: float, answers: Sequence[Any], error: str, again: bool) -> None:
         now = time.monotonic()
         with self._changed:
-            given_up = self._batcher.finish(batch, now, error)
+            given_up = self._batcher.finish(batch, now, error, again)
             self._changed.notify_all()
         for request in given_up:
             _resolve(request, FailedError(error))
@@ -174,9 +181,10 @@ class Dispatcher:
             _resolve(request, answer if isinstance(answer, Exception) else reply)
 
     def _sweep(self) -> None:
-        """Tell requests that expire, though every worker is busy; ten times in an objective."""
+        """Tell requests that expire though every worker is busy; ten times in an objective and in a second at least."""
+        every = min(self._batcher.limits.slo_s / 10, SWEEP_S)
         while True:
-            ended = self._closing.wait(self._batcher.limits.slo_s / 10)
+            ended = self._closing.wait(every)
             with self._changed:
                 gone = self._batcher.expired(time.monotonic())
                 ended = ended and not self._batcher.waiting
@@ -185,7 +193,7 @@ class Dispatcher:
             if ended:
                 return
             if self._closing.is_set():
-                time.sleep(self._batcher.limits.slo_s / 10)
+                time.sleep(every)
 
 
 def _resolve(request: Request, result: Answered | Exception) -> None:

@@ -19,11 +19,13 @@ from search.serve.variants import Variant, from_front, loadable
 
 #: Characters of English a token, about: rows are put in queues by their length, which need not be exact.
 CHARACTERS = 4
+#: Tokens of a completion by which variants are ordered.
+TOKENS = 64
 #: Batch sizes at which a model without a record is timed.
 TIMED = (1, 8)
 
-#: The task whose fleet embeds passages and questions.
-EMBEDDING = "sentence-similarity"
+#: The task whose fleet embeds passages and questions, and the one whose fleet completes texts.
+EMBEDDING, CAUSAL = "sentence-similarity", "causal-lm"
 #: Full batches of short texts that an embedding fleet has time for: it has one model, so no objective is kept by
 #: changing it. An answer takes three or four, and waits for one of passages that are stored meanwhile.
 ROOM = 8
@@ -150,10 +152,22 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
         raise UserError(f"{path}: a front without members; there is nothing to serve")
     # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
     chosen = (min(variants, key=lambda v: v.loss),) if task == EMBEDDING else loadable(variants, memory_mb)
+    models = {v.number: load(folder / "models" / str(v.number), device) for v in chosen}
     if task == EMBEDDING:
         limits = embedding_limits(limits, chosen[0])
-    answers = {v.number: answering(load(folder / "models" / str(v.number), device)) for v in chosen}
+    if task == CAUSAL:
+        return causal_fleet(study, chosen, models, metric)
+    answers = {number: answering(model) for number, model in models.items()}
     return Fleet(task, study, chosen, answers, limits, metric)
+
+
+def causal_fleet(study: str, variants: Sequence[Variant], models: Mapping[int, Any], metric: str) -> Fleet:
+    """A fleet that completes texts: one at a time, whose time is counted by its tokens."""
+    from search.serve import generation
+
+    fleet = sorted((generation.timed(v, models[v.number]) for v in variants), key=lambda v: v.seconds(1, TOKENS))
+    answers = {number: generation.generating(model, number) for number, model in models.items()}
+    return Fleet(CAUSAL, study, fleet, answers, generation.LIMITS, metric)
 
 
 def answering(model: Any) -> Answer:

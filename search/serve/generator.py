@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Generator as Steps
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -48,6 +49,16 @@ class Options:
         for one in self.stop:
             if not isinstance(one, str) or not one:
                 raise ValueError(f"stop must be a string or several, none of them empty, got {one!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one token adds to an answer; `text` may be empty."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int  # of the answer so far
+    finish: Literal["stop", "length"] | None = None  # of the last piece: why the answer ends
 
 
 class Generator(Scorer):
@@ -136,11 +147,37 @@ class Generator(Scorer):
         options = _options(max_new_tokens, temperature, top_p, seed, stop)
         return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
 
+    def pieces(
+        self,
+        prompt: str | Chat,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Iterator[Piece]:
+        """The answer token by token, with counts of tokens: who stops reading stops the model within one token.
+
+        Options and errors as for a call.
+        """
+        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        read = self._prompt(prompt)
+        length = len(read.ids)
+        most = min(options.max_new_tokens, self._limit - length)
+        count = 0
+        with closing(self._pieces([read], options, 0)) as texts:
+            for (text,) in texts:
+                count += 1
+                yield Piece(text, length, min(count, most))
+        # Beyond the last token comes what was held back for it.
+        yield Piece("", length, min(count, most), "length" if count > most else "stop")
+
     def _prompt(self, prompt: Any) -> Prompt:
         with self._tokenizing:
             return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
 
-    def _pieces(self, prompts: Sequence[Prompt], options: Options, first: int) -> Iterator[list[str]]:
+    def _pieces(self, prompts: Sequence[Prompt], options: Options, first: int) -> Steps[list[str], None, None]:
         """A piece of each answer at each step; `first` is the number of the first prompt."""
         lengths = np.array([len(prompt.ids) for prompt in prompts])
         longest = int(lengths.max())

@@ -36,7 +36,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 #: What answers without a key: whether the service lives, and the page that asks for the key.
-OPEN = ("/healthz", "/readyz", "/", "/page.css", "/page.js")
+OPEN = ("/healthz", "/readyz", "/", "/page.css", "/page.js", "/completion.js")
 #: Request ids that a client may choose.
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Hosts of the loopback, with any port.

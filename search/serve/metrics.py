@@ -24,12 +24,24 @@ class Metrics:
         self._requests = Counter(
             "requests", "requests by route and status", ("route", "status"), registry=self.registry
         )
+        self._first = Histogram(
+            "first_token_seconds", "time to the first token of completions", buckets=BUCKETS, registry=self.registry
+        )
+        self._tokens = Counter("completion_tokens", "tokens that were written", registry=self.registry)
+        self._completions = Counter("completions", "completions by their end", ("finish",), registry=self.registry)
         self.registry.register(_State(service))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         self._seconds.labels(route).observe(seconds)
         self._requests.labels(route, str(status)).inc()
+
+    def completed(self, first_s: float | None, tokens: int, finish: str) -> None:
+        """Count one completion."""
+        if first_s is not None:
+            self._first.observe(first_s)
+        self._tokens.inc(tokens)
+        self._completions.labels(finish).inc()
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

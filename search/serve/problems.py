@@ -30,6 +30,9 @@ TITLES = {
     504: "Too late",
 }
 
+#: Errors of the service that `of` knows.
+KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, NothingKnownError, ValueError)
+
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
     """A response that says what went wrong."""
@@ -40,6 +43,25 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
 def retry_after(seconds: float) -> dict[str, str]:
     """The header that says when to come again: whole seconds, 1 or more."""
     return {"Retry-After": str(max(1, math.ceil(min(seconds, 3600.0))))}
+
+
+def of(error: Exception) -> JSONResponse:
+    """The problem that an error of the service is."""
+    match error:
+        case RefusedError():
+            closed = error.refusal.reason in ("closing", "unavailable")
+            return problem(503 if closed else 429, str(error), retry_after(error.retry_after_s))
+        case ExpiredError():
+            return problem(504, str(error), retry_after(1.0))
+        case FailedError():
+            return problem(503, "the models that should answer failed; they are tried again later", retry_after(1.0))
+        case WriterFullError():
+            return problem(503, str(error), retry_after(1.0))
+        case NothingKnownError():
+            return problem(404, str(error))
+        case ValueError():
+            return problem(422, str(error))
+    raise error
 
 
 def install(app: FastAPI) -> None:
@@ -55,31 +77,12 @@ def install(app: FastAPI) -> None:
         summary = "; ".join(f"{one['at']}: {one['rule']}" for one in errors[:5])
         return problem(422, summary, errors=errors[:20])
 
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> JSONResponse:
-        closed = error.refusal.reason in ("closing", "unavailable")
-        return problem(503 if closed else 429, str(error), retry_after(error.retry_after_s))
-
-    @app.exception_handler(ExpiredError)
-    async def expired(request: Request, error: ExpiredError) -> JSONResponse:
-        return problem(504, str(error), retry_after(1.0))
-
-    @app.exception_handler(FailedError)
-    async def failed(request: Request, error: FailedError) -> JSONResponse:
-        return problem(503, "the models that should answer failed; they are tried again later", retry_after(1.0))
-
-    @app.exception_handler(WriterFullError)
-    async def full(request: Request, error: WriterFullError) -> JSONResponse:
-        return problem(503, str(error), retry_after(1.0))
-
-    @app.exception_handler(NothingKnownError)
-    async def nothing(request: Request, error: NothingKnownError) -> JSONResponse:
-        return problem(404, str(error))
-
-    @app.exception_handler(ValueError)
-    async def value(request: Request, error: ValueError) -> JSONResponse:
-        return problem(422, str(error))
-
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
         return problem(500, f"request {request.state.request} failed; the service's log says why")
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return of(error)
+
+    for kind in KNOWN:
+        app.add_exception_handler(kind, known)

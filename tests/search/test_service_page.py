@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from services import service
+from services import Counting, causal, service
 
 from search.serve.app import create_app
 from search.serve.guard import Guarding
@@ -245,3 +245,24 @@ def test_a_service_with_keys_asks_for_one(browser: Any, tmp_path: Path) -> None:
             server.close()
             browser.execute_script("sessionStorage.clear()")
             browser.get_log("browser")
+
+
+def test_a_completion_is_shown_as_it_comes_and_can_be_stopped(browser: Any, tmp_path: Path) -> None:
+    model = Counting(seconds=0.02)
+    with service(tmp_path, causal(model)) as made:
+        server = Running(made, Guarding(rate=1e6, burst=1e6))
+        try:
+            browser.get(server.url)
+            until(lambda: find(browser, "h1").text == "Completion")
+            assert not find(browser, "#own-text").is_displayed()
+            find(browser, "#question").send_keys(HOSTILE + "\n")
+            until(lambda: find(browser, "#result mark").text.startswith("1 2 3"))
+            assert model.written < 200
+            until(lambda: "study-lm/0" in find(browser, "#result .quiet").text)
+            assert find(browser, "#result mark").text.endswith("199 200")
+            assert browser.title == "Completion" and not browser.find_elements("css selector", "main img, main script")
+            find(browser, "#question").send_keys("again\n")
+            until(lambda: find(browser, "#result button")).click()
+            until(lambda: find(browser, "#result .quiet").text == "Stopped.")
+        finally:
+            server.close()

@@ -62,6 +62,7 @@ class NewAnswer:
     variant: str
     milliseconds: Mapping[str, float]
     key_id: int | None = None
+    task: str = "question-answering"
 
 
 class Archive:
@@ -86,6 +87,7 @@ class Archive:
             passage = session.scalar(select(Passage.id).where(Passage.id == answer.passage_id))
             question = Question(
                 request=answer.request,
+                task=answer.task,
                 text=clean(answer.question),
                 context=_cleaned(answer.context),
                 key_id=answer.key_id,
@@ -272,6 +274,7 @@ def _shown(answer: StoredAnswer, question: Question, feedback: Feedback | None) 
     return {
         "id": answer.id,
         "request": question.request,
+        "task": question.task,
         "question": question.text,
         "context": question.context,
         "answer": answer.text,

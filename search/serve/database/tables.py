@@ -67,6 +67,7 @@ class Question(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     request: Mapped[str] = mapped_column(String(64))  # the request's id, which logs name too
+    task: Mapped[str] = mapped_column(String(50), server_default="question-answering")  # what was asked for
     text: Mapped[str] = mapped_column(Text)
     context: Mapped[str | None] = mapped_column(Text)  # that came with the question; None: passages were searched
     key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id", ondelete="SET NULL"))

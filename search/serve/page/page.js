@@ -14,9 +14,9 @@ function element(name, text, className) {
 
 class Problem extends Error {}
 
-async function call(method, path, body) {
+async function call(method, path, body, signal) {
   const headers = key ? { Authorization: "Bearer " + key } : {};
-  const options = { method, headers };
+  const options = { method, headers, signal };
   if (body instanceof FormData) options.body = body;
   else if (body !== undefined) {
     headers["Content-Type"] = "application/json";
@@ -25,11 +25,13 @@ async function call(method, path, body) {
   let response;
   try {
     response = await fetch(path, options);
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Problem("The service does not answer.");
   }
   if (response.status === 401) $("key-form").hidden = false;
   if (response.status === 204) return null;
+  if ((response.headers.get("Content-Type") || "").startsWith("text/event-stream")) return response;
   const content = await response.json().catch(() => ({}));
   if (!response.ok) {
     const again = response.headers.get("Retry-After");
@@ -82,6 +84,7 @@ async function ask(event) {
   const button = $("ask").querySelector("button");
   button.disabled = true;
   try {
+    if ($("ask").dataset.completes === "true") return await complete(question);
     const found = await call("POST", "/v1/answer", context ? { question, context } : { question });
     const card = element("article", undefined, "card");
     card.append(element("p", found.answer || "No answer in this text.", "answer"));
@@ -169,7 +172,8 @@ async function moreHistory(anew) {
     lastAnswer = one.id;
     const item = element("li");
     item.append(element("p", one.question, "quiet"), element("p", one.answer || "No answer.", "answer"));
-    const told = [new Date(one.answered_at).toLocaleString(), `score ${one.score.toFixed(2)}`, one.variant];
+    const score = one.task === "causal-lm" ? [] : [`score ${one.score.toFixed(2)}`];
+    const told = [new Date(one.answered_at).toLocaleString(), ...score, one.variant];
     item.append(element("p", told.join(" · "), "quiet"), feedback(one.id, one.feedback));
     $("history").append(item);
   }
@@ -217,6 +221,7 @@ async function live() {
   try {
     const state = await call("GET", "/v1/status");
     const fleet = state.fleets[state.answering];
+    completing(state.answering === "causal-lm");
     $("per-s").textContent = state.load.per_s.toFixed(1);
     $("p50").textContent = milliseconds(state.load.p50_ms);
     $("p99").textContent = milliseconds(state.load.p99_ms);

@@ -1,0 +1,219 @@
+"""`/v1/completions` and `/v1/chat/completions`, as OpenAI's endpoints take and give them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import Field, StringConstraints
+
+from search.serve import problems
+from search.serve.completer import COMPLETE_S, Asked, Completer, Ending, Part
+from search.serve.prompts import Chat
+from search.serve.schemas import TEXT, Strict
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=TEXT)]
+#: Told of each completion that is done its milliseconds and variant.
+Done = Callable[[float, str], None]
+
+
+class StreamOptions(Strict):
+    """Of the events of a stream."""
+
+    include_usage: bool = False
+
+
+class Options(Strict):
+    """How a completion is chosen and where it ends."""
+
+    model: str = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    user: str | None = None
+    within_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
+
+    def asked(self, prompt: str | Chat, max_tokens: int, request: Request) -> Asked:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        within = COMPLETE_S if self.within_ms is None else self.within_ms / 1e3
+        state = request.state
+        return Asked(
+            prompt,
+            max_tokens,
+            self.temperature,
+            self.top_p,
+            self.seed,
+            tuple(stop),
+            state.request,
+            state.key_id,
+            within,
+        )
+
+
+class Complete(Options):
+    """A text to go on with."""
+
+    prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 16
+
+
+class Message(Strict):
+    """Of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, StringConstraints(max_length=TEXT)]
+
+
+class CompleteChat(Options):
+    """A chat to answer."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+
+
+class Text:
+    """The shape of completions."""
+
+    name, prefix, chunk = "text_completion", "cmpl", "text_completion"
+
+    def whole(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    piece = whole
+
+
+class Reply(Text):
+    """The shape of replies in a chat."""
+
+    name, prefix, chunk = "chat.completion", "chatcmpl", "chat.completion.chunk"
+
+    def whole(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+    def piece(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}}
+
+
+def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
+    """Add the routes; without a completer they answer 404."""
+
+    def given() -> Completer:
+        if completer is None:
+            raise HTTPException(404, "no causal-lm study is served; name one when the service is started")
+        return completer
+
+    @app.post("/v1/completions")
+    async def complete(body: Complete, request: Request) -> Response:
+        """Go on with a text, as OpenAI's completions endpoint does; with `stream` as server-sent events."""
+        return await _answer(given(), body.asked(body.prompt, body.max_tokens, request), body, Text(), request, done)
+
+    @app.post("/v1/chat/completions")
+    async def reply(body: CompleteChat, request: Request) -> Response:
+        """Answer a chat by the model's own template, as OpenAI's chat endpoint does."""
+        messages = [message.model_dump() for message in body.messages]
+        return await _answer(given(), body.asked(messages, body.max_tokens, request), body, Reply(), request, done)
+
+
+async def _answer(
+    completer: Completer, asked: Asked, body: Options, shape: Text, request: Request, done: Done
+) -> Response:
+    parts = completer.parts(asked)
+    about = {"id": f"{shape.prefix}-{asked.request}", "created": int(time.time())}
+    try:
+        if body.stream:
+            # What fails before the first piece is a problem with its own status.
+            first = await _unless_gone(request, anext(parts))
+        else:
+            ending = await _unless_gone(request, _ending(parts))
+    except BaseException:
+        await parts.aclose()
+        raise
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        events = _events(first, parts, about, shape, usage, done)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    done(ending.milliseconds["total"], ending.variant)
+    choice = {"index": 0, **shape.whole(ending.text), "logprobs": None, "finish_reason": ending.finish}
+    content = {**about, "object": shape.name, "model": ending.variant, "choices": [choice], "usage": _usage(ending)}
+    return JSONResponse({**content, "answer": ending.id, "milliseconds": ending.milliseconds})
+
+
+async def _ending(parts: AsyncGenerator[Part, None]) -> Ending:
+    async for part in parts:
+        if isinstance(part, Ending):
+            return part
+    raise AssertionError("a completion ends with its ending")
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` gives, which is cancelled where the client goes away meanwhile."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HTTPException(499, "the client has gone away")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _events(
+    first: Part, parts: AsyncGenerator[Part, None], about: dict[str, Any], shape: Text, usage: bool, done: Done
+) -> AsyncIterator[str]:
+    """The events of a stream; an error in the middle is an event too, since the status is sent."""
+
+    def event(part: Part, text: str, finish: str | None = None, **more: Any) -> str:
+        choice = {"index": 0, **shape.piece(text), "logprobs": None, "finish_reason": finish}
+        return _data({**about, "object": shape.chunk, "model": part.variant, "choices": [choice], **more})
+
+    async with contextlib.aclosing(parts):
+        part: Part | None = first
+        try:
+            while part is not None:
+                if isinstance(part, Ending):
+                    done(part.milliseconds["total"], part.variant)
+                    yield event(part, "", part.finish, answer=part.id, milliseconds=part.milliseconds)
+                    if usage:
+                        told = {"object": shape.chunk, "model": part.variant, "choices": [], "usage": _usage(part)}
+                        yield _data({**about, **told})
+                    yield "data: [DONE]\n\n"
+                else:
+                    yield event(part, part.text)
+                part = await anext(parts, None)
+        except problems.KNOWN as error:
+            yield f"event: error\ndata: {bytes(problems.of(error).body).decode()}\n\n"
+        except Exception:
+            log.exception("completion %s failed", about["id"])
+            failed = problems.problem(500, f"request {about['id']} failed; the service's log says why")
+            yield f"event: error\ndata: {bytes(failed.body).decode()}\n\n"
+
+
+def _data(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+def _usage(ending: Ending) -> dict[str, int]:
+    total = ending.prompt_tokens + ending.tokens
+    return {"prompt_tokens": ending.prompt_tokens, "completion_tokens": ending.tokens, "total_tokens": total}

@@ -1,0 +1,18 @@
+"""Questions say what was asked for: an answer, or a completion."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    task = sa.Column("task", sa.String(50), nullable=False, server_default="question-answering")
+    op.add_column("questions", task)
+
+
+def downgrade() -> None:
+    op.drop_column("questions", "task")

@@ -1,0 +1,79 @@
+"""A completion under way in a worker: pieces go to who waits for them, until that one has gone or the time is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from search.errors import one_line
+from search.serve.batching import Limits
+from search.serve.dispatcher import BrokenOffError, ExpiredError
+from search.serve.generator import Generator, Piece
+from search.serve.prompts import Chat
+from search.serve.variants import Variant
+
+#: A prompt by which the time of a token is measured, and how many tokens follow it.
+PROMPT, TOKENS = "The history of the town begins with a bridge over", 17
+#: Seconds that completions wait at most for others, and how many may wait.
+LIMITS = Limits(slo_s=60.0, max_batch=1, max_queue=64, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
+
+
+@dataclass(eq=False)
+class Generation:
+    """What is to be completed, and where its pieces go."""
+
+    prompt: str | Chat
+    options: Mapping[str, Any]
+    ends_s: float  # by time.monotonic
+    give: Callable[[Piece], None]
+    gone: threading.Event = field(default_factory=threading.Event)
+    number: int = 0  # the variant that completes
+    begun: bool = False
+
+    def stopped(self) -> bool:
+        return self.gone.is_set() or time.monotonic() > self.ends_s
+
+
+def generating(model: Any, number: int) -> Callable[[Sequence[Generation]], Sequence[Any]]:
+    """Rows of a fleet are generations; the answer to one is its last piece, which it was given like those before."""
+
+    def answer(rows: Sequence[Generation]) -> Sequence[Any]:
+        return [_generated(model, number, row) for row in rows]
+
+    return answer
+
+
+def _generated(model: Any, number: int, row: Generation) -> Piece | Exception | None:
+    row.number = number
+    last = None
+    try:
+        with closing(model.pieces(row.prompt, **row.options)) as pieces:
+            for last in pieces:
+                if row.stopped():
+                    return ExpiredError("the completion was not done in its time")
+                row.begun = True
+                row.give(last)
+    except Exception as error:
+        # Text that was sent cannot be taken back, so that no other variant can begin anew.
+        if row.begun:
+            raise BrokenOffError(one_line(error)) from error
+        raise
+    return last
+
+
+def timed(variant: Variant, model: Generator) -> Variant:
+    """The variant with the times of this machine: a row's length is the tokens that are written."""
+    firsts, others = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        times = [time.perf_counter() - began for piece in model.pieces(PROMPT, max_new_tokens=TOKENS)]
+        firsts.append(times[0])
+        others.append((times[-1] - times[0]) / max(len(times) - 1, 1) or times[0])
+    first, other = float(np.median(firsts)), float(np.median(others))
+    return replace(variant, points=((1, first), (TOKENS, first + (TOKENS - 1) * other)), length=1)

@@ -1,0 +1,178 @@
+"""Completions: OpenAI's shapes, streams, clients that leave, deadlines, models that fail, and the history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from services import Counting, causal, is_problem, running, service, talk
+
+from search.serve.fleet import CAUSAL
+from search.serve.service import Service
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator[Service]:
+    with service(tmp_path, causal(Counting())) as made:
+        yield made
+
+
+def events(text: str) -> list[Any]:
+    """What the events of a stream hold, the last one too."""
+    blocks = [block for block in text.split("\n\n") if block]
+    lines = [block.splitlines()[-1].removeprefix("data: ") for block in blocks]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_a_completion_is_as_openai_s_and_in_the_history(counting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "count", "max_tokens": 3, "temperature": 0}
+        found = (await client.post("/v1/completions", json=body)).json()
+        assert found["object"] == "text_completion" and found["model"] == "study-lm/0"
+        assert found["choices"] == [{"index": 0, "text": "1 2 3 ", "logprobs": None, "finish_reason": "length"}]
+        assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        stopped = (await client.post("/v1/completions", json={**body, "stop": "2"})).json()["choices"][0]
+        assert (stopped["text"], stopped["finish_reason"]) == ("1 ", "stop")
+        newest, oldest = (await client.get("/v1/history")).json()["answers"]
+        assert (oldest["id"], oldest["question"], oldest["answer"]) == (found["answer"], "count", "1 2 3 ")
+        assert newest["task"] == "causal-lm" and newest["variant"] == "study-lm/0"
+        said = await client.post(f"/v1/answers/{newest['id']}/feedback", json={"helpful": True})
+        assert said.status_code == 204
+        metrics = (await client.get("/metrics")).text
+        assert "completion_tokens_total 5.0" in metrics and 'completions_total{finish="stop"} 1.0' in metrics
+        assert (await client.get("/v1/status")).json()["answering"] == "causal-lm"
+
+    talk(counting, conversation)
+
+
+def test_a_stream_has_an_event_for_each_piece_and_its_ending(counting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "count", "max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
+        response = await client.post("/v1/completions", json=body)
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *pieces, ending, usage, done = events(response.text)
+        assert [one["choices"][0]["text"] for one in pieces] == ["1 ", "2 ", "3 "] and done == "[DONE]"
+        assert all(one["choices"][0]["finish_reason"] is None for one in pieces)
+        assert ending["choices"][0]["finish_reason"] == "length" and usage["usage"]["total_tokens"] == 8
+        assert (await client.get("/v1/history")).json()["answers"][0]["id"] == ending["answer"]
+
+    talk(counting, conversation)
+
+
+def test_a_chat_is_answered_in_openai_s_shape(counting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"messages": [{"role": "user", "content": "count"}], "max_tokens": 2}
+        found = (await client.post("/v1/chat/completions", json=body)).json()
+        assert found["object"] == "chat.completion"
+        assert found["choices"][0]["message"] == {"role": "assistant", "content": "1 2 "}
+        streamed = events((await client.post("/v1/chat/completions", json={**body, "stream": True})).text)
+        assert [one["choices"][0]["delta"] for one in streamed[:-1]] == [{"content": "1 "}, {"content": "2 "}, {}]
+        assert (await client.get("/v1/history")).json()["answers"][0]["question"] == "user: count"
+
+    talk(counting, conversation)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_wrong_prompts_and_options_are_problems(counting: Service, stream: bool) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        long = is_problem(await client.post("/v1/completions", json={"prompt": "x" * 101, "stream": stream}), 422)
+        assert "at most 100 tokens" in long["detail"]
+        for wrong in ({"prompt": ""}, {"top_p": 0}, {"n": 2}, {"stop": ""}, {"temperature": -1}, {"seed": -1}):
+            body = {"prompt": "a", **wrong, "stream": stream}
+            is_problem(await client.post("/v1/completions", json=body), 422)
+        assert (await client.get("/v1/history")).json()["answers"] == []
+
+    talk(counting, conversation)
+
+
+def test_without_a_causal_front_there_is_no_completion(served: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        content = is_problem(await client.post("/v1/completions", json={"prompt": "a"}), 404)
+        assert content["detail"] == "no causal-lm study is served; name one when the service is started"
+
+    talk(served, conversation)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_fails_before_its_first_token_and_another_completes(tmp_path: Path, stream: bool) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2, "stream": stream})
+        assert response.status_code == 200 and "study-lm/0" in response.text and "error" not in response.text
+
+    with service(tmp_path, causal(Counting(), Counting(fails_at=1))) as made:
+        made.fleets[CAUSAL].dispatcher.pin(1)
+        talk(made, conversation)
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_variant_is_out(tmp_path: Path) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 9, "stream": True}
+        response = await client.post("/v1/completions", json=body)
+        assert response.text.split("\n\n")[-2].startswith("event: error\ndata: ")
+        *pieces, error = events(response.text)
+        assert [one["choices"][0]["text"] for one in pieces] == ["1 ", "2 "]
+        assert error["status"] == 503 and "/secret/path" not in response.text
+        is_problem(await client.post("/v1/completions", json={"prompt": "a"}), 503)
+        [kept] = (await client.get("/v1/history")).json()["answers"]
+        assert kept["answer"] == "1 2 "
+
+    with service(tmp_path, causal(Counting(fails_at=3))) as made:
+        talk(made, conversation)
+
+
+def test_a_completion_that_is_late_is_broken_off(tmp_path: Path) -> None:
+    model = Counting(seconds=0.05)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 500, "within_ms": 1500}
+        is_problem(await client.post("/v1/completions", json=body), 504)
+        assert model.written < 40
+
+    with service(tmp_path, causal(model)) as made:
+        talk(made, conversation)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, stream: bool) -> None:
+    model = Counting(seconds=0.02)
+    with service(tmp_path, causal(model)) as made, running(made) as url:
+        body = {"prompt": "a", "max_tokens": 5000, "stream": stream}
+        with httpx.Client(base_url=url, timeout=5) as client:
+            if stream:
+                with client.stream("POST", "/v1/completions", json=body) as response:
+                    next(response.iter_text())
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post("/v1/completions", json=body, timeout=0.3)
+            until = time.monotonic() + 5
+            while 'completions_total{finish="cancelled"} 1.0' not in client.get("/metrics").text:
+                assert time.monotonic() < until
+            written = model.written
+            time.sleep(0.2)
+            assert model.written <= written + 1
+            if stream:
+                [kept] = client.get("/v1/history").json()["answers"]
+                assert kept["answer"].startswith("1 ")
+
+
+def test_completions_take_turns_and_the_service_answers_meanwhile(tmp_path: Path) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 10}
+        running = [asyncio.create_task(client.post("/v1/completions", json=body)) for _ in range(4)]
+        slowest = 0.0
+        while not all(one.done() for one in running):
+            began = time.perf_counter()
+            assert (await client.get("/healthz")).status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+            await asyncio.sleep(0.005)
+        assert all(one.result().json()["choices"][0]["text"].endswith("10 ") for one in running)
+        assert slowest < 0.2
+
+    with service(tmp_path, causal(Counting(seconds=0.01))) as made:
+        talk(made, conversation)
