@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from objectives import generation, latency, noise
+from objectives import latency, noise
 from objectives.campaign import Campaign, Set
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
@@ -27,16 +27,15 @@ def measurements(
     over = campaign.ratio(campaign.anchors[0], key)
     noted = {**conditions, **_conditions(campaign, key, sets, over)}
     blocks = [one.blocks[key] for one in sets]
-    figures = latency.clock_times(blocks, rows, seed, noted)
     tokens = [one.tokens[key] for one in sets if key in one.tokens]
-    figures += generation.token_times(tokens, rows, seed, noted) if tokens else []
+    figures = latency.call_times(blocks, tokens, rows, seed, noted)
     if speed != 1.0:
         figures = [_at_speed(measurement, speed) for measurement in figures]
     figures.append(latency.SPEEDUP.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, noted))
     device = [one.device[key] for one in sets if key in one.device]
     if device:
         figures.append(latency.device_time(device, seed, noted))
-    figures.append(latency.first_call([float(one.info[key]["first_call_ms"]) for one in sets], noted))
+    figures += latency.first_call([float(one.info[key]["first_call_ms"]) for one in sets], blocks, noted)
     return {measurement.objective: measurement for measurement in figures}
 
 

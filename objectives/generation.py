@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,25 @@ from objectives import stats
 from objectives.measurement import Measurement, Objective
 from objectives.stats import Blocks, Floats
 
+GENERATE = Objective(
+    "generate_ms", "ms", "lower", "median time of a whole call that generates, which is its latency_p50_ms"
+)
 TTFT = Objective("ttft_ms", "ms", "lower", "median time to the first token: the prompt is read and one token chosen")
 TPOT = Objective("tpot_ms", "ms", "lower", "median time of each token after the first")
-TPOT_P90 = Objective("tpot_p90_ms", "ms", "lower", "90th percentile of the time of a token after the first")
-TPOT_P99 = Objective("tpot_p99_ms", "ms", "lower", "99th percentile of the time of a token after the first")
+TPOT_P90 = Objective("tpot_p90_ms", "ms", "lower", "90th percentile of the time of a later token (64 tokens or more)")
+TPOT_P99 = Objective("tpot_p99_ms", "ms", "lower", "99th percentile of the time of a later token (662 tokens or more)")
 TOKENS_PER_S = Objective("tokens_per_s", "tokens/s", "higher", "tokens generated in a second, the prompt included")
 
-OBJECTIVES = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
+#: What is measured of the tokens of a call.
+TOKENS = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
+OBJECTIVES = (GENERATE, *TOKENS)
 #: Names of the objectives that only tasks that generate text have.
 NAMES = tuple(objective.name for objective in OBJECTIVES)
+
+
+def whole_call(median: Measurement) -> Measurement:
+    """The median time of a call that generates, under its own name."""
+    return replace(median, objective=GENERATE.name)
 
 
 def token_times(

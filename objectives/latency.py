@@ -33,9 +33,12 @@ DEVICE_P50 = Objective(
 THROUGHPUT = Objective("throughput_per_s", "rows/s", "higher", "rows answered in a second, one call after the other")
 SPEEDUP = Objective("speedup", "ratio", "higher", "the baseline's time over the candidate's, block by block")
 FIRST_CALL = Objective("first_call_ms", "ms", "lower", "time of the very first call, which may compile")
+COMPILE = Objective(
+    "compile_ms", "ms", "lower", "time of the first call beyond a usual one: compiling, and what else is done once"
+)
 PREPARE = Objective("prepare_s", "s", "lower", "time to load and prepare the model before the first call")
 
-OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, PREPARE)
+OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, COMPILE, PREPARE)
 TAIL = (90, 99)
 
 #: Objectives that depend on the workload, and so may be measured under several.
@@ -159,13 +162,12 @@ def _measure(
     # Of two sides that wander together the ratio is known better than the time of either.
     judged = ("median", stats.pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
     noted = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
-    figures = clock_times(ours, rows, seed, noted)
+    figures = call_times(ours, [s.tokens for s in sessions], rows, seed, noted)
     if open_baseline is not None:
         figures.append(_speedup(sessions, noted))
-    figures += generation.token_times([s.tokens for s in sessions], rows, seed, noted)
     if sessions[0].device:
         figures.append(device_time([s.device for s in sessions], seed, noted))
-    figures.append(first_call([float(s.info["first_call_ms"]) for s in sessions], noted))
+    figures += first_call([float(s.info["first_call_ms"]) for s in sessions], ours, noted)
     figures.append(_once(PREPARE, [float(s.info["prepare_s"]) for s in sessions], noted))
     return {measurement.objective: measurement for measurement in figures}
 
@@ -184,6 +186,15 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
         "retried_for": [reasons for s in sessions for reasons in s.retried_for],
         **({} if clocks is None else {"gpu_clock_mhz": clocks[0], "gpu_max_clock_mhz": clocks[1]}),
     }
+
+
+def call_times(
+    blocks: Blocks, tokens: Sequence[Sequence[Floats]], rows: int, seed: int, conditions: Mapping[str, Any]
+) -> list[Measurement]:
+    """`clock_times`, and what `tokens` (by process and block, as `generation.token_times` has them) add to them."""
+    figures = clock_times(blocks, rows, seed, conditions)
+    generated = generation.token_times(tokens, rows, seed, conditions) if tokens else []
+    return [*figures, *([generation.whole_call(figures[0])] if generated else []), *generated]
 
 
 def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, Any]) -> list[Measurement]:
@@ -211,9 +222,14 @@ def device_time(blocks: Blocks, seed: int, conditions: Mapping[str, Any]) -> Mea
     return DEVICE_P50.measured(estimate.value, estimate.interval, calls, conditions)
 
 
-def first_call(milliseconds: Sequence[float], conditions: Mapping[str, Any]) -> Measurement:
-    """The time of the first call, from one value per process."""
-    return _once(FIRST_CALL, milliseconds, conditions)
+def first_call(milliseconds: Sequence[float], blocks: Blocks, conditions: Mapping[str, Any]) -> list[Measurement]:
+    """The time of the first call, and what of it usual calls do not take.
+
+    `milliseconds` has the first call of each process, `blocks` the ms of its usual ones by block.
+    """
+    usual = [float(np.median(np.concatenate(list(process)))) for process in blocks]
+    beyond = [max(0.0, first - later) for first, later in zip(milliseconds, usual, strict=True)]
+    return [_once(FIRST_CALL, milliseconds, conditions), _once(COMPILE, beyond, conditions)]
 
 
 def _speedup(sessions: Sequence[Session], conditions: Mapping[str, Any]) -> Measurement:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from objectives.estimate import Estimate
-from objectives.generation import OBJECTIVES as TOKENS
+from objectives.generation import GENERATE, TOKENS, whole_call
 from objectives.latency import P50, P90, P99, SPEEDUP, THROUGHPUT, of_workload, renamed
 from objectives.measurement import Measurement
 
@@ -45,6 +45,8 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
             figure = by_clock[objective.name]
             factor = slower if objective.better == "lower" else 1 / slower
             figures[objective.name] = scaled(figure, figure.value * factor, *_reach(figure.estimate))
+    if GENERATE.name in timed:
+        figures[GENERATE.name] = whole_call(figures[P50.name])
     return {**timed, **figures}
 
 

@@ -98,8 +98,8 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     evaluate = Evaluator(prepared, view.progress, clock)
     cost_model = cost_model_of(prepared, evaluate.measurer, siblings, evaluate.weights_builder.stored_settings())
     if cost_model is None and config.sampler == "known-latency":
-        view.say("      sampler: tpe (known-latency needs the task's metric and latency_p50_ms for objectives, and a")
-        view.say("      model whose layers are known)")
+        view.say("      sampler: tpe (known-latency needs the task's metric and the time of a call for objectives, and")
+        view.say("      a model whose layers are known)")
     proposer = proposer_of(prepared, config.budget.trials, siblings, cost_model, clock.left, retry_failed)
     front = _front_so_far(prepared, proposer, evaluate, view)
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))

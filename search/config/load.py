@@ -15,7 +15,7 @@ from search.config.parse import parse
 from search.config.schema import RUN, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
-from search.config.workload import checked_workload
+from search.config.workload import call_named, checked_workload
 from search.errors import UserError, listed, unknown, wrong
 
 
@@ -58,6 +58,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     space = check_space(raw.pop("space", None), names.axes, source.where)
     config = parse(RUN, raw, source.where)
     config = replace(config, model=replace(config.model, problem_type=_problem_type(config, names, source)))
+    config = replace(config, objectives=call_named(config, names.generating))
     if not config.metric and (metrics := _metrics(config, names)):
         config = replace(config, metric=metrics[0])
     _check_names(config, names, source)

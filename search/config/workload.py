@@ -31,6 +31,18 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
     return replace(workload, prompt=prompt, length=prompt, new_tokens=workload.new_tokens or NEW_TOKENS)
 
 
+def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...]:
+    """The objectives, with the time of a call under the name that it has for the task."""
+    from objectives.generation import GENERATE
+    from objectives.latency import P50
+
+    if config.task not in generating:
+        return config.objectives
+    ours, theirs = GENERATE.name, P50.name
+    parted = (name.partition("/") for name in config.objectives)
+    return tuple(f"{ours if plain == theirs else plain}{bar}{mark}" for plain, bar, mark in parted)
+
+
 def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:
     """Raise UserError for what only a task that generates has."""
     from objectives.generation import NAMES

@@ -24,7 +24,7 @@ from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
 from search.front.front import Front
-from search.front.outcome import LATENCY, SPEEDUP, Outcome
+from search.front.outcome import CALL_TIMES, LATENCY, SPEEDUP, Outcome
 from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
@@ -79,10 +79,9 @@ def finalists_of(front: Front) -> list[Outcome]:
 
 def _near(front: Front) -> list[Outcome]:
     """The candidates off the front that would be on it at the fast end of their interval, the closest first."""
-    names = [t.objective for t in front.targets]
-    if LATENCY not in names:
+    index = next((i for i, t in enumerate(front.targets) if t.objective in CALL_TIMES), None)
+    if index is None:
         return []
-    index = names.index(LATENCY)
     members = [front.point(o) for o in front.members]
     close: list[tuple[float, Outcome]] = []
     for outcome in front.eligible:

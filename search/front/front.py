@@ -14,16 +14,16 @@ from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.final import Final
 from search.front.formatting import quantity, significant, text
-from search.front.outcome import LATENCY, LOSS, SPEEDUP, Outcome, Target
+from search.front.outcome import CALL_TIMES, LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
 
 PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
 #: is narrower, so it decides whether two candidates are distinguishable.
-PAIRED = {**{metric.name: LOSS for metric in METRICS}, LATENCY: SPEEDUP}
+PAIRED = {**{metric.name: LOSS for metric in METRICS}, **dict.fromkeys(CALL_TIMES, SPEEDUP)}
 #: Objectives whose ratio between two models of one campaign is that of their times, or its inverse.
-AS_TIMES = (LATENCY, "throughput_per_s", SPEEDUP)
+AS_TIMES = (*CALL_TIMES, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
 
@@ -217,7 +217,7 @@ class Front:
     @property
     def speed(self) -> Target:
         """The target of the pick "fastest": a latency, else the last target."""
-        return next((t for t in self.targets if t.objective.startswith("latency")), self.targets[-1])
+        return next((t for t in self.targets if t.objective.startswith(("latency", *CALL_TIMES))), self.targets[-1])
 
     @property
     def quality(self) -> Target:

@@ -10,6 +10,8 @@ from objectives.measurement import Direction, Measurement
 from spaces.recipe import Recipe
 
 LATENCY = "latency_p50_ms"
+#: Names of the median time of a call: every model has the first, one that generates the second too.
+CALL_TIMES = (LATENCY, "generate_ms")
 SPEEDUP = "speedup"
 LOSS = "quality_loss"
 

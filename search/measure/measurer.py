@@ -81,13 +81,15 @@ class Measurer:
             return reused
         self._progress(f"{recipe.runtime.name}: preparing", 0.0)
         with self._opening("prepare", recipe, folder) as bench:
-            if build.precision_of(recipe) == {"precision": "fp32"}:
-                encoded = self._prepared.whole("validation").encoded
-                check_parity(recipe.runtime.name, folder, bench, encoded, self._limit_s())
+            generates = self._prepared.task.generates
+            if not generates:
+                self._check_parity(recipe, folder, bench)
             with self._watch.timed("latency"):
                 self._progress(f"{recipe.runtime.name}: timing", 0.0)
                 measurements = self.timings(bench, recipe, folder)
             measurements |= memory.memory(bench)  # before predictions, which take more rows at once
+            if generates:  # its first call and its memory are those of a generation
+                self._check_parity(recipe, folder, bench)
             with self._watch.timed("quality"):
                 measurements |= self.qualities(self.output(recipe, folder, held(bench), "validation"), "validation")
             if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
@@ -95,6 +97,12 @@ class Measurer:
         measurements |= self.sizes(recipe, folder)
         self._reuse.keep(recipe, folder, measurements)
         return measurements
+
+    def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
+        """Raise ArithmeticError where the weights in fp32 give other outputs than under eager PyTorch."""
+        if build.precision_of(recipe) == {"precision": "fp32"}:
+            encoded = self._prepared.whole("validation").encoded
+            check_parity(recipe.runtime.name, folder, bench, encoded, self._limit_s())
 
     def recall(self, digests: Collection[str]) -> None:
         """Reuse also noisy measurements of these recipes, which an equal search made."""

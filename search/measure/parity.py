@@ -1,4 +1,4 @@
-"""The same weights in fp32 must give the same output under every runtime, before anything is timed."""
+"""The same weights in fp32 must give the same output under every runtime."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from search.front.formatting import describe, interval, quantity, text, times, title
 from search.front.front import Front
-from search.front.outcome import LATENCY, LOSS, Outcome
+from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
 from search.report.text import census, headline, ties_text
@@ -92,7 +92,8 @@ class Column:
 def _columns(front: Front, study: StudyRecord) -> list[Column]:
     """The measurements that trials are compared in: the targets, then others that most models have."""
     names = [t.objective for t in front.targets]
-    extra = [n for n in (study.metric, LATENCY, "size_mb", "params", "peak_memory_mb") if n not in names]
+    time = () if set(names) & set(CALL_TIMES) else (LATENCY,)
+    extra = [n for n in (study.metric, *time, "size_mb", "params", "peak_memory_mb") if n not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
 
     def of(name: str) -> Column:

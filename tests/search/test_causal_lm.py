@@ -169,6 +169,18 @@ def test_a_search_ends_with_models_whose_perplexity_is_that_of_their_records(sea
         assert len(tables) == 1, "tied tables are saved once"
 
 
+def test_a_whole_call_has_its_own_name_everywhere(searched: Path) -> None:
+    exports = searched / "mlruns" / "exports" / "found"
+    front = json.loads((exports / "front.json").read_text(encoding="utf-8"))
+    assert [target["objective"] for target in front["targets"]] == ["perplexity", "generate_ms"]
+    for member in front["members"]:
+        call, same = (member["measurements"][name] for name in ("generate_ms", "latency_p50_ms"))
+        assert (call["value"], call["interval"]) == (same["value"], same["interval"])
+        assert {"ttft_ms", "tpot_ms", "first_call_ms", "compile_ms", "speedup"} <= member["measurements"].keys()
+    page = (exports / "front.html").read_text(encoding="utf-8")
+    assert ">generation<" in page and ">latency<" not in page
+
+
 def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
     import torch
     from transformers import AutoTokenizer

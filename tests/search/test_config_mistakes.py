@@ -110,6 +110,11 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
         ),
         ({"limits": {"max_memory_mb": 0}}, r"limits.max_memory_mb: must be a number, above 0 or null, got 0"),
         ({"limits": {"others": {"ttft_ms/b8": 9}}}, r"limits.others.ttft_ms/b8: must be left out unless"),
+        ({"objectives": ["metric", "generate_ms/b2"]}, r"objectives: must be left out unless the task is text"),
+        (
+            {"task": "text", "objectives": ["metric", "generate_ms", "latency_p50_ms"]},
+            r"objectives: must be at least two different ones",
+        ),
         ({"task": "text", "workload": {"length": 64}}, r"workload.length: must be left out for text.*got 64"),
     ],
 )
@@ -118,7 +123,7 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, sectio
         NAMES,
         tasks=(*NAMES.tasks, "text"),
         metrics={**NAMES.metrics, "text": ("perplexity",)},
-        objectives=(*NAMES.objectives, "tpot_ms", "ttft_ms"),
+        objectives=(*NAMES.objectives, "tpot_ms", "ttft_ms", "generate_ms"),
         generating=("text",),
     )
     with pytest.raises(UserError, match=message):
@@ -127,8 +132,12 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, sectio
 
 @pytest.mark.parametrize(("workload", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
 def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, workload: Any, prompt: int, new: int) -> None:
-    names = replace(NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, generating=("text",))
+    objectives = (*NAMES.objectives, "generate_ms")
+    names = replace(
+        NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, objectives=objectives, generating=("text",)
+    )
     config = load(write(project, {**MINIMAL, "task": "text", "workload": workload}), [], names)
+    assert config.objectives == ("metric", "generate_ms")
     assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
     assert from_mapping(config.to_mapping(), names) == config
 
