@@ -89,4 +89,6 @@ class _State:
         yield hits
         yield misses
         yield GaugeMetricFamily("passages", "passages that can be found", value=len(service.index))
+        recall = "share of the exact nearest passages that searches find; 1 where all are compared"
+        yield GaugeMetricFamily("retrieval_recall", recall, value=service.index.recall)
         yield GaugeMetricFamily("writes_waiting", "writes that wait for the database", value=service.archive.waiting)

@@ -1,10 +1,13 @@
-"""The passages nearest to a question: exact search over normalised embeddings in one matrix that is mapped from a file.
+"""The passages nearest to a question: normalised embeddings in one matrix that is mapped from a file.
 
-A product with the whole matrix is exact. 100,000 embeddings of 384 numbers are 154 MB.
+A product with the whole matrix is exact. 100,000 embeddings of 384 numbers are 154 MB, which is read for each question;
+above that an inverted file (`search.serve.approximate`) says which rows are compared.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from search.serve.approximate import NEIGHBOURS, Approximate
+
+log = logging.getLogger(__name__)
+
 Vectors = NDArray[np.float32]
 
 #: Rows that the matrix has room for at first; it doubles as it fills.
 ROOM = 1024
+#: Rows up to which search is exact. An inverted file is built anew when there are twice as many as it was built on.
+EXACT = 100_000
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,10 @@ class Index:
     Args:
         file: where the matrix is kept; it is made anew, since the database has every embedding.
         size: D, of an embedding.
+        exact: rows up to which search is exact; without faiss it always is.
     """
 
-    def __init__(self, file: Path, size: int) -> None:
+    def __init__(self, file: Path, size: int, exact: int = EXACT) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
         self._file, self._size = file, size
@@ -46,9 +56,17 @@ class Index:
         self._vectors = self._mapped(ROOM)
         self._count = 0
         self._places: dict[int, int] = {}
+        self._exact = exact
+        self.approximate: Approximate | None = None  # says which rows are compared, where there are many
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def recall(self) -> float:
+        """Share of the exact nearest passages that searches find, as far as it was measured; 1 where all are exact."""
+        with self._lock:
+            return 1.0 if self.approximate is None else self.approximate.recall
 
     def add(self, rows: Iterable[tuple[int, Vectors]]) -> None:
         """Add or replace embeddings (D,); each is normalised.
@@ -65,10 +83,13 @@ class Index:
                     self._make_room(place + 1)
                     self._places[number] = place
                     self._numbers[place] = number
-                    self._vectors[place] = row
                     self._count += 1
-                else:
-                    self._vectors[place] = row
+                elif self.approximate is not None:
+                    self.approximate.remove(number)
+                self._vectors[place] = row
+                if self.approximate is not None:
+                    self.approximate.add(number, row)
+            self._build_where_due()
 
     def remove(self, number: int) -> bool:
         """Remove a passage: the last row takes its place. Whether it was there."""
@@ -82,19 +103,46 @@ class Index:
                 self._vectors[place], self._numbers[place] = self._vectors[last], moved
                 self._places[moved] = place
             self._count = last
+            if self.approximate is not None:
+                self.approximate.remove(number)
             return True
 
     def search(self, question: Vectors, count: int) -> list[Hit]:
         """The `count` nearest passages to a question's embedding (D,), nearest first; equal ones by their number."""
         row = self.normal(question)
         with self._lock:
-            numbers, scores = self._numbers[: self._count].copy(), self._vectors[: self._count] @ row
-        count = min(count, len(numbers))
-        if count == 0:
-            return []
-        nearest = np.argpartition(-scores, count - 1)[:count]
-        order = nearest[np.lexsort((numbers[nearest], -scores[nearest]))]
+            count = min(count, self._count)
+            if count == 0:
+                return []
+            if self.approximate is None:
+                numbers, scores = self._nearest(row, count)
+            else:
+                numbers, scores = self.approximate.search(row, max(count, NEIGHBOURS))
+                if self.approximate.audit_due or len(numbers) < count:
+                    found = numbers
+                    numbers, scores = self._nearest(row, max(count, min(NEIGHBOURS, self._count)))
+                    self.approximate.audit(found, numbers)
+        order = np.lexsort((numbers, -scores))[:count]
         return [Hit(int(numbers[i]), float(scores[i])) for i in order]
+
+    def _nearest(self, row: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
+        """(numbers, cosines) of the nearest passages by all cosines, in no order."""
+        scores = self._vectors[: self._count] @ row
+        nearest = np.argpartition(-scores, count - 1)[:count]
+        return self._numbers[nearest], scores[nearest]
+
+    def _build_where_due(self) -> None:
+        """Build the inverted file, or a new one; searches go on meanwhile. For the one thread that adds."""
+        built_on = 0 if self.approximate is None else self.approximate.trained_on
+        if self._count <= max(self._exact, 2 * built_on):
+            return
+        if importlib.util.find_spec("faiss") is None:
+            log.warning("%d passages are searched one by one; faiss-cpu is not installed", self._count)
+            self._exact = 2 * self._count  # said again when there are twice as many
+            return
+        built = Approximate(self._numbers[: self._count].copy(), np.array(self._vectors[: self._count]))
+        with self._lock:
+            self.approximate = built
 
     def normal(self, vector: Vectors) -> Vectors:
         """The vector (D,) with length 1. Raises ValueError: of another size, of length 0, or not finite."""

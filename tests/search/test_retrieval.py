@@ -41,6 +41,57 @@ def test_the_nearest_are_those_of_all_cosines_while_rows_come_and_go(tmp_path: P
         assert [hit.score for hit in hits] == pytest.approx(cosines[best].tolist(), abs=1e-5)
 
 
+def clustered(count: int, seed: int = 0) -> dict[int, np.ndarray]:
+    """Rows (32,) around 40 centres, as texts of 40 topics are."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(40, 32))
+    rows = centres[generator.integers(40, size=count)] + 0.5 * generator.normal(size=(count, 32))
+    return {n: row.astype(np.float32) for n, row in enumerate(rows)}
+
+
+def recall(index: Index, vectors: dict[int, np.ndarray], questions: np.ndarray) -> float:
+    numbers, rows = np.array(list(vectors)), unit(np.stack(list(vectors.values())))
+    shares = []
+    for question in questions:
+        best = numbers[np.argsort(-(rows @ unit(question)))[:5]]
+        shares.append(np.isin(best, [hit.passage for hit in index.search(question, 5)]).mean())
+    return float(np.mean(shares))
+
+
+def test_many_passages_are_found_by_their_clusters_while_rows_come_and_go(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    vectors = clustered(3000)
+    index = Index(tmp_path / "vectors", 32, exact=1000)
+    index.add(vectors.items())
+    assert index.approximate is not None and index.approximate.trained_on == 2003  # built anew as they doubled
+    assert index.approximate.probes < 40
+    generator = np.random.default_rng(1)
+    for n in generator.permutation(3000)[:500].tolist():
+        assert index.remove(n) and not index.remove(n)
+        del vectors[n]
+    replaced = next(iter(vectors))
+    vectors[replaced] = -vectors[replaced]
+    index.add([(replaced, vectors[replaced])])
+    assert index.search(vectors[replaced], 1)[0].passage == replaced
+    assert len(index) == len(index.approximate) == 2500
+    questions = np.stack(list(vectors.values()))[:200] + 0.3 * generator.normal(size=(200, 32)).astype(np.float32)
+    assert recall(index, vectors, questions) > 0.95 and index.recall > 0.9
+
+
+def test_clusters_that_miss_too_much_are_read_in_greater_number(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    vectors = clustered(1500)
+    index = Index(tmp_path / "vectors", 32, exact=1000)
+    index.add(vectors.items())
+    # Questions unlike any stored row: between the clusters, so that few of them hold all their neighbours.
+    questions = np.random.default_rng(2).normal(size=(64 * 150, 32)).astype(np.float32)
+    before, probes = recall(index, vectors, questions[:100]), index.approximate.probes
+    for question in questions:
+        index.search(question, 5)
+    after = recall(index, vectors, questions[:100])
+    assert index.approximate.probes > probes and after > max(before, 0.97)
+
+
 def test_fewer_passages_than_asked_for_are_all_given_and_equal_ones_by_number(tmp_path: Path) -> None:
     index = Index(tmp_path / "vectors", 2)
     assert index.search(np.ones(2, dtype=np.float32), 3) == []

@@ -1,0 +1,118 @@
+"""Approximate search over many embeddings: an inverted file of clusters, whose recall is measured while it serves.
+
+A question is compared with the rows of its nearest clusters alone (Jégou, Douze and Schmid 2011, "Product quantization
+for nearest neighbor search", section IV, without the quantization), by the library faiss.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Vectors = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+#: Share of the exact nearest that is to be found; more clusters are searched until it is.
+RECALL = 0.99
+#: Neighbours whose recall is measured.
+NEIGHBOURS = 10
+#: Stored rows that the number of clusters to search is chosen by, at first.
+SAMPLE = 200
+#: Searches of which one is compared with the exact one, and comparisons after which the number may rise.
+AUDIT_EVERY, AUDITS = 64, 20
+#: Rows of a cluster that its centre is computed from.
+TRAINED_ROWS = 40
+
+
+class Approximate:
+    """An inverted file over the rows of a matrix. Not thread-safe.
+
+    Args:
+        numbers: (N,), by which rows are named.
+        vectors: (N, D) of length 1.
+    """
+
+    def __init__(self, numbers: Numbers, vectors: Vectors, seed: int = 0) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)  # its threads would take the cores of the models
+        count, size = vectors.shape
+        clusters = max(1, int(4 * count**0.5))
+        random = np.random.default_rng(seed)
+        rows = random.choice(count, min(count, TRAINED_ROWS * clusters), replace=False)
+        self._quantizer = faiss.IndexFlatIP(size)  # the index below only points to it
+        self._index: Any = faiss.IndexIVFFlat(self._quantizer, size, clusters, faiss.METRIC_INNER_PRODUCT)
+        self._index.cp.seed = seed
+        self._index.train(np.ascontiguousarray(vectors[rows]))
+        self._index.add_with_ids(np.ascontiguousarray(vectors), np.ascontiguousarray(numbers))
+        self.trained_on = count
+        self._clusters = clusters
+        self._searches = self._found = self._wanted = 0
+        self._choose_probes(numbers, vectors, random)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def recall(self) -> float:
+        """Share of the exact nearest rows that searches found, of those compared since the last change; 1: none was."""
+        return self._found / self._wanted if self._wanted else 1.0
+
+    @property
+    def probes(self) -> int:
+        """Clusters that a search reads."""
+        return int(self._index.nprobe)
+
+    def add(self, number: int, vector: Vectors) -> None:
+        """Add a row (D,) of length 1; one of this number must not be there."""
+        self._index.add_with_ids(vector[None], np.asarray([number], dtype=np.int64))
+
+    def remove(self, number: int) -> None:
+        self._index.remove_ids(np.asarray([number], dtype=np.int64))
+
+    def search(self, vector: Vectors, count: int) -> tuple[Numbers, Vectors]:
+        """(numbers, cosines) of the nearest rows found, up to `count`, in no stated order."""
+        self._searches += 1
+        scores, numbers = self._index.search(vector[None], count)
+        found = numbers[0] >= 0
+        return numbers[0][found], scores[0][found]
+
+    @property
+    def audit_due(self) -> bool:
+        """Whether the last search is to be compared with the exact one."""
+        return self._searches % AUDIT_EVERY == 0
+
+    def audit(self, found: Numbers, exact: Numbers) -> None:
+        """Count what a search found of the exact nearest; where too little is found, later ones read more clusters."""
+        self._found += int(np.isin(exact, found).sum())
+        self._wanted += len(exact)
+        if self._wanted >= AUDITS * len(exact) and self.recall < RECALL and self.probes < self._clusters:
+            log.info("recall of the passages' index is %.3f: it reads %d clusters now", self.recall, 2 * self.probes)
+            self._index.nprobe = min(2 * self.probes, self._clusters)
+            self._found = self._wanted = 0
+
+    def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator) -> None:
+        """Double the clusters that are read until stored rows find their exact neighbours."""
+        count = len(numbers)
+        rows = random.choice(count, min(SAMPLE, count), replace=False)
+        questions = np.ascontiguousarray(vectors[rows])
+        wanted = min(NEIGHBOURS + 1, count)
+        exact = numbers[np.argpartition(-(questions @ vectors.T), wanted - 1, axis=1)[:, :wanted]]
+        probes = 1
+        while True:
+            self._index.nprobe = probes
+            _, found = self._index.search(questions, wanted)
+            self._found = sum(int(np.isin(e, f).sum()) for e, f in zip(exact, found, strict=True))
+            self._wanted = exact.size
+            if self.recall >= RECALL or probes >= self._clusters:
+                break
+            probes = min(2 * probes, self._clusters)
+        log.info(
+            "%d passages in %d clusters, of which a search reads %d: recall %.3f",
+            count, self._clusters, self.probes, self.recall,
+        )  # fmt: skip
