@@ -4,6 +4,9 @@ The server imports and runs nothing: no tensor is made, so that no thread of Ope
 real process with its own id, folder, environment and streams; what `python -m search` gets from the interpreter is set
 by `_become`. One more process is forked ahead for each command: its fork server of workers (`objectives.process`),
 which would import the same libraries anew.
+
+What a command times, it times once: the tests of the other worker disturb every timing, a repetition too.
+`tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ def main(number: int) -> None:
     with quietly():
         for name in PRELOADED:
             importlib.import_module(name)
+    _time_once()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waking = os.pipe()
@@ -79,6 +83,16 @@ def main(number: int) -> None:
                 os.close(file)
             running[pid] = socket.socket(fileno=files[2])
             running[pid].sendall(f"{pid}\n".encode())
+
+
+def _time_once() -> None:
+    """Neither a disturbed timing nor a noisy reference latency is measured again."""
+    from objectives import timing
+    from search.measure import reference
+
+    quietest = timing.quietest
+    timing.quietest = lambda measure, most: quietest(measure, 1)
+    reference.ATTEMPTS = 1
 
 
 def _tell_who_ended(running: dict[int, socket.socket]) -> None:
