@@ -46,6 +46,10 @@ QUICK: Mapping[str, Any] = {
 }
 
 
+#: With `QUICK`: one deployment, so one baseline and no graph, where a test is about neither.
+PLAIN = ("--set", "space.bits=off", "--set", "space.runtime.name=eager")
+
+
 @dataclass(frozen=True)
 class Ended:
     """A command that ended."""

@@ -11,10 +11,16 @@ from conftest import STUDY, state_of
 from .gone_on import finished_well, kept
 
 TRIALS = 5  # three baselines, and two that are trained
+PLAIN_TRIALS = 3  # with command.PLAIN: one baseline, and two that are trained
 
 
 def run(config: Path, folder: Path, *more: object, anew: bool = False) -> command.Started:
     return command.Started("run", config, "--trials", TRIALS, *more, cwd=folder, anew=anew)
+
+
+def run_plain(config: Path, folder: Path, *more: object, anew: bool = False) -> command.Started:
+    plain = (*command.PLAIN, "--trials", PLAIN_TRIALS)
+    return command.Started("run", config, *plain, *more, cwd=folder, anew=anew)
 
 
 def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(config: Path, tmp_path: Path) -> None:
@@ -44,7 +50,7 @@ def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(conf
 
 def test_ctrl_c_before_the_first_trial_ends_cleanly_and_the_study_can_go_on(config: Path, tmp_path: Path) -> None:
     """And while it runs, the same study cannot be started a second time."""
-    first = run(config, tmp_path, "--set", "teacher.epochs=10000", anew=True).until("teacher ...")
+    first = run_plain(config, tmp_path, "--set", "teacher.epochs=10000", anew=True).until("teacher ...")
     second = command.search("run", config, cwd=tmp_path)
     assert second.code == 2
     assert f"--study {STUDY}: must not be running already, and process {first.process.pid} is running" in second.err
@@ -53,16 +59,16 @@ def test_ctrl_c_before_the_first_trial_ends_cleanly_and_the_study_can_go_on(conf
     assert (ended.code, ended.err) == (1, "interrupted; the same command goes on where this one stopped\n")
     assert not (tmp_path / "mlruns" / "exports").exists()
 
-    ended = run(config, tmp_path).until("recovery ...").send(signal.SIGINT).end().succeeded()
+    ended = run_plain(config, tmp_path).until("recovery ...").send(signal.SIGINT).end().succeeded()
     assert "stopped by Ctrl-C; exporting the front so far (the same command goes on)" in ended.out
     assert ended.err == "" and "fastest" in ended.out
     assert (tmp_path / "mlruns" / "exports" / STUDY / "front.json").is_file()
-    finished_well(tmp_path / "mlruns", run(config, tmp_path).end(), TRIALS)
+    finished_well(tmp_path / "mlruns", run_plain(config, tmp_path).end(), PLAIN_TRIALS)
 
 
 def test_the_time_limit_holds_with_the_export(config: Path, tmp_path: Path) -> None:
     """More trials than there is time for; what is asked for is the limit, not a share of it."""
-    limit_s = 25
+    limit_s = 15
     ended = command.search("run", config, "--trials", 500, "--timeout", limit_s, cwd=tmp_path).succeeded()
     assert f"stopped by the time limit of {limit_s} s" in ended.out
     assert 10 < ended.seconds < limit_s + 20  # to start takes 10 s by itself on a slow machine

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import command
 import pytest
 from conftest import STUDY, state_of
 
@@ -238,7 +239,7 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     log = tmp_path / "mlruns" / "logs" / f"{STUDY}.log"
-    command_line = ["run", str(config), "--trials", "4"]
+    command_line = ["run", str(config), "--trials", "2", *command.PLAIN]
 
     with monkeypatch.context() as patch:
         Planted(patch, lambda call, recipe: TypeError("planted") if call == 2 else None)
@@ -248,7 +249,7 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
     lines = [line for line in error.splitlines() if " INFO mlflow" not in line]
     assert lines == [f"failed: TypeError: planted (the traceback is in {log})"]
     text = log.read_text()
-    assert "TypeError: planted" in text and "in measured" in text and "torch" in text and '"trials": 4' in text
+    assert "TypeError: planted" in text and "in measured" in text and "torch" in text and '"trials": 2' in text
     assert "stage teacher: " in text
     before = state_of(tmp_path / "mlruns").outcomes
     assert [o.status for o in before] == ["complete"], "what was finished is kept, and the mistake is no trial's"
@@ -269,9 +270,9 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
     assert cli.main(command_line) == 0
     assert state_of(tmp_path / "mlruns").outcomes[-1] == failed, "not by itself"
     assert cli.main([*command_line, "--retry-failed"]) == 0
-    assert "failed" not in capsys.readouterr().out.rpartition("4 trials")[2]
+    assert "failed" not in capsys.readouterr().out.rpartition("2 trials")[2]
     again = state_of(tmp_path / "mlruns").outcomes
-    assert [o.status for o in again] == ["complete"] * 4
+    assert [o.status for o in again] == ["complete"] * 2
     assert again[-1].recipe == failed.recipe and again[-1].number > failed.number
 
 

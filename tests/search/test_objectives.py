@@ -17,7 +17,7 @@ from search.planning import plan_lines
 from search.prepare import machine, runner
 from search.space.choices import names
 
-LATER = ("--set", "budget.trials=4", "--set", "space.distill=off")
+LATER = ("--set", "budget.trials=2", "--set", "space.distill=off", *command.PLAIN)
 
 
 def test_other_workloads_devices_threads_and_limits(config: Path, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_other_workloads_devices_threads_and_limits(config: Path, tmp_path: Path
     )
     assert (ended.code, ended.err) == (1, "no trial is complete and inside the limits; nothing was exported\n")
     outcomes = state_of(tmp_path / "mlruns").outcomes
-    assert len(outcomes) == 4 and {o.status for o in outcomes} == {"complete"}
+    assert len(outcomes) == 2 and {o.status for o in outcomes} == {"complete"}
     for outcome in outcomes:
         timed = outcome.measurements["latency_p50_ms/cpu-b4"]
         assert (timed.conditions["device"], timed.conditions["batch"], timed.conditions["threads"]) == ("cpu", 4, 1)
@@ -42,7 +42,7 @@ def test_other_workloads_devices_threads_and_limits(config: Path, tmp_path: Path
 
 #: A baseline and one model that is trained again, without a graph.
 ONE_RECOVERY = (
-    *("--set", "budget.trials=2", "--set", "space.bits=off", "--set", "space.runtime.name=eager"),
+    *("--set", "budget.trials=2", *command.PLAIN),
     *("--set", "space.distill.layers=1", "--set", "space.prune.flops=0.5"),
     *("--set", "recover.early_stopping=1", "--set", "teacher.early_stopping=8"),
 )

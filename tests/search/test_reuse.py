@@ -30,11 +30,12 @@ def entries(mlruns: Path, stage: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_data: Path) -> Path:
-    """Where a search has run: three baselines, and three trials of four sets of weights at most."""
+    """Where a search has run: two baselines, and two trials that are trained."""
     folder = tmp_path_factory.mktemp("reuse")
     data = {"train": "train.csv", "validation": "validation.jsonl", "test": "test.parquet"}
     data = {part: str(tiny_data / name) for part, name in data.items()}
-    write_config(folder / "c.yaml", model={"name": str(tiny_bert)}, data=data, budget={"trials": 6})
+    settings = {"data": data, "space": {"bits": "off"}, "budget": {"trials": 4}}
+    write_config(folder / "c.yaml", model={"name": str(tiny_bert)}, **settings)
     again(folder, "first")
     return folder
 
@@ -108,19 +109,19 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
 
 
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
-    outcomes = again(folder, "fresh", "--trials", "4", "--set", "measure.reuse=false")
+    outcomes = again(folder, "fresh", "--trials", "3", "--set", "measure.reuse=false")
     measured = [m for o in outcomes for m in o.measurements.values()]
     assert measured and not [m for m in measured if SINCE in m.conditions]
 
 
 def test_a_search_with_another_sampler_is_a_search_of_its_own(folder: Path) -> None:
-    assert len(again(folder, "drawn", "--trials", "4", "--set", "sampler=random")) == 4
+    assert len(again(folder, "drawn", "--trials", "3", "--set", "sampler=random")) == 3
 
 
 def test_with_more_trials_it_goes_on_where_the_equal_one_ended(folder: Path) -> None:
     first = read_outcomes(folder / "mlruns", "first")[1]
-    more = again(folder, "more", "--trials", "8", equal=True)
-    assert len(more) == 8
+    more = again(folder, "more", "--trials", "5", equal=True)
+    assert len(more) == 5
     assert {o.recipe.digest for o in first} < {o.recipe.digest for o in more}
 
 

@@ -116,8 +116,8 @@ def config(folder: Path, name: str = "config", **changes: Any) -> Path:
         "task": "sentence-similarity",
         "model": {"name": "model"},
         "teacher": {"epochs": 0},
-        "budget": {"trials": 5},
-        "space": {"distill": {"layers": [1, 2]}, "prune": "off", "embedding": {"size": 16}},
+        "budget": {"trials": 3},
+        "space": {"prune": "off", "embedding": {"size": 16}, "bits": "off", "runtime": {"name": "eager"}},
         **changes,
         "data": {**splits, "max_length": 16, "score": "alike", **changes.get("data", {})},
     }

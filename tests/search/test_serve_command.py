@@ -6,15 +6,13 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from command import search
+from command import Started, search
 
 CONTEXT = "Herons stand in shallow water. Some nest in trees."
 
@@ -26,29 +24,28 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+def started(folder: Path, anew: bool = False) -> Iterator[tuple[Started, httpx.Client]]:
     """The service on a free port, when it is ready."""
     port = free_port()
-    command = [sys.executable, "-m", "search", "serve", "--port", str(port), "--empty", "--slo-ms", "5000", *options]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    service = Started("serve", "--port", port, "--empty", "--slo-ms", "5000", cwd=folder, anew=anew)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             deadline = time.monotonic() + 120
             while True:
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                assert service.process.poll() is None and time.monotonic() < deadline, service.errors()
                 with contextlib.suppress(httpx.TransportError):
                     if client.get("/readyz").status_code == 200:
                         break
                 time.sleep(0.1)
-            yield process, client
+            yield service, client
     finally:
-        process.kill()
-        process.wait()
+        service.kill_parent()
+        ended = service.end()
+    assert "Traceback" not in ended.out + ended.err
 
 
 def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: Path) -> None:
-    with started(tmp_path) as (process, client):
+    with started(tmp_path, anew=True) as (service, client):
         sent = []
         for i in range(10):
             reply = client.post(
@@ -56,9 +53,8 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
             ).json()
             assert reply["answer"] == "Herons stand in shallow water."
             sent.append(reply["id"])
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    with started(tmp_path) as (process, client):
+        os.kill(service.process.pid, signal.SIGKILL)
+    with started(tmp_path) as (service, client):
         stored = {one["id"] for one in client.get("/v1/history").json()["answers"]}
         assert set(sent) <= stored
         added = client.post("/v1/passages", json={"text": CONTEXT, "source": "birds"})
@@ -74,9 +70,8 @@ def test_answers_survive_kill_9_and_sigterm_ends_the_service_in_order(tmp_path: 
         )
         second = search("serve", "--port", str(free_port()), cwd=tmp_path)
         assert second.code == 2 and "another service runs here" in second.err and second.err.count("\n") == 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+        os.kill(service.process.pid, signal.SIGTERM)
+        assert service.process.wait(30) == 0
 
 
 def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
