@@ -50,7 +50,7 @@ LONGEST = ("finished", "test_reuse", "test_crash", "test_objectives", "test_gpu_
 #: Files that ask for the search `finished`, but for those that are long themselves.
 SHARING = {
     path.stem
-    for path in Path(__file__).parent.glob("*/test_*.py")
+    for path in Path(__file__).parent.rglob("test_*.py")
     if "finished: Finished" in path.read_text() and path.stem not in LONGEST
 }
 

@@ -17,20 +17,10 @@ from search.front.front import Front
 from search.track.log import requirements
 from search.track.tracker import Tracker, tracking_uri, ui_command
 
-from . import factory
+from .. import factory
 
 DEFAULTS = {"distill.layers": 6, "prune.heads": 1.0, "bits.precision": "fp32"}
 SEARCH = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlruns")
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
-    return factory.stored(factory.front(trials=14), tmp_path_factory.mktemp("cache"))
 
 
 def started(store: Path, experiment: str, digest: str = SEARCH) -> Tracker:

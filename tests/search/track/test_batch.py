@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from search.track.tracker import Tracker
 
-from . import factory
+from .. import factory
 from .test_track import DEFAULTS, SEARCH, runs
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlruns")
 
 
 def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_note(store: Path) -> None:

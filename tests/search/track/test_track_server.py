@@ -17,18 +17,8 @@ from search.front.front import Front
 from search.track.observer import PAUSE_S, PAUSE_SHARE, Tracking
 from search.track.tracker import check_store
 
-from . import factory
+from .. import factory
 from .test_track import on_front, runs, started
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlruns")
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Front:
-    return factory.stored(factory.front(trials=14), tmp_path_factory.mktemp("cache"))
 
 
 class Broken:
