@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
+from search.config.load import load
+from search.config.schema import RunConfig
 from search.deliver.export import export
 from search.front.front import Front
+from search.space.choices import names
 
 from . import factory
 
@@ -27,6 +31,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "train.csv").write_text("text,label\nfine,1\nbad,0\n")
     monkeypatch.chdir(shell)
     return project
+
+
+@pytest.fixture
+def configured(tmp_path: Path, tiny_data: Path) -> Callable[..., RunConfig]:
+    """A configuration over the tiny data and a model that is trained already."""
+
+    def make(model: Path, *overrides: str, **changes: Any) -> RunConfig:
+        data = {
+            "train": str(tiny_data / "train.csv"),
+            "validation": str(tiny_data / "validation.jsonl"),
+            "test": str(tiny_data / "test.parquet"),
+        }
+        written = {"model": {"name": str(model)}, "task": "classification", "data": data, "teacher": {"epochs": 0}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**written, **changes}))
+        return load(tmp_path / "c.yaml", overrides, names())
+
+    return make
 
 
 @pytest.fixture(scope="module", autouse=True)
