@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config.load import FORMATS
+from search.config.data_files import FORMATS
 from search.config.schema import DataConfig
 from search.config.source import embedded
 from search.errors import UserError
