@@ -22,6 +22,24 @@ SPLITS = {
 }
 
 
+def questions_located(data: DataConfig, source: Source) -> DataConfig:
+    """With absolute paths of the files of multiple-choice questions.
+
+    Raises:
+        UserError: a file is missing or of no known format, is there twice, or is given for test alone.
+    """
+    if data.choices is None and data.choices_test is not None:
+        raise wrong(source.where("data.choices_test"), "left out unless data.choices is given", data.choices_test)
+    if data.choices is not None and data.choices_test == data.choices:
+        rule = "another file than data.choices (or left out: half of it)"
+        raise wrong(source.where("data.choices_test"), rule, data.choices_test)
+    paths = {key: _path(f"data.{key}", path, source) for key, path in data.questions.items()}
+    for key, path in paths.items():
+        _check_table(path, data.questions[key], source.where(f"data.{key}"))
+    named = {key: str(path) for key, path in paths.items()}
+    return replace(data, choices=named.get("choices"), choices_test=named.get("choices_test"))
+
+
 def located(data: DataConfig, source: Source) -> DataConfig:
     """With absolute paths, and with the splits of a folder that has several, unless the data are a hub name.
 

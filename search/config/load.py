@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from search.config.data_files import located
+from search.config.data_files import located, questions_located
 from search.config.model_folder import described, model_name
 from search.config.parse import parse
 from search.config.schema import RUN, ProblemType, RunConfig, study_name
@@ -30,6 +30,7 @@ class Names:
     objectives: tuple[str, ...]
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
     scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # metrics of tasks where data.score is given
+    questioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # and where data.choices is given
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
 
 
@@ -66,7 +67,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         config,
         workload=checked_workload(config, names.generating, source),
         model=replace(config.model, name=model_name(config.model.name, source, config.model.gguf_file)),
-        data=located(config.data, source),
+        data=questions_located(located(config.data, source), source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
         mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
@@ -101,6 +102,8 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
 def _metrics(config: RunConfig, names: Names) -> Sequence[str]:
     if config.data.score is not None and config.task in names.scored:
         return names.scored[config.task]
+    if config.data.choices is not None and config.task in names.questioned:
+        return names.questioned[config.task]
     return names.metrics.get(config.model.problem_type or config.task, ())
 
 
@@ -153,6 +156,9 @@ def _check_scored(config: RunConfig, names: Names, source: Source) -> None:
         raise wrong(
             source.where("data.score"), f"left out unless the task is {listed(names.scored)}", config.data.score
         )
+    for key, given in config.data.questions.items():
+        if config.task in names.tasks and config.task not in names.questioned:
+            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(names.questioned)}", given)
     metrics = _metrics(config, names)
     both = {*names.scored.get(config.task, ()), *names.metrics.get(config.task, ())}
     if config.task in names.scored and config.metric in both - set(metrics):

@@ -94,6 +94,9 @@ class DataConfig:
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split
     scored_tokens: Count = 16384  # of causal-lm: most tokens of validation and of test, windows spread evenly
+    choices: Name | None = None  # of causal-lm: a file of multiple-choice questions (context, choices, answer)
+    choices_test: Name | None = None  # None: half of those of `choices`, by hash
+    choices_tokens: Count = 65536  # most tokens of the questions of validation and of test
     encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
     delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab
 
@@ -102,6 +105,12 @@ class DataConfig:
         """The file or split of each part that is given."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: value for name, value in parts.items() if value is not None}
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """The files of multiple-choice questions, by key."""
+        files = {"choices": self.choices, "choices_test": self.choices_test}
+        return {key: path for key, path in files.items() if path is not None}
 
 
 @dataclass(frozen=True, config=SECTION)

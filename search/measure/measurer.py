@@ -29,6 +29,7 @@ from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
 from search.store.paths import located
 from search.store.store import digest_in
+from search.tasks.task import SecondScore
 from spaces import build, registry
 from spaces.base import WEIGHTS, read_config
 from spaces.knob import Plan
@@ -243,7 +244,13 @@ class Measurer:
             seed,
             conditions,
         )
-        return {value.objective: value, lost.objective: lost}
+        figures = {value.objective: value, lost.objective: lost}
+        if isinstance(rows, SecondScore):
+            name, others, part = rows.second(output)
+            scores = others.predictions(name, part)
+            about = {**conditions, "rows": len(others), **others.details(scores)}
+            figures[name] = quality.quality(name, scores, others.references, others.classes, seed, about)
+        return figures
 
     def timings(self, bench: Remote, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         """The quick timing of `bench` beside a fresh baseline; on other devices in new processes there."""

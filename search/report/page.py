@@ -18,7 +18,7 @@ from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
-from search.report.text import census, headline, ties_text
+from search.report.text import beside, census, headline, ties_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -93,7 +93,8 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
     """The measurements that trials are compared in: the targets, then others that most models have."""
     names = [t.objective for t in front.targets]
     time = () if set(names) & set(CALL_TIMES) else (LATENCY,)
-    extra = [n for n in (study.metric, *time, "size_mb", "params", "peak_memory_mb") if n not in names]
+    common = (study.metric, *beside(front, study), *time, "size_mb", "params", "peak_memory_mb")
+    extra = [name for name in common if name not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
 
     def of(name: str) -> Column:

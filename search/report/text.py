@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
+from objectives.quality import METRICS
 from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA_VERSION = 2
+
+
+def beside(front: Front, study: StudyRecord) -> list[str]:
+    """Metrics that are reported beside that of the search, and are no targets."""
+    measured = {name for outcome in front.outcomes for name in outcome.measurements}
+    shown = {study.metric, *(target.objective for target in front.targets)}
+    return [metric.name for metric in METRICS if metric.name in measured - shown]
 
 
 def rebuild_command(file: str) -> str:
@@ -170,7 +178,8 @@ def table(front: Front, study: StudyRecord) -> Table:
     from rich.table import Table
 
     rows = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
-    heads = [title(t.objective) for t in front.targets]
+    names = [*(t.objective for t in front.targets), *beside(front, study)]
+    heads = [title(name) for name in names]
     for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")
     named = {o.number: name for name, o in reversed(front.picks.items())}
@@ -183,7 +192,7 @@ def table(front: Front, study: StudyRecord) -> Table:
         what = describe(outcome.recipe) + (f"  [{', '.join(marks)}]" if marks else "")
         rows.add_row(
             str(outcome.number),
-            *(text(values[t.objective]) for t in front.targets),
+            *(text(values[name]) if name in values else "" for name in names),
             times(front.speedup(outcome, front.baseline)),
             times(front.speedup(outcome, front.best_uncompressed)),
             text(values["size_mb"]) if "size_mb" in values else "",

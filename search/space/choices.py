@@ -8,7 +8,7 @@ from objectives import OBJECTIVES
 from search.config.load import Names
 from search.config.schema import SAMPLERS, RunConfig
 from search.config.space_section import Spec, narrow_axis
-from search.tasks import SCORED, TASKS, VARIANTS
+from search.tasks import QUESTIONED, SCORED, TASKS, VARIANTS
 from spaces.axes.bits import Bits
 from spaces.knob import Knob
 from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES
@@ -26,6 +26,7 @@ def names() -> Names:
             **{one.problem_type: one.metrics for variants in VARIANTS.values() for one in variants},
         },
         scored={name: task.metrics for name, task in SCORED.items()},
+        questioned=QUESTIONED,
         problems={name: tuple(one.problem_type for one in variants) for name, variants in VARIANTS.items()},
         samplers=SAMPLERS,
         generating=tuple(task.name for task in TASKS if task.generates),

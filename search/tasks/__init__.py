@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.tasks.causal_lm import CausalLM
+from search.tasks.choice_rows import CausalChoices
 from search.tasks.classification import Classification
 from search.tasks.multi_label import MultiLabel
 from search.tasks.question_answering import QuestionAnswering
@@ -24,8 +25,22 @@ TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimila
 VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
 #: Variants where data.score names a column.
 SCORED: Mapping[str, Task] = {"sentence-similarity": ScoredSimilarity()}
+#: Metrics where data.choices gives multiple-choice questions.
+QUESTIONED: Mapping[str, tuple[str, ...]] = {"causal-lm": CausalChoices.metrics}
 
-__all__ = ["ALONE", "SCORED", "TASKS", "VARIANTS", "Rows", "Split", "Splits", "Task", "task_named", "task_of"]
+__all__ = [
+    "ALONE",
+    "QUESTIONED",
+    "SCORED",
+    "TASKS",
+    "VARIANTS",
+    "Rows",
+    "Split",
+    "Splits",
+    "Task",
+    "task_named",
+    "task_of",
+]
 
 
 def task_named(name: str) -> Task:
@@ -37,6 +52,8 @@ def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
     """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
     if config.data.score is not None and config.task in SCORED:
         return SCORED[config.task]
+    if config.data.choices is not None and config.task in QUESTIONED:
+        return CausalChoices(config.metric)
     problem = config.model.problem_type
     task = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
     return task.fitted(targets) if targets is not None and isinstance(task, Regression) else task

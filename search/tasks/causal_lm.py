@@ -19,7 +19,7 @@ from search.errors import Where
 from search.tasks.documents import Documents, read_documents
 from search.tasks.head_losses import HeadLosses
 from search.tasks.task import ALONE, ConstantGuess, Splits
-from search.tasks.text_windows import TextWindows, text_windows
+from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ class WindowRows:
 
     def constant_guess(self, metric: str) -> ConstantGuess:
         tokens = np.concatenate(self.encoded.columns["input_ids"])
-        _, place, counts = np.unique(tokens[self._scored()], return_inverse=True, return_counts=True)
+        scored = counted_from(self.encoded, self.windows.first)
+        _, place, counts = np.unique(tokens[scored], return_inverse=True, return_counts=True)
         likelihoods = np.zeros(len(tokens))
-        likelihoods[self._scored()] = np.log(counts / counts.sum())[place]
+        likelihoods[scored] = np.log(counts / counts.sum())[place]
         return ConstantGuess(self._means(likelihoods), "where every token is guessed by its frequency in these rows")
 
     def problem(self) -> str:
@@ -80,17 +81,8 @@ class WindowRows:
         bits = -float((predictions * counts).sum()) / math.log(2)
         return {"bits_per_byte": bits / max(1, size), "tokens": int(counts.sum()), "bytes": size}
 
-    def _scored(self) -> np.ndarray:
-        """(tokens,) whether a token is scored."""
-        starts = np.cumsum(self.encoded.lengths) - self.encoded.lengths
-        place = np.arange(int(self.encoded.lengths.sum())) - np.repeat(starts, self.encoded.lengths)
-        scored: np.ndarray = place >= np.repeat(self.windows.first, self.encoded.lengths)
-        return scored
-
     def _means(self, likelihoods: np.ndarray) -> np.ndarray:
-        starts = np.cumsum(self.encoded.lengths) - self.encoded.lengths
-        sums = np.add.reduceat(np.where(self._scored(), likelihoods, 0.0), starts)
-        means: np.ndarray = sums / self.windows.counts
+        means: np.ndarray = sums_from(self.encoded, self.windows.first, likelihoods) / self.windows.counts
         return means
 
 
@@ -125,8 +117,8 @@ class CausalLM(HeadLosses):
 
     def encode(
         self, tokenizer: Any, part: Documents, data: DataConfig, labels: tuple[str, ...], where: Where = str
-    ) -> WindowRows:
+    ) -> Any:
         return WindowRows(text_windows(tokenizer, part, data.max_length, data.doc_stride, where))
 
-    def read(self, folder: Path, name: str) -> WindowRows:
+    def read(self, folder: Path, name: str) -> Any:
         return WindowRows(TextWindows.read(folder, name))

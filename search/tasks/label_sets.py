@@ -65,7 +65,7 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
     labels: list[Label] = []
     rows: list[int] = []
     for row, value in enumerate(table.columns[column]):
-        listed = _list(value)
+        listed = listed_in(value)
         if listed is None:
             rule = f'must hold lists of labels, as ["a", "b"] (no label: []), {SINCE}'
             raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, value, row)
@@ -83,7 +83,7 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
     return SplitLabels(table.origin, tuple(labels), tuple(rows))
 
 
-def _list(value: Any) -> list[Any] | None:
+def listed_in(value: Any) -> list[Any] | None:
     """A list, or the JSON text of one (in files whose cells are text); None: neither."""
     if isinstance(value, list):
         return value

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -151,6 +151,15 @@ class Rows(Protocol):
 
     def details(self, predictions: np.ndarray) -> dict[str, Any]:
         """What a report shows beside the metric; plain JSON."""
+        ...
+
+
+@runtime_checkable
+class SecondScore(Protocol):
+    """`Rows` that are scored by a metric of their own too, which is reported beside that which chooses."""
+
+    def second(self, output: np.ndarray) -> tuple[str, Rows, np.ndarray]:
+        """(metric, the rows that it scores, their part of a model's output)."""
         ...
 
 

@@ -90,6 +90,21 @@ def text_windows(tokenizer: Any, part: Documents, max_length: int, overlap: int,
     return windows if part.scored_tokens is None else windows.chosen(spread(windows.counts, part.scored_tokens))
 
 
+def sums_from(encoded: Encoded, first: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(R,): the sum of each row of `values` (tokens,), one row after the other, from its position `first` (R,)."""
+    starts = np.cumsum(encoded.lengths) - encoded.lengths
+    sums: np.ndarray = np.add.reduceat(np.where(counted_from(encoded, first), values, 0.0), starts)
+    return sums
+
+
+def counted_from(encoded: Encoded, first: np.ndarray) -> np.ndarray:
+    """(tokens,) whether a token is at or after its row's position `first` (R,)."""
+    starts = np.cumsum(encoded.lengths) - encoded.lengths
+    place = np.arange(int(encoded.lengths.sum())) - np.repeat(starts, encoded.lengths)
+    counted: np.ndarray = place >= np.repeat(first, encoded.lengths)
+    return counted
+
+
 def spans(tokens: int, limit: int, overlap: int) -> list[tuple[int, int, int]]:
     """(begin, first scored, end) of each window of a document; none where no token follows another."""
     bounds, begin, scored = [], 0, 1

@@ -37,6 +37,21 @@ def texts(count: int, seed: int) -> list[dict[str, str]]:
     return rows
 
 
+def questions(count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions about such texts: the word that comes next, or one of the other cycle."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        ours, theirs = (tiny.POSITIVE, tiny.NEGATIVE) if rng.integers(2) else (tiny.NEGATIVE, tiny.POSITIVE)
+        start = int(rng.integers(len(ours)))
+        words = [ours[(start + i) % len(ours)] for i in range(4 + number)]
+        choices = [words.pop(), theirs[start % len(theirs)]]
+        rows.append({"context": " ".join(words), "choices": choices, "answer": 0})
+        if rng.integers(2):
+            rows[-1] |= {"choices": choices[::-1], "answer": 1}
+    return rows
+
+
 def llama(folder: Path, **sizes: Any) -> Path:
     """A random Llama of 2 layers with tied tables, and the word tokenizer."""
     import torch
@@ -136,12 +151,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [json.dumps(row) for row in texts(count, seed)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
+    lines = [json.dumps(row) for row in questions(24, 3)]
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = command.write_config(
         folder / "config.yaml",
         study="found",
         task="causal-lm",
         model={"name": "model"},
-        data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400},
+        data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400, "choices": "questions.jsonl"},
         teacher={"epochs": 3, "learning_rate": 5e-3},
         workload={"prompt": 16, "new_tokens": 4},
         space={"bits": {"precision": "fp32"}, "runtime": {"name": ["eager", "onnx"]}},
@@ -179,6 +196,20 @@ def test_a_whole_call_has_its_own_name_everywhere(searched: Path) -> None:
         assert {"ttft_ms", "tpot_ms", "first_call_ms", "compile_ms", "speedup"} <= member["measurements"].keys()
     page = (exports / "front.html").read_text(encoding="utf-8")
     assert ">generation<" in page and ">latency<" not in page
+
+
+def test_questions_are_answered_beside_the_perplexity(searched: Path) -> None:
+    front = json.loads((searched / "mlruns" / "exports" / "found" / "front.json").read_text(encoding="utf-8"))
+    for member in front["members"]:
+        accuracy = member["measurements"]["accuracy"]
+        assert accuracy["value"] > 0.8, "a trained model knows the word that comes next"
+        assert accuracy["interval"][0] < accuracy["value"] or accuracy["value"] == 1
+        assert accuracy["conditions"]["likelihood_over"] == "characters"
+        assert "accuracy" in member["held_out"]
+    assert all("accuracy" in trial["values"] for trial in front["trials"] if trial["status"] == "complete")
+    assert all("accuracy" in search.load(path).record.measurements for path in members(searched).values())
+    shown = command.search("front", "found", cwd=searched).succeeded().out
+    assert "accuracy" in shown and "generation" in shown
 
 
 def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
