@@ -7,8 +7,8 @@ once, then one after the other is timed while the rest is stopped. What cannot r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import header
 import several
 import timed_models
 from place import Place
+from runtime_cases import MODELS, SHORTER, THINNER, WHOLE, Case, case_of, cases, dry_cases, named
 from tables import Report
 
 from objectives import energy, latency, memory, roofline
@@ -47,102 +48,12 @@ COLUMNS = (
     "energy_mj",
     "note",
 )
-BERT_BASE = {
-    **timed_models.CONFIG,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-}
-WHOLE, THINNER, SHORTER = "whole", "half of heads and neurons", "half of the layers"
-HALVES = (THINNER, SHORTER)
-#: Cheap to open, and not. Precisions that a runtime has no kernels for are rows too.
-LIGHT = (
-    ("cuda_graph", "bf16"),
-    ("eager", "bf16"),
-    ("eager", "fp32"),
-    ("eager", "fp16"),
-    ("eager", "tf32"),
-    ("eager", "fp8"),
-    ("eager", "2:4 fp16"),
-    ("cuda_graph", "fp16"),
-    ("cuda_graph", "fp32"),
-    ("cuda_graph", "tf32"),
-    ("onnx", "fp32"),
-    ("onnx", "fp16"),
-    ("tensorrt", "fp16"),
-    ("xla", "fp32"),
-)
-HEAVY = (
-    ("compiled", "bf16"),
-    ("aot_inductor", "bf16"),
-    ("compiled", "fp8"),
-    ("compiled", "2:4 fp16"),
-    ("compiled", "fp16"),
-    ("compiled", "fp32"),
-    ("compiled", "tf32"),
-    ("aot_inductor", "fp16"),
-    ("aot_inductor", "fp32"),
-    ("eager", "2:4 bf16"),
-    ("compiled", "2:4 bf16"),
-)
-SLOWEST = tuple(("compiled-max-autotune", precision) for precision in ("bf16", "fp16", "fp32", "fp8"))
-BEST = (("cuda_graph", "bf16"), ("eager", "bf16"), ("compiled", "bf16"), ("aot_inductor", "bf16"))
-MODELS = {"BERT-base": (BERT_BASE, 128), "MiniLM": (timed_models.CONFIG, 32)}
 #: Of the roofline, for BERT-base whole in bf16 at its length, under the best runtime: by batch.
 GOALS = {1: 0.08, 32: 0.50}
 
 QUICK_S, DRY_S = 0.4, 0.05
 ENERGY_S = 0.2  # of each of its blocks
 OPEN_S = 100.0  # one may take
-
-
-@dataclass(frozen=True)
-class Case:
-    """One process: a model's shape under a runtime and a precision."""
-
-    model: str
-    shape: str
-    runtime: str
-    precision: str
-
-    @property
-    def sparse(self) -> bool:
-        return self.precision.startswith("2:4")
-
-    @property
-    def kernel_precision(self) -> str:
-        """As the runtimes call it; TF32 is a way to multiply fp32."""
-        precision = self.precision.removeprefix("2:4 ")
-        return "fp32" if precision == "tf32" else precision
-
-
-def cases() -> Iterator[Case]:
-    """Most informative first, each once."""
-    blocks = (
-        ("BERT-base", (WHOLE,), LIGHT),
-        ("BERT-base", (WHOLE,), HEAVY),
-        ("MiniLM", (WHOLE,), LIGHT),
-        ("BERT-base", HALVES, BEST),
-        ("MiniLM", (WHOLE,), HEAVY),
-        ("MiniLM", HALVES, BEST),
-        ("BERT-base", (WHOLE,), SLOWEST),
-        ("MiniLM", (WHOLE,), SLOWEST),
-        ("BERT-base", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
-        ("MiniLM", HALVES, (*LIGHT, *HEAVY, *SLOWEST)),
-    )
-    distinct = {Case(m, s, *kind): None for m, shapes, kinds in blocks for s in shapes for kind in kinds}
-    yield from distinct
-
-
-def dry_cases() -> Iterator[Case]:
-    """Toy ones: each way that a case can end, and each shape."""
-    yield Case("toy", WHOLE, "cuda_graph", "bf16")
-    yield Case("toy", WHOLE, "eager", "fp32")
-    yield Case("toy", THINNER, "eager", "tf32")
-    yield Case("toy", SHORTER, "eager", "fp32")
-    yield Case("toy", WHOLE, "eager", "fp8")
-    yield Case("toy", WHOLE, "eager", "2:4 fp16")
 
 
 def run(place: Place, report: Report) -> None:
@@ -169,14 +80,6 @@ def run(place: Place, report: Report) -> None:
     reached = len({case_of(row) for row in report.rows})
     if reached < len(wanted):
         report.note(f"{len(wanted) - reached} of {len(wanted)} cases were not reached in time")
-
-
-def named(case: Case) -> dict[str, Any]:
-    return {"model": case.model, "shape": case.shape, "runtime": case.runtime, "precision": case.precision}
-
-
-def case_of(row: Mapping[str, Any]) -> Case:
-    return Case(row["model"], row["shape"], row["runtime"], row["precision"])
 
 
 def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool:
