@@ -96,7 +96,7 @@ def test_a_shell_completes_commands_and_options() -> None:
 def test_the_completion_that_is_installed_is_of_the_installed_program(tmp_path: Path) -> None:
     """A shell cannot complete after `python -m search`, which is three words."""
     shell = ["bash", "-c", f"{sys.executable} -m search --install-completion; exit $?"]
-    environment = {**command.environment(), "HOME": str(tmp_path), "PYTHONPATH": str(command.ROOT)}
+    environment = {**command.environment(), "HOME": str(tmp_path)}
     subprocess.run(shell, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     script = (tmp_path / ".bash_completions" / f"{SCRIPT}.sh").read_text()
     assert f"{COMPLETING}=complete_bash" in script and script.endswith(f"_completion {SCRIPT}")
