@@ -1,4 +1,4 @@
-"""Where the parts of one model are, by the row of its family in `spaces.families`."""
+"""The parts of one model by role, at the paths that its family has in `spaces.families`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Anatomy:
 
     @property
     def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, first to last."""
         blocks = self.backbone.get_submodule(self.family.layers)
         assert isinstance(blocks, nn.ModuleList)
         return blocks
@@ -38,21 +39,23 @@ class Anatomy:
         }
 
     def linear(self, block: int, role: str) -> nn.Linear:
+        """The matrix of a role (`roles`) in a block, which must be an `nn.Linear`."""
         module = self.blocks[block].get_submodule(self.roles()[role])
         assert isinstance(module, nn.Linear), f"{role} of block {block} is a {type(module).__name__}"
         return module
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """Paths of the embeddings over the hidden size that this model has."""
+        """Paths of this model's embedding tables over the hidden size."""
         return tuple(path for path in self.family.embeddings if _has_weights(self.backbone, path))
 
     @property
     def outer_norms(self) -> tuple[str, ...]:
+        """Paths of this model's norms over the hidden size outside the blocks."""
         return tuple(path for path in self.family.outer_norms if _has_weights(self.backbone, path))
 
     def norms(self, block: int) -> tuple[str, ...]:
-        """Paths of the norms that this block has, inside it."""
+        """Paths of the norms of a block, relative to the block."""
         return tuple(path for path in self.family.norms if _has_weights(self.blocks[block], path))
 
     @property
@@ -69,6 +72,7 @@ class Anatomy:
 
     @property
     def head_dim(self) -> int:
+        """Channels of one attention head. Raises Infeasible where the attention module does not name them."""
         attention = self.attention(0)
         for name in ("attention_head_size", "head_dim"):
             value = getattr(attention, name, None)
@@ -78,6 +82,7 @@ class Anatomy:
 
     @property
     def shape(self) -> Shape:
+        """The sizes of the model, read from its first block's matrices and from each block's heads and neurons."""
         head_dim = self.head_dim
         layers = tuple(
             LayerShape(
@@ -157,5 +162,6 @@ def _has_weights(root: nn.Module, path: str) -> bool:
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` in the place of the submodule of `root` at the dotted `path`."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)

@@ -38,11 +38,11 @@ class Axis(Protocol):
     source: str
 
     def knobs(self, shape: Shape) -> tuple[Knob, ...]:
-        """What can be set for a model of this shape."""
+        """The knobs that the axis offers for a model of this shape; () where it does not apply."""
         ...
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
-        """The plan, from the teacher's statistics alone. Raises Infeasible."""
+        """The plan, from statistics and settings alone. Raises Infeasible where the model cannot be cut so."""
         ...
 
     def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
@@ -57,6 +57,6 @@ class Axis(Protocol):
         """Give the replaced modules of `model` their weights from `source`.
 
         `model` is a reshaped copy of `source`, so what was not replaced has its weights already.
-        `statistics` are those `decide` saw.
+        `statistics` are those that `decide` was given.
         """
         ...

@@ -55,22 +55,23 @@ class Base:
     labels: tuple[str, ...]  # of a classifier's outputs
     inputs: tuple[str, ...]  # names of the tensors it takes
     config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
-    #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where nobody wrote it down.
+    #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where it is unknown.
     frame: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Of the head: of an embedding the fields of `spaces.pooling.Pooling`.
+    #: Settings of the head; for an embedding the fields of `spaces.pooling.Pooling`.
     head_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def output(self) -> str:
-        """The name of what the model gives."""
+        """The name of the model's output."""
         return head_named(self.head).output
 
     @property
     def per_token(self) -> bool:
-        """Whether that is (B, L, ...), a row a token, and not (B, ...)."""
+        """Whether the output is (B, L, ...), one row per token, and not (B, ...)."""
         return head_named(self.head).per_token
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {
             **asdict(self),
             "labels": list(self.labels),
@@ -80,6 +81,7 @@ class Base:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Base:
+        """The base that `to_json` wrote. Raises KeyError or TypeError for other fields."""
         return cls(**{**data, "labels": tuple(data["labels"]), "inputs": tuple(data["inputs"])})
 
 
@@ -96,7 +98,7 @@ def load_base(
 
     head "auto" keeps the model's own classification head where its architecture has one, else it is "mean". `name` and
     `revision` are what the user calls it, for the record. `frame` says how its tokenizer frames texts and what it pads
-    with. `problem_type` is transformers' word for what a classifier gives; None: what its configuration says.
+    with. `problem_type` is that of a transformers classifier; None keeps the one of its configuration.
 
     Raises:
         ModelError: missing, unreadable, foreign or pickled weights, or an architecture that takes no such head.
@@ -169,7 +171,7 @@ def skeleton(base: Base) -> TaskModel:
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:
-    """`model.safetensors` and a `config.json` that says how to build the shapes the weights fit."""
+    """Write `model.safetensors`, and a `config.json` from which `skeleton` and the plans rebuild the shapes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, str(folder / WEIGHTS))
     refusal = {"model_type": REFUSAL, "transformers_weights": REFUSAL}
@@ -181,7 +183,7 @@ def read_config(folder: Path) -> tuple[Base, dict[str, Plan]]:
     """Base and plans of a folder that `write_folder` made.
 
     Raises:
-        ModelError: no config.json, or one that is not ours.
+        ModelError: no config.json, or one that `write_folder` did not write.
     """
     path = folder / "config.json"
     try:
@@ -196,7 +198,7 @@ def read_config(folder: Path) -> tuple[Base, dict[str, Plan]]:
 
 
 def read_weights(model: TaskModel, folder: Path) -> None:
-    """Fill `model` from the folder's safetensors; every tensor must be there and fit.
+    """Fill `model` from the folder's safetensors; every tensor must be there and have its shape.
 
     Raises:
         ModelError: missing, foreign or truncated file, or a pickle.

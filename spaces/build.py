@@ -1,4 +1,4 @@
-"""Folding a recipe over the base model, and loading what was stored."""
+"""Builds a recipe's model from the base model, and loads stored models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Plans = dict[str, Plan]
 def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ...]:
     """Canonical steps from settings named `<axis>.<knob>`: only axes that are on, only values that are not `off`.
 
-    An axis whose sizes are all `off` leaves nothing behind, not even its method.
+    An axis of which only method knobs are set is off and has no step. `shape` is None for a model of an unknown family,
+    which has the axis `bits` alone.
     """
     steps = []
     for axis in registry.axes():
@@ -65,7 +66,7 @@ def shape_after(plans: Plans, statistics: Statistics) -> Shape:
 
 
 def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> TaskModel:
-    """A compressed copy of `model`: every plan reshapes, then fills. `model` is left as it is."""
+    """A compressed copy of `model`: each plan in turn reshapes it, then fills in the weights."""
     current: nn.Module = copy.deepcopy(model)
     for name, plan in plans.items():
         axis = registry.axis_named(name)
@@ -90,10 +91,12 @@ def load(folder: Path) -> TaskModel:
 
 
 def as_stored(folder: Path) -> TaskModel:
-    """The same with sparse matrices as they are stored: `reshape` over the saved plans, then its safetensors.
+    """The model stored in `folder`, in eval mode, with sparse matrices in their stored form.
+
+    Each saved plan reshapes the base architecture, then the weights are read.
 
     Raises:
-        spaces.base.ModelError: a folder that is not ours, or weights that are missing, foreign or pickled.
+        spaces.base.ModelError: no compressed model's folder, or weights that are missing, foreign or pickled.
     """
     base, plans = read_config(folder)
     try:
@@ -109,6 +112,7 @@ def as_stored(folder: Path) -> TaskModel:
 
 
 def precision_of(recipe: Recipe) -> Plan:
+    """The precision plan of a recipe. Raises Infeasible for an unknown precision."""
     from spaces.axes.bits import precision
 
     step = recipe.step("bits")
@@ -130,7 +134,7 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
 
 
 def open_whole(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:
-    """`open_predict`, with all that it would open later: afterwards every file that the runtime makes is there."""
+    """`open_predict`, with what it would open on first use, so that every file of the runtime exists afterwards."""
     predict = open_predict(folder, runtime, plan, context)
     if isinstance(predict, CausalModel):
         assert predict.scoring is not None

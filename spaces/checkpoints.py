@@ -28,8 +28,8 @@ from spaces.stopping import Best
 class Checkpoints:
     """The checkpoint file of an unfinished training, and how often it is written.
 
-    It must be one training's own: that of these data, this loss and these first weights. Its folder must exist. Who
-    asked for the training removes it once the trained weights are safe.
+    The file belongs to one training: one set of data, one loss and one initialisation. Its folder must exist. The
+    caller removes the file once the trained weights are stored.
     """
 
     file: Path
@@ -90,9 +90,9 @@ class Keeper:
         self._written = time.monotonic()
 
     def resume(self, until: int) -> int:
-        """Restore the state of the file; its step, or 0 where there is no file that fits.
+        """Restore the state of the file and return its step; 0 where there is no file that fits.
 
-        One beyond `until` does not fit: weights that were passed cannot be had back.
+        A state beyond step `until` does not fit, because earlier weights cannot be recovered from it.
         """
         if self._checkpoints is None:
             return 0

@@ -69,7 +69,7 @@ def capturing(model: TaskModel, blocks: Sequence[int] = (), relations: bool = Fa
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """The teacher's output for a batch, (B, ...) or (B, L, ...), and what else the loss needs of it."""
+    """The teacher's output for a batch, (B, ...) or (B, L, ...), and its hidden states for the other loss terms."""
 
     output: Tensor
     hidden: Tensor | None = None
@@ -92,13 +92,13 @@ class LossWeights:
 class Distillation:
     """Loss of a student: targets, the teacher's output, and its hidden states and attention relations.
 
-    `task(output, targets, mask)` is the loss against what the data say; `soft(output, taught, mask, temperature)` that
-    against the teacher's output, as the task defines it. hidden: mean square error per token of the
-    last hidden state, relative to the teacher's energy; blocks: the same of the blocks that came from the teacher's,
-    `mapped` from the student's to the teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2).
-    relations: of queries, keys and values among the tokens, in the last block (MiniLMv2, Wang et al. 2021, arXiv
-    2012.15828, section 3). `teacher(rows, inputs)` gives the teacher's outputs, stored or computed; `columns` are the
-    coordinates a narrower student kept.
+    `task(output, targets, mask)` is the loss against the data's targets, `soft(output, taught, mask, temperature)` that
+    against the teacher's output. The hidden term is the mean square error per token of the last hidden state, relative
+    to the teacher's energy. The blocks term is the same for intermediate blocks, `mapped` from the student's to the
+    teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2). The relations term compares queries, keys and
+    values among the tokens of the last block (MiniLMv2, Wang et al. 2021, arXiv 2012.15828, section 3).
+    `teacher(rows, inputs)` gives the teacher's outputs, stored or computed; `columns` are the coordinates of the
+    teacher's hidden states that a narrower student has.
     """
 
     targets: Tensor
@@ -148,10 +148,11 @@ def hidden_loss(hidden: Tensor, target: Tensor, attention_mask: Tensor) -> Tenso
 def relation_loss(
     ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], attention_mask: Tensor, heads: int
 ) -> Tensor:
-    """KL(teacher || student) of how much tokens resemble each other, summed over queries, keys and values.
+    """KL(teacher || student) of the similarities between tokens, summed over queries, keys and values.
 
-    Every projection (B, L, D) is cut into as many relation heads as divide it on both sides, `heads` at most, so a
-    student with fewer attention heads can be taught. Mean over relation heads and real tokens (MiniLMv2, section 3.1).
+    Every projection (B, L, D) is split into relation heads, the largest number up to `heads` that divides both widths,
+    so a student with fewer attention heads can be taught. Mean over relation heads and real tokens (MiniLMv2, section
+    3.1).
     """
     keep = attention_mask.bool()
     value = torch.zeros((), device=attention_mask.device)

@@ -1,4 +1,4 @@
-"""Where the families of transformers keep their parts: the only file that knows transformers' module names.
+"""The module paths of transformers' architecture families: the only file that knows transformers' module names.
 
 A family is one row of `FAMILIES`. Paths are dotted and relative to the backbone (the model without its task head) or,
 inside a block, to the block.
@@ -31,7 +31,7 @@ class Family:
     heads_prunable: bool = True
     #: In a block, matrices of several roles in one, and the names of their parts (`spaces.fused` takes them apart).
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: What the attention module calls its numbers of heads, and its width, where it does not take them from its input.
+    #: Attributes of the attention module with its number of heads, and its width, where these do not follow its input.
     head_counts: tuple[str, ...] = ()
     head_widths: tuple[str, ...] = ()
 
@@ -148,6 +148,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def known_model_types() -> tuple[str, ...]:
+    """The transformers `model_type`s of all known families."""
     return tuple(name for family in FAMILIES for name in family.model_types)
 
 

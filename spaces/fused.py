@@ -1,4 +1,4 @@
-"""Matrices that transformers keeps as one, as the matrices they are made of, so that each can be cut by its role."""
+"""Splits the fused matrices of transformers models, so that each part can be cut by its role."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spaces.families import family_of
 
 
 class Parts(nn.Module):
-    """x -> the outputs of several matrices, one behind the other: what one matrix with all their rows gives."""
+    """x -> the concatenated outputs of several matrices, as the fused matrix gives them."""
 
     def __init__(self, parts: Mapping[str, nn.Linear]) -> None:
         super().__init__()

@@ -16,8 +16,9 @@ class Knob:
     """One searched setting: an ordered range (`low`..`high` in steps of `step`, or log), or unordered `choices`.
 
     `off` is the value that makes its axis the identity. A `method` knob chooses how an axis works, not whether:
-    it alone never switches its axis on, and it is fixed at `off` unless the user opens it. So is an `opt_in` knob,
-    which does switch its axis on. A knob that `needs` values of another of its axis is off under the other values.
+    it alone never switches its axis on, and it is fixed at `off` unless the configuration names it. So is an `opt_in`
+    knob, which does switch its axis on. A knob with `needs` is inactive, and off, unless the named knob of its axis has
+    one of these values.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Knob:
 
     @property
     def ordered(self) -> bool:
+        """Whether it has a range rather than choices."""
         return self.low is not None
 
     @property
@@ -44,17 +46,18 @@ class Knob:
         return self.choices[0] if len(self.choices) == 1 else None
 
     def fixed(self, value: Value) -> Knob:
+        """This knob with `value` as its only value."""
         if self.ordered:
             assert not isinstance(value, str)
             return replace(self, low=value, high=value, step=None, log=False)
         return replace(self, choices=(value,))
 
     def applies(self, settings: Settings) -> bool:
-        """Whether it says anything beside these settings of its axis."""
+        """Whether it is active under these settings of its axis (`needs`)."""
         return self.needs is None or settings[self.needs[0]] in self.needs[1]
 
     def tidy(self, value: Value) -> Value:
-        """`value` as this knob writes it: 4.0 blocks are 4, a share of 1 is 1.0, and 0.1 + 0.2 is 0.3."""
+        """`value` in canonical form: 4.0 blocks are 4, a share of 1 is 1.0, and 0.1 + 0.2 is 0.3."""
         if not self.ordered or isinstance(value, str):
             return value
         if isinstance(self.off, int) and float(value).is_integer():

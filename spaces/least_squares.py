@@ -10,12 +10,12 @@ RIDGE = 1e-2  # of the mean variance of the kept inputs
 
 @torch.no_grad()
 def compensate(after: nn.Linear, before: nn.Linear, columns: list[int], moment: Tensor, mean: Tensor) -> None:
-    """Set `after`, which has only the `kept` inputs, to the least-squares approximation of `before`.
+    """Set `after`, which reads only the inputs `columns` (K), to the least-squares approximation of `before`.
 
     Minimises E |W x + b - W' x_K - b'|^2 in W' and b': W' = W S[:, K] S[K, K]^-1 with S the covariance of x, and
     b' = b + W m - W' m_K (without a bias: S the second moment). It contains the per-unit scales of Kwon et al.
     2022, section 4.4, as the special case of a diagonal W' W^-1. `moment` (in, in) is E[x x^T], `mean` (in,) E[x].
-    Cost: one (kept, kept) Cholesky factorisation in float64.
+    Cost: one (K, K) Cholesky factorisation in float64.
     """
     w = before.weight.double().cpu()
     second, first = moment.double(), mean.double()

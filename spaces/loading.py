@@ -25,7 +25,7 @@ class ModelError(Exception):
 
 
 def reason_of(error: BaseException, limit: int = 200) -> str:
-    """The first line of an error's text, with the next where it only announces that."""
+    """The first line of an error's text, and the next where it ends in a colon; at most `limit` characters."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -37,10 +37,10 @@ def reason_of(error: BaseException, limit: int = 200) -> str:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """An exception of the library inside is a ModelError "`what`: reason".
+    """Turn an exception of a library inside the block into a ModelError "`what`: reason".
 
     Raises:
-        ModelError: all but a lack of memory or space.
+        ModelError: any exception but those of a lack of memory or disk space, which are raised as they are.
     """
     try:
         yield
@@ -137,7 +137,7 @@ def _endings(key: str) -> Iterator[str]:
 def positions_of(model: nn.Module) -> int | None:
     """Most tokens a row may have: the rows of its smallest table of positions; None where there is no table.
 
-    Relative and rotary positions go on for ever. Tables of the RoBERTa family count from behind the padding token;
+    Relative and rotary positions have no limit. Tables of the RoBERTa family start behind the padding token's row;
     those of the BART family have an offset.
     """
     lengths = []
@@ -164,10 +164,10 @@ def _names_positions(name: str) -> bool:
 def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: str, per_token: bool = False) -> None:
     """Run a model on a padded batch of at least one row, (B, L), before anything is trained.
 
-    `outputs`: how many numbers it must give a row, or a token with `per_token`; None: any, 0: a number without an axis.
+    `outputs`: the size of the output per row, or per token with `per_token`; None: any, 0: a scalar without an axis.
 
     Raises:
-        ModelError: it does not run, gives other numbers, or a row's answer depends on its padding.
+        ModelError: it does not run, its output has another shape, or the output of a row depends on its padding.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What one product of activations by a matrix takes on one device: a fit to measured times, and two factors by it."""
+"""A cost model of matrix products on one device, fitted to measured times: whether two factors are faster than one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-DIGITS = 3  # a recipe holds so many: more would be noise of the measurement
+DIGITS = 3  # significant digits in a recipe; more would be measurement noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Costs:
 
         call + weight * in * out + read * in + write * out
 
-    `weight` holds the multiply-adds of a weight and reading it: both grow with in * out alone once the tokens are
-    given, so no measurement could tell them apart (Williams et al. 2009, "Roofline", adds a call's own cost).
+    `weight` includes the multiply-adds of a weight and reading it: for a given number of tokens both grow with in * out
+    alone, so measurements cannot separate them (a roofline, Williams et al. 2009, plus the cost of a call).
     """
 
     call: float
@@ -36,12 +36,12 @@ class Costs:
         return self.of(inputs, rank) + self.of(rank, outputs) < self.of(inputs, outputs)
 
     def text(self) -> str:
-        """As a recipe holds them: "4.12 0.000187 0.012 0.0031"; `parse` gives them back."""
+        """The form in a recipe, "4.12 0.000187 0.012 0.0031", with `DIGITS` significant digits; see `parse`."""
         return " ".join(f"{value:.{DIGITS}g}" for value in astuple(self))
 
     @classmethod
     def parse(cls, text: str) -> Costs:
-        """The costs that `text` holds. Raises ValueError: not four numbers that are 0 or more."""
+        """The inverse of `text`. Raises ValueError unless `text` is four numbers that are 0 or more."""
         try:
             call, weight, read, write = map(float, text.split())
         except ValueError:
@@ -55,7 +55,7 @@ class Costs:
 def fit_costs(sizes: Sequence[tuple[int, int]], times_us: Sequence[float]) -> Costs:
     """The costs nearest to the measured times of products by (in, out), in squared relative error.
 
-    Non-negative least squares (Lawson & Hanson 1974, chapter 23): no part of a product takes less than no time.
+    Non-negative least squares (Lawson & Hanson 1974, chapter 23), because no term of the time can be negative.
 
     Raises:
         ValueError: fewer than four sizes, or a time that is not above 0.
@@ -68,6 +68,6 @@ def fit_costs(sizes: Sequence[tuple[int, int]], times_us: Sequence[float]) -> Co
     if not (times > 0).all():
         raise ValueError(f"times must be above 0, got {times.min()}")
     rows = np.array([(1.0, i * o, i, o) for i, o in sizes]) / times[:, None]
-    scale = np.linalg.norm(rows, axis=0)  # or a call and a million weights would be compared as they are
+    scale = np.linalg.norm(rows, axis=0)  # columns of one scale, because in * out is millions of times the constant
     solved, _ = nnls(rows / scale, np.ones(len(times)))
     return Costs(*(float(value) for value in solved / scale))

@@ -1,4 +1,4 @@
-"""Models whose shapes a transformers configuration can say: whole ones, and those cut to one shape in all blocks."""
+"""Models whose shapes a transformers configuration can express: uncut ones, and those with equal blocks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from spaces.anatomy import anatomy_of
 from spaces.errors import Infeasible
 from spaces.heads import TaskModel
 
-#: What configurations call the width of the feed-forward layers.
+#: Names of the width of feed-forward layers in transformers configurations.
 NEURONS = ("intermediate_size", "hidden_dim", "n_inner")
-#: Where it was dropped, what belongs to it is zeros: it gives zeros then, where transformers would draw it at random.
+#: Prefix of a module that may have been dropped. Its parameters are stored as zeros, because transformers would
+#: initialise missing ones at random.
 UNUSED = "pooler."
 
 
@@ -56,7 +57,7 @@ def _check_head_size(model: TaskModel, config: Any) -> None:
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     head_dim = getattr(config, "head_dim", None) or (hidden // heads if hidden % heads == 0 else None)
     if head_dim != size:
-        raise Infeasible(f"no transformers configuration has heads of {size} numbers beside a hidden size of {hidden}")
+        raise Infeasible(f"no transformers configuration has heads of {size} channels with a hidden size of {hidden}")
 
 
 def _set_neurons(model: TaskModel, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""From hidden states to one embedding a text, and the files of sentence-transformers that say how.
+"""Pooling of hidden states to one embedding per text, and the files of sentence-transformers that describe it.
 
 A folder of sentence-transformers is a transformers model with `modules.json` beside it, which lists the modules that a
 text passes: Transformer, Pooling, Dense (any number), Normalize (or not). Its library is not needed here.
@@ -29,7 +29,7 @@ MODES: Mapping[Mode, tuple[str, str]] = {
     "mean_sqrt_len": ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens"),
     "last": ("lasttoken", "pooling_mode_lasttoken"),
 }
-OLD_KEY = "pooling_mode_"  # begins the keys of that time, one of them for a mode that is not known here
+OLD_KEY = "pooling_mode_"  # prefix of those keys; one of them has a mode that is not supported here
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     f"torch.nn.modules.{kind.__module__.rpartition('.')[2]}.{kind.__name__}": kind
     for kind in (nn.Tanh, nn.Identity, nn.GELU, nn.ReLU)
@@ -60,14 +60,16 @@ class Pooling:
     dense: tuple[Dense, ...] = ()
 
     def size(self, hidden: int) -> int:
-        """How many numbers an embedding has, of a model of this hidden size."""
+        """The dimension of an embedding, for a model of this hidden size."""
         return self.dense[-1].out_features if self.dense else hidden
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {**asdict(self), "dense": [asdict(layer) for layer in self.dense]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pooling:
+        """The pooling that `to_json` wrote. Raises KeyError or TypeError for other fields."""
         return cls(data["mode"], data["normalise"], tuple(Dense(**layer) for layer in data["dense"]))
 
 
@@ -81,7 +83,7 @@ class Pooled(nn.Module):
         self.activations = nn.ModuleList(ACTIVATIONS[d.activation]() for d in pooling.dense)
 
     def append(self, layer: Dense) -> None:
-        """Put one more layer, of arbitrary weights, before the normalisation."""
+        """Add a layer with arbitrary weights behind the others, before the normalisation."""
         self.pooling = replace(self.pooling, dense=(*self.pooling.dense, layer))
         self.dense.append(nn.Linear(layer.in_features, layer.out_features, layer.bias))
         self.activations.append(ACTIVATIONS[layer.activation]())
@@ -94,7 +96,7 @@ class Pooled(nn.Module):
 
 
 def pool(mode: Mode, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """One vector a text (B, H) of its hidden states (B, L, H), padded at either side as attention_mask (B, L) says."""
+    """One vector per text (B, H) from hidden states (B, L, H), which may be padded at either side (mask (B, L))."""
     mask = attention_mask.unsqueeze(-1)  # (B, L, 1)
     if mode == "max":
         return hidden.masked_fill(mask == 0, float("-inf")).amax(1)
@@ -122,7 +124,7 @@ def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
     A folder without `modules.json` is a plain transformers model: mean pooling and length 1 are the default for it.
 
     Raises:
-        ModelError: files that cannot be read, modules that do something else, weights that are pickled or do not fit.
+        ModelError: files that cannot be read, unsupported modules, or weights that are pickled or of other shapes.
     """
     modules = folder / MODULES
     if not modules.exists():
@@ -257,9 +259,9 @@ def _read_dense(folder: Path, width: int) -> tuple[Dense, dict[str, Tensor]]:
 def write_sentence_transformers(
     folder: Path, pooling: Pooling, tensors: Mapping[str, Tensor], max_seq_length: int, hidden: int
 ) -> None:
-    """Make a transformers model of hidden size `hidden` one of sentence-transformers, which every version opens.
+    """Add sentence-transformers' files, which every version opens, to a transformers model of hidden size `hidden`.
 
-    `tensors` is the state of a `Pooled` of `pooling`; `max_seq_length` counts tokens with [CLS] and the like.
+    `tensors` is the state of a `Pooled` of `pooling`; `max_seq_length` counts special tokens such as [CLS] too.
     """
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
     names = ["Transformer", "Pooling", *("Dense" for _ in pooling.dense), *(["Normalize"] if pooling.normalise else [])]

@@ -45,6 +45,7 @@ class Recipe:
     runtime: Step
 
     def step(self, name: str) -> Step | None:
+        """The step of the axis `name`, or None where it is off."""
         return next((step for step in self.steps if step.name == name), None)
 
     @property
@@ -62,6 +63,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
+        """16 hex digits that identify the candidate."""
         return digest_of(self.to_json())
 
     @property
@@ -73,6 +75,7 @@ class Recipe:
         return named
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {
             "base": self.base,
             "task": self.task,
@@ -84,6 +87,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_json` wrote. Raises KeyError where a field is missing."""
         return cls(
             base=data["base"],
             task=data["task"],

@@ -1,7 +1,7 @@
-"""The axes and the runtimes that there are: one line registers each.
+"""The registered axes and runtimes, one line each.
 
-A line says the names that a configuration may use. What it registers is imported when it is first asked for, because
-nearly all of it brings torch, which takes seconds, and a wrong name is to be told at once.
+A line has the names that a configuration may use. The class is imported on first use, because nearly all classes import
+torch, which takes seconds, and a wrong name must be reported at once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from spaces.runtime import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """An axis or a runtime by name, and where its class is."""
+
     name: str
     module: str
     class_name: str
-    knobs: tuple[str, ...] = ()  # of an axis: all that it offers for any model
+    knobs: tuple[str, ...] = ()  # of an axis: all that it may offer, for any model
 
     def make(self) -> Any:
+        """Import the class and return an instance."""
         return getattr(importlib.import_module(self.module), self.class_name)()
 
 
@@ -37,8 +40,8 @@ AXIS_ENTRIES = (
     Entry("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
     Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "fp32_blocks")),
 )
-#: The first is the reference: parity and "times faster than eager" are against it. A search's first trials take the
-#: last that is here, so the last are runtimes that open quickly.
+#: The first is the reference of parity and of "times faster than eager". The first trials of a search use the last one
+#: that is available, so runtimes that open quickly come last.
 RUNTIME_ENTRIES = (
     Entry("eager", "spaces.runtimes.eager", "Eager"),
     Entry("compiled", "spaces.runtimes.compiled", "Compiled"),
@@ -51,10 +54,10 @@ RUNTIME_ENTRIES = (
     Entry("openvino", "spaces.runtimes.openvino", "OpenVino"),
 )
 
-#: Measured only where they are named: opening one takes a minute or more for every set of weights.
+#: Runtimes that are searched only where the configuration names them, because opening one takes a minute or more.
 OPT_IN_RUNTIMES = ("compiled-max-autotune",)
 
-#: By the knob that names it: what is written after a library's documentation, and has not run on its hardware yet.
+#: Values, by knob, that are implemented from a library's documentation and have not run on their hardware yet.
 EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.precision": ("fp8",), "sparse.pattern": ("2-of-4",)}
 
 
@@ -71,8 +74,10 @@ def runtimes() -> tuple[Runtime, ...]:
 
 
 def axis_named(name: str) -> Axis:
+    """The axis of this name. Raises StopIteration where there is none."""
     return next(a for a in axes() if a.name == name)
 
 
 def runtime_named(name: str) -> Runtime:
+    """The runtime of this name. Raises StopIteration where there is none."""
     return next(r for r in runtimes() if r.name == name)

@@ -22,7 +22,7 @@ class Predict(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a runtime may need to know about where it runs."""
+    """Where a runtime runs: device, threads, and the room for caches."""
 
     device: str = "cpu"  # "cpu" or "cuda"
     threads: int = 0  # 0: the runtime's own default
@@ -37,28 +37,28 @@ class Runtime(Protocol):
     install: str  # the command that brings what it needs, or ""
 
     def missing(self, context: Context) -> str | None:
-        """Why it cannot run here at all, or None. Must be cheap and must not import heavy packages."""
+        """Why it cannot run here at all, as a clause for messages, or None. Cheap: it imports no heavy packages."""
         ...
 
     def precisions(self, context: Context) -> tuple[str, ...]:
-        """Bit precisions it lowers to real kernels on this device, "fp32" first."""
+        """The precisions that it has real kernels for on this device, "fp32" first."""
         ...
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        """Prepare the model stored in `folder` under the precision `plan`. Raises Infeasible.
+        """Prepare the model stored in `folder` under the precision `plan`. Raises Infeasible where it cannot.
 
-        Graphs and programs that it makes of the weights are kept in `folder`, and found there the next time.
+        Graphs and programs that it makes from the weights are stored in `folder` and reused the next time.
         """
         ...
 
     def made_by(self, context: Context) -> Mapping[str, str]:
-        """What the files it makes depend on beside weights and plan: versions, a processor. Empty if it makes none."""
+        """Versions and hardware that the files it makes depend on, beside weights and plan; {} if it makes none."""
         ...
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
-        """The plan whose files those of `plan` are made from; None where they are made from the weights."""
+        """The plan from whose files those of `plan` are made; None where they are made from the weights."""
         ...
 
     def files(self, plan: Plan) -> tuple[str, ...]:
-        """The files in the model's folder that hold the weights it runs, once it was opened."""
+        """Paths, in the model's folder, of the files with the weights that it runs, once it was opened."""
         ...

@@ -1,10 +1,10 @@
-"""Which blocks feel rounding most: what `bits.fp32_blocks` keeps in fp32.
+"""Sensitivity of blocks to rounding: `bits.fp32_blocks` keeps the most sensitive ones in fp32.
 
 To first order, an error e at the outputs of a matrix changes the log-probability of the predicted class by g . e, with
 g its gradient there. With errors that are independent between outputs the expected square of that is the sum of
 g^2 e^2. Dong et al. rank blocks by the curvature of the loss (its largest eigenvalue, arXiv 1905.03696; its mean trace
 times the squared error of the weights, arXiv 1911.03852); here the diagonal Fisher information stands for the
-curvature, and the error is what rounding really makes on real inputs.
+curvature, and the error is measured on real inputs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ def measure(
 ) -> dict[str, float]:
     """Score by block, named by its path from `model`: the sum over its matrices, tokens and outputs of g^2 e^2.
 
-    `batches` are inputs by name, (B, L) each. `certainty(output, mask)` is what an error should not change, summed over
-    rows: of a classifier the log-probability of the predicted class. One forward and backward pass, and one product a
-    matrix.
-    Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
+    `batches` are inputs by name, (B, L) each. `certainty(output, mask)` is the quantity that an error should not
+    change,
+    summed over rows: for a classifier the log-probability of the predicted class. Cost: one forward and backward pass,
+    and one product per matrix. Leaves `model` in eval mode with its weights frozen.
+
+    Raises:
+        Infeasible: a model of an unknown family.
     """
     anatomy = anatomy_of(model.backbone)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -60,7 +63,7 @@ def measure(
 
 
 def rounding(weight: Tensor) -> Tensor:
-    """What rounding `weight` (out, in) to int8 with a scale for each output adds to it."""
+    """The error (out, in) of rounding `weight` (out, in) to int8 with a scale for each output."""
     scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round() * scale - weight
 
@@ -107,7 +110,7 @@ def read(folder: Path) -> list[str]:
     """The paths of the blocks, the most sensitive first.
 
     Raises:
-        Infeasible: the folder has no `sensitivity.json`, because nobody knows where the blocks of its model are.
+        Infeasible: the folder has no `sensitivity.json`, as for a model of an unknown family.
     """
     path = folder / FILE
     if not path.is_file():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
+    """The sizes of one block."""
+
     heads: int  # prunable head groups (a group is one key-value head and the query heads that share it)
     neurons: int  # width of the feed-forward layer
 
@@ -21,15 +23,17 @@ class Shape:
     layers: tuple[LayerShape, ...]
     prunable_heads: bool
     prunable_hidden: bool
-    embedding: int = 0  # numbers of the embedding of a text; 0: the head gives something else
+    embedding: int = 0  # dimension of a text's embedding; 0 where the head gives none
 
     @property
     def depth(self) -> int:
+        """The number of blocks."""
         return len(self.layers)
 
     def with_layers(self, layers: tuple[LayerShape, ...]) -> Shape:
+        """The same sizes with other blocks."""
         return replace(self, layers=layers)
 
 
-#: Stands in for a model whose anatomy is unknown: only axes that need no anatomy are asked for their knobs.
+#: The shape of a model of unknown anatomy, for the knobs of axes that need none.
 NO_SHAPE = Shape(hidden=1, head_dim=1, group=1, layers=(), prunable_heads=False, prunable_hidden=False)

@@ -46,7 +46,11 @@ def _like(module: nn.Module, cut: Cut) -> nn.Module:
 
 
 def reshape(root: nn.Module, cuts: Mapping[str, Cut]) -> None:
-    """Replace every named module of `root` by one of its cut size (weights arbitrary)."""
+    """Replace the modules of `root` at the paths of `cuts` by ones of the cut sizes, with arbitrary weights.
+
+    Raises:
+        TypeError: a module that is no linear layer, embedding table or norm.
+    """
     for path, cut in cuts.items():
         replace_module(root, path, _like(root.get_submodule(path), cut))
 

@@ -1,4 +1,4 @@
-"""A head whose outputs are numbers in the data's unit is trained on standardised ones."""
+"""Training of heads whose outputs are numbers in the data's unit, on standardised numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spaces.base import TaskModel
 
 
 def last_linear(model: TaskModel) -> nn.Linear | None:
-    """The last linear layer outside the backbone: what gives a head's outputs; None where there is none."""
+    """The last linear layer outside the backbone, which gives a head's outputs; None where there is none."""
     inside = set(model.backbone.modules())
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
     return linears[-1] if linears else None
@@ -20,11 +20,11 @@ def last_linear(model: TaskModel) -> nn.Linear | None:
 
 @contextmanager
 def standardised(model: TaskModel, mean: float, scale: float, fresh: bool) -> Iterator[None]:
-    """Inside, the weights of the last layer are those of outputs with this mean and scale taken off.
+    """Inside the block, the last layer's weights give standardised outputs, (y - `mean`) / `scale`.
 
-    What the model gives is in the data's unit all the time: a hook multiplies and adds. So the rates of AdamW, whose
-    steps have no unit, fit data of any. `fresh`: the weights are random, and not yet in the data's unit. The mean of a
-    layer without a bias stays in its weights.
+    A hook converts these to the data's unit, so the model's outputs keep that unit. The steps of AdamW have no unit, so
+    one learning rate then fits data of any scale. `fresh`: the weights are random, and not yet in the data's unit. A
+    layer without a bias keeps its mean.
     """
     layer = last_linear(model)
     if layer is None:
@@ -42,7 +42,7 @@ def standardised(model: TaskModel, mean: float, scale: float, fresh: bool) -> It
 
 
 def _rescale(layer: nn.Linear, factor: float, added: float) -> None:
-    """The outputs of `layer` become `factor` times what they were, and `added`."""
+    """Multiply the outputs of `layer` by `factor` and add `added` to them, through its weights."""
     with torch.no_grad():
         layer.weight.mul_(factor)
         if layer.bias is not None:

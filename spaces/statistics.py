@@ -1,11 +1,11 @@
-"""Statistics of one pass of labelled data through the teacher, by which the axes decide.
+"""Statistics of one pass of labelled data through the teacher, from which the axes decide.
 
 Per block i (shapes after the axes before):
-    block.<i>.importance      ()               what the outputs lose (`divergence`) when the block is skipped; infinite
-                                               of the first and the last block of a causal language model
+    block.<i>.importance      ()               `divergence` of the outputs without the block; infinite for the first and
+                                               the last block of a causal language model
     block.<i>.heads           (heads,)         Fisher information of each head's mask
     block.<i>.neurons         (neurons,)       Fisher information of each feed-forward neuron's mask
-    block.<i>.heads_rows      (rows, heads)    gradients of the heads' masks, row by row, over their largest; float16
+    block.<i>.heads_rows      (rows, heads)    gradients of the heads' masks by row, divided by the largest; float16
     block.<i>.neurons_rows    (rows, neurons)  the same of the neurons' masks
     block.<i>.heads_norm      (heads,)         Frobenius norm of each head's weights (the magnitude criterion)
     block.<i>.neurons_norm    (neurons,)
@@ -18,7 +18,7 @@ Per block i (shapes after the axes before):
 and for the whole model:
     hidden.energy             (hidden,)        mean square activation of the residual stream
     tokens.count              (vocabulary,)    count of each token id
-    embedding.moment          (D, D)           second moment of embeddings at length 1, of a model that gives them
+    embedding.moment          (D, D)           second moment of embeddings of length 1, where the model gives embeddings
 Source of the Fisher masks: Kwon et al. 2022 (arXiv 2204.09656), section 4.1.
 """
 
@@ -57,17 +57,21 @@ class Statistics:
     tensors: Mapping[str, Tensor]
 
     def block(self, index: int, name: str) -> Tensor:
+        """The statistic `name` of one block."""
         return self.tensors[f"block.{index}.{name}"]
 
     def stacked(self, name: str) -> list[Tensor]:
+        """The statistic `name` of every block, first to last."""
         return [self.block(i, name) for i in range(self.shape.depth)]
 
     def save(self, path: Path) -> None:
+        """Write a safetensors file, with the shape in its metadata."""
         tensors = {name: t.contiguous() for name, t in self.tensors.items()}
         save_file(tensors, path, metadata={"shape": json.dumps(asdict(self.shape))})
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
+        """The statistics that `save` wrote."""
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
@@ -86,12 +90,15 @@ def collect(
 ) -> Statistics:
     """Statistics of `model` over (inputs, targets) batches.
 
-    `loss(output, targets, mask)` is the task's, averaged over rows, and `divergence(output, other, mask)` the sum over
-    rows of how far two outputs are from each other; mask (B, L) is the attention mask.
+    `loss(output, targets, mask)` is the task's mean over rows, and `divergence(output, other, mask)` the sum over rows
+    of the distance between two outputs; mask (B, L) is the attention mask.
 
-    Cost: one forward and backward pass over the data, and for the importances one forward pass a block over the
-    first `importance_rows` rows.
-    Leaves `model` in eval mode with its weights frozen. Raises Infeasible for a model of an unknown family.
+    Cost: one forward and backward pass over the data, and for the importances one forward pass per block over the
+    first `importance_rows` rows. Leaves `model` in eval mode with its weights frozen.
+
+    Raises:
+        Infeasible: a model of an unknown family, or one that does not use a head or neuron.
+        ValueError: no batches.
     """
     anatomy = anatomy_of(model.backbone)
     gathered = _Gathered(anatomy)
@@ -296,7 +303,7 @@ class _Gathered:
 
 
 def cholesky(moment: Tensor) -> Tensor:
-    """Lower factor of a second moment (d, d), with as little added to its diagonal as makes it positive definite.
+    """Lower Cholesky factor of a second moment (d, d), with the least ridge that makes it positive definite.
 
     Raises:
         ValueError: it is not positive semi-definite.

@@ -1,4 +1,4 @@
-"""Early stopping: when a training ends before its last step, and which weights are kept then."""
+"""Early stopping: when a training ends before its last step, and which weights it keeps."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class Best:
 
     @property
     def patience(self) -> int:
+        """Evaluations in a row without a lower loss that end the training."""
         return self._stopping.patience
 
     def over(self, model: TaskModel, step: int, total: int) -> bool:
-        """Evaluate if it is due; whether training should end."""
+        """Evaluate after `step` of `total` if it is due; returns whether training should end."""
         if step % self.every and step < total:
             return False
         model.eval()
@@ -53,6 +54,7 @@ class Best:
         return self.ended
 
     def restore(self, model: TaskModel) -> None:
+        """Load the best weights into `model`, if there was an evaluation."""
         if self.weights:
             model.load_state_dict(self.weights)
 
@@ -61,6 +63,6 @@ class Best:
         return {"loss": self._loss, "worse": self._worse, "ended": self.ended}
 
     def resume(self, facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Restore the `facts` and `weights` of another one."""
+        """Continue from the `facts` and `weights` of an earlier process."""
         self._loss, self._worse, self.ended = facts["loss"], facts["worse"], facts["ended"]
         self.weights = dict(weights)

@@ -46,12 +46,15 @@ def train(
 ) -> None:
     """Train `model` in place with AdamW, linear warm-up and decay; `epoch(i)` gives the batches of epoch i.
 
-    With `checkpoints` it goes on from the state in that file, if there is one that fits, and its state is kept there;
-    then all epochs must have equally many batches. However often it was killed, the weights are those of one call; on
-    the CPU they are equal bit for bit.
+    With `checkpoints` it resumes from the state in that file, if there is one that fits, and writes its state there;
+    all epochs must then have the same number of batches. A training that was killed and resumed gives the weights of an
+    uninterrupted one, on the CPU bit for bit. On CUDA it runs under bf16 autocast.
 
-    bf16 autocast on CUDA. Raises FloatingPointError when the loss is no longer finite, ValueError when there are no
-    batches.
+    `loss(model, inputs, rows)` is the mean loss of a batch, and `progress` is called with the share that is done.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+        ValueError: an epoch has no batches.
     """
     if training.epochs <= 0:
         return

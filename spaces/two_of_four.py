@@ -1,8 +1,8 @@
 """2:4 matrices on the kernels that skip their zeros: torch's semi-structured tensors, over cuSPARSELt or CUTLASS.
 
-Not run yet on a GPU: written after torch's documentation of `torch.sparse.to_sparse_semi_structured`, and tested as far
-as none is needed. No other runtime takes such a model: there its zeros would be multiplied like other numbers, and what
-was given up for speed would bring none.
+This has not run on a GPU yet. It follows torch's documentation of `torch.sparse.to_sparse_semi_structured`, and tests
+cover what needs no GPU. Other runtimes refuse such a model, because they would multiply its zeros like other numbers
+and be no faster.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def check(plans: Mapping[str, Plan], runtime: str, precision: str, context: Cont
 
 
 def lower(model: nn.Module) -> None:
-    """Replace all 2:4 matrices by linears with a semi-structured weight; each is run once.
+    """Replace all 2:4 matrices by linear layers with a semi-structured weight, and run each once as a check.
 
     Raises:
-        Infeasible: torch has no kernel for one of them after all.
+        Infeasible: torch has no kernel for one of them here.
     """
     for path, module in sparse_modules(model).items():
         if isinstance(module, TwoOfFour):

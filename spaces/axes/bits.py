@@ -14,21 +14,21 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of precisions 
     from spaces.shape import Shape
     from spaces.statistics import Statistics
 
-#: fp16, bf16: weights and activations. int8: weights per channel, activations scaled as they come, integer products.
-#: int8-static: the same with scales of activations that calibration fixed. int4: weights alone, a scale a group.
+#: fp16, bf16: weights and activations. int8: weights per channel, activations scaled at run time, integer products.
+#: int8-static: the same with calibrated, fixed scales of activations. int4: weights alone, one scale per group.
 #: fp8: weights per channel and activations per token, in float8 products.
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4", "fp8")
-#: Searched only where they are named.
+#: Precisions that are searched only where the configuration names them.
 OPT_IN_PRECISIONS = ("fp8",)
-#: Precisions that can spare some blocks: the others have one precision for everything.
+#: Precisions under which some blocks can stay fp32; the others apply to all blocks.
 INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
-#: Of the output matrix of a causal language model, a third of a small one's weights; "body": as the blocks.
+#: Precisions of a causal language model's output matrix, a third of a small model's weights; "body": the blocks'.
 HEADS = ("body", "fp32", "int8", "int4")
 
 
 class Bits:
-    """Chooses a precision. Whether it exists is the runtime's: it raises Infeasible where it does not."""
+    """Chooses a precision. A runtime without kernels for it raises Infeasible."""
 
     name = "bits"
     phase = Phase.QUANTISE
@@ -40,8 +40,8 @@ class Bits:
             "embeddings",
             off="as-is",
             choices=EMBEDDINGS,
-            opt_in=True,  # it makes a model smaller and no faster, so it is nothing for a search of latency
-            help="precision of the embedding tables: they shrink, nothing gets faster",
+            opt_in=True,  # it makes a model smaller but no faster, which a search of latency does not want
+            help="precision of the embedding tables: for size only, calls get no faster",
         )
         head = Knob(
             "head",
@@ -63,7 +63,7 @@ class Bits:
             method=True,
             opt_in=True,
             needs=("precision", INTEGER),
-            help="blocks that stay fp32 under an integer precision, the most sensitive first; the head does with them",
+            help="blocks that stay fp32 under an integer precision, the most sensitive first; so does the head then",
         )
         return (precision, embeddings, head, fp32_blocks)
 
@@ -74,10 +74,10 @@ class Bits:
         return statistics
 
     def reshape(self, model: nn.Module, plan: Plan) -> None:
-        """Nothing: the runtime does it."""
+        """Does nothing, because the runtime lowers the plan."""
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
-        """Nothing: the runtime does it."""
+        """Does nothing, because the runtime lowers the plan."""
 
 
 def precision(settings: Settings) -> Plan:
@@ -85,7 +85,7 @@ def precision(settings: Settings) -> Plan:
     are not off.
 
     Raises:
-        Infeasible: an unknown precision, or blocks to spare where there is no integer precision.
+        Infeasible: an unknown value, or fp32 blocks without an integer precision.
     """
     precision = str(settings.get("precision", "fp32"))
     if precision not in PRECISIONS:
@@ -93,7 +93,7 @@ def precision(settings: Settings) -> Plan:
     plan: Plan = {"precision": precision}
     fp32_blocks = int(settings.get("fp32_blocks", 0))
     if fp32_blocks < 0:
-        raise Infeasible(f"bits.fp32_blocks must be a number of blocks, got {fp32_blocks}")
+        raise Infeasible(f"bits.fp32_blocks must be 0 or more, got {fp32_blocks}")
     if fp32_blocks and precision not in INTEGER:
         raise Infeasible(
             f"bits.fp32_blocks must be 0 unless the precision is {' or '.join(INTEGER)}, "

@@ -18,20 +18,19 @@ from spaces.shape import Shape
 from spaces.slicing import Cut
 from spaces.statistics import EMBEDDING, PLACES, Statistics
 
-#: Statistics of a block with one value a coordinate of the residual stream.
+#: Statistics of a block with one value per coordinate of the residual stream.
 HIDDEN_VECTORS = ("mean.attention_in", "mean.ffn_in", "gradient.output", "gradient.down")
-WIDTH_MULTIPLE = 32  # narrower steps leave vector units of every device half empty
+WIDTH_MULTIPLE = 32  # widths between its multiples leave vector units partly unused
 
 
 class Distill:
-    """Students that start as a slice of the teacher, so that distillation refines rather than begins.
+    """Students that start as a slice of the teacher, so that distillation only has to refine them.
 
-    Depth keeps the blocks whose removal moves the outputs most (measured by KL divergence, one block at a time);
-    width keeps the coordinates of the residual stream with the most energy, and every matrix that reads the stream is
-    the least-squares stand-in for the one that saw all of it (`compensate`), so that what the lost coordinates said is
-    kept as far as the others say it too. Recovery then distils the teacher's
-    outputs into it (Hinton et al. 2015, arXiv 1503.02531; students from teacher blocks: Sanh et al. 2019,
-    arXiv 1910.01108, section 3).
+    Depth keeps the blocks whose removal changes the outputs most (by KL divergence, one block at a time). Width keeps
+    the coordinates of the residual stream with the most energy, and every matrix that reads the stream is replaced by
+    its least-squares approximation on these coordinates (`compensate`), which recovers what the dropped coordinates
+    share with them. Recovery then distils the teacher's outputs into the student (Hinton et al. 2015, arXiv
+    1503.02531; students from teacher blocks: Sanh et al. 2019, arXiv 1910.01108, section 3).
     """
 
     name = "distill"

@@ -1,4 +1,4 @@
-"""The embedding's own size: an index of texts takes as much memory as their embeddings have numbers."""
+"""The dimension of text embeddings, to which the memory of an index of texts is proportional."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from spaces.pooling import Dense
 from spaces.shape import Shape
 from spaces.statistics import EMBEDDING, Statistics
 
-STEPS = 12  # of the knob's grid: a whole number divides the usual sizes, 384, 768 and 1024 among them or nearly
+STEPS = 12  # of the knob's grid; 12 divides 384 and 768, and 1024 nearly
 LINEAR = "torch.nn.modules.linear.Identity"
 
 
 class EmbeddingSize:
     """A linear layer behind the pooling that gives an embedding's coordinates on the teacher's first principal axes.
 
-    The axes are those of the second moment of the teacher's unit embeddings, without centring: of all maps to so few
-    numbers theirs keeps the inner products best (Eckart & Young, 1936), and cosines are what embeddings are for. It is
-    a Dense module of sentence-transformers. It acts before all other axes, so what recovery imitates is the teacher's
-    embedding through the same layer.
+    The axes are those of the second moment of the teacher's unit embeddings, without centring: of all linear maps to
+    so many dimensions this one preserves inner products best (Eckart & Young, 1936), and embeddings are compared by
+    their cosines. The layer is a Dense module of sentence-transformers. It acts before all other axes, so recovery
+    imitates the teacher's embedding after the same layer.
     """
 
     name = "embedding"
@@ -46,7 +46,7 @@ class EmbeddingSize:
                 high=size,
                 step=step,
                 opt_in=True,  # it makes an index smaller, and no model faster
-                help="numbers of an embedding, after a PCA: an index of texts is as large as they are",
+                help="dimension of an embedding, after a PCA: the memory of an index of texts is proportional to it",
             ),
         )
 
@@ -79,9 +79,9 @@ class EmbeddingSize:
 
 
 def principal(statistics: Statistics, count: int) -> Tensor:
-    """The first principal axes (count, D) of the teacher's embeddings, that of the largest share first.
+    """The first principal axes (count, D) of the teacher's embeddings, by falling eigenvalue.
 
-    An axis points where its largest coordinate is positive, so that it is the same on every machine.
+    The largest coordinate of an axis is positive, so that its sign is the same on every machine.
     """
     vectors = torch.linalg.eigh(statistics.tensors[EMBEDDING].double()).eigenvectors.T.flip(0)[:count]
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))

@@ -58,8 +58,11 @@ def factorise(
     Alone: the best in Frobenius norm (Eckart & Young 1936). With the second moment E[x x^T] (in, in) of its inputs:
     the best for the outputs, min E |W x - B A x|^2, by whitening with a Cholesky factor S of the moment and
     factoring W S (DRONE, Chen et al. 2021; SVD-LLM, Wang et al. 2024, arXiv 2403.07378, section 3.1). With `rows`
-    (out,) the squared error of each output counts as much as its row's value (FWSVD, Hsu et al. 2022, arXiv
-    2207.00112). Cost: one SVD of an (out, in) matrix in float64.
+    (out,) the squared error of each output is weighted by its row's value (FWSVD, Hsu et al. 2022, arXiv 2207.00112).
+    Cost: one SVD of an (out, in) matrix in float64.
+
+    Raises:
+        ValueError: a rank that is not in [1, min(out, in)], or a moment that is not positive semi-definite.
     """
     out, columns = weight.shape
     if not 1 <= rank <= min(out, columns):
@@ -81,11 +84,12 @@ def factorise(
 
 
 def allocate(spectra: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]], share: float) -> dict[str, int]:
-    """Ranks by matrix that keep most squared singular value within `share` of all the matrices' weights.
+    """Ranks by matrix that keep the largest sum of squared singular values in `share` of all the matrices' weights.
 
-    One unit of rank costs out+in weights and keeps sigma_i^2, so with a price p every matrix keeps the i with
-    sigma_i^2 > p (out+in), and the price is what meets the budget (bisection; optimal for separable concave gains
-    up to one unit of rank). A matrix whose rank passes break-even stays whole, and is left out of the result.
+    `spectra` are singular values by matrix, `sizes` their (out, in). One unit of rank costs out+in weights and keeps
+    sigma_i^2. At a price p per weight every matrix keeps the i with sigma_i^2 > p (out+in); bisection finds the price
+    that meets the budget (optimal for separable concave gains up to one unit of rank). A matrix whose rank reaches
+    `break_even` stays whole and is left out of the result.
     """
     budget = share * sum(out * columns for out, columns in sizes.values())
 
@@ -107,9 +111,12 @@ def allocate(spectra: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
 def factorise_table(table: Tensor, rank: int, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Factors A (tokens, rank), B (width, rank) of an embedding `table` (tokens, width).
 
-    The subspace that carries most of what is looked up: each row weighs as often as its token came, `counts`
-    (tokens,), and one more, so that tokens that never came are not forgotten (block-wise by frequency: GroupReduce,
-    Chen et al. 2018, arXiv 1806.06950, section 3.1). Cost: eigenvectors of a (width, width) matrix in float64.
+    The subspace with the least squared error over look-ups: each row is weighted by the count of its token in the
+    data, `counts` (tokens,), plus one for tokens that do not occur (block-wise by frequency: GroupReduce, Chen et al.
+    2018, arXiv 1806.06950, section 3.1). Cost: eigenvectors of a (width, width) matrix in float64.
+
+    Raises:
+        ValueError: a rank that is not in [1, min(tokens, width)].
     """
     tokens, width = table.shape
     if not 1 <= rank <= min(tokens, width):
@@ -121,15 +128,16 @@ def factorise_table(table: Tensor, rank: int, counts: Tensor) -> tuple[Tensor, T
 
 
 class LowRankFactors:
-    """Factors in place of every matrix of every block that becomes smaller by it.
+    """Two factors in place of each matrix of the blocks, where they hold fewer weights than the matrix.
 
-    budget: one budget for all matrices, spent where the loss feels it most. The weight of an output is the mean
-    square gradient of the loss there, so the discarded squared singular values of all matrices are on one scale
-    (a diagonal Fisher estimate of the loss they cost). uniform: the same share of its weights for every matrix.
-    whitened: factors that fit the activations, with the bias carrying what the mean input loses; plain: the weights.
-    `embeddings` factors the table of token embeddings: a matter of size, since a row is looked up, not multiplied.
-    where: faster keeps a matrix whole where `costs` predict that two factors would not be faster. A recipe carries
-    `costs` as one more setting (`spaces.matmul_cost_model.Costs.text`), so its plan is the same on every machine.
+    `allocation`: "budget" shares one budget among all matrices so that the loss rises least. An output is weighted by
+    the mean square gradient of the loss there, so the discarded squared singular values of all matrices are on one
+    scale (a diagonal Fisher estimate of the rise in loss). "uniform" keeps the same share of every matrix's weights.
+    `method`: "whitened" fits the factors to the activations, and the bias takes up the error of the mean input;
+    "plain" fits the weights alone. `embeddings` factors the table of token embeddings, for size only, because its
+    rows are looked up and not multiplied. `where`: "faster" keeps a matrix whole where `costs` predict that two
+    factors would not be faster. A recipe carries `costs` as one more setting (`spaces.matmul_cost_model.Costs.text`),
+    so its plan is the same on every machine.
     """
 
     name = "low_rank"
@@ -199,7 +207,7 @@ class LowRankFactors:
         if "embeddings" in plan:
             assert isinstance(model, TaskModel)
             if model.tied:
-                raise Infeasible("low_rank.embeddings: this model's token table is its output's matrix too")
+                raise Infeasible("low_rank.embeddings: this model's token table is also its output matrix")
             anatomy = anatomy_of(model.backbone)
             table = anatomy.token_table
             whole = break_even(table.num_embeddings, table.embedding_dim)
@@ -239,7 +247,7 @@ class LowRankFactors:
 
 
 def _costs(settings: Settings) -> Costs | None:
-    """What the device was measured to take, or None where only size counts. Raises Infeasible."""
+    """The measured costs of the device, or None where only size counts. Raises Infeasible where they are missing."""
     if settings.get("where", SMALLER) != FASTER:
         return None
     if "costs" not in settings:

@@ -18,19 +18,19 @@ from spaces.shape import LayerShape, Shape
 from spaces.slicing import Cut
 from spaces.statistics import Statistics
 
-NEURON_MULTIPLE = 16  # a block's neurons come in whole vector registers
+NEURON_MULTIPLE = 16  # so that a block's neurons fill whole vector registers
 
 
 class Prune:
     """Keeps a share of all heads and of all neurons, chosen over the whole model at once.
 
-    fisher: the largest Fisher information of the masks, over all blocks together, then rearranged inside each block
-    for what its units do together (Kwon et al. 2022, arXiv 2204.09656, sections 4.1 to 4.3). diagonal: without the
-    rearrangement. uniform: the same scores, the same share in every block. magnitude: weight norms, the same share in
-    every block; the usual naive choice, kept for comparison. `flops` is one budget for heads and neurons together:
-    they share it so that the least Fisher information is lost, and `heads` and `neurons` are then upper bounds.
-    Every block keeps at least one head and `NEURON_MULTIPLE` neurons. What remains is tuned so that each matrix
-    behind a cut gives, in least squares over the calibration tokens, what it gave before (`compensate`).
+    `criterion`: "fisher" keeps the units whose masks have the largest Fisher information over all blocks together,
+    then rearranges them inside each block by their joint effect (Kwon et al. 2022, arXiv 2204.09656, sections 4.1 to
+    4.3). "diagonal" is the same without the rearrangement; "uniform" has the same scores, but the same share in every
+    block; "magnitude" scores by weight norms, with the same share in every block, as a naive baseline. `flops` is one
+    budget for heads and neurons together, divided so that the least Fisher information is lost; `heads` and `neurons`
+    are then upper bounds. Every block keeps at least one head and `NEURON_MULTIPLE` neurons. With `tuning` each matrix
+    behind a cut reproduces its former outputs in least squares over the calibration tokens (`compensate`).
     """
 
     name = "prune"
@@ -44,16 +44,20 @@ class Prune:
             off="fisher",
             choices=("fisher", "diagonal", "uniform", "magnitude"),
             method=True,
-            help="what matters least",
+            help="how heads and neurons are scored",
         )
         tuning = Knob(
-            "tuning", off="least-squares", choices=("least-squares", "none"), method=True, help="of what remains"
+            "tuning",
+            off="least-squares",
+            choices=("least-squares", "none"),
+            method=True,
+            help="of the matrices behind the cuts",
         )
         flops = Knob(
             "flops", off=1.0, low=0.25, high=1.0, step=0.125, opt_in=True, help="share of the blocks' products kept"
         )
         if not shape.prunable_heads:
-            return (neurons, criterion, tuning)  # with one kind of unit a budget is a share of it
+            return (neurons, criterion, tuning)  # with one kind of unit a budget is the same as its share
         heads = Knob("heads", off=1.0, low=0.25, high=1.0, step=0.125, help="share of attention heads kept")
         return (heads, neurons, flops, criterion, tuning)
 
@@ -131,10 +135,10 @@ class Prune:
 
 
 def keep(scores: list[Tensor], share: float, at_least: int, multiple: int, *, everywhere: bool) -> list[list[int]]:
-    """Indices kept in each block: `share` of all units, the highest scores first.
+    """Indices kept in each block: `share` of all units, by falling scores, (units,) for each block.
 
-    everywhere: the blocks compete for one budget; otherwise each keeps its own share. Each block's count is
-    rounded to a `multiple` where the block is wide enough for that to mean anything.
+    `everywhere`: the blocks compete for one budget; otherwise each keeps the same share. In a block of at least
+    4 * `multiple` units the count is rounded to a multiple of it, and in one of 4 * `at_least` it is at least that.
     """
     if share >= 1:
         return [list(range(len(s))) for s in scores]
@@ -160,9 +164,9 @@ def keep(scores: list[Tensor], share: float, at_least: int, multiple: int, *, ev
 def share_out(statistics: Statistics, flops: float, heads: float, neurons: float) -> dict[str, float]:
     """Shares of heads and of neurons that keep `flops` of the blocks' matrix products and most Fisher information.
 
-    Tries every number of heads, gives the rest of the budget to neurons, and takes what loses least (Kwon et al. 2022,
-    section 4.2, algorithm 1; its independent units). `heads` and `neurons` bound the shares from above.
-    Cost: one sort. Raises Infeasible when nothing fits.
+    Tries every number of heads, gives the rest of the budget to neurons, and takes the combination that loses least
+    (Kwon et al. 2022, section 4.2, algorithm 1, which treats units as independent). `heads` and `neurons` bound the
+    shares from above. Cost: one sort. Raises Infeasible where no combination fits.
     """
     shape = statistics.shape
     of_heads, of_neurons = (torch.cat(statistics.stacked(unit)) for unit in ("heads", "neurons"))
@@ -187,17 +191,17 @@ def share_out(statistics: Statistics, flops: float, heads: float, neurons: float
 
 
 def _lost(scores: Tensor) -> Tensor:
-    """(n + 1,): what is lost when only the k highest of (n,) scores are kept."""
+    """(n + 1,): the sum of the scores that are dropped where the k highest of (n,) are kept, k = 0..n."""
     highest = scores.double().sort(descending=True).values
     return torch.cat([highest.sum()[None], highest.sum() - highest.cumsum(0)])
 
 
 def rearrange(rows: Tensor, indices: list[int]) -> list[int]:
-    """As many units, exchanged one at a time while that lowers what removing the others costs together.
+    """The same number of units, exchanged one at a time while that lowers the joint cost of the removed ones.
 
     rows: (N, n), gradients of the units' masks. With I = rows^T rows and r the indicator of the removed units the cost
-    is r^T I r: two units that do the same are cheap to remove one by one, and dear together (Kwon et al. 2022, section
-    4.3; greedy). Cost: one (n, n) product and O(n) a removed unit.
+    is r^T I r: two redundant units are cheap to remove singly and expensive together (Kwon et al. 2022, section 4.3;
+    greedy). Cost: one (n, n) product, and O(n) for each removed unit.
     """
     g = rows.float()
     count = g.shape[1]

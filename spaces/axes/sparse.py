@@ -1,4 +1,4 @@
-"""Sparse matrices: single weights that matter least are dropped, wherever they are."""
+"""Sparse matrices: the least important single weights become zero, anywhere or in 2:4 patterns."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ROWS, COLUMNS = 32, 64
 class SparseMatrices:
     """Keeps the weights with the largest |W_ij| sqrt(E[x_j^2]), compared inside each row (Wanda).
 
-    any: wherever they are. That is for size only: the folder of the model gets smaller, and every runtime multiplies
-    the zeros like other numbers. 2-of-4: two of every four along the input (the paper's N:M variant), for GPUs whose
-    kernels skip the other two; there alone it is run. A matrix whose sizes these kernels do not take stays whole.
-    Factors of a low-rank pair are matrices like others.
+    `pattern`: "any" keeps them at any place of a row, for size only: the model's folder gets smaller, but every runtime
+    multiplies the zeros like other numbers. "2-of-4" keeps two of every four along the input (the paper's N:M variant),
+    for GPUs whose kernels skip the other two, and runs only there; a matrix whose sizes these kernels do not support
+    stays whole. The factors of a low-rank pair are treated like other matrices.
     """
 
     name = "sparse"
@@ -42,7 +42,7 @@ class SparseMatrices:
             high=1.0,
             step=0.125,
             opt_in=True,
-            help="share of the blocks' weights kept: size only, nothing gets faster",
+            help="share of the blocks' weights kept: for size only, calls get no faster",
         )
         pattern = Knob(
             "pattern",

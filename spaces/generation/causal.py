@@ -1,4 +1,4 @@
-"""A causal language model as the rest of the program opens it: it scores texts, and it generates."""
+"""A causal language model as a `Predict`: it scores texts, and it generates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from spaces.generation.program import CACHE_KINDS, CacheSettings, Program, greed
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 
-#: Input of a batch that is a generation: how many tokens to generate, one equal number a row, (B,) int64.
+#: Input of a batch that generates: the number of tokens to generate, the same for each row, (B,) int64.
 NEW_TOKENS = "new_tokens"
 #: Input of a batch whose likelihoods are computed token by token: tokens of each row that the prompt has, (B,) int64.
 STEPPED = "stepped"
-#: What scoring gives: (B, L) float32, of each token the log probability after those before it.
+#: The output of scoring: (B, L) float32, the log probability (nats) of each token given those before it.
 LOG_LIKELIHOOD = "log_likelihood"
 
 
@@ -28,7 +28,7 @@ class CausalModel:
     `stepped` gives "log_likelihood" again, computed as a generation computes it: the prompt in one call, then a token
     at a time through the cache; rows have no padding.
 
-    The program that generates is opened at once, because it is what is timed; what scores at the first score.
+    The program that generates is opened at once, because it is timed; the one that scores is opened on first use.
     """
 
     def __init__(self, program: Program, open_scoring: Callable[[], Predict]) -> None:
@@ -46,7 +46,7 @@ class CausalModel:
 
     @property
     def scoring(self) -> Predict:
-        """What scores, opened when it is first needed."""
+        """The program that scores, opened on first use."""
         if self._scoring is None:
             self._scoring = self._open_scoring()
         return self._scoring
@@ -63,8 +63,8 @@ class CausalModel:
 def stepped(program: Program, input_ids: np.ndarray, prompt: int) -> np.ndarray:
     """The log probability (B, L) float32 of each token of `input_ids` (B, L), through the cache.
 
-    The first `prompt` tokens of each row are one call, the others one each. Those of the prompt have no value, for a
-    program gives the logits of the last position alone: they are NaN.
+    The first `prompt` tokens of each row are read in one call, each of the others in a call of its own. The values of
+    the prompt are NaN, because a program gives the logits of the last position only.
     """
     likelihood = np.full(input_ids.shape, np.nan, dtype=np.float32)
     logits, cache = program.prefill(input_ids[:, :prompt], np.ones_like(input_ids[:, :prompt]))

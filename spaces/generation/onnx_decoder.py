@@ -1,7 +1,7 @@
-"""The graph of a causal language model for ONNX Runtime, which reads tokens into a cache and scores what follows.
+"""The ONNX Runtime graph of a causal language model, which reads tokens into a cache and scores the next ones.
 
-Written from the modules, not exported: so it keeps keys and values with GroupQueryAttention, whose past and present may
-be one buffer, and nothing is copied at a step. Scoring a text is the same graph with an empty cache.
+The graph is written from the modules and not exported, so that it can use GroupQueryAttention, whose past and present
+keys and values may share one buffer: a step copies nothing. Scoring a text uses the same graph with an empty cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROTARY = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class Reading:
-    """What attention needs beside its input: names of values in the graph."""
+    """The inputs of attention beside hidden states, as names of values in the graph."""
 
     lengths: str  # (batch,) int32: tokens of each row after this call, less one
     total: str  # int32: the longest of them, and one
@@ -36,17 +36,17 @@ class Reading:
 
 
 def write(model: TaskModel, precision: Precision, path: Path) -> None:
-    """The graph of `model` with its weights.
+    """Write the graph of `model` with its weights to `path`.
 
     Raises:
-        Infeasible: a family or a module that such a graph does not have, and why; or it is too big.
+        Infeasible: a family or module that is not supported, or a graph that is too big for one file.
     """
     decoder = Decoder(model, precision)
     decoder.graph().save(path, {ABOUT: json.dumps(decoder.about())})
 
 
 class Decoder:
-    """A causal language model: its modules, and the graphs that it becomes."""
+    """Turns the modules of a causal language model into a graph. Raises Infeasible for an unsupported family."""
 
     def __init__(self, model: TaskModel, precision: Precision) -> None:
         self._precision = precision
@@ -54,7 +54,9 @@ class Decoder:
         self._config: Any = backbone.config
         kind = str(self._config.model_type)
         if kind not in MODEL_TYPES:
-            raise Infeasible(f"ONNX graphs of causal models are made of {', '.join(MODEL_TYPES)}, not of {kind}")
+            raise Infeasible(
+                f"the family of a causal model must be one of {', '.join(MODEL_TYPES)} under onnx, got {kind}"
+            )
         self._anatomy: Anatomy = anatomy_of(backbone)
         self._backbone = backbone
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -76,7 +78,7 @@ class Decoder:
         return frequencies
 
     def about(self) -> dict[str, Any]:
-        """What a program needs to know of the decoding graph: sizes of the caches, and positions."""
+        """Facts of the graph that a program needs, as JSON: sizes of the caches, and positions."""
         width, blocks = self._anatomy.head_dim, range(len(self._anatomy.blocks))
         rotary = None if self._inverse is None else self._inverse.tolist()
         return {

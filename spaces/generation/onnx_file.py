@@ -13,12 +13,12 @@ from spaces.errors import Infeasible
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 OPSETS = {"": 20, CONTRIBUTED: 1}
 IR_VERSION = 10
-ABOUT = "decoder"  # the name of what a graph says of itself, among its metadata
+ABOUT = "decoder"  # the metadata key of a graph's facts (`Decoder.about`)
 LIMIT = 2**31  # bytes of a file in ONNX's format
 
 
 class Graph:
-    """Nodes in order. Values go by name."""
+    """An ONNX graph under construction: nodes in order, values by name."""
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
@@ -27,6 +27,7 @@ class Graph:
         self._outputs: list[Any] = []
 
     def input(self, name: str, kind: type[np.generic], shape: Sequence[str | int]) -> str:
+        """Declare an input of the graph, with names for its open sizes; returns its name."""
         self._inputs.append(_value(name, kind, shape))
         return name
 
@@ -37,7 +38,7 @@ class Graph:
         self._outputs.append(_value(name, kind, shape))
 
     def constant(self, name: str, make: Callable[[], np.ndarray]) -> str:
-        """A weight of the graph; made when it is asked for first."""
+        """A weight of the graph, which `make` gives when the name is first used; returns its name."""
         if name not in self._constants:
             from onnx import numpy_helper
 
@@ -45,7 +46,7 @@ class Graph:
         return name
 
     def small(self, values: Any, kind: type[np.generic] = np.int64) -> str:
-        """A few numbers, in the graph itself."""
+        """A constant of a few numbers; returns its name."""
         from onnx import numpy_helper
 
         array = np.asarray(values, kind)
@@ -54,7 +55,7 @@ class Graph:
         return name
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """The one output of a new node."""
+        """Append a node with one output; returns the output's name."""
         output = f"{kind}.{len(self._nodes)}"
         self.node(kind, inputs, [output], domain, **attributes)
         return output
@@ -62,14 +63,14 @@ class Graph:
     def node(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> None:
-        """An input or output that is left out is ""."""
+        """Append a node; an omitted input or output is ""."""
         from onnx import helper
 
         name = f"{kind}.{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
 
     def save(self, path: Path, about: Mapping[str, str]) -> None:
-        """The graph with `about` as its metadata. Raises Infeasible where it is too big for a file."""
+        """Write the graph with `about` as its metadata. Raises Infeasible above 2 GB, the limit of an ONNX file."""
         from onnx import helper
 
         graph = helper.make_graph(self._nodes, "decoder", self._inputs, self._outputs, list(self._constants.values()))

@@ -12,12 +12,12 @@ from spaces.generation.onnx_file import ABOUT
 from spaces.generation.program import CacheFullError, CacheSettings
 
 CACHES = ("static",)
-#: Tokens that are scored in one call, unless a text is longer: the logits of each take the vocabulary's size.
+#: Tokens that are scored in one call, unless a text is longer: each needs logits over the whole vocabulary.
 SCORED = 512
 
 
 class Decoder:
-    """One session over a graph of `spaces.generation.onnx_decoder`, and what the graph says of itself."""
+    """One session over a graph of `spaces.generation.onnx_decoder`, with the facts in its metadata."""
 
     def __init__(self, session: Any) -> None:
         import onnxruntime
@@ -27,7 +27,7 @@ class Decoder:
         self.keys: list[int] = about["keys"]
         self.head_dim: int = about["head_dim"]
         self.vocabulary: int = about["vocabulary"]
-        #: Positions of a table; None where they have no end.
+        #: The number of positions in a table; None where positions have no limit.
         self.positions: int | None = about["positions"]
         self._frequencies, self._scale = about["frequencies"], np.float32(about["scale"])
         self.inputs = {value.name for value in session.get_inputs()}
@@ -42,7 +42,7 @@ class Decoder:
         return {"cos": np.cos(angles) * self._scale, "sin": np.sin(angles) * self._scale}
 
     def buffers(self, rows: int, capacity: int) -> dict[str, np.ndarray]:
-        """Keys and values (rows, keys, capacity, head_dim) by block, not cleared: what ends a row is not read."""
+        """Keys and values (rows, keys, capacity, head_dim) by block, uninitialised beyond a row's length."""
         return {
             f"{index}.{part}": np.empty((rows, keys, capacity, self.head_dim), np.float32)
             for index, keys in enumerate(self.keys)
@@ -51,7 +51,7 @@ class Decoder:
 
 
 class StaticCache:
-    """Keys and values of a fixed capacity. Rows are without their padding, so each has a length of its own."""
+    """Keys and values of a fixed capacity. Padding is not stored, so each row has a length of its own."""
 
     def __init__(self, decoder: Decoder, capacity: int, lengths: np.ndarray, padded: int) -> None:
         rows = len(lengths)
@@ -74,7 +74,7 @@ class StaticCache:
 
 
 class OnnxProgram:
-    """Generation with past and present in one buffer a block: a step writes its token's keys and values, no more."""
+    """Generation with past and present in one buffer per block: a step writes only its own token's keys and values."""
 
     def __init__(self, session: Any, settings: CacheSettings) -> None:
         self._decoder = Decoder(session)

@@ -1,4 +1,4 @@
-"""Prompts that share a beginning read it once."""
+"""Prefix caching: prompts that share a beginning read it once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ Layers = dict[int, tuple[Tensor, Tensor]]
 
 
 class PrefixProgram:
-    """A program that keeps keys and values of single prompts, and begins later ones with the longest common beginning.
+    """A program that stores the keys and values of single prompts, and reuses those of the longest common prefix.
 
-    Of `most_bytes` of them, what was used longest ago goes first. Batches of several rows are read as ever. Logits
-    differ from those of a whole prompt by rounding alone.
+    It stores at most `most_bytes` and evicts the least recently used. Batches of several rows are read without reuse.
+    Logits differ from those of a prompt that is read whole by rounding only.
     """
 
     def __init__(self, program: TorchProgram, most_bytes: int) -> None:
-        """Raises ValueError for a cache that does not hold all tokens in full precision."""
+        """`most_bytes` bounds the stored keys and values. Raises ValueError unless the cache is dynamic or static."""
         cache = program.new_cache(torch.zeros(1, dtype=torch.int64))
         if not isinstance(cache, DynamicCache | StaticCache):
-            raise ValueError(f"beginnings are reused from a dynamic or static cache, got a {type(cache).__name__}")
+            raise ValueError(
+                f"the cache must be dynamic or static for prefixes to be reused, got a {type(cache).__name__}"
+            )
         self._program, self._most_bytes = program, most_bytes
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
         self._alone = threading.Lock()
@@ -36,7 +38,7 @@ class PrefixProgram:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of the stored keys and values."""
         return sum(_nbytes(layers) for layers in self._kept.values())
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, TorchCache]:
@@ -59,7 +61,7 @@ class PrefixProgram:
         return self._program.decode(tokens, cache)
 
     def _beginning(self, prompt: tuple[int, ...]) -> tuple[int, Layers]:
-        """The most tokens that begin both the prompt and one that is kept, and its layers. The last token is read."""
+        """(length of the longest prefix in a stored prompt, its layers), the last token left out."""
         common, best = max(((_common(prompt[:-1], one), one) for one in self._kept), default=(0, ()))
         if not common:
             return 0, {}

@@ -1,4 +1,4 @@
-"""What a causal language model is opened as: a prompt fills a key-value cache, then each step reads one token a row."""
+"""Programs of causal language models: a prompt fills a key-value cache, then each step reads one token per row."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CacheSettings:
 
 
 class Cache(Protocol):
-    """Keys and values of B rows, as a program keeps them. A program's own; steps change it in place."""
+    """Keys and values of B rows. Each program has its own type of cache; steps change it in place."""
 
     @property
     def length(self) -> int:
@@ -85,7 +85,7 @@ class GeneratingRuntime(Runtime, Protocol):
     """A runtime that also opens causal language models for generation."""
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
-        """The kinds of cache that it has on this device, its default first."""
+        """The kinds of cache that it supports on this device, its default first."""
         ...
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
@@ -99,7 +99,8 @@ def open_program(
     """The stored model under a runtime. Picklable by name, so that a worker process can run it.
 
     Raises:
-        Infeasible: the runtime does not generate, or has no such cache or precision here.
+        Infeasible: the runtime does not generate, or does not support this cache or precision here.
+        ValueError: an unknown kind of cache.
     """
     from spaces import registry
 
@@ -116,7 +117,7 @@ def open_program(
 def greedy(
     program: Program, input_ids: np.ndarray, attention_mask: np.ndarray, new_tokens: int
 ) -> Iterator[np.ndarray]:
-    """The most likely continuation, a step at a time: `new_tokens` arrays (B,) int64. End tokens do not stop it."""
+    """Greedy decoding, one step at a time: `new_tokens` arrays (B,) int64. End tokens do not stop it."""
     logits, cache = program.prefill(input_ids, attention_mask)
     for step in range(new_tokens):
         tokens = logits.argmax(-1)

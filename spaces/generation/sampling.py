@@ -8,9 +8,10 @@ import numpy as np
 
 
 def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Probabilities (B, V) of the next token, of logits (B, V) divided by a temperature above 0.
+    """Probabilities (B, V) of the next token from logits (B, V) divided by a temperature above 0.
 
-    Only the most likely tokens that together reach `top_p` have any (Holtzman et al. 2020, nucleus sampling).
+    All but the most likely tokens that together reach `top_p` have probability 0 (Holtzman et al. 2020, nucleus
+    sampling).
     """
     scores = logits.astype(np.float64) / temperature
     distribution: np.ndarray = np.exp(scores - scores.max(-1, keepdims=True))
@@ -25,7 +26,7 @@ def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.nd
 
 
 class Sampler:
-    """The most likely token where the temperature is 0, else a random one, each row by random numbers of its own."""
+    """Chooses the most likely token at temperature 0, else samples one. Each row has its own seed (None: random)."""
 
     def __init__(self, temperature: float, top_p: float, seeds: Sequence[Sequence[int] | None]) -> None:
         self._temperature, self._top_p = temperature, top_p

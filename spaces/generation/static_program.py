@@ -1,4 +1,4 @@
-"""Decoding over a static cache by one step of fixed shapes, which a runtime compiles or captures."""
+"""Decoding over a static cache by a step of fixed shapes, which a runtime compiles or captures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Record = Callable[[Any, dict[str, Tensor]], tuple[Callable[[], Any], Tensor]]
 class StaticProgram(TorchProgram):
     """Prompts are read operator by operator; each later token by `step_of(step)`.
 
-    The step always attends to the whole cache, of which a mask hides what is empty: its shapes depend on the number of
-    rows and on the capacity alone.
+    The step always attends to the whole cache, whose empty slots a mask hides, so its shapes depend only on the number
+    of rows and the capacity.
     """
 
     def __init__(self, model: nn.Module, settings: CacheSettings, device: str, step_of: Callable[[Step], Step]) -> None:
@@ -46,6 +46,8 @@ class StaticProgram(TorchProgram):
 
 
 def step_over(model: CausalModel) -> Step:
+    """A decoding step of `model` over whole buffers."""
+
     def step(ids: Tensor, number: Tensor, starts: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         return model(ids, number, starts, slots_of(keys[0]), WholeBuffers(keys, values, number))
 
@@ -55,8 +57,8 @@ def step_over(model: CausalModel) -> Step:
 class Captured:
     """A step recorded as a CUDA graph, one for each number of rows, and replayed over its own inputs.
 
-    Warm-up runs before a recording write the same keys to the same
-    place, so they change nothing. Buffers of keys and values are the program's: their addresses stay.
+    Warm-up runs before a recording write the same keys to the same place, so they change nothing. The buffers of keys
+    and values belong to the program, and their addresses do not change.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class CausalModel:
         return output.logits.float()  # type: ignore[no-any-return]
 
     def _masks(self, numbers: Tensor, starts: Tensor, slots: Tensor) -> Any:
-        """What is added to attention scores, (B, 1, N, T); by kind of layer where these differ."""
+        """The masks that are added to attention scores, (B, 1, N, T); by kind of layer where these differ."""
         keys, queries = slots[:, None, :], numbers[None, :, None]
         full = (keys <= queries) & (keys >= starts[:, None, None])
         if self._window is None:
@@ -75,7 +75,7 @@ class CausalModel:
 
 
 def cache_name(model: nn.Module) -> str:
-    """What a transformers model calls its cache: 5.24 says cache where 5.17 says past_key_values."""
+    """The name of a transformers model's cache argument: `cache` in 5.24, `past_key_values` in 5.17."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -106,7 +106,7 @@ class TorchProgram:
         return self.read(input_ids[:, known:], cache)[:, -1], cache
 
     def read(self, tokens: np.ndarray, cache: TorchCache, last: int = 1) -> np.ndarray:
-        """Read more tokens (B, N) of each row; logits (B, last, V) float32 after each of the last ones."""
+        """Read tokens (B, N) into the cache; logits (B, last, V) float32 after each of the last `last` ones."""
         new = tokens.shape[1]
         cache.require(new)
         with torch.inference_mode():
@@ -131,7 +131,7 @@ def left_padding(attention_mask: np.ndarray) -> np.ndarray:
 
 
 def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:
-    """Makes caches of these settings for prompts. Raises Infeasible where the model cannot have such a cache."""
+    """A function from `starts` (B,) to a new cache. Raises Infeasible where the model does not support this kind."""
     if settings.kind == "static":
         by_rows: dict[int, Buffers] = {}
         return lambda starts: StaticCache(starts, by_rows.setdefault(len(starts), Buffers(settings.capacity)))
@@ -145,7 +145,7 @@ def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:
 
 
 def rotary_frequencies(model: nn.Module) -> Tensor:
-    """Radians a position (R / 2,) of a model's rotary embedding. Raises Infeasible without fixed ones."""
+    """Radians per position (R / 2,) of a model's rotary embedding. Raises Infeasible unless they are fixed."""
     rotary = getattr(model.base_model, "rotary_emb", None)
     frequencies = getattr(rotary, "inv_freq", None)
     kind = getattr(rotary, "rope_type", None)

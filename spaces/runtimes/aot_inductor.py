@@ -35,7 +35,7 @@ FOLDER = "aot_inductor"
 
 
 class AotInductor:
-    """One library for every batch and length, called without Python or graph guards in between."""
+    """One compiled library for all batches and lengths, called without Python or graph guards in between."""
 
     name = "aot_inductor"
     source = "Ansel et al. 2024, PyTorch 2 (AOTInductor)"
@@ -93,8 +93,8 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
 def _has_package(path: Path, folder: Path, context: Context) -> bool:
     """Whether this user compiled the package at `path`, for the model in `folder`, here.
 
-    Who asks for no number of threads is given a package for torch's own, or for every processor: what a search times
-    its candidates with, and more than the first where two threads share a core.
+    Without a given number of threads, a package for torch's default number or for every processor is accepted. A search
+    times its candidates with the latter, which is larger where two threads share a core.
     """
     threads = {torch.get_num_threads()}
     if not context.threads:
@@ -103,7 +103,7 @@ def _has_package(path: Path, folder: Path, context: Context) -> bool:
 
 
 def conditions(folder: Path, context: Context, threads: int) -> str:
-    """What a package is good for: these weights, this torch and this processor, and as many threads."""
+    """The conditions under which a package is valid, as text: weights, torch, processor, and number of threads."""
     with (folder / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{weights} {_machine(context, threads)}"

@@ -1,4 +1,4 @@
-"""Causal language models under ONNX Runtime: one graph a plan, with its weights, for scores and for generation."""
+"""Causal language models under ONNX Runtime: one graph per plan, with its weights, for scoring and generation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ HEAD = "causal"
 
 
 def is_causal(folder: Path) -> bool:
+    """Whether the model stored in `folder` is a causal language model."""
     return read_config(folder)[0].head == HEAD
 
 
 def graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
-    """`path`, the graph of the model in `folder` under this plan; made at the first call, found at the next.
+    """`path`, the graph of the model in `folder` under this plan; written where it does not exist yet.
 
     int8 and int4 are weights by groups of 32 (`spaces.generation.onnx_linear`).
 
     Raises:
-        Infeasible: what the plan asks for cannot be made of this folder, and why.
+        Infeasible: a device, head, family or precision that is not supported.
     """
     if context.device != "cpu":
         raise Infeasible(f"onnx runs causal language models on a CPU, not on {context.device}")

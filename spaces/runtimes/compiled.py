@@ -20,9 +20,9 @@ from spaces.runtimes import float8
 from spaces.runtimes.opening import FromWeights, require
 from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
-GRAPHS = 256  # compiled in one process, over all models
+GRAPHS = 256  # that may be compiled in one process, over all models
 INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
-#: The tables of every product's candidates would fill the terminal.
+#: Options that keep the tables of each product's candidates out of the terminal.
 QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
 
 
@@ -57,24 +57,26 @@ class Compiled(FromWeights):
         return predict
 
     def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
+        """`model` compiled for all batches and lengths."""
         return torch.compile(model, dynamic=True)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return ("static",)
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
-        """The decode step is compiled at its first token: once for all lengths of prompts, anew for other rows."""
+        """The decoding step is compiled at its first token, once for each number of rows and for all prompt lengths."""
         require(self, plan, context)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, self.compile_step)
 
     def compile_step(self, step: Step) -> Step:
+        """A decoding step compiled for fixed shapes."""
         return torch.compile(step, dynamic=False)
 
 
 class MaxAutotuned(Compiled):
-    """The same with every matrix product timed in each form that Inductor has for it, and the fastest kept.
+    """`Compiled`, with every matrix product timed in each form that Inductor has for it, and the fastest kept.
 
     On a GPU these are the options of torch's mode "max-autotune": Triton templates, replayed as CUDA graphs (one for
     each batch and length). On a CPU they are C++ templates, which need constant weights: there the weights are frozen

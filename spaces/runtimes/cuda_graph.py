@@ -23,7 +23,7 @@ BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 class CudaGraph(FromWeights):
-    """One graph a (batch, padded length), captured at first use; its buffers are allocated once and reused.
+    """One graph for each (batch, padded length), captured on first use; its buffers are allocated once and reused.
 
     At batch 1 a small transformer spends most of its time launching kernels; a replay launches once
     (PyTorch, "CUDA graphs").
@@ -50,14 +50,14 @@ class CudaGraph(FromWeights):
         return ("static",)
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
-        """The decode step is captured at its first token, once for each number of rows."""
+        """The decoding step is captured at its first token, once for each number of rows."""
         require(self, plan, context)
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, lambda step: Captured(step, capture))
 
 
 def buckets_of(base: Base) -> tuple[int, ...]:
-    """The padded lengths that fit the model's positions; none where no token is known to be padding.
+    """The padded lengths within the model's positions; () where the model has no padding token and needs one.
 
     A decoder's own classification head reads the last token that is not padding.
     """

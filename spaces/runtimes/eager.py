@@ -1,4 +1,4 @@
-"""PyTorch as it comes: the reference."""
+"""Eager PyTorch, the reference of all runtimes."""
 
 from __future__ import annotations
 

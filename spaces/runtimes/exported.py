@@ -16,7 +16,7 @@ from spaces.errors import Infeasible
 def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProgram:
     """The graph of `model` with batch and length left open; its named inputs are int64 (batch, length).
 
-    Raises Infeasible for a model whose Python cannot be followed for every batch and length.
+    Raises Infeasible for a model that torch.export cannot trace for all batches and lengths.
     """
     example = {name: torch.ones((2, 16), dtype=torch.int64, device=device) for name in inputs}
     open_sizes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}
@@ -28,7 +28,7 @@ def export(model: TaskModel, inputs: Sequence[str], device: str) -> ExportedProg
 
 
 def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The same over the core ATen operators alone: no views, no changes in place."""
+    """`program` in core ATen operators only, without views and in-place changes."""
     with quiet():
         lowered: ExportedProgram = program.run_decompositions()
         return lowered
@@ -36,12 +36,12 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """torch warns about its own internals."""
+    """Suppress torch's warnings about its own internals inside the block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def brief(error: Exception) -> str:
-    """The start of an error's message, on one line."""
+    """The first 200 characters of an error's message, on one line."""
     return " ".join(str(error).split())[:200]

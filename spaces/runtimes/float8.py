@@ -1,10 +1,10 @@
 """fp8 products: weights and activations in float8 (e4m3), on the tensor cores that multiply it, through torchao.
 
-Weights have a scale an output and activations a scale a token, found as they come (Micikevicius et al. 2022, arXiv
-2209.05433, "FP8 Formats for Deep Learning"). What is no matrix product stays bf16, and so does a matrix whose sizes are
-not multiples of 16.
+Weights have a scale per output, and activations a scale per token that is computed at run time (Micikevicius et al.
+2022, arXiv 2209.05433, "FP8 Formats for Deep Learning"). Everything but matrix products stays bf16, and so does a
+matrix whose sizes are not multiples of 16.
 
-Not run yet on a GPU: written after torchao's documentation and source, and tested as far as none is needed.
+This has not run on a GPU yet. It follows torchao's documentation and source, and tests cover what needs no GPU.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def missing(context: Context) -> str | None:
 
 
 def precisions(context: Context) -> tuple[str, ...]:
-    """fp8 where it runs."""
+    """("fp8",) where it can run, else ()."""
     return () if missing(context) else (PRECISION,)
 
 
 def lower(model: nn.Module) -> None:
-    """Put float8 weights in the place of those of every linear of a bf16 model that the kernels take, in place.
+    """Replace, in place, the weights of every linear layer that the kernels support by float8 ones; of a bf16 model.
 
     Raises:
-        Infeasible: they take none, or torchao does not know this device after all.
+        Infeasible: the kernels support none of the layers, or torchao fails on this device.
     """
     linears = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear) and _fits(m)}
     if not linears:

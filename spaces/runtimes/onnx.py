@@ -34,7 +34,7 @@ CUDA: Providers = (("CUDAExecutionProvider", {}),)
 
 
 class FromGraph:
-    """Of a runtime that runs the ONNX graph of a plan, and makes it where the folder lacks it."""
+    """Mixin of runtimes that run the ONNX graph of a plan, and write it where the folder does not have it."""
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (file_of(plan),)
@@ -83,11 +83,12 @@ class Onnx(FromGraph):
 
 
 def absent() -> list[str]:
-    """The packages that are not here."""
+    """The required packages that are not installed."""
     return [p for p in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(p) is None]
 
 
 def providers() -> list[str]:
+    """The execution providers of the installed ONNX Runtime."""
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
@@ -96,7 +97,10 @@ def providers() -> list[str]:
 def session(path: Path, context: Context, wanted: Providers) -> Any:
     """A graph, opened. Its threads spin only while it runs, so that an idle session takes no CPU.
 
-    `wanted`: execution providers with their options; the first must be taken, later ones may fill its gaps.
+    `wanted`: execution providers with their options; later ones run what the first does not support.
+
+    Raises:
+        Infeasible: ONNX Runtime does not accept the first provider.
     """
     import onnxruntime
 
@@ -132,7 +136,7 @@ def file_of(plan: Plan) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what makes a graph: exporter, quantiser, and what they write with; "" for what is not here."""
+    """Versions of the packages that make a graph (exporter, quantiser); "" for those that are not installed."""
     installed = {}
     for package in ("torch", "transformers", "onnxscript", "onnx", "onnxruntime", "onnxruntime-gpu"):
         try:
@@ -151,10 +155,10 @@ def source_of(plan: Plan) -> Plan | None:
 
 
 def graph(folder: Path, plan: Plan) -> Path:
-    """The ONNX file of the model in `folder` under this plan; made at the first call, found at the next.
+    """The ONNX file of the model in `folder` under this plan; written where it does not exist yet.
 
     Raises:
-        Infeasible: what the plan asks for cannot be made of this folder, and why.
+        Infeasible: the folder lacks calibration rows or sensitivities that the plan needs, or the graph has no tables.
     """
     path = folder / file_of(plan)
     if not path.exists():
@@ -220,7 +224,7 @@ def _export(folder: Path, path: Path, precision: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Exporters print progress and advice that is not for this program's user."""
+    """Suppress the progress and advice that exporters print, inside the block."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

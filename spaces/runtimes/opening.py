@@ -1,4 +1,4 @@
-"""What every runtime asks before it opens a model."""
+"""Checks that runtimes make before they open a model, and how they write files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spaces.runtimes import float8
 
 
 def cpus() -> int:
-    """How many CPUs' worth of time this process may use: those it may run on, and no more than a container's quota."""
+    """The number of CPUs that this process may use: those of its affinity, and at most a container's quota."""
     from loky import cpu_count
 
     return int(cpu_count())
@@ -23,7 +23,7 @@ def cpus() -> int:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write; it becomes `path` where the block ends well, and is gone where it does not."""
+    """A temporary file beside `path`; it becomes `path` where the block succeeds, and is removed where it fails."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -34,7 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 class FromWeights:
-    """Of a runtime that runs the weights as they are stored, and makes no files."""
+    """Mixin of runtimes that run the weights as they are stored, and make no files."""
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (WEIGHTS,)
@@ -49,7 +49,7 @@ class FromWeights:
 def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = None) -> None:
     """Raises Infeasible where `runtime` cannot run at all, or has no kernels of the planned precision.
 
-    `place` ends the second sentence: "this" and the device, where nothing is given.
+    `place` ends the message about kernels; None: "on this" and the device.
     """
     why = runtime.missing(context)
     if why:

@@ -30,7 +30,7 @@ Lower = Callable[[Path, Path, Sequence[str]], None]
 def spared(source: Path, blocks: Sequence[str], fp32_blocks: int) -> list[str]:
     """The matrices that stay fp32: those of the first `fp32_blocks` of `blocks`, and what is in none of them (a head).
 
-    `blocks` are module paths, the most sensitive first. Raises Infeasible when there are not so many.
+    `blocks` are module paths, the most sensitive first. Raises Infeasible where there are fewer blocks.
     """
     import onnx
 
@@ -53,7 +53,7 @@ def _scopes(node: Any) -> tuple[str, ...]:
 
 
 def dynamic(source: Path, target: Path, keep: Sequence[str]) -> None:
-    """Integer products: weights `WEIGHTS`, activations one scale a tensor as they come."""
+    """Integer products: weights as in `WEIGHTS`, activations with one scale per tensor, computed at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -69,11 +69,11 @@ def dynamic(source: Path, target: Path, keep: Sequence[str]) -> None:
 
 
 def static(source: Path, target: Path, keep: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """Integer products with calibrated scales: the range of each matrix's inputs over `rows`, fixed.
+    """Integer products with fixed scales, calibrated to the range of each matrix's inputs over `rows`.
 
     Only the inputs of matrices are rounded; a product ends in floating point. Rounding outputs too made the error of
-    MiniLM's logits four times as large and no call faster. Ranges are from the least to the greatest value seen: to cut
-    off 0.01 % of the values (or more) made the error larger, and entropy chose the whole range as well.
+    MiniLM's logits four times as large and no call faster. Ranges go from the smallest to the largest value: clipping
+    0.01 % of the values (or more) made the error larger, and entropy calibration chose the whole range as well.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -107,9 +107,9 @@ class _Rows:
 
 
 def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
-    """Weights of 4 bits with a scale and a zero point a group of 32 inputs (`groups_to_int4`); products in fp32.
+    """Weights of 4 bits with a scale and a zero point per group of 32 inputs (`groups_to_int4`); products in fp32.
 
-    A head that sees one row a text (a Gemm) stays as it is: the kernel is one of MatMul.
+    A head over one row per text (a Gemm) stays fp32, because the kernel replaces MatMul only.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -139,7 +139,7 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
 
 
 def tables(source: Path, target: Path) -> None:
-    """Embedding tables as int8 with a scale a row: gathered in int8, and only the rows that are read become floats.
+    """Embedding tables as int8 with a scale per row: rows are gathered in int8 and then converted to floats.
 
     Raises Infeasible for a graph that gathers from no table.
     """

@@ -1,8 +1,8 @@
-"""Compiled code in a model folder: run only if this user made it here.
+"""Seals of compiled code in a model folder, which is run only if this user compiled it here.
 
 Weights and graphs are data. A shared library or a GPU engine is a program, and opening one runs whatever is in it, as
 opening a pickle would. A model folder may come from anywhere, so compiled code in it carries a seal: an HMAC (RFC 2104)
-under a key that never leaves this user's cache folder. What has no valid seal is not opened, but made again.
+under a key that never leaves this user's cache folder. Code without a valid seal is not opened but compiled again.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def sealed(path: Path, made_for: str) -> bool:
 
 
 def private_name(purpose: str) -> str:
-    """16 hex digits that nobody but this user can foresee: what has this name was made by this user."""
+    """16 hex digits that only this user can compute, so that a file of this name was made by this user."""
     return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def private_folder(purpose: str) -> Path:
-    """A folder in this user's cache for `purpose`; made where it is not there."""
+    """A folder in this user's cache for `purpose`, created where it does not exist."""
     folder = _cache() / private_name(purpose)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
 def beside(path: Path) -> Path:
-    """Where the seal of `path` lies; a copy of both is as good as the two."""
+    """The path of the seal of `path`. Copies of both files stay valid."""
     return path.with_name(f"{path.name}.seal")
 
 

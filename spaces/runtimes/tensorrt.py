@@ -1,6 +1,6 @@
 """TensorRT through ONNX Runtime: the exported graph as engines that NVIDIA's builder timed on this GPU.
 
-Not run yet on a GPU: written after ONNX Runtime's "TensorRT Execution Provider", and tested as far as none is needed.
+This has not run on a GPU yet. It follows ONNX Runtime's "TensorRT Execution Provider"; tests cover what needs no GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INSTALL = "pip install onnxruntime-gpu tensorrt"
 
 
 class TensorRt(onnx.FromGraph):
-    """fp32 (which TensorRT may multiply in TF32) or fp16; what it has no kernel for runs on the CUDA provider.
+    """fp32 (which TensorRT may multiply in TF32) or fp16; operators that it does not support run on the CUDA provider.
 
     Engines are built when a session first meets a shape, which takes from seconds to minutes, and are kept in this
     user's own cache folder for the next session: an engine is a program for one kind of GPU, so it is not exported, and
@@ -49,7 +49,7 @@ class TensorRt(onnx.FromGraph):
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
         if "embeddings" in plan:
-            raise Infeasible("bits.embeddings: not tried under tensorrt")
+            raise Infeasible("bits.embeddings: tensorrt does not support integer tables")
         with contextlib.suppress(ImportError):  # puts the libraries of the pip package where the provider finds them
             importlib.import_module("tensorrt")
         path = onnx.graph(folder, plan)
@@ -58,7 +58,7 @@ class TensorRt(onnx.FromGraph):
 
 
 def options(path: Path, precision: str) -> dict[str, Any]:
-    """The provider's options for the graph at `path`; makes the folder its engines are kept in."""
+    """The provider's options for the graph at `path`; creates the folder for its engines."""
     engines = private_folder(f"tensorrt {path.resolve()}")
     return {
         "trt_engine_cache_enable": True,

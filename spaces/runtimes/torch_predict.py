@@ -1,4 +1,4 @@
-"""What the PyTorch runtimes share: numpy in, numpy out, on a device and in a precision."""
+"""What the PyTorch runtimes share: a model on a device in a precision, called with numpy arrays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.sparse import expand
 
-#: What everything is in; fp8 products come back in bf16.
+#: The dtype of weights and activations by precision; fp8 products return bf16.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def torch_precisions(context: Context) -> tuple[str, ...]:
-    """Precisions with PyTorch kernels that really run in them on this device."""
+    """The precisions that PyTorch computes in natively, without emulation, on this device."""
     if context.device == "cuda":
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ("fp32", "bf16", "fp16") if bf16 else ("fp32", "fp16")
@@ -80,6 +80,7 @@ class TorchPredict:
         self._inputs, self._output = base.inputs, base.output
 
     def tensors(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The model's inputs of `batch`, on the device."""
         return {name: torch.from_numpy(batch[name]).to(self._device, non_blocking=True) for name in self._inputs}
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,4 +90,5 @@ class TorchPredict:
 
 
 def base_of(folder: Path) -> Base:
+    """The base model of a stored model. Raises ModelError."""
     return read_config(folder)[0]

@@ -1,4 +1,4 @@
-"""What the key-value caches of torch programs share."""
+"""The base class of the key-value caches of torch programs."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ class TorchCache(ABC):
 
     @abstractmethod
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take keys and values (B, heads, new, D) of one layer; those to attend to, (B, heads, T, D)."""
+        """Add keys and values (B, heads, new, D) of one layer; returns those to attend to, (B, heads, T, D) each."""
 
     def advance(self, new: int) -> None:
-        """All layers have read `new` tokens."""
+        """Count `new` tokens as read, after `update` was called for all layers."""
         self._length += new
 
 
 def nbytes_of(tensors: Iterable[Tensor]) -> int:
+    """The bytes of the elements of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -23,9 +23,11 @@ class Quantised:
     bits: int
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Codes, scale and lowest value."""
         return self.codes, self.scale, self.lowest
 
     def values(self, dtype: torch.dtype) -> Tensor:
+        """The dequantised x (..., N, D)."""
         codes = self.codes
         if self.bits == 4:
             codes = torch.stack([codes & 15, codes >> 4], -2).flatten(-3, -2)
@@ -33,7 +35,7 @@ class Quantised:
 
 
 def quantise(x: Tensor, bits: int, axis: int) -> Quantised:
-    """x (..., N, D) in `bits` bits, one scale for all entries along `axis`. Off by half a scale at most.
+    """x (..., N, D) in `bits` bits, one scale for all entries along `axis`. The error is at most half a scale.
 
     Scale and lowest value are float16. The scale reaches from the lowest value, as rounded, to the highest one.
     """
@@ -51,6 +53,7 @@ def quantise(x: Tensor, bits: int, axis: int) -> Quantised:
 
 
 def joined(first: Quantised | None, second: Quantised, axis: int) -> Quantised:
+    """`second` appended to `first` along `axis`, which is not the one that shares a scale."""
     if first is None:
         return second
     pairs = zip(first.tensors(), second.tensors(), strict=True)
@@ -72,6 +75,7 @@ class Layer:
     recent_values: Tensor
 
     def whole(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens, dequantised, (B, heads, N + newest, D) each."""
         keys, values = self.recent_keys, self.recent_values
         if self.keys is None or self.values is None:
             return keys, values
@@ -93,8 +97,8 @@ class Layer:
 class QuantisedCache(TorchCache):
     """Tokens older than the newest `recent` in 8 or 4 bits, GROUP of them at a time.
 
-    A prompt's own tokens attend to each other in full precision. Each later step expands everything: it saves bytes,
-    not time.
+    The tokens of a prompt attend to each other in full precision. Each later step dequantises the whole cache, so this
+    saves memory and no time.
     """
 
     def __init__(self, starts: Tensor, bits: int, recent: int) -> None:

@@ -13,14 +13,13 @@ from spaces.generation.caches.base import TorchCache, nbytes_of
 class SlidingCache(TorchCache):
     """The first `sinks` tokens of each row and its newest ones, `sinks + window` in all; the rest is forgotten.
 
-    Positions are those within the cache: the sinks stand right before the window. Rotary attention depends on
-    differences of positions alone, so instead of counting the window anew at each step, the few sinks are turned
-    forward by as many positions as tokens were forgotten. The tokens of a prompt attend to all of it; only then it is
-    cut.
+    Positions are those within the cache, where the sinks come right before the window. Rotary attention depends on
+    differences of positions only, so instead of renumbering the window at each step, the few sinks are rotated forward
+    by the number of forgotten tokens. The tokens of a prompt attend to all of it; the cache is cut after that.
     """
 
     def __init__(self, starts: Tensor, sinks: int, window: int, frequencies: Tensor) -> None:
-        """`frequencies` (R / 2,): radians a position of the rotary embedding of R channels."""
+        """`frequencies` (R / 2,): radians per position of the rotary embedding of R channels."""
         super().__init__(starts)
         self._sinks, self._size, self._frequencies = sinks, sinks + window, frequencies
         self._numbers = torch.empty(len(starts), 0, dtype=torch.int64, device=starts.device)  # (B, T) by slot
@@ -69,7 +68,7 @@ class SlidingCache(TorchCache):
 
 
 def rotated(keys: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
-    """Keys (B, heads, T, D) moved on by `by` (B,) positions of a rotary embedding (Su et al. 2021, RoFormer).
+    """Keys (B, heads, T, D) moved forward by `by` (B,) positions of a rotary embedding (Su et al. 2021, RoFormer).
 
     Channel i of the first R / 2 turns with channel i + R / 2; channels beyond R have no position.
     """

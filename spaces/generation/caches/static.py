@@ -12,7 +12,7 @@ from spaces.generation.program import CacheFullError
 
 
 class Buffers:
-    """Memory for `capacity` tokens of each row, by layer. A later prompt takes it over from the one before."""
+    """Memory for `capacity` tokens of each row, by layer. Each prompt overwrites the one before."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -31,7 +31,7 @@ class Buffers:
 
 
 class StaticCache(TorchCache):
-    """Keys and values in buffers of a fixed capacity: no copy at a step, and addresses that stay."""
+    """Keys and values in buffers of a fixed capacity, which a step writes in place, so that addresses do not change."""
 
     def __init__(self, starts: Tensor, buffers: Buffers) -> None:
         super().__init__(starts)
@@ -69,7 +69,7 @@ class StaticCache(TorchCache):
 
 
 class WholeBuffers:
-    """The same buffers within a compiled or captured step: one token is written at `at` (1,), all slots are given.
+    """The buffers inside a compiled or captured step: one token is written at `at` (1,), and all slots are returned.
 
     Shapes do not depend on how many tokens there are, so one compilation or capture serves them all.
     """
