@@ -178,13 +178,15 @@ def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
     if facts.positions is None:
         return
     main = Workload(config.workload.batch, config.workload.length)
-    named = [("workload.length", config.workload.length, "")]
+    new = config.workload.new_tokens or 0  # of a call that generates: they follow the prompt
+    named = [("workload.prompt" if new else "workload.length", config.workload.length, "")]
     for key, names in (("objectives", config.objectives), ("limits.others.{}", config.limits.others)):
         marks = [(key.format(name), other(main, marked(name)[1]).length, f" ({name})") for name in names if "/" in name]
         named += [mark for mark in marks if mark[1] != main.length]
     for key, length, name in named:
-        if length != "data" and length > facts.positions:
+        if length != "data" and length + new > facts.positions:
+            before = f" less workload.new_tokens ({new})" if new else ""
             yield (
-                f"{config.where(key)}: must be at most {facts.positions} tokens, the positions of the model "
-                f"({facts.model_type}), got {length}{name}"
+                f"{config.where(key)}: must be at most {facts.positions - new} tokens, the positions of the model "
+                f"({facts.model_type}){before}, got {length}{name}"
             )

@@ -66,6 +66,17 @@ def llama(folder: Path, **sizes: Any) -> Path:
     return folder
 
 
+def gpt2(folder: Path) -> Path:
+    """A random GPT-2 of 64 learned positions, and the word tokenizer."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    config = GPT2Config(vocab_size=len(tiny.WORDS), n_positions=64, n_embd=32, n_layer=2, n_head=2, **special)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tiny.word_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def rows_of(count: int = 6, scored_tokens: int | None = None) -> WindowRows:
     part = Documents(tuple(row["text"] for row in texts(count, 0)), "rows", scored_tokens)
     rows: WindowRows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
@@ -236,6 +247,21 @@ def test_an_exported_language_model_does_what_its_record_says(searched: Path) ->
     assert "perplexity on the validation split" in output and "its record says" in output
 
 
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("", "a prompt must have at least one token, got ''"),
+        ("film " * 64, "at most 63 tokens, one less than the model's context, got 66"),
+        ([{"role": "user", "content": "a film"}], "messages need a chat template, and the tokenizer of .* has none"),
+    ],
+    ids=["empty", "long", "template"],
+)
+def test_a_loaded_model_refuses_a_prompt_that_it_cannot_continue(searched: Path, prompt: Any, wanted: str) -> None:
+    model = search.load(next(iter(members(searched).values())))
+    with pytest.raises(ValueError, match=wanted):
+        model(prompt)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------
 
 
@@ -251,15 +277,28 @@ def test_an_exported_language_model_does_what_its_record_says(searched: Path) ->
         ({"model": {"name": "narrow"}}, "token embeddings"),
         ({"model": {"name": "model", "gguf_file": "weights.gguf"}}, "model.gguf_file: must be a file of"),
         ({"model": {"name": "model", "gguf_file": "broken.gguf"}}, "is no GGUF file"),
+        ({"model": {"name": "model", "gguf_file": "whole.gguf"}}, "gguf and accelerate, not installed: pip install"),
+        (
+            {"model": {"name": "learned"}, "workload": {"prompt": 60, "length": 60, "new_tokens": 8}},
+            "workload.prompt: must be at most 56 tokens, the positions of the model (gpt2) less workload.new_tokens",
+        ),
     ],
-    ids=["head", "metric", "column", "blank", "short", "encoder", "vocabulary", "gguf", "broken"],
+    ids=["head", "metric", "column", "blank", "short", "encoder", "vocabulary", "gguf", "broken", "extra", "context"],
 )
 def test_what_cannot_be_used_is_one_clear_error(
-    tmp_path: Path, changes: dict[str, Any], wanted: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    changes: dict[str, Any],
+    wanted: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from search.cli.main import main
+    from search.config import gguf
 
     llama(tmp_path / "model")
+    if "gpt2" in wanted:
+        gpt2(tmp_path / "learned")
+    (tmp_path / "model" / "whole.gguf").write_bytes(b"GGUF")
     llama(tmp_path / "narrow", vocab_size=20)
     tiny.bert(tmp_path / "encoder")
     (tmp_path / "model" / "broken.gguf").write_bytes(b"nothing")
@@ -280,15 +319,8 @@ def test_what_cannot_be_used_is_one_clear_error(
     }
     config = command.write_config(tmp_path / "config.yaml", **settings)
     capsys.readouterr()  # what saving the models said
+    if "not installed" in wanted:
+        monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
     assert main(["run" if "few" in wanted else "plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and wanted in error, error
-
-
-def test_a_gguf_file_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.config import gguf
-
-    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"gguf and accelerate, not installed: pip install .*language-models"):
-        gguf.check_gguf(tmp_path, "weights.gguf", "model.gguf_file")
