@@ -17,7 +17,7 @@ from search.serve import completion_api, problems
 from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
-from search.serve.guard import Guard, Guarding
+from search.serve.guard import FILES, Guard, Guarding
 from search.serve.metrics import Metrics
 from search.serve.schemas import (
     DOCUMENT,
@@ -116,17 +116,17 @@ def _answers(app: FastAPI, service: Service, live: Live) -> None:
 def _models(app: FastAPI, service: Service) -> None:
     @app.post("/v1/classify")
     async def classify(body: Classify) -> dict[str, Any]:
-        """The label of each text."""
+        """The label of each text, or of each pair of texts."""
         if CLASSIFYING not in service.fleets:
             raise HTTPException(404, "no classification study is served; name one when the service is started")
-        return {"results": await service.classify(body.texts)}
+        return {"results": await service.classify([t if isinstance(t, str) else t.model_dump() for t in body.texts])}
 
     @app.post("/v1/embed")
     async def embed(body: Embed) -> dict[str, Any]:
         """An embedding of each text, as OpenAI's embeddings endpoint gives them."""
         texts = [body.input] if isinstance(body.input, str) else body.input
         fleet = service.fleets[EMBEDDING]
-        vectors = await service.embed(texts)
+        vectors = await service.embedding.of_a_client(texts)
         return embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
 
     @app.get("/v1/variants")
@@ -212,12 +212,7 @@ def _health(app: FastAPI, service: Service, metrics: Metrics, live: Live, ready:
 
 
 def _page(app: FastAPI) -> None:
-    for path, name in (
-        ("/", "index.html"),
-        ("/page.css", "page.css"),
-        ("/page.js", "page.js"),
-        ("/completion.js", "completion.js"),
-    ):
+    for path, name in FILES.items():
         app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
 
 

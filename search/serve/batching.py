@@ -23,6 +23,9 @@ from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
 from search.serve.variants import Variant
 
+#: Beyond 512 tokens a row is several windows of a long context.
+LENGTHS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -32,11 +35,11 @@ class Limits:
     max_batch: int = 32
     max_wait_s: float = 0.002  # a request waits at most so long for company
     max_queue: int = 1024
-    lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)  # tokens; rows are padded to the first that is enough
+    lengths: tuple[int, ...] = LENGTHS  # tokens; rows are padded to the first that is enough
     attempts: int = 2  # batches that a request may fail in
 
     def padded(self, length: int) -> int:
-        """What a row of `length` tokens is padded to; longer than the last bucket, to that (models truncate)."""
+        """What a row of `length` tokens is padded to; longer than the last bucket, to that."""
         return self.lengths[min(bisect_left(self.lengths, length), len(self.lengths) - 1)]
 
 

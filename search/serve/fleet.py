@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,25 @@ ROOM = 8
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How a model reads a long text: its first `tokens`, or all of it in windows that share `shared` tokens."""
+
+    tokens: int = 512
+    shared: int | None = None  # None: the text is cut
+
+    def count(self, *texts: str) -> int:
+        """About how many windows a row of these texts has, the last of which is cut into them."""
+        before, all_of_it = tokens_of(*texts[:-1]), tokens_of(*texts)
+        if all_of_it <= self.tokens or self.shared is None:
+            return 1
+        return 1 + math.ceil((all_of_it - self.tokens) / max(self.tokens - before - self.shared, 1))
+
+    def length(self, *texts: str) -> int:
+        """About how many tokens are computed for a row of these texts."""
+        return min(tokens_of(*texts), self.tokens) if self.count(*texts) == 1 else self.count(*texts) * self.tokens
+
+
 class Fleet:
     """Models of one task by variant.
 
@@ -43,6 +63,7 @@ class Fleet:
         variants: fastest first.
         answers: by the variant's number.
         quality: the metric's name; "" where none was measured.
+        windows: how its models read long texts.
     """
 
     def __init__(
@@ -53,7 +74,9 @@ class Fleet:
         answers: Mapping[int, Answer],
         limits: Limits,
         quality: str = "",
+        windows: Windows | None = None,
     ) -> None:
+        self.windows = windows or Windows()
         self.task, self.study, self.metric, self.limits = task, study, quality, limits
         self.answers = answers
         self.variants = tuple(variants)
@@ -158,7 +181,14 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
     if task == CAUSAL:
         return causal_fleet(study, chosen, models, metric)
     answers = {number: answering(model) for number, model in models.items()}
-    return Fleet(task, study, chosen, answers, limits, metric)
+    return Fleet(task, study, chosen, answers, limits, metric, windows_of(task, models[chosen[0].number].record.config))
+
+
+def windows_of(task: str, config: Mapping[str, Any]) -> Windows:
+    """How models of a task read long texts, by the record of one of them."""
+    data = config["data"]
+    shared = data["doc_stride"] if task == "question-answering" else None
+    return Windows(int(data["max_length"]), None if shared is None else int(shared))
 
 
 def causal_fleet(study: str, variants: Sequence[Variant], models: Mapping[int, Any], metric: str) -> Fleet:

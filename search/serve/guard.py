@@ -35,8 +35,14 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
+#: Files of the page by their path.
+FILES = {
+    "/": "index.html",
+    "/docs": "docs.html",
+    **{f"/{name}": name for name in ("page.css", "page.js", "front.js", "completion.js", "docs.js")},
+}
 #: What answers without a key: whether the service lives, and the page that asks for the key.
-OPEN = ("/healthz", "/readyz", "/", "/page.css", "/page.js", "/completion.js")
+OPEN = ("/healthz", "/readyz", *FILES)
 #: Request ids that a client may choose.
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Hosts of the loopback, with any port.

@@ -45,10 +45,17 @@ class Answered(BaseModel):
     milliseconds: dict[str, float]
 
 
-class Classify(Strict):
-    """Texts to classify."""
+class Pair(Strict):
+    """Two texts that have one label."""
 
-    texts: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    text: Text
+    text_pair: Text
+
+
+class Classify(Strict):
+    """Texts to classify, or pairs of them."""
+
+    texts: Annotated[list[Text | Pair], Field(min_length=1, max_length=64)]
 
 
 class Embed(Strict):

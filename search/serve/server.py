@@ -23,9 +23,9 @@ from search.serve.database.archive import Archive, NewPassage
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer, WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
-from search.serve.fleet import EMBEDDING, Fleet, embedding_limits, load_fleet, timed_variant, tokens_of
+from search.serve.fleet import EMBEDDING, Fleet, Windows, embedding_limits, load_fleet, timed_variant, tokens_of
 from search.serve.guard import Guarding
-from search.serve.packaged_embedder import PackagedEmbedder
+from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
 from search.serve.retrieval import Index
 from search.serve.service import Service
 
@@ -69,7 +69,8 @@ def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
         return list(embed(rows))
 
     variant = timed_variant(answer, USUAL, tokens_of(USUAL))
-    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, embedding_limits(limits, variant))
+    limits = embedding_limits(limits, variant)
+    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, limits, windows=Windows(MAX_LENGTH))
 
 
 def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:

@@ -17,7 +17,8 @@ from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
-from search.serve.fleet import EMBEDDING, Fleet, answered, tokens_of
+from search.serve.embedding import TextEmbedding
+from search.serve.fleet import EMBEDDING, Fleet, answered
 from search.serve.retrieval import Index
 from search.serve.sentences import sentences
 
@@ -35,8 +36,6 @@ CACHED = 64_000_000
 FULL = 2_000
 #: Seconds in which an answer is to be stored.
 STORE_S = 10.0
-#: Seconds in which texts that are embedded for a client are to be there; nobody waits for an answer meanwhile.
-EMBED_S = 5.0
 #: Task names of fleets.
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
@@ -59,6 +58,7 @@ class Service:
         cached_answers: tuple[int, float] = (10_000, 600.0),
     ) -> None:
         self.archive, self.index, self.fleets = archive, index, fleets
+        self.embedding = TextEmbedding(fleets[EMBEDDING])
         self._model = model
         self.store_s = STORE_S
         #: By question, digest of the context and variant.
@@ -122,23 +122,23 @@ class Service:
     def _allowed_s(self, context: str | None) -> float:
         """Seconds for a request that says none: the objective of the fleets that it needs.
 
-        Where sentences are embedded, a long context is several batches: it has the objective for each.
+        A long context is several windows, or several batches of sentences: it has the objective for each.
         """
         embedding = self.fleets[EMBEDDING].limits.slo_s
         if ANSWERING not in self.fleets:
             return embedding * (1 + len(context or "") // FULL)
         answering = self.fleets[ANSWERING].limits.slo_s
-        return answering if context is not None else max(answering, embedding)
+        if context is None:
+            return max(answering, embedding)
+        return answering * self.fleets[ANSWERING].windows.count(context)
 
-    async def embed(self, texts: Sequence[str], within_s: float = EMBED_S) -> list[np.ndarray]:
-        """An embedding (D,) of each text."""
-        rows = [(text, tokens_of(text)) for text in texts]
-        return [one.answer for one in await answered(self.fleets[EMBEDDING], rows, within_s)]
-
-    async def classify(self, texts: Sequence[str], within_s: float | None = None) -> list[dict[str, Any]]:
-        """The label of each text, as the pipeline gives it, and the variant. Raises KeyError: no such fleet."""
+    async def classify(
+        self, texts: Sequence[str | Mapping[str, str]], within_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The label of each text or pair, as the pipeline gives it, and the variant. Raises KeyError: no such fleet."""
         fleet = self.fleets[CLASSIFYING]
-        rows = [(text, tokens_of(text)) for text in texts]
+        parts = [(text,) if isinstance(text, str) else tuple(text.values()) for text in texts]
+        rows = [(text, fleet.windows.length(*part)) for text, part in zip(texts, parts, strict=True)]
         return [{**one.answer, "variant": fleet.name(one.number)} for one in await answered(fleet, rows, within_s)]
 
     async def add_passages(self, passages: Sequence[NewPassage]) -> list[int]:
@@ -181,9 +181,8 @@ class Service:
 
     async def _embeddings(self, passages: Sequence[Passage], deadline: Deadline) -> dict[int, np.ndarray]:
         """Embeddings (D,) by the passage's number; a passage that the model does not take is left out, and named."""
-        size = max(1, self.fleets[EMBEDDING].limits.max_batch // 4)
         try:
-            vectors = await self._in_slices([passage.text for passage in passages], size, deadline)
+            vectors = await self.embedding.in_slices([passage.text for passage in passages], deadline)
             pairs = zip(passages, vectors, strict=True)
             return {passage.id: self.index.normal(np.asarray(vector)) for passage, vector in pairs}
         except ValueError as error:
@@ -196,13 +195,6 @@ class Service:
         first = await self._embeddings(passages[:middle], deadline)
         return first | await self._embeddings(passages[middle:], deadline)
 
-    async def _in_slices(self, texts: Sequence[str], size: int, deadline: Deadline) -> list[np.ndarray]:
-        """Embeddings of many texts, `size` at a time so that others find room in the queue."""
-        vectors: list[np.ndarray] = []
-        for start in range(0, len(texts), size):
-            vectors += await self.embed(texts[start : start + size], deadline.left_s())
-        return vectors
-
     async def _found(
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> tuple[list[tuple[int | None, str | None, str]], np.ndarray | None]:
@@ -210,7 +202,7 @@ class Service:
         if context is not None and ANSWERING in self.fleets:
             return [(None, None, context)], None
         began = time.perf_counter()
-        [vector] = await self.embed([question], deadline.left_s())
+        [vector] = await self.embedding.embed([question], deadline.left_s())
         embedded = time.perf_counter()
         milliseconds["embed"] = (embedded - began) * 1e3
         if context is not None:
@@ -233,7 +225,8 @@ class Service:
         texts, _ = await self._found(question, context, deadline, milliseconds)
         fleet = self.fleets[ANSWERING]
         began = time.perf_counter()
-        rows = [({"question": question, "context": text}, tokens_of(question, text)) for _, _, text in texts]
+        count = fleet.windows.length
+        rows = [({"question": question, "context": text}, count(question, text)) for _, _, text in texts]
         replies = await answered(fleet, rows, deadline.left_s())
         milliseconds |= {
             "answer": (time.perf_counter() - began) * 1e3,
@@ -284,7 +277,7 @@ class Service:
             if len(spans) > MOST_SENTENCES:
                 raise ValueError(f"context: must have at most {MOST_SENTENCES} sentences, got {len(spans)}")
             size = self.fleets[EMBEDDING].limits.max_batch
-            rows = await self._in_slices([text[start:end] for start, end in spans], size, deadline)
+            rows = await self.embedding.in_slices([text[start:end] for start, end in spans], deadline, size)
             vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
             if passage is not None:
                 self.sentence_vectors.put(text, vectors)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,7 +14,10 @@ import pytest
 from services import embed, fleet, is_problem, service, talk
 
 from search.serve.app import Live
+from search.serve.batching import Limits
+from search.serve.fleet import EMBEDDING, Fleet, Windows
 from search.serve.service import ANSWERING, CLASSIFYING, Service
+from search.serve.variants import Variant
 
 CAT = "The cat sleeps on the mat. It is warm."
 DOG = "A dog barks at the postman. Nobody knows why."
@@ -110,6 +115,43 @@ def test_texts_are_classified_where_a_study_of_it_is_served(tmp_path: Path, serv
 
     with service(tmp_path / "more", classes) as backend:
         talk(backend, conversation)
+
+
+def test_pairs_of_texts_are_classified(tmp_path: Path) -> None:
+    def same(rows: Any) -> Any:
+        return [{"label": str(row["text"] == row["text_pair"]), "score": 1.0} for row in rows]
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        pairs = [{"text": "a", "text_pair": "a"}, {"text": "a", "text_pair": "b"}]
+        results = (await client.post("/v1/classify", json={"texts": pairs})).json()["results"]
+        assert [one["label"] for one in results] == ["True", "False"]
+        is_problem(await client.post("/v1/classify", json={"texts": [{"text": "a"}]}), 422)
+
+    with service(tmp_path, fleet(CLASSIFYING, same)) as made:
+        talk(made, conversation)
+
+
+def test_many_long_texts_are_embedded_in_slices(tmp_path: Path) -> None:
+    """Together they take longer than the seconds that a request has; none is refused for that."""
+    slow = Fleet(EMBEDDING, "slow", [Variant(0, 1.0, 0.0, ((1, 0.2), (8, 1.6)), 512)], {0: embed}, Limits(slo_s=5.0))
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/embed", json={"input": ["word " * 1000] * 64})
+        assert response.status_code == 200 and len(response.json()["data"]) == 64
+
+    with service(tmp_path, slow) as made:
+        talk(made, conversation)
+
+
+def test_a_long_context_counts_by_its_windows_and_a_text_that_is_cut_by_one() -> None:
+    cut, slid = Windows(128), Windows(128, shared=32)
+    assert (cut.length("a" * 4000), slid.length("a" * 40)) == (128, 11)
+    question, context = "q" * 40, "c" * 4000  # 11 and 1001 tokens: 128 in the first window, 85 more in each other
+    assert slid.count(question, context) == 1 + math.ceil((1011 - 128) / (128 - 11 - 32))
+    assert slid.length(question, context) == 128 * slid.count(question, context)
+    assert (
+        Windows(64, shared=200).count(question, context) > 1
+    )  # a question that leaves no room is refused by the model
 
 
 def test_a_variant_is_pinned_and_let_go(extracting: Service) -> None:

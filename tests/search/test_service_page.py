@@ -187,6 +187,25 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     assert find(page, "#question").get_attribute("value") == ""
 
 
+def test_a_variant_is_pinned_by_the_keyboard(page: Any) -> None:
+    until(lambda: len(page.find_elements("css selector", "#pins button")) == 3)
+    find(page, "#pins button[data-number='3']").send_keys("\n")
+    until(lambda: "pinned" in find(page, "#objective").text)
+    assert find(page, "#pins [aria-pressed=true]").get_attribute("data-number") == "3"
+    assert page.switch_to.active_element.get_attribute("data-number") == "3"  # the panel is drawn anew around the focus
+    find(page, "#pins button[data-number='']").send_keys(" ")
+    until(lambda: "pinned" not in find(page, "#objective").text)
+    assert find(page, "#pins [aria-pressed=true]").text == "Automatic"
+
+
+def test_the_api_s_page_shows_its_description(page: Any, running: Running) -> None:
+    page.get(running.url + "/docs")
+    until(lambda: "POST /v1/answer" in find(page, "#operations").text)
+    text = find(page, "#operations").text
+    assert "GET /v1/history" in text and "1 to 2000 characters" in text and "within_ms" in text
+    assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
 @pytest.mark.parametrize("width", [360, 800, 1200])
 def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     page.execute_cdp_cmd(
@@ -259,7 +278,7 @@ def test_a_completion_is_shown_as_it_comes_and_can_be_stopped(browser: Any, tmp_
             until(lambda: find(browser, "#result mark").text.startswith("1 2 3"))
             assert model.written < 200
             until(lambda: "study-lm/0" in find(browser, "#result .quiet").text)
-            assert find(browser, "#result mark").text.endswith("199 200")
+            assert find(browser, "#result mark").text.strip().endswith("199 200")
             assert browser.title == "Completion" and not browser.find_elements("css selector", "main img, main script")
             find(browser, "#question").send_keys("again\n")
             until(lambda: find(browser, "#result button")).click()

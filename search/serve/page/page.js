@@ -2,7 +2,6 @@
 // Everything that comes from the service is set as text: nothing of a question, passage or answer is read as HTML.
 
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 let key = sessionStorage.getItem("key") || "";
 
 function element(name, text, className) {
@@ -180,43 +179,6 @@ async function moreHistory(anew) {
   $("more-history").hidden = page.answers.length < 20;
 }
 
-function shape(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function drawFront(fleet) {
-  const box = { left: 38, right: 308, top: 12, bottom: 168 };
-  const points = fleet.variants.map((v) => ({ x: v.latency_ms, y: v.quality, ...v }));
-  const range = (values) => {
-    const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.08;
-    return [low - room, high + room];
-  };
-  const [left, right] = range(points.map((p) => p.x));
-  const [low, high] = range(points.map((p) => p.y));
-  const x = (value) => box.left + ((value - left) / (right - left)) * (box.right - box.left);
-  const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
-  const parts = [
-    shape("title", { id: "front-title" }, `The front: ${points.length} variants, ${fleet.serving} serves`),
-    shape("line", { class: "axis", x1: box.left, y1: box.bottom, x2: box.right, y2: box.bottom }),
-    shape("line", { class: "axis", x1: box.left, y1: box.top, x2: box.left, y2: box.bottom }),
-    shape("text", { x: box.right, y: 194, "text-anchor": "end" }, "ms a call"),
-    shape("text", { x: 4, y: 10 }, fleet.metric || "quality"),
-    ...[points[0], points[points.length - 1]].map((p) => shape("text", { x: 4, y: y(p.y) + 4 }, p.y.toPrecision(3))),
-    shape("polyline", { class: "line", points: points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ") }),
-  ];
-  for (const point of points) {
-    const state = point.out ? " out" : point.number === fleet.serving ? " now" : "";
-    const circle = shape("circle", { class: "point" + state, cx: x(point.x), cy: y(point.y), r: state === " now" ? 7 : 5 });
-    circle.append(shape("title", {}, `${point.number}: ${milliseconds(point.latency_ms)}, ${point.quality.toFixed(3)}`));
-    parts.push(circle);
-    parts.push(shape("text", { x: x(point.x), y: 182, "text-anchor": "middle" }, point.latency_ms.toFixed(point.latency_ms < 10 ? 1 : 0)));
-  }
-  $("front").replaceChildren(...parts);
-}
-
 async function live() {
   try {
     const state = await call("GET", "/v1/status");
@@ -232,6 +194,7 @@ async function live() {
     $("front").toggleAttribute("hidden", fleet.variants.length < 2);
     $("front-note").textContent = fleet.variants.length < 2 ? "One model is loaded, so there is no front to move along." : "";
     if (fleet.variants.length > 1) drawFront(fleet);
+    offerPins(fleet, state.answering);
   } catch (error) {
     $("serving").textContent = error.message;
   }
