@@ -183,6 +183,11 @@ def shapes_digest(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
 
+def mean_tokens(batches: Sequence[Mapping[str, np.ndarray]]) -> float:
+    """Token ids of a batch with its padding, (B, L), on average over the batches."""
+    return float(np.mean([batch["input_ids"].size for batch in batches]))
+
+
 def _real_tokens(batch: Mapping[str, np.ndarray]) -> list[int]:
     real: list[int] = batch["attention_mask"].sum(1).tolist() if "attention_mask" in batch else []
     return real

@@ -268,6 +268,7 @@ class Timings:
                 conditions["call"] = prepared.task.call
             if wanted.length == "data" or prepared.task.call != ALONE:  # two data sets may be fed as different shapes
                 conditions["fed"] = workload.shapes_digest(batches)
+                conditions["tokens"] = workload.mean_tokens(batches)
             self._fed[mark] = batches, conditions
         return self._fed[mark]
 

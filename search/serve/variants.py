@@ -17,12 +17,14 @@ from typing import Any
 
 from objectives.quality import metric_named
 from objectives.workload import Workload, marked, other
-from search.front.outcome import LATENCY, LOSS, Outcome
+from search.front.outcome import LATENCY, LOSS
 
 #: Share of a batch-1 latency that a further row does not add, assumed where one batch size was measured.
 FIXED_SHARE = 0.3
 #: p99 over p50 of a call's time, assumed where the front has no p99.
 TAIL = 1.6
+#: Tokens of a row where the record does not say how long the timed rows were.
+UNKNOWN_LENGTH = 32
 #: Standard deviations from the mean to the 99th percentile of a normal distribution.
 P99 = 2.326
 TAIL_LATENCY = "latency_p99_ms"
@@ -66,30 +68,34 @@ class Variant:
         return max(faster - slope * low, 0.0), slope
 
 
-def from_outcomes(members: Iterable[Outcome], metric: str, workload: Workload) -> tuple[Variant, ...]:
-    """The variants that the members of a front are; `workload` is the study's own.
+def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """The variants in the content of a front.json.
 
     Batch sizes come from latencies under other workloads ("latency_p50_ms/b32") of the same length and device.
     """
-    values = ((member.number, {n: m.value for n, m in member.measurements.items()}) for member in members)
-    return tuple(
-        _variant(number, measurements, metric, workload) for number, measurements in values if LATENCY in measurements
-    )
-
-
-def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """The variants in the content of a front.json."""
     load = front["workload"]
     workload, metric = Workload(int(load["batch"]), load["length"]), str(front["metric"])
-    values = {m["number"]: {n: float(m["value"]) for n, m in m["measurements"].items()} for m in front["members"]}
     return tuple(
-        _variant(number, measurements, metric, workload)
-        for number, measurements in values.items()
-        if LATENCY in measurements
+        _variant(
+            member["number"],
+            {name: float(measurement["value"]) for name, measurement in member["measurements"].items()},
+            metric,
+            workload,
+            _tokens(member["measurements"][LATENCY]["conditions"], workload),
+        )
+        for member in front["members"]
+        if LATENCY in member["measurements"]
     )
 
 
-def _variant(number: int, values: Mapping[str, float], metric: str, workload: Workload) -> Variant:
+def _tokens(conditions: Mapping[str, Any], workload: Workload) -> int:
+    """Tokens of a row that was timed: of rows as long as the data's, and of all windows of a question, the mean."""
+    if "tokens" in conditions:
+        return max(1, round(float(conditions["tokens"]) / workload.batch))
+    return workload.length if isinstance(workload.length, int) else UNKNOWN_LENGTH
+
+
+def _variant(number: int, values: Mapping[str, float], metric: str, workload: Workload, length: int) -> Variant:
     points = {workload.batch: values[LATENCY] / 1e3}
     for name, value in values.items():
         objective, mark = marked(name)
@@ -106,7 +112,7 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
         # A front of other objectives has no paired loss; the order by the metric is the same.
         loss=values.get(LOSS, -100.0 * metric_named(metric).utility(values[metric])),
         points=tuple(sorted(points.items())),
-        length=workload.length if isinstance(workload.length, int) else 32,
+        length=length,
         tail=max(tail, 1.0),
         memory_mb=resident or values.get("peak_memory_mb", values.get("size_mb", 0.0)),
     )

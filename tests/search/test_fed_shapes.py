@@ -55,6 +55,7 @@ def test_searches_on_data_of_other_lengths_share_no_times(teacher: Path, tmp_pat
     one, same, other = (P50.counted(5.0, each) for each in (long, again, short))
     assert comparable(one, same) == ""
     assert comparable(one, other).startswith("fed: ")
+    assert long["tokens"] == again["tokens"] > short["tokens"] >= min(SHORT)
 
 
 def test_data_of_another_order_are_fed_as_the_same_shapes(teacher: Path) -> None:

@@ -6,21 +6,28 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from objectives.latency import P50
-from objectives.workload import Workload
-from search.front.outcome import Outcome
-from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, from_outcomes, ladder, loadable
-from spaces.recipe import Recipe, Step
+from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, ladder, loadable
 
 FRONT = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 
 
 def variant(number: int, ms: float, loss: float, memory_mb: float = 100.0) -> Variant:
     return Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5, memory_mb)
+
+
+def front_of(values: dict[str, float], length: int | str, batch: int = 1, **conditions: float) -> dict[str, Any]:
+    """A front.json of one member, as far as the service reads it."""
+    measurements = {name: {"value": value, "conditions": conditions} for name, value in values.items()}
+    return {
+        "metric": "accuracy",
+        "workload": {"batch": batch, "length": length},
+        "members": [{"number": 3, "measurements": measurements}],
+    }
 
 
 def test_a_stored_front_gives_its_members() -> None:
@@ -35,19 +42,26 @@ def test_a_stored_front_gives_its_members() -> None:
 
 
 def test_measured_batches_come_before_the_linear_model() -> None:
-    recipe = Recipe("", "classification", "", (), {}, Step("onnx", {}))
-    times = {
+    values = {
         "latency_p50_ms": 1.0,
         "latency_p50_ms/b8": 4.0,
         "latency_p50_ms/b32": 12.0,
         "latency_p50_ms/b8-l128": 99.0,
+        "accuracy": 0.9,
+        "latency_p50_ms/cuda-b32": 0.1,
     }
-    others = {"accuracy": 0.9, "latency_p50_ms/cuda-b32": 0.1}
-    outcome = Outcome(3, recipe, "complete", measurements={n: P50.counted(v, {}) for n, v in (times | others).items()})
-    (one,) = from_outcomes([outcome], "accuracy", Workload(1, 32))
+    (one,) = from_front(front_of(values, length=32))
     assert one.points == ((1, 0.001), (8, 0.004), (32, 0.012))
     assert [one.seconds(b) for b in (1, 8, 20, 32)] == pytest.approx([0.001, 0.004, 0.008, 0.012])
     assert one.seconds(64) == pytest.approx(0.012 + 32 * 0.008 / 24)
+
+
+def test_rows_that_were_timed_in_the_data_s_lengths_are_as_long_as_the_record_says() -> None:
+    values = {"latency_p50_ms": 9.0, "accuracy": 0.9}
+    (of_windows,) = from_front(front_of(values, length="data", tokens=231.4))
+    assert of_windows.length == 231 and of_windows.seconds(1, 231) == pytest.approx(0.009)
+    (of_batches,) = from_front(front_of(values, length="data", batch=4, tokens=128.0))
+    assert of_batches.length == 32 and of_batches.seconds(4, 32) == pytest.approx(0.009)
 
 
 def test_one_measured_batch_gives_a_line_and_tokens_count() -> None:
