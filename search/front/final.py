@@ -20,7 +20,7 @@ class Final:
     # the first trial's time over the second's
     ratios: Mapping[str, Mapping[TrialPair, Estimate]] = field(default_factory=dict)
     references: Mapping[str, Estimate] = field(default_factory=dict)  # latency of the baseline, in ms
-    late: Mapping[int, str] = field(default_factory=dict)  # members that keep their quick timing, and why
+    late: Mapping[int, str] = field(default_factory=dict)  # why members keep their quick timing, by trial
     digest: str = ""  # of the models and the protocol: an equal campaign is not repeated
 
     @property
@@ -39,6 +39,7 @@ class Final:
         return None
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {
             "measurements": {
                 str(number): {name: m.to_json() for name, m in values.items()}
@@ -52,6 +53,7 @@ class Final:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Final:
+        """The results that `to_json` wrote. Raises KeyError where a field is missing."""
         return cls(
             measurements={
                 int(number): {name: Measurement.from_json(m) for name, m in values.items()}

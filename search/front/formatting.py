@@ -67,11 +67,12 @@ def scaled(count: float) -> str:
 
 
 def text(measurement: Measurement) -> str:
+    """The value of a measurement with its unit (`quantity`)."""
     return quantity(measurement.value, measurement.unit)
 
 
 def interval(measurement: Measurement) -> str:
-    """The 95 % interval alone, "82.1 to 84.0 %"; "" when the value was counted rather than sampled."""
+    """The 95 % interval alone, "82.1 to 84.0 %"; "" where it has no width."""
     low, high = measurement.interval
     if low == high:
         return ""
@@ -92,7 +93,7 @@ def describe(recipe: Recipe) -> str:
 
 
 def _step(step: Step) -> str:
-    # What was measured of the device is part of a recipe, and no choice.
+    # Measured costs are part of a recipe, but nobody chooses them.
     chosen = {name: value for name, value in step.settings.items() if name != "costs"}
     phrase = " ".join([step.name, *(f"{name} {value}" for name, value in chosen.items())])
     return f"{phrase} (size only)" if step.name == "sparse" and "pattern" not in step.settings else phrase

@@ -22,14 +22,14 @@ PICKS = ("fastest", "balanced", "most-accurate")
 #: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
 #: is narrower, so it decides whether two candidates are distinguishable.
 PAIRED = {**{metric.name: LOSS for metric in METRICS}, **dict.fromkeys(CALL_TIMES, SPEEDUP)}
-#: Objectives whose ratio between two models of one campaign is that of their times, or its inverse.
+#: Objectives whose ratio between two models of one campaign is the ratio of their times, or its inverse.
 AS_TIMES = (*CALL_TIMES, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
 
 
 @dataclass(frozen=True)
 class Front:
-    """All outcomes so far and the non-dominated ones among them. Immutable: `add` gives a new one."""
+    """All outcomes so far and the non-dominated ones among them. Immutable: methods return new fronts."""
 
     targets: tuple[Target, ...]
     outcomes: tuple[Outcome, ...] = ()
@@ -39,10 +39,10 @@ class Front:
     reasons: Mapping[int, str] = field(default_factory=dict)
 
     def decided(self, final: Final, broken: Callable[[Outcome], tuple[str, ...]]) -> Front:
-        """The front decided again on the measurements of the final campaign; this one without a campaign.
+        """The front by the measurements of the final campaign; this front where there was no campaign.
 
         Finalists get the campaign's times. Other outcomes are scaled to the baseline's time in the campaign and cannot
-        be members. `broken` gives the sentences of the limits that an outcome breaks.
+        be members. `broken` gives a sentence for each limit that an outcome breaks.
         """
         if not final.measurements:
             return self
@@ -72,10 +72,11 @@ class Front:
         return replace(self, outcomes=tuple(counted))
 
     def add(self, outcome: Outcome) -> Front:
+        """This front with one more outcome."""
         return replace(self, outcomes=(*self.outcomes, outcome))
 
     def point(self, outcome: Outcome) -> tuple[float, ...]:
-        """The values of an outcome as a point to be minimised: negated where higher is better."""
+        """The outcome's values of the targets, to be minimised: negated where higher is better. It must be complete."""
         return tuple(
             outcome.value(t.objective) if t.better == "lower" else -outcome.value(t.objective) for t in self.targets
         )
@@ -89,13 +90,13 @@ class Front:
 
     @cached_property
     def members(self) -> tuple[Outcome, ...]:
-        """The non-dominated ones, ordered by the last target (latency: fastest first)."""
+        """The non-dominated eligible outcomes, best first by the last target (latency: fastest first)."""
         points = [self.point(o) for o in self.eligible]
         pairs = [(points[i], self.eligible[i]) for i in non_dominated(points)]
         return tuple(o for p, o in sorted(pairs, key=lambda item: (item[0][-1], item[1].number)))
 
     def why_not(self, outcome: Outcome) -> str:
-        """Why it is not on the front, in words; "" for a member."""
+        """Why an outcome is not on the front, in words; "" for a member."""
         if outcome.status != "complete":
             return outcome.reason or outcome.status
         if outcome.limits_broken:
@@ -112,7 +113,7 @@ class Front:
         return self.reasons.get(outcome.number, "")
 
     def standing(self, outcome: Outcome) -> str:
-        """In words: on the front and by which timing, or why not."""
+        """The standing of an outcome in words: on the front and by which timing, or why not."""
         late = " by its quick timing" if outcome.number in self.final.late else ""
         return self.why_not(outcome) or f"on the front{late}"
 
@@ -125,18 +126,18 @@ class Front:
 
     @property
     def baseline(self) -> Outcome | None:
-        """The uncompressed model under plain PyTorch, of speedup 1 and loss 0."""
+        """The uncompressed model under eager PyTorch, with speedup 1 and loss 0; None where it was not measured."""
         return next((o for o in self.uncompressed if o.recipe.runtime.name == "eager"), None)
 
     @property
     def best_uncompressed(self) -> Outcome | None:
-        """The uncompressed model under its fastest runtime."""
+        """The uncompressed model under its fastest runtime; None where it was not timed."""
         timed = [o for o in self.uncompressed if LATENCY in o.measurements]
         timed = [o for o in timed if o.number in self.final.measurements] or timed
         return min(timed, key=lambda o: o.value(LATENCY), default=None)
 
     def speedup(self, outcome: Outcome, over: Outcome | None) -> Estimate | None:
-        """How many times faster than `over`, with its 95 % interval; None where it was not measured.
+        """How many times as fast as `over` an outcome is, with a 95 % interval; None where it was not measured.
 
         The final campaign measured the ratio itself. In the loop both were paired with the baseline, so the estimate
         is the quotient of the two paired ratios.
@@ -153,12 +154,12 @@ class Front:
         return ratio(mine, theirs) if mine and theirs else None
 
     def loss(self, outcome: Outcome) -> Estimate | None:
-        """What of the metric is lost against the baseline, in `loss_unit`; None where it was not measured."""
+        """The loss of the metric against the baseline, in `loss_unit`; None where it was not measured."""
         return self._paired(outcome, LOSS)
 
     @property
     def loss_unit(self) -> str:
-        """In words: "accuracy points", "% of RMSE"."""
+        """The unit of losses in words: "accuracy points", "% of RMSE"."""
         return next((o.measurements[LOSS].unit for o in self.outcomes if LOSS in o.measurements), "points")
 
     def _paired(self, outcome: Outcome, name: str) -> Estimate | None:
@@ -170,7 +171,7 @@ class Front:
         return None
 
     def within(self, max_latency_ms: float | None = None, max_loss: float | None = None) -> Front:
-        """This front with further limits (`max_loss` in `loss_unit`); outcomes that break one are no members."""
+        """This front with further limits (`max_loss` in `loss_unit`); outcomes that break one cannot be members."""
 
         def broken(outcome: Outcome) -> tuple[str, ...]:
             if outcome.status != "complete":
@@ -189,7 +190,7 @@ class Front:
 
     @property
     def picks(self) -> dict[str, Outcome]:
-        """Fastest, balanced and most accurate by name; empty while the front is empty."""
+        """The picks by name (`PICKS`); {} while the front is empty."""
         return {name: self.choose(name) for name in PICKS} if self.members else {}
 
     def choose(self, name: str) -> Outcome:
@@ -250,7 +251,7 @@ class Front:
 
     @property
     def reference(self) -> tuple[float, ...]:
-        """The hypervolume's reference point, to be minimised: the baseline's cost, and zero quality or twice its error.
+        """The hypervolume's reference point, to be minimised: the baseline's cost, zero quality, or twice its error.
 
         It depends on the baseline alone, so hypervolumes are comparable during a run.
         """
@@ -279,4 +280,5 @@ def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
 
 
 def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:
+    """The front of these outcomes, without a final campaign."""
     return Front(targets, tuple(outcomes))

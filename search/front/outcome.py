@@ -22,8 +22,8 @@ Status = Literal["complete", "infeasible", "rejected", "failed"]
 class Outcome:
     """The outcome of one recipe.
 
-    complete: measured. infeasible: cannot exist on this device. rejected: breaks a limit that is
-    checked before it is trained. failed: its process crashed, ran out of memory or time.
+    `status`: "complete" was measured, "infeasible" cannot be built or run on this device, "rejected" breaks a limit
+    that is checked before training, "failed" crashed or ran out of memory or time.
     """
 
     number: int  # the trial's number in the study; -1 before it is told
@@ -40,6 +40,7 @@ class Outcome:
     quick: Mapping[str, Measurement] = field(default_factory=dict)
 
     def value(self, objective: str) -> float:
+        """The measured value of an objective. Raises KeyError where it was not measured."""
         return self.measurements[objective].value
 
     @property
@@ -49,6 +50,7 @@ class Outcome:
         return "" if timed is None else str(timed.conditions.get("noisy", ""))
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
         return {
             "number": self.number,
             "recipe": self.recipe.to_json(),
@@ -66,6 +68,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` wrote. Raises KeyError where a field is missing."""
         return cls(
             number=data["number"],
             recipe=Recipe.from_json(data["recipe"]),
@@ -81,6 +84,7 @@ class Outcome:
         )
 
     def numbered(self, number: int) -> Outcome:
+        """The outcome as that of trial `number`."""
         return replace(self, number=number)
 
 

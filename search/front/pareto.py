@@ -14,7 +14,7 @@ def dominates(a: Point, b: Point) -> bool:
 
 
 def non_dominated(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other dominates; the first of equals is kept."""
+    """Indices of the points that no other dominates; of equal points the first. Cost: O(n^2)."""
     return [
         i
         for i, p in enumerate(points)
@@ -41,7 +41,7 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
 
 
 def knee(points: Sequence[Point]) -> int:
-    """Index of the knee: the point between the extremes that is farthest towards the ideal point.
+    """Index of the knee: of the points between the extremes the one farthest towards the ideal point.
 
     Each objective is scaled to [0, 1] over `points`; the distance is that below the line (plane) through the
     scaled extremes (Das, 1999, "On characterizing the knee of the Pareto curve"), which orders points as the

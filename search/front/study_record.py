@@ -14,7 +14,7 @@ from search.tasks import ALONE, task_named
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a report shows besides the outcomes."""
+    """What a report shows beside the outcomes: configuration, hardware, held-out results, and checks."""
 
     config: Mapping[str, Any]  # the whole RunConfig, as `to_mapping` gives it
     hardware: Mapping[str, Any]  # objectives.clock.fingerprint
@@ -28,6 +28,7 @@ class StudyRecord:
 
     @property
     def name(self) -> str:
+        """The study's name."""
         return str(self.config["study"])
 
     @property
@@ -37,10 +38,12 @@ class StudyRecord:
 
     @property
     def metric(self) -> str:
+        """The name of the task's metric."""
         return str(self.config["metric"])
 
     @property
     def versions(self) -> dict[str, str]:
+        """Versions of Python and of the libraries that measurements depend on."""
         return {"python": str(self.hardware.get("python", "")), **self.hardware.get("libraries", {})}
 
     @property
@@ -53,7 +56,7 @@ class StudyRecord:
 
     @property
     def workload(self) -> str:
-        """What one timed call is: "batch 1, 32 tokens", "batch 1 (a question with all windows of its context), ..."."""
+        """A timed call in words: "batch 1, 32 tokens", "batch 1 (a question with all windows of its context), ..."."""
         load = self.config["workload"]
         if load.get("new_tokens"):
             return f"batch {load['batch']}, {load['new_tokens']} tokens after a prompt of {load['prompt']}"

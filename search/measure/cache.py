@@ -27,8 +27,8 @@ SINCE = "measured_at"
 class Reuse:
     """Stores measurements by recipe and by all that they depend on: machine, versions, data, workloads, protocol.
 
-    Finalists are timed again in any case. Noisy measurements are not reused, except by an equal search: it repeats the
-    same trials and must find the same front.
+    Finalists are timed again in any case. Noisy measurements are not reused, except by an equal search, which repeats
+    the same trials and must give the same front.
     """
 
     def __init__(self, prepared: Prepared, timings: Timings) -> None:

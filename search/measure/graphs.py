@@ -1,9 +1,9 @@
-"""Graphs and programs that runtimes make of weights: entries of the store of their own.
+"""Graphs and programs that runtimes make from weights, in store entries of their own.
 
-A published entry is never written to again, so a runtime cannot leave what it makes beside the weights. An entry of the
-stage "graphs" is a folder that looks like that of the weights (it links to their files) with what the runtime makes of
-them in it. Its key is the content of the weights' folder, the plan, and what the files depend on beside these: the
-versions of exporter and quantiser, or the processor that a program was compiled for. So a graph of another torch is
+A published entry is never written to again, so a runtime cannot put its files beside the weights. An entry of the stage
+"graphs" is a folder that links to the files of the weights, and holds the files that the runtime makes from them. Its
+key is the content of the weights' folder, the plan, and what the files depend on beside these: the versions of exporter
+and quantiser, or the processor that a program was compiled for. A graph of another version of torch is therefore
 another entry.
 """
 
@@ -37,8 +37,8 @@ class Graphs:
     """Finds or makes the folder that a runtime opens.
 
     Args:
-        open_once: makes the files, by opening the model: making a graph leaves memory behind, so the process that makes
-            it is not one that is measured.
+        open_once: makes the files, by opening the model in a process that is not measured, because making a graph uses
+            memory that is not freed.
         watched: context around making an entry, such as a stopwatch.
     """
 
@@ -51,7 +51,7 @@ class Graphs:
         """The folder that the recipe's runtime opens: that of the weights itself, or an entry of the store.
 
         Raises:
-            Infeasible: they cannot be made here.
+            Infeasible: the runtime cannot make its files here.
         """
         return self._folder(recipe.runtime.name, build.precision_of(recipe), weights, context)
 

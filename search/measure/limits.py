@@ -1,4 +1,4 @@
-"""The limits of the configuration: the sentences of those an outcome breaks, and constraint values for the sampler."""
+"""The limits of the configuration: sentences for those that an outcome breaks, and constraint values for samplers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Limit:
     sentence: Callable[[float, float], str]
 
     def violation(self, value: float) -> float:
-        """How far `value` is beyond the bound; at most 0 inside it."""
+        """How far `value` is beyond the bound, in the measurement's unit; at most 0 inside it."""
         return self.sign * (value - self.bound)
 
 
@@ -69,7 +69,7 @@ def _other(name: str, bound: float) -> Limit:
 
 
 def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ...]:
-    """A sentence for every limit the outcome breaks."""
+    """A sentence for every limit that a complete outcome breaks."""
     sentences = []
     for limit in limits_of(wanted, metric):
         value = outcome.value(limit.measurement)

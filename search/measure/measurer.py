@@ -36,20 +36,21 @@ from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 
-PREDICT_CHUNK = 64  # batches a call, so that a long split reports progress and keeps its time limit
+PREDICT_CHUNK = 64  # batches per call, so that a long split reports progress and can be timed out
 
 Progress = Callable[[str, float], None]
 Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
 
 
 class Stopwatch:
-    """Seconds by stage."""
+    """Adds up seconds by stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to `stage`."""
         started = time.monotonic()
         try:
             yield
@@ -76,6 +77,11 @@ class Measurer:
 
         Measurements of an earlier search under the same conditions are reused. Timing comes first, beside a baseline
         that is opened for it: processes get faster with age (memory layout, caches), so both must be equally old.
+
+        Raises:
+            Infeasible: the runtime cannot run the model here.
+            ArithmeticError: fp32 outputs differ from those under eager PyTorch.
+            RemoteDied, RemoteTimeout: the model's process ended, or took too long.
         """
         reused = self._reuse.find(recipe, folder)
         if reused is not None:
@@ -132,7 +138,7 @@ class Measurer:
         return self.complete(outcome.recipe, located(Path(self._prepared.config.mlruns), outcome.folder))
 
     def keep(self, stage: str, key: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        """An entry of the store."""
+        """The store entry of `key` under `stage`, which `make` fills where it does not exist."""
         return self._prepared.store.make(stage, key, make)[0]
 
     def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
@@ -145,7 +151,7 @@ class Measurer:
         open_bench(opening, context.device, context.threads, self._limit_s(), "passive", self._limit_s).close()
 
     def outputs(self, bench: Remote, split: str, stage: str, precision: str) -> Outputs:
-        """The outputs for every batch of a split."""
+        """The outputs of every batch of a split, in batches as the precision needs them."""
         batches = self._prepared.batches(self._prepared.split(split), precision)
         outputs: Outputs = []
         for start in range(0, len(batches), PREDICT_CHUNK):
@@ -154,7 +160,7 @@ class Measurer:
         return outputs
 
     def output(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
-        """The output (E, ...) or (tokens, ...) for a split in its order, from the store when it was computed before."""
+        """The output (E, ...) or (tokens, ...) for a split, in its order; stored for later calls."""
         plan = build.precision_of(recipe)
         precision, rows = str(plan["precision"]), self._prepared.split(split)
         sizes = self._prepared.sizes(rows, precision)
@@ -173,7 +179,7 @@ class Measurer:
         return self._answered(recipe, folder, inputs, opened, answers, batches)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
-        """The output for `inputs`, one after the other; from the store when it was computed before."""
+        """The concatenated outputs of the batches `inputs`; read from the store where they were computed before."""
         digest = hashlib.sha256()
         for batch in inputs:
             for name, array in sorted(batch.items()):
@@ -193,7 +199,7 @@ class Measurer:
         answers: Callable[[Remote], Outputs],
         batches: Sequence[Batch],
     ) -> np.ndarray:
-        """The output in `answers` to `inputs`, which are named by all they depend on."""
+        """The concatenated output of `answers`; `inputs` identifies the batches in the key of the store entry."""
         key = {
             "weights": recipe.weights_digest,
             "weights_sha256": digest_in(folder, WEIGHTS),  # training again may give other weights
@@ -227,7 +233,7 @@ class Measurer:
         return prepared.split(split).predictions(prepared.metric, self.output(recipe, prepared.teacher, untimed, split))
 
     def qualities(self, output: np.ndarray, split: str) -> dict[str, Measurement]:
-        """The metric on a split, and what is lost against the baseline on the same rows."""
+        """The metric on a split, and its loss against the baseline on the same rows."""
         prepared = self._prepared
         rows = prepared.split(split)
         predictions = rows.predictions(prepared.metric, output)
@@ -284,6 +290,7 @@ class Measurer:
         return {} if energy is None else {energy.objective: energy}
 
     def sizes(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
+        """The size on disk of the files that the runtime opens, and the number of parameters."""
         plan = build.precision_of(recipe)
         on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])

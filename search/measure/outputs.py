@@ -22,5 +22,5 @@ def joined(outputs: Outputs, batches: Sequence[Mapping[str, np.ndarray]], base: 
 
 
 def unit(base: Base, reference: np.ndarray) -> float:
-    """What differences of outputs are counted in: 1 of logits; of numbers in the data's unit the largest there is."""
+    """The unit of differences of outputs: 1 for logits, the largest `reference` for numbers in the data's unit."""
     return float(np.abs(reference).max()) or 1.0 if base.config.get("problem_type") == "regression" else 1.0

@@ -18,14 +18,14 @@ from spaces.generation.causal import LOG_LIKELIHOOD, STEPPED
 
 #: Largest difference of an output from eager PyTorch.
 PARITY = 1e-3
-#: Of a model that generates: rows that go through its cache, tokens of a prompt, and tokens after it at most.
+#: For a model that generates: rows that go through its cache, prompt tokens, and most tokens after the prompt.
 CACHED_ROWS, PROMPT, STEPS = 2, 16, 16
 
 
 def check_parity(runtime: str, folder: Path, bench: Remote, encoded: Encoded, timeout_s: float) -> None:
     """Compare the output on the first rows of `encoded` (validation, whole) with the folder's `reference.npy`.
 
-    Of a model that generates, the likelihoods of a few rows are computed through its cache, as a timed call does.
+    For a model that generates, the likelihoods of a few rows are computed through its cache, as in a timed call.
 
     Raises:
         ArithmeticError: they differ by more than `PARITY`.

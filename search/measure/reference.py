@@ -31,13 +31,14 @@ class Reference:
 
     ms: float
     interval: tuple[float, float]  # 95 %, over fresh processes
-    noisy: str  # why it is not to be trusted, or ""
+    noisy: str  # the reasons not to trust it, or ""
     others: float  # share of the CPUs' time that went elsewhere
     measured_at: str  # UTC
     attempts: int = 1
 
     @classmethod
     def of(cls, measured: Measurement) -> Reference:
+        """The reference of a latency that was measured just now."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         conditions = measured.conditions
         others = float(conditions.get("others_cpu_share", 0.0))
@@ -45,6 +46,7 @@ class Reference:
 
     @property
     def estimate(self) -> Estimate:
+        """The latency in ms with its 95 % interval."""
         return Estimate(self.ms, *self.interval)
 
     def or_better(self, again: Reference) -> Reference:

@@ -27,8 +27,8 @@ class Standing:
 
     metric: str
     teacher: Measurement
-    guess: float  # of the metric, of the best model that gives every row the same answer
-    text: str  # what that says
+    guess: float  # the metric of the best model that gives every row the same answer
+    text: str  # that answer in words
     gain: Measurement  # what the guess loses against the teacher
 
     @property
@@ -38,6 +38,7 @@ class Standing:
 
     @property
     def near(self) -> bool:
+        """Whether the teacher may be within `NEAR` of the way from the guess to a perfect model."""
         metric = metric_named(self.metric)
         near = self.guess + NEAR * (metric.perfect - self.guess)
         return self.gain.interval[0] <= float(metric.loss(self.guess, near))
@@ -52,7 +53,7 @@ class Standing:
 
 
 def standing(metric: str, predictions: np.ndarray, rows: Rows, seed: int) -> Standing:
-    """Of a teacher with these predictions (N,) of the rows."""
+    """The standing of a teacher with predictions (N,) for the rows; `seed` is that of the bootstrap."""
     guess = rows.constant_guess(metric)
     return Standing(
         metric,
@@ -69,7 +70,7 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     Its predictions are stored, and are those that the search counts losses from.
 
     Raises:
-        UserError: it is no better, as far as the rows can tell, or all rows have one label.
+        UserError: the teacher is not surely better than a constant guess, or all rows have one label.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
     config = prepared.config

@@ -55,9 +55,9 @@ OpenOn = Callable[[str], AbstractContextManager[latency.Side]]  # on a device
 Pairs = Callable[[str], AbstractContextManager[tuple[latency.Side, latency.Side]]]  # candidate and baseline there
 
 
-#: Where the calls of a block take longer, the loop's timing has as few blocks as an interval needs.
+#: Where a block of calls takes more ms than this, the loop's timing has as few blocks as an interval needs.
 SLOW_MS = 500.0
-#: In a campaign: the uncompressed model under plain PyTorch, where no trial measured it.
+#: The key, in a campaign, of the uncompressed model under eager PyTorch, where it is not a trial.
 BASELINE = -1
 
 
@@ -72,7 +72,7 @@ class Finalist:
 
 
 class Timings:
-    """The main workload's measurements by their own names, others' marked ("latency_p50_ms/b32").
+    """Times candidates under all workloads; measurements of other workloads than the main one are marked ("/b32").
 
     Args:
         baseline: opens the uncompressed model on a device.
@@ -83,7 +83,7 @@ class Timings:
         self._fed: dict[str, tuple[list[Batch], dict[str, Any]]] = {}
 
     def quick(self, opened: Pairs, recipe: Recipe, folder: Path) -> Timed:
-        """The timing of the search loop: one process a side, those that `opened` gives for a device."""
+        """The timing of the search loop: one process per side, which `opened` gives for a device."""
         config = self._prepared.config
         protocol = latency.QUICK.lasting(config.measure.quick_s)
         if self.reference("").estimate.value * cycle_of(self.inputs("")[0]) > SLOW_MS:
@@ -98,9 +98,10 @@ class Timings:
     def final(
         self, finalists: Mapping[int, Finalist], anchors: Sequence[int], progress: Callable[[float], None]
     ) -> tuple[Final, dict[int, str]]:
-        """The final campaign of each workload: its measurements, and by model why it could not be timed.
+        """The final campaigns, one per workload: their results, and why models could not be timed, by key.
 
-        `anchors` are the baseline and the fastest uncompressed model; a baseline that is no finalist is `BASELINE`.
+        `anchors` are the baseline and the fastest uncompressed model; a baseline that is not a trial has key
+        `BASELINE`.
         """
         marks, seed = ("", *self.marks), self._prepared.config.seed
         campaigns: dict[str, campaign.Campaign] = {}
@@ -181,13 +182,13 @@ class Timings:
 
     @property
     def plan(self) -> campaign.Plan:
-        """Of the final campaign: each set times a model for at least as long as the quick timing."""
+        """The plan of the final campaign: each set times a model for at least as long as the quick timing."""
         measure = self._prepared.config.measure
         plan = campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
         return replace(plan, minimum=cycle_of(self.inputs("")[0]))
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:
-        """Times measured beside the baseline, scaled to the reference latency of this results folder."""
+        """Times measured beside the baseline, scaled to the results folder's reference latency of workload `mark`."""
         return reference_speed.at_speed_of(self.reference(mark).estimate, timed)
 
     def references(self) -> dict[str, Estimate]:

@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 def cost_model_of(
     prepared: Prepared, measurer: Measurer, siblings: DeploymentSelector, stored_settings: Sequence[Params] = ()
 ) -> TableCostModel | None:
-    """Predicts latencies and durations; None for other objectives, and where the model's layers are unknown."""
+    """The cost model of this search; None for other objectives, and where the model's layers are unknown.
+
+    `siblings` selects deployments; `stored_settings` are settings whose weights are in the store.
+    """
     if not prepared.weighs_quality_and_latency:
         return None
     try:
@@ -54,10 +57,12 @@ def proposer_of(
     """The proposer of this search, with its study new or resumed.
 
     Args:
-        total: trials of the study.
+        total: number of trials of the study.
+        siblings: selects the other deployments that a set of weights is measured under.
         cost_model: None where the objectives are not the task's metric and the main latency; the default sampler is
             then TPE.
         go_on: whether there is time for another trial.
+        retry_failed: whether recipes that failed in earlier runs are tried again.
     """
     config = prepared.config
     surrogate = None if cost_model is None else _surrogate(prepared, cost_model)

@@ -13,10 +13,10 @@ from spaces.recipe import Recipe
 class DeploymentSelector:
     """Selects the other deployments that a set of weights is measured under.
 
-    These are all deployments but the dominated ones: on the uncompressed model slower than another by more than a
-    factor of `MARGIN`, and with 95 % confidence not more accurate. The confidence is that of the losses' intervals: on
-    few rows a low precision may score better by chance. In fp32 all runtimes give the same outputs (each is checked),
-    so there only the time counts.
+    These are all deployments except dominated ones. A deployment is dominated where, on the uncompressed model, another
+    is faster by more than a factor of `MARGIN`, and it is with 95 % confidence not more accurate than the other. The
+    confidence is that of the losses' intervals, because on few rows a low precision may score better by chance. In fp32
+    all runtimes give the same outputs (each is checked), so only the time counts.
     """
 
     MARGIN = 1.15
@@ -48,4 +48,5 @@ class DeploymentSelector:
         return self._deployments
 
     def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """The recipes of the same weights under the other deployments."""
         return siblings(recipe, self._deployments)

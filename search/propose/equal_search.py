@@ -29,6 +29,6 @@ def equal_search(prepared: Prepared) -> Sequence[Outcome]:
 
 
 def comparable(config: Mapping[str, Any]) -> Any:
-    """The part of a configuration that the study's parts do not contain; they hold the content of model and data."""
+    """The part of a configuration that must be equal, as JSON; model and data are compared by content elsewhere."""
     rest = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
     return json.loads(json.dumps(rest))

@@ -22,12 +22,12 @@ from search.space.space import PRECISION, RUNTIME, Space
 from spaces.knob import Value
 
 POOL = 2048
-#: Sets of weights with a measured quality that the model needs; before that, draws are random.
+#: Fewest sets of weights with a measured quality for the model; before that, proposals are random.
 LEAST = 3
 
 
 class KnownLatency(BaseSampler):
-    """The sampler that Optuna calls. Its trials are ordinary ones for Optuna's storage, plots and dashboard."""
+    """The sampler as an Optuna sampler, so that Optuna's storage, plots and dashboard work with its trials."""
 
     def __init__(
         self, space: Space, distributions: Mapping[str, BaseDistribution], surrogate: Surrogate, seed: int
@@ -99,7 +99,7 @@ class Forecast:
 
     @property
     def gain(self) -> float | None:
-        """As a share of the hypervolume; None where it cannot be predicted."""
+        """The expected gain as a share of the hypervolume; None where it cannot be predicted."""
         expected, area = self._sampler.last, self._surrogate.measured_front.area
         return expected / area if math.isfinite(expected) and area else None
 

@@ -26,13 +26,14 @@ class Grid:
         self.counts = np.array([len(values) for values in self.values.values()], dtype=np.int64)
 
     def __len__(self) -> int:
-        """How many settings there are."""
+        """The number of settings on the grid."""
         size = 1
         for count in self.counts.tolist():
             size *= count
         return size
 
     def settings(self, row: Sequence[int] | Indices) -> dict[str, Value]:
+        """The settings of a row (D,) of indices."""
         return {name: values[int(i)] for (name, values), i in zip(self.values.items(), row, strict=True)}
 
     def holds(self, settings: Mapping[str, Value]) -> bool:
@@ -66,10 +67,11 @@ class Grid:
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
     def random(self, count: int, rng: np.random.Generator) -> Indices:
+        """(count, D) uniformly drawn rows."""
         return rng.integers(0, self.counts, size=(count, len(self.counts)))
 
     def mutated(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
-        """Copies of good rows with one or two settings moved: a step or two up or down, or anywhere."""
+        """(count, D): copies of good rows with one or two settings moved by one or two steps, or to any value."""
         mutated = good[rng.integers(len(good), size=count)].copy()
         rows = np.arange(count)
         for time in range(2):
@@ -83,7 +85,7 @@ class Grid:
         return mutated
 
     def crossovers(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
-        """Each setting from one of two good rows."""
+        """(count, D): rows with each setting from one of two good rows (uniform crossover)."""
         one, other = (good[rng.integers(len(good), size=count)] for _ in range(2))
         rows: Indices = np.where(rng.random(one.shape) < 0.5, one, other)
         return rows

@@ -1,6 +1,6 @@
 """The order of a search's jobs: baselines, anchors, the trials of an earlier equal search, then the sampler.
 
-The study (Optuna) is asked for trials, and told their outcomes.
+Trials are asked from an Optuna study, which is told their outcomes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe
 
-#: After this many known recipes in a row a random one is proposed; after `RANDOM_TRIES` known draws the search ends.
+#: After this many recipes in a row that have an outcome a random one is proposed. After `RANDOM_TRIES` random recipes
+#: that have outcomes the space counts as exhausted.
 KNOWN_IN_A_ROW = 5
 RANDOM_TRIES = 500
 
@@ -35,7 +36,8 @@ class Proposer:
     Args:
         recipe: maps settings to a recipe.
         siblings: maps a recipe to the other recipes of the same weights to measure with it.
-        limits: maps an outcome to constraint values, at most 0 where the limit is kept; always the same names.
+        limits: maps an outcome to constraint values by name, always the same names; at most 0 where the limit is kept.
+        seed: of random recipes.
         go_on: whether there is time for another job.
         forecast: the expected gain of the next trial; the search ends when it is too small.
         earlier: outcomes of an equal search.
@@ -72,16 +74,17 @@ class Proposer:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
+        """All outcomes so far, by number."""
         return tuple(sorted(self._outcomes.values(), key=lambda o: o.number))
 
     @property
     def left(self) -> int:
-        """How many more trials may begin."""
+        """The number of trials that may still begin."""
         return max(0, self._total - len(self._outcomes))
 
     @property
     def recalled(self) -> frozenset[str]:
-        """Digests of recipes that the equal search tried and this one did not yet."""
+        """Digests of the recipes that the earlier equal search tried and this search has not tried yet."""
         return frozenset(o.recipe.digest for o in self._earlier if o.recipe.digest not in self._outcomes)
 
     @property

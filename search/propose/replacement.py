@@ -1,4 +1,4 @@
-"""Measuring a study again: a draft study is built beside the one it replaces, and renamed when it is complete.
+"""Remeasuring a study: a draft study is built beside the old one, and takes its name when it is complete.
 
 Optuna cannot change the values of a finished trial, and its samplers learn from these values. So the draft has every
 trial again, under its old number.
@@ -37,13 +37,13 @@ from search.store.locks import BUSY_S
 class Replacement:
     """The draft that replaces the study `name`.
 
-    Only complete trials are measured again. A recipe that was rejected, failed or infeasible was so on another machine,
-    so its trial becomes an empty one, and the recipe may be proposed again. An unfinished draft of an earlier call on
-    this machine is continued.
+    Only complete trials are measured again. A recipe may have been rejected, failed or infeasible because of the other
+    machine, so its trial becomes an empty one, and the recipe may be proposed again. An unfinished draft of an earlier
+    call on this machine is continued.
 
     Args:
         limits: maps an outcome to constraint values.
-        parts, machine: attributes of the draft.
+        parts, machine: study attributes of the draft (`search.propose.study`).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Replacement:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def add(self, outcome: Outcome) -> None:
-        """Add the new outcome of the first of `left`."""
+        """Add the new outcome of the first of `left`. Raises ValueError for another trial's outcome."""
         for trial in self._trials[len(self._new.get_trials(deepcopy=False)) :]:
             if trial.number == outcome.number:
                 settings = trial.user_attrs[PARAMS]

@@ -51,7 +51,7 @@ def open_study(
     `machine` is this machine's fingerprint, stored with a new study.
 
     Raises:
-        UserError: it exists and its trials share other `parts` (space, model, data, limits...).
+        UserError: it exists with other `parts` (space, model, data, limits...).
     """
     directions = [StudyDirection.MINIMIZE if t.better == "lower" else StudyDirection.MAXIMIZE for t in targets]
     existing = find_study(mlruns, name)
@@ -128,6 +128,7 @@ def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], excluding: Se
 
 
 def find_study(mlruns: Path, name: str) -> optuna.Study | None:
+    """The study called `name`, or None where there is none."""
     if not (mlruns / "optuna.db").exists():
         return None
     try:
@@ -207,7 +208,7 @@ def _first_difference(before: Any, now: Mapping[str, Any]) -> str:
 
 
 def distribution(knob: Knob) -> BaseDistribution:
-    """The Optuna distribution of a knob: ordered numbers stay ordered."""
+    """The Optuna distribution of a knob: integer or float for a range, categorical for choices."""
     if not knob.ordered:
         return CategoricalDistribution(knob.choices)
     assert knob.low is not None and knob.high is not None

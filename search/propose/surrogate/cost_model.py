@@ -1,4 +1,4 @@
-"""Predictions for a recipe before it is built: latency under every deployment, size, and the seconds of its trial."""
+"""Predictions for a recipe before it is built: its latency under every deployment, its size, its trial's seconds."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ class TableCostModel:
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
+        """The deployments that a set of weights is measured under."""
         return self._siblings.deployments
 
     def costs(self, pool: Sequence[Params]) -> tuple[Array, Array]:
+        """(N, P) log ms by deployment, infinite where a limit excludes it, and (N,) their common standard error."""
         shapes = self._predictor.shapes(pool)
         costs, errors = self._predicted(pool, shapes)
         error = errors.mean(1)
@@ -61,8 +63,10 @@ class TableCostModel:
         return costs, error
 
     def seconds(self, pool: Sequence[Params]) -> Array:
-        """Training time grows linearly with the operations of a call; measuring time is constant. Both are fitted to
-        the trials so far. Weights that are in the store already need no training.
+        """(N,) expected seconds of training and measuring these weights.
+
+        Training time is linear in the operations of a call, measuring time is constant; both are fitted to the trials
+        so far. Weights in the store need no training. All ones while there are fewer than two durations.
         """
         if len(self._durations) < 2:
             return np.ones(len(pool))
@@ -76,7 +80,7 @@ class TableCostModel:
         return np.maximum(seconds, 1.0)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Update latencies and durations from a trial; an observer."""
+        """Update the table of latencies and the durations from a trial. The loop calls it as an observer."""
         if outcome.status == "complete":
             self._predictor.correct(outcome)
         self.learn(outcome)

@@ -2,8 +2,8 @@
 
 Costs are logarithms of milliseconds, to be minimised; quality is to be maximised. The front is a staircase: F(u) is the
 best quality that a member reaches at cost u or below, and at least that of the reference. A candidate of quality a, run
-under several deployments p of runtime and width at costs m_p with quality a + d_p, reaches a + D(u), D(u) the largest
-d_p among the deployments with m_p <= u, and adds
+under several deployments p (runtime and precision) at costs m_p with quality a + d_p, reaches a + D(u), with D(u) the
+largest d_p of the deployments with m_p <= u, and adds
 
     integral over u up to the reference of (a + D(u) - F(u))^+ .
 
@@ -80,10 +80,11 @@ def expected_improvement(
 
     Args:
         mean: (N,) means of the candidates' qualities.
-        sd: (N,) standard deviations of them.
+        sd: (N,) their standard deviations.
         costs: (N, P) predicted log ms under each deployment; infinite where it cannot run.
-        costs_sd: (N,) their common error.
-        offsets: (N, P) quality under a deployment less that of the candidate.
+        costs_sd: (N,) standard error of the costs, common to all deployments of a candidate.
+        offsets: (N, P) quality under a deployment minus that of the candidate.
+        front: the members so far.
         least: a quality below this limit adds nothing.
 
     Cost: O(N K P) for K steps of the front.

@@ -27,14 +27,14 @@ AS_IS = EMBEDDINGS[0]
 
 
 class UnknownAnatomy(ValueError):  # noqa: N818 - it names the condition
-    """The model's layers are not known, so no shapes follow from settings."""
+    """The model's layers are of unknown anatomy, so shapes cannot be derived from settings."""
 
 
 class LatencyPredictor:
     """Predicted latencies of this search's settings.
 
-    Both measured and predicted latencies are stored under the shapes that follow from the settings alone
-    (`search.space.sizes.shapes_of`). Where the statistics choose another size, its time is part of the setting's time.
+    Measured and predicted latencies belong to the shapes that follow from the settings alone
+    (`search.space.sizes.shapes_of`). Where the statistics lead to another size, its time counts as that of the setting.
 
     Args:
         measurer: has the workloads and the reference.
@@ -42,7 +42,7 @@ class LatencyPredictor:
         mark: suffix of the workload ("b32-l128", "cuda-b8"); by default the main one.
 
     Raises:
-        UnknownAnatomy: no shape follows from settings.
+        UnknownAnatomy: the model's layers are of unknown anatomy.
     """
 
     def __init__(self, prepared: Prepared, measurer: Measurer, folder: Path | None = None, mark: str = "") -> None:
@@ -57,6 +57,7 @@ class LatencyPredictor:
         self.table = LatencyTable(self._folder, self.conditions)
 
     def shapes(self, pool: Sequence[Params]) -> Shapes:
+        """The shapes of N settings."""
         return shapes_of(self._prepared.space, pool, self._outline)
 
     def predict(self, pool: Sequence[Params]) -> tuple[Array, Array]:
@@ -70,7 +71,7 @@ class LatencyPredictor:
 
     @property
     def reference_error(self) -> float:
-        """Relative standard error of the reference that all latencies are divided by."""
+        """Relative standard error of the reference latency that all latencies are scaled to."""
         low, high = self._measurer.times.reference(self._mark).interval
         return float(np.log(high / low)) / (2 * 1.96)
 

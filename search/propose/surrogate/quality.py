@@ -44,14 +44,14 @@ class QualityObservation:
 
     features: tuple[float, ...]
     quality: Mapping[Deployment, float] = field(default_factory=dict)
-    #: Standard error of the quality less the uncompressed model's on the same rows. The sampling error that both share
+    #: Standard error of the quality minus the uncompressed model's on the same rows. The sampling error that both share
     #: is no noise here, because all observations and predictions are of the same rows.
     error: float = 0.0
 
 
 @dataclass(frozen=True)
 class Offset:
-    """Quality under one deployment less that of the reference deployment, as a plane over the settings."""
+    """Quality under one deployment minus that of the reference deployment, as a plane over the settings."""
 
     base: float = 0.0
     slopes: Floats = field(default_factory=lambda: np.zeros(0))  # (D,); empty for a constant offset
@@ -71,7 +71,7 @@ class Offset:
         return cls(float(solved[0]), solved[1:], middle)
 
     def at(self, features: Floats) -> Floats:
-        """(N,) of weights with (N, D) features."""
+        """(N,) offsets of weights with (N, D) features."""
         if not len(self.slopes):
             return np.full(len(features), self.base)
         offsets: Floats = self.base + (features - self.middle) @ self.slopes
@@ -121,7 +121,7 @@ def _powers(features: Floats, origin: Floats) -> Floats:
 
 
 class QualityModel:
-    """Predicts mean and standard deviation of the quality of weights that were not recovered yet."""
+    """Predicts mean and standard deviation of the quality of weights before they are trained."""
 
     def __init__(self) -> None:
         self._range = 1.0
@@ -159,7 +159,7 @@ class QualityModel:
         self._fit(inputs, qualities, np.array(noise))
 
     def predict(self, features: Sequence[Sequence[float]] | Floats) -> tuple[Floats, Floats]:
-        """(N,) means and standard deviations of the quality of weights with these features."""
+        """(N,) means and (N,) standard deviations of the quality of weights with (N, D) features."""
         wanted = np.atleast_2d(np.asarray(features, dtype=float))
         if self._regressor is None:
             return np.full(len(wanted), self._mean), np.full(len(wanted), self._range)
@@ -172,7 +172,7 @@ class QualityModel:
         return np.column_stack([features, self._decay.remaining(features)])
 
     def offset(self, deployment: Deployment, features: Floats) -> Floats:
-        """(N,) quality under a deployment less that of the weights, for weights with (N, D) features."""
+        """(N,) quality under a deployment minus that of the weights, for weights with (N, D) features."""
         return self.offsets.get(deployment, Offset()).at(features)
 
     def _without_offset(self, observation: QualityObservation) -> float | None:

@@ -1,4 +1,4 @@
-"""The study's trials grouped by set of weights, the form in which the quality model takes them."""
+"""The study's trials grouped by set of weights, as the quality model needs them."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ class StudyHistory:
         return records
 
     def observation(self, weights: WeightsRecord) -> QualityObservation:
+        """The measured quality of weights that the grid holds."""
         return QualityObservation(self.features(weights), dict(weights.quality), weights.error)
 
     def features(self, weights: WeightsRecord) -> tuple[float, ...]:
@@ -149,6 +150,6 @@ class StudyHistory:
 
 
 def standard_error(loss: Measurement, metric: Metric) -> float:
-    """Standard error of the utility lost, normally distributed with the 95 % interval of this loss."""
+    """Standard error of the lost utility, from the 95 % interval of a loss under a normal distribution."""
     low, high = (metric.drop(end) for end in loss.interval)
     return (high - low) / (2 * 1.96)

@@ -127,14 +127,16 @@ class Surrogate:
 
     @property
     def weights(self) -> Sequence[WeightsRecord]:
+        """All sets of weights of the study."""
         return self._weights
 
     @property
     def trained(self) -> int:
-        """How many sets of weights have a measured quality."""
+        """The number of sets of weights with a measured quality."""
         return sum(bool(one.quality) for one in self._weights)
 
     def find(self, settings: Params) -> WeightsRecord | None:
+        """The record of the weights of these settings; None where no trial has them."""
         return self._history.find(settings)
 
     @property
@@ -144,7 +146,7 @@ class Surrogate:
         return [one for one in self._weights if steps & set(one.points)]
 
     def improvement(self, pool: Sequence[Params], features: Floats) -> tuple[Floats, Floats]:
-        """(N,) expected improvements over all deployments together, and (N, P) of each deployment alone."""
+        """(N,) expected hypervolume improvements over all deployments together, and (N, P) by single deployment."""
         mean, sd = self._model.predict(features)
         costs, error = self._cost_model.costs(pool)
         offsets = np.stack(
@@ -159,14 +161,17 @@ class Surrogate:
         return together, np.stack(alone, axis=1)
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
+        """(N,) expected seconds of training and measuring these weights."""
         return self._cost_model.seconds(pool)
 
     @property
     def stored_settings(self) -> Sequence[Params]:
+        """Settings whose weights are in the store."""
         return self._cost_model.stored_settings
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
+        """The deployments that a set of weights is measured under."""
         return self._cost_model.deployments
 
     def quality(self, weights: WeightsRecord) -> tuple[float, float]:
@@ -175,13 +180,13 @@ class Surrogate:
         return float(mean[0]), float(sd[0])
 
     def offset(self, weights: WeightsRecord, deployment: Deployment) -> float:
-        """Quality under a deployment less that of the weights; outside the grid without the slopes."""
+        """Quality under a deployment minus that of the weights; for weights outside the grid without the slopes."""
         if weights.row is None:
             return self._model.offsets.get(deployment, Offset()).base
         return float(self._model.offset(deployment, np.array([self._history.features(weights)]))[0])
 
     def costs(self, weights: WeightsRecord) -> tuple[Floats, float]:
-        """((P,) log ms by deployment, their common error)."""
+        """((P,) log ms by deployment, their common standard error)."""
         costs, error = self._cost_model.costs([weights.settings])
         return costs[0], float(error[0])
 
