@@ -4,9 +4,8 @@ from objectives import energy, generation, latency, memory, quality, roofline, s
 from objectives.measurement import Measurement, Objective, comparable
 from objectives.workload import MARK, marked
 
-#: Everything that can be a search's objective or a limit. A new one is a file and a line here.
+#: What is measured of every model, whatever its task. A new one is a file and a line here.
 OBJECTIVES: tuple[Objective, ...] = (
-    *quality.OBJECTIVES,
     *latency.OBJECTIVES,
     *generation.OBJECTIVES,
     *size.OBJECTIVES,
@@ -15,7 +14,12 @@ OBJECTIVES: tuple[Objective, ...] = (
     *roofline.OBJECTIVES,
 )
 
-__all__ = ["OBJECTIVES", "Measurement", "Objective", "comparable", "objective_named"]
+__all__ = ["OBJECTIVES", "Measurement", "Objective", "all_objectives", "comparable", "objective_named"]
+
+
+def all_objectives() -> tuple[Objective, ...]:
+    """Everything that can be a search's objective or a limit: the metrics of tasks and `OBJECTIVES`."""
+    return (*quality.objectives(), *OBJECTIVES)
 
 
 def objective_named(name: str) -> Objective:
@@ -25,9 +29,9 @@ def objective_named(name: str) -> Objective:
         ValueError: no objective has this name, or a workload is named for one that does not depend on it.
     """
     plain, mark = marked(name)
-    objective = next((o for o in OBJECTIVES if o.name == plain), None)
+    objective = next((o for o in all_objectives() if o.name == plain), None)
     if objective is None:
-        raise ValueError(f"objective must be one of {', '.join(o.name for o in OBJECTIVES)}, got {plain}")
+        raise ValueError(f"objective must be one of {', '.join(o.name for o in all_objectives())}, got {plain}")
     if MARK not in name:
         return objective
     return latency.under_workload(objective, mark)

@@ -88,3 +88,12 @@ class Metric:
     def drop(self, loss: float) -> float:
         """How much lower `utility` is at this loss (in `loss_unit`)."""
         return loss / 100 if self.better == "higher" else math.log(max(1 + loss / 100, LEAST))
+
+
+def mean_of_rows(name: str, description: str, words: str = "", better: Direction = "higher") -> Metric:
+    """The metric of a task that scores its rows one by one: their mean."""
+    return Metric(name, description, _mean, None, better=better, words=words)
+
+
+def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
+    return float(predictions.mean())

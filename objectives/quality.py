@@ -24,32 +24,10 @@ if TYPE_CHECKING:
     import evaluate
 
 
-def _mean(references: Labels, predictions: Predictions, classes: int) -> float:
-    return float(predictions.mean())
-
-
-#: Metrics of tasks whose rows are scored one by one: the mean of the rows' scores.
-MEANS = (
-    Metric("squad_f1", "token F1 of the answer, as SQuAD's script counts it", _mean, None, words="F1"),
-    Metric("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them", _mean, None),
-    Metric("recall_at_1", "share of queries whose first passage is relevant", _mean, None, words="recall@1"),
-    Metric("recall_at_10", "share of a query's relevant passages among the first ten", _mean, None, words="recall@10"),
-    Metric(
-        "mrr_at_10",
-        "mean reciprocal rank of the first relevant passage, 0 beyond the tenth",
-        _mean,
-        None,
-        words="MRR@10",
-    ),
-    Metric(
-        "ndcg_at_10",
-        "normalised discounted cumulative gain of the first ten passages",
-        _mean,
-        None,
-        words="nDCG@10",
-    ),
-)
-METRICS = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS, *MEANS)
+#: By name; a task adds its own.
+_METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS)
+}
 
 #: A measurement of it has the `loss_unit` of its metric.
 LOSS = Objective(
@@ -58,15 +36,29 @@ LOSS = Objective(
 
 AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array operation
 
-OBJECTIVES = (*(metric.objective for metric in METRICS), LOSS)
+
+def register(*metrics: Metric) -> None:
+    """Make metrics known by their names. Raises ValueError: another one has that name."""
+    for metric in metrics:
+        if _METRICS.setdefault(metric.name, metric) != metric:
+            raise ValueError(f"a metric must have a name of its own, got {metric.name} for two")
+
+
+def metrics() -> tuple[Metric, ...]:
+    """All that are known."""
+    return tuple(_METRICS.values())
+
+
+def objectives() -> tuple[Objective, ...]:
+    """Every metric as an objective, and the loss against the baseline."""
+    return (*(metric.objective for metric in metrics()), LOSS)
 
 
 def metric_named(name: str) -> Metric:
     """The metric of this name. Raises ValueError where there is none."""
-    for metric in METRICS:
-        if metric.name == name:
-            return metric
-    raise ValueError(f"metric must be one of {', '.join(m.name for m in METRICS)}, got {name}")
+    if name not in _METRICS:
+        raise ValueError(f"metric must be one of {', '.join(_METRICS)}, got {name}")
+    return _METRICS[name]
 
 
 def score(metric: str, predictions: Predictions, references: Labels, classes: int) -> float:

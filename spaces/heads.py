@@ -1,6 +1,6 @@
 """Heads: what turns a backbone's hidden states into a task's output, one tensor with a name.
 
-A new head is a class here and a line in `HEADS`.
+A new head is a class here and an entry in `HEADS`; one of transformers' is a subclass of `WithOwnHead`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spaces.fused import take_apart
 from spaces.loading import reading
+from spaces.losses import CLASSES, EMBEDDINGS, LIKELIHOODS, SPANS, Losses
 from spaces.pooling import Pooled, Pooling
 
 
@@ -65,8 +66,8 @@ class MeanPooled(TaskModel):
         return self.classifier(self.dropout(pooled))  # type: ignore[no-any-return]
 
 
-class Native(TaskModel):
-    """A transformers model with its own sequence-classification head."""
+class WithOwnHead(TaskModel):
+    """A transformers model that has a head by itself."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -77,6 +78,18 @@ class Native(TaskModel):
         base = self.model.base_model
         assert isinstance(base, nn.Module)
         return base
+
+    @classmethod
+    def wrap(cls, model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
+        """As `Head.wrap`: fused matrices are taken apart, and what is tied is tied again."""
+        wrapped = cls(model)
+        take_apart(wrapped.backbone)
+        wrapped.tie()
+        return wrapped
+
+
+class Native(WithOwnHead):
+    """A transformers model with its own sequence-classification head."""
 
     def hidden_readers(self) -> tuple[str, ...]:
         names = (
@@ -129,22 +142,12 @@ class Embedder(TaskModel):
         return self.pooled(hidden, attention_mask)  # type: ignore[no-any-return]
 
 
-class Causal(TaskModel):
+class Causal(WithOwnHead):
     """A transformers causal language model, read for how likely it finds a text.
 
     Gives the log-likelihood (B, L) float32 of each token given those before it, in nats: 0 for the first token of a row
     and for padding, which is at the right. Logits over the vocabulary exist in a generation alone.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def backbone(self) -> nn.Module:
-        base = self.model.base_model
-        assert isinstance(base, nn.Module)
-        return base
 
     @property
     def tied(self) -> bool:
@@ -179,7 +182,8 @@ class Causal(TaskModel):
 class Head:
     """One kind of head.
 
-    output: the name of what it gives. per_token: whether that has a row a token. loader: the transformers class that
+    output: the name of what it gives. per_token: whether that has a row a token. losses: by which outputs are compared,
+    unless the task says otherwise. loader: the transformers class that
     builds the model. ending: of the architectures that come with such a head, which `mapping` of transformers' auto
     classes lists by model type. fresh: parameters that may be missing in
     a checkpoint, because they belong to a new head, by the beginning of their name.
@@ -188,11 +192,13 @@ class Head:
     name: str
     output: str
     per_token: bool
+    losses: Losses
     loader: str
     ending: str | tuple[str, ...]
     wrap: Callable[[nn.Module, int, str, Mapping[str, Any]], TaskModel]
     fresh: tuple[str, ...] = ()
     mapping: str = ""
+    called: str = ""  # a model that brings it along: "classifier"
 
     def transformers(self) -> Any:
         """The class that loads and builds the model."""
@@ -211,18 +217,6 @@ class Head:
         return bool(self.ending) and any(a.endswith(self.ending) for a in (config.architectures or ()))
 
 
-def _native(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    wrapped = Native(model)
-    take_apart(wrapped.backbone)
-    return wrapped
-
-
-def _spans(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    wrapped = Spans(model)
-    take_apart(wrapped.backbone)
-    return wrapped
-
-
 def _mean_pooled(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
     take_apart(model)
     if getattr(model, "pooler", None) is not None:
@@ -239,43 +233,42 @@ def _embedder(model: nn.Module, outputs: int, name: str, settings: Mapping[str, 
     return Embedder(model, Pooling.from_json(settings))
 
 
-def _causal(model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-    wrapped = Causal(model)
-    take_apart(wrapped.backbone)
-    wrapped.tie()
-    return wrapped
-
-
 HEADS: tuple[Head, ...] = (
     Head(
         "native",
         "logits",
         False,
+        CLASSES,
         "AutoModelForSequenceClassification",
         "ForSequenceClassification",
-        _native,
+        Native.wrap,
         mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        called="classifier",
     ),
-    Head("mean", "logits", False, "AutoModel", "", _mean_pooled),
+    Head("mean", "logits", False, CLASSES, "AutoModel", "", _mean_pooled),
     Head(
         "span",
         "span_logits",
         True,
+        SPANS,
         "AutoModelForQuestionAnswering",
         "ForQuestionAnswering",
-        _spans,
+        Spans.wrap,
         ("qa_outputs.", "head.", "classifier."),
         mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+        called="question-answering model",
     ),
-    Head("embedding", "sentence_embedding", False, "AutoModel", "", _embedder),
+    Head("embedding", "sentence_embedding", False, EMBEDDINGS, "AutoModel", "", _embedder),
     Head(
         "causal",
         "log_likelihood",
         True,
+        LIKELIHOODS,
         "AutoModelForCausalLM",
         ("ForCausalLM", "LMHeadModel"),
-        _causal,
+        Causal.wrap,
         mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        called="causal language model",
     ),
 )
 

@@ -6,7 +6,7 @@ float32; divergences and certainties are sums over rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -203,10 +203,8 @@ class Losses:
     certainty: Callable[[Tensor, Tensor], Tensor]
 
 
-LOSSES: Mapping[str, Losses] = {
-    "classes": Losses(class_loss, class_soft_loss, class_divergence, class_certainty),
-    "label_sets": Losses(set_loss, set_soft_loss, set_divergence, set_certainty),
-    "spans": Losses(span_loss, span_soft_loss, span_divergence, span_certainty),
-    "embeddings": Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty),
-    "likelihoods": Losses(likelihood_loss, likelihood_soft_loss, likelihood_divergence, likelihood_certainty),
-}
+CLASSES = Losses(class_loss, class_soft_loss, class_divergence, class_certainty)
+LABEL_SETS = Losses(set_loss, set_soft_loss, set_divergence, set_certainty)
+SPANS = Losses(span_loss, span_soft_loss, span_divergence, span_certainty)
+EMBEDDINGS = Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty)
+LIKELIHOODS = Losses(likelihood_loss, likelihood_soft_loss, likelihood_divergence, likelihood_certainty)

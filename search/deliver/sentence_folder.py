@@ -42,9 +42,7 @@ def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool
 
     They are the same for an embedding model in fp32 whose shapes a transformers configuration can say.
     """
-    if recipe.task != "sentence-similarity" or build.precision_of(recipe) != {"precision": "fp32"}:
-        return False
-    if read_config(folder)[0].head != "embedding":
+    if read_config(folder)[0].head != "embedding" or build.precision_of(recipe) != {"precision": "fp32"}:
         return False
     model = build.load(folder)
     assert isinstance(model, Embedder)

@@ -14,7 +14,6 @@ from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
-from search.tasks.regression import training as standardised
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Recovery:
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
-        with standardised(task_of(config, targets), model, fresh=False):
+        with task_of(config, targets).training(model, fresh=False):
             train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
 
     def _loss(self, model: TaskModel, lengths: np.ndarray, targets: np.ndarray) -> Distillation:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from objectives.quality import METRICS
+from search.tasks import metrics
 from spaces.recipe import Recipe, Step
 
-#: Names of measurements in tables and plots.
+#: Names of measurements, other than metrics, in tables and plots.
 TITLES = {
-    **{metric.name: metric.title for metric in METRICS},
     "latency_p50_ms": "latency",
     "latency_p90_ms": "p90 latency",
     "latency_p99_ms": "p99 latency",
@@ -38,7 +37,8 @@ TITLES = {
 def title(objective: str) -> str:
     """`objective` in words: "latency" for "latency_p50_ms", "latency at b32" for "latency_p50_ms/b32"."""
     plain, mark = objective.partition("/")[::2]
-    return TITLES.get(plain, plain.replace("_", " ")) + (f" at {mark}" if mark else "")
+    titles = {**TITLES, **{metric.name: metric.title for metric in metrics()}}
+    return titles.get(plain, plain.replace("_", " ")) + (f" at {mark}" if mark else "")
 
 
 def quantity(value: float, unit: str) -> str:

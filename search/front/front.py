@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import combinations
 
 from objectives.estimate import Estimate, difference, ratio
-from objectives.quality import METRICS
 from objectives.reference_speed import at_speeds_of
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
@@ -16,12 +15,13 @@ from search.front.final import Final
 from search.front.formatting import quantity, significant, text
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
+from search.tasks import metrics
 
 PICKS = ("fastest", "balanced", "most-accurate")
 
 #: Objectives with a measurement that is paired with the baseline (same rows, alternating blocks). The paired interval
 #: is narrower, so it decides whether two candidates are distinguishable.
-PAIRED = {**{metric.name: LOSS for metric in METRICS}, **dict.fromkeys(CALL_TIMES, SPEEDUP)}
+PAIRED = {**{metric.name: LOSS for metric in metrics()}, **dict.fromkeys(CALL_TIMES, SPEEDUP)}
 #: Objectives whose ratio between two models of one campaign is the ratio of their times, or its inverse.
 AS_TIMES = (*CALL_TIMES, "throughput_per_s", SPEEDUP)
 AGAINST_ITSELF = {SPEEDUP: Estimate(1.0, 1.0, 1.0), LOSS: Estimate(0.0, 0.0, 0.0)}
@@ -223,8 +223,8 @@ class Front:
     @property
     def quality(self) -> Target:
         """The target of the pick "most-accurate": the task's metric, else the first where higher is better."""
-        metrics = {metric.name for metric in METRICS}
-        ordered = sorted(self.targets, key=lambda t: (t.objective not in metrics, t.better != "higher"))
+        names = {metric.name for metric in metrics()}
+        ordered = sorted(self.targets, key=lambda t: (t.objective not in names, t.better != "higher"))
         return ordered[0]
 
     def ties(self) -> tuple[tuple[int, int], ...]:
@@ -256,11 +256,11 @@ class Front:
         It depends on the baseline alone, so hypervolumes are comparable during a run.
         """
         costs = [self.baseline] if self.baseline else list(self.eligible)
-        metrics = {metric.name for metric in METRICS}
+        names = {metric.name for metric in metrics()}
         return tuple(
             0.0
             if t.better == "higher"
-            else (2 if t.objective in metrics else 1) * max((o.value(t.objective) for o in costs), default=0.0)
+            else (2 if t.objective in names else 1) * max((o.value(t.objective) for o in costs), default=0.0)
             for t in self.targets
         )
 

@@ -15,7 +15,6 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming
 from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
-from search.tasks.regression import training
 from search.tasks.tokens import Encoded
 from spaces.loading import model_config, try_out
 
@@ -73,7 +72,7 @@ def make_teacher(
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         hyper = Training(**settings, seed=config.seed)
-        with training(task, model, fresh=base.head == "mean"):
+        with task.training(model, fresh=base.head == "mean"):
             train(model, epoch, loss, hyper, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
     finish(folder, model, base.inputs, data, task)

@@ -16,9 +16,6 @@ from spaces.heads import Head as TaskHead
 from spaces.heads import head_named
 from spaces.loading import reading
 
-#: What a model with a head of its own is called.
-KINDS = {"native": "classifier", "span": "question-answering model", "causal": "causal language model"}
-
 
 def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
     """The trained head of the model in `folder`; None where it has none and a new one is trained.
@@ -60,7 +57,7 @@ def _head_weights(kind: TaskHead, described: Any) -> set[str]:
     """The names of all weights outside the backbone, as transformers builds a model of this configuration."""
     import torch
 
-    with reading(f"its config.json describes no {KINDS[kind.name]}"), torch.device("meta"):
+    with reading(f"its config.json describes no {kind.called}"), torch.device("meta"):
         model = kind.transformers().from_config(described, trust_remote_code=False)
     return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objectives import OBJECTIVES
+from objectives import all_objectives
 from search.tasks import SCORED, TASKS, VARIANTS
 from spaces import registry
 from spaces.families import known_model_types
@@ -54,7 +54,7 @@ def lines() -> Iterator[str]:
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "objectives"
-    for objective in OBJECTIVES:
+    for objective in all_objectives():
         yield f"  {objective.name:<26}{objective.better} is better; {objective.description}"
     yield "tasks"
     for task in TASKS:

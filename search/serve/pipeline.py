@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from search.deliver.best_config import BestConfig
 from search.deliver.exported import read_exported
 from search.errors import UserError
-from search.serve.answerer import Answerer
-from search.serve.classifier import Classifier
-from search.serve.embedder import Embedder
-from search.serve.generator import Generator
 from search.serve.model import Model
+from search.tasks import task_named
 from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
-__all__ = ["MODELS", "Model", "load"]
+__all__ = ["Model", "load", "model_class"]
 
-#: By task.
-MODELS: dict[str, type[Model]] = {
-    "classification": Classifier,
-    "question-answering": Answerer,
-    "sentence-similarity": Embedder,
-    "causal-lm": Generator,
-}
+
+def model_class(task: str) -> type[Model]:
+    """What answers for the registered task of this name (`Task.reply_model`)."""
+    module, _, name = task_named(task).reply_model.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, type) and issubclass(found, Model)
+    return found
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:
@@ -44,7 +42,7 @@ def load(folder: str | Path, device: str = "auto") -> Model:
     context = Context(device=_device(record, device), threads=0)
     try:
         read_config(where)
-        return MODELS[record.recipe.task].opened(where, record, context)
+        return model_class(record.recipe.task).opened(where, record, context)
     except ModelError as error:
         raise UserError(str(error)) from None
     except Infeasible as reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from objectives import OBJECTIVES
+from objectives import all_objectives
 from search.config.load import Names
 from search.config.schema import SAMPLERS, RunConfig
 from search.config.space_section import Spec, narrow_axis
@@ -30,7 +30,7 @@ def names() -> Names:
         problems={name: tuple(one.problem_type for one in variants) for name, variants in VARIANTS.items()},
         samplers=SAMPLERS,
         generating=tuple(task.name for task in TASKS if task.generates),
-        objectives=tuple(objective.name for objective in OBJECTIVES),
+        objectives=tuple(objective.name for objective in all_objectives()),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from objectives import quality
 from search.tasks.causal_lm import CausalLM
 from search.tasks.choice_rows import CausalChoices
 from search.tasks.classification import Classification
@@ -18,6 +19,7 @@ from search.tasks.similarity import SentenceSimilarity
 from search.tasks.task import ALONE, Rows, Split, Splits, Task
 
 if TYPE_CHECKING:
+    from objectives.metric import Metric
     from search.config.schema import RunConfig
 
 TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity(), CausalLM())
@@ -27,6 +29,7 @@ VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classif
 SCORED: Mapping[str, Task] = {"sentence-similarity": ScoredSimilarity()}
 #: Metrics where data.choices gives multiple-choice questions.
 QUESTIONED: Mapping[str, tuple[str, ...]] = {"causal-lm": CausalChoices.metrics}
+quality.register(*(metric for task in TASKS for metric in task.own_metrics))
 
 __all__ = [
     "ALONE",
@@ -38,9 +41,15 @@ __all__ = [
     "Split",
     "Splits",
     "Task",
+    "metrics",
     "task_named",
     "task_of",
 ]
+
+
+def metrics() -> tuple[Metric, ...]:
+    """Every metric of every task."""
+    return quality.metrics()
 
 
 def task_named(name: str) -> Task:
@@ -56,4 +65,4 @@ def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
         return CausalChoices(config.metric)
     problem = config.model.problem_type
     task = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
-    return task.fitted(targets) if targets is not None and isinstance(task, Regression) else task
+    return task.fitted(targets) if targets is not None else task

@@ -18,12 +18,12 @@ import numpy as np
 from search.errors import Where
 from search.tasks.documents import Documents, read_documents
 from search.tasks.head_losses import HeadLosses
-from search.tasks.task import ALONE, ConstantGuess, Splits
+from search.tasks.task import ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig, ModelConfig
+    from search.config.schema import DataConfig
     from search.tasks.heads import Head
 
 #: What a row counts for where a number of rows is bounded, in tokens: logits over a vocabulary are large.
@@ -89,24 +89,12 @@ class WindowRows:
 class CausalLM(HeadLosses):
     """Texts continued token by token. Models give "log_likelihood" (B, L)."""
 
-    kind = "likelihoods"
     name = "causal-lm"
     metrics: tuple[str, ...] = ("perplexity",)
     own_head = "causal"
     outputs: int | None = 0
-    supervised = True
-    labelled = False
     generates = True
-    call = ALONE
-
-    def head(self, model: ModelConfig, described: Any) -> str:
-        return "causal"
-
-    def unusable(self, problem_type: str | None, outputs: int) -> str:
-        return ""
-
-    def paired(self, data: DataConfig) -> bool:
-        return False
+    reply_model = "search.serve.generator:Generator"
 
     def most_rows(self, rows: int, max_length: int) -> int:
         return max(1, rows * TOKENS_A_ROW // max_length)

@@ -14,7 +14,7 @@ from search.errors import Where, show
 from search.tasks.encoded import EncodedRows, read_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import one_label, read_splits
-from search.tasks.task import ALONE, ConstantGuess, Rows, Split, Splits
+from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
@@ -61,15 +61,12 @@ class LabelledRows(EncodedRows):
 class Classification(HeadLosses):
     """One label a text. Models give "logits" (B, C)."""
 
-    kind = "classes"
     name = "classification"
     problem_type = "single_label_classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
     own_head = "native"
-    outputs: int | None = None
-    supervised = True
     labelled = True
-    call = ALONE
+    reply_model = "search.serve.classifier:Classifier"
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
 
     def head(self, model: ModelConfig, described: Any) -> str:

@@ -1,41 +1,74 @@
-"""The losses of a task's outputs, by the kind of output; torch is imported when one is computed."""
+"""What tasks have in common, unless one says otherwise; torch is imported when a loss is computed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Self
+
+from search.tasks.task import ALONE
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from objectives.metric import Metric
+    from search.config.schema import DataConfig, ModelConfig
+    from spaces.base import TaskModel
+    from spaces.losses import Losses
 
 
 class HeadLosses:
-    """What `search.tasks.task.Task` says of losses, by the functions of one kind in `spaces.losses`."""
+    """A task with one head: what `search.tasks.task.Task` says, with the losses of the head."""
 
-    kind: str  # of `spaces.losses.LOSSES`
+    own_head: str
+    own_metrics: tuple[Metric, ...] = ()
+    outputs: int | None = None
+    supervised = True
+    labelled = False
     generates = False
+    call = ALONE
+    reply_model = "search.serve.replies:Replies"
+
+    def head(self, model: ModelConfig, described: Any) -> str:
+        return self.own_head
+
+    def unusable(self, problem_type: str | None, outputs: int) -> str:
+        return ""
 
     def most_rows(self, rows: int, max_length: int) -> int:
-        """As `search.tasks.task.Task.most_rows`: no fewer."""
+        """No fewer."""
         return rows
 
-    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import LOSSES
+    def paired(self, data: DataConfig) -> bool:
+        return False
 
-        return LOSSES[self.kind].loss(output, targets, mask)
+    def asked(self, rows: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} names a reply_model of its own")
+
+    def fitted(self, targets: np.ndarray) -> Self:
+        """Itself: no unit."""
+        return self
+
+    def training(self, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @property
+    def losses(self) -> Losses:
+        """Those of the outputs of `own_head`."""
+        from spaces.heads import head_named
+
+        return head_named(self.own_head).losses
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.losses.loss(output, targets, mask)
 
     def soft_loss(
         self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
     ) -> torch.Tensor:
-        from spaces.losses import LOSSES
-
-        return LOSSES[self.kind].soft_loss(output, taught, mask, temperature)
+        return self.losses.soft_loss(output, taught, mask, temperature)
 
     def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import LOSSES
-
-        return LOSSES[self.kind].divergence(output, other, mask)
+        return self.losses.divergence(output, other, mask)
 
     def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        from spaces.losses import LOSSES
-
-        return LOSSES[self.kind].certainty(output, mask)
+        return self.losses.certainty(output, mask)

@@ -19,6 +19,7 @@ from search.tasks.tokens import Encoded
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
     from search.tasks.heads import Head
+    from spaces.losses import Losses
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,15 @@ class LabelSetRows(EncodedRows):
 class MultiLabel(Classification):
     """Label sets. Models give "logits" (B, C), each label's own log odds."""
 
-    kind = "label_sets"
     problem_type = "multi_label_classification"
     metrics = ("f1_micro", "f1_macro")
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelSetRows
+
+    @property
+    def losses(self) -> Losses:
+        from spaces.losses import LABEL_SETS
+
+        return LABEL_SETS
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         return read_splits(data, where, head, label_sets)

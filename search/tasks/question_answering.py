@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from objectives.metric import Metric, mean_of_rows
 from search.errors import Where, wrong
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
@@ -28,9 +29,13 @@ from search.tasks.tokens import Encoded
 from search.tasks.windows import Windows, windows
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig, ModelConfig
+    from search.config.schema import DataConfig
     from search.tasks.heads import Head
 
+METRICS = (
+    mean_of_rows("squad_f1", "token F1 of the answer, as SQuAD's script counts it", "F1"),
+    mean_of_rows("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them"),
+)
 #: A row's score by the name of the metric, from the answer and the gold answers.
 SCORES: dict[str, Callable[[str, tuple[str, ...]], float]] = {"squad_f1": f1, "exact_match": exact_match}
 
@@ -123,17 +128,13 @@ def _tuple(value: Any) -> Any:
 class QuestionAnswering(HeadLosses):
     """Questions about a context each. Models give "span_logits" (B, L, 2), of an answer's first and last token."""
 
-    kind = "spans"
     name = "question-answering"
     metrics: tuple[str, ...] = ("squad_f1", "exact_match")
+    own_metrics: tuple[Metric, ...] = METRICS
     own_head = "span"
     outputs: int | None = 2
-    supervised = True
-    labelled = False
     call = "a question with all windows of its context"
-
-    def head(self, model: ModelConfig, described: Any) -> str:
-        return "span"
+    reply_model = "search.serve.answerer:Answerer"
 
     def unusable(self, problem_type: str | None, outputs: int) -> str:
         return "" if outputs == 2 else f"its question-answering head gives {outputs} numbers a token; a span has two"

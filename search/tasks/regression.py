@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -68,9 +68,9 @@ class Regression(Classification):
     def __init__(self, mean: float = 0.0, scale: float = 1.0) -> None:
         self.mean, self.scale = mean, scale
 
-    def fitted(self, targets: np.ndarray) -> Regression:
+    def fitted(self, targets: np.ndarray) -> Self:
         """With the mean and the standard deviation of training rows with these numbers."""
-        return Regression(float(targets.mean()), float(targets.std()))
+        return type(self)(float(targets.mean()), float(targets.std()))
 
     def unusable(self, problem_type: str | None, outputs: int) -> str:
         if problem_type not in (None, "regression"):
@@ -104,11 +104,8 @@ class Regression(Classification):
         """The output itself."""
         return output.float().sum() / self.scale
 
+    def training(self, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
+        """The head learns standardised numbers."""
+        from spaces.standardised import standardised
 
-def training(task: object, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
-    """Around the training of `model`: where its outputs are numbers, its head learns standardised ones."""
-    if not isinstance(task, Regression):
-        return nullcontext()
-    from spaces.standardised import standardised
-
-    return standardised(model, task.mean, task.scale, fresh)
+        return standardised(model, self.mean, self.scale, fresh)

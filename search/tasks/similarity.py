@@ -16,18 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from objectives.metric import Metric, mean_of_rows
 from search.errors import Where
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.passages import Passages, read_passages
-from search.tasks.task import ALONE, ConstantGuess, Splits
+from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
     from objectives.retrieval import Ranks
-    from search.config.schema import DataConfig, ModelConfig
+    from search.config.schema import DataConfig
     from search.tasks.heads import Head
 
+METRICS = (
+    mean_of_rows("recall_at_1", "share of queries whose first passage is relevant", "recall@1"),
+    mean_of_rows("recall_at_10", "share of a query's relevant passages among the first ten", "recall@10"),
+    mean_of_rows("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", "MRR@10"),
+    mean_of_rows("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", "nDCG@10"),
+)
 #: The first places that a metric looks at.
 PLACES = {"recall_at_1": 1, "recall_at_10": 10, "mrr_at_10": 10, "ndcg_at_10": 10}
 
@@ -120,23 +127,12 @@ class PassageRows:
 class SentenceSimilarity(HeadLosses):
     """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
 
-    kind = "embeddings"
     name = "sentence-similarity"
     metrics: tuple[str, ...] = tuple(PLACES)
     own_head = "embedding"
-    outputs: int | None = None
+    own_metrics: tuple[Metric, ...] = METRICS
     supervised = False
-    labelled = False
-    call = ALONE
-
-    def head(self, model: ModelConfig, described: Any) -> str:
-        return "embedding"
-
-    def unusable(self, problem_type: str | None, outputs: int) -> str:
-        return ""
-
-    def paired(self, data: DataConfig) -> bool:
-        return False
+    reply_model = "search.serve.embedder:Embedder"
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         (train, validation, test), notes = read_passages(data, where)

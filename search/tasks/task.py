@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,11 @@ from search.errors import Where
 if TYPE_CHECKING:
     import torch
 
+    from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
     from search.tasks.tokens import Encoded
+    from spaces.base import TaskModel
 
 
 #: `Task.call` where each row of `Rows.encoded` is a call of its own.
@@ -168,11 +171,13 @@ class Task(Protocol):
 
     name: str
     metrics: tuple[str, ...]  # the default first
+    own_metrics: tuple[Metric, ...]  # those of `metrics` that are this task's alone, made known when it is registered
     own_head: str  # of `spaces.heads`: what a model may bring along
     outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
+    reply_model: str  # "module:class", a `search.serve.model.Model`: what `search.load` gives
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:
@@ -204,6 +209,25 @@ class Task(Protocol):
 
     def read(self, folder: Path, name: str) -> Any:
         """The `Rows` that were written."""
+        ...
+
+    def asked(self, rows: Any) -> Any:
+        """A part of what a user asks, without references, for `encode`.
+
+        Of tasks whose `reply_model` is the one for all tasks (`search.serve.replies`): their `Rows` have
+        `replies(output)`, a list.
+
+        Raises:
+            TypeError, ValueError: the rows are not what the task takes.
+        """
+        ...
+
+    def fitted(self, targets: np.ndarray) -> Any:
+        """The task in the unit of training rows with these targets."""
+        ...
+
+    def training(self, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
+        """What is around the training of `model`; `fresh`: its head is a new one."""
         ...
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

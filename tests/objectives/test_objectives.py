@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from objectives import OBJECTIVES, Measurement, Objective, comparable
+from objectives import Measurement, Objective, all_objectives, comparable
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "evaluate", "datasets")
 
 
 def test_names_are_unique_and_explained() -> None:
-    names = [objective.name for objective in OBJECTIVES]
+    names = [objective.name for objective in all_objectives()]
     assert len(set(names)) == len(names)
-    assert all(objective.description and objective.unit for objective in OBJECTIVES)
+    assert all(objective.description and objective.unit for objective in all_objectives())
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+@pytest.mark.parametrize("objective", all_objectives(), ids=lambda objective: objective.name)
 def test_a_measurement_survives_json(objective: Objective) -> None:
     measurement = objective.measured(1.5, (1.25, 1.75), 10, {"device": "cpu", "noisy": ""})
     assert Measurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement

@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from objectives import quality, stats
 from objectives.quality import CLASS_METRICS as METRICS
-from objectives.quality import MEANS, Metric
+from objectives.quality import Metric
+from search.tasks import question_answering, similarity
 
 Labels = NDArray[np.int64]
 NAMES = [metric.name for metric in METRICS]
@@ -203,7 +204,7 @@ def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision
     assert (absent["precision"], absent["recall"], absent["recall_interval"]) == (0.0, None, None)
 
 
-@pytest.mark.parametrize("metric", MEANS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*question_answering.METRICS, *similarity.METRICS], ids=lambda metric: metric.name)
 def test_a_metric_of_rows_scores_is_their_mean_with_the_interval_of_resampled_rows(metric: Metric) -> None:
     scores = np.random.default_rng(0).choice([0.0, 0.25, 2 / 3, 1.0], size=400)
     none = np.zeros(400, dtype=np.int64)

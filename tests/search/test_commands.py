@@ -22,7 +22,7 @@ import pytest
 import yaml
 from conftest import STUDY, Finished
 
-from objectives import OBJECTIVES
+from objectives import all_objectives
 from objectives.quiet import QUIET
 from search.deliver.best_config import read_best_config, schema
 from search.tasks import TASKS
@@ -128,7 +128,7 @@ def test_apply_rebuilds_the_model_with_the_same_answers(finished: Finished, tmp_
 
 def test_list_names_everything_that_is_registered(finished: Finished) -> None:
     output = command.search_anew("list", cwd=finished.folder).succeeded().out
-    named = [*registry.axes(), *registry.runtimes(), *OBJECTIVES, *TASKS]
+    named = [*registry.axes(), *registry.runtimes(), *all_objectives(), *TASKS]
     assert all(re.search(rf"\b{entry.name}\b", output) for entry in named)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from search.serve.answer_text import AnswerText
 from search.serve.generator import Generator
-from search.serve.pipeline import MODELS
+from search.serve.pipeline import model_class
 from spaces.base import load_base, write_folder
 from spaces.generation.sampling import Sampler, probabilities
 from spaces.recipe import Recipe, Step
@@ -70,7 +70,7 @@ def pipeline(model_folder: Path) -> Any:
 
 
 def test_it_is_what_load_gives() -> None:
-    assert MODELS["causal-lm"] is Generator
+    assert model_class("causal-lm") is Generator
 
 
 @pytest.mark.parametrize("full", [True, False])

@@ -17,7 +17,7 @@ from search.tasks.tokens import encode
 from spaces import build
 from spaces.base import Base, TaskModel, load_base, write_folder
 from spaces.knob import Value
-from spaces.losses import LOSSES
+from spaces.losses import EMBEDDINGS
 from spaces.pooling import read_pooling
 from spaces.recipe import Recipe, Step
 from spaces.statistics import Statistics, collect
@@ -42,7 +42,7 @@ def inputs_of(texts: list[str]) -> dict[str, torch.Tensor]:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     folder = tiny.bert(tmp_path_factory.mktemp("teacher"), num_hidden_layers=3)
     model, base = load_base(folder, "tiny", "main", "embedding", (), {})
-    losses = LOSSES["embeddings"]
+    losses = EMBEDDINGS
     batches = [(inputs_of(TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64))]
     return Teacher(model, base, collect(model, batches, losses.loss, losses.divergence))
 
@@ -143,7 +143,7 @@ def test_heads_of_another_size_than_transformers_would_make_have_no_such_folder(
 ) -> None:
     sizes = {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 64, "num_hidden_layers": 2}
     model, base = load_base(tiny.bert(tmp_path / "wide", **sizes), "tiny", "main", "embedding", (), {})
-    losses = LOSSES["embeddings"]
+    losses = EMBEDDINGS
     batches = [(inputs_of(TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64))]
     wide = Teacher(model, base, collect(model, batches, losses.loss, losses.divergence))
     assert not exported(tmp_path / "out", wide, settings)

@@ -16,9 +16,9 @@ from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
-from spaces.heads import Embedder
+from spaces.heads import Embedder, head_named
 from spaces.knob import Knob, Value
-from spaces.losses import LOSSES, class_certainty
+from spaces.losses import class_certainty
 from spaces.pooling import Pooling
 from spaces.recipe import Step
 from spaces.shape import LayerShape, Shape
@@ -136,7 +136,7 @@ def student(case: str = "bert") -> tuple[TaskModel, list[tuple[Mapping[str, Tens
 
 
 def statistics_of(model: TaskModel, base: Base) -> Statistics:
-    losses = LOSSES["embeddings" if base.head == "embedding" else "classes"]
+    losses = head_named(base.head).losses
     return collect(model, labelled(base), losses.loss, losses.divergence)
 
 

@@ -1,0 +1,50 @@
+"""What answers for a task that has no model class of its own: the task says how it is asked and what it replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from search.config.schema import DATA
+from search.errors import UserError
+from search.serve.model import Model
+from search.tasks import task_named
+
+
+class Replies(Model):
+    """An exported model of any task with `Task.asked` and `replies` of its `Rows`."""
+
+    def __call__(self, rows: Any, batch_size: int | None = None) -> Any:
+        """A reply for each of a list of rows, or that of a single one.
+
+        Args:
+            batch_size: rows run together; the batch size the model was measured with when not given.
+
+        Raises:
+            TypeError, ValueError: the rows are not what the task takes.
+        """
+        asked = [rows] if isinstance(rows, str | Mapping) else list(rows)
+        if not asked:
+            return []
+        task, data = task_named(self.record.recipe.task), DATA.validate_python(self.record.config["data"])
+        part = task.asked(asked)
+        try:
+            with self._tokenizing:
+                encoded_rows = task.encode(self._tokenizer, part, data, self._base.labels)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        encoded = encoded_rows.encoded
+        if not encoded.lengths.all():
+            raise ValueError(f"a row must have at least one token, got {part.shown(int(encoded.lengths.argmin()))}")
+        outputs: list[Any] = [None] * len(encoded)
+        for chosen, batch in self._outputs(encoded, batch_size or self._batch):
+            for row, one in zip(chosen, batch, strict=True):
+                outputs[row] = one[: encoded.lengths[row]] if self._base.per_token else one
+        joined = np.concatenate(outputs) if self._base.per_token else np.stack(outputs)
+        replies = list(encoded_rows.replies(joined))
+        return replies[0] if isinstance(rows, str | Mapping) else replies
+
+    def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
+        return list(self(list(rows)))
