@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from search import tasks
 from search.deliver.best_config import BestConfig, read_best_config
 from search.deliver.export import PROGRAMS, RECIPE
 from search.deliver.sentence_folder import TOKENIZER
 from search.deliver.written import sha256
 from search.errors import UserError, unknown
-from search.tasks import TASKS
 from spaces import registry
 from spaces.build import precision_of
 
@@ -34,7 +34,7 @@ def read_exported(folder: Path) -> BestConfig:
     record = read_best_config(path)
     for key, name, valid in (
         ("runtime", record.recipe.runtime.name, [runtime.name for runtime in registry.runtimes()]),
-        ("task", record.recipe.task, [task.name for task in TASKS]),
+        ("task", record.recipe.task, [task.name for task in tasks.TASKS]),
     ):
         if name not in valid:
             raise unknown(f"{path}: recipe.{key}", key, name, valid)

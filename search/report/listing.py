@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objectives import all_objectives
-from search.tasks import SCORED, TASKS, VARIANTS
+from search import tasks
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.knob import Knob, Value
@@ -57,12 +57,12 @@ def lines() -> Iterator[str]:
     for objective in all_objectives():
         yield f"  {objective.name:<26}{objective.better} is better; {objective.description}"
     yield "tasks"
-    for task in TASKS:
-        variants = VARIANTS.get(task.name)
+    for task in tasks.TASKS:
+        variants = tasks.VARIANTS.get(task.name)
         if variants is None:
             yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
-            if task.name in SCORED:
-                yield f"    {'with data.score':<30}metrics: {', '.join(SCORED[task.name].metrics)}"
+            if task.name in tasks.SCORED:
+                yield f"    {'with data.score':<30}metrics: {', '.join(tasks.SCORED[task.name].metrics)}"
             continue
         yield f"  {task.name}, by model.problem_type"
         for one in variants:

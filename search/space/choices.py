@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from objectives import all_objectives
+from search import tasks
 from search.config.load import Names
 from search.config.schema import SAMPLERS, RunConfig
 from search.config.space_section import Spec, narrow_axis
-from search.tasks import QUESTIONED, SCORED, TASKS, VARIANTS
 from spaces.axes.bits import Bits
 from spaces.knob import Knob
 from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES
@@ -20,16 +20,16 @@ def names() -> Names:
     axes = {entry.name: entry.knobs for entry in AXIS_ENTRIES}
     return Names(
         axes={**axes, "runtime": (runtime_knob().name,)},
-        tasks=tuple(task.name for task in TASKS),
+        tasks=tuple(task.name for task in tasks.TASKS),
         metrics={
-            **{task.name: task.metrics for task in TASKS},
-            **{one.problem_type: one.metrics for variants in VARIANTS.values() for one in variants},
+            **{task.name: task.metrics for task in tasks.TASKS},
+            **{one.problem_type: one.metrics for variants in tasks.VARIANTS.values() for one in variants},
         },
-        scored={name: task.metrics for name, task in SCORED.items()},
-        questioned=QUESTIONED,
-        problems={name: tuple(one.problem_type for one in variants) for name, variants in VARIANTS.items()},
+        scored={name: task.metrics for name, task in tasks.SCORED.items()},
+        questioned=tasks.QUESTIONED,
+        problems={name: tuple(one.problem_type for one in variants) for name, variants in tasks.VARIANTS.items()},
         samplers=SAMPLERS,
-        generating=tuple(task.name for task in TASKS if task.generates),
+        generating=tuple(task.name for task in tasks.TASKS if task.generates),
         objectives=tuple(objective.name for objective in all_objectives()),
     )
 

@@ -13,9 +13,9 @@ FEWEST = 10  # training rows below which a label is noted
 
 
 def balance_notes(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> list[str]:
-    """Notes on the labels of every split: (N,) numbers of labels, or (N, C) 0 and 1. Of (N,) floats there are none."""
+    """Notes on the labels of every split: (N,) numbers of labels, or (N, C) int8 0 and 1; of other targets none."""
     train = labels["train"]
-    if train.dtype.kind == "f":
+    if train.dtype.kind == "f" or (train.ndim > 1 and train.dtype != np.int8):
         return []
     counts = {split: _counts(part, len(names)) for split, part in labels.items()}
     notes = []

@@ -53,7 +53,7 @@ class Split:
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None  # second texts, for tasks on pairs
-    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets; (N,) float64 of numbers
+    labels: np.ndarray  # (N,) int64; (N, C) int8 of label sets; (N,) float64 of numbers; (N, ...) int64 of other tasks
 
     def __len__(self) -> int:
         return len(self.texts)

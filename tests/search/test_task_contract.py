@@ -19,8 +19,17 @@ from search.errors import UserError
 from search.tasks import ALONE, SCORED, TASKS, VARIANTS, Task
 from spaces.heads import head_named
 
+from .tagging import Tagging
+from .tagging_head import registered, tagged
+
 COUNT = 120
-KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]), *SCORED.values())
+#: The last is a task of the tests alone.
+KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]), *SCORED.values(), Tagging())
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered(monkeypatch)
 
 
 def name_of(task: Task) -> str:
@@ -67,6 +76,7 @@ def cases() -> dict[str, Case]:
     texts_alone = [{"text": row["text"]} for row in numbers]
     asked = {"question": " ", "context": None, "answers": "film"}
     return {
+        "tagging": Case(tagged(COUNT, 0), {"text": " ", "label": "good"}),
         "single_label_classification": Case(sentences({"negative": "no", "positive": "yes"}), texts),
         "multi_label_classification": Case(
             sentences({"negative": ["a"], "positive": ["a", "b"]}), {**texts, "label": 1}
