@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from objectives.quality import METRICS
 from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
-from search.tasks import task_named
+from search.tasks import metrics, task_named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +25,7 @@ def beside(front: Front, study: StudyRecord) -> list[str]:
     """Metrics that are reported beside that of the search, and are no targets."""
     measured = {name for outcome in front.outcomes for name in outcome.measurements}
     shown = {study.metric, *(target.objective for target in front.targets)}
-    return [metric.name for metric in METRICS if metric.name in measured - shown]
+    return [metric.name for metric in metrics() if metric.name in measured - shown]
 
 
 def rebuild_command(file: str) -> str:
