@@ -1,1 +1,1 @@
-"""Files leave the program here: finalists, exports, best-config files, checks."""
+"""Delivery of results: finalists, exports, best-config files, and checks of exported models."""

@@ -1,4 +1,4 @@
-"""The best-config file: all that is needed to rebuild one candidate, and what was measured of it."""
+"""The best-config file: all that is needed to rebuild one candidate, and its measurements."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class BestConfig:
-    """One candidate of one study. `digest` of the recipe tells an edited file from a whole one."""
+    """One candidate of one study. The `digest` of the recipe in the file reveals edits."""
 
     study: str
     number: int
     recipe: Recipe
     config: Mapping[str, Any]  # the whole RunConfig, as a mapping
     measurements: Mapping[str, Measurement]  # validation split, timing of the final campaign
-    quick: Mapping[str, Measurement]  # what the search's own timing said of it before; may be empty
+    quick: Mapping[str, Measurement]  # the search's own timing, which the campaign replaced; may be empty
     held_out: Mapping[str, Measurement]  # test split; may be empty
     speedup: Mapping[str, Any]  # over_eager_fp32, over_best_uncompressed: {value, interval} or None
     conditions: Mapping[str, Any]  # hardware fingerprint and workload
@@ -40,6 +40,7 @@ class BestConfig:
 
     @classmethod
     def of(cls, front: Front, study: StudyRecord, outcome: Outcome, files: Mapping[str, str]) -> BestConfig:
+        """The record of a complete outcome; `files` are SHA-256 digests by name in its model folder."""
         return cls(
             study=study.name,
             number=outcome.number,
@@ -55,7 +56,7 @@ class BestConfig:
         )
 
     def to_json(self, file: str) -> dict[str, Any]:
-        """As `schemas/best-config.schema.json` describes it; `file` is its own name, for `rebuild`."""
+        """The content by `schemas/best-config.schema.json`; `file` is the file's own name, for `rebuild`."""
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.study,
@@ -79,6 +80,7 @@ class BestConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BestConfig:
+        """The record in valid content (`read_best_config` checks it)."""
         return cls(
             study=data["study"],
             number=data["number"],
@@ -94,6 +96,7 @@ class BestConfig:
         )
 
     def to_yaml(self, file: str) -> str:
+        """`to_json` as YAML, after a comment with the command that rebuilds the model."""
         head = f"# Trial {self.number} of study {self.study}. To build it again: {rebuild_command(file)}\n"
         return head + yaml.safe_dump(plain(self.to_json(file)), sort_keys=False, allow_unicode=True, width=110)
 
@@ -124,7 +127,7 @@ def read_best_config(path: Path) -> BestConfig:
 
 
 def _check(path: Path, data: Any) -> None:
-    """Hold `data` against the schema."""
+    """Raise UserError where `data` does not match the schema."""
     import jsonschema
 
     if not isinstance(data, dict):
@@ -156,10 +159,10 @@ def _validator(name: str) -> Any:
 
 
 def plain(data: Any) -> Any:
-    """`data` as JSON gives it back: tuples become lists, numpy scalars numbers.
+    """`data` after a round trip through JSON: tuples become lists, numpy scalars numbers.
 
     Raises:
-        ValueError: an infinite number or one that is not a number; nothing of the kind is ever recorded.
+        ValueError: an infinite number or NaN, which are never recorded.
     """
     return json.loads(json.dumps(data, allow_nan=False, default=lambda value: value.item()))
 

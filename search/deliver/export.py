@@ -38,17 +38,17 @@ RECIPE = "recipe.yaml"  # in a model folder: the best-config file of that model
 #: Suffixes of the files of a model folder: weights, configuration, tokenizer. Never a pickle or a stage's manifest.
 TAKEN = (".json", ".safetensors", ".txt", ".model", ".jinja")
 LEFT = ("entry.json",)
-#: Compiled code: a program, opened only under the seal of the user who made it (`spaces.runtimes.seal`).
+#: Suffixes of compiled code, which is opened only under the seal of the user who compiled it (`spaces.runtimes.seal`).
 PROGRAMS = (".pt2",)
 
 
-#: The folder that a measured model is opened in: that of its weights, or one with what its runtime makes of them. A
-#: relative one is in the results folder.
+#: The folder from which a measured model is opened: that of its weights, or one with the files that its runtime makes
+#: from them. A relative path is in the results folder.
 Opened = Callable[[Outcome], Path]
 
 
 def weights_of(outcome: Outcome) -> Path:
-    """The folder of its weights, relative to the results folder."""
+    """The folder of an outcome's weights, relative to the results folder."""
     return Path(outcome.folder)
 
 
@@ -56,8 +56,10 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weig
     """Write the front's files and models to `folder`, each of them atomically.
 
     Models are written before the files that name them; models that left the front are removed last. Files in `folder`
-    that this program did not write stay
-    (`search.deliver.written`).
+    that this program did not write are kept (`search.deliver.written`). `opened` gives the folder to copy a model from.
+
+    Raises:
+        UserError: as `export_model`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mend(folder)
@@ -112,7 +114,7 @@ def export_model(
     """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
 
     Raises:
-        UserError: its weights are no longer where the search stored them, or its graph cannot be made again here.
+        UserError: the weights are no longer in the store, or the runtime cannot make its files here.
     """
     source = located(study.results, outcome.folder)
     if not outcome.folder or not (source / "model.safetensors").is_file():
@@ -149,7 +151,7 @@ def _cut_at(folder: Path, max_length: int) -> int:
 
 
 def files_of(source: Path, recipe: Recipe) -> list[str]:
-    """Names, relative to `source`, of the files that a model of this recipe needs wherever it is opened."""
+    """Names, relative to `source`, of the files that a model of this recipe needs on any machine."""
     top = [p for p in source.iterdir() if p.is_file() and p.suffix in TAKEN and p.name not in LEFT]
     graphs = [source / name for name in _runs(recipe) if not name.endswith(PROGRAMS)]
     names = {str(p.relative_to(source)) for p in [*top, *graphs] if p.is_file() and not p.name.startswith(".")}
@@ -164,7 +166,7 @@ def programs_of(source: Path, recipe: Recipe) -> list[str]:
 
 
 def _runs(recipe: Recipe) -> tuple[str, ...]:
-    """The files that the runtime makes of the weights, and runs."""
+    """The files with the weights that the recipe's runtime runs."""
     return registry.runtime_named(recipe.runtime.name).files(precision_of(recipe))
 
 

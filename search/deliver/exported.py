@@ -1,4 +1,4 @@
-"""An exported model folder, held against its record before anything in it is opened."""
+"""Checks of an exported model folder against its record, before anything in it is opened."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from search.errors import UserError, unknown
 from spaces import registry
 from spaces.build import precision_of
 
-#: What a tokenizer or a model is also read from where it is there, so that none of these may be added to an export.
+#: Files that change a tokenizer or a model where they exist, so none of them may be added to an export.
 READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "model.safetensors", *TOKENIZER)
 
 
 def read_exported(folder: Path) -> BestConfig:
-    """The record of a model folder, its files held against the digests in it.
+    """The record of a model folder whose files match the digests in the record.
 
-    Every file is read once for its SHA-256, about a second a gigabyte where the disk gives as much.
+    Every file is read once for its SHA-256, which takes about a second per gigabyte.
 
     Raises:
         UserError: no such folder, no record, a runtime or task that this version does not know, or a file that is
-            missing, was added, or is not the one that was exported.
+            missing, added or changed.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")

@@ -48,12 +48,12 @@ NEAR = 2
 
 
 def seconds(config: RunConfig, plan: Plan, baseline_s: float, held_out_s: float) -> float:
-    """Time to keep for the finalists of a run with a time limit: what they usually take, at most a third of it.
+    """Seconds to reserve for the finalists of a run with a time limit: their usual time, at most a third of the limit.
 
     Args:
         plan: of the final campaign.
-        baseline_s: a call of the baseline; the others are taken to be `FASTER` times as fast.
-        held_out_s: predictions of the held-out split by one of them.
+        baseline_s: seconds of a call of the baseline; the others are assumed to be `FASTER` times as fast.
+        held_out_s: seconds of one model's predictions of the held-out split.
     """
     timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / FASTER)
     usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
@@ -61,10 +61,10 @@ def seconds(config: RunConfig, plan: Plan, baseline_s: float, held_out_s: float)
 
 
 def held_out_seconds(outcomes: Sequence[Outcome], share: float) -> float:
-    """What one model's predictions of the held-out split take, from the mean of those of validation.
+    """Expected seconds of a model's predictions of the held-out split, from the mean seconds on validation.
 
     Args:
-        share: rows of the held-out split, over those of validation.
+        share: rows of the held-out split divided by rows of validation.
     """
     spent = [s for outcome in outcomes if (s := outcome.seconds.get("quality", 0.0)) > 0]
     return share * sum(spent) / len(spent) if spent else 0.0
@@ -100,7 +100,7 @@ def _near(front: Front) -> list[Outcome]:
 
 @dataclass
 class Gathered:
-    """What is gathered of the finalists before the campaign, by trial."""
+    """Results of the finalists before the campaign, by trial."""
 
     held_out: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
     energy: dict[int, Mapping[str, Measurement]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ LATE = "the time limit passed"
 def measure(
     prepared: Prepared, evaluate: Evaluator, front: Front, study: StudyRecord, view: View, clock: Clock
 ) -> tuple[Front, StudyRecord]:
-    """The front decided again on the final campaign, and `study` with held-out results.
+    """The front by the final campaign, and `study` with held-out results.
 
     The baselines and the picks come first: when the run's time limit passes, the remaining members keep their quick
     timing. Weights that the store had dropped are trained again. Where that gives other weights, all their measurements
@@ -258,8 +258,8 @@ def _weights_here(results: Path, outcome: Outcome) -> str:
 def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
     """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
 
-    The models are also timed in turns with the baseline. A line says where a speedup differs from the record, or that
-    the machine is too busy to tell; this is no problem, because the machine may have changed since.
+    The models are also timed in turns with the baseline. A line tells where a speedup differs from the record, or that
+    the machine is too busy to tell; these are not problems, because the machine may have changed since.
     """
     problems: dict[int, str] = {}
 

@@ -23,6 +23,7 @@ TOKENS, LIKELIHOOD = "generated", "generated_log_likelihood"  # names in the fil
 
 
 def is_causal(folder: Path) -> bool:
+    """Whether the model stored in `folder` is a causal language model."""
     return read_config(folder)[0].output == LOG_LIKELIHOOD
 
 
@@ -38,8 +39,8 @@ def generate(bench: Remote, probe: Batch, context: Context) -> dict[str, np.ndar
 def difference(bench: Remote, probe: Batch, context: Context, wanted: Mapping[str, np.ndarray]) -> float:
     """Largest difference of log probabilities from the recorded ones, of the recorded answer's tokens.
 
-    Where another token is chosen, what the chosen one has more than the recorded one counts too: two tokens that are
-    nearly as likely may change places, and afterwards the answers have nothing to do with each other.
+    Where another token is chosen first, its advantage in log probability over the recorded token counts too: two nearly
+    equally likely tokens may change places, and the answers are not comparable after that.
     """
     answer, recorded = wanted[TOKENS], wanted[LIKELIHOOD]
     prompt = probe["input_ids"][:1, : min(PROMPT, context.cache_tokens - len(answer))].astype(np.int64)

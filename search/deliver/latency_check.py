@@ -43,11 +43,11 @@ Latency = Literal["as recorded", "different", "unknown"]
 def compare_latency(
     folder: Path, record: BestConfig, context: Context, baseline: Path | None, validation: Rows | None
 ) -> tuple[str, Latency]:
-    """Time the model against the uncompressed one in fresh processes; a line that compares the ratio with the record.
+    """Time the model beside the uncompressed one in fresh processes; (a line that compares with the record, result).
 
     Args:
-        baseline: the folder of the uncompressed model, if it is here.
-        validation: the rows of the data, if they can be read here.
+        baseline: the folder of the uncompressed model; None where it is not on this machine.
+        validation: the rows of the data; None where they cannot be read on this machine.
     """
     alone = task_named(str(record.config["task"])).call == ALONE
     if validation is None and (record.config["workload"]["length"] == "data" or not alone):
@@ -76,11 +76,12 @@ def compare_latency(
 def latency_line(
     record: BestConfig, now: Measurement, ratio: Estimate | None, busy: Sequence[str]
 ) -> tuple[str, Latency]:
-    """A line that compares the latency with the record.
+    """(A line that compares the latency with the record, result).
 
     Args:
+        now: the latency measured here.
         ratio: the uncompressed model's time over this one's; None without that model.
-        busy: what else the machine did during the timing.
+        busy: interference during the timing, in words.
     """
     if busy:
         return f"latency: not compared, because this machine is too busy to tell: {'; '.join(busy)}", "unknown"
@@ -99,7 +100,7 @@ def latency_line(
 
 
 def ratio_deviation(recorded: Estimate, now: Estimate) -> str:
-    """How the ratio of one more set of processes differs from the record; "" where the difference may be noise.
+    """How the ratio of one further set of processes differs from the record; "" where the difference may be noise.
 
     The record's interval is that of a mean over three sets; the interval for one further set is twice as wide.
     """
@@ -126,7 +127,7 @@ def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) 
 
 
 def _eager(folder: Path, context: Context) -> Remote:
-    """The weights in `folder` under plain PyTorch."""
+    """The model in `folder` under eager PyTorch in fp32, in a process of its own."""
     opening = partial(build.open_predict, folder, "eager", {"precision": "fp32"}, context)
     return open_bench(opening, context.device, context.threads, timeout_s=600)
 

@@ -1,4 +1,4 @@
-"""The export of a search that has ended, or runs elsewhere: from its record and the store of its results folder."""
+"""The export of a search that ended or runs in another process, from its record and the store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from spaces.runtime import Context
 
 
 def export_later(front: Front, study: StudyRecord, mlruns: Path, pick: str | None, to: Path | None) -> Path:
-    """Export the whole front, or the member that `pick` names; the folder it is in, `to` where that is given.
+    """Export the whole front, or the trial that `pick` names; returns the folder, `to` where that is given.
 
     Raises:
-        UserError: there is no such member.
+        UserError: there is no such pick, or a model cannot be exported (`export_model`).
     """
     store = Store(mlruns / "cache")
     threads = int(study.config["workload"]["threads"] or 0) or cores()

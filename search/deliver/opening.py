@@ -1,4 +1,4 @@
-"""Opening an exported model in a process of its own, on the device of its record where that is here."""
+"""Opens an exported model in a process of its own, on the device of its record where this machine has it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_exported(folder: Path, record: BestConfig, context: Context) -> Remote:
     """The exported model in a process of its own.
 
     Raises:
-        UserError: files that are missing, foreign or pickled, or a runtime that is not here.
+        UserError: files that are missing, foreign or pickled, or a runtime that cannot run here.
     """
     recipe = record.recipe
     opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
@@ -35,7 +35,7 @@ def open_exported(folder: Path, record: BestConfig, context: Context) -> Remote:
 
 
 def context_of(record: BestConfig) -> Context:
-    """The device of the record when this machine has it, else the CPU."""
+    """The device of the record where this machine has it, else the CPU, with the record's threads and cache."""
     import torch
 
     measured = str(record.conditions["hardware"].get("device", "cpu"))
@@ -46,7 +46,7 @@ def context_of(record: BestConfig) -> Context:
 
 
 def same_kind(record: BestConfig, context: Context) -> str:
-    """ "" when this is the kind of device that was measured, else what differs."""
+    """ "" where this is the kind of device that the record was measured on, else the difference in words."""
     then = record.conditions["hardware"]
     now = clock.fingerprint(context.device)
     for key in ("device", "cpu"):

@@ -1,4 +1,4 @@
-"""`python -m search apply`: a recorded model built again, from base model and recipe, and measured here."""
+"""`python -m search apply`: builds a recorded model again from base model and recipe, and measures it here."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def config_of(record: BestConfig, path: Path, mlruns: Path) -> RunConfig:
     """The configuration that the record in the file `path` came from, with its results in `mlruns`.
 
     Raises:
-        UserError: it is not valid here.
+        UserError: the configuration is not valid here.
     """
     config = from_mapping(record.config, names(), Source(str(path), path.absolute().parent))
     return replace(config, mlruns=str(mlruns))
 
 
 def rebuild(config: RunConfig, record: BestConfig, target: Path, view: View) -> Iterator[str]:
-    """Build and measure; export to `target`; yields lines that compare record and rebuilt model.
+    """Build the record's model, measure it and export it to `target`; yields lines that compare it with the record.
 
     Raises:
         UserError: the base model or the data are not those of the record.
-        RuntimeError: it could not be built here.
+        RuntimeError: the model could not be built or measured here.
     """
 
     def agree(parts: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Before anything is trained for nothing."""
+        """Refuse another base model, or other data, before anything is trained."""
         model = parts["model"]["digest"]
         if model != record.recipe.base:
             raise UserError(

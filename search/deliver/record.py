@@ -22,7 +22,7 @@ from search.store.paths import located
 BEGUN, ENDED = "begun", "ended"
 #: Attribute of a study: the reference latencies to which its trials are scaled.
 REFERENCES = "references"
-#: What `record_of` is given of a study that has no finalists yet.
+#: The fields for `record_of` of a study without finalists.
 NOTHING_FINAL: Mapping[str, Any] = {
     "seconds": 0.0,
     "final": Final().to_json(),
@@ -34,7 +34,7 @@ NOTHING_FINAL: Mapping[str, Any] = {
 
 
 def begin(prepared: Prepared, study: StudyRecord) -> None:
-    """Store in the study what `front` and `export` need before it has ended."""
+    """Store in the study what the commands `front` and `export` need before it ends."""
     from search.propose.study import set_attribute
 
     about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
@@ -65,7 +65,7 @@ def read_references(values: Mapping[str, Sequence[float]] | None) -> dict[str, E
 
 
 def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
-    """Store in the study what `front` and `export` need later."""
+    """Store in the study what the commands `front` and `export` need after it ended."""
     from search.propose.study import set_attribute
 
     about = {
@@ -83,7 +83,7 @@ def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
 
 
 def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecord:
-    """The record that `save_record` stored, under a configuration."""
+    """The record in the fields that `save_record` stored; `config` names the results folder."""
     held_out = {int(n): {k: Measurement.from_json(m) for k, m in ms.items()} for n, ms in about["held_out"].items()}
     return StudyRecord(
         config,
@@ -98,7 +98,7 @@ def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecor
 
 
 def spent_before(config: RunConfig) -> float:
-    """Seconds of the earlier runs of this study that ended."""
+    """Seconds that the earlier, ended runs of this study took in all."""
     from search.propose.study import attribute
 
     about = attribute(Path(config.mlruns), config.study, "about")

@@ -1,8 +1,8 @@
 """The files of sentence-transformers in an exported model folder, where its library can give the same embeddings.
 
-`DIR/sentence-transformers` is a folder of that library by itself, and `DIR/modules.json` leads there, so that
-`SentenceTransformer(DIR)` opens it. Elsewhere there is no such file, and the library reads `DIR/config.json`, which
-refuses with the name of `search.load`.
+`DIR/sentence-transformers` is a complete folder of that library, and `DIR/modules.json` refers to it, so that
+`SentenceTransformer(DIR)` opens it. Without these files the library reads `DIR/config.json`, whose error names
+`search.load`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ TOKENIZER = (
 
 
 def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool:
-    """Add those files to the model folder of this recipe; False where its embeddings would be others there.
+    """Add those files to the model folder of this recipe; False where the library would give other embeddings.
 
-    They are the same for an embedding model in fp32 whose shapes a transformers configuration can say.
+    The embeddings are equal for an embedding model in fp32 whose shapes a transformers configuration can express.
+    `max_length` is the number of tokens at which texts are cut.
     """
     if read_config(folder)[0].head != "embedding" or build.precision_of(recipe) != {"precision": "fp32"}:
         return False

@@ -1,4 +1,4 @@
-"""A search read back from its record, without running anything."""
+"""Reads a search from its record, without running anything."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from search.measure.limits import broken
 
 
 def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
-    """The front and the study of a search from its record: as it ended, or as far as it is.
+    """The front and the record of a study, as it ended or as far as it is.
 
     Raises:
-        UserError: there is none of that name, or it is no name of a study.
+        UserError: there is no study of that name, it has no trial, or the name is not valid.
     """
     from search.prepare.prepared import targets_of
     from search.propose.study import read_outcomes

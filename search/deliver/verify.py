@@ -45,14 +45,14 @@ PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
 
 def probe(folder: Path) -> list[Batch]:
-    """Token ids that depend on nothing but the model's vocabulary."""
+    """Batches of token ids that depend only on the model's inputs, vocabulary and frame."""
     return list(workload.inputs(PROBE, input_names(folder), frame_in(folder)))
 
 
 def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: Opened) -> Path:
-    """Write a file with the model's outputs on the probe and on the validation split; its path.
+    """Store a file with the model's outputs on the probe and on the validation split; returns its path.
 
-    Of a causal language model it also has what the model generates.
+    For a causal language model the file also has a generated answer.
     """
     inputs, generates = probe(folder), generation_check.is_causal(folder)
     probed = measurer.probed(outcome.recipe, folder, opened, inputs)
@@ -72,7 +72,7 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of a check; `problem` is "" when the model reproduces its record."""
+    """The result of a check; `problem` is "" where the model reproduces its record."""
 
     lines: tuple[str, ...] = ()
     problem: str = ""
@@ -89,7 +89,7 @@ class CheckResult:
 
 
 def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -> CheckResult:
-    """The outputs on the probe, and what is generated, compared with the recorded ones."""
+    """The result of comparing the outputs on the probe, and a generated answer, with the recorded ones."""
     if not (folder / REFERENCE).is_file():
         bench.call("predict", probe(folder), timeout_s=600)
         return CheckResult((f"outputs: it runs, but was exported without {REFERENCE}: it was no finalist",))
@@ -115,6 +115,7 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
 
 
 def tolerance(record: BestConfig, context: Context) -> float:
+    """The largest allowed difference of outputs, in the unit of `search.measure.outputs.unit`."""
     precision = str(build.precision_of(record.recipe)["precision"])
     return TOLERANCE[precision] * (ELSEWHERE if same_kind(record, context) else 1.0)
 
@@ -127,7 +128,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
     On another kind of device than the record's only predictions are compared, and the lines say so.
 
     Raises:
-        UserError: the folder is not a whole exported model.
+        UserError: the folder is not a complete, unchanged exported model, or it cannot run here.
     """
     record = read_exported(folder)
     context = context_of(record)
@@ -149,7 +150,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
 
 @contextmanager
 def rows_of_record(record: BestConfig, context: Context, mlruns: Path) -> Iterator[PreparedData | str]:
-    """The prepared data of the record, or the reason why they cannot be read here."""
+    """The prepared data of the record, or the reason in words why they cannot be read here."""
     from search.space.choices import names
 
     with ExitStack() as stack:

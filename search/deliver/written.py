@@ -1,7 +1,7 @@
-"""What this program wrote into a folder of results, by a record of its own: nothing else there is ever removed.
+"""Records of the files that this program wrote into a folder of results; no other file there is ever removed.
 
-Each folder has its record, `written.json`: names with the SHA-256 of what was written. A file that the record does not
-name, or that was changed since, is somebody else's. It stays, and gives way where its name is needed: `front.json`
+Each folder has a record, `written.json`: names with the SHA-256 of what was written. A file that the record does not
+name, or that was changed since, belongs to the user. It is kept, and renamed where its name is needed: `front.json`
 becomes `front.kept.json`.
 """
 
@@ -29,14 +29,14 @@ class Written:
     """The record of one folder."""
 
     folder: Path
-    #: SHA-256 by name; several while a file is replaced; none for what a runtime may have made again since.
+    #: SHA-256 by name; several while a file is replaced; none for files that a runtime may write again.
     files: dict[str, list[str]] = field(default_factory=dict)
-    #: Folders in this one with records of their own.
+    #: Names of folders in this one that have records of their own.
     folders: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> Written:
-        """The record in `folder`; without one, or with one that is not ours, it names what `otherwise` does."""
+        """The record in `folder`; where there is no valid one, a new record with the files of `otherwise`."""
         try:
             data = json.loads((folder / FILE).read_text(encoding="utf-8"))
             if data["schema_version"] != SCHEMA_VERSION:
@@ -47,13 +47,14 @@ class Written:
             return cls(folder, dict(otherwise or {}))
 
     def save(self) -> None:
+        """Write the record atomically; a user's file of its name is renamed."""
         if (self.folder / FILE).exists() and not _is_record(self.folder / FILE):
             _set_aside(self.folder / FILE)
         data = {"schema_version": SCHEMA_VERSION, "files": self.files, "folders": self.folders}
         atomic.write_text(self.folder / FILE, json.dumps(data, indent=1) + "\n")
 
     def wrote(self, name: str) -> bool:
-        """Whether what is called `name` now is what this program wrote."""
+        """Whether the file called `name` is there as this program wrote it."""
         path = self.folder / name
         if name == FILE:
             return _is_record(path)
@@ -64,7 +65,7 @@ class Written:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """A temporary path; the file that the block makes there becomes `name`, and what is not ours gives way."""
+        """A temporary path; what the block writes there becomes `name`. A user's file of that name is renamed."""
         path = self.folder / name
         with atomic.replacing(path) as partial:
             yield partial
@@ -77,13 +78,14 @@ class Written:
         self.files[name] = [digest]
 
     def remove(self, name: str) -> None:
-        """Remove the file called `name`, if it is ours; its entry goes with the next `save`."""
+        """Remove the file called `name` if this program wrote it; `save` then stores the record without it."""
         if self.wrote(name):
             (self.folder / name).unlink()
         self.files.pop(name, None)
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -92,8 +94,8 @@ def sha256(path: Path) -> str:
 def replacing_folder(path: Path, made_again: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder that takes the place of `path` in one step when the block succeeds.
 
-    The files that the block makes in it are recorded, those of `made_again` without their digests. What stood in the
-    old folder and is not ours moves into the new one.
+    The files that the block writes in it are recorded, those of `made_again` without digests. Files of the user in the
+    old folder move into the new one.
     """
     mend(path.parent, path.name)
     partial, whole = temporary(path, atomic.PARTIAL), temporary(path, atomic.SWAP)
@@ -113,7 +115,7 @@ def replacing_folder(path: Path, made_again: Sequence[str] = ()) -> Iterator[Pat
 
 
 def mend(folder: Path, name: str = "*") -> None:
-    """Finish what processes that have ended began in `folder` (for `name`): nothing half made stays, none is lost."""
+    """Finish or undo the replacements of `name` in `folder` that killed processes left unfinished."""
     atomic.put_back(folder, name)
     for left in leftovers(folder, name):
         if left.kind == atomic.PARTIAL:
@@ -123,9 +125,9 @@ def mend(folder: Path, name: str = "*") -> None:
 
 
 def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = ()) -> None:
-    """Remove from `folder` what is ours, `first` before the rest, and the folder itself if nothing else is in it.
+    """Remove the files that this program wrote from `folder`, `first` before the rest, and the folder if it is empty.
 
-    What is not ours moves to the same place in `keep_in`; without that it stays.
+    Files of the user move to the same place in `keep_in`; without that they stay.
     """
     if folder.is_symlink() or not folder.is_dir():
         if os.path.lexists(folder) and keep_in is not None:
@@ -159,10 +161,10 @@ def _leaves(folder: Path) -> set[str]:
 
 
 def free_place(to: Path, flag: str = "--to") -> Path:
-    """`to`, where a folder can be made without touching anything that is there.
+    """`to`, where a folder can be created without changing existing files. `flag` names the option in messages.
 
     Raises:
-        UserError: it is there and not empty, or its parent cannot be written in.
+        UserError: `to` exists and is not an empty folder, or its parent is not writable.
     """
     rule = f"{flag}: must be a folder that does not exist or is empty, got {to}"
     if to.is_symlink() or (to.exists() and not to.is_dir()):

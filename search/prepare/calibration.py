@@ -17,14 +17,14 @@ from spaces.errors import Infeasible
 if TYPE_CHECKING:
     from spaces.base import TaskModel
 
-SENSITIVITY_ROWS = 32  # the order of the blocks is the same from a few rows on
+SENSITIVITY_ROWS = 32  # more rows do not change the order of the blocks
 BATCH = 16
 
 
 def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
-    """`calibration.npz`, training rows without labels, and `sensitivity.json` of `model` on the first of them.
+    """Write `calibration.npz` (training rows without labels) and `sensitivity.json` (of `model`, on the first rows).
 
-    Every set of weights gets the same rows. A model whose anatomy is not known has no `sensitivity.json`.
+    Every set of weights has the same rows. A model of unknown anatomy has no `sensitivity.json`.
     Leaves `model` in eval mode with its weights frozen.
     """
     import torch

@@ -1,4 +1,4 @@
-"""Stage "data": the data are read, checked and tokenised."""
+"""Stage "data": reads, checks and tokenises the data."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ SPLITS = ("train", "validation", "test")
 
 
 def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progress) -> None:
-    """Read, check and tokenise the data: `<split>.npz`, `data.json`, and the tokenizer's own files.
+    """Write `<split>.npz`, `data.json`, and the tokenizer's own files to `folder`.
 
     `model` is the folder that `describe_model` filled.
+
+    Raises:
+        UserError: data that cannot be read or used, or a model or tokenizer that they do not fit.
     """
     facts = ModelFacts.read(model)
     notes = check_fit(config, facts)
@@ -54,14 +57,14 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
 
 
 def numbered_splits(config: RunConfig, source: Path) -> Splits:
-    """The data, with the label numbers of the model in `source` where its own head is used."""
+    """The splits of the data, with the label numbers of the model in `source` where its own head is used."""
     with blaming(config.where("model.name")):
         described = model_config(source, config.model.name)
     return task_of(config).load(config.data, config.where, trained_head(config, described, source))
 
 
 def cutting_tokenizer(config: RunConfig, source: Path, facts: ModelFacts) -> Any:
-    """The tokenizer of the model in `source`; it cuts rows where the model does, also in an exported folder."""
+    """The tokenizer of the model in `source`, which truncates to the longest row of this search (`longest_row`)."""
     cutting = load_tokenizer(source, config.where("model.name"))
     cutting.model_max_length = longest_row(config, facts)[0]
     return cutting

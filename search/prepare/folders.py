@@ -1,4 +1,4 @@
-"""The files beside the weights in every model folder, and what is read of a folder without its weights."""
+"""The files beside the weights in every model folder, and facts read from a folder without its weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 
-#: The most rows whose outputs are kept for the parity check, and the most tokens of them after the first.
+#: Most rows whose outputs are stored for the parity check, and most tokens of these rows, unless one row has more.
 REFERENCE_ROWS, REFERENCE_TOKENS = 64, 4096
 
 
 def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
-    """The tokenizer, the parameter count, outputs on a few validation rows (for the parity check), and the inputs of
-    quantisation."""
+    """Write the files beside the weights of `model`.
+
+    These are the tokenizer, the parameter count (`about.json`), outputs on a few validation rows for the parity check
+    (`reference.npy`), and the inputs of quantisation (`calibrate`). `names` are the model's inputs.
+    """
     import shutil
 
     import torch
@@ -48,32 +51,33 @@ def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, tas
 
 
 def reference_rows(encoded: Encoded) -> np.ndarray:
-    """(R,) the first rows, R >= 1 where there is any."""
+    """(R,): the first rows within `REFERENCE_ROWS` and `REFERENCE_TOKENS`, at least one where there is any."""
     tokens = np.cumsum(encoded.lengths[:REFERENCE_ROWS])
     return np.arange(min(len(tokens), max(1, int((tokens <= REFERENCE_TOKENS).sum()))))
 
 
 def some_rows(encoded: Encoded) -> dict[str, np.ndarray]:
-    """A short and a long row of the first few, as one padded batch."""
+    """The shortest and the longest of the reference rows, as one padded batch."""
     lengths = encoded.lengths[reference_rows(encoded)]
     return encoded.batch(np.array([lengths.argmin(), lengths.argmax()]))
 
 
 def tensors(batch: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The arrays called `names` as tensors."""
     import torch
 
     return {n: torch.from_numpy(batch[n]) for n in names}
 
 
 def input_names(folder: Path) -> tuple[str, ...]:
-    """Names of the tensors the stored model takes."""
+    """Names of the inputs of the stored model."""
     from spaces.base import read_config
 
     return read_config(folder)[0].inputs
 
 
 def frame_in(folder: Path) -> Frame:
-    """How the tokenizer of the stored model frames texts; any token id but the first where the folder has no frame."""
+    """How the stored model's tokenizer frames texts; where the folder has no frame, any token ids but the first."""
     from spaces.base import read_config
 
     base, _ = read_config(folder)
@@ -81,6 +85,7 @@ def frame_in(folder: Path) -> Frame:
 
 
 def torch_with(threads: int) -> Any:
+    """The module torch, with this number of threads; 0 leaves the number as it is."""
     import torch
 
     if threads:

@@ -1,4 +1,4 @@
-"""The machine a search runs on: its device, what candidates run under, and its fingerprint."""
+"""The machine of a search: its device, the context of candidates, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def device_of(config: RunConfig) -> str:
 
 
 def context_of(config: RunConfig) -> Context:
-    """Where candidates run.
+    """The device, threads and cache that candidates run with.
 
     Raises:
-        UserError: a device that this machine does not have, or an objective that its device cannot give.
+        UserError: a device that this machine does not have, or an objective that its device cannot measure.
     """
     device = device_of(config)
     for name in (*config.objectives, *config.limits.others):

@@ -1,4 +1,4 @@
-"""Costs of single matrix products on this device: measured once, where the low-rank plan needs them."""
+"""Costs of single matrix products on this device, measured once where a low-rank plan needs them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def costs_here(
     """The costs of products on this device (`spaces.matmul_cost_model.Costs.text`); None where no plan needs them.
 
     `device` is its fingerprint, `stage` makes folders as `search.prepare.runner.Stages` does. Times are those of eager
-    float32 products, with the threads candidates are timed with: one set of weights serves every runtime and precision,
-    so its plan can follow only one of them.
+    float32 products with the threads of candidates, because one set of weights is measured under every runtime and
+    precision, and its plan can depend on one of them only.
     """
     knob = space.knobs.get("low_rank.where")
     if space.shape is None or knob is None or FASTER not in knob.choices:
@@ -49,7 +49,7 @@ def costs_here(
 
 
 def tokens_of(config: RunConfig, data: Path) -> int:
-    """Tokens of one call of the workload; of the data's own lengths and windows the median."""
+    """Tokens of one call of the workload; the median for lengths of the data, or rows of several windows."""
     workload, task = config.workload, task_of(config)
     if workload.length != "data" and task.call == ALONE:
         return workload.batch * workload.length
@@ -60,7 +60,7 @@ def tokens_of(config: RunConfig, data: Path) -> int:
 
 
 def matrix_sizes(shape: Shape) -> Sizes:
-    """The matrices of the model's largest block, and for each the two factors of a few ranks."""
+    """(in, out) of the matrices of the largest block, and of the two factors of each at a few ranks."""
     queries = max(layer.heads for layer in shape.layers) * shape.head_dim * shape.group
     neurons = max(layer.neurons for layer in shape.layers)
     hidden = shape.hidden
@@ -76,7 +76,7 @@ def matrix_sizes(shape: Shape) -> Sizes:
 def make_products(
     folder: Path, sizes: Sizes, tokens: int, device: str, threads: int, progress: Progress, seconds: float = SECONDS
 ) -> None:
-    """`products.json`: the costs as a recipe holds them, and the times they were fitted to."""
+    """Write `products.json`: the fitted costs (`Costs.text`), and the measured times in microseconds."""
     from objectives.matmul_timing import times_us
 
     torch_with(threads)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _embedding(source: Path, config: RunConfig, hidden: int) -> int:
-    """How many numbers an embedding has; 0 where the head gives something else."""
+    """The dimension of an embedding; 0 where the head gives none."""
     from spaces.pooling import read_pooling
 
     if task_of(config).own_head != "embedding":
@@ -29,8 +29,13 @@ def _embedding(source: Path, config: RunConfig, hidden: int) -> int:
 
 
 def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
-    """From the base model's config.json and tokenizer alone: `facts.json`, and `shape.json` with the sizes that axes
-    decide over; `unknown.txt` instead of it where they are not known."""
+    """Write `facts.json`, and `shape.json` with the sizes that axes decide over, from config.json and tokenizer alone.
+
+    A model of unknown anatomy has `unknown.txt` with the reason instead of `shape.json`.
+
+    Raises:
+        UserError: the model or its tokenizer cannot be used.
+    """
     from spaces.anatomy import anatomy_of
     from spaces.fused import take_apart
 

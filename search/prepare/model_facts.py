@@ -30,19 +30,21 @@ class ModelFacts:
     architectures: tuple[str, ...]
     positions: int | None  # most tokens a row may have; None: no limit
     token_rows: int  # of the table of token embeddings
-    own_head: bool  # the task's, as the architecture says
+    own_head: bool  # whether the architecture has the task's head
     encoder_decoder: bool
     problem_type: str | None  # of its head, as transformers calls it
     outputs: int  # of its head
     tokens: int  # of the tokenizer: its ids are below this
-    cut: int | None  # where the tokenizer cuts a text; None: nowhere
+    cut: int | None  # tokens at which the tokenizer truncates; None: it does not
     special: tuple[int, int]  # tokens that the tokenizer puts around a text, and around a pair of texts
 
     def write(self, folder: Path) -> None:
+        """Write `facts.json`."""
         (folder / FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> ModelFacts:
+        """The facts that `write` wrote."""
         facts: Mapping[str, Any] = json.loads((folder / FILE).read_text())
         lists = {name: tuple(facts[name]) for name in ("architectures", "special")}
         return cls(**{**facts, **lists})
@@ -50,7 +52,7 @@ class ModelFacts:
 
 @contextmanager
 def blaming(where: str) -> Iterator[None]:
-    """A ModelError is the user's, told with where the model was named."""
+    """Turn a ModelError inside the block into a UserError at `where`, the setting that names the model."""
     try:
         yield
     except ModelError as error:
@@ -72,10 +74,10 @@ def outline(folder: Path, name: str) -> Any:
 
 
 def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
-    """The facts of the model in `folder`; reads its config.json and its tokenizer, and none of its weights.
+    """The facts of the model in `folder`, from its config.json and its tokenizer, without its weights.
 
     Raises:
-        UserError: one of them cannot be used.
+        UserError: the configuration or the tokenizer cannot be used.
     """
     from spaces.base import has_own_head
 
@@ -103,11 +105,13 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
 
 
 def check_fit(config: RunConfig, facts: ModelFacts) -> tuple[str, ...]:
-    """Notes about what is cut. What is a bound (`data.max_length`) is lowered to what the model takes, with a note;
-    what is an exact size (`workload.length`, the tokenizer's ids) has to fit.
+    """Notes about truncation, after checking that the configuration fits the model.
+
+    An upper bound (`data.max_length`) is lowered to the model's limit, with a note; an exact size (`workload.length`,
+    the tokenizer's ids) must fit.
 
     Raises:
-        UserError: all that does not fit, with names and numbers.
+        UserError: all problems, with names and numbers.
     """
     problems = [*_head_problems(config, facts), *_length_problems(config, facts)]
     if facts.tokens > facts.token_rows:

@@ -26,12 +26,12 @@ from spaces.knob import Value
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 
-#: Rows a call for predictions in floating point.
+#: Rows per call for predictions in floating point.
 AT_ONCE = 32
 
 
 def cores() -> int:
-    """CPUs this process may use; stages train with all of them."""
+    """The number of CPUs that this process may use; stages train with all of them."""
     return cpus()
 
 
@@ -45,16 +45,18 @@ class PreparedData:
 
     @cached_property
     def about_data(self) -> dict[str, Any]:
+        """The content of `data.json`: labels, digest, notes, frame, and numbers of rows."""
         about: dict[str, Any] = json.loads((self.data / "data.json").read_text())
         return about
 
     @property
     def task(self) -> Task:
+        """The task of the configuration."""
         return task_of(self.config)
 
     @cached_property
     def _read(self) -> dict[str, Rows]:
-        """Splits that were read so far: once each, since nobody changes them."""
+        """Cache of the splits that were read; they are never changed."""
         return {}
 
     def whole(self, name: str) -> Rows:
@@ -64,7 +66,7 @@ class PreparedData:
         return self._read[name]
 
     def split(self, name: str) -> Rows:
-        """The same, validation cut to `measure.validation_rows`, the same rows every time."""
+        """The rows of a split; validation has a fixed sample of `measure.validation_rows` rows where that is set."""
         rows = self.whole(name)
         limit = self.config.measure.validation_rows
         if name != "validation" or limit is None or limit >= len(rows):
@@ -77,8 +79,8 @@ class PreparedData:
     def sizes(self, rows: Rows, precision: str) -> list[int]:
         """Rows of each call for predictions.
 
-        Under an integer precision a call is one that is timed: its dynamic scales depend on the batch. In floating
-        point the output of a row does not depend on the others, so batches are larger.
+        Under an integer precision calls are those of the workload, because dynamic scales depend on the batch. In
+        floating point the output of a row does not depend on the other rows, so batches are larger.
         """
         size = self.config.workload.batch
         if precision in INTEGER:
@@ -88,7 +90,7 @@ class PreparedData:
         return [min(size, total - i) for i in range(0, total, size)]
 
     def batches(self, rows: Rows, precision: str) -> list[Batch]:
-        """The rows in order, as many a call as `sizes` says."""
+        """The rows in order, in batches of `sizes`."""
         ends = np.cumsum(self.sizes(rows, precision))
         return [rows.encoded.batch(part) for part in np.split(np.arange(len(rows.encoded)), ends[:-1])]
 
@@ -108,16 +110,17 @@ class Prepared(PreparedData):
     costs: str | None = None  # of matrix products on this device; None where no plan follows from them
 
     def written(self, path: Path) -> str:
-        """A path as it is kept in the study: relative to the results folder."""
+        """A path as the study stores it, relative to the results folder."""
         return inside(Path(self.config.mlruns), path)
 
     @property
     def model_digest(self) -> str:
-        """Of the base model's files."""
+        """Digest of the base model's files."""
         return str(self.parts["model"]["digest"])
 
     @property
     def metric(self) -> str:
+        """The name of the task's metric."""
         return self.config.metric
 
     @cached_property
@@ -131,6 +134,7 @@ class Prepared(PreparedData):
 
     @property
     def targets(self) -> tuple[Target, ...]:
+        """The targets of the search, in the order of the configuration."""
         return targets_of(self.config.objectives, self.metric)
 
     @property

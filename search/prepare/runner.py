@@ -1,4 +1,4 @@
-"""Preparation of a search: the stages of a configuration are run, or found in the store."""
+"""Preparation of a search: runs the stages of a configuration, or finds them in the store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Progress = Callable[[str, float], None]
 
 
 def store_of(config: RunConfig) -> Store:
-    """The store of this configuration; entries that this process uses are not removed before it ends."""
+    """The store of this configuration; entries that this process uses are not removed until it ends."""
     store = Store(Path(config.mlruns) / "cache", config.cache.bytes)
     atexit.register(store.release)
     return store
@@ -90,12 +90,17 @@ def prepare(
 ) -> Prepared:
     """Everything before the first trial: data, space, teacher, statistics, teacher outputs, costs of products.
 
-    `agree` is told what all trials of the study share, and the machine, before anything is trained; it may raise. So
-    may `approve`: it is shown what is prepared as far as it goes once there is a teacher, before anything is made of
-    that. `say` is given what is to be known of data and space, before anything is trained.
+    Args:
+        progress: called with the stage and the share that is done, 0 to 1.
+        deadline: monotonic seconds.
+        agree: called with what all trials of the study share, and the machine's fingerprint, before anything is
+            trained; it may raise.
+        approve: called once there is a teacher, before anything is derived from it; statistics and outputs are still
+            missing. It may raise.
+        say: called with each note about data and space, before anything is trained.
 
     Raises:
-        UserError: anything about the input that only shows when it is opened.
+        UserError: a problem of model, data or configuration that shows only when they are read.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
     check_choices(config)
@@ -179,7 +184,7 @@ def _data_key(config: RunConfig) -> dict[str, Any]:
 def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
     """The prepared data of a configuration without a search, for `check`.
 
-    Those in the results folder where they are there; else they are prepared in a folder that goes again.
+    They are read from the results folder, or else prepared in a temporary folder.
     """
     store = store_of(config)
     folder = store.find("data", _data_key(config))
@@ -193,7 +198,7 @@ def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
 
 
 def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
-    """The folder of the teacher called `digest` in the store of these rows' results; None where it is not there."""
+    """The folder of the teacher of this `digest` in the store of the results folder; None where it is not there."""
     config = rows.config
     try:
         model = fingerprint(model_folder(config.model, config.where))
@@ -204,10 +209,10 @@ def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
 
 
 def space_of(config: RunConfig, described: Path, context: Context) -> Space:
-    """The space of a run and of its plan, for the model described in the folder `described`.
+    """The search space for the model described in the folder `described`.
 
     Raises:
-        UserError: a knob is out of range, nothing of it can run here, or an objective cannot be counted for this model.
+        UserError: a knob is out of range, no deployment can run here, or an objective cannot be measured of this model.
     """
     unknown = described / "unknown.txt"
     if unknown.exists():
@@ -221,7 +226,7 @@ def space_of(config: RunConfig, described: Path, context: Context) -> Space:
 
 
 def data_key_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the prepared data: the content of files, or the names of a hub data set."""
+    """What determines the prepared data: the data section with digests of files, or the names of a hub data set."""
     data: dict[str, Any] = config.to_mapping()["data"]
     if config.data.name is None:
         data |= {part: _content(Path(path)) for part, path in config.data.splits.items()}

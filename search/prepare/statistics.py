@@ -22,9 +22,9 @@ STATISTICS_ROWS = 1024
 def make_statistics(
     folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
 ) -> None:
-    """Statistics of the teacher on training rows; `unknown.txt` instead when its anatomy is not known.
+    """Write `statistics.safetensors` of the teacher on training rows; `unknown.txt` for a model of unknown anatomy.
 
-    The passes run on `device`; what is stored is on the CPU.
+    The passes run on `device`, with `threads` threads on the host.
     """
     from spaces import build
     from spaces.statistics import IMPORTANCE_ROWS, collect

@@ -28,7 +28,7 @@ from search.prepare.folders import finish, some_rows, tensors, torch_with
 def load_and_try(
     config: RunConfig, source: Path, labels: Sequence[str], frame: Mapping[str, Any], encoded: Encoded
 ) -> tuple[TaskModel, Base]:
-    """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError: it cannot be used."""
+    """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError if unusable."""
     from spaces.base import load_base
 
     named, task = config.model, task_of(config)
@@ -44,9 +44,9 @@ def load_and_try(
 def make_teacher(
     folder: Path, config: RunConfig, data: Path, device: str, threads: int, scratch: Path, progress: Progress
 ) -> None:
-    """The uncompressed model, fine-tuned on the training split (unless `teacher.epochs` is 0), as a model folder.
+    """Write the uncompressed model, fine-tuned on the training split unless `teacher.epochs` is 0, as a model folder.
 
-    The training goes on from the file `scratch`, where it keeps its state.
+    The training stores its state in the file `scratch`, and resumes from it.
     """
     from spaces.base import write_folder
     from spaces.checkpoints import Checkpoints

@@ -28,10 +28,10 @@ STORED_HIDDEN_BYTES = 2 * 10**9
 def make_outputs(
     folder: Path, config: RunConfig, data: Path, teacher: Path, device: str, threads: int, progress: Progress
 ) -> None:
-    """The teacher's output and last hidden states on the rows that distil.
+    """Write `outputs.safetensors`: the teacher's output and last hidden states on the rows of distillation.
 
-    The output is (N, ...), or (tokens, ...) of a head with an output a token; the states are (tokens, hidden), float16.
-    The passes run on `device`; what is stored is on the CPU.
+    The output is (N, ...), or (tokens, ...) for a head with one output per token; the states are (tokens, hidden) in
+    float16, and left out above `STORED_HIDDEN_BYTES`. `starts` (N + 1,) is each row's first token, -1 without one.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Whether the model comes with a trained head, and what its labels are."""
+"""The trained head that a model may have, and its labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None
     `described` is the model's transformers configuration.
 
     Raises:
-        UserError: nothing is trained, and the model has no trained head; or its labels make no sense.
+        UserError: the model has no trained head and none would be trained, or its labels are invalid.
     """
     from spaces.base import has_own_head
 
