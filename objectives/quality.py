@@ -174,26 +174,6 @@ def per_class(predictions: Predictions, references: Labels, names: Sequence[str]
     ]
 
 
-def parity(outputs: Sequence[Mapping[str, np.ndarray]], reference_outputs: Sequence[Mapping[str, np.ndarray]]) -> float:
-    """Largest absolute difference between two runs of the same batches; infinite where one is not finite.
-
-    Raises:
-        ValueError: different numbers of batches, names or shapes.
-    """
-    worst = 0.0
-    for ours, theirs in zip(outputs, reference_outputs, strict=True):
-        shapes, wanted = ({name: array.shape for name, array in out.items()} for out in (ours, theirs))
-        if shapes != wanted:
-            raise ValueError(f"outputs must have the reference's shapes {wanted}, got {shapes}")
-        for name, array in ours.items():
-            with np.errstate(invalid="ignore"):  # infinity less infinity is dealt with below
-                gap = np.abs(array.astype(np.float64) - theirs[name].astype(np.float64))
-            if not np.isfinite(gap).all():
-                return float("inf")
-            worst = max(worst, float(gap.max(initial=0.0)))
-    return worst
-
-
 def _right(metric: str, predictions: Predictions, references: Labels) -> NDArray[np.bool_] | None:
     """(N,) whether a row is right; None where a row can be partly right."""
     if metric_named(metric).of_counts is not None:

@@ -22,9 +22,10 @@ from search.deliver.latency_check import Latency, baseline_folder, compare_laten
 from search.deliver.opening import context_of, open_exported, same_kind
 from search.errors import UserError
 from search.front.outcome import Outcome
-from search.measure.outputs import joined, unit
+from search.measure.outputs import joined
 from search.prepare.folders import frame_in, input_names
 from search.prepare.runner import reading_data
+from search.tasks import recorded_task
 from spaces import build
 from spaces.base import read_config
 from spaces.runtime import Context
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 
 #: In a model folder: outputs that every later load must reproduce.
 REFERENCE = "reference.npz"
-#: Largest difference of outputs. On the same device the same kernels run, so only the order of sums may differ;
-#: another device rounds otherwise, and integers then step otherwise.
-TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
-ELSEWHERE = 20.0  # times the tolerance, on another kind of device
 #: Seed and shape of the fixed token ids that every exported model is compared on.
 PROBE = workload.Workload(batch=1, length=24, seed=20240)
 
@@ -99,10 +96,10 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     inputs = probe(folder)
     base = read_config(folder)[0]
     output = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
-    allowed = tolerance(record, context)
-    difference = quality.parity([{"output": output}], [{"output": wanted}]) / unit(base, wanted)
+    allowed, rule = tolerance(record, context), recorded_task(record.config).parity
+    difference = rule.between(output, wanted)
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
-    line = f"outputs on {rows} fixed inputs: largest difference {difference:.2g} (allowed {allowed:g})"
+    line = f"outputs on {rows} fixed inputs: largest difference {rule.shown(difference)} (allowed {allowed:g})"
     lines, problems = [line], [line] if not difference <= allowed else []
     if generation_check.TOKENS in recorded:
         difference = generation_check.difference(bench, inputs[0], context, recorded)
@@ -115,9 +112,9 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
 
 
 def tolerance(record: BestConfig, context: Context) -> float:
-    """The largest allowed difference of outputs, in the unit of `search.measure.outputs.unit`."""
+    """The largest allowed difference of outputs, in the unit of the task's rule."""
     precision = str(build.precision_of(record.recipe)["precision"])
-    return TOLERANCE[precision] * (ELSEWHERE if same_kind(record, context) else 1.0)
+    return recorded_task(record.config).parity.allowed(precision, elsewhere=bool(same_kind(record, context)))
 
 
 def check(folder: Path, mlruns: Path) -> CheckResult:
@@ -188,13 +185,14 @@ def _quality_lines(
         wanted = data["validation"]
     if output.shape != wanted.shape:
         return [f"validation split: not compared, because it has {len(output)} rows here and had {len(wanted)}"]
-    difference = quality.parity([{"output": output}], [{"output": wanted}]) / unit(base, wanted)
-    allowed = tolerance(record, context)
+    rule, allowed = recorded_task(record.config).parity, tolerance(record, context)
+    difference = rule.between(output, wanted)
     line = (
         f"{metric} on the validation split: {score:.4f} here, {recorded:.4f} in the record; "
-        f"largest difference of outputs {difference:.2g} (allowed {allowed:g})"
+        f"largest difference of outputs {rule.shown(difference)} (allowed {allowed:g})"
     )
     close = difference <= allowed
-    if not close or (not same_kind(record, context) and abs(score - recorded) > 0.5 / len(split)):
+    lost = abs(float(quality.metric_named(metric).loss(score, recorded)))
+    if not close or (not same_kind(record, context) and lost > 50 / len(split)):  # half a row, of a share
         problems.append(line)
     return [line]

@@ -109,7 +109,7 @@ class Measurer:
         """Raise ArithmeticError where the weights in fp32 give other outputs than under eager PyTorch."""
         if build.precision_of(recipe) == {"precision": "fp32"}:
             encoded = self._prepared.whole("validation").encoded
-            check_parity(recipe.runtime.name, folder, bench, encoded, self._limit_s())
+            check_parity(self._prepared.task, recipe.runtime.name, folder, bench, encoded, self._limit_s())
 
     def recall(self, digests: Collection[str]) -> None:
         """Reuse also noisy measurements of these recipes, which an equal search made."""

@@ -19,8 +19,3 @@ def joined(outputs: Outputs, batches: Sequence[Mapping[str, np.ndarray]], base: 
         masks = (batch["attention_mask"].astype(bool) for batch in batches)
         arrays = [array[mask] for array, mask in zip(arrays, masks, strict=True)]
     return np.concatenate(arrays)
-
-
-def unit(base: Base, reference: np.ndarray) -> float:
-    """The unit of differences of outputs: 1 for logits, the largest `reference` for numbers in the data's unit."""
-    return float(np.abs(reference).max()) or 1.0 if base.config.get("problem_type") == "regression" else 1.0

@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from objectives import quality
-from objectives.bench import Batch
 from objectives.process import Remote
-from search.measure.outputs import joined, unit
+from search.measure.outputs import joined
 from search.prepare.folders import reference_rows
+from search.tasks import Task
+from search.tasks.parity import Parity
 from search.tasks.tokens import Encoded
-from spaces.base import Base, read_config
+from spaces.base import read_config
 from spaces.generation.causal import LOG_LIKELIHOOD, STEPPED
 
-#: Largest difference of an output from eager PyTorch.
-PARITY = 1e-3
 #: For a model that generates: rows that go through its cache, prompt tokens, and most tokens after the prompt.
 CACHED_ROWS, PROMPT, STEPS = 2, 16, 16
 
 
-def check_parity(runtime: str, folder: Path, bench: Remote, encoded: Encoded, timeout_s: float) -> None:
+def check_parity(task: Task, runtime: str, folder: Path, bench: Remote, encoded: Encoded, timeout_s: float) -> None:
     """Compare the output on the first rows of `encoded` (validation, whole) with the folder's `reference.npy`.
 
     For a model that generates, the likelihoods of a few rows are computed through its cache, as in a timed call.
 
     Raises:
-        ArithmeticError: they differ by more than `PARITY`.
+        ArithmeticError: they differ by more than the task's rule allows.
     """
     reference = np.load(folder / "reference.npy", allow_pickle=False)
-    base = read_config(folder)[0]
-    if base.output == LOG_LIKELIHOOD:
-        difference = _cached_difference(bench, encoded, reference, timeout_s)
+    rule = task.parity
+    if task.generates:
+        difference = _cached_difference(rule, bench, encoded, reference, timeout_s)
     else:
         batches = [encoded.batch(np.array([i])) for i in reference_rows(encoded)]
-        difference = _difference(bench.call("predict", batches, timeout_s=timeout_s), batches, reference, base)
-    if not difference <= PARITY:
+        outputs = bench.call("predict", batches, timeout_s=timeout_s)
+        difference = rule.between(joined(outputs, batches, read_config(folder)[0]), reference)
+    if not difference <= rule.runtimes:
         raise ArithmeticError(
-            f"{runtime} gives other outputs than eager PyTorch: they differ by {difference:.2g}, more than {PARITY:g}"
+            f"{runtime} gives other outputs than eager PyTorch: they differ by {rule.shown(difference)}, more than "
+            f"{rule.runtimes:g}"
         )
 
 
-def _difference(
-    outputs: Sequence[dict[str, np.ndarray]], batches: Sequence[Batch], reference: np.ndarray, base: Base
-) -> float:
-    ours = joined(outputs, batches, base)
-    return quality.parity([{base.output: ours}], [{base.output: reference}]) / unit(base, reference)
-
-
-def _cached_difference(bench: Remote, encoded: Encoded, reference: np.ndarray, timeout_s: float) -> float:
+def _cached_difference(rule: Parity, bench: Remote, encoded: Encoded, reference: np.ndarray, timeout_s: float) -> float:
     """The largest difference of log-likelihoods through the cache, of rows longer than one token."""
     rows = reference_rows(encoded)
     ends = np.cumsum(encoded.lengths[rows])
@@ -65,4 +57,4 @@ def _cached_difference(bench: Remote, encoded: Encoded, reference: np.ndarray, t
         wanted.append(reference[begin + prompt : begin + length])
     outputs = bench.call("predict", batches, timeout_s=timeout_s)
     ours = [one[LOG_LIKELIHOOD][0, int(batch[STEPPED][0]) :] for one, batch in zip(outputs, batches, strict=True)]
-    return max((float(np.abs(a - b).max()) for a, b in zip(ours, wanted, strict=True)), default=0.0)
+    return max((rule.between(a, b) for a, b in zip(ours, wanted, strict=True)), default=0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,7 @@ __all__ = [
     "Splits",
     "Task",
     "metrics",
+    "recorded_task",
     "task_named",
     "task_of",
 ]
@@ -59,10 +60,19 @@ def task_named(name: str) -> Task:
 
 def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
     """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
-    if config.data.score is not None and config.task in SCORED:
-        return SCORED[config.task]
-    if config.data.choices is not None and config.task in QUESTIONED:
-        return CausalChoices(config.metric)
-    problem = config.model.problem_type
-    task = next((t for t in VARIANTS.get(config.task, ()) if t.problem_type == problem), task_named(config.task))
+    task = _variant(config.task, config.model.problem_type, config.data.score, config.data.choices, config.metric)
     return task.fitted(targets) if targets is not None else task
+
+
+def recorded_task(config: Mapping[str, Any]) -> Task:
+    """The task of a configuration that a record holds, as `RunConfig.to_mapping` gives it."""
+    data, problem = config["data"], config["model"].get("problem_type")
+    return _variant(str(config["task"]), problem, data.get("score"), data.get("choices"), str(config["metric"]))
+
+
+def _variant(name: str, problem: str | None, score: str | None, choices: str | None, metric: str) -> Task:
+    if score is not None and name in SCORED:
+        return SCORED[name]
+    if choices is not None and name in QUESTIONED:
+        return CausalChoices(metric)
+    return next((task for task in VARIANTS.get(name, ()) if task.problem_type == problem), task_named(name))

@@ -18,6 +18,7 @@ import numpy as np
 from search.errors import Where
 from search.tasks.documents import Documents, read_documents
 from search.tasks.head_losses import HeadLosses
+from search.tasks.parity import LIKELIHOODS
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
@@ -95,6 +96,7 @@ class CausalLM(HeadLosses):
     outputs: int | None = 0
     generates = True
     reply_model = "search.serve.generator:Generator"
+    parity = LIKELIHOODS
 
     def most_rows(self, rows: int, max_length: int) -> int:
         return max(1, rows * TOKENS_A_ROW // max_length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
+from search.tasks.parity import LOGITS, Parity
 from search.tasks.task import ALONE
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class HeadLosses:
     supervised = True
     labelled = False
     generates = False
+    parity: Parity = LOGITS
     call = ALONE
     reply_model = "search.serve.replies:Replies"
 

@@ -20,6 +20,7 @@ from objectives.metric import Metric, mean_of_rows
 from search.errors import Where
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
+from search.tasks.parity import EMBEDDINGS
 from search.tasks.passages import Passages, read_passages
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
@@ -133,6 +134,7 @@ class SentenceSimilarity(HeadLosses):
     own_metrics: tuple[Metric, ...] = METRICS
     supervised = False
     reply_model = "search.serve.embedder:Embedder"
+    parity = EMBEDDINGS
 
     def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
         (train, validation, test), notes = read_passages(data, where)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
+    from search.tasks.parity import Parity
     from search.tasks.tokens import Encoded
     from spaces.base import TaskModel
 
@@ -178,6 +179,7 @@ class Task(Protocol):
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
     reply_model: str  # "module:class", a `search.serve.model.Model`: what `search.load` gives
+    parity: Parity  # when two runs of one model agree
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 
     def head(self, model: ModelConfig, described: Any) -> str:

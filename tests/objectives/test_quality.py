@@ -166,25 +166,6 @@ def test_predictions_and_references_must_match_and_exist(count: int) -> None:
         quality.score("accuracy", np.zeros(count, dtype=np.int64), np.zeros(2 * count, dtype=np.int64), 2)
 
 
-def test_parity_is_the_largest_difference_anywhere() -> None:
-    reference = [{"logits": np.array([[1.0, 2.0]])}, {"logits": np.array([[3.0, 4.0]])}]
-    outputs = [{"logits": np.array([[1.0, 2.5]])}, {"logits": np.array([[2.0, 4.0]])}]
-    assert quality.parity(outputs, reference) == 1.0
-    assert quality.parity(reference, reference) == 0.0
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_infinitely_far(bad: float) -> None:
-    spoilt, sound = [{"logits": np.array([bad])}], [{"logits": np.array([1.0])}]
-    assert quality.parity(spoilt, sound) == quality.parity(spoilt, spoilt) == np.inf
-
-
-@pytest.mark.parametrize("other", [{"logits": np.zeros((1, 3))}, {"scores": np.zeros((1, 2))}])
-def test_outputs_of_another_shape_or_name_are_refused(other: dict[str, np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="outputs must have"):
-        quality.parity([other], [{"logits": np.zeros((1, 2))}])
-
-
 def test_results_by_class_are_scikit_learns() -> None:
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -14,13 +14,11 @@ from conftest import Finished
 
 from search.config.load import from_mapping, load
 from search.deliver.export import files_of
-from search.deliver.verify import TOLERANCE
 from search.space.choices import names
 from search.space.deployments import siblings
 from search.space.space import Space, anchors, open_space
 from search.tasks.encoded import read_encoded
 from spaces import calibration, sensitivity
-from spaces.axes.bits import PRECISIONS
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
@@ -52,10 +50,6 @@ def test_blocks_and_embeddings_are_searched_where_the_user_opens_them() -> None:
     space = opened(fp32_blocks=[0, 2], embeddings=["as-is", "int8"])
     assert space.knobs["bits.fp32_blocks"].values() == [0, 1, 2]
     assert space.knobs["bits.embeddings"].choices == ("as-is", "int8")
-
-
-def test_every_precision_has_a_tolerance() -> None:
-    assert set(TOLERANCE) == set(PRECISIONS)
 
 
 def test_no_anchor_starts_from_a_precision_that_may_lose_much() -> None:

@@ -38,21 +38,23 @@ def test_a_loaded_model_has_learned_the_task(folder: Path) -> None:
 
 
 def test_every_member_gives_the_logits_of_its_record(finished: Finished) -> None:
-    from search.deliver.verify import REFERENCE, TOLERANCE, probe
+    from search.deliver.verify import REFERENCE, probe
+    from search.tasks import recorded_task
     from spaces import build
 
     for member in finished.models():
-        precision = build.precision_of(read_best_config(member / "recipe.yaml").recipe)["precision"]
+        recorded = read_best_config(member / "recipe.yaml")
+        precision, rule = build.precision_of(recorded.recipe)["precision"], recorded_task(recorded.config).parity
         outputs = np.concatenate([search.load(member).output(batch) for batch in probe(member)])
         with np.load(member / REFERENCE) as record:
-            np.testing.assert_allclose(outputs, record["probe"], atol=TOLERANCE[str(precision)])
+            assert rule.between(outputs, record["probe"]) <= rule.allowed(str(precision), elsewhere=False)
 
 
 def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finished: Finished) -> None:
     """int8 members round: what they differ by is small beside what rows differ by."""
     import torch
 
-    from search.deliver.verify import TOLERANCE
+    from search.tasks.parity import STEPS
     from spaces import build
 
     batch = dict(tiny.word_tokenizer()(TEXTS, padding=True, return_tensors="np"))
@@ -62,7 +64,7 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
         precision = build.precision_of(record.recipe)["precision"]
         with torch.inference_mode():
             wanted = build.load(member)(**{name: torch.from_numpy(values) for name, values in ids.items()}).numpy()
-        allowed = TOLERANCE["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
+        allowed = STEPS["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
         np.testing.assert_allclose(search.load(member).output(ids), wanted, atol=allowed)
 
 
