@@ -90,6 +90,8 @@ class DataConfig:
     passage_id: Name | None = None
     score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
     null_threshold: Number | None = None  # logits by which "no answer" must lead; None: every question has an answer
+    n_best: Count = 20  # spans of each window that may be the answer
+    max_answer_len: Count = 30  # tokens of an answer, at most
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long context share
     limit: Count | None = None  # rows of each split
@@ -267,8 +269,10 @@ class RunConfig:
 
     @property
     def _encoding(self) -> tuple[str, ...]:
-        # (The last for its task alone, so that studies of before can be resumed.)
-        return (*ENCODING, "scored_tokens") if self.task == "causal-lm" else ENCODING
+        # (Those of some tasks only there, and spans only where they are not chosen as they always were, so that studies
+        # of before can be resumed.)
+        spans = tuple(key for key in SPANS if getattr(self.data, key) != getattr(DataConfig, key))
+        return (*ENCODING, *spans, *(("scored_tokens",) if self.task == "causal-lm" else ()))
 
     def study_parts(self, model: str, data: str) -> dict[str, Any]:
         """What all trials of one study share, given the digests of model folder and data.
@@ -287,6 +291,8 @@ class RunConfig:
 
 #: Keys of the data that decide how rows are tokenised and scored.
 ENCODING = ("max_length", "doc_stride", "null_threshold")
+#: And those that decide which spans may be the answer.
+SPANS = ("n_best", "max_answer_len")
 #: Sections and keys that all trials of a study share.
 SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")
 RUN = TypeAdapter(RunConfig)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Measurement
+from search.config.schema import SPANS
 from search.front.outcome import LATENCY
 from search.measure.timing import Timings
 from search.prepare.prepared import Prepared
@@ -41,7 +42,7 @@ class Reuse:
         return {
             "data": prepared.about_data["digest"],
             "scored_tokens": config.data.scored_tokens,
-            "null_threshold": config.data.null_threshold,
+            **{key: getattr(config.data, key) for key in ("null_threshold", *SPANS)},
             "teacher": digest_in(prepared.teacher, WEIGHTS),  # whose predictions losses are counted from
             "environment": dict(prepared.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},

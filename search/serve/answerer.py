@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from search.config.schema import DATA
+from search.config.schema import DATA, DataConfig
 from search.errors import UserError
 from search.serve.model import Model
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
+from search.tasks.spans import Answer
 
 
 class Answerer(Model):
@@ -25,6 +27,9 @@ class Answerer(Model):
         question: str | Sequence[str],
         context: str | Sequence[str],
         batch_size: int | None = None,
+        top_k: int = 1,
+        max_answer_len: int | None = None,
+        n_best: int | None = None,
     ) -> Any:
         """{"score": ..., "start": ..., "end": ..., "answer": ...}: `start` and `end` are characters of the context.
 
@@ -33,37 +38,50 @@ class Answerer(Model):
         Args:
             batch_size: windows run together; when not given, all windows of a question, or of as many questions as the
                 model was measured with.
+            top_k: above 1 a question has a list of so many answers, best first, or of fewer where there are no more.
+            max_answer_len: tokens of an answer, at most; when not given, those of the search (`data.max_answer_len`,
+                30 by default; the pipeline had 15).
+            n_best: spans of each window that may be the answer; when not given, those of the search (`data.n_best`, 20
+                by default; the pipeline had `top_k`). Never fewer than `top_k`.
 
         Raises:
             TypeError: something else than texts.
-            ValueError: an empty question or context, lists of other lengths, or a question that leaves no room for
-                its context.
+            ValueError: an empty question or context, lists of other lengths, a question that leaves no room for its
+                context, or a number below 1.
         """
         single = isinstance(question, str)
         asked = [question] if isinstance(question, str) else list(question)
         contexts = [context] * len(asked) if isinstance(context, str) else list(context)
         _check(asked, contexts)
+        _check_numbers({"top_k": top_k, "max_answer_len": max_answer_len, "n_best": n_best})
         if not asked:
             return []
+        data = DATA.validate_python(self.record.config["data"])
+        longest, most = max_answer_len or data.max_answer_len, n_best or data.n_best
+        rows = self._encoded(asked, contexts, replace(data, max_answer_len=longest, n_best=most))
+        ranked = [list(map(_reply, answers)) for answers in rows.ranked(self._output_of(rows, batch_size), top_k)]
+        replies: list[Any] = [answers[0] for answers in ranked] if top_k == 1 else list(ranked)
+        return replies[0] if single else replies
+
+    def _encoded(self, asked: Sequence[str], contexts: Sequence[str], data: DataConfig) -> QuestionRows:
+        """Windows of the questions. Raises ValueError: a question leaves no room for its context."""
         none: tuple[tuple[Any, ...], ...] = ((),) * len(asked)
         names = tuple(str(number + 1) for number in range(len(asked)))
         part = Questions(names, tuple(asked), tuple(contexts), none, none)
-        task, data = QuestionAnswering(), DATA.validate_python(self.record.config["data"])
         try:
             with self._tokenizing:
-                rows = task.encode(self._tokenizer, part, data, ())
+                return QuestionAnswering().encode(self._tokenizer, part, data, ())
         except UserError as error:
             raise ValueError(str(error)) from None
+
+    def _output_of(self, rows: QuestionRows, batch_size: int | None) -> np.ndarray:
+        """(tokens, 2) logits of start and end of all windows."""
         encoded = rows.encoded
         outputs: list[Any] = [None] * len(encoded)
         for chosen, batch in self._calls(rows) if batch_size is None else self._outputs(encoded, batch_size):
             for row, one in zip(chosen, batch, strict=True):
                 outputs[row] = one[: encoded.lengths[row]]
-        answers = [
-            {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text}
-            for answer in rows.answers(np.concatenate(outputs))
-        ]
-        return answers[0] if single else answers
+        return np.concatenate(outputs)
 
     def _calls(self, rows: QuestionRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(windows, the output for them) of each call as it was timed."""
@@ -76,6 +94,16 @@ class Answerer(Model):
             raise TypeError("a row must be a mapping {question: ..., context: ...}, got a string")
         asked = [row for row in rows if not isinstance(row, str)]
         return list(self([row["question"] for row in asked], [row["context"] for row in asked]))
+
+
+def _reply(answer: Answer) -> dict[str, Any]:
+    return {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text}
+
+
+def _check_numbers(numbers: Mapping[str, int | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be 1 or more, got {number}")
 
 
 def _check(questions: Sequence[Any], contexts: Sequence[Any]) -> None:

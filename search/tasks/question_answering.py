@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives.metric import Metric, mean_of_rows
+from search.config.schema import SPANS
 from search.errors import Where, wrong
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.head_losses import HeadLosses
 from search.tasks.questions import Questions, read_questions
-from search.tasks.spans import Answer, best_spans
+from search.tasks.spans import Answer, ranked_spans
 from search.tasks.squad import exact_match, f1
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded
@@ -46,7 +47,9 @@ class QuestionRows:
 
     windows: Windows
     questions: Questions
-    null_threshold: float | None  # None: every question has an answer
+    null_threshold: float | None = None  # None: every question has an answer
+    n_best: int = 20  # spans of each window that may be the answer
+    max_answer_len: int = 30  # tokens of it
 
     classes = 0
 
@@ -70,7 +73,8 @@ class QuestionRows:
         cut = self.windows
         write_encoded(folder / f"{name}.npz", cut.encoded, cut.targets)
         np.savez(folder / f"{name}.windows.npz", question=cut.question, offsets=np.concatenate(cut.offsets))
-        about = {"null_threshold": self.null_threshold, "questions": asdict(self.questions)}
+        rule = {key: getattr(self, key) for key in ("null_threshold", *SPANS)}
+        about = {**rule, "questions": asdict(self.questions)}
         (folder / f"{name}.questions.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -80,8 +84,8 @@ class QuestionRows:
             offsets = np.split(data["offsets"], np.cumsum(encoded.lengths)[:-1])
             cut = Windows(encoded, data["question"], offsets, targets)
         about = json.loads((folder / f"{name}.questions.json").read_text(encoding="utf-8"))
-        columns = {key: tuple(_tuple(one) for one in column) for key, column in about["questions"].items()}
-        return cls(cut, Questions(**columns), about["null_threshold"])
+        columns = {key: tuple(_tuple(one) for one in column) for key, column in about.pop("questions").items()}
+        return cls(cut, Questions(**columns), **about)
 
     def chosen(self, rows: np.ndarray) -> QuestionRows:
         number = np.full(len(self), -1)
@@ -94,13 +98,18 @@ class QuestionRows:
             [self.windows.offsets[i] for i in here],
             self.windows.targets[here],
         )
-        return QuestionRows(cut, self.questions.rows(rows), self.null_threshold)
+        return replace(self, windows=cut, questions=self.questions.rows(rows))
 
     def answers(self, output: np.ndarray) -> list[Answer]:
         """The answer to each question."""
+        return [answers[0] for answers in self.ranked(output, 1)]
+
+    def ranked(self, output: np.ndarray, top_k: int) -> list[list[Answer]]:
+        """The `top_k` best answers to each question, best first."""
         parts = np.split(output, np.cumsum(self.encoded.lengths)[:-1])
         starts, ends = ([part[:, side] for part in parts] for side in (0, 1))
-        return best_spans(starts, ends, self.windows, self.questions, null_threshold=self.null_threshold)
+        rule = (self.n_best, self.max_answer_len, self.null_threshold)
+        return ranked_spans(starts, ends, self.windows, self.questions, top_k, *rule)
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
         """The metric of each question: (N,) float64."""
@@ -156,7 +165,7 @@ class QuestionAnswering(HeadLosses):
         if data.doc_stride >= data.max_length:
             raise wrong(where("data.doc_stride"), f"less than data.max_length ({data.max_length})", data.doc_stride)
         cut = windows(tokenizer, part, data.max_length, data.doc_stride, where)
-        return QuestionRows(cut, part, data.null_threshold)
+        return QuestionRows(cut, part, data.null_threshold, data.n_best, data.max_answer_len)
 
     def read(self, folder: Path, name: str) -> QuestionRows:
         return QuestionRows.read(folder, name)

@@ -9,6 +9,7 @@ first token takes part also where a tokenizer has no [CLS], since it is what sta
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,22 +50,37 @@ def best_spans(
     windows: Windows,
     questions: Questions,
     n_best: int = 20,
-    max_answer_tokens: int = 30,
+    max_answer_len: int = 30,
     null_threshold: float | None = None,
 ) -> list[Answer]:
-    """One answer a question, from the logits (length,) of each window's tokens.
+    """One answer a question: the first of `ranked_spans`."""
+    ranked = ranked_spans(start, end, windows, questions, 1, n_best, max_answer_len, null_threshold)
+    return [answers[0] for answers in ranked]
 
-    The `n_best` spans of each window, of at most `max_answer_tokens` tokens, are candidates. With a `null_threshold`
-    the answer is empty where the question's `null_odds` are above it: the least logit sum of
-    the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
+
+def ranked_spans(
+    start: Sequence[np.ndarray],
+    end: Sequence[np.ndarray],
+    windows: Windows,
+    questions: Questions,
+    top_k: int = 1,
+    n_best: int = 20,
+    max_answer_len: int = 30,
+    null_threshold: float | None = None,
+) -> list[list[Answer]]:
+    """The `top_k` best answers to each question, best first, from the logits (length,) of each window's tokens.
+
+    The `n_best` (and no fewer than `top_k`) spans of each window, of at most `max_answer_len` tokens, are candidates.
+    With a `null_threshold` the first answer is empty where the question's `null_odds` are above it: the least logit sum
+    of the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
+    There is one answer or more: the empty one with score 0 where a context has no token.
     """
-    answers = [Answer("", 0, 0, 0.0, np.inf) for _ in range(len(questions))]
     spans: list[dict[str, Answer]] = [{} for _ in range(len(questions))]
     null_logits, best_logits = np.full(len(questions), np.inf), np.full(len(questions), -np.inf)
     null_scores = np.full(len(questions), np.inf)
     for first in range(0, len(windows), CHUNK):
         chunk = slice(first, first + CHUNK)
-        candidates = _candidates(start[chunk], end[chunk], windows.offsets[chunk], n_best, max_answer_tokens)
+        candidates = _candidates(start[chunk], end[chunk], windows.offsets[chunk], max(n_best, top_k), max_answer_len)
         of = windows.question[chunk]
         np.minimum.at(null_logits, of, candidates.null_logits)
         np.minimum.at(null_scores, of, candidates.null_scores)
@@ -74,13 +90,14 @@ def best_spans(
             begin, stop = candidates.characters[window, rank].tolist()
             text, score = questions.contexts[number][begin:stop], float(candidates.scores[window, rank])
             _add(spans[number], text, begin, stop, score)
-    null_odds = null_logits - best_logits
-    for number, odds in enumerate(null_odds.tolist()):
+    ranked = []
+    for number, odds in enumerate((null_logits - best_logits).tolist()):
+        best = heapq.nlargest(top_k, spans[number].values(), key=lambda span: span.score)
+        answers = [replace(span, null_odds=odds) for span in best]
         if null_threshold is not None and odds > null_threshold:
-            answers[number] = Answer("", 0, 0, float(null_scores[number]), odds)
-        elif spans[number]:
-            answers[number] = replace(max(spans[number].values(), key=lambda span: span.score), null_odds=odds)
-    return answers
+            answers.insert(0, Answer("", 0, 0, float(null_scores[number]), odds))
+        ranked.append(answers[:top_k] or [Answer("", 0, 0, 0.0, np.inf)])
+    return ranked
 
 
 def _add(spans: dict[str, Answer], text: str, start: int, end: int, score: float) -> None:

@@ -65,6 +65,7 @@ def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path:
     }
     assert reuse(store).find(RECIPE, others) is None, "the recipe, trained to other numbers"
     assert reuse(store, null_threshold=1.0).find(RECIPE, weights) is None, "other questions have no answer"
+    assert reuse(store, max_answer_len=15).find(RECIPE, weights) is None, "other spans may be the answer"
     assert reuse(store, scored_tokens=9).find(RECIPE, weights) is None, "other tokens are scored"
     assert reuse(store, teacher=b"another").find(RECIPE, weights) is None, "losses are counted from the teacher"
 

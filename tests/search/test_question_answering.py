@@ -125,6 +125,21 @@ def test_unanswerable_questions_are_answered_with_nothing_where_that_is_likelier
     assert rows.constant_guess("exact_match").predictions.tolist() == empty.astype(float).tolist()
 
 
+def test_which_spans_may_be_an_answer_is_the_datas(tmp_path: Path) -> None:
+    part, output = questions(facts(20, 0)), certain(encoded(20))
+    short = TASK.encode(tiny.word_tokenizer(), part, replace(DATA, max_answer_len=1, n_best=7), ())
+    short.write(tmp_path, "train")
+    for rows in (short, short.chosen(np.arange(20)), TASK.read(tmp_path, "train")):
+        assert (rows.max_answer_len, rows.n_best, rows.null_threshold) == (1, 7, None)
+        assert all(" " not in answer.text for answer in rows.answers(output))
+    one, other = (
+        RunConfig(ModelConfig(name="m"), "question-answering", data).study_parts("m", "d")
+        for data in (DATA, replace(DATA, max_answer_len=15))
+    )
+    assert {name for name in one if one[name] != other[name]} == {"data"}, "another study: rows are scored otherwise"
+    assert "max_answer_len" not in one["data"], "studies of before these keys can be resumed"
+
+
 def test_a_stride_that_is_no_shorter_than_a_window_is_refused() -> None:
     data = DataConfig(train="unused", max_length=16, doc_stride=16)
     with pytest.raises(UserError, match=r"data.doc_stride: must be less than data.max_length \(16\), got 16"):
@@ -203,6 +218,12 @@ def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
         assert sorted(alone) == ["answer", "end", "score", "start"] and alone["answer"] == answers[0]["answer"]
         table = [{"question": row["question"], "context": row["context"]} for row in rows[:3]]
         assert model.answers(table) == answers[:3], "a row of a table each, as MLflow serves it"
+        several = model(rows[0]["question"], rows[0]["context"], top_k=3)
+        assert several[0] == alone and len(several) == 3
+        one_token = model(rows[0]["question"], rows[0]["context"], max_answer_len=1, n_best=1, top_k=2)
+        assert all(" " not in one["answer"] for one in one_token)
+        with pytest.raises(ValueError, match="max_answer_len must be 1 or more, got 0"):
+            model(rows[0]["question"], rows[0]["context"], max_answer_len=0)
         with pytest.raises(ValueError, match="a context must not be empty"):
             model("dull film", " ")
         with pytest.raises(ValueError, match="as many contexts as questions"):

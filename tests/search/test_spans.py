@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search.tasks.questions import Questions
-from search.tasks.spans import Answer, best_spans
+from search.tasks.spans import Answer, best_spans, ranked_spans
 from search.tasks.windows import Windows, windows
 from tests import tiny
 
@@ -93,9 +93,9 @@ def test_a_span_does_not_end_before_it_starts_nor_leave_the_context_nor_grow_too
     assert backwards.text and backwards.null_odds == pytest.approx(-9)  # one of its ends, with another token
     (outside,) = best_spans(*certain(pieces, (0, 2, 11, 9.0)), pieces, questions)
     assert outside.text in questions.contexts[0] and outside.null_odds == pytest.approx(0)
-    (short,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_tokens=7)
+    (short,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=7)
     assert short.text == questions.contexts[0]
-    (shorter,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_tokens=6)
+    (shorter,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=6)
     assert len(shorter.text.split()) <= 6
 
 
@@ -151,3 +151,24 @@ def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:
     start, end = certain(pieces, (0, 0, 0, 9.0), (1, 0, 0, -1.0), (2, 0, 0, 9.0), (1, 5, 5, 3.0))
     (answer,) = best_spans(start, end, pieces, questions, null_threshold=0.0)
     assert answer.null_odds == pytest.approx(-2 - 6) and answer.text == "the"
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 50])
+def test_the_best_answers_are_the_best_of_all_spans_that_read_differently(top_k: int) -> None:
+    questions, pieces, start, end = random_case(5)
+    ranked = ranked_spans(start, end, pieces, questions, top_k)
+    best = best_spans(start, end, pieces, questions, n_best=max(20, top_k))
+    for answers, first in zip(ranked, best, strict=True):
+        assert answers[0] == first and 1 <= len(answers) <= top_k
+        assert [answer.score for answer in answers] == sorted((answer.score for answer in answers), reverse=True)
+        assert len({answer.text.lower() for answer in answers}) == len(answers)
+    assert top_k == 1 or any(len(answers) == min(top_k, 20) for answers in ranked)
+
+
+def test_no_answer_leads_the_spans_where_it_is_likelier() -> None:
+    questions, pieces = asked("the plot is funny and the actor")
+    start, end = certain(pieces, (0, 0, 0, 9.0), (0, 5, 7, 5.0))
+    (answers,) = ranked_spans(start, end, pieces, questions, 3, null_threshold=0.0)
+    assert [answer.text for answer in answers][:2] == ["", "plot is funny"] and len(answers) == 3
+    (without,) = ranked_spans(start, end, pieces, questions, 3, null_threshold=10.0)
+    assert "" not in [answer.text for answer in without] and without[0] == answers[1]
