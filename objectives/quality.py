@@ -17,6 +17,7 @@ from objectives.class_metrics import CLASS_METRICS
 from objectives.measurement import Measurement, Objective
 from objectives.metric import Floats, Labels, Metric, Predictions
 from objectives.number_metrics import NUMBER_METRICS
+from objectives.paired_test import OfWeights, mcnemar, permutation
 from objectives.set_metrics import SET_METRICS
 from objectives.text_metrics import TEXT_METRICS
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS)
 }
+#: Metrics of classes that are the share of right rows.
+RIGHT_ROWS = ("accuracy",)
 
 #: A measurement of it has the `loss_unit` of its metric.
 LOSS = Objective(
@@ -133,18 +136,17 @@ def loss_against(
 ) -> Measurement:
     """The loss of the metric against the baseline (`Metric.loss`, in `Metric.loss_unit`); negative for a better model.
 
-    The interval is a paired bootstrap over rows, so rows that both get wrong do not widen it. Where a row is either
-    right or wrong `conditions` gain `mcnemar_p`, the exact p-value of McNemar's test.
+    The interval is a paired bootstrap over rows, so rows that both get wrong do not widen it. `conditions` gain `p`, the
+    two-sided p-value of so large a difference between equally good models, and `test`, the test's name in words
+    (`objectives.paired_test`); and `mcnemar_p`, of the exact McNemar test, where a row is either right or wrong.
     """
     counted = metric_named(metric)
     ours, theirs = (score(metric, side, references, classes) for side in (predictions, baseline_predictions))
     lost = float(counted.loss(ours, theirs))
     drawn, baseline_drawn = _draws(metric, [predictions, baseline_predictions], references, classes, seed)
     low, high = stats.percentile_interval(counted.loss(drawn, baseline_drawn), len(references))
-    noted = {**(conditions or {}), "metric": metric}
-    right, baseline_right = (_right(metric, side, references) for side in (predictions, baseline_predictions))
-    if right is not None and baseline_right is not None:
-        noted["mcnemar_p"] = stats.mcnemar(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
+    tests = _tests(metric, predictions, baseline_predictions, references, classes, seed)
+    noted = {**(conditions or {}), "metric": metric, **tests}
     return replace(LOSS, unit=counted.loss_unit).measured(lost, (low, high), len(references), noted)
 
 
@@ -192,19 +194,44 @@ def _draws(metric: str, sides: Sequence[Predictions], references: Labels, classe
 
     Rows with equal reference and equal predictions form a cell, and cells are drawn by their numbers of rows.
     """
-    of_draws = metric_named(metric).of_draws
+    of_weights = _of_weights(metric, classes)
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
-    if of_draws is not None:
-        samples = stats.resample_counts(counts, seed)
-        step = max(1, AT_ONCE // len(counts))
-        some = [samples[start : start + step].astype(np.float64) for start in range(0, len(samples), step)]
-        return [np.concatenate([of_draws(cells[0], side, part) for part in some]) for side in cells[1:]]
-    drawn = stats.resample_counts(counts, seed).astype(np.float64)
-    of_counts = metric_named(metric).of_counts
+    samples = stats.resample_counts(counts, seed)
+    step = max(1, AT_ONCE // len(counts))
+    some = [samples[start : start + step].astype(np.float64) for start in range(0, len(samples), step)]
+    return [np.concatenate([of_weights(cells[0], side, part) for part in some]) for side in cells[1:]]
+
+
+def _of_weights(metric: str, classes: int) -> OfWeights:
+    """The metric from how often each row counts: references (N,), predictions (N,), (draws, N) -> (draws,)."""
+    counted = metric_named(metric)
+    if counted.of_draws is not None:
+        return counted.of_draws
+    of_counts = counted.of_counts
     if of_counts is None:
-        return [drawn @ cells[side] / len(references) for side in range(1, len(cells))]
-    cells = cells.astype(np.int64)
-    return [of_counts(_confusion(drawn, cells[0], cells[side], max(2, classes))) for side in range(1, len(cells))]
+        return lambda references, scores, weights: weights @ scores / weights.sum(1)
+
+    def by_confusion(references: Labels, predictions: Predictions, weights: Floats) -> Floats:
+        pair = references.astype(np.int64), predictions.astype(np.int64)
+        return of_counts(_confusion(weights, *pair, max(2, classes)))
+
+    return by_confusion
+
+
+def _tests(
+    metric: str, predictions: Predictions, baseline: Predictions, references: Labels, classes: int, seed: int
+) -> dict[str, Any]:
+    """Conditions of a loss that say how likely it is by chance."""
+    counted = metric_named(metric)
+    right, baseline_right = (_right(metric, side, references) for side in (predictions, baseline))
+    mean_of_rows = counted.of_counts is None and counted.of_draws is None
+    by_rows = None if right is None or baseline_right is None else mcnemar(right, baseline_right)
+    noted = {} if by_rows is None else {"mcnemar_p": by_rows.p}
+    if by_rows is not None and (metric in RIGHT_ROWS or mean_of_rows):
+        test = by_rows
+    else:
+        test = permutation(_of_weights(metric, classes), predictions, baseline, references, counted.title, seed)
+    return {**noted, "p": test.p, "test": test.words}
 
 
 def _confusion(drawn: Floats, references: Labels, predictions: Predictions, classes: int) -> Floats:

@@ -81,6 +81,12 @@ def interval(measurement: Measurement) -> str:
     return f"{first.removesuffix(unit).strip()} to {second}"
 
 
+def chance(loss: Measurement) -> str:
+    """How likely a loss is between equally good models: "p = 0.03 (exact McNemar test of the rows that are right)"."""
+    p, test = loss.conditions.get("p"), loss.conditions.get("test")
+    return "" if p is None else f"p = {p:.2g} ({test})"
+
+
 def times(estimate: Estimate | None) -> str:
     """A speedup: "2.41x", or "" when there is none."""
     return f"{estimate.value:.{2 if estimate.value < 10 else 1}f}x" if estimate else ""

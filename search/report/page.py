@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.front.formatting import describe, interval, quantity, text, times, title
+from search.front.formatting import chance, describe, interval, quantity, text, times, title
 from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
@@ -112,7 +112,7 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
         *(of(name) for name in names),
         estimated("x eager", "x", lambda o: front.speedup(o, front.baseline)),
         estimated("x best", "x", lambda o: front.speedup(o, front.best_uncompressed)),
-        estimated(f"loss ({front.loss_unit})", "", front.loss),
+        Column(f"loss ({front.loss_unit})", lambda o: _lost(front, o)),
         Column("test", lambda o: _measured(study.held_out.get(o.number, {}).get(study.metric))),
         *(of(name) for name in extra if name in measured),
         words("place", lambda o: _place(front, o)),
@@ -130,6 +130,13 @@ def _estimated(estimate: Estimate | None, unit: str) -> Cell:
     low, high = estimate.low, estimate.high
     spread = "" if low == high else f"{low:.2f} to {high:.2f}"
     return Cell(estimate.value, times(estimate) if unit == "x" else quantity(estimate.value, unit), spread)
+
+
+def _lost(front: Front, outcome: Outcome) -> Cell:
+    """The loss with its interval, and how likely it is by chance."""
+    cell = _estimated(front.loss(outcome) if outcome.status == "complete" else None, "")
+    p = outcome.measurements[LOSS].conditions.get("p") if LOSS in outcome.measurements else None
+    return cell if p is None else replace(cell, interval=", ".join(filter(None, (cell.interval, f"p {p:.2g}"))))
 
 
 def _place(front: Front, outcome: Outcome) -> str:
@@ -154,6 +161,7 @@ def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> dict
         "over eager fp32": times(front.speedup(outcome, front.baseline)),
         "over the best uncompressed": times(front.speedup(outcome, front.best_uncompressed)),
         **{title(n): text(values[n]) for n in (LOSS, "latency_p90_ms", "size_mb") if n in values},
+        f"{title(LOSS)} by chance": chance(values[LOSS]) if LOSS in values else "",
         f"{title(study.metric)} on the test split": text(tested) if tested else "",
     }
     return {

@@ -16,7 +16,7 @@ from rich.console import Console
 from search.deliver.best_config import plain, schema
 from search.front.formatting import describe, interval, quantity, significant
 from search.front.front import Front
-from search.front.outcome import Outcome
+from search.front.outcome import LOSS, Outcome
 from search.report.page import front_html
 from search.report.plot import front_png, front_svg
 from search.report.text import census, front_json, headline, note, pick_lines, table
@@ -220,3 +220,18 @@ def test_outcomes_with_only_some_measurements_are_shown() -> None:
     )
     search_front = factory.front().add(partial)
     assert "400 MB" in front_html(search_front, factory.study(search_front))
+
+
+def test_the_page_says_how_likely_a_loss_is_by_chance_and_by_which_test() -> None:
+    words = "exact McNemar test of the rows that are right"
+    searched = factory.front()
+    outcomes = []
+    for one in searched.outcomes:
+        figures = dict(one.measurements)
+        if LOSS in figures:
+            lost = figures[LOSS]
+            figures[LOSS] = replace(lost, conditions={**lost.conditions, "p": 0.0312, "test": words})
+        outcomes.append(replace(one, measurements=figures))
+    text = front_html(replace(searched, outcomes=tuple(outcomes)), factory.study(searched))
+    assert f"p = 0.031 ({words})" in text and ", p 0.031" in text
+    assert "p = " not in front_html(searched, factory.study(searched)), "a record of before says nothing"
