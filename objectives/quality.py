@@ -136,8 +136,8 @@ def loss_against(
 ) -> Measurement:
     """The loss of the metric against the baseline (`Metric.loss`, in `Metric.loss_unit`); negative for a better model.
 
-    The interval is a paired bootstrap over rows, so rows that both get wrong do not widen it. `conditions` gain `p`, the
-    two-sided p-value of so large a difference between equally good models, and `test`, the test's name in words
+    The interval is a paired bootstrap over rows, so rows that both get wrong do not widen it. `conditions` gain `p`,
+    the two-sided p-value of so large a difference between equally good models, and `test`, the test's name in words
     (`objectives.paired_test`); and `mcnemar_p`, of the exact McNemar test, where a row is either right or wrong.
     """
     counted = metric_named(metric)

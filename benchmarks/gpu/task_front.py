@@ -1,7 +1,7 @@
 """The real search of a task's embedded example on this device: every trial a row as it comes, then the front.
 
-The data are those of the package; the model is the bundle's. Searches share one results folder with those of the
-embedded default.
+The data are all rows of the package; the model is the bundle's. The search ends when the time of the stage does.
+Searches share one results folder with those of the embedded default.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ OVERRIDES = (
     "space.bits.precision=[fp32, bf16]",
     "space.runtime.name=[eager, cuda_graph]",
     "measure={quick_s: 0.5, final_s: 1.5}",
-    "data.limit=4000",
 )
 
 

@@ -169,7 +169,8 @@ def test_the_stage_of_a_task_searches_its_embedded_example(tmp_path: Path, task:
 
     file = ROOT / "search" / "quickstart" / f"{task}.yaml"
     here = [setting for setting in task_front.OVERRIDES if not setting.startswith(("device", "space.runtime"))]
-    config = configured(file, 3, None, task, tmp_path / "mlruns", here)
+    config = configured(file, 3, 99.0, task, tmp_path / "mlruns", here)
     assert config.task == task and Path(str(config.data.train)).is_file()
+    assert config.data.limit is None and config.budget.timeout == 99.0, "all rows, for as long as the stage has time"
     toy = configured(task_front.toy(tmp_path, task), 1, None, task, tmp_path / "mlruns", [])
     assert toy.task == task and len(Path(str(toy.data.train)).read_text().splitlines()) == 400
