@@ -1,4 +1,4 @@
-"""The text of an answer while its tokens come in."""
+"""Incremental decoding: the text of an answer, token by token."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what an incomplete character is dec
 
 
 class AnswerText:
-    """Tokens in, pieces of text out, together what the tokenizer makes of the whole answer.
+    """Turns tokens into pieces of text, which together are the decoded answer.
 
-    A piece ends where no later token can change it: not within a character of several bytes, and not within what may
-    become a stop string. The answer ends before a token of `ends` or a string of `stop`.
+    A piece ends where later tokens cannot change it: not within a character of several bytes, and not within the
+    possible beginning of a stop string. The answer ends before a token of `ends` or a string of `stop`. `prompt` are
+    the token ids before the answer.
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Collection[str], ends: Collection[int]) -> None:
@@ -24,7 +25,7 @@ class AnswerText:
         self.done = False
 
     def add(self, token: int) -> str:
-        """The piece of text that one more token completes; empty after the end."""
+        """The text that one more token completes; "" where it completes none, and after the end."""
         if self.done:
             return ""
         if token in self._ends:
@@ -33,7 +34,7 @@ class AnswerText:
         return self._piece(last=False)
 
     def finish(self) -> str:
-        """What is left when no token follows."""
+        """The rest of the text, where no token follows."""
         return "" if self.done else self._piece(last=True)
 
     def _piece(self, *, last: bool) -> str:

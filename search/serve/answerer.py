@@ -1,6 +1,6 @@
-"""An extractive question answerer: what it returns is what transformers' question-answering pipeline returned.
+"""An extractive question answerer with the results of transformers' question-answering pipeline.
 
-(The pipeline itself is gone since transformers 5.3; `search.tasks.spans` names the definition that is followed.)
+(That pipeline was removed in transformers 5.3; `search.tasks.spans` names the definition that is followed.)
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ class Answerer(Model):
     ) -> Any:
         """{"score": ..., "start": ..., "end": ..., "answer": ...}: `start` and `end` are characters of the context.
 
-        A list of questions gives a list; one context may stand for all of them.
+        A list of questions gives a list; a single context is used for all of them.
 
         Args:
-            batch_size: windows run together; when not given, all windows of a question, or of as many questions as the
-                model was measured with.
+            batch_size: windows per call; None: all windows of as many questions as in a call that was measured.
             top_k: above 1 a question has a list of so many answers, best first, or of fewer where there are no more.
             max_answer_len: tokens of an answer, at most; when not given, those of the search (`data.max_answer_len`,
                 30 by default; the pipeline had 15).
@@ -45,7 +44,7 @@ class Answerer(Model):
                 by default; the pipeline had `top_k`). Never fewer than `top_k`.
 
         Raises:
-            TypeError: something else than texts.
+            TypeError: an argument that is not a string or a list of strings.
             ValueError: an empty question or context, lists of other lengths, a question that leaves no room for its
                 context, or a number below 1.
         """

@@ -45,10 +45,10 @@ class Span:
 
 
 def bytes_of(key: tuple[str, str | None, str], span: Span) -> int:
-    """Of a cached answer with its key."""
+    """The bytes of a cached answer with its key."""
     return sum(map(sys.getsizeof, (*key, span.text, span.context, span.source, span)))
 
 
 def bytes_of_vectors(text: str, vectors: np.ndarray) -> int:
-    """Of a text with the embeddings of its sentences."""
+    """The bytes of a cached text with the embeddings of its sentences."""
     return sys.getsizeof(text) + vectors.nbytes

@@ -46,10 +46,11 @@ class Live:
         self._answers: deque[tuple[float, float, str]] = deque(maxlen=RECENT)  # (when, ms, variant)
 
     def add(self, milliseconds: float, variant: str) -> None:
+        """Add an answer that is given now."""
         self._answers.append((time.monotonic(), milliseconds, variant))
 
     def shown(self, window_s: float = 30.0) -> dict[str, Any]:
-        """Answers a second and percentiles of their times over the last `window_s`."""
+        """Answers per second and percentiles of their times (ms) over the last `window_s` seconds."""
         now = time.monotonic()
         recent = sorted(ms for when, ms, _ in self._answers if now - when <= window_s)
         # Under load the kept answers cover less than the window.
@@ -69,7 +70,8 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
     """The application.
 
     Args:
-        ready: set when the passages are embedded; None: they are.
+        guarding: limits that requests must keep.
+        ready: set once the passages are embedded; None: they are embedded already.
     """
     app = FastAPI(title="Transformer question answering", version="1", redoc_url=None, docs_url=None)
     metrics, live = Metrics(service), Live()

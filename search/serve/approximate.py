@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-#: Share of the exact nearest that is to be found; more clusters are searched until it is.
+#: Share of the exact nearest rows that searches must find; more clusters are searched until they do.
 RECALL = 0.99
 #: Neighbours whose recall is measured.
 NEIGHBOURS = 10
-#: Stored rows that the number of clusters to search is chosen by, at first.
+#: Stored rows from which the initial number of clusters to search is chosen.
 SAMPLE = 200
-#: Searches of which one is compared with the exact one, and comparisons after which the number may rise.
+#: One search in so many is compared with the exact one, and after so many comparisons more clusters may be searched.
 AUDIT_EVERY, AUDITS = 64, 20
-#: Rows of a cluster that its centre is computed from.
+#: Rows per cluster from which the centres are computed.
 TRAINED_ROWS = 40
 
 
@@ -33,7 +33,7 @@ class Approximate:
     """An inverted file over the rows of a matrix. Not thread-safe.
 
     Args:
-        numbers: (N,), by which rows are named.
+        numbers: (N,) identifiers of the rows.
         vectors: (N, D) of length 1.
     """
 
@@ -60,23 +60,24 @@ class Approximate:
 
     @property
     def recall(self) -> float:
-        """Share of the exact nearest rows that searches found, of those compared since the last change; 1: none was."""
+        """Share of the exact nearest rows that searches found since `probes` last changed; 1 before a comparison."""
         return self._found / self._wanted if self._wanted else 1.0
 
     @property
     def probes(self) -> int:
-        """Clusters that a search reads."""
+        """The number of clusters that a search reads."""
         return int(self._index.nprobe)
 
     def add(self, number: int, vector: Vectors) -> None:
-        """Add a row (D,) of length 1; one of this number must not be there."""
+        """Add a row (D,) of length 1, with a number that is not in use."""
         self._index.add_with_ids(vector[None], np.asarray([number], dtype=np.int64))
 
     def remove(self, number: int) -> None:
+        """Remove the row of this number."""
         self._index.remove_ids(np.asarray([number], dtype=np.int64))
 
     def search(self, vector: Vectors, count: int) -> tuple[Numbers, Vectors]:
-        """(numbers, cosines) of the nearest rows found, up to `count`, in no stated order."""
+        """(numbers, cosines) of up to `count` nearest rows, in arbitrary order."""
         self._searches += 1
         scores, numbers = self._index.search(vector[None], count)
         found = numbers[0] >= 0
@@ -88,7 +89,7 @@ class Approximate:
         return self._searches % AUDIT_EVERY == 0
 
     def audit(self, found: Numbers, exact: Numbers) -> None:
-        """Count what a search found of the exact nearest; where too little is found, later ones read more clusters."""
+        """Count how many of the `exact` nearest rows were `found`; below `RECALL` later searches read more clusters."""
         self._found += int(np.isin(exact, found).sum())
         self._wanted += len(exact)
         if self._wanted >= AUDITS * len(exact) and self.recall < RECALL and self.probes < self._clusters:
@@ -97,7 +98,7 @@ class Approximate:
             self._found = self._wanted = 0
 
     def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator) -> None:
-        """Double the clusters that are read until stored rows find their exact neighbours."""
+        """Double the number of clusters that are read until stored rows find their exact neighbours."""
         count = len(numbers)
         rows = random.choice(count, min(SAMPLE, count), replace=False)
         questions = np.ascontiguousarray(vectors[rows])

@@ -1,4 +1,4 @@
-"""A bounded cache: the entry that was used longest ago leaves first, and an old one is as good as none."""
+"""A bounded cache that evicts the least recently used entry, and ignores entries older than their time to live."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Cache(Generic[Key, Value]):
     """Least recently used, with a time to live. Thread-safe.
 
     Args:
-        bound: entries at most; 0 keeps nothing.
-        live_s: seconds after which an entry is no longer given.
-        weight: bytes of an entry.
-        budget: bytes of all entries together; an entry that is larger is not kept.
+        bound: most entries; 0 stores nothing.
+        live_s: seconds after which an entry is no longer returned.
+        weight: the bytes of an entry.
+        budget: most bytes of all entries together; a larger entry is not stored.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Cache(Generic[Key, Value]):
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
+        """The value of a key; None where there is none, or it is too old."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or self._clock() - entry[0] > self._live_s:
@@ -52,6 +53,7 @@ class Cache(Generic[Key, Value]):
             return entry[1]
 
     def put(self, key: Key, value: Value) -> None:
+        """Store a value, and evict others where there is no room."""
         weight = self._weight(key, value)
         with self._lock:
             self._drop(key)
@@ -63,6 +65,7 @@ class Cache(Generic[Key, Value]):
                 self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
+        """Remove all entries."""
         with self._lock:
             self._entries.clear()
             self.bytes = 0

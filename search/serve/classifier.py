@@ -1,4 +1,4 @@
-"""A classifier: what it takes and returns is what transformers' text-classification pipeline does."""
+"""A classifier with the arguments and results of transformers' text-classification pipeline."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Classifier(Model):
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The names of the labels, in the order of the model's outputs."""
         return self._base.labels
 
     def __call__(
@@ -27,21 +28,21 @@ class Classifier(Model):
         top_k: int | Literal["best"] | None = "best",
         function_to_apply: str | None = None,
     ) -> Any:
-        """What the pipeline returns: [{"label": ..., "score": ...}, ...], one a text.
+        """The result of the pipeline: [{"label": ..., "score": ...}, ...], one per text.
 
-        A single string gives a list of one, a single mapping its answer alone. With `top_k` every text gives a list
-        of that many labels, best first, and a single text that list alone.
+        A single string gives a list of one answer, a single mapping the answer itself. With `top_k` every text gives a
+        list of that many labels, best first, and a single text just that list.
 
         Args:
             texts: a string or a list of them; for tasks on pairs, (text, second text) or
                 {"text": ..., "text_pair": ...}.
-            batch_size: rows run together; the batch size the model was measured with when not given.
-            top_k: labels a text, None for all.
-            function_to_apply: "softmax", "sigmoid" or "none"; by the model's problem type when not given.
+            batch_size: rows per call; None: the batch size that the model was measured with.
+            top_k: labels per text; None: all labels.
+            function_to_apply: "softmax", "sigmoid" or "none"; None: that of the model's problem type.
 
         Raises:
-            TypeError: something else than texts.
-            ValueError: a text without tokens, or an argument that is none of the above.
+            TypeError: texts of another type.
+            ValueError: a text without tokens, or an invalid argument.
         """
         function = None if function_to_apply is None else str(function_to_apply).lower()
         if function not in (None, "softmax", "sigmoid", "none"):

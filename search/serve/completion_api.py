@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/v1/chat/completions`, as OpenAI's endpoints take and give them."""
+"""`/v1/completions` and `/v1/chat/completions`, with the requests and responses of OpenAI's endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=TEXT)]
-#: Told of each completion that is done its milliseconds and variant.
+#: Called for each finished completion with its milliseconds and variant.
 Done = Callable[[float, str], None]
 
 
@@ -110,7 +110,7 @@ class Reply(Text):
 
 
 def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
-    """Add the routes; without a completer they answer 404."""
+    """Add the routes to `app`; without a completer they answer 404."""
 
     def given() -> Completer:
         if completer is None:

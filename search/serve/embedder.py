@@ -1,4 +1,4 @@
-"""A text embedder: texts in, embeddings out, as `SentenceTransformer.encode` gives them."""
+"""A text embedder with the results of `SentenceTransformer.encode`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Embedder(Model):
         """Embeddings (N, D) float32 of N texts, or (D,) of a single one.
 
         Args:
-            batch_size: texts run together; the batch size the model was measured with when not given.
+            batch_size: texts per call; None: the batch size that the model was measured with.
 
         Raises:
-            TypeError: something else than texts.
+            TypeError: a text that is not a string.
             ValueError: a text without tokens.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)

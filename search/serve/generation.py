@@ -1,4 +1,4 @@
-"""A completion under way in a worker: pieces go to who waits for them, until that one has gone or the time is over."""
+"""A completion in a worker: pieces are handed to the caller until it has gone or the time is over."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from search.serve.generator import Generator, Piece
 from search.serve.prompts import Chat
 from search.serve.variants import Variant
 
-#: A prompt by which the time of a token is measured, and how many tokens follow it.
+#: The prompt and the number of tokens by which the time per token is measured.
 PROMPT, TOKENS = "The history of the town begins with a bridge over", 17
-#: Seconds that completions wait at most for others, and how many may wait.
+#: Limits of the queue of completions.
 LIMITS = Limits(slo_s=60.0, max_batch=1, max_queue=64, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
 
 
 @dataclass(eq=False)
 class Generation:
-    """What is to be completed, and where its pieces go."""
+    """A completion to compute: prompt, options, deadline, and the function `give` that takes its pieces."""
 
     prompt: str | Chat
     options: Mapping[str, Any]
@@ -37,11 +37,12 @@ class Generation:
     begun: bool = False
 
     def stopped(self) -> bool:
+        """Whether the caller has gone or the time is over."""
         return self.gone.is_set() or time.monotonic() > self.ends_s
 
 
 def generating(model: Any, number: int) -> Callable[[Sequence[Generation]], Sequence[Any]]:
-    """Rows of a fleet are generations; the answer to one is its last piece, which it was given like those before."""
+    """The function that computes generations as rows of a fleet; the answer to a row is its last piece."""
 
     def answer(rows: Sequence[Generation]) -> Sequence[Any]:
         return [_generated(model, number, row) for row in rows]
@@ -68,7 +69,7 @@ def _generated(model: Any, number: int, row: Generation) -> Piece | Exception | 
 
 
 def timed(variant: Variant, model: Generator) -> Variant:
-    """The variant with the times of this machine: a row's length is the tokens that are written."""
+    """The variant with times measured on this machine; the length of a row is its number of generated tokens."""
     firsts, others = [], []
     for _ in range(3):
         began = time.perf_counter()

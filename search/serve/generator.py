@@ -1,4 +1,4 @@
-"""A text generator: what it takes and returns is what transformers' text-generation pipeline does."""
+"""A text generator with the arguments and results of transformers' text-generation pipeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an answer is chosen and where it ends."""
+    """How tokens are chosen and where an answer ends. Raises ValueError for an invalid value."""
 
     max_new_tokens: int
     temperature: float  # 0: always the most likely token
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one token adds to an answer; `text` may be empty."""
+    """The text that one token adds to an answer, which may be "", and counts of tokens."""
 
     text: str
     prompt_tokens: int
@@ -62,15 +62,15 @@ class Piece:
 
 
 class Generator(Scorer):
-    """An exported causal language model. Threads may share it; where the cache is of a fixed size they take turns.
+    """An exported causal language model. Threads may share it; with a cache of a fixed size they take turns.
 
-    `score` says how likely it finds texts.
+    `score` gives the likelihood of texts.
     """
 
     def __init__(
         self, folder: Path, record: BestConfig, predict: Predict, context: Context, program: Program, limit: int
     ) -> None:
-        """`limit`: tokens that prompt and answer may have together."""
+        """`limit`: most tokens of prompt and answer together."""
         super().__init__(folder, record, predict, context)
         self._program, self._limit = program, limit
         self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
@@ -110,15 +110,15 @@ class Generator(Scorer):
         stop string, after `max_new_tokens`, or where the model's context does.
 
         Args:
-            batch_size: prompts run together; the batch size the model was measured with when not given.
-            temperature: 0 takes the most likely token each time, as do_sample=False does.
+            batch_size: prompts per call; None: the batch size that the model was measured with.
+            temperature: 0 always takes the most likely token, like do_sample=False.
             top_p: tokens are drawn from the most likely ones that together have this probability.
-            seed: the same seed draws the same answer to the prompt of the same number.
-            return_full_text: False leaves the prompt out.
+            seed: the same seed gives the same answer to the prompt at the same place in the list.
+            return_full_text: False leaves the prompt out of the result.
 
         Raises:
-            TypeError: something else than prompts.
-            ValueError: an empty prompt, one beyond the context, a chat without a chat template, or a wrong option.
+            TypeError: prompts of another type.
+            ValueError: an empty prompt, one beyond the context, a chat without a chat template, or an invalid option.
         """
         options = _options(max_new_tokens, temperature, top_p, seed, stop)
         single = isinstance(prompts, str) or is_chat(prompts)
@@ -143,7 +143,7 @@ class Generator(Scorer):
         seed: int | None = None,
         stop: str | Sequence[str] = (),
     ) -> Iterator[str]:
-        """The answer in pieces as they come; together they are what a call gives. Options and errors as for a call."""
+        """The answer in pieces as they are generated; together they are a call's text. Options and errors as there."""
         options = _options(max_new_tokens, temperature, top_p, seed, stop)
         return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
 
@@ -157,7 +157,7 @@ class Generator(Scorer):
         seed: int | None = None,
         stop: str | Sequence[str] = (),
     ) -> Iterator[Piece]:
-        """The answer token by token, with counts of tokens: who stops reading stops the model within one token.
+        """The answer token by token, with counts of tokens. Closing the iterator stops the model within one token.
 
         Options and errors as for a call.
         """
@@ -216,7 +216,7 @@ def _whole(name: str, value: Any, least: int) -> None:
 
 
 def context_of(config: Mapping[str, Any]) -> int:
-    """Tokens that a model can read, by its transformers configuration."""
+    """The context length of a model in tokens, from its transformers configuration."""
     # (GPT-2 calls them n_positions.)
     return int(config.get("max_position_embeddings") or config.get("n_positions") or CAPACITY)
 

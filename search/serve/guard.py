@@ -1,4 +1,4 @@
-"""What stands before the API: size limits, keys, rates, request ids and security headers. Plain ASGI, no copies."""
+"""The guard of the API: size limits, keys, rate limits, request ids and security headers, as plain ASGI."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FILES = {
     "/docs": "docs.html",
     **{f"/{name}": name for name in ("page.css", "page.js", "front.js", "completion.js", "docs.js")},
 }
-#: What answers without a key: whether the service lives, and the page that asks for the key.
+#: Paths that need no key: health checks, and the page that asks for the key.
 OPEN = ("/healthz", "/readyz", *FILES)
 #: Request ids that a client may choose.
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -49,31 +49,31 @@ ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 #: Methods that change nothing.
 SAFE = ("GET", "HEAD", "OPTIONS")
-#: Clients whose rate is remembered.
+#: Most clients whose rate is remembered.
 CLIENTS = 10_000
 
 
 @dataclass(frozen=True)
 class Guarding:
-    """What a request must keep to."""
+    """The limits that requests must keep."""
 
     max_body: int = 2_000_000  # bytes
     rate: float = 50.0  # requests a second of one key or address, on average
     burst: float = 100.0
-    body_s: float = 15.0  # seconds in which a body must have come: slow clients hold no place for longer
+    body_s: float = 15.0  # seconds in which a body must arrive, so that slow clients do not hold connections
     keys: bool = False  # whether a key is needed
-    local: bool = False  # whether only the loopback is bound: names that were made to point here are refused
+    local: bool = False  # whether only the loopback is bound; other host names (DNS rebinding) are refused then
 
 
 class Rate:
-    """A token bucket for each client. Not thread-safe: the event loop's."""
+    """A token bucket for each client: `rate` requests per second, `burst` at once. Only for the event loop's thread."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, client: str) -> float:
-        """0 where this client may ask now, else the seconds until it may."""
+        """0 where this client may send a request now, else the seconds until it may."""
         now = self._clock()
         tokens, since = self._buckets.pop(client, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._rate)
@@ -101,11 +101,11 @@ def _foreign(method: str, headers: dict[bytes, bytes], local: bool) -> str | Non
 
 
 class Guard:
-    """The outermost application.
+    """The outermost ASGI application, which checks a request before `app` and adds headers to the response.
 
     Args:
-        key_id: the number of a valid API key, or None.
-        observe: told of each request its route, status and seconds.
+        key_id: gives the number of a valid API key, or None.
+        observe: called for each request with its route, status and seconds.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What exported models of every task share: files, tokenizer, and the runtime that answers."""
+"""The base class of exported models: files, tokenizer, and the opened runtime."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Model:
         return self._predict(batch)[self._base.output]
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the transformers pipeline of the task returns."""
+        """The result of the transformers pipeline of the task."""
         raise NotImplementedError
 
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
-        """One answer a row of a table; a row of several columns is a mapping."""
+        """One answer per row of a table; a row with several columns is a mapping."""
         return list(self(rows))
 
     @property
@@ -61,7 +61,7 @@ class Model:
 
 
 class Unopened:
-    """A model that is opened when it is first asked: one that generates text holds its weights for that already."""
+    """A model that is opened on its first call, because a model that generates holds its weights once already."""
 
     def __init__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
         self._open = functools.partial(build.open_predict, folder, runtime, plan, context)

@@ -1,4 +1,4 @@
-"""The embedder that a service has without any study: the packaged MiniLM in plain PyTorch."""
+"""The embedder of a service without a study: the packaged MiniLM under eager PyTorch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BATCH = 16
 
 
 class PackagedEmbedder:
-    """Texts in, embeddings (N, D) float32 of length 1 out. Threads may share it: one call at a time."""
+    """Gives embeddings (N, D) float32 of length 1 for N texts. Threads may share it; calls take turns."""
 
     def __init__(self) -> None:
-        """Raises UserError: the package with its weights is not installed."""
+        """Raises UserError where the package with the weights is not installed."""
         from spaces.base import load_base
         from spaces.pooling import read_pooling
 
@@ -38,7 +38,7 @@ class PackagedEmbedder:
         self._inputs = base.inputs
         self._lock = threading.Lock()
         weights = (folder / "model.safetensors").read_bytes()
-        #: By which stored embeddings are found again.
+        #: Identifies the model in the database of embeddings.
         self.digest = hashlib.sha256(weights + str(MAX_LENGTH).encode()).hexdigest()[:16]
         self.size = len(self(["size"])[0])
 

@@ -1,4 +1,4 @@
-"""Loading an exported model: what it takes and returns is what a transformers pipeline of its task does."""
+"""Loads exported models, whose arguments and results are those of the transformers pipeline of their task."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def model_class(task: str) -> type[Model]:
 def load(folder: str | Path, device: str = "auto") -> Model:
     """The model that a search exported to `folder`, ready to call.
 
-    Its files are held against the digests of its record first (`search.deliver.exported.read_exported`).
+    Its files are first compared with the digests in its record (`search.deliver.exported.read_exported`).
 
     Args:
-        device: "cpu", "cuda", or "auto": the device it was measured on when this machine has it, else the CPU.
+        device: "cpu", "cuda", or "auto": the device it was measured on where this machine has it, else the CPU.
 
     Raises:
-        UserError: no such folder, or its files are missing, edited, foreign or pickled, or its runtime is not
-            here (the message has the install command).
+        UserError: no such folder, files that are missing, edited, foreign or pickled, or a runtime that is not
+            installed (the message has the install command).
     """
     where = Path(folder).expanduser()
     record = read_exported(where)

@@ -1,4 +1,4 @@
-"""Which variant serves the next batch, and how many requests: pure functions of what waits and how long it takes.
+"""The variant and the size of the next batch, as pure functions of the backlog and of service times.
 
 choice, state = BacklogFit().choose(state, backlog, variants, times, now_s)
 choice.variant, choice.batch, choice.reason
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from search.serve.variants import ServiceTimes, Variant
 
-#: The batch in which variants are compared.
+#: The batch size at which variants are compared.
 HULL_BATCH = 16
 
 
@@ -33,7 +33,7 @@ class Backlog:
     workers: int = 1
 
     def drain_s(self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0) -> float:
-        """Expected time in which all workers serve what waits, less `taken` rows of the next batch.
+        """Expected seconds in which all workers serve the waiting rows, without `taken` rows of the next batch.
 
         Rows padded to a length are served by the variant that `serving` gives for it.
         """
@@ -47,9 +47,9 @@ class Backlog:
         return total / self.workers
 
     def batch_limit(self, times: ServiceTimes, variant: Variant, length: int) -> int:
-        """The most rows in a batch: what half of the objective is enough for.
+        """The largest batch that takes at most half of the latency objective.
 
-        A request may arrive as a batch begins, and then travel in one as long.
+        A request that arrives as a batch begins waits for that batch, and is then served in one that takes as long.
         """
         return times.largest_batch(variant, length, self.slo_s / 2, self.max_batch)
 
@@ -72,10 +72,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a policy remembers from one batch to the next."""
+    """The state of a policy between batches."""
 
     number: int | None = None  # the variant that serves
-    price: float = 0.0  # points of quality that a second of work has to give
+    price: float = 0.0  # points of quality that a second of work must gain
 
 
 class Policy(Protocol):
@@ -84,17 +84,17 @@ class Policy(Protocol):
     def choose(
         self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
     ) -> tuple[Choice, State]:
-        """The decision and the state after it; `variants` are those that can serve, fastest first, one or more."""
+        """The decision and the state after it; `variants` are the available ones, fastest first, at least one."""
         ...
 
     def fastest(self, variants: tuple[Variant, ...]) -> Variant:
-        """The variant by which the policy serves under the highest load: admission relies on it."""
+        """The variant that the policy uses under the highest load; admission control relies on it."""
         ...
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """One variant always: the one of that number, or the nearest in speed while it is out."""
+    """Always one variant: that of `number`, or the fastest while it is out."""
 
     number: int
 
@@ -110,15 +110,15 @@ class Fixed:
 
 @dataclass(frozen=True)
 class BacklogFit:
-    """The most accurate service that answers everything that waits in time: queue-depth thresholds and slack in one.
+    """The most accurate variants that still answer the whole backlog in time, by queue depth and slack.
 
-    A second of work has a price in points of quality: rows of each padded length go to the most accurate variant whose
-    step over the next faster one is worth it, so that short rows, which gain as much for less, keep accurate
-    variants longer. A price fits where the next batch is done, at the 99th percentile, before its most urgent request
-    is late (the slack of SuperServe's SlackFit, arXiv 2312.16733), and where all that waits drains before the newest
-    request is late (the depth thresholds of Compass, arXiv 2603.20821, from the same times). The price rises at
-    once to the lowest one that fits, and falls by a step a batch where the lower one fits in `room` of the time left.
-    Between the two thresholds nothing changes.
+    A second of work has a price in points of quality. Rows of each padded length go to the most accurate variant whose
+    gain over the next faster one is worth the price, so that short rows, which gain as much for less work, keep
+    accurate variants longer. A price fits where the next batch ends, at the 99th percentile, before its most urgent
+    request is late (the slack of SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before the
+    newest request is late (the depth thresholds of Compass, arXiv 2603.20821, from the same times). The price rises at
+    once to the lowest one that fits, and falls by one step per batch where the lower one fits into the share `room` of
+    the time left. Otherwise it stays.
     """
 
     room: float = 0.5
@@ -147,9 +147,10 @@ class BacklogFit:
 
 @lru_cache(maxsize=1024)
 def worths(variants: tuple[Variant, ...], length: int) -> tuple[float, ...]:
-    """Points of quality a second of work that each step from a variant to the next slower one gives, at this length.
+    """Points of quality per second of work that each step to the next slower variant gains, at this length.
 
-    Non-increasing: a step is worth no more than the one before it. Variants lie on their hull but for noise.
+    Non-increasing: a step is worth at most as much as the one before it, because variants lie on a concave hull
+    except for noise.
     """
     values: list[float] = []
     for fast, slow in pairwise(variants):
@@ -161,12 +162,12 @@ def worths(variants: tuple[Variant, ...], length: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=1024)
 def prices(variants: tuple[Variant, ...], lengths: tuple[int, ...]) -> tuple[float, ...]:
-    """The prices at which rows of one of these lengths change their variant, ascending from 0: every step is paid."""
+    """The prices at which rows of one of these lengths change their variant, ascending from 0."""
     return tuple(sorted({0.0, *(math.nextafter(worth, math.inf) for n in lengths for worth in worths(variants, n))}))
 
 
 def serving_at(price: float, variants: tuple[Variant, ...], length: int) -> Variant:
-    """The slowest variant all of whose steps are worth the price."""
+    """The slowest variant whose steps from the fastest one are all worth the price."""
     return variants[sum(worth >= price for worth in worths(variants, length))]
 
 
@@ -184,7 +185,7 @@ def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: S
 
 
 def _why(state: State, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:
-    """Why the price is what it has become, for the case that the variant is another than before."""
+    """The reason for a change of the price or the variant, in words."""
     if state.number is None:
         return "start"
     if state.number not in {v.number for v in variants}:

@@ -30,23 +30,23 @@ TITLES = {
     504: "Too late",
 }
 
-#: Errors of the service that `of` knows.
+#: Errors of the service that `of` turns into problems.
 KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, NothingKnownError, ValueError)
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """A response that says what went wrong."""
+    """A problem response; `more` are further members of its JSON."""
     content = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail, **more}
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when to come again: whole seconds, 1 or more."""
+    """The Retry-After header: whole seconds, 1 to 3600."""
     return {"Retry-After": str(max(1, math.ceil(min(seconds, 3600.0))))}
 
 
 def of(error: Exception) -> JSONResponse:
-    """The problem that an error of the service is."""
+    """The problem response for an error of the service; raises any other error."""
     match error:
         case RefusedError():
             closed = error.refusal.reason in ("closing", "unavailable")

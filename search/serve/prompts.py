@@ -17,7 +17,7 @@ class Prompt:
     ids: list[int]
 
     def reply(self, answer: str, full: bool) -> Any:
-        """What transformers' pipeline calls the generated text: the prompt goes before it where `full` asks for it."""
+        """The "generated_text" of transformers' pipeline: the answer, after the prompt where `full` is true."""
         if not full:
             return answer
         if isinstance(self.content, str):
@@ -31,13 +31,14 @@ class Prompt:
 
 
 def is_chat(prompt: Any) -> TypeGuard[Chat]:
+    """Whether `prompt` is a list of messages."""
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
         return False
     return bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
-    """A string or a chat as a prompt of less than `limit` tokens; `where` is the folder of the tokenizer.
+    """A string or a chat as a prompt of fewer than `limit` tokens; `where` is the folder of the tokenizer.
 
     Raises:
         TypeError: neither a string nor a chat.

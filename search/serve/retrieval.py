@@ -1,7 +1,7 @@
 """The passages nearest to a question: normalised embeddings in one matrix that is mapped from a file.
 
-A product with the whole matrix is exact. 100,000 embeddings of 384 numbers are 154 MB, which is read for each question;
-above that an inverted file (`search.serve.approximate`) says which rows are compared.
+A product with the whole matrix is exact. 100,000 embeddings of 384 dimensions are 154 MB, which are read for each
+question; above that an inverted file (`search.serve.approximate`) selects the rows to compare.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
-#: Rows that the matrix has room for at first; it doubles as it fills.
+#: Rows that the matrix has room for at first; the room doubles when it is full.
 ROOM = 1024
-#: Rows up to which search is exact. An inverted file is built anew when there are twice as many as it was built on.
+#: Rows up to which search is exact. An inverted file is rebuilt when there are twice as many rows as it was built on.
 EXACT = 100_000
 
 
@@ -42,8 +42,8 @@ class Index:
     Threads may search while one adds or removes.
 
     Args:
-        file: where the matrix is kept; it is made anew, since the database has every embedding.
-        size: D, of an embedding.
+        file: of the matrix; it is written anew, because the database has every embedding.
+        size: D, the dimension of an embedding.
         exact: rows up to which search is exact; without faiss it always is.
     """
 
@@ -64,7 +64,7 @@ class Index:
 
     @property
     def recall(self) -> float:
-        """Share of the exact nearest passages that searches find, as far as it was measured; 1 where all are exact."""
+        """Measured share of the exact nearest passages that searches find; 1 where search is exact."""
         with self._lock:
             return 1.0 if self.approximate is None else self.approximate.recall
 
@@ -72,7 +72,7 @@ class Index:
         """Add or replace embeddings (D,); each is normalised.
 
         Raises:
-            ValueError: one of another size, or of length 0 or not finite.
+            ValueError: an embedding of another dimension, of length 0, or not finite.
         """
         for number, vector in rows:
             row = self.normal(vector)
@@ -92,7 +92,7 @@ class Index:
             self._build_where_due()
 
     def remove(self, number: int) -> bool:
-        """Remove a passage: the last row takes its place. Whether it was there."""
+        """Remove a passage, whose place the last row takes; returns whether it was there."""
         with self._lock:
             place = self._places.pop(number, None)
             if place is None:
@@ -108,7 +108,7 @@ class Index:
             return True
 
     def search(self, question: Vectors, count: int) -> list[Hit]:
-        """The `count` nearest passages to a question's embedding (D,), nearest first; equal ones by their number."""
+        """The `count` passages nearest to a question's embedding (D,), nearest first; equally near ones by number."""
         row = self.normal(question)
         with self._lock:
             count = min(count, self._count)
@@ -145,7 +145,7 @@ class Index:
             self.approximate = built
 
     def normal(self, vector: Vectors) -> Vectors:
-        """The vector (D,) with length 1. Raises ValueError: of another size, of length 0, or not finite."""
+        """The vector (D,) scaled to length 1. Raises ValueError for another shape, length 0, or values not finite."""
         if vector.shape != (self._size,):
             raise ValueError(f"an embedding must be of shape ({self._size},), got {vector.shape}")
         length = float(np.linalg.norm(vector))

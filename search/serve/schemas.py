@@ -1,4 +1,4 @@
-"""What the API takes and gives."""
+"""Requests and responses of the API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class Strict(BaseModel):
-    """No keys but those named."""
+    """A request body that may have no other keys."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +59,7 @@ class Classify(Strict):
 
 
 class Embed(Strict):
-    """As OpenAI's embeddings endpoint takes them."""
+    """Texts to embed, as in OpenAI's embeddings endpoint."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
     model: str = ""
@@ -82,7 +82,7 @@ class Opinion(Strict):
 
 
 def embedding_list(vectors: list[np.ndarray], texts: list[str], model: str, encoding: str) -> dict[str, Any]:
-    """As OpenAI's embeddings endpoint gives them. Tokens are counted as four characters each."""
+    """Embeddings (D,) as in OpenAI's embeddings endpoint. A token is counted as four characters."""
 
     def shown(vector: np.ndarray) -> Any:
         return base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector.tolist()

@@ -1,4 +1,4 @@
-"""A language model that says how likely it finds texts."""
+"""A causal language model that gives the likelihood of texts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from search.tasks.text_windows import text_windows
 
 
 class Scorer(Model):
-    """An exported causal language model, asked how likely it finds texts."""
+    """An exported causal language model, as a scorer of texts."""
 
     def score(self, texts: str | Sequence[str], batch_size: int | None = None) -> Any:
-        """{"perplexity", "log_likelihood", "tokens"} of each text; one mapping of a single text.
+        """{"perplexity", "log_likelihood" (nats), "tokens"} of each text; a single text gives one mapping.
 
         Args:
-            batch_size: windows run together; the batch size the model was measured with when not given.
+            batch_size: windows per call; None: the batch size that the model was measured with.
 
         Raises:
-            TypeError: something else than texts.
-            ValueError: a text of less than two tokens.
+            TypeError: a text that is not a string.
+            ValueError: a text of fewer than two tokens.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         for text in rows:

@@ -1,13 +1,13 @@
-"""Texts in pieces: a document in passages, a passage in sentences."""
+"""Splits documents into passages, and passages into sentences."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-#: The longest passage, in characters: about 200 tokens of English.
+#: Length of the longest passage, in characters: about 200 tokens of English.
 PASSAGE = 900
-#: A sentence ends with a mark and a gap before a capital, a digit or a quotation, or with an empty line.
+#: A sentence ends with a mark and space before a capital, a digit or a quotation, or with an empty line.
 _END = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]?[A-Z0-9À-Þ])|\n\s*\n")
 #: Words whose full stop ends no sentence.
 _ABBREVIATIONS = re.compile(
@@ -15,7 +15,7 @@ _ABBREVIATIONS = re.compile(
 )
 #: The longest of them, with its full stop, and the character before it.
 _LONGEST = 8
-#: Not space: where a text goes on.
+#: A character that is no space.
 _WORD = re.compile(r"\S")
 
 
@@ -36,7 +36,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def passages(text: str, most: int = PASSAGE) -> Iterator[str]:
-    """Whole sentences together, `most` characters at most; a sentence longer than that is cut between words."""
+    """Runs of whole sentences of at most `most` characters; a longer sentence is cut between words."""
     start = end = -1
     for begin, finish in sentences(text):
         if start >= 0 and finish - start > most:

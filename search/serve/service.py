@@ -24,29 +24,29 @@ from search.serve.sentences import sentences
 
 log = logging.getLogger(__name__)
 
-#: Passages that an answer is looked for in.
+#: The number of nearest passages in which an answer is sought.
 PASSAGES = 3
-#: Characters of a text that is cut into sentences at once; a longer one is cut in a thread.
+#: Characters up to which a text is split into sentences in the event loop; a longer one is split in a thread.
 SHORT = 4_000
-#: Sentences that a context may have where the nearest one answers.
+#: Most sentences of a context where the nearest sentence is the answer.
 MOST_SENTENCES = 500
-#: Bytes that each cache may hold.
+#: Most bytes of each cache.
 CACHED = 64_000_000
-#: Characters of a context whose sentences are a full batch, about.
+#: Approximate characters of a context whose sentences fill a batch.
 FULL = 2_000
-#: Seconds in which an answer is to be stored.
+#: Seconds in which an answer must be stored.
 STORE_S = 10.0
 #: Task names of fleets.
 ANSWERING, CLASSIFYING = "question-answering", "classification"
 
 
 class Service:
-    """Answers questions, and keeps what they are answered from.
+    """Answers questions, and stores the passages that they are answered from.
 
     Args:
         model: digest of the model that embeds passages.
         fleets: by task; "sentence-similarity" embeds questions, and is always there.
-        answers: bound and seconds to live of the cache of answers.
+        cached_answers: most entries, and seconds to live, of the cache of answers.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Service:
         self.store_s = STORE_S
         #: By question, digest of the context and variant.
         self.answers: Cache[tuple[str, str | None, str], Span] = Cache(*cached_answers, weight=bytes_of, budget=CACHED)
-        #: Rises with every change of the passages: an answer from what was before it is not cached.
+        #: Rises with every change of the passages; answers from earlier passages are not cached.
         self._generation = 0
-        #: Database and index change together: an embedding that is added late would be that of a removed passage.
+        #: Held while database and index change, so that no embedding of a removed passage is added late.
         self._changing = asyncio.Lock()
-        #: Passages that the model takes no embedding of.
+        #: Numbers of passages that the model cannot embed.
         self._left_out: set[int] = set()
         #: Embeddings of a passage's sentences (S, D).
         self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000, weight=bytes_of_vectors, budget=CACHED)
@@ -83,9 +83,9 @@ class Service:
         """The best answer to a question: of `context`, or of the passages nearest to the question.
 
         Raises:
-            NothingKnownError: no context is given, and there are no passages.
-            RefusedError, ExpiredError, FailedError: `search.serve.dispatcher`.
-            WriterFullError: answers cannot be stored as fast as they come.
+            NothingKnownError: there is no context, and there are no passages.
+            RefusedError, ExpiredError, FailedError: see `search.serve.dispatcher`.
+            WriterFullError: the database does not store answers as fast as they come.
         """
         began = time.perf_counter()
         milliseconds: dict[str, float] = {}
@@ -135,20 +135,20 @@ class Service:
     async def classify(
         self, texts: Sequence[str | Mapping[str, str]], within_s: float | None = None
     ) -> list[dict[str, Any]]:
-        """The label of each text or pair, as the pipeline gives it, and the variant. Raises KeyError: no such fleet."""
+        """The pipeline's label and score of each text or pair, and the variant. Raises KeyError without a fleet."""
         fleet = self.fleets[CLASSIFYING]
         parts = [(text,) if isinstance(text, str) else tuple(text.values()) for text in texts]
         rows = [(text, fleet.windows.length(*part)) for text, part in zip(texts, parts, strict=True)]
         return [{**one.answer, "variant": fleet.name(one.number)} for one in await answered(fleet, rows, within_s)]
 
     async def add_passages(self, passages: Sequence[NewPassage]) -> list[int]:
-        """Store passages and make them findable. The numbers, in order."""
+        """Store passages and add them to the index; returns their numbers, in order."""
         numbers = await asyncio.wrap_future(self.archive.add_passages(passages))
         await self.embed_missing()
         return numbers
 
     async def remove_passage(self, number: int) -> bool:
-        """Whether there was such a passage."""
+        """Remove a passage from database and index; returns whether it was there."""
         async with self._changing:
             removed = await asyncio.wrap_future(self.archive.remove_passage(number))
             await asyncio.to_thread(self.index.remove, number)
@@ -158,12 +158,12 @@ class Service:
         return removed
 
     def _changed(self) -> None:
-        """The passages are others, so answers may be."""
+        """Drop cached answers, which may depend on passages that have changed."""
         self._generation += 1
         self.answers.clear()
 
     async def embed_missing(self, at_once: int = 64, within_s: float = 600.0) -> int:
-        """Embed the passages that this model has not; how many they were."""
+        """Embed the passages without an embedding by this model; returns how many were embedded."""
         count = 0
         while missing := await asyncio.to_thread(self._missing, at_once):
             rows = await self._embeddings(missing, Deadline(within_s))

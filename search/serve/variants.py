@@ -19,7 +19,7 @@ from objectives.quality import metric_named
 from objectives.workload import Workload, marked, other
 from search.front.outcome import LATENCY, LOSS
 
-#: Share of a batch-1 latency that a further row does not add, assumed where one batch size was measured.
+#: Share of the time of a call that does not depend on its rows, assumed where one batch size was measured.
 FIXED_SHARE = 0.3
 #: p99 over p50 of a call's time, assumed where the front has no p99.
 TAIL = 1.6
@@ -32,7 +32,7 @@ TAIL_LATENCY = "latency_p99_ms"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A member of a front as the controller knows it."""
+    """A member of a front as the controller sees it: quality, service times and memory."""
 
     number: int  # the trial's number
     quality: float  # the metric's value
@@ -45,14 +45,14 @@ class Variant:
     def seconds(self, batch: int, length: int | None = None) -> float:
         """Predicted median time of a call on `batch` rows padded to `length` tokens (default: as measured).
 
-        Linear between measured batch sizes and beyond them; rows cost in proportion to their tokens.
+        Linear between and beyond measured batch sizes; the time of a row is proportional to its tokens.
         """
         rows = batch * (self.length if length is None else length) / self.length
         fixed, slope = self._line(rows)
         return fixed + slope * rows
 
     def row_s(self, batch: int) -> float:
-        """Seconds a row in the best batch of up to `batch` rows."""
+        """Seconds per row in the most efficient batch of up to `batch` rows."""
         return min(self.seconds(size) / size for size in range(1, batch + 1))
 
     def _line(self, rows: float) -> tuple[float, float]:
@@ -119,9 +119,9 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
 
 
 def ladder(variants: Iterable[Variant], batch: int) -> tuple[Variant, ...]:
-    """The variants worth serving, fastest first: the concave hull of quality over seconds a row in full batches.
+    """The variants worth serving, fastest first: the concave hull of quality over seconds per row in full batches.
 
-    Below the hull, serving some rows by one neighbour and some by the other gives more quality in the same time.
+    Instead of a variant below the hull, a mix of its two neighbours gives more quality in the same time.
     """
     chain: list[tuple[float, Variant]] = []
     for variant in sorted(variants, key=lambda v: (v.row_s(batch), v.loss)):
@@ -142,10 +142,10 @@ def _slope(fast: tuple[float, Variant], slow: tuple[float, Variant]) -> float:
 def loadable(
     variants: Sequence[Variant], memory_mb: float = math.inf, count: int = 8, batch: int = 32
 ) -> tuple[Variant, ...]:
-    """Variants that stay loaded within `memory_mb` and `count`, fastest first.
+    """The variants to load within `memory_mb` MB and `count`, fastest first.
 
-    The fastest one first, then the most accurate, then by turns the one furthest from those chosen, by the logarithm
-    of its time. Variants on the hull come before the others. Nothing fits: the fastest alone, or none of none.
+    The fastest is chosen first, then the most accurate, then repeatedly the one whose log time is farthest from those
+    chosen. Variants on the hull (`ladder`) come before the others. Where nothing fits the fastest is chosen alone.
     """
     on_hull = ladder(variants, batch)
     chosen: list[Variant] = list(on_hull[:1])
@@ -168,14 +168,15 @@ def loadable(
 class ServiceTimes:
     """Predicted service times, corrected by the measured ratio of actual to predicted ones.
 
-    A time's logarithm is the prediction's plus three corrections: of the machine (all variants), of the variant, and
-    of its batches of this size (powers of two). Each batch moves all three by a share of its error (LMS),
-    so a slower machine is seen by variants that are not serving. Spread is a moving average of squared errors.
+    The logarithm of a time is the prediction's plus three corrections: of the machine (all variants), of the variant,
+    and of its batches of this size (powers of two). Each batch moves all three by a share of its error (LMS), so the
+    predictions of variants that are not serving follow a slower machine too. The variance is a moving average of
+    squared errors.
     """
 
     #: Shares of an error, by correction: machine, variant, batch size.
     rates: tuple[float, float, float] = (0.05, 0.02, 0.05)
-    #: The largest error that one batch can teach; a stall is no new speed.
+    #: Largest error of one batch that is learnt from, so that a stall does not count as a new speed.
     clip: float = math.log(3.0)
     machine: float = 0.0
     by_variant: dict[int, float] = field(default_factory=dict)
@@ -183,11 +184,11 @@ class ServiceTimes:
     variance: dict[int, float] = field(default_factory=dict)
 
     def expected_s(self, variant: Variant, batch: int, length: int) -> float:
-        """The median time of a batch."""
+        """The expected median seconds of a batch."""
         return variant.seconds(batch, length) * math.exp(self._correction(variant, batch))
 
     def safe_s(self, variant: Variant, batch: int, length: int) -> float:
-        """The time that 99 % of batches take at most."""
+        """The expected seconds of a batch at the 99th percentile."""
         return self.expected_s(variant, batch, length) * math.exp(P99 * math.sqrt(self._variance(variant)))
 
     def largest_batch(self, variant: Variant, length: int, within_s: float, most: int) -> int:
@@ -196,7 +197,7 @@ class ServiceTimes:
         return max(bisect_right(sizes, within_s, key=lambda size: self.safe_s(variant, size, length)), 1)
 
     def observe(self, variant: Variant, batch: int, length: int, seconds: float) -> None:
-        """Learn from a batch that took `seconds`."""
+        """Correct the predictions by a batch that took `seconds`."""
         error = math.log(max(seconds, 1e-9) / self.expected_s(variant, batch, length))
         error = min(max(error, -self.clip), self.clip)
         size = (variant.number, batch.bit_length())

@@ -1,4 +1,4 @@
-"""What the service reads from its database and writes to it."""
+"""Reads and writes of the service in its database."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class NewPassage:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of source and text, which identifies the passage."""
         return hashlib.sha256(f"{self.source}\0{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -66,20 +67,20 @@ class NewAnswer:
 
 
 class Archive:
-    """Reads at once; writes go through the writer, and give a future."""
+    """Reads run at once; writes go through the writer and return a future that is done when they are committed."""
 
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine, self._writer = engine, writer
 
     @property
     def waiting(self) -> int:
-        """Writes that wait."""
+        """The number of writes that wait."""
         return self._writer.waiting
 
     def answered(self, answer: NewAnswer) -> Future[int]:
-        """Store a question and its answer. Gives the answer's number.
+        """Store a question and its answer; the result is the answer's number.
 
-        A passage that was removed while it was answered from is left out.
+        A passage that was removed meanwhile is stored as none.
         """
 
         def write(session: Session) -> int:
@@ -111,7 +112,7 @@ class Archive:
         return self._writer.put(write)
 
     def switched(self, before: str, after: str, reason: str) -> Future[None]:
-        """Store a move of the controller."""
+        """Store a switch of the controller from variant `before` to `after`."""
 
         def write(session: Session) -> None:
             session.add(StoredSwitch(before=before, after=after, reason=reason))
@@ -119,7 +120,7 @@ class Archive:
         return self._writer.put(write)
 
     def give_feedback(self, answer_id: int, helpful: bool, comment: str | None) -> Future[bool]:
-        """Store what somebody says of an answer. Gives False where there is no such answer."""
+        """Store a user's opinion of an answer; the result is False where there is no such answer."""
 
         def write(session: Session) -> bool:
             if session.get(StoredAnswer, answer_id) is None:
@@ -130,7 +131,7 @@ class Archive:
         return self._writer.put(write)
 
     def add_passages(self, passages: Sequence[NewPassage]) -> Future[list[int]]:
-        """Store passages; one that is there is kept once. Gives their numbers, in order."""
+        """Store passages; the result is their numbers, in order. A passage that exists keeps its number."""
 
         def write(session: Session) -> list[int]:
 
@@ -150,7 +151,7 @@ class Archive:
         return self._writer.put(write)
 
     def remove_passage(self, number: int) -> Future[bool]:
-        """Remove a passage with its embeddings; answers from it stay. Gives False where there is none."""
+        """Remove a passage with its embeddings; its answers stay. The result is False where there is none."""
 
         def write(session: Session) -> bool:
             row = session.get(Passage, number)
@@ -162,7 +163,7 @@ class Archive:
         return self._writer.put(write)
 
     def embed(self, model: str, vectors: Mapping[int, np.ndarray]) -> Future[list[int]]:
-        """Store embeddings (D,) of passages by number. Gives the numbers, without passages that are gone."""
+        """Store embeddings (D,) of passages by number; the result is the numbers of passages that still exist."""
 
         def write(session: Session) -> list[int]:
             stored = []
@@ -176,7 +177,7 @@ class Archive:
         return self._writer.put(write)
 
     def passage(self, number: int) -> Passage | None:
-
+        """The passage of this number, or None."""
         with Session(self._engine, expire_on_commit=False) as session:
             return session.get(Passage, number)
 
@@ -227,7 +228,7 @@ class Archive:
             ]
 
     def make_key(self, name: str) -> Future[str]:
-        """A new key of the API, which is shown once: the database has its hash alone."""
+        """Create an API key; the result is the key, of which the database stores only the hash."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)
 
         def write(session: Session) -> str:
@@ -237,7 +238,7 @@ class Archive:
         return self._writer.put(write)
 
     def revoke_key(self, name: str) -> Future[int]:
-        """Revoke the keys of this name. Gives how many were valid."""
+        """Revoke the keys of this name; the result is how many were valid."""
 
         def write(session: Session) -> int:
 
@@ -257,7 +258,7 @@ class Archive:
 
 
 def hash_of(key: str) -> str:
-    """What is kept of a key. It holds 256 random bits, which nobody finds by trying, so one fast hash is enough."""
+    """The stored hash of a key. A key has 256 random bits, which cannot be guessed, so a fast hash is enough."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -17,10 +17,10 @@ BUSY_MS = 5000
 
 
 def url_of(address: str | None, folder: Path) -> str:
-    """The database's URL: as given, or an SQLite file in `folder`.
+    """The database's SQLAlchemy URL: that of `address`, or an SQLite file in `folder`.
 
     Raises:
-        UserError: neither SQLite nor PostgreSQL.
+        UserError: `address` is neither of SQLite nor of PostgreSQL.
     """
     if address is None:
         return f"sqlite:///{(folder / 'service.db').absolute()}"
@@ -36,10 +36,10 @@ def url_of(address: str | None, folder: Path) -> str:
 def open_engine(url: str) -> Engine:
     """An engine with its tables at the newest migration.
 
-    SQLite writes ahead (WAL), so readers never wait for the writer; what was committed survives the process.
+    SQLite uses a write-ahead log, so readers never wait for the writer, and commits survive a killed process.
 
     Raises:
-        UserError: no such database, or it does not answer.
+        UserError: the database does not exist or does not answer.
     """
     from sqlalchemy import create_engine, event, make_url
     from sqlalchemy.exc import DBAPIError
@@ -65,7 +65,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def downgrade(engine: Engine, revision: str = "base") -> None:
-    """Take the tables back to `revision`; "base" is none at all."""
+    """Take the tables back to `revision`; "base" drops all of them."""
     from alembic import command
 
     with engine.begin() as connection:

@@ -19,11 +19,12 @@ NAMING = {
 
 
 def now() -> datetime.datetime:
+    """The current time in UTC."""
     return datetime.datetime.now(datetime.UTC)
 
 
 class UtcTime(TypeDecorator[datetime.datetime]):
-    """A time in UTC: SQLite keeps none of a time's zone, so what is read is given its own again."""
+    """A time in UTC. SQLite stores no time zone, so UTC is added to times that are read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -33,6 +34,8 @@ class UtcTime(TypeDecorator[datetime.datetime]):
 
 
 class Base(DeclarativeBase):
+    """The base class of all tables."""
+
     metadata = MetaData(naming_convention=NAMING)
 
 
@@ -92,7 +95,7 @@ class StoredAnswer(Base):
 
 
 class Feedback(Base):
-    """What somebody says of an answer; the newest counts."""
+    """A user's opinion of an answer; the newest one counts."""
 
     __tablename__ = "feedback"
 
@@ -104,7 +107,7 @@ class Feedback(Base):
 
 
 class StoredSwitch(Base):
-    """A move of the controller from one variant to another."""
+    """A switch of the controller from one variant to another."""
 
     __tablename__ = "switches"
 
@@ -116,7 +119,7 @@ class StoredSwitch(Base):
 
 
 class ApiKey(Base):
-    """A key of the API. Only its hash is kept."""
+    """A key of the API, of which only the hash is stored."""
 
     __tablename__ = "api_keys"
     __table_args__ = (UniqueConstraint("digest"), Index("ix_api_keys_name", "name"))

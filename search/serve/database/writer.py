@@ -1,7 +1,7 @@
-"""Storing answers: one thread writes, and commits what has come together at once.
+"""Group commit: one thread runs all writes, and commits those that wait in one transaction.
 
-A caller gets a future that is done once its answer is committed, so an answer is stored before it is sent, and nobody
-who computes answers waits for a disk. The queue is bounded: what does not fit is refused.
+A caller gets a future that is done once its write is committed, so an answer is stored before it is sent, and workers
+do not wait for the disk. The queue is bounded: a write that does not fit is refused.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 #: Writes in one transaction at most.
 TOGETHER = 256
 
-#: What a write does in the transaction; its result is the future's.
+#: A function that writes in the transaction; its result becomes the future's.
 Write = Callable[["Session"], Any]
 
 
 class WriterFullError(RuntimeError):
-    """The queue of writes is full: the database is slower than what is asked of it."""
+    """The queue of writes is full, because the database is slower than the requests, or the writer is closed."""
 
 
 class Writer:
-    """The thread that writes. Close it, or what is queued may be lost.
+    """The thread that writes. It must be closed, or queued writes may be lost.
 
     Args:
-        bound: writes that may wait.
+        bound: most writes that may wait.
     """
 
     def __init__(self, engine: Engine, bound: int = 10_000) -> None:
@@ -45,10 +45,10 @@ class Writer:
         self._thread.start()
 
     def put(self, write: Write) -> Future[Any]:
-        """Queue a write; never waits. The future has its result once it is committed, or the error.
+        """Queue a write without waiting. The future has its result once it is committed, or its error.
 
         Raises:
-            WriterFullError: no room.
+            WriterFullError: the queue is full, or the writer is closed.
         """
         future: Future[Any] = Future()
         if self._closed:
@@ -61,11 +61,11 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Writes that wait."""
+        """The number of writes that wait."""
         return self._queue.qsize()
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Commit what is queued, and end the thread."""
+        """Commit all queued writes, and end the thread."""
         self._closed = True
         self._queue.put(None)
         self._thread.join(timeout_s)
