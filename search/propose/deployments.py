@@ -24,6 +24,9 @@ class DeploymentSelector:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._deployments = space.deployments
+        bits = {name.removeprefix("bits."): knob for name, knob in space.knobs.items() if name.startswith("bits.")}
+        #: Settings that need a precision, and have one value that is not off.
+        self._fixed = {name: k.single for name, k in bits.items() if k.needs and k.single not in (None, k.off)}
 
     def learn(self, baselines: Mapping[Deployment, tuple[Estimate, float]]) -> None:
         """Drop dominated deployments, given the uncompressed model's (loss in points, milliseconds) by deployment."""
@@ -49,4 +52,4 @@ class DeploymentSelector:
 
     def __call__(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """The recipes of the same weights under the other deployments."""
-        return siblings(recipe, self._deployments)
+        return siblings(recipe, self._deployments, self._fixed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from spaces.axes.bits import INTEGER
-from spaces.knob import Value
+from spaces.knob import Settings, Value
 from spaces.recipe import Recipe, Step
 
 
@@ -18,7 +19,9 @@ class Deployment(NamedTuple):
     precision: str
 
 
-def siblings(recipe: Recipe, deployments: Sequence[tuple[str, str]]) -> tuple[Recipe, ...]:
+def siblings(
+    recipe: Recipe, deployments: Sequence[tuple[str, str]], fixed: Settings = MappingProxyType({})
+) -> tuple[Recipe, ...]:
     """The same weights under each of `deployments`, this recipe's own left out.
 
     Blocks that it spares are spared under every integer precision; its embeddings and its head keep their precision
@@ -33,7 +36,10 @@ def siblings(recipe: Recipe, deployments: Sequence[tuple[str, str]]) -> tuple[Re
             "fp32_blocks": precision in INTEGER,
             "embeddings": own_runtime,
             "head": own_runtime and precision in ("int8", "int4"),
+            "rounding": own_runtime and precision == "int4",
         }
+        needed = {"head": ("int8", "int4"), "rounding": ("int4",)}
+        settings |= {name: value for name, value in fixed.items() if precision in needed.get(name, ())}
         settings |= {name: value for name, value in (own.settings if own else {}).items() if applies.get(name)}
         steps = tuple(s for s in recipe.steps if s.name != "bits")
         if settings:

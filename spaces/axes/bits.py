@@ -25,6 +25,9 @@ INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
 #: Precisions of a causal language model's output matrix, a third of a small model's weights; "body": the blocks'.
 HEADS = ("body", "fp32", "int8", "int4")
+#: How int4 is made of a causal language model's weights. nearest: each group fitted to its weights alone; gptq: with
+#: error feedback, to what the matrix gives on calibration rows (`spaces.gptq`).
+ROUNDINGS = ("nearest", "gptq")
 
 
 class Bits:
@@ -52,8 +55,17 @@ class Bits:
             needs=("precision", ("int8", "int4")),
             help="precision of a causal language model's output matrix; body: that of its blocks",
         )
+        rounding = Knob(
+            "rounding",
+            off=ROUNDINGS[0],
+            choices=ROUNDINGS,
+            method=True,
+            opt_in=True,
+            needs=("precision", ("int4",)),
+            help="how a causal language model's int4 is made: of the weights alone, or by outputs on training rows",
+        )
         if not shape.layers:
-            return (precision, embeddings, head)
+            return (precision, embeddings, head, rounding)
         fp32_blocks = Knob(
             "fp32_blocks",
             off=0,
@@ -65,7 +77,7 @@ class Bits:
             needs=("precision", INTEGER),
             help="blocks that stay fp32 under an integer precision, the most sensitive first; so does the head then",
         )
-        return (precision, embeddings, head, fp32_blocks)
+        return (precision, embeddings, head, rounding, fp32_blocks)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         return precision(settings)
@@ -81,8 +93,8 @@ class Bits:
 
 
 def precision(settings: Settings) -> Plan:
-    """The precision plan of these settings: {"precision"}, with "fp32_blocks", "embeddings" and "head" only where they
-    are not off.
+    """The precision plan of these settings: {"precision"}, with "fp32_blocks", "embeddings", "head" and "rounding" only
+    where they are not off.
 
     Raises:
         Infeasible: an unknown value, or fp32 blocks without an integer precision.
@@ -111,4 +123,9 @@ def precision(settings: Settings) -> Plan:
         raise Infeasible(f"bits.head must be one of {', '.join(HEADS)}, got {head!r}")
     if head not in ("body", precision):
         plan["head"] = head
+    rounding = str(settings.get("rounding", ROUNDINGS[0]))
+    if rounding not in ROUNDINGS:
+        raise Infeasible(f"bits.rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    if rounding != ROUNDINGS[0]:
+        plan["rounding"] = rounding
     return plan

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spaces import sensitivity
+from spaces import calibration, sensitivity
 from spaces.base import read_config
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes.opening import written_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spaces.base import TaskModel
+    from spaces.generation.onnx_linear import Precision
+    from spaces.groups import Groups
 
 HEAD = "causal"
 
@@ -40,7 +49,27 @@ def graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
         blocks = sensitivity.read(folder) if count else []
         if count > len(blocks):
             raise Infeasible(f"bits.fp32_blocks must be at most the model's {len(blocks)} blocks, got {count}")
-        precision = Precision.of(plan, blocks[:count])
+        model, precision = build.load(folder), Precision.of(plan, blocks[:count])
+        if "rounding" in plan:
+            precision = _by_outputs(model, precision, folder)
         with written_whole(path) as partial:
-            onnx_decoder.write(build.load(folder), precision, partial)
+            onnx_decoder.write(model, precision, partial)
     return path
+
+
+def _by_outputs(model: TaskModel, precision: Precision, folder: Path) -> Precision:
+    """The precision with integers by error feedback (`spaces.generation.calibrated`); changes the weights of `model`.
+
+    Raises:
+        Infeasible: the folder has no calibration rows.
+    """
+    from spaces.generation.calibrated import calibrated
+    from spaces.generation.onnx_linear import to_nearest
+
+    rows = calibration.read(folder, "bits.rounding")
+    groups = calibrated(model, rows, precision.body, precision.head, precision.fp32_blocks)
+
+    def quantise(path: str, weight: Tensor, bits: int) -> Groups:
+        return groups[path] if path in groups else to_nearest(path, weight, bits)
+
+    return replace(precision, quantise=quantise)

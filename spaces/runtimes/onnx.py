@@ -71,6 +71,8 @@ class Onnx(FromGraph):
             return OnnxScores(session(path, context, CPU))
         if "head" in plan:
             raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
+        if "rounding" in plan:
+            raise Infeasible(f"bits.rounding: {plan['rounding']} is of causal language models alone")
         return OnnxPredict(graph(folder, plan), context, CUDA if context.device == "cuda" else CPU)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
@@ -132,7 +134,8 @@ def file_of(plan: Plan) -> str:
     fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
     head = f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else ""
-    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}.onnx"
+    rounding = f"-{plan['rounding']}" if "rounding" in plan else ""
+    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}.onnx"
 
 
 def versions() -> dict[str, str]:

@@ -56,6 +56,8 @@ def require(runtime: Runtime, plan: Plan, context: Context, place: str | None = 
         raise Infeasible(why)
     if "head" in plan and runtime.name != "onnx":
         raise Infeasible(f"bits.head: {runtime.name} has no precision of its own for the output matrix; onnx has")
+    if "rounding" in plan and runtime.name != "onnx":
+        raise Infeasible(f"bits.rounding: {runtime.name} has no int4 by {plan['rounding']}; onnx has")
     precision = str(plan["precision"])
     if precision not in runtime.precisions(context):
         problem = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None

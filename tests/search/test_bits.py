@@ -14,13 +14,15 @@ from conftest import Finished
 
 from search.config.load import from_mapping, load
 from search.deliver.export import files_of
+from search.propose.deployments import DeploymentSelector
 from search.space.choices import names
-from search.space.deployments import siblings
+from search.space.deployments import Deployment, siblings
 from search.space.space import Space, anchors, open_space
 from search.tasks.encoded import read_encoded
 from spaces import calibration, sensitivity
+from spaces.axes.bits import Bits
 from spaces.runtime import Context
-from spaces.shape import LayerShape, Shape
+from spaces.shape import NO_SHAPE, LayerShape, Shape
 
 from . import factory
 
@@ -73,6 +75,20 @@ def test_siblings_spare_the_same_blocks_under_every_integer_precision() -> None:
     assert by_pair["onnx", "int4"].steps[-1].settings == {"precision": "int4", "fp32_blocks": 2, "embeddings": "int8"}
     assert by_pair["openvino", "int8-static"].steps[-1].settings == {"precision": "int8-static", "fp32_blocks": 2}
     assert all(r.weights_digest == recipe.weights_digest for r in by_pair.values())
+
+
+def test_what_a_space_fixes_of_bits_is_fixed_of_siblings_under_other_runtimes_too() -> None:
+    bits = {knob.name: knob for knob in Bits().knobs(NO_SHAPE)}
+    fixed = {"bits.rounding": bits["rounding"].fixed("gptq"), "bits.head": bits["head"].fixed("int8")}
+    deployments = tuple(Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "int8"), ("onnx", "int4")))
+    recipe = factory.recipe({}, "eager")
+    found = {
+        str(r.params.get("bits.precision")): r for r in DeploymentSelector(Space(fixed, None, deployments))(recipe)
+    }
+    assert found["int4"].params.items() >= {"bits.rounding": "gptq", "bits.head": "int8"}.items()
+    assert "bits.rounding" not in found["int8"].params and found["int8"].params["bits.head"] == "int8"
+    searched = Space({f"bits.{name}": knob for name, knob in bits.items()}, None, deployments)
+    assert not any({"bits.rounding", "bits.head"} & set(r.params) for r in DeploymentSelector(searched)(recipe))
 
 
 def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_its_blocks(finished: Finished) -> None:

@@ -1,0 +1,114 @@
+"""Integers of a causal language model that lose the least of each matrix's outputs on calibration rows (GPTQ).
+
+Block after block: the inputs of a block are those that the blocks before it give with their integers, so that what they
+lost is not lost twice. Each row passes each block three times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.anatomy import anatomy_of
+from spaces.base import TaskModel
+from spaces.gptq import groups_by_outputs
+from spaces.groups import Groups, integers_to_weights
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with beside its hidden states
+
+
+@torch.inference_mode()
+def calibrated(
+    model: TaskModel, rows: Sequence[Mapping[str, np.ndarray]], body: int, head: int, fp32_blocks: Sequence[str] = ()
+) -> dict[str, Groups]:
+    """The integers of the matrices in blocks, of `body` bits, and of the output matrix, of `head` bits, by path.
+
+    What has 32 bits, and the blocks at these paths, stay as they are. `rows` are input_ids and attention_mask (1, L),
+    without padding. Weights in the blocks of `model` become what the integers stand for.
+    """
+    anatomy = anatomy_of(model.backbone)
+    paths = {module: path for path, module in model.named_modules()}
+    hidden, calls = _calls(model, list(anatomy.blocks), rows)
+    found: dict[str, Groups] = {}
+    for index, block in enumerate(anatomy.blocks):
+        if body < 32 and paths[block] not in fp32_blocks:
+            with _moments([m for m in block.modules() if isinstance(m, nn.Linear)]) as moments:
+                for x, by_block in zip(hidden, calls, strict=True):
+                    _output(block, x, by_block[index])
+            for linear, moment in moments.items():
+                found[paths[linear]] = groups = groups_by_outputs(linear.weight, moment, body)
+                weight = torch.from_numpy(integers_to_weights(groups, linear.in_features))
+                linear.weight = nn.Parameter(weight.to(linear.weight), requires_grad=False)
+        hidden = [_output(block, x, by_block[index]) for x, by_block in zip(hidden, calls, strict=True)]
+    output = next(m for m in model.modules() if callable(getattr(m, "get_output_embeddings", None)))
+    matrix = output.get_output_embeddings()  # type: ignore[operator]
+    if head < 32 and isinstance(matrix, nn.Linear):
+        norm = anatomy.backbone.get_submodule(anatomy.family.outer_norms[0])
+        last = [norm(x)[0] for x in hidden]  # (L, hidden) each
+        moment = torch.stack([x.T @ x for x in last]).sum(0) / sum(map(len, last))
+        found[paths[matrix]] = groups_by_outputs(matrix.weight, moment, head)
+    return found
+
+
+def _calls(
+    model: TaskModel, blocks: Sequence[nn.Module], rows: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[list[Tensor], list[list[Call]]]:
+    """The hidden states (1, L, hidden) before the first block, by row; and the calls by row and block."""
+    hidden: list[Tensor] = []
+    calls: list[list[Call]] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        rest = {name: value for name, value in named.items() if name != "hidden_states"}
+        if not calls[-1]:
+            hidden.append(given[0] if given else named["hidden_states"])
+        calls[-1].append((given[1:], rest))
+
+    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
+    try:
+        for row in rows:
+            calls.append([])
+            tensors = {name: torch.from_numpy(row[name]) for name in ("input_ids", "attention_mask")}
+            model.backbone(**tensors, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hidden, calls
+
+
+def _output(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    found = block(hidden, *call[0], **call[1])
+    return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _moments(linears: Sequence[nn.Linear]) -> Iterator[dict[nn.Linear, Tensor]]:
+    """E[x x^T] of the inputs of each matrix, complete when the block ends. Matrices of one input share theirs."""
+    sums: dict[nn.Linear, Tensor] = {}
+    counts: dict[nn.Linear, int] = {}
+    first: list[tuple[Tensor, nn.Linear]] = []  # the last input, and the first matrix that read it
+
+    def add(module: nn.Module, given: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Linear)
+        x: Tensor = given[0]
+        if first and first[0][0] is x:
+            sums[module], counts[module] = sums[first[0][1]], 0
+            return
+        first[:] = [(x, module)]
+        tokens = x.reshape(-1, x.shape[-1])
+        sums.setdefault(module, torch.zeros(tokens.shape[1], tokens.shape[1])).add_(tokens.T @ tokens)
+        counts[module] = counts.get(module, 0) + len(tokens)
+
+    moments: dict[nn.Linear, Tensor] = {}
+    handles = [linear.register_forward_pre_hook(add) for linear in linears]
+    try:
+        yield moments
+        total = max(counts.values(), default=1)
+        moments.update({linear: moment / total for linear, moment in sums.items()})
+    finally:
+        for handle in handles:
+            handle.remove()
