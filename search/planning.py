@@ -10,6 +10,7 @@ import numpy as np
 
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
+from search.execute.forecast import forecast
 from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
@@ -19,11 +20,13 @@ from search.prepare.runner import space_of
 from search.prepare.teacher import load_and_try
 from search.space.space import Space, anchors
 from search.tasks import task_of
+from search.tasks.causal_lm import WindowRows
 from search.tasks.tokens import frame_of
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
-    """Lines for a person. Reads the data and the base model; trains nothing, writes nothing.
+    """Lines for a person. Reads the data and the base model; writes nothing. Of a language model that will be recovered
+    a few steps of training are timed.
 
     Raises:
         UserError: what a run would raise before its first trial.
@@ -40,7 +43,8 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     tokenizer = cutting_tokenizer(config, folder, facts)
     sample = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
     task = task_of(config)
-    encoded = task.encode(tokenizer, sample, config.data, splits.labels, config.where).encoded
+    rows = task.encode(tokenizer, sample, config.data, splits.labels, config.where)
+    encoded = rows.encoded
     check_tokens(encoded, sample, "train", config)
     model, _ = load_and_try(config, folder, splits.labels, frame_of(tokenizer, task.paired(config.data)), encoded)
     count = sum(p.numel() for p in model.parameters())
@@ -56,6 +60,8 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     for name, why in space.missing.items():
         yield f"  left out: {name}: {why}"
     yield from _cost_lines(config, space, len(splits.train))
+    if isinstance(rows, WindowRows) and config.recover.epochs > 0 and space.compresses:
+        yield f"recovery  {forecast(config, model, rows, len(sample) / len(splits.train), context.device)}"
 
 
 def _knob_lines(space: Space) -> Iterator[str]:

@@ -24,17 +24,29 @@ class Activations:
     last: Tensor | None = None
     blocks: dict[int, Tensor] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None  # (B, L, V)
 
 
 @contextmanager
-def capturing(model: TaskModel, blocks: Sequence[int] = (), relations: bool = False) -> Iterator[Activations]:
-    """Capture, by forward hooks, the last hidden state and the named block outputs and relations of every pass."""
+def capturing(
+    model: TaskModel, blocks: Sequence[int] = (), relations: bool = False, logits: bool = False
+) -> Iterator[Activations]:
+    """Capture, by forward hooks, the last hidden state and the named block outputs and relations of every pass.
+
+    With `logits`, those of a causal language model too.
+    """
     activations = Activations()
 
     def keep_last(_module: nn.Module, _args: object, output: Any) -> None:
         activations.last = output.last_hidden_state
 
     handles = [model.backbone.register_forward_hook(keep_last)]
+
+    def keep_logits(_module: nn.Module, _args: object, output: Any) -> None:
+        activations.logits = output.logits
+
+    if logits:
+        handles.append(model.get_submodule("model").register_forward_hook(keep_logits))
 
     def keep(block: int) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -75,6 +87,22 @@ class TeacherOutputs:
     hidden: Tensor | None = None
     blocks: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[str, Tensor] = field(default_factory=dict)
+    likeliest: Likeliest | None = None
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """The teacher's k likeliest next tokens at each position of a batch."""
+
+    ids: Tensor  # (B, L, k) int64
+    log_probabilities: Tensor  # (B, L, k)
+
+    @classmethod
+    def of(cls, logits: Tensor, count: int) -> Likeliest:
+        """Of logits (B, L, V)."""
+        logits = logits.float()
+        highest = logits.topk(min(count, logits.shape[-1]), dim=-1)
+        return cls(highest.indices, highest.values - logits.logsumexp(-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -93,10 +121,11 @@ class Distillation:
     """Loss of a student: targets, the teacher's output, and its hidden states and attention relations.
 
     `task(output, targets, mask)` is the loss against the data's targets, `soft(output, taught, mask, temperature)` that
-    against the teacher's output. The hidden term is the mean square error per token of the last hidden state, relative
-    to the teacher's energy. The blocks term is the same for intermediate blocks, `mapped` from the student's to the
-    teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2). The relations term compares queries, keys and
-    values among the tokens of the last block (MiniLMv2, Wang et al. 2021, arXiv 2012.15828, section 3).
+    against the teacher's output, or `likeliest_loss` where `likeliest` is set. The hidden term is the mean square error
+    per token of the last hidden state, relative to the teacher's energy. The blocks term is the same for intermediate
+    blocks, `mapped` from the student's to the teacher's (TinyBERT, Jiao et al. 2020, arXiv 1909.10351, section 3.2).
+    The relations term compares queries, keys and values among the tokens of the last block (MiniLMv2, Wang et al. 2021,
+    arXiv 2012.15828, section 3).
     `teacher(rows, inputs)` gives the teacher's outputs, stored or computed; `columns` are the coordinates of the
     teacher's hidden states that a narrower student has.
     """
@@ -110,16 +139,21 @@ class Distillation:
     columns: Tensor | None = None
     mapped: Mapping[int, int] = field(default_factory=dict)
     relation_heads: int = 12
+    likeliest: bool = False
 
     def __call__(self, model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
         wanted = self.weights
         mapped = self.mapped if wanted.blocks > 0 else {}
-        with capturing(model, tuple(mapped), wanted.relations > 0) as activations:
+        with capturing(model, tuple(mapped), wanted.relations > 0, self.likeliest) as activations:
             output = model(**inputs)
         taught = self.teacher(rows, inputs)
         mask = inputs["attention_mask"]
         value = wanted.task * self.task(output, self.targets[rows].to(output.device), mask)
-        value = value + wanted.soft * self.soft(output, taught.output.to(output.device), mask, self.temperature)
+        if self.likeliest:
+            assert activations.logits is not None and taught.likeliest is not None
+            value = value + wanted.soft * likeliest_loss(activations.logits, taught.likeliest, mask)
+        else:
+            value = value + wanted.soft * self.soft(output, taught.output.to(output.device), mask, self.temperature)
         if taught.hidden is not None and wanted.hidden > 0:
             assert activations.last is not None
             target = self._narrow(taught.hidden, activations.last)
@@ -136,6 +170,21 @@ class Distillation:
     def _narrow(self, target: Tensor, like: Tensor) -> Tensor:
         target = target.to(like.device)
         return target if self.columns is None else target[..., self.columns.to(target.device)]
+
+
+def likeliest_loss(logits: Tensor, taught: Likeliest, attention_mask: Tensor) -> Tensor:
+    """KL(teacher || student) of the next token in nats, all but the teacher's likeliest tokens counted as one.
+
+    Logits (B, L, V), mask (B, L) with padding at the right; the mean over the tokens that follow another. Counting
+    tokens as one never makes the divergence larger (the log sum inequality).
+    """
+    keep = attention_mask[:, 1:].bool()
+    ours = logits[:, :-1][keep].float()  # (tokens, V)
+    ids, theirs = (one.to(logits.device)[:, :-1][keep] for one in (taught.ids, taught.log_probabilities.float()))
+    student = ours.gather(-1, ids) - ours.logsumexp(-1, keepdim=True)
+    rest, others = (torch.log1p(-one.exp().sum(-1).clamp(max=1 - 1e-6)) for one in (student, theirs))
+    divergence = (theirs.exp() * (theirs - student)).sum(-1) + others.exp() * (others - rest)
+    return divergence.mean()
 
 
 def hidden_loss(hidden: Tensor, target: Tensor, attention_mask: Tensor) -> Tensor:

@@ -143,6 +143,10 @@ class RecoverConfig:
     relation_weight: NonNegative = 0.0  # how tokens resemble each other in the last attention (MiniLMv2)
     early_stopping: Count | None = None  # evaluations, 1/4 epoch apart, without a lower held-out loss
     rows: Count | None = None  # of the training split
+    tokens: Count | None = None  # most tokens that are trained on, whatever the epochs say
+    top_k: Annotated[Whole, Field(ge=0)] | None = (
+        None  # of causal-lm: tokens of the teacher's distributions (None: 64); 0: likelihoods alone
+    )
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -158,12 +162,6 @@ class LimitsConfig:
     max_tpot_ms: Positive | None = None  # and of each later one
     #: Bounds by the name of any objective: the most of what is better lower, the least of what is better higher.
     others: Mapping[Text, Number] = field(default_factory=dict)
-
-    @property
-    def measurements(self) -> tuple[str, ...]:
-        """The bounded measurements that not every model has."""
-        named = {"peak_memory_mb": self.max_memory_mb, "ttft_ms": self.max_ttft_ms, "tpot_ms": self.max_tpot_ms}
-        return (*(name for name, bound in named.items() if bound is not None), *self.others)
 
 
 @dataclass(frozen=True, config=SECTION)

@@ -28,7 +28,7 @@ from search.failures import is_transient, of_the_candidate, retry_once
 from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Status
-from search.measure.limits import broken
+from search.measure.limits import broken, measured_for
 from search.measure.measurer import Measurer, Progress, Stopwatch
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
@@ -133,7 +133,7 @@ class Evaluator:
 
     def _check_complete(self, measurements: Mapping[str, Measurement]) -> None:
         """Raise LookupError when an objective or a limited figure was not measured: no counter, or too few calls."""
-        wanted = (*(t.objective for t in self._prepared.targets), *self._prepared.config.limits.measurements)
+        wanted = (*(t.objective for t in self._prepared.targets), *measured_for(self._prepared.config.limits))
         missing = [name for name in wanted if name not in measurements]
         if missing:
             about = "; ".join(f"{name} ({objective_named(name).description})" for name in missing)

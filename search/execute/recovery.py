@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from spaces.base import TaskModel
     from spaces.distillation import Distillation
+from search.prepare.recovery_budget import epochs_of, likeliest_of
 from search.prepare.teacher_outputs import StoredTeacher
 
 #: Terms of the loss in the order of `LossWeights`; their settings are called `<term>_weight`.
@@ -50,9 +51,12 @@ class Recovery:
 
         encoded, targets = read_encoded(self.data / "train.npz")
         settings, config = self.settings, self.config
+        patience = int(settings["early_stopping"]) or None
+        rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
+        tokens = int(encoded.lengths[rows].sum())
         narrower = "hidden" in self.plans.get("distill", {})
         training = Training(
-            epochs=float(settings["epochs"]),
+            epochs=epochs_of(float(settings["epochs"]), int(settings.get("tokens", 0)) or None, tokens),
             batch=int(settings["batch"]),
             learning_rate=float(settings["learning_rate"]),
             head_learning_rate=float(settings["learning_rate"]),
@@ -60,8 +64,6 @@ class Recovery:
             seed=config.seed,
         )
         loss = self._loss(model, encoded.lengths, targets)
-        patience = int(settings["early_stopping"]) or None
-        rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
         epoch = epochs(encoded, self.inputs, training.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
@@ -86,10 +88,12 @@ class Recovery:
             weights.blocks > 0
         ):  # without dropped blocks each student block corresponds to the teacher's of the same index
             mapped = dict(enumerate(student.get("blocks", range(len(anatomy_of(model.backbone).blocks)))))
+        count = likeliest_of(self.config)
+        blocks = tuple(mapped.values())
         return Distillation(
             targets=torch.from_numpy(targets),
             teacher=StoredTeacher(
-                self.outputs, lengths, self.teacher, self.device, weights, tuple(mapped.values()), self.projection
+                self.outputs, lengths, self.teacher, self.device, weights, blocks, self.projection, count
             ),
             task=task.loss,
             soft=task.soft_loss,
@@ -97,4 +101,5 @@ class Recovery:
             weights=weights,
             columns=None if width is None else torch.tensor(decode_ranges(width)),
             mapped=mapped,
+            likeliest=count > 0,
         )

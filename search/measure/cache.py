@@ -13,6 +13,7 @@ from typing import Any
 from objectives.measurement import Measurement
 from search.config.schema import SPANS
 from search.front.outcome import LATENCY
+from search.measure.limits import measured_for
 from search.measure.timing import Timings
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
@@ -50,7 +51,7 @@ class Reuse:
             "rows": config.measure.validation_rows,
             "metric": config.metric,
             "seed": config.seed,
-            "wanted": sorted({*(t.objective for t in prepared.targets), *config.limits.measurements}),
+            "wanted": sorted({*(t.objective for t in prepared.targets), *measured_for(config.limits)}),
         }
 
     def find(self, recipe: Recipe, folder: Path) -> dict[str, Measurement] | None:

@@ -43,6 +43,12 @@ def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
     return (*named, *(_other(name, bound) for name, bound in wanted.others.items()))
 
 
+def measured_for(wanted: LimitsConfig) -> tuple[str, ...]:
+    """The measurements that are bounded and that not every model has."""
+    named = {"peak_memory_mb": wanted.max_memory_mb, "ttft_ms": wanted.max_ttft_ms, "tpot_ms": wanted.max_tpot_ms}
+    return (*(name for name, bound in named.items() if bound is not None), *wanted.others)
+
+
 def _most(key: str, measurement: str, bound: float | None, value: str, limit: str) -> Limit | None:
     """An upper bound; `value` and `limit` are the formats of their numbers."""
     say = f"{value} is over the limit of {limit}".format

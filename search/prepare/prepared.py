@@ -17,6 +17,7 @@ from search.config.schema import RunConfig
 from search.front.outcome import CALL_TIMES, Target
 from search.front.study_record import StudyRecord
 from search.prepare.matmul_costs import priced
+from search.prepare.recovery_budget import likeliest_of
 from search.space.space import Params, Space
 from search.store.paths import inside
 from search.store.store import Store
@@ -157,6 +158,9 @@ class Prepared(PreparedData):
         recover: dict[str, Value] = {}
         if cut and wanted["epochs"] > 0:
             recover = {name: 0 if value is None else value for name, value in wanted.items()}
+            recover |= {"top_k": likeliest_of(self.config)}
+            # (Without what does not change it, so that weights of before are found.)
+            recover = {name: value for name, value in recover.items() if value or name not in ("tokens", "top_k")}
         return Recipe(
             base=self.model_digest,
             task=self.config.task,

@@ -28,6 +28,7 @@ from search.prepare.matmul_costs import costs_here
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit
 from search.prepare.prepared import Prepared, PreparedData, cores
+from search.prepare.recovery_budget import likeliest_of
 from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
@@ -151,8 +152,10 @@ def _outputs(
         return None
     held_out = recover.early_stopping is not None
     wanted = {**inputs, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
-    if recover.epochs < 1:
+    if recover.epochs < 1 or recover.tokens is not None:
         wanted |= {"epochs": recover.epochs, "batch": recover.batch}
+    wanted |= {} if recover.tokens is None else {"tokens": recover.tokens}
+    wanted |= {"top_k": count} if (count := likeliest_of(config)) else {}
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
+from search.prepare.recovery_budget import epochs_of, likeliest_of, stored_likeliest
 from search.tasks import task_of
 from search.tasks.encoded import read_encoded, rows_of, trained_on
 from search.tasks.tokens import by_length
@@ -19,7 +20,7 @@ from spaces.base import read_config
 if TYPE_CHECKING:
     import torch
 
-    from spaces.distillation import LossWeights, TeacherOutputs
+    from spaces.distillation import Likeliest, LossWeights, TeacherOutputs
 
 #: Above this the teacher's hidden states are computed as they are needed instead of stored.
 STORED_HIDDEN_BYTES = 2 * 10**9
@@ -32,17 +33,19 @@ def make_outputs(
 
     The output is (N, ...), or (tokens, ...) for a head with one output per token; the states are (tokens, hidden) in
     float16, and left out above `STORED_HIDDEN_BYTES`. `starts` (N + 1,) is each row's first token, -1 without one.
+    A language model's likeliest next tokens and their log-probabilities are `ids` and `log_probabilities` (tokens, k).
     """
     from safetensors.torch import save_file
 
     from spaces import build
-    from spaces.distillation import capturing
+    from spaces.distillation import Likeliest, capturing
 
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
     encoded, _ = read_encoded(data / "train.npz")
     rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, config.recover.early_stopping is not None)
-    rows = trained_on(encoded, config.recover.batch, config.seed, rows, config.recover.epochs)
+    share = epochs_of(config.recover.epochs, config.recover.tokens, int(encoded.lengths[rows].sum()))
+    rows = trained_on(encoded, config.recover.batch, config.seed, rows, share)
     rows = np.concatenate([rows, held_out])
     starts = np.full(len(encoded) + 1, -1, dtype=np.int64)
     ordered = np.sort(rows)
@@ -51,8 +54,8 @@ def make_outputs(
     stored: dict[str, Any] = {}  # tensors
     at_once = task_of(config).most_rows(32, config.data.max_length)
     order = ordered[by_length(encoded.lengths[ordered], at_once)]
-    base = read_config(teacher)[0]
-    with torch.inference_mode(), capturing(model) as activations:
+    base, count = read_config(teacher)[0], stored_likeliest(likeliest_of(config), tokens)
+    with torch.inference_mode(), capturing(model, logits=count > 0) as activations:
         for first in range(0, len(order), at_once):
             chosen = order[first : first + at_once]
             batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in base.inputs}
@@ -67,6 +70,12 @@ def make_outputs(
             if not base.per_token:
                 stored["output"][torch.from_numpy(chosen)] = out
             by_token = {"hidden": states, **({"output": out} if base.per_token else {})}
+            if activations.logits is not None:
+                highest = Likeliest.of(activations.logits, count)
+                by_token |= {"ids": highest.ids.cpu(), "log_probabilities": highest.log_probabilities.cpu()}
+                if "ids" not in stored:
+                    stored["ids"] = torch.zeros(tokens, highest.ids.shape[-1], dtype=torch.int32)
+                    stored["log_probabilities"] = torch.zeros(*stored["ids"].shape, dtype=torch.float16)
             _store_tokens(stored, by_token, starts[chosen], encoded.lengths[chosen])
             progress("teacher outputs", min(1.0, (first + at_once) / len(order)))
     save_file({**stored, "starts": torch.from_numpy(starts)}, folder / "outputs.safetensors")
@@ -94,6 +103,7 @@ class StoredTeacher:
         weights: LossWeights,
         blocks: tuple[int, ...] = (),
         projection: torch.Tensor | None = None,
+        likeliest: int = 0,
     ) -> None:
         from safetensors.torch import load_file
 
@@ -103,8 +113,11 @@ class StoredTeacher:
             self._output = self._output @ projection.T
         self._per_token = read_config(teacher)[0].per_token
         self._lengths, self._blocks, self._relations = lengths, blocks, weights.relations > 0
+        self._ids, self._log_probabilities = tensors.get("ids"), tensors.get("log_probabilities")
+        self._likeliest = likeliest
         self._live = None
-        if self._blocks or self._relations or (weights.hidden > 0 and self._hidden is None):
+        absent = (weights.hidden > 0 and self._hidden is None) or (likeliest > 0 and self._ids is None)
+        if self._blocks or self._relations or absent:
             from spaces import build
 
             self._live = build.load(teacher).to(device)
@@ -112,15 +125,25 @@ class StoredTeacher:
     def __call__(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> TeacherOutputs:
         import torch
 
-        from spaces.distillation import TeacherOutputs, capturing
+        from spaces.distillation import Likeliest, TeacherOutputs, capturing
 
         if self._live is not None:
-            with torch.no_grad(), capturing(self._live, self._blocks, self._relations) as activations:
+            asked = self._likeliest > 0
+            with torch.no_grad(), capturing(self._live, self._blocks, self._relations, asked) as activations:
                 self._live(**inputs)
-            return TeacherOutputs(self._of(rows, inputs), activations.last, activations.blocks, activations.projections)
-        if self._hidden is None:
-            return TeacherOutputs(self._of(rows, inputs))
-        return TeacherOutputs(self._of(rows, inputs), self._padded(self._hidden, rows, inputs))
+            highest = None if activations.logits is None else Likeliest.of(activations.logits, self._likeliest)
+            output = self._of(rows, inputs)
+            return TeacherOutputs(output, activations.last, activations.blocks, activations.projections, highest)
+        hidden = None if self._hidden is None else self._padded(self._hidden, rows, inputs)
+        return TeacherOutputs(self._of(rows, inputs), hidden, likeliest=self._stored_likeliest(rows, inputs))
+
+    def _stored_likeliest(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Likeliest | None:
+        from spaces.distillation import Likeliest
+
+        if self._ids is None or self._log_probabilities is None:
+            return None
+        ids, logs = (self._padded(one, rows, inputs) for one in (self._ids, self._log_probabilities))
+        return Likeliest(ids.long(), logs)
 
     def _of(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self._padded(self._output, rows, inputs) if self._per_token else self._output[rows]
@@ -129,7 +152,8 @@ class StoredTeacher:
         """(B, L, ...) of what is stored token by token."""
         import torch
 
-        padded = torch.zeros(*inputs["input_ids"].shape, *flat.shape[1:])
+        kind = torch.float32 if flat.is_floating_point() else flat.dtype
+        padded = torch.zeros(*inputs["input_ids"].shape, *flat.shape[1:], dtype=kind)
         for position, row in enumerate(rows.tolist()):
             start, length = int(self._starts[row]), int(self._lengths[row])
             padded[position, :length] = flat[start : start + length]

@@ -102,6 +102,12 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
         ({"workload": {"prompt": 64}}, r"workload.prompt: must be left out unless the task is text, got 64"),
         ({"workload": {"new_tokens": 8}}, r"workload.new_tokens: must be left out unless the task is text, got 8"),
         ({"objectives": ["metric", "tpot_ms"]}, r'objectives: must be left out unless the task is text, got "tpot_ms"'),
+        ({"recover": {"top_k": 8}}, r"recover.top_k: must be left out unless the task is text, got 8"),
+        ({"recover": {"tokens": 0}}, r"recover.tokens: must be a whole number, at least 1 or null, got 0"),
+        (
+            {"task": "text", "recover": {"top_k": -1}},
+            r"recover.top_k: must be a whole number, at least 0 or null, got -1",
+        ),
         ({"limits": {"max_ttft_ms": 9}}, r"limits.max_ttft_ms: must be left out unless the task is text, got 9"),
         ({"limits": {"max_tpot_ms": 9}}, r"limits.max_tpot_ms: must be left out unless the task is text, got 9"),
         (

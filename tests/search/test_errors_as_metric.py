@@ -21,7 +21,7 @@ from search.errors import UserError
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
 from search.front.study_record import StudyRecord
-from search.measure.limits import broken
+from search.measure.limits import broken, measured_for
 from search.measure.teacher_check import standing
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
@@ -106,7 +106,7 @@ def test_memory_and_times_of_tokens_are_limited_by_name() -> None:
         "time of a later token 9.00 ms is over the limit of 8.5 ms",
     )
     assert broken(LimitsConfig(max_memory_mb=700, max_ttft_ms=40, max_tpot_ms=9), "perplexity", outcome) == ()
-    assert limits.measurements == ("peak_memory_mb", "ttft_ms", "tpot_ms")
+    assert measured_for(limits) == ("peak_memory_mb", "ttft_ms", "tpot_ms")
 
 
 def test_a_least_accuracy_is_none_of_an_error() -> None:

@@ -14,10 +14,12 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.distillation import (
     Distillation,
+    Likeliest,
     LossWeights,
     TeacherOutputs,
     capturing,
     hidden_loss,
+    likeliest_loss,
     relation_loss,
 )
 from spaces.losses import class_loss, class_soft_loss
@@ -194,3 +196,20 @@ def test_padding_does_not_move_the_relation_loss() -> None:
     before = relation_loss({"key": ours}, {"key": theirs}, mask, 2)
     changed = torch.where(mask.bool()[..., None], ours, ours + 50)
     torch.testing.assert_close(relation_loss({"key": changed}, {"key": theirs}, mask, 2), before)
+
+
+def test_the_loss_against_the_likeliest_tokens_is_the_divergence_of_the_next_token() -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = torch.randn(2, 3, 6, 20, generator=generator)
+    mask = torch.ones(3, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    keep = mask[:, 1:].bool()
+    a, b = ours.log_softmax(-1)[:, :-1][keep], theirs.log_softmax(-1)[:, :-1][keep]
+    whole = float((b.exp() * (b - a)).sum(-1).mean())
+    losses = [float(likeliest_loss(ours, Likeliest.of(theirs, count), mask)) for count in (1, 4, 12, 19, 20, 64)]
+    assert losses[-2] == losses[-1] == pytest.approx(whole, rel=1e-4)
+    assert losses == sorted(losses) and losses[0] > 0, "tokens counted as one never make it larger"
+    assert float(likeliest_loss(theirs, Likeliest.of(theirs, 4), mask)) == pytest.approx(0, abs=1e-5)
+    padded = ours.clone()
+    padded[1, 4:] = 99.0
+    assert float(likeliest_loss(padded, Likeliest.of(theirs, 4), mask)) == pytest.approx(losses[1], rel=1e-6)

@@ -1,0 +1,108 @@
+"""Recovery of language models: a budget in tokens, the teacher's likeliest tokens, and what a training will take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import command
+import pytest
+import torch
+from conftest import state_of
+from safetensors.torch import load_file, save_file
+
+from search.prepare.recovery_budget import STORED_BYTES, epochs_of, stored_likeliest
+from search.prepare.teacher_outputs import StoredTeacher
+from search.tasks.encoded import read_encoded
+from spaces.distillation import LossWeights
+
+from .test_causal_lm import llama, texts
+
+MOST = 1500  # tokens
+
+
+def configured(folder: Path, **recover: Any) -> Path:
+    llama(folder / "model")
+    for seed, (name, count) in enumerate((("train", 160), ("validation", 30), ("test", 30))):
+        lines = [json.dumps(row) for row in texts(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
+    return command.write_config(
+        folder / "config.yaml",
+        study="taught",
+        task="causal-lm",
+        model={"name": "model"},
+        data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400},
+        teacher={"epochs": 2, "learning_rate": 5e-3},
+        recover={"epochs": 1, "tokens": MOST, "batch": 8, **recover},
+        workload={"prompt": 16, "new_tokens": 4, "batch": 2},
+        space={"prune": {"neurons": 0.5}, "bits": {"precision": "fp32"}, "runtime": {"name": "eager"}},
+        budget={"trials": 2},
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search of one model that is recovered."""
+    folder = tmp_path_factory.mktemp("taught")
+    command.search("run", configured(folder), cwd=folder).succeeded()
+    return folder
+
+
+def stage(folder: Path, file: str) -> Path:
+    [found] = (path for path in (folder / "mlruns" / "cache").rglob(file) if "unfinished" not in str(path))
+    return found.parent
+
+
+def test_the_teachers_likeliest_tokens_of_the_budget_are_stored(taught: Path) -> None:
+    stored = load_file(stage(taught, "outputs.safetensors") / "outputs.safetensors")
+    asked, vocabulary = stored["ids"].shape
+    assert vocabulary == 31, "a small vocabulary is stored whole"
+    assert 0.8 * MOST < asked < 1.1 * MOST
+    assert (stored["ids"].dtype, stored["log_probabilities"].dtype) == (torch.int32, torch.float16)
+    torch.testing.assert_close(stored["log_probabilities"].float().exp().sum(-1), torch.ones(asked), atol=5e-3, rtol=0)
+    outcomes = state_of(taught / "mlruns", "taught").outcomes
+    [recover] = [outcome.recipe.recover for outcome in outcomes if outcome.recipe.recover]
+    assert (recover["tokens"], recover["top_k"]) == (MOST, 64)
+
+
+def test_a_call_may_have_several_rows(taught: Path) -> None:
+    for outcome in state_of(taught / "mlruns", "taught").outcomes:
+        figures = outcome.measurements
+        assert outcome.status == "complete" and figures["ttft_ms"].conditions["batch"] == 2
+        assert figures["tokens_per_s"].value == pytest.approx(2 * 4 * 1e3 / figures["generate_ms"].value, rel=0.5)
+
+
+def test_what_is_not_stored_is_asked_again(taught: Path, tmp_path: Path) -> None:
+    outputs, teacher = stage(taught, "outputs.safetensors"), stage(taught, "train.npz")
+    tensors = load_file(outputs / "outputs.safetensors")
+    encoded, _ = read_encoded(teacher / "train.npz")
+    model = next(path.parent for path in (taught / "mlruns" / "cache" / "teacher").rglob("model.safetensors"))
+    kept = {name: tensor for name, tensor in tensors.items() if name not in ("ids", "log_probabilities")}
+    save_file(kept, tmp_path / "outputs.safetensors")
+    rows = torch.nonzero(tensors["starts"][:-1] >= 0)[:5, 0]
+    inputs = {name: torch.from_numpy(array) for name, array in encoded.batch(rows.numpy()).items()}
+    both = []
+    for folder in (outputs, tmp_path):
+        asked = StoredTeacher(folder, encoded.lengths, model, "cpu", LossWeights(hidden=0.0), likeliest=5)
+        found = asked(rows, {name: inputs[name] for name in ("input_ids", "attention_mask")}).likeliest
+        assert found is not None
+        both.append((found.ids[0, :3, :5], found.log_probabilities[0, :3, :5]))
+    assert both[0][0].tolist() == both[1][0].tolist()
+    torch.testing.assert_close(both[0][1], both[1][1], atol=5e-3, rtol=0)
+
+
+def test_a_plan_says_what_a_recovery_takes(taught: Path) -> None:
+    shown = command.search("plan", taught / "config.yaml", cwd=taught).succeeded().out
+    [line] = (line for line in shown.splitlines() if line.startswith("recovery"))
+    assert f"so {MOST:,} tokens take about" in line and "MB of the teacher's likeliest tokens are stored" in line
+    without = command.search("plan", taught / "config.yaml", "--set", "recover.epochs=0", cwd=taught).succeeded().out
+    assert "recovery " not in without
+
+
+def test_a_budget_in_tokens_bounds_the_epochs_and_what_is_stored() -> None:
+    assert epochs_of(2.0, None, 1000) == 2.0
+    assert epochs_of(2.0, 500, 1000) == 0.5 and epochs_of(0.25, 500, 1000) == 0.25
+    tokens = STORED_BYTES // (64 * 6)
+    assert (stored_likeliest(64, tokens), stored_likeliest(64, tokens + 1)) == (64, 0)
