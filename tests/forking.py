@@ -1,9 +1,9 @@
 """A server that has imported what commands import, and forks a process for each: a start takes no seconds.
 
-The server imports and runs nothing: no tensor is made, so that no thread of OpenMP is lost in a fork. A command is a
-real process with its own id, folder, environment and streams; what `python -m search` gets from the interpreter is set
-by `_become`. One more process is forked ahead for each command: its fork server of workers (`objectives.process`),
-which would import the same libraries anew.
+The server imports, and makes one empty database. It makes no tensor, so that no thread of OpenMP is lost in a fork. A
+command is a real process with its own id, folder, environment and streams; what `python -m search` gets from the
+interpreter is set by `_become`. One more process is forked ahead for each command: its fork server of workers
+(`objectives.process`), which would import the same libraries anew.
 
 What a command times, it times once: the tests of the other worker disturb every timing, a repetition too.
 `tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions.
@@ -21,10 +21,13 @@ import runpy
 import select
 import signal
 import socket
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing import process, util
+from pathlib import Path
 from typing import Any, NoReturn
 
 import counted
@@ -52,6 +55,7 @@ def main(number: int) -> None:
         for name in PRELOADED:
             importlib.import_module(name)
     _time_once()
+    _copy_databases_of_mlflow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waking = os.pipe()
@@ -93,6 +97,27 @@ def _time_once() -> None:
     quietest = timing.quietest
     timing.quietest = lambda measure, most: quietest(measure, 1)
     reference.ATTEMPTS = 1
+
+
+def _copy_databases_of_mlflow() -> None:
+    """A new database of MLflow is a copy of one that is made here: its fifty migrations take a second each time."""
+    from mlflow.store.db import utils
+    from sqlalchemy import create_engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "mlflow.db")
+        engine = create_engine(f"sqlite:///{file}")
+        utils._initialize_tables(engine)
+        engine.dispose()
+        with closing(sqlite3.connect(file)) as database:
+            content = database.serialize()
+
+    def copy(engine: Any) -> None:
+        with closing(sqlite3.connect(":memory:")) as source, closing(sqlite3.connect(engine.url.database)) as target:
+            source.deserialize(content)
+            source.backup(target)
+
+    utils._initialize_tables = copy
 
 
 def _tell_who_ended(running: dict[int, socket.socket]) -> None:
