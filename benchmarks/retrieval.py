@@ -43,13 +43,13 @@ def passages(rows: np.ndarray, count: int) -> np.ndarray:
 
 def searched(index: Index, asked: np.ndarray) -> tuple[float, list[list[int]]]:
     """(median milliseconds of a search, the passages found)."""
-    times, found = [], []
+    times, nearest = [], []
     for question in asked:
         began = time.perf_counter()
         hits = index.search(question, NEIGHBOURS)
         times.append((time.perf_counter() - began) * 1e3)
-        found.append([hit.passage for hit in hits])
-    return float(np.median(times)), found
+        nearest.append([hit.passage for hit in hits])
+    return float(np.median(times)), nearest
 
 
 def main() -> int:
@@ -70,9 +70,9 @@ def main() -> int:
             index = Index(Path(folder) / "clusters", rows.shape[1], exact=count - 1)
             index.add(enumerate(stored))
             built_s = time.perf_counter() - began
-            found_ms, found = searched(index, asked)
+            found_ms, nearest = searched(index, asked)
         assert index.approximate is not None
-        recall = float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(found, right, strict=True)]))
+        recall = float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(nearest, right, strict=True)]))
         figures.append({"passages": count, "exact_ms": exact_ms, "ms": found_ms, "recall": recall, "built_s": built_s})
         lines.append((f"{count:,}", f"{exact_ms:.2f}", f"{found_ms:.2f}", f"{exact_ms / found_ms:.1f}",
                       str(index.approximate.probes), f"{100 * recall:.1f}", f"{100 * index.recall:.1f}",

@@ -74,10 +74,10 @@ def located(data: DataConfig, source: Source) -> DataConfig:
 
 
 def _path(key: str, path: str, source: Source) -> Path:
-    found = source.resolve(key, path)
-    if not found.exists():
-        raise UserError(f"{source.where(key)}: no such file: {found}{_beside(found)}")
-    return found
+    file = source.resolve(key, path)
+    if not file.exists():
+        raise UserError(f"{source.where(key)}: no such file: {file}{_beside(file)}")
+    return file
 
 
 def _is_saved(folder: Path) -> bool:
@@ -89,41 +89,41 @@ def _is_table(path: Path) -> bool:
     return _is_saved(path) if path.is_dir() else path.suffix.lower() in FORMATS
 
 
-def _check_table(path: Path, given: str, where: str) -> None:
+def _check_table(path: Path, value: str, where: str) -> None:
     """Raise UserError where `path`, which the user wrote as `given`, is no file or folder of one table."""
     if _is_table(path):
         return
     rule = f"a file ending in {' or '.join(FORMATS)}"
     if not path.is_dir():
-        raise wrong(where, rule, given)
+        raise wrong(where, rule, value)
     inside = [other.name for other in sorted(path.iterdir()) if _is_table(other)]
     hint = f" (a folder with {listed(inside, 8)}: name one of them)" if inside else ""
-    raise UserError(f"{wrong(where, f'{rule}, or a folder of one table saved by datasets', given)}{hint}")
+    raise UserError(f"{wrong(where, f'{rule}, or a folder of one table saved by datasets', value)}{hint}")
 
 
-def _splits(folder: Path, given: str, where: str) -> dict[str, Path]:
+def _splits(folder: Path, value: str, where: str) -> dict[str, Path]:
     """The table of each split in a folder, by its name.
 
     Raises:
         UserError: there is none for train, or a split has several.
     """
     tables = [path for path in sorted(folder.iterdir()) if _is_table(path)]
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for split, names in SPLITS.items():
         named = [path for path in tables if (path.name if path.is_dir() else path.stem).lower() in names]
         if len(named) > 1:
             files = listed(path.name for path in named)
             raise UserError(f"{where}: {folder} has several files of the split {split} ({files}); name one of them")
         if named:
-            found[split] = named[0]
-    if "train" not in found:
+            by_split[split] = named[0]
+    if "train" not in by_split:
         rule = (
             f"a file ending in {' or '.join(FORMATS)}, a folder that datasets saved, or one with a file train and, "
             "where there are any, validation and test"
         )
         has = f" (it has {listed((path.name for path in tables), 8)})" if tables else " (it has no file of data)"
-        raise UserError(f"{wrong(where, rule, given)}{has}")
-    return found
+        raise UserError(f"{wrong(where, rule, value)}{has}")
+    return by_split
 
 
 def _beside(file: Path) -> str:

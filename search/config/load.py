@@ -156,9 +156,9 @@ def _check_scored(config: RunConfig, names: Names, source: Source) -> None:
         raise wrong(
             source.where("data.score"), f"left out unless the task is {listed(names.scored)}", config.data.score
         )
-    for key, given in config.data.questions.items():
+    for key, value in config.data.questions.items():
         if config.task in names.tasks and config.task not in names.questioned:
-            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(names.questioned)}", given)
+            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(names.questioned)}", value)
     metrics = _metrics(config, names)
     both = {*names.scored.get(config.task, ()), *names.metrics.get(config.task, ())}
     if config.task in names.scored and config.metric in both - set(metrics):

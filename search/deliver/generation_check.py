@@ -32,8 +32,11 @@ def generate(bench: Remote, probe: Batch, context: Context) -> dict[str, np.ndar
     answer = min(ANSWER, context.cache_tokens // 2)
     prompt = probe["input_ids"][:1, : min(PROMPT, context.cache_tokens - answer)].astype(np.int64)
     batch = {"input_ids": prompt, "attention_mask": np.ones_like(prompt), NEW_TOKENS: np.array([answer])}
-    [found] = bench.call("predict", [batch], timeout_s=600)
-    return {TOKENS: found["tokens"][0], LIKELIHOOD: _through_the_cache(bench, prompt, found["tokens"])}
+    [answered_batch] = bench.call("predict", [batch], timeout_s=600)
+    return {
+        TOKENS: answered_batch["tokens"][0],
+        LIKELIHOOD: _through_the_cache(bench, prompt, answered_batch["tokens"]),
+    }
 
 
 def difference(bench: Remote, probe: Batch, context: Context, wanted: Mapping[str, np.ndarray]) -> float:
@@ -46,15 +49,15 @@ def difference(bench: Remote, probe: Batch, context: Context, wanted: Mapping[st
     prompt = probe["input_ids"][:1, : min(PROMPT, context.cache_tokens - len(answer))].astype(np.int64)
     now = _through_the_cache(bench, prompt, answer[None])
     largest = float(np.abs(now - recorded).max())
-    found = generate(bench, probe, context)
-    other = np.flatnonzero(found[TOKENS] != answer)
-    return largest if not len(other) else max(largest, float(found[LIKELIHOOD][other[0]] - now[other[0]]))
+    generated = generate(bench, probe, context)
+    other = np.flatnonzero(generated[TOKENS] != answer)
+    return largest if not len(other) else max(largest, float(generated[LIKELIHOOD][other[0]] - now[other[0]]))
 
 
 def _through_the_cache(bench: Remote, prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
     """Log probabilities (T,) of an answer (1, T) after a prompt (1, L)."""
     ids = np.concatenate([prompt, answer], axis=1)
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), STEPPED: np.array([prompt.shape[1]])}
-    [found] = bench.call("predict", [batch], timeout_s=600)
-    likelihood: np.ndarray = found[LOG_LIKELIHOOD][0, prompt.shape[1] :]
+    [answered_batch] = bench.call("predict", [batch], timeout_s=600)
+    likelihood: np.ndarray = answered_batch[LOG_LIKELIHOOD][0, prompt.shape[1] :]
     return likelihood

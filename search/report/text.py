@@ -24,8 +24,8 @@ SCHEMA_VERSION = 2
 def beside(front: Front, study: StudyRecord) -> list[str]:
     """Metrics that are reported beside that of the search, and are no targets."""
     measured = {name for outcome in front.outcomes for name in outcome.measurements}
-    shown = {study.metric, *(target.objective for target in front.targets)}
-    return [metric.name for metric in metrics() if metric.name in measured - shown]
+    columns = {study.metric, *(target.objective for target in front.targets)}
+    return [metric.name for metric in metrics() if metric.name in measured - columns]
 
 
 def rebuild_command(file: str) -> str:

@@ -107,8 +107,8 @@ class Approximate:
         probes = 1
         while True:
             self._index.nprobe = probes
-            _, found = self._index.search(questions, wanted)
-            self._found = sum(int(np.isin(e, f).sum()) for e, f in zip(exact, found, strict=True))
+            _, nearest = self._index.search(questions, wanted)
+            self._found = sum(int(np.isin(e, f).sum()) for e, f in zip(exact, nearest, strict=True))
             self._wanted = exact.size
             if self.recall >= RECALL or probes >= self._clusters:
                 break

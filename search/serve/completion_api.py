@@ -196,8 +196,13 @@ async def _events(
                     done(part.milliseconds["total"], part.variant)
                     yield event(part, "", part.finish, answer=part.id, milliseconds=part.milliseconds)
                     if usage:
-                        told = {"object": shape.chunk, "model": part.variant, "choices": [], "usage": _usage(part)}
-                        yield _data({**about, **told})
+                        usage_chunk = {
+                            "object": shape.chunk,
+                            "model": part.variant,
+                            "choices": [],
+                            "usage": _usage(part),
+                        }
+                        yield _data({**about, **usage_chunk})
                     yield "data: [DONE]\n\n"
                 else:
                     yield event(part, part.text)

@@ -20,9 +20,9 @@ __all__ = ["Model", "load", "model_class"]
 def model_class(task: str) -> type[Model]:
     """What answers for the registered task of this name (`Task.reply_model`)."""
     module, _, name = task_named(task).reply_model.partition(":")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, type) and issubclass(found, Model)
-    return found
+    kind = getattr(importlib.import_module(module), name)
+    assert isinstance(kind, type) and issubclass(kind, Model)
+    return kind
 
 
 def load(folder: str | Path, device: str = "auto") -> Model:

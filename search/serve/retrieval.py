@@ -119,9 +119,9 @@ class Index:
             else:
                 numbers, scores = self.approximate.search(row, max(count, NEIGHBOURS))
                 if self.approximate.audit_due or len(numbers) < count:
-                    found = numbers
+                    approximate = numbers
                     numbers, scores = self._nearest(row, max(count, min(NEIGHBOURS, self._count)))
-                    self.approximate.audit(found, numbers)
+                    self.approximate.audit(approximate, numbers)
         order = np.lexsort((numbers, -scores))[:count]
         return [Hit(int(numbers[i]), float(scores[i])) for i in order]
 

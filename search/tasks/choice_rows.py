@@ -105,12 +105,12 @@ def choice_rows(tokenizer: Any, asked: Questions, max_length: int, where: Where 
         UserError: a choice that fills a row alone, so that nothing of its context would be left.
     """
     limit = min(max_length, tokenizer.model_max_length)
-    made: dict[int, list[tuple[np.ndarray, int]]] = {}
+    by_question: dict[int, list[tuple[np.ndarray, int]]] = {}
     total = cut = 0
     for i in np.argsort(places(asked.contexts), kind="stable"):
         rows = [_row(tokenizer, asked.contexts[i], choice) for choice in asked.choices[i]]
         size = sum(min(len(ids), limit) for ids, _ in rows)
-        if total + size > asked.most_tokens and len(made) > 1:
+        if total + size > asked.most_tokens and len(by_question) > 1:
             break
         for (ids, first), choice in zip(rows, asked.choices[i], strict=True):
             if len(ids) - first >= limit:
@@ -119,12 +119,12 @@ def choice_rows(tokenizer: Any, asked: Questions, max_length: int, where: Where 
                     f"(data.max_length), got {len(ids) - first} tokens: {show(choice)} in {asked.origin}"
                 )
         cut += any(len(ids) > limit for ids, _ in rows)
-        made[int(i)] = [(ids[-limit:], first - max(0, len(ids) - limit)) for ids, first in rows]
+        by_question[int(i)] = [(ids[-limit:], first - max(0, len(ids) - limit)) for ids, first in rows]
         total += size
     if cut:
         log.info("%d questions of %s lose the beginning of their context (data.max_length)", cut, asked.origin)
-    chosen = sorted(made)
-    every = [row for i in chosen for row in made[i]]
+    chosen = sorted(by_question)
+    every = [row for i in chosen for row in by_question[i]]
     columns = {"input_ids": [ids for ids, _ in every], "attention_mask": [np.ones_like(ids) for ids, _ in every]}
     return ChoiceRows(
         with_padding(tokenizer, columns),

@@ -110,11 +110,11 @@ def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str])
 
 def _choices(value: Any, table: Table, where: str, row: int) -> tuple[str, ...]:
     at = f'{where}: column "choices" of {table.origin}'
-    found = listed_in(value)
-    if found is None or len(found) < 2:
+    texts = listed_in(value)
+    if texts is None or len(texts) < 2:
         raise cells.wrong(at, 'must hold lists of two choices or more, as ["a", "b"]', value, row)
-    choices = tuple(str(one) for one in found)
-    if any(not isinstance(one, str) or not one.strip() for one in found):
+    choices = tuple(str(one) for one in texts)
+    if any(not isinstance(one, str) or not one.strip() for one in texts):
         raise cells.wrong(at, "must hold texts, none of them empty", value, row)
     if len(set(choices)) < len(choices):
         raise cells.wrong(at, "must list different choices", value, row)

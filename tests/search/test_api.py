@@ -127,8 +127,8 @@ def test_pairs_of_texts_are_classified(tmp_path: Path) -> None:
         assert [one["label"] for one in results] == ["True", "False"]
         is_problem(await client.post("/v1/classify", json={"texts": [{"text": "a"}]}), 422)
 
-    with service(tmp_path, fleet(CLASSIFYING, same)) as made:
-        talk(made, conversation)
+    with service(tmp_path, fleet(CLASSIFYING, same)) as backend:
+        talk(backend, conversation)
 
 
 def test_many_long_texts_are_embedded_in_slices(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_many_long_texts_are_embedded_in_slices(tmp_path: Path) -> None:
         response = await client.post("/v1/embed", json={"input": ["word " * 1000] * 64})
         assert response.status_code == 200 and len(response.json()["data"]) == 64
 
-    with service(tmp_path, slow) as made:
-        talk(made, conversation)
+    with service(tmp_path, slow) as backend:
+        talk(backend, conversation)
 
 
 def test_a_long_context_counts_by_its_windows_and_a_text_that_is_cut_by_one() -> None:

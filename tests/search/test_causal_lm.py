@@ -219,8 +219,8 @@ def test_questions_are_answered_beside_the_perplexity(searched: Path) -> None:
         assert "accuracy" in member["held_out"]
     assert all("accuracy" in trial["values"] for trial in front["trials"] if trial["status"] == "complete")
     assert all("accuracy" in search.load(path).record.measurements for path in members(searched).values())
-    shown = command.search("front", "found", cwd=searched).succeeded().out
-    assert "accuracy" in shown and "generation" in shown
+    output = command.search("front", "found", cwd=searched).succeeded().out
+    assert "accuracy" in output and "generation" in output
 
 
 def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:

@@ -43,7 +43,7 @@ def exported(folder: Path, runtime: str, precision: str) -> tuple[Path, BestConf
     inputs = verify.probe(folder)
     probed = bench.call("predict", inputs)
     masks = [batch["attention_mask"].astype(bool) for batch in inputs]
-    scores = np.concatenate([found["log_likelihood"][m] for found, m in zip(probed, masks, strict=True)])
+    scores = np.concatenate([outputs["log_likelihood"][m] for outputs, m in zip(probed, masks, strict=True)])
     generated = generation_check.generate(bench, inputs[0], CONTEXT)
     np.savez(folder / verify.REFERENCE, probe=scores, **generated)  # type: ignore[arg-type]
     return folder, cast(BestConfig, SimpleNamespace(recipe=recipe, conditions={"hardware": {}}))
@@ -65,9 +65,9 @@ def of_this_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("runtime", "precision"), [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int4")])
 def test_what_is_exported_generates_the_recorded_answer(tmp_path: Path, runtime: str, precision: str) -> None:
     folder, record = exported(tmp_path / "model", runtime, precision)
-    found = checked(folder, record)
-    assert found.problem == "" and len(found.lines) == 2
-    assert "16 tokens generated through the cache: largest difference of log probabilities" in found.lines[1]
+    result = checked(folder, record)
+    assert result.problem == "" and len(result.lines) == 2
+    assert "16 tokens generated through the cache: largest difference of log probabilities" in result.lines[1]
 
 
 def test_a_scale_that_was_altered_in_the_graph_is_refused(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_wrong_cache_is_refused_though_every_score_is_as_recorded(
         return decode(self, tokens, cache)
 
     monkeypatch.setattr(OnnxProgram, "decode", forgetful)
-    found = checked(folder, record)
-    assert "tokens generated" in found.problem and "fixed inputs" not in found.problem
+    result = checked(folder, record)
+    assert "tokens generated" in result.problem and "fixed inputs" not in result.problem
 
 
 def test_two_tokens_that_are_nearly_as_likely_may_change_places(tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_two_tokens_that_are_nearly_as_likely_may_change_places(tmp_path: Path) 
 def test_a_cache_of_few_tokens_has_room_for_the_probe(tmp_path: Path) -> None:
     folder, record = exported(tmp_path / "model", "onnx", "fp32")
     few = Context(threads=1, cache_tokens=9)
-    found = generation_check.generate(opened(folder, record.recipe), verify.probe(folder)[0], few)
-    assert found[generation_check.TOKENS].shape == found[generation_check.LIKELIHOOD].shape == (4,)
+    generated = generation_check.generate(opened(folder, record.recipe), verify.probe(folder)[0], few)
+    assert generated[generation_check.TOKENS].shape == generated[generation_check.LIKELIHOOD].shape == (4,)

@@ -56,8 +56,8 @@ def test_questions_are_bounded_in_tokens_and_lose_the_beginning_of_their_context
     short, whole = rows_of(max_length=4), rows_of()
     assert short.encoded.lengths.max() == 4
     for row in range(len(whole.encoded)):
-        kept = short.encoded.columns["input_ids"][row]
-        assert kept.tolist() == whole.encoded.columns["input_ids"][row][-4:].tolist()
+        row_ids = short.encoded.columns["input_ids"][row]
+        assert row_ids.tolist() == whole.encoded.columns["input_ids"][row][-4:].tolist()
         counted = short.encoded.lengths[row] - short.first[row]
         assert counted == whole.encoded.lengths[row] - whole.first[row]
     with pytest.raises(UserError, match=r"data.choices: a choice must leave room for its context in 4 tokens"):
@@ -71,9 +71,9 @@ def test_rows_are_read_as_they_were_written_and_chosen(tmp_path: Path) -> None:
     output = np.random.default_rng(1).normal(size=int(rows.encoded.lengths.sum()))
     assert again.predictions("accuracy", output).tolist() == rows.predictions("accuracy", output).tolist()
     some = rows.chosen(np.array([0, 2]))
-    kept = np.concatenate([output[:], []])
+    scores = np.concatenate([output[:], []])
     lengths = np.cumsum(rows.encoded.lengths)
-    parts = np.split(kept, lengths[:-1])
+    parts = np.split(scores, lengths[:-1])
     assert (
         some.predictions("accuracy", np.concatenate([*parts[:2], *parts[5:]])).tolist()
         == rows.predictions("accuracy", output)[[0, 2]].tolist()

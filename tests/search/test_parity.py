@@ -88,7 +88,7 @@ class Answering:
 
 
 @pytest.mark.parametrize(
-    ("name", "head", "far", "said"),
+    ("name", "head", "far", "message"),
     [
         # Of 384 numbers of 0.05 each a difference of 0.0009 in every one is under 0.001, and 2 % of the embedding.
         ("sentence-similarity", "embedding", 9e-4, r"differ by 0\.018 of an embedding's length, more than 0\.001"),
@@ -96,7 +96,7 @@ class Answering:
     ],
 )
 def test_a_runtime_is_held_against_eager_pytorch_by_the_tasks_rule(
-    name: str, head: str, far: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, head: str, far: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = Base("small", "none", head, (), ("input_ids", "attention_mask"), {})
     monkeypatch.setattr(measured, "read_config", lambda folder: (base, {}))
@@ -109,7 +109,7 @@ def test_a_runtime_is_held_against_eager_pytorch_by_the_tasks_rule(
         measured.check_parity(task, "some", tmp_path, cast(Any, Answering(base.output, output)), encoded, 1.0)
 
     held(reference + far / 100, task_named(name))
-    with pytest.raises(ArithmeticError, match=f"some gives other outputs than eager PyTorch: they {said}"):
+    with pytest.raises(ArithmeticError, match=f"some gives other outputs than eager PyTorch: they {message}"):
         held(reference + far, task_named(name))
     loose = replace(task_named(name).parity, runtimes=0.1)
     monkeypatch.setattr(type(task_named(name)), "parity", loose)

@@ -57,19 +57,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, count) in enumerate(ROWS.items()):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tagged(count, seed)))
     config = config_of(root)
-    made = {name: root / name for name in ("model", "data", "teacher", "statistics", "outputs", "weights")}
-    for path in made.values():
+    folders = {name: root / name for name in ("model", "data", "teacher", "statistics", "outputs", "weights")}
+    for path in folders.values():
         path.mkdir()
-    describe_model(made["model"], config, NOTHING)
-    prepare_data(made["data"], config, made["model"], NOTHING)
-    make_teacher(made["teacher"], config, made["data"], "cpu", 1, root / "none", NOTHING)
-    make_statistics(made["statistics"], config, made["data"], made["teacher"], "cpu", 1, NOTHING)
-    make_outputs(made["outputs"], config, made["data"], made["teacher"], "cpu", 1, NOTHING)
+    describe_model(folders["model"], config, NOTHING)
+    prepare_data(folders["data"], config, folders["model"], NOTHING)
+    make_teacher(folders["teacher"], config, folders["data"], "cpu", 1, root / "none", NOTHING)
+    make_statistics(folders["statistics"], config, folders["data"], folders["teacher"], "cpu", 1, NOTHING)
+    make_outputs(folders["outputs"], config, folders["data"], folders["teacher"], "cpu", 1, NOTHING)
     recover = {name: value for name, value in config.to_mapping()["recover"].items() if value is not None}
-    parts = [made[name] for name in ("data", "teacher", "statistics", "outputs")]
+    parts = [folders[name] for name in ("data", "teacher", "statistics", "outputs")]
     steps = (Step("distill", {"layers": 1}),)
     build_weights(
-        made["weights"], config, steps, {"early_stopping": 0, **recover}, *parts, "cpu", 1, root / "s", NOTHING
+        folders["weights"], config, steps, {"early_stopping": 0, **recover}, *parts, "cpu", 1, root / "s", NOTHING
     )
     return root
 
@@ -86,11 +86,11 @@ def opened(root: Path, name: str) -> Replies:
     config = config_of(root).to_mapping()
     record: Any = SimpleNamespace(recipe=SimpleNamespace(task="tagging"), config=config)
     context = Context()
-    found = model_class("tagging")(
+    replies = model_class("tagging")(
         root / name, record, build.open_predict(root / name, "eager", {"precision": "fp32"}, context), context
     )
-    assert isinstance(found, Replies)
-    return found
+    assert isinstance(replies, Replies)
+    return replies
 
 
 @pytest.mark.parametrize(("name", "least"), [("teacher", 0.95), ("weights", 0.9)])
@@ -117,8 +117,8 @@ def test_what_it_is_asked_is_checked(folder: Path) -> None:
 def test_it_can_be_named_and_listed(folder: Path) -> None:
     config = config_of(folder)
     assert (config.metric, objective_named("tag_accuracy").better) == ("tag_accuracy", "higher")
-    shown = "\n".join(listing.lines())
-    assert "tagging" in shown and "share of a text's words with the right tag" in shown
+    lines = "\n".join(listing.lines())
+    assert "tagging" in lines and "share of a text's words with the right tag" in lines
 
 
 def test_a_model_without_its_head_is_trained_or_refused(folder: Path) -> None:
