@@ -167,7 +167,8 @@ def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: s
     `outputs`: the size of the output per row, or per token with `per_token`; None: any, 0: a scalar without an axis.
 
     Raises:
-        ModelError: it does not run, its output has another shape, or the output of a row depends on its padding.
+        ModelError: it does not run, its output has another shape or is not finite, or the output of a row depends on
+            its padding.
     """
     import torch
 
@@ -182,6 +183,10 @@ def try_out(call: Any, batch: Mapping[str, Tensor], outputs: int | None, name: s
         raise ModelError(f"the model {name!r} gives outputs {tuple(together.shape)} for {rows} rows, not {wanted}")
     if per_token:
         together, alone = together[batch["attention_mask"].bool()], [one[0] for one in alone]
+    if not all(bool(torch.isfinite(one).all()) for one in alone):
+        raise ModelError(
+            f"the model {name!r} gives outputs that are infinite or not a number for its tokenizer's tokens"
+        )
     difference = float((together - torch.cat(alone)).abs().max())
     if not difference <= 1e-2 * max(1.0, float(together.abs().max())):
         raise ModelError(

@@ -118,20 +118,26 @@ def pool(mode: Mode, hidden: Tensor, attention_mask: Tensor) -> Tensor:
     return hidden.gather(1, index).squeeze(1)
 
 
-def read_pooling(folder: Path) -> tuple[Pooling, dict[str, Tensor]]:
+def read_pooling(folder: Path, hidden: int | None = None) -> tuple[Pooling, dict[str, Tensor]]:
     """(the pooling of a model folder, the state of a `Pooled` of it in float32).
+
+    `hidden` is the hidden size of the model in the folder, where it is known.
 
     A folder without `modules.json` is a plain transformers model: mean pooling and length 1 are the default for it.
 
     Raises:
-        ModelError: files that cannot be read, unsupported modules, or weights that are pickled or of other shapes.
+        ModelError: files that cannot be read, unsupported modules, another embedding size than the model's hidden size,
+            or weights that are pickled or of other shapes.
     """
     modules = folder / MODULES
     if not modules.exists():
         return Pooling(), {}
     parts = _modules(modules)
     _check_transformer(folder, parts[0][1])
-    mode, width = _read_mode(folder / parts[1][1] / "config.json")
+    settings = folder / parts[1][1] / "config.json"
+    mode, width = _read_mode(settings)
+    if hidden is not None and width != hidden:
+        raise ModelError(f"{settings}: the embedding dimension must be the model's hidden size {hidden}, got {width}")
     layers: list[Dense] = []
     tensors: dict[str, Tensor] = {}
     for name, path in parts[2:]:

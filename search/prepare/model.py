@@ -25,7 +25,7 @@ def _embedding(source: Path, config: RunConfig, hidden: int) -> int:
     if task_of(config).own_head != "embedding":
         return 0
     with blaming(config.where("model.name")):
-        return read_pooling(source)[0].size(hidden)
+        return read_pooling(source, hidden)[0].size(hidden)
 
 
 def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
