@@ -33,7 +33,7 @@ def test_a_configuration_in_a_document_is_one(snippet: str, tmp_path: Path) -> N
     file = tmp_path / "config.yaml"
     if "model" in content:
         tiny.classifier(tmp_path / "my-bert")
-        for name in ("train", "dev", "test"):
+        for name in ("train", "dev", "test", "corpus"):
             (tmp_path / f"{name}.csv").write_text("sentence,label\na film,good\na bore,bad\n")
         file.write_text(snippet)
         assert load(file, [], names()).task == content["task"]

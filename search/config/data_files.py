@@ -22,8 +22,8 @@ SPLITS = {
 }
 
 
-def questions_located(data: DataConfig, source: Source) -> DataConfig:
-    """With absolute paths of the files of multiple-choice questions.
+def located_beside(data: DataConfig, source: Source) -> DataConfig:
+    """With absolute paths of the files beside the rows: multiple-choice questions, a corpus.
 
     Raises:
         UserError: a file is missing or of no known format, is there twice, or is given for test alone.
@@ -33,11 +33,13 @@ def questions_located(data: DataConfig, source: Source) -> DataConfig:
     if data.choices is not None and data.choices_test == data.choices:
         rule = "another file than data.choices (or left out: half of it)"
         raise wrong(source.where("data.choices_test"), rule, data.choices_test)
-    paths = {key: _path(f"data.{key}", path, source) for key, path in data.questions.items()}
+    paths = {key: _path(f"data.{key}", path, source) for key, path in data.beside.items()}
     for key, path in paths.items():
-        _check_table(path, data.questions[key], source.where(f"data.{key}"))
+        _check_table(path, data.beside[key], source.where(f"data.{key}"))
     named = {key: str(path) for key, path in paths.items()}
-    return replace(data, choices=named.get("choices"), choices_test=named.get("choices_test"))
+    return replace(
+        data, choices=named.get("choices"), choices_test=named.get("choices_test"), corpus=named.get("corpus")
+    )
 
 
 def located(data: DataConfig, source: Source) -> DataConfig:

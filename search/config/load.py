@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from search.config.data_files import located, questions_located
+from search.config.data_files import located, located_beside
 from search.config.model_folder import described, model_name
 from search.config.parse import parse
 from search.config.schema import RUN, ProblemType, RunConfig, study_name
@@ -67,7 +67,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         config,
         workload=checked_workload(config, names.generating, source),
         model=replace(config.model, name=model_name(config.model.name, source, config.model.gguf_file)),
-        data=questions_located(located(config.data, source), source),
+        data=located_beside(located(config.data, source), source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
         mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
@@ -156,9 +156,10 @@ def _check_scored(config: RunConfig, names: Names, source: Source) -> None:
         raise wrong(
             source.where("data.score"), f"left out unless the task is {listed(names.scored)}", config.data.score
         )
-    for key, value in config.data.questions.items():
-        if config.task in names.tasks and config.task not in names.questioned:
-            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(names.questioned)}", value)
+    for key, value in config.data.beside.items():
+        having = names.scored if key == "corpus" else names.questioned
+        if config.task in names.tasks and config.task not in having:
+            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(having)}", value)
     metrics = _metrics(config, names)
     both = {*names.scored.get(config.task, ()), *names.metrics.get(config.task, ())}
     if config.task in names.scored and config.metric in both - set(metrics):

@@ -88,6 +88,10 @@ class DataConfig:
     passage: Name = "passage"
     query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
     passage_id: Name | None = None
+    corpus: Name | None = None  # a file of all passages; rows then have a query and the ids of its relevant ones
+    corpus_id: Name = "id"  # a column of the corpus, as the next
+    corpus_text: Name = "text"
+    relevant: Name = "relevant"  # an id of the corpus, or a list of them; where there is a corpus
     score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
     null_threshold: Number | None = None  # logits by which "no answer" must lead; None: every question has an answer
     n_best: Count = 20  # spans of each window that may be the answer
@@ -109,10 +113,9 @@ class DataConfig:
         return {name: value for name, value in parts.items() if value is not None}
 
     @property
-    def questions(self) -> dict[str, str]:
-        """The files of multiple-choice questions, by key."""
-        files = {"choices": self.choices, "choices_test": self.choices_test}
-        return {key: path for key, path in files.items() if path is not None}
+    def beside(self) -> dict[str, str]:
+        """The files beside the rows, by key."""
+        return {key: path for key in ("choices", "choices_test", "corpus") if (path := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, config=SECTION)

@@ -233,7 +233,7 @@ def data_key_of(config: RunConfig) -> dict[str, Any]:
     data: dict[str, Any] = config.to_mapping()["data"]
     if config.data.name is None:
         data |= {part: _content(Path(path)) for part, path in config.data.splits.items()}
-    data |= {key: _content(Path(path)) for key, path in config.data.questions.items()}
+    data |= {key: _content(Path(path)) for key, path in config.data.beside.items()}
     return data
 
 

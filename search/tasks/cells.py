@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.errors import UserError, listed, show
 from search.tasks.files import Number
 from search.tasks.heads import Label
@@ -22,7 +24,7 @@ def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str,
     """The column as text. Numbers, truth values and dates are the text that they are written as."""
     values, kinds = [], set()
     for i, value in enumerate(table.columns[column]):
-        text = _text(value)
+        text = text_of(value)
         if text is None or (not text.isascii() and not _is_unicode(text)):
             raise wrong(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
         if type(value) is not str:
@@ -42,13 +44,35 @@ def filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str
     return values
 
 
+def finite(table: Table, column: str, where: str, rule: str = "must hold finite numbers") -> np.ndarray:
+    """The column as numbers (N,) float64; text is one where it is written as one."""
+    numbers = []
+    for row, value in enumerate(table.columns[column]):
+        number = _finite(value)
+        if number is None:
+            raise wrong(f'{where}: column "{column}" of {table.origin}', rule, value, row)
+        numbers.append(number)
+    return np.array(numbers, dtype=np.float64)
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str) or "_" in str(value):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def wrong(at: str, rule: str, value: Any, row: int) -> UserError:
     """The value breaks the rule of the column `at`; rows count from 0 here, and from 1 for the user."""
-    what = "a missing value" if _is_missing(value) else str(value) if isinstance(value, Number) else show(value)
+    what = "a missing value" if is_missing(value) else str(value) if isinstance(value, Number) else show(value)
     return UserError(f"{at} {rule}, got {what} in row {row + 1}")
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """A cell as the text that it is written as; None where it holds something else."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bool):
@@ -58,12 +82,13 @@ def _text(value: Any) -> str | None:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return None
-    if not _is_missing(value) and isinstance(value, int | float | Decimal | date | time):
+    if not is_missing(value) and isinstance(value, int | float | Decimal | date | time):
         return str(value)
     return None
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -88,7 +113,7 @@ def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
     if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
         value = whole(str(value))
     if isinstance(value, bytes):
-        value = _text(value)
+        value = text_of(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -136,7 +161,7 @@ def _number(text: str) -> float | None:
 
 
 def no_class(where: str, column: str, origin: str, value: Any, row: int) -> UserError:
-    missing = _is_missing(value) or (isinstance(value, str) and not value.strip())
+    missing = is_missing(value) or (isinstance(value, str) and not value.strip())
     what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
     rule = "must hold classes (whole numbers or names)"
     hint = ""

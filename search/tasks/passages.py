@@ -1,7 +1,8 @@
 """Texts that belong together: queries with their relevant passages, or pairs of texts with a score of their likeness.
 
 Rows are checked one by one and cut into train, validation and test. A query is its text, and so is a passage: what is
-repeated is there once, and a query that stands in several rows has all of their passages.
+repeated is there once, and a query that stands in several rows has all of their passages. Where there is a corpus
+(`search.tasks.corpus`), rows name its passages by their ids, and all of them are searched.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
+from search.tasks.corpus import Corpus, read_corpus, relevant_ids
 from search.tasks.rows import SPLITS, cuts, lowest, places
 from search.tasks.tables import Table, read_table
 
@@ -130,15 +130,14 @@ def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...
         UserError: see `read_table`; texts that are missing or blank, a name of two texts, scores that are no numbers,
             too few rows.
     """
-    if data.query == data.passage:
-        raise wrong(where("data.passage"), "another column than data.query", data.passage)
-    for key in ("query_id", "passage_id"):
-        if data.score is not None and getattr(data, key) is not None:
-            raise wrong(where(f"data.{key}"), "left out where data.score is given", getattr(data, key))
-    keys = ("query", "passage", "score") if data.score else ("query", "passage", "query_id", "passage_id")
-    tables = {split: read_table(data, split, where, keys) for split in data.splits}
+    _check_keys(data, where)
+    tables = {split: read_table(data, split, where, _keys(data)) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
-    parts = {split: _rows(table, data, where, notes) for split, table in tables.items()}
+    corpus = read_corpus(data, where, notes)
+    parts = {
+        split: _rows(table, data, where, notes) if corpus is None else _with_ids(table, data, corpus, where, notes)
+        for split, table in tables.items()
+    }
     what = "query" if data.score is None else "pair"
     parts = _cut(parts, what, where, notes)
     if data.limit is not None:
@@ -146,8 +145,36 @@ def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...
     _note_overlap(parts, what, notes)
     for note in notes:
         log.info(note)
-    split_parts: Any = tuple((_passages if data.score is None else _pairs)(parts[split]) for split in SPLITS)
+    split_parts: Any = tuple(
+        _pairs(rows)
+        if rows.scores is not None
+        else _passages(rows)
+        if corpus is None or split == "train"  # training needs no passage that no query of train asks for
+        else _in_corpus(rows, corpus)
+        for split, rows in ((split, parts[split]) for split in SPLITS)
+    )
     return split_parts, tuple(notes)
+
+
+def _keys(data: DataConfig) -> tuple[str, ...]:
+    """The keys of `data` that name columns of the rows."""
+    if data.score is not None:
+        return ("query", "passage", "score")
+    return ("query", "query_id", "passage", "passage_id") if data.corpus is None else ("query", "query_id", "relevant")
+
+
+def _check_keys(data: DataConfig, where: Where) -> None:
+    """Raise UserError for keys that do not go together."""
+    if data.corpus is None and data.query == data.passage:
+        raise wrong(where("data.passage"), "another column than data.query", data.passage)
+    for key in ("query_id", "passage_id", "corpus"):
+        if data.score is not None and getattr(data, key) is not None:
+            raise wrong(where(f"data.{key}"), "left out where data.score is given", getattr(data, key))
+    if data.corpus is not None and data.passage_id is not None:
+        raise wrong(where("data.passage_id"), "left out where data.corpus is given", data.passage_id)
+    for key, other in (("relevant", "query"), ("corpus_text", "corpus_id")):
+        if data.corpus is not None and getattr(data, key) == getattr(data, other):
+            raise wrong(where(f"data.{key}"), f"another column than data.{other}", getattr(data, key))
 
 
 def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Rows:
@@ -155,13 +182,35 @@ def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Ro
     first = cells.filled(table, data.query, where("data.query"), notes)
     second = cells.filled(table, data.passage, where("data.passage"), notes)
     if data.score is not None:
-        return _Rows(table.origin, first, second, (), (), _scores(table, data.score, where("data.score")))
+        return _Rows(table.origin, first, second, (), (), cells.finite(table, data.score, where("data.score")))
     first_ids = _ids(table, data.query_id, first, where("data.query_id"))
     second_ids = _ids(table, data.passage_id, second, where("data.passage_id"))
     repeated = len(first) - len(set(zip(first, second, strict=True)))
     if repeated:
         notes.append(f"{repeated} rows of {Path(table.origin).name} repeat a query with the same passage: used once")
     return _Rows(table.origin, first, second, first_ids, second_ids, None)
+
+
+def _with_ids(table: Table, data: DataConfig, corpus: Corpus, where: Where, notes: list[str]) -> _Rows:
+    """The checked rows of a table that names passages of a corpus, a row for each query with one passage."""
+    queries = cells.filled(table, data.query, where("data.query"), notes)
+    query_ids = _ids(table, data.query_id, queries, where("data.query_id"))
+    relevant = relevant_ids(table, data.relevant, where("data.relevant"), corpus)
+    without = sum(not ids for ids in relevant)
+    if without == len(relevant):
+        at = f'{where("data.relevant")}: column "{data.relevant}" of {table.origin}'
+        raise UserError(f"{at} must hold the id of a relevant passage, got none in any of {len(relevant)} rows")
+    if without:
+        notes.append(f"{without} rows of {Path(table.origin).name} dropped: their query has no relevant id")
+    of = [(row, name) for row, ids in enumerate(relevant) for name in ids]
+    return _Rows(
+        table.origin,
+        tuple(queries[row] for row, _ in of),
+        tuple(corpus.texts[corpus.numbers[name]] for _, name in of),
+        tuple(query_ids[row] for row, _ in of),
+        tuple(name for _, name in of),
+        None,
+    )
 
 
 def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -177,27 +226,6 @@ def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -
             rows = f"rows {before + 1} and {row + 1}, whose texts differ"
             raise UserError(f"{at} must have another name for each text, got {show(name)} in {rows}")
     return ids
-
-
-def _scores(table: Table, column: str, where: str) -> np.ndarray:
-    scores = []
-    for row, value in enumerate(table.columns[column]):
-        score = _number(value)
-        if score is None:
-            raise cells.wrong(f'{where}: column "{column}" of {table.origin}', "must hold finite numbers", value, row)
-        scores.append(score)
-    return np.array(scores, dtype=np.float64)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also as the text of a CSV file; None: something else."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or "_" in str(value):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _cut(parts: Mapping[str, _Rows], what: str, where: Where, notes: list[str]) -> dict[str, _Rows]:
@@ -245,6 +273,17 @@ def _passages(rows: _Rows) -> Passages:
         passage_ids.setdefault(passage, passage_id)
     relevant = tuple(tuple(numbered) for numbered in queries.values())
     return Passages(tuple(queries), tuple(query_ids.values()), tuple(numbers), tuple(passage_ids.values()), relevant)
+
+
+def _in_corpus(rows: _Rows, corpus: Corpus) -> Passages:
+    """The queries with all passages of the corpus."""
+    queries: dict[str, dict[int, None]] = {}
+    query_ids: dict[str, str] = {}
+    for query, query_id, passage_id in zip(rows.first, rows.first_ids, rows.second_ids, strict=True):
+        queries.setdefault(query, {})[corpus.numbers[passage_id]] = None
+        query_ids.setdefault(query, query_id)
+    relevant = tuple(tuple(numbered) for numbered in queries.values())
+    return Passages(tuple(queries), tuple(query_ids.values()), corpus.texts, corpus.ids, relevant)
 
 
 def _pairs(rows: _Rows) -> ScoredPairs:

@@ -112,7 +112,7 @@ class PassageRows:
         total = len(self.parts.passages)
         rng = np.random.default_rng(0)
         drawn = [
-            scores(metric, [np.sort(rng.permutation(total)[: len(passages)]) + 1 for passages in self.parts.relevant])
+            scores(metric, [np.sort(rng.choice(total, len(some), replace=False)) + 1 for some in self.parts.relevant])
             for _ in range(32)
         ]
         return ConstantGuess(np.mean(drawn, axis=0), "where passages stand in a random order")
