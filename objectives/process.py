@@ -108,6 +108,11 @@ class Remote:
         assert pid is not None
         return int(pid)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there to be called."""
+        return bool(self._end.alive) and self._process.is_alive()
+
     def call(
         self, method: str, *arguments: Any, timeout_s: float | None = None, progress: Progress | None = None
     ) -> Any:

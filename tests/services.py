@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -151,3 +152,31 @@ def running(made: Service, guarding: Guarding = OPEN) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def events(text: str) -> list[Any]:
+    """What the events of a stream hold, the last one too."""
+    blocks = [block for block in text.split("\n\n") if block]
+    lines = [block.splitlines()[-1].removeprefix("data: ") for block in blocks]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+#: Texts that something might read as more than a text.
+TEXTS = {
+    "script": "<script>document.title='hurt'</script>",
+    "attribute": "\"><img src=x onerror=alert(1)> '><svg onload=alert(1)>",
+    "closed tags": "</p></main></textarea></title></script><script>alert(1)</script>",
+    "link": "javascript:alert(1) [a](javascript:alert(1)) <a href='javascript:alert(1)'>a</a>",
+    "frame": "<iframe srcdoc='<script>parent.document.title=1</script>'></iframe>",
+    "template": "{{7*7}} ${7*7} <%= 7*7 %> #{7*7} ${jndi:ldap://127.0.0.1/a}",
+    "sql": "'; DROP TABLE answers; -- ' OR '1'='1",
+    "format": "%s%s%n {0.__class__} %(asctime)s",
+    "shell": "$(touch /tmp/hurt) `touch /tmp/hurt` ; rm -rf /",
+    "controls": "a\x01b\x07c\x08d\x1b[31mred\x1b[0m\x7f\x85",
+    "direction": "user\u202egnp.exe\u2066 \u2069 \ufeff\u200b",
+    "combining": "Z" + "\u0351\u0334\u0300" * 200,
+    "lines": "a\r\nSet-Cookie: hurt=1\r\n\r\n<html>\u2028\u2029",
+    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 50,
+    "long word": "x" * 1999,
+    "noncharacters": "\ufffe\uffff\U0010ffff",
+}

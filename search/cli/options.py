@@ -80,6 +80,17 @@ def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
     return read
 
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """The parser of an option that is one of these names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"must be {' or '.join(names)}, got {text}")
+        return text
+
+    return read
+
+
 #: The parser of a port's number.
 port = whole(1, 2**16 - 1)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import Debug, Mlruns, number, port, results, whole
+from search.cli.options import Debug, Mlruns, number, one_of, port, results, whole
 from search.errors import UserError
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
@@ -43,6 +43,15 @@ def serve(
         float,
         typer.Option("--rate", parser=number(1.0), metavar="N", help="requests a second of one client, on average"),
     ] = 50.0,
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            parser=one_of("thread", "process"),
+            metavar="KIND",
+            help="models run in a thread, or each in a process",
+        ),
+    ] = "thread",
     empty: Annotated[
         bool, typer.Option("--empty", help="leave an empty store of passages empty, without the embedded examples")
     ] = False,
@@ -79,6 +88,7 @@ def serve(
         memory_mb=memory_mb,
         max_batch=max_batch,
         rate=rate,
+        workers=workers,
         seed=not empty,
         keys=keys or (host not in LOOPBACK and not open_to_all),
     )

@@ -92,6 +92,11 @@ class Batcher:
     def waiting(self) -> int:
         return sum(map(len, self._buckets.values()))
 
+    @property
+    def running(self) -> int:
+        """Batches that are computed now."""
+        return len(self._running)
+
     def rate(self, now_s: float) -> float:
         """Requests a second that arrive now."""
         return self._rate * math.exp(-max(now_s - self._rate_at_s, 0.0) / self.RATE_S)

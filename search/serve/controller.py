@@ -97,6 +97,14 @@ class Controller:
         """A batch failed: the variant is out for a while."""
         self.health[variant.number] = self.health.get(variant.number, Health()).after_failure(now_s, reason)
 
+    def out(self, number: int, until_s: float, reason: str) -> None:
+        """A variant cannot serve until then, whatever its calls do."""
+        self.health[number] = Health(0, until_s, reason)
+
+    def back(self, number: int) -> None:
+        """A variant that was out is there again."""
+        self.health.pop(number, None)
+
     def pin(self, number: int | None) -> None:
         """Serve by this variant only (by the policy's choice again: None). Raises KeyError: not loaded."""
         if number is not None and number not in {v.number for v in self.variants}:

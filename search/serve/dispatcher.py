@@ -124,6 +124,17 @@ class Dispatcher:
         with self._changed:
             self._batcher.controller.pin(number)
 
+    def out(self, number: int, for_s: float, reason: str) -> None:
+        """Leave a variant out, until it is back or this time is over."""
+        with self._changed:
+            self._batcher.controller.out(number, time.monotonic() + for_s, reason)
+
+    def back(self, number: int) -> None:
+        """A variant can serve again."""
+        with self._changed:
+            self._batcher.controller.back(number)
+            self._changed.notify_all()
+
     def look(self, read: Callable[[Batcher], Any]) -> Any:
         """What `read` gives of the batcher and its controller, while nothing changes in them."""
         with self._changed:

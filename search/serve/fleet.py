@@ -6,17 +6,22 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from search.deliver.exported import read_exported
 from search.errors import UserError
 from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, from_front, loadable
+
+if TYPE_CHECKING:
+    from search.serve.worker import Workers
 
 #: Characters of English a token, about: rows are put in queues by their length, which need not be exact.
 CHARACTERS = 4
@@ -64,6 +69,7 @@ class Fleet:
         answers: by the variant's number.
         quality: the metric's name; "" where none was measured.
         windows: how its models read long texts.
+        workers: the processes that answer; None: threads of this one do.
     """
 
     def __init__(
@@ -75,13 +81,16 @@ class Fleet:
         limits: Limits,
         quality: str = "",
         windows: Windows | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        self.windows = windows or Windows()
+        self.windows, self.workers = windows or Windows(), workers
         self.task, self.study, self.metric, self.limits = task, study, quality, limits
         self.answers = answers
         self.variants = tuple(variants)
         self.controller = Controller(self.variants, BacklogFit())
         self.dispatcher = Dispatcher(Batcher(self.controller, limits), [row_errors_apart(answers)])
+        if workers is not None:
+            workers.watch(self.dispatcher)
 
     def name(self, number: int) -> str:
         """What a variant is called in answers and in the history: "study/7"."""
@@ -95,6 +104,8 @@ class Fleet:
 
     def close(self, timeout_s: float = 10.0) -> None:
         self.dispatcher.close(timeout_s)
+        if self.workers is not None:
+            self.workers.close()
 
 
 async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
@@ -154,8 +165,11 @@ def embedding_limits(limits: Limits, variant: Variant) -> Limits:
     return replace(limits, slo_s=max(limits.slo_s, ROOM * variant.seconds(limits.max_batch)))
 
 
-def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto") -> Fleet:
+def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto", workers: str = "thread") -> Fleet:
     """The front in an export's folder (`mlruns/exports/<study>`), its models loaded as far as `memory_mb` reaches.
+
+    Args:
+        workers: "thread" of this process, or a "process" for each model.
 
     Raises:
         UserError: no export there, or a model that cannot be loaded here.
@@ -175,13 +189,53 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
         raise UserError(f"{path}: a front without members; there is nothing to serve")
     # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
     chosen = (min(variants, key=lambda v: v.loss),) if task == EMBEDDING else loadable(variants, memory_mb)
-    models = {v.number: load(folder / "models" / str(v.number), device) for v in chosen}
     if task == EMBEDDING:
         limits = embedding_limits(limits, chosen[0])
-    if task == CAUSAL:
-        return causal_fleet(study, chosen, models, metric)
-    answers = {number: answering(model) for number, model in models.items()}
-    return Fleet(task, study, chosen, answers, limits, metric, windows_of(task, models[chosen[0].number].record.config))
+    folders = {v.number: folder / "models" / str(v.number) for v in chosen}
+    about = Front(task, study, metric, chosen, windows_of(task, read_exported(folders[chosen[0].number]).config))
+    if workers == "process":
+        return _in_processes(about, folders, limits, device)
+    return _in_threads(about, {number: load(path, device) for number, path in folders.items()}, limits)
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a fleet is of."""
+
+    task: str
+    study: str
+    metric: str
+    variants: tuple[Variant, ...]
+    windows: Windows
+
+
+def _in_threads(front: Front, models: Mapping[int, Any], limits: Limits) -> Fleet:
+    from search.serve import generation
+    from search.serve.pipeline import answering
+
+    variants = front.variants
+    answers: dict[int, Answer] = {number: answering(model) for number, model in models.items()}
+    if front.task == CAUSAL:
+        variants, limits = by_tokens(generation.timed(v, models[v.number]) for v in variants), generation.LIMITS
+        answers = {number: generation.generating(model, number) for number, model in models.items()}
+    return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
+
+
+def _in_processes(front: Front, folders: Mapping[int, Path], limits: Limits, device: str) -> Fleet:
+    from search.serve import generation
+    from search.serve.worker import ModelProcess, Workers
+
+    workers = Workers({number: partial(ModelProcess, path, device) for number, path in folders.items()})
+    variants, answers = front.variants, workers.answers
+    if front.task == CAUSAL:
+        variants, limits = by_tokens(workers[v.number].call("timed", v) for v in variants), generation.LIMITS
+        answers = workers.completions
+    return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)
+
+
+def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    """Variants that complete texts, fastest first."""
+    return tuple(sorted(variants, key=lambda v: v.seconds(1, TOKENS)))
 
 
 def windows_of(task: str, config: Mapping[str, Any]) -> Windows:
@@ -189,25 +243,3 @@ def windows_of(task: str, config: Mapping[str, Any]) -> Windows:
     data = config["data"]
     shared = data["doc_stride"] if task == "question-answering" else None
     return Windows(int(data["max_length"]), None if shared is None else int(shared))
-
-
-def causal_fleet(study: str, variants: Sequence[Variant], models: Mapping[int, Any], metric: str) -> Fleet:
-    """A fleet that completes texts: one at a time, whose time is counted by its tokens."""
-    from search.serve import generation
-
-    fleet = sorted((generation.timed(v, models[v.number]) for v in variants), key=lambda v: v.seconds(1, TOKENS))
-    answers = {number: generation.generating(model, number) for number, model in models.items()}
-    return Fleet(CAUSAL, study, fleet, answers, generation.LIMITS, metric)
-
-
-def answering(model: Any) -> Answer:
-    """All rows of a batch in one call of an exported model."""
-    from search.serve.answerer import Answerer
-
-    def answer(rows: Sequence[Any]) -> Sequence[Any]:
-        if isinstance(model, Answerer):
-            asked, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
-            return list(model(asked, contexts, batch_size=max(8, len(rows))))
-        return list(model(list(rows), batch_size=len(rows)))
-
-    return answer

@@ -67,6 +67,7 @@ class _State:
                 ("variant_switches", "moves from one variant to another"),
             )
         }
+        restarts = CounterMetricFamily("worker_restarts", "model processes that were started again", labels=["task"])
         serving = GaugeMetricFamily("variant_serving", "1 of the variant that serves", labels=["task", "variant"])
         for task, fleet in service.fleets.items():
             state = fleet.dispatcher.look(
@@ -75,11 +76,13 @@ class _State:
             waiting.add_metric([task], state[0])
             for family, value in zip(totals.values(), state[1:], strict=True):
                 family.add_metric([task], value)
+            restarts.add_metric([task], fleet.workers.restarts if fleet.workers is not None else 0)
             now = fleet.serving
             for variant in fleet.variants:
                 serving.add_metric([task, fleet.name(variant.number)], float(variant.number == now))
         yield waiting
         yield from totals.values()
+        yield restarts
         yield serving
         hits = CounterMetricFamily("cache_hits", "entries found", labels=["cache"])
         misses = CounterMetricFamily("cache_misses", "entries not found", labels=["cache"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from search.deliver.best_config import BestConfig
 from search.deliver.exported import read_exported
@@ -14,7 +16,7 @@ from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
-__all__ = ["Model", "load", "model_class"]
+__all__ = ["Model", "answering", "load", "model_class"]
 
 
 def model_class(task: str) -> type[Model]:
@@ -47,6 +49,19 @@ def load(folder: str | Path, device: str = "auto") -> Model:
         raise UserError(str(error)) from None
     except Infeasible as reason:
         raise UserError(f"{where}: cannot run on this machine: {reason}") from None
+
+
+def answering(model: Any) -> Callable[[Sequence[Any]], list[Any]]:
+    """All rows of a batch in one call of an exported model."""
+    from search.serve.answerer import Answerer
+
+    def answer(rows: Sequence[Any]) -> list[Any]:
+        if isinstance(model, Answerer):
+            asked, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
+            return list(model(asked, contexts, batch_size=max(8, len(rows))))
+        return list(model(list(rows), batch_size=len(rows)))
+
+    return answer
 
 
 def _device(record: BestConfig, wanted: str) -> str:

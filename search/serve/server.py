@@ -9,10 +9,9 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,17 +22,16 @@ from search.serve.database.archive import Archive, NewPassage
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer, WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
-from search.serve.fleet import EMBEDDING, Fleet, Windows, embedding_limits, load_fleet, timed_variant, tokens_of
+from search.serve.fleet import EMBEDDING, Fleet, load_fleet
 from search.serve.guard import Guarding
-from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
+from search.serve.packaged_embedder import PackagedEmbedder
+from search.serve.packaged_fleet import USUAL, embedding_fleet, embedding_processes
 from search.serve.retrieval import Index
 from search.serve.service import Service
 
 log = logging.getLogger(__name__)
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart" / "question_answering"
-#: A question of usual length, by which a model without a record is timed.
-USUAL = "Who wrote the first program for a machine that computes?"
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Settings:
     memory_mb: float = 4000.0
     max_batch: int = 32  # rows that one call answers at most
     rate: float = 50.0  # requests a second of one client, on average
+    workers: str = "thread"  # or "process"
     keys: bool = False
     seed: bool = True  # whether an empty store gets the embedded passages
 
@@ -62,17 +61,6 @@ def open_archive(settings: Settings) -> tuple[Archive, Writer]:
     return Archive(engine, writer), writer
 
 
-def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
-    """The packaged embedder behind a queue."""
-
-    def answer(rows: Sequence[Any]) -> Sequence[Any]:
-        return list(embed(rows))
-
-    variant = timed_variant(answer, USUAL, tokens_of(USUAL))
-    limits = embedding_limits(limits, variant)
-    return Fleet(EMBEDDING, "all-MiniLM-L6-v2", (variant,), {0: answer}, limits, windows=Windows(MAX_LENGTH))
-
-
 def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
     """The fleets of the fronts that are named, by task.
 
@@ -81,7 +69,8 @@ def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
     """
     fleets: dict[str, Fleet] = {}
     for folder in settings.fronts:
-        fleet = load_fleet(folder, limits, settings.memory_mb / len(settings.fronts))
+        memory_mb = settings.memory_mb / len(settings.fronts)
+        fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers)
         if fleet.task in fleets:
             raise UserError(f"{folder}: one study a task; {fleets[fleet.task].study} is one of {fleet.task} too")
         fleets[fleet.task] = fleet
@@ -191,6 +180,8 @@ class Server:
         fleets = load_fleets(settings, limits)
         if EMBEDDING in fleets:
             model, size = _identity(fleets[EMBEDDING], settings)
+        elif settings.workers == "process":
+            fleets[EMBEDDING], model, size = embedding_processes(limits)
         else:
             embed = PackagedEmbedder()
             model, size = embed.digest, embed.size

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from services import Counting, causal, is_problem, running, service, talk
+from services import Counting, causal, events, is_problem, running, service, talk
 
 from search.serve.fleet import CAUSAL
 from search.serve.service import Service
@@ -21,13 +19,6 @@ from search.serve.service import Service
 def counting(tmp_path: Path) -> Iterator[Service]:
     with service(tmp_path, causal(Counting())) as made:
         yield made
-
-
-def events(text: str) -> list[Any]:
-    """What the events of a stream hold, the last one too."""
-    blocks = [block for block in text.split("\n\n") if block]
-    lines = [block.splitlines()[-1].removeprefix("data: ") for block in blocks]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
 def test_a_completion_is_as_openai_s_and_in_the_history(counting: Service) -> None:

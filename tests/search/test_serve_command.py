@@ -89,6 +89,7 @@ def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
         (["none"], "STUDY_OR_DIR: no exported front: none is no folder with a front.json and no study in"),
         (["../up"], "STUDY_OR_DIR: no exported front: ../up"),
         (["--port", "0"], "--port: must be a whole number from 1 to 65535, got 0"),
+        (["--workers", "ray"], "--workers: must be thread or process, got ray"),
         (["--slo-ms", "soon"], "--slo-ms: must be a number of 1 or more, got soon"),
         (["--max-batch", "0"], "--max-batch: must be a whole number of 1 or more, got 0"),
         (["--max-batch", "1.5"], "--max-batch: must be a whole number of 1 or more, got 1.5"),

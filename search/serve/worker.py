@@ -1,0 +1,219 @@
+"""Models in processes of their own: one that dies or hangs takes no other with it, and is started again.
+
+workers = Workers({7: functools.partial(ModelProcess, folder, "cpu")})
+fleet = Fleet(task, study, variants, workers.answers, limits, workers=workers)
+workers.pids            # by the variant's number
+workers.restarts        # how often one was started again
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from objectives.process import Remote
+from search.serve.dispatcher import BrokenOffError, Dispatcher, ExpiredError
+from search.serve.generation import Generation, timed
+from search.serve.generator import Piece
+from search.serve.variants import Variant
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a call that has not ended is a hung process.
+HANG_S = 20.0
+#: Seconds between two looks at the processes.
+LOOK_S = 0.1
+#: Seconds for which a variant is out at most while its process starts again; when it has, it is back at once.
+START_S = 120.0
+
+#: Makes, in the process, what answers there: an object with `answer`, and for language models `generate` and `timed`.
+Factory = Callable[[Any], Any]
+
+
+class ModelProcess:
+    """What a worker's process holds: an exported model. `stop` has the number of the call that is to end."""
+
+    progress: Any = None  # set by the process: sends a piece to who waits
+
+    def __init__(self, folder: Path, device: str, stop: Any) -> None:
+        from search.serve.pipeline import answering, load
+
+        self._model: Any = load(folder, device)
+        self._answer, self._stop = answering(self._model), stop
+
+    def answer(self, rows: Sequence[Any]) -> list[Any]:
+        return list(self._answer(rows))
+
+    def generate(self, call: int, prompt: Any, options: Mapping[str, Any]) -> None:
+        """Send the pieces of a completion until it ends, or `stop` is this call."""
+        for piece in self._model.pieces(prompt, **options):
+            if self._stop.value == call:
+                return
+            self.progress("piece", piece)
+
+    def timed(self, variant: Variant) -> Variant:
+        return timed(variant, self._model)
+
+
+class EmbedderProcess:
+    """What the packaged embedder's process holds."""
+
+    def __init__(self, stop: Any) -> None:
+        from search.serve.packaged_embedder import PackagedEmbedder
+
+        self._embed = PackagedEmbedder()
+
+    def answer(self, rows: Sequence[str]) -> Any:
+        return self._embed(rows)
+
+    def about(self) -> tuple[str, int]:
+        """(digest, size of an embedding)."""
+        return self._embed.digest, self._embed.size
+
+
+class Worker:
+    """One process and who calls it: one caller at a time, as the dispatcher has it.
+
+    Raises:
+        UserError: by the constructor, what the factory raises there.
+    """
+
+    def __init__(self, factory: Factory, hang_s: float = HANG_S) -> None:
+        self._hang_s = hang_s
+        self._stop = multiprocessing.get_context("forkserver").RawValue("q", 0)
+        self._factory = partial(factory, self._stop)
+        self._calls = 0
+        self._calling = threading.Lock()
+        self._remote: Remote = self._started()
+
+    @property
+    def pid(self) -> int:
+        return self._remote.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended; who calls it now hears of that himself."""
+        if not self._calling.acquire(blocking=False):
+            return False
+        try:
+            return not self._remote.alive
+        finally:
+            self._calling.release()
+
+    def _started(self) -> Remote:
+        # Passive: threads that spin between calls would take the cores from who computes.
+        return Remote(self._factory, timeout_s=START_S, waiting="passive")
+
+    def restart(self) -> None:
+        # Under the lock: a pipe that is closed while somebody reads from it may be another file's by then.
+        with self._calling:
+            self._remote.close()
+            self._remote = self._started()
+
+    def close(self) -> None:
+        self._remote.close()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        with self._calling:
+            return self._remote.call(method, *arguments, timeout_s=self._hang_s)
+
+    def answer(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """Answers to rows; raises what the model does, RemoteDied or RemoteTimeout."""
+        return list(self.call("answer", list(rows)))
+
+    def generate(self, number: int, rows: Sequence[Generation]) -> Sequence[Any]:
+        """As `search.serve.generation.generating` does it here."""
+        return [self._generated(number, row) for row in rows]
+
+    def _generated(self, number: int, row: Generation) -> Piece | Exception | None:
+        self._calls += 1
+        row.number = number
+        last: Piece | None = None
+        stopped = False
+
+        def take(_: str, piece: Any) -> None:
+            nonlocal last, stopped
+            if row.stopped():
+                self._stop.value, stopped = self._calls, True
+            if not stopped:
+                row.begun, last = True, piece
+                row.give(piece)
+
+        within = max(row.ends_s - time.monotonic(), 0.0) + self._hang_s
+        try:
+            asked = ("generate", self._calls, row.prompt, dict(row.options))
+            with self._calling:
+                self._remote.call(*asked, timeout_s=within, progress=take)
+        except Exception as error:
+            if row.begun:
+                raise BrokenOffError(str(error)) from error
+            raise
+        return ExpiredError("the completion was not done in its time") if stopped else last
+
+
+class Workers:
+    """The processes of a fleet by the variant's number, and a thread that starts again those that end."""
+
+    def __init__(self, factories: Mapping[int, Factory], hang_s: float = HANG_S) -> None:
+        """Raises what a factory raises; then no process is left."""
+        self.restarts = 0
+        self._workers: dict[int, Worker] = {}
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        try:
+            for number, factory in factories.items():
+                self._workers[number] = Worker(factory, hang_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, number: int) -> Worker:
+        return self._workers[number]
+
+    @property
+    def answers(self) -> dict[int, Callable[[Sequence[Any]], Sequence[Any]]]:
+        return {number: worker.answer for number, worker in self._workers.items()}
+
+    @property
+    def completions(self) -> dict[int, Callable[[Sequence[Any]], Sequence[Any]]]:
+        return {number: partial(worker.generate, number) for number, worker in self._workers.items()}
+
+    @property
+    def pids(self) -> dict[int, int]:
+        return {number: worker.pid for number, worker in self._workers.items()}
+
+    def watch(self, dispatcher: Dispatcher) -> None:
+        """Start again what ends, from now on; meanwhile `dispatcher` leaves the variant out."""
+        self._thread = threading.Thread(target=self._watch, args=(dispatcher,), name="watchdog", daemon=True)
+        self._thread.start()
+
+    def _watch(self, dispatcher: Dispatcher) -> None:
+        while not self._closing.wait(LOOK_S):
+            for number, worker in self._workers.items():
+                if worker.ended and not self._closing.is_set():
+                    self._restart(number, worker, dispatcher)
+
+    def _restart(self, number: int, worker: Worker, dispatcher: Dispatcher) -> None:
+        log.warning("the process of variant %d has ended; it is started again", number)
+        dispatcher.out(number, START_S, "its process has ended and is started again")
+        try:
+            worker.restart()
+        except Exception as error:  # tried again at the next look
+            log.warning("the process of variant %d does not start: %s", number, error)
+            self._closing.wait(1.0)
+            return
+        self.restarts += 1
+        dispatcher.back(number)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(10)
+        for worker in self._workers.values():
+            worker.close()

@@ -1,0 +1,183 @@
+"""Models in processes of their own: killed and hung ones under load, completions, and what a call costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import held
+import httpx
+import pytest
+from services import LIMITS, events, is_problem, service, talk, variant
+
+from search.errors import UserError
+from search.serve import generation
+from search.serve.batching import Limits
+from search.serve.fleet import CAUSAL, Fleet
+from search.serve.service import ANSWERING
+from search.serve.worker import Factory, Workers
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest) -> Iterator[Callable[..., Workers]]:
+    """Makes workers that end with the test."""
+    running: list[Workers] = []
+
+    def make(factories: Mapping[int, Factory], **options: Any) -> Workers:
+        running.append(Workers(factories, **options))
+        return running[-1]
+
+    yield make
+    for workers in running:
+        workers.close()
+
+
+def answering(workers: Workers, limits: Limits = LIMITS) -> Fleet:
+    variants = [variant(number, 1.0 + number, 0.8 + 0.01 * number) for number in workers.pids]
+    return Fleet(ANSWERING, "study-qa", variants, workers.answers, limits, "f1", workers=workers)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
+    tmp_path: Path, made: Callable[..., Workers], stop: signal.Signals
+) -> None:
+    """Its requests are answered by the other variant, and it is back within seconds."""
+    factory = partial(held.Extractor, 0.002)
+    workers = made({1: factory, 2: factory}, hang_s=0.5)
+    before = dict(workers.pids)
+    statuses: Counter[int] = Counter()
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        body = {"question": f"q{number}", "context": f"word{number} and more", "within_ms": 4000}
+        response = await client.post("/v1/answer", json=body)
+        statuses[response.status_code] += 1
+        if response.status_code == 200:
+            assert response.json()["answer"] == f"word{number}"
+        else:
+            is_problem(response, response.status_code)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for number in (0, 1, 2):
+            await one(client, number)
+        serving = answering_fleet.serving
+        numbers = iter(range(10, 10_000))
+
+        async def load() -> None:
+            while not workers.restarts or time.monotonic() < began + 1.0:
+                assert time.monotonic() < began + 20
+                await one(client, next(numbers))
+
+        began = time.monotonic()
+        tasks = [asyncio.create_task(load()) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        os.kill(before[serving], stop)
+        await asyncio.gather(*tasks)
+        assert workers.pids[serving] != before[serving] and gone(before[serving])
+        assert 'worker_restarts_total{task="question-answering"} 1.0' in (await client.get("/metrics")).text
+        await one(client, 10_000)
+
+    answering_fleet = answering(workers)
+    with service(tmp_path, answering_fleet) as running:
+        talk(running, conversation)
+    assert statuses[200] == statuses.total() > 100
+    assert all(gone(pid) for pid in workers.pids.values())
+
+
+def test_where_one_worker_is_all_its_end_is_refused_cleanly_and_it_serves_again(
+    tmp_path: Path, made: Callable[..., Workers]
+) -> None:
+    workers = made({1: partial(held.Extractor, 0.2)})
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"question": "q", "context": "word and more", "within_ms": 600}
+        asked = asyncio.create_task(client.post("/v1/answer", json=body))
+        await asyncio.sleep(0.1)
+        os.kill(workers.pids[1], signal.SIGKILL)
+        first = await asked
+        assert first.status_code in (200, 503, 504)
+        began = time.monotonic()
+        while (response := await client.post("/v1/answer", json={**body, "question": "again"})).status_code != 200:
+            is_problem(response, response.status_code)
+            assert response.status_code in (503, 504) and time.monotonic() < began + 10
+            await asyncio.sleep(0.05)
+        assert response.json()["answer"] == "word"
+
+    with service(tmp_path, answering(workers)) as running:
+        talk(running, conversation)
+
+
+def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, made: Callable[..., Workers]) -> None:
+    workers = made({1: partial(held.Extractor, 0.0)})
+    pids = workers.pids
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        bodies = [{"question": f"{'refuse' if i == 3 else 'q'}{i}", "context": f"word{i}"} for i in range(6)]
+        responses = await asyncio.gather(*(client.post("/v1/answer", json=body) for body in bodies))
+        assert [response.status_code for response in responses] == [200, 200, 200, 422, 200, 200]
+
+    with service(tmp_path, answering(workers)) as running:
+        talk(running, conversation)
+        assert workers.pids == pids and workers.restarts == 0
+
+
+def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
+    tmp_path: Path, made: Callable[..., Workers]
+) -> None:
+    workers = made({0: partial(held.Writer, 0.02)})
+    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 3, "stream": True}
+        pieces = events((await client.post("/v1/completions", json=body)).text)
+        assert [one["choices"][0]["text"] for one in pieces[:-1]] == ["1 ", "2 ", "3 ", ""]
+        is_problem(await client.post("/v1/completions", json={"prompt": "a" * 101}), 422)
+        late = {"prompt": "a", "max_tokens": 500, "within_ms": 1500}
+        is_problem(await client.post("/v1/completions", json=late), 504)
+        until(lambda: fleet.dispatcher.look(lambda batcher: not batcher.running))
+        assert workers[0].call("written") < 100
+        task = asyncio.create_task(client.post("/v1/completions", json={**body, "max_tokens": 500}))
+        await asyncio.sleep(0.3)
+        os.kill(workers.pids[0], signal.SIGKILL)
+        broken = (await task).text
+        assert "event: error" in broken and events(broken)[-1]["status"] == 503
+
+    with service(tmp_path, fleet) as running:
+        talk(running, conversation)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_process(made: Callable[..., Workers]) -> None:
+    with pytest.raises(UserError, match="no such model"):
+        made({1: partial(held.Extractor, 0.0), 2: held.Absent})
+
+
+def test_a_call_of_a_process_costs_less_than_two_milliseconds(made: Callable[..., Workers]) -> None:
+    workers = made({1: partial(held.Extractor, 0.0)})
+    rows = [{"question": "q", "context": "word " * 100}]
+    times = []
+    for _ in range(200):
+        began = time.perf_counter()
+        workers[1].answer(rows)
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[100] < 0.002
