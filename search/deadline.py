@@ -33,7 +33,7 @@ class Clock:
 
     @staticmethod
     def now() -> float:
-        """The time that `deadline` is a moment of."""
+        """Monotonic seconds, the time scale of `deadline`."""
         return time.monotonic()
 
     def over(self) -> bool:

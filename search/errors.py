@@ -1,4 +1,4 @@
-"""The user's mistakes, told in one or two lines: where, the rule, the value given, the nearest valid name."""
+"""User errors, reported in one or two lines: where, the rule, the given value, the nearest valid name."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What an exception says, in one line; of a database's without the statement and its values."""
+    """The message of an exception in one line; for a database's without the statement and its values."""
     text = " ".join(str(error).partition("[SQL:")[0].split())
     return text[:limit] or type(error).__name__
 
 
 def show(value: Any) -> str:
-    """`value` as it would stand in a YAML file (null, true, "text"), cut to a line; a path is never cut."""
+    """`value` as in a YAML file (null, true, "text"), truncated to a line; a path is never truncated."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 or isinstance(value, Path) else f"{text[:77]}..."
 
@@ -77,12 +77,12 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def wrong(where: str, rule: str, value: Any) -> UserError:
-    """The value at `where` breaks `rule`."""
+    """The error that `value` at `where` breaks `rule`: "`where`: must be `rule`, got `value`"."""
     return UserError(f"{where}: must be {rule}, got {show(value)}")
 
 
 def unknown(where: str, what: str, name: Any, valid: Iterable[str]) -> UserError:
-    """`name` is none of the `valid` names of a `what`."""
+    """The error that `name` is not among the `valid` names of a `what`, with the nearest one."""
     names = list(valid)
     close = nearest(str(name), names)
     hint = f'; did you mean "{close}"?' if close else ""

@@ -25,11 +25,12 @@ from search.tasks.tokens import frame_of
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
-    """Lines for a person. Reads the data and the base model; writes nothing. Of a language model that will be recovered
-    a few steps of training are timed.
+    """Lines about space and cost of a run. Reads the data and the base model, and writes nothing.
+
+    For a language model that would be recovered a few training steps are timed.
 
     Raises:
-        UserError: what a run would raise before its first trial.
+        UserError: as a run would raise before its first trial.
     """
     context = context_of(config)
     folder = model_folder(config.model, config.where)

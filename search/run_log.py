@@ -78,7 +78,7 @@ def run_log(mlruns: Path, study: str) -> Iterator[Path]:
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """What is logged meanwhile carries `subject`: "trial 7"."""
+    """Log records inside the block carry `subject`, such as "trial 7"."""
     token = _subject.set(subject)
     try:
         yield

@@ -1,1 +1,1 @@
-"""A job becomes outcomes: weights are built, then measured."""
+"""Execution of jobs: builds the weights of a job and measures them, which gives its outcomes."""

@@ -61,7 +61,7 @@ class Evaluator:
         self._trial_ends: float | None = None  # monotonic seconds; None between trials
 
     def __call__(self, job: Job) -> Iterator[Outcome]:
-        """The outcomes of one job; its steps together may take `budget.trial_timeout`."""
+        """The outcomes of one job, whose steps may take `budget.trial_timeout` seconds together."""
         self._trial_ends = time.monotonic() + self._most_s
         try:
             yield from self._evaluated(job)
@@ -109,7 +109,7 @@ class Evaluator:
         return evaluated.numbered(outcome.number)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Log a trial, and delete the training state of one that did not complete; an observer."""
+        """Log a trial, and delete the training state of one that did not complete. The loop calls it as an observer."""
         with run_log.about(f"trial {outcome.number}"):
             why = f": {outcome.reason}" if outcome.reason else ""
             log.info("%s, %s%s, seconds %s", outcome.status, describe(outcome.recipe), why, dict(outcome.seconds))

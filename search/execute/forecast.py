@@ -1,4 +1,4 @@
-"""What the recovery of one set of weights will take, from a measured step of the uncompressed model."""
+"""The expected time of one recovery, from measured training steps of the uncompressed model."""
 
 from __future__ import annotations
 

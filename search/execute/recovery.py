@@ -1,4 +1,4 @@
-"""Recovery: the training of a compressed model by its teacher."""
+"""Recovery: trains a compressed model to reproduce its teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store of stages holds, as lines for a person."""
+"""The content of the store, as lines for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search.store.store import Entry, Store
 
 
 def cache_lines(store: Store) -> Iterator[str]:
-    """A line a stage: entries, size, and when one was last used; then the sum."""
+    """A line per stage: entries, size, and the last use; then the sum."""
     entries = store.entries()
     for stage in sorted({entry.stage for entry in entries}):
         of_stage = [entry for entry in entries if entry.stage == stage]
@@ -19,6 +19,7 @@ def cache_lines(store: Store) -> Iterator[str]:
 
 
 def removed_line(removed: Sequence[Entry]) -> str:
+    """A line about removed entries."""
     return f"removed {len(removed)} entries, {gigabytes(removed):.2f} GB"
 
 

@@ -1,4 +1,4 @@
-"""Everything that a configuration can name, and what this machine can run, as lines for a person."""
+"""All names for a configuration, and what this machine can run, as lines for the terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from spaces.knob import Knob, Value
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
-#: Ranges that end with a size of the model.
+#: Upper ends of ranges that are sizes of the model.
 OWN = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
     ("embedding", "size"): "1 to the model's own, off: the model's own",
     ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
 }
 
-#: A shape on which every axis offers all its knobs, to ask for their names.
+#: A shape for which every axis offers all its knobs.
 ANY_SHAPE = Shape(
     hidden=64,
     head_dim=32,

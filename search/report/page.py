@@ -1,4 +1,4 @@
-"""The front as one HTML file that needs nothing else: no network, no other file.
+"""The front as one self-contained HTML file, without network or other files.
 
 The page is the template `templates/front.html.j2`; this module prepares the plain values that it shows.
 """
@@ -140,7 +140,7 @@ def _lost(front: Front, outcome: Outcome) -> Cell:
 
 
 def _place(front: Front, outcome: Outcome) -> str:
-    """On the front, or why not."""
+    """Whether an outcome is on the front, or why not."""
     why = front.why_not(outcome)
     if outcome.status == "complete":
         return front.standing(outcome)
@@ -154,7 +154,7 @@ def _trial(front: Front, columns: list[Column], outcome: Outcome) -> dict[str, A
 
 
 def _pick(front: Front, study: StudyRecord, name: str, outcome: Outcome) -> dict[str, Any]:
-    """A card: what the pick is, and what it gives against both baselines."""
+    """A card: the pick, and its speedups and loss against both baselines."""
     values = outcome.measurements
     tested = study.held_out.get(outcome.number, {}).get(study.metric)
     facts = {

@@ -56,7 +56,7 @@ def front_svg(front: Front) -> str:
 
 
 def tooltip(front: Front, outcome: Outcome) -> str:
-    """All that is worth knowing of a trial, in a few lines."""
+    """A trial's figures and recipe in a few lines."""
     values = [f"{title(t.objective)} {text(outcome.measurements[t.objective])}" for t in front.targets]
     speedup = times(front.speedup(outcome, front.baseline))
     place = front.standing(outcome)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live table on a terminal, plain lines anywhere else."""
+"""The view of a running search: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class View(Protocol):
 
 
 def line_of(outcome: Outcome, front: Front) -> str:
-    """One trial in one line: number, what it is, its figures, and whether it is on the front or why not."""
+    """A trial in one line: number, recipe, figures, and whether it is on the front or why not."""
     if outcome.status != "complete":
         return f"{outcome.number:>4}  {outcome.status:<10} {describe(outcome.recipe)}: {outcome.reason}"
     figures = [text(outcome.measurements[front.quality.objective]), text(outcome.measurements[LATENCY])]

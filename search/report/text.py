@@ -1,4 +1,4 @@
-"""A study's front as data and as tables: what the pictures, the files and the terminal are made from."""
+"""A study's front as JSON, tables and sentences, for files, MLflow and the terminal."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _trial(front: Front, outcome: Outcome) -> dict[str, Any]:
 
 
 def speedups(front: Front, outcome: Outcome) -> dict[str, Any]:
-    """How many times faster than each baseline, with intervals; null where it was not measured."""
+    """Speedups over each baseline, with intervals; None where they were not measured."""
     over = {"over_eager_fp32": front.baseline, "over_best_uncompressed": front.best_uncompressed}
     return {name: _estimate(front.speedup(outcome, other)) for name, other in over.items()}
 
@@ -105,7 +105,7 @@ def _plain(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
 
 
 def census(front: Front) -> str:
-    """What became of the trials: "40 trials: 9 on the front, 25 measured but not on it, 6 infeasible"."""
+    """The trials by status: "40 trials: 9 on the front, 25 measured but not on it, 6 infeasible"."""
     counts = Counter(o.status for o in front.outcomes)
     on_front = len(front.members)
     parts = [f"{on_front} on the front", f"{counts['complete'] - on_front} measured but not on it"]
@@ -115,7 +115,7 @@ def census(front: Front) -> str:
 
 
 def ties_text(front: Front) -> tuple[str, ...]:
-    """One sentence for each member that others cannot be told apart from."""
+    """One sentence for each member that is not distinguishable from others."""
     indistinct: dict[int, list[str]] = {}
     for a, b in front.ties():
         indistinct.setdefault(a, []).append(str(b))

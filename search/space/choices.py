@@ -1,4 +1,4 @@
-"""Every name that a configuration may use, known and checked without torch or optuna, which take seconds to import."""
+"""Every name that a configuration may use, without importing torch or optuna, which takes seconds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_choices(config: RunConfig) -> None:
     """Check the names of runtimes and of precisions, which depend on no model.
 
     Raises:
-        UserError: one of them is unknown.
+        UserError: a name is unknown.
     """
     for axis, knobs in (("bits", Bits().knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
         narrow_axis(knobs, _named(config.space, axis, knobs), axis, config.where)

@@ -44,7 +44,7 @@ def configured(
 
 
 def number(value: Any) -> Any:
-    """A flag's text as a number where it is one; anything else as it is, for the check of its key to refuse."""
+    """A flag's text as a number where it is one; any other text unchanged, which the check of its key refuses."""
     for kind in (int, float):
         try:
             return kind(value)

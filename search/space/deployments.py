@@ -1,4 +1,4 @@
-"""Deployments: what one set of weights can run under without new training."""
+"""Deployments: the runtimes and precisions under which one set of weights runs without further training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Deployment(NamedTuple):
 def siblings(
     recipe: Recipe, deployments: Sequence[tuple[str, str]], fixed: Settings = MappingProxyType({})
 ) -> tuple[Recipe, ...]:
-    """The same weights under each of `deployments`, this recipe's own left out.
+    """The recipes of the same weights under each of `deployments`, without this recipe's own.
 
-    Blocks that it spares are spared under every integer precision; its embeddings and its head keep their precision
-    under its own runtime (another may have no kernel for it).
+    Its fp32 blocks stay fp32 under every integer precision. Its embeddings and its head keep their precision under its
+    own runtime only, because another runtime may have no kernel for it.
     """
     own = recipe.step("bits")
     recipes = []

@@ -1,4 +1,4 @@
-"""The plain sizes of models: of stored ones exactly, and of whole pools of settings before anything is built."""
+"""Sizes of models: of stored ones exactly, and of pools of settings before anything is built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Params = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Outline:
-    """What a space does not say of its model: all that is neither depth, width, heads nor neurons."""
+    """The sizes of a model that its space does not have: all but depth, width, heads and neurons."""
 
     gates: int = 1  # matrices that lead up into the feed-forward layer
     biased: frozenset[str] = frozenset()  # roles of the matrices with a bias: query, key, value, output, up, down
@@ -88,10 +88,10 @@ def outline_of(folder: Path) -> Outline | None:
 def shapes_of(space: Space, pool: Sequence[Params], outline: Outline | None = None) -> Shapes:
     """The sizes of the models that settings `<axis>.<knob>` of a pool ask for, (N,) in all.
 
-    Which blocks keep which heads, neurons and ranks only the statistics decide: here every block keeps the same share,
-    a fraction of a head where need be. Sums over blocks, and so parameters and operations, are those of the plan up to
-    its rounding; only how a budget of ranks lies over matrices of unlike shapes is not. Every matrix is factored that
-    would be smaller by it. Knobs that no size follows from are not looked at.
+    The statistics decide which blocks keep which heads, neurons and ranks; here every block keeps the same share, if
+    need be a fraction of a head. Sums over blocks, and hence parameters and operations, are those of the plan up to
+    rounding, except where a budget of ranks is divided among matrices of different shapes. Every matrix that becomes
+    smaller is factored. Knobs that change no size are ignored.
 
     Raises:
         ValueError: the space has no shape.

@@ -52,7 +52,7 @@ class Space:
 
     @property
     def compresses(self) -> bool:
-        """Whether it has settings whose weights differ from the teacher's, be they the only ones."""
+        """Whether any settings give weights that differ from the teacher's."""
         return any(k.single != k.off for name, k in self.knobs.items() if not name.startswith(("bits.", "runtime.")))
 
     def complete(self, params: Params) -> dict[str, Value]:
@@ -62,7 +62,7 @@ class Space:
         return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
 
     def canonical(self, params: Params) -> Params:
-        """All settings, equal for equal recipes: a setting without effect beside the others is off."""
+        """Complete settings, equal for equal recipes: inactive knobs are reset to their off value."""
         full = {**self.off, **params}
         if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
@@ -71,21 +71,21 @@ class Space:
         return {**self.off, **active, **deployment}
 
     def contains(self, params: Params) -> bool:
-        """Whether every knob's value is one the space has."""
+        """Whether every knob has a value of the space."""
         return all(_holds(knob, params.get(name, knob.off)) for name, knob in self.knobs.items())
 
     def steps(self, params: Params) -> tuple[Step, ...]:
         return steps_of({**self.off, **params}, self.shape)
 
     def size(self) -> int:
-        """How many settings the grid has (a knob without a step counts its ends)."""
+        """The number of settings on the grid (a knob without a step counts its two ends)."""
         total = 1
         for knob in self.searched.values():
             total *= len(knob.values())
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """What must be equal for two runs to search the same space, without opt-in knobs that are off."""
+        """The space as plain values, equal for runs that search the same space; without opt-in knobs that are off."""
         described = {}
         for name, k in self.knobs.items():
             if k.opt_in and k.single == k.off:
@@ -106,7 +106,7 @@ def _holds(knob: Knob, value: Value) -> bool:
 def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown: str = "") -> Space:
     """The space of this configuration for a model of `shape` on this device.
 
-    `shape` is None, and `unknown` says why, for a model whose anatomy is not known: then only bits and runtime.
+    `shape` is None, and `unknown` the reason, for a model of unknown anatomy: only bits and runtime are searched then.
 
     Raises:
         UserError: a knob out of range, or no runtime left.
@@ -153,7 +153,7 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
 
 
 def _precisions(precision: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
-    """The precisions that are asked for; says in `notes` why one that was named has no kernel here."""
+    """The wanted precisions; adds to `notes` why a named one has no kernel here."""
     if "precision" not in (config.space.get("bits") or {}):
         return tuple(w for w in precision.choices if w not in OPT_IN_PRECISIONS)
     if float8.PRECISION in precision.choices and (why := float8.missing(context)) is not None:
@@ -162,10 +162,10 @@ def _precisions(precision: Knob, config: RunConfig, context: Context, notes: lis
 
 
 def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str]) -> Knob:
-    """The knob without what no kernel here runs, so that nothing is trained for it; says so in `notes`.
+    """The knob without values that no kernel here runs, so that nothing is trained for them; adds a note.
 
     Raises:
-        UserError: nothing else was asked for.
+        UserError: no value would be left.
     """
     if pattern.single == pattern.off or (why := two_of_four.missing(context)) is None:
         return pattern
@@ -176,9 +176,9 @@ def _with_kernels(pattern: Knob, context: Context, where: str, notes: list[str])
 
 
 def anchors(space: Space) -> list[dict[str, Value]]:
-    """Settings worth trying before anything is known: each axis alone at a moderate setting, then mixes.
+    """The first settings of a search: each axis alone at a moderate setting, then combinations.
 
-    Values are the nearest the space has; what the space cannot express is left out.
+    Values are the nearest ones of the space; settings that the space does not have are left out.
     """
     proven = [deployment for deployment in space.deployments if deployment[1] not in UNPROVEN]
     best = (proven or space.deployments)[-1]
@@ -216,7 +216,7 @@ def _moderate(knob: Knob, share: float) -> Value:
 
 
 def random_settings(space: Space, rng: Any) -> dict[str, Value]:
-    """One uniform draw; numpy generator."""
+    """Uniformly drawn settings; `rng` is a numpy generator."""
     drawn: dict[str, Value] = {}
     for name, knob in space.searched.items():
         values: Sequence[Value] = knob.values()

@@ -1,1 +1,1 @@
-"""What was made once, kept by digest."""
+"""The content-addressed store of stages, and locks and atomic writes for it."""

@@ -1,4 +1,4 @@
-"""Files and folders that a reader sees whole or not at all: written beside their place, then renamed."""
+"""Atomic writes of files and folders: written under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove from `folder` itself what processes that have ended left half written there."""
+    """Remove incomplete files of ended processes from `folder` itself."""
     for left in leftovers(folder):
         if left.kind == PARTIAL:
             remove(left.path)
 
 
 def swap(new: Path, path: Path) -> Path | None:
-    """Put the folder `new` at `path`. Returns where that is now which stood there, or None if nothing did.
+    """Put the folder `new` at `path`; returns the new place of the folder that was there, or None.
 
     One step where kernel and file system can exchange two names. Elsewhere it is two: a kill between them leaves
     nothing at `path`, and `put_back` mends that.

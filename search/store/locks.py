@@ -1,4 +1,4 @@
-"""One process a study: a second one is told who holds it."""
+"""Locks: one process per study, of which a second one learns the holder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def study_lock(mlruns: Path, study: str) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """The process that holds the lock at `path`, as it wrote itself down."""
+    """The process that holds the lock at `path`, as it recorded itself."""
     try:
         written = path.read_text().strip()
     except FileNotFoundError:  # it has just ended
@@ -64,7 +64,7 @@ def check_writable(database: Path) -> None:
     """Whether an SQLite database, if it is there, can be written to now.
 
     Raises:
-        UserError: another program holds it, it is no database, or it may not be written.
+        UserError: another program holds it, it is no database, or it is not writable.
     """
     if not database.exists():
         return

@@ -56,7 +56,7 @@ class Owner:
 
 
 def silent(path: Path, now: float) -> bool:
-    """Whether nobody touched `path` for long."""
+    """Whether `path` was not touched for `SILENT_S`."""
     with suppress(FileNotFoundError):
         return now - path.lstat().st_mtime > SILENT_S
     return True
@@ -106,7 +106,7 @@ def temporary(path: Path, kind: str = "partial") -> Path:
 
 
 def leftovers(folder: Path, name: str = "*") -> Iterator[Leftover]:
-    """What ended processes left in `folder` under temporary names (for `name`, where that is given)."""
+    """Leftovers of ended processes in `folder` under temporary names, for `name` where that is given."""
     candidates = [path for path in folder.glob(".*") if _TEMPORARY.fullmatch(path.name)] if folder.is_dir() else []
     now = now_in(folder) if candidates else 0.0
     for path in sorted(candidates):
@@ -160,7 +160,7 @@ def beating(path: Path) -> Iterator[None]:
 
 
 def touch_all() -> None:
-    """One sign of life for everything that `beat` was told of."""
+    """Touch all paths that were given to `beat`."""
     with _lock:
         paths = list(_beating)
     for path in paths:

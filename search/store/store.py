@@ -1,4 +1,4 @@
-"""Content-addressed store of what stages made: no trial, and no later search, repeats another's work."""
+"""Content-addressed store of the results of stages, so that no trial or later search repeats another's work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASES = ".leases"
 SCRATCH = ".scratch"
 SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
 HALF_WRITTEN_S = 24 * 3600.0
-#: By stage, raised whenever its code changes what it makes from the same key (1 where it is not named).
+#: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named).
 CODE_VERSIONS = {"data": 2, "teacher": 3, "statistics": 4, "weights": 5, "predictions": 2}
 
 
@@ -46,11 +46,11 @@ class Store:
 
     An entry's manifest lists its files with size and SHA-256; one that does not match is discarded and remade. A
     process hashes an entry once, and again where the size or times of a file have changed.
-    Safe with several threads, processes, containers and hosts on one folder: whoever renames first wins, and the equal
-    work of others is dropped. Above `limit` bytes the entries that were used longest ago are removed, but none that was
-    used since the oldest process that uses this store began: each says so by a file in `.leases`
-    (`search.store.owner` says whose process is alive). What the making of an entry keeps of itself, to go on with after
-    a kill, lies in `.scratch`; it counts, and goes first.
+    Safe with several threads, processes, containers and hosts on one folder: the first rename wins, and the equal work
+        of others is dropped. Above `limit` bytes the least recently used entries are removed, but none that was used
+        since the oldest running process of this store began; each process has a file in `.leases` (`search.store.owner`
+        tells which processes are alive). States from which the building of an entry resumes after a kill are in
+        `.scratch`; they count towards the limit and are removed first.
     """
 
     root: Path
@@ -60,7 +60,10 @@ class Store:
         return self.root / stage / digest_of({"key": key, "code": CODE_VERSIONS.get(stage, 1)})
 
     def scratch(self, stage: str, key: Mapping[str, Any]) -> Path:
-        """Where the making of this entry may keep how far it came; `make` removes it once the entry is whole."""
+        """The path for the state from which building this entry resumes.
+
+        `make` removes it once the entry is complete.
+        """
         (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
         return self._scratch(self.path(stage, key))
 
@@ -68,7 +71,7 @@ class Store:
         return self.root / SCRATCH / f"{entry.parent.name}-{entry.name}.safetensors"
 
     def drop_scratch(self, stage: str, key: Mapping[str, Any]) -> None:
-        """Remove what the making of this entry kept: nobody goes on with it."""
+        """Remove the state of building this entry, which will not be resumed."""
         self._drop(self._scratch(self.path(stage, key)))
 
     def _drop(self, begun: Path) -> None:
@@ -76,7 +79,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
-        """The entry's folder, or None when it is absent or damaged (then it is removed)."""
+        """The entry's folder; None where it is absent, or damaged and hence removed."""
         folder = self.path(stage, key)
         if not folder.exists():
             return None
@@ -103,10 +106,10 @@ class Store:
         build: Callable[[Path], None],
         about: Mapping[str, Any] | None = None,
     ) -> tuple[Path, bool]:
-        """(folder of the entry, whether it was made now). `build(folder)` fills an empty folder.
+        """(folder of the entry, whether it was built now). `build(folder)` fills an empty folder.
 
-        `about` is kept with it for `abouts`. What `build` raises passes through, and leaves nothing behind but the
-        entry's scratch file.
+        `about` is stored with it for `abouts`. Exceptions of `build` are raised, and leave only
+        the entry's scratch file.
         """
         entry = self.find(stage, key)
         if entry is not None:
@@ -135,7 +138,7 @@ class Store:
         return final, True
 
     def abouts(self, stage: str) -> dict[Path, dict[str, Any]]:
-        """What is said of the entries of a stage, by folder; whether they are whole shows when they are used."""
+        """The `about` of all entries of a stage, by folder; damage shows only when an entry is used."""
         abouts = {}
         for manifest in self.root.glob(f"{stage}/[!.]*/{MANIFEST}"):
             with suppress(OSError, json.JSONDecodeError):
@@ -143,7 +146,7 @@ class Store:
         return abouts
 
     def entries(self) -> list[Entry]:
-        """All entries, the one used longest ago first."""
+        """All entries, least recently used first."""
         return sorted(self._entries(), key=lambda entry: entry.used)
 
     def _entries(self) -> Iterator[Entry]:
@@ -153,7 +156,7 @@ class Store:
                 yield Entry(manifest.parent, sum(files), manifest.parent.stat().st_mtime)
 
     def prune(self, limit: int) -> list[Entry]:
-        """Remove what was used longest ago until at most `limit` bytes are left, or all that is left is in use."""
+        """Remove least recently used entries until at most `limit` bytes, or only entries in use, are left."""
         if not self.root.is_dir():
             return []
         self._sweep_scratch()
@@ -173,7 +176,7 @@ class Store:
         return removed
 
     def _lease(self) -> None:
-        """Say that this process uses the store from now on: what it uses is not removed while it lives."""
+        """Record that this process uses the store, so that entries it uses are not removed while it lives."""
         mine = self.root / LEASES / str(here())
         if mine.exists():
             return
@@ -183,7 +186,7 @@ class Store:
             beat(mine)
 
     def release(self) -> None:
-        """Say that this process is done with it."""
+        """End this process's use of the store."""
         mine = self.root / LEASES / str(here())
         rest(mine)
         with suppress(OSError):
@@ -211,7 +214,7 @@ class Store:
             os.utime(folder)
 
     def sweep(self) -> None:
-        """Remove what processes that no longer run left half made."""
+        """Remove incomplete entries of processes that no longer run."""
         for stage in self.root.glob("[!.]*/"):
             sweep(stage)
         self._sweep_scratch()

@@ -10,7 +10,7 @@ import pandas
 
 
 class FrontModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """What `search.load` gives, behind MLflow's interface."""
+    """A model of `search.load` behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
         import search

@@ -1,4 +1,4 @@
-"""Tracking that may fail: what MLflow did not take is logged later, and the search goes on meanwhile."""
+"""Tracking that may fail: the search goes on, and what MLflow did not accept is logged later."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Logs(Protocol):
 
 
 class Tracking:
-    """Hands a search to its tracker; a failure of the tracker is logged and said, and never ends the search.
+    """Passes a search to its tracker; a failure of the tracker is logged and reported, and never ends the search.
 
     Args:
         connect: the tracker of this search, started; may fail, and is asked again then.
@@ -65,14 +65,14 @@ class Tracking:
         return "" if self._tracker is None else self._tracker.page
 
     def observe(self, outcome: Outcome, front: Front) -> None:
-        """Log a trial, and what is missing of earlier ones; an observer."""
+        """Log a trial, and earlier ones that are missing. The loop calls it as an observer."""
         if not self._behind:
             self._try(lambda: self._connected().observe(outcome, front))
         elif self._clock() >= self.retry_at:
             self._try(lambda: self._connected().sync(front))
 
     def begin(self, front: Front) -> None:
-        """Log what an earlier run did not.
+        """Log the trials that an earlier run did not log.
 
         Raises:
             UserError: a database that cannot be opened. (A server may answer later.)
@@ -82,7 +82,7 @@ class Tracking:
         self._try(lambda: self._connected().sync(front))
 
     def finish(self, front: Front, study: StudyRecord, exports: Path, status: Ending) -> list[str]:
-        """Log the end of a search; lines for the user about what is not logged, none where all is."""
+        """Log the end of a search; returns lines for the user about what could not be logged."""
 
         def finish() -> None:
             tracker = self._connected()
@@ -100,7 +100,7 @@ class Tracking:
         ]
 
     def close(self, status: Ending) -> None:
-        """End the record of a search that ended early, if that can be done."""
+        """Close the record of a search that ended early, if MLflow answers."""
         if self._tracker is not None:
             with suppress(Exception):  # such as a full disk, of which what ended the search tells more
                 self._tracker.close(status)
@@ -111,7 +111,7 @@ class Tracking:
         return self._tracker
 
     def _try(self, act: Callable[[], None]) -> bool:
-        """Whether `act` did its work. A full disk and a mistake in our own code pass through."""
+        """Whether `act` succeeded. Raises the errors of a full disk and of mistakes in this program."""
         began = self._clock()
         try:
             with quietly():  # MLflow reads at each call how long it is to try

@@ -1,4 +1,4 @@
-"""Where MLflow keeps things, and MLflow itself: imported late, quiet, and without telemetry."""
+"""MLflow's stores, and MLflow itself, which is imported late, quietly, and without telemetry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tracking_uri(store: Path) -> str:
 
 
 def create_store(store: Path) -> None:
-    """Make the database in the folder `store` if it is not there: whole or not at all.
+    """Create the database in the folder `store` if it does not exist, atomically.
 
     MLflow makes it in fifty migrations, and cannot go on with one that was cut short on the way.
     """
@@ -86,7 +86,7 @@ def follow(store: Path) -> None:
 
 
 def check_store(store: Path) -> None:
-    """Whether MLflow will take what is logged: the server that MLFLOW_TRACKING_URI names, or the database in `store`.
+    """Check that MLflow accepts logging, on the server of MLFLOW_TRACKING_URI or in the database in `store`.
 
     Raises:
         UserError: it does not answer, or cannot be written.

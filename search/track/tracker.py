@@ -167,7 +167,7 @@ class Tracker:
         return str(experiment.experiment_id)
 
     def _find_trials(self) -> None:
-        """Learn which trials are logged whole; those cut short are removed, to be logged again."""
+        """Find the trials that are logged completely; incomplete ones are removed, to be logged again."""
         token = None
         while True:
             page = self._client.search_runs(
@@ -226,7 +226,7 @@ class Tracker:
                 self._reasons[outcome.number] = reason
 
     def _renew(self, outcome: Outcome, study: StudyRecord) -> None:
-        """Log again what the end of a search says otherwise of a trial, so that its run has the numbers of the front.
+        """Log figures of a trial that the end of a search changed, so that its run has the numbers of the front.
 
         At step 1, because MLflow shows the last step of a metric. What the search's own timing said of a finalist stays
         beside it as `quick_<metric>`, the held-out split as `test_<metric>`.
