@@ -173,6 +173,16 @@ class Generator(Scorer):
         # Beyond the last token comes what was held back for it.
         yield Piece("", length, min(count, most), "length" if count > most else "stop")
 
+    def harness(self) -> Any:
+        """This model for lm-evaluation-harness: `lm_eval.simple_evaluate(model=model.harness(), tasks=[...])`.
+
+        Raises:
+            ModuleNotFoundError: lm-eval is not installed.
+        """
+        from search.serve.harness import harness
+
+        return harness(self, self._tokenizer, self._program, self._limit, lambda: self._turn)
+
     def _prompt(self, prompt: Any) -> Prompt:
         with self._tokenizing:
             return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
