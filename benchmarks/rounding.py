@@ -99,8 +99,8 @@ def measure(folder: Path, windows: np.ndarray, threads: int) -> dict[str, dict[s
         began = time.perf_counter()
         scores = onnx.Onnx().open(folder, plan, Context(threads=threads))
         made_s = time.perf_counter() - began
-        found = [scores({"input_ids": w[None], "attention_mask": np.ones_like(w[None])}) for w in windows]
-        figures[name] = {"perplexity": perplexity([row["log_likelihood"] for row in found]), "made_s": made_s}
+        rows = [scores({"input_ids": w[None], "attention_mask": np.ones_like(w[None])}) for w in windows]
+        figures[name] = {"perplexity": perplexity([row["log_likelihood"] for row in rows]), "made_s": made_s}
         figures[name]["lost"] = 100 * (figures[name]["perplexity"] / figures["fp32"]["perplexity"] - 1)
         print(f"{folder.name}: {name}: {figures[name]['perplexity']:.2f}", flush=True)
     return figures

@@ -135,12 +135,12 @@ def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(made: Service, guarding: Guarding = OPEN) -> Iterator[str]:
+def running(serving: Service, guarding: Guarding = OPEN) -> Iterator[str]:
     """The service behind a real web server; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(create_app(made, guarding), "127.0.0.1", port, log_config=None, lifespan="off")
+    config = uvicorn.Config(create_app(serving, guarding), "127.0.0.1", port, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

@@ -80,8 +80,8 @@ class Approximate:
         """(numbers, cosines) of up to `count` nearest rows, in arbitrary order."""
         self._searches += 1
         scores, numbers = self._index.search(vector[None], count)
-        found = numbers[0] >= 0
-        return numbers[0][found], scores[0][found]
+        valid = numbers[0] >= 0
+        return numbers[0][valid], scores[0][valid]
 
     @property
     def audit_due(self) -> bool:

@@ -34,14 +34,14 @@ def calibrated(
     anatomy = anatomy_of(model.backbone)
     paths = {module: path for path, module in model.named_modules()}
     hidden, calls = _calls(model, list(anatomy.blocks), rows)
-    found: dict[str, Groups] = {}
+    groups_by_linear: dict[str, Groups] = {}
     for index, block in enumerate(anatomy.blocks):
         if body < 32 and paths[block] not in fp32_blocks:
             with _moments([m for m in block.modules() if isinstance(m, nn.Linear)]) as moments:
                 for x, by_block in zip(hidden, calls, strict=True):
                     _output(block, x, by_block[index])
             for linear, moment in moments.items():
-                found[paths[linear]] = groups = groups_by_outputs(linear.weight, moment, body)
+                groups_by_linear[paths[linear]] = groups = groups_by_outputs(linear.weight, moment, body)
                 weight = torch.from_numpy(integers_to_weights(groups, linear.in_features))
                 linear.weight = nn.Parameter(weight.to(linear.weight), requires_grad=False)
         hidden = [_output(block, x, by_block[index]) for x, by_block in zip(hidden, calls, strict=True)]
@@ -51,8 +51,8 @@ def calibrated(
         norm = anatomy.backbone.get_submodule(anatomy.family.outer_norms[0])
         last = [norm(x)[0] for x in hidden]  # (L, hidden) each
         moment = torch.stack([x.T @ x for x in last]).sum(0) / sum(map(len, last))
-        found[paths[matrix]] = groups_by_outputs(matrix.weight, moment, head)
-    return found
+        groups_by_linear[paths[matrix]] = groups_by_outputs(matrix.weight, moment, head)
+    return groups_by_linear
 
 
 def _calls(
@@ -62,11 +62,11 @@ def _calls(
     hidden: list[Tensor] = []
     calls: list[list[Call]] = []
 
-    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def note(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         rest = {name: value for name, value in named.items() if name != "hidden_states"}
         if not calls[-1]:
-            hidden.append(given[0] if given else named["hidden_states"])
-        calls[-1].append((given[1:], rest))
+            hidden.append(arguments[0] if arguments else named["hidden_states"])
+        calls[-1].append((arguments[1:], rest))
 
     handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
     try:
@@ -81,8 +81,8 @@ def _calls(
 
 
 def _output(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    found = block(hidden, *call[0], **call[1])
-    return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+    result = block(hidden, *call[0], **call[1])
+    return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -92,9 +92,9 @@ def _moments(linears: Sequence[nn.Linear]) -> Iterator[dict[nn.Linear, Tensor]]:
     counts: dict[nn.Linear, int] = {}
     first: list[tuple[Tensor, nn.Linear]] = []  # the last input, and the first matrix that read it
 
-    def add(module: nn.Module, given: tuple[Any, ...]) -> None:
+    def add(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(module, nn.Linear)
-        x: Tensor = given[0]
+        x: Tensor = arguments[0]
         if first and first[0][0] is x:
             sums[module], counts[module] = sums[first[0][1]], 0
             return

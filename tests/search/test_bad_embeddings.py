@@ -80,7 +80,7 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ({"size": 48}, "1_Pooling/config.json: the embedding dimension must be the model's hidden size 32, got 48"),
         ({"takes": 48}, "2_Dense/config.json: in_features must be 32, got 48"),
@@ -89,15 +89,15 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
     ids=["pooling", "layer", "weights"],
 )
 def test_embeddings_of_another_size_than_the_files_say_are_refused(
-    tmp_path: Path, sizes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, sizes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = plan_of(tmp_path, "sentence-similarity", lambda folder: embedder(folder, **sizes))
-    assert said in refusal(config, capsys)
+    assert message in refusal(config, capsys)
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (float("nan"), "output.LayerNorm.weight holds numbers that are infinite or not a number"),
         (3e38, "gives outputs that are infinite or not a number for its tokenizer's tokens"),
@@ -105,8 +105,8 @@ def test_embeddings_of_another_size_than_the_files_say_are_refused(
     ids=["weights", "outputs"],
 )
 def test_a_model_without_numbers_is_refused_before_anything_is_searched(
-    tmp_path: Path, task: str, value: float, said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, task: str, value: float, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = plan_of(tmp_path, task, lambda folder: with_norm(folder, task, value))
     error = refusal(config, capsys)
-    assert said in error and "model.name: " in error
+    assert message in error and "model.name: " in error

@@ -82,11 +82,11 @@ def test_what_a_space_fixes_of_bits_is_fixed_of_siblings_under_other_runtimes_to
     fixed = {"bits.rounding": bits["rounding"].fixed("gptq"), "bits.head": bits["head"].fixed("int8")}
     deployments = tuple(Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "int8"), ("onnx", "int4")))
     recipe = factory.recipe({}, "eager")
-    found = {
+    by_runtime = {
         str(r.params.get("bits.precision")): r for r in DeploymentSelector(Space(fixed, None, deployments))(recipe)
     }
-    assert found["int4"].params.items() >= {"bits.rounding": "gptq", "bits.head": "int8"}.items()
-    assert "bits.rounding" not in found["int8"].params and found["int8"].params["bits.head"] == "int8"
+    assert by_runtime["int4"].params.items() >= {"bits.rounding": "gptq", "bits.head": "int8"}.items()
+    assert "bits.rounding" not in by_runtime["int8"].params and by_runtime["int8"].params["bits.head"] == "int8"
     searched = Space({f"bits.{name}": knob for name, knob in bits.items()}, None, deployments)
     assert not any({"bits.rounding", "bits.head"} & set(r.params) for r in DeploymentSelector(searched)(recipe))
 

@@ -51,8 +51,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stage(folder: Path, file: str) -> Path:
-    [found] = (path for path in (folder / "mlruns" / "cache").rglob(file) if "unfinished" not in str(path))
-    return found.parent
+    [folder_file] = (path for path in (folder / "mlruns" / "cache").rglob(file) if "unfinished" not in str(path))
+    return folder_file.parent
 
 
 def test_the_teachers_likeliest_tokens_of_the_budget_are_stored(taught: Path) -> None:
@@ -79,23 +79,23 @@ def test_what_is_not_stored_is_asked_again(taught: Path, tmp_path: Path) -> None
     tensors = load_file(outputs / "outputs.safetensors")
     encoded, _ = read_encoded(teacher / "train.npz")
     model = next(path.parent for path in (taught / "mlruns" / "cache" / "teacher").rglob("model.safetensors"))
-    kept = {name: tensor for name, tensor in tensors.items() if name not in ("ids", "log_probabilities")}
-    save_file(kept, tmp_path / "outputs.safetensors")
+    remaining = {name: tensor for name, tensor in tensors.items() if name not in ("ids", "log_probabilities")}
+    save_file(remaining, tmp_path / "outputs.safetensors")
     rows = torch.nonzero(tensors["starts"][:-1] >= 0)[:5, 0]
     inputs = {name: torch.from_numpy(array) for name, array in encoded.batch(rows.numpy()).items()}
     both = []
     for folder in (outputs, tmp_path):
         asked = StoredTeacher(folder, encoded.lengths, model, "cpu", LossWeights(hidden=0.0), likeliest=5)
-        found = asked(rows, {name: inputs[name] for name in ("input_ids", "attention_mask")}).likeliest
-        assert found is not None
-        both.append((found.ids[0, :3, :5], found.log_probabilities[0, :3, :5]))
+        likeliest = asked(rows, {name: inputs[name] for name in ("input_ids", "attention_mask")}).likeliest
+        assert likeliest is not None
+        both.append((likeliest.ids[0, :3, :5], likeliest.log_probabilities[0, :3, :5]))
     assert both[0][0].tolist() == both[1][0].tolist()
     torch.testing.assert_close(both[0][1], both[1][1], atol=5e-3, rtol=0)
 
 
 def test_a_plan_says_what_a_recovery_takes(taught: Path) -> None:
-    shown = command.search("plan", taught / "config.yaml", cwd=taught).succeeded().out
-    [line] = (line for line in shown.splitlines() if line.startswith("recovery"))
+    plan = command.search("plan", taught / "config.yaml", cwd=taught).succeeded().out
+    [line] = (line for line in plan.splitlines() if line.startswith("recovery"))
     assert f"so {MOST:,} tokens take about" in line and "MB of the teacher's likeliest tokens are stored" in line
     without = command.search("plan", taught / "config.yaml", "--set", "recover.epochs=0", cwd=taught).succeeded().out
     assert "recovery " not in without

@@ -17,24 +17,24 @@ from search.serve.service import Service
 
 @pytest.fixture
 def counting(tmp_path: Path) -> Iterator[Service]:
-    with service(tmp_path, causal(Counting())) as made:
-        yield made
+    with service(tmp_path, causal(Counting())) as serving:
+        yield serving
 
 
 def test_a_completion_is_as_openai_s_and_in_the_history(counting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"prompt": "count", "max_tokens": 3, "temperature": 0}
-        found = (await client.post("/v1/completions", json=body)).json()
-        assert found["object"] == "text_completion" and found["model"] == "study-lm/0"
-        assert found["choices"] == [{"index": 0, "text": "1 2 3 ", "logprobs": None, "finish_reason": "length"}]
-        assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        completion = (await client.post("/v1/completions", json=body)).json()
+        assert completion["object"] == "text_completion" and completion["model"] == "study-lm/0"
+        assert completion["choices"] == [{"index": 0, "text": "1 2 3 ", "logprobs": None, "finish_reason": "length"}]
+        assert completion["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
         stopped = (await client.post("/v1/completions", json={**body, "stop": "2"})).json()["choices"][0]
         assert (stopped["text"], stopped["finish_reason"]) == ("1 ", "stop")
         newest, oldest = (await client.get("/v1/history")).json()["answers"]
-        assert (oldest["id"], oldest["question"], oldest["answer"]) == (found["answer"], "count", "1 2 3 ")
+        assert (oldest["id"], oldest["question"], oldest["answer"]) == (completion["answer"], "count", "1 2 3 ")
         assert newest["task"] == "causal-lm" and newest["variant"] == "study-lm/0"
-        said = await client.post(f"/v1/answers/{newest['id']}/feedback", json={"helpful": True})
-        assert said.status_code == 204
+        response = await client.post(f"/v1/answers/{newest['id']}/feedback", json={"helpful": True})
+        assert response.status_code == 204
         metrics = (await client.get("/metrics")).text
         assert "completion_tokens_total 5.0" in metrics and 'completions_total{finish="stop"} 1.0' in metrics
         assert (await client.get("/v1/status")).json()["answering"] == "causal-lm"
@@ -59,9 +59,9 @@ def test_a_stream_has_an_event_for_each_piece_and_its_ending(counting: Service) 
 def test_a_chat_is_answered_in_openai_s_shape(counting: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"messages": [{"role": "user", "content": "count"}], "max_tokens": 2}
-        found = (await client.post("/v1/chat/completions", json=body)).json()
-        assert found["object"] == "chat.completion"
-        assert found["choices"][0]["message"] == {"role": "assistant", "content": "1 2 "}
+        completion = (await client.post("/v1/chat/completions", json=body)).json()
+        assert completion["object"] == "chat.completion"
+        assert completion["choices"][0]["message"] == {"role": "assistant", "content": "1 2 "}
         streamed = events((await client.post("/v1/chat/completions", json={**body, "stream": True})).text)
         assert [one["choices"][0]["delta"] for one in streamed[:-1]] == [{"content": "1 "}, {"content": "2 "}, {}]
         assert (await client.get("/v1/history")).json()["answers"][0]["question"] == "user: count"
@@ -96,9 +96,9 @@ def test_a_model_fails_before_its_first_token_and_another_completes(tmp_path: Pa
         response = await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2, "stream": stream})
         assert response.status_code == 200 and "study-lm/0" in response.text and "error" not in response.text
 
-    with service(tmp_path, causal(Counting(), Counting(fails_at=1))) as made:
-        made.fleets[CAUSAL].dispatcher.pin(1)
-        talk(made, conversation)
+    with service(tmp_path, causal(Counting(), Counting(fails_at=1))) as serving:
+        serving.fleets[CAUSAL].dispatcher.pin(1)
+        talk(serving, conversation)
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_variant_is_out(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_variant_is_out(t
         assert error["status"] == 503 and "/secret/path" not in response.text
         is_problem(await client.post("/v1/completions", json={"prompt": "a"}), 503)
         until = time.monotonic() + 5  # nobody waited for it to be stored
-        while not (kept := (await client.get("/v1/history")).json()["answers"]):
+        while not (answers := (await client.get("/v1/history")).json()["answers"]):
             assert time.monotonic() < until
-        assert [one["answer"] for one in kept] == ["1 2 "]
+        assert [one["answer"] for one in answers] == ["1 2 "]
 
-    with service(tmp_path, causal(Counting(fails_at=3))) as made:
-        talk(made, conversation)
+    with service(tmp_path, causal(Counting(fails_at=3))) as serving:
+        talk(serving, conversation)
 
 
 def test_a_completion_that_is_late_is_broken_off(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_a_completion_that_is_late_is_broken_off(tmp_path: Path) -> None:
         is_problem(await client.post("/v1/completions", json=body), 504)
         assert model.written < 40
 
-    with service(tmp_path, causal(model)) as made:
-        talk(made, conversation)
+    with service(tmp_path, causal(model)) as serving:
+        talk(serving, conversation)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, stream: bool) -> None:
     model = Counting(seconds=0.02)
-    with service(tmp_path, causal(model)) as made, running(made) as url:
+    with service(tmp_path, causal(model)) as serving, running(serving) as url:
         body = {"prompt": "a", "max_tokens": 5000, "stream": stream}
         with httpx.Client(base_url=url, timeout=5) as client:
             if stream:
@@ -150,9 +150,9 @@ def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, stream: bool) -
             time.sleep(0.2)
             assert model.written <= written + 1
             if stream:
-                while not (kept := client.get("/v1/history").json()["answers"]):
+                while not (answers := client.get("/v1/history").json()["answers"]):
                     assert time.monotonic() < until
-                assert kept[0]["answer"].startswith("1 ")
+                assert answers[0]["answer"].startswith("1 ")
 
 
 def test_completions_take_turns_and_the_service_answers_meanwhile(tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_completions_take_turns_and_the_service_answers_meanwhile(tmp_path: Path
         assert all(one.result().json()["choices"][0]["text"].endswith("10 ") for one in running)
         assert slowest < 0.2
 
-    with service(tmp_path, causal(Counting(seconds=0.01))) as made:
-        talk(made, conversation)
+    with service(tmp_path, causal(Counting(seconds=0.01))) as serving:
+        talk(serving, conversation)

@@ -87,8 +87,8 @@ def test_other_names_of_splits_and_files_of_other_kinds_go_together(tmp_path: Pa
     write_lines(tmp_path / "other.jsonl", [dict(row) for row in tiny.sentences(20, 2)])
     (tmp_path / "mine" / "README.md").write_text("about")
     config = config_of(tmp_path, train="mine", test="other.jsonl")
-    found = {split: Path(path).name for split, path in config.data.splits.items()}
-    assert found == {"train": "train.csv", "validation": "Dev.jsonl", "test": "other.jsonl"}
+    files = {split: Path(path).name for split, path in config.data.splits.items()}
+    assert files == {"train": "train.csv", "validation": "Dev.jsonl", "test": "other.jsonl"}
 
 
 def test_what_is_in_a_folder_is_the_key_of_its_rows(tmp_path: Path) -> None:

@@ -268,8 +268,8 @@ def test_a_service_with_keys_asks_for_one(browser: Any, tmp_path: Path) -> None:
 
 def test_a_completion_is_shown_as_it_comes_and_can_be_stopped(browser: Any, tmp_path: Path) -> None:
     model = Counting(seconds=0.02)
-    with service(tmp_path, causal(model)) as made:
-        server = Running(made, Guarding(rate=1e6, burst=1e6))
+    with service(tmp_path, causal(model)) as serving:
+        server = Running(serving, Guarding(rate=1e6, burst=1e6))
         try:
             browser.get(server.url)
             until(lambda: find(browser, "h1").text == "Completion")

@@ -26,7 +26,7 @@ from search.serve.worker import Factory, Workers
 
 
 @pytest.fixture
-def made(request: pytest.FixtureRequest) -> Iterator[Callable[..., Workers]]:
+def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Workers]]:
     """Makes workers that end with the test."""
     running: list[Workers] = []
 
@@ -61,11 +61,11 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
-    tmp_path: Path, made: Callable[..., Workers], stop: signal.Signals
+    tmp_path: Path, start: Callable[..., Workers], stop: signal.Signals
 ) -> None:
     """Its requests are answered by the other variant, and it is back within seconds."""
     factory = partial(held.Extractor, 0.002)
-    workers = made({1: factory, 2: factory}, hang_s=0.5)
+    workers = start({1: factory, 2: factory}, hang_s=0.5)
     before = dict(workers.pids)
     statuses: Counter[int] = Counter()
 
@@ -106,9 +106,9 @@ def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
 
 
 def test_where_one_worker_is_all_its_end_is_refused_cleanly_and_it_serves_again(
-    tmp_path: Path, made: Callable[..., Workers]
+    tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
-    workers = made({1: partial(held.Extractor, 0.2)})
+    workers = start({1: partial(held.Extractor, 0.2)})
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"question": "q", "context": "word and more", "within_ms": 600}
@@ -128,8 +128,8 @@ def test_where_one_worker_is_all_its_end_is_refused_cleanly_and_it_serves_again(
         talk(running, conversation)
 
 
-def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, made: Callable[..., Workers]) -> None:
-    workers = made({1: partial(held.Extractor, 0.0)})
+def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, start: Callable[..., Workers]) -> None:
+    workers = start({1: partial(held.Extractor, 0.0)})
     pids = workers.pids
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -143,9 +143,9 @@ def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, m
 
 
 def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
-    tmp_path: Path, made: Callable[..., Workers]
+    tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
-    workers = made({0: partial(held.Writer, 0.02)})
+    workers = start({0: partial(held.Writer, 0.02)})
     fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -167,13 +167,13 @@ def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
         talk(running, conversation)
 
 
-def test_a_model_that_cannot_be_loaded_leaves_no_process(made: Callable[..., Workers]) -> None:
+def test_a_model_that_cannot_be_loaded_leaves_no_process(start: Callable[..., Workers]) -> None:
     with pytest.raises(UserError, match="no such model"):
-        made({1: partial(held.Extractor, 0.0), 2: held.Absent})
+        start({1: partial(held.Extractor, 0.0), 2: held.Absent})
 
 
-def test_a_call_of_a_process_costs_less_than_two_milliseconds(made: Callable[..., Workers]) -> None:
-    workers = made({1: partial(held.Extractor, 0.0)})
+def test_a_call_of_a_process_costs_less_than_two_milliseconds(start: Callable[..., Workers]) -> None:
+    workers = start({1: partial(held.Extractor, 0.0)})
     rows = [{"question": "q", "context": "word " * 100}]
     times = []
     for _ in range(200):
