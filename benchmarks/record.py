@@ -93,10 +93,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def write_header(path: Path, prepared: Prepared, predictor: LatencyPredictor, about: dict[str, Any]) -> None:
     """The first line: hardware, pairs, and what the table predicts of every set of weights."""
-    pairs = [list(pair) for pair in prepared.space.deployments]
+    pairs = [[one.runtime, one.precision] for one in prepared.space.deployments]
     predicted = []
     for settings in order():
-        pool = [{**settings, "runtime.name": r, "bits.precision": w} for r, w in prepared.space.deployments]
+        pool = [{**settings, **one.settings} for one in prepared.space.deployments]
         log_ms, sd = predictor.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
     first = {"hardware": about, "pairs": pairs, "constant_guess": prepared.constant_guess, "predicted": predicted}

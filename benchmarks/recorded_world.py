@@ -39,7 +39,7 @@ def recorded(path: Path) -> World:
 
     def table(name: str) -> np.ndarray:
         picked = [
-            [e["measured"][where(pair)][name] for pair in deployments]
+            [e["measured"][where(one[:2])][name] for one in deployments]
             for e, where in zip(entries, columns, strict=True)
         ]
         return np.array(picked, dtype=float)
@@ -64,7 +64,8 @@ def recorded(path: Path) -> World:
 def _space(settings: Sequence[Params], deployments: Sequence[Deployment]) -> Space:
     """The space of which the grid of these settings is all."""
     knobs = {name: _knob(name, sorted({float(s[name]) for s in settings})) for name in settings[0]}
-    runtimes, precisions = (tuple(dict.fromkeys(part)) for part in zip(*deployments, strict=True))
+    runtimes = tuple(dict.fromkeys(one.runtime for one in deployments))
+    precisions = tuple(dict.fromkeys(one.precision for one in deployments))
     knobs["bits.precision"] = Knob("precision", off="fp32", choices=precisions, help="")
     knobs["runtime.name"] = Knob("name", off=runtimes[0], choices=runtimes, help="")
     return Space(knobs, None, tuple(deployments))

@@ -1,6 +1,6 @@
 """What can be measured of a model, and how. Nothing here depends on how a model was compressed."""
 
-from objectives import energy, generation, latency, memory, quality, roofline, size
+from objectives import cache, energy, generation, latency, memory, quality, roofline, size
 from objectives.measurement import Measurement, Objective, comparable
 from objectives.workload import MARK, marked
 
@@ -8,6 +8,7 @@ from objectives.workload import MARK, marked
 OBJECTIVES: tuple[Objective, ...] = (
     *latency.OBJECTIVES,
     *generation.OBJECTIVES,
+    *cache.OBJECTIVES,
     *size.OBJECTIVES,
     *memory.OBJECTIVES,
     *energy.OBJECTIVES,

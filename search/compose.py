@@ -31,7 +31,6 @@ from search.run_log import here, log_start, run_log
 from search.space.deployments import Deployment
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
-from spaces import build
 from spaces.recipe import digest_of
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
-            deployment = Deployment(outcome.recipe.runtime.name, str(build.precision_of(outcome.recipe)["precision"]))
+            deployment = Deployment.of(outcome.recipe.params)
             baselines[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(LATENCY))
             siblings.learn(baselines)
 

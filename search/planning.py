@@ -18,6 +18,7 @@ from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
 from search.prepare.runner import space_of
 from search.prepare.teacher import load_and_try
+from search.report import caches
 from search.space.space import Space, anchors
 from search.tasks import task_of
 from search.tasks.causal_lm import WindowRows
@@ -58,6 +59,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     ways = f"{len(space.deployments)} deployments"
     yield f"space     {space.size():,} settings of {len(space.searched)} knobs, in {ways}"
     yield from _knob_lines(space)
+    yield from caches.plan_lines(space)
     for name, why in space.missing.items():
         yield f"  left out: {name}: {why}"
     yield from _cost_lines(config, space, len(splits.train))

@@ -13,7 +13,7 @@ from search.front.outcome import LATENCY, Outcome
 from search.measure import limits
 from search.prepare.prepared import Prepared
 from search.report.progress import View
-from search.space.space import PRECISION, RUNTIME
+from search.space.deployments import Deployment
 
 
 def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
@@ -59,11 +59,13 @@ def measure_again(prepared: Prepared, view: View, clock: Clock) -> None:
 
 def measured_here(prepared: Prepared, evaluate: Evaluator, outcome: Outcome) -> Outcome:
     """The outcome measured on this machine; infeasible where its runtime or precision is not available here."""
-    params = outcome.recipe.params
-    runtime, precision = str(params[RUNTIME]), str(params.get(PRECISION, "fp32"))
-    if (runtime, precision) in prepared.space.deployments:
+    wanted = Deployment.of(outcome.recipe.params)
+    if wanted in prepared.space.deployments:
         return evaluate.evaluated_again(outcome)
-    why = prepared.space.missing.get(runtime, f"{runtime} has no {precision} kernels here")
+    what = f"{wanted.precision} kernels"
+    if any(d[:2] == wanted[:2] for d in prepared.space.deployments):
+        what = f"{wanted.cache.kind} cache"
+    why = prepared.space.missing.get(wanted.runtime, f"{wanted.runtime} has no {what} here")
     return Outcome(outcome.number, outcome.recipe, "infeasible", why, baseline=outcome.baseline)
 
 

@@ -13,8 +13,9 @@ from spaces import registry, two_of_four
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.errors import Infeasible
 from spaces.generation.causal import LOG_LIKELIHOOD, CausalModel, open_causal
+from spaces.generation.program import CacheSettings
 from spaces.knob import Plan, Settings, Value
-from spaces.recipe import Recipe, Step
+from spaces.recipe import DEPLOYED, Recipe, Step
 from spaces.runtime import Context, Predict
 from spaces.shape import NO_SHAPE, Shape
 from spaces.sparse import expand
@@ -31,7 +32,7 @@ def steps_of(params: Mapping[str, Value], shape: Shape | None) -> tuple[Step, ..
     """
     steps = []
     for axis in registry.axes():
-        if shape is None and axis.name != "bits":
+        if shape is None and axis.name not in DEPLOYED:
             continue
         knobs = axis.knobs(shape or NO_SHAPE)
         values = {k.name: k.tidy(params.get(f"{axis.name}.{k.name}", k.off)) for k in knobs}
@@ -49,8 +50,8 @@ def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
     plans: Plans = {}
     for step in steps:
         axis = registry.axis_named(step.name)
-        if axis.name == "bits":
-            continue  # the runtime lowers it: `precision_of`
+        if axis.name in DEPLOYED:
+            continue  # the runtime lowers it: `precision_of`, `cache_of`
         assert statistics is not None, "an axis that cuts needs statistics"
         plan = axis.decide(statistics, step.settings)
         plans[step.name] = plan
@@ -120,8 +121,20 @@ def precision_of(recipe: Recipe) -> Plan:
     return precision(settings)
 
 
-def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:
+def cache_of(recipe: Recipe) -> CacheSettings | None:
+    """The cache that a recipe names; None: the runtime's default one, or none where nothing is generated."""
+    from spaces.axes.cache import cache
+
+    step = recipe.step("cache")
+    return None if step is None else cache(step.settings)
+
+
+def open_predict(
+    folder: Path, runtime: str, plan: Plan, context: Context, cache: CacheSettings | None = None
+) -> Predict:
     """The stored model under a runtime. Picklable by name, so that a worker process can run it.
+
+    A model that generates has this cache, of `context.cache_tokens`, or where it is None its runtime's default one.
 
     Raises Infeasible where the runtime cannot run it here.
     """
@@ -130,7 +143,12 @@ def open_predict(folder: Path, runtime: str, plan: Plan, context: Context) -> Pr
     opened = functools.partial(registry.runtime_named(runtime).open, folder, plan, context)
     if base.output != LOG_LIKELIHOOD:
         return opened()
-    return open_causal(folder, opened, runtime, plan, context)
+    return open_causal(folder, opened, runtime, plan, context, cache)
+
+
+def open_recipe(folder: Path, recipe: Recipe, context: Context) -> Predict:
+    """The stored weights of a recipe as it runs them: its runtime, precision and cache. As `open_predict`."""
+    return open_predict(folder, recipe.runtime.name, precision_of(recipe), context, cache_of(recipe))
 
 
 def open_whole(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:

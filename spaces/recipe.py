@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spaces.cache_settings import LOSSY
 from spaces.knob import Value
+
+#: Steps that say how weights are run, and change none of those that are stored.
+DEPLOYED = ("bits", "cache")
 
 
 def canonical(data: Any) -> str:
@@ -51,14 +55,19 @@ class Recipe:
     @property
     def compressed(self) -> bool:
         """Whether its weights differ from the teacher's."""
-        return any(step.name != "bits" for step in self.steps)
+        return any(step.name not in DEPLOYED for step in self.steps)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it gives the teacher's own outputs: its weights in full precision, and a cache that loses nothing."""
+        return all(step.name == "cache" and step.settings.get("kind") not in LOSSY for step in self.steps)
 
     @property
     def weights_digest(self) -> str:
-        """Digest of what determines the weights: everything but the bits and the runtime."""
+        """Digest of what determines the weights: everything but the bits, the cache and the runtime."""
         data = self.to_json()
         data.pop("runtime")
-        data["steps"] = [step for step in data["steps"] if step["name"] != "bits"]
+        data["steps"] = [step for step in data["steps"] if step["name"] not in DEPLOYED]
         return digest_of(data)
 
     @property

@@ -32,6 +32,7 @@ def front(
     """show the front of a study"""
     from search.deliver.best_config import plain
     from search.deliver.stored import stored
+    from search.report.caches import slower_caches
     from search.report.text import census, front_json, pick_lines
 
     chosen, record = stored(results(mlruns), study)
@@ -44,5 +45,5 @@ def front(
         complain(f"no trial of {study} is complete and inside the limits")
         return 1
     show_table(chosen, record)
-    say([census(chosen), *pick_lines(chosen)])
+    say([*slower_caches(chosen), census(chosen), *pick_lines(chosen)])
     return 0

@@ -63,6 +63,7 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
 
 def _shown(config: RunConfig, result: Result) -> int:
     """Print the front and where everything is."""
+    from search.report.caches import slower_caches
     from search.report.text import census, pick_lines, ties_text
     from search.track.store import ui_text
 
@@ -74,7 +75,7 @@ def _shown(config: RunConfig, result: Result) -> int:
             complain(line)
         return 1
     show_table(front, result.study)
-    say([*ties_text(front), census(front), *notes, "", *pick_lines(front)])
+    say([*ties_text(front), *slower_caches(front), census(front), *notes, "", *pick_lines(front)])
     print(f"\nfiles: {result.exports}  (front.html, front.json, best-config.yaml, models/)")
     print(f"MLflow: {ui_text(Path(config.mlruns), result.page)}")
     return 0

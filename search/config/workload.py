@@ -45,7 +45,7 @@ def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...
 
 def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:
     """Raise UserError for what only a task that generates has."""
-    from objectives.generation import NAMES
+    from objectives import cache, generation
 
     having = listed(generating) or "one that generates"
     for key in ("prompt", "new_tokens"):
@@ -57,6 +57,6 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
         if (bound := getattr(config.limits, key)) is not None:
             raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)
     for name in (*config.objectives, *config.limits.others):
-        if name.partition("/")[0] in NAMES:
+        if name.partition("/")[0] in (*generation.NAMES, *cache.NAMES):
             key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), f"left out unless the task is {having}", name)

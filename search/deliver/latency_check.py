@@ -119,7 +119,7 @@ def baseline_folder(folder: Path, record: BestConfig, rows: PreparedData | str) 
             beside = read_exported(path.parent)
         except UserError:
             continue
-        if not beside.recipe.steps and beside.recipe.teacher == record.recipe.teacher:
+        if beside.recipe.exact and beside.recipe.teacher == record.recipe.teacher:
             return path.parent
     if isinstance(rows, str):
         return None

@@ -24,8 +24,7 @@ def open_exported(folder: Path, record: BestConfig, context: Context) -> Remote:
     Raises:
         UserError: files that are missing, foreign or pickled, or a runtime that cannot run here.
     """
-    recipe = record.recipe
-    opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+    opening = partial(build.open_recipe, folder, record.recipe, context)
     try:
         return open_bench(opening, context.device, context.threads, timeout_s=600)
     except ModelError as error:

@@ -10,7 +10,7 @@ from search.measure.measurer import Progress
 from search.prepare import isolate
 from search.prepare.prepared import Prepared, cores
 from spaces.knob import Value
-from spaces.recipe import Recipe
+from spaces.recipe import DEPLOYED, Recipe
 
 
 class WeightsBuilder:
@@ -28,7 +28,7 @@ class WeightsBuilder:
         if not recipe.compressed:
             return self._prepared.teacher
         prepared, key = self._prepared, {"weights": recipe.weights_digest}
-        steps = tuple(step for step in recipe.steps if step.name != "bits")
+        steps = tuple(step for step in recipe.steps if step.name not in DEPLOYED)
         scratch = prepared.store.scratch("weights", key)
 
         def build(folder: Path) -> None:
@@ -49,7 +49,7 @@ class WeightsBuilder:
                 progress=self._progress,
             )
 
-        settings = {n: v for n, v in recipe.params.items() if not n.startswith(("bits.", "runtime."))}
+        settings = {n: v for n, v in recipe.params.items() if n.partition(".")[0] not in (*DEPLOYED, "runtime")}
         return prepared.store.make("weights", key, build, {"settings": settings})[0]
 
     def stored_settings(self) -> list[dict[str, Value]]:

@@ -22,6 +22,8 @@ TITLES = {
     "first_call_ms": "first call",
     "compile_ms": "compilation",
     "prepare_s": "preparation",
+    "cache_kb_per_token": "cache a token",
+    "cache_mb": "cache",
     "size_mb": "size",
     "params": "parameters",
     "peak_memory_mb": "peak memory",
@@ -93,9 +95,18 @@ def times(estimate: Estimate | None) -> str:
 
 
 def describe(recipe: Recipe) -> str:
-    """A recipe in one line: "distill layers 3 · sparse weights 0.5 (size only) · onnx"."""
-    steps = [_step(step) for step in recipe.steps] or ["uncompressed"]
-    return " · ".join([*steps, _step(recipe.runtime)])
+    """A recipe in one line: "distill layers 3 · sparse weights 0.5 (size only) · onnx · static cache"."""
+    steps = [_step(step) for step in recipe.steps if step.name != "cache"] or ["uncompressed"]
+    return " · ".join([*steps, _step(recipe.runtime), *cache_text(recipe)])
+
+
+def cache_text(recipe: Recipe) -> list[str]:
+    """Its cache, where it names one: ["int8 cache, recent 64"]."""
+    return [
+        ", ".join([f"{step.settings['kind']} cache", *(f"{n} {v}" for n, v in step.settings.items() if n != "kind")])
+        for step in recipe.steps
+        if step.name == "cache"
+    ]
 
 
 def _step(step: Step) -> str:

@@ -121,13 +121,14 @@ class Front:
 
     @property
     def uncompressed(self) -> tuple[Outcome, ...]:
-        """The teacher's own weights at full precision, under each runtime that was measured."""
-        return tuple(o for o in self.outcomes if o.status == "complete" and not o.recipe.steps)
+        """The teacher's own weights at full precision, under each runtime and cache without loss that was measured."""
+        return tuple(o for o in self.outcomes if o.status == "complete" and o.recipe.exact)
 
     @property
     def baseline(self) -> Outcome | None:
         """The uncompressed model under eager PyTorch, with speedup 1 and loss 0; None where it was not measured."""
-        return next((o for o in self.uncompressed if o.recipe.runtime.name == "eager"), None)
+        plain = (o for o in self.uncompressed if o.recipe.runtime.name == "eager" and not o.recipe.steps)
+        return next(plain, None)
 
     @property
     def best_uncompressed(self) -> Outcome | None:

@@ -20,6 +20,7 @@ from objectives.fork_server import Waiting
 from objectives.measurement import Measurement
 from objectives.process import Remote
 from search.front.outcome import Outcome
+from search.measure import caches
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
 from search.measure.opening import Opened, held
@@ -108,8 +109,8 @@ class Measurer:
     def _check_parity(self, recipe: Recipe, folder: Path, bench: Remote) -> None:
         """Raise ArithmeticError where the weights in fp32 give other outputs than under eager PyTorch."""
         if build.precision_of(recipe) == {"precision": "fp32"}:
-            encoded = self._prepared.whole("validation").encoded
-            check_parity(self._prepared.task, recipe.runtime.name, folder, bench, encoded, self._limit_s())
+            encoded, capacity = self._prepared.whole("validation").encoded, self.context.cache_tokens
+            check_parity(self._prepared.task, recipe, folder, bench, encoded, self._limit_s(), capacity)
 
     def recall(self, digests: Collection[str]) -> None:
         """Reuse also noisy measurements of these recipes, which an equal search made."""
@@ -143,7 +144,7 @@ class Measurer:
 
     def _open(self, recipe: Recipe, folder: Path, device: str | None) -> Remote:
         context = self._on(device)
-        opening = partial(build.open_predict, folder, recipe.runtime.name, build.precision_of(recipe), context)
+        opening = partial(build.open_recipe, folder, recipe, context)
         return open_bench(opening, context.device, context.threads, self._limit_s(), "default", self._limit_s)
 
     def _open_once(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
@@ -205,6 +206,7 @@ class Measurer:
             "weights_sha256": digest_in(folder, WEIGHTS),  # training again may give other weights
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
+            **caches.through(recipe),
             "environment": dict(self._prepared.environment),
             **inputs,
         }
@@ -294,4 +296,5 @@ class Measurer:
         plan = build.precision_of(recipe)
         on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
-        return {on_disk.objective: on_disk, count.objective: count}
+        figures, rows = {on_disk.objective: on_disk, count.objective: count}, self._prepared.config.workload.batch
+        return figures | (caches.predicted(recipe, folder, self.context, rows) if self._prepared.task.generates else {})

@@ -24,7 +24,7 @@ from search.store.store import Store
 from search.tasks import Rows, Task, task_of
 from spaces.axes.bits import INTEGER
 from spaces.knob import Value
-from spaces.recipe import Recipe, Step
+from spaces.recipe import DEPLOYED, Recipe, Step
 from spaces.runtime import Context
 
 #: Rows per call for predictions in floating point.
@@ -153,7 +153,7 @@ class Prepared(PreparedData):
         return self._recipe(priced(self.space.steps(params), self.costs), str(params.get("runtime.name", "eager")))
 
     def _recipe(self, steps: tuple[Step, ...], runtime: str) -> Recipe:
-        cut = any(step.name != "bits" for step in steps)
+        cut = any(step.name not in DEPLOYED for step in steps)
         wanted = asdict(self.config.recover)
         recover: dict[str, Value] = {}
         if cut and wanted["epochs"] > 0:

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial
 
 from search.propose.pool import Grid, Indices
 from search.propose.surrogate.surrogate import Surrogate
-from search.space.space import PRECISION, RUNTIME, Space
+from search.space.deployments import is_of_deployment
+from search.space.space import Space
 from spaces.knob import Value
 
 POOL = 2048
@@ -62,8 +63,8 @@ class KnownLatency(BaseSampler):
         together, alone = self._surrogate.improvement(pool, self._grid.features(rows))
         best = int(np.argmax(together / self._surrogate.seconds(pool)))
         self.last = float(together[best])
-        runtime, precision = self._surrogate.deployments[int(np.argmax(alone[best]))]
-        chosen = {**self._space.complete(pool[best]), RUNTIME: runtime, PRECISION: precision}
+        deployment = self._surrogate.deployments[int(np.argmax(alone[best]))]
+        chosen = self._space.placed({**self._space.complete(pool[best]), **deployment.settings})
         return {name: chosen[name] for name in search_space}
 
     def sample_independent(
@@ -111,5 +112,5 @@ class Forecast:
 
 
 def weights_grid(space: Space) -> Grid:
-    """The grid of the knobs that determine weights: all searched ones but runtime and precision."""
-    return Grid({name: knob for name, knob in space.searched.items() if name not in (RUNTIME, PRECISION)})
+    """The grid of the knobs that determine weights: all searched ones but runtime, precision and cache."""
+    return Grid({name: knob for name, knob in space.searched.items() if not is_of_deployment(name)})

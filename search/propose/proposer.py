@@ -141,10 +141,7 @@ class Proposer:
 
     def _baselines(self) -> Iterator[Job]:
         """One job: the uncompressed model under every deployment that has no outcome yet."""
-        deployments = [
-            {"runtime.name": runtime, "bits.precision": precision} for runtime, precision in self._space.deployments
-        ]
-        recipes = [self._recipe({**self._space.off, **deployment}) for deployment in deployments]
+        recipes = [self._recipe({**self._space.off, **d.settings}) for d in self._space.deployments]
         unknown = [r for r in recipes if r.digest not in self._outcomes][: self.left]
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), baseline=True)

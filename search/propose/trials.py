@@ -42,14 +42,14 @@ def add(
 
     A baseline outside the searched ranges becomes a failed trial, because the samplers reject such parameters.
     """
-    values = values_of(outcome, targets)
+    values, placed = values_of(outcome, targets), space.placed(settings)
     attributes: dict[str, Any] = {OUTCOME: outcome.to_json(), PARAMS: dict(settings)}
     if values is None or not space.contains(settings):
         trial: FrozenTrial = create_trial(state=TrialState.FAIL, user_attrs=attributes)
     else:
         trial = create_trial(
             values=values,
-            params={n: settings[n] for n in distributions},
+            params={n: placed[n] for n in distributions},
             distributions=dict(distributions),
             user_attrs=attributes,
             constraints=dict(limits(outcome)),

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from objectives import all_objectives
 from search import tasks
+from search.report.caches import KINDS
 from spaces import registry
 from spaces.families import known_model_types
+from spaces.generation.program import GeneratingRuntime
 from spaces.knob import Knob, Value
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
@@ -51,8 +53,13 @@ def lines() -> Iterator[str]:
             why = runtime.missing(context)
             precisions = (_marked("bits.precision", precision) for precision in runtime.precisions(context))
             state = f"precisions: {', '.join(precisions)}" if why is None else f"not here: {why}"
+            if why is None and isinstance(runtime, GeneratingRuntime):
+                state += f"; caches: {', '.join(runtime.cache_kinds(context))}"
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
+    yield "caches of language models (memory of a token: 2 x blocks x key-value heads x head size x bytes of a number)"
+    for kind, what in KINDS.items():
+        yield f"  {kind:<10}{what}"
     yield "objectives"
     for objective in all_objectives():
         yield f"  {objective.name:<26}{objective.better} is better; {objective.description}"

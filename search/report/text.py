@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from objectives.cache import A_TOKEN
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
+from search.report.caches import slower_caches
 from search.tasks import metrics, task_named
 
 if TYPE_CHECKING:
@@ -169,7 +171,8 @@ def note(front: Front, study: StudyRecord) -> str:
         cells = [name, str(outcome.number), *(text(values[t.objective]) for t in front.targets)]
         cells += [times(front.speedup(outcome, over)) for over in (front.baseline, front.best_uncompressed)]
         lines.append(f"| {' | '.join([*cells, describe(outcome.recipe)])} |")
-    return "\n".join([*lines, "", "The whole front: `front.html` under Artifacts.", *ties_text(front)])
+    remarks = [*ties_text(front), *slower_caches(front)]
+    return "\n".join([*lines, "", "The whole front: `front.html` under Artifacts.", *remarks])
 
 
 def table(front: Front, study: StudyRecord) -> Table:
@@ -177,7 +180,8 @@ def table(front: Front, study: StudyRecord) -> Table:
     from rich.table import Table
 
     rows = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
-    names = [*(t.objective for t in front.targets), *beside(front, study)]
+    cache = [A_TOKEN.name] if any(A_TOKEN.name in o.measurements for o in front.members) else []
+    names = list(dict.fromkeys([*(t.objective for t in front.targets), *beside(front, study), *cache]))
     heads = [title(name) for name in names]
     for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator as Steps
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,9 +19,10 @@ from search.serve.answer_text import AnswerText
 from search.serve.model import Unopened
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
-from spaces import build, registry
+from spaces import build
 from spaces.base import read_config
-from spaces.generation.program import CacheSettings, GeneratingRuntime, Program, open_program
+from spaces.generation.causal import default_cache
+from spaces.generation.program import Program, open_program
 from spaces.generation.sampling import Sampler
 from spaces.runtime import Context, Predict
 
@@ -79,16 +80,13 @@ class Generator(Scorer):
     @classmethod
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
         name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
-        runtime = registry.runtime_named(name)
-        kinds = runtime.cache_kinds(context) if isinstance(runtime, GeneratingRuntime) else ()
-        kind = kinds[0] if kinds else CacheSettings().kind
+        cache = build.cache_of(record.recipe) or default_cache(name, context)
         limit = context_of(read_config(folder)[0].config)
-        if kind not in ("dynamic", "sliding"):
+        if cache.kind == "static":
             limit = min(limit, CAPACITY)
-        settings = CacheSettings(kind=kind, capacity=limit)
-        program = open_program(folder, name, precision, settings, context)
-        generator = cls(folder, record, Unopened(folder, name, precision, context), context, program, limit)
-        if kind == "dynamic" or name == "onnx":  # every prompt has a cache of its own, also one of fixed capacity
+        program = open_program(folder, name, precision, replace(cache, capacity=limit), context)
+        generator = cls(folder, record, Unopened(folder, record.recipe, context), context, program, limit)
+        if cache.kind != "static" or name == "onnx":  # every prompt has a cache of its own, there also a static one
             generator._turn = nullcontext()
         return generator
 

@@ -14,7 +14,7 @@ from search.deliver.best_config import BestConfig
 from search.tasks.tokens import Encoded, by_length, load_tokenizer
 from spaces import build
 from spaces.base import read_config
-from spaces.knob import Plan
+from spaces.recipe import Recipe
 from spaces.runtime import Context, Predict
 
 
@@ -32,8 +32,7 @@ class Model:
     @classmethod
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
         """The model of `folder` under the runtime of its record. Raises Infeasible where that cannot run here."""
-        name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
-        return cls(folder, record, build.open_predict(folder, name, precision, context), context)
+        return cls(folder, record, build.open_recipe(folder, record.recipe, context), context)
 
     def output(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The head's raw output (B, ...) for token ids: input_ids and attention_mask, (B, L) int64 each."""
@@ -63,8 +62,8 @@ class Model:
 class Unopened:
     """A model that is opened on its first call, because a model that generates holds its weights once already."""
 
-    def __init__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
-        self._open = functools.partial(build.open_predict, folder, runtime, plan, context)
+    def __init__(self, folder: Path, recipe: Recipe, context: Context) -> None:
+        self._open = functools.partial(build.open_recipe, folder, recipe, context)
         self._alone = threading.Lock()
         self._predict: Predict | None = None
 

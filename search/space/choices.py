@@ -10,6 +10,7 @@ from search.config.load import Names
 from search.config.schema import SAMPLERS, RunConfig
 from search.config.space_section import Spec, narrow_axis
 from spaces.axes.bits import Bits
+from spaces.axes.cache import CacheKind
 from spaces.knob import Knob
 from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES
 from spaces.shape import NO_SHAPE
@@ -40,12 +41,13 @@ def runtime_knob() -> Knob:
 
 
 def check_choices(config: RunConfig) -> None:
-    """Check the names of runtimes and of precisions, which depend on no model.
+    """Check the names of runtimes, of precisions and of caches, which depend on no model.
 
     Raises:
         UserError: a name is unknown.
     """
-    for axis, knobs in (("bits", Bits().knobs(NO_SHAPE)), ("runtime", (runtime_knob(),))):
+    of_any_model = {"bits": Bits().knobs(NO_SHAPE), "cache": CacheKind().knobs(NO_SHAPE), "runtime": (runtime_knob(),)}
+    for axis, knobs in of_any_model.items():
         narrow_axis(knobs, _named(config.space, axis, knobs), axis, config.where)
 
 

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from spaces.axes import cache as caches
 from spaces.axes.bits import INTEGER
+from spaces.generation.program import CacheSettings
 from spaces.knob import Settings, Value
-from spaces.recipe import Recipe, Step
+from spaces.recipe import DEPLOYED, Recipe, Step
+
+RUNTIME = "runtime.name"
+PRECISION = "bits.precision"
+CACHE = "cache.kind"
 
 
 class Deployment(NamedTuple):
-    """A runtime and a precision that it runs."""
+    """A runtime, a precision that it runs, and for a model that generates a cache that it has."""
 
     runtime: str
     precision: str
+    cache: CacheSettings = CacheSettings()
+
+    @classmethod
+    def of(cls, params: Mapping[str, Value]) -> Deployment:
+        """That of settings by `<axis>.<knob>`; what they leave out is off."""
+        own = {name.partition(".")[2]: value for name, value in params.items() if name.startswith("cache.")}
+        return cls(str(params[RUNTIME]), str(params.get(PRECISION, "fp32")), caches.cache(own))
+
+    @property
+    def settings(self) -> dict[str, Value]:
+        """By `<axis>.<knob>`, those of the cache whether there is one or not."""
+        cache = {f"cache.{name}": value for name, value in caches.settings_of(self.cache).items()}
+        return {RUNTIME: self.runtime, PRECISION: self.precision, **cache}
+
+    def to_json(self) -> list[str]:
+        """Names alone; the cache only where it is not the default one."""
+        step = _cache_step(self.cache)
+        return [self.runtime, self.precision, *(f"{name} {value}" for name, value in step.items())]
+
+    def gives_what(self, other: Deployment) -> bool:
+        """Whether the same weights give the same outputs under both, but for rounding."""
+        alike = self.precision == "fp32" or self.runtime == other.runtime
+        return alike and self.precision == other.precision and not (self.cache.lossy or other.cache.lossy)
+
+
+def is_of_deployment(name: str) -> bool:
+    """Whether the knob `<axis>.<knob>` says how weights are run, and nothing of the weights.
+
+    (Finer settings of the precision are asked for beside each set of weights: `siblings`.)
+    """
+    return name in (RUNTIME, PRECISION) or name.startswith("cache.")
 
 
 def siblings(
-    recipe: Recipe, deployments: Sequence[tuple[str, str]], fixed: Settings = MappingProxyType({})
+    recipe: Recipe, deployments: Sequence[Deployment], fixed: Settings = MappingProxyType({})
 ) -> tuple[Recipe, ...]:
     """The recipes of the same weights under each of `deployments`, without this recipe's own.
 
@@ -29,7 +66,7 @@ def siblings(
     """
     own = recipe.step("bits")
     recipes = []
-    for runtime, precision in deployments:
+    for runtime, precision, cache in deployments:
         settings: dict[str, Value] = {} if precision == "fp32" else {"precision": precision}
         own_runtime = runtime == recipe.runtime.name
         applies = {
@@ -41,10 +78,15 @@ def siblings(
         needed = {"head": ("int8", "int4"), "rounding": ("int4",)}
         settings |= {name: value for name, value in fixed.items() if precision in needed.get(name, ())}
         settings |= {name: value for name, value in (own.settings if own else {}).items() if applies.get(name)}
-        steps = tuple(s for s in recipe.steps if s.name != "bits")
-        if settings:
-            steps = (*steps, Step("bits", settings))
-        other = replace(recipe, steps=steps, runtime=Step(runtime))
+        deployed = (Step("bits", settings), Step("cache", _cache_step(cache)))
+        weights = tuple(step for step in recipe.steps if step.name not in DEPLOYED)
+        other = replace(recipe, steps=(*weights, *(step for step in deployed if step.settings)), runtime=Step(runtime))
         if other.digest != recipe.digest:
             recipes.append(other)
     return tuple(recipes)
+
+
+def _cache_step(cache: CacheSettings) -> dict[str, Value]:
+    """What differs from the default cache."""
+    off = caches.settings_of(CacheSettings())
+    return {name: value for name, value in caches.settings_of(cache).items() if value != off[name]}

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search.config.schema import RunConfig
 from search.config.space_section import narrow_axis
 from search.errors import UserError, listed
+from search.space.cache_knobs import cache_knobs, caches_of
 from search.space.choices import runtime_knob
-from search.space.deployments import Deployment
+from search.space.deployments import CACHE, PRECISION, RUNTIME, Deployment
 from search.tasks import task_of
 from spaces import registry, two_of_four
 from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
 from spaces.build import steps_of
 from spaces.generation.program import GeneratingRuntime
 from spaces.knob import Knob, Value
-from spaces.recipe import Step
+from spaces.recipe import DEPLOYED, Step
 from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.shape import NO_SHAPE, Shape
 
 Params = Mapping[str, Value]
-RUNTIME = "runtime.name"
-PRECISION = "bits.precision"
 PATTERN = "sparse.pattern"
 #: Precisions whose loss or speed differs too much between models to start from.
 UNPROVEN = ("int8-static", "int4", "fp8")
@@ -53,13 +52,24 @@ class Space:
     @property
     def compresses(self) -> bool:
         """Whether any settings give weights that differ from the teacher's."""
-        return any(k.single != k.off for name, k in self.knobs.items() if not name.startswith(("bits.", "runtime.")))
+        how = (*DEPLOYED, "runtime")
+        return any(k.single != k.off for name, k in self.knobs.items() if name.partition(".")[0] not in how)
 
     def complete(self, params: Params) -> dict[str, Value]:
         """`params` with the value of every knob that has only one; floats as they are on the grid (0.3, not
-        0.30000000000000004), so that equal settings have equal digests."""
+        0.30000000000000004), so that equal settings have equal digests. A cache that the runtime does not have is its
+        first one."""
         fixed = {n: k.single for n, k in self.knobs.items() if k.single is not None}
-        return {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
+        full = {n: round(v, 9) if isinstance(v, float) else v for n, v in {**fixed, **params}.items()}
+        return full if CACHE not in self.knobs or RUNTIME not in full else {**full, **self._with_a_cache(full)}
+
+    def _with_a_cache(self, params: Params) -> dict[str, Value]:
+        """Settings of the cache in place of those that no deployment here has."""
+        wanted = Deployment.of(params)
+        here = [d for d in self.deployments if (d.runtime, d.precision) == (wanted.runtime, wanted.precision)]
+        if not here or wanted in here:
+            return {}
+        return {name: value for name, value in here[0].settings.items() if name in self.knobs}
 
     def canonical(self, params: Params) -> Params:
         """Complete settings, equal for equal recipes: inactive knobs are reset to their off value."""
@@ -67,12 +77,25 @@ class Space:
         if not any(knob.method or knob.needs for knob in self.searched.values()):
             return full
         active = {f"{step.name}.{name}": value for step in self.steps(full) for name, value in step.settings.items()}
-        deployment = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION)}
+        deployment = {name: value for name, value in full.items() if name in (RUNTIME, PRECISION, CACHE)}
         return {**self.off, **active, **deployment}
 
     def contains(self, params: Params) -> bool:
-        """Whether every knob has a value of the space."""
-        return all(_holds(knob, params.get(name, knob.off)) for name, knob in self.knobs.items())
+        """Whether every knob has a value of the space, or is inactive."""
+        placed = self.placed(params)
+        return all(_holds(knob, placed.get(name, knob.off)) for name, knob in self.knobs.items())
+
+    def placed(self, params: Params) -> dict[str, Value]:
+        """The same settings, with inactive knobs at a value of the space."""
+        full = {**self.off, **params}
+        placed = dict(params)
+        for name, knob in self.knobs.items():
+            if knob.needs is None or _holds(knob, full[name]):
+                continue
+            other, values = f"{name.partition('.')[0]}.{knob.needs[0]}", knob.needs[1]
+            if full.get(other) not in values:
+                placed[name] = knob.values()[0]
+        return placed
 
     def steps(self, params: Params) -> tuple[Step, ...]:
         return steps_of({**self.off, **params}, self.shape)
@@ -91,7 +114,7 @@ class Space:
             if k.opt_in and k.single == k.off:
                 continue
             described[name] = list(k.choices) if not k.ordered else [k.low, k.high, k.step, k.log]
-        return {"knobs": described, "deployments": [list(deployment) for deployment in self.deployments]}
+        return {"knobs": described, "deployments": [deployment.to_json() for deployment in self.deployments]}
 
 
 def _holds(knob: Knob, value: Value) -> bool:
@@ -114,6 +137,9 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     knobs: dict[str, Knob] = {}
     notes: list[str] = []
     for axis in registry.axes():
+        if axis.name == "cache":
+            knobs |= cache_knobs(config, axis)
+            continue
         if shape is None and axis.name != "bits":
             if config.space.get(axis.name):
                 raise UserError(f"{config.where(f'space.{axis.name}')}: {unknown}")
@@ -125,31 +151,48 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     else:
         knobs[PATTERN] = _with_kernels(knobs[PATTERN], context, config.where(f"space.{PATTERN}"), notes)
     wanted = narrow_axis((runtime_knob(),), config.space, "runtime", config.where)[0]
-    missing = {}
-    deployments: list[Deployment] = []
     offered = _precisions(knobs[PRECISION], config, context, notes)
-    named = config.space.get("runtime") is not None
-    for name in wanted.choices:
-        if name in registry.OPT_IN_RUNTIMES and not named:
-            continue
-        runtime = registry.runtime_named(str(name))
-        why = runtime.missing(context)
-        if why is None and task_of(config).generates and not isinstance(runtime, GeneratingRuntime):
-            why = "it does not generate text"
-        if why is not None:
-            missing[runtime.name] = why
-            continue
-        deployments += [Deployment(runtime.name, w) for w in runtime.precisions(context) if w in offered]
+    deployments, missing = _deployments(config, [str(name) for name in wanted.choices], offered, knobs, context)
     if not deployments:
         reasons = (
             "; ".join(f"{name}: {why}" for name, why in missing.items()) or "no precision that they have kernels for"
         )
         raise UserError(f"{config.where('space.runtime')}: none of {listed(wanted.choices)} can run here ({reasons})")
-    names = tuple(dict.fromkeys(runtime for runtime, _ in deployments))
-    precisions = tuple(w for w in PRECISIONS if any(w == precision for _, precision in deployments))
+    names = tuple(dict.fromkeys(deployment.runtime for deployment in deployments))
+    precisions = tuple(w for w in PRECISIONS if any(w == deployment.precision for deployment in deployments))
     knobs[RUNTIME] = Knob("name", off=names[0], choices=names, help=wanted.help)
     knobs[PRECISION] = Knob("precision", off="fp32", choices=precisions, help=knobs[PRECISION].help)
+    if CACHE in knobs:
+        kinds_here = {deployment.cache.kind for deployment in deployments}
+        choices = tuple(kind for kind in knobs[CACHE].choices if kind in kinds_here)
+        knobs[CACHE] = replace(knobs[CACHE], choices=choices)
     return Space(knobs, shape, tuple(deployments), missing, tuple(notes))
+
+
+def _deployments(
+    config: RunConfig, names: Sequence[str], offered: Sequence[Value], knobs: Mapping[str, Knob], context: Context
+) -> tuple[list[Deployment], dict[str, str]]:
+    """What can run here of the runtimes of these names; and of others, why they cannot."""
+    named = config.space.get("runtime") is not None
+    deployments: list[Deployment] = []
+    missing: dict[str, str] = {}
+    for name in names:
+        if name in registry.OPT_IN_RUNTIMES and not named:
+            continue
+        runtime = registry.runtime_named(name)
+        kinds = runtime.cache_kinds(context) if isinstance(runtime, GeneratingRuntime) else ()
+        caches = caches_of(config, knobs, kinds)
+        why = runtime.missing(context)
+        if why is None and task_of(config).generates and not kinds:
+            why = "it does not generate text"
+        if why is None and not caches:
+            why = f"it has no {listed(knobs[CACHE].choices)} cache; it has {listed(kinds)}"
+        if why is not None:
+            missing[runtime.name] = why
+            continue
+        here = [precision for precision in runtime.precisions(context) if precision in offered]
+        deployments += [Deployment(runtime.name, precision, cache) for precision in here for cache in caches]
+    return deployments, missing
 
 
 def _precisions(precision: Knob, config: RunConfig, context: Context, notes: list[str]) -> tuple[Value, ...]:
@@ -180,7 +223,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
 
     Values are the nearest ones of the space; settings that the space does not have are left out.
     """
-    proven = [deployment for deployment in space.deployments if deployment[1] not in UNPROVEN]
+    proven = [d for d in space.deployments if d.precision not in UNPROVEN and not d.cache.lossy]
     best = (proven or space.deployments)[-1]
     shares = [
         {"distill.layers": 0.67},
@@ -196,8 +239,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
             full = {
                 **{n: k.off for n, k in space.searched.items()},
                 **params,
-                RUNTIME: best[0],
-                PRECISION: best[1],
+                **best.settings,
             }
             chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
             if space.contains(chosen) and chosen not in settings:

@@ -73,6 +73,28 @@ def model_shapes(folder: Path, family: Family) -> tuple[dict[str, tuple[int, ...
     return {**shapes, other: shapes[stored]}, math.prod(shapes[stored])
 
 
+def key_heads(folder: Path) -> tuple[tuple[int, ...], int] | None:
+    """Key-value heads by block, and the size of a head; None for a family that is not known."""
+    from spaces.errors import Infeasible
+    from spaces.families import family_of
+
+    base = read_config(folder)[0]
+    try:
+        family = family_of(str(base.config["model_type"]))
+    except Infeasible:
+        return None
+    config = base.config
+    hidden, heads = config.get("hidden_size") or config["n_embd"], config.get("num_attention_heads") or config["n_head"]
+    size = int(config.get("head_dim") or hidden // heads)
+    keys: dict[str, int] = {}
+    shapes = {name: shape for name, shape in weight_shapes(folder).items() if len(shape) == 2}
+    for name in sorted(shapes):  # of a low-rank pair the second factor, which comes last, has the keys' width
+        block, separator, _ = name.partition(f".{family.key}.")
+        if separator:
+            keys[block] = _whole(name, shapes, False)[0]
+    return tuple(width // size for width in keys.values()), size
+
+
 def _whole(name: str, shapes: Mapping[str, tuple[int, ...]], skipping: bool) -> tuple[int, int]:
     """(outputs, inputs) that are multiplied of the stored tensor `name`.
 

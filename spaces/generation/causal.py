@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from spaces.generation.program import CACHE_KINDS, CacheSettings, Program, greedy, open_program
+from spaces.errors import Infeasible
+from spaces.generation.program import (
+    CACHE_KINDS,
+    CacheSettings,
+    Program,
+    ScoringProgram,
+    greedy,
+    open_program,
+)
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 
@@ -23,16 +32,19 @@ LOG_LIKELIHOOD = "log_likelihood"
 class CausalModel:
     """A `Predict` of a causal language model.
 
-    A batch of input_ids and attention_mask (B, L) gives "log_likelihood" (B, L). One that has `new_tokens` beside them
-    is a generation: prompts padded on the left, and "tokens" (B, T), the most likely continuation. One that has
-    `stepped` gives "log_likelihood" again, computed as a generation computes it: the prompt in one call, then a token
-    at a time through the cache; rows have no padding.
+    A batch of input_ids and attention_mask (B, L) gives "log_likelihood" (B, L), through the cache where that is lossy.
+    One that has `new_tokens` beside them is a generation: prompts padded on the left, and "tokens" (B, T), the most
+    likely continuation. One that has `stepped` gives "log_likelihood" again, computed as a generation computes it: the
+    prompt in one call, then a token at a time through the cache; rows have no padding.
 
     The program that generates is opened at once, because it is timed; the one that scores is opened on first use.
     """
 
-    def __init__(self, program: Program, open_scoring: Callable[[], Predict]) -> None:
-        self.program, self._open_scoring = program, open_scoring
+    def __init__(self, program: Program, open_scoring: Callable[[], Predict], lossy: bool = False) -> None:
+        """Raises Infeasible where the cache is lossy and the program cannot score through it."""
+        if lossy and not isinstance(program, ScoringProgram):
+            raise Infeasible(f"the loss of this cache cannot be measured: {type(program).__name__} does not score")
+        self.program, self._open_scoring, self._lossy = program, open_scoring, lossy
         self._scoring: Predict | None = None
         #: `time.perf_counter()` after each token of the last generation.
         self.token_times: list[float] = []
@@ -42,6 +54,9 @@ class CausalModel:
             return {"tokens": self._generated(batch)}
         if STEPPED in batch:
             return {LOG_LIKELIHOOD: stepped(self.program, batch["input_ids"], int(batch[STEPPED][0]))}
+        if self._lossy:
+            assert isinstance(self.program, ScoringProgram)
+            return {LOG_LIKELIHOOD: self.program.scores(batch["input_ids"]) * (batch["attention_mask"] != 0)}
         return self.scoring(batch)
 
     @property
@@ -83,11 +98,20 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def open_causal(
-    folder: Path, open_scoring: Callable[[], Predict], runtime: str, plan: Plan, context: Context
+    folder: Path,
+    open_scoring: Callable[[], Predict],
+    runtime: str,
+    plan: Plan,
+    context: Context,
+    cache: CacheSettings | None = None,
 ) -> CausalModel:
-    """The stored model under a runtime, with the runtime's default cache. Raises Infeasible."""
-    program = open_program(folder, runtime, plan, default_cache(runtime, context), context)
-    return CausalModel(program, open_scoring)
+    """The stored model under a runtime, with this cache for `context.cache_tokens`, or the runtime's default one.
+
+    Raises Infeasible.
+    """
+    settings = default_cache(runtime, context) if cache is None else replace(cache, capacity=context.cache_tokens)
+    program = open_program(folder, runtime, plan, settings, context)
+    return CausalModel(program, open_scoring, settings.lossy)
 
 
 def default_cache(runtime: str, context: Context) -> CacheSettings:

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from spaces.cache_settings import CACHE_KINDS, GROUP, LOSSY, QUANTISED, CacheSettings
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Runtime
 
-#: Kinds of cache, the reference first (`CacheSettings.kind`).
-CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
+__all__ = [
+    "CACHE_KINDS",
+    "GROUP",
+    "LOSSY",
+    "QUANTISED",
+    "Cache",
+    "CacheFullError",
+    "CacheSettings",
+    "GeneratingRuntime",
+    "Program",
+    "ScoringProgram",
+    "greedy",
+    "open_program",
+]
 
 
 class CacheFullError(ValueError):
     """A prompt or a step does not fit into a cache of a fixed capacity."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """How a program keeps keys and values.
-
-    "dynamic" grows with each token. "static" is allocated once for `capacity` tokens a row. "int8" and "int4" keep keys
-    by channel and values by token in that many bits, and the newest `recent` tokens in full precision (Liu et al. 2024,
-    KIVI, arXiv 2402.02750). "sliding" keeps the first `sinks` tokens and the newest `window` (Xiao et al. 2023,
-    StreamingLLM, arXiv 2309.17453).
-    """
-
-    kind: str = "dynamic"
-    capacity: int = (
-        2048  # tokens a row, of prompt and answer together; "dynamic" and "sliding" have no limit of their own
-    )
-    recent: int = 32
-    window: int = 1024
-    sinks: int = 4
-
-    def __post_init__(self) -> None:
-        if self.kind not in CACHE_KINDS:
-            raise ValueError(f"a cache must be one of {', '.join(CACHE_KINDS)}, got {self.kind}")
 
 
 class Cache(Protocol):
@@ -76,6 +65,18 @@ class Program(Protocol):
 
         Raises:
             CacheFullError: the cache holds all that it can.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoringProgram(Protocol):
+    """A program that also scores texts through its cache."""
+
+    def scores(self, input_ids: np.ndarray) -> np.ndarray:
+        """The log probability (B, L) float32 of each token of texts (B, L) as token by token through the cache.
+
+        Of the first it is 0. What follows a text as padding changes nothing before it.
         """
         ...
 

@@ -5,6 +5,7 @@ import pytest
 import worlds
 
 from search.propose.surrogate.quality import DecayMean, QualityModel, QualityObservation
+from search.space.deployments import Deployment
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 
@@ -68,7 +69,7 @@ def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeyp
 def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, pair = worlds.synthetic(), ("onnx", "int8")
+    world, pair = worlds.synthetic(), Deployment("onnx", "int8")
     features, quality = world.grid.features(world.rows), world.quality[:, world.deployments.index(pair)]
     off = world.uncompressed
 

@@ -42,7 +42,7 @@ def test_the_embedded_default_searches_the_precisions_it_names_and_no_other_bits
     config = load(None, [], names())
     space = open_space(config, SHAPE, Context())
     assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.precision"}
-    assert {precision for _, precision in space.deployments} <= {"fp32", "int8"}
+    assert {deployment.precision for deployment in space.deployments} <= {"fp32", "int8"}
     described = {name for name in space.to_json()["knobs"] if name.startswith("bits.")}
     assert described == {"bits.precision"}
 
@@ -66,7 +66,7 @@ def test_siblings_spare_the_same_blocks_under_every_integer_precision() -> None:
     pairs = [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"), ("openvino", "int8-static")]
     recipe = factory.recipe({"bits": {"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}}, "onnx")
     by_pair = {}
-    for sibling in siblings(recipe, pairs):
+    for sibling in siblings(recipe, [Deployment(*pair) for pair in pairs]):
         bits = sibling.step("bits")
         by_pair[sibling.runtime.name, str(bits.settings.get("precision", "fp32")) if bits else "fp32"] = sibling
     assert set(by_pair) == set(pairs) - {("onnx", "int8")}, "its own pair is itself"

@@ -172,7 +172,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400, "choices": "questions.jsonl"},
         teacher={"epochs": 3, "learning_rate": 5e-3},
         workload={"prompt": 16, "new_tokens": 4},
-        space={"bits": {"precision": "fp32"}, "runtime": {"name": ["eager", "onnx"]}},
+        space={"bits": {"precision": "fp32"}, "runtime": {"name": ["eager", "onnx"]}, "cache": "off"},
     )
     command.search("run", config, cwd=folder).succeeded()
     return folder

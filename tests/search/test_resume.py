@@ -19,14 +19,14 @@ from search.propose.known_latency import weights_grid
 from search.propose.proposer import Proposer
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
 from search.propose.surrogate.record import StudyHistory
-from search.space.deployments import siblings
+from search.space.deployments import Deployment, siblings
 from search.space.space import Params, Space
 from spaces.knob import Knob
 from spaces.recipe import Recipe, Step
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
-DEPLOYMENTS = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
+DEPLOYMENTS = (Deployment("eager", "fp32"), Deployment("onnx", "fp32"), Deployment("onnx", "int8"))
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
 SPACE = Space(
     {
@@ -166,7 +166,7 @@ def narrowed(**knobs: Knob) -> Space:
 )
 def test_an_uncompressed_model_outside_the_ranges_is_known_and_not_placed(space: Space, study: optuna.Study) -> None:
     for pair in DEPLOYMENTS:
-        params = {**space.off, "runtime.name": pair[0], "bits.precision": pair[1]}
+        params = {**space.off, **pair.settings}
         outcome = complete(recipe_of(params), baseline=True).numbered(0)
         attributes = {OUTCOME: outcome.to_json(), PARAMS: params}
         study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))

@@ -10,9 +10,11 @@ import torch
 from search.config.load import from_mapping, load
 from search.errors import UserError
 from search.space.choices import names
+from search.space.deployments import Deployment
 from search.space.space import Space, open_space
 from spaces import registry
 from spaces.axes.bits import OPT_IN_PRECISIONS
+from spaces.generation.program import CacheSettings
 from spaces.runtime import Context
 from spaces.runtimes import float8
 from spaces.shape import LayerShape, Shape
@@ -31,10 +33,12 @@ def test_a_runtime_that_takes_minutes_to_open_is_measured_only_where_it_is_named
     assert registry.OPT_IN_RUNTIMES and set(registry.OPT_IN_RUNTIMES) <= {r.name for r in registry.runtimes()}
     for name in registry.OPT_IN_RUNTIMES:
         left_open = opened({})
-        assert name not in {runtime for runtime, _ in left_open.deployments} and name not in left_open.missing
+        assert (
+            name not in {deployment.runtime for deployment in left_open.deployments} and name not in left_open.missing
+        )
         assert "eager" in left_open.knobs["runtime.name"].choices
         named = opened({"runtime": {"name": ["eager", name]}})
-        assert name in {runtime for runtime, _ in named.deployments} or name in named.missing
+        assert name in {one.runtime for one in named.deployments} or name in named.missing
 
 
 def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
@@ -84,7 +88,7 @@ def test_a_precision_that_came_later_is_searched_only_where_it_is_named(monkeypa
                 opt_in not in opened({**space, "runtime": {"name": ["eager"]}}, "cuda").knobs["bits.precision"].choices
             )
         named = opened({"bits": {"precision": ["fp32", opt_in]}, "runtime": {"name": ["eager"]}}, "cuda")
-        assert named.deployments == (("eager", "fp32"), ("eager", opt_in))
+        assert named.deployments == (Deployment("eager", "fp32"), Deployment("eager", opt_in))
 
 
 def test_a_precision_that_is_named_and_has_no_kernel_here_is_noted() -> None:
@@ -98,3 +102,69 @@ def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:
     assert not opened(whole).compresses
     assert opened({**whole, "low_rank": {"rank": 0.5}}).compresses, "though nothing of the weights is searched"
     assert opened({**whole, "sparse": {"weights": [0.5, 1.0]}}).compresses
+
+
+# --- caches of language models ---------------------------------------------------------------------------------
+
+
+def generating(space: dict[str, object], **others: dict[str, object]) -> Space:
+    mapping = {**load(None, ["task=causal-lm"], names()).to_mapping(), "space": space}
+    mapping |= {name: {**mapping[name], **value} for name, value in others.items()}
+    return open_space(from_mapping(mapping, names()), SHAPE, Context("cpu"))
+
+
+def test_caches_without_a_loss_are_deployments_where_a_runtime_has_them() -> None:
+    space = generating({"runtime": {"name": ["eager", "onnx"]}, "bits": {"precision": "fp32"}})
+    kinds = [(one.runtime, one.cache.kind) for one in space.deployments]
+    assert kinds == [("eager", "dynamic"), ("eager", "static"), ("onnx", "static")]
+    assert space.knobs["cache.kind"].choices == ("dynamic", "static")
+    assert space.to_json()["deployments"] == [
+        ["eager", "fp32"],
+        ["eager", "fp32", "kind static"],
+        ["onnx", "fp32", "kind static"],
+    ]
+    drawn = space.complete({**space.off, "runtime.name": "onnx", "cache.kind": "dynamic"})
+    assert drawn["cache.kind"] == "static", "a cache that the runtime has"
+
+
+def test_a_cache_with_a_loss_is_searched_only_where_it_is_named() -> None:
+    eager = {"runtime": {"name": "eager"}, "bits": {"precision": "fp32"}}
+    space = generating({**eager, "cache": {"kind": ["dynamic", "int8", "sliding"], "window": 256, "recent": [32, 64]}})
+    caches = [one.cache for one in space.deployments]
+    assert caches == [
+        CacheSettings("dynamic"),
+        CacheSettings("int8", recent=32),
+        CacheSettings("int8", recent=64),
+        CacheSettings("sliding", window=256),
+    ]
+    for one in space.deployments:
+        assert space.contains({**space.off, **one.settings}) and Deployment.of(one.settings) == one
+    off = generating({"runtime": {"name": ["eager", "onnx"]}, "bits": {"precision": "fp32"}, "cache": "off"})
+    assert [(one.runtime, one.cache.kind) for one in off.deployments] == [("eager", "dynamic"), ("onnx", "static")]
+    only = generating({"runtime": {"name": ["eager", "onnx"]}, "cache": {"kind": ["int8"]}})
+    assert only.missing == {"onnx": "it has no int8 cache; it has static"}
+    assert {one.cache.kind for one in only.deployments} == {"int8"}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"kind": "int9"}, r"space\.cache\.kind: .*int9.*int8"),
+        ({"kind": "sliding"}, r"data\.max_length: must be at least 1031 tokens for the loss of a sliding cache with"),
+        (
+            {"kind": "int4", "recent": 600},
+            r"max_length: must be at least 634 tokens .* cache\.recent 600 .*got 512",
+        ),
+        ({"kind": "int4", "recent": 2000}, r"space\.cache\.recent: must be between 0 and 1024, got 2000"),
+    ],
+)
+def test_caches_that_are_not_there_or_cannot_be_measured_are_refused(space: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generating({"cache": space})
+
+
+def test_a_task_that_generates_nothing_has_no_cache() -> None:
+    with pytest.raises(UserError, match=r"space\.cache\.kind: must be left out: this model and task have nothing"):
+        opened({"cache": {"kind": "static"}})
+    assert not [name for name in opened({"cache": "off"}).knobs if name.startswith("cache.")]
+    assert {one.cache for one in opened({}).deployments} == {CacheSettings()}

@@ -16,6 +16,8 @@ from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import QualityModel
 from search.propose.surrogate.record import StudyHistory
+from search.space.deployments import Deployment
+from spaces.generation.program import CacheSettings
 
 from .factory import measurement
 from .test_resume import DEPLOYMENTS, SPACE, TARGETS, recipe_of
@@ -66,14 +68,16 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     assert exponents[0] < exponents[1] - 0.01
 
 
-def pairs_left(losses: dict[tuple[str, str], tuple[Estimate, float]]) -> set[tuple[str, str]]:
-    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses))))
+def pairs_left(losses: dict[Deployment, tuple[Estimate, float]]) -> set[Deployment]:
+    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses), knobs={})))
     selector.learn(losses)
     return set(selector.deployments)
 
 
 def test_a_pair_is_hopeless_only_where_its_accuracy_is_surely_no_better() -> None:
-    eager, graph, int8, int4 = ("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4")
+    eager, graph, int8, int4 = (
+        Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("onnx", "int4"))
+    )
     exact = Estimate(0.0, 0.0, 0.0)
     few = {
         eager: (exact, 9.0),
@@ -84,3 +88,12 @@ def test_a_pair_is_hopeless_only_where_its_accuracy_is_surely_no_better() -> Non
     assert pairs_left(few) == {graph, int8, int4}
     many = {**few, int8: (Estimate(-0.5, -0.8, -0.2), 3.0), int4: (Estimate(1.0, 0.6, 1.4), 4.0)}
     assert pairs_left(many) == {int8}
+
+
+def test_a_slower_cache_without_a_loss_is_dropped_and_a_lossy_one_only_where_it_is_surely_no_better() -> None:
+    dynamic, static = Deployment("eager", "bf16"), Deployment("eager", "bf16", CacheSettings("static"))
+    int8 = Deployment("eager", "bf16", CacheSettings("int8"))
+    noisy = Estimate(0.0, -1.0, 1.0)
+    losses = {dynamic: (noisy, 9.0), static: (noisy, 6.0), int8: (noisy, 9.0)}
+    assert pairs_left(losses) == {static, int8}
+    assert pairs_left({**losses, static: (noisy, 8.5)}) == {dynamic, static, int8}, "within the margin"

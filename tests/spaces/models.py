@@ -20,7 +20,7 @@ from spaces.heads import Embedder, head_named
 from spaces.knob import Knob, Value
 from spaces.losses import class_certainty
 from spaces.pooling import Pooling
-from spaces.recipe import Step
+from spaces.recipe import DEPLOYED, Step
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics, collect
 
@@ -233,7 +233,7 @@ def built(subject: Subject, *steps: Step) -> tuple[TaskModel, build.Plans]:
 def stored(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     """A folder of a model cut by every axis, to one block: exporters and compilers take their time for each."""
     original = subject(case, head)
-    settings = {a.name: middling(a, original.statistics.shape) for a in registry.axes() if a.name != "bits"}
+    settings = {a.name: middling(a, original.statistics.shape) for a in registry.axes() if a.name not in DEPLOYED}
     settings["distill"]["layers"] = 1
     model, plans = built(original, *(Step(name, chosen) for name, chosen in settings.items()))
     write_folder(folder, model, original.base, plans)

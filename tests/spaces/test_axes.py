@@ -15,7 +15,7 @@ from spaces.axis import Axis
 from spaces.base import skeleton, write_folder
 from spaces.errors import Infeasible
 from spaces.knob import Settings, Value
-from spaces.recipe import Step, canonical
+from spaces.recipe import DEPLOYED, Step, canonical
 
 #: What a search measures for a mode, by its value.
 MEASURED: dict[Value, dict[str, Value]] = {"faster": {"costs": "5 0.001 0 0.01"}}
@@ -107,8 +107,8 @@ def test_reshape_alone_gives_every_tensor_its_final_size(axis: Axis, original: S
 
 @AXES
 def test_a_smaller_setting_never_makes_a_larger_model(axis: Axis, original: Subject) -> None:
-    if axis.name == "bits":
-        pytest.skip("precisions change no count of weights")
+    if axis.name in DEPLOYED:
+        pytest.skip("precisions and caches change no count of weights")
     if axis.name == "embedding":
         pytest.skip("what gets smaller is an index: the model has a matrix more")
     off = {k.name: k.off for k in axis.knobs(original.statistics.shape)}
@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(ax
 
 # --- together -----------------------------------------------------------------------------------------------
 
-CUTTING = [a.name for a in registry.axes() if a.name != "bits"]
+CUTTING = [a.name for a in registry.axes() if a.name not in DEPLOYED]
 MIXES = [mix for size in (2, len(CUTTING)) for mix in itertools.combinations(CUTTING, size)]
 MIXES.append(tuple(name for name in CUTTING if name != "embedding"))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from spaces.errors import Infeasible
 from spaces.generation.caches.quantised import GROUP, quantise
 from spaces.generation.caches.sliding import rotated
+from spaces.generation.causal import stepped
 from spaces.generation.program import CacheFullError, CacheSettings, greedy
 from spaces.generation.torch_program import TorchProgram, cache_name, left_padding, rotary_frequencies
 
@@ -186,3 +187,37 @@ def test_prompts_must_be_padded_on_the_left(rows: list[list[int]]) -> None:
 def test_greedy_reads_no_token_after_the_last() -> None:
     opened = program(CacheSettings("static", capacity=10))
     assert len(list(greedy(opened, *prompts((8,)), 3))) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CacheSettings("dynamic"),
+        CacheSettings("int8", recent=0),
+        CacheSettings("int4", recent=40),
+        CacheSettings("sliding", window=20, sinks=3),
+    ],
+    ids=lambda one: one.kind,
+)
+def test_scores_through_a_cache_are_those_of_single_steps(settings: CacheSettings) -> None:
+    """Several tokens are read at once only where that changes nothing."""
+    ids, _ = prompts((150, 150))
+    opened = program(settings)
+    alone = stepped(opened, ids, 1)
+    scores = opened.scores(ids)
+    assert (scores[:, 0] == 0).all()
+    np.testing.assert_allclose(scores[:, 1:], alone[:, 1:], atol=1e-4)
+    whole = program(CacheSettings()).scores(ids)
+    exact = settings.exact_tokens or 150
+    np.testing.assert_allclose(scores[:, : exact + 1], whole[:, : exact + 1], atol=1e-4)
+    assert settings.lossy == bool(np.abs(scores - whole).max() > 1e-3)
+
+
+def test_padding_behind_a_text_changes_none_of_its_scores() -> None:
+    ids, _ = prompts((150, 150))
+    for settings in (CacheSettings("int4", recent=0), CacheSettings("sliding", window=20)):
+        padded = ids.copy()
+        padded[0, 110:] = 1
+        np.testing.assert_allclose(
+            program(settings).scores(padded)[0, :110], program(settings).scores(ids)[0, :110], atol=1e-4
+        )

@@ -32,7 +32,7 @@ from search.propose.surrogate.improvement import Staircase
 from search.propose.surrogate.quality import QualityModel
 from search.propose.surrogate.record import StudyHistory
 from search.propose.surrogate.surrogate import Aims, CostModel, Surrogate
-from search.space.deployments import siblings
+from search.space.deployments import Deployment, siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
 from worlds.truth import World
@@ -87,7 +87,7 @@ class Trace:
 
 
 def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
-    pair = (recipe.runtime.name, str(recipe.params.get("bits.precision", "fp32")))
+    pair = Deployment.of(recipe.params)
     if pair not in world.deployments:
         return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
     column = world.deployments.index(pair)

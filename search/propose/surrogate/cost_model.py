@@ -14,8 +14,8 @@ from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
 from search.propose.deployments import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
-from search.space.deployments import Deployment
-from search.space.space import PRECISION, RUNTIME, Params
+from search.space.deployments import Deployment, is_of_deployment
+from search.space.space import Params
 from spaces.knob import Value
 
 #: A latency limit excludes a candidate whose prediction is above it by this many standard errors.
@@ -58,7 +58,7 @@ class TableCostModel:
             sd = np.hypot(errors, self._predictor.reference_error)
             costs = np.where(costs - LIMIT_ERRORS * sd > self._max_log_latency, np.inf, costs)
         if math.isfinite(self._max_size_mb):
-            sizes = np.stack([megabytes_of(shapes, precision) for _, precision in self.deployments], axis=1)
+            sizes = np.stack([megabytes_of(shapes, one.precision) for one in self.deployments], axis=1)
             costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
         return costs, error
 
@@ -95,9 +95,9 @@ class TableCostModel:
             self._durations.append((work, training, sum(outcome.seconds.values()) - training))
 
     def _weights_settings(self, settings: Params) -> tuple[tuple[str, Value], ...]:
-        """The canonical settings that determine weights: without runtime and precision."""
+        """The canonical settings that determine weights: without runtime, precision and cache."""
         full = self._space.canonical(settings)
-        return tuple((name, value) for name, value in full.items() if name not in (RUNTIME, PRECISION))
+        return tuple((name, value) for name, value in full.items() if not is_of_deployment(name))
 
     def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Array, Array]:
         """(N, P) log ms and its standard error."""
@@ -105,9 +105,7 @@ class TableCostModel:
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
     def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
-        names = np.array(
-            [deployment_name({**params, RUNTIME: deployment[0], PRECISION: deployment[1]}) for params in pool]
-        )
+        names = np.array([deployment_name({**params, **deployment.settings}) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
             chosen = names == name

@@ -15,8 +15,8 @@ from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
 from search.prepare.prepared import Prepared
+from search.space.deployments import PRECISION, RUNTIME, Deployment
 from search.space.sizes import Params, outline_of, shapes_of
-from search.space.space import PRECISION, RUNTIME
 from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
@@ -88,7 +88,10 @@ class LatencyPredictor:
 
 
 def deployment_name(params: Params) -> str:
-    """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 head int8"."""
+    """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 head int8".
+
+    A cache that is not the default one follows: "eager/fp32 cache kind static".
+    """
     precision, fp32_blocks, tables = (
         params.get(PRECISION, "fp32"),
         params.get("bits.fp32_blocks", 0),
@@ -98,7 +101,9 @@ def deployment_name(params: Params) -> str:
     head = params.get("bits.head", HEADS[0])
     apart = "" if head == HEADS[0] else f" head {head}"
     of_tables = "" if tables == AS_IS else f" embeddings {tables}"
-    return f"{params.get(RUNTIME, 'eager')}/{precision}{spared}{of_tables}{apart}"
+    deployment = Deployment.of({RUNTIME: "eager", **params})
+    cache = "".join(f" cache {part}" for part in deployment.to_json()[2:])
+    return f"{deployment.runtime}/{precision}{spared}{of_tables}{apart}{cache}"
 
 
 def error_of(timed: Measurement) -> float:

@@ -19,7 +19,6 @@ from search.propose.pool import Grid
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import QualityObservation
 from search.space.deployments import Deployment
-from search.space.space import PRECISION, RUNTIME
 from spaces.knob import Value
 
 Settings = Mapping[str, Value]
@@ -58,7 +57,7 @@ class StudyHistory:
     """The study's trials by set of weights. `refresh` reads the trials that are new or were still running.
 
     Args:
-        grid: over the knobs that determine weights (all but runtime and precision).
+        grid: over the knobs that determine weights (all but runtime, precision and cache).
         off: settings of the uncompressed model.
         quality: the target that the model learns; its values are stored as `Metric.utility`.
         canonical: maps settings to their canonical form.
@@ -124,7 +123,7 @@ class StudyHistory:
         if outcome is None:
             weights.pending = True
             return
-        self._add_outcome(weights, outcome, Deployment(str(settings[RUNTIME]), str(settings[PRECISION])))
+        self._add_outcome(weights, outcome, Deployment.of(settings))
 
     def _find_or_add(self, settings: Settings) -> WeightsRecord:
         key = self._key(settings)

@@ -74,10 +74,8 @@ class Aims:
         """
         if baseline is None or not baseline.costs:
             return self.max_log_latency, self.constant_guess
-        eager = [
-            cost for (runtime, precision), cost in baseline.costs.items() if (runtime, precision) == ("eager", "fp32")
-        ]
-        log_ms = min(self.max_log_latency, math.log(SLOWEST) + max(eager or baseline.costs.values()))
+        eager = baseline.costs.get(Deployment("eager", "fp32"), max(baseline.costs.values()))
+        log_ms = min(self.max_log_latency, math.log(SLOWEST) + eager)
         above_guess = max(0.0, max(baseline.quality.values()) - self.constant_guess)
         return log_ms, self.constant_guess + self.keep * above_guess
 

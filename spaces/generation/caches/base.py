@@ -41,6 +41,10 @@ class TorchCache(ABC):
         """Numbers (1 or B, T) of the tokens whose keys `update` gives while `new` tokens are read."""
         return torch.arange(self._length + new, device=self.starts.device)[None]
 
+    def together(self) -> int | None:
+        """Most tokens that see, read at once, what they would see one by one; None: any number."""
+        return None
+
     @abstractmethod
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values (B, heads, new, D) of one layer; returns those to attend to, (B, heads, T, D) each."""

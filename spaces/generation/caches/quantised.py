@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.generation.caches.base import TorchCache, nbytes_of
-
-GROUP = 32  # tokens that share a scale in each channel of the keys, and that are quantised together
+from spaces.generation.program import GROUP  # tokens that share a scale in each channel of the keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,10 @@ class QuantisedCache(TorchCache):
             + sum(nbytes_of(part.tensors()) for part in (layer.keys, layer.values) if part is not None)
             for layer in self._layers.values()
         )
+
+    def together(self) -> int:
+        newest = next((layer.recent_keys.shape[2] for layer in self._layers.values()), 0)
+        return self._recent + GROUP - newest
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         held = self._layers.get(layer)

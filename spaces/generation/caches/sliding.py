@@ -35,6 +35,9 @@ class SlidingCache(TorchCache):
         numbers = torch.arange(self._length, self._length + new, device=self.starts.device)
         return torch.cat([self._numbers, numbers.expand(len(self.starts), -1)], 1)
 
+    def together(self) -> int:
+        return max(1, self._size + 1 - self._numbers.shape[1])
+
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if layer not in self._layers:
             self._layers[layer] = (keys, values)

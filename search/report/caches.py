@@ -1,0 +1,80 @@
+"""Sentences on the caches of language models: memory by token, and caches that are slower than another here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from objectives.cache import A_TOKEN
+from objectives.generation import TPOT
+from search.front.formatting import quantity, text
+from search.front.front import Front
+from search.front.outcome import Outcome
+from search.space.deployments import Deployment
+from search.space.space import Space
+from spaces.generation.cache_size import bytes_a_token
+from spaces.generation.program import CacheSettings
+
+#: What `list` says of each kind of cache.
+KINDS: Mapping[str, str] = {
+    "dynamic": "grows with each token, and is copied at each; keys and values in full precision",
+    "static": "allocated once for prompt and answer, and written in place; keys and values in full precision",
+    "int8": "the newest tokens in full precision, older ones in 8 bits and scales: about 0.27 of the bytes of fp32",
+    "int4": "the newest tokens in full precision, older ones in 4 bits and scales: about 0.15 of the bytes of fp32",
+    "sliding": "the first tokens and a window of the newest: no more bytes than that; what is between is forgotten",
+}
+
+
+def slower_caches(front: Front) -> tuple[str, ...]:
+    """A sentence for each cache whose token takes longer than under another, of the same weights and runtime.
+
+    Only where the intervals of the two times do not meet.
+    """
+    sentences = []
+    for members in _alike(front).values():
+        fastest = min(members, key=lambda outcome: outcome.value(TPOT.name))
+        for outcome in members:
+            mine, best = (one.measurements[TPOT.name] for one in (outcome, fastest))
+            if mine.interval[0] > best.interval[1]:
+                sentences.append(
+                    f"the {name_of(outcome)} of {outcome.number} is slower here: {text(mine)} a token, and "
+                    f"{text(best)} with the {name_of(fastest)} of {fastest.number}"
+                )
+    return tuple(sentences)
+
+
+def _alike(front: Front) -> dict[tuple[object, ...], list[Outcome]]:
+    """Measured outcomes that differ by their cache alone."""
+    groups: dict[tuple[object, ...], list[Outcome]] = {}
+    for outcome in front.outcomes:
+        if outcome.status == "complete" and TPOT.name in outcome.measurements:
+            recipe = outcome.recipe
+            bits = recipe.step("bits")
+            settings = tuple(sorted((bits.settings if bits else {}).items()))
+            groups.setdefault((recipe.weights_digest, recipe.runtime.name, settings), []).append(outcome)
+    return groups
+
+
+def name_of(outcome: Outcome) -> str:
+    """Its cache: "static cache"; where the recipe names none, the runtime's own."""
+    measured = outcome.measurements.get(A_TOKEN.name)
+    named = Deployment.of(outcome.recipe.params).cache.kind
+    return f"{named if measured is None else measured.conditions.get('kind', named)} cache"
+
+
+def plan_lines(space: Space) -> Iterator[str]:
+    """Memory of the uncompressed model's caches by token, of each kind and precision that is searched."""
+    if space.shape is None or "cache.kind" not in space.knobs:
+        return
+    heads = [layer.heads for layer in space.shape.layers]
+    said: dict[str, list[str]] = {}
+    for deployment in space.deployments:
+        kb = bytes_a_token(heads, space.shape.head_dim, deployment.cache, deployment.precision) / 1e3
+        said.setdefault(quantity(kb, "KB"), []).append(_in_words(deployment.cache))
+    for size, kinds in said.items():
+        yield f"cache     {size} for each token of a row: {', '.join(dict.fromkeys(kinds))} (uncompressed)"
+
+
+def _in_words(cache: CacheSettings) -> str:
+    if cache.kind == "sliding":
+        return f"sliding, {cache.sinks + cache.window} tokens at most"
+    return f"{cache.kind}, but for the newest {cache.recent}" if cache.exact_tokens is not None else cache.kind

@@ -1,0 +1,65 @@
+"""The caches of a task that generates, as the user narrowed them, and those that a runtime has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+
+from search.config.schema import RunConfig
+from search.config.space_section import narrow_axis
+from search.errors import UserError
+from search.tasks import task_of
+from spaces.axes.cache import OPT_IN_KINDS, cache
+from spaces.axis import Axis
+from spaces.generation.program import CacheSettings
+from spaces.knob import Knob
+from spaces.shape import NO_SHAPE
+
+
+def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
+    """The knobs of the axis `cache` by `<axis>.<knob>`; none for a task that generates nothing.
+
+    Raises:
+        UserError: a cache for such a task, or one whose loss could not be measured on rows as short as these.
+    """
+    generates = task_of(config).generates
+    narrowed = narrow_axis(axis.knobs(NO_SHAPE) if generates else (), config.space, axis.name, config.where)
+    knobs = {f"{axis.name}.{knob.name}": knob for knob in narrowed}
+    if not generates:
+        return {}
+    kind = knobs["cache.kind"]
+    if "kind" not in (config.space.get(axis.name) or {}) and kind.single is None:
+        kind = Knob(kind.name, kind.off, kind.help, tuple(k for k in kind.choices if k not in OPT_IN_KINDS))
+        knobs["cache.kind"] = kind
+    longest = config.data.max_length
+    for chosen in _caches(map(str, kind.choices), knobs):
+        # The last token of a row is read by nothing.
+        if chosen.exact_tokens is not None and chosen.exact_tokens > longest - 2:
+            size = "window" if chosen.kind == "sliding" else "recent"
+            raise UserError(
+                f"{config.where('data.max_length')}: must be at least {chosen.exact_tokens + 2} tokens for the loss of "
+                f"a {chosen.kind} cache with cache.{size} {getattr(chosen, size)} to be measured, got {longest}"
+            )
+    return knobs
+
+
+def caches_of(config: RunConfig, knobs: Mapping[str, Knob], kinds: Sequence[str]) -> list[CacheSettings]:
+    """The wanted ones of those that a runtime has: of its kinds, the default first. Without the axis only the default.
+
+    Of a task that generates nothing there is one that stands for none.
+    """
+    if "cache.kind" not in knobs:
+        return [CacheSettings()]
+    off = "cache" in config.space and config.space["cache"] is None
+    wanted = kinds[:1] if off else [str(kind) for kind in knobs["cache.kind"].choices if kind in kinds]
+    return _caches(wanted, knobs)
+
+
+def _caches(kinds: Iterable[str], knobs: Mapping[str, Knob]) -> list[CacheSettings]:
+    """Caches of these kinds, of all sizes that the knobs have."""
+    names = ("recent", "window", "sinks")
+    sizes = [knobs[f"cache.{name}"].values() for name in names]
+    every = [
+        cache({"kind": kind, **dict(zip(names, chosen, strict=True))}) for kind in kinds for chosen in product(*sizes)
+    ]
+    return list(dict.fromkeys(every))

@@ -1,0 +1,95 @@
+"""How a language model keeps the keys and values of the tokens that it has read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spaces.axis import Phase
+from spaces.cache_settings import CACHE_KINDS, GROUP, QUANTISED, CacheSettings
+from spaces.knob import Knob, Plan, Settings
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are asked for before it is
+    from torch import nn
+
+    from spaces.shape import Shape
+    from spaces.statistics import Statistics
+
+#: Searched only where they are named. Few bits save memory, and in torch on a CPU each step takes longer (measured:
+#: docs/tasks.md); a window forgets, so the model computes another function of a long text.
+OPT_IN_KINDS = (*QUANTISED, "sliding")
+_OWN = CacheSettings()
+
+
+class CacheKind:
+    """Chooses a cache. Whether it exists is the runtime's: `GeneratingRuntime.cache_kinds`."""
+
+    name = "cache"
+    phase = Phase.RUNTIME
+    source = "Liu et al. 2024, arXiv 2402.02750 (KIVI); Xiao et al. 2023, arXiv 2309.17453 (StreamingLLM)"
+
+    def knobs(self, shape: Shape) -> tuple[Knob, ...]:
+        kinds = "how keys and values are kept: int8 and int4 by channel and by token, sliding forgets old tokens"
+        return (
+            Knob("kind", off=_OWN.kind, choices=CACHE_KINDS, help=kinds),
+            Knob(
+                "recent",
+                off=_OWN.recent,
+                low=0,
+                high=1024,
+                step=GROUP,
+                method=True,
+                opt_in=True,
+                needs=("kind", QUANTISED),
+                help="newest tokens that an int8 or int4 cache keeps in full precision",
+            ),
+            Knob(
+                "window",
+                off=_OWN.window,
+                low=32,
+                high=8192,
+                step=32,
+                method=True,
+                opt_in=True,
+                needs=("kind", ("sliding",)),
+                help="newest tokens that a sliding cache keeps",
+            ),
+            Knob(
+                "sinks",
+                off=_OWN.sinks,
+                low=0,
+                high=32,
+                step=1,
+                method=True,
+                opt_in=True,
+                needs=("kind", ("sliding",)),
+                help="first tokens that a sliding cache keeps",
+            ),
+        )
+
+    def decide(self, statistics: Statistics, settings: Settings) -> Plan:
+        return {"kind": cache(settings).kind}
+
+    def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
+        return statistics
+
+    def reshape(self, model: nn.Module, plan: Plan) -> None:
+        """Nothing: the runtime does it."""
+
+    def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
+        """Nothing: the runtime does it."""
+
+
+def cache(settings: Settings) -> CacheSettings:
+    """The cache of these settings of the axis; those that its kind does not have are as by default."""
+    kind = str(settings.get("kind", _OWN.kind))
+    given = {name: int(settings.get(name, getattr(_OWN, name))) for name in ("recent", "window", "sinks")}
+    if kind in QUANTISED:
+        return CacheSettings(kind, recent=given["recent"])
+    if kind == "sliding":
+        return CacheSettings(kind, window=given["window"], sinks=given["sinks"])
+    return CacheSettings(kind)
+
+
+def settings_of(chosen: CacheSettings) -> Settings:
+    """All settings of the axis that give this cache."""
+    return {"kind": chosen.kind, "recent": chosen.recent, "window": chosen.window, "sinks": chosen.sinks}

@@ -1,0 +1,49 @@
+"""Kinds of key-value caches, and their settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Kinds of cache, the reference first (`CacheSettings.kind`).
+CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
+#: Those that keep tokens in few bits.
+QUANTISED = ("int8", "int4")
+#: Those that do not give back what was put in, so that a model's outputs through them are others.
+LOSSY = (*QUANTISED, "sliding")
+#: Tokens that a quantised cache takes at a time, once they are older than its newest ones.
+GROUP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How a program keeps keys and values.
+
+    "dynamic" grows with each token. "static" is allocated once for `capacity` tokens a row. "int8" and "int4" keep keys
+    by channel and values by token in that many bits, and the newest `recent` tokens in full precision (Liu et al. 2024,
+    KIVI, arXiv 2402.02750). "sliding" keeps the first `sinks` tokens and the newest `window` (Xiao et al. 2023,
+    StreamingLLM, arXiv 2309.17453).
+    """
+
+    kind: str = "dynamic"
+    capacity: int = (
+        2048  # tokens a row, of prompt and answer together; "dynamic" and "sliding" have no limit of their own
+    )
+    recent: int = 32
+    window: int = 1024
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in CACHE_KINDS:
+            raise ValueError(f"a cache must be one of {', '.join(CACHE_KINDS)}, got {self.kind}")
+
+    @property
+    def lossy(self) -> bool:
+        """Whether outputs through it are others than those of a forward pass over the whole text."""
+        return self.kind in LOSSY
+
+    @property
+    def exact_tokens(self) -> int | None:
+        """Tokens of a text that see nothing but what was put in; None: all of them."""
+        if self.kind in QUANTISED:
+            return self.recent + GROUP
+        return self.sinks + self.window + 1 if self.kind == "sliding" else None

@@ -1,0 +1,40 @@
+"""Bytes of key-value caches, from the shape of a model and the settings of its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spaces.generation.program import GROUP, QUANTISED, CacheSettings
+
+#: Bytes of a number in full precision, where it is not float32.
+NUMBERS = {"bf16": 2, "fp16": 2, "fp8": 2}
+SCALE = 4  # bytes of a scale and a lowest value in float16
+
+
+def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
+    """Bytes of the keys and values of one token of a row, as the cache keeps it in the end.
+
+    Args:
+        heads: key-value heads by block.
+        precision: of the model: what caches in full precision keep numbers in.
+
+    A quantised cache has a scale for each channel of the keys of GROUP tokens, and for the values of each token and
+    head.
+    """
+    if cache.kind not in QUANTISED:
+        return float(sum(heads) * 2 * head_dim * NUMBERS.get(precision, 4))
+    bits = int(cache.kind.removeprefix("int"))
+    return sum(heads) * (2 * head_dim * bits / 8 + head_dim * SCALE / GROUP + SCALE)
+
+
+def bytes_of(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
+    """Bytes of a row's cache after `tokens` tokens; of a static one all that is allocated."""
+    whole = bytes_a_token(heads, head_dim, CacheSettings(), precision)
+    if cache.kind == "static":
+        return cache.capacity * whole
+    if cache.kind == "sliding":
+        return min(tokens, cache.sinks + cache.window) * whole
+    if cache.kind not in QUANTISED:
+        return tokens * whole
+    older = max(0, tokens - cache.recent) // GROUP * GROUP
+    return older * bytes_a_token(heads, head_dim, cache, precision) + (tokens - older) * whole
