@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,27 +14,10 @@ class NothingKnownError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer as it is sent."""
-
-    id: int
-    text: str
-    score: float
-    start: int  # in the passage or the given context, in characters
-    end: int
-    context: str
-    passage: int | None
-    source: str | None
-    variant: str
-    cached: bool
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Span:
-    """An answer before it is stored."""
+    """An answer before it is stored; `start` and `end` are characters of `context`, which is the passage it is from."""
 
-    text: str
+    answer: str
     score: float
     start: int
     end: int
@@ -44,9 +27,18 @@ class Span:
     variant: str
 
 
+@dataclass(frozen=True)
+class Answer(Span):
+    """An answer as it is sent; `start` and `end` are characters of `context`, which is the passage it is from."""
+
+    id: int
+    cached: bool
+    milliseconds: Mapping[str, float]
+
+
 def bytes_of(key: tuple[str, str | None, str], span: Span) -> int:
     """The bytes of a cached answer with its key."""
-    return sum(map(sys.getsizeof, (*key, span.text, span.context, span.source, span)))
+    return sum(map(sys.getsizeof, (*key, span.answer, span.context, span.source, span)))
 
 
 def bytes_of_vectors(text: str, vectors: np.ndarray) -> int:

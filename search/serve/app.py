@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
 from search.serve import completion_api, problems
+from search.serve.answers import Answer
 from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
 from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
@@ -22,7 +23,6 @@ from search.serve.metrics import Metrics
 from search.serve.schemas import (
     DOCUMENT,
     AddPassages,
-    Answered,
     Ask,
     Classify,
     Embed,
@@ -88,16 +88,14 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
 
 
 def _answers(app: FastAPI, service: Service, live: Live) -> None:
-    @app.post("/v1/answer", response_model=Answered)
-    async def answer(body: Ask, request: Request) -> dict[str, Any]:
+    @app.post("/v1/answer", response_model=Answer)
+    async def answer(body: Ask, request: Request) -> Answer:
         """Answer a question from its context, or from the stored passages."""
         within = None if body.within_ms is None else body.within_ms / 1e3
         state = request.state
         reply = await service.answer(body.question, body.context, state.request, state.key_id, within)
         live.add(reply.milliseconds["total"], reply.variant)
-        fields = {**vars(reply), "answer": reply.text}
-        del fields["text"]
-        return fields
+        return reply
 
     @app.get("/v1/history")
     async def history(

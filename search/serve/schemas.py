@@ -29,22 +29,6 @@ class Ask(Strict):
     within_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None  # default: the service's objective
 
 
-class Answered(BaseModel):
-    """An answer; `start` and `end` are characters of `context`, which is the passage it comes from."""
-
-    id: int
-    answer: str
-    score: float
-    start: int
-    end: int
-    context: str
-    passage: int | None
-    source: str | None
-    variant: str
-    cached: bool
-    milliseconds: dict[str, float]
-
-
 class Pair(Strict):
     """Two texts that have one label."""
 

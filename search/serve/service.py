@@ -105,7 +105,7 @@ class Service:
                 self.answers.put((question, digest, span.variant), span)
         storing = time.perf_counter()
         new = NewAnswer(
-            request, question, context, span.text, span.score, span.start, span.end, span.passage, span.variant,
+            request, question, context, span.answer, span.score, span.start, span.end, span.passage, span.variant,
             {**milliseconds, "total": (storing - began) * 1e3}, key_id,
         )  # fmt: skip
         try:
@@ -114,10 +114,8 @@ class Service:
             raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()
         milliseconds |= {"store": (ended - storing) * 1e3, "total": (ended - began) * 1e3}
-        return Answer(
-            number, span.text, span.score, span.start, span.end, span.context, span.passage, span.source, span.variant,
-            cached, {name: round(value, 3) for name, value in milliseconds.items()},
-        )  # fmt: skip
+        rounded = {name: round(value, 3) for name, value in milliseconds.items()}
+        return Answer(**vars(span), id=number, cached=cached, milliseconds=rounded)
 
     def _allowed_s(self, context: str | None) -> float:
         """Seconds for a request that says none: the objective of the fleets that it needs.
