@@ -121,7 +121,7 @@ def promises(figures: dict[str, dict[str, dict[str, float]]]) -> list[header.Pro
 
 def main() -> int:
     parser = header.options(__doc__ or "")
-    parser.add_argument("--rows", type=int, default=16, help="calibration windows of 512 tokens")
+    parser.add_argument("--rows", type=int, default=8, help="calibration windows of 512 tokens")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     arguments = parser.parse_args()
     about = header.hardware()

@@ -21,6 +21,7 @@ from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 
 CONTEXT = Context(threads=1, cache_tokens=40)
+CONFIG = {"task": "causal-lm", "metric": "perplexity", "data": {}, "model": {}}
 
 
 class Here:
@@ -46,7 +47,7 @@ def exported(folder: Path, runtime: str, precision: str) -> tuple[Path, BestConf
     scores = np.concatenate([outputs["log_likelihood"][m] for outputs, m in zip(probed, masks, strict=True)])
     generated = generation_check.generate(bench, inputs[0], CONTEXT)
     np.savez(folder / verify.REFERENCE, probe=scores, **generated)  # type: ignore[arg-type]
-    return folder, cast(BestConfig, SimpleNamespace(recipe=recipe, conditions={"hardware": {}}))
+    return folder, cast(BestConfig, SimpleNamespace(recipe=recipe, config=CONFIG, conditions={"hardware": {}}))
 
 
 def opened(folder: Path, recipe: Recipe) -> Remote:
