@@ -1,4 +1,4 @@
-"""The command line: parse, call, say what went wrong. Nothing heavy is imported before a command's body runs."""
+"""The command line: parse, call, report errors. Nothing heavy is imported before a command's body runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.cli.terminal import complain, failure
 from search.errors import UserError
 
 PROGRAM = "python -m search"
-#: The same program as pip installs it. A shell completes the words of a command, and `python -m search` is three.
+#: The program as pip installs it; shells complete only a one-word command, which `python -m search` is not.
 SCRIPT = "transformer-compression-search"
 COMPLETING = "_TRANSFORMER_COMPRESSION_SEARCH_COMPLETE"
 COMPLETION = ("--install-completion", "--show-completion")
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[Callable[..., int], str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 done, 1 the job ran and failed, 2 the input is wrong."""
+    """The exit code: 0 success, 1 the job failed, 2 the input is invalid."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = get_command(app())
     if COMPLETING in os.environ:  # a shell asks what may come next; this prints it and exits

@@ -1,4 +1,4 @@
-"""What typer refuses of a command line, told like every other mistake: what, the rule, the value, the nearest name."""
+"""typer's usage errors as UserErrors: the key, the rule, the value, the nearest name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _telling(context: Any, arguments: Sequence[str]) -> Iterator[None]:
-    """Raise UserError for what typer refuses."""
+    """Turn typer's usage errors into UserError."""
     words = list(arguments)  # typer takes them out of its list
     try:
         yield
@@ -68,7 +68,7 @@ def _told(error: typer.TyperException, context: Any, words: Sequence[str]) -> Us
 
 
 def _of_option(option: str, context: Any, words: Sequence[str]) -> UserError:
-    """`option` does not exist in this command, or has no value, or has one too many."""
+    """The error for an unknown option, or for one with a missing or superfluous value."""
     path, command = context.command_path, context.command
     own = _options(command, context)
     written = next((word for word in words if word.startswith(option)), option)  # typer names one letter of "-trials"

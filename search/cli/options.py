@@ -13,7 +13,7 @@ import typer
 
 @dataclass
 class Settings:
-    """What an option of any command says to the program around it; the `obj` of typer's context."""
+    """Settings that options of any command hand to `main`; the `obj` of typer's context."""
 
     debug: bool = False
 
@@ -96,7 +96,7 @@ port = whole(1, 2**16 - 1)
 
 
 def results(mlruns: Path | None) -> Path:
-    """The results folder, absolute. Raises UserError for a path that no database's address can hold."""
+    """The results folder, absolute. Raises UserError for a path with characters that are special in a database URL."""
     from search.config.load import results_path
 
     return results_path(mlruns or Path("mlruns"), "--mlruns")

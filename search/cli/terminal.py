@@ -16,18 +16,18 @@ WIDTH = 160  # of a table that no terminal shows
 
 
 def say(lines: Iterable[str]) -> None:
-    """Each line as soon as it is there."""
+    """Print each line as soon as it is available."""
     for line in lines:
         print(line)
 
 
 def complain(line: str) -> None:
-    """On standard error, where it stands beside what a program reads."""
+    """Print to standard error, apart from the output that programs read."""
     print(line, file=sys.stderr)
 
 
 def show_table(front: Front, study: StudyRecord) -> None:
-    """The front's table, as wide as the terminal."""
+    """Print the front's table in the width of the terminal."""
     from rich.console import Console
 
     from search.report.text import table
@@ -41,7 +41,7 @@ def say_unfinished(study: StudyRecord) -> None:
 
 
 def failure(error: Exception) -> tuple[str, ...]:
-    """One or two lines about what made a command fail."""
+    """One or two lines on the cause of a command's failure."""
     from search.run_log import logged_in
 
     if disk_is_full(error):

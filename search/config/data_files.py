@@ -12,7 +12,7 @@ from search.errors import UserError, listed, wrong
 DELIMITED = (".csv", ".tsv")
 TEXTS = (*DELIMITED, ".json", ".jsonl", ".txt")
 FORMATS = (*TEXTS, ".parquet")
-#: What `datasets.Dataset.save_to_disk` writes into a folder beside the rows.
+#: Metadata files that `datasets.Dataset.save_to_disk` writes into a folder.
 SAVED = ("state.json", "dataset_info.json")
 #: What a split may be called in a folder, by the key of the configuration; the names are those of `datasets`.
 SPLITS = {
@@ -26,7 +26,7 @@ def located_beside(data: DataConfig, source: Source) -> DataConfig:
     """With absolute paths of the files beside the rows: multiple-choice questions, a corpus.
 
     Raises:
-        UserError: a file is missing or of no known format, is there twice, or is given for test alone.
+        UserError: a file is missing or of no known format, is named twice, or is named for test alone.
     """
     if data.choices is None and data.choices_test is not None:
         raise wrong(source.where("data.choices_test"), "left out unless data.choices is given", data.choices_test)
@@ -46,7 +46,7 @@ def located(data: DataConfig, source: Source) -> DataConfig:
     """With absolute paths, and with the splits of a folder that has several, unless the data are a hub name.
 
     Raises:
-        UserError: a file or folder is missing or holds no data, or a key does not go with what is named.
+        UserError: a file or folder is missing or holds no data, or a key does not apply to the kind of source.
     """
     for split, value in data.splits.items():
         if split != "train" and value == data.train:
@@ -129,6 +129,6 @@ def _splits(folder: Path, value: str, where: str) -> dict[str, Path]:
 
 
 def _beside(file: Path) -> str:
-    """A hint: the data files that are in its folder, if any."""
+    """A hint that lists the data files in the folder of `file`, or ""."""
     names = sorted(p.name for p in file.parent.glob("*") if p.suffix in FORMATS) if file.parent.is_dir() else []
     return f" (in that folder: {listed(names, 8)})" if names else ""

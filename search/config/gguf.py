@@ -11,13 +11,13 @@ from pathlib import Path
 
 from search.errors import UserError
 
-#: What transformers reads such a file with.
+#: The packages with which transformers reads such a file.
 NEEDED = ("gguf", "accelerate")
 INSTALL = 'pip install -e ".[language-models]"'
 
 
 def check_gguf(folder: Path, name: str, where: str) -> Path:
-    """The GGUF file `name` of `folder`. Raises UserError: no such file, or what reads it is not installed."""
+    """The GGUF file `name` of `folder`. Raises UserError: no such file, or a required package is not installed."""
     file = folder / name
     if Path(name).name != name or not file.is_file():
         files = sorted(path.name for path in folder.glob("*.gguf")) if folder.is_dir() else []

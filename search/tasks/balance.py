@@ -35,5 +35,5 @@ def balance_notes(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> lis
 
 
 def _counts(labels: np.ndarray, size: int) -> np.ndarray:
-    """(C,): the rows with each label."""
+    """(C,): the number of rows with each label."""
     return np.bincount(labels, minlength=size) if labels.ndim == 1 else labels.sum(0)

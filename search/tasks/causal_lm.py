@@ -1,9 +1,9 @@
-"""Causal language models: how likely a model finds texts.
+"""Causal language models, scored by the likelihood that they give to texts.
 
 Rows are windows of documents (`search.tasks.text_windows`), scored by the mean log-likelihood of their tokens; the
 metric is the perplexity of all tokens together. The constant guess gives every token its frequency in the scored rows:
-the best distribution that is the same everywhere. A data set of many tokens is nearer to it than to the vocabulary's
-size.
+the best distribution that is the same at every position. A data set of many tokens is nearer to it than to the
+vocabulary's size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WindowRows:
 
     @property
     def references(self) -> np.ndarray:
-        """(N,) float64: how many tokens of each window are scored, the weight of its mean."""
+        """(N,) float64: the number of scored tokens of each window, which weights its mean."""
         return self.windows.counts.astype(np.float64)
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class WindowRows:
         return "" if len(self) > 1 else f"must have two windows or more, got {len(self)}"
 
     def details(self, predictions: np.ndarray) -> dict[str, Any]:
-        """Bits per byte, by which models of different tokenizers compare, and what was scored."""
+        """Bits per byte, which is comparable between tokenizers, and the numbers of scored tokens and bytes."""
         counts, size = self.windows.counts, int(self.windows.bytes.sum())
         bits = -float((predictions * counts).sum()) / math.log(2)
         return {"bits_per_byte": bits / max(1, size), "tokens": int(counts.sum()), "bytes": size}

@@ -1,4 +1,4 @@
-"""What the cells of a table mean: texts, and the labels of rows. The same for every format that they came from."""
+"""The cells of a table as texts, numbers and labels, by the same rules for every file format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.tasks.tables import Table
 
 
 def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:
-    """The column as text. Numbers, truth values and dates are the text that they are written as."""
+    """The column as text; numbers, booleans and dates become the text of the file."""
     values, kinds = [], set()
     for i, value in enumerate(table.columns[column]):
         text = text_of(value)
@@ -45,7 +45,7 @@ def filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str
 
 
 def finite(table: Table, column: str, where: str, rule: str = "must hold finite numbers") -> np.ndarray:
-    """The column as numbers (N,) float64; text is one where it is written as one."""
+    """The column as numbers (N,) float64; text that spells a number is one. Raises UserError for other cells."""
     numbers = []
     for row, value in enumerate(table.columns[column]):
         number = _finite(value)
@@ -66,13 +66,13 @@ def _finite(value: Any) -> float | None:
 
 
 def wrong(at: str, rule: str, value: Any, row: int) -> UserError:
-    """The value breaks the rule of the column `at`; rows count from 0 here, and from 1 for the user."""
+    """The error for a value that breaks the rule of column `at`; `row` counts from 0, the message from 1."""
     what = "a missing value" if is_missing(value) else str(value) if isinstance(value, Number) else show(value)
     return UserError(f"{at} {rule}, got {what} in row {row + 1}")
 
 
 def text_of(value: Any) -> str | None:
-    """A cell as the text that it is written as; None where it holds something else."""
+    """The cell as the text of the file; None for a value of another type, such as a list."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bool):
@@ -93,12 +93,12 @@ def is_missing(value: Any) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether no half of a surrogate pair stands alone in it, which no tokenizer takes."""
+    """Whether the text has no lone surrogate, which tokenizers refuse."""
     return not any("\ud800" <= mark <= "\udfff" for mark in text)
 
 
 def labels(table: Table, column: str, where: str) -> SplitLabels:
-    """The column as whole numbers and names; numbers that the data name (ClassLabel) become names."""
+    """The column as whole numbers and names; the numbers of a ClassLabel feature become its names."""
     values = []
     for i, value in enumerate(table.columns[column]):
         label = label_of(value, table.classes)
@@ -109,7 +109,7 @@ def labels(table: Table, column: str, where: str) -> SplitLabels:
 
 
 def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
-    """None: not a class. Text stays as it is (see `_all_numbers`)."""
+    """The cell as a label, text unchanged (see `all_numbers`); None where it cannot be a class."""
     if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
         value = whole(str(value))
     if isinstance(value, bytes):
@@ -122,17 +122,17 @@ def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
 
 
 def whole(text: str) -> int | None:
-    """The whole number that is written as "1", "-1" or "1.0"; a name such as "01" is none."""
+    """The whole number spelled "1", "-1" or "1.0"; None for other text, such as the name "01"."""
     match = re.fullmatch(r"\s*([-+]?(?:0|[1-9]\d*))(?:\.0*)?\s*", text, flags=re.ASCII)
     return None if match is None else int(match[1])
 
 
-#: What programs write for a missing value: among numbers it is one, among names it is a name.
+#: Spellings of a missing value: missing among numbers, an ordinary name among names.
 MISSING = ("nan", "na", "<na>", "n/a", "null", "none")
 
 
 def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes: list[str]) -> dict[str, SplitLabels]:
-    """`parts` with labels that are all whole numbers, however they are written, or all text."""
+    """`parts` with labels of one type: whole numbers where every label is a number, else text."""
     values = {label for part in parts.values() for label in part.labels}
     words = {label for label in values if isinstance(label, str) and _number(label) is None}
     if len(words) == len(values):

@@ -138,7 +138,7 @@ def choice_rows(tokenizer: Any, asked: Questions, max_length: int, where: Where 
 def _row(tokenizer: Any, context: str, choice: str) -> tuple[np.ndarray, int]:
     """(token ids, position of the first token with a character of the choice, at least 1).
 
-    Tokens that the tokenizer puts behind a text are left out: they are no part of the choice.
+    Tokens that the tokenizer appends to a text (such as an end token) are left out: they are no part of the choice.
     """
     blank = "" if context[-1].isspace() or choice[0].isspace() else " "
     row = tokenizer(context + blank + choice, return_offsets_mapping=True, verbose=False)
@@ -216,12 +216,12 @@ class BothRows:
         return self._main.predictions(metric, self._parted(output)[0])
 
     def second(self, output: np.ndarray) -> tuple[str, Rows, np.ndarray]:
-        """(metric, rows, their part of `output`) of what is reported beside the metric."""
+        """(metric, rows, their part of `output`) of the score that is reported as well as `metric`."""
         other = self._parted(output)[1]
         return ("perplexity", self.windows, other) if self.metric == "accuracy" else ("accuracy", self.questions, other)
 
     def _parted(self, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`output` of the rows that choose, and of the others."""
+        """(`output` of the rows that `metric` scores, `output` of the other rows)."""
         windows, questions = np.split(output, [int(self.windows.encoded.lengths.sum())])
         return (questions, windows) if self.metric == "accuracy" else (windows, questions)
 
@@ -236,7 +236,7 @@ class BothRows:
 
 
 class CausalChoices(CausalLM):
-    """The same models, and questions beside the texts; `metric` says which of the two choose."""
+    """Language models scored by texts and by multiple-choice questions; `metric` says by which models are ranked."""
 
     metrics: tuple[str, ...] = ("perplexity", "accuracy")
 

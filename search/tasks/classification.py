@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.heads import Head
 
-#: What the heads of transformers' problem types give.
+#: Descriptions of the heads of transformers' problem types.
 PROBLEMS = {
     "single_label_classification": "one label a text",
     "multi_label_classification": "several labels a text",

@@ -1,4 +1,4 @@
-"""The bytes of a data file become text: UTF-8, what a byte order mark says, or the encoding that the user names."""
+"""Decoding of data files: UTF-8, the encoding of a byte order mark, or the encoding that the user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: How files begin that are no text, whatever they are called.
+#: First bytes of binary formats, refused whatever the file's name.
 BINARY = (
     (b"PAR1", "a Parquet file"),
     (b"PK\x03\x04", "a zip archive or a spreadsheet (xlsx)"),
@@ -26,9 +26,9 @@ SAMPLE = 100_000  # bytes that the likely encoding is told from
 
 
 def decode(content: bytes, encoding: str | None, at: str) -> tuple[str, str]:
-    """(the text without a byte order mark, what a reader should know about its encoding or "").
+    """(the text without a byte order mark, a note about the encoding or "").
 
-    `encoding` is data.encoding; None: what the byte order mark says, else UTF-8. `at` begins a message.
+    `encoding` is data.encoding; None: that of the byte order mark, else UTF-8. `at` begins a message.
 
     Raises:
         UserError: the bytes are not of that encoding; the message says where, and which encoding is likely.
@@ -77,14 +77,14 @@ def _refusal(content: bytes, start: int, name: str, encoding: str | None, at: st
 
 
 def _broken(content: bytes) -> int:
-    """How many places of a file are not UTF-8, where most that is not ASCII is; 0: it is in another encoding."""
+    """The number of invalid places of a file whose non-ASCII text is mostly UTF-8; 0 for another encoding."""
     text = content.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     return broken if sum(mark > "\x7f" for mark in text) > 3 * broken else 0
 
 
 def likely_encoding(content: bytes, start: int) -> str | None:
-    """The encoding that the bytes around `start`, where decoding failed, look most like; None where none fits all."""
+    """The likeliest encoding by the bytes around `start`, where decoding failed; None where none decodes the file."""
     from charset_normalizer import from_bytes
 
     first = max(0, start - SAMPLE // 2)

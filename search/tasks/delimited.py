@@ -1,11 +1,11 @@
-"""CSV and TSV text becomes rows of fields, each as it stands in the file; no row is swallowed and none is mended.
+"""CSV and TSV text becomes rows of fields, each as it stands in the file; no row is skipped or repaired silently.
 
 The rules:
 
-- The first line is the header. Every row has as many fields as the header has; one that has not is an error.
+- The first line is the header. Every row must have as many fields as the header; another number is an error.
 - Blank lines are skipped. An empty field is a missing value.
 - In CSV a field that begins with a quote is quoted: a quote inside it is doubled, and it may hold line breaks.
-- TSV has no quotes by its definition, but many programs write them. Its quotes are taken for characters of the text,
+- TSV is defined without quotes, but many programs write them. Quotes are ordinary characters of the text,
   unless the file only makes sense with quoted fields: lines do not have the header's number of fields otherwise, or
   the fields with a quote in them are all written as a program that quotes writes them, doubled quotes included.
 """
@@ -29,7 +29,7 @@ QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as a program that quotes write
 
 @dataclass(frozen=True)
 class ParsedFile:
-    """A parsed file; `problem` says why it makes no sense as it was parsed, and is "" otherwise."""
+    """A parsed file; `problem` is the first inconsistency of the parse, or ""."""
 
     header: list[str]
     rows: list[list[str]]
@@ -109,7 +109,7 @@ def _read(text: str, delimiter: str, quoting: Literal[0, 3]) -> ParsedFile:
 
 
 def _blank(fields: Sequence[str], header: Sequence[str]) -> bool:
-    """Whether a line has nothing in it. (In a file of one column, blanks are a value.)"""
+    """Whether a line is blank. (In a file of one column, spaces are a value.)"""
     return not fields or (len(fields) == 1 and len(header) != 1 and not fields[0].strip())
 
 
@@ -140,7 +140,7 @@ def _written_quoted(plain: ParsedFile, quoted: ParsedFile) -> bool:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The module's limit of 128 KiB a field is off."""
+    """Lifts the csv module's limit of 128 KiB a field meanwhile."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

@@ -49,7 +49,7 @@ class Documents:
 
 
 def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Documents, Documents], tuple[str, ...]]:
-    """((train, validation, test), what was done to the data).
+    """((train, validation, test), notes on what was changed or dropped).
 
     Splits that are missing are cut from train by hash of the text.
 

@@ -29,14 +29,14 @@ def read_encoded(path: Path) -> tuple[Encoded, np.ndarray]:
 
 
 def to_arrays(encoded: Encoded) -> dict[str, np.ndarray]:
-    """Flat arrays with their names in a file."""
+    """The rows as flat arrays by their names in a file."""
     flat = {f"ids.{n}": np.concatenate(rows).astype(np.int32) for n, rows in encoded.columns.items()}
     padding = {f"pad.{n}": np.array(value) for n, value in encoded.padding.items()}
     return {"lengths": encoded.lengths, **flat, **padding}
 
 
 def from_arrays(data: Mapping[str, np.ndarray]) -> Encoded:
-    """The rows of which `to_arrays` made flat arrays."""
+    """The inverse of `to_arrays`."""
     lengths = data["lengths"]
     names = [n.removeprefix("ids.") for n in data if n.startswith("ids.")]
     cuts = np.cumsum(lengths)[:-1]
@@ -127,7 +127,7 @@ def _batches(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, number
 
 
 def trained_on(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, share: float) -> np.ndarray:
-    """The rows that a training of `share` epochs takes of the `chosen` ones: less than an epoch leaves some out."""
+    """The `chosen` rows that training for `share` epochs uses; fewer than all for less than one epoch."""
     if share >= 1:
         return chosen
     batches = _batches(encoded, batch, seed, chosen, 0)
@@ -135,7 +135,7 @@ def trained_on(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, shar
 
 
 class Lazy(Sequence["Batch"]):
-    """Batches padded when they are taken, so that an epoch does not lie in memory twice."""
+    """Batches that are padded on access, so that an epoch is not held in memory twice."""
 
     def __init__(self, encoded: Encoded, names: Sequence[str], rows: list[np.ndarray]) -> None:
         self._encoded, self._names, self._rows = encoded, names, rows

@@ -1,7 +1,7 @@
-"""Columns of a data file, each cell as it is written there: no reader guesses a type from what a column looks like.
+"""Columns of a data file, each cell as written in the file; no type is inferred from a column's content.
 
 CSV and TSV cells are text. JSON has text, numbers (`Number`: as they are written), booleans and null. Parquet has what
-its schema says. What a cell means as a text or as a label is decided in `search.tasks.rows` and nowhere else.
+its schema says. `search.tasks.cells` alone decides how a cell is read as a text, number or label.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from search.tasks.decode import decode
 
 
 class Number(str):
-    """A number of a JSON file, as it is written there: "1e5", "0.50"."""
+    """A number of a JSON file, spelled as in the file: "1e5", "0.50"."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds."""
+    """Columns of a file and what is known about them."""
 
     names: tuple[str, ...]  # of all columns, in the file's order
     rows: int
@@ -37,7 +37,7 @@ class FileContent:
 
 @dataclass(frozen=True)
 class Options:
-    """How text files are written, where the user says it."""
+    """The format of text files, as far as the user specifies it."""
 
     encoding: str | None = None  # None: by its byte order mark, else UTF-8
     delimiter: str | None = None  # None: a comma in CSV, a tab in TSV
@@ -47,7 +47,7 @@ def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> F
     """The `wanted` columns of `file`, whose path is taken literally. `at` (where it was named) begins a message.
 
     Raises:
-        UserError: it is not there, cannot be read, or is not what its ending says.
+        UserError: it does not exist, cannot be read, or is not of the format of its suffix.
     """
     if not file.is_file():
         raise UserError(f"{at}: no such file: {file}")
@@ -73,7 +73,7 @@ def _delimited(file: Path, wanted: Sequence[str], options: Options, at: str) -> 
 
 
 def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
-    """A list of objects, or objects one after the other (one a line, as a rule)."""
+    """A JSON file: a list of objects, or consecutive objects (usually one a line)."""
     text, note = decode(file.read_bytes(), options.encoding, at)
     try:
         rows = _values(text, wanted)
@@ -91,7 +91,7 @@ def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileC
 
 
 class _Twice(Exception):  # noqa: N818 - becomes a UserError that says where
-    """A wanted key is twice in one object."""
+    """A wanted key occurs twice in one object."""
 
 
 def _values(text: str, wanted: Sequence[str]) -> list[Any]:
@@ -122,7 +122,7 @@ def _constant(word: str) -> Any:
 
 
 def _lines_note(text: str, rows: int) -> list[str]:
-    """A note where the rows of a file of objects are not its lines."""
+    """A note for a file of objects whose row numbers differ from its line numbers."""
     lines = sum(1 for line in text.split("\n") if line.strip())
     return [] if text.lstrip().startswith("[") or lines == rows else [f"{rows} objects in {lines} lines"]
 
@@ -149,7 +149,7 @@ def _parquet(file: Path, wanted: Sequence[str], options: Options, at: str) -> Fi
 
 
 def _class_names(schema: Any, wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The names that `datasets` gave the numbers of a column (ClassLabel), where it wrote the file."""
+    """The ClassLabel names of columns in a Parquet file that `datasets` wrote."""
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     from datasets import Features
@@ -158,13 +158,13 @@ def _class_names(schema: Any, wanted: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 def class_names(features: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The names of the numbers (ClassLabel) in each of the `wanted` columns that has them, alone or in lists."""
+    """The ClassLabel names of each `wanted` column that has the feature, alone or in lists."""
     kinds = {name: getattr(features.get(name), "feature", features.get(name)) for name in wanted}
     return {name: tuple(names) for name, kind in kinds.items() if (names := getattr(kind, "names", None))}
 
 
 def _plain(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
-    """One text: a row of the column "text"."""
+    """A text file: one row, whose column "text" is the whole file."""
     text, note = decode(file.read_bytes(), options.encoding, at)
     columns: dict[str, list[Any]] = {name: [text] for name in wanted if name == "text"}
     return FileContent(("text",), 1, columns, notes=(note,) if note else ())

@@ -1,4 +1,4 @@
-"""What tasks have in common, unless one says otherwise; torch is imported when a loss is computed."""
+"""Defaults of tasks with one head; torch is imported only when a loss is computed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class HeadLosses:
-    """A task with one head: what `search.tasks.task.Task` says, with the losses of the head."""
+    """A task with one head: the defaults of `search.tasks.task.Task`, with the losses of that head."""
 
     own_head: str
     own_metrics: tuple[Metric, ...] = ()
@@ -38,7 +38,7 @@ class HeadLosses:
         return ""
 
     def most_rows(self, rows: int, max_length: int) -> int:
-        """No fewer."""
+        """`rows`: a row costs what a row of a usual task does."""
         return rows
 
     def paired(self, data: DataConfig) -> bool:
@@ -48,7 +48,7 @@ class HeadLosses:
         raise NotImplementedError(f"{type(self).__name__} names a reply_model of its own")
 
     def fitted(self, targets: np.ndarray) -> Self:
-        """Itself: no unit."""
+        """The task itself, since its targets have no unit."""
         return self
 
     def training(self, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
@@ -56,7 +56,7 @@ class HeadLosses:
 
     @property
     def losses(self) -> Losses:
-        """Those of the outputs of `own_head`."""
+        """The losses for the outputs of `own_head`."""
         from spaces.heads import head_named
 
         return head_named(self.own_head).losses

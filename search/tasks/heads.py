@@ -1,4 +1,4 @@
-"""The labels of a head that is already trained, and which of the data's labels is which (rule 5 of `labels`)."""
+"""The labels of a head that is already trained, and how the data's labels map to them (rule 5 of `labels`)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Head:
 
     @property
     def bare(self) -> bool:
-        """Whether the names say nothing: transformers' own LABEL_0, LABEL_1, ..."""
+        """Whether the names are transformers' placeholders LABEL_0, LABEL_1, ..."""
         return self.labels == tuple(f"LABEL_{i}" for i in range(len(self.labels)))
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What data.label_names makes of the labels."""
+    """The order of labels that data.label_names determines."""
 
     names: Mapping[Label, str]  # of each label of the data
     order: tuple[str, ...]  # label 0 first
@@ -36,13 +36,13 @@ class Listed:
 
 
 def fold(name: str) -> str:
-    """What is equal in names that differ in case, spaces or the form of accented letters only."""
+    """The name without differences of case, spaces and Unicode form, as a key for comparison."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Rule 5."""
+    """Rule 5 of `search.tasks.labels`: the labels of the data matched to those of a trained head."""
 
     head: Head
     names: Mapping[Label, str]  # of each label of the data
@@ -141,7 +141,7 @@ class Matching:
 
 
 def place(name: str, names: Sequence[str]) -> int | None:
-    """The place of `name` among `names`: the same one, else the only one that is equal but for case and spaces."""
+    """The index of `name` in `names`: an exact match, else the only match regardless of case and spaces."""
     if name in names:
         return list(names).index(name)
     alike = [i for i, other in enumerate(names) if fold(other) == fold(name)]
@@ -149,7 +149,7 @@ def place(name: str, names: Sequence[str]) -> int | None:
 
 
 def _whole_numbers(names: Mapping[Label, str]) -> dict[Label, int] | None:
-    """Labels that are numbers by themselves: whole ones, or false and true."""
+    """The number of each label where all are whole numbers, or false and true; else None."""
     if all(isinstance(label, int) for label in names):
         return {label: label for label in names if isinstance(label, int)}
     truth = {"false": 0, "true": 1}
@@ -162,7 +162,7 @@ def head_labels(described: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The names of a model's labels by their number, from the content of its config.json. `where` begins a message.
 
     Raises:
-        UserError: the numbers have gaps, a name is none or is there twice, or the file disagrees with itself.
+        UserError: the numbers have gaps, a name is invalid or repeated, or config.json is inconsistent.
     """
     at = f"{where}: id2label in config.json"
     id2label, count = described.get("id2label"), described.get("num_labels")

@@ -32,7 +32,8 @@ def label_sets(
     """({split: (N, C) int8, 1 where a row has a label}, the name of each label).
 
     Raises:
-        UserError: a cell is no list of labels, or no 0 or 1; labels that train does not have or whose numbers cannot be
+        UserError: a cell is no list of labels, or not 0 or 1; labels that train does not have or whose numbers cannot
+            be
             known.
     """
     at, wanted = where("data.label"), None if data.label_names is None else tuple(map(str, data.label_names))
@@ -84,7 +85,7 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
 
 
 def listed_in(value: Any) -> list[Any] | None:
-    """A list, or the JSON text of one (in files whose cells are text); None: neither."""
+    """The list in a cell, or in its JSON text (in files whose cells are text); None for other cells."""
     if isinstance(value, list):
         return value
     if isinstance(value, str) and not isinstance(value, Number) and value.lstrip().startswith("["):
@@ -112,7 +113,7 @@ def _of_columns(table: Table, columns: tuple[str, ...], where: str) -> SplitLabe
 
 
 def _truth(value: Any) -> bool | None:
-    """Whether a cell is 1 or true; None: it is neither of these, nor 0 or false."""
+    """True for 1 or true, False for 0 or false, None for other cells."""
     if value is None:
         return None
     word = fold(str(value))
@@ -121,7 +122,7 @@ def _truth(value: Any) -> bool | None:
 
 
 def _check_columns(train: SplitLabels, columns: tuple[str, ...], where: str) -> None:
-    """Raise UserError for columns that are listed twice or that no row of train has a 1 in."""
+    """Raise UserError for columns that are listed twice or have no 1 in train."""
     if len(set(columns)) < len(columns):
         raise wrong(where, "different columns", list(columns))
     empty = [name for name in columns if name not in set(train.labels)]

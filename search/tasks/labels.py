@@ -1,4 +1,4 @@
-"""Labels of the data become numbers, and meet those of a model that is already trained. The rules, in their order:
+"""Numbering of the data's labels, also to match a trained model's. The rules, in order of application:
 
 1. A label is a name. Whole numbers and booleans are names too, however a file writes them: 1, 1.0 and "1" are the
    name 1 where all labels of the data are numbers; true is the name true.
@@ -44,7 +44,7 @@ class SplitLabels:
 
 @dataclass(frozen=True)
 class Numbering:
-    """What number each label of the data gets."""
+    """The number of each label of the data."""
 
     numbers: Mapping[Label, int]
     names: tuple[str, ...]  # of number 0, 1, ...
@@ -64,7 +64,7 @@ def number(
 
     Raises:
         UserError: train has fewer than two classes or far too many, another split has labels that train, names and
-            head lack, or nothing says which number a label has.
+            head lack, or the number of a label cannot be determined.
     """
     named = [*(wanted or ()), *(() if head is None or head.bare else head.labels)]
     spelled, notes = _spellings(parts, named)
@@ -86,7 +86,7 @@ def number(
 
 
 def _spellings(parts: Mapping[str, SplitLabels], names: Sequence[str]) -> tuple[dict[Label, Label], list[str]]:
-    """({each label as it is spelled: its class}, notes), by rule 2."""
+    """({spelling of a label: its class}, notes), by rule 2."""
     counts = Counter(parts["train"].labels)
     alike: dict[str, list[Label]] = {}
     for label in sorted({label for part in parts.values() for label in part.labels}, key=str):
@@ -114,7 +114,7 @@ def _trimmed(label: Label) -> Label:
 
 
 def _classes(train: SplitLabels, spelled: Mapping[Label, Label], where: Where) -> list[Label]:
-    """The distinct labels of train, rising."""
+    """The distinct labels of train, sorted."""
     classes = {spelled[label] for label in train.labels}
     at, rows = where("data.label"), len(train.labels)
     if len(classes) < 2:
@@ -131,7 +131,7 @@ def _classes(train: SplitLabels, spelled: Mapping[Label, Label], where: Where) -
 
 
 def _listed(wanted: tuple[str, ...], everything: Sequence[Label], classes: Sequence[Label], where: Where) -> Listed:
-    """Rule 3."""
+    """The order by data.label_names: rule 3."""
     at = where("data.label_names")
     if len(set(wanted)) < len(wanted):
         raise wrong(at, f"{len(classes)} different names, for {listed(classes, 10)}", list(wanted))
@@ -151,7 +151,7 @@ def _listed(wanted: tuple[str, ...], everything: Sequence[Label], classes: Seque
 
 
 def _natural(classes: Sequence[Label], carried: Sequence[str] | None) -> list[Label]:
-    """Rule 4, without data.label_names."""
+    """The order without data.label_names: rule 4."""
     if carried is not None and set(classes) <= set(carried):
         return [name for name in carried if name in classes]
     return list(classes)

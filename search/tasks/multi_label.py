@@ -1,4 +1,4 @@
-"""Text classification with several labels a text, or none: every label is a yes or no of its own."""
+"""Text classification with several labels a text, or none: each label is an independent binary decision."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LabelSetRows(EncodedRows):
 
 
 class MultiLabel(Classification):
-    """Label sets. Models give "logits" (B, C), each label's own log odds."""
+    """Label sets. Models give "logits" (B, C), the log odds of each label."""
 
     problem_type = "multi_label_classification"
     metrics = ("f1_micro", "f1_macro")

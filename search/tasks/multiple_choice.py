@@ -46,7 +46,7 @@ class Questions:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of the content and of how much of it is asked."""
+        """16 hex digits of the content and of the limit of tokens."""
         content = json.dumps([self.contexts, self.choices, self.answers, self.most_tokens])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -61,7 +61,7 @@ class Questions:
 
 
 def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions, tuple[str, ...]]:
-    """(validation, test, what was done to them); without a file for test, half of the questions by hash of the context.
+    """(validation, test, notes); without a file for test, it is half of the questions by hash of the context.
 
     Raises:
         UserError: a file without questions, a missing column, an empty context, less than two choices or equal ones, an
@@ -122,7 +122,7 @@ def _choices(value: Any, table: Table, where: str, row: int) -> tuple[str, ...]:
 
 
 def _answer(value: Any, choices: tuple[str, ...], table: Table, where: str, row: int) -> int:
-    """The number of the right choice: its text, or else its number from 0."""
+    """The index of the right choice, which the cell gives by its text or else by its number from 0."""
     if isinstance(value, str) and str(value) in choices:
         return choices.index(str(value))
     number = None if value is None or isinstance(value, bool) else cells.whole(str(value))

@@ -1,7 +1,7 @@
-"""When two runs of one model agree: how their outputs are compared, and how far apart they may be.
+"""Parity of two runs of one model: how their outputs are compared, and the tolerances.
 
-A candidate's runtime is held against eager PyTorch before it is timed, an export against what the search saw, and a
-checked model against its record. Each task says by which rule (`Task.parity`).
+A candidate's runtime is compared with eager PyTorch before it is timed, an export with the searched model, and a
+checked model with its record. Each task says by which rule (`Task.parity`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ ELSEWHERE = 20.0
 
 
 def largest(ours: np.ndarray, reference: np.ndarray) -> float:
-    """The largest absolute difference of two numbers."""
+    """The largest absolute difference of corresponding numbers."""
     return float(np.abs(ours - reference).max(initial=0.0))
 
 
 def of_largest(ours: np.ndarray, reference: np.ndarray) -> float:
-    """The largest difference of two numbers, as a share of the largest number there is: the data's unit is anyone's."""
+    """The largest absolute difference over the reference's largest magnitude, since the data may have any unit."""
     return largest(ours, reference) / (float(np.abs(reference).max(initial=0.0)) or 1.0)
 
 
 def of_length(ours: np.ndarray, reference: np.ndarray) -> float:
-    """The largest distance of two embeddings (E, D), as a share of the reference's length.
+    """The largest distance of corresponding embeddings (E, D), as a share of the reference's length.
 
     At a distance d below 1 their cosine is at least sqrt(1 - d**2), and lengths differ by at most d: a model whose
-    embeddings have another length, but the same direction, is another model to whoever takes dot products.
+    embeddings have another length, but the same direction, gives other dot products.
     """
     lengths = np.linalg.norm(reference, axis=-1)
     return float((np.linalg.norm(ours - reference, axis=-1) / np.where(lengths > 0, lengths, 1.0)).max(initial=0.0))
@@ -55,7 +55,7 @@ class Parity:
         """How far outputs are from the reference, in `unit`; infinite where one of them is not finite.
 
         Raises:
-            ValueError: other shapes.
+            ValueError: their shapes differ.
         """
         if ours.shape != reference.shape:
             raise ValueError(f"outputs must have the reference's shape {reference.shape}, got {ours.shape}")

@@ -1,4 +1,4 @@
-"""Texts that belong together: queries with their relevant passages, or pairs of texts with a score of their likeness.
+"""Data of sentence similarity: queries with relevant passages, or pairs of texts with a similarity score.
 
 Rows are checked one by one and cut into train, validation and test. A query is its text, and so is a passage: what is
 repeated is there once, and a query that stands in several rows has all of their passages. Where there is a corpus
@@ -111,7 +111,7 @@ class _Rows:
         return _Rows(self.origin, of(self.first), of(self.second), of(self.first_ids), of(self.second_ids), scores)
 
     def keys(self) -> list[str]:
-        """What must not stand in two splits: a query; of scored pairs both texts, in whichever order."""
+        """What must not occur in two splits: a query; of scored pairs both texts, in either order."""
         if self.scores is None:
             return list(self.first)
         return ["\0".join(sorted(pair)) for pair in zip(self.first, self.second, strict=True)]

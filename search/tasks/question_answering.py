@@ -120,7 +120,7 @@ class QuestionRows:
         return np.array([score(text, golds) for text, golds in zip(texts, self.questions.answers, strict=True)])
 
     def constant_guess(self, metric: str) -> ConstantGuess:
-        """No answer to any question: of SQuAD v1.1 that is never right, of v2.0 in half of the rows."""
+        """No answer to any question: never right in SQuAD v1.1, right in half of the rows of v2.0."""
         return ConstantGuess(self._scores(metric, [""] * len(self)), "where no question is answered")
 
     def problem(self) -> str:

@@ -69,8 +69,8 @@ def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions
     Splits that are missing are cut from train by hash of the context, so that no context is in two of them.
 
     Raises:
-        UserError: see `read_table`; a question, a context or answers that are missing or of another form, an id that
-            is there twice, too few rows.
+        UserError: see `read_table`; a question, a context or answers that are missing or malformed, a repeated id,
+            too few rows.
     """
     tables = {split: read_table(data, split, where, KEYS, optional=(ID,)) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
@@ -143,7 +143,7 @@ def _ids(table: Table, where: str) -> tuple[str, ...]:
 
 
 def _answers(cell: Any, at: str, row: int) -> tuple[list[str], list[int]]:
-    """(texts, starts) of a cell, as it says."""
+    """(texts, starts) of the gold answers in a cell, unchecked against the context."""
     value = _parsed(cell)
     texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, Mapping) else (None, None)
     if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
@@ -164,7 +164,7 @@ def _answers(cell: Any, at: str, row: int) -> tuple[list[str], list[int]]:
 
 
 def _parsed(cell: Any) -> Any:
-    """What a cell of a file of text says in JSON; other cells, and text that is no JSON, as they are."""
+    """The JSON value in a text cell; other cells, and text that is not JSON, unchanged."""
     if not isinstance(cell, str) or isinstance(cell, Number):
         return cell
     try:
@@ -180,7 +180,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _place(context: str, text: str, start: int) -> int | None:
-    """Where an answer stands: where it says or, if not there, at its one place in the context; None: unknown."""
+    """The answer's start: `start` if it is there, else its only occurrence in the context; None otherwise."""
     if context.startswith(text, start):
         return start
     place = context.find(text)

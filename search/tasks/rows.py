@@ -29,7 +29,7 @@ CUT = 0.1  # share of train that becomes a split that is missing
 
 @dataclass(frozen=True)
 class Rows:
-    """One split, as it is read."""
+    """One split as read from the file."""
 
     origin: str  # for messages
     texts: tuple[str, ...]
@@ -40,7 +40,7 @@ class Rows:
         return len(self.texts)
 
     def inputs(self) -> list[str]:
-        """What identifies a row, apart from its label."""
+        """The inputs that identify each row, apart from its label."""
         pairs = self.pairs or ("",) * len(self)
         return [f"{text}\0{pair}" for text, pair in zip(self.texts, pairs, strict=True)]
 
@@ -57,7 +57,7 @@ Labelling = Callable[
 
 
 def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Labelling) -> Splits:
-    """Train, validation and test of `data`; what is missing is cut from train, the same rows every time.
+    """Train, validation and test of `data`; missing splits are cut from train by hash, hence deterministically.
 
     `labelled` reads the labels; `head` is that of a model already trained.
 

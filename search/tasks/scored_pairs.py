@@ -1,6 +1,6 @@
-"""Sentence similarity of scored pairs: two texts and how alike they are, as in the STS benchmark.
+"""Sentence similarity of scored pairs: two texts and their similarity, as in the STS benchmark.
 
-A pair is scored by the cosine of its embeddings, and the metric is how well cosines follow the scores of the data.
+A pair is scored by the cosine of its embeddings, and the metric correlates cosines with the scores of the data.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PairRows:
 
 
 class ScoredSimilarity(SentenceSimilarity):
-    """The same models, and data with a score for each pair of texts."""
+    """Sentence similarity with a score for each pair of texts."""
 
     metrics: tuple[str, ...] = ("spearman", "pearson")
 

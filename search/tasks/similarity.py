@@ -1,4 +1,4 @@
-"""Sentence similarity: texts become embeddings, and what belongs together lies close.
+"""Sentence similarity: embeddings whose cosine ranks relevant passages or similar texts.
 
 Rows are queries with relevant passages, scored by where these stand among all passages of the split; scored pairs are
 in `scored_pairs`. The teacher is the model as it is; a candidate is recovered by the teacher's embeddings, without
@@ -108,7 +108,7 @@ class PassageRows:
         return scores(metric, retrieval.ranks(unit[:count], unit[count:], relevant))
 
     def constant_guess(self, metric: str) -> ConstantGuess:
-        """What a query scores on average where its passages stand anywhere with equal chance."""
+        """The expected score of a query whose passages are ranked uniformly at random."""
         total = len(self.parts.passages)
         rng = np.random.default_rng(0)
         drawn = [

@@ -117,7 +117,7 @@ def _from_hub(data: DataConfig, split: str, where: Where) -> Any:
 
 @contextmanager
 def _asking(first: Exception, where: str) -> Iterator[None]:
-    """When the hub does not answer what is wrong with a request, the request's own error is what there is."""
+    """Reports `first`, the error of the request, where the hub fails too when it is asked for the cause."""
     try:
         yield
     except UserError:
@@ -128,7 +128,7 @@ def _asking(first: Exception, where: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, and no log lines about what becomes a UserError."""
+    """Without progress bars, and without log lines for errors that become a UserError."""
     import datasets
 
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]

@@ -1,4 +1,4 @@
-"""What a task is: its data, its head and losses, how its rows are scored, and the words its answers come in."""
+"""The interface of a task: its data, head, losses, scoring of rows, and form of answers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class ConstantGuess:
-    """The best answer that is the same for every row."""
+    """The best prediction that is the same for every row, the baseline of a metric."""
 
     predictions: np.ndarray  # (N,), as a model's
     text: str  # "where every row is called "no""
@@ -130,15 +130,15 @@ class Rows(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many rows are scored."""
+        """The number N of scored rows."""
         ...
 
     def write(self, folder: Path, name: str) -> None:
-        """Keep them in `folder`; tokens and the targets of training in `<name>.npz` (`encoded.write_encoded`)."""
+        """Write the rows to `folder`; tokens and the targets of training in `<name>.npz` (`encoded.write_encoded`)."""
         ...
 
     def chosen(self, rows: np.ndarray) -> Any:
-        """Those with these indices (below N), rising."""
+        """The rows with these indices (below N, rising)."""
         ...
 
     def predictions(self, metric: str, output: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ class Rows(Protocol):
         ...
 
     def constant_guess(self, metric: str) -> ConstantGuess:
-        """What the teacher has to beat."""
+        """The baseline that the teacher has to beat."""
         ...
 
     def problem(self) -> str:
@@ -191,7 +191,7 @@ class Task(Protocol):
         ...
 
     def most_rows(self, rows: int, max_length: int) -> int:
-        """What stands for `rows` of a usual task where work or memory is bounded, with rows of `max_length` tokens."""
+        """The number of rows of `max_length` tokens that cost as much work or memory as `rows` of a usual task."""
         ...
 
     def paired(self, data: DataConfig) -> bool:
@@ -229,7 +229,7 @@ class Task(Protocol):
         ...
 
     def training(self, model: TaskModel, fresh: bool) -> AbstractContextManager[None]:
-        """What is around the training of `model`; `fresh`: its head is a new one."""
+        """The context in which `model` is trained; `fresh`: its head is newly initialised."""
         ...
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -239,15 +239,15 @@ class Task(Protocol):
     def soft_loss(
         self, output: torch.Tensor, taught: torch.Tensor, mask: torch.Tensor, temperature: float
     ) -> torch.Tensor:
-        """The loss against the teacher's output."""
+        """The distillation loss (scalar) against the teacher's output `taught` (B, ...); mask (B, L)."""
         ...
 
     def divergence(self, output: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """How far two outputs are from each other, summed over rows."""
+        """The divergence of two outputs (B, ...), summed over rows (scalar)."""
         ...
 
     def certainty(self, output: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """What an error should not change, summed over rows."""
+        """The scalar, summed over rows, whose gradients weigh errors of the weights (`spaces.sensitivity`)."""
         ...
 
 

@@ -57,7 +57,7 @@ def text_windows(tokenizer: Any, part: Documents, max_length: int, overlap: int,
     """Windows of at most `max_length` tokens or the tokenizer's limit, as many as `part.scored_tokens` allows.
 
     Raises:
-        UserError: the tokenizer tells no offsets, windows have no room for a new token, or a whole split does not fill
+        UserError: the tokenizer gives no offsets, windows have no room for a new token, or a whole split does not fill
             one window.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -98,7 +98,7 @@ def sums_from(encoded: Encoded, first: np.ndarray, values: np.ndarray) -> np.nda
 
 
 def counted_from(encoded: Encoded, first: np.ndarray) -> np.ndarray:
-    """(tokens,) whether a token is at or after its row's position `first` (R,)."""
+    """(tokens,) bool: whether a token is at or after its row's position `first` (R,)."""
     starts = np.cumsum(encoded.lengths) - encoded.lengths
     place = np.arange(int(encoded.lengths.sum())) - np.repeat(starts, encoded.lengths)
     counted: np.ndarray = place >= np.repeat(first, encoded.lengths)

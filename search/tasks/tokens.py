@@ -13,7 +13,7 @@ import numpy as np
 from search.errors import UserError
 from spaces.loading import ModelError, reading
 
-#: Two texts of which any tokenizer makes tokens, though it be of its unknown one.
+#: Two texts that any tokenizer encodes, if only as its unknown token.
 PROBES = ("the film", "a story")
 CHUNK = 2048  # rows tokenized at a time, so that memory stays flat
 
@@ -59,7 +59,7 @@ def load_tokenizer(folder: str | Path, where: str = "model.name") -> Any:
     """The tokenizer of a model folder or hub name, with a padding token.
 
     Raises:
-        UserError: there is none, or it has nothing to pad with.
+        UserError: there is none, or it has no token to pad with.
     """
     from transformers import AutoTokenizer
 
@@ -80,7 +80,7 @@ def load_tokenizer(folder: str | Path, where: str = "model.name") -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers logs of a model type that it does not know, such as that of a compressed folder."""
+    """Without transformers' log lines about an unknown model type, such as that of a compressed folder."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -149,7 +149,7 @@ def frame_of(tokenizer: Any, pairs: bool) -> dict[str, Any]:
 def by_length(lengths: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """An order of rows (N,) in which each run of `size` has similar lengths, so that little is padding.
 
-    Without `rng`: longest first, for evaluation (too little memory is noticed at once). With it, for
+    Without `rng`: longest first, for evaluation (so that running out of memory shows in the first batch). With it, for
     training: rows are shuffled, sorted only within pools of 50 batches, and whole batches shuffled again; a
     last batch that is not full stays last.
     """

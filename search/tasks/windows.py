@@ -40,7 +40,7 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
     A target is the first gold answer that lies wholly in the window.
 
     Raises:
-        UserError: the tokenizer tells no offsets, or the windows of a question have no room for its context.
+        UserError: the tokenizer gives no offsets, or the windows of a question have no room for its context.
     """
     if not getattr(tokenizer, "is_fast", False):
         name = type(tokenizer).__name__
@@ -118,7 +118,7 @@ def _first(place: np.ndarray) -> int:
 
 
 def _target(place: np.ndarray, span: tuple[int, int], questions: Questions, number: int) -> tuple[int, int]:
-    """The first and last token of the first answer in a window whose context is the characters of `span`."""
+    """(first, last) token of the first answer in a window whose context is the characters `span`."""
     for text, start in zip(questions.answers[number], questions.starts[number], strict=True):
         begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())  # no token is of white space
         if span[0] <= begin and end <= span[1]:
