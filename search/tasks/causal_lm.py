@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where
+from search.tasks.base import BaseTask
 from search.tasks.documents import Documents, read_documents
-from search.tasks.head_losses import HeadLosses
 from search.tasks.parity import LIKELIHOODS
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
@@ -87,7 +87,7 @@ class WindowRows:
         return means
 
 
-class CausalLM(HeadLosses):
+class CausalLM(BaseTask):
     """Texts continued token by token. Models give "log_likelihood" (B, L)."""
 
     name = "causal-lm"

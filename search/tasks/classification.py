@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where, show
+from search.tasks.base import BaseTask
 from search.tasks.encoded import EncodedRows, read_encoded
-from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import one_label, read_splits
 from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
@@ -58,7 +58,7 @@ class LabelledRows(EncodedRows):
         return {"classes": quality.per_class(predictions, self.references, self.labels)}
 
 
-class Classification(HeadLosses):
+class Classification(BaseTask):
     """One label a text. Models give "logits" (B, C)."""
 
     name = "classification"

@@ -20,8 +20,8 @@ import numpy as np
 from objectives.metric import Metric, mean_of_rows
 from search.config.schema import SPANS
 from search.errors import Where, wrong
+from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.head_losses import HeadLosses
 from search.tasks.questions import Questions, read_questions
 from search.tasks.spans import Answer, ranked_spans
 from search.tasks.squad import exact_match, f1
@@ -134,7 +134,7 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class QuestionAnswering(HeadLosses):
+class QuestionAnswering(BaseTask):
     """Questions about a context each. Models give "span_logits" (B, L, 2), of an answer's first and last token."""
 
     name = "question-answering"

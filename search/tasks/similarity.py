@@ -18,8 +18,8 @@ import numpy as np
 
 from objectives.metric import Metric, mean_of_rows
 from search.errors import Where
+from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.head_losses import HeadLosses
 from search.tasks.parity import EMBEDDINGS
 from search.tasks.passages import Passages, read_passages
 from search.tasks.task import ConstantGuess, Splits
@@ -125,7 +125,7 @@ class PassageRows:
         return {"passages": len(self.parts.passages)}
 
 
-class SentenceSimilarity(HeadLosses):
+class SentenceSimilarity(BaseTask):
     """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
 
     name = "sentence-similarity"

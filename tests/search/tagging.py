@@ -17,8 +17,8 @@ import numpy as np
 from objectives.metric import Metric, mean_of_rows
 from search.errors import Where, wrong
 from search.tasks import cells
+from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.head_losses import HeadLosses
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Split, Splits
 from search.tasks.tokens import COLUMNS, Encoded, with_padding
@@ -87,7 +87,7 @@ class TagRows:
         return [[self.labels[tag] for tag in row] for row in self.tags(output)]
 
 
-class Tagging(HeadLosses):
+class Tagging(BaseTask):
     """Tags of words. Models give "tag_logits" (B, L, C)."""
 
     name = "tagging"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spaces.losses import Losses
 
 
-class HeadLosses:
+class BaseTask:
     """A task with one head: the defaults of `search.tasks.task.Task`, with the losses of that head."""
 
     own_head: str
