@@ -23,6 +23,8 @@ from spaces.generation.onnx_linear import Layers, Precision
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 #: Kinds of rotary positions whose frequencies are the same at every length.
 ROTARY = ("default", "linear", "llama3", "yarn")
+#: What GroupQueryAttention asks of the size of a head: with rotary positions, and without.
+ROTARY_HEADS, TABLE_HEADS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Decoder:
             raise Infeasible(f"a {type(causal).__name__} has no output matrix, so it gives no next token")
         self._head: nn.Module = head
         self._inverse = self._rotary()
+        size, multiple = self._anatomy.head_dim, TABLE_HEADS if self._inverse is None else ROTARY_HEADS
+        if size % multiple:
+            raise Infeasible(f"onnx: the size of a head must be a multiple of {multiple} in this family, got {size}")
 
     def _rotary(self) -> np.ndarray | None:
         """Frequencies (head_dim / 2,) of rotary positions; None where positions are a table."""

@@ -128,7 +128,12 @@ class TorchProgram:
         cache.require(new)
         with torch.inference_mode():
             ids = torch.from_numpy(tokens).to(self._device)
-            logits = self._model.every(ids, cache.length, cache.starts, cache.slots(new), cache, last)
+            try:
+                logits = self._model.every(ids, cache.length, cache.starts, cache.slots(new), cache, last)
+            except AttributeError as error:
+                if isinstance(error.obj, TorchCache):
+                    raise Infeasible(f"this family asks its cache for {error.name}, which no cache here has") from error
+                raise
             cache.advance(new)
         return logits.cpu().numpy()
 

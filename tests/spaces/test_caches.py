@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal import ROTARY, causal, prompts
+from causal import MODELS, ROTARY, causal, prompts
 from torch import Tensor
 
 from spaces.errors import Infeasible
@@ -221,3 +221,24 @@ def test_padding_behind_a_text_changes_none_of_its_scores() -> None:
         np.testing.assert_allclose(
             program(settings).scores(padded)[0, :110], program(settings).scores(ids)[0, :110], atol=1e-4
         )
+
+
+def test_a_family_that_wants_a_cache_of_its_own_is_infeasible() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    bloom = AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **sizes)).eval()
+    with pytest.raises(Infeasible, match="this family asks its cache for get_seq_length, which no cache here has"):
+        TorchProgram(bloom, CacheSettings("int8"), "cpu").prefill(*prompts((9,)))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantised_caches_have_heads_of_any_size(kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("llama", **{**MODELS["llama"][1], "head_dim": 14})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    scores = [
+        TorchProgram(model, one, "cpu").scores(prompts((90,))[0]) for one in (CacheSettings(), CacheSettings(kind))
+    ]
+    np.testing.assert_allclose(*scores, atol=0.2)

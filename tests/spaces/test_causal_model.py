@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from causal import prompts, stored
+from causal import MODELS, prompts, stored
 
 from spaces import build
 from spaces.errors import Infeasible
@@ -53,3 +53,12 @@ def test_what_scores_is_opened_when_it_is_needed_and_all_of_it_for_its_files(tmp
 def test_a_runtime_that_does_not_generate_says_so(tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match="aot_inductor does not generate text"):
         build.open_predict(stored(tmp_path, "llama"), "aot_inductor", FP32, CONTEXT)
+
+
+@pytest.mark.parametrize(("name", "sizes", "multiple"), [("llama", {"head_dim": 24}, 16), ("gpt2", {"n_embd": 48}, 8)])
+def test_heads_that_the_attention_of_onnx_does_not_take_are_infeasible(
+    name: str, sizes: dict[str, int], multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "odd", (MODELS[name][0], {**MODELS[name][1], **sizes}))
+    with pytest.raises(Infeasible, match=f"the size of a head must be a multiple of {multiple} in this family, got "):
+        build.open_predict(stored(tmp_path, "odd"), "onnx", FP32, CONTEXT)
