@@ -1,4 +1,4 @@
-"""How much memory the keys and values of a language model take, as it follows from the shape of the model."""
+"""Memory of the keys and values of a language model, derived from the model's shape."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ AT_END = Objective(
 )
 
 OBJECTIVES = (A_TOKEN, AT_END)
-#: Names of what only a task that generates text has.
+#: Names of objectives that only a task that generates text has.
 NAMES = tuple(objective.name for objective in OBJECTIVES)

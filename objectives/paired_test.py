@@ -1,9 +1,9 @@
-"""The chance of so large a difference between two models that are equally good, from both models' answers to each row.
+"""Paired tests of two models: the p-value of their difference, from both models' answers to each row.
 
-Exact McNemar where the metric is the share of right rows. For any other metric (F1 of spans, nDCG, a correlation, an
-error, perplexity) a paired permutation test of the metric itself: where the models are equally good, it makes no
-difference which of them a row's answer is from (approximate randomisation; Noreen 1989, Yeh 2000). On rows that are
-right or wrong the two are the same test.
+The exact McNemar test (McNemar 1947) where the metric is accuracy. For any other metric (F1 of spans, nDCG, a
+correlation, an error, perplexity) a paired permutation test of the metric itself: under the null hypothesis the two
+models' answers to a row are exchangeable (approximate randomisation; Noreen 1989, Yeh 2000). For accuracy the two are
+the same test.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from objectives.metric import Floats, Labels, Predictions
 DRAWS = 1_999
 AT_ONCE = 10**7  # cells times draws in one array operation
 
-#: references (C,), predictions (C,), how often each counts (draws, C) -> the metric (draws,)
+#: references (C,), predictions (C,), weights (draws, C) -> the metric (draws,)
 OfWeights = Callable[[Labels, Predictions, Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """`p` is two-sided."""
+    """The result of a test; `p` is two-sided."""
 
     p: float
     words: str  # which test, in words
 
 
 def mcnemar(right: NDArray[np.bool_], baseline_right: NDArray[np.bool_]) -> PairedTest:
-    """Of which rows (N,) each model gets right."""
+    """The exact McNemar test of which rows (N,) bool each model gets right."""
     only_first, only_second = int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum())
     return PairedTest(stats.mcnemar(only_first, only_second), "exact McNemar test of the rows that are right")
 
@@ -41,16 +41,16 @@ def mcnemar(right: NDArray[np.bool_], baseline_right: NDArray[np.bool_]) -> Pair
 def permutation(
     of_weights: OfWeights, predictions: Predictions, baseline: Predictions, references: Labels, title: str, seed: int
 ) -> PairedTest:
-    """Of a metric that is called `title`: in `DRAWS` draws each row's two answers change places with chance 1/2.
+    """The permutation test of the metric `title`: each of `DRAWS` draws swaps a row's two answers with probability 1/2.
 
-    Rows alike in reference and both answers fall into one cell, of which a binomial number changes places.
+    Rows with equal reference and equal answers form one cell, in which the number of swaps is binomial.
     """
     cells, counts = np.unique(np.stack([references, predictions, baseline]), axis=1, return_counts=True)
     differ = (cells[1] != cells[2]).reshape(cells.shape[1], -1).any(1)  # other rows change nothing
     truth, answers = np.concatenate([cells[0], cells[0]]), np.concatenate([cells[1], cells[2]])
 
     def difference(changed: NDArray[np.int64]) -> Floats:
-        """(draws,) from how many rows of each cell change places (draws, cells)."""
+        """The differences (draws,) for the numbers of swapped rows of each cell (draws, cells)."""
         own, other = (counts - changed).astype(np.float64), changed.astype(np.float64)
         ours, theirs = (np.concatenate(pair, axis=1) for pair in ((own, other), (other, own)))
         gap: Floats = np.abs(of_weights(truth, answers, ours) - of_weights(truth, answers, theirs))

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 #: Kinds of cache, the reference first (`CacheSettings.kind`).
 CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
-#: Those that keep tokens in few bits.
+#: Quantised kinds.
 QUANTISED = ("int8", "int4")
-#: Those that do not give back what was put in, so that a model's outputs through them are others.
+#: Lossy kinds, which change a model's outputs.
 LOSSY = (*QUANTISED, "sliding")
-#: Tokens that a quantised cache takes at a time, once they are older than its newest ones.
+#: Tokens that a quantised cache quantises at a time, once they are no longer among its newest ones.
 GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """How a program keeps keys and values.
+    """The settings of a program's key-value cache.
 
     "dynamic" grows with each token. "static" is allocated once for `capacity` tokens a row. "int8" and "int4" keep keys
     by channel and values by token in that many bits, and the newest `recent` tokens in full precision (Liu et al. 2024,
@@ -38,12 +38,12 @@ class CacheSettings:
 
     @property
     def lossy(self) -> bool:
-        """Whether outputs through it are others than those of a forward pass over the whole text."""
+        """Whether its outputs differ from those of a forward pass over the whole text."""
         return self.kind in LOSSY
 
     @property
     def exact_tokens(self) -> int | None:
-        """Tokens of a text that see nothing but what was put in; None: all of them."""
+        """The number of first tokens of a text with exact outputs; None: all."""
         if self.kind in QUANTISED:
             return self.recent + GROUP
         return self.sinks + self.window + 1 if self.kind == "sliding" else None

@@ -1,10 +1,10 @@
-"""Integer weights by groups, chosen by what they do to a matrix's outputs on calibration inputs.
+"""Group-wise integer weights that minimise the error of a matrix's outputs on calibration inputs.
 
-With H = E[x x^T] of the inputs x of a matrix W (out, in), integers that stand for Q lose E|Wx - Qx|^2 =
-tr((W - Q) H (W - Q)^T). GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds a column after the other, and what a
-column loses is made up for by the columns after it: W[:, j+1:] -= e U[j, j+1:], e = (w - q) / U[j, j], with U the upper
-Cholesky factor of H^-1. The loss is then the sum of e^2, so scale and zero point of a group are fitted in squares
-weighted by 1 / U[j, j]^2, when its turn has come.
+With H = E[x x^T] of the inputs x of a matrix W (out, in), integers that represent Q have the error E|Wx - Qx|^2 =
+tr((W - Q) H (W - Q)^T). GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds one column after the other, and the later
+columns compensate for the error of each: W[:, j+1:] -= e U[j, j+1:], e = (w - q) / U[j, j], with U the upper
+Cholesky factor of H^-1. The error is then the sum of e^2, so the scale and zero point of a group are fitted by least
+squares weighted by 1 / U[j, j]^2, just before its columns are rounded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from spaces.groups import GROUP, Groups
 
-#: Added to the diagonal of H, a share of its mean: what calibration hardly varies must not be relied on.
+#: Damping: this share of the mean diagonal of H is added to the diagonal.
 DAMPING = 0.01
-#: Shares of a group's range that its scale in 4 bits is sought from, and least-squares steps from each.
+#: Shares of a group's range from which the fit of its 4-bit scale starts, and the least-squares steps from each.
 RANGES, STEPS = (0.65, 0.75, 0.85, 0.95, 1.0, 1.05), 2
 
 
 def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
-    """`weight` (out, in) in groups of 32 inputs as `spaces.groups.groups_to_integers`, with error feedback.
+    """`weight` (out, in) as integers in groups of 32 inputs, as `spaces.groups.groups_to_integers`, by GPTQ.
 
     `moment` (in, in) is E[x x^T] of its inputs. Scales of 8 bits are those of the largest weight, with zero point 128.
     """
@@ -55,7 +55,7 @@ def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
 
 
 def _factor(moment: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped moment, float32. Inputs that are always 0 are left alone."""
+    """Upper Cholesky factor of the inverse of the damped moment, float32. Inputs that are always 0 affect no others."""
     damped = moment.to("cpu", torch.float64).clone()
     diagonal = damped.diagonal()
     diagonal += DAMPING * diagonal.mean().clamp(min=1e-12)
@@ -72,7 +72,7 @@ def _symmetric(block: Tensor) -> tuple[Tensor, Tensor]:
 def _fitted(block: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(scale, zero point) (out,) of 4 bits with the least squared error of `block` (out, n) weighted by `weights` (n,).
 
-    As `spaces.groups.groups_to_int4`: for given numbers scale and zero point have closed forms, from several ranges.
+    As `spaces.groups.groups_to_int4`: for fixed integers the two have a closed form; several ranges are tried.
     """
     low, high = block.amin(1, keepdim=True).clamp(max=0), block.amax(1, keepdim=True).clamp(min=0)
     whole = torch.where(high > low, (high - low) / 15, torch.ones_like(high))

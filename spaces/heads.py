@@ -1,4 +1,4 @@
-"""Heads: what turns a backbone's hidden states into a task's output, one tensor with a name.
+"""Heads: modules that compute a task's output, one named tensor, from a backbone's hidden states.
 
 A new head is a class here and an entry in `HEADS`; one of transformers' is a subclass of `WithOwnHead`.
 """
@@ -19,7 +19,7 @@ from spaces.pooling import Pooled, Pooling
 
 
 class TaskModel(nn.Module):
-    """A backbone with a head: token ids (B, L) in; the head's output (B, ...) out, or (B, L, ...) by token."""
+    """A backbone with a head: from token ids (B, L) to the head's output (B, ...), or (B, L, ...) for one per token."""
 
     @property
     def backbone(self) -> nn.Module:
@@ -35,15 +35,15 @@ class TaskModel(nn.Module):
 
     @property
     def tied(self) -> bool:
-        """Whether the table of token embeddings is the output's matrix too."""
+        """Whether the token embeddings and the output projection share one matrix."""
         return False
 
     def tie(self) -> None:
-        """Make one matrix of the two again, where the configuration says so and one of them was replaced."""
+        """Share the matrix again where the configuration ties the two and one of them was replaced."""
 
 
 class MeanPooled(TaskModel):
-    """Mean over the real tokens, then one linear layer (Reimers & Gurevych 2019, section 3)."""
+    """Mean over the tokens without padding, then one linear layer (Reimers & Gurevych 2019, section 3)."""
 
     def __init__(self, encoder: nn.Module, hidden: int, classes: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class MeanPooled(TaskModel):
 
 
 class WithOwnHead(TaskModel):
-    """A transformers model that has a head by itself."""
+    """A transformers model with a head of its own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class WithOwnHead(TaskModel):
 
     @classmethod
     def wrap(cls, model: nn.Module, outputs: int, name: str, settings: Mapping[str, Any]) -> TaskModel:
-        """As `Head.wrap`: fused matrices are taken apart, and what is tied is tied again."""
+        """As `Head.wrap`: fused matrices are split, and tied matrices are tied again."""
         wrapped = cls(model)
         take_apart(wrapped.backbone)
         wrapped.tie()
@@ -122,7 +122,7 @@ class Spans(Native):
 
 
 class Embedder(TaskModel):
-    """An encoder and what makes an embedding (B, D) of its hidden states (`spaces.pooling`)."""
+    """An encoder with the pooling of its hidden states to an embedding (B, D) (`spaces.pooling`)."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling) -> None:
         super().__init__()
@@ -143,10 +143,10 @@ class Embedder(TaskModel):
 
 
 class Causal(WithOwnHead):
-    """A transformers causal language model, read for how likely it finds a text.
+    """A transformers causal language model that gives the likelihood of a text.
 
     Gives the log-likelihood (B, L) float32 of each token given those before it, in nats: 0 for the first token of a row
-    and for padding, which is at the right. Logits over the vocabulary exist in a generation alone.
+    and for padding, which is at the right. Logits over the vocabulary are kept only in generation.
     """
 
     @property
@@ -182,7 +182,7 @@ class Causal(WithOwnHead):
 class Head:
     """One kind of head.
 
-    output: the name of what it gives. per_token: whether that has a row a token. losses: by which outputs are compared,
+    output: the name of its output. per_token: whether that has a row per token. losses: by which outputs are compared,
     unless the task says otherwise. loader: the transformers class that
     builds the model. ending: of the architectures that come with such a head, which `mapping` of transformers' auto
     classes lists by model type. fresh: parameters that may be missing in
@@ -207,7 +207,7 @@ class Head:
         return getattr(transformers, self.loader)
 
     def architectures(self) -> frozenset[str]:
-        """The transformers classes that bring such a head along."""
+        """The transformers classes that have such a head."""
         from transformers.models.auto import modeling_auto
 
         return frozenset(getattr(modeling_auto, self.mapping).values()) if self.mapping else frozenset()
@@ -274,7 +274,7 @@ HEADS: tuple[Head, ...] = (
 
 
 def head_named(name: str) -> Head:
-    """Raises ValueError when there is none of that name."""
+    """The registered head of that name. Raises ValueError where there is none."""
     for head in HEADS:
         if head.name == name:
             return head

@@ -1,4 +1,4 @@
-"""What the outputs of heads are compared by: the losses of tasks, and how far two outputs are from each other.
+"""Comparisons of heads' outputs: the losses of tasks, and the divergences of two outputs.
 
 Every function takes outputs (B, ...) or (B, L, ...) and the attention mask (B, L). Losses are means over rows in
 float32; divergences and certainties are sums over rows.
@@ -43,25 +43,25 @@ def class_certainty(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _positions(logits: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities (B, L, 2) over real tokens; padding has a low score instead of none, so that 0 * inf is not."""
+    """Log-probabilities (B, L, 2) over the tokens; padding has a low finite logit, which avoids 0 * inf."""
     scores = (logits.float() / temperature).masked_fill(~mask.bool()[..., None], -1e4)
     return scores.log_softmax(1)
 
 
 def span_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Cross entropy of start and end, their mean, against positions (B, 2) (Devlin et al. 2019, section 4.2)."""
+    """The mean of the cross entropies of start and end against positions (B, 2) (Devlin et al. 2019, section 4.2)."""
     log_probabilities = _positions(logits, mask).gather(1, targets[:, None, :])
     return -log_probabilities.mean()
 
 
 def span_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """T^2 KL of the teacher's distributions of start and end, their mean."""
+    """The mean over start and end of T^2 KL(taught/T || logits/T)."""
     student, teacher = (_positions(one, mask, temperature) for one in (logits, taught))
     return (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
 
 
 def span_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """KL of start and end, their sum."""
+    """The sum over start and end of KL(softmax(logits) || softmax(other))."""
     a, b = _positions(logits, mask), _positions(other, mask)
     return (a.exp() * (a - b)).sum()
 
@@ -75,7 +75,7 @@ def span_certainty(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def embedding_loss(embeddings: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """A projection on a random direction a row.
+    """The projection of each row on a random direction of its own.
 
     The second moment of its gradients is the Gauss-Newton matrix of a squared error (Martens 2020, arXiv 1412.1193,
     section 8): there are no labels to compute a loss from.
@@ -86,8 +86,8 @@ def embedding_loss(embeddings: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def embedding_soft_loss(embeddings: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """1 - cosine to the teacher's, and the squared difference of the pairwise cosines within the batch.
 
-    Of embeddings of another size only the pairwise part is taken. The pairs are those of relational distillation (Park
-    et al. 2019, arXiv 1904.05068); `temperature` has no meaning here.
+    For embeddings of different sizes only the pairwise part is computed. The pairs are those of relational distillation
+    (Park et al. 2019, arXiv 1904.05068); `temperature` has no meaning here.
     """
     ours, theirs = (functional.normalize(one.float(), dim=-1) for one in (embeddings, taught))
     pairs = (ours @ ours.T - theirs @ theirs.T).square().mean()
@@ -102,7 +102,7 @@ def embedding_divergence(embeddings: Tensor, other: Tensor, mask: Tensor) -> Ten
 
 
 def embedding_certainty(embeddings: Tensor, mask: Tensor) -> Tensor:
-    """A projection on one random direction, the same at every call."""
+    """The projection on one random direction, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(embeddings.shape[-1], generator=generator)
     return (embeddings.float() @ direction.to(embeddings.device)).sum()
@@ -118,18 +118,18 @@ def _odds(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def set_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross entropy against 0 and 1 (B, C), the mean of the labels."""
+    """Binary cross entropy against 0 and 1 (B, C), averaged over labels."""
     return functional.binary_cross_entropy_with_logits(logits.float(), targets.float())
 
 
 def set_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """T^2 times the mean KL of the labels."""
+    """T^2 times the KL of each label's Bernoulli distribution at temperature T, averaged over labels."""
     student, teacher = (_odds(one, temperature) for one in (logits, taught))
     return (teacher.exp() * (teacher - student)).sum(-1).mean() * temperature**2
 
 
 def set_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """KL of the labels, their sum."""
+    """The KL of each label's Bernoulli distribution, summed over labels."""
     a, b = _odds(logits), _odds(other)
     return (a.exp() * (a - b)).sum()
 
@@ -156,7 +156,7 @@ def number_divergence(output: Tensor, other: Tensor, mask: Tensor, scale: float)
 
 
 def likelihood_loss(likelihoods: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Minus the mean log-likelihood of the tokens from position `targets` (B,) of each row on: its logarithm of
+    """Minus the mean log-likelihood of the tokens from position `targets` (B,) of each row on: its log
     perplexity. Those before are context only."""
     place = torch.arange(mask.shape[1], device=mask.device)
     counted = (mask.bool() & (place >= targets[:, None].clamp(min=1))).float()
@@ -174,7 +174,7 @@ def likelihood_soft_loss(likelihoods: Tensor, taught: Tensor, mask: Tensor, temp
 
 
 def likelihood_divergence(likelihoods: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """Nats that a token of a row loses on average: the rise of the logarithm of perplexity, which is what is reported.
+    """The mean loss of log-likelihood per token of a row, in nats: the rise of the reported log perplexity.
 
     The squared difference would count a token that became more likely as a loss. In expectation over tokens that the
     model draws this is the KL divergence; on real ones it may be below 0.
@@ -189,13 +189,13 @@ def likelihood_certainty(likelihoods: Tensor, mask: Tensor) -> Tensor:
 
 
 def _predicted(mask: Tensor) -> Tensor:
-    """(B,): the tokens of each row that follow another."""
+    """(B,): the number of tokens of each row that follow another one."""
     return (mask.sum(1) - 1).clamp(min=1).float()
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The functions of one kind of output."""
+    """The losses, divergence and certainty of one kind of output."""
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     soft_loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from search.tasks.causal_lm import WindowRows
     from spaces.base import TaskModel
 
-#: Tokens of the step that is measured, and how often it is: the first is slower than the others.
+#: Tokens of a measured step, and the number of steps, of which the first is slower than the others.
 STEP_TOKENS, STEPS = 1024, 3
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one set of weights; a compressed model takes less than the uncompressed one that was measured."""
+    """The forecast for one set of weights: an upper bound, since the uncompressed model is measured."""
 
     tokens: int  # trained on
     step_tokens: int
@@ -40,7 +40,10 @@ class Forecast:
 
 
 def forecast(config: RunConfig, model: TaskModel, rows: WindowRows, share: float, device: str) -> Forecast:
-    """The forecast for a language model; `rows` are this share of the training split. `model` is trained by the way."""
+    """The forecast for a language model; `rows` are `share` of the training split.
+
+    The measured steps change the weights of `model`.
+    """
     sampled = int(rows.encoded.lengths.sum())
     every = max(1, round(sampled / share))
     tokens = round(every * epochs_of(config.recover.epochs, config.recover.tokens, every))
@@ -52,7 +55,7 @@ def forecast(config: RunConfig, model: TaskModel, rows: WindowRows, share: float
 
 
 def _step_s(config: RunConfig, model: TaskModel, rows: WindowRows, chosen: np.ndarray, device: str) -> float:
-    """Seconds of the fastest of a few training steps on the `chosen` rows."""
+    """The seconds of the fastest of a few training steps on the `chosen` rows."""
     import torch
 
     from spaces.training import Training, train

@@ -1,4 +1,4 @@
-"""Caches of language models: what outputs depend on, and how much memory they take."""
+"""Caches of language models: their settings and their memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from spaces.runtime import Context
 
 
 def through(recipe: Recipe) -> dict[str, object]:
-    """The cache that outputs depend on; nothing where they are the same through all."""
+    """The settings of the cache that change outputs; empty where every cache gives the same outputs."""
     cache = build.cache_of(recipe)
     return {} if cache is None or not cache.lossy else {"cache": asdict(cache)}
 
 
 def predicted(recipe: Recipe, folder: Path, context: Context, rows: int) -> dict[str, Measurement]:
-    """Memory of the cache of the weights in `folder`: of a token, and at the end of a call of `rows` rows.
+    """Memory of the cache of the weights in `folder`, per token and at the end of a call of `rows` rows.
 
-    Nothing for a family that is not known.
+    Empty for an unknown model family.
     """
     shape = key_heads(folder)
     if shape is None:

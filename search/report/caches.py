@@ -1,4 +1,4 @@
-"""Sentences on the caches of language models: memory by token, and caches that are slower than another here."""
+"""Sentences on the caches of language models: memory per token, and caches that are slower here than another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.space.space import Space
 from spaces.generation.cache_size import bytes_a_token
 from spaces.generation.program import CacheSettings
 
-#: What `list` says of each kind of cache.
+#: Descriptions of each kind of cache, for `list`.
 KINDS: Mapping[str, str] = {
     "dynamic": "grows with each token, and is copied at each; keys and values in full precision",
     "static": "allocated once for prompt and answer, and written in place; keys and values in full precision",
@@ -25,9 +25,9 @@ KINDS: Mapping[str, str] = {
 
 
 def slower_caches(front: Front) -> tuple[str, ...]:
-    """A sentence for each cache whose token takes longer than under another, of the same weights and runtime.
+    """A sentence for each cache with slower tokens than another one under the same weights and runtime.
 
-    Only where the intervals of the two times do not meet.
+    Only where the confidence intervals of the two times do not overlap.
     """
     sentences = []
     for members in _alike(front).values():
@@ -43,7 +43,7 @@ def slower_caches(front: Front) -> tuple[str, ...]:
 
 
 def _alike(front: Front) -> dict[tuple[object, ...], list[Outcome]]:
-    """Measured outcomes that differ by their cache alone."""
+    """Measured outcomes in groups that differ only in the cache."""
     groups: dict[tuple[object, ...], list[Outcome]] = {}
     for outcome in front.outcomes:
         if outcome.status == "complete" and TPOT.name in outcome.measurements:
@@ -55,14 +55,14 @@ def _alike(front: Front) -> dict[tuple[object, ...], list[Outcome]]:
 
 
 def name_of(outcome: Outcome) -> str:
-    """Its cache: "static cache"; where the recipe names none, the runtime's own."""
+    """The name of its cache, such as "static cache"; the runtime's own where the recipe names none."""
     measured = outcome.measurements.get(A_TOKEN.name)
     named = Deployment.of(outcome.recipe.params).cache.kind
     return f"{named if measured is None else measured.conditions.get('kind', named)} cache"
 
 
 def plan_lines(space: Space) -> Iterator[str]:
-    """Memory of the uncompressed model's caches by token, of each kind and precision that is searched."""
+    """Memory per token of the uncompressed model's caches, for each searched kind and precision."""
     if space.shape is None or "cache.kind" not in space.knobs:
         return
     heads = [layer.heads for layer in space.shape.layers]

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class NothingKnownError(Exception):
-    """There is no passage to answer from."""
+    """The store has no passage to answer from."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
     refusal = batcher.offer(Request(length=23, arrived_s=now, deadline_s=now + 0.05, payload=row), now)
     batch = batcher.next_batch(now)            # a worker is free; None: nothing is due
     batcher.finish(batch, now)                 # or finish(batch, now, error="worker died")
-    batcher.expired(now)                       # requests to be told that they are too late
-    batcher.wake_at(now)                       # when to ask again where nothing else happens
+    batcher.expired(now)                       # requests that can no longer be answered in time
+    batcher.wake_at(now)                       # when to call next_batch again, without other events
 
 Time is passed in, in seconds of any monotonic clock: a simulator and `search.serve.dispatcher` run the same code.
 """
@@ -29,7 +29,7 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a queue holds to."""
+    """The limits of a queue."""
 
     slo_s: float = 0.05  # the latency objective, and the deadline of requests that bring none
     max_batch: int = 32
@@ -39,7 +39,7 @@ class Limits:
     attempts: int = 2  # batches that a request may fail in
 
     def padded(self, length: int) -> int:
-        """What a row of `length` tokens is padded to; longer than the last bucket, to that."""
+        """The bucket of a row of `length` tokens, to which it is padded; the last one for longer rows."""
         return self.lengths[min(bisect_left(self.lengths, length), len(self.lengths) - 1)]
 
 
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not taken, and when it may come again."""
+    """Why a request is refused, and when to retry it."""
 
     reason: Literal["queue full", "over capacity", "unavailable", "closing"]
     retry_after_s: float
@@ -65,7 +65,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Requests that one call answers."""
+    """Requests that one call of a model answers."""
 
     variant: Variant
     requests: tuple[Request, ...]
@@ -75,7 +75,7 @@ class Batch:
 
 
 class Batcher:
-    """The queue, and what runs. Not thread-safe: one caller at a time."""
+    """The queue and the running batches. Not thread-safe: one caller at a time."""
 
     #: Seconds over which the rate of arrivals is averaged.
     RATE_S = 0.25
@@ -94,15 +94,15 @@ class Batcher:
 
     @property
     def running(self) -> int:
-        """Batches that are computed now."""
+        """The number of batches that are being computed."""
         return len(self._running)
 
     def rate(self, now_s: float) -> float:
-        """Requests a second that arrive now."""
+        """The current rate of arrivals in requests per second."""
         return self._rate * math.exp(-max(now_s - self._rate_at_s, 0.0) / self.RATE_S)
 
     def offer(self, request: Request, now_s: float) -> Refusal | None:
-        """Queue the request, or say at once why not."""
+        """Queue the request, or return why it is refused."""
         self._rate, self._rate_at_s = self.rate(now_s) + 1.0 / self.RATE_S, now_s
         refusal = self._refusal(request, now_s)
         if refusal is not None:
@@ -112,14 +112,14 @@ class Batcher:
         return None
 
     def withdraw(self, request: Request) -> None:
-        """Nobody waits for the request any more: unless it runs it is not computed."""
+        """Remove a request that nobody waits for any more, unless it is running."""
         request.withdrawn = True
         bucket = self._buckets[self.limits.padded(request.length)]
         if request in bucket:
             bucket.remove(request)
 
     def next_batch(self, now_s: float) -> Batch | None:
-        """The batch that a free worker computes now, or None. Expired requests are never in it."""
+        """The batch for a free worker, without expired requests; None where none is due."""
         self._drop_hopeless(now_s)
         due = [length for length in self._buckets if self._due_at(length, now_s) <= now_s]
         if not due:
@@ -137,7 +137,7 @@ class Batcher:
         return batch
 
     def finish(self, batch: Batch, now_s: float, error: str = "", retry: bool = True) -> tuple[Request, ...]:
-        """The batch was answered, or failed with `error`; the requests that are given up.
+        """Record that the batch was answered, or failed with `error`; returns the requests that are given up.
 
         Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says;
         without `retry` they are given up.
@@ -163,7 +163,7 @@ class Batcher:
         return dropped
 
     def wake_at(self, now_s: float) -> float:
-        """When a batch is due or a request expires, as far as is known now; infinity where nothing waits.
+        """The time of the next due batch or expiry, as far as is known; infinity where nothing waits.
 
         Where every variant is out, a batch is due when the first of them is tried again.
         """
@@ -172,7 +172,7 @@ class Batcher:
         return min(max(due, self.controller.back_at(now_s)), ends)
 
     def drain_s(self, now_s: float) -> float:
-        """Expected time in which everything that runs and waits is served. Raises UnavailableError."""
+        """Expected seconds until all running and waiting requests are served. Raises UnavailableError."""
         return self._drain_s(self._backlog(0, now_s), self.controller.fastest(now_s), now_s)
 
     def _drain_s(self, backlog: Backlog, fastest: Variant, now_s: float) -> float:
@@ -195,7 +195,7 @@ class Batcher:
         return Refusal("over capacity", over) if over > 0 else None
 
     def _drop_hopeless(self, now_s: float) -> None:
-        """Take out the requests that have expired, or that the fastest variant alone answers too late."""
+        """Drop requests that have expired, or that even the fastest variant would answer too late."""
         try:
             fastest = self.controller.fastest(now_s)
         except UnavailableError:
@@ -223,7 +223,7 @@ class Batcher:
         return min(bucket[0].arrived_s + wait, bucket[0].deadline_s - self.limits.slo_s / 2)
 
     def _backlog(self, length: int, now_s: float) -> Backlog:
-        """What waits, as a decision on the bucket `length` sees it; 0: on none."""
+        """The backlog as input of a decision on the bucket `length`; 0: on no bucket."""
         urgent: list[float] = []
         for request in islice(self._buckets.get(length, ()), self.limits.max_batch):
             left = request.deadline_s - now_s

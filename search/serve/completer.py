@@ -92,7 +92,7 @@ class Ending(Part):
 
 @dataclass
 class _Record:
-    """What has come of a completion so far."""
+    """The state of a completion so far."""
 
     asked: Asked
     began: float = field(default_factory=time.perf_counter)
@@ -111,7 +111,7 @@ class _Record:
         return 0 if self.last is None else self.last.tokens
 
     def stored(self, variant: str, milliseconds: dict[str, float]) -> NewAnswer:
-        """As the history keeps it: a completion has no score and no place in a passage."""
+        """The row of the history: a completion has no score and no span in a passage."""
         asked = self.asked
         return NewAnswer(
             asked.request, asked.text, None, "".join(self.texts), 0.0, -1, -1, None, variant, milliseconds,
@@ -185,7 +185,7 @@ class Completer:
         )
 
     def _store_part(self, record: _Record, number: int) -> None:
-        """Keep what was sent of a completion that did not come to its end; nobody waits for that."""
+        """Store the sent part of an unfinished completion, without waiting."""
         total = round((time.perf_counter() - record.began) * 1e3, 3)
         try:
             self._archive.answered(record.stored(self.fleet.name(number), {"total": total}))

@@ -29,13 +29,13 @@ Done = Callable[[float, str], None]
 
 
 class StreamOptions(Strict):
-    """Of the events of a stream."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
 
 class Options(Strict):
-    """How a completion is chosen and where it ends."""
+    """Sampling and stopping of a completion."""
 
     model: str = ""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -66,28 +66,28 @@ class Options(Strict):
 
 
 class Complete(Options):
-    """A text to go on with."""
+    """A request to complete a text."""
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 16
 
 
 class Message(Strict):
-    """Of a chat."""
+    """A message of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, StringConstraints(max_length=TEXT)]
 
 
 class CompleteChat(Options):
-    """A chat to answer."""
+    """A request to answer a chat."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
 
 
 class Text:
-    """The shape of completions."""
+    """The response format of completions."""
 
     name, prefix, chunk = "text_completion", "cmpl", "text_completion"
 
@@ -98,7 +98,7 @@ class Text:
 
 
 class Reply(Text):
-    """The shape of replies in a chat."""
+    """The response format of chat completions."""
 
     name, prefix, chunk = "chat.completion", "chatcmpl", "chat.completion.chunk"
 
@@ -119,7 +119,7 @@ def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
 
     @app.post("/v1/completions")
     async def complete(body: Complete, request: Request) -> Response:
-        """Go on with a text, as OpenAI's completions endpoint does; with `stream` as server-sent events."""
+        """Complete a text, as OpenAI's completions endpoint does; with `stream` as server-sent events."""
         return await _answer(given(), body.asked(body.prompt, body.max_tokens, request), body, Text(), request, done)
 
     @app.post("/v1/chat/completions")
@@ -161,7 +161,7 @@ async def _ending(parts: AsyncGenerator[Part, None]) -> Ending:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What `work` gives, which is cancelled where the client goes away meanwhile."""
+    """The result of `work`, which is cancelled if the client disconnects meanwhile."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

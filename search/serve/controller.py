@@ -19,7 +19,7 @@ from search.serve.variants import ServiceTimes, Variant
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """The service went from one variant to another."""
+    """A change of the serving variant."""
 
     time_s: float
     source: int | None
@@ -29,7 +29,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A variant's failures in a row, and until when it is out."""
+    """A variant's consecutive failures, and the time until which it is out."""
 
     failures: int = 0
     out_until_s: float = -math.inf
@@ -51,9 +51,9 @@ class UnavailableError(Exception):
 
 @dataclass
 class Controller:
-    """The state of the decisions: times as corrected, health, what serves, and the switches so far.
+    """The state of decisions: corrected times, health, the serving variant, and the switches so far.
 
-    Not thread-safe: one caller at a time (`search.serve.batching.Dispatcher` holds a lock).
+    Not thread-safe: one caller at a time (`search.serve.dispatcher.Dispatcher` holds a lock).
     """
 
     variants: tuple[Variant, ...]  # fastest first, one or more
@@ -89,30 +89,30 @@ class Controller:
         return choice
 
     def served(self, variant: Variant, batch: int, length: int, seconds: float) -> None:
-        """A batch was answered: its time corrects the predictions, and the variant is healthy."""
+        """Record an answered batch: its seconds correct the predictions, and the variant counts as healthy."""
         self.times.observe(variant, batch, length, seconds)
         self.health.pop(variant.number, None)
 
     def failed(self, variant: Variant, now_s: float, reason: str) -> None:
-        """A batch failed: the variant is out for a while."""
+        """Record a failed batch: the variant is out for a while (`Health.after_failure`)."""
         self.health[variant.number] = self.health.get(variant.number, Health()).after_failure(now_s, reason)
 
     def out(self, number: int, until_s: float, reason: str) -> None:
-        """A variant cannot serve until then, whatever its calls do."""
+        """Leave a variant out until `until_s`, regardless of the success of its calls."""
         self.health[number] = Health(0, until_s, reason)
 
     def back(self, number: int) -> None:
-        """A variant that was out is there again."""
+        """End the time for which a variant is out."""
         self.health.pop(number, None)
 
     def pin(self, number: int | None) -> None:
-        """Serve by this variant only (by the policy's choice again: None). Raises KeyError: not loaded."""
+        """Serve by this variant only; None: by the policy's choice again. Raises KeyError: not loaded."""
         if number is not None and number not in {v.number for v in self.variants}:
             raise KeyError(number)
         self.pinned = number
 
     def back_at(self, now_s: float) -> float:
-        """When a variant is there to serve: now, or when the first of those that are out is tried again."""
+        """The time from which a variant can serve: now, or when the first of those that are out is tried again."""
         return now_s if self.available(now_s) else min(health.out_until_s for health in self.health.values())
 
     def _policy(self) -> Policy:

@@ -1,4 +1,4 @@
-"""Worker threads around the batcher: requests come from any thread or event loop, batches run one a worker at a time.
+"""Worker threads around the batcher: requests come from any thread or event loop; each worker runs one batch at a time.
 
 dispatcher = Dispatcher(Batcher(controller, limits), [run])     # run(variant number, payloads) -> answers
 answer = await asyncio.wrap_future(dispatcher.submit(row, length=23))
@@ -19,17 +19,17 @@ from typing import Any
 from search.errors import one_line
 from search.serve.batching import Batch, Batcher, Refusal, Request
 
-#: Seconds for which a busy thread keeps the interpreter while another waits for it.
+#: The interpreter's switch interval: seconds for which a busy thread keeps the GIL while another waits for it.
 SWITCH_S = 0.0005
-#: Seconds after which a queue is looked through for what has expired, at most.
+#: The longest time in seconds between two searches of a queue for expired requests.
 SWEEP_S = 0.1
-#: Answers for payloads by the variant of that number, in order. Each worker has its own, and is its one caller.
+#: Answers for payloads by the variant of that number, in order. Each worker has its own.
 #: An answer that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
 Run = Callable[[int, Sequence[Any]], Sequence[Any]]
 
 
 class RefusedError(Exception):
-    """The request is not taken: the service is over its capacity. `retry_after_s` says when to come again."""
+    """The request is refused, because the service is over its capacity; `retry_after_s` says when to retry."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"{refusal.reason}; try again in {refusal.retry_after_s:.2f} s")
@@ -46,17 +46,17 @@ class FailedError(Exception):
 
 
 class BrokenOffError(Exception):
-    """A model failed when a part of its answer was sent already: the row must not be tried again."""
+    """A model failed after a part of its answer was sent, so that the row must not be retried."""
 
 
 class Deadline:
-    """When a request is to be answered: each stage has what the stages before it have left."""
+    """The deadline of a request; each stage may use the time that earlier stages have left."""
 
     def __init__(self, within_s: float) -> None:
         self._ends = time.monotonic() + within_s
 
     def left_s(self) -> float:
-        """Seconds that are left, more than 0. Raises ExpiredError."""
+        """The seconds that are left, above 0. Raises ExpiredError where none are."""
         left = self._ends - time.monotonic()
         if left <= 0:
             raise ExpiredError("the request's time is over")
@@ -65,7 +65,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer and where its time went."""
+    """An answer and how its time is divided."""
 
     answer: Any
     number: int  # the variant
@@ -78,7 +78,7 @@ class Dispatcher:
     """Runs a batcher in real time. Thread-safe; `submit` never waits for a model."""
 
     def __init__(self, batcher: Batcher, runs: Sequence[Run]) -> None:
-        """One worker thread for each of `runs`; a run that calls a process of its own leaves the thread idle."""
+        """One worker thread for each of `runs`; while a run waits for a process of its own, its thread is idle."""
         # A worker with its answers waits for a busy event loop to give up the interpreter: 5 ms by default, which is as
         # long as a whole batch of a fast variant.
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
@@ -125,7 +125,7 @@ class Dispatcher:
             self._batcher.controller.pin(number)
 
     def out(self, number: int, for_s: float, reason: str) -> None:
-        """Leave a variant out, until it is back or this time is over."""
+        """Leave a variant out for `for_s` seconds or until `back`."""
         with self._changed:
             self._batcher.controller.out(number, time.monotonic() + for_s, reason)
 
@@ -136,12 +136,12 @@ class Dispatcher:
             self._changed.notify_all()
 
     def look(self, read: Callable[[Batcher], Any]) -> Any:
-        """What `read` gives of the batcher and its controller, while nothing changes in them."""
+        """The result of `read` on the batcher; neither it nor its controller changes meanwhile."""
         with self._changed:
             return read(self._batcher)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Refuse what comes, answer what waits, end the threads."""
+        """Refuse new requests, answer the waiting ones, end the threads."""
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
@@ -164,7 +164,7 @@ class Dispatcher:
             self._done(batch, begun, answers, error, again)
 
     def _next(self) -> Batch | None:
-        """The next batch, when one is due; None: closed and nothing waits."""
+        """The next batch, once one is due; None after closing, when nothing waits."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -192,7 +192,7 @@ class Dispatcher:
             _resolve(request, answer if isinstance(answer, Exception) else reply)
 
     def _sweep(self) -> None:
-        """Tell requests that expire though every worker is busy; ten times in an objective and in a second at least."""
+        """Fail expired requests though every worker is busy, at least ten times per objective and per second."""
         every = min(self._batcher.limits.slo_s / 10, SWEEP_S)
         while True:
             ended = self._closing.wait(every)

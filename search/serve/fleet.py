@@ -23,7 +23,7 @@ from search.serve.variants import Variant, from_front, loadable
 if TYPE_CHECKING:
     from search.serve.worker import Workers
 
-#: Characters of English a token, about: rows are put in queues by their length, which need not be exact.
+#: Characters of English per token, approximately: rows are queued by length, which need not be exact.
 CHARACTERS = 4
 #: Tokens of a completion by which variants are ordered.
 TOKENS = 64
@@ -42,20 +42,20 @@ Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a model reads a long text: its first `tokens`, or all of it in windows that share `shared` tokens."""
+    """How a model reads a long text: its first `tokens`, or all of it in windows that overlap by `shared` tokens."""
 
     tokens: int = 512
     shared: int | None = None  # None: the text is cut
 
     def count(self, *texts: str) -> int:
-        """About how many windows a row of these texts has, the last of which is cut into them."""
+        """The approximate number of windows of a row of these texts, the last of which is cut."""
         before, all_of_it = tokens_of(*texts[:-1]), tokens_of(*texts)
         if all_of_it <= self.tokens or self.shared is None:
             return 1
         return 1 + math.ceil((all_of_it - self.tokens) / max(self.tokens - before - self.shared, 1))
 
     def length(self, *texts: str) -> int:
-        """About how many tokens are computed for a row of these texts."""
+        """The approximate number of tokens that are computed for a row of these texts."""
         return min(tokens_of(*texts), self.tokens) if self.count(*texts) == 1 else self.count(*texts) * self.tokens
 
 
@@ -64,12 +64,12 @@ class Fleet:
 
     Args:
         task: its name.
-        study: the study that found them, or what the model is.
+        study: the study that found the models, or a name for the model.
         variants: fastest first.
         answers: by the variant's number.
         quality: the metric's name; "" where none was measured.
         windows: how its models read long texts.
-        workers: the processes that answer; None: threads of this one do.
+        workers: the processes that answer; None: threads of this process answer.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Fleet:
             workers.watch(self.dispatcher)
 
     def name(self, number: int) -> str:
-        """What a variant is called in answers and in the history: "study/7"."""
+        """The name of a variant in answers and in the history: "study/7"."""
         return f"{self.study}/{number}"
 
     @property
@@ -109,7 +109,7 @@ class Fleet:
 
 
 async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: float | None) -> list[Answered]:
-    """The answers to (row, tokens) in order; where one is refused or fails the others are given up.
+    """The answers to (row, tokens) in order; where one is refused or fails, the others are cancelled.
 
     Raises:
         RefusedError, ExpiredError, FailedError: of any row.
@@ -126,13 +126,13 @@ async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: floa
 
 
 def tokens_of(*texts: str) -> int:
-    """About how many tokens these texts have together."""
+    """The approximate number of tokens of these texts together."""
     return 1 + sum(map(len, texts)) // CHARACTERS
 
 
 def row_errors_apart(answers: Mapping[int, Answer]) -> Run:
     def run(number: int, payloads: Sequence[Any]) -> Sequence[Any]:
-        """The answers; a row that no model can take has its error for one, and the others are answered."""
+        """The answers; for a row that the model refuses, its error."""
         answer = answers[number]
         try:
             return answer(payloads)
@@ -147,7 +147,7 @@ def row_errors_apart(answers: Mapping[int, Answer]) -> Run:
 
 
 def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
-    """A model without a record as a variant: timed here on `row`, of about `length` tokens."""
+    """The variant of a model without a record, timed here on `row` of about `length` tokens."""
     points = []
     for batch in TIMED:
         answer([row] * batch)
@@ -161,18 +161,18 @@ def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
 
 
 def embedding_limits(limits: Limits, variant: Variant) -> Limits:
-    """Limits with an objective that the one model can keep: as given, or the time of `ROOM` full batches."""
+    """`limits` with the larger of its objective and the time of `ROOM` full batches of the only model."""
     return replace(limits, slo_s=max(limits.slo_s, ROOM * variant.seconds(limits.max_batch)))
 
 
 def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto", workers: str = "thread") -> Fleet:
-    """The front in an export's folder (`mlruns/exports/<study>`), its models loaded as far as `memory_mb` reaches.
+    """The front in an export's folder (`mlruns/exports/<study>`), with as many of its models as fit into `memory_mb`.
 
     Args:
         workers: "thread" of this process, or a "process" for each model.
 
     Raises:
-        UserError: no export there, or a model that cannot be loaded here.
+        UserError: the folder holds no export, or a model cannot be loaded here.
     """
     from search.serve.pipeline import load
 
@@ -200,7 +200,7 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
 
 @dataclass(frozen=True)
 class Front:
-    """What a fleet is of."""
+    """An exported front, from which a fleet is loaded."""
 
     task: str
     study: str
@@ -239,7 +239,7 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 
 def windows_of(task: str, config: Mapping[str, Any]) -> Windows:
-    """How models of a task read long texts, by the record of one of them."""
+    """How models of a task read long texts, by the configuration in a record."""
     data = config["data"]
     shared = data["doc_stride"] if task == "question-answering" else None
     return Windows(int(data["max_length"]), None if shared is None else int(shared))

@@ -1,6 +1,6 @@
-"""A loaded language model as lm-evaluation-harness asks it (Biderman et al. 2024, arXiv 2405.14782).
+"""A loaded language model for lm-evaluation-harness (Biderman et al. 2024, arXiv 2405.14782).
 
-The harness reads the task's data and asks; the answers are those of the exported model under its own runtime.
+The harness reads a task's data and sends requests, which the exported model answers under its own runtime.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def harness(
     """`model` as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate(model=...)`.
 
     Args:
-        limit: most tokens of a prompt with its answer.
+        limit: the most tokens of a prompt with its answer.
         turn: what `program` is used inside of.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests by route, and the state of fleets, caches, passages and the writer."""
+"""Metrics for Prometheus: requests by route, and the state of fleets, caches, passages and the writer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from search.serve.service import Service
 
-#: Seconds, from a cached answer to one that is given up.
+#: Histogram buckets in seconds, from a cached answer to the time limit.
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -44,12 +44,12 @@ class Metrics:
         self._completions.labels(finish).inc()
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _State:
-    """Read when it is asked for."""
+    """A collector that reads the service's state at each scrape."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -10,9 +10,9 @@ from search.serve.fleet import EMBEDDING, Fleet, Windows, embedding_limits, time
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
 from search.serve.worker import EmbedderProcess, Workers
 
-#: What the packaged embedder is called.
+#: The name of the packaged embedder.
 PACKAGED = "all-MiniLM-L6-v2"
-#: A question of usual length, by which a model without a record is timed.
+#: A question of typical length, with which a model without a record is timed.
 USUAL = "Who wrote the first program for a machine that computes?"
 
 

@@ -36,7 +36,7 @@ QUICKSTART = Path(__file__).parents[1] / "quickstart" / "question_answering"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says."""
+    """The settings of the command line."""
 
     fronts: tuple[Path, ...]
     folder: Path  # of the service's own files
@@ -54,7 +54,7 @@ class Settings:
 
 
 def open_archive(settings: Settings) -> tuple[Archive, Writer]:
-    """The database. Close the writer at the end."""
+    """The database and its writer, which the caller must close."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     engine = open_engine(url_of(settings.database, settings.folder))
     writer = Writer(engine)
@@ -62,10 +62,10 @@ def open_archive(settings: Settings) -> tuple[Archive, Writer]:
 
 
 def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
-    """The fleets of the fronts that are named, by task.
+    """The fleets of the named fronts, by task.
 
     Raises:
-        UserError: two of one task, or one that cannot be loaded.
+        UserError: two fronts have the same task, or one cannot be loaded.
     """
     fleets: dict[str, Fleet] = {}
     for folder in settings.fronts:
@@ -103,7 +103,7 @@ def seeds() -> list[NewPassage]:
 
 
 def fill(index: Index, rows: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Add stored embeddings to the index; what is none of its size is left out with a warning."""
+    """Add stored embeddings to the index; those of another size are skipped with a warning."""
     for number, vector in rows:
         try:
             index.add([(number, vector)])
@@ -127,10 +127,10 @@ def locked(folder: Path) -> FileLock:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at this address. It does not listen yet.
+    """A socket bound to this address, not yet listening.
 
     Raises:
-        UserError: the address is taken, or not of this machine.
+        UserError: the address is in use, or is not one of this machine.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,7 +145,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 async def again(what: str, work: Callable[[], Awaitable[None]], first_s: float = 1.0, most_s: float = 60.0) -> None:
-    """Do `work`; where it fails, log that and do it again, after twice as long each time."""
+    """Do `work`; after a failure, log it and retry, with a delay that doubles each time."""
     wait_s = first_s
     while True:
         try:
@@ -162,7 +162,7 @@ class Server:
     """One service from start to end.
 
     Raises:
-        UserError: by the constructor; nothing is left open.
+        UserError: by the constructor, which then leaves nothing open.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -194,7 +194,7 @@ class Server:
         self._seen_switches: dict[str, int] = {}  # moves that are stored, by task
 
     async def prepare(self) -> None:
-        """Give an empty store the embedded passages, and embed what is not yet."""
+        """Fill an empty store with the embedded passages, and embed passages that have no embedding."""
         archive = self.service.archive
         if self.settings.seed and not await asyncio.to_thread(archive.passages, 0, 1):
             await asyncio.wrap_future(archive.add_passages(seeds()))
@@ -204,7 +204,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Prepare beside what is served; at the end answer what waits and store it."""
+        """Prepare while serving; at the end answer the waiting requests and store the answers."""
         tasks = [asyncio.create_task(again("preparing the passages", self.prepare))]
         tasks.append(asyncio.create_task(again("storing switches", self._store_switches)))
         try:
@@ -221,7 +221,7 @@ class Server:
         self._lock.release()
 
     async def _store_switches(self, every_s: float = 0.5) -> None:
-        """Log and store where the controllers have gone; moves between two looks are one, since there may be many."""
+        """Log and store the controllers' switches every `every_s`; several in one interval are stored as one."""
         while True:
             await asyncio.sleep(every_s)
             for task, fleet in self.service.fleets.items():
@@ -236,7 +236,7 @@ class Server:
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; then what waits is answered, and the process ends."""
+    """Serve until SIGTERM or Ctrl-C, then answer the waiting requests; returns the exit code."""
     import uvicorn
 
     from search.serve.app import create_app

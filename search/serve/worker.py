@@ -1,4 +1,4 @@
-"""Models in processes of their own: one that dies or hangs takes no other with it, and is started again.
+"""Models in processes of their own: one that dies or hangs does not affect the others, and is restarted.
 
 workers = Workers({7: functools.partial(ModelProcess, folder, "cpu")})
 fleet = Fleet(task, study, variants, workers.answers, limits, workers=workers)
@@ -25,9 +25,9 @@ from search.serve.variants import Variant
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a call that has not ended is a hung process.
+#: Seconds after which the process of an unfinished call counts as hung.
 HANG_S = 20.0
-#: Seconds between two looks at the processes.
+#: Seconds between two checks of the processes.
 LOOK_S = 0.1
 #: Seconds for which a variant is out at most while its process starts again; when it has, it is back at once.
 START_S = 120.0
@@ -37,7 +37,7 @@ Factory = Callable[[Any], Any]
 
 
 class ModelProcess:
-    """What a worker's process holds: an exported model. `stop` has the number of the call that is to end."""
+    """An exported model, inside a worker's process. `stop` holds the number of the call to stop."""
 
     progress: Any = None  # set by the process: sends a piece to who waits
 
@@ -51,7 +51,7 @@ class ModelProcess:
         return list(self._answer(rows))
 
     def generate(self, call: int, prompt: Any, options: Mapping[str, Any]) -> None:
-        """Send the pieces of a completion until it ends, or `stop` is this call."""
+        """Send the pieces of a completion until it ends or `stop` is the number of this call."""
         for piece in self._model.pieces(prompt, **options):
             if self._stop.value == call:
                 return
@@ -62,7 +62,7 @@ class ModelProcess:
 
 
 class EmbedderProcess:
-    """What the packaged embedder's process holds."""
+    """The packaged embedder, inside its process."""
 
     def __init__(self, stop: Any) -> None:
         from search.serve.packaged_embedder import PackagedEmbedder
@@ -78,10 +78,10 @@ class EmbedderProcess:
 
 
 class Worker:
-    """One process and who calls it: one caller at a time, as the dispatcher has it.
+    """One process. Not thread-safe: one caller at a time, as from the dispatcher.
 
     Raises:
-        UserError: by the constructor, what the factory raises there.
+        UserError: by the constructor, as raised by the factory in the process.
     """
 
     def __init__(self, factory: Factory, hang_s: float = HANG_S) -> None:
@@ -98,7 +98,7 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended; who calls it now hears of that himself."""
+        """Whether the process has ended; during a call, that call reports it instead."""
         if not self._calling.acquire(blocking=False):
             return False
         try:
@@ -124,11 +124,11 @@ class Worker:
             return self._remote.call(method, *arguments, timeout_s=self._hang_s)
 
     def answer(self, rows: Sequence[Any]) -> Sequence[Any]:
-        """Answers to rows; raises what the model does, RemoteDied or RemoteTimeout."""
+        """Answers to rows. Raises the model's exceptions, RemoteDied or RemoteTimeout."""
         return list(self.call("answer", list(rows)))
 
     def generate(self, number: int, rows: Sequence[Generation]) -> Sequence[Any]:
-        """As `search.serve.generation.generating` does it here."""
+        """The same as `search.serve.generation.generating` in this process."""
         return [self._generated(number, row) for row in rows]
 
     def _generated(self, number: int, row: Generation) -> Piece | Exception | None:
@@ -158,10 +158,10 @@ class Worker:
 
 
 class Workers:
-    """The processes of a fleet by the variant's number, and a thread that starts again those that end."""
+    """The processes of a fleet by variant number, and a thread that restarts those that end."""
 
     def __init__(self, factories: Mapping[int, Factory], hang_s: float = HANG_S) -> None:
-        """Raises what a factory raises; then no process is left."""
+        """Start the processes. Raises the exceptions of a factory, after ending all of them."""
         self.restarts = 0
         self._workers: dict[int, Worker] = {}
         self._closing = threading.Event()
@@ -189,7 +189,7 @@ class Workers:
         return {number: worker.pid for number, worker in self._workers.items()}
 
     def watch(self, dispatcher: Dispatcher) -> None:
-        """Start again what ends, from now on; meanwhile `dispatcher` leaves the variant out."""
+        """Restart ended processes from now on; `dispatcher` leaves the variant out meanwhile."""
         self._thread = threading.Thread(target=self._watch, args=(dispatcher,), name="watchdog", daemon=True)
         self._thread.start()
 

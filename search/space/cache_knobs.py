@@ -1,4 +1,4 @@
-"""The caches of a task that generates, as the user narrowed them, and those that a runtime has."""
+"""The caches of a generating task: as restricted by the user, and as provided by a runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spaces.shape import NO_SHAPE
 
 
 def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
-    """The knobs of the axis `cache` by `<axis>.<knob>`; none for a task that generates nothing.
+    """The knobs of the axis `cache` by `<axis>.<knob>`; none for a task that does not generate.
 
     Raises:
         UserError: a cache for such a task, or one whose loss could not be measured on rows as short as these.
@@ -44,9 +44,9 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
 
 
 def caches_of(config: RunConfig, knobs: Mapping[str, Knob], kinds: Sequence[str]) -> list[CacheSettings]:
-    """The wanted ones of those that a runtime has: of its kinds, the default first. Without the axis only the default.
+    """The wanted caches of a runtime's `kinds`, its default first; without the axis only the default.
 
-    Of a task that generates nothing there is one that stands for none.
+    For a task that does not generate, one placeholder.
     """
     if "cache.kind" not in knobs:
         return [CacheSettings()]
@@ -56,7 +56,7 @@ def caches_of(config: RunConfig, knobs: Mapping[str, Knob], kinds: Sequence[str]
 
 
 def _caches(kinds: Iterable[str], knobs: Mapping[str, Knob]) -> list[CacheSettings]:
-    """Caches of these kinds, of all sizes that the knobs have."""
+    """Caches of these kinds, in all sizes of the knobs."""
     names = ("recent", "window", "sinks")
     sizes = [knobs[f"cache.{name}"].values() for name in names]
     every = [

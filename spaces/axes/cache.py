@@ -1,4 +1,4 @@
-"""How a language model keeps the keys and values of the tokens that it has read."""
+"""The axis of key-value caches of language models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are 
     from spaces.statistics import Statistics
 
 #: Searched only where they are named. Few bits save memory, and in torch on a CPU each step takes longer (measured:
-#: docs/tasks.md); a window forgets, so the model computes another function of a long text.
+#: docs/tasks.md); a window drops tokens, so outputs for long texts differ.
 OPT_IN_KINDS = (*QUANTISED, "sliding")
 _OWN = CacheSettings()
 
 
 class CacheKind:
-    """Chooses a cache. Whether it exists is the runtime's: `GeneratingRuntime.cache_kinds`."""
+    """Chooses a cache; `GeneratingRuntime.cache_kinds` lists those of a runtime."""
 
     name = "cache"
     phase = Phase.RUNTIME
@@ -80,7 +80,7 @@ class CacheKind:
 
 
 def cache(settings: Settings) -> CacheSettings:
-    """The cache of these settings of the axis; those that its kind does not have are as by default."""
+    """The cache of these settings of the axis; settings that its kind does not have take their defaults."""
     kind = str(settings.get("kind", _OWN.kind))
     given = {name: int(settings.get(name, getattr(_OWN, name))) for name in ("recent", "window", "sinks")}
     if kind in QUANTISED:

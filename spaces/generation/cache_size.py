@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from spaces.generation.program import GROUP, QUANTISED, CacheSettings
 
-#: Bytes of a number in full precision, where it is not float32.
+#: Bytes of an unquantised number, by precision, where it is not float32.
 NUMBERS = {"bf16": 2, "fp16": 2, "fp8": 2}
 SCALE = 4  # bytes of a scale and a lowest value in float16
 
 
 def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
-    """Bytes of the keys and values of one token of a row, as the cache keeps it in the end.
+    """Bytes of the keys and values of one token of a row in its final form in the cache.
 
     Args:
         heads: key-value heads by block.
-        precision: of the model: what caches in full precision keep numbers in.
+        precision: the model's, in which unquantised caches store numbers.
 
     A quantised cache has a scale for each channel of the keys of GROUP tokens, and for the values of each token and
     head.
@@ -28,7 +28,7 @@ def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, pre
 
 
 def bytes_of(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
-    """Bytes of a row's cache after `tokens` tokens; of a static one all that is allocated."""
+    """Bytes of a row's cache after `tokens` tokens; for a static one, the allocated bytes."""
     whole = bytes_a_token(heads, head_dim, CacheSettings(), precision)
     if cache.kind == "static":
         return cache.capacity * whole

@@ -1,7 +1,7 @@
-"""Integers of a causal language model that lose the least of each matrix's outputs on calibration rows (GPTQ).
+"""Integer weights of a causal language model by GPTQ: least error of each matrix's outputs on calibration rows.
 
-Block after block: the inputs of a block are those that the blocks before it give with their integers, so that what they
-lost is not lost twice. Each row passes each block three times.
+Block after block: the inputs of a block are the outputs of the already quantised blocks before it, so that it can
+compensate for their errors. Each row passes each block three times.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with bes
 def calibrated(
     model: TaskModel, rows: Sequence[Mapping[str, np.ndarray]], body: int, head: int, fp32_blocks: Sequence[str] = ()
 ) -> dict[str, Groups]:
-    """The integers of the matrices in blocks, of `body` bits, and of the output matrix, of `head` bits, by path.
+    """The integers by path: `body` bits for the matrices in blocks, `head` bits for the output projection.
 
-    What has 32 bits, and the blocks at these paths, stay as they are. `rows` are input_ids and attention_mask (1, L),
-    without padding. Weights in the blocks of `model` become what the integers stand for.
+    Matrices of 32 bits, and the blocks at `fp32_blocks`, are unchanged. `rows` are input_ids and attention_mask (1, L),
+    without padding. The weights in the blocks of `model` become the dequantised integers.
     """
     anatomy = anatomy_of(model.backbone)
     paths = {module: path for path, module in model.named_modules()}
@@ -87,7 +87,7 @@ def _output(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
 
 @contextmanager
 def _moments(linears: Sequence[nn.Linear]) -> Iterator[dict[nn.Linear, Tensor]]:
-    """E[x x^T] of the inputs of each matrix, complete when the block ends. Matrices of one input share theirs."""
+    """E[x x^T] (in, in) of the inputs of each matrix, complete when the context ends; shared for shared inputs."""
     sums: dict[nn.Linear, Tensor] = {}
     counts: dict[nn.Linear, int] = {}
     first: list[tuple[Tensor, nn.Linear]] = []  # the last input, and the first matrix that read it
