@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
-from services import Counting, causal, service
+from services import TEXTS, Counting, causal, service
 
 from search.serve.app import create_app
 from search.serve.guard import Guarding
@@ -136,6 +137,20 @@ def test_hostile_text_is_shown_and_not_run(page: Any) -> None:
     until(lambda: HOSTILE in find(page, "#history").text)
     assert page.title == "Question answering"
     assert not page.find_elements("css selector", "main img, main script")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_stored_text_becomes_a_part_of_the_page(page: Any, running: Running, name: str) -> None:
+    text = TEXTS[name]
+    httpx.post(f"{running.url}/v1/answer", json={"question": text, "context": text}).raise_for_status()
+    numbers = httpx.post(f"{running.url}/v1/passages", json={"text": text, "source": text[:200]}).json()["ids"]
+    for view in ("passages", "history"):
+        find(page, f"[data-view={view}]").click()
+        until(lambda view=view: text.split()[0][:5] in find(page, f"#{view}").get_property("textContent"))
+    assert page.title == "Question answering"
+    assert not page.find_elements("css selector", "main img, main script, main iframe, main a, main svg")
+    for number in numbers:
+        httpx.delete(f"{running.url}/v1/passages/{number}")
 
 
 def test_passages_are_added_by_text_and_file_and_removed(page: Any, tmp_path: Path) -> None:
