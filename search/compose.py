@@ -93,7 +93,7 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     from search.track.tracker import tracking_uri
 
     config = prepared.config
-    siblings = DeploymentSelector(prepared.space)
+    siblings = DeploymentSelector(prepared.space, [target.objective for target in prepared.targets])
     evaluate = Evaluator(prepared, view.progress, clock)
     cost_model = cost_model_of(prepared, evaluate.measurer, siblings, evaluate.weights_builder.stored_settings())
     if cost_model is None and config.sampler == "known-latency":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from objectives import cache, memory
 from objectives.estimate import Estimate, difference
 from search.space.deployments import Deployment, siblings
 from search.space.space import Space
 from spaces.recipe import Recipe
+
+#: Objectives that a cache may be slower for.
+OF_MEMORY = frozenset(objective.name for objective in (*cache.OBJECTIVES, *memory.OBJECTIVES))
 
 
 class DeploymentSelector:
@@ -22,8 +26,10 @@ class DeploymentSelector:
 
     MARGIN = 1.15
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, objectives: Collection[str] = ()) -> None:
+        """`objectives`: of the search. Where memory is one, no cache is dominated by another."""
         self._space = space
+        self._memory_counts = not OF_MEMORY.isdisjoint(objectives)
         self._deployments = space.deployments
         bits = {name.removeprefix("bits."): knob for name, knob in space.knobs.items() if name.startswith("bits.")}
         #: Settings that need a precision, and have one value that is not off.
@@ -37,10 +43,14 @@ class DeploymentSelector:
             lost = difference(measured[other][0], measured[deployment][0])
             return deployment.gives_what(other) or lost.high <= 0
 
+        def comparable(deployment: Deployment, other: Deployment) -> bool:
+            return deployment.cache == other.cache or not self._memory_counts
+
         def dominated(deployment: Deployment) -> bool:
             own_ms = measured[deployment][1]
             return any(
-                ms * self.MARGIN < own_ms and no_more_accurate(deployment, other) for other, (_, ms) in measured.items()
+                ms * self.MARGIN < own_ms and comparable(deployment, other) and no_more_accurate(deployment, other)
+                for other, (_, ms) in measured.items()
             )
 
         self._deployments = tuple(p for p in self._space.deployments if p in measured and not dominated(p))

@@ -68,8 +68,8 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     assert exponents[0] < exponents[1] - 0.01
 
 
-def pairs_left(losses: dict[Deployment, tuple[Estimate, float]]) -> set[Deployment]:
-    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses), knobs={})))
+def pairs_left(losses: dict[Deployment, tuple[Estimate, float]], objectives: tuple[str, ...] = ()) -> set[Deployment]:
+    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses), knobs={})), objectives)
     selector.learn(losses)
     return set(selector.deployments)
 
@@ -97,3 +97,7 @@ def test_a_slower_cache_without_a_loss_is_dropped_and_a_lossy_one_only_where_it_
     losses = {dynamic: (noisy, 9.0), static: (noisy, 6.0), int8: (noisy, 9.0)}
     assert pairs_left(losses) == {static, int8}
     assert pairs_left({**losses, static: (noisy, 8.5)}) == {dynamic, static, int8}, "within the margin"
+    exact = Estimate(0.0, 0.0, 0.0)
+    lossy = {dynamic: (exact, 9.0), static: (exact, 6.0), int8: (Estimate(1.0, 0.6, 1.4), 9.0)}
+    assert pairs_left(lossy) == {static}
+    assert pairs_left(lossy, ("perplexity", "peak_memory_mb")) == {dynamic, static, int8}, "it may take less memory"
