@@ -4,7 +4,7 @@ from objectives import cache, energy, generation, latency, memory, quality, roof
 from objectives.measurement import Measurement, Objective, comparable
 from objectives.workload import MARK, marked
 
-#: What is measured of every model, whatever its task. A new one is a file and a line here.
+#: The objectives of every model, whatever its task. A new one is a file and a line here.
 OBJECTIVES: tuple[Objective, ...] = (
     *latency.OBJECTIVES,
     *generation.OBJECTIVES,

@@ -202,7 +202,7 @@ def open_bench(
     waiting: Waiting = "default",
     limit_s: Callable[[], float] | None = None,
 ) -> Remote:
-    """A `Bench` in a process of its own. What `open_predict` raises there is raised here.
+    """A `Bench` in a process of its own. Exceptions of `open_predict` there are raised here.
 
     Args:
         open_predict: loads the model; must pickle, as a `functools.partial` of a module's function does.

@@ -51,7 +51,7 @@ GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max
 
 
 def fingerprint(device: str) -> dict[str, Any]:
-    """What determines a time besides the model: processor, GPUs (for "cuda" only), library versions, system."""
+    """The conditions of a time other than the model: processor, GPUs (for "cuda" only), library versions, system."""
     return {
         "device": device,
         "cpu": cpu_model(),

@@ -39,7 +39,7 @@ class _Server(forkserver.ForkServer):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-#: What OpenMP reads when it is loaded is the same for all workers of one server, so each way of waiting has its own.
+#: OpenMP reads its settings when it is loaded, so all workers of a server share them; each way of waiting has a server.
 _SERVERS: Mapping[Waiting, _Server] = {
     "default": _Server("objectives.quiet_worker"),
     "passive": _Server("objectives.passive_worker"),

@@ -1,4 +1,4 @@
-"""Latency, throughput and speedup: what is reported of the times that `timing` takes."""
+"""Latency, throughput and speedup, derived from the times that `timing` takes."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Remote:
     def call(
         self, method: str, *arguments: Any, timeout_s: float | None = None, progress: Progress | None = None
     ) -> Any:
-        """`getattr(object, method)(*arguments)` in the process; what it raises is raised here.
+        """`getattr(object, method)(*arguments)` in the process; its exceptions are raised here.
 
         `progress` is called with the stage and the share that is done, 0 to 1, as the object reports them.
 

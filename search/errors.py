@@ -34,12 +34,12 @@ def disk_is_full(error: BaseException) -> bool:
     return False
 
 
-#: What SQLite says of a database that another program writes to, or holds open for writing.
+#: SQLite's messages for a database that another program holds locked.
 LOCKED_WORDS = ("database is locked", "database table is locked", "database schema is locked")
 
 
 def database_is_locked(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, is that another program holds a database."""
+    """Whether `error`, or a cause of it, is a database that another program holds locked."""
     return any(words in str(link) for link in causes(error) for words in LOCKED_WORDS)
 
 

@@ -26,7 +26,7 @@ Observer = Callable[[Outcome, Front], None]
 
 
 def explore(proposer: Proposals, evaluate: Evaluate, front: Front, observers: Iterable[Observer]) -> Front:
-    """Run every job; returns the last front. Every outcome is told to the proposer at once, so an interrupt loses none.
+    """Run every job; returns the last front. The proposer gets every outcome at once, so an interrupt loses none.
 
     An exception of an observer is logged and the search goes on, unless the disk is full or the mistake is in our code.
     """

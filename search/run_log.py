@@ -23,7 +23,7 @@ OURS.addHandler(logging.NullHandler())  # without a run nothing is printed
 LARGEST_BYTES = 20_000_000
 FORMAT = "%(asctime)s %(levelname)s [%(subject)s] %(message)s"
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "optuna", "mlflow", "onnxruntime", "openvino", "torchao")
-#: Begins the note of an exception that says in which log its traceback is.
+#: Prefix of an exception's note that names the log with its traceback.
 LOGGED = "the traceback is in "
 
 _path: ContextVar[Path | None] = ContextVar("path", default=None)

@@ -1,4 +1,4 @@
-"""What an axis is: one way of making a model smaller."""
+"""The interface of an axis: one way of making a model smaller."""
 
 from __future__ import annotations
 

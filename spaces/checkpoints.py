@@ -38,7 +38,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class State:
-    """All state of a training besides its data and its loss."""
+    """The complete state of a training, except its data and its loss."""
 
     model: TaskModel
     optimizer: torch.optim.Optimizer

@@ -39,7 +39,7 @@ def _groups_to_int8(weight: np.ndarray) -> Groups:
 
 
 def integers_to_weights(groups: Groups, inputs: int) -> np.ndarray:
-    """The weights (out, inputs) float32 that these groups stand for."""
+    """The dequantised weights (out, inputs) float32 of these groups."""
     numbers, scales, zeros = groups
     weights = scales[..., None] * (numbers.astype(np.float32) - zeros[..., None].astype(np.float32))
     flat: np.ndarray = weights.reshape(len(numbers), -1)[:, :inputs]

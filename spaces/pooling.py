@@ -151,7 +151,7 @@ def read_pooling(folder: Path, hidden: int | None = None) -> tuple[Pooling, dict
     return Pooling(mode, parts[-1][0] == "Normalize", tuple(layers)), tensors
 
 
-#: What a module reads and writes: it stands in the files of newer versions, and older ones know nothing else.
+#: Inputs and outputs of a module, which files of newer versions name and older ones imply.
 _EMBEDDING = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 
 
@@ -209,7 +209,7 @@ def _check_transformer(folder: Path, path: str) -> None:
 
 
 def _lowers(tokenizer: Path) -> bool:
-    """Whether a tokenizer of the tokenizers library makes texts lower-case by itself."""
+    """Whether a tokenizer of the tokenizers library lower-cases texts itself."""
     normalizer = (_read(tokenizer).get("normalizer") if tokenizer.exists() else None) or {}
     parts = [normalizer, *normalizer.get("normalizers", ())]
     return any(part.get("lowercase") is True or part.get("type") == "Lowercase" for part in parts)

@@ -1,4 +1,4 @@
-"""What a runtime is: one way of running a model."""
+"""The interface of a runtime: one way of running a model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Runtime(Protocol):
         ...
 
     def made_by(self, context: Context) -> Mapping[str, str]:
-        """Versions and hardware that the files it makes depend on, beside weights and plan; {} if it makes none."""
+        """Versions and hardware that its files depend on, in addition to weights and plan; {} if it makes none."""
         ...
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:

@@ -144,7 +144,7 @@ def _refuse_own_code(file: Path, described: Any, where: str) -> None:
 
 
 def _without_weights(folder: Path, where: str) -> UserError:
-    """What to say of a folder whose weights are not where `save_pretrained` puts them."""
+    """The error for a folder whose weights are not where `save_pretrained` puts them."""
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     if others:
         return UserError(

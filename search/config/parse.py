@@ -42,7 +42,7 @@ Name = Annotated[Text, Field(pattern=r"\S", description="not empty")]
 
 
 def parse(kind: TypeAdapter[T], raw: Any, where: Where, unknown: str = "unknown key") -> T:
-    """`raw` as the type of `kind`. `where` says of a dotted key in it where it was written, of "" where `raw` was.
+    """`raw` as the type of `kind`. `where` gives the place where a dotted key was written; for "", that of `raw`.
 
     Raises:
         UserError: unknown or missing key, wrong type, broken rule. Unknown keys are reported first.

@@ -42,7 +42,7 @@ Item = Annotated[Any, Predicate(_is_value), Field(description="a number or a nam
 
 @dataclass(frozen=True, config=SECTION)
 class Range:
-    """A range of a knob as the user gives it; None stands for the knob's own."""
+    """The user's range of a knob; None: the knob's own value."""
 
     low: Figure | None = None
     high: Figure | None = None

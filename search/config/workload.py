@@ -44,7 +44,7 @@ def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...
 
 
 def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:
-    """Raise UserError for what only a task that generates has."""
+    """Raise UserError for settings that only a generating task has."""
     from objectives import cache, generation
 
     having = listed(generating) or "one that generates"

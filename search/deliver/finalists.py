@@ -39,7 +39,8 @@ from search.tasks import task_named
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
-#: Seconds that a finalist costs beside its blocks: opening it in each set, the held-out split, copying, reloading.
+#: Seconds that a finalist costs in addition to its blocks: opening it in each set, the held-out split, copying,
+#:     reloading.
 OPENING_S, OVERHEAD_S = 1.5, 4.0
 EXPECTED = 8
 FASTER = 3.0

@@ -16,7 +16,7 @@ from search.measure.limits import broken
 
 
 def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
-    """The front and the record of a study, as it ended or as far as it is.
+    """The front and the record of a study, finished or not.
 
     Raises:
         UserError: there is no study of that name, it has no trial, or the name is not valid.

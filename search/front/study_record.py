@@ -1,4 +1,4 @@
-"""The record of a study beside its outcomes: configuration, hardware, held-out results, checks of exports."""
+"""The record of a study, without its outcomes: configuration, hardware, held-out results, checks of exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.tasks import ALONE, task_named
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a report shows beside the outcomes: configuration, hardware, held-out results, and checks."""
+    """The contents of a report without the outcomes: configuration, hardware, held-out results, and checks."""
 
     config: Mapping[str, Any]  # the whole RunConfig, as `to_mapping` gives it
     hardware: Mapping[str, Any]  # objectives.clock.fingerprint

@@ -23,7 +23,7 @@ NEAR = 0.1
 
 @dataclass(frozen=True)
 class Standing:
-    """The teacher beside the constant guess, on the same rows."""
+    """The teacher compared with the constant guess, on the same rows."""
 
     metric: str
     teacher: Measurement

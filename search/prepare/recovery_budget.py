@@ -9,7 +9,7 @@ from search.tasks import task_of
 TOP_K = 64
 #: Bytes of a stored token: its id and its log-probability.
 BYTES_EACH = 4 + 2
-#: Above this they are computed as they are needed instead of stored.
+#: The size above which they are computed when needed instead of stored.
 STORED_BYTES = 2 * 10**9
 
 

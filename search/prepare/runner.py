@@ -238,7 +238,7 @@ def data_key_of(config: RunConfig) -> dict[str, Any]:
 
 
 def _content(path: Path) -> str:
-    """The digest of a file and its ending, which says how it is read; of a folder, that of the files in it."""
+    """The digest of a file and its suffix, which determines its format; for a folder, of the files in it."""
     import hashlib
 
     if path.is_dir():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spaces.distillation import Likeliest, LossWeights, TeacherOutputs
 
-#: Above this the teacher's hidden states are computed as they are needed instead of stored.
+#: The size above which the teacher's hidden states are computed when needed instead of stored.
 STORED_HIDDEN_BYTES = 2 * 10**9
 
 

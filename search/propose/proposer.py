@@ -207,7 +207,7 @@ class Proposer:
         return None
 
     def _ask(self) -> optuna.Trial | None:
-        """A trial with a new recipe; None when the space is exhausted. Trials of known recipes are told at once."""
+        """A trial with a new recipe; None once the space is exhausted. Trials of known recipes end at once."""
         for attempt in range(KNOWN_IN_A_ROW + 1):
             if attempt == KNOWN_IN_A_ROW:
                 drawn = self._random_unknown()

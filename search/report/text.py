@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 
 
 def beside(front: Front, study: StudyRecord) -> list[str]:
-    """Metrics that are reported beside that of the search, and are no targets."""
+    """Further metrics, which are reported but are not objectives of the search."""
     measured = {name for outcome in front.outcomes for name in outcome.measurements}
     columns = {study.metric, *(target.objective for target in front.targets)}
     return [metric.name for metric in metrics() if metric.name in measured - columns]

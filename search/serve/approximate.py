@@ -23,7 +23,7 @@ RECALL = 0.99
 NEIGHBOURS = 10
 #: Stored rows from which the initial number of clusters to search is chosen.
 SAMPLE = 200
-#: One search in so many is compared with the exact one, and after so many comparisons more clusters may be searched.
+#: The interval of searches that are compared with exact ones, and the comparisons before more clusters are searched.
 AUDIT_EVERY, AUDITS = 64, 20
 #: Rows per cluster from which the centres are computed.
 TRAINED_ROWS = 40

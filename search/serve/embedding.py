@@ -9,7 +9,7 @@ import numpy as np
 from search.serve.dispatcher import Deadline
 from search.serve.fleet import Fleet, answered
 
-#: Seconds that a client's texts may take beside their own computing time.
+#: Seconds that a client's texts may take in addition to their computing time.
 EMBED_S = 5.0
 #: Multiple of their computing time that many texts may take, because other requests are answered in between.
 AMPLE = 4.0

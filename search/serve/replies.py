@@ -1,4 +1,4 @@
-"""What answers for a task that has no model class of its own: the task says how it is asked and what it replies."""
+"""Answers for tasks without a model class of their own, by the task's own encoding and replies."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Service:
         return Answer(**vars(span), id=number, cached=cached, milliseconds=rounded)
 
     def _allowed_s(self, context: str | None) -> float:
-        """Seconds for a request that says none: the objective of the fleets that it needs.
+        """The default time limit of a request in seconds: the objective of the fleets that it needs.
 
         A long context is several windows, or several batches of sentences: it has the objective for each.
         """

@@ -27,7 +27,7 @@ class Deployment(NamedTuple):
 
     @classmethod
     def of(cls, params: Mapping[str, Value]) -> Deployment:
-        """That of settings by `<axis>.<knob>`; what they leave out is off."""
+        """The deployment of settings by `<axis>.<knob>`; absent ones are off."""
         own = {name.partition(".")[2]: value for name, value in params.items() if name.startswith("cache.")}
         return cls(str(params[RUNTIME]), str(params.get(PRECISION, "fp32")), caches.cache(own))
 
@@ -49,7 +49,7 @@ class Deployment(NamedTuple):
 
 
 def is_of_deployment(name: str) -> bool:
-    """Whether the knob `<axis>.<knob>` says how weights are run, and nothing of the weights.
+    """Whether the knob `<axis>.<knob>` affects only how weights are run, not the weights.
 
     (Finer settings of the precision are asked for beside each set of weights: `siblings`.)
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from search.store.owner import leftovers, temporary
 
-#: Kinds of temporary names. What is being made is this program's own, and no more use once its process has ended.
+#: Kinds of temporary names. An unfinished file belongs to its process, and is useless once that has ended.
 PARTIAL = "partial"
 #: A folder that changes places with another: whole, and either the new one or the old one.
 SWAP = "swap"

@@ -1,4 +1,4 @@
-"""Locks: one process per study, of which a second one learns the holder."""
+"""Locks: one process per study; a second one is told the holder."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_in(entry: Path, name: str) -> str:
-    """SHA-256 of a file as it was when the entry was made."""
+    """SHA-256 of a file at the time when the entry was built."""
     return str(json.loads((entry / MANIFEST).read_text())["files"][name][1])
 
 
@@ -273,7 +273,7 @@ VERIFIED: dict[Path, list[tuple[int, ...]]] = {}
 
 
 def _signature(folder: Path, files: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Size and times of the files: what changes where one is written to. Raises FileNotFoundError."""
+    """Sizes and times of the files, which change when one is written. Raises FileNotFoundError."""
     stats = [(folder / name).stat() for name in files]
     return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
 

@@ -1,4 +1,4 @@
-"""What a model is for. A new task is a file here and a name in `TASKS`."""
+"""The tasks of models. A new task is a file here and a name in `TASKS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often each label stands in each split, as notes where that is not plain."""
+"""Notes on an unusual distribution of labels in a split."""
 
 from __future__ import annotations
 

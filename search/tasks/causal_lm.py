@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from search.config.schema import DataConfig
     from search.tasks.heads import Head
 
-#: What a row counts for where a number of rows is bounded, in tokens: logits over a vocabulary are large.
+#: The tokens that count as one row where the number of rows is bounded: logits over a vocabulary are large.
 TOKENS_A_ROW = 8
 
 

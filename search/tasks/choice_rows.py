@@ -172,7 +172,7 @@ class TextsAndQuestions:
 
 @dataclass(frozen=True)
 class BothRows:
-    """`Rows` of windows and questions: a model is fed both, one after the other, and `metric` says which choose."""
+    """`Rows` of windows and questions: a model is fed one, then the other; `metric` says by which models are ranked."""
 
     windows: WindowRows
     questions: ChoiceRows

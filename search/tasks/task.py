@@ -30,7 +30,7 @@ ALONE = "a row"
 
 
 class Part(Protocol):
-    """Rows of one part of the data as they are read, in the order of the file."""
+    """Rows of one part of the data, unencoded, in the order of the file."""
 
     def __len__(self) -> int: ...
 
@@ -115,7 +115,7 @@ class Rows(Protocol):
 
     @property
     def references(self) -> np.ndarray:
-        """(N,), or (N, C) of label sets: what predictions are compared with; zeros where these are scores already."""
+        """(N,), or (N, C) for label sets: the references of predictions; zeros where predictions are scores already."""
         ...
 
     @property
@@ -154,13 +154,13 @@ class Rows(Protocol):
         ...
 
     def details(self, predictions: np.ndarray) -> dict[str, Any]:
-        """What a report shows beside the metric; plain JSON."""
+        """Further figures of a report, as plain JSON."""
         ...
 
 
 @runtime_checkable
 class SecondScore(Protocol):
-    """`Rows` that are scored by a metric of their own too, which is reported beside that which chooses."""
+    """`Rows` with a second metric, which is reported but does not rank models."""
 
     def second(self, output: np.ndarray) -> tuple[str, Rows, np.ndarray]:
         """(metric, the rows that it scores, their part of a model's output)."""

@@ -12,7 +12,7 @@ from typing import Any
 from search.track.batch import PARAM_LENGTH
 from search.track.store import load_mlflow
 
-#: What loading a model may need, pinned at the version in use here where it is installed.
+#: Packages that loading a model may need, pinned at the installed version.
 PACKAGES = (
     *(
         "mlflow",
@@ -73,7 +73,7 @@ def _save(folder: Path, target: Path, logged: Any, run_id: str) -> None:
 
 
 def requirements() -> list[str]:
-    """What loading a model needs, pinned: "torch==2.13.0" (a local version such as +cpu is on no index)."""
+    """The pinned requirements of loading a model: "torch==2.13.0" (a local version such as +cpu is on no index)."""
     pins = []
     for package in PACKAGES:
         try:

@@ -20,8 +20,8 @@ from search.track.tracker import Ending
 
 log = logging.getLogger(__name__)
 
-#: After a failure MLflow is left alone so long, and so many times as long as the failure took: a server that does not
-#: answer costs a small share of a search.
+#: After a failure MLflow is not called for so long, and so many times as long as the failure took: a server that does
+#:     not answer costs a small share of a search.
 PAUSE_S = 30.0
 PAUSE_SHARE = 10.0
 

@@ -24,7 +24,7 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def load_mlflow() -> Any:
-    """The mlflow module (two seconds at the first call). One that is imported already is left as it is set up."""
+    """The mlflow module (two seconds at the first call). Its settings are unchanged where it is imported already."""
     loaded = sys.modules.get("mlflow")
     if loaded is not None:
         return loaded

@@ -97,7 +97,7 @@ class TorchProgram:
         return self.read(tokens[:, None], cache)[:, -1]
 
     def scores(self, input_ids: np.ndarray) -> np.ndarray:
-        """As `spaces.generation.program.ScoringProgram` says: several tokens a call, where that changes nothing."""
+        """See `spaces.generation.program.ScoringProgram`: several tokens a call, if outputs stay the same."""
         rows, length = input_ids.shape
         found = np.zeros((rows, length), np.float32)
         cache = self.new_cache(torch.zeros(rows, dtype=torch.int64, device=self._device))

@@ -85,6 +85,6 @@ def plain(arguments: Any) -> Any:
 
 
 def _typed(node: Node, value: Any) -> Any:
-    """`value` in the type that PyTorch gives it: the two differ in what a reduction or a mixed sum is."""
+    """`value` in PyTorch's type: the two libraries promote reductions and mixed sums differently."""
     meant = node.meta.get("val")
     return jnp.asarray(value, DTYPES[meant.dtype]) if isinstance(meant, torch.Tensor) else value

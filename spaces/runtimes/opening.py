@@ -34,7 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 class FromWeights:
-    """Mixin of runtimes that run the weights as they are stored, and make no files."""
+    """Mixin of runtimes that run the stored weights without files of their own."""
 
     def files(self, plan: Plan) -> tuple[str, ...]:
         return (WEIGHTS,)

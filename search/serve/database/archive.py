@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from search.serve.database.writer import Writer
 
-#: What a key of the API begins with, so that one is recognised where it was left by mistake.
+#: The prefix of API keys, by which a leaked key is recognised.
 KEY_PREFIX = "tcs_"
 #: Rows that are read at a time.
 PAGE = 1000
