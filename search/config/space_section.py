@@ -97,7 +97,7 @@ def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) ->
             at = where(f"space.{axis}.{name}")
             if not offered:
                 raise UserError(f"{at}: must be left out: this model and task have nothing that {axis} changes")
-            raise UserError(f"{at}: this model cannot be changed so; its knobs of {axis}: {listed(offered)}")
+            raise UserError(f"{at}: this model does not have this knob; its knobs of {axis}: {listed(offered)}")
     narrowed = []
     for knob in knobs:
         if knob.name in specs:

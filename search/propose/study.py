@@ -123,7 +123,7 @@ def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], excluding: Se
     if before != json.loads(json.dumps(parts)):
         raise UserError(
             f"--study {name}: it exists in {mlruns / 'optuna.db'} with another {_first_difference(before, parts)}; "
-            "choose another name with --study NAME, or go back to what it was made with"
+            "choose another name with --study NAME, or restore the settings that it was made with"
         )
 
 

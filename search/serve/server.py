@@ -72,7 +72,7 @@ def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
         memory_mb = settings.memory_mb / len(settings.fronts)
         fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers)
         if fleet.task in fleets:
-            raise UserError(f"{folder}: one study a task; {fleets[fleet.task].study} is one of {fleet.task} too")
+            raise UserError(f"{folder}: one study per task; {fleets[fleet.task].study} has the task {fleet.task} too")
         fleets[fleet.task] = fleet
     return fleets
 

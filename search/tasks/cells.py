@@ -139,7 +139,7 @@ def all_numbers(parts: Mapping[str, SplitLabels], column: str, where: str, notes
         return dict(parts)
     if all(word.strip().lower() in MISSING for word in words):  # mostly there are none
         return {split: _numbers(part, words, column, where) for split, part in parts.items()}
-    notes.append(f"labels are numbers and words, each a class: {listed(map(show, sorted(map(str, values))), 10)}")
+    notes.append(f"labels mix numbers and words; each is a class: {listed(map(show, sorted(map(str, values))), 10)}")
     return {split: replace(part, labels=tuple(map(str, part.labels))) for split, part in parts.items()}
 
 

@@ -52,10 +52,10 @@ def parse(text: str, delimiter: str, at: str) -> tuple[list[str], list[list[str]
         if any(QUOTED.fullmatch(name) for name in plain.header) or not (
             quoted.problem or (not plain.problem and not _written_quoted(plain, quoted))
         ):
-            notes.append("its fields are quoted; the quotes around them are taken off")
+            notes.append("its fields are quoted; the quotes around them are removed")
         else:
             content = plain
-            notes.append("quotes are taken for characters of the texts, since its fields are not quoted")
+            notes.append("quotes are read as characters of the texts, since its fields are not quoted")
     if content.problem:
         raise UserError(f"{at}: {content.problem}")
     if content.lines > len(content.rows):
@@ -74,7 +74,7 @@ def _check_delimiter(text: str, delimiter: str, at: str) -> None:
         if other is not None:
             raise UserError(
                 f"{at}: its header {show(header)} has no {show(delimiter)}; "
-                f"if its columns are parted by {show(other)}, set data.delimiter: {show(other)}"
+                f"if its columns are separated by {show(other)}, set data.delimiter: {show(other)}"
             )
 
 

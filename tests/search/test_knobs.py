@@ -118,7 +118,7 @@ def test_a_closed_knob_is_searched_only_when_it_is_named() -> None:
 
 
 def test_a_knob_that_this_model_does_not_have_is_refused_unless_it_is_off() -> None:
-    with pytest.raises(UserError, match=r"space.prune.neurons: this model cannot .* knobs of prune: heads"):
+    with pytest.raises(UserError, match=r"space.prune.neurons: this model does not .* knobs of prune: heads"):
         narrow_axis((HEADS,), {"prune": {"neurons": 0.5}}, "prune", str)
     assert narrow_axis((HEADS,), {"prune": {"neurons": "off"}}, "prune", str) == (HEADS,)
 

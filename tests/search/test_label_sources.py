@@ -76,7 +76,7 @@ def test_texts_that_are_numbers_truth_values_or_dates_are_read_as_text_and_noted
 def test_how_a_file_was_read_is_in_the_notes(tmp_path: Path) -> None:
     data = load(tmp_path, [line.replace(",", "\t").replace("text ", '"text ') for line in rows(("a", "b"))], "rows.tsv")
     assert len(data.train) + len(data.validation) + len(data.test) == 120
-    assert data.notes[0].startswith("rows.tsv: quotes are taken for characters of the texts")
+    assert data.notes[0].startswith("rows.tsv: quotes are read as characters of the texts")
 
 
 # --- config.json --------------------------------------------------------------------------------------------

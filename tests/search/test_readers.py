@@ -199,7 +199,7 @@ def test_quotes_at_the_beginning_of_texts_swallow_no_row_of_a_tsv(tmp_path: Path
     file = written(tmp_path, "rows.tsv", "text\tlabel\n" + "".join(f"{text}\t1\n" for text in texts))
     table = read(file)
     assert table.columns["text"] == texts
-    assert table.notes == ("quotes are taken for characters of the texts, since its fields are not quoted",)
+    assert table.notes == ("quotes are read as characters of the texts, since its fields are not quoted",)
 
 
 @pytest.mark.parametrize("texts", [['"a', 'b"'] * 3, ['"a" b'], ['a "b"'], ['"a', "b", 'c"'], ['"a" "b"', '"c"']])

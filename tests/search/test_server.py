@@ -61,7 +61,7 @@ def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixtu
 
 def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.serve.server.load_fleet", lambda folder, *_, **__: fleet(ANSWERING, extract))
-    with pytest.raises(UserError, match="one study a task"):
+    with pytest.raises(UserError, match="one study per task"):
         load_fleets(Settings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
 
 
