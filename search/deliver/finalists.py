@@ -185,7 +185,9 @@ def _gather(
     measurer.complete(outcome.recipe, folder)
     with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
         output = measurer.output(outcome.recipe, folder, opened, "test")
-        gathered.held_out[number] = earlier.held_out[number] if remembered_here else measurer.qualities(output, "test")
+        gathered.held_out[number] = (
+            earlier.held_out[number] if remembered_here else measurer.qualities(output, "test", outcome.recipe)
+        )
         gathered.energy[number] = {} if remembered_here else measurer.energy(opened)
         gathered.checks[number] = check.write_reference(measurer, outcome, folder, opened)
     gathered.ready[number] = outcome, folder

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from objectives.cache import A_TOKEN, AT_END
 from objectives.measurement import Measurement
 from search.space.stored_sizes import key_heads
 from spaces import build
+from spaces.axes.cache import settings_of
 from spaces.generation import cache_size
 from spaces.generation.causal import default_cache
 from spaces.recipe import Recipe
@@ -18,7 +19,7 @@ from spaces.runtime import Context
 def through(recipe: Recipe) -> dict[str, object]:
     """The settings of the cache that change outputs; empty where every cache gives the same outputs."""
     cache = build.cache_of(recipe)
-    return {} if cache is None or not cache.lossy else {"cache": asdict(cache)}
+    return {} if cache is None or not cache.lossy else {"cache": dict(settings_of(cache))}
 
 
 def predicted(recipe: Recipe, folder: Path, context: Context, rows: int) -> dict[str, Measurement]:

@@ -99,7 +99,8 @@ class Measurer:
             if generates:  # its first call and its memory are those of a generation
                 self._check_parity(recipe, folder, bench)
             with self._watch.timed("quality"):
-                measurements |= self.qualities(self.output(recipe, folder, held(bench), "validation"), "validation")
+                output = self.output(recipe, folder, held(bench), "validation")
+                measurements |= self.qualities(output, "validation", recipe)
             if ENERGY.name in (*self._prepared.config.objectives, *self._prepared.config.limits.others):
                 measurements |= self.energy(held(bench))
         measurements |= self.sizes(recipe, folder)
@@ -234,12 +235,17 @@ class Measurer:
         untimed = partial(self.baseline, waiting="passive")
         return prepared.split(split).predictions(prepared.metric, self.output(recipe, prepared.teacher, untimed, split))
 
-    def qualities(self, output: np.ndarray, split: str) -> dict[str, Measurement]:
+    def qualities(self, output: np.ndarray, split: str, recipe: Recipe) -> dict[str, Measurement]:
         """The metric on a split, and its loss against the baseline on the same rows."""
         prepared = self._prepared
         rows = prepared.split(split)
         predictions = rows.predictions(prepared.metric, output)
-        conditions = {"split": split, "rows": len(rows), "batch": prepared.config.workload.batch}
+        conditions = {
+            "split": split,
+            "rows": len(rows),
+            "batch": prepared.config.workload.batch,
+            **caches.through(recipe),
+        }
         seed = prepared.config.seed
         noted = {**conditions, **rows.details(predictions)} if split == "test" else conditions
         value = quality.quality(prepared.metric, predictions, rows.references, rows.classes, seed, noted)
