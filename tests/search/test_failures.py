@@ -15,13 +15,11 @@ from conftest import STUDY, state_of
 
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
 from search import run_log
-from search.cli import main as cli
 from search.cli.terminal import failure
 from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, retry_once
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.loop import Job, explore
-from search.measure.measurer import Measurer
 from search.prepare import runner
 from search.propose import assembly
 from search.propose.surrogate.latency_predictor import UnknownAnatomy
@@ -216,49 +214,52 @@ def test_a_log_that_is_too_large_is_put_aside(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["a.log", "a.log.1"]
 
 
-class Planted:
-    """`Measurer.measured` with errors planted: what `plan` gives of a call's number is raised."""
+#: The program with an error planted in `Measurer.measured`: a mistake of ours, or a process that dies.
+PLANTED = """
+import sys
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, plan: Callable[[int, Recipe], Exception | None]) -> None:
-        self._real, self._plan, self.calls = Measurer.measured, plan, 0
-        planted = self
+from objectives.process import RemoteDied
+from search.cli import main
+from search.measure.measurer import Measurer
 
-        def measured(measurer: Measurer, recipe: Recipe, folder: Path) -> Any:
-            planted.calls += 1
-            error = planted._plan(planted.calls, recipe)
-            if error is not None:
-                raise error
-            return planted._real(measurer, recipe, folder)
+error, *arguments = sys.argv[1:] or [""]
+real, calls = Measurer.measured, []
 
-        monkeypatch.setattr(Measurer, "measured", measured)
+
+def measured(measurer, recipe, folder):
+    calls.append(recipe)
+    if error == "mistake" and len(calls) == 2:
+        raise TypeError("planted")
+    if error == "death" and recipe.recover:
+        raise RemoteDied(-9)
+    return real(measurer, recipe, folder)
+
+
+if __name__ == "__main__":
+    Measurer.measured = measured
+    sys.exit(main.main(arguments))
+"""
 
 
 def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_asked(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    script = tmp_path / "planted.py"
+    script.write_text(PLANTED)
     log = tmp_path / "mlruns" / "logs" / f"{STUDY}.log"
     command_line = ["run", str(config), "--trials", "2", *command.PLAIN]
 
-    with monkeypatch.context() as patch:
-        Planted(patch, lambda call, recipe: TypeError("planted") if call == 2 else None)
-        assert cli.main(command_line) == 1
-    error = capsys.readouterr().err
-    # (MLflow says what it does where an earlier test has let it.)
-    lines = [line for line in error.splitlines() if " INFO mlflow" not in line]
-    assert lines == [f"failed: TypeError: planted (the traceback is in {log})"]
+    ended = command.forked(script, "mistake", *command_line, cwd=tmp_path, env=command.environment())
+    assert ended.code == 1
+    assert ended.err.splitlines() == [f"failed: TypeError: planted (the traceback is in {log})"]
     text = log.read_text()
     assert "TypeError: planted" in text and "in measured" in text and "torch" in text and '"trials": 2' in text
     assert "stage teacher: " in text
     before = state_of(tmp_path / "mlruns").outcomes
     assert [o.status for o in before] == ["complete"], "what was finished is kept, and the mistake is no trial's"
 
-    with monkeypatch.context() as patch:
-        Planted(patch, lambda call, recipe: RemoteDied(-9) if recipe.recover else None)
-        assert cli.main(command_line) == 0
-    output = capsys.readouterr()
-    assert f"1 failed: mlruns/logs/{STUDY}.log says why; run --retry-failed tries again" in output.out
+    shown = command.forked(script, "death", *command_line, cwd=tmp_path, env=command.environment()).succeeded().out
+    assert f"1 failed: mlruns/logs/{STUDY}.log says why; run --retry-failed tries again" in shown
     *complete, failed = state_of(tmp_path / "mlruns").outcomes
     assert {o.status for o in complete} == {"complete"} and complete[0] == before[0]
     assert failed.status == "failed" and failed.reason.startswith("RemoteDied: its process died (killed by signal 9")
@@ -267,13 +268,13 @@ def test_a_mistake_ends_the_run_and_a_failure_does_not_and_is_tried_again_when_a
     assert f"[recipe {failed.recipe.digest[:8]}]" in text and "is tried once more" in text
     assert f"ERROR [trial {failed.number}] Traceback" in text
 
-    assert cli.main(command_line) == 0
+    command.search(*command_line, cwd=tmp_path).succeeded()
     assert state_of(tmp_path / "mlruns").outcomes[-1] == failed, "not by itself"
-    assert cli.main([*command_line, "--retry-failed"]) == 0
-    assert "failed" not in capsys.readouterr().out.rpartition("2 trials")[2]
-    again = state_of(tmp_path / "mlruns").outcomes
-    assert [o.status for o in again] == ["complete"] * 2
-    assert again[-1].recipe == failed.recipe and again[-1].number > failed.number
+    again = command.search(*command_line, "--retry-failed", cwd=tmp_path).succeeded()
+    assert "failed" not in again.out.rpartition("2 trials")[2]
+    outcomes = state_of(tmp_path / "mlruns").outcomes
+    assert [o.status for o in outcomes] == ["complete"] * 2
+    assert outcomes[-1].recipe == failed.recipe and outcomes[-1].number > failed.number
 
 
 def test_a_stage_before_the_first_trial_is_tried_once_more_in_an_empty_folder(tmp_path: Path) -> None:
