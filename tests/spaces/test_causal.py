@@ -144,7 +144,7 @@ def test_factors_of_a_tied_table_are_refused(opened: tuple[TaskModel, Base, Path
     model = opened[0]
     plans = build.decide([Step("low_rank", {"embeddings": 0.5})], statistics)
     if model.tied:
-        with pytest.raises(Infeasible, match="token table is its output's matrix"):
+        with pytest.raises(Infeasible, match="token table is also its output matrix"):
             build.build(model, plans, statistics)
     else:
         build.build(model, plans, statistics)
