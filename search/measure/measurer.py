@@ -240,24 +240,12 @@ class Measurer:
         prepared = self._prepared
         rows = prepared.split(split)
         predictions = rows.predictions(prepared.metric, output)
-        conditions = {
-            "split": split,
-            "rows": len(rows),
-            "batch": prepared.config.workload.batch,
-            **caches.through(recipe),
-        }
-        seed = prepared.config.seed
+        seed, batch = prepared.config.seed, prepared.config.workload.batch
+        conditions = {"split": split, "rows": len(rows), "batch": batch, **caches.through(recipe)}
         noted = {**conditions, **rows.details(predictions)} if split == "test" else conditions
         value = quality.quality(prepared.metric, predictions, rows.references, rows.classes, seed, noted)
-        lost = quality.loss_against(
-            prepared.metric,
-            predictions,
-            self.baseline_predictions(split),
-            rows.references,
-            rows.classes,
-            seed,
-            conditions,
-        )
+        compared = predictions, self.baseline_predictions(split), rows.references, rows.classes
+        lost = quality.loss_against(prepared.metric, *compared, seed, conditions)
         figures = {value.objective: value, lost.objective: lost}
         if isinstance(rows, SecondScore):
             name, others, part = rows.second(output)
