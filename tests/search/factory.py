@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from search.front.final import Final
 from search.front.front import Front
 from search.front.outcome import Outcome, Status, Target
 from search.front.study_record import StudyRecord
+from spaces.base import Base
 from spaces.recipe import Recipe, Step
 
 TARGETS = (Target("accuracy", "higher"), Target("latency_p50_ms", "lower"))
@@ -51,6 +53,11 @@ CONFIG: dict[str, Any] = {
     "workload": {"batch": 1, "length": 32, "threads": None},
     "budget": {"trials": 40, "timeout": None, "trial_timeout": 1800},
 }
+
+
+BASE = Base("m", "main", "mean", ("no", "yes"), ("input_ids", "attention_mask"), {"model_type": "bert"})
+#: config.json of each of `weights`.
+MODEL_CONFIG = json.dumps({"base": BASE.to_json(), "plans": {}})
 
 
 def measurement(
@@ -178,7 +185,8 @@ def weights(folder: Path, name: str) -> Path:
     """A folder as a trial leaves it: what a model needs, graphs of several precisions, and what must stay."""
     entry = folder / name
     (entry / "onnx").mkdir(parents=True)
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+    (entry / "config.json").write_text(MODEL_CONFIG)
+    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (entry / file).write_text("{}")
     (entry / "model.safetensors").write_bytes(name.encode() * 16)
     for precision in ("fp32", "int8"):

@@ -15,6 +15,7 @@ from search.tasks.parity import ELSEWHERE, EMBEDDINGS, LIKELIHOODS, LOGITS, NUMB
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import PRECISIONS
 from spaces.base import Base
+from spaces.recipe import Recipe, Step
 
 EVERY = (*TASKS, *(one for variants in VARIANTS.values() for one in variants), *SCORED.values())
 RULES = (LOGITS, NUMBERS, EMBEDDINGS, LIKELIHOODS)
@@ -106,10 +107,12 @@ def test_a_runtime_is_held_against_eager_pytorch_by_the_tasks_rule(
     encoded = Encoded(columns, dict.fromkeys(columns, 0), np.array([4, 4, 4]))
 
     def held(output: np.ndarray, task: Task) -> None:
-        measured.check_parity(task, "some", tmp_path, cast(Any, Answering(base.output, output)), encoded, 1.0)
+        recipe = Recipe("", name, "", (), {}, Step("onnx", {}))
+        bench = cast(Any, Answering(base.output, output))
+        measured.check_parity(task, recipe, tmp_path, bench, encoded, 1.0, capacity=0)
 
     held(reference + far / 100, task_named(name))
-    with pytest.raises(ArithmeticError, match=f"some gives other outputs than eager PyTorch: they {message}"):
+    with pytest.raises(ArithmeticError, match=f"onnx gives other outputs than eager PyTorch: they {message}"):
         held(reference + far, task_named(name))
     loose = replace(task_named(name).parity, runtimes=0.1)
     monkeypatch.setattr(type(task_named(name)), "parity", loose)

@@ -90,7 +90,7 @@ def test_a_file_that_was_edited_is_kept_under_another_name(front: Front, exporte
     assert (exported / "best-config.kept.yaml").read_text() == "edited"
     assert (exported / f"models/{number}/config.kept.json").read_text() == "edited"
     assert (exported / "best-config.yaml").read_text() != "edited"
-    assert (exported / f"models/{number}/config.json").read_text() == "{}"
+    assert (exported / f"models/{number}/config.json").read_text() == factory.MODEL_CONFIG
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
