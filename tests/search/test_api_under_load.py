@@ -204,7 +204,7 @@ def test_a_service_that_closes_refuses_and_finishes_what_waits(extracting: Servi
         answers = [asyncio.create_task(extracting.answer(f"q{i}", "something", "r")) for i in range(10)]
         await asyncio.sleep(0.05)
         closing = asyncio.create_task(asyncio.to_thread(extracting.close))
-        assert all(one.text == "something" for one in await asyncio.gather(*answers))
+        assert all(one.answer == "something" for one in await asyncio.gather(*answers))
         await closing
         with pytest.raises(RefusedError, match="closing"):
             await extracting.answer("late", "something", "r")

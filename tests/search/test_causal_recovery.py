@@ -37,7 +37,7 @@ def configured(folder: Path, **recover: Any) -> Path:
         teacher={"epochs": 2, "learning_rate": 5e-3},
         recover={"epochs": 1, "tokens": MOST, "batch": 8, **recover},
         workload={"prompt": 16, "new_tokens": 4, "batch": 2},
-        space={"prune": {"neurons": 0.5}, "bits": {"precision": "fp32"}, "runtime": {"name": "eager"}},
+        space={"prune": {"neurons": 0.5}, "bits": {"precision": "fp32"}, "runtime": {"name": "eager"}, "cache": "off"},
         budget={"trials": 2},
     )
 

@@ -36,6 +36,7 @@ from search.propose.study import (
 )
 from search.propose.trials import add
 from search.space.choices import names
+from search.space.deployments import Deployment
 from search.space.space import Space
 from spaces.recipe import Step
 
@@ -148,7 +149,7 @@ def test_what_cannot_run_here_becomes_infeasible(mlruns: Path, monkeypatch: pyte
     graph = measured(4, 2, 1.0, recipe=replace(recipe_of({"distill.layers": 2}), runtime=Step("onnx")))
     add(study, SPACE, graph, {**SPACE.off, **graph.recipe.params}, TARGETS, lambda o: {}, distributions)
 
-    space = Space(SPACE.knobs, None, (("eager", "fp32"),), {"onnx": "ONNX Runtime is not installed"})
+    space = Space(SPACE.knobs, None, (Deployment("eager", "fp32"),), {"onnx": "ONNX Runtime is not installed"})
     config = RunConfig(
         ModelConfig("m"), "classification", DataConfig("t"), study=NAME, metric="accuracy", mlruns=str(mlruns)
     )

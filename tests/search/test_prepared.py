@@ -23,8 +23,8 @@ def rows_in(folder: Path, limit: int | None) -> PreparedData:
     write_encoded(folder / "validation.npz", encoded, np.arange(6))
     (folder / "data.json").write_text('{"labels": ["no", "yes"]}')
     model, measure = SimpleNamespace(problem_type=None), SimpleNamespace(validation_rows=limit)
-    data = SimpleNamespace(score=None)
-    config = SimpleNamespace(task="classification", model=model, measure=measure, data=data, seed=0)
+    data = SimpleNamespace(score=None, choices=None)
+    config = SimpleNamespace(task="classification", model=model, measure=measure, data=data, metric="accuracy", seed=0)
     return PreparedData(cast(Any, config), Context(), folder)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import held
+import held_models
 import httpx
 import pytest
 from services import LIMITS, events, is_problem, service, talk, variant
@@ -64,7 +64,7 @@ def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
     tmp_path: Path, start: Callable[..., Workers], stop: signal.Signals
 ) -> None:
     """Its requests are answered by the other variant, and it is back within seconds."""
-    factory = partial(held.Extractor, 0.002)
+    factory = partial(held_models.Extractor, 0.002)
     workers = start({1: factory, 2: factory}, hang_s=0.5)
     before = dict(workers.pids)
     statuses: Counter[int] = Counter()
@@ -107,7 +107,7 @@ def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
 def test_where_one_worker_is_all_its_end_is_refused_cleanly_and_it_serves_again(
     tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
-    workers = start({1: partial(held.Extractor, 0.2)})
+    workers = start({1: partial(held_models.Extractor, 0.2)})
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"question": "q", "context": "word and more", "within_ms": 600}
@@ -128,7 +128,7 @@ def test_where_one_worker_is_all_its_end_is_refused_cleanly_and_it_serves_again(
 
 
 def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, start: Callable[..., Workers]) -> None:
-    workers = start({1: partial(held.Extractor, 0.0)})
+    workers = start({1: partial(held_models.Extractor, 0.0)})
     pids = workers.pids
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -144,7 +144,7 @@ def test_a_row_that_is_wrong_fails_alone_and_the_process_stays(tmp_path: Path, s
 def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
     tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
-    workers = start({0: partial(held.Writer, 0.02)})
+    workers = start({0: partial(held_models.Writer, 0.02)})
     fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -168,11 +168,11 @@ def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
 
 def test_a_model_that_cannot_be_loaded_leaves_no_process(start: Callable[..., Workers]) -> None:
     with pytest.raises(UserError, match="no such model"):
-        start({1: partial(held.Extractor, 0.0), 2: held.Absent})
+        start({1: partial(held_models.Extractor, 0.0), 2: held_models.Absent})
 
 
 def test_a_call_of_a_process_costs_less_than_two_milliseconds(start: Callable[..., Workers]) -> None:
-    workers = start({1: partial(held.Extractor, 0.0)})
+    workers = start({1: partial(held_models.Extractor, 0.0)})
     rows = [{"question": "q", "context": "word " * 100}]
     times = []
     for _ in range(200):

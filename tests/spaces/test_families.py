@@ -20,11 +20,11 @@ from spaces.errors import Infeasible
 from spaces.families import FAMILIES, known_model_types
 from spaces.fused import take_apart
 from spaces.losses import class_divergence, class_loss
-from spaces.recipe import Step
+from spaces.recipe import DEPLOYED, Step
 from spaces.statistics import collect
 
 #: (A classifier has no embedding to cut: `test_axes` does it.)
-CUTTING = [a.name for a in registry.axes() if a.name not in ("bits", "embedding")]
+CUTTING = [a.name for a in registry.axes() if a.name not in (*DEPLOYED, "embedding")]
 
 
 @pytest.fixture(params=[(case, head) for case in CASES for head in ("mean", "native")], ids="-".join)
