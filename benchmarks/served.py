@@ -61,7 +61,7 @@ def questions() -> list[Question]:
 
 
 class Bodies:
-    """Requests that no cache of the service has an answer to: the same contexts with ever more space behind them."""
+    """Requests that no cache of the service has an answer to: contexts that come again have a number behind them."""
 
     def __init__(self, asked: Sequence[Question]) -> None:
         self.asked, self._next = asked, count()
@@ -73,7 +73,7 @@ class Bodies:
             turn, place = divmod(next(self._next), len(self.asked))
             one = self.asked[place]
             chosen.append(one)
-            body = {"question": one.question, "context": one.context + " " * turn}
+            body = {"question": one.question, "context": f"{one.context} ({turn})" if turn else one.context}
             bodies.append(json.dumps(body if within_ms is None else {**body, "within_ms": within_ms}))
         return chosen, bodies
 

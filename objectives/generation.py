@@ -26,6 +26,8 @@ TOKENS = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
 OBJECTIVES = (GENERATE, *TOKENS)
 #: Names of the objectives that only tasks that generate text have.
 NAMES = tuple(objective.name for objective in OBJECTIVES)
+#: Names of those of the tokens after the first.
+LATER = tuple(objective.name for objective in (TPOT, TPOT_P90, TPOT_P99))
 
 
 def whole_call(median: Measurement) -> Measurement:

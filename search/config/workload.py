@@ -28,7 +28,23 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
     if workload.length not in (WorkloadConfig().length, prompt):
         rule = f"left out for {config.task}, whose calls have workload.prompt ({prompt}) tokens"
         raise wrong(source.where("workload.length"), rule, workload.length)
-    return replace(workload, prompt=prompt, length=prompt, new_tokens=workload.new_tokens or NEW_TOKENS)
+    new_tokens = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
+    if new_tokens == 1:
+        _refuse_later_tokens(config, source)
+    return replace(workload, prompt=prompt, length=prompt, new_tokens=new_tokens)
+
+
+def _refuse_later_tokens(config: RunConfig, source: Source) -> None:
+    """Raise UserError for objectives and limits of the tokens after the first, where there is one alone."""
+    from objectives import generation
+
+    rule = "left out with workload.new_tokens: 1, which has no token after the first"
+    if config.limits.max_tpot_ms is not None:
+        raise wrong(source.where("limits.max_tpot_ms"), rule, config.limits.max_tpot_ms)
+    for name in (*config.objectives, *config.limits.others):
+        if name.partition("/")[0] in generation.LATER:
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise wrong(source.where(key), rule, name)
 
 
 def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...]:

@@ -19,6 +19,13 @@ from spaces.runtime import Context
 
 #: Most tokens of the prompt and of its answer: where the cache of the recipe holds fewer, each has half.
 PROMPT, ANSWER = 24, 16
+
+
+def tokens(context: Context) -> int:
+    """Tokens of prompt and answer together: what a cache has room for, or all that are asked for."""
+    return min(context.cache_tokens, PROMPT + ANSWER)
+
+
 TOKENS, LIKELIHOOD = "generated", "generated_log_likelihood"  # names in the file of the reference
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,9 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
                 generated = generation_check.generate(bench, inputs[0], measurer.context)
         np.savez(target / REFERENCE, probe=probed, validation=answered, **generated)  # type: ignore[arg-type]
 
-    key = {"recipe": outcome.recipe.digest, **digests, **({"generated": True} if generates else {})}
+    key: dict[str, Any] = {"recipe": outcome.recipe.digest, **digests}
+    if generates:
+        key["generated"] = generation_check.tokens(measurer.context)
     return measurer.keep("references", key, make) / REFERENCE
 
 

@@ -23,7 +23,7 @@ STEP_TOKENS, STEPS = 1024, 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast for one set of weights: an upper bound, since the uncompressed model is measured."""
+    """The forecast for one set of weights, by steps of the uncompressed model on the task's loss alone."""
 
     tokens: int  # trained on
     step_tokens: int

@@ -173,6 +173,8 @@ class Measurer:
             "scored_tokens": self._prepared.config.data.scored_tokens,
             "batch": sizes[0] if len(set(sizes[:-1])) <= 1 else sizes,
         }
+        if isinstance(rows, SecondScore) and inputs["rows"] is not None:
+            inputs["metric"] = self._prepared.metric  # the rows that are left out are those of one of the two scores
 
         def answers(bench: Remote) -> Outputs:
             return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", precision)

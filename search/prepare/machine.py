@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from objectives import clock, objective_named
+from objectives.workload import Workload, marked, other
 from objectives.workload import device_of as workload_device
-from objectives.workload import marked
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.prepare.prepared import cores
@@ -43,6 +43,7 @@ def context_of(config: RunConfig) -> Context:
             raise UserError(
                 f"{config.where(key)}: must name a device of this machine, got {name}, and torch sees no cuda"
             )
+        _check_prompt(config, name, mark, key)
         missing = objective_named(name).missing(there)
         if missing:
             raise UserError(f"{config.where(key)}: must be measurable on this {there}, got {name}: {missing}")
@@ -51,14 +52,27 @@ def context_of(config: RunConfig) -> Context:
     return Context(device=device, threads=load.threads or cores(), **answer)
 
 
+def _check_prompt(config: RunConfig, name: str, mark: str, key: str) -> None:
+    """Raise UserError for a workload beside the main one whose prompts do not fit into the caches of that."""
+    load = config.workload
+    if not mark or load.prompt is None:
+        return
+    length = other(Workload(load.batch, load.length), mark).length
+    if length == "data" or length > load.prompt:
+        raise UserError(
+            f"{config.where(key)}: must have prompts of at most workload.prompt ({load.prompt}) tokens, "
+            f"which caches have room for, got {name}"
+        )
+
+
 def environment_of(device: str, others: Sequence[str] = ()) -> dict[str, Any]:
     """The device's fingerprint as JSON, without readings that vary over time; it is part of keys.
 
     `others` are devices that objectives name beside it; their GPUs are part of the machine too.
     """
     fingerprint = clock.steady(clock.fingerprint(device))
-    for other in others:
-        fingerprint["gpu"] = fingerprint["gpu"] or clock.steady(clock.fingerprint(other))["gpu"]
+    for beside in others:
+        fingerprint["gpu"] = fingerprint["gpu"] or clock.steady(clock.fingerprint(beside))["gpu"]
     plain: dict[str, Any] = json.loads(json.dumps(fingerprint, default=str))
     return plain
 

@@ -61,7 +61,8 @@ class Approximate:
     @property
     def recall(self) -> float:
         """Share of the exact nearest rows that searches found since `probes` last changed; 1 before a comparison."""
-        return self._found / self._wanted if self._wanted else 1.0
+        wanted = self._wanted  # read once: another thread may search meanwhile
+        return min(self._found / wanted, 1.0) if wanted else 1.0
 
     @property
     def probes(self) -> int:
@@ -103,7 +104,8 @@ class Approximate:
         rows = random.choice(count, min(SAMPLE, count), replace=False)
         questions = np.ascontiguousarray(vectors[rows])
         wanted = min(NEIGHBOURS + 1, count)
-        exact = numbers[np.argpartition(-(questions @ vectors.T), wanted - 1, axis=1)[:, :wanted]]
+        # One at a time: all cosines at once would take more memory than the index.
+        exact = np.stack([numbers[np.argpartition(-(vectors @ one), wanted - 1)[:wanted]] for one in questions])
         probes = 1
         while True:
             self._index.nprobe = probes

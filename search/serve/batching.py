@@ -136,15 +136,24 @@ class Batcher:
         self._running.add(batch)
         return batch
 
-    def finish(self, batch: Batch, now_s: float, error: str = "", retry: bool = True) -> tuple[Request, ...]:
+    def finish(
+        self, batch: Batch, now_s: float, error: str = "", retry: bool = True, length: int | None = None
+    ) -> tuple[Request, ...]:
         """Record that the batch was answered, or failed with `error`; returns the requests that are given up.
+
+        `length` is the tokens a row that were computed, where they are others than were expected: a completion may end
+        early. With 0 the call says nothing about the variant's speed.
 
         Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says;
         without `retry` they are given up.
         """
         self._running.discard(batch)
         if not error:
-            self.controller.served(batch.variant, len(batch.requests), batch.length, now_s - batch.started_s)
+            computed = batch.length if length is None else length
+            if computed:
+                self.controller.served(batch.variant, len(batch.requests), computed, now_s - batch.started_s)
+            else:
+                self.controller.back(batch.variant.number)
             self.served += len(batch.requests)
             self.late += sum(request.deadline_s < now_s for request in batch.requests)
             return ()
@@ -176,7 +185,8 @@ class Batcher:
         return self._drain_s(self._backlog(0, now_s), self.controller.fastest(now_s), now_s)
 
     def _drain_s(self, backlog: Backlog, fastest: Variant, now_s: float) -> float:
-        left = sum(max(batch.done_s - now_s, 0.0) for batch in self._running) / self.workers
+        # A batch that is overdue may take as long again: a call that hangs is no free worker.
+        left = sum(abs(batch.done_s - now_s) for batch in self._running) / self.workers
         return left + backlog.drain_s(self.controller.times, lambda length: fastest)
 
     def _refusal(self, request: Request, now_s: float) -> Refusal | None:

@@ -20,15 +20,13 @@ from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Answered
 from search.serve.fleet import CAUSAL, Fleet, tokens_of
 from search.serve.generation import Generation
-from search.serve.generator import Piece
+from search.serve.generator import READ, Piece
 from search.serve.prompts import Chat
 
 log = logging.getLogger(__name__)
 
 #: Seconds in which a completion must end, where the request does not say.
 COMPLETE_S = 60.0
-#: Prompt tokens that are read in about the time of one generated token.
-READ = 8
 #: Called for each completion with seconds to its first token (None without one), its tokens, and why it ended.
 Observe = Callable[[float | None, int, str], None]
 
@@ -99,6 +97,7 @@ class _Record:
     first_s: float | None = None
     texts: list[str] = field(default_factory=list)
     last: Piece | None = None
+    written: bool = False  # whether the whole completion is in the database, or in its queue
 
     def add(self, piece: Piece) -> None:
         if self.first_s is None:
@@ -145,7 +144,9 @@ class Completer:
 
         generation = Generation(asked.prompt, asked.options, time.monotonic() + asked.within_s, give)
         record, ended = _Record(asked), "cancelled"
-        future = self.fleet.dispatcher.submit(generation, asked.length, asked.within_s)
+        # A completion ends where the model's context does, whatever was asked for.
+        work = min(asked.length, self.fleet.windows.tokens)
+        future = self.fleet.dispatcher.submit(generation, work, asked.within_s)
         future.add_done_callback(lambda _: give(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -160,7 +161,7 @@ class Completer:
             generation.gone.set()
             future.cancel()
             self._observe(record.first_s, record.tokens, ended)
-            if ended in ("cancelled", "failed") and record.tokens:
+            if ended in ("cancelled", "failed") and record.tokens and not record.written:
                 self._store_part(record, generation.number)
 
     async def _stored(self, record: _Record, reply: Answered) -> Ending:
@@ -174,6 +175,7 @@ class Completer:
         milliseconds = {name: round(value, 3) for name, value in milliseconds.items()}
         variant = self.fleet.name(reply.number)
         writing = asyncio.wrap_future(self._archive.answered(record.stored(variant, milliseconds)))
+        record.written = True
         try:
             number = await asyncio.wait_for(writing, self._store_s)
         except TimeoutError:

@@ -94,7 +94,8 @@ class Text:
     def whole(self, text: str) -> dict[str, Any]:
         return {"text": text}
 
-    piece = whole
+    def piece(self, text: str, first: bool) -> dict[str, Any]:
+        return self.whole(text)
 
 
 class Reply(Text):
@@ -105,8 +106,9 @@ class Reply(Text):
     def whole(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text}}
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return {"delta": {"content": text} if text else {}}
+    def piece(self, text: str, first: bool) -> dict[str, Any]:
+        """Clients put a message together from these; the first names who speaks."""
+        return {"delta": {**({"role": "assistant"} if first else {}), **({"content": text} if text else {})}}
 
 
 def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
@@ -179,13 +181,25 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
+def _error(problem: Response) -> str:
+    """A problem as an event; OpenAI's clients look for `error`."""
+    content = json.loads(bytes(problem.body))
+    told = {"message": content["detail"], "code": content["status"]}
+    return f"event: error\ndata: {json.dumps({**content, 'error': told})}\n\n"
+
+
 async def _events(
     first: Part, parts: AsyncGenerator[Part, None], about: dict[str, Any], shape: Text, usage: bool, done: Done
 ) -> AsyncIterator[str]:
     """The events of a stream; an error in the middle is an event too, since the status is sent."""
 
+    begun = False
+
     def event(part: Part, text: str, finish: str | None = None, **more: Any) -> str:
-        choice = {"index": 0, **shape.piece(text), "logprobs": None, "finish_reason": finish}
+        nonlocal begun
+        choice = {"index": 0, **shape.piece(text, not begun), "logprobs": None, "finish_reason": finish}
+        begun = True
+        more = {"usage": None, **more} if usage else more
         return _data({**about, "object": shape.chunk, "model": part.variant, "choices": [choice], **more})
 
     async with contextlib.aclosing(parts):
@@ -208,11 +222,11 @@ async def _events(
                     yield event(part, part.text)
                 part = await anext(parts, None)
         except problems.KNOWN as error:
-            yield f"event: error\ndata: {bytes(problems.of(error).body).decode()}\n\n"
+            yield _error(problems.of(error))
         except Exception:
             log.exception("completion %s failed", about["id"])
             failed = problems.problem(500, f"request {about['id']} failed; the service's log says why")
-            yield f"event: error\ndata: {bytes(failed.body).decode()}\n\n"
+            yield _error(failed)
 
 
 def _data(content: dict[str, Any]) -> str:

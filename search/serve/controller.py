@@ -95,7 +95,9 @@ class Controller:
 
     def failed(self, variant: Variant, now_s: float, reason: str) -> None:
         """Record a failed batch: the variant is out for a while (`Health.after_failure`)."""
-        self.health[variant.number] = self.health.get(variant.number, Health()).after_failure(now_s, reason)
+        before = self.health.get(variant.number, Health())
+        # A variant whose process starts again stays out for as long as that takes.
+        self.health[variant.number] = max(before, before.after_failure(now_s, reason), key=lambda one: one.out_until_s)
 
     def out(self, number: int, until_s: float, reason: str) -> None:
         """Leave a variant out until `until_s`, regardless of the success of its calls."""

@@ -180,7 +180,7 @@ class Dispatcher:
     def _done(self, batch: Batch, begun_s: float, answers: Sequence[Any], error: str, again: bool) -> None:
         now = time.monotonic()
         with self._changed:
-            given_up = self._batcher.finish(batch, now, error, again)
+            given_up = self._batcher.finish(batch, now, error, again, _computed(answers))
             self._changed.notify_all()
         for request in given_up:
             _resolve(request, FailedError(error))
@@ -205,6 +205,15 @@ class Dispatcher:
                 return
             if self._closing.is_set():
                 time.sleep(every)
+
+
+def _computed(answers: Sequence[Any]) -> int | None:
+    """Tokens a row of a call, where its answers say so (`Piece.computed`); 0 where every row was refused."""
+    given = [answer for answer in answers if not isinstance(answer, Exception)]
+    if answers and not given:
+        return 0
+    counts = [answer.computed for answer in given if hasattr(answer, "computed")]
+    return max(counts) if counts else None
 
 
 def _resolve(request: Request, result: Answered | Exception) -> None:

@@ -192,7 +192,7 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
     if task == EMBEDDING:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
-    about = Front(task, study, metric, chosen, windows_of(task, read_exported(folders[chosen[0].number]).config))
+    about = Front(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
     if workers == "process":
         return _in_processes(about, folders, limits, device)
     return _in_threads(about, {number: load(path, device) for number, path in folders.items()}, limits)
@@ -238,8 +238,13 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     return tuple(sorted(variants, key=lambda v: v.seconds(1, TOKENS)))
 
 
-def windows_of(task: str, config: Mapping[str, Any]) -> Windows:
-    """How models of a task read long texts, by the configuration in a record."""
-    data = config["data"]
+def windows_of(task: str, folder: Path) -> Windows:
+    """How models of a task read long texts, by the configuration in an exported model's record."""
+    if task == CAUSAL:
+        from search.serve.generator import context_of
+        from spaces.base import read_config
+
+        return Windows(context_of(read_config(folder)[0].config))
+    data = read_exported(folder).config["data"]
     shared = data["doc_stride"] if task == "question-answering" else None
     return Windows(int(data["max_length"]), None if shared is None else int(shared))

@@ -27,6 +27,8 @@ from spaces.generation.sampling import Sampler
 from spaces.runtime import Context, Predict
 
 CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
+#: Prompt tokens that are read in about the time of one generated token.
+READ = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Piece:
     prompt_tokens: int
     tokens: int  # of the answer so far
     finish: Literal["stop", "length"] | None = None  # of the last piece: why the answer ends
+
+    @property
+    def computed(self) -> int:
+        """About how many generated tokens the prompt and the answer so far took."""
+        return max(1, self.tokens + self.prompt_tokens // READ)
 
 
 class Generator(Scorer):

@@ -65,8 +65,8 @@ class Index:
     @property
     def recall(self) -> float:
         """Measured share of the exact nearest passages that searches find; 1 where search is exact."""
-        with self._lock:
-            return 1.0 if self.approximate is None else self.approximate.recall
+        approximate = self.approximate  # without the lock: an exact search holds it for long
+        return 1.0 if approximate is None else approximate.recall
 
     def add(self, rows: Iterable[tuple[int, Vectors]]) -> None:
         """Add or replace embeddings (D,); each is normalised.

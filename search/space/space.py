@@ -16,6 +16,7 @@ from search.tasks import task_of
 from spaces import registry, two_of_four
 from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
 from spaces.build import steps_of
+from spaces.cache_settings import CACHE_KINDS
 from spaces.generation.program import GeneratingRuntime
 from spaces.knob import Knob, Value
 from spaces.recipe import DEPLOYED, Step
@@ -164,7 +165,8 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
     knobs[PRECISION] = Knob("precision", off="fp32", choices=precisions, help=knobs[PRECISION].help)
     if CACHE in knobs:
         kinds_here = {deployment.cache.kind for deployment in deployments}
-        choices = tuple(kind for kind in knobs[CACHE].choices if kind in kinds_here)
+        # Those of the deployments, and not the knob's: "off" is another kind under another runtime.
+        choices = tuple(kind for kind in CACHE_KINDS if kind in kinds_here)
         knobs[CACHE] = replace(knobs[CACHE], choices=choices)
     return Space(knobs, shape, tuple(deployments), missing, tuple(notes))
 

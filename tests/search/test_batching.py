@@ -105,6 +105,27 @@ def test_a_row_that_nobody_waits_for_is_not_computed() -> None:
     assert queue.finish(batch, 0.041, "broken") == () and queue.waiting == 2
 
 
+def test_a_call_that_hangs_is_no_free_worker() -> None:
+    queue = batcher()
+    assert queue.offer(row(0.0), 0.0) is None and queue.next_batch(0.0) is not None
+    assert queue.offer(row(0.005), 0.005) is None
+    refusal = queue.offer(row(5.0), 5.0)
+    assert refusal is not None and refusal.reason == "over capacity"
+
+
+def test_a_completion_that_ends_early_says_nothing_of_a_whole_ones_time() -> None:
+    queue = batcher()
+    times = queue.controller.times
+    before = times.expected_s(VARIANTS[1], 1, 64)
+    for computed in (0, 64):
+        queue.offer(row(0.0, 64), 0.0)
+        batch = queue.next_batch(0.04)
+        assert batch is not None
+        took = 0.0001 if computed == 0 else batch.done_s - batch.started_s
+        queue.finish(batch, 0.04 + took, length=computed)
+    assert times.expected_s(VARIANTS[1], 1, 64) == pytest.approx(before, rel=0.01)
+
+
 def test_a_failed_batch_is_answered_by_another_variant_in_its_order() -> None:
     queue = batcher()
     for i in range(3):

@@ -102,6 +102,15 @@ def test_a_failed_variant_is_out_and_comes_back_later_each_time() -> None:
     assert best.number not in controller.health
 
 
+def test_a_variant_that_starts_again_stays_out_until_it_has() -> None:
+    controller = Controller(VARIANTS, BacklogFit())
+    controller.out(VARIANTS[0].number, 120.0, "its process starts again")
+    controller.failed(VARIANTS[0], 1.0, "its process died")  # the call that it died in
+    assert controller.health[VARIANTS[0].number].out_until_s == 120.0
+    controller.back(VARIANTS[0].number)
+    assert VARIANTS[0] in controller.available(2.0)
+
+
 def test_with_every_variant_out_the_next_trial_is_told() -> None:
     controller = Controller(VARIANTS[:2], BacklogFit())
     controller.failed(VARIANTS[0], 0.0, "")

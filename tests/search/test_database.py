@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import postgres
 import pytest
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.orm import Session
 
 from search.errors import UserError
@@ -63,6 +63,10 @@ def test_migrations_make_the_tables_and_take_them_away(engine: Engine) -> None:
     assert tables() == set()
     upgrade(engine)
     upgrade(engine)  # again changes nothing
+    assert tables() == set(Base.metadata.tables)
+    with engine.begin() as connection:  # SQLite commits a column before its revision: a kill comes between them
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    upgrade(engine)
     assert tables() == set(Base.metadata.tables)
 
 

@@ -141,6 +141,9 @@ def test_a_cache_with_a_loss_is_searched_only_where_it_is_named() -> None:
         assert space.contains({**space.off, **one.settings}) and Deployment.of(one.settings) == one
     off = generating({"runtime": {"name": ["eager", "onnx"]}, "bits": {"precision": "fp32"}, "cache": "off"})
     assert [(one.runtime, one.cache.kind) for one in off.deployments] == [("eager", "dynamic"), ("onnx", "static")]
+    assert all(off.contains({**off.off, **one.settings}) for one in off.deployments)
+    alone = generating({"runtime": {"name": "onnx"}, "bits": {"precision": "fp32"}, "cache": "off"})
+    assert alone.knobs["cache.kind"].choices == ("static",)
     only = generating({"runtime": {"name": ["eager", "onnx"]}, "cache": {"kind": ["int8"]}})
     assert only.missing == {"onnx": "it has no int8 cache; it has static"}
     assert {one.cache.kind for one in only.deployments} == {"int8"}
