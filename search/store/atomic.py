@@ -61,7 +61,7 @@ def swap(new: Path, path: Path) -> Path | None:
     if not os.path.lexists(path):
         new.rename(path)
         return None
-    if _exchange(new, path):
+    if exchange_names(new, path):
         return new
     old = temporary(path, OLD)
     path.rename(old)
@@ -81,7 +81,7 @@ def put_back(folder: Path, name: str = "*") -> None:
             left.path.rename(path)
 
 
-def _exchange(a: Path, b: Path) -> bool:
+def exchange_names(a: Path, b: Path) -> bool:
     """Exchange two names of one file system in one step; False where that cannot be done."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2

@@ -33,7 +33,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, die_at: int) -> None:
 
     for name in ("rename", "replace", "unlink", "rmdir"):
         monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
-    monkeypatch.setattr(atomic, "_exchange", counted(atomic._exchange))
+    monkeypatch.setattr(atomic, "exchange_names", counted(atomic.exchange_names))
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
@@ -61,7 +61,7 @@ def test_a_kill_at_any_moment_of_a_replacement_leaves_the_old_folder_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
     if kernel == "does not":
-        monkeypatch.setattr(atomic, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(atomic, "exchange_names", lambda a, b: False)
     outcomes, step = set(), 0
     while True:
         folder = tmp_path / str(step) / "7"
@@ -90,9 +90,9 @@ def test_where_names_are_exchanged_there_is_one_step_and_elsewhere_two(
     a, b = tmp_path / "a", tmp_path / "b"
     a.mkdir(), b.mkdir()
     (a / "file").touch()
-    assert atomic._exchange(a, b) and (b / "file").exists()
+    assert atomic.exchange_names(a, b) and (b / "file").exists()
     monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: object())
-    assert not atomic._exchange(a, b) and (b / "file").exists()
+    assert not atomic.exchange_names(a, b) and (b / "file").exists()
     old = atomic.swap(a, b)
     assert old is not None and (old / "file").exists() and not (b / "file").exists()
 
@@ -101,7 +101,7 @@ def test_a_replacement_that_fails_puts_the_old_folder_back(tmp_path: Path, monke
     folder, real = tmp_path / "7", Path.rename
     write_new(folder)
     before = tree(folder)
-    monkeypatch.setattr(atomic, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(atomic, "exchange_names", lambda a, b: False)
 
     def refuse(path: Path, to: Path) -> Path:
         if to == folder and path.name.endswith(atomic.SWAP):
