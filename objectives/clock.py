@@ -60,7 +60,7 @@ def fingerprint(device: str) -> dict[str, Any]:
         "instructions": _instructions(),
         "governor": _governor(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpu": _gpus() if device == "cuda" else [],
+        "gpu": nvidia_gpus() if device == "cuda" else [],
         "libraries": _versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -223,7 +223,7 @@ def _governor() -> str:
         return ""
 
 
-def _gpus() -> list[dict[str, str]]:
+def nvidia_gpus() -> list[dict[str, str]]:
     """`GPU_FIELDS` of every GPU from nvidia-smi, which makes no CUDA context in this process."""
     if shutil.which("nvidia-smi") is None:
         return []

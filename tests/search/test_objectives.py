@@ -122,13 +122,13 @@ def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(c
 def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clock moves between any two looks; with it in a key nothing of an earlier trial is found again."""
     clocks = iter(("345 MHz", "1980 MHz"))
-    monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100", "clocks.sm": next(clocks)}])
+    monkeypatch.setattr(clock, "nvidia_gpus", lambda: [{"name": "NVIDIA H100", "clocks.sm": next(clocks)}])
     first, second = machine.environment_of("cuda"), machine.environment_of("cuda")
     assert first == second and first["gpu"] == [{"name": "NVIDIA H100"}]
 
 
 def test_a_gpu_that_an_objective_names_is_part_of_the_machine(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "_gpus", lambda: [{"name": "NVIDIA H100"}])
+    monkeypatch.setattr(clock, "nvidia_gpus", lambda: [{"name": "NVIDIA H100"}])
     chosen = replace(load(config, [], names()), objectives=("metric", "latency_p50_ms", "latency_p50_ms/cuda-b8"))
     assert machine.devices_beside(chosen, "cpu") == ["cuda"] and machine.devices_beside(chosen, "cuda") == []
     with_it, without = machine.environment_of("cpu", ["cuda"]), machine.environment_of("cpu")
