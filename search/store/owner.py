@@ -51,7 +51,7 @@ class Owner:
     def gone(self, path: Path, now: float) -> bool:
         """Whether this owner of `path` has ended; `now` is the time as the file system of `path` counts it."""
         if self.machine == machine():
-            return _started(self.pid) != self.started
+            return started_at(self.pid) != self.started
         return silent(path, now)
 
 
@@ -64,7 +64,7 @@ def silent(path: Path, now: float) -> bool:
 
 def here() -> Owner:
     """This process."""
-    return Owner(machine(), os.getpid(), _started(os.getpid()) or 0)
+    return Owner(machine(), os.getpid(), started_at(os.getpid()) or 0)
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def machine() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def _started(pid: int) -> int | None:
+def started_at(pid: int) -> int | None:
     """When the process began, in clock ticks since boot; None where there is none, or it only waits to be reaped."""
     try:
         # "pid (name) state ...", and a name may hold blanks and brackets.

@@ -92,7 +92,7 @@ def test_what_a_living_process_used_is_not_removed_and_what_a_dead_one_used_is(t
 
 
 def of_process(pid: int) -> Owner:
-    started = owner._started(pid)
+    started = owner.started_at(pid)
     assert started is not None
     return Owner(owner.machine(), pid, started)
 
