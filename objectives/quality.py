@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import evaluate
 
 
-#: By name; a task adds its own.
-_METRICS: dict[str, Metric] = {
+#: All known metrics by name; `register` adds those of a task.
+METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS)
 }
 #: Metrics of classes that are the share of right rows.
@@ -43,13 +43,13 @@ AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array oper
 def register(*metrics: Metric) -> None:
     """Make metrics known by their names. Raises ValueError: another one has that name."""
     for metric in metrics:
-        if _METRICS.setdefault(metric.name, metric) != metric:
+        if METRICS.setdefault(metric.name, metric) != metric:
             raise ValueError(f"a metric must have a name of its own, got {metric.name} for two")
 
 
 def metrics() -> tuple[Metric, ...]:
     """All that are known."""
-    return tuple(_METRICS.values())
+    return tuple(METRICS.values())
 
 
 def objectives() -> tuple[Objective, ...]:
@@ -59,9 +59,9 @@ def objectives() -> tuple[Objective, ...]:
 
 def metric_named(name: str) -> Metric:
     """The metric of this name. Raises ValueError where there is none."""
-    if name not in _METRICS:
-        raise ValueError(f"metric must be one of {', '.join(_METRICS)}, got {name}")
-    return _METRICS[name]
+    if name not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name}")
+    return METRICS[name]
 
 
 def score(metric: str, predictions: Predictions, references: Labels, classes: int) -> float:

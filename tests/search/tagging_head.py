@@ -59,7 +59,7 @@ def registered(patch: pytest.MonkeyPatch) -> None:
     """What the lines of a new task in `spaces.heads.HEADS` and `search.tasks.TASKS` do."""
     patch.setattr(heads, "HEADS", (*heads.HEADS, HEAD))
     patch.setattr(tasks, "TASKS", (*tasks.TASKS, Tagging()))
-    patch.setattr(quality, "_METRICS", dict(quality._METRICS))
+    patch.setattr(quality, "METRICS", dict(quality.METRICS))
     quality.register(*Tagging.own_metrics)
 
 
