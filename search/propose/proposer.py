@@ -17,7 +17,7 @@ from search.execute.executor import Job
 from search.front.outcome import Outcome, Target
 from search.propose.known_latency import Forecast
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
-from search.propose.trials import add, finish
+from search.propose.trials import add, finish, reopened
 from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe
@@ -127,7 +127,7 @@ class Proposer:
     def _interrupted(self) -> Iterator[Job]:
         """Trials that a killed process left running (the caller holds the lock, so no other process runs them)."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            trial = optuna.Trial(self._study, frozen._trial_id)
+            trial = reopened(self._study, frozen)
             settings = frozen.user_attrs.get(PARAMS)
             digest = "" if settings is None else self._recipe(settings).digest
             if OUTCOME in frozen.user_attrs:  # the process ended between the attribute and the tell

@@ -16,6 +16,11 @@ from search.space.space import Space
 Limits = Callable[[Outcome], Mapping[str, float]]
 
 
+def reopened(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
+    """The open trial of a stored one that a process left running."""
+    return optuna.Trial(study, frozen._trial_id)  # Optuna has no public name for it
+
+
 def finish(
     study: optuna.Study, trial: optuna.Trial, outcome: Outcome, targets: Sequence[Target], limits: Limits
 ) -> None:

@@ -34,7 +34,7 @@ from search.propose.study import (
     outcomes_of,
     read_outcomes,
 )
-from search.propose.trials import add
+from search.propose.trials import add, reopened
 from search.space.choices import names
 from search.space.deployments import Deployment
 from search.space.space import Space
@@ -127,7 +127,7 @@ def test_what_a_third_machine_or_an_older_state_left_begun_is_begun_again(mlruns
     begun.add(begun.left[0])
     study = find_study(mlruns, NAME)
     assert study is not None
-    trial = optuna.Trial(study, study.trials[3]._trial_id)  # machine A goes on with it meanwhile
+    trial = reopened(study, study.trials[3])  # machine A goes on with it meanwhile
     trial.set_user_attr(OUTCOME, json.loads(json.dumps(measured(3, 4, 3.0).to_json())))
     assert [o.number for o in replacement(mlruns).left] == [3]
 
