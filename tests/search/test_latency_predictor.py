@@ -30,10 +30,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_dat
 
 
 @pytest.fixture
-def predictor(prepared: Prepared, tmp_path: Path) -> LatencyPredictor:
-    return LatencyPredictor(
-        prepared, Measurer(prepared, lambda stage, done: None, lambda: 300.0, Stopwatch()), tmp_path
-    )
+def measurer(prepared: Prepared) -> Measurer:
+    return Measurer(prepared, lambda stage, done: None, lambda: 300.0, Stopwatch())
+
+
+@pytest.fixture
+def predictor(prepared: Prepared, measurer: Measurer, tmp_path: Path) -> LatencyPredictor:
+    return LatencyPredictor(prepared, measurer, tmp_path)
 
 
 def timed(predictor: LatencyPredictor, ms: float, **conditions: object) -> Measurement:
@@ -70,8 +73,10 @@ def test_a_trial_of_another_machine_is_kept_apart(
     assert LatencyTable(tmp_path, latency.conditions).deployments == ("eager/fp32",)
 
 
-def test_another_workload_has_a_table_of_its_own(predictor: LatencyPredictor, prepared: Prepared) -> None:
-    other = LatencyPredictor(prepared, predictor._measurer, predictor.table.path.parent, "b8")
+def test_another_workload_has_a_table_of_its_own(
+    predictor: LatencyPredictor, prepared: Prepared, measurer: Measurer, tmp_path: Path
+) -> None:
+    other = LatencyPredictor(prepared, measurer, tmp_path, "b8")
     latency = timed(predictor, 5.0)
     trial = outcome(prepared, {}, latency)
     trial = replace(trial, measurements={LATENCY: latency, f"{LATENCY}/b8": timed(other, 20.0)})
