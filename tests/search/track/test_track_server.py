@@ -35,10 +35,22 @@ class Broken:
         return getattr(self._real, name)
 
 
-def test_what_a_server_did_not_take_is_logged_when_it_answers_again(store: Path, front: Front, tmp_path: Path) -> None:
-    tracker = started(store, "away")
-    broken = Broken(tracker._client)
-    tracker._client = broken
+def test_what_a_server_did_not_take_is_logged_when_it_answers_again(
+    store: Path, front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    clients: list[Broken] = []
+    client_of = mlflow.MlflowClient
+
+    def breaking(uri: str) -> Broken:
+        clients.append(Broken(client_of(uri)))
+        return clients[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "MlflowClient", breaking)
+        tracker = started(store, "away")
+    broken = clients[-1]
     messages: list[str] = []
     now = [0.0]
     tracking = Tracking(lambda: tracker, messages.append, "http://mlflow.example", clock=lambda: now[0])
