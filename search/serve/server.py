@@ -28,6 +28,7 @@ from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.packaged_fleet import USUAL, embedding_fleet, embedding_processes
 from search.serve.retrieval import Index
 from search.serve.service import Service
+from search.serve.switch_log import SwitchLog
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,6 @@ class Server:
         fill(self.index, archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)
         self.ready = asyncio.Event()
-        self._seen_switches: dict[str, int] = {}  # moves that are stored, by task
 
     async def prepare(self) -> None:
         """Fill an empty store with the embedded passages, and embed passages that have no embedding."""
@@ -206,7 +206,7 @@ class Server:
     async def running(self) -> AsyncIterator[None]:
         """Prepare while serving; at the end answer the waiting requests and store the answers."""
         tasks = [asyncio.create_task(again("preparing the passages", self.prepare))]
-        tasks.append(asyncio.create_task(again("storing switches", self._store_switches)))
+        tasks.append(asyncio.create_task(again("storing switches", SwitchLog(self.service).watch)))
         try:
             yield
         finally:
@@ -219,20 +219,6 @@ class Server:
         self.service.close()
         self._writer.close()
         self._lock.release()
-
-    async def _store_switches(self, every_s: float = 0.5) -> None:
-        """Log and store the controllers' switches every `every_s`; several in one interval are stored as one."""
-        while True:
-            await asyncio.sleep(every_s)
-            for task, fleet in self.service.fleets.items():
-                counts = self._seen_switches
-                count, moves = fleet.dispatcher.look(lambda b: (b.controller.switch_count, list(b.controller.switches)))
-                new = moves[-(count - counts.get(task, 0)) :] if count > counts.get(task, 0) else []
-                counts[task] = count
-                if new and new[0].source != new[-1].target:
-                    before, after = fleet.name(new[0].source or 0), fleet.name(new[-1].target)
-                    log.info("%s: from %s to %s: %s", task, before, after, new[-1].reason)
-                    self.service.archive.switched(before, after, new[-1].reason)
 
 
 def run(settings: Settings) -> int:

@@ -17,33 +17,42 @@ from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
 from search.serve.fleet import embedding_limits, load_fleet
 from search.serve.retrieval import Index
-from search.serve.server import Server, Settings, again, fill, load_fleets
-from search.serve.service import ANSWERING
+from search.serve.server import Settings, again, fill, load_fleets
+from search.serve.service import ANSWERING, Service
+from search.serve.switch_log import SwitchLog
 
 
 def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
     answering = fleet(ANSWERING, extract, (3, 5, 7))
     with service(tmp_path, answering) as backend:
-        server = object.__new__(Server)
-        server.service, server._seen_switches = backend, {}
-
-        def move(*numbers: int) -> None:
+        switch_log = SwitchLog(backend)
+        switch_log.look()
+        for numbers in ((7, 5, 3), (3, 5, 3), (3, 5)):
             for before, after in itertools.pairwise(numbers):
                 answering.controller.switches.append(Switch(0.0, before, after, f"to {after}"))
                 answering.controller.switch_count += 1
-
-        async def run() -> None:
-            storing = asyncio.create_task(server._store_switches(0.05))
-            for numbers in ((7, 5, 3), (3, 5, 3), (3, 5)):
-                move(*numbers)
-                await asyncio.sleep(0.2)
-            storing.cancel()
-
-        asyncio.run(run())
+            switch_log.look()
+        switch_log.look()
         backend.archive.make_key("after").result(5)  # what was put before is written
         stored = [(one["from"], one["to"], one["reason"]) for one in reversed(backend.archive.switches())]
     study = "study-question-answering"
     assert stored == [(f"{study}/7", f"{study}/3", "to 3"), (f"{study}/3", f"{study}/5", "to 5")]
+
+
+def test_the_switch_log_looks_again_and_again(tmp_path: Path) -> None:
+    answering = fleet(ANSWERING, extract, (3, 5))
+
+    async def stored(backend: Service) -> str:
+        watching = asyncio.create_task(SwitchLog(backend).watch(every_s=0.01))
+        while not backend.archive.switches():
+            answering.controller.switches.append(Switch(0.0, 3, 5, "to 5"))
+            answering.controller.switch_count += 1
+            await asyncio.sleep(0.05)
+        watching.cancel()
+        return str(backend.archive.switches()[0]["reason"])
+
+    with service(tmp_path, answering) as backend:
+        assert asyncio.run(asyncio.wait_for(stored(backend), 10)) == "to 5"
 
 
 def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixture) -> None:
