@@ -72,7 +72,7 @@ class Piece:
 class Generator(Scorer):
     """An exported causal language model. Threads may share it; with a cache of a fixed size they take turns.
 
-    `score` gives the likelihood of texts.
+    `score` gives the likelihood of texts. `program` is the model under its runtime and its kind of cache.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Generator(Scorer):
     ) -> None:
         """`limit`: most tokens of prompt and answer together."""
         super().__init__(folder, record, predict, context)
-        self._program, self._limit = program, limit
+        self.program, self._limit = program, limit
         self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
         self._turn: Any = threading.Lock()
 
@@ -186,7 +186,7 @@ class Generator(Scorer):
         """
         from search.serve.harness import harness
 
-        return harness(self, self._tokenizer, self._program, self._limit, lambda: self._turn)
+        return harness(self, self._tokenizer, self.program, self._limit, lambda: self._turn)
 
     def _prompt(self, prompt: Any) -> Prompt:
         with self._tokenizing:
@@ -206,7 +206,7 @@ class Generator(Scorer):
         texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
         steps = min(options.max_new_tokens, self._limit - longest)
         with self._turn:
-            logits, cache = self._program.prefill(ids, mask)
+            logits, cache = self.program.prefill(ids, mask)
             for step in range(steps):
                 tokens = choose(logits)
                 with self._tokenizing:
@@ -215,7 +215,7 @@ class Generator(Scorer):
                 if all(text.done for text in texts):
                     return
                 if step + 1 < steps:
-                    logits = self._program.decode(tokens, cache)
+                    logits = self.program.decode(tokens, cache)
         yield [text.finish() for text in texts]
 
 

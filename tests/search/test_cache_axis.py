@@ -83,7 +83,7 @@ def test_an_exported_model_is_opened_with_its_cache(searched: Path) -> None:
         "steps"
     ]
     model = search.load(folder)
-    _, cache = model._program.prefill(np.array([[5, 6, 7, 8]]), np.ones((1, 4), dtype=np.int64))
+    _, cache = model.program.prefill(np.array([[5, 6, 7, 8]]), np.ones((1, 4), dtype=np.int64))
     assert type(cache).__name__ == "QuantisedCache"
     assert model("a film", max_new_tokens=3)[0]["generated_text"].startswith("a film")
     output = command.search("check", folder, cwd=searched).succeeded().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,16 +52,22 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def opened(folder: Path, original: Path, tokenizer: Any, generation: Mapping[str, Any] | None = None) -> Generator:
+    """The model in `original`, exported to `folder` with this tokenizer and, if given, a generation_config.json."""
+    model, base = load_base(original, "tiny", "main", "causal", (), {"pad": 0})
+    write_folder(folder, model, base, {})
+    tokenizer.save_pretrained(folder)
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    record: Any = SimpleNamespace(recipe=RECIPE, config={"workload": {"batch": 3}})
+    return Generator.opened(folder, record, Context(threads=1))
+
+
 @pytest.fixture(scope="module")
 def generator(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator:
     from transformers import AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("compressed")
-    model, base = load_base(model_folder, "tiny", "main", "causal", (), {"pad": 0})
-    write_folder(folder, model, base, {})
-    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
-    record: Any = SimpleNamespace(recipe=RECIPE, config={"workload": {"batch": 3}})
-    return Generator.opened(folder, record, Context(threads=1))
+    return opened(tmp_path_factory.mktemp("compressed"), model_folder, AutoTokenizer.from_pretrained(model_folder))
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +105,13 @@ def test_an_answer_ends_with_the_context_and_before_a_stop_string(generator: Gen
     assert "".join(generator.stream(prompt, stop=middle)) == cut["generated_text"]
 
 
-def test_an_end_token_ends_its_row_alone(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_token_ends_its_row_alone(generator: Generator, model_folder: Path, tmp_path: Path) -> None:
     prompts = ["One", "and another"]
     before = [reply[0]["generated_text"] for reply in generator(prompts, max_new_tokens=12, return_full_text=False)]
-    ids = generator._tokenizer(before[0])["input_ids"]
-    monkeypatch.setattr(generator, "_ends", frozenset({0, ids[2]}))
-    after = [reply[0]["generated_text"] for reply in generator(prompts, max_new_tokens=12, return_full_text=False)]
+    tokenizer = families.byte_tokenizer("GPT2Tokenizer")
+    end = tokenizer(before[0])["input_ids"][2]
+    ending = opened(tmp_path, model_folder, tokenizer, {"eos_token_id": [0, end]})
+    after = [reply[0]["generated_text"] for reply in ending(prompts, max_new_tokens=12, return_full_text=False)]
     assert before[0].startswith(after[0]) and len(after[0]) < len(before[0])
     assert after[1] == generator(prompts[1], max_new_tokens=12, return_full_text=False)[0]["generated_text"]
 
@@ -137,10 +146,10 @@ def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, opti
         generator.stream(prompt, **options)
 
 
-def test_messages_need_a_chat_template(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generator._tokenizer, "chat_template", None)
+def test_messages_need_a_chat_template(model_folder: Path, tmp_path: Path) -> None:
+    without = opened(tmp_path, model_folder, families.byte_tokenizer("GPT2Tokenizer"))
     with pytest.raises(ValueError, match=r"messages need a chat template, and the tokenizer of .* has none"):
-        generator(CHAT)
+        without(CHAT)
 
 
 def test_it_says_how_likely_texts_are(generator: Generator) -> None:
