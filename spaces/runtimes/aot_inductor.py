@@ -64,11 +64,11 @@ class AotInductor:
         base = base_of(folder)
         (name,) = self.files(plan)
         if os.access(folder, os.W_OK) or _has_package(folder / name, folder, context):
-            return TorchPredict(_loaded(package(folder, plan, context)), base, context.device)
+            return TorchPredict(load_package(package(folder, plan, context)), base, context.device)
         with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
             path = Path(place) / "model.pt2"
-            _compile(folder, plan, context, path)
-            return TorchPredict(_loaded(path), base, context.device)
+            compile_package(folder, plan, context, path)
+            return TorchPredict(load_package(path), base, context.device)
 
 
 def package(folder: Path, plan: Plan, context: Context) -> Path:
@@ -82,7 +82,7 @@ def package(folder: Path, plan: Plan, context: Context) -> Path:
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # torch insists on the suffix
         try:
-            _compile(folder, plan, context, partial)
+            compile_package(folder, plan, context, partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -118,11 +118,16 @@ def _machine(context: Context, threads: int) -> str:
     return " ".join(map(str, parts))
 
 
-def _loaded(path: Path) -> Any:
+def load_package(path: Path) -> Any:
+    """The compiled model in the package at `path`, whose code this runs: open only what this user has sealed."""
     return torch._inductor.aoti_load_package(str(path))
 
 
-def _compile(folder: Path, plan: Plan, context: Context, path: Path) -> None:
+def compile_package(folder: Path, plan: Plan, context: Context, path: Path) -> None:
+    """Compile the model in `folder` under this plan ahead of time, and write the package to `path`.
+
+    Raises Infeasible where the model does not compile.
+    """
     model = load_for(folder, plan, context, AotInductor.name)
     program = export(model, base_of(folder).inputs, context.device)
     try:

@@ -91,7 +91,7 @@ def test_an_exported_folder_opens_without_compiling_and_a_changed_byte_never_ope
         compiled.append(folder)
         path.write_bytes(b"program %d" % len(compiled))
 
-    monkeypatch.setattr(aot_inductor, "_compile", compile_to)
+    monkeypatch.setattr(aot_inductor, "compile_package", compile_to)
     source, to, plan = factory.weights(tmp_path, "a"), tmp_path / "to", {"precision": "fp32"}
     aot_inductor.package(source, plan, Context())
     outcome = factory.outcome(0, candidate=factory.recipe(runtime="aot_inductor"), folder=str(source))

@@ -41,7 +41,7 @@ class Compiler:
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     fake = Compiler()
-    monkeypatch.setattr(aot_inductor, "_compile", fake)
+    monkeypatch.setattr(aot_inductor, "compile_package", fake)
     return fake
 
 
@@ -65,7 +65,7 @@ def test_a_package_is_loaded_again_without_compiling(folder: Path, monkeypatch: 
     def again(*_: Any) -> None:
         raise AssertionError("the package was made again")
 
-    monkeypatch.setattr(aot_inductor, "_compile", again)
+    monkeypatch.setattr(aot_inductor, "compile_package", again)
     output = build.open_predict(folder, "aot_inductor", FP32, CPU)(batch)["logits"]
     assert np.array_equal(output, first)
     assert (folder / name).stat().st_mtime_ns == before
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_runs_all_the_same(
     content = package(folder, FP32, CPU).read_bytes()
     place, allowed = stored(tmp_path / "read-only"), os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != place and allowed(path, mode))
-    monkeypatch.setattr(aot_inductor, "_compile", lambda _f, _p, _c, path: path.write_bytes(content))
+    monkeypatch.setattr(aot_inductor, "compile_package", lambda _f, _p, _c, path: path.write_bytes(content))
     batch = arrays_of(subject().base, (9, 4))
     output = build.open_predict(place, "aot_inductor", FP32, CPU)(batch)["logits"]
     np.testing.assert_allclose(output, build.open_predict(place, "eager", FP32, CPU)(batch)["logits"], atol=1e-4)
@@ -158,7 +158,7 @@ def moved(model: Path, to: Path) -> Path:
 def opening(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What reaches torch's loader."""
     opened: list[bytes] = []
-    monkeypatch.setattr(aot_inductor, "_loaded", lambda path: opened.append(path.read_bytes()))
+    monkeypatch.setattr(aot_inductor, "load_package", lambda path: opened.append(path.read_bytes()))
     monkeypatch.setattr(aot_inductor, "base_of", lambda _: SimpleNamespace(inputs=("input_ids",), output="logits"))
     monkeypatch.setattr(aot_inductor, "no_compiler", lambda _: None)
     return opened
@@ -220,7 +220,7 @@ def test_a_compilation_that_fails_leaves_nothing_that_is_taken(model: Path, monk
         path.write_bytes(b"half")
         raise Infeasible("no kernel")
 
-    monkeypatch.setattr(aot_inductor, "_compile", half)
+    monkeypatch.setattr(aot_inductor, "compile_package", half)
     with pytest.raises(Infeasible, match="no kernel"):
         package(model, FP32, CPU)
     assert inside(model) == []
