@@ -106,10 +106,11 @@ class MaxAutotuned(Compiled):
 
 def no_compiler(what: str) -> str | None:
     """Why `what` cannot compile here, or None."""
-    return None if _compiler() else f"{what} needs a C++ compiler, and none is on the PATH: {INSTALL}"
+    return None if cpp_compiler() else f"{what} needs a C++ compiler, and none is on the PATH: {INSTALL}"
 
 
-def _compiler() -> str | None:
+def cpp_compiler() -> str | None:
+    """The path of the C++ compiler: the one that CXX names, else the first on the PATH; None where there is none."""
     import os
 
     named = os.environ.get("CXX")

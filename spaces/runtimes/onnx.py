@@ -175,7 +175,7 @@ def _make(folder: Path, plan: Plan, path: Path) -> None:
     precision, fp32_blocks, embeddings = str(plan["precision"]), int(plan.get("fp32_blocks", 0)), plan.get("embeddings")
     if precision in ("fp32", "fp16"):
         if embeddings is None:
-            _export(folder, path, precision)
+            write_graph(folder, path, precision)
         else:
             quantise.tables(graph(folder, {"precision": precision}), path)
         return
@@ -196,8 +196,8 @@ def _make(folder: Path, plan: Plan, path: Path) -> None:
             quantise.four_bits(source, path, keep)
 
 
-def _export(folder: Path, path: Path, precision: str) -> None:
-    """The graph with batch and length left open."""
+def write_graph(folder: Path, path: Path, precision: str) -> None:
+    """Export the model in `folder` to an ONNX file at `path`, in fp32 or fp16, with batch and length left open."""
     import torch
 
     from spaces import build

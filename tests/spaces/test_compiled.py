@@ -40,7 +40,7 @@ def test_a_model_that_does_not_compile_is_infeasible_with_the_reason(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no kernel\nfor this")
 
-    monkeypatch.setattr(compiled, "_compiler", lambda: "g++")
+    monkeypatch.setattr(compiled, "cpp_compiler", lambda: "g++")
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: fail)
     with pytest.raises(Infeasible, match=r"torch\.compile failed: no kernel for this"):
         registry.runtime_named("compiled").open(folder, FP32, CPU)
@@ -71,7 +71,7 @@ def test_no_model_falls_back_to_eager_however_many_were_compiled_before(
         return run
 
     real, models = torch.compile, iter(Small(size).eval() for size in range(2, 14))
-    monkeypatch.setattr(compiled, "_compiler", lambda: "g++")
+    monkeypatch.setattr(compiled, "cpp_compiler", lambda: "g++")
     monkeypatch.setattr(compiled, "load_for", lambda *_: next(models))
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: real(model, dynamic=dynamic, backend=backend))
     for _ in range(12):

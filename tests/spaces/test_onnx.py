@@ -57,7 +57,7 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
     def again(*_: Any) -> None:
         raise AssertionError("the graph was made again")
 
-    monkeypatch.setattr(onnx, "_export", again)
+    monkeypatch.setattr(onnx, "write_graph", again)
     monkeypatch.setattr(quantise, "dynamic", again)
     for precision in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"precision": precision}, CPU)
@@ -71,11 +71,11 @@ def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(onnx, "_export", half)
+    monkeypatch.setattr(onnx, "write_graph", half)
     with pytest.raises(OSError, match="disk full"):
         onnx.graph(tmp_path, FP32)
     assert list((tmp_path / onnx.FOLDER).iterdir()) == []
     # What a killed process leaves has another name.
     (tmp_path / onnx.FOLDER / ".fp32.onnx.1").write_bytes(b"half")
-    monkeypatch.setattr(onnx, "_export", lambda _f, path, _w: path.write_bytes(b"whole"))
+    monkeypatch.setattr(onnx, "write_graph", lambda _f, path, _w: path.write_bytes(b"whole"))
     assert onnx.graph(tmp_path, FP32).read_bytes() == b"whole"
