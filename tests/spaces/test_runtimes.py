@@ -171,7 +171,7 @@ def test_every_matrix_product_runs_in_the_planned_precision(
     precision: str, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     """On a CPU without bf16 instructions the precision is infeasible; here only that nothing is widened is asked."""
-    monkeypatch.setattr(torch_predict, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     predict = build.open_predict(folder, "eager", {"precision": precision}, CPU)
     batch = arrays_of(subject().base, (6, 3))
     with Products() as products:
