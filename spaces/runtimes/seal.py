@@ -63,12 +63,15 @@ def _cache() -> Path:
 
 
 def _key() -> bytes:
-    return _key_in(_cache())
+    return key_in(_cache())
 
 
 @functools.cache
-def _key_in(folder: Path) -> bytes:
-    """The key in `folder`, made at the first call; where nothing can be kept, one that this process forgets."""
+def key_in(folder: Path) -> bytes:
+    """The key in `folder`, made at the first call; where nothing can be kept, one that ends with the process.
+
+    It is read once in a process: `key_in.cache_clear()` lets the next call read it again.
+    """
     path = folder / "seal.key"
     try:
         if not path.exists():

@@ -28,7 +28,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_was_sealed_passes_also_in_another_process(code: Path) -> None:
     assert seal.sealed(code, "these conditions")
-    seal._key_in.cache_clear()  # as a new process has it
+    seal.key_in.cache_clear()  # as a new process has it
     assert seal.sealed(code, "these conditions")
 
 
@@ -68,7 +68,7 @@ def test_the_key_is_made_once_and_only_its_owner_reads_it(code: Path, tmp_path: 
     (key,) = [p for p in (tmp_path / OWN).rglob("*") if p.is_file()]
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     before = key.read_bytes()
-    seal._key_in.cache_clear()
+    seal.key_in.cache_clear()
     seal.seal(code, "these conditions")
     assert key.read_bytes() == before and len(before) == seal.SIZE
 
@@ -82,5 +82,5 @@ def test_where_no_key_can_be_kept_seals_last_as_long_as_the_process(
     path.write_bytes(b"made here")
     seal.seal(path, "")
     assert seal.sealed(path, "")
-    seal._key_in.cache_clear()
+    seal.key_in.cache_clear()
     assert not seal.sealed(path, "")
