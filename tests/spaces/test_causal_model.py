@@ -12,7 +12,9 @@ from causal import MODELS, prompts, stored
 from spaces import build
 from spaces.errors import Infeasible
 from spaces.generation.causal import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalModel
-from spaces.runtime import Context
+from spaces.knob import Plan
+from spaces.runtime import Context, Predict
+from spaces.runtimes.eager import Eager
 
 CONTEXT = Context("cpu", threads=1, cache_tokens=32)
 FP32 = {"precision": "fp32"}
@@ -43,11 +45,25 @@ def test_a_generation_has_a_time_for_each_of_its_tokens(opened: CausalModel, tmp
     assert len(times) == 8 and times == sorted(times)
 
 
-def test_what_scores_is_opened_when_it_is_needed_and_all_of_it_for_its_files(tmp_path: Path) -> None:
-    folder = stored(tmp_path, "llama")
-    lazy, whole = (one(folder, "eager", FP32, CONTEXT) for one in (build.open_predict, build.open_whole))
-    assert isinstance(lazy, CausalModel) and isinstance(whole, CausalModel)
-    assert lazy._scoring is None and whole._scoring is not None
+def test_what_scores_is_opened_when_it_is_needed_and_all_of_it_for_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, open_eager = stored(tmp_path, "llama"), Eager.open
+    openings: list[Path] = []
+
+    def noting(self: Eager, folder: Path, plan: Plan, context: Context) -> Predict:
+        openings.append(folder)
+        return open_eager(self, folder, plan, context)
+
+    monkeypatch.setattr(Eager, "open", noting)
+    lazy = build.open_predict(folder, "eager", FP32, CONTEXT)
+    assert len(openings) == 0
+    ids, mask = prompts((9, 9))
+    for _ in range(2):
+        lazy({"input_ids": ids, "attention_mask": mask})
+        assert len(openings) == 1
+    build.open_whole(folder, "eager", FP32, CONTEXT)
+    assert len(openings) == 2
 
 
 def test_a_runtime_that_does_not_generate_says_so(tmp_path: Path) -> None:
