@@ -50,24 +50,25 @@ class MeasuredCeilings:
 
     def peak(self, precision: str) -> float:
         if precision not in self._peaks:
-            self._peaks[precision] = self._ask("peak", precision)
+            self._peaks[precision] = self.measure("peak", precision)
         return self._peaks[precision]
 
     def bandwidth(self, size: int) -> float:
         # A smaller set is read no slower, so the power of two below gives a floor that is low rather than high.
         rounded = max(SMALLEST, 1 << (max(1, size).bit_length() - 1))
         if rounded not in self._bandwidths:
-            self._bandwidths[rounded] = self._ask("bandwidth", rounded)
+            self._bandwidths[rounded] = self.measure("bandwidth", rounded)
         return self._bandwidths[rounded]
 
     def look_again(self) -> None:
         """Measure every known ceiling again and keep the higher value, in case the first measurement was disturbed."""
         for precision, peak in self._peaks.items():
-            self._peaks[precision] = max(peak, self._ask("peak", precision))
+            self._peaks[precision] = max(peak, self.measure("peak", precision))
         for size, bandwidth in self._bandwidths.items():
-            self._bandwidths[size] = max(bandwidth, self._ask("bandwidth", size))
+            self._bandwidths[size] = max(bandwidth, self.measure("bandwidth", size))
 
-    def _ask(self, method: str, argument: Any) -> float:
+    def measure(self, method: str, argument: Any) -> float:
+        """Measure one ceiling anew: `method` of a `Meter`, "peak" or "bandwidth", with its argument."""
         with Remote(functools.partial(Meter, self._device, self._threads), timeout_s=120) as meter:
             return float(meter.call(method, argument, timeout_s=120))
 
@@ -109,8 +110,8 @@ class Meter:
         matrix = torch.ones(side, side, device=self._device)
         vector, other = torch.ones(side, device=self._device), torch.empty_like(matrix)
         held = matrix.numel() * 4
-        read = held / min(self._best(lambda: matrix @ vector), self._best(matrix.sum))
-        return float(max(read, 2 * held / self._best(lambda: other.copy_(matrix))))
+        read = held / min(self.seconds_per_call(lambda: matrix @ vector), self.seconds_per_call(matrix.sum))
+        return float(max(read, 2 * held / self.seconds_per_call(lambda: other.copy_(matrix))))
 
     def _product(self, precision: str) -> float:
         """Operations a second; 0 where torch has no kernel for the precision here."""
@@ -121,7 +122,7 @@ class Meter:
             try:
                 run = self._multiply(a, b, precision)
                 run()
-                best = max(best, 2 * size**3 / self._best(run))
+                best = max(best, 2 * size**3 / self.seconds_per_call(run))
             except (RuntimeError, NotImplementedError):
                 return 0.0
         return best
@@ -140,8 +141,11 @@ class Meter:
         left, right = a.to(dtype), b.to(dtype)
         return lambda: left @ right
 
-    def _best(self, run: Callable[[], Any]) -> float:
-        """Shortest time of a call, in seconds, because interference only slows it."""
+    def seconds_per_call(self, run: Callable[[], Any]) -> float:
+        """The shortest time of a call of `run`, because interference only slows it.
+
+        On a GPU it is the time of `CALLS` queued calls and one wait for them, divided by their number.
+        """
         calls = CALLS[self._device]
         until = self._clock() + SECONDS
         best, count = math.inf, 0

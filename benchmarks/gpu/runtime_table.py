@@ -194,7 +194,7 @@ class Held(MeasuredCeilings):
         super().__init__(device, 0)
         self._meter = meter
 
-    def _ask(self, method: str, argument: Any) -> float:
+    def measure(self, method: str, argument: Any) -> float:
         return float(self._meter.call(method, argument, timeout_s=60))
 
 

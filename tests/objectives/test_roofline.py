@@ -120,7 +120,7 @@ class Counting(MeasuredCeilings):
         self.asked: list[tuple[str, object]] = []
         self._values = list(values)
 
-    def _ask(self, method: str, argument: object) -> float:
+    def measure(self, method: str, argument: object) -> float:
         self.asked.append((method, argument))
         return self._values.pop(0)
 
@@ -142,16 +142,20 @@ def test_the_ceilings_of_this_machine_are_positive_and_ordered() -> None:
     assert meter.bandwidth(SMALLEST) > 1e8
 
 
-def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock() -> None:
+def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A wait of 10 us after every read of 1 us would make a device eleven times too slow, and its floor too high."""
+    import torch
+
     now = [0.0]
-    meter = Meter("cpu", 1, lambda: now[0])
 
     def spend(seconds: float) -> None:
         now[0] += seconds
 
-    meter._device, meter._wait = "cuda", lambda: spend(10e-6)
-    assert meter._best(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS["cuda"])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: spend(10e-6))
+    meter = Meter("cuda", 1, lambda: now[0])
+    assert meter.seconds_per_call(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS["cuda"])
 
 
 def test_a_ceiling_for_an_unknown_precision_is_refused() -> None:
