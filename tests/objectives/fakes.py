@@ -55,15 +55,15 @@ class FakeSide:
         self.pid = pid
         self.calls: list[str] = []
         self._machine, self._device = machine, device
-        self._bench = Bench(opened, clock=machine.clock)
+        self.bench = Bench(opened, clock=machine.clock)
         machine.awake.add(pid)
 
     def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         assert self._machine.awake == {self.pid}
         self.calls.append(method)
         if method == "info":
-            return {**self._bench.info(), "device": self._device}
-        return getattr(self._bench, "block" if method == "device_block" else method)(*arguments)
+            return {**self.bench.info(), "device": self._device}
+        return getattr(self.bench, "block" if method == "device_block" else method)(*arguments)
 
     def pause(self) -> None:
         self._machine.awake.discard(self.pid)

@@ -94,7 +94,7 @@ def test_the_order_in_a_round_is_drawn_by_lot_and_the_seed_says_it() -> None:
         class Watched(FakeSide):
             def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
                 if method == "block":
-                    keys.append(round(self._bench.info()["prepare_s"]))
+                    keys.append(round(self.bench.info()["prepare_s"]))
                 return super().call(method, *arguments, timeout_s=timeout_s)
 
         openings = Openings(machine)
