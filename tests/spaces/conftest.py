@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +44,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import models
 
     return models.stored(tmp_path_factory.mktemp("models") / "cut")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> list[RemovableHandle]:
+    """The handles of the forward hooks that are registered during the test."""
+    from torch import nn
+
+    handles: list[RemovableHandle] = []
+
+    def noting(register: Callable[..., RemovableHandle]) -> Callable[..., RemovableHandle]:
+        def note(*args: Any, **kwargs: Any) -> RemovableHandle:
+            handles.append(register(*args, **kwargs))
+            return handles[-1]
+
+        return note
+
+    for name in ("register_forward_hook", "register_forward_pre_hook"):
+        monkeypatch.setattr(nn.Module, name, noting(getattr(nn.Module, name)))
+    return handles

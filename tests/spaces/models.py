@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
@@ -249,3 +250,8 @@ def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     model, _ = tiny(case, head)
     sensitivity.write(folder, sensitivity.measure(model, [batch_of(original.base, lengths, seed=5)], class_certainty))
     return folder
+
+
+def hooked(handle: RemovableHandle) -> bool:
+    """Whether the hook of this handle is still on its module."""
+    return bool(handle.id in (handle.hooks_dict_ref() or ()))

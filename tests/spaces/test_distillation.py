@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from models import built, student, subject
+from models import built, hooked, student, subject
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from spaces.base import TaskModel
 from spaces.distillation import (
@@ -74,7 +75,9 @@ def test_the_hidden_loss_is_relative_and_over_real_tokens() -> None:
 
 
 @pytest.mark.parametrize("loss_weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.3, 1.0, 0.5)])
-def test_distillation_is_the_weighted_sum_of_its_parts(loss_weights: tuple[float, float, float]) -> None:
+def test_distillation_is_the_weighted_sum_of_its_parts(
+    loss_weights: tuple[float, float, float], registered: list[RemovableHandle]
+) -> None:
     model, batches, labels = student()
     inputs, rows = batches[0]
     taught = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(3))
@@ -91,7 +94,7 @@ def test_distillation_is_the_weighted_sum_of_its_parts(loss_weights: tuple[float
     )
     expected = sum(w * part for w, part in zip(loss_weights, parts, strict=True))
     torch.testing.assert_close(distillation(model, inputs, rows), expected)
-    assert not model.backbone._forward_hooks
+    assert registered and not any(map(hooked, registered))
 
 
 def test_the_teacher_itself_has_no_soft_or_hidden_loss() -> None:
@@ -137,7 +140,7 @@ def taught_by(model: TaskModel, inputs: Mapping[str, Tensor], blocks: tuple[int,
 
 
 @pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "deberta-v2"])
-def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
+def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str, registered: list[RemovableHandle]) -> None:
     model, batches, labels = student(case)
     inputs, rows = batches[0]
     distillation = Distillation(
@@ -150,7 +153,7 @@ def test_a_student_that_is_the_teacher_has_no_loss_inside(case: str) -> None:
         mapped={0: 0, 2: 2},
     )
     assert float(distillation(model, inputs, rows).detach()) == pytest.approx(0, abs=1e-5)
-    assert not any(m._forward_hooks for m in model.modules())
+    assert registered and not any(map(hooked, registered))
 
 
 def test_a_shallower_student_is_compared_with_the_blocks_it_came_from() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import labelled, logits, subject, tiny, weights
+from models import hooked, labelled, logits, subject, tiny, weights
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from spaces.anatomy import anatomy_of
 from spaces.losses import class_divergence, class_loss
@@ -177,14 +178,14 @@ def test_the_norm_of_a_unit_is_that_of_all_weights_that_go_with_it(case: str) ->
             )
 
 
-def test_collecting_leaves_the_model_as_it_was() -> None:
+def test_collecting_leaves_the_model_as_it_was(registered: list[RemovableHandle]) -> None:
     model, base = tiny("bert")
     before = weights(model)
     collect(model, labelled(base), class_loss, class_divergence)
     after = weights(model)
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert all(p.grad is None for p in model.parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in anatomy_of(model.backbone).blocks.modules())
+    assert registered and not any(map(hooked, registered))
 
 
 def test_how_rows_are_batched_does_not_matter() -> None:
