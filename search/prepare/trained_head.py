@@ -11,13 +11,12 @@ from search.config.schema import RunConfig
 from search.errors import UserError, listed
 from search.prepare.model_facts import blaming
 from search.tasks import task_named
-from search.tasks.heads import Head, head_labels
-from spaces.heads import Head as TaskHead
-from spaces.heads import head_named
+from search.tasks.trained_labels import TrainedLabels, head_labels
+from spaces.heads import Head, head_named
 from spaces.loading import reading
 
 
-def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None:
+def trained_head(config: RunConfig, described: Any, folder: Path) -> TrainedLabels | None:
     """The trained head of the model in `folder`; None where it has none and a new one is trained.
 
     `described` is the model's transformers configuration.
@@ -40,10 +39,10 @@ def trained_head(config: RunConfig, described: Any, folder: Path) -> Head | None
     if not own or not task.labelled:
         return None
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Head(head_labels(content, config.where("model.name")), trained_on=config.teacher.epochs > 0)
+    return TrainedLabels(head_labels(content, config.where("model.name")), trained_on=config.teacher.epochs > 0)
 
 
-def _lack(head: str, kind: TaskHead, described: Any, folder: Path) -> str:
+def _lack(head: str, kind: Head, described: Any, folder: Path) -> str:
     """Why the model's own head cannot be used; "" where it can."""
     if head == "mean":
         return "model.head: mean makes a new one"
@@ -53,7 +52,7 @@ def _lack(head: str, kind: TaskHead, described: Any, folder: Path) -> str:
     return f"its weights have no {min(missing)}" if missing else ""
 
 
-def _head_weights(kind: TaskHead, described: Any) -> set[str]:
+def _head_weights(kind: Head, described: Any) -> set[str]:
     """The names of all weights outside the backbone, as transformers builds a model of this configuration."""
     import torch
 

@@ -16,7 +16,7 @@ from search.errors import UserError
 from search.serve.model import Model
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
-from search.tasks.spans import Answer
+from search.tasks.spans import SpanAnswer
 
 
 class Answerer(Model):
@@ -95,7 +95,7 @@ class Answerer(Model):
         return list(self([row["question"] for row in asked], [row["context"] for row in asked]))
 
 
-def _reply(answer: Answer) -> dict[str, Any]:
+def _reply(answer: SpanAnswer) -> dict[str, Any]:
     return {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text}
 
 

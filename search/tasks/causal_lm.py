@@ -25,7 +25,7 @@ from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
 
 #: The tokens that count as one row where the number of rows is bounded: logits over a vocabulary are large.
 TOKENS_A_ROW = 8
@@ -101,7 +101,7 @@ class CausalLM(BaseTask):
     def most_rows(self, rows: int, max_length: int) -> int:
         return max(1, rows * TOKENS_A_ROW // max_length)
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_documents(data, where)
         return Splits(train, validation, test, notes=notes)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from search.errors import UserError, listed, show
 from search.tasks.files import Number
-from search.tasks.heads import Label
 from search.tasks.labels import SplitLabels
 from search.tasks.tables import Table
+from search.tasks.trained_labels import Label
 
 
 def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from search.errors import UserError, Where, show
 from search.tasks.causal_lm import CausalLM, WindowRows
 from search.tasks.documents import Documents
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.multiple_choice import Questions, read_questions
+from search.tasks.multiple_choice import ChoiceQuestions, read_choices
 from search.tasks.rows import places
 from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.text_windows import sums_from
@@ -27,7 +27,7 @@ from search.tasks.tokens import Encoded, with_padding
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class ChoiceRows:
         return {"questions": len(self), "likelihood_over": "characters"}
 
 
-def choice_rows(tokenizer: Any, asked: Questions, max_length: int, where: Where = str) -> ChoiceRows:
+def choice_rows(tokenizer: Any, asked: ChoiceQuestions, max_length: int, where: Where = str) -> ChoiceRows:
     """Rows of at most `max_length` tokens or the tokenizer's limit, of as many questions as `asked.most_tokens` allows.
 
     Questions are chosen by hash, because a file may be sorted.
@@ -154,7 +154,7 @@ class TextsAndQuestions:
     """A part of the data with texts and with questions."""
 
     texts: Documents
-    questions: Questions
+    questions: ChoiceQuestions
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -243,9 +243,9 @@ class CausalChoices(CausalLM):
     def __init__(self, metric: str = "perplexity") -> None:
         self._metric = metric
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        splits = super().load(data, where, head)
-        validation, test, notes = read_questions(data, where)
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        splits = super().load(data, where, trained)
+        validation, test, notes = read_choices(data, where)
         both = (TextsAndQuestions(splits.validation, validation), TextsAndQuestions(splits.test, test))
         return Splits(splits.train, *both, notes=(*splits.notes, *notes))
 

@@ -19,7 +19,7 @@ from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig, ModelConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
 
 #: Descriptions of the heads of transformers' problem types.
 PROBLEMS = {
@@ -88,8 +88,8 @@ class Classification(BaseTask):
     def paired(self, data: DataConfig) -> bool:
         return data.text_pair is not None
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        return read_splits(data, where, head, one_label)
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        return read_splits(data, where, trained, one_label)
 
     def encode(
         self, tokenizer: Any, part: Split, data: DataConfig, labels: tuple[str, ...], where: Where = str

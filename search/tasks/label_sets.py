@@ -15,9 +15,9 @@ import numpy as np
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
 from search.tasks.files import Number
-from search.tasks.heads import Head, Label, fold
 from search.tasks.labels import SplitLabels, number
 from search.tasks.tables import Table
+from search.tasks.trained_labels import Label, TrainedLabels, fold
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -27,7 +27,7 @@ SINCE = "since model.problem_type is multi_label_classification"
 
 
 def label_sets(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """({split: (N, C) int8, 1 where a row has a label}, the name of each label).
 
@@ -46,9 +46,9 @@ def label_sets(
     else:
         parts = {split: _of_columns(table, data.label, at) for split, table in tables.items()}
         _check_columns(parts["train"], data.label, at)
-        if wanted is None and (head is None or head.bare):
+        if wanted is None and (trained is None or trained.bare):
             wanted = data.label
-    numbering = number(parts, wanted, tables["train"].classes, head, where)
+    numbering = number(parts, wanted, tables["train"].classes, trained, where)
     notes += numbering.notes
     sets = {}
     for split, part in parts.items():

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.errors import UserError, Where, listed, show, wrong
-from search.tasks.heads import Head, Label, Listed, Matching, fold, place
+from search.tasks.trained_labels import Label, Listed, Matching, TrainedLabels, fold, place
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,24 @@ def number(
     parts: Mapping[str, SplitLabels],
     wanted: Sequence[str] | None,
     carried: Sequence[str] | None,
-    head: Head | None,
+    trained: TrainedLabels | None,
     where: Where,
 ) -> Numbering:
     """The numbers of all labels in `parts` ("train" among them; all whole numbers or all text), by the rules above.
 
-    `wanted` is data.label_names, `carried` the names of a ClassLabel, `head` that of a model already trained.
+    `wanted` is data.label_names, `carried` the names of a ClassLabel, `trained` the labels of a head already trained.
 
     Raises:
         UserError: train has fewer than two classes or far too many, another split has labels that train, names and
             head lack, or the number of a label cannot be determined.
     """
-    named = [*(wanted or ()), *(() if head is None or head.bare else head.labels)]
+    named = [*(wanted or ()), *(() if trained is None or trained.bare else trained.labels)]
     spelled, notes = _spellings(parts, named)
     classes = _classes(parts["train"], spelled, where)
     everything = sorted(set(spelled.values()))
     listing = None if wanted is None else _listed(tuple(wanted), everything, classes, where)
     names = {label: str(label) for label in everything} if listing is None else listing.names
-    if head is None:
+    if trained is None:
         _refuse_strange(parts, spelled, classes, where)
         order = listing.order if listing else tuple(names[label] for label in _natural(classes, carried))
         if len(order) != len(classes):
@@ -80,7 +80,7 @@ def number(
             raise wrong(where("data.label_names"), rule, list(order))
         numbers = {label: order.index(names[label]) for label in classes}
     else:
-        numbers, order, more = Matching(head, names, listing, carried, classes, where).numbered()
+        numbers, order, more = Matching(trained, names, listing, carried, classes, where).numbered()
         notes += more
     return Numbering({raw: numbers[label] for raw, label in spelled.items()}, order, tuple(notes))
 

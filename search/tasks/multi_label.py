@@ -18,7 +18,7 @@ from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
     from spaces.losses import Losses
 
 
@@ -62,5 +62,5 @@ class MultiLabel(Classification):
 
         return LABEL_SETS
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        return read_splits(data, where, head, label_sets)
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        return read_splits(data, where, trained, label_sets)

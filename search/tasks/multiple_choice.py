@@ -32,7 +32,7 @@ COLUMNS = ("context", "choices", "answer")
 
 
 @dataclass(frozen=True)
-class Questions:
+class ChoiceQuestions:
     """Questions of one split, in the order of the file."""
 
     contexts: tuple[str, ...]
@@ -50,7 +50,7 @@ class Questions:
         content = json.dumps([self.contexts, self.choices, self.answers, self.most_tokens])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def rows(self, chosen: Sequence[int] | np.ndarray) -> Questions:
+    def rows(self, chosen: Sequence[int] | np.ndarray) -> ChoiceQuestions:
         """The questions with these indices, in this order."""
         return replace(
             self,
@@ -60,7 +60,7 @@ class Questions:
         )
 
 
-def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions, tuple[str, ...]]:
+def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, ChoiceQuestions, tuple[str, ...]]:
     """(validation, test, notes); without a file for test, it is half of the questions by hash of the context.
 
     Raises:
@@ -91,7 +91,7 @@ def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions
     return validation, test, tuple(notes)
 
 
-def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str]) -> Questions:
+def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str]) -> ChoiceQuestions:
     at = where(f"data.{key}")
     options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
     content = read_file(Path(path), COLUMNS, options, at)
@@ -105,7 +105,7 @@ def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str])
     contexts = cells.filled(table, "context", at, notes)
     choices = tuple(_choices(value, table, at, row) for row, value in enumerate(table.columns["choices"]))
     answers = tuple(_answer(value, choices[row], table, at, row) for row, value in enumerate(table.columns["answer"]))
-    return Questions(contexts, choices, answers, path, data.choices_tokens)
+    return ChoiceQuestions(contexts, choices, answers, path, data.choices_tokens)
 
 
 def _choices(value: Any, table: Table, where: str, row: int) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
-from search.tasks.heads import Head
 from search.tasks.tables import Table
+from search.tasks.trained_labels import TrainedLabels
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -20,7 +20,7 @@ NAME = "LABEL_0"
 
 
 def numbers(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """({split: (N,) float64}, the name of the output).
 
@@ -40,4 +40,4 @@ def numbers(
             f"{at}: must hold different numbers, got {show(float(train[0]))} in all {len(train)} rows of "
             f"{tables['train'].origin}"
         )
-    return targets, head.labels if head is not None else (NAME,)
+    return targets, trained.labels if trained is not None else (NAME,)

@@ -93,8 +93,8 @@ def _digest(*columns: Sequence[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of one split as they stand in the file; names or scores are empty where the data have none."""
+class _TextPairs:
+    """Rows of one split as they stand in the file, two texts each; ids or scores are empty where the data have none."""
 
     origin: str  # for messages
     first: tuple[str, ...]
@@ -103,12 +103,12 @@ class _Rows:
     second_ids: tuple[str, ...]
     scores: np.ndarray | None
 
-    def at(self, chosen: np.ndarray) -> _Rows:
+    def at(self, chosen: np.ndarray) -> _TextPairs:
         def of(column: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(column[i] for i in chosen) if column else ()
 
         scores = None if self.scores is None else self.scores[chosen]
-        return _Rows(self.origin, of(self.first), of(self.second), of(self.first_ids), of(self.second_ids), scores)
+        return _TextPairs(self.origin, of(self.first), of(self.second), of(self.first_ids), of(self.second_ids), scores)
 
     def keys(self) -> list[str]:
         """What must not occur in two splits: a query; of scored pairs both texts, in either order."""
@@ -177,21 +177,21 @@ def _check_keys(data: DataConfig, where: Where) -> None:
             raise wrong(where(f"data.{key}"), f"another column than data.{other}", getattr(data, key))
 
 
-def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Rows:
+def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _TextPairs:
     """The checked rows of a table."""
     first = cells.filled(table, data.query, where("data.query"), notes)
     second = cells.filled(table, data.passage, where("data.passage"), notes)
     if data.score is not None:
-        return _Rows(table.origin, first, second, (), (), cells.finite(table, data.score, where("data.score")))
+        return _TextPairs(table.origin, first, second, (), (), cells.finite(table, data.score, where("data.score")))
     first_ids = _ids(table, data.query_id, first, where("data.query_id"))
     second_ids = _ids(table, data.passage_id, second, where("data.passage_id"))
     repeated = len(first) - len(set(zip(first, second, strict=True)))
     if repeated:
         notes.append(f"{repeated} rows of {Path(table.origin).name} repeat a query with the same passage: used once")
-    return _Rows(table.origin, first, second, first_ids, second_ids, None)
+    return _TextPairs(table.origin, first, second, first_ids, second_ids, None)
 
 
-def _with_ids(table: Table, data: DataConfig, corpus: Corpus, where: Where, notes: list[str]) -> _Rows:
+def _with_ids(table: Table, data: DataConfig, corpus: Corpus, where: Where, notes: list[str]) -> _TextPairs:
     """The checked rows of a table that names passages of a corpus, a row for each query with one passage."""
     queries = cells.filled(table, data.query, where("data.query"), notes)
     query_ids = _ids(table, data.query_id, queries, where("data.query_id"))
@@ -203,7 +203,7 @@ def _with_ids(table: Table, data: DataConfig, corpus: Corpus, where: Where, note
     if without:
         notes.append(f"{without} rows of {Path(table.origin).name} dropped: their query has no relevant id")
     of = [(row, name) for row, ids in enumerate(relevant) for name in ids]
-    return _Rows(
+    return _TextPairs(
         table.origin,
         tuple(queries[row] for row, _ in of),
         tuple(corpus.texts[corpus.numbers[name]] for _, name in of),
@@ -228,7 +228,7 @@ def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -
     return ids
 
 
-def _cut(parts: Mapping[str, _Rows], what: str, where: Where, notes: list[str]) -> dict[str, _Rows]:
+def _cut(parts: Mapping[str, _TextPairs], what: str, where: Where, notes: list[str]) -> dict[str, _TextPairs]:
     """`parts` with the missing splits cut from train by hash."""
     train = parts["train"]
     chosen = cuts(places(train.keys()), tuple(parts), what, train.origin, where, notes)
@@ -238,7 +238,7 @@ def _cut(parts: Mapping[str, _Rows], what: str, where: Where, notes: list[str]) 
     return {split: train.at(chosen[split]) if split in chosen else parts[split] for split in SPLITS}
 
 
-def _limited(rows: _Rows, limit: int) -> _Rows:
+def _limited(rows: _TextPairs, limit: int) -> _TextPairs:
     """The rows of `limit` queries, or as many scored pairs, chosen by hash, in the order of the file."""
     keys = rows.keys()
     # Two rows may hold one scored pair: they are two pairs, and all rows of a query are one query.
@@ -250,7 +250,7 @@ def _limited(rows: _Rows, limit: int) -> _Rows:
     return rows.at(np.array([i for i, key in enumerate(keys) if key in wanted], dtype=np.int64))
 
 
-def _note_overlap(parts: Mapping[str, _Rows], what: str, notes: list[str]) -> None:
+def _note_overlap(parts: Mapping[str, _TextPairs], what: str, notes: list[str]) -> None:
     keys = {split: set(rows.keys()) for split, rows in parts.items()}
     several = {"query": "queries", "pair": "pairs"}[what]
     for split in ("validation", "test"):
@@ -260,7 +260,7 @@ def _note_overlap(parts: Mapping[str, _Rows], what: str, notes: list[str]) -> No
             notes.append(f"{total} are in train too: its figures will be too good")
 
 
-def _passages(rows: _Rows) -> Passages:
+def _passages(rows: _TextPairs) -> Passages:
     queries: dict[str, dict[int, None]] = {}  # its passages, each once
     numbers: dict[str, int] = {}
     query_ids: dict[str, str] = {}
@@ -275,7 +275,7 @@ def _passages(rows: _Rows) -> Passages:
     return Passages(tuple(queries), tuple(query_ids.values()), tuple(numbers), tuple(passage_ids.values()), relevant)
 
 
-def _in_corpus(rows: _Rows, corpus: Corpus) -> Passages:
+def _in_corpus(rows: _TextPairs, corpus: Corpus) -> Passages:
     """The queries with all passages of the corpus."""
     queries: dict[str, dict[int, None]] = {}
     query_ids: dict[str, str] = {}
@@ -286,6 +286,6 @@ def _in_corpus(rows: _Rows, corpus: Corpus) -> Passages:
     return Passages(tuple(queries), tuple(query_ids.values()), corpus.texts, corpus.ids, relevant)
 
 
-def _pairs(rows: _Rows) -> ScoredPairs:
+def _pairs(rows: _TextPairs) -> ScoredPairs:
     assert rows.scores is not None
     return ScoredPairs(rows.first, rows.second, rows.scores)

@@ -23,7 +23,7 @@ from search.errors import Where, wrong
 from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.questions import Questions, read_questions
-from search.tasks.spans import Answer, ranked_spans
+from search.tasks.spans import SpanAnswer, ranked_spans
 from search.tasks.squad import exact_match, f1
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded
@@ -31,7 +31,7 @@ from search.tasks.windows import Windows, windows
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
 
 METRICS = (
     mean_of_rows("squad_f1", "token F1 of the answer, as SQuAD's script counts it", "F1"),
@@ -100,11 +100,11 @@ class QuestionRows:
         )
         return replace(self, windows=cut, questions=self.questions.rows(rows))
 
-    def answers(self, output: np.ndarray) -> list[Answer]:
+    def answers(self, output: np.ndarray) -> list[SpanAnswer]:
         """The answer to each question."""
         return [answers[0] for answers in self.ranked(output, 1)]
 
-    def ranked(self, output: np.ndarray, top_k: int) -> list[list[Answer]]:
+    def ranked(self, output: np.ndarray, top_k: int) -> list[list[SpanAnswer]]:
         """The `top_k` best answers to each question, best first."""
         parts = np.split(output, np.cumsum(self.encoded.lengths)[:-1])
         starts, ends = ([part[:, side] for part in parts] for side in (0, 1))
@@ -151,7 +151,7 @@ class QuestionAnswering(BaseTask):
     def paired(self, data: DataConfig) -> bool:
         return True
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         train, validation, test, notes = read_questions(data, where)
         unanswerable = any(not golds for part in (train, validation, test) for golds in part.answers)
         if unanswerable and data.null_threshold is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
     from spaces.base import TaskModel
 
 
@@ -81,8 +81,8 @@ class Regression(Classification):
             return ""
         return f"the model's head gives {outputs} numbers a text, not one; set model.head: mean for a new head"
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        return read_splits(data, where, head, numbers)
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        return read_splits(data, where, trained, numbers)
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         from spaces.losses import number_loss

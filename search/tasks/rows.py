@@ -13,10 +13,10 @@ import numpy as np
 from search.errors import UserError, Where
 from search.tasks import cells
 from search.tasks.balance import balance_notes
-from search.tasks.heads import Head
 from search.tasks.labels import number
 from search.tasks.tables import Table, read_table
 from search.tasks.task import Split, Splits
+from search.tasks.trained_labels import TrainedLabels
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -28,7 +28,7 @@ CUT = 0.1  # share of train that becomes a split that is missing
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledTexts:
     """One split as read from the file."""
 
     origin: str  # for messages
@@ -44,22 +44,23 @@ class Rows:
         pairs = self.pairs or ("",) * len(self)
         return [f"{text}\0{pair}" for text, pair in zip(self.texts, pairs, strict=True)]
 
-    def at(self, chosen: np.ndarray) -> Rows:
+    def at(self, chosen: np.ndarray) -> LabelledTexts:
         """The rows with these indices."""
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
-        return Rows(self.origin, tuple(self.texts[i] for i in chosen), pairs, self.labels[chosen])
+        return LabelledTexts(self.origin, tuple(self.texts[i] for i in chosen), pairs, self.labels[chosen])
 
 
-#: The label of every row by split, and the names of the labels: of tables, data, where, head, and notes to add to.
+#: The labels of all rows by split, and the labels' names: of tables, data, where, trained labels and notes to add to.
 Labelling = Callable[
-    [Mapping[str, Table], "DataConfig", Where, Head | None, list[str]], tuple[dict[str, np.ndarray], tuple[str, ...]]
+    [Mapping[str, Table], "DataConfig", Where, TrainedLabels | None, list[str]],
+    tuple[dict[str, np.ndarray], tuple[str, ...]],
 ]
 
 
-def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Labelling) -> Splits:
+def read_splits(data: DataConfig, where: Where, trained: TrainedLabels | None, labelled: Labelling) -> Splits:
     """Train, validation and test of `data`; missing splits are cut from train by hash, hence deterministically.
 
-    `labelled` reads the labels; `head` is that of a model already trained.
+    `labelled` reads the labels; `trained` are those of a head already trained.
 
     Raises:
         UserError: see `read_table`; text that is no text, missing values, labels that are no classes, that train does
@@ -67,7 +68,7 @@ def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Lab
     """
     tables = {split: read_table(data, split, where) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
-    numbers, names = labelled(tables, data, where, head, notes)
+    numbers, names = labelled(tables, data, where, trained, notes)
     parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
     parts = _cut(parts, where, notes)
     if data.limit is not None:
@@ -81,14 +82,14 @@ def read_splits(data: DataConfig, where: Where, head: Head | None, labelled: Lab
 
 
 def one_label(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """(the label number of each row (N,) int64 by split, the name of each number), by `search.tasks.labels`."""
     assert isinstance(data.label, str)
     parts = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
     parts = cells.all_numbers(parts, data.label, where("data.label"), notes)
     wanted = None if data.label_names is None else tuple(map(str, data.label_names))
-    numbering = number(parts, wanted, tables["train"].classes, head, where)
+    numbering = number(parts, wanted, tables["train"].classes, trained, where)
     notes += numbering.notes
     numbers = {
         split: np.array([numbering.numbers[label] for label in part.labels], dtype=np.int64)
@@ -97,13 +98,13 @@ def one_label(
     return numbers, numbering.names
 
 
-def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, notes: list[str]) -> Rows:
+def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, notes: list[str]) -> LabelledTexts:
     texts = cells.texts(table, data.text, where("data.text"), notes)
     pairs = None if data.text_pair is None else cells.texts(table, data.text_pair, where("data.text_pair"), notes)
-    return Rows(table.origin, texts, pairs, labels)
+    return LabelledTexts(table.origin, texts, pairs, labels)
 
 
-def _cut(parts: dict[str, Rows], where: Where, notes: list[str]) -> dict[str, Rows]:
+def _cut(parts: dict[str, LabelledTexts], where: Where, notes: list[str]) -> dict[str, LabelledTexts]:
     """`parts` with the missing splits cut from train by hash of the input, so equal texts stay together."""
     train = parts["train"]
     chosen = cuts(places(train.inputs()), tuple(parts), "text", train.origin, where, notes)
@@ -140,7 +141,7 @@ def lowest(places: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.argsort(places, kind="stable")[:limit])
 
 
-def _note_overlap(parts: dict[str, Rows], notes: list[str]) -> None:
+def _note_overlap(parts: dict[str, LabelledTexts], notes: list[str]) -> None:
     train = set(parts["train"].inputs())
     for split in ("validation", "test"):
         shared = sum(text in train for text in parts[split].inputs())

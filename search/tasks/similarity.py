@@ -28,7 +28,7 @@ from search.tasks.tokens import Encoded, encode
 if TYPE_CHECKING:
     from objectives.retrieval import Ranks
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
+    from search.tasks.trained_labels import TrainedLabels
 
 METRICS = (
     mean_of_rows("recall_at_1", "share of queries whose first passage is relevant", "recall@1"),
@@ -136,7 +136,7 @@ class SentenceSimilarity(BaseTask):
     reply_model = "search.serve.embedder:Embedder"
     parity = EMBEDDINGS
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_passages(data, where)
         return Splits(train, validation, test, notes=notes)
 

@@ -23,7 +23,7 @@ LOWEST = -1e9  # in the place of a logit that is no number; finite, so that diff
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SpanAnswer:
     """An answer to one question; the empty text stands for "no answer"."""
 
     text: str
@@ -52,7 +52,7 @@ def best_spans(
     n_best: int = 20,
     max_answer_len: int = 30,
     null_threshold: float | None = None,
-) -> list[Answer]:
+) -> list[SpanAnswer]:
     """One answer a question: the first of `ranked_spans`."""
     ranked = ranked_spans(start, end, windows, questions, 1, n_best, max_answer_len, null_threshold)
     return [answers[0] for answers in ranked]
@@ -67,7 +67,7 @@ def ranked_spans(
     n_best: int = 20,
     max_answer_len: int = 30,
     null_threshold: float | None = None,
-) -> list[list[Answer]]:
+) -> list[list[SpanAnswer]]:
     """The `top_k` best answers to each question, best first, from the logits (length,) of each window's tokens.
 
     The `n_best` (and no fewer than `top_k`) spans of each window, of at most `max_answer_len` tokens, are candidates.
@@ -75,7 +75,7 @@ def ranked_spans(
     of the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
     There is one answer or more: the empty one with score 0 where a context has no token.
     """
-    spans: list[dict[str, Answer]] = [{} for _ in range(len(questions))]
+    spans: list[dict[str, SpanAnswer]] = [{} for _ in range(len(questions))]
     null_logits, best_logits = np.full(len(questions), np.inf), np.full(len(questions), -np.inf)
     null_scores = np.full(len(questions), np.inf)
     for first in range(0, len(windows), CHUNK):
@@ -95,16 +95,16 @@ def ranked_spans(
         best = heapq.nlargest(top_k, spans[number].values(), key=lambda span: span.score)
         answers = [replace(span, null_odds=odds) for span in best]
         if null_threshold is not None and odds > null_threshold:
-            answers.insert(0, Answer("", 0, 0, float(null_scores[number]), odds))
-        ranked.append(answers[:top_k] or [Answer("", 0, 0, 0.0, np.inf)])
+            answers.insert(0, SpanAnswer("", 0, 0, float(null_scores[number]), odds))
+        ranked.append(answers[:top_k] or [SpanAnswer("", 0, 0, 0.0, np.inf)])
     return ranked
 
 
-def _add(spans: dict[str, Answer], text: str, start: int, end: int, score: float) -> None:
+def _add(spans: dict[str, SpanAnswer], text: str, start: int, end: int, score: float) -> None:
     """Add a span to those of its question; one that reads the same only raises the score."""
     before = spans.get(text.lower())
     spans[text.lower()] = (
-        Answer(text, start, end, score, np.inf) if before is None else replace(before, score=before.score + score)
+        SpanAnswer(text, start, end, score, np.inf) if before is None else replace(before, score=before.score + score)
     )
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
-    from search.tasks.heads import Head
     from search.tasks.parity import Parity
     from search.tasks.tokens import Encoded
+    from search.tasks.trained_labels import TrainedLabels
     from spaces.base import TaskModel
 
 
@@ -198,8 +198,8 @@ class Task(Protocol):
         """Whether rows are pairs of texts."""
         ...
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        """Read the data, with the label numbers of `head` where the model has a trained one.
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        """Read the data, with the label numbers of `trained`, those of a head that the model has trained.
 
         Raises UserError, beginning with `where(key)`.
         """

@@ -25,8 +25,8 @@ from search.tasks.tokens import COLUMNS, Encoded, with_padding
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
-    from search.tasks.heads import Head
     from search.tasks.tables import Table
+    from search.tasks.trained_labels import TrainedLabels
 
 MISSING = -100  # a token that no tag belongs to; torch's cross entropy leaves such targets out
 
@@ -96,8 +96,8 @@ class Tagging(BaseTask):
     own_head = "tags"
     labelled = True
 
-    def load(self, data: DataConfig, where: Where = str, head: Head | None = None) -> Splits:
-        return read_splits(data, where, head, tag_numbers)
+    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        return read_splits(data, where, trained, tag_numbers)
 
     def asked(self, rows: Any) -> Split:
         if not all(isinstance(row, str) and row.split() for row in rows):
@@ -125,9 +125,9 @@ class Tagging(BaseTask):
 
 
 def tag_numbers(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, head: Head | None, notes: list[str]
+    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """(the tag of each word (N, most words) by split, the tags); those of the model's `head` where it has one."""
+    """(the tag of each word (N, most words) by split, the tags); those of the model's head where it has one."""
     rows = {}
     for split, table in tables.items():
         texts = cells.filled(table, data.text, where("data.text"), [])
@@ -136,7 +136,7 @@ def tag_numbers(
             if len(text.split()) != len(tags):
                 at = f'{where("data.label")}: column "{data.label}" of {table.origin}'
                 raise cells.wrong(at, f"must have {len(text.split())} tags, one a word", " ".join(tags), i)
-    names = head.labels if head else tuple(sorted({tag for tags in rows["train"] for tag in tags}))
+    names = trained.labels if trained else tuple(sorted({tag for tags in rows["train"] for tag in tags}))
     strange = {tag for part in rows.values() for tags in part for tag in tags} - set(names)
     if strange:
         raise wrong(where("data.label"), f"tags of {names}", min(strange))

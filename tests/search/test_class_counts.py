@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from search.errors import UserError
-from search.tasks.heads import Label
 from search.tasks.labels import SplitLabels, number
+from search.tasks.trained_labels import Label
 
 
 def classes_of(labels: Sequence[Label], carried: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from objectives.quality import score
 from search.serve.generator import Generator
 from search.tasks.choice_rows import choice_rows
-from search.tasks.multiple_choice import Questions
+from search.tasks.multiple_choice import ChoiceQuestions
 from spaces.base import load_base, write_folder
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
@@ -102,7 +102,7 @@ def test_tasks_with_local_data_have_the_figures_of_transformers_own_model(
     perplexity = "word_perplexity,none"
     assert ours["read"][perplexity] == pytest.approx(wanted["read"][perplexity], rel=1e-3)
     columns: Any = zip(*((row["context"], tuple(row["choices"]), row["answer"]) for row in ASKED), strict=True)
-    rows = choice_rows(tokenizer, Questions(*columns, "asked", 10**6), 64)
+    rows = choice_rows(tokenizer, ChoiceQuestions(*columns, "asked", 10**6), 64)
     output = np.concatenate([generator.output(rows.encoded.batch(np.array([i])))[0] for i in range(len(rows.encoded))])
     accuracy = score("accuracy", rows.predictions("accuracy", output), rows.references, rows.classes)
     assert accuracy == pytest.approx(wanted["choose"]["acc_norm,none"]), "data.choices are scored alike"

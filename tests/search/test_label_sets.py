@@ -11,10 +11,10 @@ import pytest
 
 from search.config.schema import DataConfig
 from search.errors import UserError
-from search.tasks.heads import Head
 from search.tasks.multi_label import LabelSetRows, MultiLabel
 from search.tasks.task import Splits
 from search.tasks.tokens import Encoded
+from search.tasks.trained_labels import TrainedLabels
 
 TASK = MultiLabel()
 LISTS: list[list[str]] = [["warm"], ["dull", "noisy"], [], ["noisy"], ["warm", "noisy"]] * 20
@@ -39,8 +39,8 @@ def written(folder: Path, labels: list[Any], kind: str = "jsonl") -> str:
     return str(path)
 
 
-def load(train: str, head: Head | None = None, **settings: Any) -> Splits:
-    return TASK.load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", head)
+def load(train: str, trained: TrainedLabels | None = None, **settings: Any) -> Splits:
+    return TASK.load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
 
 
 def found(splits: Splits) -> dict[str, list[int]]:
@@ -70,9 +70,9 @@ def test_columns_of_0_and_1_are_labels_in_the_order_they_are_listed(tmp_path: Pa
     splits = load(str(path), label=("warm", "noisy", "dull"))
     assert splits.labels == ("warm", "noisy", "dull")
     assert found(splits) == {f"text {i}": [row[2], row[1], row[0]] for i, row in enumerate(SETS)}
-    bare = load(str(path), Head(("LABEL_0", "LABEL_1", "LABEL_2")), label=("warm", "noisy", "dull"))
+    bare = load(str(path), TrainedLabels(("LABEL_0", "LABEL_1", "LABEL_2")), label=("warm", "noisy", "dull"))
     assert bare.labels == ("warm", "noisy", "dull"), "what has no names takes those of the columns"
-    named = load(str(path), Head(("Noisy", "Warm", "Dull")), label=("warm", "noisy", "dull"))
+    named = load(str(path), TrainedLabels(("Noisy", "Warm", "Dull")), label=("warm", "noisy", "dull"))
     assert named.labels == ("Noisy", "Warm", "Dull")
     assert found(named) == {f"text {i}": [row[1], row[2], row[0]] for i, row in enumerate(SETS)}
 

@@ -12,7 +12,7 @@ import pytest
 from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.classification import Classification
-from search.tasks.heads import head_labels
+from search.tasks.trained_labels import head_labels
 
 # --- files of data ---------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from search.errors import UserError
-from search.tasks.heads import Head
 from search.tasks.labels import Numbering, SplitLabels, number
+from search.tasks.trained_labels import TrainedLabels
 
 BARE = ("LABEL_0", "LABEL_1")
 
@@ -23,12 +23,12 @@ def numbered(
     carried: Sequence[str] | None = None,
     trained_on: bool = False,
 ) -> Numbering:
-    head = None if model is None else Head(tuple(model), trained_on)
+    trained = None if model is None else TrainedLabels(tuple(model), trained_on)
     parts = {
         "train": SplitLabels("train.csv", tuple(train) * 20),
         "test": SplitLabels("test.csv", tuple(test) or tuple(train)),
     }
-    return number(parts, listed, carried, head, lambda key: f"c.yaml: {key}")
+    return number(parts, listed, carried, trained, lambda key: f"c.yaml: {key}")
 
 
 def refusal(*arguments: Any, **settings: Any) -> str:

@@ -16,12 +16,12 @@ from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.choice_rows import BothRows, CausalChoices, ChoiceRows, choice_rows
 from search.tasks.documents import Documents
-from search.tasks.multiple_choice import Questions, read_questions
+from search.tasks.multiple_choice import ChoiceQuestions, read_choices
 from search.tasks.task import SecondScore
 
 from .test_causal_lm import llama, questions, texts
 
-ASKED = Questions(
+ASKED = ChoiceQuestions(
     ("the film was", "a story of ", "the end"),
     (("good", "bad and dull"), ("great", "awful", "dull"), (" the", "a")),
     (0, 2, 1),
@@ -30,7 +30,7 @@ ASKED = Questions(
 )
 
 
-def rows_of(asked: Questions = ASKED, max_length: int = 16) -> ChoiceRows:
+def rows_of(asked: ChoiceQuestions = ASKED, max_length: int = 16) -> ChoiceRows:
     return choice_rows(tiny.word_tokenizer(), asked, max_length)
 
 
@@ -51,7 +51,7 @@ def test_the_likeliest_choice_for_its_length_is_the_answer() -> None:
 
 
 def test_questions_are_bounded_in_tokens_and_lose_the_beginning_of_their_context() -> None:
-    few = rows_of(Questions(ASKED.contexts, ASKED.choices, ASKED.answers, "", most_tokens=1))
+    few = rows_of(ChoiceQuestions(ASKED.contexts, ASKED.choices, ASKED.answers, "", most_tokens=1))
     assert len(few) == 1 or len(few) == 2
     short, whole = rows_of(max_length=4), rows_of()
     assert short.encoded.lengths.max() == 4
@@ -61,7 +61,7 @@ def test_questions_are_bounded_in_tokens_and_lose_the_beginning_of_their_context
         counted = short.encoded.lengths[row] - short.first[row]
         assert counted == whole.encoded.lengths[row] - whole.first[row]
     with pytest.raises(UserError, match=r"data.choices: a choice must leave room for its context in 4 tokens"):
-        rows_of(Questions(("the film",), (("good", "bad " * 5),), (0,), "", 99), max_length=4)
+        rows_of(ChoiceQuestions(("the film",), (("good", "bad " * 5),), (0,), "", 99), max_length=4)
 
 
 def test_rows_are_read_as_they_were_written_and_chosen(tmp_path: Path) -> None:
@@ -106,15 +106,15 @@ def written(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_questions_are_halved_by_hash_unless_test_has_its_own(tmp_path: Path) -> None:
     file = written(tmp_path / "q.jsonl", questions(40, 0))
-    validation, test, notes = read_questions(DataConfig(train="t", choices=file), str)
+    validation, test, notes = read_choices(DataConfig(train="t", choices=file), str)
     assert len(validation) + len(test) == 40 and not set(validation.contexts) & set(test.contexts)
     assert "over their characters" in notes[-1]
     other = written(tmp_path / "r.jsonl", questions(8, 1))
-    validation, test, _ = read_questions(DataConfig(train="t", choices=file, choices_test=other), str)
+    validation, test, _ = read_choices(DataConfig(train="t", choices=file, choices_test=other), str)
     assert (len(validation), len(test)) == (40, 8)
     lines = ["context,choices,answer", '"Is it, or","[""yes"", ""no""]",no', '"Or","[""1"", ""0""]",1']
     (tmp_path / "q.csv").write_text("\n".join(lines), encoding="utf-8")
-    asked, _, _ = read_questions(DataConfig(train="t", choices=str(tmp_path / "q.csv"), choices_test=other), str)
+    asked, _, _ = read_choices(DataConfig(train="t", choices=str(tmp_path / "q.csv"), choices_test=other), str)
     assert asked.choices == (("yes", "no"), ("1", "0")) and asked.answers == (1, 0), "a text goes before a number"
 
 

@@ -13,10 +13,10 @@ import torch
 
 from search.config.schema import DataConfig
 from search.errors import UserError
-from search.tasks.heads import Head
 from search.tasks.regression import NumberRows, Regression
 from search.tasks.task import Splits
 from search.tasks.tokens import Encoded
+from search.tasks.trained_labels import TrainedLabels
 
 VALUES = [round(i / 7 - 3, 3) for i in range(100)]
 
@@ -37,8 +37,8 @@ def written(folder: Path, labels: list[Any], kind: str = "csv") -> str:
     return str(path)
 
 
-def load(train: str, head: Head | None = None, **settings: Any) -> Splits:
-    return Regression().load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", head)
+def load(train: str, trained: TrainedLabels | None = None, **settings: Any) -> Splits:
+    return Regression().load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -48,7 +48,7 @@ def test_every_format_gives_the_same_numbers(tmp_path: Path, kind: str) -> None:
     labels = {text: label for part in parts for text, label in zip(part.texts, part.labels.tolist(), strict=True)}
     assert labels == {f"text {i}": value for i, value in enumerate(VALUES)}
     assert splits.labels == ("LABEL_0",)
-    assert load(written(tmp_path, VALUES, kind), Head(("stars",))).labels == ("stars",)
+    assert load(written(tmp_path, VALUES, kind), TrainedLabels(("stars",))).labels == ("stars",)
 
 
 def test_the_digest_sees_what_is_behind_the_point(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search.tasks.questions import Questions
-from search.tasks.spans import Answer, best_spans, ranked_spans
+from search.tasks.spans import SpanAnswer, best_spans, ranked_spans
 from search.tasks.windows import Windows, windows
 from tests import tiny
 
@@ -142,7 +142,7 @@ def test_an_answer_is_empty_where_no_answer_is_likelier_by_more_than_the_thresho
     assert texts == {None: "is", odds: "is", odds - 0.01: ""}
     (empty,) = best_spans(start, end, pieces, questions, null_threshold=1.0)
     chance = np.exp(5) / (np.exp(5) + np.exp(4) + 6)
-    assert empty == Answer("", 0, 0, pytest.approx(chance**2), odds)
+    assert empty == SpanAnswer("", 0, 0, pytest.approx(chance**2), odds)
 
 
 def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:

@@ -31,10 +31,10 @@ from search.prepare.trained_head import trained_head
 from search.space.choices import names
 from search.tasks import task_named
 from search.tasks.encoded import read_encoded
-from search.tasks.heads import Head
+from search.tasks.trained_labels import TrainedLabels
 
 
-def head_of(folder: Path, epochs: float = 0, head: str = "auto") -> Head | None:
+def head_of(folder: Path, epochs: float = 0, head: str = "auto") -> TrainedLabels | None:
     config: Any = SimpleNamespace(
         task="classification",
         model=SimpleNamespace(name=folder.name, head=head),
@@ -116,8 +116,8 @@ def test_a_new_head_without_training_is_refused_even_where_there_is_another(tmp_
 
 def test_a_trained_head_passes_with_its_labels(tmp_path: Path) -> None:
     folder = tiny.classifier(tmp_path / "model", ("a", "b", "c"))
-    assert head_of(folder) == Head(("a", "b", "c"), trained_on=False)
-    assert head_of(folder, epochs=0.5) == Head(("a", "b", "c"), trained_on=True)
+    assert head_of(folder) == TrainedLabels(("a", "b", "c"), trained_on=False)
+    assert head_of(folder, epochs=0.5) == TrainedLabels(("a", "b", "c"), trained_on=True)
 
 
 def test_an_encoder_that_is_trained_gets_a_new_head(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_pat
     about = json.loads((data / "data.json").read_text())
     _, labels = read_encoded(data / "train.npz")
     assert about["labels"] == ["1", "0"]
-    first = task_named("classification").load(chosen.data, str, Head(("1", "0"))).train
+    first = task_named("classification").load(chosen.data, str, TrainedLabels(("1", "0"))).train
     expected = {row["text"]: int(row["label"] == "0") for row in rows}
     assert [expected[text] for text in first.texts] == first.labels.tolist() == labels.tolist()
 

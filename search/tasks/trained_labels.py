@@ -14,7 +14,7 @@ Label = int | str
 
 
 @dataclass(frozen=True)
-class Head:
+class TrainedLabels:
     """The labels of a head that is already trained."""
 
     labels: tuple[str, ...]  # of output 0, 1, ...
@@ -44,7 +44,7 @@ def fold(name: str) -> str:
 class Matching:
     """Rule 5 of `search.tasks.labels`: the labels of the data matched to those of a trained head."""
 
-    head: Head
+    trained: TrainedLabels
     names: Mapping[Label, str]  # of each label of the data
     listing: Listed | None
     carried: Sequence[str] | None  # names of a ClassLabel
@@ -53,7 +53,7 @@ class Matching:
 
     def numbered(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
         """({label of the data: number}, the name of each number, notes)."""
-        labels, bare = self.head.labels, self.head.bare
+        labels, bare = self.trained.labels, self.trained.bare
         if len(self.classes) > len(labels):
             has = f"the model has {len(labels)} labels ({listed(labels, 10)})"
             raise UserError(
@@ -75,7 +75,7 @@ class Matching:
         raise self._refusal(next(label for label, place in places.items() if place is None))
 
     def _by_name(self, matched: Mapping[Label, int]) -> list[str]:
-        labels = self.head.labels
+        labels = self.trained.labels
         if len(set(matched.values())) < len(matched):
             raise self._refusal(next(label for label in matched if self.names[label] not in labels))
         listing = self.listing
@@ -97,7 +97,7 @@ class Matching:
         )
 
     def _by_list(self, listing: Listed) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
-        labels = self.head.labels
+        labels = self.trained.labels
         if len(listing.order) != len(labels):
             rule = f"{len(labels)} names, one for each label of the model ({listed(labels, 10)})"
             raise wrong(self.where("data.label_names"), rule, list(listing.order))
@@ -105,13 +105,13 @@ class Matching:
             if name not in listing.order:
                 raise self._refusal(label)
         numbers = {label: listing.order.index(name) for label, name in self.names.items()}
-        if self.head.bare:
+        if self.trained.bare:
             return numbers, listing.order, []
         which = listed((f"{name} is {label}" for name, label in zip(listing.order, labels, strict=True)), 10)
         return numbers, labels, [f"data.label_names gives the order of the model's labels: {which}"]
 
     def _bare(self) -> tuple[dict[Label, int], tuple[str, ...], list[str]]:
-        count, trained_on = len(self.head.labels), self.head.trained_on
+        count, trained_on = len(self.trained.labels), self.trained.trained_on
         words = list(self.names.values())
         if self.carried is not None and len(self.carried) == count and set(words) <= set(self.carried):
             order = tuple(self.carried)
@@ -134,8 +134,8 @@ class Matching:
 
     def _refusal(self, label: Label) -> UserError:
         return UserError(
-            f"{self.where('model.head')}: the model was trained on {listed(self.head.labels, 10)}, and the data have "
-            f"{show(str(label))}; list the data's {len(self.head.labels)} labels in the model's order in "
+            f"{self.where('model.head')}: the model was trained on {listed(self.trained.labels, 10)}, and the data "
+            f"have {show(str(label))}; list the data's {len(self.trained.labels)} labels in the model's order in "
             "data.label_names, or set model.head: mean for a new head"
         )
 
