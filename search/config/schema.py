@@ -255,25 +255,17 @@ class RunConfig:
 
     def teacher_parts(self, model: str, train: str) -> dict[str, Any]:
         """What determines the teacher's weights, given the digests of model folder and training split."""
-        problem = self.model.problem_type  # (without the default, so that teachers of before are found)
         return {
             "model": model,
             "head": self.model.head,
             "task": self.task,
-            **({} if problem in (None, "single_label_classification") else {"problem_type": problem}),
+            "problem_type": self.model.problem_type,
             "train": train,
             "max_length": self.data.max_length,
             "doc_stride": self.data.doc_stride,
             "teacher": self.to_mapping()["teacher"],
             "seed": self.seed,
         }
-
-    @property
-    def _encoding(self) -> tuple[str, ...]:
-        # (Those of some tasks only there, and spans only where they are not chosen as they always were, so that studies
-        # of before can be resumed.)
-        spans = tuple(key for key in SPANS if getattr(self.data, key) != getattr(DataConfig, key))
-        return (*ENCODING, *spans, *(("scored_tokens",) if self.task == "causal-lm" else ()))
 
     def study_parts(self, model: str, data: str) -> dict[str, Any]:
         """What all trials of one study share, given the digests of model folder and data.
@@ -284,16 +276,16 @@ class RunConfig:
         return {
             "format": FORMAT,
             "model": {"digest": model, "head": self.model.head},
-            "data": {"digest": data, **{name: mapping["data"][name] for name in self._encoding}},
+            "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}},
             **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
         }
 
 
-#: Keys of the data that decide how rows are tokenised and scored.
-ENCODING = ("max_length", "doc_stride", "null_threshold")
 #: Keys of the data that decide which spans may be the answer.
 SPANS = ("n_best", "max_answer_len")
+#: Keys of the data that decide how rows are tokenised and scored.
+ENCODING = ("max_length", "doc_stride", "null_threshold", *SPANS, "scored_tokens")
 #: Sections and keys that all trials of a study share.
 SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")
 RUN = TypeAdapter(RunConfig)

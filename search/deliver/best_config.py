@@ -17,7 +17,7 @@ from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.report.text import rebuild_command, speedups
-from spaces.recipe import Recipe, digest_of
+from spaces.recipe import Recipe
 
 SCHEMA_VERSION = 2
 
@@ -117,8 +117,8 @@ def read_best_config(path: Path) -> BestConfig:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML, or truncated: {reason[:160]}") from None
     _check(path, data)
-    config, digest = BestConfig.from_json(data), digest_of(data["recipe"])  # as it stands, an earlier version's too
-    if digest != data["digest"]:
+    config = BestConfig.from_json(data)
+    if (digest := config.recipe.digest) != data["digest"]:
         raise UserError(
             f"{path}: recipe: was edited: its digest must be {data['digest']}, got {digest}; "
             "to try other settings, narrow `space` in a config and run a search"

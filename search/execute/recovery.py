@@ -56,7 +56,7 @@ class Recovery:
         tokens = int(encoded.lengths[rows].sum())
         narrower = "hidden" in self.plans.get("distill", {})
         training = Training(
-            epochs=epochs_of(float(settings["epochs"]), int(settings.get("tokens", 0)) or None, tokens),
+            epochs=epochs_of(float(settings["epochs"]), int(settings["tokens"]) or None, tokens),
             batch=int(settings["batch"]),
             learning_rate=float(settings["learning_rate"]),
             head_learning_rate=float(settings["learning_rate"]),

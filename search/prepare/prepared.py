@@ -159,8 +159,6 @@ class Prepared(PreparedData):
         if cut and wanted["epochs"] > 0:
             recover = {name: 0 if value is None else value for name, value in wanted.items()}
             recover |= {"top_k": likeliest_of(self.config)}
-            # (Without what does not change it, so that weights of before are found.)
-            recover = {name: value for name, value in recover.items() if value or name not in ("tokens", "top_k")}
         return Recipe(
             base=self.model_digest,
             task=self.config.task,

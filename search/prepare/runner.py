@@ -150,12 +150,16 @@ def _outputs(
     recover = config.recover
     if recover.epochs == 0 or not space.compresses:
         return None
-    held_out = recover.early_stopping is not None
-    wanted = {**inputs, "rows": recover.rows, "hidden": recover.hidden_weight > 0, "held_out": held_out}
+    wanted = {
+        **inputs,
+        "rows": recover.rows,
+        "hidden": recover.hidden_weight > 0,
+        "held_out": recover.early_stopping is not None,
+        "tokens": recover.tokens,
+        "top_k": likeliest_of(config),
+    }
     if recover.epochs < 1 or recover.tokens is not None:
         wanted |= {"epochs": recover.epochs, "batch": recover.batch}
-    wanted |= {} if recover.tokens is None else {"tokens": recover.tokens}
-    wanted |= {"top_k": count} if (count := likeliest_of(config)) else {}
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 

@@ -203,7 +203,7 @@ class Store:
             with suppress(FileNotFoundError):
                 try:
                     began = min(began, float(lease.read_text()))
-                except ValueError:  # not written yet, or by an older version
+                except ValueError:  # not written yet
                     began = min(began, lease.stat().st_mtime)
         return began
 

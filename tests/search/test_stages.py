@@ -85,7 +85,7 @@ def recovery(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Recovery
     make_teacher(teacher, chosen, data, "cpu", 1, root / "none", NOTHING)
     make_statistics(statistics, chosen, data, teacher, "cpu", 1, NOTHING)
     make_outputs(outputs, chosen, data, teacher, "cpu", 1, NOTHING)
-    recover = {name: value for name, value in chosen.to_mapping()["recover"].items() if value is not None}
+    recover = {name: value or 0 for name, value in chosen.to_mapping()["recover"].items()}
     return RecoveryInputs(chosen, data, teacher, statistics, outputs, recover)
 
 
@@ -115,13 +115,13 @@ def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(
 ) -> None:
     short = load(config, ["teacher.epochs=1", "recover.epochs=0.5", "recover.batch=4"], names())
     whole = load(config, ["teacher.epochs=1", "recover.batch=4"], names())
-    recover = {name: value for name, value in short.to_mapping()["recover"].items() if value is not None}
+    recover = {name: value or 0 for name, value in short.to_mapping()["recover"].items()}
     stored, weights = [], []
     for name, chosen in (("short", short), ("whole", whole)):
         outputs = place(tmp_path / name)
         make_outputs(outputs, chosen, recovery.data, recovery.teacher, "cpu", 1, NOTHING)
         stored.append(load_file(outputs / "outputs.safetensors"))
-        one = replace(recovery, config=short, outputs=outputs, recover={"early_stopping": 0, **recover})
+        one = replace(recovery, config=short, outputs=outputs, recover=recover)
         one.weights(tmp_path / f"{name}-weights", tmp_path / f"{name}-scratch")
         weights.append(load_file(tmp_path / f"{name}-weights" / "model.safetensors"))
     asked = [int((arrays["starts"] >= 0).sum()) for arrays in stored]
