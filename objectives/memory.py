@@ -44,11 +44,6 @@ def memory(bench: Side) -> dict[str, Measurement]:
     return {measurement.objective: measurement for measurement in measurements}
 
 
-def peak_memory(bench: Side) -> Measurement | None:
-    """The peak alone, or None where it cannot be observed (see `memory`)."""
-    return memory(bench).get(PEAK.name)
-
-
 #: Share of the free memory that is planned with; the rest is left to other processes.
 COUNTED_ON = 0.8
 #: MB that a process uses on a GPU beside what torch's allocator hands out: CUDA's own context.

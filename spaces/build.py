@@ -59,13 +59,6 @@ def decide(steps: Sequence[Step], statistics: Statistics | None) -> Plans:
     return plans
 
 
-def shape_after(plans: Plans, statistics: Statistics) -> Shape:
-    """The shape of the model after these plans."""
-    for name, plan in plans.items():
-        statistics = registry.axis_named(name).carry(statistics, plan)
-    return statistics.shape
-
-
 def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> TaskModel:
     """A compressed copy of `model`: each plan in turn reshapes it, then fills in the weights."""
     current: nn.Module = copy.deepcopy(model)

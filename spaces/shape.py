@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,6 @@ class Shape:
     def depth(self) -> int:
         """The number of blocks."""
         return len(self.layers)
-
-    def with_layers(self, layers: tuple[LayerShape, ...]) -> Shape:
-        """The same sizes with other blocks."""
-        return replace(self, layers=layers)
 
 
 #: The shape of a model of unknown anatomy, for the knobs of axes that need none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -278,8 +278,3 @@ def _at_the_speed_of(final: Final, outcome: Outcome) -> Outcome:
         quick = {name: outcome.measurements[name] for name in measured if name in outcome.measurements}
         return replace(outcome, measurements={**outcome.measurements, **measured}, quick=quick)
     return replace(outcome, measurements=at_speeds_of(final.references, outcome.measurements))
-
-
-def fronts_of(outcomes: Iterable[Outcome], targets: tuple[Target, ...]) -> Front:
-    """The front of these outcomes, without a final campaign."""
-    return Front(targets, tuple(outcomes))

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
     """Token ids as one flat array a column, with the lengths that cut it into rows."""
-    np.savez(path, labels=labels, **to_arrays(encoded))  # type: ignore[arg-type]
+    np.savez(path, labels=labels, **_to_arrays(encoded))  # type: ignore[arg-type]
 
 
 def read_encoded(path: Path) -> tuple[Encoded, np.ndarray]:
     """The rows and labels that `write_encoded` wrote."""
     with np.load(path, allow_pickle=False) as data:
-        return from_arrays(data), data["labels"]
+        return _from_arrays(data), data["labels"]
 
 
-def to_arrays(encoded: Encoded) -> dict[str, np.ndarray]:
+def _to_arrays(encoded: Encoded) -> dict[str, np.ndarray]:
     """The rows as flat arrays by their names in a file."""
     flat = {f"ids.{n}": np.concatenate(rows).astype(np.int32) for n, rows in encoded.columns.items()}
     padding = {f"pad.{n}": np.array(value) for n, value in encoded.padding.items()}
     return {"lengths": encoded.lengths, **flat, **padding}
 
 
-def from_arrays(data: Mapping[str, np.ndarray]) -> Encoded:
-    """The inverse of `to_arrays`."""
+def _from_arrays(data: Mapping[str, np.ndarray]) -> Encoded:
+    """The inverse of `_to_arrays`."""
     lengths = data["lengths"]
     names = [n.removeprefix("ids.") for n in data if n.startswith("ids.")]
     cuts = np.cumsum(lengths)[:-1]

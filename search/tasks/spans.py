@@ -44,20 +44,6 @@ class Candidates:
     null_scores: np.ndarray
 
 
-def best_spans(
-    start: Sequence[np.ndarray],
-    end: Sequence[np.ndarray],
-    windows: Windows,
-    questions: Questions,
-    n_best: int = 20,
-    max_answer_len: int = 30,
-    null_threshold: float | None = None,
-) -> list[SpanAnswer]:
-    """One answer a question: the first of `ranked_spans`."""
-    ranked = ranked_spans(start, end, windows, questions, 1, n_best, max_answer_len, null_threshold)
-    return [answers[0] for answers in ranked]
-
-
 def ranked_spans(
     start: Sequence[np.ndarray],
     end: Sequence[np.ndarray],

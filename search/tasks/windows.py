@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from search.errors import UserError, Where, show
-from search.tasks.encoded import from_arrays, to_arrays
 from search.tasks.questions import Questions
 from search.tasks.tokens import COLUMNS, Encoded, with_padding
 
@@ -127,22 +125,3 @@ def _target(place: np.ndarray, span: tuple[int, int], questions: Questions, numb
             if len(inside):
                 return int(inside[0]), int(inside[-1])
     return 0, 0
-
-
-def write_windows(path: Path, windows: Windows) -> None:
-    """All windows as flat arrays, with the lengths that cut them into windows."""
-    np.savez(
-        path,
-        question=windows.question,
-        targets=windows.targets,
-        offsets=np.concatenate(windows.offsets),
-        **to_arrays(windows.encoded),  # type: ignore[arg-type]
-    )
-
-
-def read_windows(path: Path) -> Windows:
-    """The windows that `write_windows` wrote."""
-    with np.load(path, allow_pickle=False) as data:
-        encoded = from_arrays(data)
-        offsets = np.split(data["offsets"], np.cumsum(encoded.lengths)[:-1])
-        return Windows(encoded, data["question"], offsets, data["targets"])

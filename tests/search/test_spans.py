@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from search.tasks.questions import Questions
-from search.tasks.spans import SpanAnswer, best_spans, ranked_spans
+from search.tasks.spans import SpanAnswer, ranked_spans
 from search.tasks.windows import Windows, windows
 from tests import tiny
 
@@ -35,6 +37,13 @@ def certain(pieces: Windows, *places: tuple[int, int, int, float]) -> tuple[Logi
     return start, end
 
 
+def best_answers(
+    start: Logits, end: Logits, pieces: Windows, questions: Questions, **settings: Any
+) -> list[SpanAnswer]:
+    """The first answer to each question."""
+    return [answers[0] for answers in ranked_spans(start, end, pieces, questions, **settings)]
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     chances: np.ndarray = np.exp(logits) / np.exp(logits).sum()
     return chances
@@ -61,7 +70,7 @@ def by_loops(
 @pytest.mark.parametrize(("n_best", "longest"), [(1, 30), (20, 30), (20, 3), (5, 1), (1000, 30)])
 def test_answers_are_the_pipelines(seed: int, n_best: int, longest: int) -> None:
     questions, pieces, start, end = random_case(seed)
-    answers = best_spans(start, end, pieces, questions, n_best, longest)
+    answers = best_answers(start, end, pieces, questions, n_best=n_best, max_answer_len=longest)
     expected = by_loops(start, end, pieces, questions, n_best, longest)
     assert [answer.text for answer in answers] == [text for text, _ in expected]
     np.testing.assert_allclose([answer.score for answer in answers], [score for _, score in expected], rtol=1e-9)
@@ -71,9 +80,9 @@ def test_answers_are_the_pipelines(seed: int, n_best: int, longest: int) -> None
 
 def test_answers_do_not_depend_on_what_is_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     questions, pieces, start, end = random_case(3)
-    whole = best_spans(start, end, pieces, questions)
+    whole = best_answers(start, end, pieces, questions)
     monkeypatch.setattr("search.tasks.spans.CHUNK", 3)
-    for one, other in zip(best_spans(start, end, pieces, questions), whole, strict=True):
+    for one, other in zip(best_answers(start, end, pieces, questions), whole, strict=True):
         assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
         assert one.score == pytest.approx(other.score, rel=1e-12)
         assert one.null_odds == pytest.approx(other.null_odds, rel=1e-12)
@@ -81,7 +90,7 @@ def test_answers_do_not_depend_on_what_is_computed_together(monkeypatch: pytest.
 
 def test_the_answer_is_the_span_with_the_likeliest_ends() -> None:
     questions, pieces = asked("the plot is funny and the actor")
-    (answer,) = best_spans(*certain(pieces, (0, 5, 7, 9.0)), pieces, questions)
+    (answer,) = best_answers(*certain(pieces, (0, 5, 7, 9.0)), pieces, questions)
     assert (answer.text, answer.start, answer.end) == ("plot is funny", 4, 17)
     assert answer.score == pytest.approx((np.exp(9) / (np.exp(9) + 7)) ** 2)  # against seven other tokens
     assert answer.null_odds == pytest.approx(0 - 18)
@@ -89,13 +98,13 @@ def test_the_answer_is_the_span_with_the_likeliest_ends() -> None:
 
 def test_a_span_does_not_end_before_it_starts_nor_leave_the_context_nor_grow_too_long() -> None:
     questions, pieces = asked("the plot is funny and the actor")
-    (backwards,) = best_spans(*certain(pieces, (0, 8, 5, 9.0)), pieces, questions, n_best=1)
+    (backwards,) = best_answers(*certain(pieces, (0, 8, 5, 9.0)), pieces, questions, n_best=1)
     assert backwards.text and backwards.null_odds == pytest.approx(-9)  # one of its ends, with another token
-    (outside,) = best_spans(*certain(pieces, (0, 2, 11, 9.0)), pieces, questions)
+    (outside,) = best_answers(*certain(pieces, (0, 2, 11, 9.0)), pieces, questions)
     assert outside.text in questions.contexts[0] and outside.null_odds == pytest.approx(0)
-    (short,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=7)
+    (short,) = best_answers(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=7)
     assert short.text == questions.contexts[0]
-    (shorter,) = best_spans(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=6)
+    (shorter,) = best_answers(*certain(pieces, (0, 4, 10, 9.0)), pieces, questions, max_answer_len=6)
     assert len(shorter.text.split()) <= 6
 
 
@@ -103,7 +112,7 @@ def test_the_best_window_answers() -> None:
     context = "the plot is funny and the actor in the scene is warm"
     questions, pieces = asked(context)
     assert len(pieces) == 3
-    (answer,) = best_spans(*certain(pieces, (0, 5, 5, 2.0), (2, 7, 7, 8.0)), pieces, questions)
+    (answer,) = best_answers(*certain(pieces, (0, 5, 5, 2.0), (2, 7, 7, 8.0)), pieces, questions)
     assert answer.text == "warm" and context[answer.start :] == "warm"
 
 
@@ -111,7 +120,7 @@ def test_a_span_in_two_windows_adds_up() -> None:
     """As in the pipeline: "and" is the fifth word, in the windows of words 1-7 and 5-11."""
     questions, pieces = asked("the plot is funny and the actor in the scene is warm")
     start, end = certain(pieces, (0, 8, 8, 9.0), (1, 4, 4, 9.0))
-    (answer,) = best_spans(start, end, pieces, questions, n_best=1)
+    (answer,) = best_answers(start, end, pieces, questions, n_best=1)
     one = np.exp(9) / (np.exp(9) + 7)
     assert answer.text == "and" and answer.score == pytest.approx(2 * one**2, rel=1e-3)
 
@@ -119,14 +128,14 @@ def test_a_span_in_two_windows_adds_up() -> None:
 def test_logits_of_padding_count_for_nothing() -> None:
     questions, pieces, start, end = random_case(4)
     padded = [[np.append(row, [99.0, 99.0]) for row in rows] for rows in (start, end)]
-    assert best_spans(padded[0], padded[1], pieces, questions) == best_spans(start, end, pieces, questions)
+    assert best_answers(padded[0], padded[1], pieces, questions) == best_answers(start, end, pieces, questions)
 
 
 def test_logits_that_are_no_numbers_lose() -> None:
     questions, pieces = asked("the plot is funny and the actor")
     start, end = certain(pieces, (0, 5, 7, 9.0))
     start[0][4], end[0][6], end[0][0] = np.nan, -np.inf, -np.inf
-    (answer,) = best_spans(start, end, pieces, questions, null_threshold=0.0)
+    (answer,) = best_answers(start, end, pieces, questions, null_threshold=0.0)
     assert answer.text == "plot is funny" and 0 < answer.score < 1
 
 
@@ -136,11 +145,12 @@ def test_logits_that_are_no_numbers_lose() -> None:
 def test_an_answer_is_empty_where_no_answer_is_likelier_by_more_than_the_threshold() -> None:
     questions, pieces = asked("the plot is funny and the actor")
     start, end = certain(pieces, (0, 0, 0, 5.0), (0, 6, 6, 4.0))
-    (odds,) = {best_spans(start, end, pieces, questions, null_threshold=t)[0].null_odds for t in (None, 1.0, 3.0)}
+    (odds,) = {best_answers(start, end, pieces, questions, null_threshold=t)[0].null_odds for t in (None, 1.0, 3.0)}
     assert odds == pytest.approx(2 * 5 - 2 * 4)
-    texts = {t: best_spans(start, end, pieces, questions, null_threshold=t)[0].text for t in (None, odds, odds - 0.01)}
+    thresholds = (None, odds, odds - 0.01)
+    texts = {t: best_answers(start, end, pieces, questions, null_threshold=t)[0].text for t in thresholds}
     assert texts == {None: "is", odds: "is", odds - 0.01: ""}
-    (empty,) = best_spans(start, end, pieces, questions, null_threshold=1.0)
+    (empty,) = best_answers(start, end, pieces, questions, null_threshold=1.0)
     chance = np.exp(5) / (np.exp(5) + np.exp(4) + 6)
     assert empty == SpanAnswer("", 0, 0, pytest.approx(chance**2), odds)
 
@@ -149,7 +159,7 @@ def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:
     """A question is answered if any window holds its answer."""
     questions, pieces = asked("the plot is funny and the actor in the scene is warm")
     start, end = certain(pieces, (0, 0, 0, 9.0), (1, 0, 0, -1.0), (2, 0, 0, 9.0), (1, 5, 5, 3.0))
-    (answer,) = best_spans(start, end, pieces, questions, null_threshold=0.0)
+    (answer,) = best_answers(start, end, pieces, questions, null_threshold=0.0)
     assert answer.null_odds == pytest.approx(-2 - 6) and answer.text == "the"
 
 
@@ -157,7 +167,7 @@ def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least() -> None:
 def test_the_best_answers_are_the_best_of_all_spans_that_read_differently(top_k: int) -> None:
     questions, pieces, start, end = random_case(5)
     ranked = ranked_spans(start, end, pieces, questions, top_k)
-    best = best_spans(start, end, pieces, questions, n_best=max(20, top_k))
+    best = best_answers(start, end, pieces, questions, n_best=max(20, top_k))
     for answers, first in zip(ranked, best, strict=True):
         assert answers[0] == first and 1 <= len(answers) <= top_k
         assert [answer.score for answer in answers] == sorted((answer.score for answer in answers), reverse=True)

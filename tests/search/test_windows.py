@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from search.errors import UserError
+from search.tasks.question_answering import QuestionRows
 from search.tasks.questions import Questions
-from search.tasks.windows import Windows, read_windows, windows, write_windows
+from search.tasks.windows import Windows, windows
 from tests import tiny
 
 #: Twelve words, each a token; "plot" and "funny" are there twice.
@@ -129,9 +130,10 @@ def test_offsets_are_of_characters_not_bytes() -> None:
 
 
 def test_windows_are_the_same_after_they_were_written(tmp_path: Path) -> None:
-    pieces = cut(asked(("the score", CONTEXT, [at("funny")]), ("plot", "film", [])))
-    write_windows(tmp_path / "windows.npz", pieces)
-    reread = read_windows(tmp_path / "windows.npz")
+    questions = asked(("the score", CONTEXT, [at("funny")]), ("plot", "film", []))
+    pieces = cut(questions)
+    QuestionRows(pieces, questions).write(tmp_path, "train")
+    reread = QuestionRows.read(tmp_path, "train").windows
     assert reread.question.tolist() == pieces.question.tolist() and (reread.targets == pieces.targets).all()
     assert reread.encoded.padding == pieces.encoded.padding
     assert reread.encoded.lengths.tolist() == pieces.encoded.lengths.tolist()

@@ -212,6 +212,13 @@ def shape_of(model: TaskModel, before: Shape) -> Shape:
     return replace(before, hidden=size, layers=tuple(layers), embedding=embedding)
 
 
+def shape_after(plans: build.Plans, statistics: Statistics) -> Shape:
+    """The sizes that the axes' plans alone predict."""
+    for name, plan in plans.items():
+        statistics = registry.axis_named(name).carry(statistics, plan)
+    return statistics.shape
+
+
 def sizes(axis: Axis, shape: Shape) -> list[Knob]:
     """The knobs that switch an axis on."""
     return [knob for knob in axis.knobs(shape) if not knob.method]

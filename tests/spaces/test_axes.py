@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Subject, built, logits, middling, shape_of, sizes, subject, tiny, weights
+from models import Subject, built, logits, middling, shape_after, shape_of, sizes, subject, tiny, weights
 
 from spaces import build, registry
 from spaces.axis import Axis
@@ -91,7 +91,7 @@ def test_no_plan_is_a_copy(original: Subject) -> None:
 def test_decide_and_carry_predict_the_built_shape(axis: Axis, original: Subject) -> None:
     for settings in settings_of(axis, original):
         model, plans = built(original, Step(axis.name, settings))
-        expected = build.shape_after(plans, original.statistics)
+        expected = shape_after(plans, original.statistics)
         assert shape_of(model, original.statistics.shape) == expected, settings
 
 
@@ -217,7 +217,7 @@ def test_axes_compose(names: tuple[str, ...], original: Subject, tmp_path: Path)
     output = logits(model, original.batch)
     assert output.shape[:-1] == original.logits.shape[:-1] and bool(output.isfinite().all())
     assert output.shape[-1] == (plans["embedding"]["size"] if "embedding" in names else original.logits.shape[-1])
-    assert shape_of(model, shape) == build.shape_after(plans, original.statistics)
+    assert shape_of(model, shape) == shape_after(plans, original.statistics)
     write_folder(tmp_path, model, original.base, plans)
     assert torch.equal(logits(build.load(tmp_path), original.batch), output)
 

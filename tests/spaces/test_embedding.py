@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import LENGTHS, batch_of, built, logits, subject, tiny
+from models import LENGTHS, batch_of, built, logits, shape_after, subject, tiny
 from torch.nn import functional
 
-from spaces import build, registry
+from spaces import registry
 from spaces.axes.embedding import principal
 from spaces.errors import Infeasible
 from spaces.losses import EMBEDDINGS, embedding_soft_loss
@@ -68,7 +68,7 @@ def test_a_narrower_student_keeps_the_size_of_its_embedding() -> None:
     model, plans = built(original, Step("embedding", {"size": 6}), Step("distill", {"width": 0.5}))
     assert logits(model, original.batch).shape == (4, 6)
     assert model.get_submodule("pooled.dense.0").weight.shape == (6, 32)
-    assert build.shape_after(plans, original.statistics).embedding == 6
+    assert shape_after(plans, original.statistics).embedding == 6
 
 
 def test_a_size_that_the_embedding_does_not_have_is_infeasible() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import CASES, LABELS, Subject, built, logits, middling, shape_of, subject
+from models import CASES, LABELS, Subject, built, logits, middling, shape_after, shape_of, subject
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -54,7 +54,7 @@ def test_an_axis_cuts_any_family(original: Subject, name: str, tmp_path: Path) -
     shape = original.statistics.shape
     steps = [Step(n, middling(registry.axis_named(n), shape)) for n in CUTTING if name in (n, "all")]
     model, plans = built(original, *steps)
-    assert shape_of(model, shape) == build.shape_after(plans, original.statistics)
+    assert shape_of(model, shape) == shape_after(plans, original.statistics)
     output = logits(model, original.batch)
     assert bool(output.isfinite().all())
     assert not torch.allclose(output, original.logits, atol=1e-4), "nothing was cut"

@@ -105,21 +105,6 @@ def expected_improvement(
     return np.maximum(total, 0.0)
 
 
-def layers_of(points: Floats) -> list[int]:
-    """Non-dominated layer of each of (N, 2) points, both coordinates to be minimised; 0 is the front."""
-    finite = np.minimum(points, 1e9)  # a deployment that cannot run has an infinite cost
-    layers, layer, left = [0] * len(points), 0, list(range(len(points)))
-    while left:
-        stairs = Staircase.of([(finite[i, 0], -finite[i, 1]) for i in left], (np.inf, -np.inf))
-        steps = set(zip(stairs.start.tolist(), stairs.height.tolist(), strict=True))
-        here = {i for i in left if (finite[i, 0], -finite[i, 1]) in steps}
-        for i in here:
-            layers[i] = layer
-        left = [i for i in left if i not in here]
-        layer += 1
-    return layers
-
-
 def _under_ramp(cost: Floats, error: Floats, low: Floats, high: Floats) -> Floats:
     """Integral over u from low to high of P(cost + e <= u), e ~ N(0, error^2)."""
     return error * (_ramp((high - cost) / error) - _ramp((low - cost) / error))
