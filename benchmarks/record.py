@@ -6,10 +6,10 @@
     python benchmarks/record.py FILE --quick         five minutes
 
 For benchmarks/search_efficiency.py. The embedded default's model, data and recovery. 192 sets of weights (depth, width,
-heads, neurons, rank), each under every pair of runtime and precision that is here, in the order of three grids, each of
+heads, neurons, rank), each under every deployment (runtime and precision) here, in the order of three grids, each of
 which contains the one before: 48, 96, 192. A grid that is whole is used; what is beyond it waits. Every set of weights
-is one line of JSON, written when all its pairs are measured: a recording that was stopped goes on. The predictions
-beside it are those of the table of latencies before any trial.
+is one line of JSON, written when all its deployments are measured: a recording that was stopped goes on. Beside it are
+the predictions of the table of latencies before any trial.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def line_of(settings: dict[str, Value], outcomes: list[Outcome]) -> dict[str, An
     """One set of weights as it is kept."""
     measured = [
         {
-            "pair": [o.recipe.runtime.name, str(o.recipe.params.get("bits.precision", "fp32"))],
+            "deployment": [o.recipe.runtime.name, str(o.recipe.params.get("bits.precision", "fp32"))],
             "accuracy": o.value("accuracy"),
             "ms": o.value(LATENCY),
             "speedup": o.value(SPEEDUP),
@@ -92,14 +92,19 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_header(path: Path, prepared: Prepared, predictor: LatencyPredictor, about: dict[str, Any]) -> None:
-    """The first line: hardware, pairs, and what the table predicts of every set of weights."""
-    pairs = [[one.runtime, one.precision] for one in prepared.space.deployments]
+    """The first line: hardware, deployments, and what the table predicts of every set of weights."""
+    deployments = [[one.runtime, one.precision] for one in prepared.space.deployments]
     predicted = []
     for settings in order():
         pool = [{**settings, **one.settings} for one in prepared.space.deployments]
         log_ms, sd = predictor.predict(pool)
         predicted.append({"settings": settings, "log_ms": log_ms.tolist(), "sd": sd.tolist()})
-    first = {"hardware": about, "pairs": pairs, "constant_guess": prepared.constant_guess, "predicted": predicted}
+    first = {
+        "hardware": about,
+        "deployments": deployments,
+        "constant_guess": prepared.constant_guess,
+        "predicted": predicted,
+    }
     path.write_text(json.dumps(first, default=str) + "\n")
 
 

@@ -24,7 +24,7 @@ def recorded(path: Path) -> World:
     import record
 
     first, *entries = record.lines(path)
-    deployments = tuple(Deployment(runtime, precision) for runtime, precision in first["pairs"])
+    deployments = tuple(Deployment(runtime, precision) for runtime, precision in first["deployments"])
     by_settings = {_key(entry["settings"]): entry for entry in entries if len(entry["measured"]) == len(deployments)}
     whole = [n for n in range(len(record.GRIDS)) if all(_key(s) in by_settings for s in record.grid(n))]
     if not whole:
@@ -35,7 +35,7 @@ def recorded(path: Path) -> World:
     grid = weights_grid(space)
     order = sorted((tuple(grid.indices({**space.off, **s}).tolist()), _key(s)) for s in chosen)
     entries = [by_settings[key] for _, key in order]
-    columns = [[tuple(m["pair"]) for m in entry["measured"]].index for entry in entries]
+    columns = [[tuple(m["deployment"]) for m in entry["measured"]].index for entry in entries]
 
     def table(name: str) -> np.ndarray:
         picked = [

@@ -42,7 +42,7 @@ class Entry:
         """The entry of a line, or None where the line is damaged or is no entry."""
         try:
             data = json.loads(line)
-            entry = cls(str(data["pair"]), data["shape"], float(data["ms"]), float(data["error"]))
+            entry = cls(str(data["deployment"]), data["shape"], float(data["ms"]), float(data["error"]))
             entry.check()
             Shapes.from_json([entry.shape])
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -96,7 +96,7 @@ class LatencyTable:
         self._refresh()
         if entry in self._entries:
             return
-        record = {"pair": deployment, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
+        record = {"deployment": deployment, "shape": dict(entry.shape), "ms": entry.ms, "error": entry.error}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

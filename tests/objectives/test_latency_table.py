@@ -14,7 +14,7 @@ from objectives.latency_table import LatencyTable
 from objectives.shapes import Array, Shapes, features
 
 CONDITIONS = {"device": "cpu", "fingerprint": "abc", "threads": 2, "batch": 1, "length": 32}
-PAIR = "onnx/fp32"
+DEPLOYMENT = "onnx/fp32"
 NOISE = 0.02
 
 
@@ -64,10 +64,10 @@ def real(shapes: Shapes) -> Array:
     return (additive(shapes) + 1.5e-7 * np.maximum(0, weights - 4e6)) * np.exp(NOISE * whims)
 
 
-def filled(folder: Path, shapes: Shapes, ms: Array, error: float, pair: str = PAIR) -> LatencyTable:
+def filled(folder: Path, shapes: Shapes, ms: Array, error: float, deployment: str = DEPLOYMENT) -> LatencyTable:
     table = LatencyTable(folder, CONDITIONS)
     for i, value in enumerate(ms):
-        table.add(pair, shapes[i : i + 1], value, error)
+        table.add(deployment, shapes[i : i + 1], value, error)
     return table
 
 
@@ -75,7 +75,7 @@ def test_an_additive_machine_is_learnt_from_a_dozen_models(tmp_path: Path) -> No
     for seed in range(4):
         shapes, unseen = drawn(12, seed), drawn(200, 100 + seed)
         table = filled(tmp_path / str(seed), shapes, additive(shapes), 0.005)
-        off = np.abs(np.exp(table.predict(PAIR, unseen)[0]) / additive(unseen) - 1)
+        off = np.abs(np.exp(table.predict(DEPLOYMENT, unseen)[0]) / additive(unseen) - 1)
         assert off.mean() < 0.02
 
 
@@ -86,7 +86,7 @@ def test_the_table_knows_its_own_error(tmp_path: Path, entries: int) -> None:
         rng = np.random.default_rng(seed)
         shapes, unseen = drawn(entries, seed), drawn(100, 100 + seed)
         table = filled(tmp_path / str(seed), shapes, real(shapes) * np.exp(0.01 * rng.normal(size=entries)), 0.01)
-        log_ms, sd = table.predict(PAIR, unseen)
+        log_ms, sd = table.predict(DEPLOYMENT, unseen)
         error = log_ms - np.log(real(unseen))
         inside.append(np.abs(error) <= 2 * sd)
         off.append(np.abs(error))
@@ -99,9 +99,9 @@ def test_the_error_grows_with_the_distance_from_what_was_measured(tmp_path: Path
     shapes = drawn(20, 0)
     table = filled(tmp_path, shapes, real(shapes), 0.01)
     far = replace(shapes, outputs=shapes.outputs * 4, hidden=shapes.hidden * 4, inputs=shapes.inputs * 4)
-    at = table.predict(PAIR, shapes)[1]
-    near = table.predict(PAIR, replace(shapes, outputs=shapes.outputs * 1.1))[1]
-    assert at.mean() < near.mean() < table.predict(PAIR, far)[1].mean()
+    at = table.predict(DEPLOYMENT, shapes)[1]
+    near = table.predict(DEPLOYMENT, replace(shapes, outputs=shapes.outputs * 1.1))[1]
+    assert at.mean() < near.mean() < table.predict(DEPLOYMENT, far)[1].mean()
 
 
 @pytest.mark.parametrize("size", ["count", "inputs", "outputs", "blocks", "attention", "hidden", "row_weights"])
@@ -109,17 +109,17 @@ def test_a_model_of_which_any_size_is_larger_takes_no_less_time(tmp_path: Path, 
     shapes, unseen = drawn(16, 1), drawn(100, 2)
     table = filled(tmp_path, shapes, additive(shapes), 0.005)
     larger = replace(unseen, **{size: getattr(unseen, size) * 1.5})
-    assert (table.predict(PAIR, larger)[0] >= table.predict(PAIR, unseen)[0] - 0.005).all()
+    assert (table.predict(DEPLOYMENT, larger)[0] >= table.predict(DEPLOYMENT, unseen)[0] - 0.005).all()
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
 def test_a_measured_model_is_given_back_within_its_error(tmp_path: Path, factor: float) -> None:
     shapes, other = drawn(15, 3), drawn(1, 50)
     table = filled(tmp_path, shapes, real(shapes), 0.01)
-    before, unsure = table.predict(PAIR, other)
+    before, unsure = table.predict(DEPLOYMENT, other)
     time_ms = float(real(other)[0] * factor)
-    table.add(PAIR, other, time_ms, 0.01)
-    after, sure = table.predict(PAIR, other)
+    table.add(DEPLOYMENT, other, time_ms, 0.01)
+    after, sure = table.predict(DEPLOYMENT, other)
     assert abs(after[0] - np.log(time_ms)) <= 2 * 0.01
     assert sure[0] < unsure[0] or factor != 1.0
     assert abs(after[0] - np.log(time_ms)) <= abs(before[0] - np.log(time_ms)) + 0.01
@@ -129,15 +129,15 @@ def test_what_was_measured_twice_is_one_model_with_the_wider_error_where_the_two
     shapes = drawn(10, 4)
     table = filled(tmp_path, shapes, additive(shapes), 0.01)
     for row in (shapes[:1], shapes[:1]):
-        table.add(PAIR, row, float(additive(row)[0]), 0.01)
-    agreed = table.predict(PAIR, shapes[:1])[1]
-    assert table.entries(PAIR) == 10
-    table.add(PAIR, shapes[:1], float(additive(shapes[:1])[0]) * 1.2, 0.01)
-    assert table.entries(PAIR) == 10
-    assert table.predict(PAIR, shapes[:1])[1] > agreed
+        table.add(DEPLOYMENT, row, float(additive(row)[0]), 0.01)
+    agreed = table.predict(DEPLOYMENT, shapes[:1])[1]
+    assert table.entries(DEPLOYMENT) == 10
+    table.add(DEPLOYMENT, shapes[:1], float(additive(shapes[:1])[0]) * 1.2, 0.01)
+    assert table.entries(DEPLOYMENT) == 10
+    assert table.predict(DEPLOYMENT, shapes[:1])[1] > agreed
 
 
-def test_a_pair_without_measurements_has_a_wide_error_and_with_another_pair_a_better_order(tmp_path: Path) -> None:
+def test_a_deployment_without_measurements_has_a_wide_error_and_with_another_a_better_order(tmp_path: Path) -> None:
     shapes, unseen = drawn(20, 5), drawn(50, 6)
     table = LatencyTable(tmp_path, CONDITIONS)
     log_ms, nothing = table.predict("eager/fp32", unseen)
@@ -148,7 +148,7 @@ def test_a_pair_without_measurements_has_a_wide_error_and_with_another_pair_a_be
     assert np.corrcoef(log_ms, np.log(additive(unseen)))[0, 1] > 0.99
 
 
-def test_another_pair_teaches_proportions_from_the_first_measurement_on(tmp_path: Path) -> None:
+def test_another_deployment_teaches_proportions_from_the_first_measurement_on(tmp_path: Path) -> None:
     shapes, unseen = drawn(20, 7), drawn(100, 8)
     table = filled(tmp_path, shapes, additive(shapes), 0.01)
     table = filled(tmp_path, shapes[:3], 1.7 * additive(shapes[:3]), 0.01, "eager/fp32")
@@ -158,7 +158,7 @@ def test_another_pair_teaches_proportions_from_the_first_measurement_on(tmp_path
 
 def add_many(folder: Path, seed: int) -> None:
     shapes = drawn(50, seed)
-    filled(folder, shapes, additive(shapes), 0.01, f"pair {seed}")
+    filled(folder, shapes, additive(shapes), 0.01, f"deployment {seed}")
 
 
 def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -170,18 +170,18 @@ def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
         process.join()
     table = LatencyTable(tmp_path, CONDITIONS)
     wanted = [len({str(row) for row in drawn(50, seed).to_json()}) for seed in (1, 2)]
-    assert [table.entries("pair 1"), table.entries("pair 2")] == wanted
+    assert [table.entries("deployment 1"), table.entries("deployment 2")] == wanted
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        '{"pair": "onnx/fp32", "sha',
+        '{"deployment": "onnx/fp32", "sha',
         "not json",
-        '{"pair": "onnx/fp32", "shape": {}, "ms": 1.0, "error": 0.1}',
+        '{"deployment": "onnx/fp32", "shape": {}, "ms": 1.0, "error": 0.1}',
         "[1, 2]",
         "\x00\x01",
-        '{"pair": "onnx/fp32", "shape": null, "ms": NaN, "error": 0.1}',
+        '{"deployment": "onnx/fp32", "shape": null, "ms": NaN, "error": 0.1}',
     ],
 )
 def test_a_damaged_line_is_skipped_and_what_comes_after_it_is_not(tmp_path: Path, damage: str) -> None:
@@ -189,9 +189,9 @@ def test_a_damaged_line_is_skipped_and_what_comes_after_it_is_not(tmp_path: Path
     table = filled(tmp_path, shapes[:3], additive(shapes[:3]), 0.01)
     with table.path.open("a") as file:
         file.write(damage)  # whoever wrote it was killed before the line break
-    assert table.entries(PAIR) == 3
+    assert table.entries(DEPLOYMENT) == 3
     filled(tmp_path, shapes[3:], additive(shapes[3:]), 0.01)
-    assert table.entries(PAIR) == LatencyTable(tmp_path, CONDITIONS).entries(PAIR) == 6
+    assert table.entries(DEPLOYMENT) == LatencyTable(tmp_path, CONDITIONS).entries(DEPLOYMENT) == 6
 
 
 def test_other_conditions_are_another_table(tmp_path: Path) -> None:
@@ -199,28 +199,28 @@ def test_other_conditions_are_another_table(tmp_path: Path) -> None:
     filled(tmp_path, shapes, additive(shapes), 0.01)
     others = {"threads": 1, "batch": 8, "length": "data", "fingerprint": "def", "fed": "0123"}
     for changed in ({name: value} for name, value in (*others.items(), ("length", 64))):
-        assert LatencyTable(tmp_path, {**CONDITIONS, **changed}).entries(PAIR) == 0
-    assert LatencyTable(tmp_path, {**CONDITIONS, "noisy": "yes"}).entries(PAIR) == 3
+        assert LatencyTable(tmp_path, {**CONDITIONS, **changed}).entries(DEPLOYMENT) == 0
+    assert LatencyTable(tmp_path, {**CONDITIONS, "noisy": "yes"}).entries(DEPLOYMENT) == 3
 
 
 @pytest.mark.parametrize(("rows", "ms", "error"), [(2, 1.0, 0.1), (1, 0.0, 0.1), (1, float("nan"), 0.1), (1, 1.0, -1)])
 def test_what_is_no_measurement_is_not_added(tmp_path: Path, rows: int, ms: float, error: float) -> None:
     table = LatencyTable(tmp_path, CONDITIONS)
     with pytest.raises(ValueError, match="must be"):
-        table.add(PAIR, drawn(rows, 0), ms, error)
+        table.add(DEPLOYMENT, drawn(rows, 0), ms, error)
     assert table.deployments == ()
 
 
 def test_one_model_takes_under_a_millisecond_and_thousands_little_more(tmp_path: Path) -> None:
     shapes, one, many = drawn(40, 11), drawn(1, 12), drawn(5000, 13)
     table = filled(tmp_path, shapes, real(shapes), 0.01)
-    table.predict(PAIR, one)
+    table.predict(DEPLOYMENT, one)
 
     def best(pool: Shapes, times: int) -> float:
         taken = []
         for _ in range(times):
             began = time.perf_counter()
-            table.predict(PAIR, pool)
+            table.predict(DEPLOYMENT, pool)
             taken.append(time.perf_counter() - began)
         return min(taken)
 
