@@ -28,7 +28,7 @@ from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
 from search.serve.policy import BacklogFit, Fixed, Policy
-from search.serve.variants import Variant, from_front, ladder
+from search.serve.variants import Variant, from_front, hull
 
 OURS = "ours"
 KINDS = ("most accurate", "fastest")
@@ -95,7 +95,7 @@ class Bench:
             raise SystemExit(f"--export: must be a front of question-answering, got one of {front['task']}")
         self.export, self.slo_ms, self.quick = export, slo_ms, quick
         self.limits = Limits(slo_s=slo_ms / 1e3)
-        self.variants = ladder(from_front(front), self.limits.max_batch)
+        self.variants = hull(from_front(front), self.limits.max_batch)
         self.study = str(front["study"])
         self.bodies = Bodies(questions())
         self.capacity = 0.0  # requests a second of the most accurate variant

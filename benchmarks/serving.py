@@ -37,7 +37,7 @@ from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
 from search.serve.policy import BacklogFit, Fixed, Policy
-from search.serve.variants import Variant, from_front, ladder
+from search.serve.variants import Variant, from_front, hull
 
 FRONT = header.ROOT / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 LOADS, QUICK_LOADS = (0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), (1.0, 2.5)
@@ -173,7 +173,7 @@ def main() -> int:
     about = header.hardware()
     print(header.heading(about), flush=True)
     limits = Limits(slo_s=arguments.slo_ms / 1e3)
-    variants = ladder(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
+    variants = hull(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
     trace = made_up_trace() if arguments.trace is None else read_trace(arguments.trace)
     seeds = arguments.seeds or (2 if arguments.quick else 10)
     loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)

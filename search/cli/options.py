@@ -18,7 +18,7 @@ class Settings:
     debug: bool = False
 
 
-def _remember(context: typer.Context, value: bool) -> bool:
+def _store_debug(context: typer.Context, value: bool) -> bool:
     if isinstance(context.obj, Settings):  # nothing is around a command whose words a shell completes
         context.obj.debug = value
     return value
@@ -26,7 +26,7 @@ def _remember(context: typer.Context, value: bool) -> bool:
 
 Debug = Annotated[
     bool,
-    typer.Option("--debug", callback=_remember, is_eager=True, help="show the traceback of an error"),
+    typer.Option("--debug", callback=_store_debug, is_eager=True, help="show the traceback of an error"),
 ]
 Mlruns = Annotated[Path | None, typer.Option("--mlruns", metavar="DIR", help="where results are (default: mlruns)")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="name of the study")]

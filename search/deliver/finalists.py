@@ -176,9 +176,9 @@ def _gather(
         return
     folder = evaluate.weights(outcome.recipe)
     gathered.weights_sha256[number] = digest_in(folder, WEIGHTS)
-    remembered_here = earlier.weights_sha256.get(number) == gathered.weights_sha256[number]
+    same_weights = earlier.weights_sha256.get(number) == gathered.weights_sha256[number]
     if outcome.weights_sha256 not in ("", gathered.weights_sha256[number]):
-        again = earlier.remeasured.get(number) if remembered_here else None
+        again = earlier.remeasured.get(number) if same_weights else None
         outcome = gathered.remeasured[number] = again or evaluate.measured_again(outcome, folder)
         if outcome.status != "complete":
             return
@@ -186,9 +186,9 @@ def _gather(
     with at_first_use(partial(measurer.opened, outcome.recipe, folder)) as opened:
         output = measurer.output(outcome.recipe, folder, opened, "test")
         gathered.held_out[number] = (
-            earlier.held_out[number] if remembered_here else measurer.qualities(output, "test", outcome.recipe)
+            earlier.held_out[number] if same_weights else measurer.qualities(output, "test", outcome.recipe)
         )
-        gathered.energy[number] = {} if remembered_here else measurer.energy(opened)
+        gathered.energy[number] = {} if same_weights else measurer.energy(opened)
         gathered.checks[number] = check.write_reference(measurer, outcome, folder, opened)
     gathered.ready[number] = outcome, folder
 

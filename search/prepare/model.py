@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from objectives.process import Progress
 from search.config.model_folder import model_folder
@@ -13,9 +12,6 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming, facts_of, outline
 from search.tasks import task_of
 from spaces.errors import Infeasible
-
-if TYPE_CHECKING:
-    pass
 
 
 def _embedding(source: Path, config: RunConfig, hidden: int) -> int:

@@ -1,6 +1,6 @@
 """The variants of a service: loaded members of a front, with their quality, memory and time by batch size.
 
-variants = ladder(loadable(from_front(json.loads(path.read_text())), memory_mb=2000), batch=32)
+variants = hull(loadable(from_front(json.loads(path.read_text())), memory_mb=2000), batch=32)
 times = ServiceTimes()
 times.expected_s(variants[0], batch=8, length=32)     # from the front's own latencies
 times.observe(variants[0], batch=8, length=32, seconds=0.011)
@@ -118,7 +118,7 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
     )
 
 
-def ladder(variants: Iterable[Variant], batch: int) -> tuple[Variant, ...]:
+def hull(variants: Iterable[Variant], batch: int) -> tuple[Variant, ...]:
     """The variants worth serving, fastest first: the concave hull of quality over seconds per row in full batches.
 
     Instead of a variant below the hull, a mix of its two neighbours gives more quality in the same time.
@@ -145,9 +145,9 @@ def loadable(
     """The variants to load within `memory_mb` MB and `count`, fastest first.
 
     The fastest is chosen first, then the most accurate, then repeatedly the one whose log time is farthest from those
-    chosen. Variants on the hull (`ladder`) come before the others. Where nothing fits the fastest is chosen alone.
+    chosen. Variants on the hull (`hull`) come before the others. Where nothing fits the fastest is chosen alone.
     """
-    on_hull = ladder(variants, batch)
+    on_hull = hull(variants, batch)
     chosen: list[Variant] = list(on_hull[:1])
     left = [*on_hull[:0:-1], *(v for v in variants if v not in on_hull)]
 

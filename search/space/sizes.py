@@ -181,10 +181,10 @@ class _Sizes:
 
     def _table_rank(self, rows: int, width: int) -> tuple[Array, Array]:
         """Rank of the table of token ids (0: whole), and the numbers that it loses by it."""
-        share, wide = self._column("low_rank.embeddings", 1.0), self._width(width)
-        even = rows * wide / (rows + wide)
+        share, hidden = self._column("low_rank.embeddings", 1.0), self._width(width)
+        even = rows * hidden / (rows + hidden)
         rank = np.where(share < 1, np.maximum(1, np.floor(share * even)), 0.0)
-        return rank, np.where(share < 1, rows * (wide - rank), 0.0)
+        return rank, np.where(share < 1, rows * (hidden - rank), 0.0)
 
     def _vectors(self) -> Array:
         outline = self._outline

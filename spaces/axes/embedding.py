@@ -67,8 +67,8 @@ class EmbeddingSize:
     def reshape(self, model: nn.Module, plan: Plan) -> None:
         if plan:
             assert isinstance(model, Embedder)
-            wide = model.pooled.pooling.size(int(model.backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
-            model.pooled.append(Dense(wide, plan["size"], bias=False, activation=LINEAR))
+            hidden = model.pooled.pooling.size(int(model.backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
+            model.pooled.append(Dense(hidden, plan["size"], bias=False, activation=LINEAR))
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
         if plan:

@@ -39,26 +39,26 @@ def test_predictions_are_near_and_their_errors_honest() -> None:
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.1])
-def test_a_law_falls_from_the_uncompressed_model_with_every_setting(luck: float) -> None:
+def test_the_decay_falls_from_the_uncompressed_model_with_every_setting(luck: float) -> None:
     """Also where, by luck, those were better that had more taken away of one setting."""
     features = np.random.default_rng(0).random((12, 2))
-    law = DecayMean.fitted(features, truth(features) + luck * (1 - features[:, 1]), np.ones(2), 0.5, 0.85)
+    decay = DecayMean.fitted(features, truth(features) + luck * (1 - features[:, 1]), np.ones(2), 0.5, 0.85)
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij"), axis=-1)
-    remaining = law.remaining(grid.reshape(-1, 2)).reshape(9, 9)
+    remaining = decay.remaining(grid.reshape(-1, 2)).reshape(9, 9)
     assert remaining[-1, -1] == 1.0
     assert (np.diff(remaining, axis=0) >= 0).all() and (np.diff(remaining, axis=1) >= 0).all()
     assert (remaining > 0).all()
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
-def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decay_finds_how_what_the_settings_take_adds_up(exponent: float, monkeypatch: pytest.MonkeyPatch) -> None:
     features = np.random.default_rng(1).random((40, 2))
     taken = 0.8 * (1 - features[:, 0]) + 0.6 * (1 - features[:, 1]) ** 2
     left = np.exp(-(taken**exponent))
 
     def error() -> float:
-        law = DecayMean.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
-        return float(np.abs(law.remaining(features) - left).mean())
+        decay = DecayMean.fitted(features, 0.5 + 0.35 * left, np.ones(2), 0.5, 0.85)
+        return float(np.abs(decay.remaining(features) - left).mean())
 
     free = error()
     assert free < 0.02
@@ -66,7 +66,7 @@ def test_a_law_finds_how_what_the_settings_take_adds_up(exponent: float, monkeyp
     assert error() > 2 * free or exponent == 1.0
 
 
-def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
+def test_with_a_dozen_weights_of_five_settings_the_decay_tells_more_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world, pair = worlds.synthetic(), Deployment("onnx", "int8")
@@ -87,10 +87,10 @@ def test_with_a_dozen_weights_of_five_settings_the_law_tells_more_of_the_others(
             inside.append(away[-1] < 2 * sd)
         return float(np.mean(away)), float(np.mean(inside))
 
-    with_law, inside = errors()
+    with_decay, inside = errors()
     monkeypatch.setattr(DecayMean, "remaining", lambda self, features: np.ones(len(features)))
     without, _ = errors()
-    assert with_law < 0.8 * without
+    assert with_decay < 0.8 * without
     assert inside > 0.85
 
 

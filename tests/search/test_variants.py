@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, ladder, loadable
+from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, hull, loadable
 
 FRONT = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 
@@ -71,14 +71,15 @@ def test_one_measured_batch_gives_a_line_and_tokens_count() -> None:
     assert one.seconds(4, 64) == pytest.approx(one.seconds(8, 32))
 
 
-def test_the_ladder_is_the_concave_hull() -> None:
+def test_the_hull_is_concave_and_no_variant_beats_it() -> None:
     random = np.random.default_rng(0)
     for _ in range(30):
         some = [variant(i, ms, loss) for i, (ms, loss) in enumerate(random.uniform(0.1, 10, (8, 2)))]
-        rungs = ladder(some, 8)
-        assert rungs[0].seconds(1) == min(v.seconds(1) for v in some) and rungs[-1].loss == min(v.loss for v in some)
-        for v in some:  # no mixture of two rungs beats a rung, and none is beaten by a variant
-            for low, high in pairwise(rungs):
+        corners = hull(some, 8)
+        fastest, best = corners[0], corners[-1]
+        assert fastest.seconds(1) == min(v.seconds(1) for v in some) and best.loss == min(v.loss for v in some)
+        for v in some:  # no mixture of two corners beats a corner, and none is beaten by a variant
+            for low, high in pairwise(corners):
                 share = (v.row_s(8) - low.row_s(8)) / (high.row_s(8) - low.row_s(8))
                 if 0 <= share <= 1:
                     assert v.loss >= low.loss + share * (high.loss - low.loss) - 1e-9
