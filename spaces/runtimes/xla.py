@@ -43,7 +43,7 @@ class Xla(FromWeights):
         return f"jax not installed: {self.install}" if importlib.util.find_spec("jax") is None else None
 
     def precisions(self, context: Context) -> tuple[str, ...]:
-        return ("fp32", "bf16") if _tpu_is_there() else ("fp32",)
+        return ("fp32", "bf16") if has_tpu() else ("fp32",)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context, "here")
@@ -89,15 +89,15 @@ class XlaPredict:
         return {self._output: values[:, :length] if self._per_token else values}
 
 
-def _tpu_is_there() -> bool:
-    """Whether JAX would find a TPU, without the seconds that asking it takes."""
+def has_tpu() -> bool:
+    """Whether this machine has a TPU that JAX would find, without the seconds that asking JAX takes."""
     chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def _device(jax: Any) -> Any:
     """The first TPU, or the CPU. Raises Infeasible for a TPU that is there and does not answer."""
-    if not _tpu_is_there():
+    if not has_tpu():
         return jax.devices("cpu")[0]
     try:
         return jax.devices("tpu")[0]

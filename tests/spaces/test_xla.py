@@ -159,34 +159,55 @@ def test_other_families_run_as_in_eager(case: str, head: str, tmp_path: Path) ->
         np.testing.assert_allclose(predict(batch)["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
 
 
-def test_lengths_of_one_bucket_share_a_program(folder: Path) -> None:
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """For each program, which JAX traces when it compiles it: the types of its weights."""
+    from spaces.runtimes import graph_to_jax
+
+    types: list[set[str]] = []
+    lower = graph_to_jax.lower
+
+    def noting(program: Any) -> Any:
+        run, weights = lower(program)
+
+        def traced_run(weights: Any, inputs: Any) -> Any:
+            types.append({str(w.dtype) for w in weights.values()})
+            return run(weights, inputs)
+
+        return traced_run, weights
+
+    monkeypatch.setattr(graph_to_jax, "lower", noting)
+    return types
+
+
+def test_lengths_of_one_bucket_share_a_program(folder: Path, traced: list[set[str]]) -> None:
     predict = build.open_predict(folder, "xla", FP32, CPU)
     base = subject().base
     for lengths, programs in (((3,), 1), ((16,), 1), ((17,), 2), ((32,), 2), ((9, 4), 3), ((33,), 4), ((2, 1), 4)):
         predict(arrays_of(base, lengths))
-        assert predict._run._cache_size() == programs
+        assert len(traced) == programs
 
 
-def test_half_precision_weights_are_lowered_as_such(folder: Path) -> None:
+def test_half_precision_weights_are_lowered_as_such(folder: Path, traced: list[set[str]]) -> None:
     """As on a TPU; that its matrix units run them is not seen here."""
     batch = arrays_of(subject().base, (6, 3))
     predict = xla.XlaPredict(folder, "bf16")
-    assert {str(w.dtype) for w in predict._weights.values()} == {"bfloat16", "int32"}
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     output = predict(batch)["logits"]
+    assert traced == [{"bfloat16", "int32"}]
     assert output.dtype == np.float32
     np.testing.assert_allclose(output, exact, atol=0.1 * np.abs(exact).max())
 
 
 def test_bf16_is_offered_where_a_tpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xla, "_tpu_is_there", lambda: True)
+    monkeypatch.setattr(xla, "has_tpu", lambda: True)
     assert registry.runtime_named("xla").precisions(CPU) == ("fp32", "bf16")
-    monkeypatch.setattr(xla, "_tpu_is_there", lambda: False)
+    monkeypatch.setattr(xla, "has_tpu", lambda: False)
     assert registry.runtime_named("xla").precisions(CPU) == ("fp32",)
 
 
 def test_a_tpu_that_does_not_answer_is_infeasible(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(xla, "_tpu_is_there", lambda: True)
+    monkeypatch.setattr(xla, "has_tpu", lambda: True)
     with pytest.raises(Infeasible, match="JAX finds no TPU"):
         registry.runtime_named("xla").open(folder, FP32, CPU)
 
