@@ -1,4 +1,4 @@
-"""The arrows of the design, read from the imports."""
+"""The arrows of the design, and rules of the code, read from its syntax."""
 
 from __future__ import annotations
 
@@ -92,3 +92,26 @@ def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
                 calls.append((path, node.lineno, isinstance(flag, ast.Constant) and flag.value is False))
     assert len(calls) >= 7, "the calls are found"
     assert [(path, line) for path, line, refused in calls if not refused] == []
+
+
+#: Private names of libraries that tests need, where the library has no public one.
+LIBRARIES = {"os._exit", "torch._inductor", "aten._softmax", "aten._to_copy", "utils._initialize_tables"}
+
+
+def private_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Private names of other objects and of our modules that a file reads, imports or replaces, with their lines."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+            names = [ast.unparse(node)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "getattr", "delattr")):
+            names = [str(a.value) for a in node.args[:2] if isinstance(a, ast.Constant)]
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from ((node.lineno, name) for name in names if re.search(r"(^|\.)_(?!_)\w+$", name))
+
+
+def test_tests_reach_for_no_private_names() -> None:
+    """What a test replaces or reads is a seam, and a seam has a public name."""
+    private = [(p, line, name) for p in files("tests") for line, name in private_names(p) if name not in LIBRARIES]
+    assert private == []
