@@ -15,6 +15,7 @@ from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
 from search.deliver import finalists, record
 from search.deliver.export import export
+from search.deliver.reload import reload
 from search.errors import UserError
 from search.execute.evaluate import Evaluator
 from search.front.front import Front
@@ -205,7 +206,7 @@ def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, cl
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)
-        problems = finalists.reload(evaluate.measurer, front, exports, view)
+        problems = reload(evaluate.measurer, front, exports, view)
         if problems:
             raise RuntimeError("an exported model does not do what its record says: " + "; ".join(problems))
     return Result(front, study, exports, stopped)

@@ -1,9 +1,8 @@
-"""Finalists after the search: results on the held-out split, the final campaign, and reloads of the exports."""
+"""Finalists after the search: results on the held-out split, and the final campaign."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +11,9 @@ from objectives import clock as clocks
 from objectives.campaign import Plan
 from objectives.measurement import Measurement
 from objectives.memory import PEAK
-from objectives.process import Remote
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
-from search.deliver.export import exported_folder
-from search.deliver.exported import read_exported
-from search.deliver.latency_check import ratio_deviation
-from search.deliver.opening import context_of, open_exported
 from search.deliver.record import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
@@ -35,7 +29,6 @@ from search.prepare.prepared import Prepared
 from search.report.progress import View
 from search.store.paths import located
 from search.store.store import digest_in
-from search.tasks import task_named
 from spaces.base import WEIGHTS
 from spaces.recipe import digest_of
 
@@ -256,46 +249,3 @@ def _weights_here(results: Path, outcome: Outcome) -> str:
         return digest_in(located(results, outcome.folder), WEIGHTS)
     except (OSError, ValueError, KeyError):
         return ""
-
-
-def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
-    """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
-
-    The models are also timed in turns with the baseline. A line tells where a speedup differs from the record, or that
-    the machine is too busy to tell; these are not problems, because the machine may have changed since.
-    """
-    problems: dict[int, str] = {}
-
-    def exported(outcome: Outcome) -> Finalist:
-        folder = exported_folder(exports, outcome)
-        record = read_exported(folder)
-        context = context_of(record)
-        generates = task_named(record.recipe.task).generates
-
-        @contextmanager
-        def opened(device: str) -> Iterator[Remote]:
-            with open_exported(folder, record, context) as bench:
-                if problem := check.outputs(folder, record, context, bench).problem:
-                    problems[outcome.number] = problem
-                if not generates:
-                    yield bench
-                    return
-            # What scores a model that generates is opened beside what generates, and is not part of what is timed.
-            with open_exported(folder, record, context) as bench:
-                yield bench
-
-        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))
-
-    view.progress("reloading", 0.0)
-    measured = measurer.times.after_export({o.number: exported(o) for o in front.members})
-    problems |= measured.failed
-    busy = dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances)
-    if busy:
-        view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
-    for outcome in [] if busy else front.members:
-        recorded = front.speedup(outcome, front.baseline)
-        if recorded and outcome.number not in problems:
-            now = measured.ratio(BASELINE, outcome.number)
-            if strays := ratio_deviation(recorded, now):
-                view.say(f"      {outcome.number} after export: {strays}")
-    return [f"{number}: {problem}" for number, problem in sorted(problems.items())]

@@ -1,0 +1,64 @@
+"""Reloads of the exported models: each does what its record says, and is timed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from objectives.memory import PEAK
+from objectives.process import Remote
+from search.deliver import verify as check
+from search.deliver.export import exported_folder
+from search.deliver.exported import read_exported
+from search.deliver.latency_check import ratio_deviation
+from search.deliver.opening import context_of, open_exported
+from search.front.front import Front
+from search.front.outcome import Outcome
+from search.measure.measurer import Measurer
+from search.measure.timing import BASELINE, Finalist
+from search.report.progress import View
+from search.tasks import task_named
+
+
+def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[str]:
+    """Load every exported model in a fresh process and compare its outputs with its record; returns the problems.
+
+    The models are also timed in turns with the baseline. A line tells where a speedup differs from the record, or that
+    the machine is too busy to tell; these are not problems, because the machine may have changed since.
+    """
+    problems: dict[int, str] = {}
+
+    def exported(outcome: Outcome) -> Finalist:
+        folder = exported_folder(exports, outcome)
+        record = read_exported(folder)
+        context = context_of(record)
+        generates = task_named(record.recipe.task).generates
+
+        @contextmanager
+        def opened(device: str) -> Iterator[Remote]:
+            with open_exported(folder, record, context) as bench:
+                if problem := check.outputs(folder, record, context, bench).problem:
+                    problems[outcome.number] = problem
+                if not generates:
+                    yield bench
+                    return
+            # What scores a model that generates is opened beside what generates, and is not part of what is timed.
+            with open_exported(folder, record, context) as bench:
+                yield bench
+
+        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))
+
+    view.progress("reloading", 0.0)
+    measured = measurer.times.after_export({o.number: exported(o) for o in front.members})
+    problems |= measured.failed
+    busy = dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances)
+    if busy:
+        view.say(f"      after export: the machine is too busy to tell how fast the models are ({'; '.join(busy)})")
+    for outcome in [] if busy else front.members:
+        recorded = front.speedup(outcome, front.baseline)
+        if recorded and outcome.number not in problems:
+            now = measured.ratio(BASELINE, outcome.number)
+            if strays := ratio_deviation(recorded, now):
+                view.say(f"      {outcome.number} after export: {strays}")
+    return [f"{number}: {problem}" for number, problem in sorted(problems.items())]
