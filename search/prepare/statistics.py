@@ -27,7 +27,7 @@ def make_statistics(
     The passes run on `device`, with `threads` threads on the host.
     """
     from spaces import build
-    from spaces.statistics import IMPORTANCE_ROWS, collect
+    from spaces.gathering import IMPORTANCE_ROWS, collect
 
     torch = torch_with(threads)
     model = build.load(teacher).to(device)

@@ -16,11 +16,12 @@ from search.deliver.sentence_folder import FOLDER, write_sentence_folder
 from search.tasks.tokens import encode
 from spaces import build
 from spaces.base import Base, TaskModel, load_base, write_folder
+from spaces.gathering import collect
 from spaces.knob import Value
 from spaces.losses import EMBEDDINGS
 from spaces.pooling import read_pooling
 from spaces.recipe import Recipe, Step
-from spaces.statistics import Statistics, collect
+from spaces.statistics import Statistics
 
 TEXTS = [row["text"] for row in tiny.sentences(24, 0)]
 

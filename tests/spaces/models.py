@@ -17,13 +17,14 @@ from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
+from spaces.gathering import collect
 from spaces.heads import Embedder, head_named
 from spaces.knob import Knob, Value
 from spaces.losses import class_certainty
 from spaces.pooling import Pooling
 from spaces.recipe import DEPLOYED, Step
 from spaces.shape import LayerShape, Shape
-from spaces.statistics import Statistics, collect
+from spaces.statistics import Statistics
 
 LABELS = ("negative", "neutral", "positive")
 VOCABULARY = 61

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from spaces import build
 from spaces.base import WEIGHTS, Base, load_base, write_folder
+from spaces.gathering import collect
 from spaces.heads import Causal, TaskModel
 from spaces.knob import Settings
 from spaces.losses import LIKELIHOODS
 from spaces.recipe import Step
 from spaces.registry import runtime_named
 from spaces.runtime import Context
-from spaces.statistics import Statistics, collect
+from spaces.statistics import Statistics
 
 _DECODER = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128, "max_position_embeddings": 32}
 _DECODER |= {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -10,9 +10,10 @@ from torch.nn import functional
 from spaces import registry
 from spaces.axes.embedding import principal
 from spaces.errors import Infeasible
+from spaces.gathering import collect
 from spaces.losses import EMBEDDINGS, embedding_soft_loss
 from spaces.recipe import Step
-from spaces.statistics import EMBEDDING, collect
+from spaces.statistics import EMBEDDING
 
 AXIS = registry.axis_named("embedding")
 

@@ -19,9 +19,9 @@ from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_fo
 from spaces.errors import Infeasible
 from spaces.families import FAMILIES, known_model_types
 from spaces.fused import take_apart
+from spaces.gathering import collect
 from spaces.losses import class_divergence, class_loss
 from spaces.recipe import DEPLOYED, Step
-from spaces.statistics import collect
 
 #: (A classifier has no embedding to cut: `test_axes` does it.)
 CUTTING = [a.name for a in registry.axes() if a.name not in (*DEPLOYED, "embedding")]

@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from spaces.anatomy import anatomy_of
+from spaces.gathering import collect
 from spaces.losses import class_divergence, class_loss
-from spaces.statistics import PLACES, Statistics, collect
+from spaces.statistics import PLACES, Statistics
 
 CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert", "deberta-v2"])
 READ_AT = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
