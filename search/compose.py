@@ -36,6 +36,7 @@ from spaces.recipe import digest_of
 
 if TYPE_CHECKING:
     from search.propose.proposer import Proposer
+    from search.propose.surrogate.cost_model import TableCostModel
     from search.track.tracker import Ending, Tracker
 
 log = logging.getLogger(__name__)
@@ -111,20 +112,7 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         learn(outcome, front)
         if cost_model is not None:
             cost_model.learn(outcome)
-
-    def forecast(_: Outcome, __: Front) -> None:
-        view.forecast(proposer.gain)
-
-    predictions = () if cost_model is None else (cost_model.observe,)
-    observers = (
-        *predictions,
-        evaluate.observe,
-        learn,
-        lambda _, now: reserve(now),
-        tracking.observe,
-        forecast,
-        view.observe,
-    )
+    observers = _observers(view, proposer, evaluate, cost_model, learn, reserve, tracking)
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
@@ -140,6 +128,27 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
+
+
+def _observers(
+    view: View,
+    proposer: Proposer,
+    evaluate: Evaluator,
+    cost_model: TableCostModel | None,
+    learn: Observer,
+    reserve: Callable[[Front], None],
+    tracking: Tracking,
+) -> tuple[Observer, ...]:
+    """The observers of each trial, in the order in which they are called."""
+
+    def keep_time(_: Outcome, now: Front) -> None:
+        reserve(now)
+
+    def forecast(_: Outcome, __: Front) -> None:
+        view.forecast(proposer.gain)
+
+    predictions = () if cost_model is None else (cost_model.observe,)
+    return (*predictions, evaluate.observe, learn, keep_time, tracking.observe, forecast, view.observe)
 
 
 def _front_so_far(prepared: Prepared, proposer: Proposer, evaluate: Evaluator, view: View) -> Front:
