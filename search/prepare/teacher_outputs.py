@@ -14,7 +14,7 @@ from search.prepare.folders import torch_with
 from search.prepare.recovery_budget import epochs_of, likeliest_of, stored_likeliest
 from search.tasks import task_of
 from search.tasks.encoded import read_encoded, rows_of, trained_on
-from search.tasks.tokens import by_length
+from search.tasks.tokens import Encoded, by_length
 from spaces.base import read_config
 
 if TYPE_CHECKING:
@@ -43,17 +43,13 @@ def make_outputs(
     torch = torch_with(threads)
     model = build.load(teacher).to(device)
     encoded, _ = read_encoded(data / "train.npz")
-    rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, config.recover.early_stopping is not None)
-    share = epochs_of(config.recover.epochs, config.recover.tokens, int(encoded.lengths[rows].sum()))
-    rows = trained_on(encoded, config.recover.batch, config.seed, rows, share)
-    rows = np.concatenate([rows, held_out])
+    rows = _distilled(config, encoded)
     starts = np.full(len(encoded) + 1, -1, dtype=np.int64)
-    ordered = np.sort(rows)
-    starts[ordered] = np.concatenate([[0], np.cumsum(encoded.lengths[ordered])[:-1]])
+    starts[rows] = np.concatenate([[0], np.cumsum(encoded.lengths[rows])[:-1]])
     tokens = int(encoded.lengths[rows].sum())
     stored: dict[str, Any] = {}  # tensors
     at_once = task_of(config).most_rows(32, config.data.max_length)
-    order = ordered[by_length(encoded.lengths[ordered], at_once)]
+    order = rows[by_length(encoded.lengths[rows], at_once)]
     base, count = read_config(teacher)[0], stored_likeliest(likeliest_of(config), tokens)
     with torch.inference_mode(), capturing(model, logits=count > 0) as activations:
         for first in range(0, len(order), at_once):
@@ -61,24 +57,40 @@ def make_outputs(
             batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in base.inputs}
             out = model(**batch).cpu()
             assert activations.last is not None
-            states = activations.last.cpu()
-            if not stored:
-                size = (tokens, *out.shape[2:]) if base.per_token else (len(encoded), *out.shape[1:])
-                stored["output"] = torch.zeros(*size)
-                if config.recover.hidden_weight > 0 and tokens * states.shape[-1] * 2 <= STORED_HIDDEN_BYTES:
-                    stored["hidden"] = torch.zeros(tokens, states.shape[-1], dtype=torch.float16)
-            if not base.per_token:
-                stored["output"][torch.from_numpy(chosen)] = out
-            by_token = {"hidden": states, **({"output": out} if base.per_token else {})}
+            by_token = {"hidden": activations.last.cpu(), **({"output": out} if base.per_token else {})}
             if activations.logits is not None:
                 highest = Likeliest.of(activations.logits, count)
                 by_token |= {"ids": highest.ids.cpu(), "log_probabilities": highest.log_probabilities.cpu()}
-                if "ids" not in stored:
-                    stored["ids"] = torch.zeros(tokens, highest.ids.shape[-1], dtype=torch.int32)
-                    stored["log_probabilities"] = torch.zeros(*stored["ids"].shape, dtype=torch.float16)
+            if not stored:
+                stored = _empty(by_token, tokens, config.recover.hidden_weight > 0)
+                if not base.per_token:
+                    stored["output"] = torch.zeros(len(encoded), *out.shape[1:])
+            if not base.per_token:
+                stored["output"][torch.from_numpy(chosen)] = out
             _store_tokens(stored, by_token, starts[chosen], encoded.lengths[chosen])
             progress("teacher outputs", min(1.0, (first + at_once) / len(order)))
     save_file({**stored, "starts": torch.from_numpy(starts)}, folder / "outputs.safetensors")
+
+
+def _distilled(config: RunConfig, encoded: Encoded) -> np.ndarray:
+    """The rows of distillation, rising: those that a recovery trains on, and those that it holds out."""
+    recover = config.recover
+    rows, held_out = rows_of(len(encoded), config.seed, recover.rows, recover.early_stopping is not None)
+    share = epochs_of(recover.epochs, recover.tokens, int(encoded.lengths[rows].sum()))
+    return np.sort(np.concatenate([trained_on(encoded, recover.batch, config.seed, rows, share), held_out]))
+
+
+def _empty(by_token: Mapping[str, torch.Tensor], tokens: int, hidden: bool) -> dict[str, Any]:
+    """Zeros (tokens, ...) for these outputs (B, L, ...); the hidden states only if wanted, and if small enough."""
+    import torch
+
+    kinds = {"ids": torch.int32, "output": torch.float32}  # others are stored in half precision
+    if not hidden or tokens * by_token["hidden"].shape[-1] * 2 > STORED_HIDDEN_BYTES:
+        by_token = {name: values for name, values in by_token.items() if name != "hidden"}
+    return {
+        name: torch.zeros(tokens, *values.shape[2:], dtype=kinds.get(name, torch.float16))
+        for name, values in by_token.items()
+    }
 
 
 def _store_tokens(
