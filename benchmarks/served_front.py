@@ -1,0 +1,118 @@
+"""An exported front with its service and its questions: loads, and the figures of what comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from served import Bodies, Question, Reply, Served, questions
+from worlds.arrivals import Arrivals, scaled, shaped
+from worlds.serving import Machine, simulate
+
+from search.serve.batching import Limits
+from search.serve.policy import Policy
+from search.serve.variants import Variant, from_front, hull
+
+#: A deadline for requests whose throughput is wanted.
+PATIENT_MS = 20_000
+CALLERS = 16
+#: Requests a second that are prepared for callers that are never done.
+MOST_PER_S = 250
+
+
+@dataclass(frozen=True)
+class Run:
+    """Figures of one policy under one load."""
+
+    offered: int
+    attainment: float  # share of the offered
+    effective: float  # mean F1, 0 to 1
+    not_taken: float  # share that is refused or dropped
+    p99_ms: float  # of what was answered
+    variants: dict[str, int]  # answers by variant
+    simulated: float = float("nan")  # attainment of the same arrivals in the simulation
+
+
+def figures(asked: Sequence[Question], replies: Sequence[Reply], slo_ms: float) -> Run:
+    in_time = [reply.status == 200 and reply.ms <= slo_ms for reply in replies]
+    right = [
+        one.score(reply.fields["answer"]) if good else 0.0
+        for one, reply, good in zip(asked, replies, in_time, strict=True)
+    ]
+    answered = [reply for reply in replies if reply.status == 200]
+    names = [str(reply.fields["variant"]) for reply in answered]
+    return Run(
+        len(replies),
+        float(np.mean(in_time)),
+        float(np.mean(right)),
+        1.0 - len(answered) / len(replies),
+        float(np.quantile([reply.ms for reply in answered], 0.99)) if answered else float("nan"),
+        {name: names.count(name) for name in sorted(set(names))},
+    )
+
+
+class Bench:
+    """One front, its service and what is measured of them."""
+
+    def __init__(self, export: Path, slo_ms: float, quick: bool) -> None:
+        front = json.loads((export / "front.json").read_text())
+        if front["task"] != "question-answering":
+            raise SystemExit(f"--export: must be a front of question-answering, got one of {front['task']}")
+        self.export, self.slo_ms, self.quick = export, slo_ms, quick
+        self.limits = Limits(slo_s=slo_ms / 1e3)
+        self.variants = hull(from_front(front), self.limits.max_batch)
+        self.study = str(front["study"])
+        self.bodies = Bodies(questions())
+        self.capacity = 0.0  # requests a second of the most accurate variant
+
+    def served(self, *options: str) -> Served:
+        return Served(self.export, self.slo_ms, *options)
+
+    def throughput(self, served: Served, number: int, seconds: float, callers: int = CALLERS) -> list[Reply]:
+        """Replies of one variant to callers that are never done."""
+        served.pin(number)
+        _, bodies = self.bodies.take(int(MOST_PER_S * seconds), PATIENT_MS)
+        return served.load(bodies, callers=callers, seconds=seconds).replies()
+
+    def measured_variants(self, served: Served) -> tuple[Variant, ...]:
+        """The variants with times of calls on one row and on eight as this service has them; sets `capacity`."""
+        seconds = 5.0 if self.quick else 10.0
+        measured = []
+        for variant in self.variants:
+            self.throughput(served, variant.number, 1.0, 1)
+            replies = self.throughput(served, variant.number, seconds, 1)
+            alone = [reply.fields["milliseconds"]["model"] for reply in replies if reply.status == 200]
+            full = per_s(self.throughput(served, variant.number, seconds))
+            p50, p99 = np.quantile(alone, [0.5, 0.99])
+            points = ((1, float(np.mean(alone)) / 1e3), (8, 8 / full))
+            measured.append(replace(variant, points=points, length=self.limits.lengths[-1], tail=float(p99 / p50)))
+            self.capacity = full
+        return tuple(measured)
+
+    def arrivals(self, case: str, trace: Arrivals, seconds: float) -> Arrivals:
+        if case == "trace":
+            rate = 2.5 * self.capacity
+            return scaled(trace, rate, self.limits.lengths[-1], 0, int(rate * seconds))
+        return shaped(case, self.capacity, seconds, self.limits.lengths[-1], 0)
+
+    def run(self, served: Served, arrivals: Arrivals, number: int | None) -> Run:
+        """One policy (a variant's number, or None: the service's own) under these arrivals."""
+        served.pin(number)
+        asked, bodies = self.bodies.take(len(arrivals))
+        replies = served.load(bodies, at_s=arrivals.times_s.tolist()).replies()
+        return figures(asked, replies, self.slo_ms)
+
+    def simulated(self, arrivals: Arrivals, measured: tuple[Variant, ...], policy: Policy) -> float:
+        """Attainment of the simulation of these arrivals, where every row has the mean length."""
+        rows = Arrivals(arrivals.times_s, np.full(len(arrivals), self.limits.lengths[-1]))
+        machine = Machine(speed=(1.0, 1.0), variant_sd=0.0, dispatch_s=0.0)
+        return simulate(rows, measured, policy, self.limits, machine).attainment
+
+
+def per_s(replies: Sequence[Reply]) -> float:
+    """Answers a second between the first request and the last answer."""
+    answered = [reply for reply in replies if reply.status == 200]
+    return len(answered) / max(reply.due_s + reply.ms / 1e3 for reply in answered)
