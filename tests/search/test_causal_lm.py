@@ -1,4 +1,4 @@
-"""The task causal-lm: windows, scores, and a search from its data to language models."""
+"""The task causal-lm: windows, scores, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 
-import search
 from objectives.quality import loss_against, quality
 from search.config.schema import DataConfig
 from search.errors import UserError
@@ -148,118 +147,6 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
         TASK.encode(tiny.word_tokenizer(), part, DATA, ())
     with pytest.raises(UserError, match=r"data.doc_stride: must be less than the 12 tokens of a window, got 12"):
         TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=12, doc_stride=12), ())
-
-
-# --- a search --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished search over a tiny Llama that is trained first."""
-    folder = tmp_path_factory.mktemp("language")
-    llama(folder / "model")
-    for seed, (name, count) in enumerate((("train", 240), ("validation", 40), ("test", 40))):
-        lines = [json.dumps(row) for row in texts(count, seed)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
-    lines = [json.dumps(row) for row in questions(24, 3)]
-    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = command.write_config(
-        folder / "config.yaml",
-        study="found",
-        task="causal-lm",
-        model={"name": "model"},
-        data={**splits, "max_length": 16, "doc_stride": 4, "scored_tokens": 400, "choices": "questions.jsonl"},
-        teacher={"epochs": 3, "learning_rate": 5e-3},
-        workload={"prompt": 16, "new_tokens": 4},
-        space={"bits": {"precision": "fp32"}, "runtime": {"name": ["eager", "onnx"]}, "cache": "off"},
-    )
-    command.search("run", config, cwd=folder).succeeded()
-    return folder
-
-
-def members(folder: Path) -> dict[int, Path]:
-    return {int(path.name): path for path in (folder / "mlruns" / "exports" / "found" / "models").iterdir()}
-
-
-def test_a_search_ends_with_models_whose_perplexity_is_that_of_their_records(searched: Path) -> None:
-    from safetensors.torch import load_file
-
-    for path in members(searched).values():
-        model = search.load(path)
-        recorded = model.record.measurements["perplexity"]
-        assert 1 < recorded.value < 6 and recorded.better == "lower"
-        scores = model.score([row["text"] for row in texts(40, 1)])
-        tokens = sum(score["tokens"] for score in scores)
-        perplexity = math.exp(-sum(score["log_likelihood"] for score in scores) / tokens)
-        assert perplexity == pytest.approx(recorded.value, rel=0.25), "the record's is of a part of the tokens"
-        tables = [name for name, tensor in load_file(path / "model.safetensors").items() if len(tensor) == 31]
-        assert len(tables) == 1, "tied tables are saved once"
-
-
-def test_a_whole_call_has_its_own_name_everywhere(searched: Path) -> None:
-    exports = searched / "mlruns" / "exports" / "found"
-    front = json.loads((exports / "front.json").read_text(encoding="utf-8"))
-    assert [target["objective"] for target in front["targets"]] == ["perplexity", "generate_ms"]
-    for member in front["members"]:
-        call, same = (member["measurements"][name] for name in ("generate_ms", "latency_p50_ms"))
-        assert (call["value"], call["interval"]) == (same["value"], same["interval"])
-        assert {"ttft_ms", "tpot_ms", "first_call_ms", "compile_ms", "speedup"} <= member["measurements"].keys()
-    page = (exports / "front.html").read_text(encoding="utf-8")
-    assert ">generation<" in page and ">latency<" not in page
-
-
-def test_questions_are_answered_beside_the_perplexity(searched: Path) -> None:
-    front = json.loads((searched / "mlruns" / "exports" / "found" / "front.json").read_text(encoding="utf-8"))
-    for member in front["members"]:
-        accuracy = member["measurements"]["accuracy"]
-        assert accuracy["value"] > 0.8, "a trained model knows the word that comes next"
-        assert accuracy["interval"][0] < accuracy["value"] or accuracy["value"] == 1
-        assert accuracy["conditions"]["likelihood_over"] == "characters"
-        assert "accuracy" in member["held_out"]
-    assert all("accuracy" in trial["values"] for trial in front["trials"] if trial["status"] == "complete")
-    assert all("accuracy" in search.load(path).record.measurements for path in members(searched).values())
-    output = command.search("front", "found", cwd=searched).succeeded().out
-    assert "accuracy" in output and "generation" in output
-
-
-def test_a_perplexity_is_that_of_transformers_by_hand(searched: Path) -> None:
-    import torch
-    from transformers import AutoTokenizer
-
-    model = search.load(next(iter(members(searched).values())))
-    tokenizer = AutoTokenizer.from_pretrained(searched / "model")
-    text = texts(1, 7)[0]["text"]
-    ids = tokenizer(text)["input_ids"]
-    total, last = 0.0, 1
-    for begin in range(0, len(ids), 16 - 4):  # the loop of transformers' guide
-        end = min(begin + 16, len(ids))
-        batch = {"input_ids": np.array([ids[begin:end]]), "attention_mask": np.ones((1, end - begin), dtype=np.int64)}
-        total += float(torch.from_numpy(model.output(batch))[0, last - begin :].sum())
-        last = end
-        if end == len(ids):
-            break
-    assert model.score(text)["log_likelihood"] == pytest.approx(total, rel=1e-4)
-
-
-def test_an_exported_language_model_does_what_its_record_says(searched: Path) -> None:
-    output = command.search("check", next(iter(members(searched).values())), cwd=searched).succeeded().out
-    assert "perplexity on the validation split" in output and "its record says" in output
-
-
-@pytest.mark.parametrize(
-    ("prompt", "wanted"),
-    [
-        ("", "a prompt must have at least one token, got ''"),
-        ("film " * 64, "at most 63 tokens, one less than the model's context, got 66"),
-        ([{"role": "user", "content": "a film"}], "messages need a chat template, and the tokenizer of .* has none"),
-    ],
-    ids=["empty", "long", "template"],
-)
-def test_a_loaded_model_refuses_a_prompt_that_it_cannot_continue(searched: Path, prompt: Any, wanted: str) -> None:
-    model = search.load(next(iter(members(searched).values())))
-    with pytest.raises(ValueError, match=wanted):
-        model(prompt)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------
