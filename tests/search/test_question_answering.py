@@ -1,4 +1,4 @@
-"""The task question-answering: rows, scores, and a search from its data to an answer."""
+"""The task question-answering: rows and scores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import command
 import numpy as np
 import pytest
 import tiny
 
-import search
 from objectives import quality
 from search.config.schema import DataConfig, ModelConfig, RunConfig, WorkloadConfig
 from search.errors import UserError
@@ -145,47 +143,6 @@ def test_a_stride_that_is_no_shorter_than_a_window_is_refused() -> None:
         TASK.encode(tiny.word_tokenizer(), questions(facts(2, 0)), data, ())
 
 
-# --- a search --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished search over a tiny encoder and `facts`."""
-    folder = tmp_path_factory.mktemp("questions")
-    tiny.bert(folder / "model")
-    for seed, (name, count) in enumerate((("train", 400), ("validation", 60), ("test", 60))):
-        lines = [json.dumps(row) for row in facts(count, seed)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
-    config = command.write_config(
-        folder / "config.yaml",
-        study="facts",
-        task="question-answering",
-        model={"name": "model"},
-        data={**splits, "max_length": 12, "doc_stride": 3},
-        teacher={"epochs": 10},
-        workload={"length": "data"},
-    )
-    command.search("run", config, cwd=folder).succeeded()
-    return folder
-
-
-def members(folder: Path) -> list[Path]:
-    return sorted((folder / "mlruns" / "exports" / "facts" / "models").iterdir())
-
-
-def test_a_timed_call_is_a_question_with_all_its_windows(searched: Path) -> None:
-    front = json.loads((searched / "mlruns" / "exports" / "facts" / "front.json").read_text())
-    call = "a question with all windows of its context"
-    assert front["workload"]["call"] == call
-    timed = front["members"][0]["measurements"]["latency_p50_ms"]["conditions"]
-    assert (timed["call"], timed["batch"]) == (call, 1)
-    page = (searched / "mlruns" / "exports" / "facts" / "front.html").read_text()
-    assert f"batch 1 ({call}), lengths of the data" in page
-    rows = encoded()
-    assert rows.calls.sum() == len(rows.encoded) and set(rows.calls.tolist()) == {1, 2}
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 def test_integer_precisions_are_scored_as_they_are_timed(tmp_path: Path, batch: int) -> None:
     """Scales of activations are those of a call: a batch holds all windows of its questions, and no others."""
@@ -197,64 +154,6 @@ def test_integer_precisions_are_scored_as_they_are_timed(tmp_path: Path, batch: 
     batches = prepared.batches(rows, "int8")
     assert [len(one["input_ids"]) for one in batches] == sizes and sum(sizes) == len(rows.encoded)
     assert len(prepared.sizes(rows, "fp32")) == 1, "in floating point a row's output does not depend on the others"
-
-
-def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
-    front = json.loads((searched / "mlruns" / "exports" / "facts" / "front.json").read_text())
-    best = max(member["measurements"]["squad_f1"]["value"] for member in front["members"])
-    assert best > 0.6, "it has learnt which word is asked for"
-    rows = facts(60, 1)
-    for folder in members(searched):
-        model = search.load(folder)
-        answers = model([row["question"] for row in rows], [row["context"] for row in rows])
-        assert all(
-            row["context"][one["start"] : one["end"]] == one["answer"] for row, one in zip(rows, answers, strict=True)
-        )
-        scores = [float(one["answer"] in row["answers"]["text"]) for row, one in zip(rows, answers, strict=True)]
-        record = model.record.measurements["squad_f1"].value
-        assert np.mean(scores) == pytest.approx(record, abs=0.1), "what its record says of these rows"
-        alone = model(rows[0]["question"], rows[0]["context"])
-        assert sorted(alone) == ["answer", "end", "score", "start"] and alone["answer"] == answers[0]["answer"]
-        table = [{"question": row["question"], "context": row["context"]} for row in rows[:3]]
-        assert model.answers(table) == answers[:3], "a row of a table each, as MLflow serves it"
-        several = model(rows[0]["question"], rows[0]["context"], top_k=3)
-        assert several[0] == alone and len(several) == 3
-        one_token = model(rows[0]["question"], rows[0]["context"], max_answer_len=1, n_best=1, top_k=2)
-        assert all(" " not in one["answer"] for one in one_token)
-        with pytest.raises(ValueError, match="max_answer_len must be 1 or more, got 0"):
-            model(rows[0]["question"], rows[0]["context"], max_answer_len=0)
-        with pytest.raises(ValueError, match="a context must not be empty"):
-            model("dull film", " ")
-        with pytest.raises(ValueError, match="as many contexts as questions"):
-            model(["a", "b"], ["c"])
-
-
-def test_an_exported_answerer_does_what_its_record_says(searched: Path) -> None:
-    output = command.search("check", members(searched)[0], cwd=searched).succeeded().out
-    assert "squad_f1 on the validation split" in output and "its record says" in output
-
-
-def test_the_uncompressed_model_answers_as_transformers_own_model_does(searched: Path, tmp_path: Path) -> None:
-    """Start and end logits, by transformers' question-answering class over the same weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForQuestionAnswering
-
-    from spaces import build
-    from spaces.base import read_config
-
-    folder = tmp_path / "ours"
-    command.search("export", "facts", "--pick", "0", "--to", folder, cwd=searched).succeeded()
-    base, _ = read_config(folder)
-    data = dict(base.config)
-    named = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
-    model = build.load(folder)
-    named.load_state_dict({key.removeprefix("model."): value for key, value in model.state_dict().items()})
-    batch = encoded().encoded.batch(np.arange(4))
-    inputs = {name: torch.from_numpy(batch[name]) for name in base.inputs}
-    with torch.no_grad():
-        theirs, ours = named(**inputs), model(**inputs)
-    torch.testing.assert_close(ours[..., 0], theirs.start_logits)
-    torch.testing.assert_close(ours[..., 1], theirs.end_logits)
 
 
 def test_scores_of_rows_give_a_measurement() -> None:

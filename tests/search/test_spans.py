@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,20 +51,30 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def by_loops(
-    start: Logits, end: Logits, pieces: Windows, questions: Questions, n_best: int, longest: int
-) -> list[tuple[str, float]]:
-    """(text, score) a question, as the pipeline of transformers 5.2.0 goes about it with `align_to_words=False`."""
-    answers: list[dict[str, tuple[str, float]]] = [{} for _ in range(len(questions))]
-    for number, offsets, starts, ends in zip(pieces.question, pieces.offsets, start, end, strict=True):
-        context = [i for i, (begin, _) in enumerate(offsets) if begin >= 0]
+    start: Logits,
+    end: Logits,
+    offsets: Sequence[np.ndarray],
+    question: Sequence[int] | np.ndarray,
+    contexts: Sequence[str],
+    n_best: int,
+    longest: int,
+) -> list[tuple[str, int, int, float]]:
+    """(text, start, end, score) a question, as transformers' pipeline of 5.2.0 has them with `align_to_words=False`.
+
+    `offsets` of each window's tokens are -1 outside of the context; `question` is the number of a window's.
+    """
+    answers: list[dict[str, tuple[str, int, int, float]]] = [{} for _ in range(len(contexts))]
+    for number, places, starts, ends in zip(question, offsets, start, end, strict=True):
+        context = [i for i, (begin, _) in enumerate(places) if begin >= 0]
         counted = [0, *context]
         first, last = (dict(zip(counted, softmax(logits[counted]), strict=True)) for logits in (starts, ends))
         spans = [(first[i] * last[j], i, j) for i in context for j in context if 0 <= j - i < longest]
         for score, i, j in sorted(spans, reverse=True)[:n_best]:
-            text = questions.contexts[number][offsets[i, 0] : offsets[j, 1]]
-            before = answers[number].get(text.lower(), (text, 0.0))
-            answers[number][text.lower()] = (before[0], before[1] + score)
-    return [max(scores.values(), key=lambda answer: answer[1]) for scores in answers]
+            begin, stop = int(places[i, 0]), int(places[j, 1])
+            text = contexts[number][begin:stop]
+            before = answers[number].get(text.lower(), (text, begin, stop, 0.0))
+            answers[number][text.lower()] = (*before[:3], before[3] + score)
+    return [max(scores.values(), key=lambda answer: answer[3]) for scores in answers]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,9 +82,9 @@ def by_loops(
 def test_answers_are_the_pipelines(seed: int, n_best: int, longest: int) -> None:
     questions, pieces, start, end = random_case(seed)
     answers = best_answers(start, end, pieces, questions, n_best=n_best, max_answer_len=longest)
-    expected = by_loops(start, end, pieces, questions, n_best, longest)
-    assert [answer.text for answer in answers] == [text for text, _ in expected]
-    np.testing.assert_allclose([answer.score for answer in answers], [score for _, score in expected], rtol=1e-9)
+    expected = by_loops(start, end, pieces.offsets, pieces.question, questions.contexts, n_best, longest)
+    assert [(answer.text, answer.start, answer.end) for answer in answers] == [answer[:3] for answer in expected]
+    np.testing.assert_allclose([answer.score for answer in answers], [answer[3] for answer in expected], rtol=1e-9)
     for answer, context in zip(answers, questions.contexts, strict=True):
         assert answer.text == context[answer.start : answer.end] != ""
 
