@@ -238,10 +238,11 @@ class BothRows:
 class CausalChoices(CausalLM):
     """Language models scored by texts and by multiple-choice questions; `metric` says by which models are ranked."""
 
+    #: Of the class: those that may be chosen. Of a task: the chosen one, by which its rows are scored.
     metrics: tuple[str, ...] = ("perplexity", "accuracy")
 
     def __init__(self, metric: str = "perplexity") -> None:
-        self._metric = metric
+        self.metrics = (metric,)
 
     def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         splits = super().load(data, where, trained)
@@ -253,10 +254,10 @@ class CausalChoices(CausalLM):
         if not isinstance(part, TextsAndQuestions):
             return super().encode(tokenizer, part, data, labels, where)
         windows = super().encode(tokenizer, part.texts, data, labels, where)
-        return BothRows(windows, choice_rows(tokenizer, part.questions, data.max_length, where), self._metric)
+        return BothRows(windows, choice_rows(tokenizer, part.questions, data.max_length, where), self.metrics[0])
 
     def read(self, folder: Path, name: str) -> Any:
         windows = super().read(folder, name)
         if not (folder / f"{name}.{QUESTIONS}.npz").is_file():
             return windows
-        return BothRows(windows, ChoiceRows.read(folder, name), self._metric)
+        return BothRows(windows, ChoiceRows.read(folder, name), self.metrics[0])

@@ -17,14 +17,22 @@ from objectives.quality import loss_against, metric_named, quality, score
 from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks import ALONE, SCORED, TASKS, VARIANTS, Task
+from search.tasks.choice_rows import CausalChoices
 from spaces.heads import head_named
 
 from .tagging import Tagging
 from .tagging_head import registered, tagged
 
 COUNT = 120
+QUESTIONED = tuple(CausalChoices(metric) for metric in CausalChoices.metrics)
 #: The last is a task of the tests alone.
-KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]), *SCORED.values(), Tagging())
+KINDS = (
+    *TASKS,
+    *(one for variants in VARIANTS.values() for one in variants[1:]),
+    *SCORED.values(),
+    *QUESTIONED,
+    Tagging(),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +41,11 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def name_of(task: Task) -> str:
-    """Of a variant by its problem type, of scored pairs by its class."""
+    """Of a variant by its problem type, of scored pairs by its class, of texts with questions by the metric."""
     if task in SCORED.values():
         return f"{task.name}, scored"
+    if task in QUESTIONED:
+        return f"{task.name} with questions, {task.metrics[0]}"
     return str(getattr(task, "problem_type", task.name))
 
 
@@ -46,6 +56,8 @@ class Case:
     rows: list[dict[str, Any]]
     bad: Mapping[str, Any]
     data: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # by the key of `data` that names the file
+    split: str = "train"  # whose rows are scored
 
 
 def sentences(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -67,6 +79,12 @@ def passages() -> list[dict[str, Any]]:
     return [dict(row) for row in pairs(COUNT, 0)]
 
 
+def choices() -> list[dict[str, Any]]:
+    from .test_causal_lm import questions
+
+    return questions(40, 0)
+
+
 @cache
 def cases() -> dict[str, Case]:
     texts = {"text": None, "label": None}
@@ -75,6 +93,8 @@ def cases() -> dict[str, Case]:
     numbers = [{**row, "label": float(i % 7)} for i, row in enumerate(sentences({"negative": 0, "positive": 1}))]
     texts_alone = [{"text": row["text"]} for row in numbers]
     asked = {"question": " ", "context": None, "answers": "film"}
+    windows = {"max_length": 12, "doc_stride": 3}
+    questioned = Case(texts_alone, {"text": None}, windows, {"choices": choices()}, "validation")
     return {
         "tagging": Case(tagged(COUNT, 0), {"text": " ", "label": "good"}),
         "single_label_classification": Case(sentences({"negative": "no", "positive": "yes"}), texts),
@@ -82,8 +102,9 @@ def cases() -> dict[str, Case]:
             sentences({"negative": ["a"], "positive": ["a", "b"]}), {**texts, "label": 1}
         ),
         "regression": Case(numbers, {**texts, "label": "much"}),
-        "question-answering": Case(questions(), asked, {"max_length": 12, "doc_stride": 3}),
-        "causal-lm": Case(texts_alone, {"text": None}, {"max_length": 12, "doc_stride": 3}),
+        "question-answering": Case(questions(), asked, windows),
+        "causal-lm": Case(texts_alone, {"text": None}, windows),
+        **{name_of(task): questioned for task in QUESTIONED},
         "sentence-similarity": Case(passages(), {"query": "", "passage": None}, columns),
         "sentence-similarity, scored": Case(scored, {"query": None, "score": "near"}, {**columns, "score": "score"}),
     }
@@ -92,17 +113,19 @@ def cases() -> dict[str, Case]:
 def load(task: Task, folder: Path, rows: list[dict[str, Any]] | None = None) -> Any:
     """The splits of the case's file, or of one with these rows."""
     case = cases()[name_of(task)]
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows or case.rows), encoding="utf-8")
-    return task.load(DataConfig(train=str(path), **case.data), lambda key: f"c.yaml: {key}")
+    files = {"train": rows or case.rows, **case.files}
+    for key, lines in files.items():
+        (folder / f"{key}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    paths = {key: str(folder / f"{key}.jsonl") for key in files}
+    return task.load(DataConfig(**paths, **case.data), lambda key: f"c.yaml: {key}")
 
 
 def encoded(task: Task, folder: Path) -> Any:
-    """`Rows` of the case's training split, and the names of its labels beside them for `Task.read`."""
-    splits = load(task, folder)
-    data = DataConfig(train="unused", **cases()[name_of(task)].data)
+    """`Rows` of the case's split, and the names of its labels beside them for `Task.read`."""
+    splits, case = load(task, folder), cases()[name_of(task)]
+    data = DataConfig(train="unused", **case.data)
     (folder / "data.json").write_text(json.dumps({"labels": splits.labels}))
-    return task.encode(tiny.word_tokenizer(), splits.train, data, splits.labels)
+    return task.encode(tiny.word_tokenizer(), getattr(splits, case.split), data, splits.labels)
 
 
 def output_of(rows: Any, task: Task) -> np.ndarray:
