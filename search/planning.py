@@ -21,7 +21,6 @@ from search.prepare.teacher import load_and_try
 from search.report import caches
 from search.space.space import Space, anchors
 from search.tasks import task_of
-from search.tasks.causal_lm import WindowRows
 from search.tasks.tokens import frame_of
 
 
@@ -63,8 +62,9 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     for name, why in space.missing.items():
         yield f"  left out: {name}: {why}"
     yield from _cost_lines(config, space, len(splits.train))
-    if isinstance(rows, WindowRows) and config.recover.epochs > 0 and space.compresses:
-        yield f"recovery  {forecast(config, model, rows, len(sample) / len(splits.train), context.device)}"
+    timed = task.forecast_rows(rows)
+    if timed is not None and config.recover.epochs > 0 and space.compresses:
+        yield f"recovery  {forecast(config, model, *timed, len(sample) / len(splits.train), context.device)}"
 
 
 def _knob_lines(space: Space) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from search.prepare.recovery_budget import BYTES_EACH, epochs_of, likeliest_of, 
 from search.tasks import task_of
 
 if TYPE_CHECKING:
-    from search.tasks.causal_lm import WindowRows
+    from search.tasks.tokens import Encoded
     from spaces.base import TaskModel
 
 #: Tokens of a measured step, and the number of steps, of which the first is slower than the others.
@@ -39,36 +40,39 @@ class Forecast:
         )
 
 
-def forecast(config: RunConfig, model: TaskModel, rows: WindowRows, share: float, device: str) -> Forecast:
-    """The forecast for a language model; `rows` are `share` of the training split.
+def forecast(
+    config: RunConfig, model: TaskModel, encoded: Encoded, targets: np.ndarray, share: float, device: str
+) -> Forecast:
+    """The forecast for the rows `encoded`, which are `share` of the training split, with their `targets`.
 
     The measured steps change the weights of `model`.
     """
-    sampled = int(rows.encoded.lengths.sum())
+    sampled = int(encoded.lengths.sum())
     every = max(1, round(sampled / share))
     tokens = round(every * epochs_of(config.recover.epochs, config.recover.tokens, every))
-    chosen = np.arange(max(1, int((np.cumsum(rows.encoded.lengths) <= STEP_TOKENS).sum())))
+    chosen = np.arange(max(1, int((np.cumsum(encoded.lengths) <= STEP_TOKENS).sum())))
     count = likeliest_of(config)
     stored = min(every, tokens) * stored_likeliest(count, min(every, tokens)) * BYTES_EACH
-    step_s = _step_s(config, model, rows, chosen, device)
-    return Forecast(tokens, int(rows.encoded.lengths[chosen].sum()), step_s, stored / 1e6)
+    step_s = _step_s(config, model, encoded.batch(chosen), targets[chosen], device)
+    return Forecast(tokens, int(encoded.lengths[chosen].sum()), step_s, stored / 1e6)
 
 
-def _step_s(config: RunConfig, model: TaskModel, rows: WindowRows, chosen: np.ndarray, device: str) -> float:
-    """The seconds of the fastest of a few training steps on the `chosen` rows."""
+def _step_s(
+    config: RunConfig, model: TaskModel, batch: Mapping[str, np.ndarray], targets: np.ndarray, device: str
+) -> float:
+    """The seconds of the fastest of a few training steps on `batch`."""
     import torch
 
     from spaces.training import Training, train
 
-    task, targets = task_of(config), torch.from_numpy(rows.windows.first[chosen])
-    inputs = tensors(rows.encoded.batch(chosen), ("input_ids", "attention_mask"))
+    task, wanted = task_of(config), torch.from_numpy(targets)
     ends = [time.monotonic()]
 
-    def loss(student: TaskModel, batch: Any, numbers: torch.Tensor) -> torch.Tensor:
-        return task.loss(student(**batch), targets.to(batch["attention_mask"].device), batch["attention_mask"])
+    def loss(student: TaskModel, inputs: Any, numbers: torch.Tensor) -> torch.Tensor:
+        return task.loss(student(**inputs), wanted.to(inputs["attention_mask"].device), inputs["attention_mask"])
 
     rate = config.recover.learning_rate
-    training = Training(STEPS, len(chosen), rate, rate, freeze_embeddings=config.teacher.freeze_embeddings)
-    batches = [(inputs, torch.arange(len(chosen)))]
+    training = Training(STEPS, len(targets), rate, rate, freeze_embeddings=config.teacher.freeze_embeddings)
+    batches = [(tensors(batch, ("input_ids", "attention_mask")), torch.arange(len(targets)))]
     train(model, lambda epoch: batches, loss, training, device, lambda done: ends.append(time.monotonic()))
     return float(np.diff(ends)[1:].min())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
+    from search.tasks.tokens import Encoded
     from spaces.base import TaskModel
     from spaces.losses import Losses
 
@@ -40,6 +41,10 @@ class BaseTask:
     def most_rows(self, rows: int, max_length: int) -> int:
         """`rows`: a row costs what a row of a usual task does."""
         return rows
+
+    def forecast_rows(self, rows: Any) -> tuple[Encoded, np.ndarray] | None:
+        """Nothing: its recoveries are short, and `plan` times none of their steps."""
+        return None
 
     def paired(self, data: DataConfig) -> bool:
         return False

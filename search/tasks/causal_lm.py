@@ -101,6 +101,9 @@ class CausalLM(BaseTask):
     def most_rows(self, rows: int, max_length: int) -> int:
         return max(1, rows * TOKENS_A_ROW // max_length)
 
+    def forecast_rows(self, rows: WindowRows) -> tuple[Encoded, np.ndarray]:
+        return rows.encoded, rows.windows.first
+
     def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_documents(data, where)
         return Splits(train, validation, test, notes=notes)

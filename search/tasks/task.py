@@ -194,6 +194,10 @@ class Task(Protocol):
         """The number of rows of `max_length` tokens that cost as much work or memory as `rows` of a usual task."""
         ...
 
+    def forecast_rows(self, rows: Any) -> tuple[Encoded, np.ndarray] | None:
+        """(tokens, targets) of training `Rows`, on which `plan` times steps of a recovery; None: it times none."""
+        ...
+
     def paired(self, data: DataConfig) -> bool:
         """Whether rows are pairs of texts."""
         ...
