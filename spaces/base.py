@@ -127,7 +127,7 @@ def load_base(
     inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if _takes_types(model, config, frame) else ()))
     settings: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
-    if head == "embedding":
+    if chosen.embeds:
         pooling, tensors = read_pooling(folder)
         settings = pooling.to_json()
     base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame), settings)

@@ -199,6 +199,7 @@ class Head:
     fresh: tuple[str, ...] = ()
     mapping: str = ""
     called: str = ""  # a model that brings it along: "classifier"
+    embeds: bool = False  # whether its output is an embedding, whose pooling the model's folder describes
 
     def transformers(self) -> Any:
         """The class that loads and builds the model."""
@@ -258,7 +259,7 @@ HEADS: tuple[Head, ...] = (
         mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
         called="question-answering model",
     ),
-    Head("embedding", "sentence_embedding", False, EMBEDDINGS, "AutoModel", "", _embedder),
+    Head("embedding", "sentence_embedding", False, EMBEDDINGS, "AutoModel", "", _embedder, embeds=True),
     Head(
         "causal",
         "log_likelihood",

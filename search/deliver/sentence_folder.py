@@ -14,7 +14,7 @@ from pathlib import Path
 from spaces import build
 from spaces.base import read_config
 from spaces.errors import Infeasible
-from spaces.heads import Embedder
+from spaces.heads import Embedder, head_named
 from spaces.plain import write_plain
 from spaces.pooling import MODULES, write_sentence_transformers
 from spaces.recipe import Recipe
@@ -43,7 +43,8 @@ def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool
     The embeddings are equal for an embedding model in fp32 whose shapes a transformers configuration can express.
     `max_length` is the number of tokens at which texts are cut.
     """
-    if read_config(folder)[0].head != "embedding" or build.precision_of(recipe) != {"precision": "fp32"}:
+    head = head_named(read_config(folder)[0].head)
+    if not head.embeds or build.precision_of(recipe) != {"precision": "fp32"}:
         return False
     model = build.load(folder)
     assert isinstance(model, Embedder)

@@ -16,9 +16,10 @@ from spaces.errors import Infeasible
 
 def _embedding(source: Path, config: RunConfig, hidden: int) -> int:
     """The dimension of an embedding; 0 where the head gives none."""
+    from spaces.heads import head_named
     from spaces.pooling import read_pooling
 
-    if task_of(config).own_head != "embedding":
+    if not head_named(task_of(config).own_head).embeds:
         return 0
     with blaming(config.where("model.name")):
         return read_pooling(source, hidden)[0].size(hidden)
