@@ -19,6 +19,7 @@ from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, from_front, loadable
+from search.tasks import recorded_task
 
 if TYPE_CHECKING:
     from search.serve.worker import Workers
@@ -245,6 +246,7 @@ def windows_of(task: str, folder: Path) -> Windows:
         from spaces.base import read_config
 
         return Windows(context_of(read_config(folder)[0].config))
-    data = read_exported(folder).config["data"]
-    shared = data["doc_stride"] if task == "question-answering" else None
+    config = read_exported(folder).config
+    data = config["data"]
+    shared = data["doc_stride"] if recorded_task(config).slides else None
     return Windows(int(data["max_length"]), None if shared is None else int(shared))

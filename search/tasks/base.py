@@ -28,6 +28,7 @@ class BaseTask:
     supervised = True
     labelled = False
     generates = False
+    slides = False
     parity: Parity = LOGITS
     call = ALONE
     reply_model = "search.serve.replies:Replies"

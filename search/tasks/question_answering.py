@@ -142,6 +142,7 @@ class QuestionAnswering(BaseTask):
     own_metrics: tuple[Metric, ...] = METRICS
     own_head = "span"
     outputs: int | None = 2
+    slides = True
     call = "a question with all windows of its context"
     reply_model = "search.serve.answerer:Answerer"
 
