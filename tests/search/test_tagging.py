@@ -69,7 +69,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = [folders[name] for name in ("data", "teacher", "statistics", "outputs")]
     steps = (Step("distill", {"layers": 1}),)
     build_weights(
-        folders["weights"], config, steps, {"early_stopping": 0, **recover}, *parts, "cpu", 1, root / "s", NOTHING
+        folders["weights"],
+        config,
+        steps,
+        {"early_stopping": 0, "tokens": 0, **recover},
+        *parts,
+        "cpu",
+        1,
+        root / "s",
+        NOTHING,
     )
     return root
 
