@@ -21,6 +21,8 @@ Numbers = NDArray[np.int64]
 RECALL = 0.99
 #: Neighbours whose recall is measured.
 NEIGHBOURS = 10
+#: Length of the noise on stored rows that stand for questions: their cosine with the row, whose length is 1, is 0.45.
+NOISE = 2.0
 #: Stored rows from which the initial number of clusters to search is chosen.
 SAMPLE = 200
 #: The interval of searches that are compared with exact ones, and the comparisons before more clusters are searched.
@@ -102,7 +104,9 @@ class Approximate:
         """Double the number of clusters that are read until stored rows find their exact neighbours."""
         count = len(numbers)
         rows = random.choice(count, min(SAMPLE, count), replace=False)
-        questions = np.ascontiguousarray(vectors[rows])
+        # Questions lie farther from passages than passages from each other.
+        noise = NOISE / vectors.shape[1] ** 0.5 * random.normal(size=(len(rows), vectors.shape[1]))
+        questions = np.ascontiguousarray(vectors[rows] + noise, dtype=np.float32)
         wanted = min(NEIGHBOURS + 1, count)
         # One at a time: all cosines at once would take more memory than the index.
         exact = np.stack([numbers[np.argpartition(-(vectors @ one), wanted - 1)[:wanted]] for one in questions])
