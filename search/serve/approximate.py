@@ -37,9 +37,10 @@ class Approximate:
     Args:
         numbers: (N,) identifiers of the rows.
         vectors: (N, D) of length 1.
+        noise: length of the noise on the rows that the number of clusters to read is chosen by.
     """
 
-    def __init__(self, numbers: Numbers, vectors: Vectors, seed: int = 0) -> None:
+    def __init__(self, numbers: Numbers, vectors: Vectors, seed: int = 0, noise: float = NOISE) -> None:
         import faiss
 
         faiss.omp_set_num_threads(1)  # its threads would take the cores of the models
@@ -55,7 +56,7 @@ class Approximate:
         self.trained_on = count
         self._clusters = clusters
         self._searches = self._found = self._wanted = 0
-        self._choose_probes(numbers, vectors, random)
+        self._choose_probes(numbers, vectors, random, noise)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -100,12 +101,12 @@ class Approximate:
             self._index.nprobe = min(2 * self.probes, self._clusters)
             self._found = self._wanted = 0
 
-    def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator) -> None:
+    def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator, length: float) -> None:
         """Double the number of clusters that are read until stored rows find their exact neighbours."""
         count = len(numbers)
         rows = random.choice(count, min(SAMPLE, count), replace=False)
         # Questions lie farther from passages than passages from each other.
-        noise = NOISE / vectors.shape[1] ** 0.5 * random.normal(size=(len(rows), vectors.shape[1]))
+        noise = length / vectors.shape[1] ** 0.5 * random.normal(size=(len(rows), vectors.shape[1]))
         questions = np.ascontiguousarray(vectors[rows] + noise, dtype=np.float32)
         wanted = min(NEIGHBOURS + 1, count)
         # One at a time: all cosines at once would take more memory than the index.
