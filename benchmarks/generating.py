@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from spaces import build, registry
-from spaces.generation.program import CacheSettings, open_program
+from spaces.generation.program import CacheSettings, greedy, open_program
+from spaces.generation.speculation import Speculation
 from spaces.knob import Plan
 from spaces.runtime import Context
 
@@ -31,6 +32,17 @@ class Deployment:
     cache: str
     body: float  # bytes of a weight in the blocks, its share of scales included
     head: float  # the same of the output matrix
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Tokens, and what those after the first took: ms and calls; with drafts, how many tokens they had."""
+
+    tokens: list[int]
+    ms: float
+    calls: int
+    proposed: int
+    accepted: int
 
 
 def open_generating(folder: Path, deployment: Deployment, threads: int) -> Generating:
@@ -75,6 +87,24 @@ class Generating:
             times.append((time.perf_counter() - began) * 1e3)
         self._caches[length] = (cache, tokens)
         return times[WARM:]
+
+    def answer(self, prompt: Prompt, most: int, ends: frozenset[int], speculate: bool) -> Answer:
+        """Greedy, with prompt lookup or without, up to an end token."""
+        speculation = Speculation(self._program) if speculate else None
+        if speculation is None:
+            steps = greedy(self._program, prompt, np.ones_like(prompt), most)
+        else:
+            steps = speculation(prompt, most)
+        tokens, times = [], []
+        for token in steps:
+            tokens.append(int(token[0]))
+            times.append(time.perf_counter())
+            if tokens[-1] in ends:
+                break
+        took = (times[-1] - times[0]) * 1e3
+        if speculation is None:
+            return Answer(tokens, took, len(tokens) - 1, 0, 0)
+        return Answer(tokens, took, speculation.calls, speculation.proposed, speculation.accepted)
 
     def cache_mb(self, length: int) -> float:
         return float(self._caches[length][0].nbytes / 1e6)

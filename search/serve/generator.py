@@ -22,8 +22,9 @@ from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import read_config
 from spaces.generation.causal import default_cache
-from spaces.generation.program import Program, open_program
+from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
+from spaces.generation.speculation import SPECULATION, Speculation
 from spaces.runtime import Context, Predict
 
 CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
@@ -40,6 +41,7 @@ class Options:
     top_p: float
     seed: int | None
     stop: tuple[str, ...]
+    speculation: str = SPECULATION[0]
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1)
@@ -52,6 +54,15 @@ class Options:
         for one in self.stop:
             if not isinstance(one, str) or not one:
                 raise ValueError(f"stop must be a string or several, none of them empty, got {one!r}")
+        if self.speculation not in SPECULATION:
+            raise ValueError(f"speculation must be one of {', '.join(SPECULATION)}, got {self.speculation!r}")
+        if self.speculates and self.temperature:
+            raise ValueError(f"speculation needs temperature 0, got a temperature of {self.temperature!r}")
+
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens are proposed before the model is asked."""
+        return self.speculation != SPECULATION[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,7 @@ class Generator(Scorer):
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        speculation: str = SPECULATION[0],
         return_full_text: bool = True,
     ) -> Any:
         """[{"generated_text": ...}]: the prompt and its answer, or a chat with the answer as one more message.
@@ -119,16 +131,22 @@ class Generator(Scorer):
             temperature: 0 always takes the most likely token, like do_sample=False.
             top_p: tokens are drawn from the most likely ones that together have this probability.
             seed: the same seed gives the same answer to the prompt at the same place in the list.
+            speculation: "prompt_lookup" reads what followed the last tokens where they occur earlier in the text, and
+                keeps what the model would say itself: the same answer in fewer calls where it copies. Prompts are read
+                one by one, at temperature 0.
             return_full_text: False leaves the prompt out of the result.
 
         Raises:
             TypeError: prompts of another type.
-            ValueError: an empty prompt, one beyond the context, a chat without a chat template, or an invalid option.
+            ValueError: an empty prompt, one beyond the context, a chat without a chat template, or an invalid option,
+                such as speculation where the model's cache cannot take tokens back.
         """
-        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
+        if options.speculates and batch_size not in (None, 1):
+            raise ValueError(f"speculation needs a batch_size of 1, got {batch_size}")
         single = isinstance(prompts, str) or is_chat(prompts)
         read = [self._prompt(one) for one in ([prompts] if single else prompts)]
-        size = batch_size or self._batch
+        size = 1 if options.speculates else batch_size or self._batch
         replies: list[Any] = []
         for start in range(0, len(read), size):
             chosen = read[start : start + size]
@@ -147,9 +165,10 @@ class Generator(Scorer):
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        speculation: str = SPECULATION[0],
     ) -> Iterator[str]:
         """The answer in pieces as they are generated; together they are a call's text. Options and errors as there."""
-        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
         return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
 
     def pieces(
@@ -161,12 +180,13 @@ class Generator(Scorer):
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        speculation: str = SPECULATION[0],
     ) -> Iterator[Piece]:
         """The answer token by token, with counts of tokens. Closing the iterator stops the model within one token.
 
         Options and errors as for a call.
         """
-        options = _options(max_new_tokens, temperature, top_p, seed, stop)
+        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
         read = self._prompt(prompt)
         length = len(read.ids)
         most = min(options.max_new_tokens, self._limit - length)
@@ -188,6 +208,21 @@ class Generator(Scorer):
 
         return harness(self, self._tokenizer, self.program, self._limit, lambda: self._turn)
 
+    def _options(
+        self,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        stop: str | Sequence[str],
+        speculation: str,
+    ) -> Options:
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        options = Options(max_new_tokens, temperature, top_p, seed, stops, speculation)
+        if options.speculates:
+            Speculation(self.program)  # raises
+        return options
+
     def _prompt(self, prompt: Any) -> Prompt:
         with self._tokenizing:
             return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
@@ -202,27 +237,20 @@ class Generator(Scorer):
             row[longest - len(prompt.ids) :] = prompt.ids
         numbers = range(first, first + len(prompts))
         seeds = [None if options.seed is None else (options.seed, number) for number in numbers]
-        choose = Sampler(options.temperature, options.top_p, seeds)
         texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
         steps = min(options.max_new_tokens, self._limit - longest)
+        if options.speculates:
+            chosen = Speculation(self.program)(ids, steps)
+        else:
+            chosen = decoded(self.program, ids, mask, steps, Sampler(options.temperature, options.top_p, seeds))
         with self._turn:
-            logits, cache = self.program.prefill(ids, mask)
-            for step in range(steps):
-                tokens = choose(logits)
+            for tokens in chosen:
                 with self._tokenizing:
                     pieces = [text.add(int(token)) for text, token in zip(texts, tokens, strict=True)]
                 yield pieces
                 if all(text.done for text in texts):
                     return
-                if step + 1 < steps:
-                    logits = self.program.decode(tokens, cache)
         yield [text.finish() for text in texts]
-
-
-def _options(
-    max_new_tokens: int, temperature: float, top_p: float, seed: int | None, stop: str | Sequence[str]
-) -> Options:
-    return Options(max_new_tokens, temperature, top_p, seed, (stop,) if isinstance(stop, str) else tuple(stop))
 
 
 def _whole(name: str, value: Any, least: int) -> None:

@@ -76,6 +76,8 @@ class StaticCache:
 class OnnxProgram:
     """Generation with past and present in one buffer per block: a step writes only its own token's keys and values."""
 
+    rewinds = True
+
     def __init__(self, session: Any, settings: CacheSettings) -> None:
         self._decoder = Decoder(session)
         table = self._decoder.positions
@@ -103,7 +105,7 @@ class OnnxProgram:
             "targets": np.zeros((rows, 1), np.int64),
             "positions": np.repeat(places[None], rows, 0),
         }
-        self._run(self._bound(cache, fed))  # reads the memory of `fed`, which is held until here
+        self._run(self._bound(cache, fed, cache.logits))  # reads the memory of `fed`, which is held until here
         return cache.logits.copy(), cache
 
     def decode(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
@@ -118,14 +120,41 @@ class OnnxProgram:
         cache.length += 1
         step["total"][...] = cache.lengths.max()
         if cache.binding is None:
-            cache.binding = self._bound(cache, step)
+            cache.binding = self._bound(cache, step, cache.logits)
         self._run(cache.binding)
         return cache.logits.copy()
+
+    def extend(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
+        """As `spaces.generation.program.RewindingProgram` says."""
+        rows, new = tokens.shape
+        if rows != 1:
+            raise ValueError(f"GroupQueryAttention extends a cache by several tokens in one row alone, got {rows} rows")
+        if cache.length + new > self.capacity:
+            raise CacheFullError(f"the cache holds {self.capacity} tokens a row, got {cache.length + new}")
+        places = np.arange(new)
+        total = int(cache.lengths[0]) + new
+        fed = {
+            "input_ids": np.ascontiguousarray(tokens, np.int64),
+            "lengths": np.array([total - 1], np.int32),
+            "total": np.array(total, np.int32),
+            "rows": places,
+            "targets": np.zeros((new, 1), np.int64),
+            "positions": (total - new + places)[None],
+        }
+        logits = np.empty((new, self._decoder.vocabulary), np.float32)
+        self._run(self._bound(cache, fed, logits))
+        cache.lengths += new
+        cache.length += new
+        return logits[None]
+
+    def truncate(self, cache: StaticCache, length: int) -> None:
+        cache.lengths -= cache.length - length
+        cache.length = length
 
     def _run(self, binding: Any) -> None:
         self._decoder.session.run_with_iobinding(binding, self._decoder.options)
 
-    def _bound(self, cache: StaticCache, fed: Mapping[str, np.ndarray]) -> Any:
+    def _bound(self, cache: StaticCache, fed: Mapping[str, np.ndarray], logits: np.ndarray) -> Any:
         """A call whose inputs and outputs are in the memory of these arrays and of the cache, which outlive it."""
         binding = self._decoder.session.io_binding()
         for name, array in {**fed, **self._angles}.items():
@@ -134,7 +163,7 @@ class OnnxProgram:
         for name, array in cache.buffers.items():
             _bind(binding.bind_input, f"past.{name}", array)
             _bind(binding.bind_output, f"present.{name}", array)
-        _bind(binding.bind_output, "logits", cache.logits)
+        _bind(binding.bind_output, "logits", logits)
         return binding
 
 

@@ -60,6 +60,16 @@ class PrefixProgram:
     def decode(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
         return self._program.decode(tokens, cache)
 
+    @property
+    def rewinds(self) -> bool:
+        return self._program.rewinds
+
+    def extend(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
+        return self._program.extend(tokens, cache)
+
+    def truncate(self, cache: TorchCache, length: int) -> None:
+        self._program.truncate(cache, length)
+
     def _beginning(self, prompt: tuple[int, ...]) -> tuple[int, Layers]:
         """(length of the longest prefix in a stored prompt, its layers), the last token left out."""
         common, best = max(((_common(prompt[:-1], one), one) for one in self._kept), default=(0, ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,9 @@ __all__ = [
     "CacheSettings",
     "GeneratingRuntime",
     "Program",
+    "RewindingProgram",
     "ScoringProgram",
+    "decoded",
     "greedy",
     "open_program",
 ]
@@ -82,6 +84,28 @@ class ScoringProgram(Protocol):
 
 
 @runtime_checkable
+class RewindingProgram(Program, Protocol):
+    """A program that reads several tokens of a row in one call, and takes the last ones back."""
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether its kind of cache can do so: one that quantises or forgets tokens cannot."""
+        ...
+
+    def extend(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
+        """`decode` of several tokens (1, N) int64; logits (1, N, V) float32 after each. The cache grows by N.
+
+        Raises:
+            CacheFullError: the cache cannot hold so many more.
+        """
+        ...
+
+    def truncate(self, cache: Any, length: int) -> None:
+        """Forget the tokens from number `length` on."""
+        ...
+
+
+@runtime_checkable
 class GeneratingRuntime(Runtime, Protocol):
     """A runtime that also opens causal language models for generation."""
 
@@ -119,9 +143,20 @@ def greedy(
     program: Program, input_ids: np.ndarray, attention_mask: np.ndarray, new_tokens: int
 ) -> Iterator[np.ndarray]:
     """Greedy decoding, one step at a time: `new_tokens` arrays (B,) int64. End tokens do not stop it."""
+    return decoded(program, input_ids, attention_mask, new_tokens, lambda logits: np.asarray(logits.argmax(-1)))
+
+
+def decoded(
+    program: Program,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    new_tokens: int,
+    choose: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[np.ndarray]:
+    """As `greedy`, with tokens (B,) that `choose` takes from logits (B, V)."""
     logits, cache = program.prefill(input_ids, attention_mask)
     for step in range(new_tokens):
-        tokens = logits.argmax(-1)
+        tokens = choose(logits)
         yield tokens
         if step + 1 < new_tokens:
             logits = program.decode(tokens, cache)

@@ -88,6 +88,7 @@ class TorchProgram:
     def __init__(self, model: nn.Module, settings: CacheSettings, device: str) -> None:
         self._model, self._device = CausalModel(model), device
         self.new_cache = cache_maker(model, settings)
+        self.rewinds = settings.kind in ("dynamic", "static")
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, TorchCache]:
         cache = self.new_cache(torch.from_numpy(left_padding(attention_mask)).to(self._device))
@@ -95,6 +96,14 @@ class TorchProgram:
 
     def decode(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
         return self.read(tokens[:, None], cache)[:, -1]
+
+    def extend(self, tokens: np.ndarray, cache: TorchCache) -> np.ndarray:
+        """See `spaces.generation.program.RewindingProgram`; operator by operator, whatever runs a single step."""
+        return self.read(tokens, cache, tokens.shape[1])
+
+    def truncate(self, cache: TorchCache, length: int) -> None:
+        assert isinstance(cache, DynamicCache | StaticCache)
+        cache.crop(length)
 
     def scores(self, input_ids: np.ndarray) -> np.ndarray:
         """See `spaces.generation.program.ScoringProgram`: several tokens a call, if outputs stay the same."""

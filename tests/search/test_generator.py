@@ -116,6 +116,16 @@ def test_an_end_token_ends_its_row_alone(generator: Generator, model_folder: Pat
     assert after[1] == generator(prompts[1], max_new_tokens=12, return_full_text=False)[0]["generated_text"]
 
 
+def test_speculation_changes_no_answer(generator: Generator) -> None:
+    prompts = ["Once, once, once and once", "Schöne € schöne"]
+    replies = generator(prompts, max_new_tokens=40)
+    assert generator(prompts, max_new_tokens=40, speculation="prompt_lookup") == replies
+    pieces = generator.stream(prompts[0], max_new_tokens=40, speculation="prompt_lookup")
+    assert prompts[0] + "".join(pieces) == replies[0][0]["generated_text"]
+    with pytest.raises(ValueError, match="speculation needs a batch_size of 1, got 2"):
+        generator(prompts, batch_size=2, speculation="prompt_lookup")
+
+
 def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
     def drawn(seed: int | None, **options: Any) -> Any:
         return generator("Once", max_new_tokens=16, temperature=1.5, seed=seed, **options)
@@ -139,6 +149,8 @@ def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
         ("Hi", {"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
         ("Hi", {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ("Hi", {"stop": ["a", ""]}, "stop must be a string or several, none of them empty, got ''"),
+        ("Hi", {"speculation": "medusa"}, "speculation must be one of none, prompt_lookup, got 'medusa'"),
+        ("Hi", {"speculation": "prompt_lookup", "temperature": 1}, "speculation needs temperature 0, got a temperature of 1"),
     ],
 )
 def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, options: Any, message: str) -> None:
