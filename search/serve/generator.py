@@ -22,6 +22,7 @@ from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import read_config
 from spaces.generation.causal import default_cache
+from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
 from spaces.generation.speculation import SPECULATION, Speculation
@@ -91,7 +92,8 @@ class Generator(Scorer):
     ) -> None:
         """`limit`: most tokens of prompt and answer together."""
         super().__init__(folder, record, predict, context)
-        self.program, self._limit = program, limit
+        self.program = self._opened = program
+        self._limit = limit
         self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
         self._turn: Any = threading.Lock()
 
@@ -197,6 +199,21 @@ class Generator(Scorer):
                 yield Piece(text, length, min(count, most))
         # Beyond the last token comes what was held back for it.
         yield Piece("", length, min(count, most), "length" if count > most else "stop")
+
+    def reuse_prefixes(self, megabytes: float) -> PrefixProgram:
+        """Store keys and values of prompts, so that a later prompt reads only what it does not share with one of them.
+
+        Off until this is called. At most `megabytes` are stored, and the least recently used go first. The result
+        counts `hits`, `misses` and `reused` tokens. Where several people ask, the time to the first token tells them
+        whether somebody has asked the same.
+
+        Raises:
+            ValueError: megabytes of 0 or less, or a model whose cache is neither dynamic nor static.
+        """
+        if not (isinstance(megabytes, int | float) and 0 < megabytes < math.inf):
+            raise ValueError(f"megabytes must be a finite number above 0, got {megabytes!r}")
+        self.program = prefixes = PrefixProgram(self._opened, int(megabytes * 1e6))
+        return prefixes
 
     def harness(self) -> Any:
         """This model for lm-evaluation-harness: `lm_eval.simple_evaluate(model=model.harness(), tasks=[...])`.

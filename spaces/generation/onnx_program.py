@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spaces.generation.onnx_file import ABOUT
-from spaces.generation.program import CacheFullError, CacheSettings
+from spaces.generation.program import CacheFullError, CacheSettings, Layers
 
 CACHES = ("static",)
 #: Tokens that are scored in one call, unless a text is longer: each needs logits over the whole vocabulary.
@@ -129,6 +129,32 @@ class OnnxProgram:
         rows, new = tokens.shape
         if rows != 1:
             raise ValueError(f"GroupQueryAttention extends a cache by several tokens in one row alone, got {rows} rows")
+        return self._read(tokens, cache, np.arange(new))[None]
+
+    def truncate(self, cache: StaticCache, length: int) -> None:
+        cache.lengths -= cache.length - length
+        cache.length = length
+
+    def stored(self, cache: StaticCache) -> Layers:
+        """As `spaces.generation.program.ResumingProgram` says."""
+        keys, values = (
+            [cache.buffers[f"{i}.{part}"][:, :, : cache.length].copy() for i in range(len(self._decoder.keys))]
+            for part in ("key", "value")
+        )
+        return dict(enumerate(zip(keys, values, strict=True)))
+
+    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, StaticCache]:
+        """As `spaces.generation.program.ResumingProgram` says."""
+        cache = StaticCache(self._decoder, self.capacity, np.array([known]), known)
+        for index, pair in layers.items():
+            for part, array in zip(("key", "value"), pair, strict=True):
+                cache.buffers[f"{index}.{part}"][:, :, :known] = array[:, :, :known]
+        last = np.array([input_ids.shape[1] - known - 1])
+        return self._read(input_ids[:, known:], cache, last), cache
+
+    def _read(self, tokens: np.ndarray, cache: StaticCache, wanted: np.ndarray) -> np.ndarray:
+        """Read tokens (1, N) behind those of the cache; logits (R, V) after the tokens at the places `wanted` (R,)."""
+        new = tokens.shape[1]
         if cache.length + new > self.capacity:
             raise CacheFullError(f"the cache holds {self.capacity} tokens a row, got {cache.length + new}")
         places = np.arange(new)
@@ -137,19 +163,15 @@ class OnnxProgram:
             "input_ids": np.ascontiguousarray(tokens, np.int64),
             "lengths": np.array([total - 1], np.int32),
             "total": np.array(total, np.int32),
-            "rows": places,
-            "targets": np.zeros((new, 1), np.int64),
+            "rows": wanted,
+            "targets": np.zeros((len(wanted), 1), np.int64),
             "positions": (total - new + places)[None],
         }
-        logits = np.empty((new, self._decoder.vocabulary), np.float32)
+        logits = np.empty((len(wanted), self._decoder.vocabulary), np.float32)
         self._run(self._bound(cache, fed, logits))
         cache.lengths += new
         cache.length += new
-        return logits[None]
-
-    def truncate(self, cache: StaticCache, length: int) -> None:
-        cache.lengths -= cache.length - length
-        cache.length = length
+        return logits
 
     def _run(self, binding: Any) -> None:
         self._decoder.session.run_with_iobinding(binding, self._decoder.options)

@@ -22,13 +22,19 @@ __all__ = [
     "CacheFullError",
     "CacheSettings",
     "GeneratingRuntime",
+    "Layers",
     "Program",
+    "ResumingProgram",
     "RewindingProgram",
     "ScoringProgram",
     "decoded",
     "greedy",
     "open_program",
 ]
+
+
+#: Keys and values (1, heads, T, D) of one prompt by block, as arrays of the program that gave them.
+Layers = Mapping[int, tuple[Any, Any]]
 
 
 class CacheFullError(ValueError):
@@ -102,6 +108,23 @@ class RewindingProgram(Program, Protocol):
 
     def truncate(self, cache: Any, length: int) -> None:
         """Forget the tokens from number `length` on."""
+        ...
+
+
+@runtime_checkable
+class ResumingProgram(RewindingProgram, Protocol):
+    """A program whose prompts may begin with keys and values of an earlier one."""
+
+    def stored(self, cache: Any) -> Layers:
+        """What a cache of one row holds, in memory that later steps do not change."""
+        ...
+
+    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, Cache]:
+        """`prefill` of one prompt (1, L) whose first `known` tokens, fewer than L, have these keys and values.
+
+        Raises:
+            CacheFullError: the prompt is longer than the cache can hold.
+        """
         ...
 
 

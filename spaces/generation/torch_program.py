@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from spaces.generation.caches.dynamic import DynamicCache
 from spaces.generation.caches.quantised import QuantisedCache
 from spaces.generation.caches.sliding import SlidingCache
 from spaces.generation.caches.static import Buffers, StaticCache
-from spaces.generation.program import CacheSettings
+from spaces.generation.program import CacheSettings, Layers
 
 #: Tokens of a row that are scored in one call: the logits of each take the vocabulary's size.
 SCORED = 32
@@ -119,10 +119,13 @@ class TorchProgram:
             begin = end
         return found
 
-    def resume(
-        self, layers: Mapping[int, tuple[Tensor, Tensor]], known: int, input_ids: np.ndarray
-    ) -> tuple[np.ndarray, TorchCache]:
-        """`prefill` of one prompt (1, L) whose first `known` tokens have these keys and values (1, heads, T, D)."""
+    def stored(self, cache: TorchCache) -> Layers:
+        """See `spaces.generation.program.ResumingProgram`."""
+        assert isinstance(cache, DynamicCache | StaticCache)
+        return cache.layers()
+
+    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
+        """See `spaces.generation.program.ResumingProgram`."""
         cache = self.new_cache(torch.zeros(1, dtype=torch.int64, device=self._device))
         cache.require(input_ids.shape[1])
         with torch.inference_mode():

@@ -126,6 +126,18 @@ def test_speculation_changes_no_answer(generator: Generator) -> None:
         generator(prompts, batch_size=2, speculation="prompt_lookup")
 
 
+def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model_folder: Path, tmp_path: Path) -> None:
+    sharing = opened(tmp_path, model_folder, families.byte_tokenizer("GPT2Tokenizer"))
+    prefixes = sharing.reuse_prefixes(1)
+    for prompt in ("The bridge was old", "The bridge was new", "Another", "The bridge was new"):
+        for speculation in ("none", "prompt_lookup"):
+            asked = sharing(prompt, max_new_tokens=20, speculation=speculation)
+            assert asked == generator(prompt, max_new_tokens=20)
+    assert (prefixes.hits, prefixes.misses) == (6, 2)
+    assert prefixes.reused == 17 + 15 + 17 + 6 + 17 + 17
+    with pytest.raises(ValueError, match="megabytes must be a finite number above 0, got 0"):
+        sharing.reuse_prefixes(0)
+
 def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
     def drawn(seed: int | None, **options: Any) -> Any:
         return generator("Once", max_new_tokens=16, temperature=1.5, seed=seed, **options)

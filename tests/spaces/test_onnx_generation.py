@@ -17,7 +17,8 @@ from spaces.errors import Infeasible
 from spaces.generation import onnx_decoder
 from spaces.generation.onnx_linear import Precision
 from spaces.generation.onnx_program import OnnxProgram, OnnxScores
-from spaces.generation.program import CacheFullError, CacheSettings, greedy, open_program
+from spaces.generation.prefix import PrefixProgram
+from spaces.generation.program import CacheFullError, CacheSettings, Program, greedy, open_program
 from spaces.groups import groups_to_integers, integers_to_weights
 from spaces.heads import Causal
 from spaces.knob import Plan
@@ -99,7 +100,7 @@ def log_likelihood(model: Causal, ids: np.ndarray, mask: np.ndarray) -> np.ndarr
     return np.pad(by_token, ((0, 0), (1, 0)))  # type: ignore[no-any-return]
 
 
-def answers(program: OnnxProgram, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def answers(program: Program, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.stack(list(greedy(program, ids, mask, NEW)), 1)
 
 
@@ -113,6 +114,21 @@ def test_greedy_output_is_that_of_generate(name: str, opened: Callable[[str], Op
         assert len(np.unique(expected)) > 4, "an answer of few tokens tells nothing"
         np.testing.assert_array_equal(answers(program, ids, mask), expected)
         np.testing.assert_allclose(program.prefill(ids, mask)[0], logits(case.model, ids, mask)[:, -1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_shared_beginning_is_read_once_and_changes_no_output(name: str, opened: Callable[[str], Opened]) -> None:
+    program = opened(name).program(precision="fp32")
+    prefixes = PrefixProgram(program, 10**6)
+    whole = prompts(20)[0]
+    for length, end in ((20, 0), (12, 8), (12, 1), (20, 0)):
+        ids = np.concatenate([whole[:, :length], whole[:, :end]], 1)
+        mask = np.ones_like(ids)
+        np.testing.assert_array_equal(answers(prefixes, ids, mask), answers(program, ids, mask))
+        logits = [one.prefill(ids, mask)[0] for one in (prefixes, program)]
+        np.testing.assert_allclose(*logits, atol=2e-5)
+    assert (prefixes.hits, prefixes.misses) == (7, 1)
+    assert prefixes.nbytes > 0
 
 
 @pytest.mark.parametrize("name", CASES)
