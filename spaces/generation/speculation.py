@@ -20,7 +20,7 @@ class Lookup:
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens: list[int] = []
-        # By n-gram: the place after its newest occurrence. The text's last tokens are entered with the token after them.
+        # By n-gram: the place after its newest occurrence. The last one is entered with the token after it.
         self._places: dict[tuple[int, ...], int] = {}
         for token in tokens:
             self.add(token)

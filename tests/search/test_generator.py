@@ -138,6 +138,7 @@ def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model
     with pytest.raises(ValueError, match="megabytes must be a finite number above 0, got 0"):
         sharing.reuse_prefixes(0)
 
+
 def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
     def drawn(seed: int | None, **options: Any) -> Any:
         return generator("Once", max_new_tokens=16, temperature=1.5, seed=seed, **options)
@@ -162,7 +163,11 @@ def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
         ("Hi", {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ("Hi", {"stop": ["a", ""]}, "stop must be a string or several, none of them empty, got ''"),
         ("Hi", {"speculation": "medusa"}, "speculation must be one of none, prompt_lookup, got 'medusa'"),
-        ("Hi", {"speculation": "prompt_lookup", "temperature": 1}, "speculation needs temperature 0, got a temperature of 1"),
+        (
+            "Hi",
+            {"speculation": "prompt_lookup", "temperature": 1},
+            "speculation needs temperature 0, got .* of 1",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, options: Any, message: str) -> None:

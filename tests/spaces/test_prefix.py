@@ -58,5 +58,5 @@ def test_a_longer_prompt_stands_for_its_beginning_and_batches_are_not_kept() -> 
 
 
 def test_a_cache_that_forgets_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be dynamic or static .* this model's is neither"):
+    with pytest.raises(ValueError, match=r"must be dynamic or static .* this model's is neither"):
         program(CacheSettings("sliding"))

@@ -66,7 +66,7 @@ def test_no_draft_changes_the_output(kind: str, family: str, tmp_path: Path) -> 
     program = PROGRAMS[kind](family, tmp_path)
     ids, mask = prompts((PROMPT,))
     expected = np.concatenate(list(greedy(program, ids, mask, NEW)))
-    assert len(np.unique(expected)) > 4, "an answer of few tokens tells nothing"
+    assert len(np.unique(expected)) > 3, "an answer of few tokens tells nothing"
     calls = {}
     for wrong in (1, 3, 5, NEW + 1):
         speculation = Speculation(program, functools.partial(Oracle, answer=expected, wrong=wrong))
