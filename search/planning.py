@@ -15,8 +15,8 @@ from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
 from search.prepare.model import describe_model
-from search.prepare.model_facts import ModelFacts, check_fit, check_tokens
-from search.prepare.runner import space_of
+from search.prepare.model_facts import check_tokens
+from search.prepare.runner import searched_model
 from search.prepare.teacher import load_and_try
 from search.report import caches
 from search.space.space import Space, anchors
@@ -35,13 +35,15 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     context = context_of(config)
     folder = model_folder(config.model, config.where)
     with tempfile.TemporaryDirectory() as temporary:
-        described = Path(temporary)
-        describe_model(described, config, lambda stage, done: None)
-        facts = ModelFacts.read(described)
-        notes = check_fit(config, facts)
-        space = space_of(config, described, context)
+
+        def describe() -> Path:
+            describe_model(Path(temporary), config, lambda stage, done: None)
+            return Path(temporary)
+
+        base = searched_model(config, context, describe)
+    space = base.space
     splits = numbered_splits(config, folder)
-    tokenizer = cutting_tokenizer(config, folder, facts)
+    tokenizer = cutting_tokenizer(config, folder, base.facts)
     sample = splits.train.rows(np.arange(min(REFERENCE_ROWS, len(splits.train))))
     task = task_of(config)
     rows = task.encode(tokenizer, sample, config.data, splits.labels, config.where)
@@ -52,7 +54,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    for note in (*splits.notes, *notes, *space.notes):
+    for note in (*splits.notes, *base.notes, *space.notes):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"

@@ -81,6 +81,33 @@ class Stages:
         return folder
 
 
+@dataclass(frozen=True)
+class SearchedModel:
+    """What a search knows before it reads data: the base model as it is described, and the space."""
+
+    folder: Path  # that `describe_model` filled
+    facts: ModelFacts
+    notes: tuple[str, ...]  # about truncation
+    space: Space
+
+
+def searched_model(config: RunConfig, context: Context, describe: Callable[[], Path]) -> SearchedModel:
+    """The first step of `run`, and of `plan`.
+
+    Args:
+        describe: gives the folder that `describe_model` filled for this configuration.
+
+    Raises:
+        UserError: model and configuration do not fit each other, a knob is out of range, no deployment can run here, or
+            an objective cannot be measured of this model.
+    """
+    check_choices(config)
+    folder = describe()
+    facts = ModelFacts.read(folder)
+    notes = check_fit(config, facts)
+    return SearchedModel(folder, facts, notes, _space_of(config, folder, context))
+
+
 def prepare(
     config: RunConfig,
     progress: Progress,
@@ -104,14 +131,16 @@ def prepare(
         UserError: a problem of model, data or configuration that shows only when they are read.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
-    check_choices(config)
     context = context_of(config)
     device, threads = context.device, cores()
     stage = Stages(store_of(config), progress, deadline)
     stage.store.sweep()
-    data, model, described = data_stages(config, stage)
+    key = _data_key(config)
+    model = key["model"]
+    base = searched_model(config, context, partial(_model_stage, config, model, stage))
+    space = base.space
+    data = stage("data", key, prepare_data, config, base.folder)
     about = json.loads((data / "data.json").read_text())
-    space = space_of(config, described, context)
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
@@ -123,13 +152,13 @@ def prepare(
         say(f"{name} is left out: {why}")
     scratch = stage.store.scratch("teacher", teacher_key)
     teacher = stage("teacher", teacher_key, make_teacher, config, data, device, threads, scratch)
-    begun = Prepared(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
-    approve(begun)
+    taught = Prepared(config, context, data, stage.store, space, teacher, digest, Path(), None, environment, parts)
+    approve(taught)
     inputs = {"teacher": digest, "seed": config.seed}
     statistics = stage("statistics", {**inputs, "shape": 2}, make_statistics, config, data, teacher, device, threads)
     outputs = _outputs(config, space, inputs, data, teacher, device, stage)
     costs = costs_here(config, space, context, data, environment, stage)
-    return replace(begun, statistics=statistics, outputs=outputs, costs=costs)
+    return replace(taught, statistics=statistics, outputs=outputs, costs=costs)
 
 
 def _check_roofline(config: RunConfig, space: Space) -> None:
@@ -163,16 +192,21 @@ def _outputs(
     return stage("outputs", wanted, make_outputs, config, data, teacher, device, cores())
 
 
-def data_stages(config: RunConfig, stage: Stages) -> tuple[Path, str, Path]:
-    """(folder of the tokenised data, digest of the model, folder with the model's sizes).
+def data_stages(config: RunConfig, stage: Stages) -> Path:
+    """The folder of the tokenised data.
 
     Raises:
         UserError: the model or the data cannot be used, or do not fit each other; sizes are checked first.
     """
     key = _data_key(config)
-    described = stage("model", {"model": key["model"], "task": config.task, "shape": 2}, describe_model, config)
+    described = _model_stage(config, key["model"], stage)
     check_fit(config, ModelFacts.read(described))
-    return stage("data", key, prepare_data, config, described), key["model"], described
+    return stage("data", key, prepare_data, config, described)
+
+
+def _model_stage(config: RunConfig, model: str, stage: Stages) -> Path:
+    """The folder with the facts and sizes of the base model; `model` is its digest."""
+    return stage("model", {"model": model, "task": config.task, "shape": 2}, describe_model, config)
 
 
 def _data_key(config: RunConfig) -> dict[str, Any]:
@@ -199,9 +233,8 @@ def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
         yield PreparedData(config, context, folder)
         return
     with tempfile.TemporaryDirectory() as place:
-        yield PreparedData(
-            config, context, data_stages(config, Stages(Store(Path(place)), lambda stage, done: None))[0]
-        )
+        stage = Stages(Store(Path(place)), lambda stage, done: None)
+        yield PreparedData(config, context, data_stages(config, stage))
 
 
 def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
@@ -215,7 +248,7 @@ def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
     return store_of(config).find("teacher", key) if digest_of(key) == digest else None
 
 
-def space_of(config: RunConfig, described: Path, context: Context) -> Space:
+def _space_of(config: RunConfig, described: Path, context: Context) -> Space:
     """The search space for the model described in the folder `described`.
 
     Raises:

@@ -121,8 +121,8 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     space = SimpleNamespace(shape=None, notes=("only bits are searched",), missing={"xla": "no jax"}, to_json=dict)
     cut = "no validation split: 3,862 rows were cut from train"
     (tmp_path / "data.json").write_text(json.dumps({"notes": [cut], "digest": "d"}))
-    monkeypatch.setattr(runner, "data_stages", lambda config, stage: (tmp_path, "model", tmp_path))
-    monkeypatch.setattr(runner, "space_of", lambda *arguments: space)
+    base = SimpleNamespace(folder=tmp_path, facts=None, notes=(), space=space)
+    monkeypatch.setattr(runner, "searched_model", lambda *arguments: base)
     monkeypatch.setattr(runner.Stages, "__call__", stage)
     messages: list[str] = []
     chosen = load(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
