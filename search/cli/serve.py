@@ -36,6 +36,15 @@ def serve(
     memory_mb: Annotated[
         float, typer.Option("--memory-mb", parser=number(1.0), metavar="MB", help="of the models that stay loaded")
     ] = 4000.0,
+    prefix_mb: Annotated[
+        float,
+        typer.Option(
+            "--prefix-mb",
+            parser=number(0.0),
+            metavar="MB",
+            help="of the prompts that a language model stores, so that what they share is read once; 0: none",
+        ),
+    ] = 0.0,
     max_batch: Annotated[
         int, typer.Option("--max-batch", parser=whole(1), metavar="N", help="rows that one call answers at most")
     ] = 32,
@@ -86,6 +95,7 @@ def serve(
         slo_ms=slo_ms,
         database=database,
         memory_mb=memory_mb,
+        prefix_mb=prefix_mb,
         max_batch=max_batch,
         rate=rate,
         workers=workers,

@@ -86,6 +86,7 @@ class Ending(Part):
     prompt_tokens: int
     tokens: int
     milliseconds: dict[str, float]
+    reused: int = 0  # tokens of the prompt that were read with an earlier one
 
 
 @dataclass
@@ -183,8 +184,9 @@ class Completer:
         last = record.last
         assert last is not None and last.finish is not None
         return Ending(
-            "".join(record.texts), variant, number, last.finish, last.prompt_tokens, last.tokens, milliseconds
-        )
+            "".join(record.texts), variant, number, last.finish, last.prompt_tokens, last.tokens, milliseconds,
+            last.reused,
+        )  # fmt: skip
 
     def _store_part(self, record: _Record, number: int) -> None:
         """Store the sent part of an unfinished completion, without waiting."""

@@ -233,6 +233,7 @@ def _data(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-def _usage(ending: Ending) -> dict[str, int]:
+def _usage(ending: Ending) -> dict[str, Any]:
     total = ending.prompt_tokens + ending.tokens
-    return {"prompt_tokens": ending.prompt_tokens, "completion_tokens": ending.tokens, "total_tokens": total}
+    counts = {"prompt_tokens": ending.prompt_tokens, "completion_tokens": ending.tokens, "total_tokens": total}
+    return {**counts, "prompt_tokens_details": {"cached_tokens": ending.reused}}

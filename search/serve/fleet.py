@@ -166,16 +166,24 @@ def embedding_limits(limits: Limits, variant: Variant) -> Limits:
     return replace(limits, slo_s=max(limits.slo_s, ROOM * variant.seconds(limits.max_batch)))
 
 
-def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "auto", workers: str = "thread") -> Fleet:
+def load_fleet(
+    folder: Path,
+    limits: Limits,
+    memory_mb: float,
+    device: str = "auto",
+    workers: str = "thread",
+    prefix_mb: float = 0.0,
+) -> Fleet:
     """The front in an export's folder (`mlruns/exports/<study>`), with as many of its models as fit into `memory_mb`.
 
     Args:
         workers: "thread" of this process, or a "process" for each model.
+        prefix_mb: of the prompts that each language model stores (`Generator.reuse_prefixes`); 0: none.
 
     Raises:
         UserError: the folder holds no export, or a model cannot be loaded here.
     """
-    from search.serve.pipeline import load
+    from search.serve.worker import loaded
 
     path = folder / "front.json"
     try:
@@ -195,8 +203,9 @@ def load_fleet(folder: Path, limits: Limits, memory_mb: float, device: str = "au
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
     about = Front(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
     if workers == "process":
-        return _in_processes(about, folders, limits, device)
-    return _in_threads(about, {number: load(path, device) for number, path in folders.items()}, limits)
+        return _in_processes(about, folders, limits, device, prefix_mb)
+    models = {number: loaded(path, device, prefix_mb) for number, path in folders.items()}
+    return _in_threads(about, models, limits)
 
 
 @dataclass(frozen=True)
@@ -222,11 +231,11 @@ def _in_threads(front: Front, models: Mapping[int, Any], limits: Limits) -> Flee
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
 
-def _in_processes(front: Front, folders: Mapping[int, Path], limits: Limits, device: str) -> Fleet:
+def _in_processes(front: Front, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float) -> Fleet:
     from search.serve import generation
     from search.serve.worker import ModelProcess, Workers
 
-    workers = Workers({number: partial(ModelProcess, path, device) for number, path in folders.items()})
+    workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})
     variants, answers = front.variants, workers.answers
     if front.task == CAUSAL:
         variants, limits = by_tokens(workers[v.number].call("timed", v) for v in variants), generation.LIMITS

@@ -18,8 +18,9 @@ from search.serve.generator import Generator, Piece
 from search.serve.prompts import Chat
 from search.serve.variants import Variant
 
-#: The prompt and the number of tokens by which the time per token is measured.
-PROMPT, TOKENS = "The history of the town begins with a bridge over", 17
+#: Prompts, which share no beginning, and the number of tokens by which the time per token is measured.
+PROMPTS = tuple(f"{first} history of the town begins with a bridge over" for first in ("The", "Its", "Our"))
+TOKENS = 17
 #: Limits of the queue of completions.
 LIMITS = Limits(slo_s=60.0, max_batch=1, max_queue=64, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
 
@@ -71,9 +72,9 @@ def _generated(model: Any, number: int, row: Generation) -> Piece | Exception | 
 def timed(variant: Variant, model: Generator) -> Variant:
     """The variant with times measured on this machine; the length of a row is its number of generated tokens."""
     firsts, others = [], []
-    for _ in range(3):
+    for prompt in PROMPTS:
         began = time.perf_counter()
-        times = [time.perf_counter() - began for piece in model.pieces(PROMPT, max_new_tokens=TOKENS)]
+        times = [time.perf_counter() - began for piece in model.pieces(prompt, max_new_tokens=TOKENS)]
         firsts.append(times[0])
         others.append((times[-1] - times[0]) / max(len(times) - 1, 1) or times[0])
     first, other = float(np.median(firsts)), float(np.median(others))

@@ -74,6 +74,7 @@ class Piece:
     prompt_tokens: int
     tokens: int  # of the answer so far
     finish: Literal["stop", "length"] | None = None  # of the last piece: why the answer ends
+    reused: int = 0  # tokens of the prompt that were read with an earlier one
 
     @property
     def computed(self) -> int:
@@ -196,9 +197,9 @@ class Generator(Scorer):
         with closing(self._pieces([read], options, 0)) as texts:
             for (text,) in texts:
                 count += 1
-                yield Piece(text, length, min(count, most))
+                yield Piece(text, length, min(count, most), reused=self._reused())
         # Beyond the last token comes what was held back for it.
-        yield Piece("", length, min(count, most), "length" if count > most else "stop")
+        yield Piece("", length, min(count, most), "length" if count > most else "stop", self._reused())
 
     def reuse_prefixes(self, megabytes: float) -> PrefixProgram:
         """Store keys and values of prompts, so that a later prompt reads only what it does not share with one of them.
@@ -214,6 +215,9 @@ class Generator(Scorer):
             raise ValueError(f"megabytes must be a finite number above 0, got {megabytes!r}")
         self.program = prefixes = PrefixProgram(self._opened, int(megabytes * 1e6))
         return prefixes
+
+    def _reused(self) -> int:
+        return self.program.newest if isinstance(self.program, PrefixProgram) else 0
 
     def harness(self) -> Any:
         """This model for lm-evaluation-harness: `lm_eval.simple_evaluate(model=model.harness(), tasks=[...])`.

@@ -47,6 +47,7 @@ class Settings:
     slo_ms: float = 200.0
     database: str | None = None
     memory_mb: float = 4000.0
+    prefix_mb: float = 0.0  # of prompts that each language model stores
     max_batch: int = 32  # rows that one call answers at most
     rate: float = 50.0  # requests a second of one client, on average
     workers: str = "thread"  # or "process"
@@ -71,7 +72,7 @@ def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
     fleets: dict[str, Fleet] = {}
     for folder in settings.fronts:
         memory_mb = settings.memory_mb / len(settings.fronts)
-        fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers)
+        fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers, prefix_mb=settings.prefix_mb)
         if fleet.task in fleets:
             raise UserError(f"{folder}: one study per task; {fleets[fleet.task].study} has the task {fleet.task} too")
         fleets[fleet.task] = fleet

@@ -36,15 +36,27 @@ START_S = 120.0
 Factory = Callable[[Any], Any]
 
 
+def loaded(folder: Path, device: str, prefix_mb: float) -> Any:
+    """An exported model; a language model stores so many MB of prompts, if its cache can be reused."""
+    from search.serve.generator import Generator
+    from search.serve.pipeline import load
+    from spaces.generation.prefix import reusable
+
+    model = load(folder, device)
+    if prefix_mb and isinstance(model, Generator) and reusable(model.program):
+        model.reuse_prefixes(prefix_mb)
+    return model
+
+
 class ModelProcess:
     """An exported model, inside a worker's process. `stop` holds the number of the call to stop."""
 
     progress: Any = None  # set by the process: sends a piece to who waits
 
-    def __init__(self, folder: Path, device: str, stop: Any) -> None:
-        from search.serve.pipeline import answering, load
+    def __init__(self, folder: Path, device: str, prefix_mb: float, stop: Any) -> None:
+        from search.serve.pipeline import answering
 
-        self._model: Any = load(folder, device)
+        self._model: Any = loaded(folder, device, prefix_mb)
         self._answer, self._stop = answering(self._model), stop
 
     def answer(self, rows: Sequence[Any]) -> list[Any]:

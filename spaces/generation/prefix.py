@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class PrefixProgram:
 
     def __init__(self, program: Program, most_bytes: int) -> None:
         """`most_bytes` bounds the stored keys and values. Raises ValueError unless the cache is dynamic or static."""
-        if not isinstance(program, ResumingProgram) or not program.rewinds:
+        if not reusable(program):
             raise ValueError(
                 "the cache must be dynamic or static for prefixes to be reused, and this model's is neither"
             )
@@ -30,6 +30,7 @@ class PrefixProgram:
         self.hits = 0  # single prompts whose beginning was stored
         self.misses = 0
         self.reused = 0  # tokens that were not read again
+        self._mine = threading.local()
 
     @property
     def nbytes(self) -> int:
@@ -37,12 +38,19 @@ class PrefixProgram:
         with self._alone:
             return self._nbytes()
 
+    @property
+    def newest(self) -> int:
+        """Tokens of the prompt that this thread had read last which were not read again."""
+        return int(getattr(self._mine, "reused", 0))
+
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, Cache]:
+        self._mine.reused = 0
         if len(input_ids) != 1 or not attention_mask.all():
             return self._program.prefill(input_ids, attention_mask)
         prompt = tuple(input_ids[0].tolist())
         with self._alone:
             common, layers = self._beginning(prompt)
+        self._mine.reused = common
         if common:
             logits, cache = self._program.resume(layers, common, input_ids)
         else:
@@ -85,6 +93,11 @@ class PrefixProgram:
         self._kept[prompt] = layers
         while self._kept and self._nbytes() > self._most_bytes:
             self._kept.popitem(last=False)
+
+
+def reusable(program: Program) -> TypeGuard[ResumingProgram]:
+    """Whether keys and values of its prompts can be stored and reused."""
+    return isinstance(program, ResumingProgram) and program.rewinds
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:

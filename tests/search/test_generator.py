@@ -135,8 +135,21 @@ def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model
             assert asked == generator(prompt, max_new_tokens=20)
     assert (prefixes.hits, prefixes.misses) == (6, 2)
     assert prefixes.reused == 17 + 15 + 17 + 6 + 17 + 17
+    assert {piece.reused for piece in sharing.pieces("The bridge was red", max_new_tokens=3)} == {15}
+    assert {piece.reused for piece in generator.pieces("The bridge was red", max_new_tokens=3)} == {0}
     with pytest.raises(ValueError, match="megabytes must be a finite number above 0, got 0"):
         sharing.reuse_prefixes(0)
+
+
+def test_a_worker_stores_prompts_where_it_is_told_to(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search.serve.worker import loaded
+    from spaces.generation.prefix import PrefixProgram
+
+    plain = generator.program
+    monkeypatch.setattr("search.serve.pipeline.load", lambda folder, device: generator)
+    assert loaded(generator.folder, "cpu", 0).program is plain
+    monkeypatch.setattr(generator, "program", plain)
+    assert isinstance(loaded(generator.folder, "cpu", 1).program, PrefixProgram)
 
 
 def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
