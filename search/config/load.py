@@ -29,8 +29,8 @@ class Names:
     samplers: tuple[str, ...]  # the first is the default
     objectives: tuple[str, ...]
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
-    scored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # metrics of tasks where data.score is given
-    questioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # and where data.choices is given
+    #: By a key of data, where it is given: the metrics of each task that has it.
+    metrics_by_key: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
 
 
@@ -100,10 +100,9 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
 
 
 def _metrics(config: RunConfig, names: Names) -> Sequence[str]:
-    if config.data.score is not None and config.task in names.scored:
-        return names.scored[config.task]
-    if config.data.choices is not None and config.task in names.questioned:
-        return names.questioned[config.task]
+    for key, metrics in names.metrics_by_key.items():
+        if config.task in metrics and getattr(config.data, key) is not None:
+            return metrics[config.task]
     return names.metrics.get(config.model.problem_type or config.task, ())
 
 
@@ -150,25 +149,28 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
         raise
 
 
-def _check_scored(config: RunConfig, names: Names, source: Source) -> None:
-    """Raise UserError for data.score of another task, and for a metric of the other kind of rows."""
-    if config.data.score is not None and config.task in names.tasks and config.task not in names.scored:
-        raise wrong(
-            source.where("data.score"), f"left out unless the task is {listed(names.scored)}", config.data.score
-        )
+def _check_variant(config: RunConfig, names: Names, source: Source) -> None:
+    """Raise UserError for keys of data that another task has, and for a metric of the task's other variant."""
+    if config.task not in names.tasks:
+        return
+    for key, metrics in names.metrics_by_key.items():
+        value, own = getattr(config.data, key), names.metrics.get(config.task, ())
+        if config.task not in metrics:
+            if value is not None:
+                raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(metrics)}", value)
+            continue
+        valid, other = (own, metrics[config.task]) if value is None else (metrics[config.task], own)
+        if config.metric in set(other) - set(valid):
+            which = "left out" if value is None else "given"
+            raise wrong(source.where("metric"), f"{' or '.join(valid)} where data.{key} is {which}", config.metric)
     for key, value in config.data.beside.items():
-        having = names.scored if key == "corpus" else names.questioned
-        if config.task in names.tasks and config.task not in having:
+        having = names.metrics_by_key.get({"corpus": "score"}.get(key, "choices"), {})
+        if config.task not in having:
             raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(having)}", value)
-    metrics = _metrics(config, names)
-    both = {*names.scored.get(config.task, ()), *names.metrics.get(config.task, ())}
-    if config.task in names.scored and config.metric in both - set(metrics):
-        which = "is left out" if config.data.score is None else "names a column"
-        raise wrong(source.where("metric"), f"{' or '.join(metrics)} where data.score {which}", config.metric)
 
 
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
-    _check_scored(config, names, source)
+    _check_variant(config, names, source)
     for key, name, valid in (
         ("task", config.task, names.tasks),
         ("metric", config.metric, _metrics(config, names)),

@@ -65,15 +65,14 @@ def lines() -> Iterator[str]:
         yield f"  {objective.name:<26}{objective.better} is better; {objective.description}"
     yield "tasks"
     for task in tasks.TASKS:
-        variants = tasks.VARIANTS.get(task.name)
-        if variants is None:
+        if task.problem_type is None:
             yield f"  {task.name:<24}metrics: {', '.join(task.metrics)}"
-            if task.name in tasks.SCORED:
-                yield f"    {'with data.score':<30}metrics: {', '.join(tasks.SCORED[task.name].metrics)}"
-            continue
-        yield f"  {task.name}, by model.problem_type"
-        for one in variants:
-            yield f"    {one.problem_type:<30}metrics: {', '.join(one.metrics)}"
+        else:
+            yield f"  {task.name}, by model.problem_type"
+            yield f"    {task.problem_type:<30}metrics: {', '.join(task.metrics)}"
+        for form in task.variants:
+            chosen = form.problem_type if form.chosen_by is None else f"with data.{form.chosen_by}"
+            yield f"    {chosen:<30}metrics: {', '.join(form.metrics)}"
     yield f"samplers: {', '.join(SAMPLERS)}"
 
 

@@ -24,15 +24,26 @@ def names() -> Names:
         tasks=tuple(task.name for task in tasks.TASKS),
         metrics={
             **{task.name: task.metrics for task in tasks.TASKS},
-            **{one.problem_type: one.metrics for variants in tasks.VARIANTS.values() for one in variants},
+            **{form.problem_type: form.metrics for form in tasks.forms() if form.problem_type},
         },
-        scored={name: task.metrics for name, task in tasks.SCORED.items()},
-        questioned=tasks.QUESTIONED,
-        problems={name: tuple(one.problem_type for one in variants) for name, variants in tasks.VARIANTS.items()},
+        metrics_by_key=_metrics_by_key(),
+        problems={task.name: _problem_types(task) for task in tasks.TASKS if task.problem_type},
         samplers=SAMPLERS,
         generating=tuple(task.name for task in tasks.TASKS if task.generates),
         objectives=tuple(objective.name for objective in all_objectives()),
     )
+
+
+def _metrics_by_key() -> dict[str, dict[str, tuple[str, ...]]]:
+    metrics: dict[str, dict[str, tuple[str, ...]]] = {}
+    for form in tasks.forms():
+        if form.chosen_by is not None:
+            metrics.setdefault(form.chosen_by, {})[form.name] = form.metrics
+    return metrics
+
+
+def _problem_types(task: tasks.Task) -> tuple[str, ...]:
+    return tuple(form.problem_type for form in (task, *task.variants) if form.problem_type)
 
 
 def runtime_knob() -> Knob:

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives import quality
+from search.config.schema import DATA
 from search.tasks.causal_lm import CausalLM
-from search.tasks.choice_rows import CausalChoices
 from search.tasks.classification import Classification
-from search.tasks.multi_label import MultiLabel
 from search.tasks.question_answering import QuestionAnswering
-from search.tasks.regression import Regression
-from search.tasks.scored_pairs import ScoredSimilarity
 from search.tasks.similarity import SentenceSimilarity
 from search.tasks.task import ALONE, Rows, Split, Splits, Task
 
@@ -23,24 +20,16 @@ if TYPE_CHECKING:
     from search.config.schema import RunConfig
 
 TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity(), CausalLM())
-#: Variants by model.problem_type; the first is the task itself.
-VARIANTS: Mapping[str, tuple[Classification, ...]] = {"classification": (Classification(), MultiLabel(), Regression())}
-#: Variants where data.score names a column.
-SCORED: Mapping[str, Task] = {"sentence-similarity": ScoredSimilarity()}
-#: Metrics where data.choices gives multiple-choice questions.
-QUESTIONED: Mapping[str, tuple[str, ...]] = {"causal-lm": CausalChoices.metrics}
 quality.register(*(metric for task in TASKS for metric in task.own_metrics))
 
 __all__ = [
     "ALONE",
-    "QUESTIONED",
-    "SCORED",
     "TASKS",
-    "VARIANTS",
     "Rows",
     "Split",
     "Splits",
     "Task",
+    "forms",
     "metrics",
     "recorded_task",
     "task_named",
@@ -53,6 +42,11 @@ def metrics() -> tuple[Metric, ...]:
     return quality.metrics()
 
 
+def forms() -> tuple[Task, ...]:
+    """Every task, and after it its variants."""
+    return tuple(form for task in TASKS for form in (task, *task.variants))
+
+
 def task_named(name: str) -> Task:
     """The registered task called `name` (a configuration's name is already checked)."""
     return next(task for task in TASKS if task.name == name)
@@ -60,19 +54,12 @@ def task_named(name: str) -> Task:
 
 def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
     """The task of a configuration; with the unit of the training rows' `targets` where these are numbers."""
-    task = _variant(config.task, config.model.problem_type, config.data.score, config.data.choices, config.metric)
+    task: Task = task_named(config.task).variant(config.model.problem_type, config.data, config.metric)
     return task.fitted(targets) if targets is not None else task
 
 
 def recorded_task(config: Mapping[str, Any]) -> Task:
     """The task of a configuration that a record holds, as `RunConfig.to_mapping` gives it."""
-    data, problem = config["data"], config["model"].get("problem_type")
-    return _variant(str(config["task"]), problem, data.get("score"), data.get("choices"), str(config["metric"]))
-
-
-def _variant(name: str, problem: str | None, score: str | None, choices: str | None, metric: str) -> Task:
-    if score is not None and name in SCORED:
-        return SCORED[name]
-    if choices is not None and name in QUESTIONED:
-        return CausalChoices(metric)
-    return next((task for task in VARIANTS.get(name, ()) if task.problem_type == problem), task_named(name))
+    data, problem_type = DATA.validate_python(config["data"]), config["model"].get("problem_type")
+    task: Task = task_named(str(config["task"])).variant(problem_type, data, str(config["metric"]))
+    return task

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from search.tasks.parity import LOGITS, Parity
@@ -23,6 +25,10 @@ class BaseTask:
     """A task with one head: the defaults of `search.tasks.task.Task`, with the losses of that head."""
 
     own_head: str
+    problem_type: str | None = None
+    chosen_by: str | None = None
+    #: "module:class" of each variant, whose file imports this task's.
+    variant_classes: tuple[str, ...] = ()
     own_metrics: tuple[Metric, ...] = ()
     outputs: int | None = None
     supervised = True
@@ -32,6 +38,18 @@ class BaseTask:
     parity: Parity = LOGITS
     call = ALONE
     reply_model = "search.serve.replies:Replies"
+
+    @cached_property
+    def variants(self) -> tuple[Any, ...]:
+        named = (name.partition(":")[::2] for name in self.variant_classes)
+        return tuple(getattr(import_module(module), name)() for module, name in named)
+
+    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+        """The first variant whose key of `data` is given, or whose problem type it is; else the task itself."""
+        for one in self.variants:
+            if one.problem_type == problem_type if one.chosen_by is None else getattr(data, one.chosen_by) is not None:
+                return one
+        return self
 
     def head(self, model: ModelConfig, described: Any) -> str:
         return self.own_head

@@ -98,6 +98,12 @@ class CausalLM(BaseTask):
     reply_model = "search.serve.generator:Generator"
     parity = LIKELIHOODS
 
+    variant_classes: tuple[str, ...] = ("search.tasks.choice_rows:CausalChoices",)
+
+    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+        questioned = super().variant(problem_type, data, metric)
+        return self if questioned is self else type(questioned)(metric)
+
     def most_rows(self, rows: int, max_length: int) -> int:
         return max(1, rows * TOKENS_A_ROW // max_length)
 

@@ -236,13 +236,12 @@ class BothRows:
 
 
 class CausalChoices(CausalLM):
-    """Language models scored by texts and by multiple-choice questions; `metric` says by which models are ranked."""
+    """Language models scored by texts and by multiple-choice questions; the first metric ranks models."""
 
-    #: Of the class: those that may be chosen. Of a task: the chosen one, by which its rows are scored.
-    metrics: tuple[str, ...] = ("perplexity", "accuracy")
+    chosen_by = "choices"
 
-    def __init__(self, metric: str = "perplexity") -> None:
-        self.metrics = (metric,)
+    def __init__(self, *metrics: str) -> None:
+        self.metrics = metrics or ("perplexity", "accuracy")
 
     def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         splits = super().load(data, where, trained)

@@ -62,12 +62,14 @@ class Classification(BaseTask):
     """One label a text. Models give "logits" (B, C)."""
 
     name = "classification"
-    problem_type = "single_label_classification"
+    problem_type: str = "single_label_classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
     own_head = "native"
     labelled = True
     reply_model = "search.serve.classifier:Classifier"
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = LabelledRows
+
+    variant_classes: tuple[str, ...] = ("search.tasks.multi_label:MultiLabel", "search.tasks.regression:Regression")
 
     def head(self, model: ModelConfig, described: Any) -> str:
         from spaces.heads import head_named

@@ -71,6 +71,7 @@ class PairRows:
 class ScoredSimilarity(SentenceSimilarity):
     """Sentence similarity with a score for each pair of texts."""
 
+    chosen_by = "score"
     metrics: tuple[str, ...] = ("spearman", "pearson")
 
     def encode(

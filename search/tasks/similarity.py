@@ -136,6 +136,8 @@ class SentenceSimilarity(BaseTask):
     reply_model = "search.serve.embedder:Embedder"
     parity = EMBEDDINGS
 
+    variant_classes: tuple[str, ...] = ("search.tasks.scored_pairs:ScoredSimilarity",)
+
     def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_passages(data, where)
         return Splits(train, validation, test, notes=notes)

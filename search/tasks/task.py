@@ -171,6 +171,7 @@ class Task(Protocol):
     """One kind of job. A new task is a file here and a name in `TASKS`."""
 
     name: str
+    chosen_by: str | None  # of a variant: the key of `data` that chooses it, where it is given
     metrics: tuple[str, ...]  # the default first
     own_metrics: tuple[Metric, ...]  # those of `metrics` that are this task's alone, made known when it is registered
     own_head: str  # of `spaces.heads`: what a model may bring along
@@ -182,6 +183,20 @@ class Task(Protocol):
     reply_model: str  # "module:class", a `search.serve.model.Model`: what `search.load` gives
     parity: Parity  # when two runs of one model agree
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
+
+    @property
+    def problem_type(self) -> str | None:
+        """Of a classifier, as transformers calls it."""
+        ...
+
+    @property
+    def variants(self) -> tuple[Task, ...]:
+        """The other forms of this task, each chosen by its problem type or by a key of `data`."""
+        ...
+
+    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+        """The form of the task, itself or one of its variants, that a configuration chooses."""
+        ...
 
     def head(self, model: ModelConfig, described: Any) -> str:
         """The head (`spaces.heads.HEADS`) of this model; `described` is its transformers configuration."""

@@ -156,7 +156,7 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
     ("changes", "wanted"),
     [
         ({"model": {"name": "model", "head": "mean"}}, "model.head: must be auto for causal-lm"),
-        ({"metric": "accuracy"}, 'unknown metric "accuracy"'),
+        ({"metric": "accuracy"}, "metric: must be perplexity where data.choices is left out"),
         ({"data": {"text": "words"}}, 'unknown column "words"'),
         ({"data": {"train": "blank.jsonl"}}, 'column "text"'),
         ({"data": {"max_length": 60, "train": "short.txt", "validation": "few.txt", "test": "few2.txt"}}, "few.txt"),

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from search.measure import parity as measured
-from search.tasks import SCORED, TASKS, VARIANTS, Task, task_named
+from search.tasks import TASKS, Task, forms, task_named
 from search.tasks.parity import ELSEWHERE, EMBEDDINGS, LIKELIHOODS, LOGITS, NUMBERS, Parity
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import PRECISIONS
 from spaces.base import Base
 from spaces.recipe import Recipe, Step
 
-EVERY = (*TASKS, *(one for variants in VARIANTS.values() for one in variants), *SCORED.values())
+EVERY = forms()
 RULES = (LOGITS, NUMBERS, EMBEDDINGS, LIKELIHOODS)
 drawn = np.random.default_rng(0)
 
@@ -32,7 +32,7 @@ def test_every_task_has_a_rule_with_a_tolerance_for_every_precision(task: Task) 
 
 def test_outputs_are_counted_by_what_they_are() -> None:
     assert [task.parity for task in TASKS] == [LOGITS, LOGITS, EMBEDDINGS, LIKELIHOODS]
-    assert {one.problem_type: one.parity for one in VARIANTS["classification"]} == {
+    assert {form.problem_type: form.parity for form in EVERY if form.problem_type} == {
         "single_label_classification": LOGITS,
         "multi_label_classification": LOGITS,
         "regression": NUMBERS,

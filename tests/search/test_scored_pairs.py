@@ -15,11 +15,11 @@ from scipy.stats import pearsonr, spearmanr
 import search
 from objectives.quality import loss_against, score
 from search.config.schema import DataConfig
-from search.tasks import SCORED
+from search.tasks import task_named
 from search.tasks.passages import ScoredPairs
 from search.tasks.scored_pairs import PairRows
 
-TASK = SCORED["sentence-similarity"]
+(TASK,) = task_named("sentence-similarity").variants
 BOTH = {"spearman": spearmanr, "pearson": pearsonr}
 
 
@@ -148,7 +148,7 @@ def test_a_search_over_scored_pairs_ends_with_models_that_do_what_their_records_
     [
         (
             {"metric": "recall_at_1"},
-            'metric: must be spearman or pearson where data.score names a column, got "recall_at_1"',
+            'metric: must be spearman or pearson where data.score is given, got "recall_at_1"',
         ),
         (
             {"metric": "spearman", "data": {"score": None}},

@@ -16,7 +16,7 @@ import tiny
 from objectives.quality import loss_against, metric_named, quality, score
 from search.config.schema import DataConfig
 from search.errors import UserError
-from search.tasks import ALONE, SCORED, TASKS, VARIANTS, Task
+from search.tasks import ALONE, Task, forms
 from search.tasks.choice_rows import CausalChoices
 from spaces.heads import head_named
 
@@ -24,15 +24,9 @@ from .tagging import Tagging
 from .tagging_head import registered, tagged
 
 COUNT = 120
-QUESTIONED = tuple(CausalChoices(metric) for metric in CausalChoices.metrics)
+QUESTIONED = tuple(CausalChoices(metric) for metric in CausalChoices().metrics)
 #: The last is a task of the tests alone.
-KINDS = (
-    *TASKS,
-    *(one for variants in VARIANTS.values() for one in variants[1:]),
-    *SCORED.values(),
-    *QUESTIONED,
-    Tagging(),
-)
+KINDS = (*(form for form in forms() if not isinstance(form, CausalChoices)), *QUESTIONED, Tagging())
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +35,10 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def name_of(task: Task) -> str:
-    """Of a variant by its problem type, of scored pairs by its class, of texts with questions by the metric."""
-    if task in SCORED.values():
-        return f"{task.name}, scored"
+    """Of a variant by its problem type, or by the key that chooses it; with the metric of texts with questions."""
     if task in QUESTIONED:
         return f"{task.name} with questions, {task.metrics[0]}"
-    return str(getattr(task, "problem_type", task.name))
+    return task.problem_type or (task.name if task.chosen_by is None else f"{task.name}, with {task.chosen_by}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,9 @@ def cases() -> dict[str, Case]:
         "causal-lm": Case(texts_alone, {"text": None}, windows),
         **{name_of(task): questioned for task in QUESTIONED},
         "sentence-similarity": Case(passages(), {"query": "", "passage": None}, columns),
-        "sentence-similarity, scored": Case(scored, {"query": None, "score": "near"}, {**columns, "score": "score"}),
+        "sentence-similarity, with score": Case(
+            scored, {"query": None, "score": "near"}, {**columns, "score": "score"}
+        ),
     }
 
 

@@ -16,7 +16,7 @@ from objectives.quality import metric_named, quality, score
 from search.config.schema import DataConfig
 from search.errors import UserError
 from search.serve.pipeline import model_class
-from search.tasks import SCORED, TASKS, VARIANTS, Task
+from search.tasks import TASKS, Task, forms
 from search.tasks.classification import Classification, LabelledRows, reply
 from search.tasks.task import Split
 from search.tasks.tokens import Encoded, batches, by_length, encode, load_tokenizer
@@ -107,11 +107,10 @@ def test_the_loss_is_the_mean_surprise_at_the_label() -> None:
     assert TASK.loss(logits.bfloat16(), labels, MASK).dtype == torch.float32
 
 
-KINDS = (*TASKS, *(one for variants in VARIANTS.values() for one in variants[1:]), *SCORED.values())
-NAMES = [getattr(task, "problem_type", task.name) for task in KINDS]
+CLASSIFIERS = tuple(form for form in forms() if form.problem_type)
 
 
-@pytest.mark.parametrize("task", KINDS, ids=NAMES)
+@pytest.mark.parametrize("task", forms(), ids=lambda task: type(task).__name__)
 def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
     import transformers
 
@@ -124,14 +123,14 @@ def test_a_task_has_a_name_metrics_and_a_head(task: Task) -> None:
 def labels_of(task: Task) -> np.ndarray:
     """Twenty labels of a classifier's problem type: of three, or a number."""
     generator = np.random.default_rng(0)
-    if task in VARIANTS["classification"][:1]:
+    if task.problem_type == "single_label_classification":
         return generator.integers(3, size=20)
-    if task in VARIANTS["classification"][2:]:
+    if task.problem_type == "regression":
         return generator.normal(size=20)
     return generator.integers(2, size=(20, 3)).astype(np.int8)
 
 
-@pytest.mark.parametrize("task", VARIANTS["classification"], ids=lambda task: task.problem_type)
+@pytest.mark.parametrize("task", CLASSIFIERS, ids=lambda task: task.problem_type)
 def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification, words: Path, tmp_path: Path) -> None:
     part = Split(tuple(f"film {i}" for i in range(20)), None, labels_of(task))
     names = ("a", "b", "c")
@@ -158,7 +157,7 @@ def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification
     assert rows.problem() == "" and json.dumps(rows.details(predictions))
 
 
-@pytest.mark.parametrize("task", VARIANTS["classification"], ids=lambda task: task.problem_type)
+@pytest.mark.parametrize("task", CLASSIFIERS, ids=lambda task: task.problem_type)
 def test_losses_are_least_where_an_output_is_what_it_is_held_against(task: Classification) -> None:
     generator = torch.Generator().manual_seed(0)
     output, other = (torch.randn(20, 3, generator=generator, requires_grad=True) for _ in range(2))
