@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import header
-from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Lab, Loss, Model, timed
+from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Loss, Model, timed
 
 from search.prepare.statistics import make_statistics
 
@@ -88,9 +88,9 @@ def speeds(lab: Lab, model: Model, seconds: float) -> dict[str, Any]:
     return ratios
 
 
-def chosen(lab: Lab, pair: tuple[str, str]) -> tuple[Model, dict[str, Loss]]:
+def chosen(lab: Lab, deployment: Deployment) -> tuple[Model, dict[str, Loss]]:
     """The smallest candidate that is inside `CHOSEN_WITHIN` on validation; the best one if none is."""
-    losses = {model.name: lab.loss(model, pair, "validation") for model in CANDIDATES}
+    losses = {model.name: lab.loss(model, deployment, "validation") for model in CANDIDATES}
     inside = [m for m in CANDIDATES if losses[m.name].points <= CHOSEN_WITHIN]
     if not inside:
         return min(CANDIDATES, key=lambda m: losses[m.name].points), losses

@@ -49,20 +49,24 @@ def steps(epochs: float) -> list[tuple[Model, Deployment]]:
     ]
 
 
-def measured(lab: Lab, model: Model, pair: Deployment, seconds: float) -> dict[str, Any]:
+def measured(lab: Lab, model: Model, deployment: Deployment, seconds: float) -> dict[str, Any]:
     seed = lab.seeds[0]
-    recipe, folder, measurer = lab.recipe(model, seed, pair), lab.weights(model, seed), lab.evaluator(seed).measurer
+    recipe, folder, measurer = (
+        lab.recipe(model, seed, deployment),
+        lab.weights(model, seed),
+        lab.evaluator(seed).measurer,
+    )
     with measurer.opened(recipe, folder) as bench:
         bench.call("predict", [lab.setting(seed).split("test").encoded.batch(np.arange(1))])
         peak = memory.memory(bench)["peak_memory_mb"].value
-    ratio, low, high, ms = lab.ratio(model, pair, EAGER, 1, seconds)
+    ratio, low, high, ms = lab.ratio(model, deployment, EAGER, 1, seconds)
     return {
-        "what": f"{model.name}; {pair[0]} {pair[1]}",
-        "accuracy": lab.accuracy(model, pair, "test"),
-        "loss": lab.loss(model, pair, "test"),
+        "what": f"{model.name}; {deployment[0]} {deployment[1]}",
+        "accuracy": lab.accuracy(model, deployment, "test"),
+        "loss": lab.loss(model, deployment, "test"),
         "ms": ms,
         "ratio": (ratio, low, high),
-        "size_mb": lab.size_mb(model, pair),
+        "size_mb": lab.size_mb(model, deployment),
         "peak_mb": peak,
     }
 

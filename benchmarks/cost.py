@@ -13,7 +13,7 @@ from pathlib import Path
 
 import header
 
-from search.deliver.stored import stored
+from search.deliver.read_study import read_study
 
 SHARE = 0.10
 QUICK = "latency"  # what the evaluator calls the quick tier's time
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
     arguments = parser.parse_args()
     about = header.hardware()
-    front, study = stored(arguments.mlruns, arguments.study)
+    front, study = read_study(arguments.mlruns, arguments.study)
     stages: dict[str, float] = {QUICK: 0.0}
     for outcome in front.outcomes:
         for stage, seconds in outcome.seconds.items():

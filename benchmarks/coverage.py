@@ -20,11 +20,11 @@ from typing import Any
 import header
 import numpy as np
 
-from objectives import latency, stats, timing
+from objectives import latency, paired_timing, stats
 from objectives.bench import Batch
 from objectives.clock import Reading
 from objectives.estimate import Estimate
-from objectives.timing import LONG, QUICK, Protocol
+from objectives.paired_timing import LONG, QUICK, Protocol
 
 BASE_MS = 9.0
 RATIO = 1.3  # of the baseline's time to the candidate's: the truth
@@ -171,7 +171,7 @@ def repetition(case: Case, protocol: Protocol, seed: int) -> tuple[Estimate, int
     for number in range(protocol.processes):
         candidate = Simulated(machine, 2 * number, BASE_MS / RATIO, between)
         baseline = Simulated(machine, 2 * number + 1, BASE_MS, between)
-        sessions.append(timing.session(candidate, baseline, INPUTS, protocol, generator, machine.read))
+        sessions.append(paired_timing.session(candidate, baseline, INPUTS, protocol, generator, machine.read))
     return latency.speedup(sessions), sum(len(s.retried_for) for s in sessions), any(s.disturbances for s in sessions)
 
 

@@ -130,7 +130,7 @@ class Generate:
 
         if threads:
             torch.set_num_threads(threads)
-        self._torch, self._model = torch, build.load(folder).model
+        self._torch, self._model = torch, build.load_model(folder).model
 
     def ms(self, prompt: Prompt, new_tokens: int) -> float:
         ids = self._torch.from_numpy(prompt)

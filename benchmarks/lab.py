@@ -18,7 +18,7 @@ import numpy as np
 from objectives import latency
 from objectives.workload import Workload, inputs
 from search.execute.evaluate import Evaluator
-from search.measure.opening import held
+from search.measure.openers import held
 from search.prepare import runner
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import Prepared
@@ -76,47 +76,55 @@ class Lab:
     def evaluator(self, seed: int) -> Evaluator:
         return Evaluator(self.setting(seed), self._progress, NoLimit())
 
-    def recipe(self, model: Model, seed: int, pair: Deployment) -> Recipe:
+    def recipe(self, model: Model, seed: int, deployment: Deployment) -> Recipe:
         prepared = self.setting(seed)
         recovered = replace(prepared.config.recover, epochs=model.epochs)
         same = replace(prepared, config=replace(prepared.config, recover=recovered))
-        return same.recipe({**prepared.space.off, **model.params, "runtime.name": pair[0], "bits.precision": pair[1]})
+        return same.recipe(
+            {**prepared.space.off, **model.params, "runtime.name": deployment[0], "bits.precision": deployment[1]}
+        )
 
     def weights(self, model: Model, seed: int) -> Path:
         self._say(f"{model.name}, seed {seed}")
         return self.evaluator(seed).weights(self.recipe(model, seed, EAGER))
 
-    def predictions(self, model: Model, seed: int, pair: Deployment, split: str) -> np.ndarray:
+    def predictions(self, model: Model, seed: int, deployment: Deployment, split: str) -> np.ndarray:
         """(N,) class numbers of a split."""
         measurer, recipe, folder = (
             self.evaluator(seed).measurer,
-            self.recipe(model, seed, pair),
+            self.recipe(model, seed, deployment),
             self.weights(model, seed),
         )
         with measurer.opened(recipe, folder) as bench:
             rows = self.setting(seed).split(split)
             return rows.predictions("accuracy", measurer.output(recipe, folder, held(bench), split))
 
-    def right(self, model: Model, pair: Deployment, split: str) -> np.ndarray:
+    def right(self, model: Model, deployment: Deployment, split: str) -> np.ndarray:
         """(seeds, N): which rows it gets right."""
         rows = [
-            self.predictions(model, seed, pair, split) == self.setting(seed).split(split).references
+            self.predictions(model, seed, deployment, split) == self.setting(seed).split(split).references
             for seed in self.seeds
         ]
         return np.stack(rows)
 
-    def loss(self, model: Model, pair: Deployment, split: str, against: Deployment = EAGER) -> Loss:
+    def loss(self, model: Model, deployment: Deployment, split: str, against: Deployment = EAGER) -> Loss:
         """Against the teacher under `against`. The interval is of rows (their means over seeds): normal, 95 %."""
-        lost = self.right(TEACHER, against, split).astype(float) - self.right(model, pair, split)
+        lost = self.right(TEACHER, against, split).astype(float) - self.right(model, deployment, split)
         by_row = 100 * lost.mean(0)
         middle, reach = float(by_row.mean()), 1.96 * float(by_row.std(ddof=1)) / len(by_row) ** 0.5
         return Loss(middle, middle - reach, middle + reach)
 
-    def accuracy(self, model: Model, pair: Deployment, split: str) -> float:
-        return float(self.right(model, pair, split).mean())
+    def accuracy(self, model: Model, deployment: Deployment, split: str) -> float:
+        return float(self.right(model, deployment, split).mean())
 
     def ratio(
-        self, model: Model, pair: Deployment, against: Deployment, batch: int, seconds: float, seed: int | None = None
+        self,
+        model: Model,
+        deployment: Deployment,
+        against: Deployment,
+        batch: int,
+        seconds: float,
+        seed: int | None = None,
     ) -> tuple[float, float, float, float]:
         """(times faster than the teacher under `against`, its 95 % interval, milliseconds), at the test rows' lengths.
 
@@ -127,9 +135,9 @@ class Lab:
         lengths = prepared.split("test").encoded.lengths.tolist()
         names = input_names(prepared.teacher)
         fed = list(inputs(Workload(batch, "data", 0), names, frame_in(prepared.teacher), lengths))
-        ours, theirs = self.recipe(model, seed, pair), self.recipe(TEACHER, seed, against)
+        ours, theirs = self.recipe(model, seed, deployment), self.recipe(TEACHER, seed, against)
         folder = self.weights(model, seed)
-        self._say(f"timing {model.name} under {'/'.join(pair)}, batch {batch}")
+        self._say(f"timing {model.name} under {'/'.join(deployment)}, batch {batch}")
         measured = latency.measure_fresh(
             lambda: measurer.opened(ours, folder),
             lambda: measurer.opened(theirs, prepared.teacher),
@@ -141,10 +149,10 @@ class Lab:
         speedup = measured[latency.SPEEDUP.name]
         return speedup.value, *speedup.interval, measured[latency.P50.name].value
 
-    def size_mb(self, model: Model, pair: Deployment, seed: int | None = None) -> float:
+    def size_mb(self, model: Model, deployment: Deployment, seed: int | None = None) -> float:
         """On disk: what the runtime loads."""
         seed = self.seeds[0] if seed is None else seed
-        recipe, folder = self.recipe(model, seed, pair), self.weights(model, seed)
+        recipe, folder = self.recipe(model, seed, deployment), self.weights(model, seed)
         with self.evaluator(seed).measurer.opened(recipe, folder):
             pass
         return self.evaluator(seed).measurer.sizes(recipe, folder)["size_mb"].value

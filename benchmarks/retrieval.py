@@ -21,7 +21,7 @@ from served import questions
 
 from search.serve.approximate import NEIGHBOURS
 from search.serve.packaged_embedder import PackagedEmbedder
-from search.serve.retrieval import Index
+from search.serve.passage_index import Index
 from search.serve.sentences import sentences
 
 #: Length of the noise that is added to an embedding of length 1.

@@ -133,7 +133,7 @@ def main() -> int:
         packaged, reordered = Path(temporary) / "packaged", Path(temporary) / "reordered"
         tokens = 4096 if arguments.quick else 8192
         windows = language_models.write_model(packaged, BROWN / "test.parquet", tokens)
-        model = build.load(packaged)
+        model = build.load_model(packaged)
         reorder(model, seed=0)
         base.write_folder(reordered, model, base.read_config(packaged)[0], {})
         for folder in (reordered, packaged):

@@ -173,9 +173,11 @@ def main() -> int:
     tables: dict[str, Any] = {}
     goals: list[header.Promise] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        places = [] if arguments.only_recorded or arguments.only_overhead else [("synthetic", None)]
-        places += [("recorded", arguments.recorded)] if arguments.recorded and not arguments.only_overhead else []
-        for name, path in places:
+        worlds_to_run = [] if arguments.only_recorded or arguments.only_overhead else [("synthetic", None)]
+        worlds_to_run += (
+            [("recorded", arguments.recorded)] if arguments.recorded and not arguments.only_overhead else []
+        )
+        for name, path in worlds_to_run:
             world = world_of(path)
             count = min(weights, len(world.rows) // 4)  # a search sees a part: 50 of about 200
             size = f"{len(world.rows):,} sets of weights under {len(world.deployments)} pairs"

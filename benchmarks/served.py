@@ -70,8 +70,8 @@ class Bodies:
         """The next `number` questions and their bodies; with `within_ms` for what is no matter of the objective."""
         chosen, bodies = [], []
         for _ in range(number):
-            turn, place = divmod(next(self._next), len(self.asked))
-            one = self.asked[place]
+            turn, number = divmod(next(self._next), len(self.asked))
+            one = self.asked[number]
             chosen.append(one)
             body = {"question": one.question, "context": f"{one.context} ({turn})" if turn else one.context}
             bodies.append(json.dumps(body if within_ms is None else {**body, "within_ms": within_ms}))

@@ -28,8 +28,8 @@ import language_models
 import numpy as np
 from generating import Answer
 
+from objectives.clock import cpus
 from objectives.process import Remote
-from spaces.runtimes.opening import cpus
 
 NAMES = ("eager fp32", "onnx fp32", "onnx int8", "onnx int4")
 DEPLOYMENTS = [d for d in language_models.DEPLOYMENTS if d.name in NAMES]

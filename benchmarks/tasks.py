@@ -21,7 +21,7 @@ from pathlib import Path
 
 import header
 
-from search.deliver.stored import stored
+from search.deliver.read_study import read_study
 from search.front.formatting import text
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome
@@ -46,12 +46,12 @@ def searched(task: str, folder: Path, quick: bool, read: bool) -> tuple[Front, S
     """The front of the task's example, searched in `folder` or only read there, and what its study says beside it."""
     mlruns = folder / "mlruns"
     if read:
-        return stored(mlruns, task)
+        return read_study(mlruns, task)
     command = [sys.executable, "-m", "search", "run", "--task", task, "--study", task, "--mlruns", str(mlruns)]
     with (folder / f"{task}.log").open("a") as log:
         wanted = [*command, *(QUICK if quick else ())]
         subprocess.run(wanted, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
-    return stored(mlruns, task)
+    return read_study(mlruns, task)
 
 
 def deployment(outcome: Outcome) -> tuple[str, str]:

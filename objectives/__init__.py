@@ -1,14 +1,14 @@
 """What can be measured of a model, and how. Nothing here depends on how a model was compressed."""
 
-from objectives import cache, energy, generation, latency, memory, quality, roofline, size
+from objectives import energy, generation_times, kv_cache, latency, memory, quality, roofline, size
 from objectives.measurement import Measurement, Objective, comparable
 from objectives.workload import MARK, marked
 
 #: The objectives of every model, whatever its task. A new one is a file and a line here.
 OBJECTIVES: tuple[Objective, ...] = (
     *latency.OBJECTIVES,
-    *generation.OBJECTIVES,
-    *cache.OBJECTIVES,
+    *generation_times.OBJECTIVES,
+    *kv_cache.OBJECTIVES,
     *size.OBJECTIVES,
     *memory.OBJECTIVES,
     *energy.OBJECTIVES,

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from objectives import clock, noise, stats, timing
+from objectives import clock, noise, paired_timing, stats
 from objectives.bench import LONG_CALL_S, Batch
-from objectives.campaign_processes import Failures, Opener, asker, opened
+from objectives.campaign_processes import Failures, asker, opened
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
+from objectives.paired_timing import Opener, Read, Side
 from objectives.stats import Floats
-from objectives.timing import Read, Side
 
 #: The fewest sets of processes for an interval over them.
-FEWEST_SETS = timing.FEWEST_PROCESSES
+FEWEST_SETS = paired_timing.FEWEST_PROCESSES
 #: Rounds of a set: as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
 #: The warm-up has at least this many calls, however slow they are.
@@ -195,7 +195,7 @@ def _set(
     failed: Failures,
 ) -> Set:
     """One set of open processes, timed again while the machine is disturbed; the quietest attempt is kept."""
-    attempt, retried_for = timing.quietest(
+    attempt, retried_for = paired_timing.quietest(
         lambda: _attempt(sides, inputs, plan, generator, read, failed), plan.attempts
     )
     return replace(attempt, retried_for=retried_for)
@@ -215,7 +215,7 @@ def _attempt(
     blocks: dict[int, list[Floats]] = {key: [] for key in keys}
     device: dict[int, list[Floats]] = {}
     tokens: dict[int, list[Floats]] = {}
-    with timing.stopped([sides[key] for key in keys]):
+    with paired_timing.stopped([sides[key] for key in keys]):
         warm_up = {key: ask(key, "warm", inputs, plan.warm_s) for key in keys}
         info = {key: ask(key, "info") for key in keys}
         before = read([sides[key].pid for key in keys])

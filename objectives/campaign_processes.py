@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from objectives import timing
-from objectives.timing import Side
-
-Opener = Callable[[], AbstractContextManager[Side]]
+from objectives import paired_timing
+from objectives.paired_timing import Opener, Side
 
 
 class Failures(dict[int, str]):
@@ -37,13 +35,13 @@ def groups_of(needs_mb: Mapping[int, float], anchors: Sequence[int], available_m
     groups: list[list[int]] = []
     used: list[float] = []
     for key in sorted((key for key in needs_mb if key not in anchors), key=lambda key: -needs_mb[key]):
-        place = next((i for i, total in enumerate(used) if total + needs_mb[key] <= available_mb), None)
-        if place is None:
+        group = next((i for i, total in enumerate(used) if total + needs_mb[key] <= available_mb), None)
+        if group is None:
             groups.append([*anchors])
             used.append(held)
-            place = len(groups) - 1
-        groups[place].append(key)
-        used[place] += needs_mb[key]
+            group = len(groups) - 1
+        groups[group].append(key)
+        used[group] += needs_mb[key]
     return groups or [[*anchors]]
 
 
@@ -78,7 +76,7 @@ def asker(sides: Mapping[int, Side], failed: Failures, timeout_s: float) -> Call
         if key in failed:
             return None
         try:
-            with timing.awake(sides[key]):
+            with paired_timing.awake(sides[key]):
                 return sides[key].call(method, *arguments, timeout_s=timeout_s)
         except Exception as error:  # whatever it is, it is about this model alone
             failed.add(key, error)

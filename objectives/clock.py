@@ -84,7 +84,7 @@ TELLING = ("device", "cpu", "cores", "cpus", "instructions")
 TELLING_GPU = ("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit")
 
 
-def machine(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+def machine_facts(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     """The fields that identify a machine and its software (`TELLING`, Python, libraries), as text by name."""
     facts = {name: _plain(fingerprint[name]) for name in TELLING if name in fingerprint}
     gpus = fingerprint.get("gpu") or []
@@ -99,13 +99,13 @@ def _plain(value: Any) -> str:
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that are equal for the same machine with the same libraries."""
-    text = json.dumps(machine(fingerprint), sort_keys=True)
+    text = json.dumps(machine_facts(fingerprint), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def machine_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """ "" when two fingerprints are those of one machine, else what differs: "cpu: X there, Y here; torch: ..."."""
-    one, other = machine(there), machine(here)
+    one, other = machine_facts(there), machine_facts(here)
     unlike = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)]
     return "; ".join(f"{name}: {one.get(name) or 'none'} there, {other.get(name) or 'none'} here" for name in unlike)
 
@@ -120,7 +120,7 @@ class Reading:
     processes: tuple[float, ...]
     steal: float = 0.0
     held_back: float = 0.0  # that the container's quota made its processes wait
-    gpu: gpu.State | None = None
+    gpu: gpu.GpuState | None = None
 
 
 def read(pids: Sequence[int], device: str = "cpu") -> Reading:

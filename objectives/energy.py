@@ -12,7 +12,7 @@ import numpy as np
 from objectives import gpu, stats
 from objectives.bench import Batch
 from objectives.measurement import Measurement, Objective
-from objectives.timing import Side
+from objectives.paired_timing import Side
 
 
 def _missing(device: str) -> str:

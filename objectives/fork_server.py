@@ -11,7 +11,7 @@ from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import set_spawning_popen
 from typing import Any, Literal
 
-from objectives.waiting import is_passive
+from objectives.openmp_waiting import is_passive
 
 #: Imported once by a fork server, so that a worker starts in milliseconds instead of seconds. Only imports:
 #: no tensor is made before the fork, because thread pools and CUDA contexts do not survive it.

@@ -26,7 +26,7 @@ POLICIES = {0: "its power cap", 1: "its temperature"}
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class GpuState:
     """One reading of the GPU; None or empty where the driver does not say."""
 
     clock_mhz: int | None = None  # of the streaming multiprocessors, now
@@ -36,13 +36,13 @@ class State:
     processes: int = 0  # that compute on it, without this process, which computes nothing while others are timed
 
 
-def state() -> State | None:
+def state() -> GpuState | None:
     """The state of the GPU that is "cuda" in torch, or None where it cannot be read."""
     with _device() as (nvml, device):
         if device is None:
             return None
         running = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device) or ()
-        return State(
+        return GpuState(
             clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", device, 1),
             max_clock_mhz=_ask(nvml, "nvmlDeviceGetMaxClockInfo", device, 1),
             reasons=_ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", device) or 0,
@@ -65,7 +65,7 @@ def energy_mj() -> int | None:
     return answer if isinstance(answer, int) else None
 
 
-def disturbed(before: State | None, after: State | None, seconds: float, ours: int) -> list[str]:
+def disturbed(before: GpuState | None, after: GpuState | None, seconds: float, ours: int) -> list[str]:
     """Why times between two readings, `seconds` apart, are not the GPU's best: throttling, or other processes.
 
     `ours` is the number of processes of this program that compute on it.

@@ -1,21 +1,21 @@
-"""Latency, throughput and speedup, derived from the times that `timing` takes."""
+"""Latency, throughput and speedup, derived from the times that `paired_timing` takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from objectives import clock, generation, noise, stats, timing
+from objectives import clock, generation_times, noise, paired_timing, stats
 from objectives.bench import Batch
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement, Objective
+from objectives.paired_timing import LONG, QUICK, Opener, Protocol, Read, Session, Side
 from objectives.stats import Blocks, Floats
-from objectives.timing import LONG, QUICK, Protocol, Read, Session, Side
 from objectives.workload import MARK, Workload, other
 
 __all__ = ["LONG", "OBJECTIVES", "QUICK", "Protocol", "Side", "measure", "measure_fresh"]
@@ -42,10 +42,9 @@ OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, COMPIL
 TAIL = (90, 99)
 
 #: Objectives that depend on the workload, and so may be measured under several.
-BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, *generation.OBJECTIVES)
+BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, *generation_times.OBJECTIVES)
 
 #: Opens a process that holds a `Bench`; leaving the context ends it.
-Opener = Callable[[], AbstractContextManager[Side]]
 
 
 def under_workload(objective: Objective, mark: str) -> Objective:
@@ -127,11 +126,11 @@ def measure_fresh(
     Both sides of a pair are open together; pairs come one after the other.
 
     Raises:
-        ValueError: fewer than `timing.FEWEST_PROCESSES` processes.
+        ValueError: fewer than `paired_timing.FEWEST_PROCESSES` processes.
         RemoteDied, RemoteTimeout: a process ended, or was ended for not answering.
     """
-    if protocol.processes < timing.FEWEST_PROCESSES:
-        rule = f"protocol.processes must be {timing.FEWEST_PROCESSES} or more"
+    if protocol.processes < paired_timing.FEWEST_PROCESSES:
+        rule = f"protocol.processes must be {paired_timing.FEWEST_PROCESSES} or more"
         raise ValueError(f"{rule}, got {protocol.processes}")
     return _measure(open_candidate, open_baseline, inputs, protocol, seed, conditions, read)
 
@@ -149,7 +148,7 @@ def _measure(
     conditions: Mapping[str, Any],
     read: Read | None,
 ) -> dict[str, Measurement]:
-    rows = int(conditions["batch"]) if "batch" in conditions else rows_of(inputs)
+    rows = int(conditions["batch"]) if "batch" in conditions else rows_per_batch(inputs)
     reader = read or partial(clock.read, device=str(conditions.get("device", "cpu")))
     generator = np.random.default_rng(seed)
     sessions = []
@@ -157,7 +156,7 @@ def _measure(
         with ExitStack() as opened:
             candidate = opened.enter_context(open_candidate())
             baseline = None if open_baseline is None else opened.enter_context(open_baseline())
-            sessions.append(timing.session(candidate, baseline, inputs, protocol, generator, reader))
+            sessions.append(paired_timing.session(candidate, baseline, inputs, protocol, generator, reader))
     ours = [s.candidate for s in sessions]
     # Of two sides that wander together the ratio is known better than the time of either.
     judged = ("median", stats.pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
@@ -191,10 +190,10 @@ def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence
 def call_times(
     blocks: Blocks, tokens: Sequence[Sequence[Floats]], rows: int, seed: int, conditions: Mapping[str, Any]
 ) -> list[Measurement]:
-    """`clock_times`, and what `tokens` (by process and block, as `generation.token_times` has them) add to them."""
+    """`clock_times`, and what `tokens` (by process and block, as `generation_times.token_times` has them) add."""
     figures = clock_times(blocks, rows, seed, conditions)
-    generated = generation.token_times(tokens, rows, seed, conditions) if tokens else []
-    return [*figures, *([generation.whole_call(figures[0])] if generated else []), *generated]
+    generated = generation_times.token_times(tokens, rows, seed, conditions) if tokens else []
+    return [*figures, *([generation_times.whole_call(figures[0])] if generated else []), *generated]
 
 
 def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, Any]) -> list[Measurement]:
@@ -260,7 +259,7 @@ def _median(times: Floats) -> Floats:
     return np.percentile(times, [50])
 
 
-def rows_of(inputs: Sequence[Batch]) -> int:
+def rows_per_batch(inputs: Sequence[Batch]) -> int:
     """The number of rows of each batch.
 
     Raises:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from objectives.shapes import Array, Shapes, features, places
+from objectives.shapes import Array, Shapes, coordinates, features
 
 #: Prior milliseconds of each of `shapes.COSTS`, on an imaginary processor: only their proportions matter once there is
 #: one measurement.
@@ -35,11 +35,11 @@ LEAST_ERROR = 0.003
 #: Hyperparameters of the residuals: the grid to choose from, and the medians of their weak log-normal priors.
 SMOOTH = (0.005, 0.015, 0.04, 0.1, 0.25)  # standard deviation of the part that is smooth over sizes
 OWN = (0.004, 0.01, 0.025, 0.06, 0.15)  # standard deviation of each shape's independent part
-LENGTHS = (1.5, 3.0, 6.0)  # length scale, in standard deviations of `places`
+LENGTHS = (1.5, 3.0, 6.0)  # length scale, in standard deviations of `coordinates`
 MIDDLES, WIDTH = (0.03, 0.015, 3.0), 1.2  # WIDTH in log units
 #: At most so many measurements choose the hyperparameters; predictions use all of them.
 CHOOSERS = 60
-#: Least standard deviation that a coordinate of `places` is scaled by: 10 % of a size.
+#: Least standard deviation that one of `coordinates` is scaled by: 10 % of a size.
 LEAST_SPREAD = 0.1
 
 
@@ -94,24 +94,24 @@ class Fit:
 
     def _near(self, shapes: Shapes) -> tuple[Array, Array]:
         """(N, n) each: the similarity of models to the measured ones, 0 to 1; and 1 where they are the same, else 0."""
-        at, theirs = self._at(shapes), self._measured_places
+        at, theirs = self._at(shapes), self._measured_coordinates
         squares = (at**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * at @ theirs.T
-        # In standard deviations; equal places differ by rounding alone.
+        # In standard deviations; equal coordinates differ by rounding alone.
         return np.exp(-0.5 * np.maximum(squares, 0.0) / self.reach**2), (squares < 1e-9).astype(float)
 
     def _at(self, shapes: Shapes) -> Array:
-        """(N, D): `places`, standardised by those of the measured models."""
+        """(N, D): `coordinates`, standardised by those of the measured models."""
         middle, spread = self._scale
-        scaled: Array = (places(shapes) - middle) / spread
+        scaled: Array = (coordinates(shapes) - middle) / spread
         return scaled
 
     @functools.cached_property
     def _scale(self) -> tuple[Array, Array]:
-        where = places(self.measured.shapes)
+        where = coordinates(self.measured.shapes)
         return where.mean(0), np.maximum(where.std(0), LEAST_SPREAD)
 
     @functools.cached_property
-    def _measured_places(self) -> Array:
+    def _measured_coordinates(self) -> Array:
         return self._at(self.measured.shapes)
 
     @functools.cached_property
@@ -176,7 +176,7 @@ def _with_residuals(bare: Fit) -> Fit:
     residuals = np.log(measured.ms[chosen]) - np.log(level)
     terms = amounts * bare.scales / level[:, None]
     fixed = terms @ terms.T + np.diag(measured.error[chosen] ** 2)
-    at = bare._measured_places[chosen]
+    at = bare._measured_coordinates[chosen]
     squares = ((at[:, None] - at[None]) ** 2).sum(2)
     best: tuple[float, tuple[float, float, float]] | None = None
     for reach in LENGTHS:

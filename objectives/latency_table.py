@@ -29,7 +29,7 @@ MANY = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MeasuredModel:
     """One measured model."""
 
     deployment: str
@@ -38,7 +38,7 @@ class Entry:
     error: float  # relative standard error
 
     @classmethod
-    def read(cls, line: bytes) -> Entry | None:
+    def read(cls, line: bytes) -> MeasuredModel | None:
         """The entry of a line, or None where the line is damaged or is no entry."""
         try:
             data = json.loads(line)
@@ -73,7 +73,7 @@ class LatencyTable:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder / f"{digest}.jsonl"
         self._conditions = identity
-        self._entries: list[Entry] = []
+        self._entries: list[MeasuredModel] = []
         self._read_to = 0
         self._measured: dict[str, MeasuredTimes] = {}
         self._fits: dict[str, Fit | Unmeasured] = {}
@@ -91,7 +91,7 @@ class LatencyTable:
         """
         if len(shape) != 1:
             raise ValueError(f"shape must be of one model, got {len(shape)}")
-        entry = Entry(deployment, shape.to_json()[0], float(ms), float(error))
+        entry = MeasuredModel(deployment, shape.to_json()[0], float(ms), float(error))
         entry.check()
         self._refresh()
         if entry in self._entries:
@@ -167,13 +167,13 @@ class LatencyTable:
         if not whole:
             return
         self._read_to += len(whole)
-        self._entries += [entry for line in whole.splitlines() if (entry := Entry.read(line)) is not None]
+        self._entries += [entry for line in whole.splitlines() if (entry := MeasuredModel.read(line)) is not None]
         self._measured, self._fits = _by_deployment(self._entries), {}
 
 
-def _by_deployment(entries: Sequence[Entry]) -> dict[str, MeasuredTimes]:
+def _by_deployment(entries: Sequence[MeasuredModel]) -> dict[str, MeasuredTimes]:
     """Measured times by deployment, with repeated measurements of a model combined."""
-    by_shape: dict[str, dict[str, list[Entry]]] = {}
+    by_shape: dict[str, dict[str, list[MeasuredModel]]] = {}
     for entry in entries:
         by_shape.setdefault(entry.deployment, {}).setdefault(_key(entry.shape), []).append(entry)
     measured = {}
@@ -188,7 +188,7 @@ def _key(shape: Mapping[str, Any]) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def _together(entries: Sequence[Entry]) -> tuple[float, float]:
+def _together(entries: Sequence[MeasuredModel]) -> tuple[float, float]:
     """(ms, relative standard error) of several measurements: their inverse-variance weighted mean on the log scale.
 
     Where they disagree the error is widened by Birge's ratio (1932): the root of chi squared over its degrees of

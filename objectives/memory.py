@@ -9,7 +9,7 @@ import psutil
 
 from objectives import gpu
 from objectives.measurement import Measurement, Objective
-from objectives.timing import Side
+from objectives.paired_timing import Side
 
 PEAK = Objective("peak_memory_mb", "MB", "lower", "peak of resident memory (CPU) or allocated memory (CUDA), MB of 1e6")
 WEIGHTS = Objective("weights_memory_mb", "MB", "lower", "memory that opening the model added, before any call")

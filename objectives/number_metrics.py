@@ -46,11 +46,11 @@ def _spearman_of(references: Labels, predictions: Predictions, drawn: Floats) ->
 
 def _ranks(numbers: Labels, drawn: Floats) -> Floats:
     """(draws, N): the mean rank of each row's number in each draw, half of the rows that are equal counted below it."""
-    _, place = np.unique(numbers, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    _, inverse = np.unique(numbers, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.flatnonzero(np.diff(inverse[order], prepend=-1))
     counts = np.add.reduceat(drawn[:, order], starts, axis=1)  # (draws, different numbers)
-    ranks: Floats = (np.cumsum(counts, axis=1) - counts / 2)[:, place]
+    ranks: Floats = (np.cumsum(counts, axis=1) - counts / 2)[:, inverse]
     return ranks
 
 

@@ -35,7 +35,7 @@ class PairedTest:
 def mcnemar(right: NDArray[np.bool_], baseline_right: NDArray[np.bool_]) -> PairedTest:
     """The exact McNemar test of which rows (N,) bool each model gets right."""
     only_first, only_second = int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum())
-    return PairedTest(stats.mcnemar(only_first, only_second), "exact McNemar test of the rows that are right")
+    return PairedTest(stats.mcnemar_p(only_first, only_second), "exact McNemar test of the rows that are right")
 
 
 def permutation(

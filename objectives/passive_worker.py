@@ -6,8 +6,8 @@ from whatever else is at work. OpenMP's libraries read these variables once, whe
 
 import os
 
+from objectives.openmp_waiting import PASSIVE
 from objectives.quiet import quiet
-from objectives.waiting import PASSIVE
 
 quiet()
 os.environ.update(PASSIVE)

@@ -58,8 +58,8 @@ class RemoteError(RuntimeError):
 
 def raised_in(error: BaseException) -> str | None:
     """The file in which an exception of another process was raised; None for an exception of this process."""
-    place = getattr(error, "raised_in", None)
-    return place if isinstance(place, str) else None
+    file = getattr(error, "raised_in", None)
+    return file if isinstance(file, str) else None
 
 
 class Remote:

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from objectives.measurement import Measurement, Objective
 from objectives.metric import Floats, Labels, Metric, Predictions
 from objectives.number_metrics import NUMBER_METRICS
 from objectives.paired_test import OfWeights, mcnemar, permutation
+from objectives.row_metrics import ROW_METRICS
 from objectives.set_metrics import SET_METRICS
 from objectives.text_metrics import TEXT_METRICS
 
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
     import evaluate
 
 
-#: All known metrics by name; `register` adds those of a task.
-METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS)
-}
+#: Every metric of every task.
+ALL = (*CLASS_METRICS, *SET_METRICS, *NUMBER_METRICS, *TEXT_METRICS, *ROW_METRICS)
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in ALL})
 #: Metrics of classes that are the share of right rows.
 RIGHT_ROWS = ("accuracy",)
 
@@ -40,15 +41,8 @@ LOSS = Objective(
 AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array operation
 
 
-def register(*metrics: Metric) -> None:
-    """Make metrics known by their names. Raises ValueError: another one has that name."""
-    for metric in metrics:
-        if METRICS.setdefault(metric.name, metric) != metric:
-            raise ValueError(f"a metric must have a name of its own, got {metric.name} for two")
-
-
 def metrics() -> tuple[Metric, ...]:
-    """All that are known."""
+    """Every metric of every task."""
     return tuple(METRICS.values())
 
 
@@ -236,9 +230,9 @@ def _tests(
 
 def _confusion(drawn: Floats, references: Labels, predictions: Predictions, classes: int) -> Floats:
     """Counts by cell (draws, cells) to confusion counts (draws, C, C)."""
-    place = np.zeros((drawn.shape[1], classes * classes))
-    place[np.arange(drawn.shape[1]), references * classes + predictions] = 1
-    return (drawn @ place).reshape(-1, classes, classes)
+    one_hot = np.zeros((drawn.shape[1], classes * classes))
+    one_hot[np.arange(drawn.shape[1]), references * classes + predictions] = 1
+    return (drawn @ one_hot).reshape(-1, classes, classes)
 
 
 def _check(predictions: Predictions, references: Labels) -> None:

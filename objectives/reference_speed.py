@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from objectives.estimate import Estimate
-from objectives.generation import GENERATE, TOKENS, whole_call
+from objectives.generation_times import GENERATE, TOKENS, whole_call
 from objectives.latency import P50, P90, P99, SPEEDUP, THROUGHPUT, of_workload, renamed
 from objectives.measurement import Measurement
 

@@ -40,13 +40,13 @@ def ranks(queries: ArrayLike, passages: ArrayLike, relevant: Sequence[ArrayLike]
     if len(relevant) != len(asked):
         raise ValueError(f"relevant must have one entry for each of the {len(asked)} queries, got {len(relevant)}")
     wanted = [_indices(i, indices, len(stored)) for i, indices in enumerate(relevant)]
-    # Equal passages are scored once: the last bit of a matrix product may depend on the place of a column.
-    unique, places = _unique(stored)
+    # Equal passages are scored once: the last bit of a matrix product may depend on the position of a column.
+    unique, column_of = _unique(stored)
     ranks: list[NDArray[np.int64]] = []
     step = max(1, BLOCK // len(stored))
     for start in range(0, len(asked), step):
         scores = asked[start : start + step] @ unique.T
-        scores = scores if len(unique) == len(stored) else scores[:, places]
+        scores = scores if len(unique) == len(stored) else scores[:, column_of]
         ranks += [_ranks(row, wanted[start + i]) for i, row in enumerate(scores)]
     return ranks
 
@@ -68,11 +68,11 @@ def _indices(query: int, values: ArrayLike, passages: int) -> NDArray[np.int64]:
 
 
 def _unique(rows: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """(the different rows, the place of each row (N,) among them)."""
+    """(the different rows, the number of each row (N,) among them)."""
     numbers: dict[bytes, int] = {}
-    places = [numbers.setdefault(row.tobytes(), len(numbers)) for row in rows + 0.0]  # -0.0 is 0.0
-    _, first = np.unique(places, return_index=True)
-    return rows[first], np.array(places, dtype=np.int64)
+    number_of = [numbers.setdefault(row.tobytes(), len(numbers)) for row in rows + 0.0]  # -0.0 is 0.0
+    _, first = np.unique(number_of, return_index=True)
+    return rows[first], np.array(number_of, dtype=np.int64)
 
 
 def _ranks(scores: Floats, relevant: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -86,12 +86,12 @@ def _ranks(scores: Floats, relevant: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def recall_at(ranks: Ranks, k: int) -> Floats:
     """(Q,): the share of each query's relevant passages that are among its first k."""
-    return np.array([np.mean(places <= k) for places in ranks], dtype=np.float64)
+    return np.array([np.mean(own <= k) for own in ranks], dtype=np.float64)
 
 
 def reciprocal_rank(ranks: Ranks, k: int = 10) -> Floats:
     """(Q,): 1 / the rank of each query's first relevant passage, 0 beyond rank k. The mean over queries is MRR@k."""
-    return np.array([1 / places[0] if places[0] <= k else 0.0 for places in ranks], dtype=np.float64)
+    return np.array([1 / own[0] if own[0] <= k else 0.0 for own in ranks], dtype=np.float64)
 
 
 def ndcg(ranks: Ranks, k: int = 10) -> Floats:
@@ -103,8 +103,8 @@ def ndcg(ranks: Ranks, k: int = 10) -> Floats:
     return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in ranks], dtype=np.float64)
 
 
-def _gain(places: NDArray[Any]) -> float:
-    return float((1 / np.log2(1 + places)).sum())
+def _gain(ranks: NDArray[Any]) -> float:
+    return float((1 / np.log2(1 + ranks)).sum())
 
 
 def similarities(a: ArrayLike, b: ArrayLike) -> Floats:

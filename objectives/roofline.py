@@ -17,7 +17,7 @@ import numpy as np
 
 from objectives.bench import Batch
 from objectives.ceilings import BYTES, Ceilings
-from objectives.generation import TPOT
+from objectives.generation_times import TPOT
 from objectives.measurement import Measurement, Objective
 from objectives.workload import NEW_TOKENS
 
@@ -158,13 +158,13 @@ def reached(floor: Floor, median: Measurement) -> dict[str, Measurement]:
         "bytes": floor.work.bytes,
         "peak_flops_per_s": floor.peak,
         "bandwidth_bytes_per_s": floor.bandwidth,
-        "under_floor": under(floor, median),
+        "under_floor": below_floor(floor, median),
     }
     fraction = FRACTION.measured(floor.ms / median.value, (floor.ms / high, floor.ms / low), median.samples, conditions)
     return {FLOOR.name: FLOOR.counted(floor.ms, conditions), FRACTION.name: fraction}
 
 
-def under(floor: Floor, median: Measurement) -> str:
+def below_floor(floor: Floor, median: Measurement) -> str:
     """A sentence where a median time (ms) is below the floor, which is a bug; else ""."""
     if median.value >= floor.ms * (1 - TOLERANCE):
         return ""
@@ -176,7 +176,7 @@ def under(floor: Floor, median: Measurement) -> str:
 
 def held_against(floor: Floor, timed: Mapping[str, Measurement], median: str) -> dict[str, Measurement]:
     """`timed` with floor and fraction; all are marked noisy where the measurement `median` is below the floor."""
-    reason = under(floor, timed[median])
+    reason = below_floor(floor, timed[median])
     marked = {name: _marked(measurement, reason) for name, measurement in timed.items()}
     return {**marked, **reached(floor, marked[median]), **_step_reached(floor, marked.get(TPOT.name))}
 

@@ -180,7 +180,7 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
     return np.stack(columns, axis=1)
 
 
-def places(shapes: Shapes) -> Array:
+def coordinates(shapes: Shapes) -> Array:
     """(N, D): coordinates for the distance between models: logarithms of sizes, none a multiple of another."""
     blocks = np.maximum(shapes.blocks, 1.0)
     columns = (

@@ -213,7 +213,7 @@ def share_interval(hits: int, rows: int) -> Interval:
     return float(low), float(high)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar_p(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value that two classifiers are right equally often (McNemar, 1947).
 
     Given the numbers of rows that only the first, and only the second, gets right.

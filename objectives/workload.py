@@ -69,7 +69,7 @@ def other(main: Workload, mark: str) -> Workload:
     )
 
 
-def device_of(mark: str) -> str | None:
+def device_of_mark(mark: str) -> str | None:
     """The device in a suffix ("cuda-b32"), or None for the main device. Raises ValueError for an invalid suffix."""
     return _parts(mark)["device"]
 

@@ -17,7 +17,7 @@ from search.errors import UserError
 if TYPE_CHECKING:
     from search.compose import Result
     from search.config.schema import RunConfig
-    from search.serve.pipeline import Model
+    from search.serve.pipeline import ExportedModel
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "run"]
@@ -64,7 +64,7 @@ def run(
     return run_session(chosen, Lines(chosen.budget.trials), retry_failed, remeasure)
 
 
-def load(folder: str | Path, device: str = "auto") -> Model:
+def load(folder: str | Path, device: str = "auto") -> ExportedModel:
     """The exported model in `folder`: texts in, what a transformers pipeline returns out."""
     from search.serve.pipeline import load as load_model
 

@@ -13,7 +13,7 @@ from objectives.estimate import Estimate
 from search.config.load import results_folder
 from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
-from search.deliver import finalists, record
+from search.deliver import finalists, study_attributes
 from search.deliver.export import export
 from search.deliver.reload import reload
 from search.errors import UserError
@@ -25,10 +25,10 @@ from search.loop import Observer, explore
 from search.measure.teacher_check import check_teacher
 from search.prepare.prepared import Prepared
 from search.prepare.runner import prepare
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 from search.remeasure import measure_again
 from search.report.progress import View
-from search.run_log import here, log_start, run_log
+from search.run_log import current_log, log_start, run_log
 from search.space.deployments import Deployment
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
@@ -117,14 +117,14 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
             view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
-        result = finish(prepared, evaluate, front, view, clock, stopped)
+        result = finish_search(prepared, evaluate, front, view, clock, stopped)
         ending: Ending = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
         for line in tracking.finish(result.front, result.study, result.exports, ending):
             view.say(line)
     except BaseException as error:
         tracking.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    result = replace(result, page=tracking.page, log=here())
+    result = replace(result, page=tracking.page, log=current_log())
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
@@ -156,14 +156,16 @@ def _front_so_far(prepared: Prepared, proposer: Proposer, evaluate: Evaluator, v
     from search.propose.study import attribute
 
     config, results = prepared.config, Path(prepared.config.mlruns)
-    record.begin(prepared, prepared.record(0.0))
+    study_attributes.begin(prepared, prepared.record(0.0))
     evaluate.measurer.recall(proposer.recalled)
     if proposer.recalled and proposer.left:
         view.say(f"      an equal search was here: the {len(proposer.recalled)} trials it had come first")
     front = Front(prepared.targets, proposer.outcomes)
     if proposer.left:  # new trials are timed, relative to the current reference
-        record.keep_references(results, config.study, evaluate.measurer.times.references())
-    return front.counted(record.read_references(attribute(results, config.study, record.REFERENCES)))
+        study_attributes.keep_references(results, config.study, evaluate.measurer.times.references())
+    return front.counted(
+        study_attributes.read_references(attribute(results, config.study, study_attributes.REFERENCES))
+    )
 
 
 def _tracker_of(prepared: Prepared) -> Tracker:
@@ -201,17 +203,20 @@ def _explored(
     return last[0], limit if proposer.left and not clock.left() else ""
 
 
-def finish(prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str) -> Result:
+def finish_search(
+    prepared: Prepared, evaluate: Evaluator, front: Front, view: View, clock: Clock, stopped: str
+) -> Result:
     """Held-out quality and the final campaign, which decides the front again, then the export."""
     config = prepared.config
     exports = Path(config.mlruns) / "exports" / config.study
-    before = record.spent_before(config)
+    before = study_attributes.spent_before(config)
     study = prepared.record(before + clock.seconds)
     if front.members:
-        front, study = finalists.measure(prepared, evaluate, front, study, view, clock)
+        front, study = finalists.measure_finalists(prepared, evaluate, front, study, view, clock)
         study = replace(study, seconds=round(before + clock.seconds, 1))
-    record.save_record(prepared, front, study)  # before the export, so that no timing is lost if that ends early
-    record.end(prepared)
+    # Before the export, so that no timing is lost if that ends early.
+    study_attributes.save_record(prepared, front, study)
+    study_attributes.end(prepared)
     if front.members:
         view.progress("exporting", 0.0)
         export(front, study, exports, evaluate.measurer.exported)

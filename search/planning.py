@@ -18,7 +18,7 @@ from search.prepare.model import describe_model
 from search.prepare.model_facts import check_tokens
 from search.prepare.runner import searched_model
 from search.prepare.teacher import load_and_try
-from search.report import caches
+from search.report import cache_sentences
 from search.space.space import Space, anchors
 from search.tasks import task_of
 from search.tasks.tokens import frame_of
@@ -60,7 +60,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     ways = f"{len(space.deployments)} deployments"
     yield f"space     {space.size():,} settings of {len(space.searched)} knobs, in {ways}"
     yield from _knob_lines(space)
-    yield from caches.plan_lines(space)
+    yield from cache_sentences.kv_cache_lines(space)
     for name, why in space.missing.items():
         yield f"  left out: {name}: {why}"
     yield from _cost_lines(config, space, len(splits.train))

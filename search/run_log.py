@@ -86,7 +86,7 @@ def about(subject: str) -> Iterator[None]:
         _subject.reset(token)
 
 
-def here() -> str:
+def current_log() -> str:
     """The log of the run in this thread, from the folder that holds the results: "mlruns/logs/x.log"; or ""."""
     path = _path.get()
     return "" if path is None else "/".join(path.parts[-3:])

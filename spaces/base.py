@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from spaces.heads import Embedder, MeanPooled, Native, TaskModel, head_named
+from spaces.heads import MeanPooled, Native, PooledEncoder, TaskModel, head_named
 from spaces.knob import Plan
 from spaces.loading import ModelError, load_weights, model_config
 from spaces.pooling import read_pooling
@@ -132,7 +132,7 @@ def load_base(
         settings = pooling.to_json()
     base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame), settings)
     wrapped = chosen.wrap(model, len(labels), name, settings)
-    if isinstance(wrapped, Embedder):
+    if isinstance(wrapped, PooledEncoder):
         wrapped.pooled.load_state_dict(tensors)
     return wrapped, base
 
@@ -195,6 +195,11 @@ def read_config(folder: Path) -> tuple[Base, dict[str, Plan]]:
         raise ModelError(
             f"{path}: not the config of a compressed model folder ({type(error).__name__}: {error})"
         ) from None
+
+
+def is_causal(folder: Path) -> bool:
+    """Whether the model that is stored in `folder` is a causal language model. Raises ModelError as `read_config`."""
+    return read_config(folder)[0].head == "causal"
 
 
 def read_weights(model: TaskModel, folder: Path) -> None:

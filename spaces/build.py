@@ -12,13 +12,13 @@ from torch import nn
 from spaces import registry, two_of_four
 from spaces.base import ModelError, TaskModel, read_config, read_weights, skeleton
 from spaces.errors import Infeasible
-from spaces.generation.causal import LOG_LIKELIHOOD, CausalModel, open_causal
+from spaces.generation.causal_predict import LOG_LIKELIHOOD, CausalPredict, open_causal
 from spaces.generation.program import CacheSettings
 from spaces.knob import Plan, Settings, Value
 from spaces.recipe import DEPLOYED, Recipe, Step
 from spaces.runtime import Context, Predict
 from spaces.shape import NO_SHAPE, Shape
-from spaces.sparse import expand
+from spaces.sparse_storage import expand
 from spaces.statistics import Statistics
 
 Plans = dict[str, Plan]
@@ -73,7 +73,7 @@ def build(model: TaskModel, plans: Plans, statistics: Statistics | None) -> Task
     return current
 
 
-def load(folder: Path) -> TaskModel:
+def load_model(folder: Path) -> TaskModel:
     """The model stored in `folder`, in eval mode, with sparse matrices expanded to dense ones.
 
     Raises:
@@ -116,10 +116,10 @@ def precision_of(recipe: Recipe) -> Plan:
 
 def cache_of(recipe: Recipe) -> CacheSettings | None:
     """The cache that a recipe names; None: the runtime's default one, or none where nothing is generated."""
-    from spaces.axes.cache import cache
+    from spaces.axes.cache import cache_settings
 
     step = recipe.step("cache")
-    return None if step is None else cache(step.settings)
+    return None if step is None else cache_settings(step.settings)
 
 
 def open_predict(
@@ -132,7 +132,7 @@ def open_predict(
     Raises Infeasible where the runtime cannot run it here.
     """
     base, plans = read_config(folder)
-    two_of_four.check(plans, runtime, str(plan["precision"]), context)
+    two_of_four.check_kernels(plans, runtime, str(plan["precision"]), context)
     opened = functools.partial(registry.runtime_named(runtime).open, folder, plan, context)
     if base.output != LOG_LIKELIHOOD:
         return opened()
@@ -147,6 +147,6 @@ def open_recipe(folder: Path, recipe: Recipe, context: Context) -> Predict:
 def open_whole(folder: Path, runtime: str, plan: Plan, context: Context) -> Predict:
     """`open_predict`, with what it would open on first use, so that every file of the runtime exists afterwards."""
     predict = open_predict(folder, runtime, plan, context)
-    if isinstance(predict, CausalModel):
+    if isinstance(predict, CausalPredict):
         assert predict.scoring is not None
     return predict

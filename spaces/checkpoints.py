@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spaces.base import TaskModel
+from spaces.early_stopping import Best
 from spaces.recipe import digest_of
-from spaces.stopping import Best
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """The complete state of a training, except its data and its loss."""
 
     model: TaskModel
@@ -85,7 +85,7 @@ class State:
 class Keeper:
     """Keeps the state of one training in its file; without `checkpoints` it keeps nothing."""
 
-    def __init__(self, checkpoints: Checkpoints | None, state: State) -> None:
+    def __init__(self, checkpoints: Checkpoints | None, state: TrainingState) -> None:
         self._checkpoints, self._state = checkpoints, state
         self._written = time.monotonic()
 

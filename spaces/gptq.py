@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.groups import GROUP, Groups
+from spaces.weight_groups import GROUP, Groups
 
 #: Damping: this share of the mean diagonal of H is added to the diagonal.
 DAMPING = 0.01
@@ -22,7 +22,7 @@ RANGES, STEPS = (0.65, 0.75, 0.85, 0.95, 1.0, 1.05), 2
 
 
 def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
-    """`weight` (out, in) as integers in groups of 32 inputs, as `spaces.groups.groups_to_integers`, by GPTQ.
+    """`weight` (out, in) as integers in groups of 32 inputs, as `spaces.weight_groups.groups_to_integers`, by GPTQ.
 
     `moment` (in, in) is E[x x^T] of its inputs. Scales of 8 bits are those of the largest weight, with zero point 128.
     """
@@ -72,7 +72,7 @@ def _symmetric(block: Tensor) -> tuple[Tensor, Tensor]:
 def _fitted(block: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(scale, zero point) (out,) of 4 bits with the least squared error of `block` (out, n) weighted by `weights` (n,).
 
-    As `spaces.groups.groups_to_int4`: for fixed integers the two have a closed form; several ranges are tried.
+    As `spaces.weight_groups.groups_to_int4`: for fixed integers the two have a closed form; several ranges are tried.
     """
     low, high = block.amin(1, keepdim=True).clamp(max=0), block.amax(1, keepdim=True).clamp(min=0)
     whole = torch.where(high > low, (high - low) / 15, torch.ones_like(high))

@@ -121,7 +121,7 @@ class Spans(Native):
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
 
-class Embedder(TaskModel):
+class PooledEncoder(TaskModel):
     """An encoder with the pooling of its hidden states to an embedding (B, D) (`spaces.pooling`)."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling) -> None:
@@ -231,7 +231,7 @@ def _embedder(model: nn.Module, outputs: int, name: str, settings: Mapping[str, 
     take_apart(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment] # sentence-transformers does not use it either
-    return Embedder(model, Pooling.from_json(settings))
+    return PooledEncoder(model, Pooling.from_json(settings))
 
 
 HEADS: tuple[Head, ...] = (

@@ -158,8 +158,8 @@ def number_divergence(output: Tensor, other: Tensor, mask: Tensor, scale: float)
 def likelihood_loss(likelihoods: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Minus the mean log-likelihood of the tokens from position `targets` (B,) of each row on: its log
     perplexity. Those before are context only."""
-    place = torch.arange(mask.shape[1], device=mask.device)
-    counted = (mask.bool() & (place >= targets[:, None].clamp(min=1))).float()
+    position = torch.arange(mask.shape[1], device=mask.device)
+    counted = (mask.bool() & (position >= targets[:, None].clamp(min=1))).float()
     return -(likelihoods.float() * counted).sum() / counted.sum().clamp(min=1)
 
 

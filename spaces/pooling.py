@@ -109,12 +109,12 @@ def pool(mode: Mode, hidden: Tensor, attention_mask: Tensor) -> Tensor:
     # (int32, because ONNX Runtime has no ArgMax of int64; the first of equals is taken.)
     real = attention_mask.to(torch.int32)
     if mode == "cls":
-        place = real.argmax(1)
+        position = real.argmax(1)
     else:
         # The last real token is the first from behind; a text without any gives zeros.
-        place = hidden.shape[1] - 1 - real.flip(1).argmax(1)
+        position = hidden.shape[1] - 1 - real.flip(1).argmax(1)
         hidden = hidden * mask.to(hidden.dtype)
-    index = place.reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+    index = position.reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
     return hidden.gather(1, index).squeeze(1)
 
 
@@ -271,10 +271,10 @@ def write_sentence_transformers(
     """
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
     names = ["Transformer", "Pooling", *("Dense" for _ in pooling.dense), *(["Normalize"] if pooling.normalise else [])]
-    places = [paths.get(name, f"{i}_{name}") for i, name in enumerate(names)]
+    folders = [paths.get(name, f"{i}_{name}") for i, name in enumerate(names)]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, path) in enumerate(zip(names, places, strict=True))
+        for i, (name, path) in enumerate(zip(names, folders, strict=True))
     ]
     _write(folder / MODULES, modules)
     _write(folder / SETTINGS, {"max_seq_length": max_seq_length, "do_lower_case": False})
@@ -282,13 +282,13 @@ def write_sentence_transformers(
     modes = {key: mode == pooling.mode for mode, (_, key) in MODES.items()}
     _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
     for i, layer in enumerate(pooling.dense):
-        place = folder / places[2 + i]
+        layer_folder = folder / folders[2 + i]
         config = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias}
-        _write(place / "config.json", {**config, "activation_function": layer.activation})
+        _write(layer_folder / "config.json", {**config, "activation_function": layer.activation})
         keys = ["weight", "bias"] if layer.bias else ["weight"]
-        save_file({f"linear.{key}": tensors[f"dense.{i}.{key}"].contiguous() for key in keys}, place / WEIGHTS)
+        save_file({f"linear.{key}": tensors[f"dense.{i}.{key}"].contiguous() for key in keys}, layer_folder / WEIGHTS)
     if pooling.normalise:
-        _write(folder / places[-1] / "config.json", _EMBEDDING)
+        _write(folder / folders[-1] / "config.json", _EMBEDDING)
 
 
 def _write(file: Path, content: Any) -> None:

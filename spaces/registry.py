@@ -16,7 +16,7 @@ from spaces.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Registration:
     """An axis or a runtime by name, and where its class is."""
 
     name: str
@@ -31,28 +31,28 @@ class Entry:
 
 #: In phase order, which is the order they are applied in.
 AXIS_ENTRIES = (
-    Entry("embedding", "spaces.axes.embedding", "EmbeddingSize", ("size",)),
-    Entry("distill", "spaces.axes.distill", "Distill", ("layers", "width")),
-    Entry("prune", "spaces.axes.prune", "Prune", ("heads", "neurons", "flops", "criterion", "tuning")),
-    Entry(
+    Registration("embedding", "spaces.axes.embedding", "EmbeddingSize", ("size",)),
+    Registration("distill", "spaces.axes.distill", "Distill", ("layers", "width")),
+    Registration("prune", "spaces.axes.prune", "Prune", ("heads", "neurons", "flops", "criterion", "tuning")),
+    Registration(
         "low_rank", "spaces.axes.low_rank", "LowRankFactors", ("rank", "embeddings", "method", "allocation", "where")
     ),
-    Entry("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
-    Entry("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "rounding", "fp32_blocks")),
-    Entry("cache", "spaces.axes.cache", "CacheKind", ("kind", "recent", "window", "sinks")),
+    Registration("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
+    Registration("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "rounding", "fp32_blocks")),
+    Registration("cache", "spaces.axes.cache", "CacheKind", ("kind", "recent", "window", "sinks")),
 )
 #: The first is the reference of parity and of "times faster than eager". The first trials of a search use the last one
 #: that is available, so runtimes that open quickly come last.
 RUNTIME_ENTRIES = (
-    Entry("eager", "spaces.runtimes.eager", "Eager"),
-    Entry("compiled", "spaces.runtimes.compiled", "Compiled"),
-    Entry("compiled-max-autotune", "spaces.runtimes.compiled", "MaxAutotuned"),
-    Entry("aot_inductor", "spaces.runtimes.aot_inductor", "AotInductor"),
-    Entry("xla", "spaces.runtimes.xla", "Xla"),
-    Entry("cuda_graph", "spaces.runtimes.cuda_graph", "CudaGraph"),
-    Entry("tensorrt", "spaces.runtimes.tensorrt", "TensorRt"),
-    Entry("onnx", "spaces.runtimes.onnx", "Onnx"),
-    Entry("openvino", "spaces.runtimes.openvino", "OpenVino"),
+    Registration("eager", "spaces.runtimes.eager", "Eager"),
+    Registration("compiled", "spaces.runtimes.compiled", "Compiled"),
+    Registration("compiled-max-autotune", "spaces.runtimes.compiled", "MaxAutotuned"),
+    Registration("aot_inductor", "spaces.runtimes.aot_inductor", "AotInductor"),
+    Registration("xla", "spaces.runtimes.xla", "Xla"),
+    Registration("cuda_graph", "spaces.runtimes.cuda_graph", "CudaGraph"),
+    Registration("tensorrt", "spaces.runtimes.tensorrt", "TensorRt"),
+    Registration("onnx", "spaces.runtimes.onnx", "Onnx"),
+    Registration("openvino", "spaces.runtimes.openvino", "OpenVino"),
 )
 
 #: Runtimes that are searched only where the configuration names them, because opening one takes a minute or more.

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.sparse import Sparse
+from spaces.sparse_storage import Sparse
 
 FILE = "sensitivity.json"
 Matrix = nn.Linear | Sparse
 
 
-def measure(
+def measure_sensitivity(
     model: TaskModel, batches: Iterable[Mapping[str, Tensor]], certainty: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, float]:
     """Score by block, named by its path from `model`: the sum over its matrices, tokens and outputs of g^2 e^2.

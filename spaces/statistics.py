@@ -1,4 +1,4 @@
-"""Statistics of one pass of labelled data through the teacher (`spaces.gathering`), from which the axes decide.
+"""Statistics of one pass of labelled data through the teacher (`spaces.statistics_pass`), from which the axes decide.
 
 Per block i (shapes after the axes before):
     block.<i>.importance      ()               `divergence` of the outputs without the block; infinite for the first and
@@ -9,9 +9,9 @@ Per block i (shapes after the axes before):
     block.<i>.neurons_rows    (rows, neurons)  the same of the neurons' masks
     block.<i>.heads_norm      (heads,)         Frobenius norm of each head's weights (the magnitude criterion)
     block.<i>.neurons_norm    (neurons,)
-    block.<i>.input.<place>   (d, d)           second moment E[x x^T] of the input of the matrices at a place:
+    block.<i>.input.<input>   (d, d)           second moment E[x x^T] of an input of matrices (`INPUT_OF`):
                                                attention_in, attention_out, ffn_in, ffn_out
-    block.<i>.mean.<place>    (d,)             their mean
+    block.<i>.mean.<input>    (d,)             their mean
     block.<i>.gradient.<role> (out,)           mean square gradient of the loss at the outputs of a matrix
     block.<i>.spectrum.<role> (min(out, in),)  singular values of diag(gradient)^1/2 W S, with S S^T the covariance
                                                of the input (the second moment where there is no bias)
@@ -35,8 +35,9 @@ from torch import Tensor
 
 from spaces.shape import LayerShape, Shape
 
-PLACES = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
-PLACES |= {"output": "attention_out", "up": "ffn_in", "up.0": "ffn_in", "up.1": "ffn_in", "down": "ffn_out"}
+#: The input that a matrix of each role reads.
+INPUT_OF = {"query": "attention_in", "key": "attention_in", "value": "attention_in"}
+INPUT_OF |= {"output": "attention_out", "up": "ffn_in", "up.0": "ffn_in", "up.1": "ffn_in", "down": "ffn_out"}
 EMBEDDING = "embedding.moment"
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from spaces.base import TaskModel
-from spaces.checkpoints import Checkpoints, Keeper, State
-from spaces.stopping import Best, Stopping
+from spaces.checkpoints import Checkpoints, Keeper, TrainingState
+from spaces.early_stopping import Best, Stopping
 
 #: One batch: the model's inputs, and which rows of the data they are.
 Batch = tuple[Mapping[str, Tensor], Tensor]
@@ -66,7 +66,7 @@ def train(
     optimizer = _optimizer(model, training, device)
     best = None if stopping is None else Best(stopping, max(1, round(stopping.each * per_epoch)))
     settings = {**asdict(training), "per_epoch": per_epoch}
-    keeper = Keeper(checkpoints, State(model, optimizer, best, device, settings))
+    keeper = Keeper(checkpoints, TrainingState(model, optimizer, best, device, settings))
     step = keeper.resume(total)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup), step - 1)
     ended = best is not None and best.ended

@@ -18,7 +18,7 @@ from spaces.anatomy import replace_module
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context
-from spaces.sparse import TwoOfFour, sparse_modules
+from spaces.sparse_storage import TwoOfFour, sparse_modules
 
 RUNTIMES = ("eager", "compiled")  # those that hand torch's tensor subclasses on to their kernels
 PRECISIONS = ("fp16", "bf16")
@@ -35,7 +35,7 @@ def missing(context: Context) -> str | None:
     return None
 
 
-def check(plans: Mapping[str, Plan], runtime: str, precision: str, context: Context) -> None:
+def check_kernels(plans: Mapping[str, Plan], runtime: str, precision: str, context: Context) -> None:
     """Raise Infeasible for a model of these plans with 2:4 matrices that `runtime` would run as dense matrices."""
     if plans.get("sparse", {}).get("pattern", "any") == "any":
         return

@@ -13,7 +13,7 @@ import counted
 import pytest
 import tiny
 
-from objectives.waiting import PASSIVE
+from objectives.openmp_waiting import PASSIVE
 
 # Before torch is imported: the threads of tests, and of the commands they start, sleep while they wait. Then one fork
 # server is enough for a command, which saves it the seconds that importing torch takes.

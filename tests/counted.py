@@ -9,11 +9,11 @@ import os
 from collections.abc import Sequence
 from multiprocessing import util
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 SERVER = "from multiprocessing.forkserver import main"
-FIRST = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import counted; counted.save_before_answers(); "
+#: Run before a fork server's own code: this module, loaded from its file.
+FIRST = f"import runpy; runpy.run_path({__file__!r})['save_before_answers'](); "
 
 
 def is_on() -> bool:

@@ -48,7 +48,7 @@ MOST = 1 << 18
 def main(number: int) -> None:
     """Answer requests from the socket `number` until nobody is left to ask."""
     from objectives.quiet import quietly
-    from search.track.store import load_mlflow
+    from search.track.mlflow_store import load_mlflow
 
     load_mlflow()  # which says nothing of its migrations then
     with quietly():
@@ -91,11 +91,11 @@ def main(number: int) -> None:
 
 def _time_once() -> None:
     """Neither a disturbed timing nor a noisy reference latency is measured again."""
-    from objectives import timing
+    from objectives import paired_timing
     from search.measure import reference
 
-    quietest = timing.quietest
-    timing.quietest = lambda measure, most: quietest(measure, 1)
+    quietest = paired_timing.quietest
+    paired_timing.quietest = lambda measure, most: quietest(measure, 1)
     reference.ATTEMPTS = 1
 
 

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import uvicorn
 
-from search.serve import generation
+from search.serve import generation_request
 from search.serve.app import create_app
 from search.serve.batching import Limits
 from search.serve.database.archive import Archive
@@ -25,7 +25,7 @@ from search.serve.database.writer import Writer
 from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
 from search.serve.generator import Piece
 from search.serve.guard import Guarding
-from search.serve.retrieval import Index
+from search.serve.passage_index import Index
 from search.serve.service import ANSWERING, Service
 from search.serve.variants import Variant
 
@@ -90,8 +90,8 @@ class Counting:
 
 def causal(*models: Counting) -> Fleet:
     variants = [variant(i, 1.0 + i, 0.8 + 0.01 * i) for i in range(len(models))]
-    answers = {i: generation.generating(model, i) for i, model in enumerate(models)}
-    return Fleet(CAUSAL, "study-lm", variants, answers, generation.LIMITS, "perplexity")
+    answers = {i: generation_request.generating(model, i) for i, model in enumerate(models)}
+    return Fleet(CAUSAL, "study-lm", variants, answers, generation_request.LIMITS, "perplexity")
 
 
 @contextlib.contextmanager

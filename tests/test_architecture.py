@@ -94,6 +94,33 @@ def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
     assert [(path, line) for path, line, refused in calls if not refused] == []
 
 
+#: Functions that several modules have under one name, because callers choose the module: one a command (`cli/`), a
+#: migration, an operator's lowering. Those of a stored file are called by its module: `calibration.read`.
+CONVENTIONS = {"run", "check", "export", "load", "upgrade", "downgrade", "lower", "missing", "read", "write"}
+
+
+def defined(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> dict[str, list[str]]:
+    """The files of the packages that define each public name at their top level, by name."""
+    where: dict[str, list[str]] = {}
+    for path in (path for package in PACKAGES for path in files(package)):
+        names = {str(getattr(node, "name", "")) for node in ast.parse(path.read_text()).body if isinstance(node, kind)}
+        for name in names:
+            if not name.startswith("_"):
+                where.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    return where
+
+
+def test_a_class_name_is_defined_once() -> None:
+    """One word, one meaning: a second class takes a more precise name, and the same concept is imported."""
+    assert {name: paths for name, paths in defined(ast.ClassDef).items() if len(paths) > 1} == {}
+
+
+def test_a_function_name_is_defined_once() -> None:
+    several = {n: paths for n, paths in defined((ast.FunctionDef, ast.AsyncFunctionDef)).items() if len(paths) > 1}
+    assert {name: paths for name, paths in several.items() if name not in CONVENTIONS} == {}
+    assert set(several) >= CONVENTIONS, "the list names no more than it has to"
+
+
 #: Private names of libraries that tests need, where the library has no public one.
 LIBRARIES = {"os._exit", "torch._inductor", "aten._softmax", "aten._to_copy", "utils._initialize_tables"}
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import yaml
 
-from search.config.load import load
+from search.config.load import load_config
 from search.space.choices import names
 
 ROOT = Path(__file__).parents[1]
@@ -36,14 +36,14 @@ def test_a_configuration_in_a_document_is_one(snippet: str, tmp_path: Path) -> N
         for name in ("train", "dev", "test", "corpus"):
             (tmp_path / f"{name}.csv").write_text("sentence,label\na film,good\na bore,bad\n")
         file.write_text(snippet)
-        assert load(file, [], names()).task == content["task"]
+        assert load_config(file, [], names()).task == content["task"]
         return
     sections = re.split(r"(?m)^(?=\w+:)", (ROOT / "search" / "quickstart" / "config.yaml").read_text())
     others = [section for section in sections if section.partition(":")[0] not in content]
     assert content and len(others) < len(sections) + len(content)
     data = ROOT / "search" / "quickstart" / "movie_reviews"
     file.write_text("".join([*others, "\n", snippet]).replace("movie_reviews/", f"{data}/"))
-    read = load(file, [], names()).to_mapping()
+    read = load_config(file, [], names()).to_mapping()
     assert set(content) <= set(read)
 
 

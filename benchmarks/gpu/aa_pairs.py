@@ -17,8 +17,8 @@ from typing import Any
 import header
 import several
 import timed_models
-from place import Place
 from repeatability import INSIDE, WITHIN
+from run_setup import RunSetup
 from tables import Report
 
 from objectives import campaign, campaign_measurements, latency
@@ -35,41 +35,41 @@ QUICK_S, DRY_S = 0.8, 0.1
 PLAN, DRY_PLAN = campaign.Plan.lasting(1.5), campaign.Plan.lasting(0.1)  # seconds of one process over all sets
 
 
-def run(place: Place, report: Report) -> None:
-    runtimes, pairs = (DRY_RUNTIMES, DRY_PAIRS) if place.dry else (RUNTIMES, PAIRS)
-    size = "a toy model" if place.dry else "MiniLM (6 layers)"
+def run(setup: RunSetup, report: Report) -> None:
+    runtimes, pairs = (DRY_RUNTIMES, DRY_PAIRS) if setup.dry else (RUNTIMES, PAIRS)
+    size = "a toy model" if setup.dry else "MiniLM (6 layers)"
     title = f"A/A ratios of {size} with random weights, batch 1, length 32, {pairs} pairs of processes"
     report.begin(title, COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
-        model = timed_models.write_model(Path(folder) / "model", timed_models.TOY if place.dry else timed_models.CONFIG)
+        model = timed_models.write_model(Path(folder) / "model", timed_models.TOY if setup.dry else timed_models.CONFIG)
         for runtime, quick, campaigns in runtimes:
-            openings = [partial(timed_models.opened, model, runtime, place.device)] * (2 * pairs)
+            openings = [partial(timed_models.opened, model, runtime, setup.device)] * (2 * pairs)
             with several.opened(openings) as sides:
                 broken = [side for side in sides if isinstance(side, Exception)]
                 if broken:
                     report.add(runtime=runtime, note=several.brief(broken[0]))
                     continue
-                compare(report, place, runtime, [s for s in sides if isinstance(s, Remote)], quick, campaigns)
-    judge(report, "cpu" if place.dry else "cuda")
+                compare(report, setup, runtime, [s for s in sides if isinstance(s, Remote)], quick, campaigns)
+    judge(report, "cpu" if setup.dry else "cuda")
 
 
-def compare(report: Report, place: Place, runtime: str, sides: list[Remote], quick: int, campaigns: int) -> None:
+def compare(report: Report, setup: RunSetup, runtime: str, sides: list[Remote], quick: int, campaigns: int) -> None:
     """Quick comparisons of one pair each, then campaigns of all processes."""
-    conditions, fed = {"device": place.device}, timed_models.fed()
+    conditions, fed = {"device": setup.device}, timed_models.fed()
     pairs = list(zip(sides[::2], sides[1::2], strict=True))
-    quick_s, plan = (DRY_S, DRY_PLAN) if place.dry else (QUICK_S, PLAN)
-    beside = several.read_beside(len(sides) - 2, place.device)
+    quick_s, plan = (DRY_S, DRY_PLAN) if setup.dry else (QUICK_S, PLAN)
+    beside = several.read_beside(len(sides) - 2, setup.device)
     for number in range(quick):
         candidate, baseline = pairs[number % len(pairs)]
         timed = latency.measure(candidate, baseline, fed, QUICK.lasting(quick_s), number, conditions, beside)
         add(report, runtime, "quick", str(number % len(pairs) + 1), timed[latency.SPEEDUP.name].estimate, timed)
         stop(candidate, baseline)
-    read = several.read_beside(0, place.device)
+    read = several.read_beside(0, setup.device)
     for number in range(campaigns):
         openers = {key: Turn(sides, key) for key in range(len(sides))}
         rounds = campaign.run([openers], (0, 1), fed, plan, number, read)
         for key in range(0, len(sides), 2):
-            timed = campaign_measurements.measurements(rounds, key, latency.rows_of(fed), number, conditions)
+            timed = campaign_measurements.measurements(rounds, key, latency.rows_per_batch(fed), number, conditions)
             add(report, runtime, "campaign", str(key // 2 + 1), rounds.ratio(key, key + 1), timed)
         stop(*sides)
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import header
 import several
-from place import Place
+from run_setup import RunSetup
 from search_front import results
 from tables import Report
 
 from objectives import latency
 from objectives.bench import open_bench
-from objectives.timing import QUICK
+from objectives.paired_timing import QUICK
 from objectives.workload import Workload, inputs
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
-from search.deliver.exported import read_exported
+from search.deliver.read_exported import read_exported
 from search.front.outcome import LATENCY
 from search.prepare.folders import frame_in
 from search.prepare.prepared import cores
@@ -30,20 +30,20 @@ COLUMNS = ("study", "trial", "runtime", "precision", "check", "ms", "cpu_ms", "c
 CPU_S, DRY_S = 0.6, 0.05
 
 
-def run(place: Place, report: Report) -> None:
+def run(setup: RunSetup, report: Report) -> None:
     report.begin("exported models: the check in fresh processes, and latency_p50_ms/cpu", COLUMNS)
-    folders = sorted(results(place).glob("exports/*/models/*/recipe.yaml"))
+    folders = sorted(results(setup).glob("exports/*/models/*/recipe.yaml"))
     if not folders:
         report.note("no search has exported a model")
     # A dry run shows the way; one model is enough for that.
-    rows = [looked_at(path.parent, place, report) for path in (folders[:1] if place.dry else folders)]
+    rows = [looked_at(path.parent, setup, report) for path in (folders[:1] if setup.dry else folders)]
     if rows:
         share = sum(row["check"] == "ok" for row in rows) / len(rows)
         what = f"share of {len(rows)} exported models that do what their record says"
         report.goals([header.Promise(what, share, 1.0)])
 
 
-def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
+def looked_at(folder: Path, setup: RunSetup, report: Report) -> dict[str, object]:
     record = read_exported(folder)
     precision = str(build.precision_of(record.recipe)["precision"])
     name = record.recipe.runtime.name
@@ -52,9 +52,9 @@ def looked_at(folder: Path, place: Place, report: Report) -> dict[str, object]:
         study=record.study, trial=record.number, runtime=name, precision=precision, ms=measured[LATENCY].value
     )
     try:
-        result = check.check(folder, results(place))
+        result = check.check(folder, results(setup))
         report.fill(row, check="FAILED" if result.problem else "ok", result=result.problem or result.lines[-1])
-        ms, where = on_cpu(folder, record, precision, place.dry)
+        ms, where = on_cpu(folder, record, precision, setup.dry)
         report.fill(row, cpu_ms=ms, **{"cpu runtime": where})
     except Exception as error:  # one that does not load must not hide the others
         report.fill(row, check=row.get("check", "FAILED"), result=several.brief(error))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import header
-from place import ROOT, Place
+from run_setup import ROOT, RunSetup
 from tables import Report
 
 COLUMNS = ("test", "outcome", "s", "note")
@@ -50,17 +50,17 @@ def reason_of(longrepr: object) -> str:
     return " ".join(text.split())[:160]
 
 
-def run(place: Place, report: Report) -> None:
+def run(setup: RunSetup, report: Report) -> None:
     import pytest
 
     report.begin("the tests that need a GPU", COLUMNS)
     os.chdir(ROOT)
     # The tests have modules of their own that are called as some of the benchmarks'.
     sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT / "benchmarks")]
-    chosen = DRY if place.dry else ("tests",)
+    chosen = DRY if setup.dry else ("tests",)
     code = pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", *chosen], plugins=[Recorder(report)])
     outcomes = [row["outcome"] for row in report.rows]
     counts = {name: outcomes.count(name) for name in ("passed", "failed", "skipped")}
     report.note(", ".join(f"{count} {name}" for name, count in counts.items()) + f"; pytest ended with {int(code)}")
-    if not place.dry:
+    if not setup.dry:
         report.goals([header.Promise("tests that failed", counts["failed"], high=0)])

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/run.py OUT [--dry] [--minutes 8] [STAGE ...]
 
-A stage is a module with `run(place, report)`. A new one is a file and a line in `STAGES`.
+A stage is a module with `run(setup, report)`. A new one is a file and a line in `STAGES`.
 Those of `ON_REQUEST` run only where they are named.
 """
 
@@ -21,12 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
-
-import tables  # noqa: E402
-from place import Place  # noqa: E402
+import tables
+from run_setup import HERE, RunSetup
 
 #: How long a stage has to end by itself after it was asked to.
 GRACE_S = 5
@@ -76,13 +72,13 @@ def start_anew(
     )
 
 
-def run(stages: Sequence[Stage], place: Place, seconds: float, start: Start = start_anew) -> int:
+def run(stages: Sequence[Stage], setup: RunSetup, seconds: float, start: Start = start_anew) -> int:
     """All stages one after the other, each in a process that `start` starts; the number of those that failed.
 
     What is left of `seconds` bounds each of them beside its own limit.
     """
-    report = tables.Tables(place.out)
-    report.begin(tables.hardware(place.device), [stage.name for stage in stages])
+    report = tables.Tables(setup.out)
+    report.begin(tables.hardware(setup.device), [stage.name for stage in stages])
     until, failures = time.monotonic() + seconds, 0
     for stage in stages:
         limit = min(stage.limit_s, until - time.monotonic() - GRACE_S)
@@ -91,9 +87,9 @@ def run(stages: Sequence[Stage], place: Place, seconds: float, start: Start = st
             continue
         report.change(stage.name, state=f"running, {limit:.0f} s at most")
         began = time.monotonic()
-        dry = ["--dry"] if place.dry else []
+        dry = ["--dry"] if setup.dry else []
         only = ["--only", stage.name, stage.module, *stage.options]
-        ended = start([str(place.out), *dry, *only], place.environment(limit), limit)
+        ended = start([str(setup.out), *dry, *only], setup.environment(limit), limit)
         took = time.monotonic() - began
         state, failed = _state(ended.returncode, limit, took)
         failures += failed
@@ -113,12 +109,12 @@ def _state(code: int, limit: float, took: float) -> tuple[str, bool]:
     return (f"done in {took:.0f} s", False) if code == 0 else (f"FAILED after {took:.0f} s: see failures.txt", True)
 
 
-def one(name: str, module: str, options: Sequence[str], place: Place) -> int:
+def one(name: str, module: str, options: Sequence[str], setup: RunSetup) -> int:
     """A stage, in this process. Ended for its time, it says where it was."""
     faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
     stage = importlib.import_module(module)
     try:
-        stage.run(place, tables.Report(tables.Tables(place.out), name), *options)
+        stage.run(setup, tables.Report(tables.Tables(setup.out), name), *options)
     except Exception:
         traceback.print_exc()
         return 1
@@ -133,17 +129,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)  # one stage, in this process
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(s.name for s in (*STAGES, *ON_REQUEST))}")
     chosen = parser.parse_intermixed_args()
-    place = Place(chosen.out.absolute(), chosen.dry)
+    setup = RunSetup(chosen.out.absolute(), chosen.dry)
     if chosen.only:
         name, module, *options = chosen.only
-        return one(name, module, options, place)
+        return one(name, module, options, setup)
     stage_of = {stage.name: stage for stage in (*STAGES, *ON_REQUEST)}
     for name in chosen.stages:
         if name not in stage_of:
             parser.error(f"a stage must be one of {', '.join(stage_of)}, got {name}")
     stages = [stage_of[name] for name in chosen.stages] or list(STAGES)
-    failures = run(stages, place, 60 * chosen.minutes)
-    print((place.out / tables.TEXT).read_text(encoding="utf-8"))
+    failures = run(stages, setup, 60 * chosen.minutes)
+    print((setup.out / tables.TEXT).read_text(encoding="utf-8"))
     return 1 if failures else 0
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import header
 import several
 import timed_models
-from place import Place
+from run_setup import RunSetup
 from runtime_cases import MODELS, SHORTER, THINNER, WHOLE, Case, case_of, cases, dry_cases, named
 from tables import Report
 
 from objectives import energy, latency, memory, roofline
 from objectives.bench import Batch, open_bench
 from objectives.ceilings import MeasuredCeilings, Meter
+from objectives.paired_timing import QUICK
 from objectives.process import Remote
-from objectives.timing import QUICK
 from search.space.stored_sizes import model_sizes
 from spaces import build
 from spaces.errors import Infeasible
@@ -56,40 +56,40 @@ ENERGY_S = 0.2  # of each of its blocks
 OPEN_S = 100.0  # one may take
 
 
-def run(place: Place, report: Report) -> None:
-    shapes = {"toy": (timed_models.TOY, 16)} if place.dry else MODELS
+def run(setup: RunSetup, report: Report) -> None:
+    shapes = {"toy": (timed_models.TOY, 16)} if setup.dry else MODELS
     report.begin("latency by runtime, precision and shape; random weights", COLUMNS)
-    folders = Folders(place.work / "random", shapes)
-    wanted = list(dry_cases() if place.dry else cases())
-    runnable = [case for case in wanted if feasible(case, folders, place, report)]
-    at_once = 2 if place.dry else max(2, min(8, len(os.sched_getaffinity(0)) // 2))
-    with open_meter(place.device) as meter:
-        ceilings = Held(place.device, meter)
+    folders = Folders(setup.work / "random", shapes)
+    wanted = list(dry_cases() if setup.dry else cases())
+    runnable = [case for case in wanted if feasible(case, folders, setup, report)]
+    at_once = 2 if setup.dry else max(2, min(8, len(os.sched_getaffinity(0)) // 2))
+    with open_meter(setup.device) as meter:
+        ceilings = Held(setup.device, meter)
         for first in range(0, len(runnable), at_once):
             group = runnable[first : first + at_once]
-            openings = [partial(opening, case, folders.of(case), place) for case in group]
+            openings = [partial(opening, case, folders.of(case), setup) for case in group]
             with several.opened(openings) as sides:
                 for case, side in zip(group, sides, strict=True):
                     if isinstance(side, Remote):
-                        timed(case, side, len(group) - 1, folders, ceilings, place, report)
+                        timed(case, side, len(group) - 1, folders, ceilings, setup, report)
                     else:
                         report.add(**named(case), note=several.brief(side))
             judge(report)
-            if place.left_s < 5:
+            if setup.left_s < 5:
                 break
     reached = len({case_of(row) for row in report.rows})
     if reached < len(wanted):
         report.note(f"{len(wanted) - reached} of {len(wanted)} cases were not reached in time")
 
 
-def feasible(case: Case, folders: Folders, place: Place, report: Report) -> bool:
+def feasible(case: Case, folders: Folders, setup: RunSetup, report: Report) -> bool:
     """Whether the runtime says that it can; else a row with its reason. Nothing is opened for it."""
     from spaces import registry, two_of_four
-    from spaces.runtimes.opening import require
+    from spaces.runtimes.requirements import require
 
-    context = Context(place.device)
+    context = Context(setup.device)
     try:
-        two_of_four.check(folders.plans(case), case.runtime, case.kernel_precision, context)
+        two_of_four.check_kernels(folders.plans(case), case.runtime, case.kernel_precision, context)
         require(registry.runtime_named(case.runtime), {"precision": case.kernel_precision}, context)
     except Infeasible as reason:
         report.add(**named(case), note=several.brief(reason))
@@ -148,7 +148,7 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
 
     from spaces import registry
     from spaces.base import Base, skeleton, write_folder
-    from spaces.sparse import best_of_four, sparse_modules
+    from spaces.sparse_storage import best_of_four, sparse_modules
 
     torch.manual_seed(0)
     base = Base("bert", "random", "mean", ("negative", "positive"), ("input_ids", "attention_mask"), config)
@@ -169,9 +169,9 @@ def write(folder: Path, config: Mapping[str, Any], plans: Mapping[str, Plan], ba
         return model(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
 
 
-def opening(case: Case, folder: Path, place: Place) -> Remote:
-    predict = partial(open_case, folder, case.runtime, case.kernel_precision, case.precision == "tf32", place.device)
-    return open_bench(predict, place.device, timeout_s=min(OPEN_S, place.left_s))
+def opening(case: Case, folder: Path, setup: RunSetup) -> Remote:
+    predict = partial(open_case, folder, case.runtime, case.kernel_precision, case.precision == "tf32", setup.device)
+    return open_bench(predict, setup.device, timeout_s=min(OPEN_S, setup.left_s))
 
 
 def open_case(folder: Path, runtime: str, precision: str, tf32: bool, device: str) -> Predict:
@@ -199,14 +199,14 @@ class Held(MeasuredCeilings):
 
 
 def timed(
-    case: Case, side: Remote, waiting: int, folders: Folders, ceilings: Held, place: Place, report: Report
+    case: Case, side: Remote, waiting: int, folders: Folders, ceilings: Held, setup: RunSetup, report: Report
 ) -> None:
     """One row a batch. What goes wrong is said in the row, and the next case goes on."""
-    batches = (1, 4) if place.dry else (1, 32)
+    batches = (1, 4) if setup.dry else (1, 32)
     for batch in batches:
         row = report.add(**named(case), batch=batch)
         try:
-            _time(row, case, side, batch, waiting, folders, ceilings, place, report)
+            _time(row, case, side, batch, waiting, folders, ceilings, setup, report)
         except Exception as error:  # a case that dies, for memory or a kernel, is a finding about it
             report.fill(row, note=several.brief(error))
             break
@@ -221,17 +221,17 @@ def _time(
     waiting: int,
     folders: Folders,
     ceilings: Held,
-    place: Place,
+    setup: RunSetup,
     report: Report,
 ) -> None:
     folder, fed = folders.of(case), folders.fed(case, batch)
-    protocol = replace(QUICK.lasting(DRY_S if place.dry else QUICK_S), attempts=1, timeout_s=min(OPEN_S, place.left_s))
-    conditions = {"device": place.device, "batch": batch}
+    protocol = replace(QUICK.lasting(DRY_S if setup.dry else QUICK_S), attempts=1, timeout_s=min(OPEN_S, setup.left_s))
+    conditions = {"device": setup.device, "batch": batch}
     side.resume()
     if batch == 1:
         report.fill(row, error=error_of(side.call("predict", fed[:1], timeout_s=OPEN_S), folders.expected(case)))
     # The meter holds the GPU too, and waits.
-    read = several.read_beside(waiting + 1, place.device)
+    read = several.read_beside(waiting + 1, setup.device)
     timed = latency.measure(side, None, fed, protocol, 0, conditions, read)
     device = timed.get(latency.DEVICE_P50.name)
     peak = memory.memory(side).get(memory.PEAK.name)
@@ -247,11 +247,11 @@ def _time(
     sizes = model_sizes(folder)
     if sizes is not None:
         floor = roofline.floor(sizes, fed, case.kernel_precision, ceilings)
-        note = "; ".join(filter(None, (row["note"], roofline.under(floor, timed[latency.P50.name]))))
+        note = "; ".join(filter(None, (row["note"], roofline.below_floor(floor, timed[latency.P50.name]))))
         report.fill(row, floor_ms=floor.ms, **{"roofline %": 100 * floor.ms / row["host_ms"]}, note=note)
-    if case.shape == WHOLE and (place.dry or case.precision == "bf16"):
-        counter = energy.counter(place.device)
-        taken = energy.energy(side, fed, conditions, counter, DRY_S if place.dry else ENERGY_S)
+    if case.shape == WHOLE and (setup.dry or case.precision == "bf16"):
+        counter = energy.counter(setup.device)
+        taken = energy.energy(side, fed, conditions, counter, DRY_S if setup.dry else ENERGY_S)
         report.fill(row, energy_mj=None if taken is None else taken.value)
 
 

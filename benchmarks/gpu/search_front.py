@@ -6,12 +6,11 @@ Searches of several batches share one results folder, so the second finds the te
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import header
-from place import HERE, ROOT, Place
+from run_setup import HERE, RunSetup
 from tables import Report
 
 from search.compose import Result
@@ -46,9 +45,9 @@ LOST, FASTER = 1.0, 1.8
 SPARE_S = 8.0
 
 
-def run(place: Place, report: Report, batch: str) -> None:
+def run(setup: RunSetup, report: Report, batch: str) -> None:
     report.begin(f"accuracy against latency, batch {batch}, of the embedded default", COLUMNS)
-    config = config_of(place, batch)
+    config = config_of(setup, batch)
     rows = TrialTable(report, config)
     from search.compose import run as search
 
@@ -58,8 +57,8 @@ def run(place: Place, report: Report, batch: str) -> None:
         report.failure(f"trials failed; the end of the run's log:\n{log_of(result)}")
     for name in ("front.json", "front.png"):
         source = result.exports / name
-        if source.is_file() and not place.dry:
-            shutil.copyfile(source, place.out / f"batch-{batch}-{name}")
+        if source.is_file() and not setup.dry:
+            shutil.copyfile(source, setup.out / f"batch-{batch}-{name}")
 
 
 def log_of(result: Result) -> str:
@@ -72,25 +71,24 @@ def study_of(batch: str) -> str:
     return f"batch-{batch}"
 
 
-def results(place: Place) -> Path:
-    return place.work / "mlruns"
+def results(setup: RunSetup) -> Path:
+    return setup.work / "mlruns"
 
 
-def config_of(place: Place, batch: str) -> RunConfig:
+def config_of(setup: RunSetup, batch: str) -> RunConfig:
     """The configuration in `search.yaml`; dry, that of the tests' tiny model."""
     wanted = [f"workload.batch={batch}"]
-    if place.dry:
-        file, trials = toy(place.work), 2 if batch == "1" else 1
+    if setup.dry:
+        file, trials = toy(setup.work), 2 if batch == "1" else 1
     else:
         file, trials = HERE / "search.yaml", TRIALS
-        wanted.append(f"model.name={place.model}")
-    limit = None if place.dry else max(1.0, place.left_s - SPARE_S)
-    return configured(file, trials, limit, study_of(batch), results(place), wanted)
+        wanted.append(f"model.name={setup.model}")
+    limit = None if setup.dry else max(1.0, setup.left_s - SPARE_S)
+    return configured(file, trials, limit, study_of(batch), results(setup), wanted)
 
 
 def toy(folder: Path) -> Path:
     """The configuration of a search over a random model of two layers, with its files."""
-    sys.path.append(str(ROOT / "tests"))
     import command
     import tiny
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from objectives import clock
+from objectives.paired_timing import Read
 from objectives.process import Remote
-from objectives.timing import Read
 
 
 def attempt(opening: Callable[[], Remote]) -> Remote | Exception:

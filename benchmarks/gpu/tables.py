@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-for _folder in (HERE, HERE.parent, HERE.parents[1]):
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))  # behind the others: a benchmark is called coverage, as a library is
+if str(HERE.parent) not in sys.path:  # where `header` is
+    sys.path.append(str(HERE.parent))  # behind the others: a benchmark is called coverage, as a library is
 
 import header  # noqa: E402
 
@@ -62,7 +61,7 @@ class Tables:
         stages: dict[str, Any] = {}
         if (self._folder / JSON).exists():
             before = self.read()
-            if not clock.difference(*(_lasting(hardware) for hardware in (before["hardware"], about))):
+            if not clock.machine_difference(*(_lasting(hardware) for hardware in (before["hardware"], about))):
                 stages = {name: stage for name, stage in before["stages"].items() if name not in again}
         if not stages:
             (self._folder / FAILURES).unlink(missing_ok=True)

@@ -7,12 +7,11 @@ Searches share one results folder with those of the embedded default.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import header
-from place import ROOT, Place
+from run_setup import ROOT, RunSetup
 from search_front import COLUMNS, SPARE_S, TrialTable, log_of, results, show_front
 from tables import Report
 
@@ -29,8 +28,8 @@ OVERRIDES = (
 )
 
 
-def run(place: Place, report: Report, task: str) -> None:
-    config = config_of(place, task)
+def run(setup: RunSetup, report: Report, task: str) -> None:
+    config = config_of(setup, task)
     report.begin(f"{config.metric} (in the column accuracy) against latency, of the example of {task}", COLUMNS)
     rows = TrialTable(report, config)
     from search.compose import run as search
@@ -42,18 +41,17 @@ def run(place: Place, report: Report, task: str) -> None:
         report.failure(f"trials failed; the end of the run's log:\n{log_of(result)}")
 
 
-def config_of(place: Place, task: str) -> RunConfig:
+def config_of(setup: RunSetup, task: str) -> RunConfig:
     """The embedded example's configuration; dry, that of the tests' tiny model."""
-    if place.dry:
-        return configured(toy(place.work, task), 1, None, task, results(place), [])
+    if setup.dry:
+        return configured(toy(setup.work, task), 1, None, task, results(setup), [])
     file = ROOT / "search" / "quickstart" / f"{task}.yaml"
-    limit = max(1.0, place.left_s - SPARE_S)
-    return configured(file, TRIALS, limit, task, results(place), [*OVERRIDES, f"model.name={place.model}"])
+    limit = max(1.0, setup.left_s - SPARE_S)
+    return configured(file, TRIALS, limit, task, results(setup), [*OVERRIDES, f"model.name={setup.model}"])
 
 
 def toy(folder: Path, task: str) -> Path:
     """The configuration of a search over a random model of two layers, with its files."""
-    sys.path.append(str(ROOT / "tests"))
     import command
     import tiny
 

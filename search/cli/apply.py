@@ -25,11 +25,11 @@ def apply(
     """rebuild a model here from its base model and recipe, and measure it"""
     from search.deliver.best_config import read_best_config
     from search.deliver.rebuild import config_of, rebuild
-    from search.deliver.written import free_place
+    from search.deliver.written_files import free_folder
     from search.report.progress import Lines
 
     if to is not None:
-        free_place(to)
+        free_folder(to)
     folder = results(mlruns)
     record = read_best_config(best)  # its study's name, which the default target has in it, is one folder's
     target = to or folder / "exports" / record.study / "rebuilt" / str(record.number)

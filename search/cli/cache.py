@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import Debug, Mlruns, number, results
+from search.cli.options import Debug, Mlruns, number_option, results
 from search.cli.terminal import say
 from search.errors import UserError
 
@@ -16,13 +16,15 @@ EXAMPLE = "python -m search cache --max-gb 5"
 def cache(
     max_gb: Annotated[
         float | None,
-        typer.Option("--max-gb", parser=number(0), metavar="N", help="remove entries until at most so much is left"),
+        typer.Option(
+            "--max-gb", parser=number_option(0), metavar="N", help="remove entries until at most so much is left"
+        ),
     ] = None,
     mlruns: Mlruns = None,
     debug: Debug = False,
 ) -> int:
     """show what is kept for later trials and searches, and remove what was used longest ago"""
-    from search.report.cached import cache_lines, removed_line
+    from search.report.store_lines import cache_lines, removed_line
     from search.store.store import Store
 
     folder = results(mlruns)

@@ -27,14 +27,14 @@ def export(
     debug: Debug = False,
 ) -> int:
     """write a study's front, or one of its models, to a folder"""
-    from search.deliver.later import export_later
-    from search.deliver.stored import stored
-    from search.deliver.written import free_place
+    from search.deliver.export_study import export_study
+    from search.deliver.read_study import read_study
+    from search.deliver.written_files import free_folder
 
     if to is not None:
-        free_place(to)
+        free_folder(to)
     folder = results(mlruns)
-    front, record = stored(folder, study)
+    front, record = read_study(folder, study)
     say_unfinished(record)
-    print(export_later(front, record, folder, pick, to))
+    print(export_study(front, record, folder, pick, to))
     return 0

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from search.cli import apply, cache, check, export, front, listing, plan, run, serve, ui
 from search.cli.mistakes import Command, Commands
-from search.cli.options import Settings
+from search.cli.options import GlobalOptions
 from search.cli.terminal import complain, failure
 from search.errors import UserError
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program = get_command(app())
     if COMPLETING in os.environ:  # a shell asks what may come next; this prints it and exits
         program.main(words, SCRIPT, COMPLETING)
-    settings = Settings()
+    settings = GlobalOptions()
     name = SCRIPT if set(COMPLETION) & {word.partition("=")[0] for word in words[:1]} else PROGRAM
     try:
         with program.make_context(name, list(words), obj=settings) as context:

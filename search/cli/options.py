@@ -12,14 +12,14 @@ import typer
 
 
 @dataclass
-class Settings:
-    """Settings that options of any command hand to `main`; the `obj` of typer's context."""
+class GlobalOptions:
+    """Values of options that any command takes, which they hand to `main`; the `obj` of typer's context."""
 
     debug: bool = False
 
 
 def _store_debug(context: typer.Context, value: bool) -> bool:
-    if isinstance(context.obj, Settings):  # nothing is around a command whose words a shell completes
+    if isinstance(context.obj, GlobalOptions):  # nothing is around a command whose words a shell completes
         context.obj.debug = value
     return value
 
@@ -49,7 +49,7 @@ Overrides = Annotated[
 ]
 
 
-def number(least: float = -math.inf) -> Callable[[str], float]:
+def number_option(least: float = -math.inf) -> Callable[[str], float]:
     """The parser of an option whose value is a finite number, `least` or more."""
     rule = "a number" if math.isinf(least) else f"a number of {least:g} or more"
 
@@ -65,7 +65,7 @@ def number(least: float = -math.inf) -> Callable[[str], float]:
     return read
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
+def whole_option(least: int, most: int | None = None) -> Callable[[str | int], int]:
     """The parser of an option whose value is a whole number from `least` to `most`."""
     rule = f"a whole number of {least} or more" if most is None else f"a whole number from {least} to {most}"
 
@@ -92,7 +92,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 #: The parser of a port's number.
-port = whole(1, 2**16 - 1)
+port = whole_option(1, 2**16 - 1)
 
 
 def results(mlruns: Path | None) -> Path:

@@ -51,10 +51,10 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
     from search.compose import run as run_session
     from search.front.study_record import StudyRecord
     from search.prepare.machine import device_of
-    from search.report.progress import Lines, Live
+    from search.report.progress import Lines, LiveTable
 
     record = StudyRecord(config.to_mapping(), clock.fingerprint(device_of(config)))
-    view = Live(config.budget.trials, record) if sys.stdout.isatty() else Lines(config.budget.trials)
+    view = LiveTable(config.budget.trials, record) if sys.stdout.isatty() else Lines(config.budget.trials)
     try:
         return run_session(config, view, retry_failed, remeasure)
     finally:
@@ -63,9 +63,9 @@ def _searched(config: RunConfig, retry_failed: bool, remeasure: bool) -> Result:
 
 def _shown(config: RunConfig, result: Result) -> int:
     """Print the front and where everything is."""
-    from search.report.caches import slower_caches
+    from search.report.cache_sentences import slower_caches
     from search.report.text import census, pick_lines, ties_text
-    from search.track.store import ui_text
+    from search.track.mlflow_store import ui_text
 
     front = result.front
     failed = sum(outcome.status == "failed" for outcome in front.outcomes)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import Debug, Mlruns, number, one_of, port, results, whole
+from search.cli.options import Debug, Mlruns, number_option, one_of, port, results, whole_option
 from search.errors import UserError
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
@@ -27,30 +27,35 @@ def serve(
     number_of_port: Annotated[int, typer.Option("--port", parser=port, metavar="PORT")] = 8000,
     slo_ms: Annotated[
         float,
-        typer.Option("--slo-ms", parser=number(1.0), metavar="MS", help="the time in which 99 % are to be answered"),
+        typer.Option(
+            "--slo-ms", parser=number_option(1.0), metavar="MS", help="the time in which 99 % are to be answered"
+        ),
     ] = 200.0,
     database: Annotated[
         str | None,
         typer.Option("--database", metavar="URL", help="sqlite:///FILE or postgresql://...; default: MLRUNS/service"),
     ] = None,
     memory_mb: Annotated[
-        float, typer.Option("--memory-mb", parser=number(1.0), metavar="MB", help="of the models that stay loaded")
+        float,
+        typer.Option("--memory-mb", parser=number_option(1.0), metavar="MB", help="of the models that stay loaded"),
     ] = 4000.0,
     prefix_mb: Annotated[
         float,
         typer.Option(
             "--prefix-mb",
-            parser=number(0.0),
+            parser=number_option(0.0),
             metavar="MB",
             help="of the prompts that a language model stores, so that what they share is read once; 0: none",
         ),
     ] = 0.0,
     max_batch: Annotated[
-        int, typer.Option("--max-batch", parser=whole(1), metavar="N", help="rows that one call answers at most")
+        int, typer.Option("--max-batch", parser=whole_option(1), metavar="N", help="rows that one call answers at most")
     ] = 32,
     rate: Annotated[
         float,
-        typer.Option("--rate", parser=number(1.0), metavar="N", help="requests a second of one client, on average"),
+        typer.Option(
+            "--rate", parser=number_option(1.0), metavar="N", help="requests a second of one client, on average"
+        ),
     ] = 50.0,
     workers: Annotated[
         str,
@@ -86,7 +91,7 @@ def serve(
     folder = results(mlruns)
     if open_to_all and keys:
         raise UserError("--without-keys: must be left out with --require-keys")
-    settings = server.Settings(
+    settings = server.ServiceSettings(
         fronts=tuple(_folder(name, folder) for name in fronts or ()),
         folder=folder / "service",
         host=host,
@@ -112,7 +117,7 @@ def serve(
 def _keys(settings: object, new: str | None, revoked: str | None) -> int:
     from search.serve import server
 
-    assert isinstance(settings, server.Settings)
+    assert isinstance(settings, server.ServiceSettings)
     archive, writer = server.open_archive(settings)
     try:
         if new is not None:

@@ -20,7 +20,7 @@ def ui(
     debug: Debug = False,
 ) -> int:
     """open the MLflow UI on the right store"""
-    from search.track.store import ui_command
+    from search.track.mlflow_store import ui_command
 
     folder = results(mlruns)
     if not (folder / "mlflow.db").exists() and "MLFLOW_TRACKING_URI" not in os.environ:

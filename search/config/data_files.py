@@ -42,7 +42,7 @@ def located_beside(data: DataConfig, source: Source) -> DataConfig:
     )
 
 
-def located(data: DataConfig, source: Source) -> DataConfig:
+def located_data(data: DataConfig, source: Source) -> DataConfig:
     """With absolute paths, and with the splits of a folder that has several, unless the data are a hub name.
 
     Raises:

@@ -45,12 +45,12 @@ def dequantised(folder: Path, name: str, where: str) -> Path:
     file = check_gguf(folder, name, where)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    place = Path(constants.HF_HOME) / "dequantised"
-    target = place / f"{file.stem}-{digest}"
+    parent = Path(constants.HF_HOME) / "dequantised"
+    target = parent / f"{file.stem}-{digest}"
     if target.is_dir():
         return target
-    place.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place))
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
     try:
         _write(folder, name, scratch, where)
         try:

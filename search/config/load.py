@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from search.config.data_files import located, located_beside
+from search.config.data_files import located_beside, located_data
+from search.config.generation_workload import call_named, checked_workload
 from search.config.model_folder import described, model_name
 from search.config.parse import parse
 from search.config.schema import RUN, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
-from search.config.workload import call_named, checked_workload
 from search.errors import UserError, listed, unknown, wrong
 
 
@@ -34,7 +34,7 @@ class Names:
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
 
 
-def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
+def load_config(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
     """The configuration in `path` (None: the embedded default) with `overrides` ("a.b=value") on top.
 
     Relative paths of the file are relative to the file, those of an override to the current folder; `mlruns`
@@ -50,7 +50,7 @@ def load(path: Path | None, overrides: Sequence[str | Override], names: Names) -
 
 
 def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = None) -> RunConfig:
-    """The checked configuration of a parsed mapping. Raises UserError as `load`."""
+    """The checked configuration of a parsed mapping. Raises UserError as `load_config`."""
     source = source or Source()
     raw = dict(raw)
     if isinstance(raw.get("data"), Mapping) and raw["data"].get("name") is not None:
@@ -67,7 +67,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         config,
         workload=checked_workload(config, names.generating, source),
         model=replace(config.model, name=model_name(config.model.name, source, config.model.gguf_file)),
-        data=located_beside(located(config.data, source), source),
+        data=located_beside(located_data(config.data, source), source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
         mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),

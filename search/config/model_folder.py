@@ -74,18 +74,18 @@ def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
     Raises:
         UserError: the hub or the name is out of reach, or the folder is no model with safetensors weights.
     """
-    name, place = model.name, where("model.name")
+    name, key = model.name, where("model.name")
     packed = (model.gguf_file,) if model.gguf_file is not None else ()
     if name.startswith(PACKAGE):
-        folder = _packaged(name, place)
+        folder = _packaged(name, key)
     elif Path(name).is_absolute():
         folder = Path(name)
     else:
-        folder = _snapshot(name, model.revision, place, where("model.revision"), packed or SNAPSHOT)
+        folder = _snapshot(name, model.revision, key, where("model.revision"), packed or SNAPSHOT)
     if model.gguf_file is not None:
         return dequantised(folder, model.gguf_file, where("model.gguf_file"))
     if not name.startswith(PACKAGE):
-        check_model(folder, place)
+        check_model(folder, key)
     return folder
 
 
@@ -179,7 +179,7 @@ def weight_files(folder: Path, where: str = "model") -> list[Path]:
     return [folder / name for name in names]
 
 
-def fingerprint(folder: Path) -> str:
+def model_fingerprint(folder: Path) -> str:
     """16 hex digits over all that determines the model: its JSON and vocabulary files, and every weight.
 
     Of a sentence-transformers folder also the files of its modules, which lie in folders of their own.

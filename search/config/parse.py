@@ -55,7 +55,7 @@ def parse(kind: TypeAdapter[T], raw: Any, where: Where, unknown: str = "unknown 
     mistake = next((m for m in mistakes if m["type"] in UNKNOWN), mistakes[0])
     if mistake["type"] in UNKNOWN:
         raise _unknown_key(schema, mistake["loc"], where, unknown)
-    keys, rule = _place(schema, mistake["loc"])
+    keys, rule = _schema_at(schema, mistake["loc"])
     if mistake["type"] != "missing":
         value = raw
         for key in keys:
@@ -69,7 +69,7 @@ def parse(kind: TypeAdapter[T], raw: Any, where: Where, unknown: str = "unknown 
 
 def _unknown_key(schema: Schema, location: tuple[Any, ...], where: Where, unknown: str) -> UserError:
     """With the likeliest correction, in the same section or in another one."""
-    parents, section = _place(schema, location[:-1])
+    parents, section = _schema_at(schema, location[:-1])
     here = {name: ".".join((*parents, name)) for name in section["properties"]}
     leaves = {dotted.rpartition(".")[2]: dotted for dotted in reversed(list(_dotted(schema, schema)))} | here
     close = nearest(location[-1], leaves)
@@ -77,7 +77,7 @@ def _unknown_key(schema: Schema, location: tuple[Any, ...], where: Where, unknow
     return UserError(f"{where('.'.join(map(str, location)))}: {unknown}; {hint}")
 
 
-def _place(schema: Schema, location: tuple[Any, ...]) -> tuple[list[str], Schema]:
+def _schema_at(schema: Schema, location: tuple[Any, ...]) -> tuple[list[str], Schema]:
     """The keys that `location` goes through, and the schema at their end; of what is in a list, the list's."""
     keys, node = [], schema
     for part in location:

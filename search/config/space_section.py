@@ -173,11 +173,11 @@ def _narrow_ordered(knob: Knob, spec: Any, key: str) -> Knob:
 
 def _range(knob: Knob, spec: Range, key: str) -> Knob:
     """The range, with the knob's own ends, step and scale where the user sets none."""
-    place = _on_grid if spec.step is None else _in_range
+    checked = _on_grid if spec.step is None else _in_range
     assert knob.low is not None
     assert knob.high is not None
-    low = knob.low if spec.low is None else place(knob, spec.low, f"{key}.low")
-    high = knob.high if spec.high is None else place(knob, spec.high, f"{key}.high")
+    low = knob.low if spec.low is None else checked(knob, spec.low, f"{key}.low")
+    high = knob.high if spec.high is None else checked(knob, spec.high, f"{key}.high")
     if low > high:
         raise _empty_range(key, low, high)
     if low == high:
@@ -204,8 +204,8 @@ def _on_grid(knob: Knob, value: Any, key: str) -> int | float:
     if knob.step is None:
         return number
     assert knob.low is not None
-    places = (number - knob.low) / knob.step
-    if not _whole(places):
+    steps = (number - knob.low) / knob.step
+    if not _whole(steps):
         near = min(knob.values(), key=lambda v: abs(float(v) - number))
         grid = f"on the grid {knob.low} to {knob.high} in steps of {knob.step}"
         raise wrong(key, f"{grid} (nearest: {near}; or give a step: {{low, high, step}})", value)

@@ -98,7 +98,7 @@ class BestConfig:
     def to_yaml(self, file: str) -> str:
         """`to_json` as YAML, after a comment with the command that rebuilds the model."""
         head = f"# Trial {self.number} of study {self.study}. To build it again: {rebuild_command(file)}\n"
-        return head + yaml.safe_dump(plain(self.to_json(file)), sort_keys=False, allow_unicode=True, width=110)
+        return head + yaml.safe_dump(plain_json(self.to_json(file)), sort_keys=False, allow_unicode=True, width=110)
 
 
 def read_best_config(path: Path) -> BestConfig:
@@ -158,7 +158,7 @@ def _validator(name: str) -> Any:
     return jsonschema.Draft202012Validator(schema(name))
 
 
-def plain(data: Any) -> Any:
+def plain_json(data: Any) -> Any:
     """`data` after a round trip through JSON: tuples become lists, numpy scalars numbers.
 
     Raises:

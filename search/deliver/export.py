@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.deliver.best_config import BestConfig, plain
+from search.deliver.best_config import BestConfig, plain_json
 from search.deliver.sentence_folder import write_sentence_folder
-from search.deliver.written import FILE, Written, mend, replacing_folder, sha256, take_away
+from search.deliver.written_files import FILE, WrittenFiles, mend, replacing_folder, sha256, take_away
 from search.errors import UserError
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -23,7 +23,7 @@ from spaces import registry
 from spaces.build import precision_of
 from spaces.errors import Infeasible
 from spaces.recipe import Recipe
-from spaces.runtimes.seal import beside
+from spaces.runtimes.seal import seal_path
 
 #: The file that names each pick.
 PICK_FILES = {
@@ -44,7 +44,7 @@ PROGRAMS = (".pt2",)
 
 #: The folder from which a measured model is opened: that of its weights, or one with the files that its runtime makes
 #: from them. A relative path is in the results folder.
-Opened = Callable[[Outcome], Path]
+FolderOf = Callable[[Outcome], Path]
 
 
 def weights_of(outcome: Outcome) -> Path:
@@ -52,11 +52,12 @@ def weights_of(outcome: Outcome) -> Path:
     return Path(outcome.folder)
 
 
-def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weights_of) -> None:
+def export(front: Front, study: StudyRecord, folder: Path, opened: FolderOf = weights_of) -> None:
     """Write the front's files and models to `folder`, each of them atomically.
 
     Models are written before the files that name them; models that left the front are removed last. Files in `folder`
-    that this program did not write are kept (`search.deliver.written`). `opened` gives the folder to copy a model from.
+    that this program did not write are kept (`search.deliver.written_files`). `opened` gives the folder that a model is
+    copied from.
 
     Raises:
         UserError: as `export_model`.
@@ -65,7 +66,7 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weig
     mend(folder)
     mend(folder / MODELS)
     older = _older_front(folder)
-    record = Written.read(folder, {name: [] for name in EXPORTED} if older else {})
+    record = WrittenFiles.read(folder, {name: [] for name in EXPORTED} if older else {})
     now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
     record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
     record.save()  # before the models are written: whatever a kill leaves is known
@@ -81,7 +82,7 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: Opened = weig
     with record.replacing("front.html") as partial:
         partial.write_text(front_html(front, study), encoding="utf-8")
     with record.replacing("front.json") as partial:
-        partial.write_text(json.dumps(plain(front_json(front, study)), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(plain_json(front_json(front, study)), indent=1) + "\n", encoding="utf-8")
     for name in sorted(set(record.folders) - set(now)):
         take_away(folder / name, first=(RECIPE,))  # without its record it is no model any more
     record.folders = now
@@ -109,7 +110,7 @@ def exported_folder(folder: Path, outcome: Outcome) -> Path:
 
 
 def export_model(
-    front: Front, study: StudyRecord, outcome: Outcome, folder: Path, opened: Opened = weights_of
+    front: Front, study: StudyRecord, outcome: Outcome, folder: Path, opened: FolderOf = weights_of
 ) -> BestConfig:
     """Write the model of `outcome` to `folder`, with its record as `recipe.yaml`; returns the record.
 
@@ -161,7 +162,7 @@ def files_of(source: Path, recipe: Recipe) -> list[str]:
 def programs_of(source: Path, recipe: Recipe) -> list[str]:
     """Names, relative to `source`, of the compiled code of this recipe, and of its seals; none without a seal."""
     programs = [source / name for name in _runs(recipe) if name.endswith(PROGRAMS)]
-    pairs = [(path, beside(path)) for path in programs if path.is_file() and beside(path).is_file()]
+    pairs = [(path, seal_path(path)) for path in programs if path.is_file() and seal_path(path).is_file()]
     return [str(path.relative_to(source)) for pair in pairs for path in pair]
 
 

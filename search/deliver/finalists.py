@@ -14,7 +14,7 @@ from objectives.memory import PEAK
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
-from search.deliver.record import load_record
+from search.deliver.study_attributes import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
 from search.front.front import Front
@@ -23,7 +23,7 @@ from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
 from search.measure.measurer import Measurer
-from search.measure.opening import at_first_use
+from search.measure.openers import at_first_use
 from search.measure.timing import BASELINE, Finalist
 from search.prepare.prepared import Prepared
 from search.report.progress import View
@@ -108,7 +108,7 @@ class Gathered:
 LATE = "the time limit passed"
 
 
-def measure(
+def measure_finalists(
     prepared: Prepared, evaluate: Evaluator, front: Front, study: StudyRecord, view: View, clock: Clock
 ) -> tuple[Front, StudyRecord]:
     """The front by the final campaign, and `study` with held-out results.

@@ -7,14 +7,12 @@ fixed prompt, and the log probability of each of its tokens, computed one at a t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from objectives.bench import Batch
 from objectives.process import Remote
-from spaces.base import read_config
-from spaces.generation.causal import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED
+from spaces.generation.causal_predict import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED
 from spaces.runtime import Context
 
 #: Most tokens of the prompt and of its answer: where the cache of the recipe holds fewer, each has half.
@@ -29,11 +27,6 @@ def tokens(context: Context) -> int:
 TOKENS, LIKELIHOOD = "generated", "generated_log_likelihood"  # names in the file of the reference
 
 
-def is_causal(folder: Path) -> bool:
-    """Whether the model stored in `folder` is a causal language model."""
-    return read_config(folder)[0].output == LOG_LIKELIHOOD
-
-
 def generate(bench: Remote, probe: Batch, context: Context) -> dict[str, np.ndarray]:
     """The most likely answer (T,) to the beginning of the first row of `probe`, and its log probabilities (T,)."""
     answer = min(ANSWER, context.cache_tokens // 2)
@@ -46,7 +39,7 @@ def generate(bench: Remote, probe: Batch, context: Context) -> dict[str, np.ndar
     }
 
 
-def difference(bench: Remote, probe: Batch, context: Context, wanted: Mapping[str, np.ndarray]) -> float:
+def largest_difference(bench: Remote, probe: Batch, context: Context, wanted: Mapping[str, np.ndarray]) -> float:
     """Largest difference of log probabilities from the recorded ones, of the recorded answer's tokens.
 
     Where another token is chosen first, its advantage in log probability over the recorded token counts too: two nearly

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 from objectives import campaign, campaign_measurements, clock, workload
 from objectives.bench import Batch, open_bench
-from objectives.campaign_processes import Opener
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
 from objectives.measurement import Measurement
+from objectives.openmp_waiting import default_waiting
+from objectives.paired_timing import Opener
 from objectives.process import Remote
-from objectives.waiting import default_waiting
 from search.deliver.best_config import BestConfig
 from search.deliver.export import RECIPE
-from search.deliver.exported import read_exported
-from search.deliver.opening import open_exported
+from search.deliver.open_exported import open_exported
+from search.deliver.read_exported import read_exported
 from search.errors import UserError
 from search.front.formatting import text as text_of
 from search.front.formatting import times

@@ -10,9 +10,9 @@ from objectives.memory import PEAK
 from objectives.process import Remote
 from search.deliver import verify as check
 from search.deliver.export import exported_folder
-from search.deliver.exported import read_exported
 from search.deliver.latency_check import ratio_deviation
-from search.deliver.opening import context_of, open_exported
+from search.deliver.open_exported import open_exported, recorded_context
+from search.deliver.read_exported import read_exported
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.measure.measurer import Measurer
@@ -32,7 +32,7 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
     def exported(outcome: Outcome) -> Finalist:
         folder = exported_folder(exports, outcome)
         record = read_exported(folder)
-        context = context_of(record)
+        context = recorded_context(record)
         generates = task_named(record.recipe.task).generates
 
         @contextmanager

@@ -14,10 +14,10 @@ from pathlib import Path
 from spaces import build
 from spaces.base import read_config
 from spaces.errors import Infeasible
-from spaces.heads import Embedder, head_named
-from spaces.plain import write_plain
+from spaces.heads import PooledEncoder, head_named
 from spaces.pooling import MODULES, write_sentence_transformers
 from spaces.recipe import Recipe
+from spaces.transformers_folder import write_plain
 
 FOLDER = "sentence-transformers"
 #: The files that a tokenizer may be read from.
@@ -46,8 +46,8 @@ def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool
     head = head_named(read_config(folder)[0].head)
     if not head.embeds or build.precision_of(recipe) != {"precision": "fp32"}:
         return False
-    model = build.load(folder)
-    assert isinstance(model, Embedder)
+    model = build.load_model(folder)
+    assert isinstance(model, PooledEncoder)
     inner = folder / FOLDER
     try:
         write_plain(model, inner)

@@ -17,22 +17,22 @@ from objectives.process import Remote
 from search.config.load import from_mapping
 from search.deliver import generation_check
 from search.deliver.best_config import BestConfig
-from search.deliver.exported import read_exported
 from search.deliver.latency_check import Latency, baseline_folder, compare_latency
-from search.deliver.opening import context_of, open_exported, same_kind
+from search.deliver.open_exported import open_exported, recorded_context, same_kind
+from search.deliver.read_exported import read_exported
 from search.errors import UserError
 from search.front.outcome import Outcome
-from search.measure.outputs import joined
+from search.measure.outputs import joined_outputs
 from search.prepare.folders import frame_in, input_names
 from search.prepare.runner import reading_data
 from search.tasks import recorded_task
 from spaces import build
-from spaces.base import read_config
+from spaces.base import is_causal, read_config
 from spaces.runtime import Context
 
 if TYPE_CHECKING:
     from search.measure.measurer import Measurer
-    from search.measure.opening import Opened
+    from search.measure.openers import Opened
     from search.prepare.prepared import PreparedData
 
 #: In a model folder: outputs that every later load must reproduce.
@@ -51,7 +51,7 @@ def write_reference(measurer: Measurer, outcome: Outcome, folder: Path, opened: 
 
     For a causal language model the file also has a generated answer.
     """
-    inputs, generates = probe(folder), generation_check.is_causal(folder)
+    inputs, generates = probe(folder), is_causal(folder)
     probed = measurer.probed(outcome.recipe, folder, opened, inputs)
     answered = measurer.output(outcome.recipe, folder, opened, "validation")
     digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (("p", probed), ("v", answered))}
@@ -97,14 +97,14 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     wanted = recorded["probe"]
     inputs = probe(folder)
     base = read_config(folder)[0]
-    output = joined(bench.call("predict", inputs, timeout_s=600), inputs, base)
+    output = joined_outputs(bench.call("predict", inputs, timeout_s=600), inputs, base)
     allowed, rule = tolerance(record, context), recorded_task(record.config).parity
     difference = rule.between(output, wanted)
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
     line = f"outputs on {rows} fixed inputs: largest difference {rule.shown(difference)} (allowed {allowed:g})"
     lines, problems = [line], [line] if not difference <= allowed else []
     if generation_check.TOKENS in recorded:
-        difference = generation_check.difference(bench, inputs[0], context, recorded)
+        difference = generation_check.largest_difference(bench, inputs[0], context, recorded)
         lines.append(
             f"{len(recorded[generation_check.TOKENS])} tokens generated through the cache: largest difference of log "
             f"probabilities {difference:.2g} (allowed {allowed:g})"
@@ -130,7 +130,7 @@ def check(folder: Path, mlruns: Path) -> CheckResult:
         UserError: the folder is not a complete, unchanged exported model, or it cannot run here.
     """
     record = read_exported(folder)
-    context = context_of(record)
+    context = recorded_context(record)
     elsewhere = same_kind(record, context)
     with open_exported(folder, record, context) as bench, rows_of_record(record, context, mlruns) as rows:
         result = outputs(folder, record, context, bench)
@@ -177,7 +177,7 @@ def _quality_lines(
     batches = rows.batches(split, str(build.precision_of(record.recipe)["precision"]))
     outputs = bench.call("predict", batches, timeout_s=3600)
     base = read_config(folder)[0]
-    output = joined(outputs, batches, base)
+    output = joined_outputs(outputs, batches, base)
     metric = str(record.config["metric"])
     score = quality.score(metric, split.predictions(metric, output), split.references, split.classes)
     recorded = record.measurements[metric].value

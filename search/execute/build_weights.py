@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.prepare.folders import finish, torch_with
+from search.prepare.folders import finish_folder, torch_with
 from search.store.atomic import write_text
 from search.tasks import task_of
 from spaces.knob import Value
@@ -58,7 +58,7 @@ def build_weights(
     measured = Statistics.load(statistics / "statistics.safetensors")
     plans = build.decide(steps, measured)
     torch.manual_seed(config.seed)
-    model = build.build(build.load(teacher), plans, measured)
+    model = build.build(build.load_model(teacher), plans, measured)
     base, _ = read_config(teacher)
     if recover:
         from search.execute.recovery import Recovery
@@ -72,4 +72,4 @@ def build_weights(
         recovery.train(model)
         write_text(folder / TRAINING, json.dumps({"seconds": round(time.monotonic() - began, 3)}))
     write_folder(folder, model, base, plans)
-    finish(folder, model, base.inputs, data, task_of(config))
+    finish_folder(folder, model, base.inputs, data, task_of(config))

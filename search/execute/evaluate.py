@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from objectives import objective_named
 from objectives.measurement import Measurement
-from objectives.process import RemoteTimeout
+from objectives.process import Progress, RemoteTimeout
 from search import run_log
 from search.deadline import Clock, OutOfTime
 from search.errors import disk_is_full
@@ -29,7 +29,7 @@ from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Status
 from search.measure.limits import broken, measured_for
-from search.measure.measurer import Measurer, Progress, Stopwatch
+from search.measure.measurer import Measurer, Stopwatch
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
 from spaces.base import WEIGHTS
@@ -214,7 +214,7 @@ class Evaluator:
         text = " ".join(str(error).split())
         if isinstance(error, Infeasible) and not transient:
             return "infeasible", text
-        where = run_log.here()
+        where = run_log.current_log()
         kind = "" if isinstance(error, TrialTimeout) else f"{type(error).__name__}: "
         return "failed", f"{kind}{text}"[:440] + (f" ({where})" if where else "")
 

@@ -13,7 +13,7 @@ import numpy as np
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.tasks import task_of
-from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from search.tasks.encoded import epochs, held_out_loss, read_encoded, training_rows
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Recovery:
         encoded, targets = read_encoded(self.data / "train.npz")
         settings, config = self.settings, self.config
         patience = int(settings["early_stopping"]) or None
-        rows, held_out = rows_of(len(encoded), config.seed, config.recover.rows, patience is not None)
+        rows, held_out = training_rows(len(encoded), config.seed, config.recover.rows, patience is not None)
         tokens = int(encoded.lengths[rows].sum())
         narrower = "hidden" in self.plans.get("distill", {})
         training = Training(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from objectives.process import Progress
 from search.execute.build_weights import build_weights
-from search.measure.measurer import Progress
 from search.prepare import isolate
 from search.prepare.prepared import Prepared, cores
 from spaces.knob import Value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from search.tasks import metrics
+from objectives.quality import metrics
 from spaces.recipe import Recipe, Step
 
 #: Names of measurements, other than metrics, in tables and plots.

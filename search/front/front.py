@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import combinations
 
 from objectives.estimate import Estimate, difference, ratio
+from objectives.quality import metrics
 from objectives.reference_speed import at_speeds_of
 from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
@@ -15,7 +16,6 @@ from search.front.final import Final
 from search.front.formatting import quantity, significant, text
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
-from search.tasks import metrics
 
 PICKS = ("fastest", "balanced", "most-accurate")
 

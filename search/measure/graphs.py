@@ -25,7 +25,7 @@ from spaces.base import WEIGHTS
 from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
-from spaces.runtimes.seal import beside
+from spaces.runtimes.seal import seal_path
 
 STAGE = "graphs"
 
@@ -82,7 +82,7 @@ class Graphs:
                 (target / name).unlink()
             absent = [name for name in names if not (target / name).is_file()]
             assert not absent, f"{runtime} did not make {absent}"
-            wanted = {*content, *names, *(str(beside(Path(name))) for name in names)}
+            wanted = {*content, *names, *(str(seal_path(Path(name))) for name in names)}
             for path in [p for p in target.rglob("*") if not p.is_dir()]:
                 if str(path.relative_to(target)) not in wanted:  # intermediate files
                     path.unlink()
@@ -91,10 +91,10 @@ class Graphs:
             return self._store.make(STAGE, key, make, {"runtime": runtime, "plan": plan})[0]
 
 
-def _link(file: Path, place: Path) -> None:
-    """A relative link at `place`, which stays valid when the whole store is moved."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(os.path.relpath(file, place.parent))
+def _link(file: Path, link: Path) -> None:
+    """A relative link at `link`, which stays valid when the whole store is moved."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(file, link.parent))
 
 
 def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:

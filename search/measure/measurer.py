@@ -18,13 +18,13 @@ from objectives.bench import Batch, open_bench
 from objectives.energy import ENERGY
 from objectives.fork_server import Waiting
 from objectives.measurement import Measurement
-from objectives.process import Remote
+from objectives.process import Progress, Remote
 from search.front.outcome import Outcome
-from search.measure import caches
+from search.measure import kv_caches
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs
-from search.measure.opening import Opened, held
-from search.measure.outputs import joined
+from search.measure.openers import Opened, held
+from search.measure.outputs import joined_outputs
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
@@ -39,7 +39,6 @@ from spaces.runtime import Context
 
 PREDICT_CHUNK = 64  # batches per call, so that a long split reports progress and can be timed out
 
-Progress = Callable[[str, float], None]
 Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
 
 
@@ -209,7 +208,7 @@ class Measurer:
             "weights_sha256": digest_in(folder, WEIGHTS),  # training again may give other weights
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
-            **caches.through(recipe),
+            **kv_caches.through(recipe),
             "environment": dict(self._prepared.environment),
             **inputs,
         }
@@ -217,7 +216,7 @@ class Measurer:
         def make(target: Path) -> None:
             with opened() as bench:
                 outputs = answers(bench)
-            np.save(target / "output.npy", joined(outputs, batches, read_config(folder)[0]))
+            np.save(target / "output.npy", joined_outputs(outputs, batches, read_config(folder)[0]))
 
         entry, _ = self._prepared.store.make("predictions", key, make)
         return np.asarray(np.load(entry / "output.npy", allow_pickle=False))
@@ -243,7 +242,7 @@ class Measurer:
         rows = prepared.split(split)
         predictions = rows.predictions(prepared.metric, output)
         seed, batch = prepared.config.seed, prepared.config.workload.batch
-        conditions = {"split": split, "rows": len(rows), "batch": batch, **caches.through(recipe)}
+        conditions = {"split": split, "rows": len(rows), "batch": batch, **kv_caches.through(recipe)}
         noted = {**conditions, **rows.details(predictions)} if split == "test" else conditions
         value = quality.quality(prepared.metric, predictions, rows.references, rows.classes, seed, noted)
         compared = predictions, self.baseline_predictions(split), rows.references, rows.classes
@@ -293,4 +292,6 @@ class Measurer:
         on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
         figures, rows = {on_disk.objective: on_disk, count.objective: count}, self._prepared.config.workload.batch
-        return figures | (caches.predicted(recipe, folder, self.context, rows) if self._prepared.task.generates else {})
+        return figures | (
+            kv_caches.predicted(recipe, folder, self.context, rows) if self._prepared.task.generates else {}
+        )

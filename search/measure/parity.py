@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from objectives.process import Remote
-from search.measure.outputs import joined
+from search.measure.outputs import joined_outputs
 from search.prepare.folders import reference_rows
 from search.tasks import Task
-from search.tasks.parity import Parity
+from search.tasks.parity_rule import Parity
 from search.tasks.tokens import Encoded
 from spaces import build
 from spaces.base import read_config
-from spaces.generation.causal import LOG_LIKELIHOOD, STEPPED
+from spaces.generation.causal_predict import LOG_LIKELIHOOD, STEPPED
 from spaces.recipe import Recipe
 
 #: For a model that generates: rows that go through its cache, prompt tokens, and most tokens after the prompt.
@@ -42,7 +42,7 @@ def check_parity(
     else:
         batches = [encoded.batch(np.array([i])) for i in reference_rows(encoded)]
         outputs = bench.call("predict", batches, timeout_s=timeout_s)
-        difference = rule.between(joined(outputs, batches, read_config(folder)[0]), reference)
+        difference = rule.between(joined_outputs(outputs, batches, read_config(folder)[0]), reference)
     if not difference <= rule.runtimes:
         raise ArithmeticError(
             f"{recipe.runtime.name} gives other outputs than eager PyTorch: they differ by {rule.shown(difference)}, "

@@ -9,11 +9,11 @@ import numpy as np
 
 from objectives import quality
 from objectives.measurement import Measurement
-from objectives.process import RemoteTimeout
+from objectives.process import Progress, RemoteTimeout
 from objectives.quality import metric_named
 from search.errors import UserError
 from search.front.formatting import quantity
-from search.measure.measurer import Measurer, Progress, Stopwatch
+from search.measure.measurer import Measurer, Stopwatch
 from search.prepare.prepared import Prepared
 from search.tasks import Rows
 

@@ -29,7 +29,8 @@ from objectives.bench import Batch, cycle_of
 from objectives.ceilings import ceilings
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from objectives.waiting import default_waiting
+from objectives.openmp_waiting import default_waiting
+from objectives.paired_timing import Opener
 from objectives.workload import Workload
 from search.failures import of_the_candidate
 from search.front.final import Final
@@ -218,7 +219,7 @@ class Timings:
         noisy = "; ".join(filter(None, (timed.conditions["noisy"], *loose)))
         return replace(timed, conditions={**timed.conditions, "noisy": noisy})
 
-    def energy(self, opened: latency.Opener) -> Measurement | None:
+    def energy(self, opened: Opener) -> Measurement | None:
         """Energy of the main workload; None where the device has no energy counter."""
         counter = energy.counter(self._prepared.context.device)
         if counter is None:
@@ -252,7 +253,7 @@ class Timings:
             names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
             rows = prepared.split("validation")
             here = prepared.context.device
-            device = (workload.device_of(mark) if mark else None) or here
+            device = (workload.device_of_mark(mark) if mark else None) or here
             environment = prepared.environment if device == here else clock.fingerprint(device)
             conditions: dict[str, Any] = {
                 "device": device,
@@ -286,7 +287,7 @@ class Timings:
             sizes = replace(sizes, row_precision=str(plan["head"]))
         ceiling = ceilings(self._prepared.context.device, self._prepared.context.threads)
         floor = roofline.floor(sizes, inputs, precision, ceiling)
-        if roofline.under(floor, timed[LATENCY]):
+        if roofline.below_floor(floor, timed[LATENCY]):
             ceiling.look_again()
             floor = roofline.floor(sizes, inputs, precision, ceiling)
         return roofline.held_against(floor, timed, LATENCY)

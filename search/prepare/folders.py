@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from objectives.workload import Frame
-from search.prepare.calibration import calibrate
+from search.prepare.quantisation_inputs import calibrate
 from search.tasks import Task
 from search.tasks.encoded import read_encoded
 from search.tasks.tokens import Encoded
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REFERENCE_ROWS, REFERENCE_TOKENS = 64, 4096
 
 
-def finish(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
+def finish_folder(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
     """Write the files beside the weights of `model`.
 
     These are the tokenizer, the parameter count (`about.json`), outputs on a few validation rows for the parity check

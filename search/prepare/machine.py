@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives import clock, objective_named
 from objectives.workload import Workload, marked, other
-from objectives.workload import device_of as workload_device
+from objectives.workload import device_of_mark as workload_device
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.prepare.prepared import cores

@@ -42,13 +42,13 @@ def costs_here(
     knob = space.knobs.get("low_rank.where")
     if space.shape is None or knob is None or FASTER not in knob.choices:
         return None
-    sizes, tokens = matrix_sizes(space.shape), tokens_of(config, data)
+    sizes, tokens = matrix_sizes(space.shape), tokens_per_call(config, data)
     key = {"device": clock.digest(device), "threads": context.threads, "tokens": tokens, "sizes": sizes}
     folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads)
     return str(json.loads((folder / FILE).read_text())["costs"])
 
 
-def tokens_of(config: RunConfig, data: Path) -> int:
+def tokens_per_call(config: RunConfig, data: Path) -> int:
     """Tokens of one call of the workload; the median for lengths of the data, or rows of several windows."""
     workload, task = config.workload, task_of(config)
     if workload.length != "data" and task.call == ALONE:

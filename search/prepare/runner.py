@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from objectives import roofline
-from objectives.process import RemoteTimeout
-from search.config.model_folder import fingerprint, model_folder
+from objectives.process import Progress, RemoteTimeout
+from search.config.model_folder import model_fingerprint, model_folder
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.failures import retry_once
@@ -40,8 +40,6 @@ from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
 
 
 def store_of(config: RunConfig) -> Store:
@@ -210,7 +208,7 @@ def _model_stage(config: RunConfig, model: str, stage: Stages) -> Path:
 
 
 def _data_key(config: RunConfig) -> dict[str, Any]:
-    model = fingerprint(model_folder(config.model, config.where))
+    model = model_fingerprint(model_folder(config.model, config.where))
     return {
         "data": data_key_of(config),
         "model": model,
@@ -232,8 +230,8 @@ def reading_data(config: RunConfig, context: Context) -> Iterator[PreparedData]:
     if folder is not None:
         yield PreparedData(config, context, folder)
         return
-    with tempfile.TemporaryDirectory() as place:
-        stage = Stages(Store(Path(place)), lambda stage, done: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Stages(Store(Path(scratch)), lambda stage, done: None)
         yield PreparedData(config, context, data_stages(config, stage))
 
 
@@ -241,7 +239,7 @@ def stored_teacher(rows: PreparedData, digest: str) -> Path | None:
     """The folder of the teacher of this `digest` in the store of the results folder; None where it is not there."""
     config = rows.config
     try:
-        model = fingerprint(model_folder(config.model, config.where))
+        model = model_fingerprint(model_folder(config.model, config.where))
     except UserError:
         return None
     key = config.teacher_parts(model, rows.about_data["digest"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.tasks import task_of
-from search.tasks.encoded import epochs, read_encoded, rows_of
+from search.tasks.encoded import epochs, read_encoded, training_rows
 from spaces.errors import Infeasible
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ def make_statistics(
     The passes run on `device`, with `threads` threads on the host.
     """
     from spaces import build
-    from spaces.gathering import IMPORTANCE_ROWS, collect
+    from spaces.statistics_pass import IMPORTANCE_ROWS, collect
 
     torch = torch_with(threads)
-    model = build.load(teacher).to(device)
+    model = build.load_model(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
     labels = torch.from_numpy(targets)
     task = task_of(config, targets)
     longest = config.data.max_length
-    rows, _ = rows_of(len(encoded), config.seed, task.most_rows(STATISTICS_ROWS, longest))
+    rows, _ = training_rows(len(encoded), config.seed, task.most_rows(STATISTICS_ROWS, longest))
     batches = epochs(encoded, input_names(teacher), task.most_rows(32, longest), config.seed, rows)(0)
     try:
         statistics = collect(

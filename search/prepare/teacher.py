@@ -14,7 +14,7 @@ from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
 from search.prepare.model_facts import blaming
 from search.tasks import task_of
-from search.tasks.encoded import epochs, held_out_loss, read_encoded, rows_of
+from search.tasks.encoded import epochs, held_out_loss, read_encoded, training_rows
 from search.tasks.tokens import Encoded
 from spaces.loading import model_config, try_out
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spaces.base import Base, TaskModel
-from search.prepare.folders import finish, some_rows, tensors, torch_with
+from search.prepare.folders import finish_folder, some_rows, tensors, torch_with
 
 
 def load_and_try(
@@ -68,11 +68,11 @@ def make_teacher(
             return task.loss(student(**inputs), wanted, inputs["attention_mask"])
 
         patience = settings.pop("early_stopping")
-        rows, held_out = rows_of(len(encoded), config.seed, None, patience is not None)
+        rows, held_out = training_rows(len(encoded), config.seed, None, patience is not None)
         epoch = epochs(encoded, base.inputs, config.teacher.batch, config.seed, rows)
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         hyper = Training(**settings, seed=config.seed)
         with task.training(model, fresh=base.head == "mean"):
             train(model, epoch, loss, hyper, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
     write_folder(folder, model, base, {})
-    finish(folder, model, base.inputs, data, task)
+    finish_folder(folder, model, base.inputs, data, task)

@@ -13,7 +13,7 @@ from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
 from search.prepare.recovery_budget import epochs_of, likeliest_of, stored_likeliest
 from search.tasks import task_of
-from search.tasks.encoded import read_encoded, rows_of, trained_on
+from search.tasks.encoded import read_encoded, trained_on, training_rows
 from search.tasks.tokens import Encoded, by_length
 from spaces.base import read_config
 
@@ -41,7 +41,7 @@ def make_outputs(
     from spaces.distillation import Likeliest, capturing
 
     torch = torch_with(threads)
-    model = build.load(teacher).to(device)
+    model = build.load_model(teacher).to(device)
     encoded, _ = read_encoded(data / "train.npz")
     rows = _distilled(config, encoded)
     starts = np.full(len(encoded) + 1, -1, dtype=np.int64)
@@ -75,7 +75,7 @@ def make_outputs(
 def _distilled(config: RunConfig, encoded: Encoded) -> np.ndarray:
     """The rows of distillation, rising: those that a recovery trains on, and those that it holds out."""
     recover = config.recover
-    rows, held_out = rows_of(len(encoded), config.seed, recover.rows, recover.early_stopping is not None)
+    rows, held_out = training_rows(len(encoded), config.seed, recover.rows, recover.early_stopping is not None)
     share = epochs_of(recover.epochs, recover.tokens, int(encoded.lengths[rows].sum()))
     return np.sort(np.concatenate([trained_on(encoded, recover.batch, config.seed, rows, share), held_out]))
 
@@ -132,7 +132,7 @@ class StoredTeacher:
         if self._blocks or self._relations or absent:
             from spaces import build
 
-            self._live = build.load(teacher).to(device)
+            self._live = build.load_model(teacher).to(device)
 
     def __call__(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> TeacherOutputs:
         import torch

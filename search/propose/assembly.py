@@ -14,16 +14,16 @@ from objectives.quality import metric_named
 from search.measure import limits
 from search.measure.measurer import Measurer
 from search.prepare.prepared import Prepared
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 from search.propose.equal_search import equal_search
-from search.propose.known_latency import Forecast, KnownLatency, weights_grid
+from search.propose.known_latency import GainForecast, KnownLatency, weights_grid
 from search.propose.proposer import Proposer
 from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
 from search.propose.surrogate.cost_model import TableCostModel
+from search.propose.surrogate.history import StudyHistory
 from search.propose.surrogate.latency_predictor import LatencyPredictor, UnknownAnatomy
 from search.propose.surrogate.quality import QualityModel
-from search.propose.surrogate.record import StudyHistory
 from search.propose.surrogate.surrogate import Aims, Surrogate
 from search.space.space import Params
 
@@ -78,7 +78,7 @@ def proposer_of(
     )
     sampler, forecast = study.sampler, None
     if surrogate is not None and isinstance(sampler, KnownLatency):
-        forecast = Forecast(surrogate, sampler, config.budget.least_gain)
+        forecast = GainForecast(surrogate, sampler, config.budget.least_gain)
     return Proposer(
         study,
         prepared.space,

@@ -18,17 +18,17 @@ def equal_search(prepared: Prepared) -> Sequence[Outcome]:
     config = prepared.config
     if not config.measure.reuse:
         return ()
-    own = comparable(config.to_mapping())
+    own = compared_part(config.to_mapping())
 
     def is_equal(about: Any) -> bool:
-        if about is None or clock.difference(about["hardware"], prepared.environment):
+        if about is None or clock.machine_difference(about["hardware"], prepared.environment):
             return False
-        return bool(comparable(about["config"]) == own)
+        return bool(compared_part(about["config"]) == own)
 
     return same_search(Path(config.mlruns), config.study, prepared.parts, is_equal)
 
 
-def comparable(config: Mapping[str, Any]) -> Any:
+def compared_part(config: Mapping[str, Any]) -> Any:
     """The part of a configuration that must be equal, as JSON; model and data are compared by content elsewhere."""
     rest = {n: part for n, part in config.items() if n not in ("study", "mlruns", "budget", "model", "data")}
     return json.loads(json.dumps(rest))

@@ -64,7 +64,7 @@ class KnownLatency(BaseSampler):
         best = int(np.argmax(together / self._surrogate.seconds(pool)))
         self.last = float(together[best])
         deployment = self._surrogate.deployments[int(np.argmax(alone[best]))]
-        chosen = self._space.placed({**self._space.complete(pool[best]), **deployment.settings})
+        chosen = self._space.projected({**self._space.complete(pool[best]), **deployment.settings})
         return {name: chosen[name] for name in search_space}
 
     def sample_independent(
@@ -88,7 +88,7 @@ class KnownLatency(BaseSampler):
         return rows[new], [pool[i] for i in new]
 
 
-class Forecast:
+class GainForecast:
     """The expected gain of the sampler's next trial.
 
     Args:

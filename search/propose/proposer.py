@@ -5,7 +5,7 @@ Trials are asked from an Optuna study, which is told their outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 
 from search.execute.executor import Job
 from search.front.outcome import Outcome, Target
-from search.propose.known_latency import Forecast
+from search.propose.known_latency import GainForecast
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
-from search.propose.trials import add, finish, reopened
+from search.propose.trials import Constraints, add, finish_trial, reopened
 from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe
@@ -26,8 +26,6 @@ from spaces.recipe import Recipe
 #: that have outcomes the space counts as exhausted.
 KNOWN_IN_A_ROW = 5
 RANDOM_TRIES = 500
-
-Limits = Callable[[Outcome], Mapping[str, float]]
 
 
 class Proposer:
@@ -53,10 +51,10 @@ class Proposer:
         total: int,
         recipe: Callable[[Params], Recipe],
         siblings: Callable[[Recipe], tuple[Recipe, ...]],
-        limits: Limits,
+        limits: Constraints,
         seed: int,
         go_on: Callable[[], bool] = lambda: True,
-        forecast: Forecast | None = None,
+        forecast: GainForecast | None = None,
         earlier: Sequence[Outcome] = (),
         retry_failed: bool = False,
     ) -> None:
@@ -253,7 +251,7 @@ class Proposer:
     # Records of outcomes.
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        finish(self._study, trial, outcome, self._targets, self._limits)
+        finish_trial(self._study, trial, outcome, self._targets, self._limits)
 
     def _add(self, outcome: Outcome) -> Outcome:
         numbered = outcome.numbered(len(self._study.get_trials(deepcopy=False)))

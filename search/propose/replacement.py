@@ -26,7 +26,7 @@ from search.propose.study import (
     REMEASURED,
     distribution,
     find_study,
-    quiet,
+    quiet_optuna,
     storage,
 )
 from search.propose.trials import add
@@ -117,7 +117,7 @@ class Replacement:
         if (
             attributes.get(PARTS) == wanted[PARTS]
             and attributes.get(REMEASURED) == wanted[REMEASURED]
-            and not clock.difference(attributes.get(MACHINE, {}), wanted[MACHINE])
+            and not clock.machine_difference(attributes.get(MACHINE, {}), wanted[MACHINE])
             and self._is_prefix(draft)
         ):
             return draft
@@ -134,7 +134,7 @@ class Replacement:
         return len(trials) <= len(self._trials)
 
     def _create(self, old: optuna.Study, attributes: Mapping[str, Any]) -> optuna.Study:
-        with quiet():
+        with quiet_optuna():
             draft = optuna.create_study(
                 storage=storage(self._mlruns), study_name=self._draft, directions=old.directions, load_if_exists=True
             )

@@ -58,7 +58,7 @@ def open_study(
     check_parts(mlruns, name, parts)
     # The sampler's own state is not stored. A resumed search gets another seed, so that it does not repeat its draws.
     trials = 0 if existing is None else len(existing.get_trials(deepcopy=False))
-    with quiet():
+    with quiet_optuna():
         study = optuna.create_study(
             storage=storage(mlruns),
             study_name=name,
@@ -75,7 +75,7 @@ def open_study(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Suppress Optuna's log lines about a created or loaded study."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -102,7 +102,7 @@ def check_study(
     if remeasure:
         return
     study_machine = existing.user_attrs.get(MACHINE)
-    difference = "" if study_machine is None else clock.difference(study_machine, machine)
+    difference = "" if study_machine is None else clock.machine_difference(study_machine, machine)
     if difference:
         raise UserError(
             f"--study {name}: it was measured on another machine ({difference}); "

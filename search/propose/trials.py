@@ -13,7 +13,7 @@ from search.front.outcome import Outcome, Target
 from search.propose.study import OUTCOME, PARAMS
 from search.space.space import Space
 
-Limits = Callable[[Outcome], Mapping[str, float]]
+Constraints = Callable[[Outcome], Mapping[str, float]]
 
 
 def reopened(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
@@ -21,8 +21,8 @@ def reopened(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
     return optuna.Trial(study, frozen._trial_id)  # Optuna has no public name for it
 
 
-def finish(
-    study: optuna.Study, trial: optuna.Trial, outcome: Outcome, targets: Sequence[Target], limits: Limits
+def finish_trial(
+    study: optuna.Study, trial: optuna.Trial, outcome: Outcome, targets: Sequence[Target], limits: Constraints
 ) -> None:
     """End an open trial with its outcome's values and constraints; without values it fails."""
     values = values_of(outcome, targets)
@@ -40,21 +40,21 @@ def add(
     outcome: Outcome,
     settings: Mapping[str, Any],
     targets: Sequence[Target],
-    limits: Limits,
+    limits: Constraints,
     distributions: Mapping[str, BaseDistribution],
 ) -> None:
     """Add a finished trial that the sampler did not propose: a sibling or a baseline.
 
     A baseline outside the searched ranges becomes a failed trial, because the samplers reject such parameters.
     """
-    values, placed = values_of(outcome, targets), space.placed(settings)
+    values, projected = values_of(outcome, targets), space.projected(settings)
     attributes: dict[str, Any] = {OUTCOME: outcome.to_json(), PARAMS: dict(settings)}
     if values is None or not space.contains(settings):
         trial: FrozenTrial = create_trial(state=TrialState.FAIL, user_attrs=attributes)
     else:
         trial = create_trial(
             values=values,
-            params={n: placed[n] for n in distributions},
+            params={n: projected[n] for n in distributions},
             distributions=dict(distributions),
             user_attrs=attributes,
             constraints=dict(limits(outcome)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from objectives import all_objectives
 from search import tasks
-from search.report.caches import KINDS
+from search.report.cache_sentences import KINDS
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.generation.program import GeneratingRuntime

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from objectives.cache import A_TOKEN
 from objectives.estimate import Estimate
+from objectives.kv_cache import A_TOKEN
 from objectives.measurement import Measurement
 from search.front.formatting import chance, describe, interval, quantity, text, times, title
 from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
-from search.report.caches import slower_caches
+from search.report.cache_sentences import slower_caches
 from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
-from search.report.text import beside, census, headline, ties_text
+from search.report.text import census, further_metrics, headline, ties_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -96,7 +96,7 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
     """The measurements that trials are compared in: the targets, then others that most models have."""
     names = [t.objective for t in front.targets]
     time = () if set(names) & set(CALL_TIMES) else (LATENCY,)
-    common = (study.metric, *beside(front, study), *time, "size_mb", "params", "peak_memory_mb", A_TOKEN.name)
+    common = (study.metric, *further_metrics(front, study), *time, "size_mb", "params", "peak_memory_mb", A_TOKEN.name)
     extra = [name for name in common if name not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
 

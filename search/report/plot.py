@@ -59,9 +59,9 @@ def tooltip(front: Front, outcome: Outcome) -> str:
     """A trial's figures and recipe in a few lines."""
     values = [f"{title(t.objective)} {text(outcome.measurements[t.objective])}" for t in front.targets]
     speedup = times(front.speedup(outcome, front.baseline))
-    place = front.standing(outcome)
+    standing = front.standing(outcome)
     figures = ", ".join([*values, *([f"{speedup} over eager fp32"] if speedup else [])])
-    return f"trial {outcome.number}: {describe(outcome.recipe)}\n{figures}\n{place}"
+    return f"trial {outcome.number}: {describe(outcome.recipe)}\n{figures}\n{standing}"
 
 
 def draw(front: Front, *, heading_in: float = 0.0) -> Figure:
@@ -162,16 +162,16 @@ def _points(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> None:
             kind, style = "uncompressed model", {"marker": "D", "s": 56, "color": BASELINE}
         if kind == "over a limit":
             style["facecolors"] = "none"
-        place = _at(x, outcome), _at(y, outcome)
+        point = _at(x, outcome), _at(y, outcome)
         order = 4 if outcome.number in numbers | plain else 2
-        markers = axes.scatter(*place, **style, zorder=order, label="" if kind in labelled else kind)
+        markers = axes.scatter(*point, **style, zorder=order, label="" if kind in labelled else kind)
         markers.set_gid(f"trial-{outcome.number}")
         labelled.add(kind)
         if on_front:
             (left, right), (low, high) = _ends(x, outcome), _ends(y, outcome)
             bars = {"color": style["color"], "alpha": 0.35, "linewidth": 1.2, "zorder": 3}
-            axes.plot([left, right], [place[1]] * 2, **bars)
-            axes.plot([place[0]] * 2, [low, high], **bars)
+            axes.plot([left, right], [point[1]] * 2, **bars)
+            axes.plot([point[0]] * 2, [low, high], **bars)
 
 
 def _names(axes: Axes, front: Front) -> None:
@@ -184,18 +184,18 @@ def _names(axes: Axes, front: Front) -> None:
     assert figure is not None
     last = (-1e9, -1e9)  # the point before, and the foot of its label, in points (1/72 inch)
     for outcome in (o for o in front.members if o.number in names):
-        place = _at(x, outcome), _at(y, outcome)
-        left, level = axes.transData.transform(place) * 72 / figure.dpi
+        point = _at(x, outcome), _at(y, outcome)
+        left, level = axes.transData.transform(point) * 72 / figure.dpi
         foot = max(level + 28, last[1] + 30 if left - last[0] < 140 else level)
         last = left, foot + 12 * (len(names[outcome.number]) - 1)
         unit = outcome.measurements[x.objective].unit
         figures = [f"{significant(_at(x, outcome))} {unit}", times(front.speedup(outcome, front.baseline))]
         called = ",\n".join(names[outcome.number])
         note = f"{called}: trial {outcome.number}\n{', '.join(f for f in figures if f)}"
-        _write(axes, note, place, (-14, foot - level), FRONT)
+        _write(axes, note, point, (-14, foot - level), FRONT)
     for outcome in front.uncompressed:
-        place = _at(x, outcome), _at(y, outcome)
-        _write(axes, outcome.recipe.runtime.name, place, (8, 0), BASELINE)
+        point = _at(x, outcome), _at(y, outcome)
+        _write(axes, outcome.recipe.runtime.name, point, (8, 0), BASELINE)
 
 
 def _write(axes: Axes, note: str, point: tuple[float, float], offset: tuple[float, float], color: str) -> None:

@@ -83,12 +83,12 @@ class Pace:
         return f"{count} of {self._total}, about {max(1, round(minutes))} min left{expected}"
 
 
-class Live:
+class LiveTable:
     """The front as a table that is redrawn in place, the stage that runs, and the latest trials."""
 
     def __init__(self, total: int, study: object) -> None:
         from rich.console import Console
-        from rich.live import Live as RichLive
+        from rich.live import Live
 
         self._console = Console()
         self._study = study
@@ -96,7 +96,7 @@ class Live:
         self._front: Front | None = None
         self._pace, self._left = Pace(total), ""
         self._stage, self._done = "starting", 0.0
-        self._live = RichLive(console=self._console, auto_refresh=False, transient=True)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
 
     def progress(self, stage: str, done: float) -> None:

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from objectives.cache import A_TOKEN
 from objectives.estimate import Estimate
+from objectives.kv_cache import A_TOKEN
 from objectives.measurement import Measurement
+from objectives.quality import metrics
 from search.front.formatting import describe, text, times, title
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
-from search.report.caches import slower_caches
-from search.tasks import metrics, task_named
+from search.report.cache_sentences import slower_caches
+from search.tasks import task_named
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 
 
-def beside(front: Front, study: StudyRecord) -> list[str]:
+def further_metrics(front: Front, study: StudyRecord) -> list[str]:
     """Further metrics, which are reported but are not objectives of the search."""
     measured = {name for outcome in front.outcomes for name in outcome.measurements}
     columns = {study.metric, *(target.objective for target in front.targets)}
@@ -181,7 +182,7 @@ def table(front: Front, study: StudyRecord) -> Table:
 
     rows = Table(title=f"{study.name}: {study.workload}, {study.device}", title_justify="left")
     cache = [A_TOKEN.name] if any(A_TOKEN.name in o.measurements for o in front.members) else []
-    names = list(dict.fromkeys([*(t.objective for t in front.targets), *beside(front, study), *cache]))
+    names = list(dict.fromkeys([*(t.objective for t in front.targets), *further_metrics(front, study), *cache]))
     heads = [title(name) for name in names]
     for head in ("trial", *heads, "x eager", "x best", "size", "test", "what"):
         rows.add_column(head, justify="left" if head == "what" else "right", overflow="fold")

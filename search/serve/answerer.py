@@ -13,13 +13,13 @@ import numpy as np
 
 from search.config.schema import DATA, DataConfig
 from search.errors import UserError
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
 from search.tasks.spans import SpanAnswer
 
 
-class Answerer(Model):
+class Answerer(ExportedModel):
     """An exported question answerer."""
 
     def __call__(

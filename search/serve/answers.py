@@ -36,7 +36,7 @@ class Answer(Span):
     milliseconds: Mapping[str, float]
 
 
-def bytes_of(key: tuple[str, str | None, str], span: Span) -> int:
+def answer_bytes(key: tuple[str, str | None, str], span: Span) -> int:
     """The bytes of a cached answer with its key."""
     return sum(map(sys.getsizeof, (*key, span.answer, span.context, span.source, span)))
 

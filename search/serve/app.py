@@ -39,7 +39,7 @@ RECENT = 500
 MOST_PASSAGES = 2_000
 
 
-class Live:
+class RecentTimes:
     """The times of the newest answers, for the page."""
 
     def __init__(self) -> None:
@@ -74,20 +74,20 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
         ready: set once the passages are embedded; None: they are embedded already.
     """
     app = FastAPI(title="Transformer question answering", version="1", redoc_url=None, docs_url=None)
-    metrics, live = Metrics(service), Live()
-    problems.install(app)
+    metrics, live = Metrics(service), RecentTimes()
+    problems.install_problems(app)
     _answers(app, service, live)
     _models(app, service)
     causal = service.fleets.get(CAUSAL)
     completer = None if causal is None else Completer(causal, service.archive, metrics.completed)
-    completion_api.install(app, completer, live.add)
+    completion_api.install_completions(app, completer, live.add)
     _passages(app, service)
     _health(app, service, metrics, live, ready)
     _page(app)
     return Guard(app, guarding, service.archive.key_id, metrics.observe)
 
 
-def _answers(app: FastAPI, service: Service, live: Live) -> None:
+def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
     @app.post("/v1/answer", response_model=Answer)
     async def answer(body: Ask, request: Request) -> Answer:
         """Answer a question from its context, or from the stored passages."""
@@ -182,7 +182,7 @@ def _passages(app: FastAPI, service: Service) -> None:
             raise HTTPException(404, f"there is no passage {number}")
 
 
-def _health(app: FastAPI, service: Service, metrics: Metrics, live: Live, ready: asyncio.Event | None) -> None:
+def _health(app: FastAPI, service: Service, metrics: Metrics, live: RecentTimes, ready: asyncio.Event | None) -> None:
     @app.get("/healthz")
     async def healthy() -> dict[str, str]:
         """The process answers."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks.classification import reply
 from search.tasks.tokens import encode
 
 Text = str | tuple[str, str] | Mapping[str, str]
 
 
-class Classifier(Model):
+class Classifier(ExportedModel):
     """An exported classifier."""
 
     @property

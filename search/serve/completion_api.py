@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import Field, StringConstraints
 
 from search.serve import problems
-from search.serve.completer import COMPLETE_S, Asked, Completer, Ending, Part
+from search.serve.completer import COMPLETE_S, Asked, Completer, CompletionPart, Ending
 from search.serve.prompts import Chat
 from search.serve.schemas import TEXT, Strict
 
@@ -34,7 +34,7 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
-class Options(Strict):
+class CompletionOptions(Strict):
     """Sampling and stopping of a completion."""
 
     model: str = ""
@@ -65,7 +65,7 @@ class Options(Strict):
         )
 
 
-class Complete(Options):
+class Complete(CompletionOptions):
     """A request to complete a text."""
 
     prompt: Prompt
@@ -79,7 +79,7 @@ class Message(Strict):
     content: Annotated[str, StringConstraints(max_length=TEXT)]
 
 
-class CompleteChat(Options):
+class CompleteChat(CompletionOptions):
     """A request to answer a chat."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
@@ -111,7 +111,7 @@ class Reply(Text):
         return {"delta": {**({"role": "assistant"} if first else {}), **({"content": text} if text else {})}}
 
 
-def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
+def install_completions(app: FastAPI, completer: Completer | None, done: Done) -> None:
     """Add the routes to `app`; without a completer they answer 404."""
 
     def given() -> Completer:
@@ -132,7 +132,7 @@ def install(app: FastAPI, completer: Completer | None, done: Done) -> None:
 
 
 async def _answer(
-    completer: Completer, asked: Asked, body: Options, shape: Text, request: Request, done: Done
+    completer: Completer, asked: Asked, body: CompletionOptions, shape: Text, request: Request, done: Done
 ) -> Response:
     parts = completer.parts(asked)
     about = {"id": f"{shape.prefix}-{asked.request}", "created": int(time.time())}
@@ -155,7 +155,7 @@ async def _answer(
     return JSONResponse({**content, "answer": ending.id, "milliseconds": ending.milliseconds})
 
 
-async def _ending(parts: AsyncGenerator[Part, None]) -> Ending:
+async def _ending(parts: AsyncGenerator[CompletionPart, None]) -> Ending:
     async for part in parts:
         if isinstance(part, Ending):
             return part
@@ -189,13 +189,18 @@ def _error(problem: Response) -> str:
 
 
 async def _events(
-    first: Part, parts: AsyncGenerator[Part, None], about: dict[str, Any], shape: Text, usage: bool, done: Done
+    first: CompletionPart,
+    parts: AsyncGenerator[CompletionPart, None],
+    about: dict[str, Any],
+    shape: Text,
+    usage: bool,
+    done: Done,
 ) -> AsyncIterator[str]:
     """The events of a stream; an error in the middle is an event too, since the status is sent."""
 
     begun = False
 
-    def event(part: Part, text: str, finish: str | None = None, **more: Any) -> str:
+    def event(part: CompletionPart, text: str, finish: str | None = None, **more: Any) -> str:
         nonlocal begun
         choice = {"index": 0, **shape.piece(text, not begun), "logprobs": None, "finish_reason": finish}
         begun = True
@@ -203,7 +208,7 @@ async def _events(
         return _data({**about, "object": shape.chunk, "model": part.variant, "choices": [choice], **more})
 
     async with contextlib.aclosing(parts):
-        part: Part | None = first
+        part: CompletionPart | None = first
         try:
             while part is not None:
                 if isinstance(part, Ending):

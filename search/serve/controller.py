@@ -13,7 +13,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from search.serve.policy import Backlog, Choice, Fixed, Policy, State
+from search.serve.policy import Backlog, Choice, Fixed, Policy, PolicyState
 from search.serve.variants import ServiceTimes, Variant
 
 
@@ -59,7 +59,7 @@ class Controller:
     variants: tuple[Variant, ...]  # fastest first, one or more
     policy: Policy
     times: ServiceTimes = field(default_factory=ServiceTimes)
-    state: State = field(default_factory=State)
+    state: PolicyState = field(default_factory=PolicyState)
     pinned: int | None = None
     switches: deque[Switch] = field(default_factory=lambda: deque(maxlen=1000))
     switch_count: int = 0

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks.tokens import encode
 
 
-class Embedder(Model):
+class Embedder(ExportedModel):
     """An exported embedding model."""
 
     def __call__(self, texts: str | Sequence[str], batch_size: int | None = None) -> np.ndarray:

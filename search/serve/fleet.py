@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.deliver.exported import read_exported
+from search.deliver.read_exported import read_exported
 from search.errors import UserError
 from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
@@ -42,7 +42,7 @@ Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowSettings:
     """How a model reads a long text: its first `tokens`, or all of it in windows that overlap by `shared` tokens."""
 
     tokens: int = 512
@@ -50,14 +50,18 @@ class Windows:
 
     def count(self, *texts: str) -> int:
         """The approximate number of windows of a row of these texts, the last of which is cut."""
-        before, all_of_it = tokens_of(*texts[:-1]), tokens_of(*texts)
+        before, all_of_it = approximate_tokens(*texts[:-1]), approximate_tokens(*texts)
         if all_of_it <= self.tokens or self.shared is None:
             return 1
         return 1 + math.ceil((all_of_it - self.tokens) / max(self.tokens - before - self.shared, 1))
 
     def length(self, *texts: str) -> int:
         """The approximate number of tokens that are computed for a row of these texts."""
-        return min(tokens_of(*texts), self.tokens) if self.count(*texts) == 1 else self.count(*texts) * self.tokens
+        return (
+            min(approximate_tokens(*texts), self.tokens)
+            if self.count(*texts) == 1
+            else self.count(*texts) * self.tokens
+        )
 
 
 class Fleet:
@@ -81,10 +85,10 @@ class Fleet:
         answers: Mapping[int, Answer],
         limits: Limits,
         quality: str = "",
-        windows: Windows | None = None,
+        windows: WindowSettings | None = None,
         workers: Workers | None = None,
     ) -> None:
-        self.windows, self.workers = windows or Windows(), workers
+        self.windows, self.workers = windows or WindowSettings(), workers
         self.task, self.study, self.metric, self.limits = task, study, quality, limits
         self.answers = answers
         self.variants = tuple(variants)
@@ -126,7 +130,7 @@ async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: floa
         raise
 
 
-def tokens_of(*texts: str) -> int:
+def approximate_tokens(*texts: str) -> int:
     """The approximate number of tokens of these texts together."""
     return 1 + sum(map(len, texts)) // CHARACTERS
 
@@ -201,7 +205,7 @@ def load_fleet(
     if task == EMBEDDING:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
-    about = Front(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
+    about = ExportedFront(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
     if workers == "process":
         return _in_processes(about, folders, limits, device, prefix_mb)
     models = {number: loaded(path, device, prefix_mb) for number, path in folders.items()}
@@ -209,36 +213,41 @@ def load_fleet(
 
 
 @dataclass(frozen=True)
-class Front:
+class ExportedFront:
     """An exported front, from which a fleet is loaded."""
 
     task: str
     study: str
     metric: str
     variants: tuple[Variant, ...]
-    windows: Windows
+    windows: WindowSettings
 
 
-def _in_threads(front: Front, models: Mapping[int, Any], limits: Limits) -> Fleet:
-    from search.serve import generation
+def _in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) -> Fleet:
+    from search.serve import generation_request
     from search.serve.pipeline import answering
 
     variants = front.variants
     answers: dict[int, Answer] = {number: answering(model) for number, model in models.items()}
     if front.task == CAUSAL:
-        variants, limits = by_tokens(generation.timed(v, models[v.number]) for v in variants), generation.LIMITS
-        answers = {number: generation.generating(model, number) for number, model in models.items()}
+        variants, limits = (
+            by_tokens(generation_request.timed(v, models[v.number]) for v in variants),
+            generation_request.LIMITS,
+        )
+        answers = {number: generation_request.generating(model, number) for number, model in models.items()}
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
 
-def _in_processes(front: Front, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float) -> Fleet:
-    from search.serve import generation
+def _in_processes(
+    front: ExportedFront, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float
+) -> Fleet:
+    from search.serve import generation_request
     from search.serve.worker import ModelProcess, Workers
 
     workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})
     variants, answers = front.variants, workers.answers
     if front.task == CAUSAL:
-        variants, limits = by_tokens(workers[v.number].call("timed", v) for v in variants), generation.LIMITS
+        variants, limits = by_tokens(workers[v.number].call("timed", v) for v in variants), generation_request.LIMITS
         answers = workers.completions
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)
 
@@ -248,14 +257,14 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     return tuple(sorted(variants, key=lambda v: v.seconds(1, TOKENS)))
 
 
-def windows_of(task: str, folder: Path) -> Windows:
+def windows_of(task: str, folder: Path) -> WindowSettings:
     """How models of a task read long texts, by the configuration in an exported model's record."""
     if task == CAUSAL:
-        from search.serve.generator import context_of
+        from search.serve.generator import context_length
         from spaces.base import read_config
 
-        return Windows(context_of(read_config(folder)[0].config))
+        return WindowSettings(context_length(read_config(folder)[0].config))
     config = read_exported(folder).config
     data = config["data"]
     shared = data["doc_stride"] if recorded_task(config).slides else None
-    return Windows(int(data["max_length"]), None if shared is None else int(shared))
+    return WindowSettings(int(data["max_length"]), None if shared is None else int(shared))

@@ -16,12 +16,12 @@ import numpy as np
 
 from search.deliver.best_config import BestConfig
 from search.serve.answer_text import AnswerText
-from search.serve.model import Unopened
+from search.serve.exported_model import Unopened
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import read_config
-from spaces.generation.causal import default_cache
+from spaces.generation.causal_predict import default_cache
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
@@ -34,7 +34,7 @@ READ = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class GenerationOptions:
     """How tokens are chosen and where an answer ends. Raises ValueError for an invalid value."""
 
     max_new_tokens: int
@@ -102,7 +102,7 @@ class Generator(Scorer):
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
         name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
         cache = build.cache_of(record.recipe) or default_cache(name, context)
-        limit = context_of(read_config(folder)[0].config)
+        limit = context_length(read_config(folder)[0].config)
         if cache.kind == "static":
             limit = min(limit, CAPACITY)
         program = open_program(folder, name, precision, replace(cache, capacity=limit), context)
@@ -237,9 +237,9 @@ class Generator(Scorer):
         seed: int | None,
         stop: str | Sequence[str],
         speculation: str,
-    ) -> Options:
+    ) -> GenerationOptions:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        options = Options(max_new_tokens, temperature, top_p, seed, stops, speculation)
+        options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, speculation)
         if options.speculates:
             Speculation(self.program)  # raises
         return options
@@ -248,7 +248,9 @@ class Generator(Scorer):
         with self._tokenizing:
             return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
 
-    def _pieces(self, prompts: Sequence[Prompt], options: Options, first: int) -> Steps[list[str], None, None]:
+    def _pieces(
+        self, prompts: Sequence[Prompt], options: GenerationOptions, first: int
+    ) -> Steps[list[str], None, None]:
         """A piece of each answer at each step; `first` is the number of the first prompt."""
         lengths = np.array([len(prompt.ids) for prompt in prompts])
         longest = int(lengths.max())
@@ -279,7 +281,7 @@ def _whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
-def context_of(config: Mapping[str, Any]) -> int:
+def context_length(config: Mapping[str, Any]) -> int:
     """The context length of a model in tokens, from its transformers configuration."""
     # (GPT-2 calls them n_positions.)
     return int(config.get("max_position_embeddings") or config.get("n_positions") or CAPACITY)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.serve.batching import Limits
-from search.serve.fleet import EMBEDDING, Fleet, Windows, embedding_limits, timed_variant, tokens_of
+from search.serve.fleet import EMBEDDING, Fleet, WindowSettings, approximate_tokens, embedding_limits, timed_variant
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
 from search.serve.worker import EmbedderProcess, Workers
 
@@ -22,17 +22,17 @@ def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
     def answer(rows: Sequence[Any]) -> Sequence[Any]:
         return list(embed(rows))
 
-    variant = timed_variant(answer, USUAL, tokens_of(USUAL))
+    variant = timed_variant(answer, USUAL, approximate_tokens(USUAL))
     limits = embedding_limits(limits, variant)
-    return Fleet(EMBEDDING, PACKAGED, (variant,), {0: answer}, limits, windows=Windows(MAX_LENGTH))
+    return Fleet(EMBEDDING, PACKAGED, (variant,), {0: answer}, limits, windows=WindowSettings(MAX_LENGTH))
 
 
 def embedding_processes(limits: Limits) -> tuple[Fleet, str, int]:
     """The packaged embedder in a process of its own, with its digest and the size of an embedding."""
     workers = Workers({0: EmbedderProcess})
     digest, size = workers[0].call("about")
-    variant = timed_variant(workers[0].answer, USUAL, tokens_of(USUAL))
+    variant = timed_variant(workers[0].answer, USUAL, approximate_tokens(USUAL))
     limits = embedding_limits(limits, variant)
-    windows = Windows(MAX_LENGTH)
+    windows = WindowSettings(MAX_LENGTH)
     fleet = Fleet(EMBEDDING, PACKAGED, (variant,), workers.answers, limits, windows=windows, workers=workers)
     return fleet, digest, size

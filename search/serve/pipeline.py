@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from search.deliver.best_config import BestConfig
-from search.deliver.exported import read_exported
+from search.deliver.read_exported import read_exported
 from search.errors import UserError
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks import task_named
 from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
-__all__ = ["Model", "answering", "load", "model_class"]
+__all__ = ["ExportedModel", "answering", "load", "model_class"]
 
 
-def model_class(task: str) -> type[Model]:
+def model_class(task: str) -> type[ExportedModel]:
     """What answers for the registered task of this name (`Task.reply_model`)."""
     module, _, name = task_named(task).reply_model.partition(":")
     kind = getattr(importlib.import_module(module), name)
-    assert isinstance(kind, type) and issubclass(kind, Model)
+    assert isinstance(kind, type) and issubclass(kind, ExportedModel)
     return kind
 
 
-def load(folder: str | Path, device: str = "auto") -> Model:
+def load(folder: str | Path, device: str = "auto") -> ExportedModel:
     """The model that a search exported to `folder`, ready to call.
 
-    Its files are first compared with the digests in its record (`search.deliver.exported.read_exported`).
+    Its files are first compared with the digests in its record (`search.deliver.read_exported.read_exported`).
 
     Args:
         device: "cpu", "cuda", or "auto": the device it was measured on where this machine has it, else the CPU.

@@ -71,7 +71,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PolicyState:
     """The state of a policy between batches."""
 
     number: int | None = None  # the variant that serves
@@ -82,8 +82,8 @@ class Policy(Protocol):
     """Chooses the variant and the size of each batch."""
 
     def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
+        self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
+    ) -> tuple[Choice, PolicyState]:
         """The decision and the state after it; `variants` are the available ones, fastest first, at least one."""
         ...
 
@@ -99,8 +99,8 @@ class Fixed:
     number: int
 
     def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
+        self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
+    ) -> tuple[Choice, PolicyState]:
         variant = self.fastest(variants)
         return Choice(variant, backlog.largest_fit(times, variant) or 1, "fixed"), replace(state, number=variant.number)
 
@@ -124,13 +124,13 @@ class BacklogFit:
     room: float = 0.5
 
     def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
+        self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
+    ) -> tuple[Choice, PolicyState]:
         price = self._price(state.price, backlog, variants, times)
         variant = serving_at(price, variants, backlog.length)
         reason = _why(state, price, backlog, variants)
         choice = Choice(variant, backlog.largest_fit(times, variant) or 1, reason)
-        return choice, State(variant.number, price)
+        return choice, PolicyState(variant.number, price)
 
     def fastest(self, variants: tuple[Variant, ...]) -> Variant:
         return variants[0]
@@ -184,7 +184,7 @@ def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: S
     return first + rest <= room * backlog.newest_s
 
 
-def _why(state: State, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:
+def _why(state: PolicyState, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:
     """The reason for a change of the price or the variant, in words."""
     if state.number is None:
         return "start"

@@ -64,7 +64,7 @@ def of(error: Exception) -> JSONResponse:
     raise error
 
 
-def install(app: FastAPI) -> None:
+def install_problems(app: FastAPI) -> None:
     """Answer every error of the service as a problem."""
 
     @app.exception_handler(HTTPException)

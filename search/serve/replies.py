@@ -9,11 +9,11 @@ import numpy as np
 
 from search.config.schema import DATA
 from search.errors import UserError
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks import task_named
 
 
-class Replies(Model):
+class Replies(ExportedModel):
     """An exported model of any task with `Task.asked` and `replies` of its `Rows`."""
 
     def __call__(self, rows: Any, batch_size: int | None = None) -> Any:

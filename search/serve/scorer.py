@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.serve.model import Model
+from search.serve.exported_model import ExportedModel
 from search.tasks.causal_lm import WindowRows
 from search.tasks.documents import Documents
 from search.tasks.text_windows import text_windows
 
 
-class Scorer(Model):
+class Scorer(ExportedModel):
     """An exported causal language model, as a scorer of texts."""
 
     def score(self, texts: str | Sequence[str], batch_size: int | None = None) -> Any:

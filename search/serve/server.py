@@ -26,7 +26,7 @@ from search.serve.fleet import EMBEDDING, Fleet, load_fleet
 from search.serve.guard import Guarding
 from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.packaged_fleet import USUAL, embedding_fleet, embedding_processes
-from search.serve.retrieval import Index
+from search.serve.passage_index import Index
 from search.serve.service import Service
 from search.serve.switch_log import SwitchLog
 
@@ -36,7 +36,7 @@ QUICKSTART = Path(__file__).parents[1] / "quickstart" / "question_answering"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """The settings of the command line."""
 
     fronts: tuple[Path, ...]
@@ -55,7 +55,7 @@ class Settings:
     seed: bool = True  # whether an empty store gets the embedded passages
 
 
-def open_archive(settings: Settings) -> tuple[Archive, Writer]:
+def open_archive(settings: ServiceSettings) -> tuple[Archive, Writer]:
     """The database and its writer, which the caller must close."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     engine = open_engine(url_of(settings.database, settings.folder))
@@ -63,7 +63,7 @@ def open_archive(settings: Settings) -> tuple[Archive, Writer]:
     return Archive(engine, writer), writer
 
 
-def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
+def load_fleets(settings: ServiceSettings, limits: Limits) -> dict[str, Fleet]:
     """The fleets of the named fronts, by task.
 
     Raises:
@@ -79,7 +79,7 @@ def load_fleets(settings: Settings, limits: Limits) -> dict[str, Fleet]:
     return fleets
 
 
-def _identity(fleet: Fleet, settings: Settings) -> tuple[str, int]:
+def _identity(fleet: Fleet, settings: ServiceSettings) -> tuple[str, int]:
     """(digest, size of an embedding) of the model that embeds, by its record."""
     [variant] = fleet.variants
     front = next(folder for folder in settings.fronts if json_study(folder) == fleet.study)
@@ -104,7 +104,7 @@ def seeds() -> list[NewPassage]:
     return [NewPassage(title, 0, text) for text, title in texts.items()]
 
 
-def fill(index: Index, rows: Iterable[tuple[int, np.ndarray]]) -> None:
+def fill_index(index: Index, rows: Iterable[tuple[int, np.ndarray]]) -> None:
     """Add stored embeddings to the index; those of another size are skipped with a warning."""
     for number, vector in rows:
         try:
@@ -167,7 +167,7 @@ class Server:
         UserError: by the constructor, which then leaves nothing open.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         url_of(settings.database, settings.folder)  # a wrong one is told before models are loaded
         self._lock = locked(settings.folder)
@@ -177,7 +177,7 @@ class Server:
             self._lock.release()
             raise
 
-    def _open(self, settings: Settings) -> None:
+    def _open(self, settings: ServiceSettings) -> None:
         limits = Limits(slo_s=settings.slo_ms / 1e3, max_batch=settings.max_batch)
         fleets = load_fleets(settings, limits)
         if EMBEDDING in fleets:
@@ -190,7 +190,7 @@ class Server:
             fleets[EMBEDDING] = embedding_fleet(embed, limits)
         archive, self._writer = open_archive(settings)
         self.index = Index(settings.folder / "embeddings.f32", size)
-        fill(self.index, archive.embeddings(model))
+        fill_index(self.index, archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)
         self.ready = asyncio.Event()
 
@@ -222,7 +222,7 @@ class Server:
         self._lock.release()
 
 
-def run(settings: Settings) -> int:
+def run(settings: ServiceSettings) -> int:
     """Serve until SIGTERM or Ctrl-C, then answer the waiting requests; returns the exit code."""
     import uvicorn
 

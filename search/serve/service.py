@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from search.serve.answers import Answer, NothingKnownError, Span, bytes_of, bytes_of_vectors
-from search.serve.cache import Cache
+from search.serve.answers import Answer, NothingKnownError, Span, answer_bytes, bytes_of_vectors
 from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
-from search.serve.embedding import TextEmbedding
 from search.serve.fleet import EMBEDDING, Fleet, answered
-from search.serve.retrieval import Index
+from search.serve.passage_index import Index
 from search.serve.sentences import sentences
+from search.serve.text_embedding import TextEmbedding
+from search.serve.ttl_cache import TtlCache
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ class Service:
         self._model = model
         self.store_s = STORE_S
         #: By question, digest of the context and variant.
-        self.answers: Cache[tuple[str, str | None, str], Span] = Cache(*cached_answers, weight=bytes_of, budget=CACHED)
+        self.answers: TtlCache[tuple[str, str | None, str], Span] = TtlCache(
+            *cached_answers, weight=answer_bytes, budget=CACHED
+        )
         #: Rises with every change of the passages; answers from earlier passages are not cached.
         self._generation = 0
         #: Held while database and index change, so that no embedding of a removed passage is added late.
@@ -70,7 +72,7 @@ class Service:
         #: Numbers of passages that the model cannot embed.
         self._left_out: set[int] = set()
         #: Embeddings of a passage's sentences (S, D).
-        self.sentence_vectors: Cache[str, np.ndarray] = Cache(5_000, weight=bytes_of_vectors, budget=CACHED)
+        self.sentence_vectors: TtlCache[str, np.ndarray] = TtlCache(5_000, weight=bytes_of_vectors, budget=CACHED)
 
     async def answer(
         self,

@@ -19,7 +19,7 @@ from typing import Any
 
 from objectives.process import Remote
 from search.serve.dispatcher import BrokenOffError, Dispatcher, ExpiredError
-from search.serve.generation import Generation, timed
+from search.serve.generation_request import GenerationRequest, timed
 from search.serve.generator import Piece
 from search.serve.variants import Variant
 
@@ -139,11 +139,11 @@ class Worker:
         """Answers to rows. Raises the model's exceptions, RemoteDied or RemoteTimeout."""
         return list(self.call("answer", list(rows)))
 
-    def generate(self, number: int, rows: Sequence[Generation]) -> Sequence[Any]:
-        """The same as `search.serve.generation.generating` in this process."""
+    def generate(self, number: int, rows: Sequence[GenerationRequest]) -> Sequence[Any]:
+        """The same as `search.serve.generation_request.generating` in this process."""
         return [self._generated(number, row) for row in rows]
 
-    def _generated(self, number: int, row: Generation) -> Piece | Exception | None:
+    def _generated(self, number: int, row: GenerationRequest) -> Piece | Exception | None:
         self._calls += 1
         row.number = number
         last: Piece | None = None

@@ -9,7 +9,7 @@ from search.config.schema import RunConfig
 from search.config.space_section import narrow_axis
 from search.errors import UserError
 from search.tasks import task_of
-from spaces.axes.cache import OPT_IN_KINDS, cache
+from spaces.axes.cache import OPT_IN_KINDS, cache_settings
 from spaces.axis import Axis
 from spaces.generation.program import CacheSettings
 from spaces.knob import Knob
@@ -60,6 +60,8 @@ def _caches(kinds: Iterable[str], knobs: Mapping[str, Knob]) -> list[CacheSettin
     names = ("recent", "window", "sinks")
     sizes = [knobs[f"cache.{name}"].values() for name in names]
     every = [
-        cache({"kind": kind, **dict(zip(names, chosen, strict=True))}) for kind in kinds for chosen in product(*sizes)
+        cache_settings({"kind": kind, **dict(zip(names, chosen, strict=True))})
+        for kind in kinds
+        for chosen in product(*sizes)
     ]
     return list(dict.fromkeys(every))

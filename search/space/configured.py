@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import RunConfig
 from search.config.source import Override
 from search.space.choices import check_choices, names
@@ -30,20 +30,20 @@ def configured(
     """
     flags: list[str | Override] = list(overrides)
     for key, flag, value in (
-        ("budget.trials", "--trials", number(trials)),
-        ("budget.timeout", "--timeout", number(timeout)),
+        ("budget.trials", "--trials", as_number(trials)),
+        ("budget.timeout", "--timeout", as_number(timeout)),
         ("task", "--task", task),
         ("study", "--study", study),
         ("mlruns", "--mlruns", None if mlruns is None else str(mlruns)),
     ):
         if value is not None:
             flags.append(Override(key, value, flag))
-    config = load(path, flags, names())
+    config = load_config(path, flags, names())
     check_choices(config)
     return config
 
 
-def number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """A flag's text as a number where it is one; any other text unchanged, which the check of its key refuses."""
     for kind in (int, float):
         try:

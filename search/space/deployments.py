@@ -29,7 +29,7 @@ class Deployment(NamedTuple):
     def of(cls, params: Mapping[str, Value]) -> Deployment:
         """The deployment of settings by `<axis>.<knob>`; absent ones are off."""
         own = {name.partition(".")[2]: value for name, value in params.items() if name.startswith("cache.")}
-        return cls(str(params[RUNTIME]), str(params.get(PRECISION, "fp32")), caches.cache(own))
+        return cls(str(params[RUNTIME]), str(params.get(PRECISION, "fp32")), caches.cache_settings(own))
 
     @property
     def settings(self) -> dict[str, Value]:

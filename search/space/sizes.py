@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from objectives.shapes import Array, Shapes
-from search.space.space import Space
+from search.space.space import Params, Space
 from search.space.stored_sizes import model_shapes, model_sizes
 from spaces.axes.distill import WIDTH_MULTIPLE
 from spaces.axes.prune import NEURON_MULTIPLE
 from spaces.base import read_config
 from spaces.families import Family, family_of
-from spaces.knob import Value
 from spaces.shape import Shape
-
-Params = Mapping[str, Value]
 
 
 @dataclass(frozen=True)

@@ -83,20 +83,20 @@ class Space:
 
     def contains(self, params: Params) -> bool:
         """Whether every knob has a value of the space, or is inactive."""
-        placed = self.placed(params)
-        return all(_holds(knob, placed.get(name, knob.off)) for name, knob in self.knobs.items())
+        projected = self.projected(params)
+        return all(_holds(knob, projected.get(name, knob.off)) for name, knob in self.knobs.items())
 
-    def placed(self, params: Params) -> dict[str, Value]:
-        """The same settings, with inactive knobs at a value of the space."""
+    def projected(self, params: Params) -> dict[str, Value]:
+        """The settings projected onto the space: inactive knobs take a value of it."""
         full = {**self.off, **params}
-        placed = dict(params)
+        projected = dict(params)
         for name, knob in self.knobs.items():
             if knob.needs is None or _holds(knob, full[name]):
                 continue
             other, values = f"{name.partition('.')[0]}.{knob.needs[0]}", knob.needs[1]
             if full.get(other) not in values:
-                placed[name] = knob.values()[0]
-        return placed
+                projected[name] = knob.values()[0]
+        return projected
 
     def steps(self, params: Params) -> tuple[Step, ...]:
         return steps_of({**self.off, **params}, self.shape)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from objectives import roofline
 from spaces.base import read_config
-from spaces.generation.causal import LOG_LIKELIHOOD
+from spaces.generation.causal_predict import LOG_LIKELIHOOD
 
 if TYPE_CHECKING:
     from spaces.families import Family
@@ -98,9 +98,9 @@ def key_heads(folder: Path) -> tuple[tuple[int, ...], int] | None:
 def _whole(name: str, shapes: Mapping[str, tuple[int, ...]], skipping: bool) -> tuple[int, int]:
     """(outputs, inputs) that are multiplied of the stored tensor `name`.
 
-    The zeros of a sparse matrix (its kept values, beside a bit for each place) are numbers like others where no kernel
+    The zeros of a sparse matrix (its kept values, beside a bit for each weight) are numbers like others where no kernel
     is `skipping` them.
     """
     outputs, inputs = shapes[name]
-    places = shapes.get(f"{name.removesuffix('values')}mask") if name.endswith(".values") else None
-    return (outputs, inputs) if places is None or skipping else (outputs, 8 * places[0] // outputs)
+    mask = shapes.get(f"{name.removesuffix('values')}mask") if name.endswith(".values") else None
+    return (outputs, inputs) if mask is None or skipping else (outputs, 8 * mask[0] // outputs)

@@ -50,7 +50,7 @@ class Owner:
 
     def gone(self, path: Path, now: float) -> bool:
         """Whether this owner of `path` has ended; `now` is the time as the file system of `path` counts it."""
-        if self.machine == machine():
+        if self.machine == machine_digest():
             return started_at(self.pid) != self.started
         return silent(path, now)
 
@@ -62,13 +62,13 @@ def silent(path: Path, now: float) -> bool:
     return True
 
 
-def here() -> Owner:
+def this_process() -> Owner:
     """This process."""
-    return Owner(machine(), os.getpid(), started_at(os.getpid()) or 0)
+    return Owner(machine_digest(), os.getpid(), started_at(os.getpid()) or 0)
 
 
 @functools.cache
-def machine() -> str:
+def machine_digest() -> str:
     """12 hex digits that differ between hosts, boots, and containers with process numbers of their own."""
     parts = [platform.node()]
     with suppress(OSError):
@@ -102,7 +102,7 @@ class Leftover:
 
 def temporary(path: Path, kind: str = "partial") -> Path:
     """A name beside `path` that only this thread uses, and only once."""
-    return path.with_name(f".{path.name}.{here()}-{next(_count)}.{kind}")
+    return path.with_name(f".{path.name}.{this_process()}-{next(_count)}.{kind}")
 
 
 def leftovers(folder: Path, name: str = "*") -> Iterator[Leftover]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from search.store.atomic import sweep
 from search.store.locks import alone_in
-from search.store.owner import Owner, beat, beating, here, now_in, rest, silent, temporary
+from search.store.owner import Owner, beat, beating, now_in, rest, silent, temporary, this_process
 from spaces.recipe import digest_of
 
 MANIFEST = "entry.json"
@@ -177,7 +177,7 @@ class Store:
 
     def _lease(self) -> None:
         """Record that this process uses the store, so that entries it uses are not removed while it lives."""
-        mine = self.root / LEASES / str(here())
+        mine = self.root / LEASES / str(this_process())
         if mine.exists():
             return
         mine.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ class Store:
 
     def release(self) -> None:
         """End this process's use of the store."""
-        mine = self.root / LEASES / str(here())
+        mine = self.root / LEASES / str(this_process())
         rest(mine)
         with suppress(OSError):
             mine.unlink()

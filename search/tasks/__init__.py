@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from objectives import quality
 from search.config.schema import DATA
 from search.tasks.causal_lm import CausalLM
 from search.tasks.classification import Classification
@@ -16,11 +15,9 @@ from search.tasks.similarity import SentenceSimilarity
 from search.tasks.task import ALONE, Rows, Split, Splits, Task
 
 if TYPE_CHECKING:
-    from objectives.metric import Metric
     from search.config.schema import RunConfig
 
 TASKS: tuple[Task, ...] = (Classification(), QuestionAnswering(), SentenceSimilarity(), CausalLM())
-quality.register(*(metric for task in TASKS for metric in task.own_metrics))
 
 __all__ = [
     "ALONE",
@@ -30,16 +27,10 @@ __all__ = [
     "Splits",
     "Task",
     "forms",
-    "metrics",
     "recorded_task",
     "task_named",
     "task_of",
 ]
-
-
-def metrics() -> tuple[Metric, ...]:
-    """Every metric of every task."""
-    return quality.metrics()
 
 
 def forms() -> tuple[Task, ...]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where
-from search.tasks.base import BaseTask
 from search.tasks.documents import Documents, read_documents
-from search.tasks.parity import LIKELIHOODS
+from search.tasks.one_head import BaseTask
+from search.tasks.parity_rule import LIKELIHOODS
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
@@ -68,9 +68,9 @@ class WindowRows:
     def constant_guess(self, metric: str) -> ConstantGuess:
         tokens = np.concatenate(self.encoded.columns["input_ids"])
         scored = counted_from(self.encoded, self.windows.first)
-        _, place, counts = np.unique(tokens[scored], return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(tokens[scored], return_inverse=True, return_counts=True)
         likelihoods = np.zeros(len(tokens))
-        likelihoods[scored] = np.log(counts / counts.sum())[place]
+        likelihoods[scored] = np.log(counts / counts.sum())[inverse]
         return ConstantGuess(self._means(likelihoods), "where every token is guessed by its frequency in these rows")
 
     def problem(self) -> str:

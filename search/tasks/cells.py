@@ -26,7 +26,7 @@ def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str,
     for i, value in enumerate(table.columns[column]):
         text = text_of(value)
         if text is None or (not text.isascii() and not _is_unicode(text)):
-            raise wrong(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
+            raise wrong_cell(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
         if type(value) is not str:
             kinds.add("number" if isinstance(value, Number) else type(value).__name__)
         values.append(text)
@@ -40,7 +40,7 @@ def filled(table: Table, column: str, where: str, notes: list[str]) -> tuple[str
     values = texts(table, column, where, notes)
     for i, text in enumerate(values):
         if not text.strip():
-            raise wrong(f'{where}: column "{column}" of {table.origin}', "must not be empty", text, i)
+            raise wrong_cell(f'{where}: column "{column}" of {table.origin}', "must not be empty", text, i)
     return values
 
 
@@ -50,7 +50,7 @@ def finite(table: Table, column: str, where: str, rule: str = "must hold finite 
     for row, value in enumerate(table.columns[column]):
         number = _finite(value)
         if number is None:
-            raise wrong(f'{where}: column "{column}" of {table.origin}', rule, value, row)
+            raise wrong_cell(f'{where}: column "{column}" of {table.origin}', rule, value, row)
         numbers.append(number)
     return np.array(numbers, dtype=np.float64)
 
@@ -65,7 +65,7 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def wrong(at: str, rule: str, value: Any, row: int) -> UserError:
+def wrong_cell(at: str, rule: str, value: Any, row: int) -> UserError:
     """The error for a value that breaks the rule of column `at`; `row` counts from 0, the message from 1."""
     what = "a missing value" if is_missing(value) else str(value) if isinstance(value, Number) else show(value)
     return UserError(f"{at} {rule}, got {what} in row {row + 1}")

@@ -20,7 +20,7 @@ from search.tasks.causal_lm import CausalLM, WindowRows
 from search.tasks.documents import Documents
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.multiple_choice import ChoiceQuestions, read_choices
-from search.tasks.rows import places
+from search.tasks.rows import hash_fractions
 from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.text_windows import sums_from
 from search.tasks.tokens import Encoded, with_padding
@@ -107,7 +107,7 @@ def choice_rows(tokenizer: Any, asked: ChoiceQuestions, max_length: int, where: 
     limit = min(max_length, tokenizer.model_max_length)
     by_question: dict[int, list[tuple[np.ndarray, int]]] = {}
     total = cut = 0
-    for i in np.argsort(places(asked.contexts), kind="stable"):
+    for i in np.argsort(hash_fractions(asked.contexts), kind="stable"):
         rows = [_row(tokenizer, asked.contexts[i], choice) for choice in asked.choices[i]]
         size = sum(min(len(ids), limit) for ids, _ in rows)
         if total + size > asked.most_tokens and len(by_question) > 1:

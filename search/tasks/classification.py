@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where, show
-from search.tasks.base import BaseTask
 from search.tasks.encoded import EncodedRows, read_encoded
+from search.tasks.one_head import BaseTask
 from search.tasks.rows import one_label, read_splits
 from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode

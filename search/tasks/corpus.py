@@ -73,7 +73,7 @@ def relevant_ids(table: Table, column: str, where: str, corpus: Corpus) -> list[
     for row, value in enumerate(table.columns[column]):
         ids = _ids(value)
         if ids is None:
-            raise cells.wrong(at, 'must hold an id or a list of ids, as ["a", "b"]', value, row)
+            raise cells.wrong_cell(at, 'must hold an id or a list of ids, as ["a", "b"]', value, row)
         for name in ids:
             if name not in corpus.numbers:
                 close = nearest(name, corpus.numbers) if len(corpus.numbers) <= 10_000 else None

@@ -38,7 +38,7 @@ class ParsedFile:
     problem: str = ""
 
 
-def parse(text: str, delimiter: str, at: str) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
+def parse_table(text: str, delimiter: str, at: str) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
     """(header, rows, notes) of the text of a file. `at` begins a message.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 
 from search.errors import UserError, Where, show
 from search.tasks import cells
-from search.tasks.rows import SPLITS, cuts, lowest, places
+from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import read_table
 
 if TYPE_CHECKING:
@@ -60,12 +60,14 @@ def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Doc
     notes = [note for table in tables.values() for note in table.notes]
     texts = {name: cells.filled(table, data.text, where("data.text"), notes) for name, table in tables.items()}
     train, origin = texts["train"], tables["train"].origin
-    chosen = cuts(places(train), tuple(texts), "text", origin, where, notes)
+    chosen = cuts(hash_fractions(train), tuple(texts), "text", origin, where, notes)
     parts = {split: tuple(train[i] for i in chosen[split]) if split in chosen else texts[split] for split in SPLITS}
     if not parts["train"]:
         raise UserError(f"{where('data.train')}: all {len(train)} rows of {origin} were cut from it; give more texts")
     if data.limit is not None:
-        parts = {split: tuple(part[i] for i in lowest(places(part), data.limit)) for split, part in parts.items()}
+        parts = {
+            split: tuple(part[i] for i in lowest(hash_fractions(part), data.limit)) for split, part in parts.items()
+        }
     for split in ("validation", "test"):
         shared = len(set(parts[split]) & set(parts["train"]))
         if shared:

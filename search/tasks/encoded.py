@@ -13,7 +13,7 @@ from search.tasks.tokens import Encoded, by_length
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
-    from spaces.stopping import Stopping
+    from spaces.early_stopping import Stopping
     from spaces.training import Batch
 
 
@@ -76,7 +76,7 @@ class EncodedRows:
 HELD_OUT, MOST_HELD_OUT = 0.05, 512
 
 
-def rows_of(count: int, seed: int, limit: int | None, stopping: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def training_rows(count: int, seed: int, limit: int | None, stopping: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """(rows to train on, rows held out) of `count`: the first `limit` of a fixed shuffle, and its end."""
     order = np.random.default_rng(seed).permutation(count)
     held_out = min(MOST_HELD_OUT, round(HELD_OUT * count)) if stopping else 0
@@ -91,7 +91,7 @@ def held_out_loss(
         return None
     import torch
 
-    from spaces.stopping import Stopping
+    from spaces.early_stopping import Stopping
 
     order = rows[by_length(encoded.lengths[rows], 32)]
     batches = Lazy(encoded, names, [order[i : i + 32] for i in range(0, len(order), 32)])

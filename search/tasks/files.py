@@ -36,14 +36,14 @@ class FileContent:
 
 
 @dataclass(frozen=True)
-class Options:
+class TextFormat:
     """The format of text files, as far as the user specifies it."""
 
     encoding: str | None = None  # None: by its byte order mark, else UTF-8
     delimiter: str | None = None  # None: a comma in CSV, a tab in TSV
 
 
-def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+def read_file(file: Path, wanted: Sequence[str], options: TextFormat, at: str) -> FileContent:
     """The `wanted` columns of `file`, whose path is taken literally. `at` (where it was named) begins a message.
 
     Raises:
@@ -64,15 +64,15 @@ def read_file(file: Path, wanted: Sequence[str], options: Options, at: str) -> F
     return content
 
 
-def _delimited(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+def _delimited(file: Path, wanted: Sequence[str], options: TextFormat, at: str) -> FileContent:
     text, note = decode(file.read_bytes(), options.encoding, at)
-    header, rows, notes = delimited.parse(text, options.delimiter or DELIMITERS[file.suffix.lower()], at)
-    places = {name: header.index(name) for name in wanted if name in header}
-    columns: dict[str, list[Any]] = {name: [row[i] or None for row in rows] for name, i in places.items()}
+    header, rows, notes = delimited.parse_table(text, options.delimiter or DELIMITERS[file.suffix.lower()], at)
+    indices = {name: header.index(name) for name in wanted if name in header}
+    columns: dict[str, list[Any]] = {name: [row[i] or None for row in rows] for name, i in indices.items()}
     return FileContent(tuple(header), len(rows), columns, notes=(*([note] if note else []), *notes))
 
 
-def _json(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+def _json(file: Path, wanted: Sequence[str], options: TextFormat, at: str) -> FileContent:
     """A JSON file: a list of objects, or consecutive objects (usually one a line)."""
     text, note = decode(file.read_bytes(), options.encoding, at)
     try:
@@ -127,7 +127,7 @@ def _lines_note(text: str, rows: int) -> list[str]:
     return [] if text.lstrip().startswith("[") or lines == rows else [f"{rows} objects in {lines} lines"]
 
 
-def _parquet(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+def _parquet(file: Path, wanted: Sequence[str], options: TextFormat, at: str) -> FileContent:
     from pyarrow import parquet
 
     try:
@@ -163,7 +163,7 @@ def class_names(features: Mapping[str, Any], wanted: Sequence[str]) -> dict[str,
     return {name: tuple(names) for name, kind in kinds.items() if (names := getattr(kind, "names", None))}
 
 
-def _plain(file: Path, wanted: Sequence[str], options: Options, at: str) -> FileContent:
+def _plain(file: Path, wanted: Sequence[str], options: TextFormat, at: str) -> FileContent:
     """A text file: one row, whose column "text" is the whole file."""
     text, note = decode(file.read_bytes(), options.encoding, at)
     columns: dict[str, list[Any]] = {name: [text] for name in wanted if name == "text"}
@@ -171,7 +171,7 @@ def _plain(file: Path, wanted: Sequence[str], options: Options, at: str) -> File
 
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-READERS: dict[str, Callable[[Path, Sequence[str], Options, str], FileContent]] = {
+READERS: dict[str, Callable[[Path, Sequence[str], TextFormat, str], FileContent]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".json": _json,

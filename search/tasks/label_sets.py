@@ -15,7 +15,7 @@ import numpy as np
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
 from search.tasks.files import Number
-from search.tasks.labels import SplitLabels, number
+from search.tasks.labels import SplitLabels, number_labels
 from search.tasks.tables import Table
 from search.tasks.trained_labels import Label, TrainedLabels, fold
 
@@ -48,7 +48,7 @@ def label_sets(
         _check_columns(parts["train"], data.label, at)
         if wanted is None and (trained is None or trained.bare):
             wanted = data.label
-    numbering = number(parts, wanted, tables["train"].classes, trained, where)
+    numbering = number_labels(parts, wanted, tables["train"].classes, trained, where)
     notes += numbering.notes
     sets = {}
     for split, part in parts.items():
@@ -69,7 +69,7 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
         listed = listed_in(value)
         if listed is None:
             rule = f'must hold lists of labels, as ["a", "b"] (no label: []), {SINCE}'
-            raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, value, row)
+            raise cells.wrong_cell(f'{where}: column "{column}" of {table.origin}', rule, value, row)
         own: list[Label] = []
         for item in listed:
             label = cells.label_of(item, table.classes)
@@ -77,7 +77,9 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
                 raise cells.no_class(where, column, table.origin, item, row)
             if label in own:
                 rule = "must list a label once (0 and 1 for each label stand in a column each: data.label: [a, b])"
-                raise cells.wrong(f'{where}: column "{column}" of {table.origin}', rule, list(map(str, listed)), row)
+                raise cells.wrong_cell(
+                    f'{where}: column "{column}" of {table.origin}', rule, list(map(str, listed)), row
+                )
             own.append(label)
         labels += own
         rows += [row] * len(own)
@@ -105,7 +107,7 @@ def _of_columns(table: Table, columns: tuple[str, ...], where: str) -> SplitLabe
             has = _truth(value)
             if has is None:
                 rule = "must hold 0 or 1 (false or true)"
-                raise cells.wrong(f'{where}: column "{name}" of {table.origin}', rule, value, row)
+                raise cells.wrong_cell(f'{where}: column "{name}" of {table.origin}', rule, value, row)
             if has:
                 labels.append(name)
                 rows.append(row)

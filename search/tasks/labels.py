@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.errors import UserError, Where, listed, show, wrong
-from search.tasks.trained_labels import Label, Listed, Matching, TrainedLabels, fold, place
+from search.tasks.trained_labels import Label, Listed, Matching, TrainedLabels, fold, index_of
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SplitLabels:
     labels: Sequence[Label]
     rows: Sequence[int] | None = None  # of each label, where a row may have several; None: one a row
 
-    def row(self, place: int) -> int:
-        """The row of the label at `place`."""
-        return place if self.rows is None else self.rows[place]
+    def row(self, index: int) -> int:
+        """The row of the label at `index`."""
+        return index if self.rows is None else self.rows[index]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Numbering:
     notes: tuple[str, ...]
 
 
-def number(
+def number_labels(
     parts: Mapping[str, SplitLabels],
     wanted: Sequence[str] | None,
     carried: Sequence[str] | None,
@@ -135,12 +135,12 @@ def _listed(wanted: tuple[str, ...], everything: Sequence[Label], classes: Seque
     at = where("data.label_names")
     if len(set(wanted)) < len(wanted):
         raise wrong(at, f"{len(classes)} different names, for {listed(classes, 10)}", list(wanted))
-    places = {label: place(str(label), wanted) for label in everything}
-    if all(places[label] is not None for label in classes):
-        names = {label: str(label) if place is None else wanted[place] for label, place in places.items()}
+    indices = {label: index_of(str(label), wanted) for label in everything}
+    if all(indices[label] is not None for label in classes):
+        names = {label: str(label) if index is None else wanted[index] for label, index in indices.items()}
         return Listed(names, wanted, named=False)
     numbers = [label for label in everything if isinstance(label, int)]
-    if len(numbers) == len(everything) and all(place is None for place in places.values()):
+    if len(numbers) == len(everything) and all(index is None for index in indices.values()):
         if all(0 <= label < len(wanted) for label in numbers):
             return Listed({label: wanted[label] for label in numbers}, wanted, named=True)
         if len(classes) == len(wanted):

@@ -18,9 +18,9 @@ import numpy as np
 
 from search.errors import UserError, Where, unknown
 from search.tasks import cells
-from search.tasks.files import Options, read_file
+from search.tasks.files import TextFormat, read_file
 from search.tasks.label_sets import listed_in
-from search.tasks.rows import lowest, places
+from search.tasks.rows import hash_fractions, lowest
 from search.tasks.tables import Table
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, Choic
     if data.choices_test is not None:
         validation, test = asked, _read(data, "choices_test", data.choices_test, where, notes)
     else:
-        second = places(asked.contexts) >= 0.5
+        second = hash_fractions(asked.contexts) >= 0.5
         validation, test = asked.rows(np.flatnonzero(~second)), asked.rows(np.flatnonzero(second))
         if not (len(validation) and len(test)):
             rule = f"{len(asked)} questions of {asked.origin} are too few to halve"
@@ -81,7 +81,7 @@ def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, Choic
                 f"{where('data.choices')}: {rule} into validation and test; give more, or data.choices_test"
             )
     if data.limit is not None:
-        validation, test = (part.rows(lowest(places(part.contexts), data.limit)) for part in (validation, test))
+        validation, test = (part.rows(lowest(hash_fractions(part.contexts), data.limit)) for part in (validation, test))
     notes.append(
         f"multiple choice: {len(validation)} questions of validation and {len(test)} of test, at most "
         f"{data.choices_tokens:,} tokens each (data.choices_tokens); likelihoods of choices over their characters"
@@ -93,7 +93,7 @@ def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, Choic
 
 def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str]) -> ChoiceQuestions:
     at = where(f"data.{key}")
-    options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
+    options = TextFormat(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
     content = read_file(Path(path), COLUMNS, options, at)
     if not content.rows:
         raise UserError(f"{at}: no rows in {path}")
@@ -112,12 +112,12 @@ def _choices(value: Any, table: Table, where: str, row: int) -> tuple[str, ...]:
     at = f'{where}: column "choices" of {table.origin}'
     texts = listed_in(value)
     if texts is None or len(texts) < 2:
-        raise cells.wrong(at, 'must hold lists of two choices or more, as ["a", "b"]', value, row)
+        raise cells.wrong_cell(at, 'must hold lists of two choices or more, as ["a", "b"]', value, row)
     choices = tuple(str(one) for one in texts)
     if any(not isinstance(one, str) or not one.strip() for one in texts):
-        raise cells.wrong(at, "must hold texts, none of them empty", value, row)
+        raise cells.wrong_cell(at, "must hold texts, none of them empty", value, row)
     if len(set(choices)) < len(choices):
-        raise cells.wrong(at, "must list different choices", value, row)
+        raise cells.wrong_cell(at, "must list different choices", value, row)
     return choices
 
 
@@ -128,5 +128,5 @@ def _answer(value: Any, choices: tuple[str, ...], table: Table, where: str, row:
     number = None if value is None or isinstance(value, bool) else cells.whole(str(value))
     if number is None or not 0 <= number < len(choices):
         rule = f"must hold the text of a choice or its number from 0 to {len(choices) - 1}"
-        raise cells.wrong(f'{where}: column "answer" of {table.origin}', rule, value, row)
+        raise cells.wrong_cell(f'{where}: column "answer" of {table.origin}', rule, value, row)
     return number

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAME = "LABEL_0"
 
 
-def numbers(
+def read_numbers(
     tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """({split: (N,) float64}, the name of the output).

@@ -21,7 +21,7 @@ import numpy as np
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
 from search.tasks.corpus import Corpus, read_corpus, relevant_ids
-from search.tasks.rows import SPLITS, cuts, lowest, places
+from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _ids(table: Table, column: str | None, texts: tuple[str, ...], where: str) -
 def _cut(parts: Mapping[str, _TextPairs], what: str, where: Where, notes: list[str]) -> dict[str, _TextPairs]:
     """`parts` with the missing splits cut from train by hash."""
     train = parts["train"]
-    chosen = cuts(places(train.keys()), tuple(parts), what, train.origin, where, notes)
+    chosen = cuts(hash_fractions(train.keys()), tuple(parts), what, train.origin, where, notes)
     if not len(chosen["train"]):
         rows = f"all {len(train.first)} rows of {train.origin} were cut from it"
         raise UserError(f"{where('data.train')}: {rows}; give more, or files for data.validation and data.test")
@@ -243,7 +243,7 @@ def _limited(rows: _TextPairs, limit: int) -> _TextPairs:
     keys = rows.keys()
     # Two rows may hold one scored pair: they are two pairs, and all rows of a query are one query.
     units = list(dict.fromkeys(keys)) if rows.scores is None else keys
-    drawn = lowest(places(units), limit)
+    drawn = lowest(hash_fractions(units), limit)
     if rows.scores is not None:
         return rows.at(drawn)
     wanted = {units[i] for i in drawn}

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from objectives.metric import Metric, mean_of_rows
 from search.config.schema import SPANS
 from search.errors import Where, wrong
-from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.one_head import BaseTask
 from search.tasks.questions import Questions, read_questions
 from search.tasks.spans import SpanAnswer, ranked_spans
 from search.tasks.squad import exact_match, f1
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     from search.config.schema import DataConfig
     from search.tasks.trained_labels import TrainedLabels
 
-METRICS = (
-    mean_of_rows("squad_f1", "token F1 of the answer, as SQuAD's script counts it", "F1"),
-    mean_of_rows("exact_match", "share of answers that are a gold answer, as SQuAD's script compares them"),
-)
 #: A row's score by the name of the metric, from the answer and the gold answers.
 SCORES: dict[str, Callable[[str, tuple[str, ...]], float]] = {"squad_f1": f1, "exact_match": exact_match}
 
@@ -139,7 +134,6 @@ class QuestionAnswering(BaseTask):
 
     name = "question-answering"
     metrics: tuple[str, ...] = ("squad_f1", "exact_match")
-    own_metrics: tuple[Metric, ...] = METRICS
     own_head = "span"
     outputs: int | None = 2
     slides = True

@@ -16,7 +16,7 @@ import numpy as np
 from search.errors import UserError, Where, show
 from search.tasks import cells
 from search.tasks.files import Number
-from search.tasks.rows import SPLITS, cuts, lowest, places
+from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -76,22 +76,24 @@ def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions
     notes = [note for table in tables.values() for note in table.notes]
     parts = {split: _questions(table, split, data, where, notes) for split, table in tables.items()}
     train, origin = parts["train"], tables["train"].origin
-    chosen = cuts(places(train.contexts), tuple(parts), "context", origin, where, notes)
+    chosen = cuts(hash_fractions(train.contexts), tuple(parts), "context", origin, where, notes)
     parts = {split: train.rows(chosen[split]) if split in chosen else parts[split] for split in SPLITS}
     if not len(parts["train"]):
         raise UserError(
             f"{where('data.train')}: all {len(train)} rows of {origin} were cut from it; give more contexts"
         )
     if data.limit is not None:
-        parts = {split: part.rows(lowest(_places(part), data.limit)) for split, part in parts.items()}
+        parts = {split: part.rows(lowest(_row_fractions(part), data.limit)) for split, part in parts.items()}
     _note_shared(parts, notes)
     for note in notes:
         log.info(note)
     return parts["train"], parts["validation"], parts["test"], tuple(notes)
 
 
-def _places(part: Questions) -> np.ndarray:
-    return places(f"{question}\0{context}" for question, context in zip(part.questions, part.contexts, strict=True))
+def _row_fractions(part: Questions) -> np.ndarray:
+    return hash_fractions(
+        f"{question}\0{context}" for question, context in zip(part.questions, part.contexts, strict=True)
+    )
 
 
 def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: list[str]) -> Questions:
@@ -103,7 +105,7 @@ def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: 
     answers, starts, usable, moved = [], [], [], 0
     for row, (cell, context) in enumerate(zip(table.columns[data.answers], contexts, strict=True)):
         texts, start_cells = _answers(cell, at, row)
-        stand = [_place(context, text, start) for text, start in zip(texts, start_cells, strict=True)]
+        stand = [_answer_start(context, text, start) for text, start in zip(texts, start_cells, strict=True)]
         if None in stand:
             continue
         moved += stand != start_cells
@@ -112,8 +114,8 @@ def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: 
         starts.append(tuple(start for start in stand if start is not None))
     name, dropped = Path(table.origin).name, len(contexts) - len(usable)
     if moved:
-        place = "does not stand where answer_start says: moved to its only place"
-        notes.append(f"{moved} rows of {name} have an answer that {place}")
+        problem = "does not stand where answer_start says: moved to its only place"
+        notes.append(f"{moved} rows of {name} have an answer that {problem}")
     if dropped:
         notes.append(f"{dropped} rows of {name} dropped: their answers do not stand where answer_start says")
     if not usable:
@@ -147,18 +149,18 @@ def _answers(cell: Any, at: str, row: int) -> tuple[list[str], list[int]]:
     value = _parsed(cell)
     texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, Mapping) else (None, None)
     if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
-        raise cells.wrong(at, "must hold mappings {text: [...], answer_start: [...]}", cell, row)
+        raise cells.wrong_cell(at, "must hold mappings {text: [...], answer_start: [...]}", cell, row)
     if len(texts) != len(starts):
         rule = "must have as many answer_start as text"
         raise UserError(f"{at} {rule}, got {len(starts)} and {len(texts)} in row {row + 1}")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise cells.wrong(at, "must hold text that is not empty (no answer is an empty list)", text, row)
+            raise cells.wrong_cell(at, "must hold text that is not empty (no answer is an empty list)", text, row)
     offsets = []
     for start in starts:
         offset = _whole(start)
         if offset is None or offset < 0:
-            raise cells.wrong(at, "must have whole numbers from 0 as answer_start", start, row)
+            raise cells.wrong_cell(at, "must have whole numbers from 0 as answer_start", start, row)
         offsets.append(offset)
     return list(texts), offsets
 
@@ -179,12 +181,12 @@ def _whole(value: Any) -> int | None:
     return cells.whole(str(value))
 
 
-def _place(context: str, text: str, start: int) -> int | None:
+def _answer_start(context: str, text: str, start: int) -> int | None:
     """The answer's start: `start` if it is there, else its only occurrence in the context; None otherwise."""
     if context.startswith(text, start):
         return start
-    place = context.find(text)
-    return place if place >= 0 and context.find(text, place + 1) < 0 else None
+    other = context.find(text)
+    return other if other >= 0 and context.find(text, other + 1) < 0 else None
 
 
 def _note_shared(parts: Mapping[str, Questions], notes: list[str]) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from search.errors import Where
 from search.tasks.classification import Classification
 from search.tasks.encoded import EncodedRows
-from search.tasks.numbers import numbers
-from search.tasks.parity import NUMBERS
+from search.tasks.numbers import read_numbers
+from search.tasks.parity_rule import NUMBERS
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.tokens import Encoded
@@ -82,7 +82,7 @@ class Regression(Classification):
         return f"the model's head gives {outputs} numbers a text, not one; set model.head: mean for a new head"
 
     def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
-        return read_splits(data, where, trained, numbers)
+        return read_splits(data, where, trained, read_numbers)
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         from spaces.losses import number_loss

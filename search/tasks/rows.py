@@ -13,7 +13,7 @@ import numpy as np
 from search.errors import UserError, Where
 from search.tasks import cells
 from search.tasks.balance import balance_notes
-from search.tasks.labels import number
+from search.tasks.labels import number_labels
 from search.tasks.tables import Table, read_table
 from search.tasks.task import Split, Splits
 from search.tasks.trained_labels import TrainedLabels
@@ -72,7 +72,7 @@ def read_splits(data: DataConfig, where: Where, trained: TrainedLabels | None, l
     parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
     parts = _cut(parts, where, notes)
     if data.limit is not None:
-        parts = {split: rows.at(lowest(places(rows.inputs()), data.limit)) for split, rows in parts.items()}
+        parts = {split: rows.at(lowest(hash_fractions(rows.inputs()), data.limit)) for split, rows in parts.items()}
     _note_overlap(parts, notes)
     notes += balance_notes({split: rows.labels for split, rows in parts.items()}, names)
     for note in notes:
@@ -89,7 +89,7 @@ def one_label(
     parts = {split: cells.labels(table, data.label, where("data.label")) for split, table in tables.items()}
     parts = cells.all_numbers(parts, data.label, where("data.label"), notes)
     wanted = None if data.label_names is None else tuple(map(str, data.label_names))
-    numbering = number(parts, wanted, tables["train"].classes, trained, where)
+    numbering = number_labels(parts, wanted, tables["train"].classes, trained, where)
     notes += numbering.notes
     numbers = {
         split: np.array([numbering.numbers[label] for label in part.labels], dtype=np.int64)
@@ -107,14 +107,14 @@ def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, note
 def _cut(parts: dict[str, LabelledTexts], where: Where, notes: list[str]) -> dict[str, LabelledTexts]:
     """`parts` with the missing splits cut from train by hash of the input, so equal texts stay together."""
     train = parts["train"]
-    chosen = cuts(places(train.inputs()), tuple(parts), "text", train.origin, where, notes)
+    chosen = cuts(hash_fractions(train.inputs()), tuple(parts), "text", train.origin, where, notes)
     return {split: train.at(chosen[split]) if split in chosen else parts[split] for split in SPLITS}
 
 
 def cuts(
-    places: np.ndarray, own_splits: Sequence[str], by: str, origin: str, where: Where, notes: list[str]
+    fractions: np.ndarray, own_splits: Sequence[str], by: str, origin: str, where: Where, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """Which rows of train, by their `places` (N,), become each split that is not given, and which stay train.
+    """Which rows of train, by their `fractions` (N,), become each split that is not given, and which stay train.
 
     Raises:
         UserError: there are too few rows.
@@ -122,23 +122,23 @@ def cuts(
     missing = [split for split in SPLITS if split not in own_splits]
     chosen = {}
     for i, split in enumerate(missing):
-        chosen[split] = np.flatnonzero((places >= CUT * i) & (places < CUT * (i + 1)))
+        chosen[split] = np.flatnonzero((fractions >= CUT * i) & (fractions < CUT * (i + 1)))
         if not len(chosen[split]):
-            rows = f"{len(places)} rows of {origin} are too few to cut one from"
+            rows = f"{len(fractions)} rows of {origin} are too few to cut one from"
             raise UserError(f"{where(f'data.{split}')}: missing, and {rows}")
         notes.append(f"no {split} split: {len(chosen[split])} rows were cut from train by hash of the {by}")
-    return chosen | {"train": np.flatnonzero(places >= CUT * len(missing))}
+    return chosen | {"train": np.flatnonzero(fractions >= CUT * len(missing))}
 
 
-def places(inputs: Iterable[str]) -> np.ndarray:
+def hash_fractions(inputs: Iterable[str]) -> np.ndarray:
     """A number in [0, 1) for each input (N,), evenly spread and determined by the input alone."""
     hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in inputs)
     return np.array([int.from_bytes(h[:6], "big") / 2**48 for h in hashes])
 
 
-def lowest(places: np.ndarray, limit: int) -> np.ndarray:
+def lowest(fractions: np.ndarray, limit: int) -> np.ndarray:
     """`limit` rows chosen by hash (a file may be sorted by label), in the order of the file."""
-    return np.sort(np.argsort(places, kind="stable")[:limit])
+    return np.sort(np.argsort(fractions, kind="stable")[:limit])
 
 
 def _note_overlap(parts: dict[str, LabelledTexts], notes: list[str]) -> None:

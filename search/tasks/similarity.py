@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from objectives.metric import Metric, mean_of_rows
 from search.errors import Where
-from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
-from search.tasks.parity import EMBEDDINGS
+from search.tasks.one_head import BaseTask
+from search.tasks.parity_rule import EMBEDDINGS
 from search.tasks.passages import Passages, read_passages
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
@@ -30,14 +29,8 @@ if TYPE_CHECKING:
     from search.config.schema import DataConfig
     from search.tasks.trained_labels import TrainedLabels
 
-METRICS = (
-    mean_of_rows("recall_at_1", "share of queries whose first passage is relevant", "recall@1"),
-    mean_of_rows("recall_at_10", "share of a query's relevant passages among the first ten", "recall@10"),
-    mean_of_rows("mrr_at_10", "mean reciprocal rank of the first relevant passage, 0 beyond the tenth", "MRR@10"),
-    mean_of_rows("ndcg_at_10", "normalised discounted cumulative gain of the first ten passages", "nDCG@10"),
-)
-#: The first places that a metric looks at.
-PLACES = {"recall_at_1": 1, "recall_at_10": 10, "mrr_at_10": 10, "ndcg_at_10": 10}
+#: The rank at which each metric cuts the list off.
+CUTOFFS = {"recall_at_1": 1, "recall_at_10": 10, "mrr_at_10": 10, "ndcg_at_10": 10}
 
 
 def scores(metric: str, ranks: Ranks) -> np.ndarray:
@@ -49,7 +42,7 @@ def scores(metric: str, ranks: Ranks) -> np.ndarray:
         "mrr": retrieval.reciprocal_rank,
         "ndcg": retrieval.ndcg,
     }
-    return by[metric.partition("_")[0]](ranks, PLACES[metric])
+    return by[metric.partition("_")[0]](ranks, CUTOFFS[metric])
 
 
 @dataclass(frozen=True)
@@ -129,9 +122,8 @@ class SentenceSimilarity(BaseTask):
     """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
 
     name = "sentence-similarity"
-    metrics: tuple[str, ...] = tuple(PLACES)
+    metrics: tuple[str, ...] = tuple(CUTOFFS)
     own_head = "embedding"
-    own_metrics: tuple[Metric, ...] = METRICS
     supervised = False
     reply_model = "search.serve.embedder:Embedder"
     parity = EMBEDDINGS

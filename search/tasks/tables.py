@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import UserError, Where, listed, unknown
-from search.tasks.files import FileContent, Options, class_names, read_file
+from search.tasks.files import FileContent, TextFormat, class_names, read_file
 
 if TYPE_CHECKING:
     from search.config.schema import DataConfig
@@ -47,7 +47,7 @@ def read_table(
             content = _selected(_from_folder(Path(source), where(f"data.{split}")), columns)
     elif data.name is None:
         origin, file = source, Path(source)
-        options = Options(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
+        options = TextFormat(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
         content = read_file(file, columns, options, where(f"data.{split}"))
     else:
         origin = f"{data.name} [{source}]"

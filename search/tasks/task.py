@@ -17,9 +17,8 @@ from search.errors import Where
 if TYPE_CHECKING:
     import torch
 
-    from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
-    from search.tasks.parity import Parity
+    from search.tasks.parity_rule import Parity
     from search.tasks.tokens import Encoded
     from search.tasks.trained_labels import TrainedLabels
     from spaces.base import TaskModel
@@ -173,14 +172,13 @@ class Task(Protocol):
     name: str
     chosen_by: str | None  # of a variant: the key of `data` that chooses it, where it is given
     metrics: tuple[str, ...]  # the default first
-    own_metrics: tuple[Metric, ...]  # those of `metrics` that are this task's alone, made known when it is registered
     own_head: str  # of `spaces.heads`: what a model may bring along
     outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
     slides: bool  # whether a long text is read in windows that overlap by `data.doc_stride`, and not cut, when served
-    reply_model: str  # "module:class", a `search.serve.model.Model`: what `search.load` gives
+    reply_model: str  # "module:class", a `search.serve.exported_model.ExportedModel`: what `search.load` gives
     parity: Parity  # when two runs of one model agree
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 

@@ -100,8 +100,8 @@ def sums_from(encoded: Encoded, first: np.ndarray, values: np.ndarray) -> np.nda
 def counted_from(encoded: Encoded, first: np.ndarray) -> np.ndarray:
     """(tokens,) bool: whether a token is at or after its row's position `first` (R,)."""
     starts = np.cumsum(encoded.lengths) - encoded.lengths
-    place = np.arange(int(encoded.lengths.sum())) - np.repeat(starts, encoded.lengths)
-    counted: np.ndarray = place >= np.repeat(first, encoded.lengths)
+    position = np.arange(int(encoded.lengths.sum())) - np.repeat(starts, encoded.lengths)
+    counted: np.ndarray = position >= np.repeat(first, encoded.lengths)
     return counted
 
 

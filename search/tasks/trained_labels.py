@@ -60,9 +60,9 @@ class Matching:
                 f"{self.where('model.head')}: {has}, and the data have {len(self.classes)} "
                 f"({listed(self.classes, 10)}); set model.head: mean for a new head"
             )
-        places = {label: place(name, labels) for label, name in self.names.items()}
-        matched = {label: place for label, place in places.items() if place is not None}
-        if len(matched) == len(places):
+        indices = {label: index_of(name, labels) for label, name in self.names.items()}
+        matched = {label: index for label, index in indices.items() if index is not None}
+        if len(matched) == len(indices):
             return matched, labels, self._by_name(matched)
         if self.listing is not None:
             return self._by_list(self.listing)
@@ -72,7 +72,7 @@ class Matching:
             return numbers, labels, [] if bare else [f"the data's labels are the model's numbers: {which}"]
         if not matched and bare:
             return self._bare()
-        raise self._refusal(next(label for label, place in places.items() if place is None))
+        raise self._refusal(next(label for label, index in indices.items() if index is None))
 
     def _by_name(self, matched: Mapping[Label, int]) -> list[str]:
         labels = self.trained.labels
@@ -83,7 +83,7 @@ class Matching:
             other = [
                 i
                 for i, name in enumerate(listing.order)
-                if len(listing.order) == len(labels) and place(name, labels) != i
+                if len(listing.order) == len(labels) and index_of(name, labels) != i
             ]
             if other:
                 raise wrong(
@@ -140,7 +140,7 @@ class Matching:
         )
 
 
-def place(name: str, names: Sequence[str]) -> int | None:
+def index_of(name: str, names: Sequence[str]) -> int | None:
     """The index of `name` in `names`: an exact match, else the only match regardless of case and spaces."""
     if name in names:
         return list(names).index(name)

@@ -70,12 +70,12 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows[name])
         numbers = rows["overflow_to_sample_mapping"]
         for i, number in enumerate(numbers):
-            place = _offsets(rows.sequence_ids(i), rows["offset_mapping"][i])
+            spans = _offsets(rows.sequence_ids(i), rows["offset_mapping"][i])
             begins, ends = i == 0 or numbers[i - 1] != number, i + 1 == len(numbers) or numbers[i + 1] != number
-            span = (0 if begins else _first(place), len(chunk.contexts[number]) if ends else int(place[:, 1].max()))
+            span = (0 if begins else _first(spans), len(chunk.contexts[number]) if ends else int(spans[:, 1].max()))
             of.append(first + number)
-            offsets.append(place)
-            targets.append(_target(place, span, chunk, number))
+            offsets.append(spans)
+            targets.append(_target(spans, span, chunk, number))
     encoded = with_padding(tokenizer, columns)
     return Windows(encoded, np.array(of, dtype=np.int64), offsets, np.array(targets, dtype=np.int64).reshape(-1, 2))
 
@@ -102,26 +102,26 @@ def _check_room(tokenizer: Any, chunk: Questions, limit: int, doc_stride: int, w
             raise UserError(f"{where('data.doc_stride')}: {rule}, got {doc_stride}; or raise data.max_length")
 
 
-def _offsets(sequences: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+def _offsets(sequences: Sequence[int | None], spans: Sequence[tuple[int, int]]) -> np.ndarray:
     """(length, 2) int32: where each token stands in the second text, -1 for other tokens."""
     of_context = np.array([number == 1 for number in sequences])
-    place = np.array(offsets, dtype=np.int32).reshape(-1, 2)
-    place[~of_context] = -1
-    return place
+    offsets = np.array(spans, dtype=np.int32).reshape(-1, 2)
+    offsets[~of_context] = -1
+    return offsets
 
 
-def _first(place: np.ndarray) -> int:
+def _first(offsets: np.ndarray) -> int:
     """The first character of the context in a window."""
-    return int(place[place[:, 0] >= 0, 0].min())
+    return int(offsets[offsets[:, 0] >= 0, 0].min())
 
 
-def _target(place: np.ndarray, span: tuple[int, int], questions: Questions, number: int) -> tuple[int, int]:
+def _target(offsets: np.ndarray, span: tuple[int, int], questions: Questions, number: int) -> tuple[int, int]:
     """(first, last) token of the first answer in a window whose context is the characters `span`."""
     for text, start in zip(questions.answers[number], questions.starts[number], strict=True):
         begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())  # no token is of white space
         if span[0] <= begin and end <= span[1]:
             # (Context only: elsewhere both offsets are -1.) A token that spans more than the answer counts too.
-            inside = np.flatnonzero((place[:, 1] > begin) & (place[:, 0] < end))
+            inside = np.flatnonzero((offsets[:, 1] > begin) & (offsets[:, 0] < end))
             if len(inside):
                 return int(inside[0]), int(inside[-1])
     return 0, 0

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from search.track.store import load_mlflow
+from search.track.mlflow_store import load_mlflow
 
 #: MLflow's own limits (mlflow.utils.validation): characters of a value, entries and bytes of one call.
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
@@ -30,17 +30,17 @@ def log_values(
     texts = {name: str(value) for name, value in (params or {}).items()}
     cut = sorted(name for name, text in texts.items() if len(text) > PARAM_LENGTH)
     entries = [entities.Param(name, text[:PARAM_LENGTH]) for name, text in texts.items()]
-    for batch in batches(entries, PARAMS_PER_CALL):
+    for batch in call_batches(entries, PARAMS_PER_CALL):
         client.log_batch(run, params=batch)
     points = [entities.Metric(name, value, at_ms, step, model_id=model) for name, value in (metrics or {}).items()]
-    for batch in batches(points, METRICS_PER_CALL):
+    for batch in call_batches(points, METRICS_PER_CALL):
         client.log_batch(run, metrics=batch)
     if cut:
         note = f"cut to MLflow's {PARAM_LENGTH} characters, whole in config.json or outcome.json: {', '.join(cut)}"
         client.set_tag(run, CUT, note[:TAG_LENGTH])
 
 
-def batches(entries: Iterable[Any], most: int) -> Iterator[list[Any]]:
+def call_batches(entries: Iterable[Any], most: int) -> Iterator[list[Any]]:
     """`entries` (with a `key` and a `value`) in lists that one call takes."""
     batch: list[Any] = []
     size = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.track.batch import PARAM_LENGTH
-from search.track.store import load_mlflow
+from search.track.mlflow_store import load_mlflow
 
 #: Packages that loading a model may need, pinned at the installed version.
 PACKAGES = (
@@ -63,7 +63,7 @@ def _save(folder: Path, target: Path, logged: Any, run_id: str) -> None:
         warnings.simplefilter("ignore")  # it would like an example beside the signature
         mlflow.pyfunc.save_model(
             path=str(target),
-            python_model=str(Path(__file__).with_name("model.py")),
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
             artifacts={"model": str(folder)},
             code_paths=packages,
             pip_requirements=requirements(),

@@ -15,7 +15,7 @@ from search.failures import is_ours
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
-from search.track.store import is_database
+from search.track.mlflow_store import is_database
 from search.track.tracker import Ending
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from search.front.study_record import StudyRecord
 from search.report.text import note
 from search.track.batch import TAG_LENGTH, log_values
 from search.track.log import log_model
-from search.track.store import (
+from search.track.mlflow_store import (
     RESULTS,
     URI,
     check_store,

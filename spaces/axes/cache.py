@@ -67,7 +67,7 @@ class CacheKind:
         )
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
-        return {"kind": cache(settings).kind}
+        return {"kind": cache_settings(settings).kind}
 
     def carry(self, statistics: Statistics, plan: Plan) -> Statistics:
         return statistics
@@ -79,7 +79,7 @@ class CacheKind:
         """Nothing: the runtime does it."""
 
 
-def cache(settings: Settings) -> CacheSettings:
+def cache_settings(settings: Settings) -> CacheSettings:
     """The cache of these settings of the axis; settings that its kind does not have take their defaults."""
     kind = str(settings.get("kind", _OWN.kind))
     given = {name: int(settings.get(name, getattr(_OWN, name))) for name in ("recent", "window", "sinks")}

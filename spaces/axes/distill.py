@@ -16,7 +16,7 @@ from spaces.knob import Knob, Plan, Settings
 from spaces.least_squares import compensate
 from spaces.shape import Shape
 from spaces.slicing import Cut
-from spaces.statistics import EMBEDDING, PLACES, Statistics
+from spaces.statistics import EMBEDDING, INPUT_OF, Statistics
 
 #: Statistics of a block with one value per coordinate of the residual stream.
 HIDDEN_VECTORS = ("mean.attention_in", "mean.ffn_in", "gradient.output", "gradient.down")
@@ -111,7 +111,7 @@ class Distill:
         before = anatomy_of(source.backbone)
         for new, old in enumerate(plan["blocks"]):
             for role in (r for r in anatomy.roles() if r not in ("output", "down")):
-                moment, mean = (statistics.block(old, f"{kind}.{PLACES[role]}") for kind in ("input", "mean"))
+                moment, mean = (statistics.block(old, f"{kind}.{INPUT_OF[role]}") for kind in ("input", "mean"))
                 compensate(anatomy.linear(new, role), before.linear(old, role), hidden, moment, mean)
 
 

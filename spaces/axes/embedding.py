@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spaces.axis import Phase
 from spaces.errors import Infeasible
-from spaces.heads import Embedder
+from spaces.heads import PooledEncoder
 from spaces.knob import Knob, Plan, Settings
 from spaces.pooling import Dense
 from spaces.shape import Shape
@@ -66,13 +66,13 @@ class EmbeddingSize:
 
     def reshape(self, model: nn.Module, plan: Plan) -> None:
         if plan:
-            assert isinstance(model, Embedder)
+            assert isinstance(model, PooledEncoder)
             hidden = model.pooled.pooling.size(int(model.backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
             model.pooled.append(Dense(hidden, plan["size"], bias=False, activation=LINEAR))
 
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
         if plan:
-            assert isinstance(model, Embedder)
+            assert isinstance(model, PooledEncoder)
             linear = model.pooled.dense[-1]
             assert isinstance(linear, nn.Linear)
             linear.weight = nn.Parameter(principal(statistics, plan["size"]).to(linear.weight))

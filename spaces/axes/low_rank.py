@@ -14,7 +14,7 @@ from spaces.errors import Infeasible
 from spaces.knob import Knob, Plan, Settings
 from spaces.matmul_cost_model import Costs
 from spaces.shape import Shape
-from spaces.statistics import PLACES, Statistics, cholesky
+from spaces.statistics import INPUT_OF, Statistics, cholesky
 
 SMALLER, FASTER = "smaller", "faster"
 
@@ -227,7 +227,7 @@ class LowRankFactors:
             if not whitened:
                 a, b = factorise(weight, rank)
             else:
-                moment, mean = (statistics.block(index, f"{kind}.{PLACES[role]}") for kind in ("input", "mean"))
+                moment, mean = (statistics.block(index, f"{kind}.{INPUT_OF[role]}") for kind in ("input", "mean"))
                 spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
                 a, b = factorise(weight, rank, spread, statistics.block(index, f"gradient.{role}"))
             factors.a.weight.copy_(a)

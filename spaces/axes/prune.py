@@ -98,8 +98,8 @@ class Prune:
                     tensors[name] = tensors[name][chosen]
                 name = f"block.{index}.{key}_rows"
                 tensors[name] = tensors[name][:, chosen]
-            for place, chosen in (("attention_out", dims), ("ffn_out", neurons)):
-                name, mean = f"block.{index}.input.{place}", f"block.{index}.mean.{place}"
+            for read, chosen in (("attention_out", dims), ("ffn_out", neurons)):
+                name, mean = f"block.{index}.input.{read}", f"block.{index}.mean.{read}"
                 tensors[name] = tensors[name][chosen][:, chosen]
                 tensors[mean] = tensors[mean][chosen]
             keys = _expand(heads, shape.head_dim)
@@ -126,10 +126,10 @@ class Prune:
             slicing.fill(block, old, cuts, {})
             if plan["tuning"] == "none":
                 continue
-            for role, place in (("output", "attention_out"), ("down", "ffn_out")):
+            for role, read in (("output", "attention_out"), ("down", "ffn_out")):
                 columns = cuts[origin.roles()[role]].columns
                 before, after = origin.linear(index, role), anatomy.linear(index, role)
-                moment, mean = statistics.block(index, f"input.{place}"), statistics.block(index, f"mean.{place}")
+                moment, mean = statistics.block(index, f"input.{read}"), statistics.block(index, f"mean.{read}")
                 if columns is not None and len(columns) < before.in_features:
                     compensate(after, before, list(columns), moment, mean)
 

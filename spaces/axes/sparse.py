@@ -12,8 +12,8 @@ from spaces.base import TaskModel
 from spaces.errors import Infeasible
 from spaces.knob import Knob, Plan, Settings
 from spaces.shape import Shape
-from spaces.sparse import Sparse, TwoOfFour, best_of_four, best_of_row
-from spaces.statistics import PLACES, Statistics
+from spaces.sparse_storage import Sparse, TwoOfFour, best_of_four, best_of_row
+from spaces.statistics import INPUT_OF, Statistics
 
 PATTERNS = ("any", "2-of-4")
 #: What a 2:4 matrix's outputs and inputs must be multiples of, for either of torch's libraries in fp16 and bf16
@@ -84,7 +84,7 @@ class SparseMatrices:
         anatomy, origin = anatomy_of(model.backbone), anatomy_of(source.backbone)
         for index, (block, old) in enumerate(zip(anatomy.blocks, origin.blocks, strict=True)):
             for role in origin.roles():
-                moment = statistics.block(index, f"input.{PLACES[role]}")
+                moment = statistics.block(index, f"input.{INPUT_OF[role]}")
                 for path, squares in _inputs(origin, old, role, moment).items():
                     sparse, linear = block.get_submodule(path), old.get_submodule(path)
                     if isinstance(sparse, Sparse):
@@ -105,8 +105,8 @@ def _fill(sparse: Sparse, linear: nn.Linear, squares: Tensor) -> None:
     """`squares` (in,): mean squares of the inputs."""
     weight = linear.weight.detach()
     scores = weight.cpu().abs().double() * squares.double().clamp(min=0).sqrt()
-    places = best_of_four(scores) if isinstance(sparse, TwoOfFour) else best_of_row(scores, sparse.per_row)
-    sparse.take(weight, places.to(weight.device))
+    kept = best_of_four(scores) if isinstance(sparse, TwoOfFour) else best_of_row(scores, sparse.per_row)
+    sparse.take(weight, kept.to(weight.device))
     if linear.bias is not None:
         assert sparse.bias is not None
         sparse.bias.copy_(linear.bias)

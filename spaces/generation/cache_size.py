@@ -27,7 +27,7 @@ def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, pre
     return sum(heads) * (2 * head_dim * bits / 8 + head_dim * SCALE / GROUP + SCALE)
 
 
-def bytes_of(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
+def cache_bytes(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
     """Bytes of a row's cache after `tokens` tokens; for a static one, the allocated bytes."""
     whole = bytes_a_token(heads, head_dim, CacheSettings(), precision)
     if cache.kind == "static":

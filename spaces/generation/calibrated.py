@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spaces.anatomy import anatomy_of
 from spaces.base import TaskModel
 from spaces.gptq import groups_by_outputs
-from spaces.groups import Groups, integers_to_weights
+from spaces.weight_groups import Groups, integers_to_weights
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with beside its hidden states
 

@@ -28,7 +28,7 @@ ROTARY_HEADS, TABLE_HEADS = 16, 8
 
 
 @dataclass(frozen=True)
-class Reading:
+class AttentionInputs:
     """The inputs of attention beside hidden states, as names of values in the graph."""
 
     lengths: str  # (batch,) int32: tokens of each row after this call, less one
@@ -43,11 +43,11 @@ def write(model: TaskModel, precision: Precision, path: Path) -> None:
     Raises:
         Infeasible: a family or module that is not supported, or a graph that is too big for one file.
     """
-    decoder = Decoder(model, precision)
+    decoder = DecoderGraph(model, precision)
     decoder.graph().save(path, {ABOUT: json.dumps(decoder.about())})
 
 
-class Decoder:
+class DecoderGraph:
     """Turns the modules of a causal language model into a graph. Raises Infeasible for an unsupported family."""
 
     def __init__(self, model: TaskModel, precision: Precision) -> None:
@@ -111,7 +111,7 @@ class Decoder:
             shape = ("positions", len(self._inverse))
             cos, sin = (graph.input(name, np.float32, shape) for name in ("cos", "sin"))
         layers = Layers(graph, self._precision)
-        hidden = self._hidden(layers, ids, positions, Reading(lengths, total, cos, sin))
+        hidden = self._hidden(layers, ids, positions, AttentionInputs(lengths, total, cos, sin))
         flat = graph.op("Reshape", hidden, graph.small([-1, int(self._module(0, "query").in_features)]))
         table = self._backbone.get_submodule(self._anatomy.family.embeddings[0])
         logits = layers.head(self._path(self._head), self._head, table, graph.op("Gather", flat, rows))
@@ -134,14 +134,14 @@ class Decoder:
         path: str = self._paths[id(module)]
         return path
 
-    def _hidden(self, layers: Layers, ids: str, positions: str, reading: Reading) -> str:
+    def _hidden(self, layers: Layers, ids: str, positions: str, reading: AttentionInputs) -> str:
         """Hidden states (B, L, hidden) after the last norm."""
         family = self._anatomy.family
         table = self._backbone.get_submodule(family.embeddings[0])
         x = layers.table(table, ids, "tokens", (self._path(self._head), self._head))
         if self._inverse is None:
-            place = self._backbone.get_submodule(family.embeddings[1])
-            x = layers.graph.op("Add", x, layers.table(place, positions, "positions_table"))
+            position_table = self._backbone.get_submodule(family.embeddings[1])
+            x = layers.graph.op("Add", x, layers.table(position_table, positions, "positions_table"))
         added = ""
         for index, block in enumerate(self._anatomy.blocks):
             before, after = (block.get_submodule(path) for path in family.norms)
@@ -161,7 +161,7 @@ class Decoder:
         down = self._module(index, "down")
         return layers.linear(self._path(down), down, active)
 
-    def _attention(self, layers: Layers, index: int, x: str, reading: Reading) -> str:
+    def _attention(self, layers: Layers, index: int, x: str, reading: AttentionInputs) -> str:
         graph, width = layers.graph, self._anatomy.head_dim
         query, key, value = (self._module(index, role) for role in ("query", "key", "value"))
         heads, keys = query.out_features // width, key.out_features // width

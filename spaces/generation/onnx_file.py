@@ -13,7 +13,7 @@ from spaces.errors import Infeasible
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 OPSETS = {"": 20, CONTRIBUTED: 1}
 IR_VERSION = 10
-ABOUT = "decoder"  # the metadata key of a graph's facts (`Decoder.about`)
+ABOUT = "decoder"  # the metadata key of a graph's facts (`DecoderGraph.about`)
 LIMIT = 2**31  # bytes of a file in ONNX's format
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from spaces.axes.low_rank import LowRank, LowRankEmbedding
 from spaces.errors import Infeasible
 from spaces.generation.onnx_file import CONTRIBUTED, Graph
-from spaces.groups import GROUP, Groups, groups_to_integers, pairs
 from spaces.knob import Plan
+from spaces.weight_groups import GROUP, Groups, groups_to_integers, pairs
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 #: Of MatMulNBits: activations are rounded to 8 bits for the product, with a scale for every 32 of a token's. In int4 a
@@ -27,7 +27,7 @@ Quantise = Callable[[str, Tensor, int], Groups]
 
 def to_nearest(path: str, weight: Tensor, bits: int) -> Groups:
     """Fitted to the weights alone."""
-    return groups_to_integers(numbers(weight), bits)
+    return groups_to_integers(as_array(weight), bits)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Precision:
         return 32 if any(path.startswith(f"{block}.") for block in self.fp32_blocks) else self.body
 
 
-def numbers(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
     values: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
     return values
 
@@ -85,7 +85,7 @@ class Layers:
         if bits < 32:
             return self._in_groups(name, {p: m.weight for p, m in parts.items()}, x, bits, bias)
         matrix = self.graph.constant(
-            f"{name}.weight", lambda: np.concatenate([numbers(m.weight) for m in parts.values()]).T
+            f"{name}.weight", lambda: np.concatenate([as_array(m.weight) for m in parts.values()]).T
         )
         product = self.graph.op("MatMul", x, matrix)
         return self.graph.op("Add", product, bias) if bias else product
@@ -94,7 +94,7 @@ class Layers:
         if all(module.bias is None for module in parts.values()):
             return ""
         biases = [torch.zeros(m.out_features) if m.bias is None else m.bias for m in parts.values()]
-        return self.graph.constant(f"{name}.bias", lambda: numbers(torch.cat([b.cpu() for b in biases])))
+        return self.graph.constant(f"{name}.bias", lambda: as_array(torch.cat([b.cpu() for b in biases])))
 
     def _in_groups(self, name: str, weights: Mapping[str, Tensor], x: str, bits: int, bias: str = "") -> str:
         constants = self._groups(name, weights, bits)
@@ -134,7 +134,7 @@ class Layers:
             return self.linear(path, module, x, bits)
         tied = isinstance(table, nn.Embedding) and module.weight.data_ptr() == table.weight.data_ptr()
         name = "tokens" if tied and self.precision.table == 32 else f"{path}.weight"
-        matrix = self.graph.constant(name, lambda: numbers(module.weight))
+        matrix = self.graph.constant(name, lambda: as_array(module.weight))
         bias = self._bias(path, {path: module})
         return self.graph.op("Gemm", x, matrix, *([bias] if bias else []), transB=1)
 
@@ -146,7 +146,7 @@ class Layers:
             raise Infeasible(f"an ONNX graph of a causal model has no {type(module).__name__} for its {name}")
         weight = module.weight
         if self.precision.table == 32:
-            return self.graph.op("Gather", self.graph.constant(name, lambda: numbers(weight)), ids)
+            return self.graph.op("Gather", self.graph.constant(name, lambda: as_array(weight)), ids)
         return self._integer_rows(weight, ids, name, head)
 
     def _integer_rows(self, weight: Tensor, ids: str, name: str, head: tuple[str, nn.Module] | None) -> str:
@@ -164,13 +164,13 @@ class Layers:
         """The norm of `x` (or of `x` + `added`), and that sum."""
         weight = module.weight
         assert isinstance(weight, Tensor)
-        parameters = [self.graph.constant(f"{path}.weight", lambda: numbers(weight))]
+        parameters = [self.graph.constant(f"{path}.weight", lambda: as_array(weight))]
         bias = getattr(module, "bias", None)
         kind, epsilon = "SimplifiedLayerNormalization", getattr(module, "variance_epsilon", None)
         if epsilon is None:
             kind, epsilon = "LayerNormalization", float(module.eps)  # type: ignore[arg-type]
         if isinstance(bias, Tensor):
-            parameters.append(self.graph.constant(f"{path}.bias", lambda: numbers(bias)))
+            parameters.append(self.graph.constant(f"{path}.bias", lambda: as_array(bias)))
         if not added:
             return self.graph.op(kind, x, *parameters, axis=-1, epsilon=epsilon), x
         names = [f"{path}.normed", "", "", f"{path}.sum"]

@@ -16,7 +16,7 @@ CACHES = ("static",)
 SCORED = 512
 
 
-class Decoder:
+class DecoderSession:
     """One session over a graph of `spaces.generation.onnx_decoder`, with the facts in its metadata."""
 
     def __init__(self, session: Any) -> None:
@@ -50,10 +50,10 @@ class Decoder:
         }
 
 
-class StaticCache:
+class OnnxStaticCache:
     """Keys and values of a fixed capacity. Padding is not stored, so each row has a length of its own."""
 
-    def __init__(self, decoder: Decoder, capacity: int, lengths: np.ndarray, padded: int) -> None:
+    def __init__(self, decoder: DecoderSession, capacity: int, lengths: np.ndarray, padded: int) -> None:
         rows = len(lengths)
         self.length, self.lengths = padded, lengths.astype(np.int32)
         self.buffers = decoder.buffers(rows, capacity)
@@ -79,12 +79,12 @@ class OnnxProgram:
     rewinds = True
 
     def __init__(self, session: Any, settings: CacheSettings) -> None:
-        self._decoder = Decoder(session)
+        self._decoder = DecoderSession(session)
         table = self._decoder.positions
         self.capacity = settings.capacity if table is None else min(settings.capacity, table)
         self._angles = self._decoder.angles(self.capacity)
 
-    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, StaticCache]:
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, OnnxStaticCache]:
         """As `spaces.generation.program.Program` says."""
         rows, padded = input_ids.shape
         if padded > self.capacity:
@@ -94,21 +94,21 @@ class OnnxProgram:
             raise ValueError("prompts must have at least one token each, and be padded on the left alone")
         # Padding goes to the right, where the operator wants it: later steps overwrite what is kept of it.
         longest = int(lengths.max())
-        places = np.arange(longest)
-        moved = np.minimum(places + (padded - lengths)[:, None], padded - 1)
-        cache = StaticCache(self._decoder, self.capacity, lengths, padded)
+        positions = np.arange(longest)
+        moved = np.minimum(positions + (padded - lengths)[:, None], padded - 1)
+        cache = OnnxStaticCache(self._decoder, self.capacity, lengths, padded)
         fed = {
             "input_ids": np.take_along_axis(input_ids, moved, 1).astype(np.int64),
             "lengths": (lengths - 1).astype(np.int32),
             "total": np.array(longest, np.int32),
             "rows": np.arange(rows) * longest + lengths - 1,
             "targets": np.zeros((rows, 1), np.int64),
-            "positions": np.repeat(places[None], rows, 0),
+            "positions": np.repeat(positions[None], rows, 0),
         }
         self._run(self._bound(cache, fed, cache.logits))  # reads the memory of `fed`, which is held until here
         return cache.logits.copy(), cache
 
-    def decode(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
+    def decode(self, tokens: np.ndarray, cache: OnnxStaticCache) -> np.ndarray:
         """As `spaces.generation.program.Program` says."""
         if cache.length >= self.capacity:
             raise CacheFullError(f"the cache holds {self.capacity} tokens a row, and is full")
@@ -124,18 +124,18 @@ class OnnxProgram:
         self._run(cache.binding)
         return cache.logits.copy()
 
-    def extend(self, tokens: np.ndarray, cache: StaticCache) -> np.ndarray:
+    def extend(self, tokens: np.ndarray, cache: OnnxStaticCache) -> np.ndarray:
         """As `spaces.generation.program.RewindingProgram` says."""
         rows, new = tokens.shape
         if rows != 1:
             raise ValueError(f"GroupQueryAttention extends a cache by several tokens in one row alone, got {rows} rows")
         return self._read(tokens, cache, np.arange(new))[None]
 
-    def truncate(self, cache: StaticCache, length: int) -> None:
+    def truncate(self, cache: OnnxStaticCache, length: int) -> None:
         cache.lengths -= cache.length - length
         cache.length = length
 
-    def stored(self, cache: StaticCache) -> Layers:
+    def stored(self, cache: OnnxStaticCache) -> Layers:
         """As `spaces.generation.program.ResumingProgram` says."""
         keys, values = (
             [cache.buffers[f"{i}.{part}"][:, :, : cache.length].copy() for i in range(len(self._decoder.keys))]
@@ -143,16 +143,16 @@ class OnnxProgram:
         )
         return dict(enumerate(zip(keys, values, strict=True)))
 
-    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, StaticCache]:
+    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, OnnxStaticCache]:
         """As `spaces.generation.program.ResumingProgram` says."""
-        cache = StaticCache(self._decoder, self.capacity, np.array([known]), known)
+        cache = OnnxStaticCache(self._decoder, self.capacity, np.array([known]), known)
         for index, pair in layers.items():
             for part, array in zip(("key", "value"), pair, strict=True):
                 cache.buffers[f"{index}.{part}"][:, :, :known] = array[:, :, :known]
         last = np.array([input_ids.shape[1] - known - 1])
         return self._read(input_ids[:, known:], cache, last), cache
 
-    def _read(self, tokens: np.ndarray, cache: StaticCache, wanted: np.ndarray) -> np.ndarray:
+    def _read(self, tokens: np.ndarray, cache: OnnxStaticCache, wanted: np.ndarray) -> np.ndarray:
         """Read tokens (1, N) behind those of the cache; logits (R, V) after the tokens at the places `wanted` (R,)."""
         new = tokens.shape[1]
         if cache.length + new > self.capacity:
@@ -176,7 +176,7 @@ class OnnxProgram:
     def _run(self, binding: Any) -> None:
         self._decoder.session.run_with_iobinding(binding, self._decoder.options)
 
-    def _bound(self, cache: StaticCache, fed: Mapping[str, np.ndarray], logits: np.ndarray) -> Any:
+    def _bound(self, cache: OnnxStaticCache, fed: Mapping[str, np.ndarray], logits: np.ndarray) -> Any:
         """A call whose inputs and outputs are in the memory of these arrays and of the cache, which outlive it."""
         binding = self._decoder.session.io_binding()
         for name, array in {**fed, **self._angles}.items():
@@ -198,7 +198,7 @@ class OnnxScores:
     """input_ids, attention_mask (B, L), padded at the right -> log_likelihood (B, L) of each token after the others."""
 
     def __init__(self, session: Any) -> None:
-        self._decoder = Decoder(session)
+        self._decoder = DecoderSession(session)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -210,20 +210,20 @@ class OnnxScores:
         (rows, length), decoder = ids.shape, self._decoder
         scores = np.zeros((rows, length), np.float32)
         lengths = mask.astype(np.int64).sum(1)
-        row, place = np.nonzero(mask[:, 1:])  # of the token before each that has one
+        row, column = np.nonzero(mask[:, 1:])  # of the token before each that has one
         if not len(row):
             return scores
         fed = {
             "input_ids": ids.astype(np.int64),
             "lengths": np.maximum(lengths - 1, 0).astype(np.int32),
             "total": np.array(length, np.int32),
-            "rows": row * length + place,
-            "targets": ids[row, place + 1].astype(np.int64)[:, None],
+            "rows": row * length + column,
+            "targets": ids[row, column + 1].astype(np.int64)[:, None],
             "positions": np.repeat(np.arange(length)[None], rows, 0),
             **decoder.angles(length),
             **{f"past.{name}": empty for name, empty in decoder.buffers(rows, 0).items()},
         }
         inputs = {name: array for name, array in fed.items() if name in decoder.inputs}
         (scored,) = decoder.session.run(["log_likelihood"], inputs, decoder.options)
-        scores[row, place + 1] = scored
+        scores[row, column + 1] = scored
         return scores

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spaces.generation.caches.static import StaticCache, WholeBuffers, slots_of
 from spaces.generation.program import CacheSettings
-from spaces.generation.torch_program import CausalModel, TorchProgram
+from spaces.generation.torch_program import TorchCausalModel, TorchProgram
 
 #: (tokens (B, 1), number of the token (1,), starts (B,), keys and values by layer) -> logits (B, V) float32.
 Step = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]], Tensor]
@@ -45,7 +45,7 @@ class StaticProgram(TorchProgram):
         return np.array(logits.cpu().numpy())
 
 
-def step_over(model: CausalModel) -> Step:
+def step_over(model: TorchCausalModel) -> Step:
     """A decoding step of `model` over whole buffers."""
 
     def step(ids: Tensor, number: Tensor, starts: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

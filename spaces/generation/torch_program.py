@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from spaces.errors import Infeasible
-from spaces.generation.caches.base import TorchCache
 from spaces.generation.caches.dynamic import DynamicCache
 from spaces.generation.caches.quantised import QuantisedCache
 from spaces.generation.caches.sliding import SlidingCache
 from spaces.generation.caches.static import Buffers, StaticCache
+from spaces.generation.caches.torch_cache import TorchCache
 from spaces.generation.program import CacheSettings, Layers
 
 #: Tokens of a row that are scored in one call: the logits of each take the vocabulary's size.
@@ -24,7 +24,7 @@ SCORED = 32
 NewCache = Callable[[Tensor], TorchCache]
 
 
-class CausalModel:
+class TorchCausalModel:
     """A transformers causal language model called with positions, masks and a cache of this program."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -86,7 +86,7 @@ class TorchProgram:
     """A causal language model run operator by operator."""
 
     def __init__(self, model: nn.Module, settings: CacheSettings, device: str) -> None:
-        self._model, self._device = CausalModel(model), device
+        self._model, self._device = TorchCausalModel(model), device
         self.new_cache = cache_maker(model, settings)
         self.rewinds = settings.kind in ("dynamic", "static")
 

@@ -26,9 +26,9 @@ from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.compiled import INSTALL, no_compiler
-from spaces.runtimes.exported import brief, export, quiet
-from spaces.runtimes.opening import cpus, require
+from spaces.runtimes.requirements import require
 from spaces.runtimes.seal import private_name, seal, sealed
+from spaces.runtimes.torch_export import brief, export_graph, quiet_torch
 from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
 FOLDER = "aot_inductor"
@@ -65,8 +65,8 @@ class AotInductor:
         (name,) = self.files(plan)
         if os.access(folder, os.W_OK) or _has_package(folder / name, folder, context):
             return TorchPredict(load_package(package(folder, plan, context)), base, context.device)
-        with tempfile.TemporaryDirectory() as place:  # torch unpacks what it loads: the package may go
-            path = Path(place) / "model.pt2"
+        with tempfile.TemporaryDirectory() as scratch:  # torch unpacks what it loads: the package may go
+            path = Path(scratch) / "model.pt2"
             compile_package(folder, plan, context, path)
             return TorchPredict(load_package(path), base, context.device)
 
@@ -96,9 +96,11 @@ def _has_package(path: Path, folder: Path, context: Context) -> bool:
     Without a given number of threads, a package for torch's default number or for every processor is accepted. A search
     times its candidates with the latter, which is larger where two threads share a core.
     """
+    from loky import cpu_count
+
     threads = {torch.get_num_threads()}
     if not context.threads:
-        threads.add(cpus())
+        threads.add(int(cpu_count()))
     return any(sealed(path, conditions(folder, context, count)) for count in threads)
 
 
@@ -129,9 +131,9 @@ def compile_package(folder: Path, plan: Plan, context: Context, path: Path) -> N
     Raises Infeasible where the model does not compile.
     """
     model = load_for(folder, plan, context, AotInductor.name)
-    program = export(model, base_of(folder).inputs, context.device)
+    program = export_graph(model, base_of(folder).inputs, context.device)
     try:
-        with quiet():
+        with quiet_torch():
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # Inductor raises many types; all mean that it does not compile here
         raise Infeasible(f"AOTInductor failed: {brief(error)}") from error

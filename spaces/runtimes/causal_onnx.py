@@ -7,28 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spaces import calibration, sensitivity
-from spaces.base import read_config
+from spaces.base import is_causal
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context
-from spaces.runtimes.opening import written_whole
+from spaces.runtimes.atomic_file import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from spaces.base import TaskModel
     from spaces.generation.onnx_linear import Precision
-    from spaces.groups import Groups
-
-HEAD = "causal"
+    from spaces.weight_groups import Groups
 
 
-def is_causal(folder: Path) -> bool:
-    """Whether the model stored in `folder` is a causal language model."""
-    return read_config(folder)[0].head == HEAD
-
-
-def graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
+def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
     """`path`, the graph of the model in `folder` under this plan; written where it does not exist yet.
 
     int8 and int4 are weights by groups of 32 (`spaces.generation.onnx_linear`).
@@ -49,7 +42,7 @@ def graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
         blocks = sensitivity.read(folder) if count else []
         if count > len(blocks):
             raise Infeasible(f"bits.fp32_blocks must be at most the model's {len(blocks)} blocks, got {count}")
-        model, precision = build.load(folder), Precision.of(plan, blocks[:count])
+        model, precision = build.load_model(folder), Precision.of(plan, blocks[:count])
         if "rounding" in plan:
             precision = _by_outputs(model, precision, folder)
         with written_whole(path) as partial:

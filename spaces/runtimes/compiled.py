@@ -17,7 +17,8 @@ from spaces.generation.static_program import StaticProgram, Step
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
-from spaces.runtimes.opening import FromWeights, require
+from spaces.runtimes.from_weights import FromWeights
+from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
 GRAPHS = 256  # that may be compiled in one process, over all models

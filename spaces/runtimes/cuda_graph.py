@@ -16,7 +16,8 @@ from spaces.generation.program import CacheSettings
 from spaces.generation.static_program import Captured, StaticProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes.opening import FromWeights, require
+from spaces.runtimes.from_weights import FromWeights
+from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, causal_for, load_for, torch_precisions
 
 BUCKETS = (16, 32, 64, 128, 256, 512)

@@ -9,7 +9,8 @@ from spaces.generation.torch_program import TorchProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
-from spaces.runtimes.opening import FromWeights, require
+from spaces.runtimes.from_weights import FromWeights
+from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
 

@@ -47,7 +47,7 @@ def lower(
                 values[node] = weights[node.name] if node.name in weights else inputs[node.name]
             else:
                 args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = _typed(node, functions[node](*plain(args), **plain(kwargs)))
+                values[node] = _typed(node, functions[node](*plain_arguments(args), **plain_arguments(kwargs)))
         return values[result]
 
     return run, weights
@@ -75,12 +75,12 @@ def _function(node: Node) -> Callable[..., Any]:
     raise Infeasible(f"xla has no lowering for the operator {target}")
 
 
-def plain(arguments: Any) -> Any:
+def plain_arguments(arguments: Any) -> Any:
     """The arguments of a node as the table takes them."""
     if isinstance(arguments, Mapping):
-        return {name: plain(value) for name, value in arguments.items() if name not in MEMORY}
+        return {name: plain_arguments(value) for name, value in arguments.items() if name not in MEMORY}
     if isinstance(arguments, (list, tuple)):
-        return [plain(value) for value in arguments]
+        return [plain_arguments(value) for value in arguments]
     return DTYPES[arguments] if isinstance(arguments, torch.dtype) else arguments
 
 

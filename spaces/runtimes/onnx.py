@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spaces import calibration, sensitivity
+from spaces.base import is_causal
 from spaces.errors import Infeasible
 from spaces.generation.onnx_program import CACHES, OnnxProgram, OnnxScores
 from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import causal_onnx, quantise
-from spaces.runtimes.opening import cpus, require, written_whole
+from spaces.runtimes.atomic_file import written_whole
+from spaces.runtimes.requirements import require
 
 if TYPE_CHECKING:
     from spaces.base import TaskModel
@@ -43,7 +45,7 @@ class FromGraph:
         return versions()
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
-        return None if causal_onnx.is_causal(folder) else source_of(plan)
+        return None if is_causal(folder) else source_of(plan)
 
 
 class Onnx(FromGraph):
@@ -66,9 +68,9 @@ class Onnx(FromGraph):
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         require(self, plan, context)
-        if causal_onnx.is_causal(folder):
-            path = causal_onnx.graph(folder, plan, folder / file_of(plan), context)
-            return OnnxScores(session(path, context, CPU))
+        if is_causal(folder):
+            path = causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context)
+            return OnnxScores(open_session(path, context, CPU))
         if "head" in plan:
             raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
         if "rounding" in plan:
@@ -80,8 +82,8 @@ class Onnx(FromGraph):
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
         require(self, plan, context)
-        path = causal_onnx.graph(folder, plan, folder / file_of(plan), context)
-        return OnnxProgram(session(path, context, CPU), settings)
+        path = causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context)
+        return OnnxProgram(open_session(path, context, CPU), settings)
 
 
 def absent() -> list[str]:
@@ -96,7 +98,7 @@ def providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def session(path: Path, context: Context, wanted: Providers) -> Any:
+def open_session(path: Path, context: Context, wanted: Providers) -> Any:
     """A graph, opened. Its threads spin only while it runs, so that an idle session takes no CPU.
 
     `wanted`: execution providers with their options; later ones run what the first does not support.
@@ -105,9 +107,10 @@ def session(path: Path, context: Context, wanted: Providers) -> Any:
         Infeasible: ONNX Runtime does not accept the first provider.
     """
     import onnxruntime
+    from loky import cpu_count
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = context.threads or cpus()
+    options.intra_op_num_threads = context.threads or int(cpu_count())
     options.log_severity_level = 3
     options_by_name = [(name, dict(chosen)) for name, chosen in wanted]
     opened = onnxruntime.InferenceSession(str(path), options, providers=options_by_name)
@@ -120,7 +123,7 @@ class OnnxPredict:
     """One session: the model's outputs by name."""
 
     def __init__(self, path: Path, context: Context, wanted: Providers) -> None:
-        self._session = session(path, context, wanted)
+        self._session = open_session(path, context, wanted)
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 
@@ -184,8 +187,8 @@ def _make(folder: Path, plan: Plan, path: Path) -> None:
     wanted = source_of(plan)
     assert wanted is not None
     graph_file = graph(folder, wanted)
-    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as place:
-        source = Path(place) / graph_file.name
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        source = Path(scratch) / graph_file.name
         source.symlink_to(graph_file.resolve())  # quantisers write beside what they read
         keep = quantise.spared(source, blocks, fp32_blocks) if fp32_blocks else []
         if precision == "int8":
@@ -203,7 +206,7 @@ def write_graph(folder: Path, path: Path, precision: str) -> None:
     from spaces import build
     from spaces.base import read_config
 
-    model: TaskModel = build.load(folder)
+    model: TaskModel = build.load_model(folder)
     if precision == "fp16":
         model = model.half()
     base = read_config(folder)[0]

@@ -13,7 +13,7 @@ import numpy as np
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
-from spaces.runtimes.opening import require
+from spaces.runtimes.requirements import require
 
 
 class OpenVino(onnx.FromGraph):

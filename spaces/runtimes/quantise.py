@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spaces.errors import Infeasible
-from spaces.groups import GROUP, groups_to_int4, pairs
+from spaces.weight_groups import GROUP, groups_to_int4, pairs
 
 #: Signed (unsigned ones take kernels half as fast where there is VNNI), a scale a channel, and within [-64, 64]: a CPU
 #: without VNNI adds two products in 16 bits before it widens them, and 2 * 255 * 64 still fits. So nothing saturates,

@@ -21,13 +21,13 @@ def seal(path: Path, made_for: str) -> None:
     """Write the seal of `path`, valid for the conditions `made_for`, beside it."""
     partial = path.with_name(f".{path.name}.seal.{secrets.token_hex(8)}")
     partial.write_text(_mark(path, made_for))
-    partial.replace(beside(path))
+    partial.replace(seal_path(path))
 
 
 def sealed(path: Path, made_for: str) -> bool:
     """Whether this user made `path`, for these conditions, and nobody changed it since."""
     try:
-        return hmac.compare_digest(beside(path).read_bytes(), _mark(path, made_for).encode())
+        return hmac.compare_digest(seal_path(path).read_bytes(), _mark(path, made_for).encode())
     except FileNotFoundError:
         return False
 
@@ -44,7 +44,7 @@ def private_folder(purpose: str) -> Path:
     return folder
 
 
-def beside(path: Path) -> Path:
+def seal_path(path: Path) -> Path:
     """The path of the seal of `path`. Copies of both files stay valid."""
     return path.with_name(f"{path.name}.seal")
 

@@ -14,7 +14,7 @@ from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import onnx
-from spaces.runtimes.opening import require
+from spaces.runtimes.requirements import require
 from spaces.runtimes.seal import private_folder
 
 PROVIDER = "TensorrtExecutionProvider"

@@ -16,7 +16,7 @@ from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import float8
-from spaces.sparse import expand
+from spaces.sparse_storage import expand
 
 #: The dtype of weights and activations by precision; fp8 products return bf16.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}

@@ -16,8 +16,8 @@ from fakes import BATCH, FakeSide, Machine, others
 from objectives import campaign, campaign_measurements, campaign_processes
 from objectives.bench import Predict
 from objectives.campaign import Campaign, Plan
-from objectives.campaign_processes import Opener
 from objectives.measurement import Measurement
+from objectives.paired_timing import Opener
 
 BRIEF = Plan(block_s=0.02, warm_s=0.05)
 EAGER, BEST = 0, 1

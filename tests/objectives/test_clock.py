@@ -83,17 +83,20 @@ def test_a_fingerprint_is_the_same_while_only_the_clock_moves() -> None:
     later, capped = (
         {"cpu": "EPYC", "gpu": [{**GPU, **change}]} for change in ({"clocks.sm": "9"}, {"power.limit": "5"})
     )
-    assert clock.difference(one, later) == ""
+    assert clock.machine_difference(one, later) == ""
     assert clock.digest(one) == clock.digest(later)
-    assert clock.difference(one, capped).startswith("gpu: ")
+    assert clock.machine_difference(one, capped).startswith("gpu: ")
     assert clock.digest(one) != clock.digest(capped)
 
 
 def test_two_fingerprints_differ_in_what_is_named() -> None:
-    assert clock.difference({"cpu": "A", "cores": 2, "gpu": []}, {"cpu": "B", "cores": 2}) == "cpu: A there, B here"
+    assert (
+        clock.machine_difference({"cpu": "A", "cores": 2, "gpu": []}, {"cpu": "B", "cores": 2})
+        == "cpu: A there, B here"
+    )
     there = {"cpu": "A", "libraries": {"torch": "2.12", "openvino": "2026.4"}, "python": "3.11.9"}
     here = {"cpu": "A", "libraries": {"torch": "2.13"}, "python": "3.12.0"}
-    message = clock.difference(there, here)
+    message = clock.machine_difference(there, here)
     assert message == "python: 3.11 there, 3.12 here; torch: 2.12 there, 2.13 here; openvino: 2026.4 there, none here"
 
 
@@ -101,9 +104,9 @@ def test_a_machine_is_the_same_with_another_kernel_governor_and_some_memory_less
     here = clock.fingerprint("cpu")
     moved = {"governor": "other", "memory_gb": here["memory_gb"] - 0.1, "platform": "Linux-9", "python": "3.11.99"}
     later = {**here, **moved, "python": f"{here['python'].rpartition('.')[0]}.99"}
-    assert clock.difference(here, later) == "" and clock.digest(here) == clock.digest(later)
+    assert clock.machine_difference(here, later) == "" and clock.digest(here) == clock.digest(later)
     for name, value in (("cpu", "Z80"), ("cpus", 99), ("instructions", ["avx9"]), ("device", "abacus")):
-        assert clock.difference(here, {**here, name: value}).startswith(f"{name}: ")
+        assert clock.machine_difference(here, {**here, name: value}).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(("quota", "count"), [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2)])

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from fakes import FakeSide, Machine
 
-from objectives import campaign, campaign_measurements, generation, latency
-from objectives.campaign_processes import Opener
+from objectives import campaign, campaign_measurements, generation_times, latency
 from objectives.estimate import Estimate
+from objectives.paired_timing import Opener, Protocol
 from objectives.reference_speed import at_speed_of
-from objectives.timing import Protocol
 from objectives.workload import NEW_TOKENS
 
 INPUTS = [{"input_ids": np.ones((2, 8), dtype=np.int64), NEW_TOKENS: np.full(2, 5)}]
@@ -87,7 +86,7 @@ def test_a_model_that_generates_nothing_has_none_of_them() -> None:
     sides = [FakeSide(machine, pid, machine.model(10)) for pid in (1, 2)]
     inputs = [{"input_ids": np.ones((2, 8), dtype=np.int64)}]
     timed = latency.measure(*sides, inputs, PROTOCOL, 0, {"device": "cpu"}, machine.read)
-    assert not timed.keys() & set(generation.NAMES)
+    assert not timed.keys() & set(generation_times.NAMES)
 
 
 def test_one_token_has_no_time_of_later_ones() -> None:

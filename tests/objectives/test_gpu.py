@@ -67,7 +67,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 
 def test_what_the_driver_does_not_know_is_left_open(library: Library) -> None:
-    assert gpu.state() == gpu.State(1200, 1980, 0x20, (None, None), 2)
+    assert gpu.state() == gpu.GpuState(1200, 1980, 0x20, (None, None), 2)
 
 
 def test_who_asks_does_not_count_among_the_processes_on_the_gpu(library: Library) -> None:

@@ -14,32 +14,32 @@ from typing import Any
 import command
 import pytest
 import run
-from place import Place
+from run_setup import RunSetup
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu"
 RUNNER = """
 import run
-from place import Place
+from run_setup import RunSetup
 stages = [run.Stage(name, name, limit) for name, limit in {stages!r}]
-failures = run.run(stages, Place(run.Path({out!r}), dry=True), {seconds})
+failures = run.run(stages, RunSetup(run.Path({out!r}), dry=True), {seconds})
 print(failures)
 """
 FINE = """
-def run(place, report):
+def run(setup, report):
     report.begin("a fine one", ("a", "b"))
     report.add(a=1, b="x" * 200)
     report.note("noted")
 """
 FAILING = """
-def run(place, report):
+def run(setup, report):
     report.begin("one that fails", ("a",))
     report.add(a=1)
     raise ValueError("planted")
 """
 LATE = """
 import time
-def run(place, report):
+def run(setup, report):
     report.begin("one that never ends", ("a",))
     report.add(a=1)
     time.sleep(60)
@@ -128,7 +128,7 @@ def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path, monkeypatch: p
     out = tmp_path / "out"
     shell = "gpu-tests"
     forked = [stage for stage in run.STAGES if stage.name != shell]
-    failures = run.run(forked, Place(out, dry=True), 900, start_forked)
+    failures = run.run(forked, RunSetup(out, dry=True), 900, start_forked)
     assert failures == 0, (out / "failures.txt").read_text()
     # One as its reader starts it, from the shell, into the same tables.
     env = {**os.environ, "PYTHON": sys.executable}

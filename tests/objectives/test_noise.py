@@ -34,7 +34,7 @@ def test_whoever_takes_time_is_named(later: Reading, notes: list[str]) -> None:
 
 
 CAPPED = "the GPU was slowed by its power cap for 10% of the time"
-IDLE = gpu.State(clock_mhz=1980, max_clock_mhz=1980, throttled_ns=(0, 0), processes=2)
+IDLE = gpu.GpuState(clock_mhz=1980, max_clock_mhz=1980, throttled_ns=(0, 0), processes=2)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ IDLE = gpu.State(clock_mhz=1980, max_clock_mhz=1980, throttled_ns=(0, 0), proces
         (replace(IDLE, throttled_ns=(None, None)), []),
     ],
 )  # fmt: skip
-def test_a_gpu_that_is_slowed_or_shared_is_named(state: gpu.State, notes: list[str]) -> None:
+def test_a_gpu_that_is_slowed_or_shared_is_named(state: gpu.GpuState, notes: list[str]) -> None:
     assert noise.of_machine(replace(QUIET, gpu=IDLE), after(gpu=state)) == notes
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from objectives import quality, stats
 from objectives.quality import CLASS_METRICS as METRICS
 from objectives.quality import Metric
-from search.tasks import question_answering, similarity
+from objectives.row_metrics import ROW_METRICS
 
 Labels = NDArray[np.int64]
 NAMES = [metric.name for metric in METRICS]
@@ -155,6 +155,10 @@ def test_evaluates_metric_needs_no_hub_and_leaves_no_files() -> None:
     assert not Path(metric.data_dir).exists()
 
 
+def test_every_metric_has_a_name_of_its_own() -> None:
+    assert list(quality.METRICS) == [metric.name for metric in quality.ALL]
+
+
 def test_an_unknown_metric_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"one of accuracy, f1, matthews_correlation, .*, got bleu"):
         quality.metric_named("bleu")
@@ -185,7 +189,7 @@ def test_a_class_without_rows_has_no_recall_and_one_never_predicted_no_precision
     assert (absent["precision"], absent["recall"], absent["recall_interval"]) == (0.0, None, None)
 
 
-@pytest.mark.parametrize("metric", [*question_answering.METRICS, *similarity.METRICS], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", ROW_METRICS, ids=lambda metric: metric.name)
 def test_a_metric_of_rows_scores_is_their_mean_with_the_interval_of_resampled_rows(metric: Metric) -> None:
     scores = np.random.default_rng(0).choice([0.0, 0.25, 2 / 3, 1.0], size=400)
     none = np.zeros(400, dtype=np.int64)

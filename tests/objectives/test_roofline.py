@@ -9,7 +9,7 @@ import pytest
 
 from objectives import roofline
 from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, MeasuredCeilings, Meter
-from objectives.generation import TPOT
+from objectives.generation_times import TPOT
 from objectives.latency import P50
 from objectives.roofline import Sizes, work
 

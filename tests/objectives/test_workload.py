@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from objectives.workload import BATCHES, Frame, Workload, device_of, inputs, other, suffix, van_der_corput
+from objectives.workload import BATCHES, Frame, Workload, device_of_mark, inputs, other, suffix, van_der_corput
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -86,7 +86,7 @@ def test_a_suffix_names_another_workload_by_what_differs(mark: str, batch: int, 
     ("mark", "device", "batch"), [("cpu", "cpu", 4), ("cuda-b32", "cuda", 32), ("b8", None, 8), ("cuda-l64", "cuda", 4)]
 )
 def test_a_suffix_may_name_a_device(mark: str, device: str | None, batch: int) -> None:
-    assert (device_of(mark), other(Workload(4, "data"), mark).batch) == (device, batch)
+    assert (device_of_mark(mark), other(Workload(4, "data"), mark).batch) == (device, batch)
 
 
 @pytest.mark.parametrize(

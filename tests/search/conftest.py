@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import RunConfig
 from search.deliver.export import export
 from search.front.front import Front
@@ -45,7 +45,7 @@ def configured(tmp_path: Path, tiny_data: Path) -> Callable[..., RunConfig]:
         }
         written = {"model": {"name": str(model)}, "task": "classification", "data": data, "teacher": {"epochs": 0}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({**written, **changes}))
-        return load(tmp_path / "c.yaml", overrides, names())
+        return load_config(tmp_path / "c.yaml", overrides, names())
 
     return make
 

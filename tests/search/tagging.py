@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from objectives.metric import Metric, mean_of_rows
+from objectives.metric import mean_of_rows
 from search.errors import Where, wrong
 from search.tasks import cells
-from search.tasks.base import BaseTask
 from search.tasks.encoded import read_encoded, write_encoded
+from search.tasks.one_head import BaseTask
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Split, Splits
 from search.tasks.tokens import COLUMNS, Encoded, with_padding
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from search.tasks.tables import Table
     from search.tasks.trained_labels import TrainedLabels
 
+TAG_ACCURACY = mean_of_rows("tag_accuracy", "share of a text's words with the right tag")
 MISSING = -100  # a token that no tag belongs to; torch's cross entropy leaves such targets out
 
 
@@ -91,7 +92,6 @@ class Tagging(BaseTask):
     """Tags of words. Models give "tag_logits" (B, L, C)."""
 
     name = "tagging"
-    own_metrics: tuple[Metric, ...] = (mean_of_rows("tag_accuracy", "share of a text's words with the right tag"),)
     metrics: tuple[str, ...] = ("tag_accuracy",)
     own_head = "tags"
     labelled = True
@@ -135,7 +135,7 @@ def tag_numbers(
         for i, (text, tags) in enumerate(zip(texts, rows[split], strict=True)):
             if len(text.split()) != len(tags):
                 at = f'{where("data.label")}: column "{data.label}" of {table.origin}'
-                raise cells.wrong(at, f"must have {len(text.split())} tags, one a word", " ".join(tags), i)
+                raise cells.wrong_cell(at, f"must have {len(text.split())} tags, one a word", " ".join(tags), i)
     names = trained.labels if trained else tuple(sorted({tag for tags in rows["train"] for tag in tags}))
     strange = {tag for part in rows.values() for tags in part for tag in tags} - set(names)
     if strange:

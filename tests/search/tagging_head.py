@@ -15,7 +15,7 @@ from spaces import heads
 from spaces.heads import Head, Native
 from spaces.losses import Losses
 
-from .tagging import Tagging
+from .tagging import TAG_ACCURACY, Tagging
 
 
 def tag_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -56,11 +56,10 @@ HEAD = Head(
 
 
 def registered(patch: pytest.MonkeyPatch) -> None:
-    """What the lines of a new task in `spaces.heads.HEADS` and `search.tasks.TASKS` do."""
+    """What the lines of a new task in `spaces.heads.HEADS`, `objectives.row_metrics` and `search.tasks.TASKS` do."""
     patch.setattr(heads, "HEADS", (*heads.HEADS, HEAD))
     patch.setattr(tasks, "TASKS", (*tasks.TASKS, Tagging()))
-    patch.setattr(quality, "METRICS", dict(quality.METRICS))
-    quality.register(*Tagging.own_metrics)
+    patch.setattr(quality, "METRICS", {**quality.METRICS, TAG_ACCURACY.name: TAG_ACCURACY})
 
 
 def tagged(count: int, seed: int) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from services import embed, fleet, is_problem, service, talk
 
-from search.serve.app import Live
+from search.serve.app import RecentTimes
 from search.serve.batching import Limits
-from search.serve.fleet import EMBEDDING, Fleet, Windows
+from search.serve.fleet import EMBEDDING, Fleet, WindowSettings
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 from search.serve.variants import Variant
 
@@ -144,13 +144,13 @@ def test_many_long_texts_are_embedded_in_slices(tmp_path: Path) -> None:
 
 
 def test_a_long_context_counts_by_its_windows_and_a_text_that_is_cut_by_one() -> None:
-    cut, slid = Windows(128), Windows(128, shared=32)
+    cut, slid = WindowSettings(128), WindowSettings(128, shared=32)
     assert (cut.length("a" * 4000), slid.length("a" * 40)) == (128, 11)
     question, context = "q" * 40, "c" * 4000  # 11 and 1001 tokens: 128 in the first window, 85 more in each other
     assert slid.count(question, context) == 1 + math.ceil((1011 - 128) / (128 - 11 - 32))
     assert slid.length(question, context) == 128 * slid.count(question, context)
     assert (
-        Windows(64, shared=200).count(question, context) > 1
+        WindowSettings(64, shared=200).count(question, context) > 1
     )  # a question that leaves no room is refused by the model
 
 
@@ -192,7 +192,7 @@ def test_files_are_cut_into_passages_and_their_names_open_nothing(served: Servic
 def test_the_rate_is_of_the_time_that_the_kept_answers_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("search.serve.app.time", SimpleNamespace(monotonic=lambda: now[0]))
-    live = Live()
+    live = RecentTimes()
     for i in range(1000):
         now[0] = i / 100
         live.add(5.0, "v")

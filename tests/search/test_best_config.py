@@ -127,7 +127,7 @@ def test_what_every_study_is_called_is_what_a_record_takes(best: Path) -> None:
 
 
 def test_a_study_of_a_database_that_is_no_folders_name_is_refused(tmp_path: Path) -> None:
-    from search.deliver.stored import stored
+    from search.deliver.read_study import read_study
 
     with pytest.raises(UserError, match=r'^STUDY: must be made of letters.*, got "../../x"$'):
-        stored(tmp_path, "../../x")
+        read_study(tmp_path, "../../x")

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from conftest import Finished
 
-from search.config.load import from_mapping, load
+from search.config.load import from_mapping, load_config
 from search.deliver.export import files_of
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 from search.space.choices import names
 from search.space.deployments import Deployment, siblings
 from search.space.space import Space, anchors, open_space
@@ -33,13 +33,13 @@ SHAPE = Shape(
 
 def opened(**bits: object) -> Space:
     """The space of a configuration that says this of bits."""
-    config = load(None, [], names())
+    config = load_config(None, [], names())
     mapping = {**config.to_mapping(), "space": {"bits": bits, "runtime": {"name": ["eager", "onnx"]}}}
     return open_space(from_mapping(mapping, names()), SHAPE, Context())
 
 
 def test_the_embedded_default_searches_the_precisions_it_names_and_no_other_bits() -> None:
-    config = load(None, [], names())
+    config = load_config(None, [], names())
     space = open_space(config, SHAPE, Context())
     assert {n for n in space.searched if n.startswith("bits.")} <= {"bits.precision"}
     assert {deployment.precision for deployment in space.deployments} <= {"fp32", "int8"}

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import search
-from objectives.cache import A_TOKEN
-from objectives.generation import TPOT
+from objectives.generation_times import TPOT
+from objectives.kv_cache import A_TOKEN
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
-from search.report.caches import slower_caches
+from search.report.cache_sentences import slower_caches
 from spaces.recipe import Recipe, Step
 
 from .test_causal_lm import llama, texts

@@ -13,7 +13,7 @@ import pytest
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
 from objectives.stats import over_processes
-from search.config.load import load
+from search.config.load import load_config
 from search.deliver import verify as check
 from search.deliver.best_config import BestConfig
 from search.deliver.latency_check import latency_line, ratio_deviation
@@ -106,7 +106,7 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
 
     monkeypatch.setattr(isolate, "run", here)
     chosen, ours = tmp_path / "chosen by the record", tmp_path / "mlruns"
-    read = load(config, [], names())
+    read = load_config(config, [], names())
     record = cast(BestConfig, SimpleNamespace(config={**read.to_mapping(), "mlruns": str(chosen)}))
     with check.rows_of_record(record, Context(), ours) as rows:
         assert not isinstance(rows, str) and len(rows.split("validation")) == 96

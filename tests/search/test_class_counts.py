@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from search.errors import UserError
-from search.tasks.labels import SplitLabels, number
+from search.tasks.labels import SplitLabels, number_labels
 from search.tasks.trained_labels import Label
 
 
 def classes_of(labels: Sequence[Label], carried: Sequence[str] | None = None) -> tuple[str, ...]:
-    return number({"train": SplitLabels("train.csv", labels)}, None, carried, None, str).names
+    return number_labels({"train": SplitLabels("train.csv", labels)}, None, carried, None, str).names
 
 
 @pytest.mark.parametrize(("rows", "most"), [(10, 10), (16, 10), (40, 20)])

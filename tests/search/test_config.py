@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search.config.load import Names, from_mapping, load, results_folder
+from search.config.load import Names, from_mapping, load_config, results_folder
 from search.config.schema import RunConfig
 from search.config.source import Source
 from search.errors import UserError
@@ -48,31 +48,31 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 
 def test_three_keys_are_enough_and_the_file_names_the_study(project: Path) -> None:
-    config = load(write(project, MINIMAL), [], NAMES)
+    config = load_config(write(project, MINIMAL), [], NAMES)
     assert (config.study, config.metric, config.sampler) == ("config", "accuracy", "known-latency")
     assert config.model.name == str(project / "model")
     assert config.data.train == str(project / "train.csv")
 
 
 def test_the_embedded_default_loads_and_its_files_are_there() -> None:
-    config = load(None, [], NAMES)
+    config = load_config(None, [], NAMES)
     assert config.study == "movie-reviews"
     assert all(Path(file).is_file() for file in config.data.splits.values())
 
 
 @pytest.mark.parametrize("overrides", [[], ["space.prune=off", "limits.max_loss=1", "data.limit=7", "study=x.y-z_0"]])
 def test_a_configuration_written_back_means_the_same(project: Path, overrides: list[str]) -> None:
-    config = load(write(project, MINIMAL), overrides, NAMES)
+    config = load_config(write(project, MINIMAL), overrides, NAMES)
     assert from_mapping(config.to_mapping(), NAMES) == config
     assert from_mapping(json.loads(json.dumps(config.to_mapping())), NAMES) == config
     elsewhere = project / "copy" / "copy.yaml"
     elsewhere.parent.mkdir()
     elsewhere.write_text(yaml.safe_dump(config.to_mapping()))
-    assert load(elsewhere, [], NAMES) == config
+    assert load_config(elsewhere, [], NAMES) == config
 
 
 def test_the_embedded_default_written_back_names_no_folder_of_this_machine() -> None:
-    config = load(None, [], NAMES)
+    config = load_config(None, [], NAMES)
     data = config.to_mapping()["data"]
     assert data["train"] == "package:search/quickstart/movie_reviews/train.parquet"
     assert from_mapping(config.to_mapping(), NAMES) == config
@@ -80,23 +80,23 @@ def test_the_embedded_default_written_back_names_no_folder_of_this_machine() -> 
 
 def test_paths_are_relative_to_who_wrote_them(project: Path) -> None:
     (Path.cwd() / "mine.csv").write_text("text,label\n")
-    config = load(write(project, MINIMAL), ["data.validation=mine.csv"], NAMES)
+    config = load_config(write(project, MINIMAL), ["data.validation=mine.csv"], NAMES)
     assert config.data.train == str(project / "train.csv")  # the file's
     assert config.data.validation == str(Path.cwd() / "mine.csv")  # the shell's
     assert config.mlruns == str(Path.cwd() / "mlruns")  # where the other commands look for it
 
 
 def test_a_hub_name_stays_a_name_unless_such_a_folder_exists(project: Path) -> None:
-    assert load(write(project, changed(model={"name": "some/model"})), [], NAMES).model.name == "some/model"
+    assert load_config(write(project, changed(model={"name": "some/model"})), [], NAMES).model.name == "some/model"
     (project / "some").mkdir()
     (project / "model").rename(project / "some" / "model")
-    config = load(write(project, changed(model={"name": "some/model"})), [], NAMES)
+    config = load_config(write(project, changed(model={"name": "some/model"})), [], NAMES)
     assert config.model.name == str(project / "some" / "model")
 
 
 def test_hub_data_have_split_names_not_paths(project: Path) -> None:
     data = {"name": "org/set", "validation": "dev"}
-    assert load(write(project, changed(data=data)), [], NAMES).data.splits == {
+    assert load_config(write(project, changed(data=data)), [], NAMES).data.splits == {
         "train": "train",
         "validation": "dev",
     }
@@ -109,55 +109,55 @@ def test_an_override_is_yaml_and_wins(project: Path) -> None:
         "limits={max_loss: 1}",
         "device=cpu",
     ]
-    config = load(write(project, changed(teacher={"learning_rate": 5})), overrides, NAMES)
+    config = load_config(write(project, changed(teacher={"learning_rate": 5})), overrides, NAMES)
     assert config.teacher.learning_rate == 1e-4
     assert config.space == {"prune": {"heads": [0.5, 1.0]}}
     assert (config.limits.max_loss, config.device) == (1.0, "cpu")
 
 
 def test_a_date_is_text(project: Path) -> None:
-    assert load(write(project, yaml.safe_dump(MINIMAL) + "study: 2025-01-31\n"), [], NAMES).study == "2025-01-31"
+    assert load_config(write(project, yaml.safe_dump(MINIMAL) + "study: 2025-01-31\n"), [], NAMES).study == "2025-01-31"
 
 
 def test_off_is_off_however_yaml_reads_it(project: Path) -> None:
     text = yaml.safe_dump(MINIMAL) + 'space: {distill: off, prune: "off", low_rank: {rank: off}, bits: on, runtime: }\n'
-    space = load(write(project, text), [], NAMES).space
+    space = load_config(write(project, text), [], NAMES).space
     assert space == {"distill": None, "prune": None, "low_rank": {"rank": "off"}}
 
 
 def test_the_metric_may_be_called_by_its_name_among_the_objectives(project: Path) -> None:
-    config = load(write(project, changed(metric="f1", objectives=["f1", "size_mb"])), [], NAMES)
+    config = load_config(write(project, changed(metric="f1", objectives=["f1", "size_mb"])), [], NAMES)
     assert config.objectives == ("metric", "size_mb")
 
 
 def test_what_determines_the_teacher_leaves_out_what_does_not(project: Path) -> None:
     path = write(project, MINIMAL)
-    config = load(path, [], NAMES)
-    assert load(path, ["budget.trials=3", "space.bits=off"], NAMES).teacher_parts("m", "t") == config.teacher_parts(
+    config = load_config(path, [], NAMES)
+    assert load_config(path, ["budget.trials=3", "space.bits=off"], NAMES).teacher_parts(
         "m", "t"
-    )
+    ) == config.teacher_parts("m", "t")
     for override in ("seed=1", "teacher.epochs=1", "model.head=mean", "data.max_length=16"):
-        assert load(path, [override], NAMES).teacher_parts("m", "t") != config.teacher_parts("m", "t")
+        assert load_config(path, [override], NAMES).teacher_parts("m", "t") != config.teacher_parts("m", "t")
 
 
 def test_a_study_is_resumed_with_another_budget_but_not_with_another_space(project: Path) -> None:
     path = write(project, MINIMAL)
-    parts = load(path, [], NAMES).study_parts("m", "d")
-    assert load(path, ["budget.trials=3", "sampler=gp"], NAMES).study_parts("m", "d") == parts
-    assert load(path, ["space.bits=off"], NAMES).study_parts("m", "d") != parts
-    assert load(path, [], NAMES).study_parts("m", "other") != parts
+    parts = load_config(path, [], NAMES).study_parts("m", "d")
+    assert load_config(path, ["budget.trials=3", "sampler=gp"], NAMES).study_parts("m", "d") == parts
+    assert load_config(path, ["space.bits=off"], NAMES).study_parts("m", "d") != parts
+    assert load_config(path, [], NAMES).study_parts("m", "other") != parts
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.yaml: no such configuration file"):
-        load(tmp_path / "nowhere.yaml", [], NAMES)
+        load_config(tmp_path / "nowhere.yaml", [], NAMES)
     with pytest.raises(UserError, match=r"must be a readable UTF-8 YAML file"):
-        load(tmp_path, [], NAMES)
+        load_config(tmp_path, [], NAMES)
 
 
 def test_an_unwritable_results_folder_is_named(project: Path) -> None:
     (project / "file").write_text("")
-    config = load(write(project, MINIMAL), [f"mlruns={project / 'file' / 'mlruns'}"], NAMES)
+    config = load_config(write(project, MINIMAL), [f"mlruns={project / 'file' / 'mlruns'}"], NAMES)
     with (
         pytest.raises(UserError, match=r"^--set mlruns: must be a folder that can be written, got .*file"),
         results_folder(config),
@@ -166,7 +166,7 @@ def test_an_unwritable_results_folder_is_named(project: Path) -> None:
 
 
 def test_a_results_folder_is_made_and_stays_unless_the_input_was_wrong(project: Path) -> None:
-    config = load(write(project, MINIMAL), [f"mlruns={project / 'new' / 'mlruns'}"], NAMES)
+    config = load_config(write(project, MINIMAL), [f"mlruns={project / 'new' / 'mlruns'}"], NAMES)
     with suppress(UserError), results_folder(config) as results:
         (results / "cache" / "data").mkdir(parents=True)
         raise UserError
@@ -191,13 +191,13 @@ def test_reading_a_configuration_needs_nothing_heavy() -> None:
 
 
 def test_a_configuration_is_frozen(project: Path) -> None:
-    config: RunConfig = load(write(project, MINIMAL), [], NAMES)
+    config: RunConfig = load_config(write(project, MINIMAL), [], NAMES)
     with pytest.raises(AttributeError):
         config.seed = 1  # type: ignore[misc]
 
 
 def test_an_objective_may_name_another_workload(project: Path) -> None:
-    config = load(
+    config = load_config(
         write(project, changed(objectives=["metric", "latency_p50_ms", "latency_p50_ms/b32-l128"])), [], NAMES
     )
     assert config.objectives[-1] == "latency_p50_ms/b32-l128"
@@ -206,7 +206,7 @@ def test_an_objective_may_name_another_workload(project: Path) -> None:
 @pytest.mark.parametrize("name", ["latency_p50_ms/32", "latency_p50_ms/", "size_mb/b32"])
 def test_a_workload_that_is_none_or_changes_nothing_is_refused(project: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"objectives: a workload .*, got"):
-        load(write(project, changed(objectives=["metric", name])), [], NAMES)
+        load_config(write(project, changed(objectives=["metric", name])), [], NAMES)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,6 @@ def test_a_workload_that_is_none_or_changes_nothing_is_refused(project: Path, na
 )
 def test_every_key_of_what_trials_share_makes_another_study(project: Path, override: str, section: str) -> None:
     path = write(project, MINIMAL)
-    parts, other = (load(path, overrides, NAMES).study_parts("m", "d") for overrides in ([], [override]))
+    parts, other = (load_config(path, overrides, NAMES).study_parts("m", "d") for overrides in ([], [override]))
     assert {name for name in parts if parts[name] != other[name]} == {section}
     assert parts.keys() == other.keys()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.config.load import from_mapping, load
+from search.config.load import from_mapping, load_config
 from search.config.source import Override
 from search.errors import UserError
 
@@ -133,7 +133,7 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, sectio
         generating=("text",),
     )
     with pytest.raises(UserError, match=message):
-        load(write(project, {**MINIMAL, **section}), [], names)
+        load_config(write(project, {**MINIMAL, **section}), [], names)
 
 
 @pytest.mark.parametrize(("workload", "prompt", "new"), [({}, 128, 32), ({"prompt": 64, "new_tokens": 8}, 64, 8)])
@@ -142,7 +142,7 @@ def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, worklo
     names = replace(
         NAMES, tasks=("text",), metrics={"text": ("perplexity",)}, objectives=objectives, generating=("text",)
     )
-    config = load(write(project, {**MINIMAL, "task": "text", "workload": workload}), [], names)
+    config = load_config(write(project, {**MINIMAL, "task": "text", "workload": workload}), [], names)
     assert config.objectives == ("metric", "generate_ms")
     assert (config.workload.prompt, config.workload.length, config.workload.new_tokens) == (prompt, prompt, new)
     assert from_mapping(config.to_mapping(), names) == config
@@ -152,7 +152,7 @@ def test_the_length_of_a_task_that_generates_is_its_prompt(project: Path, worklo
 def test_a_mistake_is_told_with_file_key_rule_and_value(project: Path, config: Any, message: str) -> None:
     path = write(project, config)
     with pytest.raises(UserError) as caught:
-        load(path, [], NAMES)
+        load_config(path, [], NAMES)
     text = str(caught.value)
     assert re.search(message, text), text
     assert str(path) in text
@@ -173,9 +173,9 @@ def test_a_mistake_is_told_with_file_key_rule_and_value(project: Path, config: A
 )
 def test_a_mistake_on_the_command_line_is_told_as_one(project: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load(write(project, MINIMAL), [override], NAMES)
+        load_config(write(project, MINIMAL), [override], NAMES)
 
 
 def test_a_flag_is_named_as_the_user_wrote_it(project: Path) -> None:
     with pytest.raises(UserError, match=r"^--trials: must be a whole number, at least 1, got 0$"):
-        load(write(project, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)
+        load_config(write(project, MINIMAL), [Override("budget.trials", 0, "--trials")], NAMES)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from search.serve.controller import Controller, Health, UnavailableError
-from search.serve.policy import Backlog, BacklogFit, Fixed, State, prices, serving_at, worths
+from search.serve.policy import Backlog, BacklogFit, Fixed, PolicyState, prices, serving_at, worths
 from search.serve.variants import ServiceTimes, Variant
 
 SLO_S = 0.05
@@ -24,10 +24,10 @@ def backlog(count: int, waited_s: float = 0.0) -> Backlog:
     return Backlog(32, tuple(left[:32].tolist()), float(left[-1]), ((32, count),), 32, SLO_S)
 
 
-def serving(number: int) -> State:
+def serving(number: int) -> PolicyState:
     """The state in which this variant serves rows of 32 tokens."""
     price = next(p for p in prices(VARIANTS, (32,)) if serving_at(p, VARIANTS, 32).number == number)
-    return State(number, price)
+    return PolicyState(number, price)
 
 
 def number(count: int, serves: int = 9, waited_s: float = 0.0) -> int:
@@ -146,7 +146,7 @@ def test_short_rows_keep_accurate_variants_longer() -> None:
             steps = worths(VARIANTS, length)
             assert all(worth >= price for worth in steps[:at]) and all(worth < price for worth in steps[at:])
     mixed = Backlog(16, (0.05,), 0.05, ((16, 1), (128, 20)), 32, SLO_S)
-    _, state = BacklogFit().choose(State(), mixed, VARIANTS, ServiceTimes(), 0.0)
+    _, state = BacklogFit().choose(PolicyState(), mixed, VARIANTS, ServiceTimes(), 0.0)
     assert VARIANTS.index(serving_at(state.price, VARIANTS, 16)) > VARIANTS.index(
         serving_at(state.price, VARIANTS, 128)
     )

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from search.cli.main import main
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import DataConfig
 from search.errors import UserError
 from search.prepare.runner import data_key_of
@@ -109,7 +109,7 @@ def test_the_content_of_the_corpus_is_part_of_the_key_of_rows(tmp_path: Path) ->
     keys = []
     for text in ("text", "other"):
         config = config_of(tmp_path, corpus=[*CORPUS, {"id": "last", "text": text}])
-        keys.append(data_key_of(load(config, [], names())))
+        keys.append(data_key_of(load_config(config, [], names())))
     assert {**keys[0], "corpus": ""} == {**keys[1], "corpus": ""} and keys[0] != keys[1]
 
 
@@ -188,7 +188,7 @@ def test_a_mistake_ends_the_command_with_one_error(
 
 def test_a_corpus_is_of_sentence_similarity_alone(folder: Path) -> None:
     with pytest.raises(UserError, match=r"data.corpus: must be left out unless the task is sentence-similarity"):
-        load(config_of(folder), ["task=classification"], names())
+        load_config(config_of(folder), ["task=classification"], names())
 
 
 def test_a_search_over_a_corpus_is_planned(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

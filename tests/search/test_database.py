@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from search.errors import UserError
 from search.serve.database.archive import KEY_PREFIX, Archive, NewAnswer, NewPassage, hash_of
 from search.serve.database.engine import downgrade, open_engine, upgrade, url_of
-from search.serve.database.tables import ApiKey, Base
+from search.serve.database.tables import ApiKey, DatabaseTable
 from search.serve.database.writer import Writer, WriterFullError
 
 ANSWER = NewAnswer("r1", "who?", None, "she", 0.5, 3, 6, None, "trial 7", {"model": 4.5})
@@ -58,16 +58,16 @@ def test_migrations_make_the_tables_and_take_them_away(engine: Engine) -> None:
     def tables() -> set[str]:
         return set(inspect(engine).get_table_names()) - {"alembic_version"}
 
-    assert tables() == set(Base.metadata.tables)
+    assert tables() == set(DatabaseTable.metadata.tables)
     downgrade(engine)
     assert tables() == set()
     upgrade(engine)
     upgrade(engine)  # again changes nothing
-    assert tables() == set(Base.metadata.tables)
+    assert tables() == set(DatabaseTable.metadata.tables)
     with engine.begin() as connection:  # SQLite commits a column before its revision: a kill comes between them
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     upgrade(engine)
-    assert tables() == set(Base.metadata.tables)
+    assert tables() == set(DatabaseTable.metadata.tables)
 
 
 def test_the_migrated_tables_are_those_of_the_program(engine: Engine) -> None:
@@ -75,7 +75,7 @@ def test_the_migrated_tables_are_those_of_the_program(engine: Engine) -> None:
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), DatabaseTable.metadata) == []
 
 
 def test_an_answer_is_in_the_history_with_its_newest_feedback(archive: Archive) -> None:

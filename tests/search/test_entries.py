@@ -80,10 +80,10 @@ def test_a_second_process_notes_its_use_beside_the_first(tmp_path: Path) -> None
     store = Store(tmp_path / "a" / "cache")
     scratch = store.scratch("weights", KEY)  # before there is any folder
     assert scratch.parent.is_dir()
-    other = lease_of(store, Owner(owner.machine(), os.getppid(), 0), hours=2)
+    other = lease_of(store, Owner(owner.machine_digest(), os.getppid(), 0), hours=2)
     folder = aged(store, "weights", 0)
     before = folder.stat().st_mtime
-    assert {path.name for path in (store.root / LEASES).iterdir()} == {other.name, str(owner.here())}
+    assert {path.name for path in (store.root / LEASES).iterdir()} == {other.name, str(owner.this_process())}
     store.find("weights", KEY)
     assert folder.stat().st_mtime > before + 3000
 
@@ -105,7 +105,7 @@ def test_leases_of_ended_processes_hide_none_of_living_ones(tmp_path: Path) -> N
     store = Store(tmp_path)
     folder = aged(store, "weights", 0, hours=1)
     store.release()
-    ended = [lease_of(store, Owner(owner.machine(), os.getpid(), n), hours=3) for n in range(8)]
-    living = lease_of(store, owner.here(), hours=2)
+    ended = [lease_of(store, Owner(owner.machine_digest(), os.getpid(), n), hours=3) for n in range(8)]
+    living = lease_of(store, owner.this_process(), hours=2)
     store.prune(0)
     assert folder.exists() and living.exists() and not any(lease.exists() for lease in ended)

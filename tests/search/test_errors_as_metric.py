@@ -16,7 +16,7 @@ from objectives.estimate import Estimate
 from objectives.quality import metric_named
 from search.config.load import from_mapping
 from search.config.schema import LimitsConfig
-from search.deliver.best_config import plain, schema
+from search.deliver.best_config import plain_json, schema
 from search.errors import UserError
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
@@ -25,7 +25,7 @@ from search.measure.limits import broken, measured_for
 from search.measure.teacher_check import standing
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
-from search.propose.surrogate.record import StudyHistory
+from search.propose.surrogate.history import StudyHistory
 from search.propose.surrogate.surrogate import Aims
 from search.report.page import front_html
 from search.report.plot import draw
@@ -75,7 +75,7 @@ def test_reports_show_the_error_itself_and_a_loss_above_0() -> None:
     assert re.search(r"0\.42 RMSE, 7\.00 ms  \(.*, 5\.0 % of RMSE lost\)", pick_lines(FRONT)[1])
     page = front_html(FRONT, STUDY)
     assert "<th" in page and "RMSE" in page and "loss (% of RMSE)" in page and "-0.4" not in page
-    data = plain(front_json(FRONT, STUDY))
+    data = plain_json(front_json(FRONT, STUDY))
     jsonschema.validate(data, schema("front"))
     assert data["targets"][0] == {"objective": "rmse", "better": "lower"}
     members = {one["number"]: one["measurements"] for one in data["members"]}

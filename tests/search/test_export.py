@@ -18,8 +18,8 @@ import search
 from search.deliver import export as exporting
 from search.deliver.best_config import BestConfig, read_best_config, schema
 from search.deliver.export import PICK_FILES, export, export_model, exported_folder, files_of, programs_of
-from search.deliver.exported import read_exported
-from search.deliver.written import FILE
+from search.deliver.read_exported import read_exported
+from search.deliver.written_files import FILE
 from search.errors import UserError
 from search.front.front import Front
 from search.store.atomic import replacing, write_text

@@ -10,8 +10,8 @@ import pytest
 from conftest import Finished
 
 from search.deliver.export import export_model
-from search.deliver.exported import read_exported
-from search.deliver.written import sha256
+from search.deliver.read_exported import read_exported
+from search.deliver.written_files import sha256
 from search.errors import UserError
 from search.front.front import Front
 from search.measure.graphs import STAGE, Graphs

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from search.deliver import written
+from search.deliver import written_files
 from search.deliver.export import RECIPE
-from search.deliver.written import FILE, mend, replacing_folder, take_away
+from search.deliver.written_files import FILE, mend, replacing_folder, take_away
 from search.store import atomic, owner
 
-from .test_written import tree
+from .test_written_files import tree
 
 Cut = Callable[[], Iterator[None]]
 
@@ -146,4 +146,4 @@ def test_a_name_is_known_for_ours_only_with_a_machine_and_a_process(tmp_path: Pa
     for path in (tmp_path / ".x.123", tmp_path / ".front.json.4194305", temporary, ended):
         path.touch()
     assert [left.path for left in owner.leftovers(tmp_path)] == [ended]
-    assert written.FILE not in tree(tmp_path)
+    assert written_files.FILE not in tree(tmp_path)

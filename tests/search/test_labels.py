@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.errors import UserError
-from search.tasks.labels import Numbering, SplitLabels, number
+from search.tasks.labels import Numbering, SplitLabels, number_labels
 from search.tasks.trained_labels import TrainedLabels
 
 BARE = ("LABEL_0", "LABEL_1")
@@ -28,7 +28,7 @@ def numbered(
         "train": SplitLabels("train.csv", tuple(train) * 20),
         "test": SplitLabels("test.csv", tuple(test) or tuple(train)),
     }
-    return number(parts, listed, carried, trained, lambda key: f"c.yaml: {key}")
+    return number_labels(parts, listed, carried, trained, lambda key: f"c.yaml: {key}")
 
 
 def refusal(*arguments: Any, **settings: Any) -> str:

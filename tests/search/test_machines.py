@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 import search
 from objectives.latency import P50
 from search import remeasure
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import DataConfig, ModelConfig, RunConfig
 from search.errors import UserError
 from search.front.outcome import LATENCY, Outcome
@@ -184,7 +184,7 @@ def test_the_command_refuses_another_machines_study_before_anything_is_made(tmp_
 
 
 def test_from_python_a_study_that_is_not_there_cannot_be_measured_again(tmp_path: Path, config: Path) -> None:
-    chosen = replace(load(config, ["study=none"], names()), mlruns=str(tmp_path / "mlruns"))
+    chosen = replace(load_config(config, ["study=none"], names()), mlruns=str(tmp_path / "mlruns"))
     with pytest.raises(UserError, match="--remeasure: needs a study to measure again, and there is no 'none'"):
         search.run(chosen, remeasure=True)
     assert not (tmp_path / "mlruns" / "cache").exists()

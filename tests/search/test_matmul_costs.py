@@ -112,4 +112,4 @@ def test_the_tokens_are_those_of_a_call(without_costs: Prepared) -> None:
     lengths = without_costs.split("validation").encoded.lengths
     for batch, length, tokens in ((1, 16, 16), (4, 32, 128), (2, "data", 2 * round(float(np.median(lengths))))):
         config = replace(without_costs.config, workload=WorkloadConfig(batch=batch, length=length))
-        assert matmul_costs.tokens_of(config, without_costs.data) == tokens
+        assert matmul_costs.tokens_per_call(config, without_costs.data) == tokens

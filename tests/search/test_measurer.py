@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from objectives.process import Remote
-from search.measure.opening import at_first_use
+from search.measure.openers import at_first_use
 
 
 class Openings:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from search.config.model_folder import SNAPSHOT, check_model, fingerprint, model_name, weight_files
+from search.config.model_folder import SNAPSHOT, check_model, model_fingerprint, model_name, weight_files
 from search.config.source import Source
 from search.errors import UserError
 
@@ -74,11 +74,11 @@ def test_every_shard_must_be_there(model: Path) -> None:
 
 
 def test_the_fingerprint_follows_the_content_not_the_place(model: Path, tmp_path: Path) -> None:
-    before = fingerprint(model)
+    before = model_fingerprint(model)
     moved = model.rename(tmp_path / "moved")
-    assert fingerprint(moved) == before
+    assert model_fingerprint(moved) == before
     save(moved, value=2.0)
-    assert fingerprint(moved) != before
+    assert model_fingerprint(moved) != before
 
 
 def test_the_modules_of_sentence_transformers_count(model: Path) -> None:
@@ -87,19 +87,19 @@ def test_the_modules_of_sentence_transformers_count(model: Path) -> None:
     (model / "modules.json").write_text("[]")
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     save(model / "2_Dense")
-    fingerprints = {fingerprint(model)}
+    fingerprints = {model_fingerprint(model)}
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    fingerprints.add(fingerprint(model))
+    fingerprints.add(model_fingerprint(model))
     save(model / "2_Dense", value=2.0)
-    fingerprints.add(fingerprint(model))
+    fingerprints.add(model_fingerprint(model))
     assert len(fingerprints) == 3
 
 
 @pytest.mark.parametrize("vocabulary", ["vocab.txt", "spiece.model", "source.spm", "bpe.codes", "merges.bpe"])
 def test_every_vocabulary_that_a_tokenizer_reads_is_fetched_and_counts(model: Path, vocabulary: str) -> None:
-    before = fingerprint(model)
+    before = model_fingerprint(model)
     (model / vocabulary).write_text("the 1")
-    assert fingerprint(model) != before
+    assert model_fingerprint(model) != before
     assert any(fnmatch(vocabulary, pattern) for pattern in SNAPSHOT)
 
 

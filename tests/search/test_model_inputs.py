@@ -30,7 +30,7 @@ def test_a_model_is_timed_on_rows_framed_by_its_tokenizer(tmp_path: Path, config
     before, behind = real[:at], real[at + len(bare) :]
     special = {*tokenizer.all_special_ids}
     batches = workload.inputs(workload.Workload(4, "data", 1), input_names(teacher), frame_in(teacher), range(5, 30))
-    model = build.load(teacher)
+    model = build.load_model(teacher)
     for batch in batches:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             row = ids[mask == 1].tolist()
@@ -60,7 +60,7 @@ def test_the_models_padding_token_is_that_of_its_tokenizer(tmp_path: Path, confi
         texts = ["a film is dull", "the plot of the film is clever and bright and warm"]
         batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         with torch.inference_mode():
-            ours = build.load(teacher)(**{n: batch[n] for n in input_names(teacher)})
+            ours = build.load_model(teacher)(**{n: batch[n] for n in input_names(teacher)})
             alone = torch.cat([theirs(**tokenizer(text, return_tensors="pt")).logits for text in texts])
         torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
 

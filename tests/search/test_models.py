@@ -31,7 +31,7 @@ def test_a_model_with_its_own_head_is_searched_as_it_is(tmp_path: Path, finished
     assert [o.status for o in outcomes] == ["complete"] * 2, [o.reason for o in outcomes]
     assert [bool(o.recipe.compressed) for o in outcomes] == [False, True]
     assert "teacher ..." in finished.runs[0].out and "teacher ..." not in ended.out
-    ours = build.load(tmp_path / "mlruns" / outcomes[0].folder)
+    ours = build.load_model(tmp_path / "mlruns" / outcomes[0].folder)
     theirs = AutoModelForSequenceClassification.from_pretrained(model).eval()
     ids = {"input_ids": torch.tensor([[2, 7, 12, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
     with torch.inference_mode():

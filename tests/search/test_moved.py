@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import STUDY, Finished, State, state_of
 
-from search.propose.equal_search import comparable
+from search.propose.equal_search import compared_part
 from search.propose.study import read_outcomes
 from search.store.paths import inside, located
 from spaces.recipe import canonical
@@ -113,4 +113,4 @@ def test_paths_are_written_relative_to_the_results_folder() -> None:
 def test_an_equal_search_is_one_of_equal_content_wherever_its_files_lie() -> None:
     one = {"study": "a", "model": {"name": "/here/bert"}, "data": {"train": "/here/train.csv"}, "seed": 0}
     other = {**one, "study": "b", "model": {"name": "/there/bert"}, "data": {"train": "/there/train.csv"}}
-    assert comparable(one) == comparable(other) != comparable({**one, "seed": 1})
+    assert compared_part(one) == compared_part(other) != compared_part({**one, "seed": 1})

@@ -172,7 +172,7 @@ def test_questions_that_cannot_be_used_are_one_clear_error(
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[str, Any], wanted: str) -> None:
-    from search.config.load import load
+    from search.config.load import load_config
     from search.space.choices import names
 
     written(tmp_path / "rows.jsonl", texts(4, 0))
@@ -186,4 +186,4 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[
     settings["data"] = {**SPLITS, **changes.get("data", {"choices": "q.jsonl"})}
     config = command.write_config(tmp_path / "config.yaml", **settings)
     with pytest.raises(UserError, match=wanted):
-        load(config, [], names())
+        load_config(config, [], names())

@@ -11,7 +11,7 @@ import tiny
 from conftest import STUDY, state_of
 
 from objectives import clock, energy
-from search.config.load import load
+from search.config.load import load_config
 from search.errors import UserError
 from search.planning import plan_lines
 from search.prepare import machine, runner
@@ -94,7 +94,7 @@ def test_an_objective_that_the_device_cannot_give_is_refused_before_anything_is_
 ) -> None:
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     with pytest.raises(UserError) as refused:
-        machine.context_of(load(config, [override], names()))
+        machine.context_of(load_config(config, [override], names()))
     assert all(text in str(refused.value) for text in wanted), refused.value
 
 
@@ -105,11 +105,11 @@ def test_an_objective_that_the_device_can_give_is_not_refused(
     zone.mkdir()
     (zone / "energy_uj").write_text("1")
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
-    assert machine.context_of(load(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
+    assert machine.context_of(load_config(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
 
 
 def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(config: Path, tmp_path: Path) -> None:
-    chosen = load(config, [f"model.name={tiny.unknown(tmp_path / 'albert')}", "space=null"], names())
+    chosen = load_config(config, [f"model.name={tiny.unknown(tmp_path / 'albert')}", "space=null"], names())
     chosen = replace(chosen, objectives=("metric", "roofline_fraction"), mlruns=str(tmp_path / "mlruns"))
     trained: list[str] = []
     with pytest.raises(UserError, match="got roofline_fraction"):
@@ -129,7 +129,9 @@ def test_what_a_gpu_does_at_the_moment_is_in_no_key(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_that_an_objective_names_is_part_of_the_machine(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "nvidia_gpus", lambda: [{"name": "NVIDIA H100"}])
-    chosen = replace(load(config, [], names()), objectives=("metric", "latency_p50_ms", "latency_p50_ms/cuda-b8"))
+    chosen = replace(
+        load_config(config, [], names()), objectives=("metric", "latency_p50_ms", "latency_p50_ms/cuda-b8")
+    )
     assert machine.devices_beside(chosen, "cpu") == ["cuda"] and machine.devices_beside(chosen, "cuda") == []
     with_it, without = machine.environment_of("cpu", ["cuda"]), machine.environment_of("cpu")
-    assert clock.difference(with_it, without) == "gpu: NVIDIA H100 there, none here"
+    assert clock.machine_difference(with_it, without) == "gpu: NVIDIA H100 there, none here"

@@ -7,24 +7,24 @@ import math
 import pytest
 import typer
 
-from search.cli.options import number, port
+from search.cli.options import number_option, port
 
 
 @pytest.mark.parametrize(("least", "text", "value"), [(0, "0", 0.0), (0, "1e-3", 0.001), (-math.inf, "-3.5", -3.5)])
 def test_a_number_may_be_the_least_one(least: float, text: str, value: float) -> None:
-    assert number(least)(text) == value
+    assert number_option(least)(text) == value
 
 
 @pytest.mark.parametrize("text", ["-1e-9", "nan", "inf", "-inf", "1,5", ""])
 def test_a_number_below_the_least_or_without_a_value_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=f"must be a number of 0 or more, got {text}$"):
-        number(0)(text)
+        number_option(0)(text)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "fast"])
 def test_a_number_without_a_bound_is_finite(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=f"must be a number, got {text}$"):
-        number()(text)
+        number_option()(text)
 
 
 def test_ports_are_those_of_sixteen_bits() -> None:

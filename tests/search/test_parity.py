@@ -11,7 +11,7 @@ import pytest
 
 from search.measure import parity as measured
 from search.tasks import TASKS, Task, forms, task_named
-from search.tasks.parity import ELSEWHERE, EMBEDDINGS, LIKELIHOODS, LOGITS, NUMBERS, Parity
+from search.tasks.parity_rule import ELSEWHERE, EMBEDDINGS, LIKELIHOODS, LOGITS, NUMBERS, Parity
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import PRECISIONS
 from spaces.base import Base

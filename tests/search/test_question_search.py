@@ -107,7 +107,7 @@ def test_the_uncompressed_model_answers_as_transformers_own_model_does(uncompres
     base, _ = read_config(uncompressed)
     data = dict(base.config)
     named = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(data.pop("model_type"), **data)).eval()
-    model = build.load(uncompressed)
+    model = build.load_model(uncompressed)
     named.load_state_dict({key.removeprefix("model."): value for key, value in model.state_dict().items()})
     batch = encoded().encoded.batch(np.arange(4))
     inputs = {name: torch.from_numpy(batch[name]) for name in base.inputs}
@@ -144,7 +144,7 @@ def test_a_loaded_model_answers_as_the_pipeline_of_transformers_does(
     offsets = [np.where(here, places, -1) for here, places in zip(of_context, batch["offset_mapping"], strict=True)]
     inputs = {name: torch.from_numpy(batch[name]) for name in read_config(uncompressed)[0].inputs}
     with torch.no_grad():
-        start, end = build.load(uncompressed)(**inputs).numpy().transpose(2, 0, 1)
+        start, end = build.load_model(uncompressed)(**inputs).numpy().transpose(2, 0, 1)
     number = batch["overflow_to_sample_mapping"]
     assert len(number) > len(asked), "some contexts take two windows"
     wanted = by_loops(list(start), list(end), offsets, number, asked.contexts, n_best, longest)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search.errors import UserError
-from search.tasks.files import READERS, FileContent, Options, read_file
+from search.tasks.files import READERS, FileContent, TextFormat, read_file
 
 WANTED = ("text", "label")
 #: Words that a reader which guesses types would change.
@@ -33,7 +33,7 @@ TEXTS = [
 
 
 def read(file: Path, encoding: str | None = None, delimiter: str | None = None) -> FileContent:
-    return read_file(file, WANTED, Options(encoding, delimiter), "c.yaml: data.train")
+    return read_file(file, WANTED, TextFormat(encoding, delimiter), "c.yaml: data.train")
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:

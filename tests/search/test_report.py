@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from search.deliver.best_config import plain, schema
+from search.deliver.best_config import plain_json, schema
 from search.front.formatting import describe, interval, quantity, significant
 from search.front.front import Front
 from search.front.outcome import LOSS, Outcome
@@ -55,7 +55,7 @@ def parsed(page: str) -> Page:
 
 
 def test_front_json_follows_its_schema(front: Front) -> None:
-    jsonschema.validate(plain(front_json(front, factory.study(front))), schema("front"))
+    jsonschema.validate(plain_json(front_json(front, factory.study(front))), schema("front"))
 
 
 def test_front_json_agrees_with_the_front() -> None:
@@ -207,7 +207,7 @@ def test_front_json_is_json_without_nan(front: Front) -> None:
 
 def test_a_number_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="Out of range float"):
-        plain({"value": float("nan")})
+        plain_json({"value": float("nan")})
 
 
 def test_outcomes_with_only_some_measurements_are_shown() -> None:

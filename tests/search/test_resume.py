@@ -18,7 +18,7 @@ from search.front.outcome import LATENCY, Outcome, Target
 from search.propose.known_latency import weights_grid
 from search.propose.proposer import Proposer
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
-from search.propose.surrogate.record import StudyHistory
+from search.propose.surrogate.history import StudyHistory
 from search.space.deployments import Deployment, siblings
 from search.space.space import Params, Space
 from spaces.knob import Knob

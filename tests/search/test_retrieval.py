@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search.serve.approximate import Approximate
-from search.serve.retrieval import Index
+from search.serve.passage_index import Index
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

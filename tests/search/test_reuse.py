@@ -14,8 +14,8 @@ import torch
 from command import search, write_config
 from safetensors.torch import load_file, save_file
 
-from search.deliver.record import REFERENCES
-from search.deliver.stored import stored
+from search.deliver.read_study import read_study
+from search.deliver.study_attributes import REFERENCES
 from search.front.outcome import Outcome
 from search.measure.cache import SINCE
 from search.propose.study import attribute, read_outcomes, set_attribute
@@ -102,7 +102,7 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
     mlruns = folder / "mlruns"
     assert attribute(mlruns, "counted", REFERENCES) == {"": [1000.0, 990.0, 1010.0]}
     set_attribute(mlruns, "counted", REFERENCES, {"": [500.0, 490.0, 510.0]})
-    quick = [o.quick for o in stored(mlruns, "counted")[0].outcomes if o.quick]
+    quick = [o.quick for o in read_study(mlruns, "counted")[0].outcomes if o.quick]
     counted = [q["latency_p50_ms"].value * q["speedup"].value for q in quick]
     assert counted and counted == pytest.approx([500.0] * len(counted))
 

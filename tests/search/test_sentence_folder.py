@@ -16,12 +16,12 @@ from search.deliver.sentence_folder import FOLDER, write_sentence_folder
 from search.tasks.tokens import encode
 from spaces import build
 from spaces.base import Base, TaskModel, load_base, write_folder
-from spaces.gathering import collect
 from spaces.knob import Value
 from spaces.losses import EMBEDDINGS
 from spaces.pooling import read_pooling
 from spaces.recipe import Recipe, Step
 from spaces.statistics import Statistics
+from spaces.statistics_pass import collect
 
 TEXTS = [row["text"] for row in tiny.sentences(24, 0)]
 
@@ -87,7 +87,7 @@ def test_what_plain_transformers_can_load_encodes_equally(
 ) -> None:
     assert exported(tmp_path, teacher, settings)
     with torch.no_grad():
-        wanted = build.load(tmp_path)(**inputs_of(TEXTS)).numpy()
+        wanted = build.load_model(tmp_path)(**inputs_of(TEXTS)).numpy()
     assert wanted.shape == (len(TEXTS), size)
     for folder in (tmp_path, tmp_path / FOLDER):
         theirs = opened(folder)

@@ -16,8 +16,8 @@ from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
 from search.serve.fleet import embedding_limits, load_fleet
-from search.serve.retrieval import Index
-from search.serve.server import Settings, again, fill, load_fleets
+from search.serve.passage_index import Index
+from search.serve.server import ServiceSettings, again, fill_index, load_fleets
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
 
@@ -71,7 +71,7 @@ def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixtu
 def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.serve.server.load_fleet", lambda folder, *_, **__: fleet(ANSWERING, extract))
     with pytest.raises(UserError, match="one study per task"):
-        load_fleets(Settings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
+        load_fleets(ServiceSettings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
 
 
 def test_an_embedding_fleet_has_time_for_eight_full_batches() -> None:
@@ -82,7 +82,7 @@ def test_an_embedding_fleet_has_time_for_eight_full_batches() -> None:
 
 def test_a_stored_embedding_of_another_size_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index = Index(tmp_path / "vectors", 2)
-    fill(index, [(1, np.ones(2, np.float32)), (2, np.ones(3, np.float32)), (3, np.zeros(2, np.float32))])
+    fill_index(index, [(1, np.ones(2, np.float32)), (2, np.ones(3, np.float32)), (3, np.zeros(2, np.float32))])
     assert len(index) == 1 and [record.args[0] for record in caplog.records if record.args] == [2, 3]
 
 

@@ -84,7 +84,7 @@ def test_the_parameters_of_a_stored_model_are_all_of_its_weights(tmp_path: Path)
         folder = models.stored(tmp_path / case, case)
         shapes = shapes_of_folder(folder)
         assert shapes is not None
-        assert params_of(shapes).tolist() == [sum(p.numel() for p in build.load(folder).parameters())]
+        assert params_of(shapes).tolist() == [sum(p.numel() for p in build.load_model(folder).parameters())]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
@@ -93,7 +93,7 @@ def test_a_tied_token_table_is_counted_once(tmp_path: Path, name: str) -> None:
     with an integer head the table is in the graph once more, as rows.
     """
     folder = stored(tmp_path, name)
-    shapes, parameters = shapes_of_folder(folder), list(build.load(folder).parameters())
+    shapes, parameters = shapes_of_folder(folder), list(build.load_model(folder).parameters())
     assert shapes is not None
     assert params_of(shapes).tolist() == [sum(p.numel() for p in parameters)]
     assert megabytes_of(shapes, "fp32")[0] * 1e6 == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05, abs=4000)
@@ -120,7 +120,7 @@ def test_the_settings_of_a_causal_model_give_the_parameters_that_it_has(
     shape = Shape(hidden=32, head_dim=16, group=2, layers=layers, prunable_heads=True, prunable_hidden=True)
     ours, exact = shapes_of(Space({}, shape, ()), [{}], outline), shapes_of_folder(folder)
     assert exact is not None and params_of(ours) == pytest.approx(params_of(exact))
-    assert params_of(exact).tolist() == [sum(p.numel() for p in build.load(folder).parameters())]
+    assert params_of(exact).tolist() == [sum(p.numel() for p in build.load_model(folder).parameters())]
 
 
 @pytest.mark.parametrize("params", [{"prune.neurons": 0.5, "prune.heads": 0.5}, {"low_rank.rank": 0.5}])

@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     """Sets the machine that this process takes itself to be on; process numbers and start times stay the same."""
 
     def move(name: str) -> None:
-        monkeypatch.setattr(owner, "machine", lambda: (name * 12)[:12])
+        monkeypatch.setattr(owner, "machine_digest", lambda: (name * 12)[:12])
 
     yield move
     for name in "ab":
@@ -76,17 +76,17 @@ def test_what_another_host_uses_is_not_removed_until_it_was_silent_for_long(
     elsewhere("a")
     folder = aged(store, "weights", 0, hours=1)
     store.release()
-    lease = lease_of(store, owner.here(), hours=2)
+    lease = lease_of(store, owner.this_process(), hours=2)
     elsewhere("b")
     store.prune(0)
     assert folder.exists() and lease.exists()
-    lease_of(store, Owner("a" * 12, os.getpid(), owner.here().started), hours=2, silent_hours=2)
+    lease_of(store, Owner("a" * 12, os.getpid(), owner.this_process().started), hours=2, silent_hours=2)
     store.prune(0)
     assert not folder.exists() and not lease.exists()
 
 
 def test_a_later_process_of_the_same_number_is_another(tmp_path: Path) -> None:
-    here = owner.here()
+    here = owner.this_process()
     earlier = Owner(here.machine, here.pid, here.started - 1)
     assert Owner.parse(str(here)) == here and not here.gone(tmp_path, 0.0)
     assert earlier.gone(tmp_path, 0.0)
@@ -97,7 +97,7 @@ def test_a_process_that_ended_and_was_not_waited_for_is_gone(tmp_path: Path) -> 
     if child == 0:
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert Owner(owner.machine(), child, owner.here().started).gone(tmp_path, 0.0)
+    assert Owner(owner.machine_digest(), child, owner.this_process().started).gone(tmp_path, 0.0)
     assert owner.started_at(child) is None
     os.waitpid(child, 0)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from search.config.load import from_mapping, load
+from search.config.load import from_mapping, load_config
 from search.errors import UserError
 from search.space.choices import names
 from search.space.deployments import Deployment
@@ -25,7 +25,7 @@ SHAPE = Shape(
 
 
 def opened(space: dict[str, object], device: str = "cpu", shape: Shape = SHAPE) -> Space:
-    mapping = {**load(None, [], names()).to_mapping(), "space": space}
+    mapping = {**load_config(None, [], names()).to_mapping(), "space": space}
     return open_space(from_mapping(mapping, names()), shape, Context(device))
 
 
@@ -108,7 +108,7 @@ def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:
 
 
 def generating(space: dict[str, object], **others: dict[str, object]) -> Space:
-    mapping = {**load(None, ["task=causal-lm"], names()).to_mapping(), "space": space}
+    mapping = {**load_config(None, ["task=causal-lm"], names()).to_mapping(), "space": space}
     mapping |= {name: {**mapping[name], **value} for name, value in others.items()}
     return open_space(from_mapping(mapping, names()), SHAPE, Context("cpu"))
 

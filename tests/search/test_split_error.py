@@ -11,11 +11,11 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.estimate import Estimate
 from search.front.outcome import LATENCY, LOSS, Outcome
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
+from search.propose.surrogate.history import StudyHistory
 from search.propose.surrogate.quality import QualityModel
-from search.propose.surrogate.record import StudyHistory
 from search.space.deployments import Deployment
 from spaces.generation.program import CacheSettings
 

@@ -14,7 +14,7 @@ import torch
 from fake_cuda import fake_cuda
 from safetensors.torch import load_file
 
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import RunConfig
 from search.execute.build_weights import build_weights, trained_s
 from search.prepare.data import prepare_data
@@ -78,7 +78,7 @@ def place(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def recovery(config: Path, tmp_path_factory: pytest.TempPathFactory) -> RecoveryInputs:
     root = tmp_path_factory.mktemp("stages")
-    chosen = load(config, ["teacher.epochs=1", "recover.early_stopping=2"], names())
+    chosen = load_config(config, ["teacher.epochs=1", "recover.early_stopping=2"], names())
     data, teacher, statistics, outputs = (place(root / name) for name in ("data", "teacher", "statistics", "outputs"))
     describe_model(place(root / "model"), chosen, NOTHING)
     prepare_data(data, chosen, root / "model", NOTHING)
@@ -113,8 +113,8 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(
 def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(
     config: Path, recovery: RecoveryInputs, tmp_path: Path
 ) -> None:
-    short = load(config, ["teacher.epochs=1", "recover.epochs=0.5", "recover.batch=4"], names())
-    whole = load(config, ["teacher.epochs=1", "recover.batch=4"], names())
+    short = load_config(config, ["teacher.epochs=1", "recover.epochs=0.5", "recover.batch=4"], names())
+    whole = load_config(config, ["teacher.epochs=1", "recover.batch=4"], names())
     recover = {name: value or 0 for name, value in short.to_mapping()["recover"].items()}
     stored, weights = [], []
     for name, chosen in (("short", short), ("whole", whole)):

@@ -94,7 +94,7 @@ def test_what_a_living_process_used_is_not_removed_and_what_a_dead_one_used_is(t
 def of_process(pid: int) -> Owner:
     started = owner.started_at(pid)
     assert started is not None
-    return Owner(owner.machine(), pid, started)
+    return Owner(owner.machine_digest(), pid, started)
 
 
 def test_a_damaged_entry_is_found_out_and_made_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.tasks.files import Options, read_file
+from search.tasks.files import TextFormat, read_file
 
 from .test_readers import TEXTS, read, refusal, written
 
@@ -81,7 +81,7 @@ def test_parquet_gives_what_its_schema_says(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table(columns), file)
     for name, array in columns.items():
-        table = read_file(file, (name,), Options(), "data.train")
+        table = read_file(file, (name,), TextFormat(), "data.train")
         assert table.columns == {name: array.to_pylist()} and table.rows == 2 and table.names == tuple(columns)
 
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from objectives import objective_named
-from search.config.load import load
+from search.config.load import load_config
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.execute.build_weights import build_weights
@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(root: Path, *overrides: str) -> RunConfig:
     splits = {name: f"{name}.jsonl" for name in ROWS}
     path = command.write_config(root / "c.yaml", model={"name": "bert"}, task="tagging", data=splits)
-    return load(path, overrides, names())
+    return load_config(path, overrides, names())
 
 
 def opened(root: Path, name: str) -> Replies:

@@ -47,7 +47,7 @@ def test_the_operations_are_those_that_torch_counts_for_the_whole_model(stored: 
 
     from spaces import build
 
-    model, sizes = build.load(stored), model_sizes(stored)
+    model, sizes = build.load_model(stored), model_sizes(stored)
     assert sizes is not None
     model.backbone.set_attn_implementation("eager")  # type: ignore[operator] # torch counts no fused attention on a CPU
     ids = torch.from_numpy(np.ones((3, 9), dtype=np.int64))

@@ -21,7 +21,7 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from search.config.load import load
+from search.config.load import load_config
 from search.errors import UserError
 from search.planning import plan_lines
 from search.prepare.data import prepare_data
@@ -126,7 +126,7 @@ def test_an_encoder_that_is_trained_gets_a_new_head(tmp_path: Path) -> None:
 
 
 def test_plan_refuses_it_before_any_text_is_tokenised(config: Path) -> None:
-    chosen = load(config, ["teacher.epochs=0"], names())
+    chosen = load_config(config, ["teacher.epochs=0"], names())
     with pytest.raises(UserError, match=r"teacher.epochs: must be above 0: no trained head"):
         list(plan_lines(chosen))
 
@@ -137,7 +137,7 @@ def test_digits_are_the_names_of_a_models_labels_before_they_are_numbers(tmp_pat
     tiny.write_csv(tmp_path / "train.csv", rows)
     file = command.write_config(tmp_path / "c.yaml", model={"name": str(model)}, teacher={"epochs": 0})
     removed = ["data.validation=null", "data.test=null"]
-    chosen = load(file, [*removed, f"data.train={tmp_path / 'train.csv'}"], names())
+    chosen = load_config(file, [*removed, f"data.train={tmp_path / 'train.csv'}"], names())
     facts, data = tmp_path / "facts", tmp_path / "data"
     facts.mkdir()
     data.mkdir()
@@ -156,7 +156,7 @@ def test_data_that_are_read_in_another_way_are_other_data(tmp_path: Path, config
     for name in ("a.csv", "b.csv", "a.tsv"):
         tiny.write_csv(tmp_path / name, rows)
     keys = [
-        json.dumps(data_key_of(load(config, [f"data.train={tmp_path / name}", *more], names())))
+        json.dumps(data_key_of(load_config(config, [f"data.train={tmp_path / name}", *more], names())))
         for name, more in (
             ("a.csv", []),
             ("b.csv", []),

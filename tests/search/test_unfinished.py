@@ -16,8 +16,8 @@ from optuna.trial import TrialState, create_trial
 
 from search.cli.export import export
 from search.cli.front import front as show
-from search.config.load import load
-from search.deliver import record
+from search.config.load import load_config
+from search.deliver import study_attributes
 from search.deliver.best_config import schema
 from search.errors import UserError
 from search.front.front import Front
@@ -38,7 +38,7 @@ def begun(mlruns: Path, front: Front, run: str | None = "one") -> Front:
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={OUTCOME: outcome.to_json()}))
     if run is not None:
         about: Mapping[str, Any] = {"config": factory.CONFIG, "hardware": factory.HARDWARE, "rows": {"train": 9}}
-        set_attribute(mlruns, NAME, record.BEGUN, {**about, "run": run})
+        set_attribute(mlruns, NAME, study_attributes.BEGUN, {**about, "run": run})
     return front
 
 
@@ -65,14 +65,14 @@ def test_the_front_of_a_study_that_runs_is_shown_as_far_as_it_is(
 
 def test_a_study_that_has_ended_is_not_called_unfinished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12))
-    set_attribute(tmp_path, NAME, record.ENDED, "one")
+    set_attribute(tmp_path, NAME, study_attributes.ENDED, "one")
     assert show(NAME, False, mlruns=tmp_path) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_study_that_goes_on_is_unfinished_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun(tmp_path, factory.front(12), run="two")
-    set_attribute(tmp_path, NAME, record.ENDED, "one")
+    set_attribute(tmp_path, NAME, study_attributes.ENDED, "one")
     assert show(NAME, True, mlruns=tmp_path) == 0
     assert capsys.readouterr().err.startswith("unfinished: 12 of 40")
 
@@ -125,7 +125,7 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     monkeypatch.setattr(runner, "searched_model", lambda *arguments: base)
     monkeypatch.setattr(runner.Stages, "__call__", stage)
     messages: list[str] = []
-    chosen = load(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
+    chosen = load_config(config, [f"mlruns={tmp_path / 'mlruns'}"], names())
     with pytest.raises(TrainedError):
         runner.prepare(chosen, lambda stage, done: None, say=messages.append)
     assert messages == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]

@@ -11,7 +11,7 @@ from rich.console import Console
 from search.front.formatting import describe
 from search.front.front import Front
 from search.report import progress as view
-from search.report.progress import Lines, Live
+from search.report.progress import Lines, LiveTable
 
 from . import factory
 
@@ -31,10 +31,10 @@ def plain(text: io.StringIO) -> str:
     return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]|\r", "", text.getvalue())
 
 
-def observed(trials: int) -> tuple[Live, Front]:
+def observed(trials: int) -> tuple[LiveTable, Front]:
     """A live view after all trials of a made-up study."""
     whole = factory.front(trials)
-    live, front = Live(40, factory.study(whole)), Front(factory.TARGETS)
+    live, front = LiveTable(40, factory.study(whole)), Front(factory.TARGETS)
     for outcome in whole.outcomes:
         front = front.add(outcome)
         live.observe(outcome, front)
@@ -65,7 +65,7 @@ def test_the_live_view_tells_what_the_next_trial_is_expected_to_add(text: io.Str
 
 
 def test_before_the_first_trial_the_live_view_shows_the_stage_alone(text: io.StringIO) -> None:
-    live = Live(40, factory.study(factory.front(5)))
+    live = LiveTable(40, factory.study(factory.front(5)))
     live.progress("teacher", 0.5)
     live.close()
     assert "teacher 50 %" in plain(text) and "movie-reviews" not in plain(text)

@@ -19,7 +19,7 @@ import pytest
 from services import LIMITS, events, is_problem, service, talk, variant
 
 from search.errors import UserError
-from search.serve import generation
+from search.serve import generation_request
 from search.serve.batching import Limits
 from search.serve.fleet import CAUSAL, Fleet
 from search.serve.service import ANSWERING
@@ -149,7 +149,7 @@ def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
     tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
     workers = start({0: partial(held_models.Writer, 0.02)})
-    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
+    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers)
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"prompt": "a", "max_tokens": 3, "stream": True}

@@ -17,14 +17,14 @@ from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axis import Axis
 from spaces.base import Base, TaskModel, skeleton, write_folder
-from spaces.gathering import collect
-from spaces.heads import Embedder, head_named
+from spaces.heads import PooledEncoder, head_named
 from spaces.knob import Knob, Value
 from spaces.losses import class_certainty
 from spaces.pooling import Pooling
 from spaces.recipe import DEPLOYED, Step
 from spaces.shape import LayerShape, Shape
 from spaces.statistics import Statistics
+from spaces.statistics_pass import collect
 
 LABELS = ("negative", "neutral", "positive")
 VOCABULARY = 61
@@ -209,7 +209,7 @@ def shape_of(model: TaskModel, before: Shape) -> Shape:
     hidden |= {b.get_submodule(roles[r]).out_features for b in anatomy.blocks for r in ("output", "down")}
     assert len(hidden) == 1, hidden
     size = hidden.pop()
-    embedding = model.pooled.pooling.size(size) if isinstance(model, Embedder) else 0
+    embedding = model.pooled.pooling.size(size) if isinstance(model, PooledEncoder) else 0
     return replace(before, hidden=size, layers=tuple(layers), embedding=embedding)
 
 
@@ -256,7 +256,9 @@ def calibrated(folder: Path, case: str = "bert", head: str = "mean") -> Path:
     lengths = tuple(int(n) for n in np.random.default_rng(5).integers(3, 14, 24))
     calibration.write(folder, arrays_of(original.base, lengths, seed=5))
     model, _ = tiny(case, head)
-    sensitivity.write(folder, sensitivity.measure(model, [batch_of(original.base, lengths, seed=5)], class_certainty))
+    sensitivity.write(
+        folder, sensitivity.measure_sensitivity(model, [batch_of(original.base, lengths, seed=5)], class_certainty)
+    )
     return folder
 
 

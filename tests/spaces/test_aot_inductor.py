@@ -88,7 +88,7 @@ def test_a_package_holds_the_weights_and_no_pickle(folder: Path) -> None:
     assert any(name.endswith(".so") for name in content)
     assert not [name for name, data in content.items() if data.startswith((*PICKLES, b"PK"))]
     assert not [name for name in content if "/models/" in name or "/weights/" in name or "/constants/" in name]
-    weight = build.load(folder).get_parameter("classifier.weight").detach().numpy().tobytes()
+    weight = build.load_model(folder).get_parameter("classifier.weight").detach().numpy().tobytes()
     assert any(weight in data for data in content.values())
 
 

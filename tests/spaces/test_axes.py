@@ -169,7 +169,7 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, original: Subjec
     for number, settings in enumerate(settings_of(axis, original)):
         model, plans = built(original, Step(axis.name, settings))
         write_folder(tmp_path / str(number), model, original.base, plans)
-        again = build.load(tmp_path / str(number))
+        again = build.load_model(tmp_path / str(number))
         assert not again.training
         assert torch.equal(logits(again, original.batch), logits(model, original.batch)), settings
 
@@ -219,7 +219,7 @@ def test_axes_compose(names: tuple[str, ...], original: Subject, tmp_path: Path)
     assert output.shape[-1] == (plans["embedding"]["size"] if "embedding" in names else original.logits.shape[-1])
     assert shape_of(model, shape) == shape_after(plans, original.statistics)
     write_folder(tmp_path, model, original.base, plans)
-    assert torch.equal(logits(build.load(tmp_path), original.batch), output)
+    assert torch.equal(logits(build.load_model(tmp_path), original.batch), output)
 
 
 def test_an_axis_that_cuts_a_cut_model_sees_it_as_the_one_before_left_it() -> None:

@@ -37,7 +37,7 @@ def test_base_and_plans_survive_their_folder(folder: Path) -> None:
 
 def test_writing_what_was_loaded_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     base, plans = read_config(folder)
-    write_folder(tmp_path / "again", build.load(folder), base, plans)
+    write_folder(tmp_path / "again", build.load_model(folder), base, plans)
     for name in (WEIGHTS, "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -111,7 +111,7 @@ def test_weights_that_are_not_the_models_are_refused(
 ) -> None:
     damage(folder)
     with pytest.raises(ModelError, match=message) as caught:
-        build.load(folder)
+        build.load_model(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -150,7 +150,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 def test_a_config_that_is_not_ours_is_refused(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder)
     with pytest.raises(ModelError) as caught:
-        build.load(folder)
+        build.load_model(folder)
     assert "config.json" in str(caught.value) and len(str(caught.value)) < 600
 
 

@@ -10,8 +10,8 @@ from causal import MODELS, prompts, stored
 
 from search.space.stored_sizes import key_heads
 from spaces import build
-from spaces.generation.cache_size import bytes_a_token, bytes_of
-from spaces.generation.causal import CausalModel
+from spaces.generation.cache_size import bytes_a_token, cache_bytes
+from spaces.generation.causal_predict import CausalPredict
 from spaces.generation.program import CACHE_KINDS, CacheSettings
 from spaces.runtime import Context
 
@@ -35,13 +35,13 @@ def test_a_cache_has_the_bytes_that_are_predicted(kind: str, folder: Path) -> No
     cache = CacheSettings(kind, recent=40, window=64)
     context = Context("cpu", threads=1, cache_tokens=150)
     opened = build.open_predict(folder, "eager", {"precision": "fp32"}, context, cache)
-    assert isinstance(opened, CausalModel)
+    assert isinstance(opened, CausalPredict)
     ids, mask = prompts((120, 120))
     logits, held = opened.program.prefill(ids, mask)
     opened.program.decode(logits.argmax(-1), held)
     heads, size = key_heads(folder) or ((), 0)
     settings = CacheSettings(kind, capacity=150, recent=40, window=64)
-    assert held.nbytes == 2 * bytes_of(121, heads, size, settings, "fp32")
+    assert held.nbytes == 2 * cache_bytes(121, heads, size, settings, "fp32")
     whole, few = (bytes_a_token(heads, size, one, "fp32") for one in (CacheSettings(), settings))
     assert whole == 8 * size * sum(heads)
     assert (few < whole / 2) == (kind in ("int8", "int4"))

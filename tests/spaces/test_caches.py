@@ -13,7 +13,7 @@ from torch import Tensor
 from spaces.errors import Infeasible
 from spaces.generation.caches.quantised import GROUP, quantise
 from spaces.generation.caches.sliding import rotated
-from spaces.generation.causal import stepped
+from spaces.generation.causal_predict import stepped
 from spaces.generation.program import CacheFullError, CacheSettings, greedy
 from spaces.generation.torch_program import TorchProgram, cache_name, left_padding, rotary_frequencies
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from spaces import build
 from spaces.base import WEIGHTS, Base, load_base, write_folder
-from spaces.gathering import collect
 from spaces.heads import Causal, TaskModel
 from spaces.knob import Settings
 from spaces.losses import LIKELIHOODS
@@ -20,6 +19,7 @@ from spaces.recipe import Step
 from spaces.registry import runtime_named
 from spaces.runtime import Context
 from spaces.statistics import Statistics
+from spaces.statistics_pass import collect
 
 _DECODER = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128, "max_position_embeddings": 32}
 _DECODER |= {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -100,7 +100,7 @@ def test_tied_weights_are_saved_once(opened: tuple[TaskModel, Base, Path], tmp_p
     write_folder(tmp_path, model, base, {})
     vocabularies = [name for name, tensor in load_file(tmp_path / WEIGHTS).items() if tensor.shape == (40, 64)]
     assert len(vocabularies) == (1 if model.tied else 2)
-    again = build.load(tmp_path)
+    again = build.load_model(tmp_path)
     assert again.tied == model.tied
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs()), model(**inputs()))
@@ -127,7 +127,7 @@ def test_what_is_cut_keeps_its_tie_and_loads_again(
     assert count < sum(weight.numel() for weight in model.parameters())
     assert smaller.tied == model.tied
     write_folder(tmp_path, smaller, base, plans)
-    again = build.load(tmp_path)
+    again = build.load_model(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs()), smaller(**inputs()))
     assert sum(weight.numel() for weight in again.parameters()) == count

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from spaces.base import TaskModel
 from spaces.checkpoints import Checkpoints
-from spaces.stopping import Stopping
+from spaces.early_stopping import Stopping
 from spaces.training import Batch, Loss, Training, train
 
 STEPS = 7  # three and a half epochs of two batches

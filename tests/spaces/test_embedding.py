@@ -10,10 +10,10 @@ from torch.nn import functional
 from spaces import registry
 from spaces.axes.embedding import principal
 from spaces.errors import Infeasible
-from spaces.gathering import collect
 from spaces.losses import EMBEDDINGS, embedding_soft_loss
 from spaces.recipe import Step
 from spaces.statistics import EMBEDDING
+from spaces.statistics_pass import collect
 
 AXIS = registry.axis_named("embedding")
 

@@ -19,9 +19,9 @@ from spaces.base import MeanPooled, TaskModel, has_own_head, load_base, write_fo
 from spaces.errors import Infeasible
 from spaces.families import FAMILIES, known_model_types
 from spaces.fused import take_apart
-from spaces.gathering import collect
 from spaces.losses import class_divergence, class_loss
 from spaces.recipe import DEPLOYED, Step
+from spaces.statistics_pass import collect
 
 #: (A classifier has no embedding to cut: `test_axes` does it.)
 CUTTING = [a.name for a in registry.axes() if a.name not in (*DEPLOYED, "embedding")]
@@ -59,7 +59,7 @@ def test_an_axis_cuts_any_family(original: Subject, name: str, tmp_path: Path) -
     assert bool(output.isfinite().all())
     assert not torch.allclose(output, original.logits, atol=1e-4), "nothing was cut"
     write_folder(tmp_path, model, original.base, plans)
-    again = build.load(tmp_path)
+    again = build.load_model(tmp_path)
     assert torch.equal(logits(again, original.batch), output)
     stored = build.as_stored(tmp_path)
     assert sum(p.numel() for p in stored.parameters()) < sum(p.numel() for p in original.model.parameters())
@@ -209,7 +209,7 @@ def test_a_bare_folder_gets_a_mean_pooled_head(case: str, tmp_path: Path) -> Non
     model.classifier.load_state_dict(original.model.classifier.state_dict())
     torch.testing.assert_close(logits(model.eval(), original.batch), original.logits, atol=1e-6, rtol=1e-6)
     write_folder(tmp_path / "stored", model, base, {})
-    assert torch.equal(logits(build.load(tmp_path / "stored"), original.batch), logits(model, original.batch))
+    assert torch.equal(logits(build.load_model(tmp_path / "stored"), original.batch), logits(model, original.batch))
 
 
 PAIRED = {"types": [[0], [0], [1]], "text_types": [0, 1]}

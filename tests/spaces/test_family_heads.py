@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spaces.anatomy import anatomy_of
 from spaces.base import load_base, write_folder
-from spaces.build import load
+from spaces.build import load_model
 from spaces.errors import Infeasible
 
 FAMILIES = (
@@ -80,7 +80,7 @@ def test_a_family_loads_with_each_head_and_answers_as_in_transformers(
     torch.testing.assert_close(output[real], expected[real], atol=1e-5, rtol=1e-4)
     write_folder(tmp_path / "ours", model, base, {})
     with torch.no_grad():
-        torch.testing.assert_close(load(tmp_path / "ours")(**batch), output)
+        torch.testing.assert_close(load_model(tmp_path / "ours")(**batch), output)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -16,10 +16,10 @@ from spaces.fused import take_apart
 from spaces.generation.calibrated import calibrated
 from spaces.generation.program import CacheSettings, open_program
 from spaces.gptq import DAMPING, groups_by_outputs
-from spaces.groups import Groups, groups_to_integers, integers_to_weights
 from spaces.heads import Causal
 from spaces.runtime import Context
 from spaces.runtimes import onnx
+from spaces.weight_groups import Groups, groups_to_integers, integers_to_weights
 
 GPTQ = {"precision": "int4", "rounding": "gptq"}
 
@@ -133,7 +133,7 @@ def test_scores_and_generation_have_the_integers_of_one_graph(tmp_path: Path, mo
         onnx.Onnx().open(folder, GPTQ, context)
     ids = np.concatenate([row["input_ids"] for row in rows()])
     calibration.write(folder, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-    model = build.load(folder)
+    model = build.load_model(folder)
     groups = calibrated(model, calibration.read(folder), 4, 4)
     head = model.model.get_output_embeddings()  # type: ignore[operator,union-attr]
     made = integers_to_weights(groups["model.lm_head"], head.in_features)

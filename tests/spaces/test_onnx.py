@@ -27,7 +27,7 @@ def test_int8_runs_integer_products_over_every_weight(folder: Path) -> None:
     (name,) = registry.runtime_named("onnx").files({"precision": "int8"})
     graph = library.load(str(folder / name)).graph
     kinds = [node.op_type for node in graph.node]
-    matrices = sum(isinstance(m, nn.Linear) for m in build.load(folder).modules())
+    matrices = sum(isinstance(m, nn.Linear) for m in build.load_model(folder).modules())
     assert sum(k in ("MatMulInteger", "DynamicQuantizeMatMul") for k in kinds) == matrices
     floating = {t.name for t in graph.initializer if t.data_type == library.TensorProto.FLOAT and len(t.dims) == 2}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]

@@ -19,12 +19,12 @@ from spaces.generation.onnx_linear import Precision
 from spaces.generation.onnx_program import OnnxProgram, OnnxScores
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import CacheFullError, CacheSettings, Program, greedy, open_program
-from spaces.groups import groups_to_integers, integers_to_weights
 from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import onnx
 from spaces.runtimes.eager import Eager
+from spaces.weight_groups import groups_to_integers, integers_to_weights
 
 NEW = 14
 
@@ -46,7 +46,7 @@ class Opened:
     def session(self, **plan: Any) -> Any:
         path = self.path(**plan)
         if path.name not in self._sessions:
-            self._sessions[path.name] = onnx.session(path, Context(threads=1), onnx.CPU)
+            self._sessions[path.name] = onnx.open_session(path, Context(threads=1), onnx.CPU)
         return self._sessions[path.name]
 
     def program(self, capacity: int = 64, **plan: Any) -> OnnxProgram:

@@ -62,7 +62,7 @@ def run(folder: Path, plan: Plan, runtime: str = "onnx") -> np.ndarray:
 
 @pytest.mark.parametrize("precision", INTEGER)
 def test_every_matrix_runs_in_an_integer_kernel(precision: str, whole: Path, tmp_path: Path) -> None:
-    model = build.load(whole)
+    model = build.load_model(whole)
     blocks = anatomy_of(model.backbone).blocks
     linears = sum(isinstance(m, nn.Linear) for m in (blocks if precision == "int4" else model).modules())
     ran = optimised(onnx.graph(whole, {"precision": precision}), tmp_path)
@@ -89,7 +89,7 @@ def test_no_sum_of_two_products_can_leave_16_bits(precision: str, whole: Path) -
     weights = [t for t in graph.initializer if t.data_type == library.TensorProto.INT8 and len(t.dims) == 2]
     largest = max(int(np.abs(library.numpy_helper.to_array(t).astype(int)).max()) for t in weights)
     assert largest >= 60 and 2 * 255 * largest < 2**15
-    assert len(weights) == sum(isinstance(m, nn.Linear) for m in build.load(whole).modules())
+    assert len(weights) == sum(isinstance(m, nn.Linear) for m in build.load_model(whole).modules())
 
 
 # --- calibration --------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_the_most_sensitive_blocks_are_those_that_stay(precision: str, whole: Pa
         sensitivity.write(folder, {path: float(path == first) for path in paths})
         ran = optimised(onnx.graph(folder, {"precision": precision, "fp32_blocks": 1}), tmp_path)
         kinds = Counter(node.op_type for node in ran.node)
-        linears = sum(isinstance(m, nn.Linear) for m in build.load(folder).get_submodule(first).modules())
+        linears = sum(isinstance(m, nn.Linear) for m in build.load_model(folder).get_submodule(first).modules())
         assert sum(kinds[kind] for kind in KERNELS[precision]) == linears * (DEPTH - 1)
         assert len(list(quantise.matrices(ran))) == linears + 1  # and the head
         outputs.append(run(folder, {"precision": precision, "fp32_blocks": 1}))
@@ -250,6 +250,6 @@ def test_openvino_multiplies_integers(whole: Path) -> None:
     nodes = compiled.get_runtime_model().get_ordered_ops()
     info = [{k: str(v.astype(str)) for k, v in node.get_rt_info().items()} for node in nodes]
     products = [i for i in info if i.get("layerType") == "FullyConnected"]
-    linears = sum(isinstance(m, nn.Linear) for m in build.load(whole).modules())
+    linears = sum(isinstance(m, nn.Linear) for m in build.load_model(whole).modules())
     integers = [i for i in products if i.get("runtimePrecision") in ("u8", "i8")]
     assert len(products) == linears and len(integers) >= linears - 1, products

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from spaces import registry
-from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES, Entry
+from spaces.registry import AXIS_ENTRIES, RUNTIME_ENTRIES, Registration
 from spaces.shape import LayerShape, Shape
 
 #: Every axis offers all of its knobs for such a model.
@@ -16,7 +16,7 @@ SHAPE = Shape(64, 32, 1, (LayerShape(2, 64),) * 2, prunable_heads=True, prunable
 
 
 @pytest.mark.parametrize("entry", AXIS_ENTRIES, ids=lambda entry: entry.name)
-def test_an_axis_is_registered_under_its_name_with_all_its_knobs(entry: Entry) -> None:
+def test_an_axis_is_registered_under_its_name_with_all_its_knobs(entry: Registration) -> None:
     axis = registry.axis_named(entry.name)
     assert type(axis).__module__ == entry.module
     assert entry.knobs == tuple(knob.name for knob in axis.knobs(SHAPE))

@@ -78,7 +78,7 @@ def test_a_decoder_that_reads_its_last_token_gives_the_same_logits(runtime: str,
 def test_eager_is_the_model_itself(folder: Path) -> None:
     base = subject().base
     output = build.open_predict(folder, "eager", FP32, CPU)(arrays_of(base, (6, 3)))
-    expected = logits(build.load(folder), batch_of(base, (6, 3)))
+    expected = logits(build.load_model(folder), batch_of(base, (6, 3)))
     assert np.array_equal(output["logits"], expected.numpy())
 
 

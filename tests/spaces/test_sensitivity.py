@@ -16,7 +16,7 @@ from spaces.base import Base, TaskModel
 from spaces.errors import Infeasible
 from spaces.losses import class_certainty
 from spaces.recipe import Step
-from spaces.sparse import expand
+from spaces.sparse_storage import expand
 
 
 def batches(base: Base) -> list[dict[str, Tensor]]:
@@ -60,7 +60,7 @@ def by_hand(model: TaskModel, base: Base) -> list[float]:
 def test_the_score_is_its_definition_summed_row_by_row_over_real_tokens(case: str, head: str) -> None:
     model, base = tiny(case, head)
     expected = by_hand(model, base)
-    scores = sensitivity.measure(model, batches(base), class_certainty)
+    scores = sensitivity.measure_sensitivity(model, batches(base), class_certainty)
     paths = {id(module): path for path, module in model.named_modules()}
     assert list(scores) == [paths[id(block)] for block in anatomy_of(model.backbone).blocks]
     assert list(scores.values()) == pytest.approx(expected, rel=1e-3)
@@ -80,7 +80,7 @@ def test_a_planted_fragile_matrix_puts_its_block_first(fragile: int) -> None:
         value.bias[0] /= 200
         output.weight[:, 0] *= 200
     torch.testing.assert_close(logits(model, batch_of(base)), before, atol=1e-4, rtol=1e-4)
-    scores = list(sensitivity.measure(model, batches(base), class_certainty).values())
+    scores = list(sensitivity.measure_sensitivity(model, batches(base), class_certainty).values())
     others = [s for i, s in enumerate(scores) if i != fragile]
     assert scores[fragile] > 10 * max(others)
 
@@ -88,17 +88,17 @@ def test_a_planted_fragile_matrix_puts_its_block_first(fragile: int) -> None:
 def test_both_factors_of_a_low_rank_pair_count() -> None:
     original = subject()
     model, _ = built(original, Step("low_rank", {"rank": 0.5}))
-    scores = sensitivity.measure(model, batches(original.base), class_certainty)
+    scores = sensitivity.measure_sensitivity(model, batches(original.base), class_certainty)
     assert list(scores.values()) == pytest.approx(by_hand(*_grown(model, original.base)), rel=1e-3)
 
 
 def test_sparse_matrices_count_like_the_same_with_their_zeros() -> None:
     original = subject()
     model, _ = built(original, Step("sparse", {"weights": 0.5}))
-    scores = sensitivity.measure(model, batches(original.base), class_certainty)
+    scores = sensitivity.measure_sensitivity(model, batches(original.base), class_certainty)
     expand(model)
     assert list(scores.values()) == pytest.approx(
-        list(sensitivity.measure(model, batches(original.base), class_certainty).values())
+        list(sensitivity.measure_sensitivity(model, batches(original.base), class_certainty).values())
     )
     assert min(scores.values()) > 0
 
@@ -118,6 +118,6 @@ def test_an_unknown_family_has_no_order(tmp_path: Path) -> None:
     model.backbone.config.model_type = "unheard-of"
     assert "unheard-of" not in CASES
     with pytest.raises(Infeasible, match="unheard-of"):
-        sensitivity.measure(model, batches(base), class_certainty)
+        sensitivity.measure_sensitivity(model, batches(base), class_certainty)
     with pytest.raises(Infeasible, match=r"sensitivity\.json"):
         sensitivity.read(tmp_path)

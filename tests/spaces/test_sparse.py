@@ -16,8 +16,8 @@ from spaces.base import WEIGHTS, ModelError, write_folder
 from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.runtime import Context
-from spaces.sparse import Sparse, TwoOfFour, best_of_four, best_of_row, expand, packed, sparse_modules, unpacked
-from spaces.statistics import PLACES
+from spaces.sparse_storage import Sparse, TwoOfFour, best_of_four, best_of_row, expand, packed, sparse_modules, unpacked
+from spaces.statistics import INPUT_OF
 from spaces.training import Training, train
 
 HALF = Step("sparse", {"weights": 0.5})
@@ -95,7 +95,7 @@ def test_no_weight_that_stays_counts_less_than_one_that_goes(step: Step) -> None
         for role, path in after.roles().items():
             sparse = block.get_submodule(path)
             assert isinstance(sparse, Sparse)
-            squares = original.statistics.block(index, f"input.{PLACES[role]}").diagonal()
+            squares = original.statistics.block(index, f"input.{INPUT_OF[role]}").diagonal()
             scores = before.linear(index, role).weight.detach().abs() * squares.sqrt()
             groups = (scores.shape[0], -1, 4) if isinstance(sparse, TwoOfFour) else (scores.shape[0], 1, -1)
             stays = (sparse.weight != 0).view(groups)
@@ -142,7 +142,7 @@ def test_recovery_leaves_every_zero_zero(step: Step, tmp_path: Path) -> None:
     training = Training(epochs=2, batch=4, learning_rate=1e-2, head_learning_rate=1e-2)
     train(model, lambda _: batches, lambda m, i, r: nn.functional.cross_entropy(m(**i), labels[r]), training, "cpu")
     write_folder(tmp_path, model, original.base, plans)
-    stored = build.load(tmp_path)
+    stored = build.load_model(tmp_path)
     assert len(places) == 18
     for path, where in places.items():
         assert not torch.equal(sparse_modules(model)[path].values, before[path])
@@ -171,14 +171,14 @@ def test_a_mask_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     tensors[next(name for name in tensors if name.endswith(".mask"))].fill_(255)
     save_file(tensors, tmp_path / WEIGHTS)
     with pytest.raises(ModelError, match="do not fit the model"):
-        build.load(tmp_path)
+        build.load_model(tmp_path)
 
 
 def test_runtimes_get_plain_matrices(tmp_path: Path) -> None:
     original = subject()
     model, plans = built(original, HALF)
     write_folder(tmp_path, model, original.base, plans)
-    assert sparse_modules(build.as_stored(tmp_path)) and not sparse_modules(build.load(tmp_path))
+    assert sparse_modules(build.as_stored(tmp_path)) and not sparse_modules(build.load_model(tmp_path))
     output = build.open_predict(tmp_path, "eager", {"precision": "fp32"}, Context(threads=1))(
         arrays_of(original.base, (5, 3))
     )

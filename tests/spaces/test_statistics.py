@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from spaces.anatomy import anatomy_of
-from spaces.gathering import collect
 from spaces.losses import class_divergence, class_loss
-from spaces.statistics import PLACES, Statistics
+from spaces.statistics import INPUT_OF, Statistics
+from spaces.statistics_pass import collect
 
 CASES = pytest.mark.parametrize("case", ["bert", "distilbert", "llama", "gpt2", "modernbert", "deberta-v2"])
 READ_AT = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
@@ -149,7 +149,7 @@ def test_the_spectrum_is_that_of_the_matrix_between_its_inputs_and_the_loss(case
     anatomy = anatomy_of(original.model.backbone)
     for role in anatomy.roles():
         linear = anatomy.linear(1, role)
-        moment, mean = (original.statistics.block(1, f"{kind}.{PLACES[role]}").double() for kind in ("input", "mean"))
+        moment, mean = (original.statistics.block(1, f"{kind}.{INPUT_OF[role]}").double() for kind in ("input", "mean"))
         spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(spread)
         root = vectors * values.clamp(min=0).sqrt()
@@ -228,4 +228,4 @@ def test_progress_ends_at_one_and_no_data_is_an_error() -> None:
 
 def test_every_matrix_has_a_place() -> None:
     for case in ("bert", "llama"):
-        assert set(anatomy_of(subject(case).model.backbone).roles()) <= set(PLACES)
+        assert set(anatomy_of(subject(case).model.backbone).roles()) <= set(INPUT_OF)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.base import TaskModel
+from spaces.early_stopping import Stopping
 from spaces.recipe import Step
-from spaces.stopping import Stopping
 from spaces.training import Batch, Training, train
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)

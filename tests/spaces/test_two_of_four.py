@@ -17,7 +17,7 @@ from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.runtime import Context
 from spaces.runtimes.torch_predict import DTYPES
-from spaces.sparse import TwoOfFour, best_of_four, sparse_modules
+from spaces.sparse_storage import TwoOfFour, best_of_four, sparse_modules
 
 CUDA = Context("cuda", threads=1)
 STEP = Step("sparse", {"weights": 0.5, "pattern": "2-of-4"})
@@ -47,19 +47,19 @@ def test_no_runtime_on_a_cpu_runs_them(runtime: str, precision: str, tmp_path: P
 def test_a_gpu_without_sparse_tensor_cores_does_not_run_them(monkeypatch: pytest.MonkeyPatch, ampere: None) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     with pytest.raises(Infeasible, match=r"compute capability 8\.0 .* this GPU has 7\.5"):
-        two_of_four.check(PLANS, "eager", "fp16", CUDA)
+        two_of_four.check_kernels(PLANS, "eager", "fp16", CUDA)
 
 
 @pytest.mark.usefixtures("ampere")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("runtime", [r.name for r in registry.runtimes()])
 def test_of_all_runtimes_and_precisions_those_with_kernels_run_them(runtime: str, precision: str) -> None:
-    two_of_four.check({"sparse": {"weights": 0.5}}, runtime, precision, CUDA)  # size only: any may
+    two_of_four.check_kernels({"sparse": {"weights": 0.5}}, runtime, precision, CUDA)  # size only: any may
     if runtime in ("eager", "compiled") and precision in ("fp16", "bf16"):
-        two_of_four.check(PLANS, runtime, precision, CUDA)
+        two_of_four.check_kernels(PLANS, runtime, precision, CUDA)
         return
     with pytest.raises(Infeasible, match=rf"sparse\.pattern: .*({runtime}|{precision})"):
-        two_of_four.check(PLANS, runtime, precision, CUDA)
+        two_of_four.check_kernels(PLANS, runtime, precision, CUDA)
 
 
 def test_every_two_of_four_matrix_is_handed_to_the_kernel_and_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(
 ) -> None:
     base, folder = subject().base, tiny_model(tmp_path)
     predict = build.open_predict(folder, runtime, {"precision": precision}, CUDA)
-    reference = build.load(folder).to("cuda", DTYPES[precision])
+    reference = build.load_model(folder).to("cuda", DTYPES[precision])
     for seed, lengths in enumerate(((7, 4, 7, 2), (9,), (33, 17))):
         batch: dict[str, Any] = arrays_of(base, lengths, seed)
         with torch.inference_mode():

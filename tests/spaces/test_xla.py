@@ -16,7 +16,7 @@ from spaces.base import TaskModel, write_folder
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 from spaces.runtimes import xla
-from spaces.runtimes.exported import export
+from spaces.runtimes.torch_export import export_graph
 
 CPU = Context(threads=1)
 FP32 = {"precision": "fp32"}
@@ -128,10 +128,10 @@ def as_jax(value: Any) -> Any:
 @pytest.mark.parametrize(("operator", "args", "kwargs"), CALLS, ids=[str(call[0]) for call in CALLS])
 def test_every_operator_gives_what_pytorch_gives(operator: Any, args: Any, kwargs: Any) -> None:
     from spaces.runtimes.aten_to_jax import TABLE
-    from spaces.runtimes.graph_to_jax import plain
+    from spaces.runtimes.graph_to_jax import plain_arguments
 
     name = "sym_size" if operator is aten.sym_size.int else operator.__name__
-    result = TABLE[name](*plain([as_jax(a) for a in args]), **plain(kwargs))
+    result = TABLE[name](*plain_arguments([as_jax(a) for a in args]), **plain_arguments(kwargs))
     expected = operator(*args, **kwargs)
     several = isinstance(expected, (list, tuple))
     for one, wanted in zip(result if several else [result], expected if several else [expected], strict=True):
@@ -225,7 +225,7 @@ class Odd(TaskModel):
 
 def test_an_unknown_operator_is_infeasible_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, *tiny(), {})
-    monkeypatch.setattr(build, "load", lambda _: Odd().eval())
+    monkeypatch.setattr(build, "load_model", lambda _: Odd().eval())
     with pytest.raises(Infeasible, match=r"xla has no lowering for the operator aten\.erfinv"):
         registry.runtime_named("xla").open(tmp_path, FP32, CPU)
 
@@ -239,4 +239,4 @@ class Branching(TaskModel):
 
 def test_a_model_without_a_graph_is_infeasible() -> None:
     with pytest.raises(Infeasible, match=r"torch\.export failed"):
-        export(Branching().eval(), ("input_ids", "attention_mask"), "cpu")
+        export_graph(Branching().eval(), ("input_ids", "attention_mask"), "cpu")

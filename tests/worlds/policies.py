@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.serve.policy import Backlog, Choice, State
+from search.serve.policy import Backlog, Choice, PolicyState
 from search.serve.variants import ServiceTimes, Variant
 
 
 @dataclass(frozen=True, slots=True)
-class Held(State):
+class Held(PolicyState):
     """Since when few enough requests have waited for a more accurate variant."""
 
     since_s: float | None = None
@@ -34,8 +34,8 @@ class Thresholds:
         return (self.slo_s - times.safe_s(variant, 1, backlog.length)) / row_s
 
     def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
+        self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
+    ) -> tuple[Choice, PolicyState]:
         waiting = sum(count for _, count in backlog.waiting)
         at = next((i for i, v in enumerate(variants) if v.number == state.number), len(variants) - 1)
         calm: float | None = None
@@ -63,8 +63,8 @@ class SlackFit:
     buckets: int = 20
 
     def choose(
-        self, state: State, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
-    ) -> tuple[Choice, State]:
+        self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
+    ) -> tuple[Choice, PolicyState]:
         sizes = sorted({min(2**i, len(backlog.urgent_s)) for i in range(12)})
         tuples = [(times.safe_s(v, b, backlog.length), b, v.quality, v) for v in variants for b in sizes]
         low, high = min(t[0] for t in tuples), max(t[0] for t in tuples)
@@ -72,7 +72,7 @@ class SlackFit:
         fitting = [t for t in tuples if t[0] <= backlog.urgent_s[t[1] - 1]] or [min(tuples, key=lambda t: t[0])]
         top = max(int((t[0] - low) / width) for t in fitting)
         _, batch, _, variant = max((t for t in fitting if int((t[0] - low) / width) == top), key=lambda t: t[1:3])
-        return Choice(variant, batch, "slack"), State(variant.number)
+        return Choice(variant, batch, "slack"), PolicyState(variant.number)
 
     def fastest(self, variants: tuple[Variant, ...]) -> Variant:
         return variants[0]

@@ -24,13 +24,13 @@ from search.execute.executor import Job
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Observer, explore
-from search.propose.known_latency import Forecast, KnownLatency, weights_grid
+from search.propose.known_latency import GainForecast, KnownLatency, weights_grid
 from search.propose.proposer import Proposer
 from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
+from search.propose.surrogate.history import StudyHistory
 from search.propose.surrogate.improvement import Staircase
 from search.propose.surrogate.quality import QualityModel
-from search.propose.surrogate.record import StudyHistory
 from search.propose.surrogate.surrogate import Aims, CostModel, Surrogate
 from search.space.deployments import Deployment, siblings
 from search.space.space import Params
@@ -83,20 +83,20 @@ class Trace:
 
     def spent(self, world: World) -> float:
         """Seconds of training so far."""
-        return sum(float(world.seconds[place]) for place in self.paid)
+        return sum(float(world.seconds[row_number]) for row_number in self.paid)
 
 
-def measured(world: World, recipe: Recipe, baseline: bool, place: int) -> Outcome:
+def measured(world: World, recipe: Recipe, baseline: bool, row_number: int) -> Outcome:
     pair = Deployment.of(recipe.params)
     if pair not in world.deployments:
         return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
     column = world.deployments.index(pair)
-    quality, ms = float(world.quality[place, column]), math.exp(float(world.costs[place, column]))
+    quality, ms = float(world.quality[row_number, column]), math.exp(float(world.costs[row_number, column]))
     figures = {
         "accuracy": ACCURACY.counted(quality, {}),
         LATENCY: P50.counted(ms, {}),
     }
-    seconds = {} if baseline else {"weights": float(world.seconds[place])}
+    seconds = {} if baseline else {"weights": float(world.seconds[row_number])}
     return Outcome(-1, recipe, "complete", measurements=figures, seconds=seconds, baseline=baseline)
 
 
@@ -121,15 +121,15 @@ class _Evaluator:
         self._at_hand = {outcome.recipe.weights_digest for outcome in before if outcome.status == "complete"}
 
     def __call__(self, job: Job) -> Iterator[Outcome]:
-        trace, place = self._trace, self._world.place(job.recipe.params)
+        trace, row_number = self._trace, self._world.row_number(job.recipe.params)
         if not job.baseline:
             if trace.weights == self._kill_after:
                 raise KeyboardInterrupt
             trace.weights += 1
             if job.recipe.weights_digest not in self._at_hand:
-                trace.paid.add(place)
+                trace.paid.add(row_number)
         for recipe in (job.recipe, *job.siblings):
-            outcome = measured(self._world, recipe, job.baseline, place)
+            outcome = measured(self._world, recipe, job.baseline, row_number)
             if outcome.status == "complete":
                 trace.points.append((math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
             yield outcome
@@ -168,7 +168,7 @@ def search(
 
     study = _study(folder, sampler_of, seed)
     asked = study.sampler
-    forecast = Forecast(surrogate, asked, least_gain) if isinstance(asked, KnownLatency) else None
+    forecast = GainForecast(surrogate, asked, least_gain) if isinstance(asked, KnownLatency) else None
     proposer = Proposer(
         *(study, world.space, TARGETS, trials, world.recipe),
         lambda recipe: siblings(recipe, world.deployments),

@@ -36,23 +36,23 @@ class World:
     error: float  # of the predictions, log ms
     seconds: np.ndarray
     constant_guess: float
-    places: dict[tuple[int, ...], int] = field(default_factory=dict)
+    row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.grid = weights_grid(self.space)
-        self.places = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
+        self.row_of = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         return self.space.deployments
 
-    def place(self, settings: Params) -> int:
+    def row_number(self, settings: Params) -> int:
         """Which weights these settings are."""
-        return self.places[tuple(self.grid.indices({**self.space.off, **settings}).tolist())]
+        return self.row_of[tuple(self.grid.indices({**self.space.off, **settings}).tolist())]
 
     @cached_property
     def uncompressed(self) -> int:
-        return self.place(self.space.off)
+        return self.row_number(self.space.off)
 
     @cached_property
     def reference(self) -> tuple[float, float]:
@@ -81,7 +81,7 @@ class World:
     # What the sampler may know (`search.propose.CostModel`).
 
     def of(self, pool: Sequence[Params]) -> np.ndarray:
-        return np.array([self.place(settings) for settings in pool], dtype=np.int64)
+        return np.array([self.row_number(settings) for settings in pool], dtype=np.int64)
 
     def prediction(self, pool: Sequence[Params]) -> np.ndarray:
         return self.predicted[self.of(pool)]

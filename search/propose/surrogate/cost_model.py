@@ -12,7 +12,7 @@ from objectives.shapes import Array, Shapes, megabytes_of, operations_of
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
 from search.space.deployments import Deployment, is_of_deployment
 from search.space.space import Params

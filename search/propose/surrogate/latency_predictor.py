@@ -16,7 +16,8 @@ from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
 from search.prepare.prepared import Prepared
 from search.space.deployments import PRECISION, RUNTIME, Deployment
-from search.space.sizes import Params, outline_of, shapes_of
+from search.space.sizes import outline_of, shapes_of
+from search.space.space import Params
 from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.

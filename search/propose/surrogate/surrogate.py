@@ -12,9 +12,9 @@ import optuna
 from numpy.typing import NDArray
 
 from search.front.outcome import Target
+from search.propose.surrogate.history import StudyHistory, WeightsRecord
 from search.propose.surrogate.improvement import Staircase, expected_improvement
 from search.propose.surrogate.quality import Offset, QualityModel
-from search.propose.surrogate.record import StudyHistory, WeightsRecord
 from search.space.deployments import Deployment
 from search.space.space import Params
 

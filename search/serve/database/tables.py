@@ -33,13 +33,13 @@ class UtcTime(TypeDecorator[datetime.datetime]):
         return value.replace(tzinfo=datetime.UTC) if value is not None and value.tzinfo is None else value
 
 
-class Base(DeclarativeBase):
+class DatabaseTable(DeclarativeBase):
     """The base class of all tables."""
 
     metadata = MetaData(naming_convention=NAMING)
 
 
-class Passage(Base):
+class Passage(DatabaseTable):
     """A text that questions are answered from: a piece of a document."""
 
     __tablename__ = "passages"
@@ -53,7 +53,7 @@ class Passage(Base):
     added_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now)
 
 
-class PassageEmbedding(Base):
+class PassageEmbedding(DatabaseTable):
     """A passage's embedding by one model."""
 
     __tablename__ = "embeddings"
@@ -63,7 +63,7 @@ class PassageEmbedding(Base):
     vector: Mapped[bytes] = mapped_column(LargeBinary)  # (D,) little-endian float32, of length 1
 
 
-class Question(Base):
+class Question(DatabaseTable):
     """A question as it was asked."""
 
     __tablename__ = "questions"
@@ -77,7 +77,7 @@ class Question(Base):
     asked_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now, index=True)
 
 
-class StoredAnswer(Base):
+class StoredAnswer(DatabaseTable):
     """The answer to a question. It is stored before it is sent."""
 
     __tablename__ = "answers"
@@ -94,7 +94,7 @@ class StoredAnswer(Base):
     answered_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now)
 
 
-class Feedback(Base):
+class Feedback(DatabaseTable):
     """A user's opinion of an answer; the newest one counts."""
 
     __tablename__ = "feedback"
@@ -106,7 +106,7 @@ class Feedback(Base):
     given_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now)
 
 
-class StoredSwitch(Base):
+class StoredSwitch(DatabaseTable):
     """A switch of the controller from one variant to another."""
 
     __tablename__ = "switches"
@@ -118,7 +118,7 @@ class StoredSwitch(Base):
     switched_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now, index=True)
 
 
-class ApiKey(Base):
+class ApiKey(DatabaseTable):
     """A key of the API, of which only the hash is stored."""
 
     __tablename__ = "api_keys"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.generation.caches.base import TorchCache, nbytes_of
+from spaces.generation.caches.torch_cache import TorchCache, nbytes_of
 from spaces.generation.program import GROUP  # tokens that share a scale in each channel of the keys
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.generation.caches.base import TorchCache, nbytes_of
+from spaces.generation.caches.torch_cache import TorchCache, nbytes_of
 from spaces.generation.program import CacheFullError
 
 

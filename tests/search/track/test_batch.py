@@ -34,10 +34,10 @@ def test_more_params_than_one_call_takes_are_logged_and_long_values_cut_with_a_n
 def test_a_batch_is_within_every_limit_of_a_call() -> None:
     from mlflow.entities import Param
 
-    from search.track.batch import BYTES_PER_CALL, PARAM_LENGTH, batches
+    from search.track.batch import BYTES_PER_CALL, PARAM_LENGTH, call_batches
 
     wide = [Param(f"key{number}", "\u00e4" * PARAM_LENGTH) for number in range(90)]  # six bytes a letter in JSON
-    calls = list(batches(wide, 100))
+    calls = list(call_batches(wide, 100))
     assert [param for batch in calls for param in batch] == wide
     assert max(sum(len(json.dumps([p.key, p.value])) for p in batch) for batch in calls) <= BYTES_PER_CALL
-    assert [len(batch) for batch in batches([Param("k", "v")] * 205, 100)] == [100, 100, 5]
+    assert [len(batch) for batch in call_batches([Param("k", "v")] * 205, 100)] == [100, 100, 5]

@@ -157,7 +157,7 @@ def test_a_store_that_is_not_there_is_refused_by_its_address(uri: str, monkeypat
 
 
 def test_a_run_on_a_server_ends_with_the_server_s_own_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from search.track.store import ui_text
+    from search.track.mlflow_store import ui_text
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000/")
     assert ui_text(tmp_path, "/#/experiments/7") == "http://mlflow.example:5000/#/experiments/7"

@@ -2,10 +2,10 @@
 
 from alembic import context
 
-from search.serve.database.tables import Base
+from search.serve.database.tables import DatabaseTable
 
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True
+    connection=context.config.attributes["connection"], target_metadata=DatabaseTable.metadata, render_as_batch=True
 )
 with context.begin_transaction():
     context.run_migrations()

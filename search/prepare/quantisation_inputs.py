@@ -42,6 +42,6 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, 
     ordered = few[by_length(encoded.lengths[few], size)]
     fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, size, ordered))
     try:
-        sensitivity.write(folder, sensitivity.measure(model, fed, task.certainty))
+        sensitivity.write(folder, sensitivity.measure_sensitivity(model, fed, task.certainty))
     except Infeasible:
         return

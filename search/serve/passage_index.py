@@ -55,7 +55,7 @@ class Index:
         self._numbers = np.empty(ROOM, dtype=np.int64)
         self._vectors = self._mapped(ROOM)
         self._count = 0
-        self._places: dict[int, int] = {}
+        self._slot_of: dict[int, int] = {}
         self._exact = exact
         self.approximate: Approximate | None = None  # says which rows are compared, where there are many
 
@@ -77,31 +77,31 @@ class Index:
         for number, vector in rows:
             row = self.normal(vector)
             with self._lock:
-                place = self._places.get(number)
-                if place is None:
-                    place = self._count
-                    self._make_room(place + 1)
-                    self._places[number] = place
-                    self._numbers[place] = number
+                slot = self._slot_of.get(number)
+                if slot is None:
+                    slot = self._count
+                    self._make_room(slot + 1)
+                    self._slot_of[number] = slot
+                    self._numbers[slot] = number
                     self._count += 1
                 elif self.approximate is not None:
                     self.approximate.remove(number)
-                self._vectors[place] = row
+                self._vectors[slot] = row
                 if self.approximate is not None:
                     self.approximate.add(number, row)
             self._build_where_due()
 
     def remove(self, number: int) -> bool:
-        """Remove a passage, whose place the last row takes; returns whether it was there."""
+        """Remove a passage, whose slot the last one takes; returns whether it was there."""
         with self._lock:
-            place = self._places.pop(number, None)
-            if place is None:
+            slot = self._slot_of.pop(number, None)
+            if slot is None:
                 return False
             last = self._count - 1
-            if place != last:
+            if slot != last:
                 moved = int(self._numbers[last])
-                self._vectors[place], self._numbers[place] = self._vectors[last], moved
-                self._places[moved] = place
+                self._vectors[slot], self._numbers[slot] = self._vectors[last], moved
+                self._slot_of[moved] = slot
             self._count = last
             if self.approximate is not None:
                 self.approximate.remove(number)

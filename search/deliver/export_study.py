@@ -13,7 +13,7 @@ from search.store.store import Store
 from spaces.runtime import Context
 
 
-def export_later(front: Front, study: StudyRecord, mlruns: Path, pick: str | None, to: Path | None) -> Path:
+def export_study(front: Front, study: StudyRecord, mlruns: Path, pick: str | None, to: Path | None) -> Path:
     """Export the whole front, or the trial that `pick` names; returns the folder, `to` where that is given.
 
     Raises:
@@ -22,14 +22,14 @@ def export_later(front: Front, study: StudyRecord, mlruns: Path, pick: str | Non
     store = Store(mlruns / "cache")
     threads = int(study.config["workload"]["threads"] or 0) or cores()
     opened = opened_from(store, Context(str(study.hardware.get("device", "cpu")), threads))
-    place = mlruns / "exports" / study.name
+    exports = mlruns / "exports" / study.name
     try:
         if pick is None:
-            target = to or place
+            target = to or exports
             export(front, study, target, opened)
         else:
             outcome = front.choose(pick)
-            target = to or place / "picks" / pick
+            target = to or exports / "picks" / pick
             export_model(front, study, outcome, target, opened)
     finally:
         store.release()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from objectives import cache, memory
+from objectives import kv_cache, memory
 from objectives.estimate import Estimate, difference
 from search.space.deployments import Deployment, siblings
 from search.space.space import Space
 from spaces.recipe import Recipe
 
 #: Objectives that a cache may be slower for.
-OF_MEMORY = frozenset(objective.name for objective in (*cache.OBJECTIVES, *memory.OBJECTIVES))
+OF_MEMORY = frozenset(objective.name for objective in (*kv_cache.OBJECTIVES, *memory.OBJECTIVES))
 
 
 class DeploymentSelector:

@@ -26,7 +26,7 @@ LIMITS = Limits(slo_s=60.0, max_batch=1, max_queue=64, lengths=(16, 32, 64, 128,
 
 
 @dataclass(eq=False)
-class Generation:
+class GenerationRequest:
     """A completion to compute: prompt, options, deadline, and the function `give` that takes its pieces."""
 
     prompt: str | Chat
@@ -42,16 +42,16 @@ class Generation:
         return self.gone.is_set() or time.monotonic() > self.ends_s
 
 
-def generating(model: Any, number: int) -> Callable[[Sequence[Generation]], Sequence[Any]]:
+def generating(model: Any, number: int) -> Callable[[Sequence[GenerationRequest]], Sequence[Any]]:
     """The function that computes generations as rows of a fleet; the answer to a row is its last piece."""
 
-    def answer(rows: Sequence[Generation]) -> Sequence[Any]:
+    def answer(rows: Sequence[GenerationRequest]) -> Sequence[Any]:
         return [_generated(model, number, row) for row in rows]
 
     return answer
 
 
-def _generated(model: Any, number: int, row: Generation) -> Piece | Exception | None:
+def _generated(model: Any, number: int, row: GenerationRequest) -> Piece | Exception | None:
     row.number = number
     last = None
     try:

@@ -12,7 +12,7 @@ ROOT = HERE.parents[1]
 
 
 @dataclass(frozen=True)
-class Place:
+class RunSetup:
     """A run: on the GPU, or `dry`, on the CPU at toy size."""
 
     out: Path

@@ -110,7 +110,7 @@ def load_record(prepared: Prepared) -> tuple[StudyRecord, Final]:
     from search.propose.study import attribute
 
     about = attribute(Path(prepared.config.mlruns), prepared.config.study, "about")
-    if about is None or clocks.difference(about["hardware"], prepared.environment):
+    if about is None or clocks.machine_difference(about["hardware"], prepared.environment):
         return StudyRecord(prepared.config.to_mapping(), dict(prepared.environment)), Final()
     return record_of({**about["config"], "mlruns": prepared.config.mlruns}, about), Final.from_json(about["final"])
 

@@ -13,7 +13,7 @@ import pytest
 from search.cli.apply import apply
 from search.cli.export import export as export_command
 from search.deliver.export import RECIPE, export, export_model
-from search.deliver.written import FILE, Written, free_place
+from search.deliver.written_files import FILE, WrittenFiles, free_folder
 from search.errors import UserError
 from search.front.front import Front
 
@@ -129,7 +129,7 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, 
     record["folders"] += ["../mine", str(mine)]
     record["files"] |= {"../mine/precious.txt": []}
     (exported / FILE).write_text(json.dumps(record))
-    Written(mine, {"precious.txt": []}).save()
+    WrittenFiles(mine, {"precious.txt": []}).save()
     later = other_front(front)
     export(later, factory.study(later), exported)
     assert (mine / "precious.txt").read_text() == "mine"
@@ -150,17 +150,17 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, 
 def test_a_place_that_is_taken_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "to")
     with pytest.raises(UserError, match=f"--to: must be a folder that does not exist or is empty, got .*{message}"):
-        free_place(tmp_path / "to")
+        free_folder(tmp_path / "to")
 
 
 def test_a_new_or_an_empty_place_is_taken_and_one_inside_a_file_is_refused(front: Front, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for to in (tmp_path / "empty", tmp_path / "a" / "b"):
-        export_model(front, factory.study(front), front.members[0], free_place(to))
+        export_model(front, factory.study(front), front.members[0], free_folder(to))
         assert (to / RECIPE).is_file()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--to: must be where a folder can be made"):
-        free_place(tmp_path / "file" / "to")
+        free_folder(tmp_path / "file" / "to")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "empty", "file"]
 
 

@@ -42,9 +42,9 @@ class Sparse(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
     @torch.no_grad()
-    def take(self, weight: Tensor, places: Tensor) -> None:
-        """Take the weights of `weight` (out, in) where `places` (out, in) is true, in `per_row` columns of each row."""
-        self.mask.copy_(packed(places))
+    def take(self, weight: Tensor, kept: Tensor) -> None:
+        """Take the weights of `weight` (out, in) where `kept` (out, in) is true, in `per_row` columns of each row."""
+        self.mask.copy_(packed(kept))
         _find_columns(self, None)
         self.values.copy_(weight.gather(1, self.columns.to(weight.device)))
 
@@ -69,7 +69,7 @@ class TwoOfFour(Sparse):
 
 
 def packed(mask: Tensor) -> Tensor:
-    """A mask (out, in) as bytes (ceil(out * in / 8),), row by row, the first place in the lowest bit."""
+    """A mask (out, in) as bytes (ceil(out * in / 8),), row by row, the first weight in the lowest bit."""
     flat = functional.pad(mask.reshape(-1).to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
     return (flat << torch.arange(8, device=mask.device)).sum(1).to(torch.uint8)
 

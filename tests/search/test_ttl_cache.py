@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from search.serve.cache import Cache
+from search.serve.ttl_cache import TtlCache
 
 
 def test_the_entry_that_was_used_longest_ago_leaves_first() -> None:
-    cache: Cache[str, int] = Cache(2)
+    cache: TtlCache[str, int] = TtlCache(2)
     cache.put("a", 1)
     cache.put("b", 2)
     assert cache.get("a") == 1
@@ -16,7 +16,7 @@ def test_the_entry_that_was_used_longest_ago_leaves_first() -> None:
 
 def test_entries_are_given_while_they_live() -> None:
     now = [0.0]
-    cache: Cache[str, int] = Cache(2, 10.0, lambda: now[0], lambda key, value: value, 100)
+    cache: TtlCache[str, int] = TtlCache(2, 10.0, lambda: now[0], lambda key, value: value, 100)
     cache.put("a", 1)
     now[0] = 10.0
     assert cache.get("a") == 1
@@ -25,7 +25,7 @@ def test_entries_are_given_while_they_live() -> None:
 
 
 def test_all_entries_together_have_a_budget_of_bytes() -> None:
-    cache: Cache[str, bytes] = Cache(100, weight=lambda key, value: len(key) + len(value), budget=10)
+    cache: TtlCache[str, bytes] = TtlCache(100, weight=lambda key, value: len(key) + len(value), budget=10)
     for key in "abc":
         cache.put(key, b"123")
     assert (cache.get("a"), cache.get("b"), cache.bytes) == (None, b"123", 8)

@@ -12,7 +12,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Cache(Generic[Key, Value]):
+class TtlCache(Generic[Key, Value]):
     """Least recently used, with a time to live. Thread-safe.
 
     Args:

@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass
-class Written:
+class WrittenFiles:
     """The record of one folder."""
 
     folder: Path
@@ -35,7 +35,7 @@ class Written:
     folders: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> Written:
+    def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> WrittenFiles:
         """The record in `folder`; where there is no valid one, a new record with the files of `otherwise`."""
         try:
             data = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ def replacing_folder(path: Path, made_again: Sequence[str] = ()) -> Iterator[Pat
     try:
         yield partial
         names = [str(p.relative_to(partial)) for p in sorted(partial.rglob("*")) if p.is_file()]
-        Written(partial, {n: [] if n in made_again else [sha256(partial / n)] for n in names}).save()
+        WrittenFiles(partial, {n: [] if n in made_again else [sha256(partial / n)] for n in names}).save()
         partial.rename(whole)
         old = atomic.swap(whole, path)
     except BaseException:
@@ -133,7 +133,7 @@ def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = 
         if os.path.lexists(folder) and keep_in is not None:
             folder.rename(_free(keep_in))
         return
-    record = Written.read(folder, _of_an_older_version(folder))
+    record = WrittenFiles.read(folder, _of_an_older_version(folder))
     ours = {str(parent) for name in record.files for parent in Path(name).parents}
     names = sorted(_leaves(folder) - ours, key=lambda name: (name not in first, name))
     for name in names:
@@ -160,7 +160,7 @@ def _leaves(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in inside}
 
 
-def free_place(to: Path, flag: str = "--to") -> Path:
+def free_folder(to: Path, flag: str = "--to") -> Path:
     """`to`, where a folder can be created without changing existing files. `flag` names the option in messages.
 
     Raises:

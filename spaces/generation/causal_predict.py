@@ -29,7 +29,7 @@ STEPPED = "stepped"
 LOG_LIKELIHOOD = "log_likelihood"
 
 
-class CausalModel:
+class CausalPredict:
     """A `Predict` of a causal language model.
 
     A batch of input_ids and attention_mask (B, L) gives "log_likelihood" (B, L), through the cache where that is lossy.
@@ -104,14 +104,14 @@ def open_causal(
     plan: Plan,
     context: Context,
     cache: CacheSettings | None = None,
-) -> CausalModel:
+) -> CausalPredict:
     """The stored model under a runtime, with this cache for `context.cache_tokens`, or the runtime's default one.
 
     Raises Infeasible.
     """
     settings = default_cache(runtime, context) if cache is None else replace(cache, capacity=context.cache_tokens)
     program = open_program(folder, runtime, plan, settings, context)
-    return CausalModel(program, open_scoring, settings.lossy)
+    return CausalPredict(program, open_scoring, settings.lossy)
 
 
 def default_cache(runtime: str, context: Context) -> CacheSettings:

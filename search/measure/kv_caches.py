@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from objectives.cache import A_TOKEN, AT_END
+from objectives.kv_cache import A_TOKEN, AT_END
 from objectives.measurement import Measurement
 from search.space.stored_sizes import key_heads
 from spaces import build
 from spaces.axes.cache import settings_of
 from spaces.generation import cache_size
-from spaces.generation.causal import default_cache
+from spaces.generation.causal_predict import default_cache
 from spaces.recipe import Recipe
 from spaces.runtime import Context
 
@@ -36,6 +36,6 @@ def predicted(recipe: Recipe, folder: Path, context: Context, rows: int) -> dict
     if cache.kind == "sliding":
         conditions["most_tokens"] = cache.sinks + cache.window
     a_token = cache_size.bytes_a_token(*shape, cache, precision)
-    at_end = rows * cache_size.bytes_of(context.cache_tokens, *shape, cache, precision)
+    at_end = rows * cache_size.cache_bytes(context.cache_tokens, *shape, cache, precision)
     figures = (A_TOKEN.counted(a_token / 1e3, conditions), AT_END.counted(at_end / 1e6, conditions))
     return {figure.objective: figure for figure in figures}

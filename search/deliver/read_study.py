@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from search.config.schema import STUDY_RULE, LimitsConfig, is_study_name
-from search.deliver import record
+from search.deliver import study_attributes
 from search.errors import UserError, wrong
 from search.front.final import Final
 from search.front.front import Front
@@ -15,7 +15,7 @@ from search.front.study_record import StudyRecord
 from search.measure.limits import broken
 
 
-def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
+def read_study(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     """The front and the record of a study, finished or not.
 
     Raises:
@@ -27,17 +27,17 @@ def stored(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     if not is_study_name(name):  # it becomes a folder's name, and a database that came from elsewhere may hold any
         raise wrong("STUDY", STUDY_RULE, name)
     attributes, outcomes = read_outcomes(mlruns, name)
-    about, begun = attributes.get("about"), attributes.get(record.BEGUN)
+    about, begun = attributes.get("about"), attributes.get(study_attributes.BEGUN)
     if about is None and begun is None:
         raise UserError(f"STUDY: {name!r} has no trial yet; go on with it: python -m search run --study {name}")
-    fields = {**record.NOTHING_FINAL, **(begun or {}), **(about or {})}
-    study = record.record_of({**fields["config"], "mlruns": str(mlruns.absolute())}, fields)
-    if begun is not None and begun["run"] != attributes.get(record.ENDED):
+    fields = {**study_attributes.NOTHING_FINAL, **(begun or {}), **(about or {})}
+    study = study_attributes.record_of({**fields["config"], "mlruns": str(mlruns.absolute())}, fields)
+    if begun is not None and begun["run"] != attributes.get(study_attributes.ENDED):
         total = begun["config"]["budget"]["trials"]
         study = replace(study, unfinished=f"{len(outcomes)} of {total} trials so far")
     checks = {n: path for n, path in study.checks.items() if path.is_file()}
     limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
-    front = front.counted(record.read_references(attributes.get(record.REFERENCES)))
+    front = front.counted(study_attributes.read_references(attributes.get(study_attributes.REFERENCES)))
     front = front.replacing(study.remeasured).decided(Final.from_json(fields["final"]), limits)
     return front, replace(study, checks=checks)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from objectives.waiting import PASSIVE, WAIT_VARIABLES, default_waiting
+from objectives.openmp_waiting import PASSIVE, WAIT_VARIABLES, default_waiting
 
 PATHS = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
 PROGRAM = """

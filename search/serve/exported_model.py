@@ -18,7 +18,7 @@ from spaces.recipe import Recipe
 from spaces.runtime import Context, Predict
 
 
-class Model:
+class ExportedModel:
     """An exported model with its tokenizer, under the runtime and precision of its record. Threads may share it."""
 
     def __init__(self, folder: Path, record: BestConfig, predict: Predict, context: Context) -> None:

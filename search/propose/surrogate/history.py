@@ -19,9 +19,7 @@ from search.propose.pool import Grid
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.quality import QualityObservation
 from search.space.deployments import Deployment
-from spaces.knob import Value
-
-Settings = Mapping[str, Value]
+from spaces.knob import Settings, Value
 
 
 @dataclass

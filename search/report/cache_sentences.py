@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from objectives.cache import A_TOKEN
-from objectives.generation import TPOT
+from objectives.generation_times import TPOT
+from objectives.kv_cache import A_TOKEN
 from search.front.formatting import quantity, text
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -61,7 +61,7 @@ def name_of(outcome: Outcome) -> str:
     return f"{named if measured is None else measured.conditions.get('kind', named)} cache"
 
 
-def plan_lines(space: Space) -> Iterator[str]:
+def kv_cache_lines(space: Space) -> Iterator[str]:
     """Memory per token of the uncompressed model's caches, for each searched kind and precision."""
     if space.shape is None or "cache.kind" not in space.knobs:
         return

@@ -11,7 +11,7 @@ from causal import MODELS, prompts, stored
 
 from spaces import build
 from spaces.errors import Infeasible
-from spaces.generation.causal import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalModel
+from spaces.generation.causal_predict import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalPredict
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.eager import Eager
@@ -21,13 +21,13 @@ FP32 = {"precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> CausalPredict:
     model = build.open_predict(stored(tmp_path_factory.mktemp("llama"), "llama"), "eager", FP32, CONTEXT)
-    assert isinstance(model, CausalModel)
+    assert isinstance(model, CausalPredict)
     return model
 
 
-def test_a_likelihood_through_the_cache_is_that_of_the_whole_text(opened: CausalModel) -> None:
+def test_a_likelihood_through_the_cache_is_that_of_the_whole_text(opened: CausalPredict) -> None:
     ids, mask = prompts((9, 9))
     whole = opened({"input_ids": ids, "attention_mask": mask})[LOG_LIKELIHOOD]
     stepped = opened({"input_ids": ids, "attention_mask": mask, STEPPED: np.full(2, 4)})[LOG_LIKELIHOOD]
@@ -35,7 +35,7 @@ def test_a_likelihood_through_the_cache_is_that_of_the_whole_text(opened: Causal
     np.testing.assert_allclose(stepped[:, 4:], whole[:, 4:], atol=1e-4)
 
 
-def test_a_generation_has_a_time_for_each_of_its_tokens(opened: CausalModel, tmp_path: Path) -> None:
+def test_a_generation_has_a_time_for_each_of_its_tokens(opened: CausalPredict, tmp_path: Path) -> None:
     ids, mask = prompts((9, 3))
     began = time.perf_counter()
     tokens = opened({"input_ids": ids, "attention_mask": mask, NEW_TOKENS: np.full(2, 6)})["tokens"]

@@ -70,19 +70,21 @@ def follow(store: Path) -> None:
     """Make the database in the folder `store` look for artifacts there, also after the folder was moved or copied.
 
     MLflow keeps the absolute address of every artifact. Those of our experiments are changed, all or none, where they
-    are of the folder's earlier place.
+    are of the folder's earlier path.
     """
     here = store.absolute().as_uri()
     with contextlib.closing(sqlite3.connect(store / "mlflow.db", timeout=60)) as database, database:
         tagged = database.execute("SELECT DISTINCT value FROM experiment_tags WHERE key = ?", (RESULTS,))
-        moved = [place for (place,) in tagged.fetchall() if place != here]
-        for place in moved:
+        moved = [earlier for (earlier,) in tagged.fetchall() if earlier != here]
+        for earlier in moved:
             for table, column in ADDRESSES:
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (here, len(place) + 1, len(place) + 1, f"{place}/"),
+                    (here, len(earlier) + 1, len(earlier) + 1, f"{earlier}/"),
                 )
-            database.execute("UPDATE experiment_tags SET value = ? WHERE key = ? AND value = ?", (here, RESULTS, place))
+            database.execute(
+                "UPDATE experiment_tags SET value = ? WHERE key = ? AND value = ?", (here, RESULTS, earlier)
+            )
 
 
 def check_store(store: Path) -> None:

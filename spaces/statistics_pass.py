@@ -14,8 +14,8 @@ from torch.nn import functional
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
-from spaces.heads import Causal, Embedder
-from spaces.statistics import EMBEDDING, PLACES, Statistics, cholesky
+from spaces.heads import Causal, PooledEncoder
+from spaces.statistics import EMBEDDING, INPUT_OF, Statistics, cholesky
 
 IMPORTANCE_ROWS = 256  # a block's importance is one number: it needs fewer rows than a second moment
 _OBSERVED = {"attention_in": "query", "attention_out": "output", "ffn_in": "up", "ffn_out": "down"}
@@ -56,7 +56,7 @@ def collect(
             total = loss(output, targets, inputs["attention_mask"]) * len(targets)
             total.backward()  # type: ignore[no-untyped-call]
         gathered.take_gradients(masks)
-        if isinstance(model, Embedder):
+        if isinstance(model, PooledEncoder):
             gathered.take_embeddings(output)
         importances.take(inputs, output.detach(), len(targets))
         rows += len(targets)
@@ -126,9 +126,9 @@ class _BatchHooks:
         self.masks: dict[str, Tensor] = {}
         self._names: set[str] = set()
 
-    def of_input(self, index: int, place: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+    def of_input(self, index: int, read: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
         """A hook that adds moments of a module's inputs, and masks heads or neurons where these are its inputs."""
-        name = f"block.{index}.input.{place}"
+        name = f"block.{index}.input.{read}"
 
         def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
             if not self._first(name):
@@ -137,15 +137,15 @@ class _BatchHooks:
             tokens = x.detach()[self._keep].float()  # (tokens, d)
             self._sums.add(name, tokens.T @ tokens)
             self._sums.add(name.replace(".input.", ".mean."), tokens.sum(0))
-            if place == "attention_in":
+            if read == "attention_in":
                 self._sums.add("hidden.energy", tokens.square().sum(0))
                 return None
-            if place == "ffn_in":
+            if read == "ffn_in":
                 return None
             anatomy = self._sums.anatomy
-            unit = anatomy.head_dim * anatomy.shape.group if place == "attention_out" else 1
+            unit = anatomy.head_dim * anatomy.shape.group if read == "attention_out" else 1
             mask = torch.ones(x.shape[0], x.shape[-1] // unit, device=x.device, requires_grad=True)
-            self.masks[f"block.{index}.{'heads' if place == 'attention_out' else 'neurons'}"] = mask
+            self.masks[f"block.{index}.{'heads' if read == 'attention_out' else 'neurons'}"] = mask
             return (x * mask.repeat_interleave(unit, dim=1)[:, None, :].to(x.dtype),)
 
         return hook
@@ -195,9 +195,9 @@ class _Gathered:
         handles = []
         roles = self.anatomy.roles()
         for index in range(len(self.anatomy.blocks)):
-            for place, role in _OBSERVED.items():
+            for read, role in _OBSERVED.items():
                 linear = self.anatomy.linear(index, role if role in roles else f"{role}.0")
-                handles.append(linear.register_forward_pre_hook(hooks.of_input(index, place)))
+                handles.append(linear.register_forward_pre_hook(hooks.of_input(index, read)))
             for role in roles:
                 handles.append(self.anatomy.linear(index, role).register_forward_hook(hooks.of_gradient(index, role)))
         # With all weights frozen, gradients start at the masks; the embeddings let them reach the first block too.
@@ -239,7 +239,7 @@ class _Gathered:
 
     def _spectrum(self, index: int, role: str, tensors: Mapping[str, Tensor]) -> Tensor:
         linear = self.anatomy.linear(index, role)
-        moment, mean = (tensors[f"block.{index}.{kind}.{PLACES[role]}"] for kind in ("input", "mean"))
+        moment, mean = (tensors[f"block.{index}.{kind}.{INPUT_OF[role]}"] for kind in ("input", "mean"))
         spread = moment if linear.bias is None else moment - torch.outer(mean, mean)
         rows = tensors[f"block.{index}.gradient.{role}"].sqrt()
         weighted = (rows[:, None] * linear.weight.detach().float().cpu()).double()

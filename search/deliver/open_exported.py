@@ -33,7 +33,7 @@ def open_exported(folder: Path, record: BestConfig, context: Context) -> Remote:
         raise UserError(f"{folder}: cannot run on this machine: {reason}") from None
 
 
-def context_of(record: BestConfig) -> Context:
+def recorded_context(record: BestConfig) -> Context:
     """The device of the record where this machine has it, else the CPU, with the record's threads and cache."""
     import torch
 

@@ -8,7 +8,7 @@ from search import tasks
 from search.deliver.best_config import BestConfig, read_best_config
 from search.deliver.export import PROGRAMS, RECIPE
 from search.deliver.sentence_folder import TOKENIZER
-from search.deliver.written import sha256
+from search.deliver.written_files import sha256
 from search.errors import UserError, unknown
 from spaces import registry
 from spaces.build import precision_of

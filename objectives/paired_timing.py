@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -69,6 +70,9 @@ class Side(typing.Protocol):
     def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+Opener = Callable[[], AbstractContextManager[Side]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,20 +36,20 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
 
 def _refuse_later_tokens(config: RunConfig, source: Source) -> None:
     """Raise UserError for objectives and limits of the tokens after the first, where there is one alone."""
-    from objectives import generation
+    from objectives import generation_times
 
     rule = "left out with workload.new_tokens: 1, which has no token after the first"
     if config.limits.max_tpot_ms is not None:
         raise wrong(source.where("limits.max_tpot_ms"), rule, config.limits.max_tpot_ms)
     for name in (*config.objectives, *config.limits.others):
-        if name.partition("/")[0] in generation.LATER:
+        if name.partition("/")[0] in generation_times.LATER:
             key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), rule, name)
 
 
 def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...]:
     """The objectives, with the time of a call under the name that it has for the task."""
-    from objectives.generation import GENERATE
+    from objectives.generation_times import GENERATE
     from objectives.latency import P50
 
     if config.task not in generating:
@@ -61,7 +61,7 @@ def call_named(config: RunConfig, generating: Collection[str]) -> tuple[str, ...
 
 def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> None:
     """Raise UserError for settings that only a generating task has."""
-    from objectives import cache, generation
+    from objectives import generation_times, kv_cache
 
     having = listed(generating) or "one that generates"
     for key in ("prompt", "new_tokens"):
@@ -73,6 +73,6 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
         if (bound := getattr(config.limits, key)) is not None:
             raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)
     for name in (*config.objectives, *config.limits.others):
-        if name.partition("/")[0] in (*generation.NAMES, *cache.NAMES):
+        if name.partition("/")[0] in (*generation_times.NAMES, *kv_cache.NAMES):
             key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), f"left out unless the task is {having}", name)

@@ -7,14 +7,13 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
-from search.tasks.parity import LOGITS, Parity
+from search.tasks.parity_rule import LOGITS, Parity
 from search.tasks.task import ALONE
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from objectives.metric import Metric
     from search.config.schema import DataConfig, ModelConfig
     from search.tasks.tokens import Encoded
     from spaces.base import TaskModel
@@ -29,7 +28,6 @@ class BaseTask:
     chosen_by: str | None = None
     #: "module:class" of each variant, whose file imports this task's.
     variant_classes: tuple[str, ...] = ()
-    own_metrics: tuple[Metric, ...] = ()
     outputs: int | None = None
     supervised = True
     labelled = False
