@@ -66,8 +66,8 @@ class Bodies:
     def __init__(self, asked: Sequence[Question]) -> None:
         self.asked, self._next = asked, count()
 
-    def take(self, number: int, within_ms: int | None = None) -> tuple[list[Question], list[str]]:
-        """The next `number` questions and their bodies; with `within_ms` for what is no matter of the objective."""
+    def take(self, number: int, within_ms: float | None = None) -> tuple[list[Question], list[str]]:
+        """The next `number` questions and their bodies; `within_ms`: their time limit."""
         chosen, bodies = [], []
         for _ in range(number):
             turn, number = divmod(next(self._next), len(self.asked))

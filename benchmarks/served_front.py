@@ -101,7 +101,7 @@ class Bench:
     def run(self, served: Served, arrivals: Arrivals, number: int | None) -> Run:
         """One policy (a variant's number, or None: the service's own) under these arrivals."""
         served.pin(number)
-        asked, bodies = self.bodies.take(len(arrivals))
+        asked, bodies = self.bodies.take(len(arrivals), self.slo_ms)
         replies = served.load(bodies, at_s=arrivals.times_s.tolist()).replies()
         return figures(asked, replies, self.slo_ms)
 

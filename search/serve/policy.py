@@ -116,12 +116,14 @@ class BacklogFit:
     gain over the next faster one is worth the price, so that short rows, which gain as much for less work, keep
     accurate variants longer. A price fits where the next batch ends, at the 99th percentile, before its most urgent
     request is late (the slack of SuperServe's SlackFit, arXiv 2312.16733), and the whole backlog drains before the
-    newest request is late (the depth thresholds of Compass, arXiv 2603.20821, from the same times). The price rises at
-    once to the lowest one that fits, and falls by one step per batch where the lower one fits into the share `room` of
-    the time left. Otherwise it stays.
+    newest request is late (the depth thresholds of Compass, arXiv 2603.20821, from the same times), both within the
+    share `hold` of the time left: the rest is for a burst, which finds a short queue. The price rises at once to the
+    lowest one that fits, and falls by one step per batch where the lower one fits into the share `room`. Otherwise it
+    stays.
     """
 
-    room: float = 0.5
+    hold: float = 0.6
+    room: float = 0.3
 
     def choose(
         self, state: PolicyState, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes, now_s: float
@@ -137,11 +139,11 @@ class BacklogFit:
 
     def _price(self, at: float, backlog: Backlog, variants: tuple[Variant, ...], times: ServiceTimes) -> float:
         path = prices(variants, tuple(length for length, _ in backlog.waiting))
-        if fits(backlog, at, variants, times):
+        if fits(backlog, at, variants, times, self.hold):
             lower = path[bisect_left(path, at) - 1] if at > 0 else at
             return lower if fits(backlog, lower, variants, times, self.room) else at
         above = path[bisect_right(path, at) :]
-        first = bisect_left(above, True, key=lambda price: fits(backlog, price, variants, times))
+        first = bisect_left(above, True, key=lambda price: fits(backlog, price, variants, times, self.hold))
         return above[min(first, len(above) - 1)] if above else at
 
 
@@ -171,17 +173,17 @@ def serving_at(price: float, variants: tuple[Variant, ...], length: int) -> Vari
     return variants[sum(worth >= price for worth in worths(variants, length))]
 
 
-def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: ServiceTimes, room: float = 1.0) -> bool:
-    """Whether the whole backlog is served at `price` within `room` of the time left."""
+def fits(backlog: Backlog, price: float, variants: tuple[Variant, ...], times: ServiceTimes, share: float) -> bool:
+    """Whether the whole backlog is served at `price` within `share` of the time left."""
     variant = serving_at(price, variants, backlog.length)
     size = backlog.largest_fit(times, variant)
     if size == 0:
         return False
     first = times.safe_s(variant, size, backlog.length)
-    if first > room * backlog.urgent_s[size - 1]:
+    if first > share * backlog.urgent_s[size - 1]:
         return False
     rest = backlog.drain_s(times, lambda length: serving_at(price, variants, length), taken=size)
-    return first + rest <= room * backlog.newest_s
+    return first + rest <= share * backlog.newest_s
 
 
 def _why(state: PolicyState, price: float, backlog: Backlog, variants: tuple[Variant, ...]) -> str:

@@ -134,7 +134,10 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address is in use, or is not one of this machine.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # asyncio sends small packets at once only on sockets that are TCP by name. On others the second part of a reply
+    # waits for the acknowledgement of the first, 40 ms on a connection that is kept open (Nagle's algorithm).
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -18,6 +18,7 @@ from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
 from search.serve.fleet import EMBEDDING, Fleet, answered
 from search.serve.passage_index import Index
+from search.serve.reserve import Reserve
 from search.serve.sentences import sentences
 from search.serve.text_embedding import TextEmbedding
 from search.serve.ttl_cache import TtlCache
@@ -61,6 +62,7 @@ class Service:
         self.embedding = TextEmbedding(fleets[EMBEDDING])
         self._model = model
         self.store_s = STORE_S
+        self._reserve = Reserve()
         #: By question, digest of the context and variant.
         self.answers: TtlCache[tuple[str, str | None, str], Span] = TtlCache(
             *cached_answers, weight=answer_bytes, budget=CACHED
@@ -98,7 +100,8 @@ class Service:
         cached = span is not None
         if span is None:
             generation = self._generation
-            deadline = Deadline(self._allowed_s(context) if within_s is None else within_s)
+            allowed = self._allowed_s(context) if within_s is None else within_s
+            deadline = Deadline(self._reserve.left_s(allowed))
             if ANSWERING in self.fleets:
                 span = await self._extracted(question, context, deadline, milliseconds)
             else:
@@ -115,6 +118,7 @@ class Service:
         except TimeoutError:
             raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()
+        self._reserve.observe(ended - storing)
         milliseconds |= {"store": (ended - storing) * 1e3, "total": (ended - began) * 1e3}
         rounded = {name: round(value, 3) for name, value in milliseconds.items()}
         return Answer(**vars(span), id=number, cached=cached, milliseconds=rounded)

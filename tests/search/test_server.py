@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
 from search.serve.fleet import embedding_limits, load_fleet
 from search.serve.passage_index import Index
-from search.serve.server import ServiceSettings, again, fill_index, load_fleets
+from search.serve.reserve import Reserve
+from search.serve.server import ServiceSettings, again, bound, fill_index, load_fleets
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
 
@@ -92,3 +94,31 @@ def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
     (tmp_path / "front.json").write_text(json.dumps(front))
     with pytest.raises(UserError, match="a front without members"):
         load_fleet(tmp_path, Limits(), 1000)
+
+
+def test_replies_are_sent_at_once_on_connections_that_stay_open() -> None:
+    async def nodelay() -> int:
+        options: list[int] = []
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=bound("127.0.0.1", 0)) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await reader.read()
+            writer.close()
+        return options[0]
+
+    assert asyncio.run(nodelay()) != 0
+
+
+def test_time_is_kept_for_what_follows_the_model() -> None:
+    reserve = Reserve()
+    random = np.random.default_rng(0)
+    taken = random.gamma(9.0, 1e-3, 2000)
+    for seconds in taken:
+        reserve.observe(seconds)
+    kept = 0.2 - reserve.left_s(0.2)
+    assert 0.95 < np.mean(taken < kept) < 1.0
+    assert reserve.left_s(0.02) == pytest.approx(0.015)
