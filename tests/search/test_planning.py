@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from search.config.load import load
+from search.config.load import load_config
 from search.errors import UserError
 from search.planning import plan_lines
 from search.prepare import isolate, runner
@@ -41,7 +41,7 @@ def spaces(monkeypatch: pytest.MonkeyPatch) -> list[Space]:
 
 def test_plan_opens_the_space_and_says_the_notes_of_a_run(config: Path, tmp_path: Path, spaces: list[Space]) -> None:
     overrides = ["space.distill.layers=1", "data.max_length=4096", f"mlruns={tmp_path / 'mlruns'}"]
-    chosen = load(config, overrides, names())
+    chosen = load_config(config, overrides, names())
     messages: list[str] = []
     with pytest.raises(TrainedError):
         runner.prepare(chosen, lambda stage, done: None, say=messages.append)
@@ -58,7 +58,7 @@ def test_a_knob_out_of_range_is_refused_by_both_alike_before_data_are_read(
     config: Path, tmp_path: Path, spaces: list[Space]
 ) -> None:
     overrides = ["space.distill.layers=99", f"mlruns={tmp_path / 'mlruns'}"]
-    chosen = load(config, overrides, names())
+    chosen = load_config(config, overrides, names())
     done: list[str] = []
     with pytest.raises(UserError) as of_run:
         runner.prepare(chosen, lambda stage, share: done.append(stage))
