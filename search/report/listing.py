@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from objectives import all_objectives
 from search import tasks
@@ -51,9 +51,10 @@ def lines() -> Iterator[str]:
         yield f"runtimes on this {device}"
         for runtime in registry.runtimes():
             why = runtime.missing(context)
-            precisions = (_marked("bits.precision", precision) for precision in runtime.precisions(context))
-            state = f"precisions: {', '.join(precisions)}" if why is None else f"not here: {why}"
+            state = f"precisions: {_precisions(runtime.precisions(context))}" if why is None else f"not here: {why}"
             if why is None and isinstance(runtime, GeneratingRuntime):
+                if runtime.generating_precisions(context) != runtime.precisions(context):
+                    state += f"; of language models: {_precisions(runtime.generating_precisions(context))}"
                 state += f"; caches: {', '.join(runtime.cache_kinds(context))}"
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
@@ -83,6 +84,10 @@ def _range(axis: str, knob: Knob) -> str:
         return OWN[axis, knob.name]
     step = f" in steps of {knob.step:g}" if knob.step else ""
     return f"{knob.low:g} to {knob.high:g}{step}, off: {knob.off}"
+
+
+def _precisions(names: Sequence[str]) -> str:
+    return ", ".join(_marked("bits.precision", precision) for precision in names)
 
 
 def _marked(knob: str, value: Value) -> str:

@@ -175,7 +175,7 @@ def _deployments(
     config: RunConfig, names: Sequence[str], offered: Sequence[Value], knobs: Mapping[str, Knob], context: Context
 ) -> tuple[list[Deployment], dict[str, str]]:
     """What can run here of the runtimes of these names; and of others, why they cannot."""
-    named = config.space.get("runtime") is not None
+    named, generates = config.space.get("runtime") is not None, task_of(config).generates
     deployments: list[Deployment] = []
     missing: dict[str, str] = {}
     for name in names:
@@ -185,14 +185,16 @@ def _deployments(
         kinds = runtime.cache_kinds(context) if isinstance(runtime, GeneratingRuntime) else ()
         caches = caches_of(config, knobs, kinds)
         why = runtime.missing(context)
-        if why is None and task_of(config).generates and not kinds:
+        if why is None and generates and not kinds:
             why = "it does not generate text"
         if why is None and not caches:
             why = f"it has no {listed(knobs[CACHE].choices)} cache; it has {listed(kinds)}"
         if why is not None:
             missing[runtime.name] = why
             continue
-        here = [precision for precision in runtime.precisions(context) if precision in offered]
+        generating = runtime if generates and isinstance(runtime, GeneratingRuntime) else None
+        kernels = generating.generating_precisions if generating is not None else runtime.precisions
+        here = [precision for precision in kernels(context) if precision in offered]
         deployments += [Deployment(runtime.name, precision, cache) for precision in here for cache in caches]
     return deployments, missing
 

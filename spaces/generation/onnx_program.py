@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from spaces.generation.onnx_file import ABOUT
+from spaces.generation.graph_facts import GraphFacts
 from spaces.generation.program import CacheFullError, CacheSettings, Layers
 
 CACHES = ("static",)
@@ -17,35 +17,26 @@ SCORED = 512
 
 
 class DecoderSession:
-    """One session over a graph of `spaces.generation.onnx_decoder`, with the facts in its metadata."""
+    """One session over a graph of `spaces.generation.onnx_decoder`."""
 
     def __init__(self, session: Any) -> None:
         import onnxruntime
 
         self.session = session
-        about = json.loads(session.get_modelmeta().custom_metadata_map[ABOUT])
-        self.keys: list[int] = about["keys"]
-        self.head_dim: int = about["head_dim"]
-        self.vocabulary: int = about["vocabulary"]
-        #: The number of positions in a table; None where positions have no limit.
-        self.positions: int | None = about["positions"]
-        self._frequencies, self._scale = about["frequencies"], np.float32(about["scale"])
+        self.facts = GraphFacts.of(session.get_modelmeta().custom_metadata_map)
         self.inputs = {value.name for value in session.get_inputs()}
         self.options = onnxruntime.RunOptions()
         self.options.only_execute_path_to_fetches = True
 
     def angles(self, positions: int) -> dict[str, np.ndarray]:
         """Inputs of rotary positions, (positions, head_dim / 2) each."""
-        if self._frequencies is None:
-            return {}
-        angles = np.arange(positions, dtype=np.float32)[:, None] * np.array(self._frequencies, np.float32)
-        return {"cos": np.cos(angles) * self._scale, "sin": np.sin(angles) * self._scale}
+        return dict(zip(("cos", "sin"), self.facts.rotary(np.arange(positions)), strict=True))
 
     def buffers(self, rows: int, capacity: int) -> dict[str, np.ndarray]:
         """Keys and values (rows, keys, capacity, head_dim) by block, uninitialised beyond a row's length."""
         return {
-            f"{index}.{part}": np.empty((rows, keys, capacity, self.head_dim), np.float32)
-            for index, keys in enumerate(self.keys)
+            f"{index}.{part}": np.empty((rows, keys, capacity, self.facts.head_dim), np.float32)
+            for index, keys in enumerate(self.facts.keys)
             for part in ("key", "value")
         }
 
@@ -57,7 +48,7 @@ class OnnxStaticCache:
         rows = len(lengths)
         self.length, self.lengths = padded, lengths.astype(np.int32)
         self.buffers = decoder.buffers(rows, capacity)
-        self.logits = np.empty((rows, decoder.vocabulary), np.float32)
+        self.logits = np.empty((rows, decoder.facts.vocabulary), np.float32)
         self.step: dict[str, np.ndarray] = {
             "input_ids": np.zeros((rows, 1), np.int64),
             "lengths": self.lengths - 1,
@@ -80,7 +71,7 @@ class OnnxProgram:
 
     def __init__(self, session: Any, settings: CacheSettings) -> None:
         self._decoder = DecoderSession(session)
-        table = self._decoder.positions
+        table = self._decoder.facts.positions
         self.capacity = settings.capacity if table is None else min(settings.capacity, table)
         self._angles = self._decoder.angles(self.capacity)
 
@@ -138,7 +129,7 @@ class OnnxProgram:
     def stored(self, cache: OnnxStaticCache) -> Layers:
         """As `spaces.generation.program.ResumingProgram` says."""
         keys, values = (
-            [cache.buffers[f"{i}.{part}"][:, :, : cache.length].copy() for i in range(len(self._decoder.keys))]
+            [cache.buffers[f"{i}.{part}"][:, :, : cache.length].copy() for i in range(len(self._decoder.facts.keys))]
             for part in ("key", "value")
         )
         return dict(enumerate(zip(keys, values, strict=True)))
@@ -167,7 +158,7 @@ class OnnxProgram:
             "targets": np.zeros((len(wanted), 1), np.int64),
             "positions": (total - new + places)[None],
         }
-        logits = np.empty((len(wanted), self._decoder.vocabulary), np.float32)
+        logits = np.empty((len(wanted), self._decoder.facts.vocabulary), np.float32)
         self._run(self._bound(cache, fed, logits))
         cache.lengths += new
         cache.length += new
@@ -194,11 +185,8 @@ def _bind(bind: Any, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-class OnnxScores:
+class GraphScores(ABC):
     """input_ids, attention_mask (B, L), padded at the right -> log_likelihood (B, L) of each token after the others."""
-
-    def __init__(self, session: Any) -> None:
-        self._decoder = DecoderSession(session)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -207,23 +195,40 @@ class OnnxScores:
         return {"log_likelihood": np.concatenate(parts)}
 
     def _scored(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        (rows, length), decoder = ids.shape, self._decoder
-        scores = np.zeros((rows, length), np.float32)
-        lengths = mask.astype(np.int64).sum(1)
-        row, column = np.nonzero(mask[:, 1:])  # of the token before each that has one
-        if not len(row):
-            return scores
+        scores = np.zeros(ids.shape, np.float32)
+        row, place = np.nonzero(mask[:, 1:])  # of the token before each that has one
+        if len(row):
+            targets = ids[row, place + 1].astype(np.int64)[:, None]
+            lengths = mask.astype(np.int64).sum(1)
+            scores[row, place + 1] = self.likelihoods(ids, lengths, row * ids.shape[1] + place, targets)
+        return scores
+
+    @abstractmethod
+    def likelihoods(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """The log-likelihood (R,) of `targets` (R, 1) after the tokens at `rows` (R,) of a batch (B, L).
+
+        `rows` count the tokens of the batch from its first to its last; each of its rows has a length.
+        """
+
+
+class OnnxScores(GraphScores):
+    """Scores by the graph that generates, with an empty cache."""
+
+    def __init__(self, session: Any) -> None:
+        self._decoder = DecoderSession(session)
+
+    def likelihoods(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        (count, length), decoder = ids.shape, self._decoder
         fed = {
             "input_ids": ids.astype(np.int64),
             "lengths": np.maximum(lengths - 1, 0).astype(np.int32),
             "total": np.array(length, np.int32),
-            "rows": row * length + column,
-            "targets": ids[row, column + 1].astype(np.int64)[:, None],
-            "positions": np.repeat(np.arange(length)[None], rows, 0),
+            "rows": rows,
+            "targets": targets,
+            "positions": np.repeat(np.arange(length)[None], count, 0),
             **decoder.angles(length),
-            **{f"past.{name}": empty for name, empty in decoder.buffers(rows, 0).items()},
+            **{f"past.{name}": empty for name, empty in decoder.buffers(count, 0).items()},
         }
         inputs = {name: array for name, array in fed.items() if name in decoder.inputs}
         (scored,) = decoder.session.run(["log_likelihood"], inputs, decoder.options)
-        scores[row, column + 1] = scored
-        return scores
+        return scored  # type: ignore[no-any-return]

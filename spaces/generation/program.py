@@ -132,6 +132,10 @@ class ResumingProgram(RewindingProgram, Protocol):
 class GeneratingRuntime(Runtime, Protocol):
     """A runtime that also opens causal language models for generation."""
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        """The precisions of causal language models, scored or generating, that it has kernels for on this device."""
+        ...
+
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         """The kinds of cache that it supports on this device, its default first."""
         ...

@@ -16,6 +16,7 @@ from spaces.generation.caches.quantised import QuantisedCache
 from spaces.generation.caches.sliding import SlidingCache
 from spaces.generation.caches.static import Buffers, StaticCache
 from spaces.generation.caches.torch_cache import TorchCache
+from spaces.generation.padding import left_padding
 from spaces.generation.program import CacheSettings, Layers
 
 #: Tokens of a row that are scored in one call: the logits of each take the vocabulary's size.
@@ -148,20 +149,6 @@ class TorchProgram:
                 raise
             cache.advance(new)
         return logits.cpu().numpy()
-
-
-def left_padding(attention_mask: np.ndarray) -> np.ndarray:
-    """The number (B,) of padded tokens before each row.
-
-    Raises:
-        ValueError: a row without tokens, or with padding after a token.
-    """
-    counts = attention_mask.shape[1] - attention_mask.sum(1)
-    if not attention_mask[:, -1:].all() or not attention_mask.size:
-        raise ValueError("prompts must have a token each and be padded on the left, got a row that ends in padding")
-    if (np.diff(attention_mask, axis=1) < 0).any():
-        raise ValueError("prompts must be padded on the left, got a row with padding between its tokens")
-    return counts.astype(np.int64)  # type: ignore[no-any-return]
 
 
 def cache_maker(model: nn.Module, settings: CacheSettings) -> NewCache:

@@ -1,4 +1,4 @@
-"""Causal language models under ONNX Runtime: one graph per plan, with its weights, for scoring and generation."""
+"""Causal language models as ONNX graphs: one per plan, with its weights, for scoring and generation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from spaces.generation.onnx_linear import Precision
     from spaces.weight_groups import Groups
 
+#: Precisions of these graphs; int8 and int4 are of weights.
+PRECISIONS = ("fp32", "int8", "int4")
+
+
+def refuse_others(plan: Plan) -> None:
+    """Raises Infeasible for a plan that only a causal language model can have."""
+    if "head" in plan:
+        raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
+    if "rounding" in plan:
+        raise Infeasible(f"bits.rounding: {plan['rounding']} is of causal language models alone")
+
 
 def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
     """`path`, the graph of the model in `folder` under this plan; written where it does not exist yet.
@@ -30,7 +41,7 @@ def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path
         Infeasible: a device, head, family or precision that is not supported.
     """
     if context.device != "cpu":
-        raise Infeasible(f"onnx runs causal language models on a CPU, not on {context.device}")
+        raise Infeasible(f"graphs of causal language models run on a CPU, not on {context.device}")
     if not is_causal(folder):
         raise Infeasible(f"the model of {folder} has no causal head, so it generates no text")
     if not path.exists():

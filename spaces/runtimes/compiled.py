@@ -61,6 +61,9 @@ class Compiled(FromWeights):
         """`model` compiled for all batches and lengths."""
         return torch.compile(model, dynamic=True)
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        return self.precisions(context)
+
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return ("static",)
 

@@ -47,6 +47,9 @@ class CudaGraph(FromWeights):
         pad = int(base.config.get("pad_token_id") or 0)
         return GraphPredict(model, base, context.device, buckets_of(base), pad, record=capture)
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        return self.precisions(context)
+
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return ("static",)
 

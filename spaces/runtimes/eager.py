@@ -32,6 +32,9 @@ class Eager(FromWeights):
         model = load_for(folder, plan, context, self.name)
         return TorchPredict(model, base_of(folder), context.device)
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        return self.precisions(context)
+
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return CACHE_KINDS
 

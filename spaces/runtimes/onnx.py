@@ -66,24 +66,26 @@ class Onnx(FromGraph):
     def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        return self.precisions(context) if context.device == "cuda" else causal_onnx.PRECISIONS
+
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        require(self, plan, context)
         if is_causal(folder):
-            path = causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context)
-            return OnnxScores(open_session(path, context, CPU))
-        if "head" in plan:
-            raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
-        if "rounding" in plan:
-            raise Infeasible(f"bits.rounding: {plan['rounding']} is of causal language models alone")
+            return OnnxScores(self._causal(folder, plan, context))
+        require(self, plan, context)
+        causal_onnx.refuse_others(plan)
         return OnnxPredict(graph(folder, plan), context, CUDA if context.device == "cuda" else CPU)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return CACHES
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
-        require(self, plan, context)
-        path = causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context)
-        return OnnxProgram(open_session(path, context, CPU), settings)
+        return OnnxProgram(self._causal(folder, plan, context), settings)
+
+    def _causal(self, folder: Path, plan: Plan, context: Context) -> Any:
+        """A session of a causal language model."""
+        require(self, plan, context, precisions=self.generating_precisions(context))
+        return open_session(causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context), context, CPU)
 
 
 def absent() -> list[str]:

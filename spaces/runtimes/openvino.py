@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from spaces.base import is_causal
+from spaces.generation.openvino_program import CACHES, OpenVinoProgram, OpenVinoScores
+from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes import onnx
+from spaces.runtimes import causal_onnx, onnx
 from spaces.runtimes.requirements import require
 
 
 class OpenVino(onnx.FromGraph):
-    """The ONNX graph in fp32, or with calibrated int8 scales in it, compiled for the CPU with the latency hint."""
+    """The ONNX graph in fp32, or with calibrated int8 scales in it, compiled for the CPU with the latency hint.
+
+    That of a causal language model in fp32, or with int8 or int4 weights by groups: the file that `onnx` opens too.
+    """
 
     name = "openvino"
     source = "OpenVINO"
@@ -33,9 +39,32 @@ class OpenVino(onnx.FromGraph):
     def precisions(self, context: Context) -> tuple[str, ...]:
         return ("fp32", "int8-static")
 
+    def generating_precisions(self, context: Context) -> tuple[str, ...]:
+        return causal_onnx.PRECISIONS
+
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
+        if is_causal(folder):
+            return OpenVinoScores(self._graph(folder, plan, context), compile_options(context))
         require(self, plan, context, "here")
+        causal_onnx.refuse_others(plan)
         return OpenVinoPredict(onnx.graph(folder, plan), context)
+
+    def cache_kinds(self, context: Context) -> tuple[str, ...]:
+        return CACHES
+
+    def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
+        return OpenVinoProgram(self._graph(folder, plan, context), compile_options(context))
+
+    def _graph(self, folder: Path, plan: Plan, context: Context) -> Path:
+        """That of a causal language model."""
+        require(self, plan, context, "here", self.generating_precisions(context))
+        return causal_onnx.causal_graph(folder, plan, folder / onnx.file_of(plan), context)
+
+
+def compile_options(context: Context) -> dict[str, Any]:
+    """The options of a model that is compiled to answer single calls as fast as it can, in float32."""
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    return options | ({"INFERENCE_NUM_THREADS": context.threads} if context.threads else {})
 
 
 class OpenVinoPredict:
@@ -44,11 +73,8 @@ class OpenVinoPredict:
     def __init__(self, path: Path, context: Context) -> None:
         import openvino
 
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if context.threads:
-            config["INFERENCE_NUM_THREADS"] = context.threads
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", compile_options(context))
         self._request = compiled.create_infer_request()
         self._alone = threading.Lock()
         self._inputs = [i.get_any_name() for i in compiled.inputs]

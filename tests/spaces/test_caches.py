@@ -14,8 +14,9 @@ from spaces.errors import Infeasible
 from spaces.generation.caches.quantised import GROUP, quantise
 from spaces.generation.caches.sliding import rotated
 from spaces.generation.causal_predict import stepped
+from spaces.generation.padding import left_padding
 from spaces.generation.program import CacheFullError, CacheSettings, greedy
-from spaces.generation.torch_program import TorchProgram, cache_name, left_padding, rotary_frequencies
+from spaces.generation.torch_program import TorchProgram, cache_name, rotary_frequencies
 
 HEADS, SIZE, LAYERS = 2, 16, 2  # of the tiny models
 TOKEN = 2 * LAYERS * HEADS * SIZE * 4  # bytes of a token's keys and values in float32

@@ -1,4 +1,4 @@
-"""Causal language models under ONNX Runtime: greedy output, logits and scores are those of transformers."""
+"""Causal language models as graphs: greedy output, logits and scores are those of transformers in each runtime."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from causal import stored
 from onnx_models import CASES, VOCABULARY, causal
 from torch import nn
 
+from spaces import registry
 from spaces.errors import Infeasible
 from spaces.generation import onnx_decoder
 from spaces.generation.onnx_linear import Precision
-from spaces.generation.onnx_program import OnnxProgram, OnnxScores
+from spaces.generation.onnx_program import GraphScores, OnnxProgram, OnnxScores
+from spaces.generation.openvino_program import OpenVinoProgram, OpenVinoScores
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import CacheFullError, CacheSettings, Program, greedy, open_program
 from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
-from spaces.runtimes import onnx
+from spaces.runtimes import onnx, openvino
 from spaces.runtimes.eager import Eager
 from spaces.weight_groups import groups_to_integers, integers_to_weights
 
 NEW = 14
+CPU = Context(threads=1)
+without = registry.runtime_named("openvino").missing(CPU)
+openvino_here = pytest.mark.skipif(without is not None, reason=str(without))
+RUNTIMES = ("onnx", pytest.param("openvino", marks=openvino_here))
+CACHES = {"onnx": CacheSettings("static", capacity=64), "openvino": CacheSettings("dynamic")}
 
 
 class Opened:
@@ -49,11 +56,23 @@ class Opened:
             self._sessions[path.name] = onnx.open_session(path, Context(threads=1), onnx.CPU)
         return self._sessions[path.name]
 
-    def program(self, capacity: int = 64, **plan: Any) -> OnnxProgram:
+    def program(self, capacity: int = 64, runtime: str = "onnx", **plan: Any) -> Any:
+        if runtime == "openvino":
+            return self._opened(OpenVinoProgram, **plan)
         return OnnxProgram(self.session(**plan), CacheSettings("static", capacity=capacity))
 
-    def scores(self, ids: np.ndarray, mask: np.ndarray, **plan: Any) -> np.ndarray:
-        return OnnxScores(self.session(**plan))({"input_ids": ids, "attention_mask": mask})["log_likelihood"]
+    def scores(self, ids: np.ndarray, mask: np.ndarray, runtime: str = "onnx", **plan: Any) -> np.ndarray:
+        scores: GraphScores = (
+            self._opened(OpenVinoScores, **plan) if runtime == "openvino" else OnnxScores(self.session(**plan))
+        )
+        return scores({"input_ids": ids, "attention_mask": mask})["log_likelihood"]
+
+    def _opened(self, kind: Callable[[Path, dict[str, Any]], Any], **plan: Any) -> Any:
+        path = self.path(**plan)
+        name = f"{kind} {path.name}"
+        if name not in self._sessions:
+            self._sessions[name] = kind(path, openvino.compile_options(CPU))
+        return self._sessions[name]
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +123,11 @@ def answers(program: Program, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.stack(list(greedy(program, ids, mask, NEW)), 1)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", CASES)
-def test_greedy_output_is_that_of_generate(name: str, opened: Callable[[str], Opened]) -> None:
+def test_greedy_output_is_that_of_generate(name: str, runtime: str, opened: Callable[[str], Opened]) -> None:
     case = opened(name)
-    program = case.program(precision="fp32")
+    program = case.program(runtime=runtime, precision="fp32")
     for lengths in ((7,), (9, 3, 14), (1, 1)):
         ids, mask = prompts(*lengths)
         expected = generated(case.model, ids, mask)
@@ -131,11 +151,12 @@ def test_a_shared_beginning_is_read_once_and_changes_no_output(name: str, opened
     assert prefixes.nbytes > 0
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", CASES)
-def test_scores_are_the_log_likelihoods_of_the_tokens(name: str, opened: Callable[[str], Opened]) -> None:
+def test_scores_are_the_log_likelihoods_of_the_tokens(name: str, runtime: str, opened: Callable[[str], Opened]) -> None:
     case, (ids, mask) = opened(name), prompts(9, 3, 14, 1)
     ids, mask = np.flip(ids, 1).copy(), np.flip(mask, 1).copy()  # padded at the right
-    scores = case.scores(ids, mask, precision="fp32")
+    scores = case.scores(ids, mask, runtime, precision="fp32")
     np.testing.assert_allclose(scores, log_likelihood(case.model, ids, mask), atol=2e-5)
     assert scores.dtype == np.float32 and not scores[:, 0].any() and not scores[mask == 0].any()
 
@@ -166,33 +187,36 @@ PLANS: tuple[tuple[Plan, int, int], ...] = (
 )
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("plan", "bits", "head"), PLANS, ids=str)
 @pytest.mark.parametrize("name", ["llama", "qwen3, cut", "gpt2"])
 def test_a_plan_gives_the_same_integers_in_scores_and_generation(
-    name: str, plan: Plan, bits: int, head: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, plan: Plan, bits: int, head: int, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are those of a model whose weights are what the integers stand for, where products are in floating point."""
     monkeypatch.setattr("spaces.generation.onnx_linear.ACCURACY_LEVEL", 1)
+    monkeypatch.setattr("spaces.generation.openvino_program.ACTIVATION_GROUP", 0)
     case, model, (ids, mask) = Opened(CASES[name](), tmp_path), CASES[name](), prompts(9, 9)
     rounded(model, bits, head)
     expected = logits(model, ids, mask)[:, -1]
-    by_prefill, cache = case.program(**plan).prefill(ids[:, :-1], mask[:, 1:])
-    by_steps = case.program(**plan).decode(ids[:, -1], cache)
+    by_prefill, cache = case.program(runtime=runtime, **plan).prefill(ids[:, :-1], mask[:, 1:])
+    by_steps = case.program(runtime=runtime, **plan).decode(ids[:, -1], cache)
     np.testing.assert_allclose(by_prefill, logits(model, ids[:, :-1], mask[:, 1:])[:, -1], atol=1e-4)
     np.testing.assert_allclose(by_steps, expected, atol=1e-4)
-    np.testing.assert_allclose(case.scores(ids, mask, **plan), log_likelihood(model, ids, mask), atol=1e-4)
+    np.testing.assert_allclose(case.scores(ids, mask, runtime, **plan), log_likelihood(model, ids, mask), atol=1e-4)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
 def test_activations_of_8_bits_lose_less_than_weights_of_4(
-    name: str, precision: str, opened: Callable[[str], Opened]
+    name: str, precision: str, runtime: str, opened: Callable[[str], Opened]
 ) -> None:
     case, model, (ids, mask) = opened(name), CASES[name](), prompts(9, 9)
     bits = int(precision.removeprefix("int"))
     rounded(model, bits, bits)
     whole, expected = (logits(candidate, ids, mask)[:, -1] for candidate in (case.model, model))
-    error = np.abs(case.program(precision=precision).prefill(ids, mask)[0] - expected).mean()
+    error = np.abs(case.program(runtime=runtime, precision=precision).prefill(ids, mask)[0] - expected).mean()
     rounded(model, 4, 4)
     assert error < np.abs(logits(model, ids, mask)[:, -1] - whole).mean() / 3
 
@@ -212,10 +236,11 @@ def test_a_graph_holds_the_bytes_that_its_precision_says(opened: Callable[[str],
         assert abs(case.path(**plan).stat().st_size - size) < overhead, plan
 
 
-def test_an_integer_table_gives_nearly_what_the_float_one_does(opened: Callable[[str], Opened]) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_integer_table_gives_nearly_what_the_float_one_does(runtime: str, opened: Callable[[str], Opened]) -> None:
     case, (ids, mask) = opened("llama"), prompts(9, 3)
-    output = case.program(precision="int8", embeddings="int8").prefill(ids, mask)[0]
-    expected = case.program(precision="int8").prefill(ids, mask)[0]
+    output = case.program(runtime=runtime, precision="int8", embeddings="int8").prefill(ids, mask)[0]
+    expected = case.program(runtime=runtime, precision="int8").prefill(ids, mask)[0]
     assert 0 < np.abs(output - expected).mean() < 0.05 * expected.std()
 
 
@@ -255,42 +280,85 @@ def test_the_memory_of_a_prompt_is_held_while_it_is_read(opened: Callable[[str],
     np.testing.assert_array_equal(scores, expected)
 
 
-def test_a_table_of_positions_bounds_the_cache(opened: Callable[[str], Opened]) -> None:
-    program = opened("gpt2").program(capacity=4096, precision="fp32")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_table_of_positions_bounds_the_cache(runtime: str, opened: Callable[[str], Opened]) -> None:
+    program = opened("gpt2").program(4096, runtime, precision="fp32")
     with pytest.raises(CacheFullError, match="128 tokens, got 129"):
         program.prefill(*prompts(129))
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("mask", [[[1, 1, 0]], [[1, 0, 1]], [[0, 0, 0]]], ids=str)
-def test_padding_elsewhere_is_refused(mask: list[list[int]], opened: Callable[[str], Opened]) -> None:
+def test_padding_elsewhere_is_refused(mask: list[list[int]], runtime: str, opened: Callable[[str], Opened]) -> None:
     with pytest.raises(ValueError, match="padded on the left"):
-        opened("llama").program(precision="fp32").prefill(np.array([[5, 6, 7]]), np.array(mask))
+        opened("llama").program(runtime=runtime, precision="fp32").prefill(np.array([[5, 6, 7]]), np.array(mask))
 
 
 FP32: Plan = {"precision": "fp32"}
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_stored_model_is_opened_for_scores_and_for_generation(name: str, tmp_path: Path) -> None:
-    folder, context, settings = stored(tmp_path, name), Context(threads=1), CacheSettings("static", capacity=64)
+def test_a_stored_model_is_opened_for_scores_and_for_generation(name: str, runtime: str, tmp_path: Path) -> None:
+    folder, opener, settings = stored(tmp_path, name), registry.runtime_named(runtime), CACHES[runtime]
     ids, mask = prompts(9, 3, 14)
     by_runtime = [
-        answers(open_program(folder, runtime, FP32, settings, context), ids, mask)  # type: ignore[arg-type]
-        for runtime in ("onnx", "eager")
+        answers(open_program(folder, reader, FP32, cache, CPU), ids, mask)
+        for reader, cache in ((runtime, settings), ("eager", CACHES["onnx"]))
     ]
     np.testing.assert_array_equal(*by_runtime)
     batch = {"input_ids": np.flip(ids, 1).copy(), "attention_mask": np.flip(mask, 1).copy()}
-    scores = [runtime.open(folder, FP32, context)(batch)["log_likelihood"] for runtime in (onnx.Onnx(), Eager())]
+    scores = [one.open(folder, FP32, CPU)(batch)["log_likelihood"] for one in (opener, Eager())]
     np.testing.assert_allclose(*scores, atol=2e-5)
-    open_program(folder, "onnx", {"precision": "int4", "head": "int8"}, settings, context)
+    open_program(folder, runtime, {"precision": "int4", "head": "int8"}, settings, CPU)
     assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["fp32.onnx", "int4-h8.onnx"]
+
+
+@openvino_here
+def test_prompts_under_openvino_have_caches_of_their_own(opened: Callable[[str], Opened]) -> None:
+    """Their steps may alternate, and each is as if alone; the bytes are those of the tokens."""
+    program, asked = opened("llama").program(runtime="openvino", precision="fp32"), (prompts(9, 3), prompts(5))
+    alone = [answers(program, *one) for one in asked]
+    prefilled = [program.prefill(*one) for one in asked]
+    tokens = [[scores.argmax(-1)] for scores, _ in prefilled]
+    for _ in range(NEW - 1):
+        for answer, (_, cache) in zip(tokens, prefilled, strict=True):
+            answer.append(program.decode(answer[-1], cache).argmax(-1))
+    for answer, expected in zip(tokens, alone, strict=True):
+        np.testing.assert_array_equal(np.stack(answer, 1), expected)
+    cache = prefilled[0][1]
+    assert cache.length == 9 + NEW - 1
+    assert cache.nbytes == 2 * 2 * 2 * 2 * cache.length * 16 * 4  # rows, blocks, both, heads, tokens, width
+
+
+@openvino_here
+@pytest.mark.parametrize(("precision", "stored_as"), [("int8", "i8"), ("int4", "u4")])
+def test_openvino_multiplies_by_integers_and_attends_over_its_state(
+    precision: str, stored_as: str, opened: Callable[[str], Opened]
+) -> None:
+    """The compiled model says what it runs: no weights are widened before a product, and no state is copied."""
+
+    def kind(node: Any) -> str:
+        return str(node.get_rt_info()["layerType"].astype(str))
+
+    program = opened("llama").program(runtime="openvino", precision=precision)
+    nodes = program.model.compiled.get_runtime_model().get_ops()
+    products, attentions = (
+        [node for node in nodes if kind(node) == wanted] for wanted in ("FullyConnected", "ScaledDotProductAttention")
+    )
+    assert len(products) == 2 * 5 + 1 and len(attentions) == 2
+    for node in products:
+        assert node.input_value(1).get_element_type().get_type_name() == stored_as
+    for node in attentions:
+        read = [kind(node.input_value(index).get_node()) for index in range(node.get_input_size())]
+        assert read.count("MemoryInput") == 2
 
 
 def test_plans_and_caches_that_there_are_not_are_infeasible(tmp_path: Path) -> None:
     folder, static = stored(tmp_path), CacheSettings("static")
     with pytest.raises(Infeasible, match="onnx has no dynamic cache on cpu; it has static"):
         open_program(folder, "onnx", FP32, CacheSettings("dynamic"), Context())
-    with pytest.raises(Infeasible, match="int8-static"):
+    with pytest.raises(Infeasible, match="onnx has no int8-static kernels on this cpu"):
         open_program(folder, "onnx", {"precision": "int8-static"}, static, Context())
     with pytest.raises(Infeasible, match=r"bits.head: eager"):
         open_program(folder, "eager", {**FP32, "head": "int8"}, static, Context())

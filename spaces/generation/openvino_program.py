@@ -1,0 +1,131 @@
+"""Causal language models under OpenVINO: generation with a cache in the state of a request, and scores of texts."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.generation.onnx_program import GraphScores
+from spaces.generation.openvino_graph import BEAM, MASK, stateful_model
+from spaces.generation.padding import left_padding
+from spaces.generation.program import CacheFullError
+
+CACHES = ("dynamic",)
+#: Added to the score of a key that a query does not see. A finite number: padding sees no key, and the mean of all
+#: values harms nothing, where a softmax over minus infinities would be NaN.
+HIDDEN = np.float32(-1e9)
+#: Activations are rounded to 8 bits for products with integer weights, with a scale for every so many of a token's; 0:
+#: they are not.
+ACTIVATION_GROUP = 32
+
+
+class StatefulModel:
+    """A graph with one output, compiled for the CPU: float32 for everything but integer weights."""
+
+    def __init__(self, path: Path, output: str, config: dict[str, Any]) -> None:
+        import openvino
+
+        model, self.facts = stateful_model(path, output)
+        exact = {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(ACTIVATION_GROUP)}
+        self.compiled = openvino.Core().compile_model(model, "CPU", config | exact)
+        self._inputs = {name for value in self.compiled.inputs for name in value.get_names()}
+
+    def request(self) -> Any:
+        """An inference request, which has a state of its own."""
+        return self.compiled.create_infer_request()
+
+    def run(self, request: Any, ids: np.ndarray, starts: np.ndarray, known: int, **inputs: np.ndarray) -> np.ndarray:
+        """The output after tokens (B, L) that follow the `known` ones in the request's state.
+
+        `starts` (B,): the number of each row's first token that is not padding.
+        """
+        rows, new = ids.shape
+        numbers = np.arange(known, known + new)
+        positions = np.maximum(numbers - starts[:, None], 0)
+        cos, sin = self.facts.rotary(positions)
+        fed = {
+            "input_ids": ids.astype(np.int64),
+            "positions": positions,
+            "cos": np.tile(cos, 2)[:, None],
+            "sin": np.tile(sin, 2)[:, None],
+            BEAM: np.arange(rows, dtype=np.int32),
+            **inputs,
+        }
+        feed = {name: array for name, array in fed.items() if name in self._inputs}
+        for name in self._inputs:
+            if name.startswith(MASK):
+                feed[name] = added_mask(numbers, starts, int(name.partition(".")[2] or 0))
+        output: np.ndarray = request.infer(feed, share_inputs=True, share_outputs=True)[0]
+        return np.array(output)  # a copy: the request gives the same memory each time
+
+
+def added_mask(numbers: np.ndarray, starts: np.ndarray, window: int) -> np.ndarray:
+    """What is added to the scores (B, 1, L, T) of the queries of tokens number `numbers` (L,) with all keys so far.
+
+    `window`: how many tokens a token sees, itself included; 0: all.
+    """
+    keys, queries = np.arange(numbers[-1] + 1), numbers[:, None]
+    seen = (keys <= queries) & (keys >= starts[:, None, None])
+    if window:
+        seen &= keys > queries - window
+    return np.where(seen, np.float32(0), HIDDEN)[:, None]
+
+
+class StatefulCache:
+    """Keys and values in the state of an inference request of its own, which grows with each token."""
+
+    def __init__(self, request: Any, starts: np.ndarray, bytes_a_token: int) -> None:
+        self.request, self.starts, self._bytes_a_token = request, starts, bytes_a_token
+        self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.starts) * self.length * self._bytes_a_token
+
+
+class OpenVinoProgram:
+    """Generation over the state of a request: a step appends its keys and values to it in place."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.model = StatefulModel(path, "logits", config)
+        facts = self.model.facts
+        self._bytes_a_token = 2 * sum(facts.keys) * facts.head_dim * np.dtype(np.float32).itemsize
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, StatefulCache]:
+        """As `spaces.generation.program.Program` says."""
+        cache = StatefulCache(self.model.request(), left_padding(attention_mask), self._bytes_a_token)
+        return self._read(input_ids, cache), cache
+
+    def decode(self, tokens: np.ndarray, cache: StatefulCache) -> np.ndarray:
+        """As `spaces.generation.program.Program` says."""
+        return self._read(tokens[:, None], cache)
+
+    def _read(self, ids: np.ndarray, cache: StatefulCache) -> np.ndarray:
+        """Logits (B, V) after the last of these tokens (B, L)."""
+        rows, new = ids.shape
+        table = self.model.facts.positions
+        if table is not None and cache.length + new - int(cache.starts.min()) > table:
+            raise CacheFullError(
+                f"the model has positions for {table} tokens, got {cache.length + new - int(cache.starts.min())}"
+            )
+        last = np.arange(1, rows + 1) * new - 1
+        logits = self.model.run(cache.request, ids, cache.starts, cache.length, rows=last)
+        cache.length += new
+        return logits
+
+
+class OpenVinoScores(GraphScores):
+    """Scores of texts by the same weights. Threads take turns, as there is one request."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.model = StatefulModel(path, "log_likelihood", config)
+        self._request, self._alone = self.model.request(), threading.Lock()
+
+    def likelihoods(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        starts = np.zeros(len(ids), np.int64)
+        with self._alone:
+            self._request.reset_state()
+            return self.model.run(self._request, ids, starts, 0, rows=rows, targets=targets)
