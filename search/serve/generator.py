@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 
@@ -64,6 +64,17 @@ class GenerationOptions:
     def speculates(self) -> bool:
         """Whether tokens are proposed before the model is asked."""
         return self.speculation != SPECULATION[0]
+
+
+class Sampling(TypedDict, total=False):
+    """The options of a call that streams, with a call's defaults."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str]
+    speculation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,38 +170,19 @@ class Generator(Scorer):
             replies += [[{"generated_text": prompt.reply(text, return_full_text)}] for prompt, text in pairs]
         return replies[0] if single else replies
 
-    def stream(
-        self,
-        prompt: str | Chat,
-        *,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        speculation: str = SPECULATION[0],
-    ) -> Iterator[str]:
+    def stream(self, prompt: str | Chat, **sampling: Unpack[Sampling]) -> Iterator[str]:
         """The answer in pieces as they are generated; together they are a call's text. Options and errors as there."""
-        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
-        return (row for (row,) in self._pieces([self._prompt(prompt)], options, 0) if row)
+        return (piece.text for piece in self.pieces(prompt, **sampling) if piece.text)
 
-    def pieces(
-        self,
-        prompt: str | Chat,
-        *,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        speculation: str = SPECULATION[0],
-    ) -> Iterator[Piece]:
+    def pieces(self, prompt: str | Chat, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
         """The answer token by token, with counts of tokens. Closing the iterator stops the model within one token.
 
         Options and errors as for a call.
         """
-        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
-        read = self._prompt(prompt)
+        options = self._options(**sampling)
+        return self._counted(self._prompt(prompt), options)
+
+    def _counted(self, read: Prompt, options: GenerationOptions) -> Iterator[Piece]:
         length = len(read.ids)
         most = min(options.max_new_tokens, self._limit - length)
         count = 0
@@ -231,12 +223,12 @@ class Generator(Scorer):
 
     def _options(
         self,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int | None,
-        stop: str | Sequence[str],
-        speculation: str,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        speculation: str = SPECULATION[0],
     ) -> GenerationOptions:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, speculation)

@@ -184,8 +184,9 @@ def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
     ],
 )
 def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, options: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        generator.stream(prompt, **options)
+    for method in (generator.stream, generator.pieces):
+        with pytest.raises((TypeError, ValueError), match=message):
+            method(prompt, **options)
 
 
 def test_messages_need_a_chat_template(model_folder: Path, tmp_path: Path) -> None:
