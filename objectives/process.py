@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -22,17 +22,14 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
-from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import IO, Any, TypeVar
 
 from objectives.fork_server import ServedProcess, Waiting
+from objectives.process_output import SentFile, end_of
 
 Progress = Callable[[str, float], None]
 Failure = TypeVar("Failure", bound=BaseException)
-
-#: Bytes of the end of a process's output that are added to its exception.
-OUTPUT_BYTES = 20_000
 
 
 class RemoteDied(RuntimeError):  # noqa: N818 - what happened to it
@@ -90,7 +87,7 @@ class Remote:
         self._connection: Connection = here
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is
         weakref.finalize(self, self._output.close)
-        self._process = ServedProcess(waiting, _serve, there, factory, _Sent(self._output))
+        self._process = ServedProcess(waiting, _serve, there, factory, SentFile(self._output))
         self._process.start()
         # A stopped process ignores the SIGTERM that the interpreter sends at exit, and would be waited for.
         self._end = weakref.finalize(self, _end, self._process, here)
@@ -114,14 +111,20 @@ class Remote:
         return bool(self._end.alive) and self._process.is_alive()
 
     def call(
-        self, method: str, *arguments: Any, timeout_s: float | None = None, progress: Progress | None = None
+        self,
+        method: str,
+        *arguments: Any,
+        timeout_s: float | None = None,
+        progress: Progress | None = None,
+        silence_s: Callable[[], float] | None = None,
     ) -> Any:
         """`getattr(object, method)(*arguments)` in the process; its exceptions are raised here.
 
         `progress` is called with the stage and the share that is done, 0 to 1, as the object reports them.
+        `silence_s` is asked at the start, and after each report, for the seconds in which the next message must come.
 
         Raises:
-            RemoteTimeout: no answer in `timeout_s` seconds; the process was killed.
+            RemoteTimeout: no answer in `timeout_s` seconds, or no message in `silence_s()`; the process was killed.
             RemoteDied: the process ended.
         """
         if not self._end.alive:
@@ -133,7 +136,7 @@ class Remote:
             self._connection.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError):
             raise self._with_output(self._died()) from None
-        return self._answer(timeout_s, progress)
+        return self._answer(timeout_s, progress, silence_s)
 
     def pause(self) -> None:
         """Stop the process (SIGSTOP), so that its runtime's spinning threads do not disturb timings."""
@@ -142,6 +145,10 @@ class Remote:
     def resume(self) -> None:
         """Continue the process after `pause` (SIGCONT)."""
         self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill the process alone: another thread's call that waits for it raises RemoteDied."""
+        self._signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the process, whatever it is doing. Closing twice is harmless."""
@@ -159,9 +166,11 @@ class Remote:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def _answer(self, timeout_s: float | None, progress: Progress | None) -> Any:
+    def _answer(
+        self, timeout_s: float | None, progress: Progress | None, silence_s: Callable[[], float] | None = None
+    ) -> Any:
         try:
-            kind, payload = self._receive(timeout_s, progress)
+            kind, payload = self._receive(timeout_s, progress, silence_s)
         except BaseException as error:
             # Ctrl-C comes here too: an answer still on its way must not be taken for the next call's.
             self.close()
@@ -173,17 +182,21 @@ class Remote:
 
     def _with_output(self, error: Failure) -> Failure:
         """`error` with the end of what the process printed as a note."""
-        text = _end_of(self._output)
+        text = end_of(self._output)
         if text:
             error.add_note(f"printed by its process:\n{text}")
         return error
 
-    def _receive(self, timeout_s: float | None, progress: Progress | None) -> tuple[str, Any]:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def _receive(
+        self, timeout_s: float | None, progress: Progress | None, silence_s: Callable[[], float] | None
+    ) -> tuple[str, Any]:
+        whole = math.inf if timeout_s is None else timeout_s
+        deadline = time.monotonic() + whole
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._connection.poll(left):
-                raise RemoteTimeout(timeout_s or 0.0)
+            left, silence = max(0.0, deadline - time.monotonic()), math.inf if silence_s is None else silence_s()
+            wait = min(left, silence)
+            if not self._connection.poll(None if math.isinf(wait) else wait):
+                raise RemoteTimeout(whole if left <= silence else silence)
             try:
                 kind, payload = self._connection.recv()
             except (EOFError, ConnectionResetError):
@@ -196,36 +209,6 @@ class Remote:
     def _died(self) -> RemoteDied:
         self._process.join(10)
         return RemoteDied(self._process.exitcode)
-
-
-class _Sent:
-    """An open file on its way to a process that is being started."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file: IO[bytes] | None = file
-        self._duplicate: Any = None
-
-    def __getstate__(self) -> Any:
-        assert self._file is not None
-        return reduction.DupFd(self._file.fileno())
-
-    def __setstate__(self, duplicate: Any) -> None:
-        self._file, self._duplicate = None, duplicate
-
-    def take_output(self) -> None:
-        """Let all that this process prints, in Python or below it, go to the file."""
-        number = self._duplicate.detach()
-        for stream in (1, 2):
-            os.dup2(number, stream)
-        os.close(number)
-        if isinstance(sys.stdout, io.TextIOWrapper):  # by lines, so that a crash loses none
-            sys.stdout.reconfigure(line_buffering=True)
-
-
-def _end_of(file: IO[bytes]) -> str:
-    """The last `OUTPUT_BYTES` of a file."""
-    size = os.fstat(file.fileno()).st_size
-    return os.pread(file.fileno(), OUTPUT_BYTES, max(0, size - OUTPUT_BYTES)).decode(errors="replace").strip()
 
 
 def _end(process: multiprocessing.process.BaseProcess, connection: Connection) -> None:
@@ -271,7 +254,7 @@ def _end_with_the_program(connection: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _serve(connection: Connection, factory: Callable[[], Any], output: _Sent) -> None:
+def _serve(connection: Connection, factory: Callable[[], Any], output: SentFile) -> None:
     output.take_output()
     faulthandler.enable()  # a crash below Python says where it was
     _end_with_the_program(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from search.serve.generator import Piece
@@ -56,3 +57,47 @@ class Absent:
         from search.errors import UserError
 
         raise UserError("no such model")
+
+
+class Dead:
+    """A process that ends when it is started."""
+
+    def __init__(self, stop: Any) -> None:
+        os._exit(3)
+
+
+class Slow:
+    """Answers with the rows. Its first start is quick, each later one takes `seconds`; `file` has all processes."""
+
+    def __init__(self, file: Path, seconds: float, stop: Any) -> None:
+        first = not file.exists()
+        with file.open("a") as out:
+            out.write(f"{os.getpid()}\n")
+        if not first:
+            time.sleep(seconds)
+
+    def answer(self, rows: Sequence[Any]) -> list[Any]:
+        return list(rows)
+
+
+class HangsWhenTimed:
+    """A model of which no call before the service serves ends; `file` has its process."""
+
+    def __init__(self, file: Path, device: str, stop: Any) -> None:
+        file.write_text(str(os.getpid()))
+
+    def timed(self, variant: Any) -> None:
+        time.sleep(600)
+
+    def pace(self) -> None:
+        time.sleep(600)
+
+
+class DiesWhenTimed(HangsWhenTimed):
+    """A model whose process ends in its first call."""
+
+    def timed(self, variant: Any) -> None:
+        os._exit(1)
+
+    def pace(self) -> None:
+        os._exit(1)

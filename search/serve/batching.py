@@ -153,7 +153,7 @@ class Batcher:
             if computed:
                 self.controller.served(batch.variant, len(batch.requests), computed, now_s - batch.started_s)
             else:
-                self.controller.back(batch.variant.number)
+                self.controller.healthy(batch.variant.number)
             self.served += len(batch.requests)
             self.late += sum(request.deadline_s < now_s for request in batch.requests)
             return ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search.serve.policy import Backlog, Choice, Fixed, Policy, PolicyState
 from search.serve.variants import ServiceTimes, Variant
@@ -29,16 +29,23 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A variant's consecutive failures, and the time until which it is out."""
+    """A variant's consecutive failures, and the times until which it is out."""
 
     failures: int = 0
-    out_until_s: float = -math.inf
+    failed_until_s: float = -math.inf  # out because it failed
+    held_until_s: float = -math.inf  # out because its process starts again
     reason: str = ""
+    likely_s: float = math.inf  # when it is expected back, where that is earlier
+
+    @property
+    def out_until_s(self) -> float:
+        """When it is tried again."""
+        return max(self.failed_until_s, self.held_until_s)
 
     def after_failure(self, now_s: float, reason: str, first_s: float = 1.0, most_s: float = 60.0) -> Health:
         """Out for `first_s`, twice as long after each further failure, `most_s` at most."""
         wait = min(first_s * 2.0 ** min(self.failures, 30), most_s)
-        return Health(self.failures + 1, now_s + wait, reason)
+        return replace(self, failures=self.failures + 1, failed_until_s=now_s + wait, reason=reason)
 
 
 class UnavailableError(Exception):
@@ -91,21 +98,33 @@ class Controller:
     def served(self, variant: Variant, batch: int, length: int, seconds: float) -> None:
         """Record an answered batch: its seconds correct the predictions, and the variant counts as healthy."""
         self.times.observe(variant, batch, length, seconds)
-        self.health.pop(variant.number, None)
+        self.healthy(variant.number)
+
+    def healthy(self, number: int) -> None:
+        """Forget a variant's failures: it has answered."""
+        self.health.pop(number, None)
 
     def failed(self, variant: Variant, now_s: float, reason: str) -> None:
         """Record a failed batch: the variant is out for a while (`Health.after_failure`)."""
         before = self.health.get(variant.number, Health())
-        # A variant whose process starts again stays out for as long as that takes.
-        self.health[variant.number] = max(before, before.after_failure(now_s, reason), key=lambda one: one.out_until_s)
+        self.health[variant.number] = before.after_failure(now_s, reason)
 
-    def out(self, number: int, until_s: float, reason: str) -> None:
-        """Leave a variant out until `until_s`, regardless of the success of its calls."""
-        self.health[number] = Health(0, until_s, reason)
+    def out(self, number: int, until_s: float, reason: str, likely_s: float = math.inf) -> None:
+        """Leave a variant out until `back`, at most until `until_s`; clients are told to come at `likely_s`."""
+        before = self.health.get(number, Health())
+        self.health[number] = replace(before, held_until_s=until_s, reason=reason, likely_s=likely_s)
 
     def back(self, number: int) -> None:
-        """End the time for which a variant is out."""
-        self.health.pop(number, None)
+        """End the time for which `out` has left a variant out.
+
+        One that has failed twice without an answer between stays out for the rest of its time (`Health.after_failure`):
+        a process that ends at each call would take the time of one each time that it has started.
+        """
+        before = self.health.pop(number, Health())
+        if before.failures > 1:
+            self.health[number] = replace(before, held_until_s=-math.inf, likely_s=math.inf)
+        elif before.failures:
+            self.health[number] = Health(before.failures)
 
     def pin(self, number: int | None) -> None:
         """Serve by this variant only; None: by the policy's choice again. Raises KeyError: not loaded."""
@@ -123,5 +142,6 @@ class Controller:
     def _available(self, now_s: float) -> tuple[Variant, ...]:
         variants = self.available(now_s)
         if not variants:
-            raise UnavailableError(self.back_at(now_s) - now_s)
+            back_s = min(min(health.out_until_s, health.likely_s) for health in self.health.values())
+            raise UnavailableError(max(back_s - now_s, 0.0))
         return variants

@@ -124,10 +124,11 @@ class Dispatcher:
         with self._changed:
             self._batcher.controller.pin(number)
 
-    def out(self, number: int, for_s: float, reason: str) -> None:
-        """Leave a variant out for `for_s` seconds or until `back`."""
+    def out(self, number: int, for_s: float, reason: str, likely_s: float = math.inf) -> None:
+        """Leave a variant out for `for_s` seconds or until `back`, which is expected in `likely_s` seconds."""
         with self._changed:
-            self._batcher.controller.out(number, time.monotonic() + for_s, reason)
+            now = time.monotonic()
+            self._batcher.controller.out(number, now + for_s, reason, now + likely_s)
 
     def back(self, number: int) -> None:
         """A variant can serve again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -95,6 +96,8 @@ class Fleet:
         self.controller = Controller(self.variants, BacklogFit())
         self.dispatcher = Dispatcher(Batcher(self.controller, limits), [row_errors_apart(answers)])
         if workers is not None:
+            # The objective of a completion is that of all its pieces.
+            workers.expect(self.variants, 0.0 if task == CAUSAL else limits.slo_s, self.windows.length)
             workers.watch(self.dispatcher)
 
     def name(self, number: int) -> str:
@@ -207,9 +210,9 @@ def load_fleet(
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
     about = ExportedFront(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
     if workers == "process":
-        return _in_processes(about, folders, limits, device, prefix_mb)
+        return in_processes(about, folders, limits, device, prefix_mb)
     models = {number: loaded(path, device, prefix_mb) for number, path in folders.items()}
-    return _in_threads(about, models, limits)
+    return in_threads(about, models, limits)
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,8 @@ class ExportedFront:
     windows: WindowSettings
 
 
-def _in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) -> Fleet:
+def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) -> Fleet:
+    """The fleet of a front whose models answer in threads of this process."""
     from search.serve import generation_request
     from search.serve.pipeline import answering
 
@@ -238,18 +242,28 @@ def _in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits)
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
 
-def _in_processes(
-    front: ExportedFront, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float
-) -> Fleet:
+def in_processes(front: ExportedFront, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float) -> Fleet:
+    """The fleet of a front with a process for each model; all processes end where one fails.
+
+    Raises:
+        UserError: a model cannot be loaded here, or its process hangs or dies before it serves.
+    """
     from search.serve import generation_request
     from search.serve.worker import ModelProcess, Workers
 
-    workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})
-    variants, answers = front.variants, workers.answers
-    if front.task == CAUSAL:
-        variants, limits = by_tokens(workers[v.number].call("timed", v) for v in variants), generation_request.LIMITS
-        answers = workers.completions
-    return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)
+    with contextlib.ExitStack() as failing:
+        workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})
+        failing.callback(workers.close)
+        variants, answers, paces = front.variants, workers.answers, {}
+        if front.task == CAUSAL:
+            variants, limits = by_tokens(workers[v.number].warm("timed", v) for v in variants), generation_request.LIMITS
+            answers = workers.completions
+        else:
+            paces = {v.number: workers[v.number].warm("pace") for v in variants}
+        fleet = Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)
+        workers.paced(paces)
+        failing.pop_all()
+    return fleet
 
 
 def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from search.serve.batching import Limits
@@ -29,10 +31,13 @@ def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
 
 def embedding_processes(limits: Limits) -> tuple[Fleet, str, int]:
     """The packaged embedder in a process of its own, with its digest and the size of an embedding."""
-    workers = Workers({0: EmbedderProcess})
-    digest, size = workers[0].call("about")
-    variant = timed_variant(workers[0].answer, USUAL, approximate_tokens(USUAL))
-    limits = embedding_limits(limits, variant)
-    windows = WindowSettings(MAX_LENGTH)
-    fleet = Fleet(EMBEDDING, PACKAGED, (variant,), workers.answers, limits, windows=windows, workers=workers)
+    with contextlib.ExitStack() as failing:
+        workers = Workers({0: EmbedderProcess})
+        failing.callback(workers.close)
+        digest, size = workers[0].warm("about")
+        variant = timed_variant(partial(workers[0].warm, "answer"), USUAL, approximate_tokens(USUAL))
+        limits = embedding_limits(limits, variant)
+        windows = WindowSettings(MAX_LENGTH)
+        fleet = Fleet(EMBEDDING, PACKAGED, (variant,), workers.answers, limits, windows=windows, workers=workers)
+        failing.pop_all()
     return fleet, digest, size

@@ -8,31 +8,33 @@ workers.restarts        # how often one was started again
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from objectives.process import Remote
+from objectives.process import Remote, RemoteDied, RemoteTimeout
+from search.errors import UserError, one_line
 from search.serve.dispatcher import BrokenOffError, Dispatcher, ExpiredError
 from search.serve.generation_request import GenerationRequest, timed
 from search.serve.generator import Piece
+from search.serve.hanging import LEAST_S, HangLimit, Pace, warmed
 from search.serve.variants import Variant
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which the process of an unfinished call counts as hung.
-HANG_S = 20.0
 #: Seconds between two checks of the processes.
 LOOK_S = 0.1
-#: Seconds for which a variant is out at most while its process starts again; when it has, it is back at once.
-START_S = 120.0
+#: Seconds in which a process must start, compile included, and a call must end that is made before the service serves.
+START_S = 600.0
 
 #: Makes, in the process, what answers there: an object with `answer`, and for language models `generate` and `timed`.
+#: Its first call compiles and allocates, so whoever makes it calls it once: later calls have no time for that.
 Factory = Callable[[Any], Any]
 
 
@@ -58,6 +60,7 @@ class ModelProcess:
 
         self._model: Any = loaded(folder, device, prefix_mb)
         self._answer, self._stop = answering(self._model), stop
+        self._pace = warmed(self._model)
 
     def answer(self, rows: Sequence[Any]) -> list[Any]:
         return list(self._answer(rows))
@@ -71,6 +74,11 @@ class ModelProcess:
 
     def timed(self, variant: Variant) -> Variant:
         return timed(variant, self._model)
+
+    def pace(self) -> Pace:
+        """The time of a call, as measured when the process was started."""
+        assert self._pace is not None
+        return self._pace
 
 
 class EmbedderProcess:
@@ -93,16 +101,23 @@ class Worker:
     """One process. Not thread-safe: one caller at a time, as from the dispatcher.
 
     Raises:
-        UserError: by the constructor, as raised by the factory in the process.
+        UserError: by the constructor: the process hung or died at its start, or its factory raised one.
     """
 
-    def __init__(self, factory: Factory, hang_s: float = HANG_S) -> None:
-        self._hang_s = hang_s
+    def __init__(self, number: int, factory: Factory) -> None:
+        """`number`: the variant's."""
+        self._number = number
+        #: When a call counts as hung; None before the service serves.
+        self.hang: HangLimit | None = None
+        #: Seconds that the process took to start.
+        self.start_s = 0.0
         self._stop = multiprocessing.get_context("forkserver").RawValue("q", 0)
         self._factory = partial(factory, self._stop)
         self._calls = 0
         self._calling = threading.Lock()
-        self._remote: Remote = self._started()
+        self._closed = False
+        with self._no_end_at_start("start"):
+            self._remote = self._started()
 
     @property
     def pid(self) -> int:
@@ -119,25 +134,63 @@ class Worker:
             self._calling.release()
 
     def _started(self) -> Remote:
+        began = time.monotonic()
         # Passive: threads that spin between calls would take the cores from who computes.
-        return Remote(self._factory, timeout_s=START_S, waiting="passive")
+        remote = Remote(self._factory, timeout_s=START_S, waiting="passive")
+        self.start_s = time.monotonic() - began
+        return remote
 
-    def restart(self) -> None:
+    @contextlib.contextmanager
+    def _no_end_at_start(self, what: str) -> Iterator[None]:
+        """A process that hangs or dies is a UserError."""
+        try:
+            yield
+        except (RemoteTimeout, RemoteDied) as error:
+            raise UserError(f"variant {self._number}: {what}: {one_line(error)}") from error
+
+    def restart(self) -> bool:
+        """Start the process again, unless the worker is closed; returns whether it was. A call meanwhile is refused."""
         # Under the lock: a pipe that is closed while somebody reads from it may be another file's by then.
         with self._calling:
             self._remote.close()
-            self._remote = self._started()
+        remote = self._started()  # without the lock, for which a call would wait
+        with self._calling:
+            if self._closed:
+                remote.close()
+            else:
+                self._remote = remote
+        return not self._closed
 
     def close(self) -> None:
-        self._remote.close()
-
-    def call(self, method: str, *arguments: Any) -> Any:
+        """End the process; a call that runs meanwhile raises RemoteDied."""
+        self._closed = True
+        self._remote.kill()  # so that the call gives up its turn
         with self._calling:
-            return self._remote.call(method, *arguments, timeout_s=self._hang_s)
+            self._remote.close()
+
+    def call(self, method: str, *arguments: Any, within_s: float | None = None) -> Any:
+        """A method's result, by default in the time of a start.
+
+        Raises:
+            RemoteDied, RemoteTimeout: its process ended, or is being started again; it took too long.
+        """
+        with self._calling:
+            return self._remote.call(method, *arguments, timeout_s=START_S if within_s is None else within_s)
+
+    def warm(self, method: str, *arguments: Any) -> Any:
+        """A call before the service serves, with the time of a start. Raises UserError where the process ends."""
+        with self._no_end_at_start(f"its warm-up ({method})"):
+            return self.call(method, *arguments)
 
     def answer(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Answers to rows. Raises the model's exceptions, RemoteDied or RemoteTimeout."""
-        return list(self.call("answer", list(rows)))
+        asked, hang = list(rows), self.hang
+        if hang is None:
+            return list(self.call("answer", asked))
+        began, expected_s = time.monotonic(), hang.call_s(asked)
+        answers = list(self.call("answer", asked, within_s=hang.limit_s(expected_s)))
+        hang.learn(expected_s, time.monotonic() - began)
+        return answers
 
     def generate(self, number: int, rows: Sequence[GenerationRequest]) -> Sequence[Any]:
         """The same as `search.serve.generation_request.generating` in this process."""
@@ -157,11 +210,17 @@ class Worker:
                 row.begun, last = True, piece
                 row.give(piece)
 
-        within = max(row.ends_s - time.monotonic(), 0.0) + self._hang_s
+        def silence_s() -> float:
+            """The seconds in which the next piece must come."""
+            hang = self.hang
+            if hang is None:
+                return START_S
+            return hang.limit_s(hang.piece_s(row.prompt if last is None else None))
+
         try:
             asked = ("generate", self._calls, row.prompt, dict(row.options))
             with self._calling:
-                self._remote.call(*asked, timeout_s=within, progress=take)
+                self._remote.call(*asked, progress=take, silence_s=silence_s)
         except Exception as error:
             if row.begun:
                 raise BrokenOffError(str(error)) from error
@@ -172,15 +231,19 @@ class Worker:
 class Workers:
     """The processes of a fleet by variant number, and a thread that restarts those that end."""
 
-    def __init__(self, factories: Mapping[int, Factory], hang_s: float = HANG_S) -> None:
-        """Start the processes. Raises the exceptions of a factory, after ending all of them."""
+    def __init__(self, factories: Mapping[int, Factory], least_s: float = LEAST_S) -> None:
+        """Start the processes. Raises the exceptions of a `Worker`, after ending all of them.
+
+        `least_s`: seconds before which no call counts as hung.
+        """
         self.restarts = 0
+        self._least_s = least_s
         self._workers: dict[int, Worker] = {}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         try:
             for number, factory in factories.items():
-                self._workers[number] = Worker(factory, hang_s)
+                self._workers[number] = Worker(number, factory)
         except BaseException:
             self.close()
             raise
@@ -200,6 +263,18 @@ class Workers:
     def pids(self) -> dict[int, int]:
         return {number: worker.pid for number, worker in self._workers.items()}
 
+    def expect(self, variants: Iterable[Variant], slo_s: float, tokens: Callable[..., int]) -> None:
+        """From now on a call that takes too long counts as hung (`HangLimit`)."""
+        for variant in variants:
+            self[variant.number].hang = HangLimit(variant, slo_s, tokens, self._least_s)
+
+    def paced(self, paces: Mapping[int, Pace]) -> None:
+        """Take the paces of variants, measured here, into account. After `expect`."""
+        for number, pace in paces.items():
+            hang = self[number].hang
+            assert hang is not None
+            hang.paced(pace)
+
     def watch(self, dispatcher: Dispatcher) -> None:
         """Restart ended processes from now on; `dispatcher` leaves the variant out meanwhile."""
         self._thread = threading.Thread(target=self._watch, args=(dispatcher,), name="watchdog", daemon=True)
@@ -213,19 +288,21 @@ class Workers:
 
     def _restart(self, number: int, worker: Worker, dispatcher: Dispatcher) -> None:
         log.warning("the process of variant %d has ended; it is started again", number)
-        dispatcher.out(number, START_S, "its process has ended and is started again")
+        dispatcher.out(number, START_S, "its process has ended and is started again", worker.start_s)
         try:
-            worker.restart()
+            started = worker.restart()
         except Exception as error:  # tried again at the next look
             log.warning("the process of variant %d does not start: %s", number, error)
             self._closing.wait(1.0)
             return
-        self.restarts += 1
-        dispatcher.back(number)
+        if started:
+            self.restarts += 1
+            dispatcher.back(number)
 
     def close(self) -> None:
+        """End the processes, also one that is just being started."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(10)
         for worker in self._workers.values():
             worker.close()
+        if self._thread is not None:
+            self._thread.join(10)

@@ -111,6 +111,31 @@ def test_a_variant_that_starts_again_stays_out_until_it_has() -> None:
     assert VARIANTS[0] in controller.available(2.0)
 
 
+def test_a_process_that_ends_at_each_call_is_out_for_longer_each_time() -> None:
+    """The first time it is back as soon as it has started again."""
+    controller, fast = Controller(VARIANTS, BacklogFit()), VARIANTS[0]
+    now, waits = 0.0, []
+    for _ in range(5):
+        controller.failed(fast, now, "its process died")
+        controller.out(fast.number, now + 600.0, "its process starts again", now + 0.5)
+        assert controller.health[fast.number].out_until_s == now + 600.0
+        controller.back(fast.number)
+        waits.append(max(controller.health[fast.number].out_until_s - now, 0.0))
+        now += waits[-1]
+        assert fast in controller.available(now)
+    assert waits == [0, 2, 4, 8, 16]
+    controller.served(fast, 1, 32, 0.004)
+    assert controller.health == {}
+
+
+def test_clients_are_told_when_a_process_is_likely_to_have_started() -> None:
+    controller = Controller(VARIANTS[:1], BacklogFit())
+    controller.out(VARIANTS[0].number, 600.0, "its process starts again", 3.0)
+    with pytest.raises(UnavailableError) as refusal:
+        controller.fastest(1.0)
+    assert refusal.value.retry_after_s == pytest.approx(2.0) and controller.back_at(1.0) == 600.0
+
+
 def test_with_every_variant_out_the_next_trial_is_told() -> None:
     controller = Controller(VARIANTS[:2], BacklogFit())
     controller.failed(VARIANTS[0], 0.0, "")

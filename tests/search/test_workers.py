@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,11 @@ import httpx
 import pytest
 from services import LIMITS, events, is_problem, service, talk, variant
 
+from objectives.process import RemoteDied
 from search.errors import UserError
 from search.serve import generation_request
 from search.serve.batching import Limits
-from search.serve.fleet import CAUSAL, Fleet
+from search.serve.fleet import CAUSAL, Fleet, Front, Windows, in_processes
 from search.serve.service import ANSWERING
 from search.serve.worker import Factory, Workers
 
@@ -66,7 +68,7 @@ def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
 ) -> None:
     """Its requests are answered by the other variant, and it is back within seconds."""
     factory = partial(held_models.Extractor, 0.02)
-    workers = start({1: factory, 2: factory}, hang_s=0.5)
+    workers = start({1: factory, 2: factory}, least_s=0.5)
     before = dict(workers.pids)
     statuses: Counter[int] = Counter()
 
@@ -101,7 +103,7 @@ def test_a_worker_that_ends_or_hangs_under_load_costs_no_wrong_answer(
         assert 'worker_restarts_total{task="question-answering"} 1.0' in (await client.get("/metrics")).text
         await one(client, 10_000)
 
-    answering_fleet = answering(workers)
+    answering_fleet = answering(workers, Limits(slo_s=0.5))
     with service(tmp_path, answering_fleet) as running:
         talk(running, conversation)
     assert statuses[200] == statuses.total() > 100
@@ -168,6 +170,114 @@ def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
 
     with service(tmp_path, fleet) as running:
         talk(running, conversation)
+
+
+def test_a_completion_without_a_new_piece_is_broken_off_and_its_process_started_again(
+    tmp_path: Path, start: Callable[..., Workers]
+) -> None:
+    """Within the time in which a piece must come, whatever time the completion has."""
+    workers = start({0: partial(held_models.Writer, 0.02)}, least_s=0.4)
+    before = workers.pids[0]
+    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 500, "within_ms": 60_000, "stream": True}
+        slow = await client.post("/v1/completions", json={**body, "max_tokens": 40})  # 0.8 s, a piece each 20 ms
+        assert slow.text.endswith("data: [DONE]\n\n")
+        task = asyncio.create_task(client.post("/v1/completions", json=body))
+        await asyncio.sleep(0.3)
+        stopped = time.monotonic()
+        os.kill(before, signal.SIGSTOP)
+        broken = (await task).text
+        assert time.monotonic() - stopped < 5
+        *pieces, error = events(broken)
+        assert "event: error" in broken and error["status"] == 503 and pieces[0]["choices"][0]["text"] == "1 "
+        until(lambda: workers.restarts == 1)
+        await asyncio.sleep(0.1)
+        assert (await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2})).status_code == 200
+
+    with service(tmp_path, fleet) as running:
+        talk(running, conversation)
+        assert gone(before)
+
+
+def test_a_call_during_a_restart_is_refused_at_once(tmp_path: Path, start: Callable[..., Workers]) -> None:
+    workers = start({1: partial(held_models.Slow, tmp_path / "started", 3.0)})
+    worker, before = workers[1], workers.pids[1]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: worker.ended)
+    restarting = threading.Thread(target=worker.restart)
+    restarting.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    with pytest.raises(RemoteDied):
+        worker.answer(["a"])
+    assert time.monotonic() - began < 1 and restarting.is_alive()
+    restarting.join()
+    assert worker.answer(["a"]) == ["a"] and worker.pid != before
+
+
+def test_while_the_only_worker_starts_again_requests_are_refused_at_once(
+    tmp_path: Path, start: Callable[..., Workers]
+) -> None:
+    workers = start({1: partial(held_models.Slow, tmp_path / "started", 2.0)})
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        os.kill(workers.pids[1], signal.SIGKILL)
+        while fleet.dispatcher.look(lambda batcher: batcher.controller.available(time.monotonic())):
+            await asyncio.sleep(0.02)
+        while not workers.restarts:
+            began = time.monotonic()
+            response = await client.post("/v1/answer", json={"question": "q", "context": "word", "within_ms": 5000})
+            if workers.restarts:
+                break
+            is_problem(response, 503)
+            assert time.monotonic() - began < 0.5 and int(response.headers["retry-after"]) < 30
+            await asyncio.sleep(0.05)
+
+    fleet = answering(workers)
+    with service(tmp_path, fleet) as running:
+        talk(running, conversation)
+
+
+def test_closing_ends_a_process_that_is_being_started_again(tmp_path: Path, start: Callable[..., Workers]) -> None:
+    file = tmp_path / "started"
+    workers = start({1: partial(held_models.Slow, file, 1.0)})
+    fleet = answering(workers)
+    os.kill(workers.pids[1], signal.SIGKILL)
+    until(lambda: file.read_text().count("\n") == 2)
+    fleet.close()
+    until(lambda: all(gone(int(pid)) for pid in file.read_text().split()))
+    assert workers.restarts == 0
+
+
+def test_closing_ends_a_call_that_hangs(start: Callable[..., Workers]) -> None:
+    workers = start({1: partial(held_models.Extractor, 60.0)})
+    fleet = answering(workers)
+    future = fleet.dispatcher.submit({"question": "q", "context": "word"}, 1, 5.0)
+    until(lambda: fleet.dispatcher.look(lambda batcher: batcher.running))
+    began = time.monotonic()
+    fleet.close(timeout_s=0.1)
+    assert time.monotonic() - began < 5 and future.exception(10) is not None
+
+
+@pytest.mark.parametrize("held", [held_models.HangsWhenTimed, held_models.DiesWhenTimed])
+def test_a_warm_up_that_hangs_or_dies_is_one_error_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Any
+) -> None:
+    """The same for a language model and for one that answers."""
+    monkeypatch.setattr("search.serve.worker.START_S", 2.0)
+    monkeypatch.setattr("search.serve.worker.ModelProcess", held)
+    for task, method in ((CAUSAL, "timed"), (ANSWERING, "pace")):
+        front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
+        with pytest.raises(UserError, match=rf"^variant 0: its warm-up \({method}\): (no answer within 2 s|its process"):
+            in_processes(front, {0: tmp_path / task}, LIMITS, "cpu")
+        assert gone(int((tmp_path / task).read_text()))
+
+
+def test_a_process_that_dies_at_its_start_is_one_error(start: Callable[..., Workers]) -> None:
+    with pytest.raises(UserError, match="variant 2: start: its process died"):
+        start({1: partial(held_models.Extractor, 0.0), 2: held_models.Dead})
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_process(start: Callable[..., Workers]) -> None:

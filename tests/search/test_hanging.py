@@ -1,0 +1,97 @@
+"""When a call counts as hung: by the objective, the variant's own times, and what was measured at the start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Unpack
+
+import numpy as np
+import pytest
+from services import variant
+
+from search.serve.fleet import Windows
+from search.serve.generator import Generator, Piece, Sampling
+from search.serve.hanging import COMPILING, LEAST_S, PATIENCE, HangLimit, Pace, warmed
+from search.serve.worker import ModelProcess
+
+FAST, SLOW = variant(1, 1.0, 0.8), variant(2, 1000.0, 0.9)  # ms for a row of 32 tokens
+
+
+def hanging(one: Any, slo_s: float = 0.2) -> HangLimit:
+    return HangLimit(one, slo_s, Windows(512).length)
+
+
+def limit(hang: HangLimit, *texts: str) -> float:
+    return hang.limit_s(hang.call_s(texts))
+
+
+def test_the_limit_is_the_largest_of_a_stall_the_objective_and_the_variants_own_time() -> None:
+    assert limit(hanging(FAST), "a") == LEAST_S
+    assert limit(hanging(FAST, slo_s=7.0), "a") == 7.0
+    row = "a" * 124  # 32 tokens
+    assert limit(hanging(SLOW), row) == pytest.approx(PATIENCE * SLOW.tail * 1.0)
+    assert limit(hanging(SLOW), row, row) == pytest.approx(PATIENCE * SLOW.tail * SLOW.seconds(2))
+
+
+def test_a_slower_machine_and_a_runtime_that_compiles_for_each_shape_have_more_time() -> None:
+    hang = hanging(SLOW)
+    usual = limit(hang, "a" * 124)
+    hang.paced(Pace(rows=1, tokens=32, seconds=3.0, cold_s=2.0))
+    assert limit(hang, "a" * 124) == pytest.approx(3 * usual + COMPILING * 2.0)
+    for _ in range(200):
+        hang.learn(1.0, 0.5)
+    assert hang.slowness == pytest.approx(1.0, abs=1e-3)
+    hang.learn(1.0, 5.0)  # at once, so that the next call like it is none that hangs
+    assert hang.slowness == 5.0
+
+
+def test_the_first_piece_has_time_for_the_prompt_and_later_ones_have_none() -> None:
+    hang = HangLimit(SLOW, 0.0, Windows(2048).length)
+    assert hang.piece_s("a" * 4000) > 10 * hang.piece_s()
+    assert hang.piece_s([{"role": "user", "content": "a" * 4000}]) >= hang.piece_s("a" * 4000)
+    assert hang.piece_s("a") == hang.piece_s()
+
+
+class Compiling(SimpleNamespace):
+    """A model that compiles for each new shape."""
+
+    def output(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        shape = batch["input_ids"].shape
+        if shape not in self.shapes:
+            time.sleep(0.05)
+        self.shapes.append(shape)
+        return np.zeros(shape)
+
+
+def test_the_pace_of_a_model_is_that_of_its_second_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    monkeypatch.setattr("search.serve.hanging.read_config", lambda folder: (SimpleNamespace(inputs=inputs),))
+    record = SimpleNamespace(config={"workload": {"batch": 4, "length": 16}})
+    model: Any = Compiling(shapes=[], record=record, folder=tmp_path)
+    pace = warmed(model)
+    assert pace is not None and (pace.rows, pace.tokens) == (4, 16)
+    assert pace.seconds < 0.03 < pace.cold_s
+
+
+class Cold(Generator):
+    """A language model whose first call compiles."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def pieces(self, prompt: Any, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
+        self.calls += 1
+        for number in range(sampling["max_new_tokens"]):
+            yield Piece("a", 1, number + 1)
+
+
+def test_a_process_makes_the_first_call_of_its_model_before_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = Cold()
+    monkeypatch.setattr("search.serve.pipeline.load", lambda *_: model)
+    ModelProcess(tmp_path, "cpu", None)
+    assert model.calls == 1
