@@ -8,11 +8,11 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from search.serve import problems
 from search.serve.completer import COMPLETE_S, Asked, Completer, CompletionPart, Ending
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=TEXT)]
+Tokens = Annotated[int, Field(ge=1, le=8192)]
 #: Called for each finished completion with its milliseconds and variant.
 Done = Callable[[float, str], None]
 
@@ -47,14 +48,28 @@ class CompletionOptions(Strict):
     n: Literal[1] = 1
     user: str | None = None
     within_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
+    max_tokens: Tokens = 16
+    max_completion_tokens: Tokens | None = None  # OpenAI's newer name of `max_tokens`
 
-    def asked(self, prompt: str | Chat, max_tokens: int, request: Request) -> Asked:
+    @model_validator(mode="after")
+    def _one_number_of_tokens(self) -> Self:
+        """Both names have the value of the one that is given."""
+        most = self.max_completion_tokens
+        if most is None or most == self.max_tokens:
+            return self
+        if "max_tokens" in self.model_fields_set:
+            both = f"{self.max_tokens} and {most}"
+            raise ValueError(f"max_tokens and max_completion_tokens: must be the same where both are given, got {both}")
+        self.max_tokens = most
+        return self
+
+    def asked(self, prompt: str | Chat, request: Request) -> Asked:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         within = COMPLETE_S if self.within_ms is None else self.within_ms / 1e3
         state = request.state
         return Asked(
             prompt,
-            max_tokens,
+            self.max_tokens,
             self.temperature,
             self.top_p,
             self.seed,
@@ -69,7 +84,6 @@ class Complete(CompletionOptions):
     """A request to complete a text."""
 
     prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 16
 
 
 class Message(Strict):
@@ -83,7 +97,7 @@ class CompleteChat(CompletionOptions):
     """A request to answer a chat."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
-    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    max_tokens: Tokens = 256
 
 
 class Text:
@@ -122,13 +136,13 @@ def install_completions(app: FastAPI, completer: Completer | None, done: Done) -
     @app.post("/v1/completions")
     async def complete(body: Complete, request: Request) -> Response:
         """Complete a text, as OpenAI's completions endpoint does; with `stream` as server-sent events."""
-        return await _answer(given(), body.asked(body.prompt, body.max_tokens, request), body, Text(), request, done)
+        return await _answer(given(), body.asked(body.prompt, request), body, Text(), request, done)
 
     @app.post("/v1/chat/completions")
     async def reply(body: CompleteChat, request: Request) -> Response:
         """Answer a chat by the model's own template, as OpenAI's chat endpoint does."""
         messages = [message.model_dump() for message in body.messages]
-        return await _answer(given(), body.asked(messages, body.max_tokens, request), body, Reply(), request, done)
+        return await _answer(given(), body.asked(messages, request), body, Reply(), request, done)
 
 
 async def _answer(

@@ -84,6 +84,21 @@ def test_wrong_prompts_and_options_are_problems(counting: Service, stream: bool)
     talk(counting, conversation)
 
 
+def test_max_completion_tokens_is_another_name_of_max_tokens(counting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        chat = {"messages": [{"role": "user", "content": "count"}]}
+        for path, body in (("completions", {"prompt": "count"}), ("chat/completions", chat)):
+            for limits in ({"max_completion_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": 3}):
+                completion = (await client.post(f"/v1/{path}", json={**body, **limits})).json()
+                assert completion["usage"]["completion_tokens"] == 3
+            differing = {**body, "max_completion_tokens": 3, "max_tokens": 16}
+            content = is_problem(await client.post(f"/v1/{path}", json=differing), 422)
+            assert "must be the same where both are given, got 16 and 3" in content["detail"]
+            is_problem(await client.post(f"/v1/{path}", json={**body, "max_completion_tokens": 0}), 422)
+
+    talk(counting, conversation)
+
+
 def test_without_a_causal_front_there_is_no_completion(served: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         content = is_problem(await client.post("/v1/completions", json={"prompt": "a"}), 404)
