@@ -89,7 +89,7 @@ class Index:
                 self._vectors[slot] = row
                 if self.approximate is not None:
                     self.approximate.add(number, row)
-            self._build_where_due()
+        self._build_where_due()  # once: for a whole store, an inverted file of all its rows
 
     def remove(self, number: int) -> bool:
         """Remove a passage, whose slot the last one takes; returns whether it was there."""

@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,22 +64,32 @@ def open_archive(settings: ServiceSettings) -> tuple[Archive, Writer]:
 
 
 def load_fleets(settings: ServiceSettings, limits: Limits) -> dict[str, Fleet]:
-    """The fleets of the named fronts, by task.
+    """The fleets of the named fronts, by task; where one fails all are closed.
 
     Raises:
         UserError: two fronts have the same task, or one cannot be loaded.
     """
     fleets: dict[str, Fleet] = {}
-    for folder in settings.fronts:
-        memory_mb = settings.memory_mb / len(settings.fronts)
-        fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers, prefix_mb=settings.prefix_mb)
-        if fleet.task in fleets:
-            raise UserError(f"{folder}: one study per task; {fleets[fleet.task].study} has the task {fleet.task} too")
-        fleets[fleet.task] = fleet
+    memory_mb = settings.memory_mb / max(len(settings.fronts), 1)
+    with contextlib.ExitStack() as failing:
+        for folder in settings.fronts:
+            fleet = load_fleet(folder, limits, memory_mb, workers=settings.workers, prefix_mb=settings.prefix_mb)
+            failing.callback(fleet.close)
+            task = fleet.task
+            if task in fleets:
+                raise UserError(f"{folder}: one study per task; {fleets[task].study} has the task {task} too")
+            fleets[task] = fleet
+        failing.pop_all()
     return fleets
 
 
-def _identity(fleet: Fleet, settings: ServiceSettings) -> tuple[str, int]:
+def close_fleets(fleets: Mapping[str, Fleet]) -> None:
+    """Answer what waits, then end the fleets."""
+    for fleet in fleets.values():
+        fleet.close()
+
+
+def embedder_identity(fleet: Fleet, settings: ServiceSettings) -> tuple[str, int]:
     """(digest, size of an embedding) of the model that embeds, by its record."""
     [variant] = fleet.variants
     front = next(folder for folder in settings.fronts if json_study(folder) == fleet.study)
@@ -105,12 +115,16 @@ def seeds() -> list[NewPassage]:
 
 
 def fill_index(index: Index, rows: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Add stored embeddings to the index; those of another size are skipped with a warning."""
-    for number, vector in rows:
-        try:
-            index.add([(number, vector)])
-        except ValueError as error:
-            log.warning("the stored embedding of passage %d is left out: %s", number, error)
+    """Add stored embeddings to the index, in one call; those of another size are skipped with a warning."""
+
+    def fitting() -> Iterator[tuple[int, np.ndarray]]:
+        for number, vector in rows:
+            try:
+                yield number, index.normal(vector)
+            except ValueError as error:
+                log.warning("the stored embedding of passage %d is left out: %s", number, error)
+
+    index.add(fitting())
 
 
 def locked(folder: Path) -> FileLock:
@@ -174,17 +188,18 @@ class Server:
         self.settings = settings
         url_of(settings.database, settings.folder)  # a wrong one is told before models are loaded
         self._lock = locked(settings.folder)
-        try:
-            self._open(settings)
-        except BaseException:
-            self._lock.release()
-            raise
+        with contextlib.ExitStack() as failing:
+            failing.callback(self._lock.release)
+            self._open(settings, failing)
+            failing.pop_all()
 
-    def _open(self, settings: ServiceSettings) -> None:
+    def _open(self, settings: ServiceSettings, failing: contextlib.ExitStack) -> None:
+        """`failing` takes what is to be closed where the rest fails."""
         limits = Limits(slo_s=settings.slo_ms / 1e3, max_batch=settings.max_batch)
         fleets = load_fleets(settings, limits)
+        failing.callback(close_fleets, fleets)
         if EMBEDDING in fleets:
-            model, size = _identity(fleets[EMBEDDING], settings)
+            model, size = embedder_identity(fleets[EMBEDDING], settings)
         elif settings.workers == "process":
             fleets[EMBEDDING], model, size = embedding_processes(limits)
         else:
@@ -192,6 +207,7 @@ class Server:
             model, size = embed.digest, embed.size
             fleets[EMBEDDING] = embedding_fleet(embed, limits)
         archive, self._writer = open_archive(settings)
+        failing.callback(self._writer.close)
         self.index = Index(settings.folder / "embeddings.f32", size)
         fill_index(self.index, archive.embeddings(model))
         self.service = Service(archive, self.index, model, fleets)

@@ -63,7 +63,8 @@ def test_many_passages_are_found_by_their_clusters_while_rows_come_and_go(tmp_pa
     pytest.importorskip("faiss")
     vectors = clustered(3000)
     index = Index(tmp_path / "vectors", 32, exact=1000)
-    index.add(vectors.items())
+    for row in vectors.items():
+        index.add([row])
     assert index.approximate is not None and index.approximate.trained_on == 2003  # built anew as they doubled
     assert index.approximate.probes < 40
     generator = np.random.default_rng(1)

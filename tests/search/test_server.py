@@ -6,20 +6,23 @@ import asyncio
 import itertools
 import json
 import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from services import extract, fleet, service, variant
+from services import WORDS, embed, extract, fleet, service, variant
 
 from search.errors import UserError
+from search.serve.approximate import Approximate
 from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
-from search.serve.fleet import embedding_limits, load_fleet
+from search.serve.fleet import EMBEDDING, Fleet, embedding_limits, load_fleet
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve
-from search.serve.server import ServiceSettings, again, bound, fill_index, load_fleets
+from search.serve.server import Server, ServiceSettings, again, bound, fill_index, load_fleets, locked
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
 
@@ -71,9 +74,35 @@ def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixtu
 
 
 def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.serve.server.load_fleet", lambda folder, *_, **__: fleet(ANSWERING, extract))
+    loaded: list[Fleet] = []
+
+    def load(*_: Any, **__: Any) -> Fleet:
+        loaded.append(fleet(ANSWERING, extract))
+        return loaded[-1]
+
+    monkeypatch.setattr("search.serve.server.load_fleet", load)
     with pytest.raises(UserError, match="one study per task"):
         load_fleets(ServiceSettings((tmp_path / "a", tmp_path / "b"), tmp_path), Limits())
+    for one in loaded:  # both are closed
+        with pytest.raises(RefusedError, match="closing"):
+            one.dispatcher.submit({}, 1)
+
+
+def test_a_service_that_cannot_start_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding = fleet(EMBEDDING, embed)
+
+    def fails(*_: Any) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("search.serve.server.load_fleets", lambda *_: {EMBEDDING: embedding})
+    monkeypatch.setattr("search.serve.server.embedder_identity", lambda *_: ("words", WORDS))
+    monkeypatch.setattr("search.serve.server.fill_index", fails)
+    with pytest.raises(OSError, match="no room"):
+        Server(ServiceSettings((), tmp_path))
+    with pytest.raises(RefusedError, match="closing"):
+        embedding.dispatcher.submit("a", 1)
+    assert not [thread for thread in threading.enumerate() if thread.name == "database writer"]
+    locked(tmp_path).release()
 
 
 def test_an_embedding_fleet_has_time_for_eight_full_batches() -> None:
@@ -86,6 +115,21 @@ def test_a_stored_embedding_of_another_size_is_left_out(tmp_path: Path, caplog: 
     index = Index(tmp_path / "vectors", 2)
     fill_index(index, [(1, np.ones(2, np.float32)), (2, np.ones(3, np.float32)), (3, np.zeros(2, np.float32))])
     assert len(index) == 1 and [record.args[0] for record in caplog.records if record.args] == [2, 3]
+
+
+def test_a_store_of_many_passages_is_clustered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    built: list[Approximate] = []
+
+    def building(*arguments: Any) -> Approximate:
+        built.append(Approximate(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("search.serve.passage_index.Approximate", building)
+    index = Index(tmp_path / "vectors", 4, exact=100)
+    vectors = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    fill_index(index, enumerate(vectors))
+    assert [one.trained_on for one in built] == [500] and len(built[0]) == len(index) == 500
 
 
 def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
