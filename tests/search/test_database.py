@@ -166,6 +166,23 @@ def test_the_queue_is_bounded_and_putting_never_waits(engine: Engine) -> None:
         writer.put(lambda session: 1)
 
 
+def test_closing_waits_no_longer_than_it_may_for_a_database_that_does_not_answer(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, answers = Writer(engine, bound=1), threading.Event()
+    writer.put(lambda session: answers.wait(10))
+    deadline = time.monotonic() + 5
+    while writer.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    writer.put(lambda session: 1)  # the queue is full
+    closing = threading.Thread(target=writer.close, args=(0.2,))
+    closing.start()
+    closing.join(5)
+    ended = not closing.is_alive()
+    answers.set()
+    assert ended and "the database did not take 1 writes" in caplog.text
+
+
 def test_what_is_queued_is_committed_before_the_writer_is_closed(engine: Engine) -> None:
     writer = Writer(engine)
     archive = Archive(engine, writer)

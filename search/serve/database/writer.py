@@ -6,9 +6,11 @@ do not wait for the disk. The queue is bounded: a write that does not fit is ref
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,7 @@ class Writer:
         self._engine = engine
         self._queue: queue.Queue[tuple[Write, Future[Any]] | None] = queue.Queue(bound)
         self._closed = False
+        self._putting = threading.Lock()  # so that nothing is put behind the end
         self._thread = threading.Thread(target=self._run, name="database writer", daemon=True)
         self._thread.start()
 
@@ -51,12 +54,13 @@ class Writer:
             WriterFullError: the queue is full, or the writer is closed.
         """
         future: Future[Any] = Future()
-        if self._closed:
-            raise WriterFullError("the database writer is closed")
-        try:
-            self._queue.put_nowait((write, future))
-        except queue.Full:
-            raise WriterFullError(f"{self._queue.maxsize} writes wait for the database") from None
+        with self._putting:
+            if self._closed:
+                raise WriterFullError("the database writer is closed")
+            try:
+                self._queue.put_nowait((write, future))
+            except queue.Full:
+                raise WriterFullError(f"{self._queue.maxsize} writes wait for the database") from None
         return future
 
     @property
@@ -65,10 +69,15 @@ class Writer:
         return self._queue.qsize()
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Commit all queued writes, and end the thread."""
-        self._closed = True
-        self._queue.put(None)
-        self._thread.join(timeout_s)
+        """Commit all queued writes, and end the thread; what is not committed in `timeout_s` is lost, and logged."""
+        ends = time.monotonic() + timeout_s
+        with self._putting:
+            self._closed = True
+        with contextlib.suppress(queue.Full):  # and stays full: the database does not answer
+            self._queue.put(None, timeout=timeout_s)
+        self._thread.join(max(ends - time.monotonic(), 0.0))
+        if self._thread.is_alive():
+            log.error("the database did not take %d writes in %.0f s; they are lost", self.waiting, timeout_s)
 
     def _run(self) -> None:
         ended = False
@@ -83,10 +92,6 @@ class Writer:
             work = [one for one in taken if one is not None]
             if work:
                 self._commit(work)
-        while not self._queue.empty():  # put by a thread that had not seen the end
-            late = self._queue.get_nowait()
-            if late is not None:
-                _settle(late[1], error=WriterFullError("the database writer is closed"))
 
     def _commit(self, work: list[tuple[Write, Future[Any]]]) -> None:
         """All in one transaction; where that fails each in one of its own, so that one bad write spoils no other."""
