@@ -199,7 +199,8 @@ class Dispatcher:
             ended = self._closing.wait(every)
             with self._changed:
                 gone = self._batcher.expired(time.monotonic())
-                ended = ended and not self._batcher.waiting
+                # A batch that runs may fail, and its requests wait again.
+                ended = ended and not self._batcher.waiting and not self._batcher.running
             for request in gone:
                 _resolve(request, ExpiredError("no variant could answer in time"))
             if ended:

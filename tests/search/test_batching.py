@@ -182,6 +182,23 @@ def test_a_worker_calls_one_batch_at_a_time_and_close_drains() -> None:
     assert [f.result(0).answer for f in futures] == list(range(50)) and all(at_once)
 
 
+def test_a_row_that_is_late_when_its_batch_fails_after_closing_is_told() -> None:
+    begun, hold = threading.Event(), threading.Event()
+
+    def broken(number: int, rows: Sequence[Any]) -> list[Any]:
+        begun.set()
+        hold.wait(5.0)
+        raise RuntimeError("no memory")
+
+    service = dispatcher(broken)
+    late = service.submit("row", 8, within_s=0.2)
+    begun.wait(1.0)
+    service.close(timeout_s=0.4)
+    hold.set()
+    with pytest.raises(ExpiredError):
+        late.result(5)
+
+
 def test_failures_and_late_rows_are_told() -> None:
     begun, hold = threading.Event(), threading.Event()
 
