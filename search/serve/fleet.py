@@ -190,7 +190,7 @@ def load_fleet(
     Raises:
         UserError: the folder holds no export, or a model cannot be loaded here.
     """
-    from search.serve.worker import loaded
+    from search.serve.model_process import loaded
 
     path = folder / "front.json"
     try:
@@ -249,7 +249,8 @@ def in_processes(front: ExportedFront, folders: Mapping[int, Path], limits: Limi
         UserError: a model cannot be loaded here, or its process hangs or dies before it serves.
     """
     from search.serve import generation_request
-    from search.serve.worker import ModelProcess, Workers
+    from search.serve.model_process import ModelProcess
+    from search.serve.worker import Workers
 
     with contextlib.ExitStack() as failing:
         workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})

@@ -9,8 +9,9 @@ from typing import Any
 
 from search.serve.batching import Limits
 from search.serve.fleet import EMBEDDING, Fleet, WindowSettings, approximate_tokens, embedding_limits, timed_variant
+from search.serve.model_process import EmbedderProcess
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
-from search.serve.worker import EmbedderProcess, Workers
+from search.serve.worker import Workers
 
 #: The name of the packaged embedder.
 PACKAGED = "all-MiniLM-L6-v2"

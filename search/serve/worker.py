@@ -15,15 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from objectives.process import Remote, RemoteDied, RemoteTimeout
 from search.errors import UserError, one_line
 from search.serve.dispatcher import BrokenOffError, Dispatcher, ExpiredError
-from search.serve.generation_request import GenerationRequest, timed
+from search.serve.generation_request import GenerationRequest
 from search.serve.generator import Piece
-from search.serve.hanging import LEAST_S, HangLimit, Pace, warmed
+from search.serve.hanging import LEAST_S, HangLimit, Pace
+from search.serve.model_process import Factory
 from search.serve.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -32,69 +32,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.1
 #: Seconds in which a process must start, compile included, and a call must end that is made before the service serves.
 START_S = 600.0
-
-#: Makes, in the process, what answers there: an object with `answer`, and for language models `generate` and `timed`.
-#: Its first call compiles and allocates, so whoever makes it calls it once: later calls have no time for that.
-Factory = Callable[[Any], Any]
-
-
-def loaded(folder: Path, device: str, prefix_mb: float) -> Any:
-    """An exported model; a language model stores so many MB of prompts, if its cache can be reused."""
-    from search.serve.generator import Generator
-    from search.serve.pipeline import load
-    from spaces.generation.prefix import reusable
-
-    model = load(folder, device)
-    if prefix_mb and isinstance(model, Generator) and reusable(model.program):
-        model.reuse_prefixes(prefix_mb)
-    return model
-
-
-class ModelProcess:
-    """An exported model, inside a worker's process. `stop` holds the number of the call to stop."""
-
-    progress: Any = None  # set by the process: sends a piece to who waits
-
-    def __init__(self, folder: Path, device: str, prefix_mb: float, stop: Any) -> None:
-        from search.serve.pipeline import answering
-
-        self._model: Any = loaded(folder, device, prefix_mb)
-        self._answer, self._stop = answering(self._model), stop
-        self._pace = warmed(self._model)
-
-    def answer(self, rows: Sequence[Any]) -> list[Any]:
-        return list(self._answer(rows))
-
-    def generate(self, call: int, prompt: Any, options: Mapping[str, Any]) -> None:
-        """Send the pieces of a completion until it ends or `stop` is the number of this call."""
-        for piece in self._model.pieces(prompt, **options):
-            if self._stop.value == call:
-                return
-            self.progress("piece", piece)
-
-    def timed(self, variant: Variant) -> Variant:
-        return timed(variant, self._model)
-
-    def pace(self) -> Pace:
-        """The time of a call, as measured when the process was started."""
-        assert self._pace is not None
-        return self._pace
-
-
-class EmbedderProcess:
-    """The packaged embedder, inside its process."""
-
-    def __init__(self, stop: Any) -> None:
-        from search.serve.packaged_embedder import PackagedEmbedder
-
-        self._embed = PackagedEmbedder()
-
-    def answer(self, rows: Sequence[str]) -> Any:
-        return self._embed(rows)
-
-    def about(self) -> tuple[str, int]:
-        """(digest, size of an embedding)."""
-        return self._embed.digest, self._embed.size
 
 
 class Worker:
@@ -111,6 +48,7 @@ class Worker:
         self.hang: HangLimit | None = None
         #: Seconds that the process took to start.
         self.start_s = 0.0
+        self.restarts = 0
         self._stop = multiprocessing.get_context("forkserver").RawValue("q", 0)
         self._factory = partial(factory, self._stop)
         self._calls = 0
@@ -159,6 +97,7 @@ class Worker:
                 remote.close()
             else:
                 self._remote = remote
+                self.restarts += 1
         return not self._closed
 
     def close(self) -> None:
@@ -236,11 +175,11 @@ class Workers:
 
         `least_s`: seconds before which no call counts as hung.
         """
-        self.restarts = 0
         self._least_s = least_s
         self._workers: dict[int, Worker] = {}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starting: dict[int, threading.Thread] = {}  # one for each, since a start may take long
         try:
             for number, factory in factories.items():
                 self._workers[number] = Worker(number, factory)
@@ -263,6 +202,11 @@ class Workers:
     def pids(self) -> dict[int, int]:
         return {number: worker.pid for number, worker in self._workers.items()}
 
+    @property
+    def restarts(self) -> int:
+        """How often a process was started again."""
+        return sum(worker.restarts for worker in self._workers.values())
+
     def expect(self, variants: Iterable[Variant], slo_s: float, tokens: Callable[..., int]) -> None:
         """From now on a call that takes too long counts as hung (`HangLimit`)."""
         for variant in variants:
@@ -283,8 +227,11 @@ class Workers:
     def _watch(self, dispatcher: Dispatcher) -> None:
         while not self._closing.wait(LOOK_S):
             for number, worker in self._workers.items():
-                if worker.ended and not self._closing.is_set():
-                    self._restart(number, worker, dispatcher)
+                starting = self._starting.get(number)
+                if (starting is None or not starting.is_alive()) and worker.ended and not self._closing.is_set():
+                    arguments = (number, worker, dispatcher)
+                    self._starting[number] = threading.Thread(target=self._restart, args=arguments, daemon=True)
+                    self._starting[number].start()
 
     def _restart(self, number: int, worker: Worker, dispatcher: Dispatcher) -> None:
         log.warning("the process of variant %d has ended; it is started again", number)
@@ -296,7 +243,6 @@ class Workers:
             self._closing.wait(1.0)
             return
         if started:
-            self.restarts += 1
             dispatcher.back(number)
 
     def close(self) -> None:

@@ -142,7 +142,7 @@ def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model
 
 
 def test_a_worker_stores_prompts_where_it_is_told_to(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.serve.worker import loaded
+    from search.serve.model_process import loaded
     from spaces.generation.prefix import PrefixProgram
 
     plain = generator.program

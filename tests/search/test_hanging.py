@@ -15,7 +15,7 @@ from services import variant
 from search.serve.fleet import Windows
 from search.serve.generator import Generator, Piece, Sampling
 from search.serve.hanging import COMPILING, LEAST_S, PATIENCE, HangLimit, Pace, warmed
-from search.serve.worker import ModelProcess
+from search.serve.model_process import ModelProcess
 
 FAST, SLOW = variant(1, 1.0, 0.8), variant(2, 1000.0, 0.9)  # ms for a row of 32 tokens
 

@@ -240,6 +240,21 @@ def test_while_the_only_worker_starts_again_requests_are_refused_at_once(
         talk(running, conversation)
 
 
+def test_a_process_that_is_long_in_starting_keeps_no_other_from_it(
+    tmp_path: Path, start: Callable[..., Workers]
+) -> None:
+    slow, quick = tmp_path / "slow", tmp_path / "quick"
+    workers = start({1: partial(held_models.Slow, slow, 60.0), 2: partial(held_models.Slow, quick, 0.0)})
+    fleet = answering(workers)
+    os.kill(workers.pids[1], signal.SIGKILL)
+    until(lambda: slow.read_text().count("\n") == 2)
+    os.kill(workers.pids[2], signal.SIGKILL)
+    until(lambda: workers.restarts == 1)
+    assert fleet.dispatcher.submit({"question": "a"}, 1).result(10).number == 2
+    fleet.close()
+    os.kill(int(slow.read_text().split()[1]), signal.SIGKILL)
+
+
 def test_closing_ends_a_process_that_is_being_started_again(tmp_path: Path, start: Callable[..., Workers]) -> None:
     file = tmp_path / "started"
     workers = start({1: partial(held_models.Slow, file, 1.0)})
@@ -267,7 +282,7 @@ def test_a_warm_up_that_hangs_or_dies_is_one_error_and_leaves_no_process(
 ) -> None:
     """The same for a language model and for one that answers."""
     monkeypatch.setattr("search.serve.worker.START_S", 2.0)
-    monkeypatch.setattr("search.serve.worker.ModelProcess", held)
+    monkeypatch.setattr("search.serve.model_process.ModelProcess", held)
     for task, method in ((CAUSAL, "timed"), (ANSWERING, "pace")):
         front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
         with pytest.raises(UserError, match=rf"^variant 0: its warm-up \({method}\): (no answer within 2 s|its process"):
