@@ -276,18 +276,23 @@ def test_closing_ends_a_call_that_hangs(start: Callable[..., Workers]) -> None:
     assert time.monotonic() - began < 5 and future.exception(10) is not None
 
 
-@pytest.mark.parametrize("held", [held_models.HangsWhenTimed, held_models.DiesWhenTimed])
+@pytest.mark.parametrize(
+    ("held", "task", "message"),
+    [
+        (held_models.HangsWhenTimed, CAUSAL, r"\(timed\): no answer within 2 s"),
+        (held_models.DiesWhenTimed, CAUSAL, r"\(timed\): its process died"),
+        (held_models.DiesWhenTimed, ANSWERING, r"\(pace\): its process died"),
+    ],
+)
 def test_a_warm_up_that_hangs_or_dies_is_one_error_and_leaves_no_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Any, task: str, message: str
 ) -> None:
-    """The same for a language model and for one that answers."""
     monkeypatch.setattr("search.serve.worker.START_S", 2.0)
     monkeypatch.setattr("search.serve.model_process.ModelProcess", held)
-    for task, method in ((CAUSAL, "timed"), (ANSWERING, "pace")):
-        front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
-        with pytest.raises(UserError, match=rf"^variant 0: its warm-up \({method}\): (no answer within 2 s|its process"):
-            in_processes(front, {0: tmp_path / task}, LIMITS, "cpu")
-        assert gone(int((tmp_path / task).read_text()))
+    front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
+    with pytest.raises(UserError, match=f"^variant 0: its warm-up {message}"):
+        in_processes(front, {0: tmp_path / "pid"}, LIMITS, "cpu")
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_process_that_dies_at_its_start_is_one_error(start: Callable[..., Workers]) -> None:
