@@ -83,7 +83,7 @@ class Slow:
 class HangsWhenTimed:
     """A model of which no call before the service serves ends; `file` has its process."""
 
-    def __init__(self, file: Path, device: str, stop: Any) -> None:
+    def __init__(self, file: Path, device: str, prefix_mb: float, stop: Any) -> None:
         file.write_text(str(os.getpid()))
 
     def timed(self, variant: Any) -> None:

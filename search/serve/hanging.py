@@ -26,7 +26,7 @@ PATIENCE = 10.0
 #: Times that a runtime may take to compile for a new shape, of what it took when the process was started.
 COMPILING = 3.0
 #: The text that a language model continues when its process starts.
-PROMPT = "The history of the town"
+PROMPT = "A first text"
 #: Share of a call's error by which `slowness` falls.
 RATE = 0.05
 

@@ -1,6 +1,6 @@
 """Models in processes of their own: one that dies or hangs does not affect the others, and is restarted.
 
-workers = Workers({7: functools.partial(ModelProcess, folder, "cpu")})
+workers = Workers({7: functools.partial(ModelProcess, folder, "cpu", 0.0)})
 fleet = Fleet(task, study, variants, workers.answers, limits, workers=workers)
 workers.pids            # by the variant's number
 workers.restarts        # how often one was started again

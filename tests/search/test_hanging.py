@@ -93,5 +93,5 @@ def test_a_process_makes_the_first_call_of_its_model_before_it_is_ready(
 ) -> None:
     model = Cold()
     monkeypatch.setattr("search.serve.pipeline.load", lambda *_: model)
-    ModelProcess(tmp_path, "cpu", None)
+    ModelProcess(tmp_path, "cpu", 0.0, None)
     assert model.calls == 1

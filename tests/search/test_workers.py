@@ -291,7 +291,7 @@ def test_a_warm_up_that_hangs_or_dies_is_one_error_and_leaves_no_process(
     monkeypatch.setattr("search.serve.model_process.ModelProcess", held)
     front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
     with pytest.raises(UserError, match=f"^variant 0: its warm-up {message}"):
-        in_processes(front, {0: tmp_path / "pid"}, LIMITS, "cpu")
+        in_processes(front, {0: tmp_path / "pid"}, LIMITS, "cpu", 0.0)
     assert gone(int((tmp_path / "pid").read_text()))
 
 
