@@ -242,7 +242,9 @@ def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) 
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
 
-def in_processes(front: ExportedFront, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float) -> Fleet:
+def in_processes(
+    front: ExportedFront, folders: Mapping[int, Path], limits: Limits, device: str, prefix_mb: float
+) -> Fleet:
     """The fleet of a front with a process for each model; all processes end where one fails.
 
     Raises:
@@ -257,8 +259,8 @@ def in_processes(front: ExportedFront, folders: Mapping[int, Path], limits: Limi
         failing.callback(workers.close)
         variants, answers, paces = front.variants, workers.answers, {}
         if front.task == CAUSAL:
-            variants, limits = by_tokens(workers[v.number].warm("timed", v) for v in variants), generation_request.LIMITS
-            answers = workers.completions
+            variants = by_tokens(workers[v.number].warm("timed", v) for v in variants)
+            answers, limits = workers.completions, generation_request.LIMITS
         else:
             paces = {v.number: workers[v.number].warm("pace") for v in variants}
         fleet = Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from search.serve.exported_model import ExportedModel
 from search.serve.generator import READ, Generator
-from search.serve.model import Model
 from search.serve.variants import UNKNOWN_LENGTH, Variant
 from spaces.base import read_config
 
@@ -32,7 +32,7 @@ RATE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class CallPace:
     """The time of a call on `rows` rows of `tokens` tokens, measured where the variant runs."""
 
     rows: int
@@ -74,14 +74,14 @@ class HangLimit:
         ratio = max(seconds / expected_s, 1.0)
         self.slowness = max(ratio, self.slowness + RATE * (ratio - self.slowness))
 
-    def paced(self, pace: Pace) -> None:
+    def paced(self, pace: CallPace) -> None:
         """Take what was measured when the process was started."""
         self.learn(self.variant.seconds(pace.rows, pace.tokens), pace.seconds)
         self.cold_s = max(pace.cold_s, 0.0)
 
 
-def warmed(model: Model) -> Pace | None:
-    """The pace of an exported model, whose first call this is; None for one that generates (`generation.timed`)."""
+def warmed(model: ExportedModel) -> CallPace | None:
+    """The pace of a model, whose first call this is; None for one that generates (`generation_request.timed`)."""
     if isinstance(model, Generator):
         for _ in model.pieces(PROMPT, max_new_tokens=2):  # the first token, and a step from one to the next
             pass
@@ -99,7 +99,7 @@ def warmed(model: Model) -> Pace | None:
     took(rows)
     seconds = sorted(took(rows) for _ in range(3))[1]
     cold, again = took(rows + 1), took(rows + 1)
-    return Pace(rows, tokens, seconds, cold - again)
+    return CallPace(rows, tokens, seconds, cold - again)
 
 
 def messages_of(prompt: Any) -> Sequence[Any]:

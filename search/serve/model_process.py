@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.serve.generation_request import timed
-from search.serve.hanging import Pace, warmed
+from search.serve.hanging import CallPace, warmed
 from search.serve.variants import Variant
 
 #: Makes, in the process, what answers there: an object with `answer`, and for language models `generate` and `timed`.
@@ -52,7 +52,7 @@ class ModelProcess:
     def timed(self, variant: Variant) -> Variant:
         return timed(variant, self._model)
 
-    def pace(self) -> Pace:
+    def pace(self) -> CallPace:
         """The time of a call, as measured when the process was started."""
         assert self._pace is not None
         return self._pace

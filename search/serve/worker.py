@@ -22,7 +22,7 @@ from search.errors import UserError, one_line
 from search.serve.dispatcher import BrokenOffError, Dispatcher, ExpiredError
 from search.serve.generation_request import GenerationRequest
 from search.serve.generator import Piece
-from search.serve.hanging import LEAST_S, HangLimit, Pace
+from search.serve.hanging import LEAST_S, CallPace, HangLimit
 from search.serve.model_process import Factory
 from search.serve.variants import Variant
 
@@ -212,7 +212,7 @@ class Workers:
         for variant in variants:
             self[variant.number].hang = HangLimit(variant, slo_s, tokens, self._least_s)
 
-    def paced(self, paces: Mapping[int, Pace]) -> None:
+    def paced(self, paces: Mapping[int, CallPace]) -> None:
         """Take the paces of variants, measured here, into account. After `expect`."""
         for number, pace in paces.items():
             hang = self[number].hang

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from services import variant
 
-from search.serve.fleet import Windows
+from search.serve.fleet import WindowSettings
 from search.serve.generator import Generator, Piece, Sampling
-from search.serve.hanging import COMPILING, LEAST_S, PATIENCE, HangLimit, Pace, warmed
+from search.serve.hanging import COMPILING, LEAST_S, PATIENCE, CallPace, HangLimit, warmed
 from search.serve.model_process import ModelProcess
 
 FAST, SLOW = variant(1, 1.0, 0.8), variant(2, 1000.0, 0.9)  # ms for a row of 32 tokens
 
 
 def hanging(one: Any, slo_s: float = 0.2) -> HangLimit:
-    return HangLimit(one, slo_s, Windows(512).length)
+    return HangLimit(one, slo_s, WindowSettings(512).length)
 
 
 def limit(hang: HangLimit, *texts: str) -> float:
@@ -39,7 +39,7 @@ def test_the_limit_is_the_largest_of_a_stall_the_objective_and_the_variants_own_
 def test_a_slower_machine_and_a_runtime_that_compiles_for_each_shape_have_more_time() -> None:
     hang = hanging(SLOW)
     usual = limit(hang, "a" * 124)
-    hang.paced(Pace(rows=1, tokens=32, seconds=3.0, cold_s=2.0))
+    hang.paced(CallPace(rows=1, tokens=32, seconds=3.0, cold_s=2.0))
     assert limit(hang, "a" * 124) == pytest.approx(3 * usual + COMPILING * 2.0)
     for _ in range(200):
         hang.learn(1.0, 0.5)
@@ -49,7 +49,7 @@ def test_a_slower_machine_and_a_runtime_that_compiles_for_each_shape_have_more_t
 
 
 def test_the_first_piece_has_time_for_the_prompt_and_later_ones_have_none() -> None:
-    hang = HangLimit(SLOW, 0.0, Windows(2048).length)
+    hang = HangLimit(SLOW, 0.0, WindowSettings(2048).length)
     assert hang.piece_s("a" * 4000) == SLOW.seconds(1, 1 + 1001 // 8) > 3 * hang.piece_s()
     assert hang.piece_s([{"role": "user", "content": "a" * 4000}]) >= hang.piece_s("a" * 4000)
     assert hang.piece_s("a") == hang.piece_s()

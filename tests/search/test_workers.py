@@ -23,7 +23,7 @@ from objectives.process import RemoteDied
 from search.errors import UserError
 from search.serve import generation_request
 from search.serve.batching import Limits
-from search.serve.fleet import CAUSAL, Fleet, Front, Windows, in_processes
+from search.serve.fleet import CAUSAL, ExportedFront, Fleet, WindowSettings, in_processes
 from search.serve.service import ANSWERING
 from search.serve.worker import Factory, Workers
 
@@ -178,7 +178,7 @@ def test_a_completion_without_a_new_piece_is_broken_off_and_its_process_started_
     """Within the time in which a piece must come, whatever time the completion has."""
     workers = start({0: partial(held_models.Writer, 0.02)}, least_s=0.4)
     before = workers.pids[0]
-    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation.LIMITS, workers=workers)
+    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers)
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"prompt": "a", "max_tokens": 500, "within_ms": 60_000, "stream": True}
@@ -289,7 +289,7 @@ def test_a_warm_up_that_hangs_or_dies_is_one_error_and_leaves_no_process(
 ) -> None:
     monkeypatch.setattr("search.serve.worker.START_S", 2.0)
     monkeypatch.setattr("search.serve.model_process.ModelProcess", held)
-    front = Front(task, "s", "f1", (variant(0, 1.0, 0.8),), Windows())
+    front = ExportedFront(task, "s", "f1", (variant(0, 1.0, 0.8),), WindowSettings())
     with pytest.raises(UserError, match=f"^variant 0: its warm-up {message}"):
         in_processes(front, {0: tmp_path / "pid"}, LIMITS, "cpu", 0.0)
     assert gone(int((tmp_path / "pid").read_text()))
