@@ -34,7 +34,7 @@ Opener = Callable[[str, Path], Any]
 def onnx_program(name: str, folder: Path) -> OnnxProgram:
     path = folder / "graph.onnx"
     onnx_decoder.write(onnx_models.causal(name), Precision.of({"precision": "fp32"}), path)
-    return OnnxProgram(onnx.session(path, Context(threads=1), onnx.CPU), SETTINGS)
+    return OnnxProgram(onnx.open_session(path, Context(threads=1), onnx.CPU), SETTINGS)
 
 
 PROGRAMS: dict[str, Opener] = {
