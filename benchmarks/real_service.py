@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,7 @@ def policies(bench: Bench, trace: Arrivals) -> tuple[dict[str, dict[str, Run]], 
             arrivals = bench.arrivals(case, trace, seconds)
             by_case[case] = {}
             for name, (number, policy) in chosen.items():
-                one = bench.run(served, arrivals, number)
-                by_case[case][name] = replace(one, simulated=bench.simulated(arrivals, measured, policy))
+                by_case[case][name] = bench.run(served, arrivals, number, measured, policy)
     return by_case, bench.capacity
 
 
@@ -91,7 +89,7 @@ def batching(bench: Bench) -> dict[str, float]:
     texts = [json.dumps({"input": one.question}) for one in bench.bodies.asked]
     for size in ("32", "1"):
         with bench.served("--max-batch", size) as served:
-            rates["questions with their contexts", size] = per_s(bench.throughput(served, number, seconds))
+            rates["questions with their contexts", size] = per_s(bench.throughput(served, number, seconds)[1])
             load = served.load(texts * 20, "/v1/embed", callers=CALLERS, seconds=seconds)
             rates["embeddings of short texts", size] = per_s(load.replies())
     return {what: rates[what, "32"] / rates[what, "1"] for what in dict.fromkeys(what for what, _ in rates)}
@@ -100,7 +98,7 @@ def batching(bench: Bench) -> dict[str, float]:
 def overload(bench: Bench) -> dict[str, float]:
     """Five times the capacity of the fastest variant, then half of it."""
     with bench.served() as served:
-        most = per_s(bench.throughput(served, bench.variants[0].number, 5.0))
+        most = per_s(bench.throughput(served, bench.variants[0].number, 5.0)[1])
         served.pin(None)
         random = np.random.default_rng(0)
         heavy, calm = 5.0, 10.0

@@ -13,6 +13,7 @@ from worlds.arrivals import Arrivals, scaled, shaped
 from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
+from search.serve.fleet import windows_of
 from search.serve.policy import Policy
 from search.serve.variants import Variant, from_front, hull
 
@@ -66,16 +67,27 @@ class Bench:
         self.variants = hull(from_front(front), self.limits.max_batch)
         self.study = str(front["study"])
         self.bodies = Bodies(questions())
+        self.windows = windows_of(front["task"], export / "models" / str(self.variants[0].number))
         self.capacity = 0.0  # requests a second of the most accurate variant
 
     def served(self, *options: str) -> Served:
         return Served(self.export, self.slo_ms, *options)
 
-    def throughput(self, served: Served, number: int, seconds: float, callers: int = CALLERS) -> list[Reply]:
-        """Replies of one variant to callers that are never done."""
+    def throughput(
+        self, served: Served, number: int, seconds: float, callers: int = CALLERS
+    ) -> tuple[list[Question], list[Reply]]:
+        """Questions and replies of one variant to callers that are never done, in order."""
         served.pin(number)
-        _, bodies = self.bodies.take(int(MOST_PER_S * seconds), PATIENT_MS)
-        return served.load(bodies, callers=callers, seconds=seconds).replies()
+        asked, bodies = self.bodies.take(int(MOST_PER_S * seconds), PATIENT_MS)
+        replies = served.load(bodies, callers=callers, seconds=seconds).replies()
+        failed = [reply.status for reply in replies if reply.status != 200]
+        if failed:
+            raise RuntimeError(f"patient callers were refused: {sorted(set(failed))}")
+        return asked[: len(replies)], replies
+
+    def tokens(self, asked: Sequence[Question]) -> np.ndarray:
+        """The tokens (N,) of questions as the service counts and pads them."""
+        return np.asarray([self.limits.padded(self.windows.length(one.question, one.context)) for one in asked])
 
     def measured_variants(self, served: Served) -> tuple[Variant, ...]:
         """The variants with times of calls on one row and on eight as this service has them; sets `capacity`."""
@@ -83,12 +95,14 @@ class Bench:
         measured = []
         for variant in self.variants:
             self.throughput(served, variant.number, 1.0, 1)
-            replies = self.throughput(served, variant.number, seconds, 1)
-            alone = [reply.fields["milliseconds"]["model"] for reply in replies if reply.status == 200]
-            full = per_s(self.throughput(served, variant.number, seconds))
-            p50, p99 = np.quantile(alone, [0.5, 0.99])
-            points = ((1, float(np.mean(alone)) / 1e3), (8, 8 / full))
-            measured.append(replace(variant, points=points, length=self.limits.lengths[-1], tail=float(p99 / p50)))
+            asked, replies = self.throughput(served, variant.number, seconds, 1)
+            alone = np.asarray([reply.fields["milliseconds"]["model"] for reply in replies])
+            tokens = self.tokens(asked)
+            full = per_s(self.throughput(served, variant.number, seconds)[1])
+            # The rest is noise: a row's tokens explain most of the spread between calls.
+            p50, p99 = np.quantile(alone / tokens, [0.5, 0.99])
+            points, length = ((1, float(np.mean(alone)) / 1e3), (8, 8 / full)), round(float(np.mean(tokens)))
+            measured.append(replace(variant, points=points, length=length, tail=float(p99 / p50)))
             self.capacity = full
         return tuple(measured)
 
@@ -98,18 +112,22 @@ class Bench:
             return scaled(trace, rate, self.limits.lengths[-1], 0, int(rate * seconds))
         return shaped(case, self.capacity, seconds, self.limits.lengths[-1], 0)
 
-    def run(self, served: Served, arrivals: Arrivals, number: int | None) -> Run:
-        """One policy (a variant's number, or None: the service's own) under these arrivals."""
+    def run(
+        self,
+        served: Served,
+        arrivals: Arrivals,
+        number: int | None,
+        measured: tuple[Variant, ...],
+        policy: Policy,
+    ) -> Run:
+        """One policy (a variant's number, or None: the service's own) under these arrivals, served and simulated."""
         served.pin(number)
         asked, bodies = self.bodies.take(len(arrivals), self.slo_ms)
         replies = served.load(bodies, at_s=arrivals.times_s.tolist()).replies()
-        return figures(asked, replies, self.slo_ms)
-
-    def simulated(self, arrivals: Arrivals, measured: tuple[Variant, ...], policy: Policy) -> float:
-        """Attainment of the simulation of these arrivals, where every row has the mean length."""
-        rows = Arrivals(arrivals.times_s, np.full(len(arrivals), self.limits.lengths[-1]))
+        rows = Arrivals(arrivals.times_s, self.tokens(asked))
         machine = Machine(speed=(1.0, 1.0), variant_sd=0.0, dispatch_s=0.0)
-        return simulate(rows, measured, policy, self.limits, machine).attainment
+        simulated = simulate(rows, measured, policy, self.limits, machine).attainment
+        return replace(figures(asked, replies, self.slo_ms), simulated=simulated)
 
 
 def per_s(replies: Sequence[Reply]) -> float:
