@@ -236,9 +236,10 @@ class Server:
             await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        self.service.close()
-        self._writer.close()
-        self._lock.release()
+        with contextlib.ExitStack() as closing:  # in reverse order, and each whatever becomes of another
+            closing.callback(self._lock.release)
+            closing.callback(self._writer.close)
+            closing.callback(self.service.close)
 
 
 def run(settings: ServiceSettings) -> int:

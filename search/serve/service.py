@@ -71,8 +71,10 @@ class Service:
         self._generation = 0
         #: Held while database and index change, so that no embedding of a removed passage is added late.
         self._changing = asyncio.Lock()
-        #: Numbers of passages that the model cannot embed.
-        self._left_out: set[int] = set()
+        #: Held while passages are embedded: a second task would embed the same ones again.
+        self._embedding = asyncio.Lock()
+        #: Digests of passages that the model cannot embed. A database may give a number again.
+        self._left_out: set[str] = set()
         #: Embeddings of a passage's sentences (S, D).
         self.sentence_vectors: TtlCache[str, np.ndarray] = TtlCache(5_000, weight=bytes_of_vectors, budget=CACHED)
 
@@ -156,7 +158,6 @@ class Service:
         async with self._changing:
             removed = await asyncio.wrap_future(self.archive.remove_passage(number))
             await asyncio.to_thread(self.index.remove, number)
-            self._left_out.discard(number)  # a database may give the number again
         if removed:
             self._changed()
         return removed
@@ -168,11 +169,16 @@ class Service:
 
     async def embed_missing(self, at_once: int = 64, within_s: float = 600.0) -> int:
         """Embed the passages without an embedding by this model; returns how many were embedded."""
+        async with self._embedding:
+            return await self._embed_missing(at_once, within_s)
+
+    async def _embed_missing(self, at_once: int, within_s: float) -> int:
         count = 0
         while missing := await asyncio.to_thread(self._missing, at_once):
             rows = await self._embeddings(missing, Deadline(within_s))
+            digests = {passage.id: passage.digest for passage in missing}
             async with self._changing:
-                stored = await asyncio.wrap_future(self.archive.embed(self._model, rows))
+                stored = await asyncio.wrap_future(self.archive.embed(self._model, rows, digests))
                 await asyncio.to_thread(self.index.add, [(number, rows[number]) for number in stored])
             self._changed()
             count += len(stored)
@@ -181,7 +187,7 @@ class Service:
     def _missing(self, at_once: int) -> list[Passage]:
         """Passages without an embedding, but for those that have none."""
         passages = self.archive.not_embedded(self._model, at_once + len(self._left_out))
-        return [passage for passage in passages if passage.id not in self._left_out][:at_once]
+        return [passage for passage in passages if passage.digest not in self._left_out][:at_once]
 
     async def _embeddings(self, passages: Sequence[Passage], deadline: Deadline) -> dict[int, np.ndarray]:
         """Embeddings (D,) by the passage's number; a passage that the model does not take is left out, and named."""
@@ -193,7 +199,7 @@ class Service:
             if len(passages) == 1:
                 number, reason = passages[0].id, type(error).__name__  # its message may have the text
                 log.warning("passage %d cannot be embedded (%s), so it is not found", number, reason)
-                self._left_out.add(number)
+                self._left_out.add(passages[0].digest)
                 return {}
         middle = len(passages) // 2
         first = await self._embeddings(passages[:middle], deadline)

@@ -161,6 +161,53 @@ def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: P
         asyncio.run(run(backend))
 
 
+def test_a_passage_with_the_number_of_one_that_was_removed_has_an_embedding_of_its_own(tmp_path: Path) -> None:
+    begun, replaced = threading.Event(), threading.Event()
+
+    def waits(texts: Any) -> Any:
+        begun.set()
+        replaced.wait(5)
+        return embed(texts)
+
+    async def run(backend: Service) -> None:
+        adding = asyncio.create_task(backend.add_passages([NewPassage("s", 0, CAT)]))
+        await asyncio.to_thread(begun.wait, 5)
+        [before] = backend.archive.passages()
+        assert await backend.remove_passage(before.id)
+        assert backend.archive.add_passages([NewPassage("s", 0, DOG)]).result(5) == [before.id]  # SQLite gives it again
+        replaced.set()
+        await adding
+        [(number, vector)] = backend.archive.embeddings("words")
+        assert number == before.id and vector == pytest.approx(embed([DOG])[0], abs=1e-6)
+        assert len(backend.index) == 1
+
+    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+        asyncio.run(run(backend))
+
+
+def test_passages_that_are_added_at_once_are_embedded_once(tmp_path: Path) -> None:
+    begun, added = threading.Event(), threading.Event()
+    embedded: list[str] = []
+
+    def waits(texts: Any) -> Any:
+        begun.set()
+        added.wait(5)
+        embedded.extend(texts)
+        return embed(texts)
+
+    async def run(backend: Service) -> None:
+        first = asyncio.create_task(backend.add_passages([NewPassage("s", 0, CAT)]))
+        await asyncio.to_thread(begun.wait, 5)
+        second = asyncio.create_task(backend.add_passages([NewPassage("s", 1, DOG)]))
+        await asyncio.sleep(0.2)
+        added.set()
+        await asyncio.gather(first, second)
+        assert sorted(embedded) == sorted([CAT, DOG]) and len(backend.index) == 2
+
+    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+        asyncio.run(run(backend))
+
+
 @pytest.mark.parametrize("kind", [ValueError, TypeError])
 def test_a_bad_row_is_found_in_few_calls(kind: type[Exception]) -> None:
     calls: list[int] = []

@@ -95,7 +95,10 @@ def test_a_passage_is_kept_once_and_leaves_with_its_embeddings_but_not_its_answe
     passages = [NewPassage("a", 0, "one"), NewPassage("a", 1, "two"), NewPassage("a", 0, "one")]
     one, two, again = archive.add_passages(passages).result(5)
     assert one == again != two
-    archive.embed("m", {one: np.ones(3), two: np.zeros(3), 10**6: np.ones(3)}).result(5)
+    digests = {one: passages[0].digest, two: passages[1].digest, 10**6: "gone"}
+    vectors = {one: np.ones(3), two: np.zeros(3), 10**6: np.ones(3)}
+    assert archive.embed("m", vectors, {**digests, one: "of an earlier passage"}).result(5) == [two]
+    assert archive.embed("m", vectors, digests).result(5) == [one, two]
     assert [(n, v.tolist()) for n, v in archive.embeddings("m")] == [(one, [1, 1, 1]), (two, [0, 0, 0])]
     assert archive.not_embedded("m") == [] and [p.id for p in archive.not_embedded("other")] == [one, two]
     answer = archive.answered(replace(ANSWER, passage_id=one)).result(5)

@@ -159,13 +159,17 @@ class Archive:
 
         return self._writer.put(write)
 
-    def embed(self, model: str, vectors: Mapping[int, np.ndarray]) -> Future[list[int]]:
-        """Store embeddings (D,) of passages by number; the result is the numbers of passages that still exist."""
+    def embed(self, model: str, vectors: Mapping[int, np.ndarray], digests: Mapping[int, str]) -> Future[list[int]]:
+        """Store embeddings (D,) of passages by number; the result is the numbers of those that were stored.
+
+        Passages that no longer exist are left out, also where another one has its number, and so another digest.
+        """
 
         def write(session: Session) -> list[int]:
             stored = []
             for number, vector in vectors.items():
-                if session.get(Passage, number) is not None:
+                passage = session.get(Passage, number)
+                if passage is not None and passage.digest == digests[number]:
                     row = PassageEmbedding(passage_id=number, model=model, vector=vector.astype("<f4").tobytes())
                     session.merge(row)
                     stored.append(number)
