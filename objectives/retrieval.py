@@ -98,7 +98,8 @@ def ndcg(ranks: Ranks, k: int = 10) -> Floats:
     """(Q,): normalised discounted cumulative gain of the first k, with binary relevance.
 
     Järvelin & Kekäläinen (2002), with the discount log2(1 + rank) of trec_eval and scikit-learn: the gain divided by
-    that of a list in which the relevant passages come first.
+    that of a list in which the relevant passages come first. By hand: scikit-learn's takes the scores (Q, P) of all
+    passages, which are never held at once.
     """
     return np.array([_gain(p[p <= k]) / _gain(np.arange(1, min(k, len(p)) + 1)) for p in ranks], dtype=np.float64)
 

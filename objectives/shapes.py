@@ -180,8 +180,12 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
     return np.stack(columns, axis=1)
 
 
+#: The number of `coordinates`.
+COORDINATES = 6
+
+
 def coordinates(shapes: Shapes) -> Array:
-    """(N, D): coordinates for the distance between models: logarithms of sizes, none a multiple of another."""
+    """(N, COORDINATES): for the distance between models: logarithms of sizes, none a multiple of another."""
     blocks = np.maximum(shapes.blocks, 1.0)
     columns = (
         blocks,

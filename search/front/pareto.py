@@ -26,7 +26,8 @@ def hypervolume(points: Iterable[Point], reference: Point) -> float:
     """Volume that `points` dominate up to `reference`; exact for any number of objectives.
 
     Slices along the last objective (Zitzler & Thiele, 1998): between two levels, the section is the
-    hypervolume, one objective less, of the points at or below. O(n^k) for n points and k objectives.
+    hypervolume, one objective less, of the points at or below. O(n^k) for n points and k objectives. By hand: that of
+    Optuna is private.
     """
     inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
     if not inside:

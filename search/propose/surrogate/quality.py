@@ -11,15 +11,16 @@ one.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, nnls
+from scipy.optimize import nnls
 
+from objectives.gaussian_process import GaussianProcess, Priors, fit_process
 from search.space.deployments import Deployment
 
 Floats = NDArray[np.float64]
@@ -125,9 +126,8 @@ class QualityModel:
 
     def __init__(self) -> None:
         self._range = 1.0
-        self._kernel: object = None
+        self._process: GaussianProcess | None = None
         self._fitted_at = 0
-        self._regressor: object = None
         self._decay: DecayMean | None = None
         self._mean, self._scale = 0.0, 1.0
         self.offsets: dict[Deployment, Offset] = {}
@@ -161,9 +161,9 @@ class QualityModel:
     def predict(self, features: Sequence[Sequence[float]] | Floats) -> tuple[Floats, Floats]:
         """(N,) means and (N,) standard deviations of the quality of weights with (N, D) features."""
         wanted = np.atleast_2d(np.asarray(features, dtype=float))
-        if self._regressor is None:
+        if self._process is None:
             return np.full(len(wanted), self._mean), np.full(len(wanted), self._range)
-        mean, sd = self._regressor.predict(self._inputs(wanted), return_std=True)  # type: ignore[attr-defined]
+        mean, sd = self._process.predict(self._inputs(wanted))
         return self._mean + self._scale * mean, np.maximum(self._scale * sd, SEED_NOISE)
 
     def _inputs(self, features: Floats) -> Floats:
@@ -182,71 +182,33 @@ class QualityModel:
         return float(np.mean(values)) if values else None
 
     def _fit(self, features: Floats, values: Floats, noise: Floats) -> None:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
         if len(values) < 2:
             self._mean = float(values.mean()) if len(values) else self._mean
-            self._regressor = None
+            self._process = None
             return
         self._mean, self._scale = float(values.mean()), max(float(values.std()), 0.05 * self._range)
-        keeps_kernel = self._kernel is not None and len(values) < REFIT * self._fitted_at
-        inputs = self._inputs(features)
-        if self._kernel is None:
-            self._kernel = ConstantKernel(1.0, (0.05, 100.0)) * Matern(
-                np.ones(inputs.shape[1]), (0.05, 100.0), nu=2.5
-            ) + WhiteKernel(1e-2, (1e-6, 1.0))
-        regressor = GaussianProcessRegressor(
-            self._kernel,
-            alpha=(noise / self._scale) ** 2 + 1e-8,
-            optimizer=None if keeps_kernel else _most_probable,
-        )
-        with warnings.catch_warnings():
-            # A length scale at its bound: the setting hardly matters, or has few observations.
-            warnings.simplefilter("ignore")
-            regressor.fit(inputs, (values - self._mean) / self._scale)
-        if not keeps_kernel:
-            self._kernel, self._fitted_at = regressor.kernel_, len(values)
-        self._regressor = _Noiseless(regressor)
+        inputs, variance = self._inputs(features), (noise / self._scale) ** 2 + 1e-8
+        scaled = (values - self._mean) / self._scale
+        before = self._process
+        kernel, unknown = _kernels(inputs.shape[1]) if before is None else (before.kernel, before.noise)
+        priors = None
+        if before is None or len(values) >= REFIT * self._fitted_at:
+            priors, self._fitted_at = _priors(inputs.shape[1]), len(values)
+        self._process = fit_process(kernel, inputs, scaled, variance, priors, unknown)
 
 
-def _most_probable(
-    negative_likelihood: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats
-) -> tuple[Floats, float]:
-    """(logarithms of the hyperparameters, the minimum): the maximum a posteriori under the normal priors.
+def _kernels(inputs: int) -> tuple[Any, Any]:
+    """(the kernel of quality, that of the noise), with a length scale for each of the inputs."""
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    With few observations the likelihood alone overfits the length scales (Rasmussen & Williams 2006, 5.4.1).
-    """
-    lengths = len(start) - 2
-    mean, sd = np.array([AMPLITUDE, *[LENGTH] * lengths, NOISE]).T
-
-    def objective(theta: Floats) -> tuple[float, Floats]:
-        value, gradient = negative_likelihood(theta)
-        z = (theta - mean) / sd
-        return value + 0.5 * float(z @ z), gradient + z / sd
-
-    starts = (np.clip(one, bounds[:, 0], bounds[:, 1]) for one in (start, mean))
-    optima = [minimize(objective, one, jac=True, method="L-BFGS-B", bounds=bounds) for one in starts]
-    best = min(optima, key=lambda optimum: float(optimum.fun))
-    return best.x, float(best.fun)
+    smooth = Matern(np.ones(inputs), (0.05, 100.0), nu=2.5)
+    return ConstantKernel(1.0, (0.05, 100.0)) * smooth, WhiteKernel(1e-2, (1e-6, 1.0))
 
 
-class _Noiseless:
-    """A fitted process whose predicted deviation leaves out the noise of single trainings."""
-
-    def __init__(self, regressor: object) -> None:
-        self._inner = regressor
-
-    def predict(self, features: Floats, return_std: bool) -> tuple[Floats, Floats]:
-        from scipy.linalg import solve_triangular
-
-        inner = self._inner
-        kernel = inner.kernel_.k1  # type: ignore[attr-defined]
-        cross = kernel(features, inner.X_train_)  # type: ignore[attr-defined]
-        mean = cross @ inner.alpha_  # type: ignore[attr-defined]
-        solved = solve_triangular(inner.L_, cross.T, lower=True, check_finite=False)  # type: ignore[attr-defined]
-        variance = kernel.diag(features) - (solved**2).sum(0)
-        return mean, np.sqrt(np.maximum(variance, 0.0))
+def _priors(inputs: int) -> Priors:
+    """The priors of the hyperparameters of `_kernels`."""
+    means, deviations = np.array([AMPLITUDE, *[LENGTH] * inputs, NOISE]).T
+    return Priors(means, deviations)
 
 
 def _offsets(observations: Sequence[QualityObservation]) -> dict[Deployment, Offset]:
