@@ -14,6 +14,7 @@ import pytest
 import search
 from search.deliver.export import export_model
 from search.front.front import Front
+from search.serve.hanging import warmed
 from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.base import load_base, write_folder
 
@@ -118,3 +119,12 @@ def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="function_to_apply must be softmax, sigmoid or none, got 'relu'"):
         model("a film", function_to_apply="relu")
     assert model([]) == [] and model([], top_k=None) == []
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_pace_of_an_exported_model_is_measured_on_the_inputs_that_it_takes(family: str, tmp_path: Path) -> None:
+    """BERT has types of tokens, RoBERTa positions that depend on the padding."""
+    pace = warmed(search.load(exported(families.save(tmp_path / "source", family, 3), tmp_path)))
+    workload = factory.CONFIG["workload"]
+    assert pace is not None and (pace.rows, pace.tokens) == (workload["batch"], workload["length"])
+    assert 0 < pace.seconds < 5
