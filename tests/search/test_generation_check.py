@@ -15,13 +15,14 @@ from objectives.bench import Bench
 from objectives.process import Remote
 from search.deliver import generation_check, verify
 from search.deliver.best_config import BestConfig
-from spaces import build
+from spaces import build, registry
 from spaces.generation.onnx_program import OnnxProgram, OnnxStaticCache
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 
 CONTEXT = Context(threads=1, cache_tokens=40)
-CONFIG = {"task": "causal-lm", "metric": "perplexity", "data": {}, "model": {}}
+CONFIG = {"task": "causal-lm", "metric": "perplexity", "data": {"train": "train.txt"}, "model": {}}
+OPENVINO = registry.runtime_named("openvino").missing(CONTEXT)
 
 
 class Here:
@@ -63,7 +64,15 @@ def of_this_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "same_kind", lambda record, context: "")
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int4")])
+@pytest.mark.parametrize(
+    ("runtime", "precision"),
+    [
+        ("eager", "fp32"),
+        ("onnx", "fp32"),
+        ("onnx", "int4"),
+        pytest.param("openvino", "int4", marks=pytest.mark.skipif(OPENVINO is not None, reason=str(OPENVINO))),
+    ],
+)
 def test_what_is_exported_generates_the_recorded_answer(tmp_path: Path, runtime: str, precision: str) -> None:
     folder, record = exported(tmp_path / "model", runtime, precision)
     result = checked(folder, record)
