@@ -99,3 +99,21 @@ def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncomp
     assert [promise.low for promise in tasks.promises("classification", front)] == [3.0, 6.0]
     none_within = tasks.promises("classification", front.within(max_loss=-1))
     assert [promise.met for promise in none_within] == [False, False]
+
+
+def test_latencies_left_out_of_a_recording_are_predicted_from_its_other_models() -> None:
+    sys.modules["header"] = header
+    module("timed_models")
+    world: Any = module("recorded_world")
+    settings = [
+        {"low_rank.rank": 1.0, "distill.width": 1.0, "distill.layers": n, "prune.heads": h, "prune.neurons": h}
+        for n in (2, 4, 6)
+        for h in (0.25, 0.5, 0.75, 1.0)
+    ]
+    shapes = world.Shapes.from_json([world.shape_of(one).to_json()[0] for one in settings])
+    ms = 0.2 + 0.1 * shapes.blocks + 3e-7 * shapes.weights
+    few, many = (world.predicted(shapes, ms, count, 0) for count in (3, 10))
+    assert max(few[0], many[0]) < 0.02 and many[1] > few[1]
+    assert few[2] == many[2] == 1.0
+    with pytest.raises(ValueError, match="rank and width must be 1"):
+        world.shape_of({**settings[0], "low_rank.rank": 0.5})
