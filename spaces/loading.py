@@ -7,6 +7,7 @@ The code that a folder brings along is never run.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 #: Not about the user's files: the machine has no memory or no space left.
 _MACHINE = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
-_MEMORY = ("not enough memory", "out of memory")
+#: (safetensors' own errors have no number, but its words.)
+_WORDS = ("not enough memory", "out of memory", *map(os.strerror, _MACHINE))
 
 
 class ModelError(Exception):
@@ -47,7 +49,7 @@ def reading(what: str) -> Iterator[None]:
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # OSError, ValueError, KeyError, ImportError, AttributeError, strict fields, ...
-        if getattr(error, "errno", None) in _MACHINE or any(words in str(error) for words in _MEMORY):
+        if getattr(error, "errno", None) in _MACHINE or any(words in str(error) for words in _WORDS):
             raise
         raise ModelError(f"{what}: {reason_of(error)}") from error
 

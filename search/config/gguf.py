@@ -6,10 +6,11 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from search.errors import UserError
+from search.store.atomic import sweep
+from search.store.owner import temporary
 
 #: The packages with which transformers reads such a file.
 NEEDED = ("gguf", "accelerate")
@@ -50,7 +51,9 @@ def dequantised(folder: Path, name: str, where: str) -> Path:
     if target.is_dir():
         return target
     parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    sweep(parent)  # what a kill has left there
+    scratch = temporary(target)
+    scratch.mkdir()
     try:
         _write(folder, name, scratch, where)
         try:

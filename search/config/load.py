@@ -13,7 +13,7 @@ from search.config.data_files import located_beside, located_data
 from search.config.generation_workload import call_named, checked_workload
 from search.config.model_folder import described, model_name
 from search.config.parse import parse
-from search.config.schema import RUN, ProblemType, RunConfig, study_name
+from search.config.schema import RUN, DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
 from search.errors import UserError, listed, unknown, wrong
@@ -32,6 +32,7 @@ class Names:
     #: By a key of data, where it is given: the metrics of each task that has it.
     metrics_by_key: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
+    windowed: tuple[str, ...] = ()  # tasks that read long texts in windows which overlap by data.doc_stride
 
 
 def load_config(path: Path | None, overrides: Sequence[str | Override], names: Names) -> RunConfig:
@@ -60,6 +61,8 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     config = parse(RUN, raw, source.where)
     config = replace(config, model=replace(config.model, problem_type=_problem_type(config, names, source)))
     config = replace(config, objectives=call_named(config, names.generating))
+    if config.task in names.windowed and "doc_stride" not in raw["data"]:
+        config = replace(config, data=_with_stride(config.data))
     if not config.metric and (metrics := _metrics(config, names)):
         config = replace(config, metric=metrics[0])
     _check_names(config, names, source)
@@ -97,6 +100,11 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
     of_metric = [problem for problem in problems if config.metric in names.metrics[problem]]
     wanted = of_metric[0] if len(of_metric) == 1 else own.get("problem_type") if heads else None
     return cast(ProblemType, wanted if wanted in problems else problems[0])
+
+
+def _with_stride(data: DataConfig) -> DataConfig:
+    """With a quarter of a window for its overlap where the default leaves no room for new tokens."""
+    return data if data.doc_stride < data.max_length else replace(data, doc_stride=data.max_length // 4)
 
 
 def _metrics(config: RunConfig, names: Names) -> Sequence[str]:

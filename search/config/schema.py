@@ -97,7 +97,7 @@ class DataConfig:
     n_best: Count = 20  # spans of each window that may be the answer
     max_answer_len: Count = 30  # tokens of an answer, at most
     max_length: Tokens = 128
-    doc_stride: Count = 128  # tokens that two windows of a long context share
+    doc_stride: Count = 128  # tokens that two windows of a long text share; a quarter of shorter windows
     limit: Count | None = None  # rows of each split
     scored_tokens: Count = 16384  # of causal-lm: most tokens of validation and of test, windows spread evenly
     choices: Name | None = None  # of causal-lm: a file of multiple-choice questions (context, choices, answer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -113,7 +114,7 @@ def read_best_config(path: Path) -> BestConfig:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # (a date of no calendar is a ValueError)
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML, or truncated: {reason[:160]}") from None
     _check(path, data)
@@ -143,6 +144,18 @@ def _check(path: Path, data: Any) -> None:
     if error is not None:
         key = ".".join(str(part) for part in error.absolute_path)
         raise UserError(f"{path}: {f'{key}: ' if key else ''}truncated or edited: {error.message[:160]}")
+    for key, value in _numbers(data):
+        if not math.isfinite(value):
+            raise UserError(f"{path}: {key}: must be a finite number, got {value}")
+
+
+def _numbers(data: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Each number with a fraction and its dotted key."""
+    if isinstance(data, float):
+        yield key, data
+    pairs = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for name, value in pairs:
+        yield from _numbers(value, f"{key}.{name}" if key else str(name))
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from search.deliver.export import PROGRAMS, RECIPE
 from search.deliver.sentence_folder import TOKENIZER
 from search.deliver.written_files import sha256
 from search.errors import UserError, unknown
+from search.front.outcome import LATENCY
 from spaces import registry
 from spaces.build import precision_of
 
@@ -38,6 +39,7 @@ def read_exported(folder: Path) -> BestConfig:
     ):
         if name not in valid:
             raise unknown(f"{path}: recipe.{key}", key, name, valid)
+    _check_config(record, path)
     for name, wanted in record.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; the model was exported with it")
@@ -56,3 +58,16 @@ def read_exported(folder: Path) -> BestConfig:
                 f"{folder / name}: was added to the exported model, which is measured without it; remove it"
             )
     return record
+
+
+def _check_config(record: BestConfig, path: Path) -> None:
+    """Raise UserError where the configuration has another task than the recipe, or a metric that was not measured."""
+    task, metric = str(record.config["task"]), str(record.config["metric"])
+    if task != record.recipe.task:
+        raise UserError(f"{path}: config.task: must be that of the recipe, {record.recipe.task}, got {task}")
+    metrics = [one.name for one in tasks.metrics()]
+    if metric not in metrics:
+        raise unknown(f"{path}: config.metric", "metric", metric, metrics)
+    for name in (metric, LATENCY):
+        if name not in record.measurements:
+            raise UserError(f"{path}: measurements: must hold {name}; the file was edited")

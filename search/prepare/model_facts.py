@@ -92,7 +92,7 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
     return ModelFacts(
         model_type=str(described.model_type),
         architectures=tuple(described.architectures or ()),
-        positions=positions_of(model),
+        positions=_positions(model, task_of(config).generates),
         token_rows=rows,
         own_head=has_own_head(described, task_of(config).own_head),
         encoder_decoder=bool(getattr(described, "is_encoder_decoder", False)),
@@ -102,6 +102,13 @@ def facts_of(folder: Path, config: RunConfig) -> ModelFacts:
         cut=int(tokenizer.model_max_length) if tokenizer.model_max_length < 10**9 else None,
         special=tuple(sum(map(len, frame["around"])) for frame in frames),  # type: ignore[arg-type]
     )
+
+
+def _positions(model: Any, generates: bool) -> int | None:
+    """Most tokens a row may have. Rotary positions have no table, but what is generated beyond the context is noise."""
+    rows = positions_of(model)
+    context = getattr(model.config, "max_position_embeddings", None)
+    return int(context) if rows is None and generates and context else rows
 
 
 def check_fit(config: RunConfig, facts: ModelFacts) -> tuple[str, ...]:

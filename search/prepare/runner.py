@@ -204,7 +204,7 @@ def data_stages(config: RunConfig, stage: Stages) -> Path:
 
 def _model_stage(config: RunConfig, model: str, stage: Stages) -> Path:
     """The folder with the facts and sizes of the base model; `model` is its digest."""
-    return stage("model", {"model": model, "task": config.task, "shape": 2}, describe_model, config)
+    return stage("model", {"model": model, "task": config.task, "shape": 3}, describe_model, config)
 
 
 def _data_key(config: RunConfig) -> dict[str, Any]:

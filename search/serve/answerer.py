@@ -13,7 +13,7 @@ import numpy as np
 
 from search.config.schema import DATA, DataConfig
 from search.errors import UserError
-from search.serve.exported_model import ExportedModel
+from search.serve.exported_model import ExportedModel, check_whole
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import Questions
 from search.tasks.spans import SpanAnswer
@@ -52,7 +52,9 @@ class Answerer(ExportedModel):
         asked = [question] if isinstance(question, str) else list(question)
         contexts = [context] * len(asked) if isinstance(context, str) else list(context)
         _check(asked, contexts)
-        _check_numbers({"top_k": top_k, "max_answer_len": max_answer_len, "n_best": n_best})
+        for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("n_best", n_best)):
+            if number is not None:
+                check_whole(name, number, 1)
         if not asked:
             return []
         data = DATA.validate_python(self.record.config["data"])
@@ -77,7 +79,8 @@ class Answerer(ExportedModel):
         """(tokens, 2) logits of start and end of all windows."""
         encoded = rows.encoded
         outputs: list[Any] = [None] * len(encoded)
-        for chosen, batch in self._calls(rows) if batch_size is None else self._outputs(encoded, batch_size):
+        calls = self._calls(rows) if batch_size is None else self._outputs(encoded, self._size(batch_size))
+        for chosen, batch in calls:
             for row, one in zip(chosen, batch, strict=True):
                 outputs[row] = one[: encoded.lengths[row]]
         return np.concatenate(outputs)
@@ -97,12 +100,6 @@ class Answerer(ExportedModel):
 
 def _reply(answer: SpanAnswer) -> dict[str, Any]:
     return {"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text}
-
-
-def _check_numbers(numbers: Mapping[str, int | None]) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be 1 or more, got {number}")
 
 
 def _check(questions: Sequence[Any], contexts: Sequence[Any]) -> None:

@@ -70,7 +70,7 @@ class Classifier(ExportedModel):
             raise ValueError(f"a text must have at least one token, got {first[at]!r} (number {at + 1})")
         problem = self._base.config.get("problem_type")
         replies: list[list[dict[str, Any]]] = [[]] * len(rows)
-        for chosen, logits in self._outputs(encoded, batch_size or self._batch):
+        for chosen, logits in self._outputs(encoded, self._size(batch_size)):
             answers = reply(logits, self.labels, problem, function, top_k)
             for row, answer in zip(chosen, answers, strict=True):
                 replies[row] = answer

@@ -36,7 +36,7 @@ class Embedder(ExportedModel):
             at = int(encoded.lengths.argmin())
             raise ValueError(f"a text must have at least one token, got {rows[at]!r} (number {at + 1})")
         outputs: list[Any] = [None] * len(rows)
-        for chosen, output in self._outputs(encoded, batch_size or self._batch):
+        for chosen, output in self._outputs(encoded, self._size(batch_size)):
             for row, one in zip(chosen, output, strict=True):
                 outputs[row] = one
         embeddings = np.stack(outputs).astype(np.float32)

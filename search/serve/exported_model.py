@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,12 +52,28 @@ class ExportedModel:
         """The batch size it was measured with."""
         return int(self.record.config["workload"]["batch"])
 
+    def _size(self, batch_size: int | None) -> int:
+        """Rows per call: `batch_size`, or where that is None the batch size that the model was measured with.
+
+        Raises ValueError where it is no whole number of 1 or more.
+        """
+        if batch_size is None:
+            return self._batch
+        check_whole("batch_size", batch_size, 1)
+        return int(batch_size)
+
     def _outputs(self, encoded: Encoded, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows, the output for them), `size` rows of similar length at a time."""
         order = by_length(encoded.lengths, size)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             yield chosen, self.output(encoded.batch(chosen))
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise ValueError where the argument `name` is no whole number of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
 class Unopened:

@@ -16,7 +16,7 @@ import numpy as np
 
 from search.deliver.best_config import BestConfig
 from search.serve.answer_text import AnswerText
-from search.serve.exported_model import Unopened
+from search.serve.exported_model import Unopened, check_whole
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
 from spaces import build
@@ -45,9 +45,9 @@ class GenerationOptions:
     speculation: str = SPECULATION[0]
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1)
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
         if self.seed is not None:
-            _whole("seed", self.seed, 0)
+            check_whole("seed", self.seed, 0)
         if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
             raise ValueError(f"temperature must be a finite number of 0 or more, got {self.temperature!r}")
         if not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
@@ -160,7 +160,7 @@ class Generator(Scorer):
             raise ValueError(f"speculation needs a batch_size of 1, got {batch_size}")
         single = isinstance(prompts, str) or is_chat(prompts)
         read = [self._prompt(one) for one in ([prompts] if single else prompts)]
-        size = 1 if options.speculates else batch_size or self._batch
+        size = 1 if options.speculates else self._size(batch_size)
         replies: list[Any] = []
         for start in range(0, len(read), size):
             chosen = read[start : start + size]
@@ -266,11 +266,6 @@ class Generator(Scorer):
                 if all(text.done for text in texts):
                     return
         yield [text.finish() for text in texts]
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
 def context_length(config: Mapping[str, Any]) -> int:

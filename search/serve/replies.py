@@ -39,7 +39,7 @@ class Replies(ExportedModel):
         if not encoded.lengths.all():
             raise ValueError(f"a row must have at least one token, got {part.shown(int(encoded.lengths.argmin()))}")
         outputs: list[Any] = [None] * len(encoded)
-        for chosen, batch in self._outputs(encoded, batch_size or self._batch):
+        for chosen, batch in self._outputs(encoded, self._size(batch_size)):
             for row, one in zip(chosen, batch, strict=True):
                 outputs[row] = one[: encoded.lengths[row]] if self._base.per_token else one
         joined = np.concatenate(outputs) if self._base.per_token else np.stack(outputs)

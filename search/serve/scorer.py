@@ -29,7 +29,7 @@ class Scorer(ExportedModel):
         for text in rows:
             if not isinstance(text, str):
                 raise TypeError(f"a text must be a string, got {text!r:.80}")
-        scores = [self._score(text, batch_size or self._batch) for text in rows]
+        scores = [self._score(text, self._size(batch_size)) for text in rows]
         return scores[0] if isinstance(texts, str) else scores
 
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:

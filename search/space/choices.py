@@ -30,6 +30,7 @@ def names() -> Names:
         problems={task.name: _problem_types(task) for task in tasks.TASKS if task.problem_type},
         samplers=SAMPLERS,
         generating=tuple(task.name for task in tasks.TASKS if task.generates),
+        windowed=tuple(task.name for task in tasks.TASKS if task.slides or task.generates),
         objectives=tuple(objective.name for objective in all_objectives()),
     )
 

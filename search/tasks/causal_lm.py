@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.errors import Where
+from search.errors import UserError, Where
 from search.tasks.documents import Documents, read_documents
 from search.tasks.one_head import BaseTask
 from search.tasks.parity_rule import LIKELIHOODS
@@ -117,7 +117,11 @@ class CausalLM(BaseTask):
     def encode(
         self, tokenizer: Any, part: Documents, data: DataConfig, labels: tuple[str, ...], where: Where = str
     ) -> Any:
-        return WindowRows(text_windows(tokenizer, part, data.max_length, data.doc_stride, where))
+        windows = text_windows(tokenizer, part, data.max_length, data.doc_stride, where)
+        if not len(windows):
+            rule = f"must have texts of two tokens or more, got none in {part.origin}"
+            raise UserError(f"{where('data.text')}: {rule}")
+        return WindowRows(windows)
 
     def read(self, folder: Path, name: str) -> Any:
         return WindowRows(TextWindows.read(folder, name))

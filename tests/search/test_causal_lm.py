@@ -76,6 +76,12 @@ def gpt2(folder: Path) -> Path:
     return folder
 
 
+def without_special_tokens(folder: Path) -> None:
+    """The tokenizer of `folder` puts nothing around a text."""
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
+
+
 def rows_of(count: int = 6, scored_tokens: int | None = None) -> WindowRows:
     part = Documents(tuple(row["text"] for row in texts(count, 0)), "rows", scored_tokens)
     rows: WindowRows = TASK.encode(tiny.word_tokenizer(), part, DATA, ())
@@ -170,6 +176,14 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
             "workload.prompt: must be at most 56 tokens, the positions of the model (gpt2) less workload.new_tokens",
         ),
         (
+            {"workload": {"prompt": 61, "length": 61, "new_tokens": 4}},
+            "workload.prompt: must be at most 60 tokens, the positions of the model (llama) less workload.new_tokens",
+        ),
+        (
+            {"model": {"name": "bare"}, "data": {"train": "words.jsonl"}},
+            "data.text: must have texts of two tokens or more, got none in",
+        ),
+        (
             {"workload": {"prompt": 16, "new_tokens": 1}, "objectives": ["metric", "tpot_ms"]},
             "objectives: must be left out with workload.new_tokens: 1, which has no token after the first, got",
         ),
@@ -191,6 +205,8 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
         "broken",
         "extra",
         "context",
+        "rotary context",
+        "texts of a word",
         "one token",
         "long prompt",
         "prompts of the data",
@@ -211,6 +227,9 @@ def test_what_cannot_be_used_is_one_clear_error(
         gpt2(tmp_path / "learned")
     (tmp_path / "model" / "whole.gguf").write_bytes(b"GGUF")
     llama(tmp_path / "narrow", vocab_size=20)
+    llama(tmp_path / "bare")
+    without_special_tokens(tmp_path / "bare")
+    (tmp_path / "words.jsonl").write_text('{"text": "film"}\n{"text": "plot"}\n' * 30, encoding="utf-8")
     tiny.bert(tmp_path / "encoder")
     (tmp_path / "model" / "broken.gguf").write_bytes(b"nothing")
     lines = [json.dumps(row) for row in texts(60, 0)]

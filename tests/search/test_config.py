@@ -54,6 +54,19 @@ def test_three_keys_are_enough_and_the_file_names_the_study(project: Path) -> No
     assert config.data.train == str(project / "train.csv")
 
 
+@pytest.mark.parametrize("task", ["question-answering", "causal-lm"])
+def test_windows_of_the_default_length_have_room_for_new_tokens(project: Path, task: str) -> None:
+    from search.space.choices import names
+
+    (project / "c.yaml").write_text(f"model: {{name: model}}\ntask: {task}\ndata: {{train: train.csv}}\n")
+
+    def stride(*overrides: str) -> int:
+        return load(project / "c.yaml", overrides, names()).data.doc_stride
+
+    assert stride() == 32 and stride("data.max_length=16") == 4 and stride("data.max_length=384") == 128
+    assert stride("data.doc_stride=128") == 128, "what is written stays, and is refused with the rows"
+
+
 def test_the_embedded_default_loads_and_its_files_are_there() -> None:
     config = load_config(None, [], NAMES)
     assert config.study == "movie-reviews"

@@ -255,3 +255,23 @@ def test_a_record_of_what_this_version_does_not_know_says_so(model: Path, key: s
     (model / "recipe.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(UserError, match=rf'recipe\.yaml: recipe\.{key}: unknown {key} "onyx"'):
         search.load(model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config.task", "causal-lm", "config.task: must be that of the recipe, classification, got causal-lm"),
+        ("config.metric", "acuracy", 'config.metric: unknown metric "acuracy"; did you mean "accuracy"'),
+        ("config.metric", "perplexity", "measurements: must hold perplexity; the file was edited"),
+        ("measurements.latency_p50_ms", None, "measurements: must hold latency_p50_ms; the file was edited"),
+    ],
+)
+def test_an_edited_record_is_one_clear_error(model: Path, key: str, value: Any, message: str) -> None:
+    data = yaml.safe_load((model / "recipe.yaml").read_text())
+    section, leaf = key.split(".")
+    data[section].pop(leaf)
+    if value is not None:
+        data[section][leaf] = value
+    (model / "recipe.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=rf"recipe\.yaml: {message}"):
+        read_exported(model)

@@ -189,6 +189,14 @@ def test_a_wrong_call_is_one_clear_error(generator: Generator, prompt: Any, opti
             method(prompt, **options)
 
 
+@pytest.mark.parametrize("size", [0, -1, 1.5, True])
+def test_a_batch_size_is_a_whole_number(generator: Generator, size: Any) -> None:
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number of 1 or more, got {size}"):
+        generator(["Hi", "there"], batch_size=size, max_new_tokens=1)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more"):
+        generator.score("a text", batch_size=size)
+
+
 def test_messages_need_a_chat_template(model_folder: Path, tmp_path: Path) -> None:
     without = opened(tmp_path, model_folder, families.byte_tokenizer("GPT2Tokenizer"))
     with pytest.raises(ValueError, match=r"messages need a chat template, and the tokenizer of .* has none"):

@@ -116,6 +116,8 @@ def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
         model(["a film", ""])
     with pytest.raises(ValueError, match="top_k must be a whole number of 1 or more, or None, got 0"):
         model("a film", top_k=0)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got -1"):
+        model("a film", batch_size=-1)
     with pytest.raises(ValueError, match="function_to_apply must be softmax, sigmoid or none, got 'relu'"):
         model("a film", function_to_apply="relu")
     assert model([]) == [] and model([], top_k=None) == []

@@ -76,8 +76,10 @@ def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
         assert several[0] == alone and len(several) == 3
         one_token = model(rows[0]["question"], rows[0]["context"], max_answer_len=1, n_best=1, top_k=2)
         assert all(" " not in one["answer"] for one in one_token)
-        with pytest.raises(ValueError, match="max_answer_len must be 1 or more, got 0"):
+        with pytest.raises(ValueError, match="max_answer_len must be a whole number of 1 or more, got 0"):
             model(rows[0]["question"], rows[0]["context"], max_answer_len=0)
+        with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got 0"):
+            model(rows[0]["question"], rows[0]["context"], batch_size=0)
         with pytest.raises(ValueError, match="a context must not be empty"):
             model("dull film", " ")
         with pytest.raises(ValueError, match="as many contexts as questions"):

@@ -118,6 +118,8 @@ def test_a_search_ends_with_models_whose_embeddings_do_what_their_records_say(se
         np.testing.assert_allclose(served, queries[:2], atol=2e-2)
         with pytest.raises(TypeError, match="a text must be a string"):
             model([3])
+        with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got -2"):
+            model(["a film"], batch_size=-2)
 
 
 def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: Path, tmp_path: Path) -> None:
