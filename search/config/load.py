@@ -189,11 +189,21 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     objectives = ["metric" if o == config.metric else o for o in config.objectives]
     for name in objectives:
         _check_objective(name, ("metric", *names.objectives), source.where("objectives"))
+        _check_measured(name, config, names, source.where("objectives"))
     _check_least_accuracy(config, source)
     for name in config.limits.others:
         _check_objective(name, names.objectives, source.where(f"limits.others.{name}"))
+        _check_measured(name, config, names, source.where(f"limits.others.{name}"))
     if len(set(objectives)) < max(2, len(objectives)):
         raise wrong(source.where("objectives"), "at least two different ones", list(config.objectives))
+
+
+def _check_measured(name: str, config: RunConfig, names: Names, where: str) -> None:
+    """Raise UserError for a metric that no trial of this search measures."""
+    measured = dict.fromkeys((config.metric, *(_metrics(config, names) if config.data.choices is not None else ())))
+    kinds = (names.metrics, *names.metrics_by_key.values())
+    if name not in measured and any(name in metrics for kind in kinds for metrics in kind.values()):
+        raise wrong(where, f"measured here: of the metrics that is {listed(measured)}", name)
 
 
 def _check_least_accuracy(config: RunConfig, source: Source) -> None:

@@ -171,11 +171,11 @@ class LimitsConfig:
 class WorkloadConfig:
     """The inputs of timed calls."""
 
-    batch: Count = 1
+    batch: Annotated[Whole, Field(ge=1, le=2**16)] = 1
     length: Tokens | Literal["data"] = 32
     prompt: Count | None = None  # tokens of a prompt; of a task that generates, where it is the length
     new_tokens: Count | None = None  # that follow it in a call
-    threads: Count | None = None  # of a model that is timed; None: one a CPU
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None  # of a model that is timed; None: one a CPU
 
 
 @dataclass(frozen=True, config=SECTION)

@@ -190,6 +190,12 @@ def _length_problems(config: RunConfig, facts: ModelFacts) -> Iterator[str]:
         return
     main = Workload(config.workload.batch, config.workload.length)
     new = config.workload.new_tokens or 0  # of a call that generates: they follow the prompt
+    if new >= facts.positions:
+        yield (
+            f"{config.where('workload.new_tokens')}: must be less than the {facts.positions} tokens that are the "
+            f"positions of the model ({facts.model_type}), got {new}"
+        )
+        return
     named = [("workload.prompt" if new else "workload.length", config.workload.length, "")]
     for key, names in (("objectives", config.objectives), ("limits.others.{}", config.limits.others)):
         marks = [(key.format(name), other(main, marked(name)[1]).length, f" ({name})") for name in names if "/" in name]

@@ -38,7 +38,7 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
             size = "window" if chosen.kind == "sliding" else "recent"
             raise UserError(
                 f"{config.where('data.max_length')}: must be at least {chosen.exact_tokens + 2} tokens for the loss of "
-                f"a {chosen.kind} cache with cache.{size} {getattr(chosen, size)} to be measured, got {longest}"
+                f"the {chosen.kind} cache with cache.{size} {getattr(chosen, size)} to be measured, got {longest}"
             )
     return knobs
 

@@ -180,6 +180,15 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
             "workload.prompt: must be at most 60 tokens, the positions of the model (llama) less workload.new_tokens",
         ),
         (
+            {"workload": {"prompt": 16, "length": 16, "new_tokens": 64}},
+            "workload.new_tokens: must be less than the 64 tokens that are the positions of the model (llama), got 64",
+        ),
+        (
+            {"objectives": ["metric", "recall_at_1"]},
+            'must be measured here: of the metrics that is perplexity, got "re',
+        ),
+        ({"limits": {"others": {"f1": 0.5}}}, "limits.others.f1: must be measured here: of the metrics that is perpl"),
+        (
             {"model": {"name": "bare"}, "data": {"train": "words.jsonl"}},
             "data.text: must have texts of two tokens or more, got none in",
         ),
@@ -206,6 +215,9 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
         "extra",
         "context",
         "rotary context",
+        "new tokens",
+        "another task's metric",
+        "limit of another metric",
         "texts of a word",
         "one token",
         "long prompt",

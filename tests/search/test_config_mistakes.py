@@ -41,7 +41,7 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
     ),
     (changed(limits={"others": {"size_mb": "big"}}), r'limits.others.size_mb: must be a number, got "big"'),
     (changed(limits={"others": {"size_mb/b8": 5}}), r"limits.others.size_mb/b8: a workload can be named for"),
-    (changed(workload={"threads": 0}), r"workload.threads: must be a whole number, at least 1 or null, got 0"),
+    (changed(workload={"threads": 0}), r"workload.threads: must be a whole number, between 1 and 1024 or null, got 0"),
     (changed(cache={"max_gb": 0}), r"cache.max_gb: must be a number, above 0 or null, got 0"),
     (changed(device="gpu"), r'device: must be "auto" or "cpu" or "cuda", got "gpu"'),
     (changed(workload={"length": "long"}), r'workload.length: .* or "data", got "long"'),

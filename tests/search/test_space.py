@@ -153,7 +153,7 @@ def test_a_cache_with_a_loss_is_searched_only_where_it_is_named() -> None:
     ("space", "message"),
     [
         ({"kind": "int9"}, r"space\.cache\.kind: .*int9.*int8"),
-        ({"kind": "sliding"}, r"data\.max_length: must be at least 1031 tokens for the loss of a sliding cache with"),
+        ({"kind": "sliding"}, r"data\.max_length: must be at least 1031 tokens for the loss of the sliding cache with"),
         (
             {"kind": "int4", "recent": 600},
             r"max_length: must be at least 634 tokens .* cache\.recent 600 .*got 512",
