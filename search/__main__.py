@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -15,6 +16,7 @@ def leave(status: int) -> NoReturn:
     A library's thread that is still there at the interpreter's own end calls std::terminate now and then, and the
     status would be that of an abort, whatever the command said.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient Ctrl-C would leave processes behind, and a traceback
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it any more
@@ -30,6 +32,8 @@ def program() -> NoReturn:
         if not isinstance(ended.code, int):
             raise
         status = ended.code
+    except KeyboardInterrupt:  # another one, while the first was told
+        status = 1
     leave(status)
 
 

@@ -52,3 +52,14 @@ def test_a_command_ends_with_its_status_whatever_a_library_does_at_the_processs_
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.split()) == (7, ["said", "handler"]), ended.stderr
+
+
+def test_a_second_ctrl_c_cuts_no_exit_handler_short() -> None:
+    """The first is told by `main`; what comes while that is told, or while processes are ended, changes nothing."""
+    code = (
+        "import atexit, os, signal; from search import __main__ as own; "
+        "interrupt = lambda: os.kill(os.getpid(), signal.SIGINT); own.main = interrupt; "
+        "atexit.register(print, 'handler'); atexit.register(interrupt); own.program()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "handler\n", "")
