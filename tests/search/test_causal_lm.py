@@ -241,7 +241,7 @@ def test_what_cannot_be_used_is_one_clear_error(
     llama(tmp_path / "narrow", vocab_size=20)
     llama(tmp_path / "bare")
     without_special_tokens(tmp_path / "bare")
-    (tmp_path / "words.jsonl").write_text('{"text": "film"}\n{"text": "plot"}\n' * 30, encoding="utf-8")
+    (tmp_path / "words.jsonl").write_text("".join(f'{{"text": "w{i}"}}\n' for i in range(60)), encoding="utf-8")
     tiny.bert(tmp_path / "encoder")
     (tmp_path / "model" / "broken.gguf").write_bytes(b"nothing")
     lines = [json.dumps(row) for row in texts(60, 0)]
