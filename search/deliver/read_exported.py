@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from objectives import quality
 from search import tasks
 from search.deliver.best_config import BestConfig, read_best_config
 from search.deliver.export import PROGRAMS, RECIPE
@@ -65,7 +66,7 @@ def _check_config(record: BestConfig, path: Path) -> None:
     task, metric = str(record.config["task"]), str(record.config["metric"])
     if task != record.recipe.task:
         raise UserError(f"{path}: config.task: must be that of the recipe, {record.recipe.task}, got {task}")
-    metrics = [one.name for one in tasks.metrics()]
+    metrics = [one.name for one in quality.metrics()]
     if metric not in metrics:
         raise unknown(f"{path}: config.metric", "metric", metric, metrics)
     for name in (metric, LATENCY):

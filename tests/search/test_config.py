@@ -61,7 +61,7 @@ def test_windows_of_the_default_length_have_room_for_new_tokens(project: Path, t
     (project / "c.yaml").write_text(f"model: {{name: model}}\ntask: {task}\ndata: {{train: train.csv}}\n")
 
     def stride(*overrides: str) -> int:
-        return load(project / "c.yaml", overrides, names()).data.doc_stride
+        return load_config(project / "c.yaml", overrides, names()).data.doc_stride
 
     assert stride() == 32 and stride("data.max_length=16") == 4 and stride("data.max_length=384") == 128
     assert stride("data.doc_stride=128") == 128, "what is written stays, and is refused with the rows"
