@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,19 @@ def test_plans_and_caches_that_there_are_not_are_infeasible(tmp_path: Path) -> N
         open_program(folder, "onnx", {"precision": "int8-static"}, static, Context())
     with pytest.raises(Infeasible, match=r"bits.head: eager"):
         open_program(folder, "eager", {**FP32, "head": "int8"}, static, Context())
+
+
+def test_openvino_that_is_not_installed_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else real(name))
+    folder, wanted = (
+        stored(tmp_path),
+        r'openvino not installed: pip install "transformer-compression-search\[openvino\]"',
+    )
+    with pytest.raises(Infeasible, match=wanted):
+        open_program(folder, "openvino", FP32, CACHES["openvino"], CPU)
+    with pytest.raises(Infeasible, match=wanted):
+        openvino.OpenVino().open(folder, FP32, CPU)
 
 
 def test_what_a_graph_cannot_have_is_infeasible(tmp_path: Path) -> None:
