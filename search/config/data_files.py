@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from search.config.schema import DataConfig
 from search.config.source import Source
@@ -23,23 +24,16 @@ SPLITS = {
 
 
 def located_beside(data: DataConfig, source: Source) -> DataConfig:
-    """With absolute paths of the files beside the rows: multiple-choice questions, a corpus.
+    """With absolute paths of the files beside the rows, as multiple-choice questions or a corpus.
 
     Raises:
-        UserError: a file is missing or of no known format, is named twice, or is named for test alone.
+        UserError: a file is missing or of no known format.
     """
-    if data.choices is None and data.choices_test is not None:
-        raise wrong(source.where("data.choices_test"), "left out unless data.choices is given", data.choices_test)
-    if data.choices is not None and data.choices_test == data.choices:
-        rule = "another file than data.choices (or left out: half of it)"
-        raise wrong(source.where("data.choices_test"), rule, data.choices_test)
     paths = {key: _path(f"data.{key}", path, source) for key, path in data.beside.items()}
     for key, path in paths.items():
         _check_table(path, data.beside[key], source.where(f"data.{key}"))
-    named = {key: str(path) for key, path in paths.items()}
-    return replace(
-        data, choices=named.get("choices"), choices_test=named.get("choices_test"), corpus=named.get("corpus")
-    )
+    named: dict[str, Any] = {key: str(path) for key, path in paths.items()}
+    return replace(data, **named)
 
 
 def located_data(data: DataConfig, source: Source) -> DataConfig:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass as section
 
 from search.config.data_files import located_beside, located_data
 from search.config.generation_workload import call_named, checked_workload
 from search.config.model_folder import described, model_name
-from search.config.parse import parse
-from search.config.schema import RUN, DataConfig, ProblemType, RunConfig, study_name
+from search.config.parse import SECTION, Section, parse
+from search.config.schema import DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
 from search.errors import UserError, listed, unknown, wrong
@@ -29,6 +33,7 @@ class Names:
     samplers: tuple[str, ...]  # the first is the default
     objectives: tuple[str, ...]
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tasks that have several problem types
+    data: Mapping[str, type[DataConfig]] = field(default_factory=dict)  # of each task: the keys of its data
     #: By a key of data, where it is given: the metrics of each task that has it.
     metrics_by_key: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
@@ -58,7 +63,12 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         raw["data"] = {"train": "train", **raw["data"]}
     raw.setdefault("sampler", names.samplers[0])
     space = check_space(raw.pop("space", None), names.axes, source.where)
-    config = parse(RUN, raw, source.where)
+    task = str(raw.get("task"))
+    if isinstance(raw.get("data"), Mapping):
+        raw["data"] = _own_keys(raw["data"], task, names, source)
+    kind = names.data.get(task, DataConfig)
+    parsed = parse(_kind(kind), raw, source.where)  # type: ignore[arg-type] # (classes can be hashed)
+    config = RunConfig(**{key.name: getattr(parsed, key.name) for key in fields(RunConfig)})
     config = replace(config, model=replace(config.model, problem_type=_problem_type(config, names, source)))
     config = replace(config, objectives=call_named(config, names.generating))
     if config.task in names.windowed and "doc_stride" not in raw["data"]:
@@ -78,6 +88,32 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
     )
 
 
+@cache
+def _kind(data: Any) -> TypeAdapter[Any]:
+    """The type of a RunConfig whose section `data` is of this class of DataConfig, to parse one."""
+    parts = {"__annotations__": {"data": Section[data]}, "__module__": RunConfig.__module__}  # type: ignore[misc]
+    return TypeAdapter(section(type("RunConfig", (RunConfig,), parts), frozen=True, config=SECTION))
+
+
+def _own_keys(data: Mapping[str, Any], task: str, names: Names, source: Source) -> dict[str, Any]:
+    """`data` without the keys of other tasks that have their default value, as in older records.
+
+    Raises:
+        UserError: one of them has another value.
+    """
+    own = {key.name for key in fields(names.data.get(task, DataConfig))}
+    kept = dict(data)
+    for name in data.keys() - own:
+        having = {other: key for other, kind in names.data.items() for key in fields(kind) if key.name == name}
+        defaults = {other: key.default for other, key in having.items()}
+        if not defaults:
+            continue  # `parse` says so
+        if task in names.data and data[name] not in defaults.values():
+            raise wrong(source.where(f"data.{name}"), f"left out unless the task is {listed(defaults)}", data[name])
+        del kept[name]
+    return kept
+
+
 def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemType | None:
     """The problem type by, in this order: model.problem_type, several columns of labels, the metric, the model's head.
 
@@ -87,14 +123,11 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
     if problem_type is not None and config.task in names.tasks and problem_type not in problems:
         having = listed(names.problems)
         raise wrong(source.where("model.problem_type"), f"left out unless the task is {having}", problem_type)
-    several: ProblemType = "multi_label_classification"
-    if not isinstance(config.data.label, str) and problems and problem_type not in (None, several):
-        rule = f"one column where model.problem_type is {problem_type}"
-        raise wrong(source.where("data.label"), rule, list(config.data.label))
+    config.data.check(source.where, problem_type)
     if problem_type is not None or not problems:
         return problem_type
-    if not isinstance(config.data.label, str):
-        return several
+    if config.data.problem_type is not None:
+        return cast(ProblemType, config.data.problem_type)
     own = described(config.model.name, source) if config.model.head == "auto" else {}
     heads = any(str(name).endswith("ForSequenceClassification") for name in own.get("architectures") or ())
     of_metric = [problem for problem in problems if config.metric in names.metrics[problem]]
@@ -158,23 +191,15 @@ def results_folder(config: RunConfig) -> Iterator[Path]:
 
 
 def _check_variant(config: RunConfig, names: Names, source: Source) -> None:
-    """Raise UserError for keys of data that another task has, and for a metric of the task's other variant."""
-    if config.task not in names.tasks:
-        return
+    """Raise UserError for a metric of a variant of the task that the keys of data do not choose."""
     for key, metrics in names.metrics_by_key.items():
-        value, own = getattr(config.data, key), names.metrics.get(config.task, ())
         if config.task not in metrics:
-            if value is not None:
-                raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(metrics)}", value)
             continue
+        value, own = getattr(config.data, key), names.metrics.get(config.task, ())
         valid, other = (own, metrics[config.task]) if value is None else (metrics[config.task], own)
         if config.metric in set(other) - set(valid):
             which = "left out" if value is None else "given"
             raise wrong(source.where("metric"), f"{' or '.join(valid)} where data.{key} is {which}", config.metric)
-    for key, value in config.data.beside.items():
-        having = names.metrics_by_key.get({"corpus": "score"}.get(key, "choices"), {})
-        if config.task not in having:
-            raise wrong(source.where(f"data.{key}"), f"left out unless the task is {listed(having)}", value)
 
 
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
@@ -200,7 +225,8 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
 
 def _check_measured(name: str, config: RunConfig, names: Names, where: str) -> None:
     """Raise UserError for a metric that no trial of this search measures."""
-    measured = dict.fromkeys((config.metric, *(_metrics(config, names) if config.data.choices is not None else ())))
+    both = getattr(config.data, "choices", None) is not None  # a second score is measured beside the metric
+    measured = dict.fromkeys((config.metric, *(_metrics(config, names) if both else ())))
     kinds = (names.metrics, *names.metrics_by_key.values())
     if name not in measured and any(name in metrics for kind in kinds for metrics in kind.values()):
         raise wrong(where, f"measured here: of the metrics that is {listed(measured)}", name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Predicate
-from pydantic import Field, InstanceOf, SkipValidation, TypeAdapter
+from pydantic import Field, InstanceOf, SerializeAsAny, SkipValidation, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import SkipJsonSchema
 
@@ -31,6 +31,7 @@ from search.config.parse import (
 from search.config.source import Source, portable
 from search.config.space_section import Space
 from search.config.text_files import Delimiter, Encoding
+from search.errors import Where
 
 #: The samplers, the default first; `search.propose.samplers` makes them.
 SAMPLERS = ("known-latency", "tpe", "nsga2", "gp", "random")
@@ -70,39 +71,25 @@ class ModelConfig:
 @dataclass(frozen=True, config=SECTION)
 class DataConfig:
     """Rows of a task: files (csv, tsv, json, jsonl, parquet; txt: one text), folders of tables, or splits of the hub
-    data set `name`."""
+    data set `name`.
+
+    These are the keys of every task. One with more of them, such as the names of its columns, derives a class, which
+    `Task.keys` names.
+    """
+
+    #: Of the keys: those that name a file beside the rows, that decide which rows are scored, and how.
+    files: ClassVar[tuple[str, ...]] = ()
+    chooses_rows: ClassVar[tuple[str, ...]] = ()
+    scores_rows: ClassVar[tuple[str, ...]] = ()
 
     train: Name
     validation: Name | None = None  # None: cut from train
     test: Name | None = None  # None: cut from train
     name: Name | None = None  # a hub name; train, validation, test are then names of splits
     config: Name | None = None  # the hub data set's configuration
-    text: Name = "text"
-    text_pair: Name | None = None
-    label: Name | tuple[Name, ...] = "label"  # several: a column of 0 and 1 for each of several labels a text
-    label_names: tuple[Name | Whole, ...] | None = None  # the data's labels in their order, or names of bare numbers
-    question: Name = "question"  # this and the next two: columns of question answering
-    context: Name = "context"
-    answers: Name = "answers"  # mappings {text: [...], answer_start: [...]}
-    query: Name = "query"  # of sentence similarity: a query with one of its relevant passages, a row each
-    passage: Name = "passage"
-    query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
-    passage_id: Name | None = None
-    corpus: Name | None = None  # a file of all passages; rows then have a query and the ids of its relevant ones
-    corpus_id: Name = "id"  # a column of the corpus, as the next
-    corpus_text: Name = "text"
-    relevant: Name = "relevant"  # an id of the corpus, or a list of them; where there is a corpus
-    score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
-    null_threshold: Number | None = None  # logits by which "no answer" must lead; None: every question has an answer
-    n_best: Count = 20  # spans of each window that may be the answer
-    max_answer_len: Count = 30  # tokens of an answer, at most
     max_length: Tokens = 128
     doc_stride: Count = 128  # tokens that two windows of a long text share; a quarter of shorter windows
     limit: Count | None = None  # rows of each split
-    scored_tokens: Count = 16384  # of causal-lm: most tokens of validation and of test, windows spread evenly
-    choices: Name | None = None  # of causal-lm: a file of multiple-choice questions (context, choices, answer)
-    choices_test: Name | None = None  # None: half of those of `choices`, by hash
-    choices_tokens: Count = 65536  # most tokens of the questions of validation and of test
     encoding: Encoding | None = None  # of text files; None: by their byte order mark, else UTF-8
     delimiter: Delimiter | None = None  # of csv and tsv files; None: a comma, a tab
 
@@ -115,7 +102,25 @@ class DataConfig:
     @property
     def beside(self) -> dict[str, str]:
         """The files beside the rows, by key."""
-        return {key: path for key in ("choices", "choices_test", "corpus") if (path := getattr(self, key)) is not None}
+        return {key: path for key in self.files if (path := getattr(self, key)) is not None}
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """The values that decide how rows are scored, by key."""
+        return {key: getattr(self, key) for key in self.scores_rows}
+
+    @property
+    def choosing(self) -> dict[str, Any]:
+        """The values that decide which rows are scored, by key."""
+        return {key: getattr(self, key) for key in self.chooses_rows}
+
+    @property
+    def problem_type(self) -> str | None:
+        """The problem type that follows from the keys alone; None where none does."""
+        return None
+
+    def check(self, where: Where, problem_type: str | None) -> None:
+        """Raise UserError for keys that do not go together, or not with this `model.problem_type`."""
 
 
 @dataclass(frozen=True, config=SECTION)
@@ -220,7 +225,7 @@ class RunConfig:
 
     model: Section[ModelConfig]
     task: Name
-    data: Section[DataConfig]
+    data: Section[SerializeAsAny[DataConfig]]  # of its task's class
     study: StudyName = "study"
     seed: Seed = 0
     teacher: Section[TeacherConfig] = TeacherConfig()
@@ -272,21 +277,18 @@ class RunConfig:
 
         A study that was made with other parts cannot be resumed; budget, sampler and timing may change.
         """
-        mapping = self.to_mapping()
+        mapping, scored = self.to_mapping(), {**self.data.scoring, **self.data.choosing}
         return {
             "format": FORMAT,
             "model": {"digest": model, "head": self.model.head},
-            "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}},
+            "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}, **scored},
             **{name: mapping[name] for name in SHARED},
             "validation_rows": self.measure.validation_rows,
         }
 
 
-#: Keys of the data that decide which spans may be the answer.
-SPANS = ("n_best", "max_answer_len")
-#: Keys of the data that decide how rows are tokenised and scored.
-ENCODING = ("max_length", "doc_stride", "null_threshold", *SPANS, "scored_tokens")
+#: Keys of all data that decide how rows are tokenised.
+ENCODING = ("max_length", "doc_stride")
 #: Sections and keys that all trials of a study share.
 SHARED = ("task", "seed", "teacher", "recover", "space", "objectives", "metric", "limits", "device", "workload")
 RUN = TypeAdapter(RunConfig)
-DATA = TypeAdapter(DataConfig)

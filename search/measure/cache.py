@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from objectives.measurement import Measurement
-from search.config.schema import SPANS
 from search.front.outcome import LATENCY
 from search.measure.limits import measured_for
 from search.measure.timing import Timings
@@ -42,8 +41,8 @@ class Reuse:
         prepared, config = self._prepared, self._prepared.config
         return {
             "data": prepared.about_data["digest"],
-            "scored_tokens": config.data.scored_tokens,
-            **{key: getattr(config.data, key) for key in ("null_threshold", *SPANS)},
+            **config.data.choosing,
+            **config.data.scoring,
             "teacher": digest_in(prepared.teacher, WEIGHTS),  # whose predictions losses are counted from
             "environment": dict(prepared.environment),
             "workloads": {mark: self._timings.inputs(mark)[1] for mark in ("", *self._timings.marks)},

@@ -169,7 +169,7 @@ class Measurer:
             "split": split,
             "data": self._prepared.about_data["digest"],
             "rows": self._prepared.config.measure.validation_rows if split == "validation" else None,
-            "scored_tokens": self._prepared.config.data.scored_tokens,
+            **self._prepared.config.data.choosing,
             "batch": sizes[0] if len(set(sizes[:-1])) <= 1 else sizes,
         }
         if isinstance(rows, SecondScore) and inputs["rows"] is not None:

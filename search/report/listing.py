@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 from objectives import all_objectives
 from search import tasks
+from search.config.schema import DataConfig
 from search.report.cache_sentences import KINDS
 from spaces import registry
 from spaces.families import known_model_types
@@ -74,7 +76,14 @@ def lines() -> Iterator[str]:
         for form in task.variants:
             chosen = form.problem_type if form.chosen_by is None else f"with data.{form.chosen_by}"
             yield f"    {chosen:<30}metrics: {', '.join(form.metrics)}"
+        yield f"    keys of data: {', '.join(own_keys(task))}"
     yield f"samplers: {', '.join(SAMPLERS)}"
+
+
+def own_keys(task: tasks.Task) -> tuple[str, ...]:
+    """The keys of `data` that not every task has."""
+    every = {key.name for key in fields(DataConfig)}
+    return tuple(key.name for key in fields(task.keys) if key.name not in every)
 
 
 def _range(axis: str, knob: Knob) -> str:

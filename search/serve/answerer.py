@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from search.config.schema import DATA, DataConfig
 from search.errors import UserError
 from search.serve.exported_model import ExportedModel, check_whole
+from search.tasks import recorded_data
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
-from search.tasks.questions import Questions
+from search.tasks.questions import QuestionData, Questions
 from search.tasks.spans import SpanAnswer
 
 
@@ -57,14 +57,14 @@ class Answerer(ExportedModel):
                 check_whole(name, number, 1)
         if not asked:
             return []
-        data = DATA.validate_python(self.record.config["data"])
+        data = recorded_data(QuestionAnswering(), self.record.config["data"])
         longest, most = max_answer_len or data.max_answer_len, n_best or data.n_best
         rows = self._encoded(asked, contexts, replace(data, max_answer_len=longest, n_best=most))
         ranked = [list(map(_reply, answers)) for answers in rows.ranked(self._output_of(rows, batch_size), top_k)]
         replies: list[Any] = [answers[0] for answers in ranked] if top_k == 1 else list(ranked)
         return replies[0] if single else replies
 
-    def _encoded(self, asked: Sequence[str], contexts: Sequence[str], data: DataConfig) -> QuestionRows:
+    def _encoded(self, asked: Sequence[str], contexts: Sequence[str], data: QuestionData) -> QuestionRows:
         """Windows of the questions. Raises ValueError: a question leaves no room for its context."""
         none: tuple[tuple[Any, ...], ...] = ((),) * len(asked)
         names = tuple(str(number + 1) for number in range(len(asked)))

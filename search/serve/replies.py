@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from search.config.schema import DATA
 from search.errors import UserError
 from search.serve.exported_model import ExportedModel
-from search.tasks import task_named
+from search.tasks import recorded_data, task_named
 
 
 class Replies(ExportedModel):
@@ -28,7 +27,8 @@ class Replies(ExportedModel):
         asked = [rows] if isinstance(rows, str | Mapping) else list(rows)
         if not asked:
             return []
-        task, data = task_named(self.record.recipe.task), DATA.validate_python(self.record.config["data"])
+        task = task_named(self.record.recipe.task)
+        data = recorded_data(task, self.record.config["data"])
         part = task.asked(asked)
         try:
             with self._tokenizing:

@@ -26,6 +26,7 @@ def names() -> Names:
             **{task.name: task.metrics for task in tasks.TASKS},
             **{form.problem_type: form.metrics for form in tasks.forms() if form.problem_type},
         },
+        data={task.name: task.keys for task in tasks.TASKS},
         metrics_by_key=_metrics_by_key(),
         problems={task.name: _problem_types(task) for task in tasks.TASKS if task.problem_type},
         samplers=SAMPLERS,

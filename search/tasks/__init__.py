@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from search.config.schema import DATA
 from search.tasks.causal_lm import CausalLM
 from search.tasks.classification import Classification
 from search.tasks.question_answering import QuestionAnswering
@@ -27,6 +28,7 @@ __all__ = [
     "Splits",
     "Task",
     "forms",
+    "recorded_data",
     "recorded_task",
     "task_named",
     "task_of",
@@ -51,6 +53,12 @@ def task_of(config: RunConfig, targets: np.ndarray | None = None) -> Task:
 
 def recorded_task(config: Mapping[str, Any]) -> Task:
     """The task of a configuration that a record holds, as `RunConfig.to_mapping` gives it."""
-    data, problem_type = DATA.validate_python(config["data"]), config["model"].get("problem_type")
-    task: Task = task_named(str(config["task"])).variant(problem_type, data, str(config["metric"]))
-    return task
+    task, problem_type = task_named(str(config["task"])), config["model"].get("problem_type")
+    variant: Task = task.variant(problem_type, recorded_data(task, config["data"]), str(config["metric"]))
+    return variant
+
+
+def recorded_data(task: Task, data: Mapping[str, Any]) -> Any:
+    """The section `data` of a record as `task.keys`, without keys of other tasks, which older records have."""
+    own = {key.name for key in fields(task.keys)}
+    return TypeAdapter(task.keys).validate_python({name: value for name, value in data.items() if name in own})

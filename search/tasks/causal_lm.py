@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import UserError, Where
-from search.tasks.documents import Documents, read_documents
+from search.tasks.documents import DocumentData, Documents, read_documents
 from search.tasks.one_head import BaseTask
 from search.tasks.parity_rule import LIKELIHOODS
 from search.tasks.task import ConstantGuess, Splits
@@ -24,7 +24,6 @@ from search.tasks.text_windows import TextWindows, counted_from, sums_from, text
 from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
     from search.tasks.trained_labels import TrainedLabels
 
 #: The tokens that count as one row where the number of rows is bounded: logits over a vocabulary are large.
@@ -91,6 +90,7 @@ class CausalLM(BaseTask):
     """Texts continued token by token. Models give "log_likelihood" (B, L)."""
 
     name = "causal-lm"
+    keys = DocumentData
     metrics: tuple[str, ...] = ("perplexity",)
     own_head = "causal"
     outputs: int | None = 0
@@ -100,7 +100,7 @@ class CausalLM(BaseTask):
 
     variant_classes: tuple[str, ...] = ("search.tasks.choice_rows:CausalChoices",)
 
-    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+    def variant(self, problem_type: str | None, data: DocumentData, metric: str) -> Any:
         questioned = super().variant(problem_type, data, metric)
         return self if questioned is self else type(questioned)(metric)
 
@@ -110,12 +110,12 @@ class CausalLM(BaseTask):
     def forecast_rows(self, rows: WindowRows) -> tuple[Encoded, np.ndarray]:
         return rows.encoded, rows.windows.first
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: DocumentData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_documents(data, where)
         return Splits(train, validation, test, notes=notes)
 
     def encode(
-        self, tokenizer: Any, part: Documents, data: DataConfig, labels: tuple[str, ...], where: Where = str
+        self, tokenizer: Any, part: Documents, data: DocumentData, labels: tuple[str, ...], where: Where = str
     ) -> Any:
         windows = text_windows(tokenizer, part, data.max_length, data.doc_stride, where)
         if not len(windows):

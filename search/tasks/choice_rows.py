@@ -26,7 +26,7 @@ from search.tasks.text_windows import sums_from
 from search.tasks.tokens import Encoded, with_padding
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.documents import DocumentData
     from search.tasks.trained_labels import TrainedLabels
 
 log = logging.getLogger(__name__)
@@ -243,13 +243,13 @@ class CausalChoices(CausalLM):
     def __init__(self, *metrics: str) -> None:
         self.metrics = metrics or ("perplexity", "accuracy")
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: DocumentData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         splits = super().load(data, where, trained)
         validation, test, notes = read_choices(data, where)
         both = (TextsAndQuestions(splits.validation, validation), TextsAndQuestions(splits.test, test))
         return Splits(splits.train, *both, notes=(*splits.notes, *notes))
 
-    def encode(self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str) -> Any:
+    def encode(self, tokenizer: Any, part: Any, data: DocumentData, labels: tuple[str, ...], where: Where = str) -> Any:
         if not isinstance(part, TextsAndQuestions):
             return super().encode(tokenizer, part, data, labels, where)
         windows = super().encode(tokenizer, part.texts, data, labels, where)

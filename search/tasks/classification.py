@@ -13,7 +13,7 @@ import numpy as np
 from search.errors import Where, show
 from search.tasks.encoded import EncodedRows, read_encoded
 from search.tasks.one_head import BaseTask
-from search.tasks.rows import one_label, read_splits
+from search.tasks.rows import LabelledData, one_label, read_splits
 from search.tasks.task import ConstantGuess, Rows, Split, Splits
 from search.tasks.tokens import Encoded, encode
 
@@ -62,6 +62,7 @@ class Classification(BaseTask):
     """One label a text. Models give "logits" (B, C)."""
 
     name = "classification"
+    keys: type[DataConfig] = LabelledData
     problem_type: str = "single_label_classification"
     metrics: tuple[str, ...] = ("accuracy", "f1", "matthews_correlation")
     own_head = "native"
@@ -87,14 +88,14 @@ class Classification(BaseTask):
             "new head"
         )
 
-    def paired(self, data: DataConfig) -> bool:
+    def paired(self, data: LabelledData) -> bool:
         return data.text_pair is not None
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: LabelledData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         return read_splits(data, where, trained, one_label)
 
     def encode(
-        self, tokenizer: Any, part: Split, data: DataConfig, labels: tuple[str, ...], where: Where = str
+        self, tokenizer: Any, part: Split, data: LabelledData, labels: tuple[str, ...], where: Where = str
     ) -> Rows:
         return self.rows(encode(tokenizer, part.texts, part.pairs, data.max_length), part.labels, labels)
 

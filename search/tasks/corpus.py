@@ -7,15 +7,33 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
+import pydantic.dataclasses
+
+from search.config.parse import SECTION, Name
+from search.config.schema import DataConfig
 from search.errors import UserError, Where, nearest, show
 from search.tasks import cells
 from search.tasks.files import Number
 from search.tasks.tables import Table, read_table
 
-if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class PassageData(DataConfig):
+    """Columns of queries and passages, of a corpus, or of scored pairs."""
+
+    query: Name = "query"  # a query with one of its relevant passages, a row each
+    passage: Name = "passage"
+    query_id: Name | None = None  # columns of names for queries and passages; None: the numbers of their rows
+    passage_id: Name | None = None
+    corpus: Name | None = None  # a file of all passages; rows then have a query and the ids of its relevant ones
+    corpus_id: Name = "id"  # a column of the corpus, as the next
+    corpus_text: Name = "text"
+    relevant: Name = "relevant"  # an id of the corpus, or a list of them; where there is a corpus
+    score: Name | None = None  # how alike the two texts are; None: rows are relevant passages
+
+    files: ClassVar[tuple[str, ...]] = ("corpus",)
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class Corpus:
         return tuple(self.numbers)
 
 
-def read_corpus(data: DataConfig, where: Where, notes: list[str]) -> Corpus | None:
+def read_corpus(data: PassageData, where: Where, notes: list[str]) -> Corpus | None:
     """The passages of the file `data.corpus`; None where there is none.
 
     Raises:

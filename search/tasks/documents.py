@@ -6,19 +6,40 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
+import pydantic.dataclasses
 
-from search.errors import UserError, Where, show
+from search.config.parse import SECTION, Count, Name
+from search.config.schema import DataConfig
+from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
 from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import read_table
 
-if TYPE_CHECKING:
-    from search.config.schema import DataConfig
-
 log = logging.getLogger(__name__)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class DocumentData(DataConfig):
+    """A column of texts, and multiple-choice questions beside them."""
+
+    text: Name = "text"
+    scored_tokens: Count = 16384  # most tokens of validation and of test, windows spread evenly
+    choices: Name | None = None  # a file of multiple-choice questions (context, choices, answer)
+    choices_test: Name | None = None  # None: half of those of `choices`, by hash
+    choices_tokens: Count = 65536  # most tokens of the questions of validation and of test
+
+    files: ClassVar[tuple[str, ...]] = ("choices", "choices_test")
+    chooses_rows: ClassVar[tuple[str, ...]] = ("scored_tokens",)
+
+    def check(self, where: Where, problem_type: str | None) -> None:
+        if self.choices is None and self.choices_test is not None:
+            raise wrong(where("data.choices_test"), "left out unless data.choices is given", self.choices_test)
+        if self.choices is not None and self.choices_test == self.choices:
+            rule = "another file than data.choices (or left out: half of it)"
+            raise wrong(where("data.choices_test"), rule, self.choices_test)
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class Documents:
         return f"the text {show(self.texts[row])}"
 
 
-def read_documents(data: DataConfig, where: Where) -> tuple[tuple[Documents, Documents, Documents], tuple[str, ...]]:
+def read_documents(data: DocumentData, where: Where) -> tuple[tuple[Documents, Documents, Documents], tuple[str, ...]]:
     """((train, validation, test), notes on what was changed or dropped).
 
     Splits that are missing are cut from train by hash of the text.

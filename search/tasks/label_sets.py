@@ -20,14 +20,14 @@ from search.tasks.tables import Table
 from search.tasks.trained_labels import Label, TrainedLabels, fold
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.rows import LabelledData
 
 
 SINCE = "since model.problem_type is multi_label_classification"
 
 
 def label_sets(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
+    tables: Mapping[str, Table], data: LabelledData, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """({split: (N, C) int8, 1 where a row has a label}, the name of each label).
 

@@ -17,7 +17,7 @@ from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.tokens import Encoded
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.rows import LabelledData
     from search.tasks.trained_labels import TrainedLabels
     from spaces.losses import Losses
 
@@ -62,5 +62,5 @@ class MultiLabel(Classification):
 
         return LABEL_SETS
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: LabelledData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         return read_splits(data, where, trained, label_sets)

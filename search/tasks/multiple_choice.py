@@ -24,7 +24,7 @@ from search.tasks.rows import hash_fractions, lowest
 from search.tasks.tables import Table
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.documents import DocumentData
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ChoiceQuestions:
         )
 
 
-def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, ChoiceQuestions, tuple[str, ...]]:
+def read_choices(data: DocumentData, where: Where) -> tuple[ChoiceQuestions, ChoiceQuestions, tuple[str, ...]]:
     """(validation, test, notes); without a file for test, it is half of the questions by hash of the context.
 
     Raises:
@@ -91,7 +91,7 @@ def read_choices(data: DataConfig, where: Where) -> tuple[ChoiceQuestions, Choic
     return validation, test, tuple(notes)
 
 
-def _read(data: DataConfig, key: str, path: str, where: Where, notes: list[str]) -> ChoiceQuestions:
+def _read(data: DocumentData, key: str, path: str, where: Where, notes: list[str]) -> ChoiceQuestions:
     at = where(f"data.{key}")
     options = TextFormat(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
     content = read_file(Path(path), COLUMNS, options, at)

@@ -13,14 +13,14 @@ from search.tasks.tables import Table
 from search.tasks.trained_labels import TrainedLabels
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.rows import LabelledData
 
 #: The name that transformers gives the one output of a model for regression.
 NAME = "LABEL_0"
 
 
 def read_numbers(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
+    tables: Mapping[str, Table], data: LabelledData, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """({split: (N,) float64}, the name of the output).
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
+from search.config.schema import DataConfig
 from search.tasks.parity_rule import LOGITS, Parity
 from search.tasks.task import ALONE
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from search.config.schema import DataConfig, ModelConfig
+    from search.config.schema import ModelConfig
     from search.tasks.tokens import Encoded
     from spaces.base import TaskModel
     from spaces.losses import Losses
@@ -24,6 +25,7 @@ class BaseTask:
     """A task with one head: the defaults of `search.tasks.task.Task`, with the losses of that head."""
 
     own_head: str
+    keys: type[DataConfig] = DataConfig
     problem_type: str | None = None
     chosen_by: str | None = None
     #: "module:class" of each variant, whose file imports this task's.
@@ -42,7 +44,7 @@ class BaseTask:
         named = (name.partition(":")[::2] for name in self.variant_classes)
         return tuple(getattr(import_module(module), name)() for module, name in named)
 
-    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+    def variant(self, problem_type: str | None, data: Any, metric: str) -> Any:
         """The first variant whose key of `data` is given, or whose problem type it is; else the task itself."""
         for one in self.variants:
             if one.problem_type == problem_type if one.chosen_by is None else getattr(data, one.chosen_by) is not None:
@@ -63,7 +65,7 @@ class BaseTask:
         """Nothing: its recoveries are short, and `plan` times none of their steps."""
         return None
 
-    def paired(self, data: DataConfig) -> bool:
+    def paired(self, data: Any) -> bool:
         return False
 
     def asked(self, rows: Any) -> Any:

@@ -14,18 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
-from search.tasks.corpus import Corpus, read_corpus, relevant_ids
+from search.tasks.corpus import Corpus, PassageData, read_corpus, relevant_ids
 from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import Table, read_table
-
-if TYPE_CHECKING:
-    from search.config.schema import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +117,7 @@ class _TextPairs:
 Parts = tuple[Passages, Passages, Passages] | tuple[ScoredPairs, ScoredPairs, ScoredPairs]
 
 
-def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...]]:
+def read_passages(data: PassageData, where: Where) -> tuple[Parts, tuple[str, ...]]:
     """((train, validation, test), what was done to the data); scored pairs where `data.score` names a column.
 
     Missing splits are cut from train by hash of the query, so that all passages of a query stay with it; `data.limit`
@@ -156,14 +153,14 @@ def read_passages(data: DataConfig, where: Where) -> tuple[Parts, tuple[str, ...
     return split_parts, tuple(notes)
 
 
-def _keys(data: DataConfig) -> tuple[str, ...]:
+def _keys(data: PassageData) -> tuple[str, ...]:
     """The keys of `data` that name columns of the rows."""
     if data.score is not None:
         return ("query", "passage", "score")
     return ("query", "query_id", "passage", "passage_id") if data.corpus is None else ("query", "query_id", "relevant")
 
 
-def _check_keys(data: DataConfig, where: Where) -> None:
+def _check_keys(data: PassageData, where: Where) -> None:
     """Raise UserError for keys that do not go together."""
     if data.corpus is None and data.query == data.passage:
         raise wrong(where("data.passage"), "another column than data.query", data.passage)
@@ -177,7 +174,7 @@ def _check_keys(data: DataConfig, where: Where) -> None:
             raise wrong(where(f"data.{key}"), f"another column than data.{other}", getattr(data, key))
 
 
-def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _TextPairs:
+def _rows(table: Table, data: PassageData, where: Where, notes: list[str]) -> _TextPairs:
     """The checked rows of a table."""
     first = cells.filled(table, data.query, where("data.query"), notes)
     second = cells.filled(table, data.passage, where("data.passage"), notes)
@@ -191,7 +188,7 @@ def _rows(table: Table, data: DataConfig, where: Where, notes: list[str]) -> _Te
     return _TextPairs(table.origin, first, second, first_ids, second_ids, None)
 
 
-def _with_ids(table: Table, data: DataConfig, corpus: Corpus, where: Where, notes: list[str]) -> _TextPairs:
+def _with_ids(table: Table, data: PassageData, corpus: Corpus, where: Where, notes: list[str]) -> _TextPairs:
     """The checked rows of a table that names passages of a corpus, a row for each query with one passage."""
     queries = cells.filled(table, data.query, where("data.query"), notes)
     query_ids = _ids(table, data.query_id, queries, where("data.query_id"))

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.config.schema import SPANS
 from search.errors import Where, wrong
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.one_head import BaseTask
-from search.tasks.questions import Questions, read_questions
+from search.tasks.questions import QuestionData, Questions, read_questions
 from search.tasks.spans import SpanAnswer, ranked_spans
 from search.tasks.squad import exact_match, f1
 from search.tasks.task import ConstantGuess, Splits
@@ -29,7 +28,6 @@ from search.tasks.tokens import Encoded
 from search.tasks.windows import Windows, windows
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
     from search.tasks.trained_labels import TrainedLabels
 
 #: A row's score by the name of the metric, from the answer and the gold answers.
@@ -68,7 +66,7 @@ class QuestionRows:
         cut = self.windows
         write_encoded(folder / f"{name}.npz", cut.encoded, cut.targets)
         np.savez(folder / f"{name}.windows.npz", question=cut.question, offsets=np.concatenate(cut.offsets))
-        rule = {key: getattr(self, key) for key in ("null_threshold", *SPANS)}
+        rule = {key: getattr(self, key) for key in QuestionData.scores_rows}
         about = {**rule, "questions": asdict(self.questions)}
         (folder / f"{name}.questions.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
@@ -133,6 +131,7 @@ class QuestionAnswering(BaseTask):
     """Questions about a context each. Models give "span_logits" (B, L, 2), of an answer's first and last token."""
 
     name = "question-answering"
+    keys = QuestionData
     metrics: tuple[str, ...] = ("squad_f1", "exact_match")
     own_head = "span"
     outputs: int | None = 2
@@ -143,10 +142,10 @@ class QuestionAnswering(BaseTask):
     def unusable(self, problem_type: str | None, outputs: int) -> str:
         return "" if outputs == 2 else f"its question-answering head gives {outputs} numbers a token; a span has two"
 
-    def paired(self, data: DataConfig) -> bool:
+    def paired(self, data: QuestionData) -> bool:
         return True
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: QuestionData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         train, validation, test, notes = read_questions(data, where)
         unanswerable = any(not golds for part in (train, validation, test) for golds in part.answers)
         if unanswerable and data.null_threshold is None:
@@ -155,7 +154,7 @@ class QuestionAnswering(BaseTask):
         return Splits(train, validation, test, notes=notes)
 
     def encode(
-        self, tokenizer: Any, part: Questions, data: DataConfig, labels: tuple[str, ...], where: Where = str
+        self, tokenizer: Any, part: Questions, data: QuestionData, labels: tuple[str, ...], where: Where = str
     ) -> QuestionRows:
         if data.doc_stride >= data.max_length:
             raise wrong(where("data.doc_stride"), f"less than data.max_length ({data.max_length})", data.doc_stride)

@@ -9,23 +9,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pydantic.dataclasses
 
+from search.config import parse
+from search.config.parse import SECTION, Count, Name
+from search.config.schema import DataConfig
 from search.errors import UserError, Where, show
 from search.tasks import cells
 from search.tasks.files import Number
 from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import Table, read_table
 
-if TYPE_CHECKING:
-    from search.config.schema import DataConfig
-
 log = logging.getLogger(__name__)
 
 ID = "id"  # the column of a row's name; without it, rows are named by their numbers
 KEYS = ("question", "context", "answers")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class QuestionData(DataConfig):
+    """Columns as SQuAD's, and which spans may be the answer."""
+
+    question: Name = "question"
+    context: Name = "context"
+    answers: Name = "answers"  # mappings {text: [...], answer_start: [...]}
+    null_threshold: parse.Number | None = None  # logits by which "no answer" must lead; None: all have an answer
+    n_best: Count = 20  # spans of each window that may be the answer
+    max_answer_len: Count = 30  # tokens of an answer, at most
+
+    scores_rows: ClassVar[tuple[str, ...]] = ("null_threshold", "n_best", "max_answer_len")
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Questions:
         )
 
 
-def read_questions(data: DataConfig, where: Where) -> tuple[Questions, Questions, Questions, tuple[str, ...]]:
+def read_questions(data: QuestionData, where: Where) -> tuple[Questions, Questions, Questions, tuple[str, ...]]:
     """(train, validation, test, what was done to the data) of `data`.
 
     Splits that are missing are cut from train by hash of the context, so that no context is in two of them.
@@ -96,7 +111,7 @@ def _row_fractions(part: Questions) -> np.ndarray:
     )
 
 
-def _questions(table: Table, split: str, data: DataConfig, where: Where, notes: list[str]) -> Questions:
+def _questions(table: Table, split: str, data: QuestionData, where: Where, notes: list[str]) -> Questions:
     """The checked rows of a table; what was dropped and moved goes to `notes`."""
     ids = _ids(table, where(f"data.{split}"))
     questions = cells.filled(table, data.question, where("data.question"), notes)

@@ -21,7 +21,7 @@ from search.tasks.tokens import Encoded
 if TYPE_CHECKING:
     import torch
 
-    from search.config.schema import DataConfig
+    from search.tasks.rows import LabelledData
     from search.tasks.trained_labels import TrainedLabels
     from spaces.base import TaskModel
 
@@ -81,7 +81,7 @@ class Regression(Classification):
             return ""
         return f"the model's head gives {outputs} numbers a text, not one; set model.head: mean for a new head"
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: LabelledData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         return read_splits(data, where, trained, read_numbers)
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pydantic.dataclasses
 
-from search.errors import UserError, Where
+from search.config.parse import SECTION, Name, Whole
+from search.config.schema import DataConfig
+from search.errors import UserError, Where, wrong
 from search.tasks import cells
 from search.tasks.balance import balance_notes
 from search.tasks.labels import number_labels
@@ -18,13 +21,35 @@ from search.tasks.tables import Table, read_table
 from search.tasks.task import Split, Splits
 from search.tasks.trained_labels import TrainedLabels
 
-if TYPE_CHECKING:
-    from search.config.schema import DataConfig
-
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 CUT = 0.1  # share of train that becomes a split that is missing
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class TextData(DataConfig):
+    """Columns of texts, or of pairs of them."""
+
+    text: Name = "text"
+    text_pair: Name | None = None
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class LabelledData(TextData):
+    """Columns of texts with labels."""
+
+    label: Name | tuple[Name, ...] = "label"  # several: a column of 0 and 1 for each of several labels a text
+    label_names: tuple[Name | Whole, ...] | None = None  # the data's labels in their order, or names of bare numbers
+
+    @property
+    def problem_type(self) -> str | None:
+        return None if isinstance(self.label, str) else "multi_label_classification"
+
+    def check(self, where: Where, problem_type: str | None) -> None:
+        if self.problem_type is not None and problem_type not in (None, self.problem_type):
+            rule = f"one column where model.problem_type is {problem_type}"
+            raise wrong(where("data.label"), rule, list(self.label))
 
 
 @dataclass(frozen=True)
@@ -52,21 +77,24 @@ class LabelledTexts:
 
 #: The labels of all rows by split, and the labels' names: of tables, data, where, trained labels and notes to add to.
 Labelling = Callable[
-    [Mapping[str, Table], "DataConfig", Where, TrainedLabels | None, list[str]],
+    [Mapping[str, Table], Any, Where, TrainedLabels | None, list[str]],
     tuple[dict[str, np.ndarray], tuple[str, ...]],
 ]
 
 
-def read_splits(data: DataConfig, where: Where, trained: TrainedLabels | None, labelled: Labelling) -> Splits:
+def read_splits(
+    data: TextData, where: Where, trained: TrainedLabels | None, labelled: Labelling, key: str = "label"
+) -> Splits:
     """Train, validation and test of `data`; missing splits are cut from train by hash, hence deterministically.
 
-    `labelled` reads the labels; `trained` are those of a head already trained.
+    `labelled` reads the labels, from the columns that `key` of `data` names; `trained` are those of a trained head.
 
     Raises:
         UserError: see `read_table`; text that is no text, missing values, labels that are no classes, that train does
             not have or whose numbers cannot be known; too few rows.
     """
-    tables = {split: read_table(data, split, where) for split in data.splits}
+    keys = ("text", "text_pair", key)
+    tables = {split: read_table(data, split, where, keys) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
     numbers, names = labelled(tables, data, where, trained, notes)
     parts = {split: _rows(table, numbers[split], data, where, notes) for split, table in tables.items()}
@@ -82,7 +110,7 @@ def read_splits(data: DataConfig, where: Where, trained: TrainedLabels | None, l
 
 
 def one_label(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
+    tables: Mapping[str, Table], data: LabelledData, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """(the label number of each row (N,) int64 by split, the name of each number), by `search.tasks.labels`."""
     assert isinstance(data.label, str)
@@ -98,7 +126,7 @@ def one_label(
     return numbers, numbering.names
 
 
-def _rows(table: Table, labels: np.ndarray, data: DataConfig, where: Where, notes: list[str]) -> LabelledTexts:
+def _rows(table: Table, labels: np.ndarray, data: TextData, where: Where, notes: list[str]) -> LabelledTexts:
     texts = cells.texts(table, data.text, where("data.text"), notes)
     pairs = None if data.text_pair is None else cells.texts(table, data.text_pair, where("data.text_pair"), notes)
     return LabelledTexts(table.origin, texts, pairs, labels)

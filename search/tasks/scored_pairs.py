@@ -18,7 +18,7 @@ from search.tasks.task import ConstantGuess
 from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
+    from search.tasks.corpus import PassageData
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ScoredSimilarity(SentenceSimilarity):
     metrics: tuple[str, ...] = ("spearman", "pearson")
 
     def encode(
-        self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str
+        self, tokenizer: Any, part: Any, data: PassageData, labels: tuple[str, ...], where: Where = str
     ) -> PairRows:
         return PairRows(encode(tokenizer, (*part.first, *part.second), None, data.max_length), part.scores)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import Where
+from search.tasks.corpus import PassageData
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.one_head import BaseTask
 from search.tasks.parity_rule import EMBEDDINGS
@@ -26,7 +27,6 @@ from search.tasks.tokens import Encoded, encode
 
 if TYPE_CHECKING:
     from objectives.retrieval import Ranks
-    from search.config.schema import DataConfig
     from search.tasks.trained_labels import TrainedLabels
 
 #: The rank at which each metric cuts the list off.
@@ -122,6 +122,7 @@ class SentenceSimilarity(BaseTask):
     """Texts with embeddings. Models give "sentence_embedding" (B, D)."""
 
     name = "sentence-similarity"
+    keys = PassageData
     metrics: tuple[str, ...] = tuple(CUTOFFS)
     own_head = "embedding"
     supervised = False
@@ -130,11 +131,11 @@ class SentenceSimilarity(BaseTask):
 
     variant_classes: tuple[str, ...] = ("search.tasks.scored_pairs:ScoredSimilarity",)
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: PassageData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         (train, validation, test), notes = read_passages(data, where)
         return Splits(train, validation, test, notes=notes)
 
-    def encode(self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str) -> Any:
+    def encode(self, tokenizer: Any, part: Any, data: PassageData, labels: tuple[str, ...], where: Where = str) -> Any:
         return PassageRows(encode(tokenizer, (*part.queries, *part.passages), None, data.max_length), part)
 
     def read(self, folder: Path, name: str) -> Any:

@@ -22,17 +22,11 @@ class Table:
 
     origin: str  # the file, or the hub name and split: for messages
     columns: dict[str, list[Any]]
-    classes: tuple[str, ...] | None  # names of the label column's numbers, where the data carry them
+    classes: tuple[str, ...] | None  # names of the numbers in the column of the last key, where the data carry them
     notes: tuple[str, ...] = ()  # how a file was read, where that is not plain
 
 
-#: Keys of DataConfig that name the columns of labelled texts.
-LABELLED = ("text", "text_pair", "label")
-
-
-def read_table(
-    data: DataConfig, split: str, where: Where, keys: Sequence[str] = LABELLED, optional: Sequence[str] = ()
-) -> Table:
+def read_table(data: DataConfig, split: str, where: Where, keys: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """The columns of one split that `keys` of `data` name, and those of the `optional` names that are there.
 
     Raises:
@@ -60,7 +54,8 @@ def read_table(
             names = [name if len(name) <= 40 else f"{name[:37]}..." for name in content.names]
             raise unknown(f"{where(f'data.{key}')}: in {origin}", "column", column, names)
     notes = tuple(f"{Path(source).name}: {note}" for note in content.notes)
-    classes = content.classes.get(data.label) if isinstance(data.label, str) else None
+    last = getattr(data, keys[-1])
+    classes = content.classes.get(last) if isinstance(last, str) else None
     return Table(origin, content.columns, classes, notes)
 
 

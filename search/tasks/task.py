@@ -183,6 +183,11 @@ class Task(Protocol):
     call: str  # in words, what one of `workload.batch` is: "a row", "a question with all windows of its context"
 
     @property
+    def keys(self) -> type[DataConfig]:
+        """The section `data` of a configuration, with the keys that this task has beside those of every task."""
+        ...
+
+    @property
     def problem_type(self) -> str | None:
         """Of a classifier, as transformers calls it."""
         ...
@@ -192,7 +197,7 @@ class Task(Protocol):
         """The other forms of this task, each chosen by its problem type or by a key of `data`."""
         ...
 
-    def variant(self, problem_type: str | None, data: DataConfig, metric: str) -> Any:
+    def variant(self, problem_type: str | None, data: Any, metric: str) -> Any:
         """The form of the task, itself or one of its variants, that a configuration chooses."""
         ...
 
@@ -212,18 +217,18 @@ class Task(Protocol):
         """(tokens, targets) of training `Rows`, on which `plan` times steps of a recovery; None: it times none."""
         ...
 
-    def paired(self, data: DataConfig) -> bool:
+    def paired(self, data: Any) -> bool:
         """Whether rows are pairs of texts."""
         ...
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+    def load(self, data: Any, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         """Read the data, with the label numbers of `trained`, those of a head that the model has trained.
 
-        Raises UserError, beginning with `where(key)`.
+        `data` is a `keys`. Raises UserError, beginning with `where(key)`.
         """
         ...
 
-    def encode(self, tokenizer: Any, part: Any, data: DataConfig, labels: tuple[str, ...], where: Where = str) -> Any:
+    def encode(self, tokenizer: Any, part: Any, data: Any, labels: tuple[str, ...], where: Where = str) -> Any:
         """`Rows` of a part. Raises UserError."""
         ...
 

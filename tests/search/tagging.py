@@ -13,23 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pydantic.dataclasses
 
 from objectives.metric import mean_of_rows
+from search.config.parse import SECTION, Name
 from search.errors import Where, wrong
 from search.tasks import cells
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.one_head import BaseTask
-from search.tasks.rows import read_splits
+from search.tasks.rows import TextData, read_splits
 from search.tasks.task import ConstantGuess, Split, Splits
 from search.tasks.tokens import COLUMNS, Encoded, with_padding
 
 if TYPE_CHECKING:
-    from search.config.schema import DataConfig
     from search.tasks.tables import Table
     from search.tasks.trained_labels import TrainedLabels
 
 TAG_ACCURACY = mean_of_rows("tag_accuracy", "share of a text's words with the right tag")
 MISSING = -100  # a token that no tag belongs to; torch's cross entropy leaves such targets out
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
+class TagData(TextData):
+    """Columns of texts and of their tags."""
+
+    tags: Name = "tags"
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,13 @@ class Tagging(BaseTask):
     """Tags of words. Models give "tag_logits" (B, L, C)."""
 
     name = "tagging"
+    keys = TagData
     metrics: tuple[str, ...] = ("tag_accuracy",)
     own_head = "tags"
     labelled = True
 
-    def load(self, data: DataConfig, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
-        return read_splits(data, where, trained, tag_numbers)
+    def load(self, data: TagData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
+        return read_splits(data, where, trained, tag_numbers, "tags")
 
     def asked(self, rows: Any) -> Split:
         if not all(isinstance(row, str) and row.split() for row in rows):
@@ -105,7 +114,7 @@ class Tagging(BaseTask):
         return Split(tuple(rows), None, np.zeros((len(rows), max(len(row.split()) for row in rows)), dtype=np.int64))
 
     def encode(
-        self, tokenizer: Any, part: Split, data: DataConfig, labels: tuple[str, ...], where: Where = str
+        self, tokenizer: Any, part: Split, data: TagData, labels: tuple[str, ...], where: Where = str
     ) -> TagRows:
         limit = min(data.max_length, tokenizer.model_max_length)
         words = [text.split() for text in part.texts]
@@ -125,21 +134,21 @@ class Tagging(BaseTask):
 
 
 def tag_numbers(
-    tables: Mapping[str, Table], data: DataConfig, where: Where, trained: TrainedLabels | None, notes: list[str]
+    tables: Mapping[str, Table], data: TagData, where: Where, trained: TrainedLabels | None, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """(the tag of each word (N, most words) by split, the tags); those of the model's head where it has one."""
     rows = {}
     for split, table in tables.items():
         texts = cells.filled(table, data.text, where("data.text"), [])
-        rows[split] = [row.split() for row in cells.filled(table, str(data.label), where("data.label"), [])]
+        rows[split] = [row.split() for row in cells.filled(table, data.tags, where("data.tags"), [])]
         for i, (text, tags) in enumerate(zip(texts, rows[split], strict=True)):
             if len(text.split()) != len(tags):
-                at = f'{where("data.label")}: column "{data.label}" of {table.origin}'
+                at = f'{where("data.tags")}: column "{data.tags}" of {table.origin}'
                 raise cells.wrong_cell(at, f"must have {len(text.split())} tags, one a word", " ".join(tags), i)
     names = trained.labels if trained else tuple(sorted({tag for tags in rows["train"] for tag in tags}))
     strange = {tag for part in rows.values() for tags in part for tag in tags} - set(names)
     if strange:
-        raise wrong(where("data.label"), f"tags of {names}", min(strange))
+        raise wrong(where("data.tags"), f"tags of {names}", min(strange))
     longest = max(len(tags) for part in rows.values() for tags in part)
     numbers = {split: np.full((len(part), longest), MISSING) for split, part in rows.items()}
     for split, part in rows.items():

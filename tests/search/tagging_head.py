@@ -63,7 +63,7 @@ def registered(patch: pytest.MonkeyPatch) -> None:
 
 
 def tagged(count: int, seed: int) -> list[dict[str, Any]]:
-    """Rows {"text", "label"}: a tag says of which list each word is."""
+    """Rows {"text", "tags"}: a tag says of which list each word is."""
     kinds = {**dict.fromkeys(tiny.POSITIVE, "P"), **dict.fromkeys(tiny.NEGATIVE, "N")}
     texts = [f"{row['text']} film {'a ' * (i % 5)}" for i, row in enumerate(tiny.sentences(count, seed))]
-    return [{"text": text, "label": " ".join(kinds.get(word, "O") for word in text.split())} for text in texts]
+    return [{"text": text, "tags": " ".join(kinds.get(word, "O") for word in text.split())} for text in texts]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from search.config.schema import DataConfig
 from search.tasks import task_named
 from search.tasks.balance import balance_notes
+from search.tasks.rows import LabelledData
 from search.tasks.trained_labels import TrainedLabels
 
 
@@ -41,6 +41,6 @@ def test_of_label_sets_every_label_counts_its_own_rows() -> None:
 def test_a_label_that_only_another_split_has_is_noted_where_the_trained_head_knows_it(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(100)))
     (tmp_path / "test.csv").write_text("text,label\nx,a\ny,b\nz,c\n")
-    data = DataConfig(train=str(tmp_path / "train.csv"), test=str(tmp_path / "test.csv"))
+    data = LabelledData(train=str(tmp_path / "train.csv"), test=str(tmp_path / "test.csv"))
     splits = task_named("classification").load(data, str, TrainedLabels(("a", "b", "c")))
     assert 'train has no rows of the label "c"' in splits.notes

@@ -13,14 +13,13 @@ import pytest
 import tiny
 
 from objectives.quality import loss_against, quality
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.causal_lm import CausalLM, WindowRows
-from search.tasks.documents import Documents
+from search.tasks.documents import DocumentData, Documents
 from search.tasks.text_windows import spans, spread
 
 TASK = CausalLM()
-DATA = DataConfig(train="unused", max_length=12, doc_stride=4)
+DATA = DocumentData(train="unused", max_length=12, doc_stride=4)
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
 SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1}
 
@@ -152,7 +151,7 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
     with pytest.raises(UserError, match=r"data.max_length: must be at most the 4 tokens of rows.csv, got 12"):
         TASK.encode(tiny.word_tokenizer(), part, DATA, ())
     with pytest.raises(UserError, match=r"data.doc_stride: must be less than the 12 tokens of a window, got 12"):
-        TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=12, doc_stride=12), ())
+        TASK.encode(tiny.word_tokenizer(), part, DocumentData(train="unused", max_length=12, doc_stride=12), ())
 
 
 # --- what is refused -------------------------------------------------------------------------------------------

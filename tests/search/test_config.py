@@ -16,6 +16,8 @@ from search.config.load import Names, from_mapping, load_config, results_folder
 from search.config.schema import RunConfig
 from search.config.source import Source
 from search.errors import UserError
+from search.tasks.questions import QuestionData
+from search.tasks.rows import LabelledData
 
 NAMES = Names(
     axes={
@@ -27,6 +29,7 @@ NAMES = Names(
     },
     tasks=("classification",),
     metrics={"classification": ("accuracy", "f1", "matthews_correlation")},
+    data={"classification": LabelledData, "question-answering": QuestionData},
     samplers=("known-latency", "tpe", "nsga2", "gp", "random"),
     objectives=("latency_p50_ms", "size_mb", "params"),
 )
@@ -65,6 +68,15 @@ def test_windows_of_the_default_length_have_room_for_new_tokens(project: Path, t
 
     assert stride() == 32 and stride("data.max_length=16") == 4 and stride("data.max_length=384") == 128
     assert stride("data.doc_stride=128") == 128, "what is written stays, and is refused with the rows"
+
+
+def test_keys_of_another_tasks_data_are_refused_unless_they_have_their_default_as_in_older_records(
+    project: Path,
+) -> None:
+    older = write(project, changed(data={"train": "train.csv", "n_best": 20, "null_threshold": None}))
+    assert load_config(older, [], NAMES) == load_config(write(project, MINIMAL), [], NAMES)
+    with pytest.raises(UserError, match=r"data.n_best: must be left out unless the task is question-answering, got 5$"):
+        load_config(write(project, changed(data={"train": "train.csv", "n_best": 5})), [], NAMES)
 
 
 def test_the_embedded_default_loads_and_its_files_are_there() -> None:

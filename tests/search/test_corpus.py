@@ -15,10 +15,10 @@ import tiny
 
 from search.cli.main import main
 from search.config.load import load_config
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.prepare.runner import data_key_of
 from search.space.choices import names
+from search.tasks.corpus import PassageData
 from search.tasks.passages import read_passages
 from search.tasks.similarity import PassageRows, SentenceSimilarity
 
@@ -51,7 +51,7 @@ def parts_of(
 ) -> Any:
     """((train, validation, test), notes)."""
     files = {"train": write(folder / f"q.{kind}", queries), "corpus": write(folder / f"c.{kind}", corpus)}
-    return read_passages(DataConfig(**{**files, **keys}), lambda key: f"c.yaml: {key}")
+    return read_passages(PassageData(**{**files, **keys}), lambda key: f"c.yaml: {key}")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -80,7 +80,7 @@ def test_a_query_in_several_rows_has_all_of_their_passages_and_numbers_are_ids(t
 def test_ndcg_counts_every_relevant_passage(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", QUERIES)
     (_, validation, _), _ = parts_of(tmp_path, validation=train, test=train)
-    rows = SentenceSimilarity().encode(tiny.word_tokenizer(), validation, DataConfig(train="x", max_length=16), ())
+    rows = SentenceSimilarity().encode(tiny.word_tokenizer(), validation, PassageData(train="x", max_length=16), ())
     assert isinstance(rows, PassageRows) and len(rows.encoded) == 110 and len(rows) == 50
     passages = np.eye(60)
     queries = passages[:50].copy()

@@ -13,9 +13,12 @@ from search.config.schema import DataConfig, LimitsConfig
 from search.front.outcome import LATENCY, Target
 from search.measure.cache import Reuse
 from search.store.store import Store
+from search.tasks.documents import DocumentData
+from search.tasks.questions import QuestionData
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe, Step
 
+DATA = QuestionData("train.csv")
 RECIPE = Recipe("m", "", "t", (), {}, Step("eager"))
 FOUND: dict[str, Measurement] = {
     "accuracy": metric_named("accuracy").objective.counted(0.8, {}),
@@ -32,11 +35,14 @@ def _write(folder: Path, content: bytes) -> None:
 
 
 def reuse(
-    store: Store, teacher: bytes = b"teacher", wanted: tuple[str, ...] = ("accuracy", LATENCY), **data: Any
+    store: Store,
+    teacher: bytes = b"teacher",
+    wanted: tuple[str, ...] = ("accuracy", LATENCY),
+    data: DataConfig = DATA,
 ) -> Reuse:
     """Of a search with these objectives, whose teacher's weights have this content."""
     config = SimpleNamespace(
-        data=DataConfig("train.csv", **data),
+        data=data,
         measure=SimpleNamespace(reuse=True, quick_s=1.0, validation_rows=None),
         limits=LimitsConfig(),
         metric="accuracy",
@@ -64,9 +70,12 @@ def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path:
         n: m.value for n, m in FOUND.items()
     }
     assert reuse(store).find(RECIPE, others) is None, "the recipe, trained to other numbers"
-    assert reuse(store, null_threshold=1.0).find(RECIPE, weights) is None, "other questions have no answer"
-    assert reuse(store, max_answer_len=15).find(RECIPE, weights) is None, "other spans may be the answer"
-    assert reuse(store, scored_tokens=9).find(RECIPE, weights) is None, "other tokens are scored"
+    for data, what in (
+        (QuestionData("train.csv", null_threshold=1.0), "other questions have no answer"),
+        (QuestionData("train.csv", max_answer_len=15), "other spans may be the answer"),
+        (DocumentData("train.csv", scored_tokens=9), "other tokens are scored"),
+    ):
+        assert reuse(store, data=data).find(RECIPE, weights) is None, what
     assert reuse(store, teacher=b"another").find(RECIPE, weights) is None, "losses are counted from the teacher"
 
 

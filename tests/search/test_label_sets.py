@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.multi_label import LabelSetRows, MultiLabel
+from search.tasks.rows import LabelledData
 from search.tasks.task import Splits
 from search.tasks.tokens import Encoded
 from search.tasks.trained_labels import TrainedLabels
@@ -40,7 +40,7 @@ def written(folder: Path, labels: list[Any], kind: str = "jsonl") -> str:
 
 
 def load(train: str, trained: TrainedLabels | None = None, **settings: Any) -> Splits:
-    return TASK.load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
+    return TASK.load(LabelledData(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
 
 
 def found(splits: Splits) -> dict[str, list[int]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.classification import Classification
+from search.tasks.rows import LabelledData
 from search.tasks.trained_labels import head_labels
 
 # --- files of data ---------------------------------------------------------------------------------------------
@@ -19,7 +19,7 @@ from search.tasks.trained_labels import head_labels
 
 def load(folder: Path, lines: Sequence[str], name: str = "rows.csv", **settings: Any) -> Any:
     (folder / name).write_text("\n".join(lines) + "\n")
-    return Classification().load(DataConfig(train=str(folder / name), **settings), lambda key: f"c.yaml: {key}")
+    return Classification().load(LabelledData(train=str(folder / name), **settings), lambda key: f"c.yaml: {key}")
 
 
 def rows(labels: Sequence[str], count: int = 120) -> list[str]:

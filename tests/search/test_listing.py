@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
 from search.report import listing
 from search.space.space import runtime_knob
+from search.tasks import TASKS, Task
 from spaces import registry
 
 
@@ -21,3 +27,12 @@ def test_what_is_called_experimental_exists() -> None:
     knobs[f"runtime.{runtime_knob().name}"] = runtime_knob()
     for name, values in registry.EXPERIMENTAL.items():
         assert set(values) <= set(knobs[name].choices)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_the_keys_of_a_tasks_data_are_listed_and_in_the_guides(task: Task) -> None:
+    keys = listing.own_keys(task)
+    assert keys and any(line.endswith(f"keys of data: {', '.join(keys)}") for line in listing.lines())
+    docs = Path(__file__).parents[2] / "docs"
+    guides = "".join((docs / name).read_text(encoding="utf-8") for name in ("tasks.md", "your-model.md"))
+    assert [key for key in keys if not re.search(rf"\b{key}\b", guides)] == []

@@ -12,10 +12,9 @@ import pytest
 import tiny
 
 from objectives.quality import score
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.choice_rows import BothRows, CausalChoices, ChoiceRows, choice_rows
-from search.tasks.documents import Documents
+from search.tasks.documents import DocumentData, Documents
 from search.tasks.multiple_choice import ChoiceQuestions, read_choices
 from search.tasks.task import SecondScore
 
@@ -82,7 +81,7 @@ def test_rows_are_read_as_they_were_written_and_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["perplexity", "accuracy"])
 def test_one_of_the_two_chooses_and_the_other_stands_beside_it(metric: str) -> None:
-    task, data = CausalChoices(metric), DataConfig(train="unused", max_length=12, doc_stride=4)
+    task, data = CausalChoices(metric), DocumentData(train="unused", max_length=12, doc_stride=4)
     windows = task.encode(tiny.word_tokenizer(), Documents(tuple(row["text"] for row in texts(6, 0)), "rows"), data, ())
     both = BothRows(windows, rows_of(), metric)
     assert isinstance(both, SecondScore)
@@ -106,15 +105,15 @@ def written(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_questions_are_halved_by_hash_unless_test_has_its_own(tmp_path: Path) -> None:
     file = written(tmp_path / "q.jsonl", questions(40, 0))
-    validation, test, notes = read_choices(DataConfig(train="t", choices=file), str)
+    validation, test, notes = read_choices(DocumentData(train="t", choices=file), str)
     assert len(validation) + len(test) == 40 and not set(validation.contexts) & set(test.contexts)
     assert "over their characters" in notes[-1]
     other = written(tmp_path / "r.jsonl", questions(8, 1))
-    validation, test, _ = read_choices(DataConfig(train="t", choices=file, choices_test=other), str)
+    validation, test, _ = read_choices(DocumentData(train="t", choices=file, choices_test=other), str)
     assert (len(validation), len(test)) == (40, 8)
     lines = ["context,choices,answer", '"Is it, or","[""yes"", ""no""]",no', '"Or","[""1"", ""0""]",1']
     (tmp_path / "q.csv").write_text("\n".join(lines), encoding="utf-8")
-    asked, _, _ = read_choices(DataConfig(train="t", choices=str(tmp_path / "q.csv"), choices_test=other), str)
+    asked, _, _ = read_choices(DocumentData(train="t", choices=str(tmp_path / "q.csv"), choices_test=other), str)
     assert asked.choices == (("yes", "no"), ("1", "0")) and asked.answers == (1, 0), "a text goes before a number"
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks.regression import NumberRows, Regression
+from search.tasks.rows import LabelledData
 from search.tasks.task import Splits
 from search.tasks.tokens import Encoded
 from search.tasks.trained_labels import TrainedLabels
@@ -38,7 +38,7 @@ def written(folder: Path, labels: list[Any], kind: str = "csv") -> str:
 
 
 def load(train: str, trained: TrainedLabels | None = None, **settings: Any) -> Splits:
-    return Regression().load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
+    return Regression().load(LabelledData(train=train, **settings), lambda key: f"c.yaml: {key}", trained)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config.schema import DataConfig
 from search.errors import UserError
+from search.tasks.corpus import PassageData
 from search.tasks.passages import Passages, ScoredPairs, read_passages
 
 KINDS = ("csv", "jsonl", "parquet")
@@ -44,7 +44,7 @@ def pairs(rows: Sequence[tuple[Any, Any]]) -> list[dict[str, Any]]:
 
 def load(train: str, **settings: Any) -> Any:
     """((train, validation, test), notes)."""
-    data = DataConfig(train=train, **settings)
+    data = PassageData(train=train, **settings)
     return read_passages(data, lambda key: f"c.yaml: {key}")
 
 

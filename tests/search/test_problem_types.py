@@ -13,7 +13,7 @@ from conftest import state_of
 
 import search
 from search.config.load import from_mapping
-from search.config.schema import DataConfig, RunConfig
+from search.config.schema import RunConfig
 from search.config.source import Source
 from search.errors import UserError
 from search.front.outcome import Outcome
@@ -21,6 +21,7 @@ from search.space.choices import names
 from search.tasks import task_named, task_of
 from search.tasks.multi_label import MultiLabel
 from search.tasks.regression import Regression
+from search.tasks.rows import LabelledData
 
 TOPICS = ("praise", "blame", "camera")
 WORDS = dict(zip(TOPICS, (tiny.POSITIVE, tiny.NEGATIVE, ("camera",)), strict=True))
@@ -165,4 +166,4 @@ def test_labels_of_another_problem_type_name_the_key(tmp_path: Path, labels: lis
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f'{{"text": "a{i}", "label": {label}}}\n' for i, label in enumerate(labels)))
     with pytest.raises(UserError, match=message):
-        task_named("classification").load(DataConfig(train=str(path)))
+        task_named("classification").load(LabelledData(train=str(path)))

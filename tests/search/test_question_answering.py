@@ -13,15 +13,15 @@ import pytest
 import tiny
 
 from objectives import quality
-from search.config.schema import DataConfig, ModelConfig, RunConfig, WorkloadConfig
+from search.config.schema import ModelConfig, RunConfig, WorkloadConfig
 from search.errors import UserError
 from search.prepare.prepared import PreparedData
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
-from search.tasks.questions import Questions
+from search.tasks.questions import QuestionData, Questions
 from spaces.runtime import Context
 
 TASK = QuestionAnswering()
-DATA = DataConfig(train="unused", max_length=12, doc_stride=3)
+DATA = QuestionData(train="unused", max_length=12, doc_stride=3)
 
 
 def facts(count: int, seed: int, unanswerable: float = 0.0) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ def test_some_rows_are_scored_as_among_all() -> None:
 def test_questions_without_an_answer_need_a_threshold(tmp_path: Path) -> None:
     rows = [{**row, "answers": json.dumps(row["answers"])} for row in facts(40, 0, unanswerable=0.5)]
     (tmp_path / "train.json").write_text(json.dumps(rows))
-    data = DataConfig(train=str(tmp_path / "train.json"))
+    data = QuestionData(train=str(tmp_path / "train.json"))
     with pytest.raises(UserError, match=r"data\.null_threshold: must be a number where questions have no answer"):
         TASK.load(data)
     assert len(TASK.load(replace(data, null_threshold=0.0)).train)
@@ -138,7 +138,7 @@ def test_which_spans_may_be_an_answer_is_the_datas(tmp_path: Path) -> None:
 
 
 def test_a_stride_that_is_no_shorter_than_a_window_is_refused() -> None:
-    data = DataConfig(train="unused", max_length=16, doc_stride=16)
+    data = QuestionData(train="unused", max_length=16, doc_stride=16)
     with pytest.raises(UserError, match=r"data.doc_stride: must be less than data.max_length \(16\), got 16"):
         TASK.encode(tiny.word_tokenizer(), questions(facts(2, 0)), data, ())
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config.schema import DataConfig
 from search.errors import UserError
-from search.tasks.questions import Questions, read_questions
+from search.tasks.questions import QuestionData, Questions, read_questions
 
 CONTEXT = "The cat sat on the mat. The dog sat on the cat."
 
@@ -55,7 +54,7 @@ def written(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") 
 
 
 def read(train: str, **settings: Any) -> tuple[Questions, Questions, Questions, tuple[str, ...]]:
-    return read_questions(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}")
+    return read_questions(QuestionData(train=train, **settings), lambda key: f"c.yaml: {key}")
 
 
 def read_three(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> tuple[Questions, tuple[str, ...]]:

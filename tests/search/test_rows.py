@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from search.config.data_files import FORMATS
-from search.config.schema import DataConfig
 from search.config.source import embedded
 from search.errors import UserError
 from search.tasks.classification import Classification
 from search.tasks.files import READERS
+from search.tasks.rows import LabelledData
 from search.tasks.task import Split, Splits
 
 TASK = Classification()
@@ -45,7 +45,7 @@ def table(folder: Path, rows: list[tuple[Any, Any]], kind: str = "jsonl", name: 
 
 
 def load(train: str, **settings: Any) -> Splits:
-    return TASK.load(DataConfig(train=train, **settings), lambda key: f"c.yaml: {key}")
+    return TASK.load(LabelledData(train=train, **settings), lambda key: f"c.yaml: {key}")
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])

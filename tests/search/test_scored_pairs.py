@@ -14,8 +14,8 @@ from scipy.stats import pearsonr, spearmanr
 
 import search
 from objectives.quality import loss_against, score
-from search.config.schema import DataConfig
 from search.tasks import task_named
+from search.tasks.corpus import PassageData
 from search.tasks.passages import ScoredPairs
 from search.tasks.scored_pairs import PairRows
 
@@ -43,7 +43,7 @@ def rows() -> PairRows:
         tuple(row["passage"] for row in examples),
         np.array([row["alike"] for row in examples]),
     )
-    pair_rows: PairRows = TASK.encode(tiny.word_tokenizer(), part, DataConfig(train="unused", max_length=16), ())
+    pair_rows: PairRows = TASK.encode(tiny.word_tokenizer(), part, PassageData(train="unused", max_length=16), ())
     return pair_rows
 
 

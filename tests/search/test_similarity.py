@@ -12,12 +12,12 @@ import pytest
 import tiny
 
 import search
-from search.config.schema import DataConfig
+from search.tasks.corpus import PassageData
 from search.tasks.passages import Passages
 from search.tasks.similarity import PassageRows, SentenceSimilarity
 
 TASK = SentenceSimilarity()
-DATA = DataConfig(train="unused", max_length=16)
+DATA = PassageData(train="unused", max_length=16)
 
 
 def pairs(count: int, seed: int) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,7 +106,7 @@ def opened(root: Path, name: str) -> Replies:
 def test_its_models_learn_are_compressed_and_reply(folder: Path, name: str, least: float) -> None:
     model, rows = opened(folder, name), tagged(ROWS["test"], 2)
     replies = model([row["text"] for row in rows])
-    gold = [str(row["label"]).split() for row in rows]
+    gold = [str(row["tags"]).split() for row in rows]
     right = np.mean([np.mean(np.array(a) == np.array(b)) for a, b in zip(replies, gold, strict=True)])
     assert right > least
     assert model(rows[0]["text"]) == replies[0] and model.answers([rows[0]["text"]]) == replies[:1]
@@ -127,6 +128,25 @@ def test_it_can_be_named_and_listed(folder: Path) -> None:
     assert (config.metric, objective_named("tag_accuracy").better) == ("tag_accuracy", "higher")
     lines = "\n".join(listing.lines())
     assert "tagging" in lines and "share of a text's words with the right tag" in lines
+    assert "keys of data: text, text_pair, tags" in lines
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.tagz=x", 'data.tagz: unknown key; did you mean "data.tags"?'),
+        ("data.tags=3", "data.tags: must be text"),
+        ("data.tags=labels", 'unknown column "labels"'),
+        ("data.label_names=[a]", "data.label_names: must be left out unless the task is classification"),
+    ],
+)
+def test_its_keys_are_checked_as_any_others(folder: Path, override: str, message: str) -> None:
+    def read() -> None:
+        config = config_of(folder, override)
+        task_of(config).load(config.data, config.where)
+
+    with pytest.raises(UserError, match=re.escape(message)):
+        read()
 
 
 def test_a_model_without_its_head_is_trained_or_refused(folder: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 import tiny
 
 from objectives.quality import loss_against, metric_named, quality, score
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.tasks import ALONE, Task, forms
 from search.tasks.choice_rows import CausalChoices
@@ -88,7 +87,7 @@ def cases() -> dict[str, Case]:
     windows = {"max_length": 12, "doc_stride": 3}
     questioned = Case(texts_alone, {"text": None}, windows, {"choices": choices()}, "validation")
     return {
-        "tagging": Case(tagged(COUNT, 0), {"text": " ", "label": "good"}),
+        "tagging": Case(tagged(COUNT, 0), {"text": " ", "tags": "good"}),
         "single_label_classification": Case(sentences({"negative": "no", "positive": "yes"}), texts),
         "multi_label_classification": Case(
             sentences({"negative": ["a"], "positive": ["a", "b"]}), {**texts, "label": 1}
@@ -111,13 +110,13 @@ def load(task: Task, folder: Path, rows: list[dict[str, Any]] | None = None) -> 
     for key, lines in files.items():
         (folder / f"{key}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     paths = {key: str(folder / f"{key}.jsonl") for key in files}
-    return task.load(DataConfig(**paths, **case.data), lambda key: f"c.yaml: {key}")
+    return task.load(task.keys(**paths, **case.data), lambda key: f"c.yaml: {key}")
 
 
 def encoded(task: Task, folder: Path) -> Any:
     """`Rows` of the case's split, and the names of its labels beside them for `Task.read`."""
     splits, case = load(task, folder), cases()[name_of(task)]
-    data = DataConfig(train="unused", **case.data)
+    data = task.keys(train="unused", **case.data)
     (folder / "data.json").write_text(json.dumps({"labels": splits.labels}))
     return task.encode(tiny.word_tokenizer(), getattr(splits, case.split), data, splits.labels)
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from objectives.quality import metric_named, quality, score
-from search.config.schema import DataConfig
 from search.errors import UserError
 from search.serve.pipeline import model_class
 from search.tasks import TASKS, Task, forms
 from search.tasks.classification import Classification, LabelledRows, reply
+from search.tasks.rows import LabelledData
 from search.tasks.task import Split
 from search.tasks.tokens import Encoded, batches, by_length, encode, load_tokenizer
 from spaces.heads import head_named
@@ -134,7 +134,7 @@ def labels_of(task: Task) -> np.ndarray:
 def test_rows_come_back_as_they_were_written_and_are_scored(task: Classification, words: Path, tmp_path: Path) -> None:
     part = Split(tuple(f"film {i}" for i in range(20)), None, labels_of(task))
     names = ("a", "b", "c")
-    rows = task.encode(load_tokenizer(words), part, DataConfig(train="train.csv"), names)
+    rows = task.encode(load_tokenizer(words), part, LabelledData(train="train.csv"), names)
     rows.write(tmp_path, "train")
     (tmp_path / "data.json").write_text(json.dumps({"labels": names}))
     again = task.read(tmp_path, "train")
