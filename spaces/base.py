@@ -52,7 +52,7 @@ class Base:
     name: str
     revision: str
     head: str  # of `spaces.heads.HEADS`
-    labels: tuple[str, ...]  # of a classifier's outputs
+    output_names: tuple[str, ...]  # of the numbers of an output where the data name them, as a classifier's labels
     inputs: tuple[str, ...]  # names of the tensors it takes
     config: Mapping[str, Any] = field(repr=False)  # the transformers configuration
     #: How its tokenizer frames texts: the fields of `objectives.workload.Frame`; empty where it is unknown.
@@ -72,9 +72,10 @@ class Base:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
+        values = {"labels" if name == "output_names" else name: value for name, value in asdict(self).items()}
         return {
-            **asdict(self),
-            "labels": list(self.labels),
+            **values,
+            "labels": list(self.output_names),
             "inputs": list(self.inputs),
             "config": dict(self.config),
         }
@@ -82,7 +83,8 @@ class Base:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Base:
         """The base that `to_json` wrote. Raises KeyError or TypeError for other fields."""
-        return cls(**{**data, "labels": tuple(data["labels"]), "inputs": tuple(data["inputs"])})
+        others = {name: value for name, value in data.items() if name != "labels"}
+        return cls(**{**others, "output_names": tuple(data["labels"]), "inputs": tuple(data["inputs"])})
 
 
 def load_base(
@@ -90,11 +92,11 @@ def load_base(
     name: str,
     revision: str,
     head: str,
-    labels: Sequence[str],
+    output_names: Sequence[str],
     frame: Mapping[str, Any],
     problem_type: str | None = None,
 ) -> tuple[TaskModel, Base]:
-    """The base model in `folder` with a head of this kind, for `labels` where it classifies, in float32 on the CPU.
+    """The base model in `folder` with a head of this kind, for outputs of these names, in float32 on the CPU.
 
     head "auto" keeps the model's own classification head where its architecture has one, else it is "mean". `name` and
     `revision` are what the user calls it, for the record. `frame` says how its tokenizer frames texts and what it pads
@@ -109,19 +111,19 @@ def load_base(
     chosen = head_named(head)
     if problem_type is not None:
         config.problem_type = problem_type
-    if labels:
-        config.num_labels = len(labels)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
+    if output_names:  # (transformers calls the outputs of any head labels)
+        config.num_labels = len(output_names)
+        config.id2label = dict(enumerate(output_names))
+        config.label2id = {name: i for i, name in enumerate(output_names)}
     else:
-        config.num_labels = 2  # a span has a start and an end
+        config.num_labels = chosen.outputs
     config.dtype = torch.float32  # whatever the checkpoint is stored in: `skeleton` is built from this
     pad = frame.get("pad")
     if pad is not None and not _is_token(config.pad_token_id, config):
         config.pad_token_id = pad
     fresh = () if chosen.is_own(config) else chosen.fresh
     model = load_weights(chosen.transformers(), folder, config, name, fresh)
-    if head == "native" and pad is not None and isinstance(getattr(model, "score", None), nn.Linear):
+    if chosen.finds_end and pad is not None and isinstance(getattr(model, "score", None), nn.Linear):
         # A decoder's head reads the last token that is not padding, and knows it by this.
         config.pad_token_id = model.config.pad_token_id = pad  # type: ignore[union-attr]
     inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if _takes_types(model, config, frame) else ()))
@@ -130,8 +132,8 @@ def load_base(
     if chosen.embeds:
         pooling, tensors = read_pooling(folder)
         settings = pooling.to_json()
-    base = Base(name, revision, head, tuple(labels), inputs, config.to_dict(), dict(frame), settings)
-    wrapped = chosen.wrap(model, len(labels), name, settings)
+    base = Base(name, revision, head, tuple(output_names), inputs, config.to_dict(), dict(frame), settings)
+    wrapped = chosen.wrap(model, len(output_names), name, settings)
     if isinstance(wrapped, PooledEncoder):
         wrapped.pooled.load_state_dict(tensors)
     return wrapped, base
@@ -167,7 +169,7 @@ def skeleton(base: Base) -> TaskModel:
     config = AutoConfig.for_model(data.pop("model_type"), **data)
     head = head_named(base.head)
     model = head.transformers().from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return head.wrap(model, len(base.labels), base.name, base.head_settings)
+    return head.wrap(model, len(base.output_names), base.name, base.head_settings)
 
 
 def write_folder(folder: Path, model: TaskModel, base: Base, plans: Mapping[str, Plan]) -> None:

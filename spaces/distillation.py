@@ -1,4 +1,4 @@
-"""Distillation losses: soft labels, hidden states, attention relations."""
+"""Distillation losses: outputs, hidden states, attention relations."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ class Activations:
     last: Tensor | None = None
     blocks: dict[int, Tensor] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None  # (B, L, V)
+    logits: Tensor | None = None  # (B, L, V) of a causal language model
+
+    def likeliest(self, count: int) -> Likeliest | None:
+        """The `count` likeliest next tokens at each position; None where no logits were captured."""
+        return None if self.logits is None else Likeliest.of(self.logits, count)
 
 
 @contextmanager
 def capturing(
-    model: TaskModel, blocks: Sequence[int] = (), relations: bool = False, logits: bool = False
+    model: TaskModel, blocks: Sequence[int] = (), relations: bool = False, likeliest: bool = False
 ) -> Iterator[Activations]:
     """Capture, by forward hooks, the last hidden state and the named block outputs and relations of every pass.
 
-    With `logits`, those of a causal language model too.
+    With `likeliest`, what `Activations.likeliest` of a causal language model needs too.
     """
     activations = Activations()
 
@@ -45,7 +49,7 @@ def capturing(
     def keep_logits(_module: nn.Module, _args: object, output: Any) -> None:
         activations.logits = output.logits
 
-    if logits:
+    if likeliest:
         handles.append(model.get_submodule("model").register_forward_hook(keep_logits))
 
     def keep(block: int) -> Callable[..., None]:

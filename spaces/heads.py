@@ -200,6 +200,8 @@ class Head:
     mapping: str = ""
     called: str = ""  # a model that brings it along: "classifier"
     embeds: bool = False  # whether its output is an embedding, whose pooling the model's folder describes
+    outputs: int = 2  # numbers of a row, or a token, where the data name none: a span has a start and an end
+    finds_end: bool = False  # whether a decoder's head reads a row's last token, which it knows by the padding token
 
     def transformers(self) -> Any:
         """The class that loads and builds the model."""
@@ -245,6 +247,7 @@ HEADS: tuple[Head, ...] = (
         Native.wrap,
         mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
         called="classifier",
+        finds_end=True,
     ),
     Head("mean", "logits", False, CLASSES, "AutoModel", "", _mean_pooled),
     Head(

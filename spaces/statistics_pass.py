@@ -1,4 +1,4 @@
-"""The pass of labelled data through the teacher that gives `spaces.statistics`."""
+"""The pass of data with their targets through the teacher that gives `spaces.statistics`."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def collect(
     gathered = _Gathered(anatomy)
     importances = _Importances(model, anatomy, divergence, importance_rows)
     model.eval().requires_grad_(False)  # only the masks need gradients
-    labelled = list(batches)
-    if not labelled:
+    every = list(batches)
+    if not every:
         raise ValueError("statistics need at least one batch, got none")
     rows = 0
-    for number, (inputs, targets) in enumerate(labelled):
+    for number, (inputs, targets) in enumerate(every):
         with gathered.watching(inputs) as masks:
             # Per-row gradients come from masks with a row each; the sum undoes the mean over rows.
             output = model(**inputs)
@@ -60,7 +60,7 @@ def collect(
             gathered.take_embeddings(output)
         importances.take(inputs, output.detach(), len(targets))
         rows += len(targets)
-        progress((number + 1) / len(labelled))
+        progress((number + 1) / len(every))
     tensors = gathered.result(rows) | importances.result()
     size = len(tensors[EMBEDDING]) if EMBEDDING in tensors else 0
     return Statistics(replace(anatomy.shape, embedding=size), tensors)

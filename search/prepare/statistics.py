@@ -32,7 +32,7 @@ def make_statistics(
     torch = torch_with(threads)
     model = build.load_model(teacher).to(device)
     encoded, targets = read_encoded(data / "train.npz")
-    labels = torch.from_numpy(targets)
+    all_targets = torch.from_numpy(targets)
     task = task_of(config, targets)
     longest = config.data.max_length
     rows, _ = training_rows(len(encoded), config.seed, task.most_rows(STATISTICS_ROWS, longest))
@@ -40,7 +40,7 @@ def make_statistics(
     try:
         statistics = collect(
             model,
-            (({n: t.to(device) for n, t in inputs.items()}, labels[rows].to(device)) for inputs, rows in batches),
+            (({n: t.to(device) for n, t in inputs.items()}, all_targets[rows].to(device)) for inputs, rows in batches),
             task.loss,
             task.divergence,
             partial(progress, "statistics"),

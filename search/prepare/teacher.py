@@ -26,7 +26,7 @@ from search.prepare.folders import finish_folder, some_rows, tensors, torch_with
 
 
 def load_and_try(
-    config: RunConfig, source: Path, labels: Sequence[str], frame: Mapping[str, Any], encoded: Encoded
+    config: RunConfig, source: Path, output_names: Sequence[str], frame: Mapping[str, Any], encoded: Encoded
 ) -> tuple[TaskModel, Base]:
     """The base model with its head, in eval mode, tried on a few of the rows. Raises UserError if unusable."""
     from spaces.base import load_base
@@ -35,8 +35,8 @@ def load_and_try(
     with blaming(config.where("model.name")):
         head = task.head(named, model_config(source, named.name))
         problem = named.problem_type
-        model, base = load_base(source, named.name, named.revision, head, labels, frame, problem)
-        outputs = len(labels) or task.outputs
+        model, base = load_base(source, named.name, named.revision, head, output_names, frame, problem)
+        outputs = len(output_names) or task.outputs
         try_out(model.eval(), tensors(some_rows(encoded), base.inputs), outputs, named.name, base.per_token)
     return model, base
 
@@ -60,11 +60,11 @@ def make_teacher(
     task = task_of(config, targets)
     model, base = load_and_try(config, source, about["labels"], about["frame"], encoded)
     if config.teacher.epochs > 0:
-        labels = torch.from_numpy(targets)
+        all_targets = torch.from_numpy(targets)
         settings = asdict(config.teacher)
 
         def loss(student: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-            wanted = labels[rows].to(inputs["input_ids"].device)
+            wanted = all_targets[rows].to(inputs["input_ids"].device)
             return task.loss(student(**inputs), wanted, inputs["attention_mask"])
 
         patience = settings.pop("early_stopping")

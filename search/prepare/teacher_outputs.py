@@ -38,7 +38,7 @@ def make_outputs(
     from safetensors.torch import save_file
 
     from spaces import build
-    from spaces.distillation import Likeliest, capturing
+    from spaces.distillation import capturing
 
     torch = torch_with(threads)
     model = build.load_model(teacher).to(device)
@@ -51,15 +51,15 @@ def make_outputs(
     at_once = task_of(config).most_rows(32, config.data.max_length)
     order = rows[by_length(encoded.lengths[rows], at_once)]
     base, count = read_config(teacher)[0], stored_likeliest(likeliest_of(config), tokens)
-    with torch.inference_mode(), capturing(model, logits=count > 0) as activations:
+    with torch.inference_mode(), capturing(model, likeliest=count > 0) as activations:
         for first in range(0, len(order), at_once):
             chosen = order[first : first + at_once]
             batch = {n: torch.from_numpy(a).to(device) for n, a in encoded.batch(chosen).items() if n in base.inputs}
             out = model(**batch).cpu()
             assert activations.last is not None
             by_token = {"hidden": activations.last.cpu(), **({"output": out} if base.per_token else {})}
-            if activations.logits is not None:
-                highest = Likeliest.of(activations.logits, count)
+            highest = activations.likeliest(count)
+            if highest is not None:
                 by_token |= {"ids": highest.ids.cpu(), "log_probabilities": highest.log_probabilities.cpu()}
             if not stored:
                 stored = _empty(by_token, tokens, config.recover.hidden_weight > 0)
@@ -137,13 +137,13 @@ class StoredTeacher:
     def __call__(self, rows: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> TeacherOutputs:
         import torch
 
-        from spaces.distillation import Likeliest, TeacherOutputs, capturing
+        from spaces.distillation import TeacherOutputs, capturing
 
         if self._live is not None:
             asked = self._likeliest > 0
             with torch.no_grad(), capturing(self._live, self._blocks, self._relations, asked) as activations:
                 self._live(**inputs)
-            highest = None if activations.logits is None else Likeliest.of(activations.logits, self._likeliest)
+            highest = activations.likeliest(self._likeliest)
             output = self._of(rows, inputs)
             return TeacherOutputs(output, activations.last, activations.blocks, activations.projections, highest)
         hidden = None if self._hidden is None else self._padded(self._hidden, rows, inputs)

@@ -18,7 +18,7 @@ class Classifier(ExportedModel):
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the labels, in the order of the model's outputs."""
-        return self._base.labels
+        return self._base.output_names
 
     def __call__(
         self,

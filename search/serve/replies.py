@@ -32,7 +32,7 @@ class Replies(ExportedModel):
         part = task.asked(asked)
         try:
             with self._tokenizing:
-                encoded_rows = task.encode(self._tokenizer, part, data, self._base.labels)
+                encoded_rows = task.encode(self._tokenizer, part, data, self._base.output_names)
         except UserError as error:
             raise ValueError(str(error)) from None
         encoded = encoded_rows.encoded

@@ -14,6 +14,7 @@ from torch import Tensor
 from spaces.base import Base, read_config
 from spaces.generation.program import CacheSettings
 from spaces.generation.static_program import Captured, StaticProgram
+from spaces.heads import head_named
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.from_weights import FromWeights
@@ -65,7 +66,7 @@ def buckets_of(base: Base) -> tuple[int, ...]:
 
     A decoder's own classification head reads the last token that is not padding.
     """
-    if base.head == "native" and base.config.get("pad_token_id") is None:
+    if head_named(base.head).finds_end and base.config.get("pad_token_id") is None:
         return ()
     # (GPT-2 calls them n_positions.)
     longest = int(base.config.get("max_position_embeddings") or base.config.get("n_positions") or BUCKETS[-1])

@@ -111,7 +111,7 @@ def test_its_models_learn_are_compressed_and_reply(folder: Path, name: str, leas
     assert right > least
     assert model(rows[0]["text"]) == replies[0] and model.answers([rows[0]["text"]]) == replies[:1]
     test = task_of(config_of(folder)).read(folder / "data", "test")
-    assert read_config(folder / name)[0].labels == test.labels == ("N", "O", "P")
+    assert read_config(folder / name)[0].output_names == test.labels == ("N", "O", "P")
     outputs = [model.output(test.encoded.batch(np.array([i])))[0] for i in range(len(test))]
     assert test.predictions("tag_accuracy", np.concatenate(outputs)).mean() == pytest.approx(right)
 

@@ -199,7 +199,7 @@ def test_a_base_model_without_a_config_is_refused(plain: Path) -> None:
 def test_another_number_of_labels_gets_a_new_head(plain: Path) -> None:
     """What the user's data say counts; a head for other labels cannot be kept."""
     model, base = load_base(plain, "mine", "main", "mean", ("no", "yes"), frame={})
-    assert base.labels == ("no", "yes")
+    assert base.output_names == ("no", "yes")
     assert logits(model.eval(), subject().batch).shape == (4, 2)
 
 

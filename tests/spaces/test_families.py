@@ -197,7 +197,7 @@ def _logits(theirs: nn.Module, head: str, original: Subject) -> Tensor:
 def test_a_classifier_folder_keeps_its_own_head(case: str, tmp_path: Path) -> None:
     original = saved(case, "native", tmp_path)
     model, base = load_base(tmp_path, "tiny", "main", "auto", LABELS, frame={})
-    assert (base.head, base.labels, base.inputs) == ("native", LABELS, ("input_ids", "attention_mask"))
+    assert (base.head, base.output_names, base.inputs) == ("native", LABELS, ("input_ids", "attention_mask"))
     torch.testing.assert_close(logits(model.eval(), original.batch), original.logits, atol=1e-6, rtol=1e-6)
 
 
