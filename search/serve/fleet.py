@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.deliver.read_exported import read_exported
-from search.errors import UserError
+from search.errors import UserError, unknown
 from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant, from_front, loadable
-from search.tasks import recorded_task
+from search.tasks import TASKS, recorded_task, task_named
 
 if TYPE_CHECKING:
     from search.serve.worker import Workers
@@ -97,7 +97,7 @@ class Fleet:
         self.dispatcher = Dispatcher(Batcher(self.controller, limits), [row_errors_apart(answers)])
         if workers is not None:
             # The objective of a completion is that of all its pieces.
-            workers.expect(self.variants, 0.0 if task == CAUSAL else limits.slo_s, self.windows.length)
+            workers.expect(self.variants, 0.0 if task_named(task).generates else limits.slo_s, self.windows.length)
             workers.watch(self.dispatcher)
 
     def name(self, number: int) -> str:
@@ -201,11 +201,15 @@ def load_fleet(
         raise UserError(f"{folder}: no front.json; an export has one: python -m search export STUDY") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not the front of an export ({type(error).__name__}: {error})") from None
+    names = [known.name for known in TASKS]
+    if task not in names:
+        raise unknown(f"{path}: task", "task", task, names)
     if not variants:
         raise UserError(f"{path}: a front without members; there is nothing to serve")
     # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
-    chosen = (min(variants, key=lambda v: v.loss),) if task == EMBEDDING else loadable(variants, memory_mb)
-    if task == EMBEDDING:
+    embeds = task_named(task).embeds
+    chosen = (min(variants, key=lambda v: v.loss),) if embeds else loadable(variants, memory_mb)
+    if embeds:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
     about = ExportedFront(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
@@ -233,7 +237,7 @@ def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) 
 
     variants = front.variants
     answers: dict[int, Answer] = {number: answering(model) for number, model in models.items()}
-    if front.task == CAUSAL:
+    if task_named(front.task).generates:
         variants, limits = (
             by_tokens(generation_request.timed(v, models[v.number]) for v in variants),
             generation_request.LIMITS,
@@ -258,7 +262,7 @@ def in_processes(
         workers = Workers({number: partial(ModelProcess, path, device, prefix_mb) for number, path in folders.items()})
         failing.callback(workers.close)
         variants, answers, paces = front.variants, workers.answers, {}
-        if front.task == CAUSAL:
+        if task_named(front.task).generates:
             variants = by_tokens(workers[v.number].warm("timed", v) for v in variants)
             answers, limits = workers.completions, generation_request.LIMITS
         else:
@@ -276,7 +280,7 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 def windows_of(task: str, folder: Path) -> WindowSettings:
     """How models of a task read long texts, by the configuration in an exported model's record."""
-    if task == CAUSAL:
+    if task_named(task).generates:
         from search.serve.generator import context_length
         from spaces.base import read_config
 

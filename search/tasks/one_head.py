@@ -34,6 +34,7 @@ class BaseTask:
     supervised = True
     labelled = False
     generates = False
+    embeds = False
     slides = False
     parity: Parity = LOGITS
     call = ALONE

@@ -177,6 +177,7 @@ class Task(Protocol):
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
+    embeds: bool  # whether outputs are embeddings, which compare with those of the same model alone
     slides: bool  # whether a long text is read in windows that overlap by `data.doc_stride`, and not cut, when served
     reply_model: str  # "module:class", a `search.serve.exported_model.ExportedModel`: what `search.load` gives
     parity: Parity  # when two runs of one model agree

@@ -138,6 +138,9 @@ def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
     (tmp_path / "front.json").write_text(json.dumps(front))
     with pytest.raises(UserError, match="a front without members"):
         load_fleet(tmp_path, Limits(), 1000)
+    (tmp_path / "front.json").write_text(json.dumps({**front, "task": "clasification"}))
+    with pytest.raises(UserError, match=r'task: unknown task "clasification"; did you mean "classification"'):
+        load_fleet(tmp_path, Limits(), 1000)
 
 
 def test_replies_are_sent_at_once_on_connections_that_stay_open() -> None:
