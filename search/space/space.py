@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from search.space.deployments import CACHE, PRECISION, RUNTIME, Deployment
 from search.tasks import task_of
 from spaces import registry, two_of_four
 from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
+from spaces.axis import Axis
 from spaces.build import steps_of
 from spaces.cache_settings import CACHE_KINDS
 from spaces.generation.program import GeneratingRuntime
@@ -26,6 +27,11 @@ from spaces.shape import NO_SHAPE, Shape
 
 Params = Mapping[str, Value]
 PATTERN = "sparse.pattern"
+#: By a field of a shape: why a model of a known family does not allow that cut.
+UNCUT = {
+    "prunable_heads": "the attention heads of this model's family cannot differ from block to block",
+    "prunable_hidden": "the embeddings of this model have a width of their own, or it has a convolution",
+}
 #: Precisions whose loss or speed differs too much between models to start from.
 UNPROVEN = ("int8-static", "int4", "fp8")
 
@@ -147,6 +153,8 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
             continue
         narrowed = narrow_axis(axis.knobs(shape or NO_SHAPE), config.space, axis.name, config.where)
         knobs |= {f"{axis.name}.{knob.name}": knob for knob in narrowed}
+        if shape is not None:
+            notes += _absent(axis, shape, config)
     if shape is None:
         notes.append(f"{unknown}; only bits and runtime are searched")
     else:
@@ -169,6 +177,19 @@ def open_space(config: RunConfig, shape: Shape | None, context: Context, unknown
         choices = tuple(kind for kind in CACHE_KINDS if kind in kinds_here)
         knobs[CACHE] = replace(knobs[CACHE], choices=choices)
     return Space(knobs, shape, tuple(deployments), missing, tuple(notes))
+
+
+def _absent(axis: Axis, shape: Shape, config: RunConfig) -> Iterator[str]:
+    """For each kind of cut that a model of this shape does not allow: the knobs that are not searched for it."""
+    offered = {knob.name for knob in axis.knobs(shape)}
+    for cut, why in UNCUT.items():
+        if getattr(shape, cut):
+            continue
+        allowed: dict[str, Any] = {cut: True}
+        others = narrow_axis(axis.knobs(replace(shape, **allowed)), config.space, axis.name, config.where)
+        absent = [f"{axis.name}.{knob.name}" for knob in others if knob.name not in offered and knob.single is None]
+        if absent:
+            yield f"{why}; {', '.join(absent)} is not searched"
 
 
 def _deployments(

@@ -48,6 +48,19 @@ def test_knobs_that_are_closed_are_searched_only_where_they_are_named() -> None:
     assert "prune.flops" in opened({"prune": {"flops": [0.5, 1.0]}}).searched
 
 
+def test_a_knob_that_a_known_family_does_not_take_is_said_at_the_start() -> None:
+    assert not any("is not searched" in note for note in opened({}).notes)
+    whole = opened({}, shape=replace(SHAPE, prunable_heads=False))
+    assert [note for note in whole.notes if note.endswith("; prune.heads is not searched")] and len(whole.notes) == 1
+    assert "prune.heads" not in whole.knobs and "prune.neurons" in whole.searched
+    assert opened({"prune": "off"}, shape=replace(SHAPE, prunable_heads=False)).notes == ()
+    assert opened({"prune": {"heads": "off"}}, shape=replace(SHAPE, prunable_heads=False)).notes == ()
+    projected = opened({}, shape=replace(SHAPE, prunable_hidden=False))
+    assert [note for note in projected.notes if note.endswith("; distill.width is not searched")]
+    with pytest.raises(UserError, match=r"space.prune.heads: this model does not have this knob"):
+        opened({"prune": {"heads": [0.5, 1.0]}}, shape=replace(SHAPE, prunable_heads=False))
+
+
 def test_the_size_of_an_embedding_is_searched_where_there_is_one() -> None:
     with pytest.raises(UserError, match=r"space\.embedding\.size: must be left out: this model and task have nothing"):
         opened({"embedding": {"size": [32, 64]}})
