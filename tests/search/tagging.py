@@ -1,6 +1,7 @@
 """A tag for each word of a text: a task that is not part of the program, written as CONTRIBUTING says.
 
-This file is what would be `search/tasks/tagging.py`, and `tagging_head` the rest. Texts and tags are parted by spaces.
+This file is what would be `search/tasks/tagging.py`, and `tagging_head` what would stand in files of all tasks.
+Texts and tags are parted by spaces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydantic.dataclasses
 
-from objectives.metric import mean_of_rows
 from search.config.parse import SECTION, Name
 from search.errors import Where, wrong
 from search.tasks import cells
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from search.tasks.tables import Table
     from search.tasks.trained_labels import TrainedLabels
 
-TAG_ACCURACY = mean_of_rows("tag_accuracy", "share of a text's words with the right tag")
 MISSING = -100  # a token that no tag belongs to; torch's cross entropy leaves such targets out
 
 

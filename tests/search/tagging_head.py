@@ -1,4 +1,4 @@
-"""What a new task has beside its file: a head with its losses, lines in registries, and rows for tests."""
+"""What a new task has beside its file: a head with its losses, a metric, lines in registries, and rows for tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from objectives import quality
+from objectives.metric import mean_of_rows
 from search import tasks
 from spaces import heads
 from spaces.heads import Head, Native
 from spaces.losses import Losses
 
-from .tagging import TAG_ACCURACY, Tagging
+from .tagging import Tagging
 
 
 def tag_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ def tag_certainty(logits: Tensor, mask: Tensor) -> Tensor:
     return (logits.float().log_softmax(-1).max(-1).values * mask).sum()
 
 
+TAG_ACCURACY = mean_of_rows("tag_accuracy", "share of a text's words with the right tag")
 TAGS = Losses(tag_loss, tag_soft_loss, tag_divergence, tag_certainty)
 HEAD = Head(
     "tags",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +39,7 @@ from spaces.loading import model_config
 from spaces.recipe import Step
 from spaces.runtime import Context
 
+from . import tagging
 from .tagging_head import registered, tagged
 
 NOTHING: Callable[[str, float], None] = lambda stage, done: None  # noqa: E731
@@ -114,6 +117,15 @@ def test_its_models_learn_are_compressed_and_reply(folder: Path, name: str, leas
     assert read_config(folder / name)[0].output_names == test.labels == ("N", "O", "P")
     outputs = [model.output(test.encoded.batch(np.array([i])))[0] for i in range(len(test))]
     assert test.predictions("tag_accuracy", np.concatenate(outputs)).mean() == pytest.approx(right)
+
+
+def test_its_file_needs_nothing_of_the_tests() -> None:
+    """So it would be the same in `search/tasks/`."""
+    tree = ast.parse(Path(tagging.__file__).read_text(encoding="utf-8"))
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert all(node.level == 0 for node in froms)
+    own = {str(node.module).partition(".")[0] for node in froms} - set(sys.stdlib_module_names)
+    assert own == {"search"}
 
 
 def test_what_it_is_asked_is_checked(folder: Path) -> None:
