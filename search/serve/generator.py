@@ -25,7 +25,7 @@ from spaces.generation.causal_predict import default_cache
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
-from spaces.generation.speculation import SPECULATION, Speculation
+from spaces.generation.speculation import SPECULATION, Speculation, require_exact
 from spaces.runtime import Context, Predict
 
 CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
@@ -147,7 +147,7 @@ class Generator(Scorer):
             seed: the same seed gives the same answer to the prompt at the same place in the list.
             speculation: "prompt_lookup" reads what followed the last tokens where they occur earlier in the text, and
                 keeps what the model would say itself: the same answer in fewer calls where it copies. Prompts are read
-                one by one, at temperature 0.
+                one by one, at temperature 0, in fp32.
             return_full_text: False leaves the prompt out of the result.
 
         Raises:
@@ -233,7 +233,7 @@ class Generator(Scorer):
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, speculation)
         if options.speculates:
-            Speculation(self.program)  # raises
+            require_exact(self.program, build.precision_of(self.record.recipe))
         return options
 
     def _prompt(self, prompt: Any) -> Prompt:

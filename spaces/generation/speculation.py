@@ -7,12 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from spaces.generation.program import Program, RewindingProgram
+from spaces.knob import Plan
 
 #: Kinds of speculation, the default first.
 SPECULATION = ("none", "prompt_lookup")
 DRAFT = 7  # most tokens of a draft
 #: Tokens that must occur earlier in the text, in this order, before what followed them there is proposed.
 LONGEST, SHORTEST = 4, 2
+
+
+def require_exact(program: Program, plan: Plan) -> None:
+    """Raise ValueError where speculation might change the tokens of a program of this precision.
+
+    In fp32 a token that is read with others gets the logits of one that is read alone within 1e-5. Where weights or
+    activations have fewer bits, a difference in the last bit may move an activation to the next number of the grid:
+    half of the answers of SmolLM2-135M in int8 and int4 had another token somewhere.
+    """
+    named = {str(plan.get(name, "fp32")) for name in ("precision", "head")} - {"fp32"}
+    if named:
+        raise ValueError(
+            f"speculation needs a model in fp32, got {' and '.join(sorted(named))}: tokens that are read together are "
+            "rounded otherwise than one by one, and answers would change"
+        )
+    Speculation(program)
 
 
 class Lookup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,16 @@ def test_speculation_changes_no_answer(generator: Generator) -> None:
     assert prompts[0] + "".join(pieces) == replies[0][0]["generated_text"]
     with pytest.raises(ValueError, match="speculation needs a batch_size of 1, got 2"):
         generator(prompts, batch_size=2, speculation="prompt_lookup")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_speculation_is_refused_where_rounding_would_change_answers(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    recipe = replace(RECIPE, steps=(Step("bits", {"precision": precision}),))
+    monkeypatch.setattr(generator, "record", SimpleNamespace(recipe=recipe))
+    with pytest.raises(ValueError, match=f"speculation needs a model in fp32, got {precision}"):
+        generator.stream("Hi", speculation="prompt_lookup")
 
 
 def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model_folder: Path, tmp_path: Path) -> None:
