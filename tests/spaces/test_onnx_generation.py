@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,7 @@ def test_a_stored_model_is_opened_for_scores_and_for_generation(name: str, runti
 
 @openvino_here
 def test_prompts_under_openvino_have_caches_of_their_own(opened: Callable[[str], Opened]) -> None:
-    """Their steps may alternate, and each is as if alone; the bytes are those of the tokens."""
+    """Their steps may alternate, threads may share the program, and each is as if alone; bytes are those of tokens."""
     program, asked = opened("llama").program(runtime="openvino", precision="fp32"), (prompts(9, 3), prompts(5))
     alone = [answers(program, *one) for one in asked]
     prefilled = [program.prefill(*one) for one in asked]
@@ -327,6 +328,10 @@ def test_prompts_under_openvino_have_caches_of_their_own(opened: Callable[[str],
             answer.append(program.decode(answer[-1], cache).argmax(-1))
     for answer, expected in zip(tokens, alone, strict=True):
         np.testing.assert_array_equal(np.stack(answer, 1), expected)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: answers(program, *one), asked * 4))
+    for answer, expected in zip(together, alone * 4, strict=True):
+        np.testing.assert_array_equal(answer, expected)
     cache = prefilled[0][1]
     assert cache.length == 9 + NEW - 1
     assert cache.nbytes == 2 * 2 * 2 * 2 * cache.length * 16 * 4  # rows, blocks, both, heads, tokens, width
