@@ -15,7 +15,7 @@ from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
 from search.prepare.model import describe_model
-from search.prepare.model_facts import check_tokens
+from search.prepare.model_facts import check_tokens, unknown_note
 from search.prepare.runner import searched_model
 from search.prepare.teacher import load_and_try
 from search.report import cache_sentences
@@ -54,7 +54,8 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    for note in (*splits.notes, *base.notes, *space.notes):
+    unknown = unknown_note(tokenizer, encoded, "train")
+    for note in (*splits.notes, *base.notes, *space.notes, *unknown):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"

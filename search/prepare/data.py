@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from objectives.process import Progress
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
-from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row
+from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row, unknown_note
 from search.prepare.trained_head import trained_head
 from search.tasks import Splits, task_of
 from search.tasks.tokens import frame_of, load_tokenizer
@@ -36,11 +36,13 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     task = task_of(config)
     source = model_folder(config.model, config.where)
     splits = numbered_splits(config, source)
+    unknown: list[str] = []
     tokenizer = cutting_tokenizer(config, source, facts)
     for number, name in enumerate(SPLITS):
         part = getattr(splits, name)
         rows = task.encode(tokenizer, part, config.data, splits.labels, config.where)
         check_tokens(rows.encoded, part, name, config)
+        unknown += unknown_note(tokenizer, rows.encoded, name)
         rows.write(folder, name)
         progress("reading data", (number + 1) / len(SPLITS))
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -48,7 +50,7 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
-        "notes": [*splits.notes, *notes],
+        "notes": [*splits.notes, *notes, *unknown],
         "pairs": paired,
         "frame": frame_of(tokenizer, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},

@@ -20,6 +20,8 @@ from search.tasks.tokens import Encoded, frame_of, load_tokenizer
 from spaces.loading import ModelError, model_config, positions_of, reading
 
 FILE = "facts.json"
+#: Share of unknown tokens from which a note says so.
+UNKNOWN = 0.1
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,23 @@ def check_tokens(encoded: Encoded, part: Part, name: str, config: RunConfig) -> 
             f"{config.where('data.text')}: {len(empty)} rows of {name} have no tokens, and this tokenizer adds none; "
             f"the first has {part.shown(int(empty[0]))}; leave them out"
         )
+
+
+def unknown_note(tokenizer: Any, encoded: Encoded, name: str) -> tuple[str, ...]:
+    """A note where many tokens of the split `name` are the token for unknown ones; none for a tokenizer without one.
+
+    A model that has been given another model's tokenizer reads hardly anything else.
+    """
+    unknown = tokenizer.unk_token_id
+    others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    if unknown is None or unknown in others:  # GPT-2 has one token for all of them
+        return ()
+    ids = np.concatenate(encoded.columns["input_ids"])
+    of_texts = ids[~np.isin(ids, sorted({*tokenizer.all_special_ids} - {unknown}))]
+    share = float((of_texts == unknown).mean()) if len(of_texts) else 0.0
+    if share < UNKNOWN:
+        return ()
+    return (f"{share:.0%} of the tokens of {name} are unknown to the tokenizer ({tokenizer.unk_token})",)
 
 
 def longest_row(config: RunConfig, facts: ModelFacts) -> tuple[int, str]:

@@ -225,3 +225,17 @@ def test_facts_survive_their_folder(tmp_path: Path, configured: Configure) -> No
     facts = facts_of(folder := families.save(tmp_path / "model", "bert", **LABELS), configured(folder))
     facts.write(tmp_path)
     assert ModelFacts.read(tmp_path) == facts
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_noted() -> None:
+    from search.prepare.model_facts import unknown_note
+    from search.tasks.tokens import encode
+
+    def note(*texts: str) -> tuple[str, ...]:
+        return unknown_note(tokenizer, encode(tokenizer, texts, None, 16), "train")
+
+    tokenizer = tiny.word_tokenizer()
+    assert note("a warm film") == note("a warm film and a dull plot with a score in " + "the " * 8 + "qwerty") == ()
+    assert note("a qwerty film", "azerty") == ("50% of the tokens of train are unknown to the tokenizer ([UNK])",)
+    tokenizer.eos_token = "[UNK]"
+    assert note("azerty") == (), "one token for all that is special says nothing"
