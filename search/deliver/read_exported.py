@@ -44,7 +44,10 @@ def read_exported(folder: Path) -> BestConfig:
     for name, wanted in record.files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; the model was exported with it")
-        digest = sha256(folder / name)
+        try:
+            digest = sha256(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be read: {error.strerror or error}") from None
         if digest != wanted:
             raise UserError(
                 f"{folder / name}: not the file that was exported: SHA-256 must be {wanted[:16]}..., "

@@ -279,13 +279,20 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
 
 
 def windows_of(task: str, folder: Path) -> WindowSettings:
-    """How models of a task read long texts, by the configuration in an exported model's record."""
+    """How models of a task read long texts, by an exported model's record and its configuration.
+
+    Raises:
+        UserError: it is not the model that was exported.
+    """
+    config = read_exported(folder).config
     if task_named(task).generates:
         from search.serve.generator import context_length
-        from spaces.base import read_config
+        from spaces.base import ModelError, read_config
 
-        return WindowSettings(context_length(read_config(folder)[0].config))
-    config = read_exported(folder).config
+        try:
+            return WindowSettings(context_length(read_config(folder)[0].config))
+        except ModelError as error:
+            raise UserError(str(error)) from None
     data = config["data"]
     shared = data["doc_stride"] if recorded_task(config).slides else None
     return WindowSettings(int(data["max_length"]), None if shared is None else int(shared))

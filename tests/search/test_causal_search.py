@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,17 @@ def test_a_loaded_model_refuses_a_prompt_that_it_cannot_continue(searched: Path,
     model = search.load(next(iter(members(searched).values())))
     with pytest.raises(ValueError, match=wanted):
         model(prompt)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_export_is_not_served(searched: Path, tmp_path: Path, damage: str) -> None:
+    from search.errors import UserError
+    from search.serve.batching import Limits
+    from search.serve.fleet import load_fleet
+
+    shutil.copytree(searched / "mlruns" / "exports" / "found", tmp_path / "found")
+    for folder in (tmp_path / "found" / "models").iterdir():
+        config = folder / "config.json"
+        config.write_text(config.read_text()[:40]) if damage == "cut" else config.unlink()
+    with pytest.raises(UserError, match=r"config\.json: (not the file that was exported|missing)"):
+        load_fleet(tmp_path / "found", Limits(), 1000.0)

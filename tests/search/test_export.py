@@ -275,3 +275,14 @@ def test_an_edited_record_is_one_clear_error(model: Path, key: str, value: Any, 
     (model / "recipe.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(UserError, match=rf"recipe\.yaml: {message}"):
         read_exported(model)
+
+
+def test_a_file_that_cannot_be_read_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search.deliver import read_exported as checks
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checks, "sha256", refused)
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: Permission denied"):
+        read_exported(model)
