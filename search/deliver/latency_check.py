@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from objectives import campaign, campaign_measurements, clock, workload
 from objectives.bench import Batch, open_bench
@@ -16,6 +16,7 @@ from objectives.measurement import Measurement
 from objectives.openmp_waiting import default_waiting
 from objectives.paired_timing import Opener
 from objectives.process import Remote
+from search.config.schema import MeasureConfig
 from search.deliver.best_config import BestConfig
 from search.deliver.export import RECIPE
 from search.deliver.open_exported import open_exported
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Speeds that differ by less count as equal, however narrow their intervals.
 ALIKE = 0.05
+#: Keys of a record's `measure` that say how long it was timed.
+TIMES = ("quick_s", "final_s")
 Latency = Literal["as recorded", "different", "unknown"]
 
 
@@ -52,8 +55,7 @@ def compare_latency(
     alone = task_named(str(record.config["task"])).call == ALONE
     if validation is None and (record.config["workload"]["length"] == "data" or not alone):
         return "latency: not compared, because it was measured on the lengths of the data", "unknown"
-    measure = record.config["measure"]
-    plan = campaign.Plan.lasting(float(measure["final_s"]), at_least_s=float(measure["quick_s"]) / 2)
+    plan = plan_of(record.config)
     models: dict[int, Opener] = {1: lambda: open_exported(folder, record, context)}
     if baseline is not None:
         models[0] = lambda: _eager(baseline, context)
@@ -71,6 +73,13 @@ def compare_latency(
     busy = tuple(dict.fromkeys(reason for sets in measured.groups for one in sets for reason in one.disturbances))
     ratio = None if baseline is None else measured.ratio(0, 1)
     return latency_line(record, now, ratio, busy)
+
+
+def plan_of(config: Mapping[str, Any]) -> campaign.Plan:
+    """The timing of a record's configuration, by the defaults where it does not say how long."""
+    times = {key: float(seconds) for key, seconds in config.get("measure", {}).items() if key in TIMES}
+    measure = MeasureConfig(**times)
+    return campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
 
 
 def latency_line(

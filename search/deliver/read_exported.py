@@ -16,7 +16,7 @@ from spaces import registry
 from spaces.build import precision_of
 
 #: Files that change a tokenizer or a model where they exist, so none of them may be added to an export.
-READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "model.safetensors", *TOKENIZER)
+READ_WHERE_PRESENT = ("adapter_config.json", "config.json", "generation_config.json", "model.safetensors", *TOKENIZER)
 
 
 def read_exported(folder: Path) -> BestConfig:

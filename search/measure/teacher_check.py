@@ -70,10 +70,12 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     Its predictions are stored, and are those that the search counts losses from.
 
     Raises:
-        UserError: the teacher is not surely better than a constant guess, or all rows have one label.
+        UserError: the teacher is not surely better than a constant guess, all rows have one label, or a split has a
+            single row, of which no interval can be told.
         TimeoutError: `deadline` (monotonic seconds) passed.
     """
     config = prepared.config
+    _check_counts(prepared)
     rows = prepared.split("validation")
     if problem := rows.problem():
         raise UserError(f"{config.where('data.validation')}: {problem}")
@@ -82,16 +84,31 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     if result.better:
         return f"the teacher is little better than a constant guess: {result}" if result.near else ""
     trained = config.teacher.epochs > 0
+    task = prepared.task
     reasons = (
         "too little training (teacher.epochs, teacher.learning_rate)"
         if trained
         else "a head that was never trained (set teacher.epochs)"
+        if task.supervised
+        else "a model that was never trained for this, or another model's tokenizer"
     )
+    reasons += ", labels in another order (data.label_names)" if task.labelled else ""
     where = config.where("teacher.epochs" if trained else "model.name")
     raise UserError(
         f"{where}: the teacher must be better than a constant guess: {result}; "
-        f"likely: {reasons}, labels in another order (data.label_names), or too few validation rows to tell"
+        f"likely: {reasons}, or too few validation rows to tell"
     )
+
+
+def _check_counts(prepared: Prepared) -> None:
+    """Raise UserError where validation or test has a single row."""
+    config = prepared.config
+    for split in ("validation", "test"):
+        count = len(prepared.split(split))
+        if count < 2:
+            one = split == "validation" and config.measure.validation_rows == 1
+            where = config.where("measure.validation_rows" if one else f"data.{split}")
+            raise UserError(f"{where}: must have two rows or more, of which an interval can be told, got {count}")
 
 
 def _predictions(prepared: Prepared, progress: Progress, deadline: float | None) -> np.ndarray:

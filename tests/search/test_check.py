@@ -121,3 +121,10 @@ def test_the_data_of_a_record_are_read_through_this_machines_results_folder_and_
     gone = {**record.config, "data": {**record.config["data"], "train": str(tmp_path / "train.csv")}}
     with check.rows_of_record(cast(BestConfig, SimpleNamespace(config=gone)), Context(), ours) as rows:
         assert isinstance(rows, str) and "train.csv" in rows
+
+
+def test_a_record_that_does_not_say_how_long_it_was_timed_is_timed_by_the_defaults() -> None:
+    from search.deliver.latency_check import plan_of
+
+    default = plan_of({"measure": {"quick_s": 1.5, "final_s": 2.4, "reuse": True}})
+    assert plan_of({}) == plan_of({"measure": {"reuse": False}}) == default != plan_of({"measure": {"final_s": 9}})

@@ -235,7 +235,9 @@ def test_a_changed_or_a_missing_file_is_never_opened(model: Path, name: str, ope
         open_it(model)
 
 
-@pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json", "merges.txt"])
+@pytest.mark.parametrize(
+    "name", ["added_tokens.json", "special_tokens_map.json", "merges.txt", "generation_config.json"]
+)
 def test_a_file_that_was_added_and_that_would_be_read_is_refused(model: Path, name: str) -> None:
     (model / "notes.txt").write_text("mine")
     assert read_exported(model).files

@@ -69,5 +69,7 @@ def test_a_head_that_was_never_trained_ends_the_run_before_anything_is_distilled
     assert f"{config}: model.name: the teacher must be better than a constant guess: its f1 is" in ended.err
     assert "on 96 validation rows" in ended.err and "never trained (set teacher.epochs)" in ended.err
     assert len(ended.err.splitlines()) <= 2
+    alone = command.search("run", config, "--set", "measure.validation_rows=1", cwd=tmp_path)
+    command.refused(alone, ["--set measure.validation_rows: must have two rows or more", "got 1"])
     stages = {path.parent.parent.name for path in (tmp_path / "mlruns").glob("cache/*/*/entry.json")}
     assert "teacher" in stages and not stages & {"statistics", "outputs", "weights"}
