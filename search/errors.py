@@ -34,6 +34,19 @@ def disk_is_full(error: BaseException) -> bool:
     return False
 
 
+#: A file or folder that this user may not write or read.
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def forbidden(error: OSError) -> str:
+    """What cannot be written or read, and why, where that is what `error` says; else ""."""
+    if error.errno not in FORBIDDEN or not isinstance(error.filename, str | os.PathLike):
+        return ""
+    path = Path(error.filename)
+    shown = path.parent if path.name.startswith(".") else path  # of a temporary name: its folder
+    return f"{shown}: must be what this user can write, got {error.strerror}"
+
+
 #: SQLite's messages for a database that another program holds locked.
 LOCKED_WORDS = ("database is locked", "database table is locked", "database schema is locked")
 

@@ -13,7 +13,7 @@ from search.cli import apply, cache, check, export, front, listing, plan, run, s
 from search.cli.mistakes import Command, Commands
 from search.cli.options import GlobalOptions
 from search.cli.terminal import complain, failure
-from search.errors import UserError
+from search.errors import UserError, forbidden
 
 PROGRAM = "python -m search"
 #: The program as pip installs it; shells complete only a one-word command, which `python -m search` is not.
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, OSError) and (refused := forbidden(error)):
+            complain(f"error: {refused}")
+            return 2
         for line in failure(error):
             complain(line)
         return 1

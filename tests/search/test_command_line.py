@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,16 @@ def test_the_completion_that_is_installed_is_of_the_installed_program(tmp_path: 
     subprocess.run(shell, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     script = (tmp_path / ".bash_completions" / f"{SCRIPT}.sh").read_text()
     assert f"{COMPLETING}=complete_bash" in script and script.endswith(f"_completion {SCRIPT}")
+
+
+@pytest.mark.parametrize(("number", "name"), [(30, ".front.json.partial"), (13, "service"), (1, "service")])
+def test_what_cannot_be_written_is_one_error_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, name: str
+) -> None:
+    def fails() -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / name))
+
+    monkeypatch.setattr("search.report.listing.lines", fails)
+    assert main(["list"]) == 2
+    shown = tmp_path if name.startswith(".") else tmp_path / name
+    assert capsys.readouterr().err == f"error: {shown}: must be what this user can write, got {os.strerror(number)}\n"
