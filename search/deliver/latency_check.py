@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 #: Speeds that differ by less count as equal, however narrow their intervals.
 ALIKE = 0.05
-#: Keys of a record's `measure` that say how long it was timed.
-TIMES = ("quick_s", "final_s")
 Latency = Literal["as recorded", "different", "unknown"]
 
 
@@ -77,9 +75,10 @@ def compare_latency(
 
 def plan_of(config: Mapping[str, Any]) -> campaign.Plan:
     """The timing of a record's configuration, by the defaults where it does not say how long."""
-    times = {key: float(seconds) for key, seconds in config.get("measure", {}).items() if key in TIMES}
-    measure = MeasureConfig(**times)
-    return campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+    recorded, default = config.get("measure", {}), MeasureConfig()
+    final_s = float(recorded.get("final_s", default.final_s))
+    quick_s = float(recorded.get("quick_s", default.quick_s))
+    return campaign.Plan.lasting(final_s, at_least_s=quick_s / 2)
 
 
 def latency_line(
