@@ -113,13 +113,13 @@ def test_a_mistake_is_named_and_leaves_nothing_half_written(running: Running, mi
     here, future = running[mistake]
     ended = future.result()
     command.refused(ended, ARGUMENTS[mistake][1])
-    # What needs the model's shape or weights shows after the data are read; stages that are whole may stay.
+    # What needs the model's shape or weights shows after they are read; stages that are whole may stay.
     for file in (path for path in here.rglob("*") if path.is_file()):
         stage = file.relative_to(here).parts[:4]
         if stage == ("mlruns", "cache", LOCK):
             continue
         assert stage[:2] == ("mlruns", "cache") and here.joinpath(*stage, "entry.json").is_file(), file
-    if "reading data" not in ended.out:
+    if "reading data" not in ended.out and mistake != "a knob out of range":  # which the model's facts tell
         assert list(here.iterdir()) == []
 
 
