@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from objectives import kv_cache, memory
 from objectives.estimate import Estimate, difference
-from search.space.deployments import Deployment, siblings
+from search.space.deployments import Deployment, fixed_precision, siblings
 from search.space.space import Space
 from spaces.recipe import Recipe
 
@@ -31,9 +31,7 @@ class DeploymentSelector:
         self._space = space
         self._memory_counts = not OF_MEMORY.isdisjoint(objectives)
         self._deployments = space.deployments
-        bits = {name.removeprefix("bits."): knob for name, knob in space.knobs.items() if name.startswith("bits.")}
-        #: Settings that need a precision, and have one value that is not off.
-        self._fixed = {name: k.single for name, k in bits.items() if k.needs and k.single not in (None, k.off)}
+        self._fixed = fixed_precision(space.knobs)
 
     def learn(self, baselines: Mapping[Deployment, tuple[Estimate, float]]) -> None:
         """Drop dominated deployments, given the uncompressed model's (loss in points, milliseconds) by deployment."""

@@ -18,6 +18,7 @@ from search.front.outcome import Outcome, Target
 from search.propose.known_latency import GainForecast
 from search.propose.study import OUTCOME, PARAMS, distribution, outcomes_of
 from search.propose.trials import Constraints, add, finish_trial, reopened
+from search.space.deployments import fixed_precision
 from search.space.space import Params, Space, anchors, random_settings
 from spaces.knob import Value
 from spaces.recipe import Recipe
@@ -139,7 +140,8 @@ class Proposer:
 
     def _baselines(self) -> Iterator[Job]:
         """One job: the uncompressed model under every deployment that has no outcome yet."""
-        recipes = [self._recipe({**self._space.off, **d.settings}) for d in self._space.deployments]
+        uncompressed = {**self._space.off, **fixed_precision(self._space.knobs)}
+        recipes = [self._recipe({**uncompressed, **deployment.settings}) for deployment in self._space.deployments]
         unknown = [r for r in recipes if r.digest not in self._outcomes][: self.left]
         if unknown:
             yield Job(unknown[0], siblings=tuple(unknown[1:]), baseline=True)

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from spaces.axes import cache as caches
-from spaces.axes.bits import INTEGER
+from spaces.axes.bits import INTEGER, WITH_A_HEAD
 from spaces.generation.program import CacheSettings
-from spaces.knob import Settings, Value
+from spaces.knob import Knob, Settings, Value
 from spaces.recipe import DEPLOYED, Recipe, Step
 
 RUNTIME = "runtime.name"
@@ -56,13 +56,26 @@ def is_of_deployment(name: str) -> bool:
     return name in (RUNTIME, PRECISION) or name.startswith("cache.")
 
 
+def fixed_precision(knobs: Mapping[str, Knob]) -> dict[str, Value]:
+    """Finer settings of a precision that have one value in this space, and not off, by `<axis>.<knob>`.
+
+    They belong to every deployment of the precisions that they need, those of the uncompressed model included.
+    """
+    return {
+        name: knob.single
+        for name, knob in knobs.items()
+        if name.startswith("bits.") and knob.needs and knob.single is not None and knob.single != knob.off
+    }
+
+
 def siblings(
     recipe: Recipe, deployments: Sequence[Deployment], fixed: Settings = MappingProxyType({})
 ) -> tuple[Recipe, ...]:
     """The recipes of the same weights under each of `deployments`, without this recipe's own.
 
     Its fp32 blocks stay fp32 under every integer precision. Its embeddings and its head keep their precision under its
-    own runtime only, because another runtime may have no kernel for it.
+    own runtime only, because another runtime may have no kernel for it. `fixed` is of all
+    (`fixed_precision`).
     """
     own = recipe.step("bits")
     recipes = []
@@ -72,11 +85,12 @@ def siblings(
         applies = {
             "fp32_blocks": precision in INTEGER,
             "embeddings": own_runtime,
-            "head": own_runtime and precision in ("int8", "int4"),
+            "head": own_runtime and precision in WITH_A_HEAD,
             "rounding": own_runtime and precision == "int4",
         }
-        needed = {"head": ("int8", "int4"), "rounding": ("int4",)}
-        settings |= {name: value for name, value in fixed.items() if precision in needed.get(name, ())}
+        needed = {"bits.fp32_blocks": INTEGER, "bits.head": WITH_A_HEAD, "bits.rounding": ("int4",)}
+        of_precision = [name for name in fixed if precision in needed.get(name, ())]
+        settings |= {name.removeprefix("bits."): fixed[name] for name in of_precision}
         settings |= {name: value for name, value in (own.settings if own else {}).items() if applies.get(name)}
         deployed = (Step("bits", settings), Step("cache", _cache_step(cache)))
         weights = tuple(step for step in recipe.steps if step.name not in DEPLOYED)

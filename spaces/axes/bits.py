@@ -25,6 +25,8 @@ INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
 #: Precisions of a causal language model's output matrix, a third of a small model's weights; "body": the blocks'.
 HEADS = ("body", "fp32", "int8", "int4")
+#: Precisions beside which it can have another.
+WITH_A_HEAD = ("int8", "int4")
 #: How int4 is made of a causal language model's weights. nearest: each group fitted to its weights alone; gptq: with
 #: error feedback, to what the matrix gives on calibration rows (`spaces.gptq`).
 ROUNDINGS = ("nearest", "gptq")
@@ -52,7 +54,7 @@ class Bits:
             choices=HEADS,
             method=True,
             opt_in=True,
-            needs=("precision", ("int8", "int4")),
+            needs=("precision", WITH_A_HEAD),
             help="precision of a causal language model's output matrix; body: that of its blocks",
         )
         rounding = Knob(

@@ -14,7 +14,7 @@ from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
 from search.propose.deployment_choice import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
-from search.space.deployments import Deployment, is_of_deployment
+from search.space.deployments import Deployment, fixed_precision, is_of_deployment
 from search.space.space import Params
 from spaces.knob import Value
 
@@ -37,6 +37,7 @@ class TableCostModel:
     ) -> None:
         self._predictor, self._siblings, self.stored_settings = predictor, siblings, stored_settings
         self._space = prepared.space
+        self._fixed = fixed_precision(prepared.space.knobs)
         self._stored = {self._weights_settings(settings) for settings in stored_settings}
         wanted = prepared.config.limits
         self._max_log_latency = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
@@ -105,7 +106,7 @@ class TableCostModel:
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
     def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
-        names = np.array([deployment_name({**params, **deployment.settings}) for params in pool])
+        names = np.array([deployment_name({**params, **self._fixed, **deployment.settings}) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
             chosen = names == name

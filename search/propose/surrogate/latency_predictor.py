@@ -18,7 +18,7 @@ from search.prepare.prepared import Prepared
 from search.space.deployments import PRECISION, RUNTIME, Deployment
 from search.space.sizes import outline_of, shapes_of
 from search.space.space import Params
-from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER
+from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER, WITH_A_HEAD
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
 PROCESS_ERROR = 0.01
@@ -91,7 +91,8 @@ class LatencyPredictor:
 def deployment_name(params: Params) -> str:
     """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 head int8".
 
-    A cache that is not the default one follows: "eager/fp32 cache kind static".
+    A cache that is not the default one follows: "eager/fp32 cache kind static". Settings that are inactive
+    under the precision are left out, as recipes have none.
     """
     precision, fp32_blocks, tables = (
         params.get(PRECISION, "fp32"),
@@ -100,7 +101,7 @@ def deployment_name(params: Params) -> str:
     )
     spared = f" fp32_blocks {fp32_blocks}" if fp32_blocks and precision in INTEGER else ""
     head = params.get("bits.head", HEADS[0])
-    apart = "" if head == HEADS[0] else f" head {head}"
+    apart = "" if head == HEADS[0] or precision not in WITH_A_HEAD else f" head {head}"
     of_tables = "" if tables == AS_IS else f" embeddings {tables}"
     deployment = Deployment.of({RUNTIME: "eager", **params})
     cache = "".join(f" cache {part}" for part in deployment.to_json()[2:])

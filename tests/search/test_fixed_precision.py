@@ -1,0 +1,111 @@
+"""Settings of a precision that a space fixes: every deployment that needs them has them, and is looked up by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import pytest
+
+from objectives.shapes import Shapes
+from search.config.schema import LimitsConfig
+from search.execute.executor import Job
+from search.front.outcome import LATENCY, Target
+from search.propose.deployments import DeploymentSelector
+from search.propose.proposer import Proposer
+from search.propose.surrogate.cost_model import TableCostModel
+from search.propose.surrogate.latency_predictor import deployment_name
+from search.space.deployments import Deployment
+from search.space.sizes import shapes_of
+from search.space.space import Params, Space
+from spaces.axes.bits import Bits
+from spaces.knob import Knob
+from spaces.recipe import Recipe, Step
+from spaces.shape import LayerShape, Shape
+
+SHAPE = Shape(hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6)
+BITS = {knob.name: knob for knob in Bits().knobs(SHAPE)}
+DEPLOYMENTS = tuple(Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int4")))
+TARGETS = (Target("perplexity", "lower"), Target(LATENCY, "lower"))
+
+
+def space(**bits: Knob) -> Space:
+    """A space of depths and of three deployments, with these finer settings of int4."""
+    knobs = {
+        "distill.layers": Knob("layers", off=6, low=5, high=6, step=1, help=""),
+        "bits.precision": replace(BITS["precision"], choices=("fp32", "int4")),
+        "runtime.name": Knob("name", off="eager", choices=("eager", "onnx"), help=""),
+    }
+    return Space({**knobs, **{f"bits.{name}": knob for name, knob in bits.items()}}, SHAPE, DEPLOYMENTS)
+
+
+FIXED = space(head=BITS["head"].fixed("int8"), rounding=BITS["rounding"].fixed("gptq"))
+BLOCKS = space(fp32_blocks=BITS["fp32_blocks"].fixed(2))
+SEARCHED = space(head=replace(BITS["head"], choices=("body", "int8")))
+
+
+def recipe_in(searched: Space, params: Params) -> Recipe:
+    return Recipe("m", "causal-lm", "t", searched.steps(params), {}, Step(str(params["runtime.name"])))
+
+
+def baselines(searched: Space) -> list[Recipe]:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    siblings = DeploymentSelector(searched)
+    proposer = Proposer(
+        study, searched, TARGETS, 9, lambda params: recipe_in(searched, params), siblings, lambda outcome: {}, 0
+    )
+    job: Job = next(iter(proposer))
+    assert job.baseline
+    return [job.recipe, *job.siblings]
+
+
+def names_asked_for(searched: Space, pool: Sequence[Params]) -> set[str]:
+    """The deployments whose times a cost model asks the table of latencies for."""
+    asked = set()
+
+    def predict(name: str, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+        asked.add(name)
+        return np.zeros(len(shapes)), np.zeros(len(shapes))
+
+    table = SimpleNamespace(batch=1, length=8, predict=predict)
+    predictor = SimpleNamespace(table=table, reference_error=0.0, shapes=lambda pool: shapes_of(searched, pool))
+    prepared = SimpleNamespace(space=searched, config=SimpleNamespace(limits=LimitsConfig()))
+    model = TableCostModel(cast(Any, prepared), cast(Any, predictor), DeploymentSelector(searched))
+    model.costs(pool)
+    return asked
+
+
+def test_the_uncompressed_model_has_what_the_space_fixes_of_its_precision() -> None:
+    eager, graph, int4 = baselines(FIXED)
+    assert eager.params == {"runtime.name": "eager"} and graph.params == {"runtime.name": "onnx"}
+    assert eager.exact and graph.exact and not int4.exact
+    assert int4.step("bits") == Step("bits", {"precision": "int4", "head": "int8", "rounding": "gptq"})
+    of_blocks = baselines(BLOCKS)[-1].step("bits")
+    assert of_blocks == Step("bits", {"precision": "int4", "fp32_blocks": 2})
+
+
+@pytest.mark.parametrize("searched", [FIXED, BLOCKS], ids=["head", "blocks"])
+def test_the_same_deployments_are_measured_of_every_set_of_weights(searched: Space) -> None:
+    cut = recipe_in(searched, {"distill.layers": 5, "runtime.name": "eager"})
+    others = [cut, *DeploymentSelector(searched)(cut)]
+    assert [one.step("bits") for one in others] == [one.step("bits") for one in baselines(searched)]
+
+
+@pytest.mark.parametrize("searched", [FIXED, BLOCKS], ids=["head", "blocks"])
+def test_predictions_are_of_the_deployments_that_are_measured(searched: Space) -> None:
+    measured = {deployment_name(one.params) for one in baselines(searched)}
+    assert names_asked_for(searched, [{"distill.layers": 5}]) == measured
+    as_recorded = {**searched.off, "distill.layers": 5}
+    assert names_asked_for(searched, [as_recorded]) == measured
+
+
+def test_a_searched_head_is_of_the_precisions_that_have_one() -> None:
+    cut = {"distill.layers": 5, "bits.head": "int8"}
+    recipe = recipe_in(SEARCHED, {**cut, "bits.precision": "int4", "runtime.name": "onnx"})
+    measured = {deployment_name(one.params) for one in (recipe, *DeploymentSelector(SEARCHED)(recipe))}
+    assert measured == {"eager/fp32", "onnx/fp32", "onnx/int4 head int8"}
+    assert names_asked_for(SEARCHED, [cut]) == measured
