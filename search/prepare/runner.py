@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from objectives import roofline
 from objectives.process import Progress, RemoteTimeout
 from search.config.model_folder import model_fingerprint, model_folder
+from objectives import kv_cache, roofline
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.failures import retry_once
@@ -159,13 +159,17 @@ def prepare(
     return replace(taught, statistics=statistics, outputs=outputs, costs=costs)
 
 
-def _check_roofline(config: RunConfig, space: Space) -> None:
-    """Raise UserError for a roofline objective of a model whose layers are not known: its floor cannot be counted."""
+def _check_known_layers(config: RunConfig, space: Space) -> None:
+    """Raise UserError for an objective or a limit that is counted from layers, of a model whose layers are not known."""
+    if space.shape is not None:
+        return
+    counted = {objective.name: "the roofline is" for objective in roofline.OBJECTIVES}
+    counted |= {name: "bytes of a cache are" for name in kv_cache.NAMES}
     for name in (*config.objectives, *config.limits.others):
-        if space.shape is None and name in {objective.name for objective in roofline.OBJECTIVES}:
+        if name in counted:
             key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise UserError(
-                f"{config.where(key)}: must be measurable of this model, got {name}: the roofline is counted from the "
+                f"{config.where(key)}: must be measurable of this model, got {name}: {counted[name]} counted from the "
                 "sizes of its layers, which are not known"
             )
 
@@ -259,7 +263,7 @@ def _space_of(config: RunConfig, described: Path, context: Context) -> Space:
         fields = json.loads((described / "shape.json").read_text())
         shape = Shape(**{**fields, "layers": tuple(LayerShape(**n) for n in fields["layers"])})
         space = open_space(config, shape, context)
-    _check_roofline(config, space)
+    _check_known_layers(config, space)
     return space
 
 

@@ -62,8 +62,11 @@ def name_of(outcome: Outcome) -> str:
 
 
 def kv_cache_lines(space: Space) -> Iterator[str]:
-    """Memory per token of the uncompressed model's caches, for each searched kind and precision."""
-    if space.shape is None or "cache.kind" not in space.knobs:
+    """Memory per token of the uncompressed model's caches, for each searched kind and precision, where it is known."""
+    if "cache.kind" not in space.knobs:
+        return
+    if space.shape is None:
+        yield "cache     bytes of a token are not known: they are counted from the sizes of layers"
         return
     heads = [layer.heads for layer in space.shape.layers]
     said: dict[str, list[str]] = {}

@@ -10,14 +10,21 @@ import command
 import numpy as np
 import pytest
 import yaml
+from causal import stored
 
 import search
 from objectives.generation_times import TPOT
 from objectives.kv_cache import A_TOKEN
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
-from search.report.cache_sentences import slower_caches
+from search.measure.kv_caches import predicted
+from search.report.cache_sentences import kv_cache_lines, slower_caches
+from search.space.deployments import Deployment
+from search.space.space import Space
+from spaces.axes.cache import CacheKind
 from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
+from spaces.shape import NO_SHAPE
 
 from .test_causal_lm import llama, texts
 
@@ -124,3 +131,16 @@ def test_a_cache_that_is_slower_says_so() -> None:
     assert slower_caches(front) == (
         "the int8 cache of 2 is slower here: 75.0 ms a token, and 60.0 ms with the dynamic cache of 0",
     )
+
+
+def test_of_layers_that_are_not_known_the_bytes_of_a_token_are_said_to_be_unknown(tmp_path: Path) -> None:
+    space = Space({"cache.kind": CacheKind().knobs(NO_SHAPE)[0]}, None, (Deployment("eager", "fp32"),))
+    assert list(kv_cache_lines(space)) == [
+        "cache     bytes of a token are not known: they are counted from the sizes of layers"
+    ]
+    folder = stored(tmp_path / "model")
+    described = json.loads((folder / "config.json").read_text())
+    described["base"]["config"]["model_type"] = "mamba"
+    (folder / "config.json").write_text(json.dumps(described))
+    recipe = Recipe("base", "causal-lm", "teacher", (), {}, Step("eager"))
+    assert predicted(recipe, folder, Context(), 1) == {}

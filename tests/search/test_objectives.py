@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import command
 import pytest
@@ -12,6 +13,7 @@ from conftest import STUDY, state_of
 
 from objectives import clock, energy
 from search.config.load import load_config
+from search.config.schema import LimitsConfig
 from search.errors import UserError
 from search.planning import plan_lines
 from search.prepare import machine, runner
@@ -108,14 +110,24 @@ def test_an_objective_that_the_device_can_give_is_not_refused(
     assert machine.context_of(load_config(config, ["objectives=[metric, energy_mj]"], names())).device == "cpu"
 
 
-def test_a_roofline_objective_of_a_model_whose_layers_are_not_known_is_refused(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("objectives", "roofline_fraction"), ("objectives", "cache_kb_per_token"), ("limits", "cache_mb")],
+)
+def test_what_is_counted_from_layers_is_refused_of_a_model_whose_layers_are_not_known(
+    config: Path, tmp_path: Path, section: str, name: str
+) -> None:
     chosen = load_config(config, [f"model.name={tiny.unknown(tmp_path / 'albert')}", "space=null"], names())
-    chosen = replace(chosen, objectives=("metric", "roofline_fraction"), mlruns=str(tmp_path / "mlruns"))
+    wanted: dict[str, Any] = {"objectives": ("metric", "latency_p50_ms", name)}
+    if section == "limits":
+        wanted = {"limits": LimitsConfig(others={name: 1.0})}
+    chosen = replace(chosen, **wanted, mlruns=str(tmp_path / "mlruns"))
     trained: list[str] = []
-    with pytest.raises(UserError, match="got roofline_fraction"):
+    said = rf"{section}.*: must be measurable of this model, got {name}: .* counted from the sizes of its layers"
+    with pytest.raises(UserError, match=said):
         runner.prepare(chosen, lambda stage, done: trained.append(stage))
     assert not any("teacher" in stage for stage in trained)
-    with pytest.raises(UserError, match="got roofline_fraction"):
+    with pytest.raises(UserError, match=said):
         next(plan_lines(chosen))
 
 
