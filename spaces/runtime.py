@@ -52,7 +52,10 @@ class Runtime(Protocol):
         ...
 
     def made_by(self, context: Context) -> Mapping[str, str]:
-        """Versions and hardware that its files depend on, in addition to weights and plan; {} if it makes none."""
+        """What its files depend on beside weights and plan; {} if it makes none.
+
+        These are versions, hardware, and the code of this program that writes them.
+        """
         ...
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:

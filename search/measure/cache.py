@@ -12,6 +12,7 @@ from typing import Any
 
 from objectives.measurement import Measurement
 from search.front.outcome import LATENCY
+from search.measure.graphs import made_by
 from search.measure.limits import measured_for
 from search.measure.timing import Timings
 from search.prepare.prepared import Prepared
@@ -85,6 +86,7 @@ class Reuse:
         return {
             "recipe": recipe.digest,
             "weights_sha256": weights,
+            **made_by(recipe, folder, self._prepared.context),
             **self._conditions,
             **({"noisy": True} if noisy else {}),
         }

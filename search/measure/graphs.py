@@ -2,9 +2,9 @@
 
 A published entry is never written to again, so a runtime cannot put its files beside the weights. An entry of the stage
 "graphs" is a folder that links to the files of the weights, and holds the files that the runtime makes from them. Its
-key is the content of the weights' folder, the plan, and what the files depend on beside these: the versions of exporter
-and quantiser, or the processor that a program was compiled for. A graph of another version of torch is therefore
-another entry.
+key is the content of the weights' folder, calibration rows included, the plan, and what the files depend on beside
+these: the versions of exporter and quantiser, the code of this program that writes them, or the processor that a
+program was compiled for. A graph of another version of torch is therefore another entry.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from objectives.bench import open_bench
 from search.front.outcome import Outcome
 from search.store.paths import located
 from search.store.store import MANIFEST, Store
-from spaces import build, registry
+from spaces import build, calibration, registry, sensitivity
 from spaces.base import WEIGHTS
 from spaces.knob import Plan
 from spaces.recipe import Recipe
@@ -95,6 +96,22 @@ def _link(file: Path, link: Path) -> None:
     """A relative link at `link`, which stays valid when the whole store is moved."""
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(os.path.relpath(file, link.parent))
+
+
+def made_by(recipe: Recipe, weights: Path, context: Context) -> dict[str, Any]:
+    """What the files that a recipe's runtime makes depend on beside `weights` and plan, for keys of what is measured.
+
+    These are versions, the code that writes them, and the rows or the order of blocks that they are calibrated by.
+    Empty for a runtime that makes no files.
+    """
+    by = dict(registry.runtime_named(recipe.runtime.name).made_by(context))
+    if not by:
+        return {}
+    plan, files = build.precision_of(recipe), json.loads((weights / MANIFEST).read_text())["files"]
+    calibrated = plan["precision"] == "int8-static" or "rounding" in plan
+    needed = {calibration.FILE: calibrated, sensitivity.FILE: "fp32_blocks" in plan}
+    read = {name: files[name][1] for name, needs in needed.items() if needs and name in files}
+    return {"made_by": by, **({"calibrated_by": read} if read else {})}
 
 
 def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:

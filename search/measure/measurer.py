@@ -22,9 +22,9 @@ from objectives.process import Progress, Remote
 from search.front.outcome import Outcome
 from search.measure import kv_caches
 from search.measure.cache import Reuse
-from search.measure.graphs import Graphs
 from search.measure.openers import Opened, held
 from search.measure.outputs import joined_outputs
+from search.measure.graphs import Graphs, made_by
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
@@ -209,6 +209,7 @@ class Measurer:
             "bits": dict(build.precision_of(recipe)),
             "runtime": recipe.runtime.name,
             **kv_caches.through(recipe),
+            **made_by(recipe, folder, self.context),
             "environment": dict(self._prepared.environment),
             **inputs,
         }

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from spaces.base import WEIGHTS
+from spaces.code_digest import code_digest
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
@@ -32,6 +33,8 @@ from spaces.runtimes.torch_export import brief, export_graph, quiet_torch
 from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
 FOLDER = "aot_inductor"
+#: What writes a package, of this program.
+WRITERS = ("spaces.runtimes.aot_inductor", "spaces.runtimes.exported", "spaces.runtimes.torch_predict")
 
 
 class AotInductor:
@@ -52,7 +55,8 @@ class AotInductor:
 
     def made_by(self, context: Context) -> Mapping[str, str]:
         threads = context.threads or torch.get_num_threads()
-        return {"conditions": _machine(context, threads), "user": private_name(self.name)}
+        seals = {"conditions": _machine(context, threads), "user": private_name(self.name)}
+        return {**seals, "code": code_digest(*WRITERS)}
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None

@@ -17,6 +17,7 @@ import numpy as np
 
 from spaces import calibration, sensitivity
 from spaces.base import is_causal
+from spaces.code_digest import code_digest
 from spaces.errors import Infeasible
 from spaces.generation.onnx_program import CACHES, OnnxProgram, OnnxScores
 from spaces.generation.program import CacheSettings, Program
@@ -33,6 +34,18 @@ FOLDER = "onnx"
 Providers = Sequence[tuple[str, Mapping[str, Any]]]
 CPU: Providers = (("CPUExecutionProvider", {}),)
 CUDA: Providers = (("CUDAExecutionProvider", {}),)
+#: What writes a graph, of this program.
+WRITERS = (
+    "spaces.runtimes.onnx",
+    "spaces.runtimes.quantise",
+    "spaces.runtimes.causal_onnx",
+    "spaces.generation.onnx_decoder",
+    "spaces.generation.onnx_linear",
+    "spaces.generation.onnx_file",
+    "spaces.generation.calibrated",
+    "spaces.gptq",
+    "spaces.groups",
+)
 
 
 class FromGraph:
@@ -42,7 +55,7 @@ class FromGraph:
         return (file_of(plan),)
 
     def made_by(self, context: Context) -> Mapping[str, str]:
-        return versions()
+        return {**versions(), "code": code_digest(*WRITERS)}
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None if is_causal(folder) else source_of(plan)

@@ -14,8 +14,8 @@ from search.deliver.read_exported import read_exported
 from search.deliver.written_files import sha256
 from search.errors import UserError
 from search.front.front import Front
-from search.measure.graphs import STAGE, Graphs
-from search.store.store import MANIFEST, Store
+from search.measure.graphs import STAGE, Graphs, made_by
+from search.store.store import MANIFEST, Store, digest_in
 from spaces import registry
 from spaces.base import Base
 from spaces.knob import Plan
@@ -44,15 +44,15 @@ class Maker:
         (folder / "onnx" / "a-step-on-the-way.onnx").write_text("x")
 
 
-def weights(store: Store, content: bytes = b"weights") -> Path:
+def weights(store: Store, content: bytes = b"weights", calibration: str = "{}") -> Path:
     def fill(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(content)
         base = Base("m", "main", "mean", ("no", "yes"), ("input_ids", "attention_mask"), {"model_type": "bert"})
         (folder / "config.json").write_text(json.dumps({"base": base.to_json(), "plans": {}}))
         for name in ("tokenizer.json", "calibration.npz"):
-            (folder / name).write_text("{}")
+            (folder / name).write_text(calibration if name == "calibration.npz" else "{}")
 
-    return store.make("weights", {"content": content.hex()}, fill)[0]
+    return store.make("weights", {"content": content.hex(), "calibration": calibration}, fill)[0]
 
 
 def recipe(precision: str = "fp32", runtime: str = "onnx") -> Recipe:
@@ -126,6 +126,31 @@ def test_another_exporter_or_other_weights_make_another_graph(tmp_path: Path, mo
     upgraded = Graphs(store, maker).folder(recipe(), weights(store), CPU)
     assert upgraded != first and len(maker.made) == 2
     assert "number 1" in (first / "onnx" / "fp32.onnx").read_text(), "the old one is as it was"
+
+
+def test_other_code_or_another_calibration_makes_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, maker = Store(tmp_path), Maker()
+    source, static = weights(store), recipe("int8-static")
+    first = Graphs(store, maker).folder(static, source, CPU)
+    others = weights(store, calibration="other rows")
+    assert digest_in(others, "model.safetensors") == digest_in(source, "model.safetensors")
+    assert Graphs(store, maker).folder(static, others, CPU) != first
+    monkeypatch.setattr(onnx, "code_digest", lambda *modules: "of other code")
+    assert Graphs(store, maker).folder(static, source, CPU) != first
+
+
+def test_keys_of_what_is_measured_have_what_made_the_graph_and_what_it_was_calibrated_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    source, others = weights(store), weights(store, calibration="other rows")
+    assert made_by(recipe(runtime="eager"), source, CPU) == {}
+    plain, static = recipe(), recipe("int8-static")
+    assert made_by(plain, source, CPU) == made_by(plain, others, CPU), "it is calibrated by nothing"
+    assert made_by(static, source, CPU) != made_by(static, others, CPU)
+    before = made_by(plain, source, CPU)
+    monkeypatch.setattr(onnx, "code_digest", lambda *modules: "of other code")
+    assert made_by(plain, source, CPU) != before
 
 
 def test_the_versions_of_what_makes_graphs_are_those_that_are_installed() -> None:

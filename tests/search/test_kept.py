@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from objectives.latency import P50
 from objectives.measurement import Measurement
@@ -17,6 +20,8 @@ from search.tasks.documents import DocumentData
 from search.tasks.questions import QuestionData
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe, Step
+from spaces.runtime import Context
+from spaces.runtimes import onnx
 
 DATA = QuestionData("train.csv")
 RECIPE = Recipe("m", "", "t", (), {}, Step("eager"))
@@ -52,6 +57,7 @@ def reuse(
     setting = SimpleNamespace(
         config=config,
         store=store,
+        context=Context(),
         environment={},
         about_data={"digest": "d"},
         teacher=folder_of(store, "teacher", teacher),
@@ -77,6 +83,17 @@ def test_what_is_whole_is_found_again_for_the_same_weights_and_teacher(tmp_path:
     ):
         assert reuse(store, data=data).find(RECIPE, weights) is None, what
     assert reuse(store, teacher=b"another").find(RECIPE, weights) is None, "losses are counted from the teacher"
+
+
+def test_what_was_measured_of_a_graph_that_other_code_wrote_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    weights, of_graph = folder_of(store, "weights", b"one"), replace(RECIPE, runtime=Step("onnx"))
+    reuse(store).keep(of_graph, weights, FOUND)
+    assert reuse(store).find(of_graph, weights) is not None
+    monkeypatch.setattr(onnx, "code_digest", lambda *modules: "of other code")
+    assert reuse(store).find(of_graph, weights) is None
 
 
 def test_what_is_not_all_that_is_asked_for_is_not_kept(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The digest of code by which files are kept apart that other code wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import spaces.generation
+from spaces.code_digest import code_digest, without_words
+from spaces.runtimes import onnx
+
+SOURCE = '"""A module."""\n\nimport ast\n\n\ndef f(x):\n    """Adds one."""\n    return x + 1\n'
+
+
+def test_words_and_layout_do_not_count() -> None:
+    bare = "import ast\ndef f(x):\n    # a comment\n    return (x + 1)\n"
+    assert without_words(SOURCE) == without_words(bare)
+
+
+@pytest.mark.parametrize("change", [("x + 1", "x + 2"), ("import ast", "import abc"), ("def f(x)", "def f(x=0)")])
+def test_code_does_count(change: tuple[str, str]) -> None:
+    assert without_words(SOURCE) != without_words(SOURCE.replace(*change))
+
+
+def test_every_module_that_writes_a_graph_counts() -> None:
+    names = {f"spaces.generation.{path.stem}" for path in Path(spaces.generation.__path__[0]).glob("onnx_*.py")}
+    assert names - set(onnx.WRITERS) == {"spaces.generation.onnx_program"}, "which only runs one"
+    each = {code_digest(name) for name in onnx.WRITERS}
+    assert len(each) == len(onnx.WRITERS) and code_digest(*onnx.WRITERS) not in each
