@@ -119,21 +119,35 @@ def params_of(shapes: Shapes) -> Array:
     return shapes.weights + shapes.tables + shapes.vectors - shapes.tied
 
 
-def megabytes_of(shapes: Shapes, precision: str) -> Array:
-    """(N,): storage in MB of 1e6 bytes where weights have this precision, a key of `ceilings.BYTES`.
+def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0) -> Array:
+    """(N,): storage in MB of 1e6 bytes where weights have this precision. Scales and file headers are not counted.
 
-    An integer precision applies to matrices only: tables and vectors stay fp32, so a tied table is stored twice, as
-    rows and as the head. Scales and file headers are not counted.
+    Args:
+        precision: of all tensors where it is one of `WHOLE`, else of matrices alone: vectors stay fp32.
+        tables: precision of the embedding tables; "": that of the vectors.
+        head: precision of the matrices that a row passes once; "": that of the others.
+        fp32_blocks: blocks whose matrices stay fp32.
+
+    Precisions are keys of `ceilings.BYTES`. A tied table is stored once where it and the head have the same precision,
+    else twice: as rows and as the head.
 
     Raises:
         ValueError: an unknown precision.
     """
-    if precision not in BYTES:
-        raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {precision}")
-    if precision in WHOLE:
-        return params_of(shapes) * BYTES[precision] / 1e6
-    megabytes: Array = (shapes.weights * BYTES[precision] + (shapes.tables + shapes.vectors) * BYTES["fp32"]) / 1e6
-    return megabytes
+    vectors = precision if precision in WHOLE else "fp32"
+    tables, head = tables or vectors, head or precision
+    for name in (precision, tables, head):
+        if name not in BYTES:
+            raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {name}")
+    kept = np.minimum(fp32_blocks / np.maximum(shapes.blocks, 1.0), 1.0)
+    once = shapes.tied if tables == head else np.zeros(len(shapes))
+    stored: Array = (
+        (shapes.weights - shapes.row_weights) * (kept * BYTES["fp32"] + (1 - kept) * BYTES[precision])
+        + shapes.row_weights * BYTES[head]
+        + (shapes.tables - once) * BYTES[tables]
+        + shapes.vectors * BYTES[vectors]
+    )
+    return stored / 1e6
 
 
 def operations_of(shapes: Shapes, batch: int, length: float) -> Array:

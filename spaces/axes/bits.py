@@ -23,6 +23,8 @@ OPT_IN_PRECISIONS = ("fp8",)
 #: Precisions under which some blocks can stay fp32; the others apply to all blocks.
 INTEGER = ("int8", "int8-static", "int4")
 EMBEDDINGS = ("as-is", "int8")
+#: Runtimes that gather from tables of integers.
+WITH_INTEGER_TABLES = ("onnx", "openvino")
 #: Precisions of a causal language model's output matrix, a third of a small model's weights; "body": the blocks'.
 HEADS = ("body", "fp32", "int8", "int4")
 #: Precisions beside which it can have another.

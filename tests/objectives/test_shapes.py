@@ -44,8 +44,15 @@ def test_parameters_and_megabytes_count_every_number_once() -> None:
     assert megabytes_of(model(), "fp32") * 1e6 == pytest.approx([4 * numbers])
     assert megabytes_of(model(), "fp16") * 1e6 == pytest.approx([2 * numbers])
     assert megabytes_of(model(), "int8") * 1e6 == pytest.approx([SIZES.weights + 4 * 1900])
+    assert megabytes_of(model(), "int8", tables="int8") * 1e6 == pytest.approx([SIZES.weights + 1600 + 4 * 300])
+    in_blocks = SIZES.weights - 32
+    assert megabytes_of(model(), "int4", head="int8") * 1e6 == pytest.approx([in_blocks / 2 + 32 + 4 * 1900])
+    one_of_two = megabytes_of(model(), "int8", fp32_blocks=1)
+    assert one_of_two * 1e6 == pytest.approx([2.5 * in_blocks + 32 + 4 * 1900])
     with pytest.raises(ValueError, match="precision must be one of"):
         megabytes_of(model(), "int3")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        megabytes_of(model(), "int8", tables="as-is")
 
 
 def test_every_cost_is_counted_and_none_falls_when_a_size_grows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,10 +18,10 @@ from search.execute.executor import Job
 from search.front.outcome import LATENCY, Target
 from search.propose.deployments import DeploymentSelector
 from search.propose.proposer import Proposer
-from search.propose.surrogate.cost_model import TableCostModel
+from search.propose.surrogate.cost_model import SLACK, TableCostModel
 from search.propose.surrogate.latency_predictor import deployment_name
 from search.space.deployments import Deployment
-from search.space.sizes import shapes_of
+from search.space.sizes import Outline, shapes_of
 from search.space.space import Params, Space
 from spaces.axes.bits import Bits
 from spaces.knob import Knob
@@ -29,6 +30,7 @@ from spaces.shape import LayerShape, Shape
 
 SHAPE = Shape(hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6)
 BITS = {knob.name: knob for knob in Bits().knobs(SHAPE)}
+OUTLINE = Outline(tables=((1000, 64),), row_matrices=((64, 1000),), tied=True)
 DEPLOYMENTS = tuple(Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int4")))
 TARGETS = (Target("perplexity", "lower"), Target(LATENCY, "lower"))
 
@@ -63,8 +65,8 @@ def baselines(searched: Space) -> list[Recipe]:
     return [job.recipe, *job.siblings]
 
 
-def names_asked_for(searched: Space, pool: Sequence[Params]) -> set[str]:
-    """The deployments whose times a cost model asks the table of latencies for."""
+def cost_model(searched: Space, limits: LimitsConfig = LimitsConfig()) -> tuple[TableCostModel, set[str]]:
+    """A cost model of a model with a tied token table, and the deployments whose times it has asked the table for."""
     asked = set()
 
     def predict(name: str, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +74,15 @@ def names_asked_for(searched: Space, pool: Sequence[Params]) -> set[str]:
         return np.zeros(len(shapes)), np.zeros(len(shapes))
 
     table = SimpleNamespace(batch=1, length=8, predict=predict)
-    predictor = SimpleNamespace(table=table, reference_error=0.0, shapes=lambda pool: shapes_of(searched, pool))
-    prepared = SimpleNamespace(space=searched, config=SimpleNamespace(limits=LimitsConfig()))
-    model = TableCostModel(cast(Any, prepared), cast(Any, predictor), DeploymentSelector(searched))
+    shapes = partial(shapes_of, searched, outline=OUTLINE)
+    predictor = SimpleNamespace(table=table, reference_error=0.0, shapes=shapes)
+    task = SimpleNamespace(generates=True)
+    prepared = SimpleNamespace(space=searched, task=task, config=SimpleNamespace(limits=limits))
+    return TableCostModel(cast(Any, prepared), cast(Any, predictor), DeploymentSelector(searched)), asked
+
+
+def names_asked_for(searched: Space, pool: Sequence[Params]) -> set[str]:
+    model, asked = cost_model(searched)
     model.costs(pool)
     return asked
 
@@ -109,3 +117,34 @@ def test_a_searched_head_is_of_the_precisions_that_have_one() -> None:
     measured = {deployment_name(one.params) for one in (recipe, *DeploymentSelector(SEARCHED)(recipe))}
     assert measured == {"eager/fp32", "onnx/fp32", "onnx/int4 head int8"}
     assert names_asked_for(SEARCHED, [cut]) == measured
+
+
+#: MB of 6 blocks of 24,576 weights, and of a table of 64,000 numbers, in one byte each.
+BLOCKS_MB, TABLE_MB = 6 * 24576 / 1e6, 64000 / 1e6
+
+
+@pytest.mark.parametrize(
+    ("bits", "chosen", "int4_mb"),
+    [
+        ({}, {}, 0.5 * BLOCKS_MB + 4.5 * TABLE_MB),
+        ({"embeddings": BITS["embeddings"]}, {"bits.embeddings": "int8"}, 0.5 * BLOCKS_MB + 1.5 * TABLE_MB),
+        ({"embeddings": BITS["embeddings"].fixed("int8")}, {}, 0.5 * BLOCKS_MB + 1.5 * TABLE_MB),
+        ({"head": BITS["head"].fixed("int8")}, {}, 0.5 * BLOCKS_MB + 5 * TABLE_MB),
+        ({"head": BITS["head"].fixed("fp32")}, {}, 0.5 * BLOCKS_MB + 4 * TABLE_MB),  # it is the table itself
+        ({"fp32_blocks": BITS["fp32_blocks"]}, {"bits.fp32_blocks": 3}, 2.25 * BLOCKS_MB + 4.5 * TABLE_MB),
+    ],
+    ids=["as-is", "embeddings", "fixed embeddings", "head", "fp32 head", "blocks"],
+)
+def test_a_size_limit_counts_each_part_in_its_own_precision(
+    bits: dict[str, Knob], chosen: Params, int4_mb: float
+) -> None:
+    searched, fp32_mb = space(**bits), 4 * (BLOCKS_MB + TABLE_MB)
+    if "embeddings" in bits:
+        graph_mb = 4 * BLOCKS_MB + 5 * TABLE_MB  # the head is no longer the table
+    else:
+        graph_mb = fp32_mb
+    for place, size_mb in enumerate((fp32_mb, graph_mb, int4_mb)):
+        for share, fits in ((1.01, True), (0.99, False)):
+            model, _ = cost_model(searched, LimitsConfig(max_size_mb=share * size_mb / SLACK))
+            costs, _ = model.costs([{"distill.layers": 6, **chosen}])
+            assert np.isfinite(costs[0, place]) == fits, (DEPLOYMENTS[place], size_mb)

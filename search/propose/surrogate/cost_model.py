@@ -14,10 +14,12 @@ from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
 from search.propose.deployment_choice import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
-from search.space.deployments import Deployment, fixed_precision, is_of_deployment
+from search.space.deployments import PRECISION, Deployment, fixed_precision, is_of_deployment
 from search.space.space import Params
+from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER, WITH_A_HEAD, WITH_INTEGER_TABLES
 from spaces.knob import Value
 
+TABLES = "bits.embeddings"
 #: A latency limit excludes a candidate whose prediction is above it by this many standard errors.
 LIMIT_ERRORS = 3.0
 #: A size limit excludes a candidate whose predicted size is this many times the limit: files also hold names, graphs
@@ -38,6 +40,10 @@ class TableCostModel:
         self._predictor, self._siblings, self.stored_settings = predictor, siblings, stored_settings
         self._space = prepared.space
         self._fixed = fixed_precision(prepared.space.knobs)
+        tables = prepared.space.knobs.get(TABLES)
+        if tables is not None and tables.single is not None:
+            self._fixed[TABLES] = tables.single
+        self._head_follows = prepared.task.generates  # else it stays fp32 where some blocks do
         self._stored = {self._weights_settings(settings) for settings in stored_settings}
         wanted = prepared.config.limits
         self._max_log_latency = math.inf if wanted.max_latency_ms is None else math.log(wanted.max_latency_ms)
@@ -59,7 +65,7 @@ class TableCostModel:
             sd = np.hypot(errors, self._predictor.reference_error)
             costs = np.where(costs - LIMIT_ERRORS * sd > self._max_log_latency, np.inf, costs)
         if math.isfinite(self._max_size_mb):
-            sizes = np.stack([megabytes_of(shapes, one.precision) for one in self.deployments], axis=1)
+            sizes = np.stack([self._megabytes(pool, shapes, one) for one in self.deployments], axis=1)
             costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
         return costs, error
 
@@ -106,12 +112,34 @@ class TableCostModel:
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
     def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
-        names = np.array([deployment_name({**params, **self._fixed, **deployment.settings}) for params in pool])
+        names = np.array([deployment_name(self._deployed(params, deployment)) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
             chosen = names == name
             log_ms[chosen], sd[chosen] = self._predictor.table.predict(str(name), shapes[chosen])
         return log_ms, sd
+
+    def _megabytes(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> Array:
+        """(N,) predicted sizes of the files that a deployment stores."""
+        plans = [self._stored_as(self._deployed(params, deployment)) for params in pool]
+        megabytes = np.empty(len(pool))
+        for plan in set(plans):
+            chosen = np.array([one == plan for one in plans])
+            megabytes[chosen] = megabytes_of(shapes[chosen], deployment.precision, *plan)
+        return megabytes
+
+    def _stored_as(self, settings: Params) -> tuple[str, str, int]:
+        """Precisions of tables and head, "" where they follow, and the number of fp32 blocks; as for `megabytes_of`."""
+        precision, tables = str(settings[PRECISION]), str(settings.get(TABLES, EMBEDDINGS[0]))
+        blocks = int(settings.get("bits.fp32_blocks", 0)) if precision in INTEGER else 0
+        own = str(settings.get("bits.head", HEADS[0])) if precision in WITH_A_HEAD else HEADS[0]
+        follows = "fp32" if blocks and not self._head_follows else ""
+        return "" if tables == EMBEDDINGS[0] else tables, follows if own == HEADS[0] else own, blocks
+
+    def _deployed(self, params: Params, deployment: Deployment) -> dict[str, Value]:
+        """The settings that weights of `params` have under a deployment."""
+        settings = {**params, **self._fixed, **deployment.settings}
+        return settings if deployment.runtime in WITH_INTEGER_TABLES else {**settings, TABLES: EMBEDDINGS[0]}
 
     def _work(self, shapes: Shapes) -> Array:
         return operations_of(shapes, self._predictor.table.batch, self._predictor.table.length)
