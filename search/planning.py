@@ -10,7 +10,7 @@ import numpy as np
 
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
-from search.execute.forecast import forecast
+from search.execute.forecast import Trained, forecast, trained
 from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
@@ -22,6 +22,9 @@ from search.report import cache_sentences
 from search.space.space import Space, anchors
 from search.tasks import task_of
 from search.tasks.tokens import frame_of
+
+#: Values of a knob that are listed one by one.
+FEW = 12
 
 
 def plan_lines(config: RunConfig) -> Iterator[str]:
@@ -60,32 +63,35 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"
     yield f"space     {space.size():,} settings of {len(space.searched)} knobs, in {ways}"
-    yield from _knob_lines(space)
+    yield from knob_lines(space)
     yield from cache_sentences.kv_cache_lines(space)
     for name, why in space.missing.items():
         yield f"  left out: {name}: {why}"
-    yield from _cost_lines(config, space, len(splits.train))
-    timed = task.forecast_rows(rows)
+    timed, share = task.forecast_rows(rows), len(sample) / len(splits.train)
+    recovery = trained(config, encoded if timed is None else timed[0], share)
+    yield from cost_lines(config, space, len(splits.train), recovery)
     if timed is not None and config.recover.epochs > 0 and space.compresses:
-        yield f"recovery  {forecast(config, model, *timed, len(sample) / len(splits.train), context.device)}"
+        yield f"recovery  {forecast(config, model, *timed, share, context.device)}"
 
 
-def _knob_lines(space: Space) -> Iterator[str]:
+def knob_lines(space: Space) -> Iterator[str]:
+    """What each searched knob can take: a few values by themselves, more as a range."""
     for name, knob in space.searched.items():
-        values = ", ".join(map(str, knob.values())) if len(knob.values()) <= 12 else f"{knob.low} to {knob.high}"
+        few = not knob.ordered or (knob.step is not None and len(knob.values()) <= FEW)
+        values = ", ".join(map(str, knob.values())) if few else knob.span
         yield f"  {name:<18}{values}"
 
 
-def _cost_lines(config: RunConfig, space: Space, rows: int) -> Iterator[str]:
+def cost_lines(config: RunConfig, space: Space, rows: int, recovery: Trained) -> Iterator[str]:
     """Counts of work: rows trained on, and models measured."""
     baselines = len(space.deployments)
     first = len(anchors(space))
     sampled = max(0, config.budget.trials - baselines)
-    recovered = min(config.recover.rows or rows, rows) * config.recover.epochs
+    recovered = f"{recovery.rows * recovery.epochs:,.0f} rows ({recovery.tokens * recovery.epochs:,.0f} tokens)"
     yield f"baselines {baselines} trials: the uncompressed model under every deployment"
     yield f"anchors   up to {first} known good settings, then the sampler {config.sampler!r}"
     taught = config.teacher.epochs * rows
-    yield f"training  teacher {taught:,.0f} rows; every new set of weights at most {recovered:,.0f} rows"
+    yield f"training  teacher {taught:,.0f} rows; every new set of weights at most {recovered}"
     yield (
         f"trials    {config.budget.trials} in all, {sampled} of them compressed; one set of weights gives up to "
         f"{baselines}, so about {max(1, sampled // max(1, baselines))} to {sampled} sets are trained"

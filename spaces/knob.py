@@ -45,6 +45,13 @@ class Knob:
             return self.low if self.low == self.high else None
         return self.choices[0] if len(self.choices) == 1 else None
 
+    @property
+    def span(self) -> str:
+        """The range of an ordered knob, in words."""
+        assert self.low is not None and self.high is not None
+        scale = f" in steps of {self.step:g}" if self.step is not None else " on a logarithmic scale" if self.log else ""
+        return f"{self.low:g} to {self.high:g}{scale}"
+
     def fixed(self, value: Value) -> Knob:
         """This knob with `value` as its only value."""
         if self.ordered:

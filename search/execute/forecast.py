@@ -40,6 +40,23 @@ class Forecast:
         )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What one recovery trains on, at most: rows and tokens of one pass, and how many passes there are."""
+
+    rows: float
+    tokens: int
+    epochs: float
+
+
+def trained(config: RunConfig, encoded: Encoded, share: float) -> Trained:
+    """That of a search, from the rows `encoded`, which are `share` of the training split."""
+    recover, every = config.recover, len(encoded) / share
+    rows = min(recover.rows or every, every)
+    tokens = max(1, round(rows * float(encoded.lengths.mean())))
+    return Trained(rows, tokens, epochs_of(recover.epochs, recover.tokens, tokens))
+
+
 def forecast(
     config: RunConfig, model: TaskModel, encoded: Encoded, targets: np.ndarray, share: float, device: str
 ) -> Forecast:
@@ -47,12 +64,12 @@ def forecast(
 
     The measured steps change the weights of `model`.
     """
-    sampled = int(encoded.lengths.sum())
-    every = max(1, round(sampled / share))
-    tokens = round(every * epochs_of(config.recover.epochs, config.recover.tokens, every))
+    wanted = trained(config, encoded, share)
+    tokens = round(wanted.tokens * wanted.epochs)
     chosen = np.arange(max(1, int((np.cumsum(encoded.lengths) <= STEP_TOKENS).sum())))
     count = likeliest_of(config)
-    stored = min(every, tokens) * stored_likeliest(count, min(every, tokens)) * BYTES_EACH
+    asked = min(wanted.tokens, tokens)
+    stored = asked * stored_likeliest(count, asked) * BYTES_EACH
     step_s = _step_s(config, model, encoded.batch(chosen), targets[chosen], device)
     return Forecast(tokens, int(encoded.lengths[chosen].sum()), step_s, stored / 1e6)
 

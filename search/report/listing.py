@@ -91,8 +91,7 @@ def _range(axis: str, knob: Knob) -> str:
         return ", ".join(_marked(f"{axis}.{knob.name}", choice) for choice in knob.choices)
     if (axis, knob.name) in OWN:
         return OWN[axis, knob.name]
-    step = f" in steps of {knob.step:g}" if knob.step else ""
-    return f"{knob.low:g} to {knob.high:g}{step}, off: {knob.off}"
+    return f"{knob.span}, off: {knob.off}"
 
 
 def _precisions(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 from search.config.schema import RunConfig
@@ -24,7 +25,7 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
     """
     generates = task_of(config).generates
     narrowed = narrow_axis(axis.knobs(NO_SHAPE) if generates else (), config.space, axis.name, config.where)
-    knobs = {f"{axis.name}.{knob.name}": knob for knob in narrowed}
+    knobs = {f"{axis.name}.{knob.name}": _doubled(knob) for knob in narrowed}
     if not generates:
         return {}
     kind = knobs["cache.kind"]
@@ -41,6 +42,17 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
                 f"the {chosen.kind} cache with cache.{size} {getattr(chosen, size)} to be measured, got {longest}"
             )
     return knobs
+
+
+def _doubled(knob: Knob) -> Knob:
+    """A size on a logarithmic scale as choices, because each is a deployment: doublings of its low end, and its high end."""
+    if not knob.log:
+        return knob
+    assert knob.low is not None and knob.high is not None
+    sizes = [knob.low]
+    while 2 * sizes[-1] < knob.high:
+        sizes.append(2 * sizes[-1])
+    return replace(knob, choices=(*sizes, knob.high), low=None, high=None, log=False)
 
 
 def caches_of(config: RunConfig, knobs: Mapping[str, Knob], kinds: Sequence[str]) -> list[CacheSettings]:

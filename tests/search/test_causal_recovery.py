@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import command
+import numpy as np
 import pytest
 import torch
 from conftest import state_of
 from safetensors.torch import load_file, save_file
 
+from search.config.schema import RecoverConfig
+from search.execute.forecast import trained
 from search.prepare.recovery_budget import STORED_BYTES, epochs_of, stored_likeliest
 from search.prepare.teacher_outputs import StoredTeacher
 from search.tasks.encoded import read_encoded
+from search.tasks.tokens import Encoded
 from spaces.distillation import LossWeights
 
 from .test_causal_lm import llama, texts
@@ -97,8 +102,28 @@ def test_a_plan_says_what_a_recovery_takes(taught: Path) -> None:
     plan = command.search("plan", taught / "config.yaml", cwd=taught).succeeded().out
     [line] = (line for line in plan.splitlines() if line.startswith("recovery"))
     assert f"so {MOST:,} tokens take about" in line and "MB of the teacher's likeliest tokens are stored" in line
+    assert f" rows ({MOST:,} tokens)\n" in plan, "not all rows of an epoch"
     without = command.search("plan", taught / "config.yaml", "--set", "recover.epochs=0", cwd=taught).succeeded().out
     assert "recovery " not in without
+
+
+@pytest.mark.parametrize(
+    ("recover", "rows", "tokens"),
+    [
+        ({"epochs": 2.0}, 40, 240),
+        ({"epochs": 2.0, "tokens": 60}, 10, 60),
+        ({"epochs": 2.0, "tokens": 900}, 40, 240),
+        ({"epochs": 2.0, "rows": 5}, 10, 60),
+        ({"epochs": 2.0, "rows": 5, "tokens": 45}, 7.5, 45),
+        ({"epochs": 0.0, "tokens": 45}, 0, 0),
+    ],
+)
+def test_what_a_recovery_trains_on_at_most(recover: dict[str, Any], rows: float, tokens: int) -> None:
+    """Of a training split of 20 rows with 6 tokens each, by its first 4."""
+    config = SimpleNamespace(recover=RecoverConfig(**recover))
+    few = Encoded({}, {}, np.array([3, 9, 4, 8]))
+    wanted = trained(cast(Any, config), few, 4 / 20)
+    assert (wanted.rows * wanted.epochs, wanted.tokens * wanted.epochs) == pytest.approx((rows, tokens))
 
 
 def test_a_budget_in_tokens_bounds_the_epochs_and_what_is_stored() -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from search.config.load import load
 from search.config.space_section import check_space, narrow, narrow_axis
 from search.errors import UserError
+from search.planning import knob_lines
+from search.space.cache_knobs import cache_knobs, caches_of
+from search.space.choices import names
+from search.space.space import Space
+from spaces.axes.cache import CacheKind
 from spaces.knob import Knob
 
 LAYERS = Knob("layers", off=6, low=1, high=6, step=1, help="")
@@ -126,3 +133,30 @@ def test_a_knob_that_this_model_does_not_have_is_refused_unless_it_is_off() -> N
 def test_errors_of_the_section_say_where() -> None:
     with pytest.raises(UserError, match=r'c.yaml: space.a.c: unknown knob of a "c" \(valid: b\)'):
         check_space({"a": {"c": 1}}, {"a": ("b",)}, lambda key: f"c.yaml: {key}")
+
+
+def test_a_plan_lists_what_a_knob_can_take() -> None:
+    """A few values by themselves, more of them as a range with its steps; what has no steps is no list of two ends."""
+    neurons = Knob("neurons", off=96, low=8, high=128, step=8, help="")
+    share = Knob("share", off=1.0, low=0.5, high=1.0, help="")
+    knobs = {"a.layers": LAYERS, "a.neurons": neurons, "a.share": share, "a.rate": RATE, "a.criterion": MODE}
+    assert [line.split(maxsplit=1)[1] for line in knob_lines(Space(knobs, None, ()))] == [
+        "1, 2, 3, 4, 5, 6",
+        "8 to 128 in steps of 8",
+        "0.5 to 1",
+        "0.0001 to 1 on a logarithmic scale",
+        "fisher, magnitude",
+    ]
+
+
+def test_the_sizes_of_a_cache_are_all_listed_because_each_is_a_deployment() -> None:
+    spec = {"kind": ["dynamic", "sliding"], "window": {"low": 64, "high": 480, "log": True}}
+    config = load(None, ["data.max_length=1024"], names())
+    config = replace(config, task="causal-lm", space={"cache": spec})
+    knobs = cache_knobs(config, CacheKind())
+    assert [line.split(maxsplit=1) for line in knob_lines(Space(knobs, None, ()))] == [
+        ["cache.kind", "dynamic, sliding"],
+        ["cache.window", "64, 128, 256, 480"],
+    ]
+    sliding = [one for one in caches_of(config, knobs, ("dynamic", "sliding")) if one.kind == "sliding"]
+    assert [one.window for one in sliding] == [64, 128, 256, 480]
