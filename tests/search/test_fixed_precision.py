@@ -14,8 +14,7 @@ import pytest
 
 from objectives.shapes import Shapes
 from search.config.schema import LimitsConfig
-from search.execute.executor import Job
-from search.front.outcome import LATENCY, Target
+from search.front.outcome import LATENCY, Outcome, Target
 from search.propose.deployments import DeploymentSelector
 from search.propose.proposer import Proposer
 from search.propose.surrogate.cost_model import SLACK, TableCostModel
@@ -54,13 +53,14 @@ def recipe_in(searched: Space, params: Params) -> Recipe:
     return Recipe("m", "causal-lm", "t", searched.steps(params), {}, Step(str(params["runtime.name"])))
 
 
-def baselines(searched: Space) -> list[Recipe]:
+def proposer(searched: Space) -> Proposer:
     study = optuna.create_study(directions=["minimize", "minimize"])
-    siblings = DeploymentSelector(searched)
-    proposer = Proposer(
-        study, searched, TARGETS, 9, lambda params: recipe_in(searched, params), siblings, lambda outcome: {}, 0
-    )
-    job: Job = next(iter(proposer))
+    recipe = partial(recipe_in, searched)
+    return Proposer(study, searched, TARGETS, 9, recipe, DeploymentSelector(searched), lambda outcome: {}, 0)
+
+
+def baselines(searched: Space) -> list[Recipe]:
+    job = next(iter(proposer(searched)))
     assert job.baseline
     return [job.recipe, *job.siblings]
 
@@ -94,6 +94,15 @@ def test_the_uncompressed_model_has_what_the_space_fixes_of_its_precision() -> N
     assert int4.step("bits") == Step("bits", {"precision": "int4", "head": "int8", "rounding": "gptq"})
     of_blocks = baselines(BLOCKS)[-1].step("bits")
     assert of_blocks == Step("bits", {"precision": "int4", "fp32_blocks": 2})
+
+
+def test_a_study_whose_baselines_had_it_not_measures_the_one_that_is_missing() -> None:
+    ours, recipes = proposer(FIXED), baselines(FIXED)
+    plain = replace(recipes[-1], steps=(Step("bits", {"precision": "int4"}),))
+    for recipe in (*recipes[:-1], plain):
+        ours.tell(Outcome(-1, recipe, "infeasible", "of an earlier version", baseline=True))
+    job = next(iter(ours))
+    assert job.baseline and (job.recipe, *job.siblings) == (recipes[-1],)
 
 
 @pytest.mark.parametrize("searched", [FIXED, BLOCKS], ids=["head", "blocks"])
