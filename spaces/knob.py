@@ -49,7 +49,7 @@ class Knob:
     def span(self) -> str:
         """The range of an ordered knob, in words."""
         assert self.low is not None and self.high is not None
-        scale = f" in steps of {self.step:g}" if self.step is not None else " on a logarithmic scale" if self.log else ""
+        scale = " on a logarithmic scale" if self.log else f" in steps of {self.step:g}" if self.step else ""
         return f"{self.low:g} to {self.high:g}{scale}"
 
     def fixed(self, value: Value) -> Knob:

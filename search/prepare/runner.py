@@ -160,7 +160,7 @@ def prepare(
 
 
 def _check_known_layers(config: RunConfig, space: Space) -> None:
-    """Raise UserError for an objective or a limit that is counted from layers, of a model whose layers are not known."""
+    """Raise UserError for an objective or a limit counted from layers, of a model whose layers are not known."""
     if space.shape is not None:
         return
     counted = {objective.name: "the roofline is" for objective in roofline.OBJECTIVES}

@@ -45,7 +45,7 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
 
 
 def _doubled(knob: Knob) -> Knob:
-    """A size on a logarithmic scale as choices, because each is a deployment: doublings of its low end, and its high end."""
+    """A size on a logarithmic scale as choices, each a deployment: doublings of its low end, and its high end."""
     if not knob.log:
         return knob
     assert knob.low is not None and knob.high is not None
