@@ -22,9 +22,9 @@ from objectives.process import Progress, Remote
 from search.front.outcome import Outcome
 from search.measure import kv_caches
 from search.measure.cache import Reuse
+from search.measure.graphs import Graphs, made_by
 from search.measure.openers import Opened, held
 from search.measure.outputs import joined_outputs
-from search.measure.graphs import Graphs, made_by
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 import optuna
 import pytest
+from search.propose.deployments import DeploymentSelector
 
 from objectives.shapes import Shapes
 from search.config.schema import LimitsConfig
 from search.front.outcome import LATENCY, Outcome, Target
-from search.propose.deployments import DeploymentSelector
 from search.propose.proposer import Proposer
 from search.propose.surrogate.cost_model import SLACK, TableCostModel
 from search.propose.surrogate.latency_predictor import deployment_name
@@ -27,11 +27,14 @@ from spaces.knob import Knob
 from spaces.recipe import Recipe, Step
 from spaces.shape import LayerShape, Shape
 
-SHAPE = Shape(hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6)
+SHAPE = Shape(
+    hidden=64, head_dim=16, group=1, layers=(LayerShape(4, 64),) * 6, prunable_heads=True, prunable_hidden=True
+)
 BITS = {knob.name: knob for knob in Bits().knobs(SHAPE)}
 OUTLINE = Outline(tables=((1000, 64),), row_matrices=((64, 1000),), tied=True)
 DEPLOYMENTS = tuple(Deployment(*pair) for pair in (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int4")))
 TARGETS = (Target("perplexity", "lower"), Target(LATENCY, "lower"))
+NO_LIMITS = LimitsConfig()
 
 
 def space(**bits: Knob) -> Space:
@@ -65,7 +68,7 @@ def baselines(searched: Space) -> list[Recipe]:
     return [job.recipe, *job.siblings]
 
 
-def cost_model(searched: Space, limits: LimitsConfig = LimitsConfig()) -> tuple[TableCostModel, set[str]]:
+def cost_model(searched: Space, limits: LimitsConfig = NO_LIMITS) -> tuple[TableCostModel, set[str]]:
     """A cost model of a model with a tied token table, and the deployments whose times it has asked the table for."""
     asked = set()
 
@@ -148,10 +151,8 @@ def test_a_size_limit_counts_each_part_in_its_own_precision(
     bits: dict[str, Knob], chosen: Params, int4_mb: float
 ) -> None:
     searched, fp32_mb = space(**bits), 4 * (BLOCKS_MB + TABLE_MB)
-    if "embeddings" in bits:
-        graph_mb = 4 * BLOCKS_MB + 5 * TABLE_MB  # the head is no longer the table
-    else:
-        graph_mb = fp32_mb
+    # With a table of integers the head is no longer the table.
+    graph_mb = 4 * BLOCKS_MB + 5 * TABLE_MB if "embeddings" in bits else fp32_mb
     for place, size_mb in enumerate((fp32_mb, graph_mb, int4_mb)):
         for share, fits in ((1.01, True), (0.99, False)):
             model, _ = cost_model(searched, LimitsConfig(max_size_mb=share * size_mb / SLACK))

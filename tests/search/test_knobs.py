@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.config.load import load
+from search.config.load import load_config
 from search.config.space_section import check_space, narrow, narrow_axis
 from search.errors import UserError
 from search.planning import knob_lines
@@ -151,7 +151,7 @@ def test_a_plan_lists_what_a_knob_can_take() -> None:
 
 def test_the_sizes_of_a_cache_are_all_listed_because_each_is_a_deployment() -> None:
     spec = {"kind": ["dynamic", "sliding"], "window": {"low": 64, "high": 480, "log": True}}
-    config = load(None, ["data.max_length=1024"], names())
+    config = load_config(None, ["data.max_length=1024"], names())
     config = replace(config, task="causal-lm", space={"cache": spec})
     knobs = cache_knobs(config, CacheKind())
     assert [line.split(maxsplit=1) for line in knob_lines(Space(knobs, None, ()))] == [
