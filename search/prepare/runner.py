@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from objectives import kv_cache, roofline
 from objectives.process import Progress, RemoteTimeout
 from search.config.model_folder import model_fingerprint, model_folder
-from objectives import kv_cache, roofline
 from search.config.schema import RunConfig
 from search.errors import UserError
 from search.failures import retry_once
