@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 import pytest
-from search.propose.deployments import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector
 
 from objectives.shapes import Shapes
 from search.config.schema import LimitsConfig
