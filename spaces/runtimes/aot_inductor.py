@@ -34,7 +34,7 @@ from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch
 
 FOLDER = "aot_inductor"
 #: What writes a package, of this program.
-WRITERS = ("spaces.runtimes.aot_inductor", "spaces.runtimes.exported", "spaces.runtimes.torch_predict")
+WRITERS = ("spaces.runtimes.aot_inductor", "spaces.runtimes.torch_export", "spaces.runtimes.torch_predict")
 
 
 class AotInductor:

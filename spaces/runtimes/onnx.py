@@ -44,7 +44,7 @@ WRITERS = (
     "spaces.generation.onnx_file",
     "spaces.generation.calibrated",
     "spaces.gptq",
-    "spaces.groups",
+    "spaces.weight_groups",
 )
 
 

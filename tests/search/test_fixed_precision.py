@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 import optuna
 import pytest
-from search.propose.deployment_choice import DeploymentSelector
 
 from objectives.shapes import Shapes
 from search.config.schema import LimitsConfig
 from search.front.outcome import LATENCY, Outcome, Target
+from search.propose.deployment_choice import DeploymentSelector
 from search.propose.proposer import Proposer
 from search.propose.surrogate.cost_model import SLACK, TableCostModel
 from search.propose.surrogate.latency_predictor import deployment_name

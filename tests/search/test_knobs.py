@@ -15,6 +15,7 @@ from search.planning import knob_lines
 from search.space.cache_knobs import cache_knobs, caches_of
 from search.space.choices import names
 from search.space.space import Space
+from search.tasks.documents import DocumentData
 from spaces.axes.cache import CacheKind
 from spaces.knob import Knob
 
@@ -151,8 +152,9 @@ def test_a_plan_lists_what_a_knob_can_take() -> None:
 
 def test_the_sizes_of_a_cache_are_all_listed_because_each_is_a_deployment() -> None:
     spec = {"kind": ["dynamic", "sliding"], "window": {"low": 64, "high": 480, "log": True}}
-    config = load_config(None, ["data.max_length=1024"], names())
-    config = replace(config, task="causal-lm", space={"cache": spec})
+    config = load_config(None, [], names())
+    data = DocumentData("texts.jsonl", max_length=1024)
+    config = replace(config, task="causal-lm", data=data, space={"cache": spec})
     knobs = cache_knobs(config, CacheKind())
     assert [line.split(maxsplit=1) for line in knob_lines(Space(knobs, None, ()))] == [
         ["cache.kind", "dynamic, sliding"],
