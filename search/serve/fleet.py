@@ -106,8 +106,10 @@ class Fleet:
 
     @property
     def serving(self) -> int:
-        """The number of the variant that serves, or that would."""
-        number = self.dispatcher.look(lambda batcher: batcher.controller.state.number)
+        """The number of the variant that serves, or that would: the pinned one, or that of the last batch."""
+        controller = self.controller
+        pinned, last = self.dispatcher.look(lambda _: (controller.pinned, controller.state.number))
+        number = last if pinned is None else pinned
         return self.variants[-1].number if number is None else int(number)
 
     def close(self, timeout_s: float = 10.0) -> None:

@@ -160,6 +160,15 @@ def test_a_variant_is_pinned_and_let_go(extracting: Service) -> None:
             assert (await client.post(f"/v1/variants/{number}:pin")).status_code == 204
             reply = (await client.post("/v1/answer", json={"question": f"q{number}", "context": "something"})).json()
             assert reply["variant"] == f"study-question-answering/{number}"
+            # The same question again: what another variant has answered is no answer of the pinned one.
+            same = (await client.post("/v1/answer", json={"question": "same", "context": "something"})).json()
+            assert same["variant"] == reply["variant"] and not same["cached"]
+            status = (await client.get("/v1/variants")).json()["fleets"][ANSWERING]
+            assert status["serving"] == status["pinned"] == number
+        assert (await client.post("/v1/variants/3:pin")).status_code == 204
+        status = (await client.get("/v1/variants")).json()["fleets"][ANSWERING]
+        assert status["serving"] == 3  # before its first answer
+        assert (await client.post("/v1/variants/7:pin")).status_code == 204
         content = is_problem(await client.post("/v1/variants/5:pin"), 404)
         assert content["detail"] == "variant must be one of 3, 7, got 5"
         is_problem(await client.post("/v1/variants/3:pin?task=none"), 404)

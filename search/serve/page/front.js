@@ -30,12 +30,16 @@ function drawFront(fleet) {
     ...[points[0], points[points.length - 1]].map((p) => shape("text", { x: 4, y: y(p.y) + 4 }, p.y.toPrecision(3))),
     shape("polyline", { class: "line", points: points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ") }),
   ];
+  let labelled = -Infinity;
   for (const point of points) {
     const state = point.out ? " out" : point.number === fleet.serving ? " now" : "";
     const circle = shape("circle", { class: "point" + state, cx: x(point.x), cy: y(point.y), r: state === " now" ? 7 : 5 });
     circle.append(shape("title", {}, `${point.number}: ${milliseconds(point.latency_ms)}, ${point.quality.toFixed(3)}`));
     parts.push(circle);
-    parts.push(shape("text", { x: x(point.x), y: 182, "text-anchor": "middle" }, point.latency_ms.toFixed(point.latency_ms < 10 ? 1 : 0)));
+    // Two labels that would overlap are none that can be read.
+    if (x(point.x) - labelled < 24) continue;
+    labelled = x(point.x);
+    parts.push(shape("text", { x: labelled, y: 182, "text-anchor": "middle" }, point.latency_ms.toFixed(point.latency_ms < 10 ? 1 : 0)));
   }
   $("front").replaceChildren(...parts);
 }
