@@ -13,7 +13,6 @@ import numpy as np
 
 from search.errors import UserError
 from search.serve.exported_model import ExportedModel, check_whole
-from search.tasks import recorded_data
 from search.tasks.question_answering import QuestionAnswering, QuestionRows
 from search.tasks.questions import QuestionData, Questions
 from search.tasks.spans import SpanAnswer
@@ -52,14 +51,14 @@ class Answerer(ExportedModel):
         asked = [question] if isinstance(question, str) else list(question)
         contexts = [context] * len(asked) if isinstance(context, str) else list(context)
         _check(asked, contexts)
-        for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("n_best", n_best)):
-            if number is not None:
-                check_whole(name, number, 1)
+        check_whole("top_k", top_k, 1)
+        rule = {"max_answer_len": max_answer_len, "n_best": n_best}
+        given = {name: number for name, number in rule.items() if number is not None}
+        for name, number in given.items():
+            check_whole(name, number, 1)
         if not asked:
             return []
-        data = recorded_data(QuestionAnswering(), self.record.config["data"])
-        longest, most = max_answer_len or data.max_answer_len, n_best or data.n_best
-        rows = self._encoded(asked, contexts, replace(data, max_answer_len=longest, n_best=most))
+        rows = self._encoded(asked, contexts, replace(self._data, **given) if given else self._data)
         ranked = [list(map(_reply, answers)) for answers in rows.ranked(self._output_of(rows, batch_size), top_k)]
         replies: list[Any] = [answers[0] for answers in ranked] if top_k == 1 else list(ranked)
         return replies[0] if single else replies

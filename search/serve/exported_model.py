@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from search.deliver.best_config import BestConfig
+from search.tasks import recorded_data, task_named
 from search.tasks.tokens import Encoded, by_length, load_tokenizer
 from spaces import build
 from spaces.base import read_config
@@ -46,6 +47,11 @@ class ExportedModel:
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
         """One answer per row of a table; a row with several columns is a mapping."""
         return list(self(rows))
+
+    @functools.cached_property
+    def _data(self) -> Any:
+        """The section `data` of its record, as its task has it: checked once, not at every call."""
+        return recorded_data(task_named(self.record.recipe.task), self.record.config["data"])
 
     @property
     def _batch(self) -> int:

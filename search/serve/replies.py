@@ -9,7 +9,7 @@ import numpy as np
 
 from search.errors import UserError
 from search.serve.exported_model import ExportedModel
-from search.tasks import recorded_data, task_named
+from search.tasks import task_named
 
 
 class Replies(ExportedModel):
@@ -28,11 +28,10 @@ class Replies(ExportedModel):
         if not asked:
             return []
         task = task_named(self.record.recipe.task)
-        data = recorded_data(task, self.record.config["data"])
         part = task.asked(asked)
         try:
             with self._tokenizing:
-                encoded_rows = task.encode(self._tokenizer, part, data, self._base.output_names)
+                encoded_rows = task.encode(self._tokenizer, part, self._data, self._base.output_names)
         except UserError as error:
             raise ValueError(str(error)) from None
         encoded = encoded_rows.encoded

@@ -71,11 +71,14 @@ def ranked_spans(
         np.minimum.at(null_logits, of, candidates.null_logits)
         np.minimum.at(null_scores, of, candidates.null_scores)
         np.maximum.at(best_logits, of, candidates.logits.max(axis=1, initial=-np.inf))
-        for window, rank in np.argwhere(np.isfinite(candidates.logits)):
-            number = int(of[window])
-            begin, stop = candidates.characters[window, rank].tolist()
-            text, score = questions.contexts[number][begin:stop], float(candidates.scores[window, rank])
-            _add(spans[number], text, begin, stop, score)
+        for number, finite, places, scores in zip(
+            of.tolist(),
+            np.isfinite(candidates.logits).sum(axis=1).tolist(),  # (best first: what is not finite is behind)
+            candidates.characters.tolist(),
+            candidates.scores.tolist(),
+            strict=True,
+        ):
+            _add(spans[number], questions.contexts[number], places[:finite], scores[:finite])
     ranked = []
     for number, odds in enumerate((null_logits - best_logits).tolist()):
         best = heapq.nlargest(top_k, spans[number].values(), key=lambda span: span.score)
@@ -86,12 +89,19 @@ def ranked_spans(
     return ranked
 
 
-def _add(spans: dict[str, SpanAnswer], text: str, start: int, end: int, score: float) -> None:
-    """Add a span to those of its question; one that reads the same only raises the score."""
-    before = spans.get(text.lower())
-    spans[text.lower()] = (
-        SpanAnswer(text, start, end, score, np.inf) if before is None else replace(before, score=before.score + score)
-    )
+def _add(
+    spans: dict[str, SpanAnswer], context: str, places: Sequence[tuple[int, int]], scores: Sequence[float]
+) -> None:
+    """Add a window's spans to those of its question; one that reads the same only raises the score."""
+    for (start, end), score in zip(places, scores, strict=True):
+        text = context[start:end]
+        key = text.lower()
+        before = spans.get(key)
+        spans[key] = (
+            SpanAnswer(text, start, end, score, np.inf)
+            if before is None
+            else replace(before, score=before.score + score)
+        )
 
 
 def _candidates(
@@ -110,18 +120,14 @@ def _candidates(
     norm = _log_sum_exp(np.where(counted, starts, -np.inf)) + _log_sum_exp(np.where(counted, ends, -np.inf))
     # A span is a first token and how many follow it: (B, L, longest) sums hold every span that is short enough.
     longest = min(longest, width)
-    behind = np.pad(np.where(context, ends, -np.inf), ((0, 0), (0, longest - 1)), constant_values=-np.inf)
+    behind = np.full((len(offsets), width + longest - 1), -np.inf)
+    behind[:, :width][context] = ends[context]
     sums = np.where(context, starts, -np.inf)[:, :, None] + np.lib.stride_tricks.sliding_window_view(
         behind, longest, axis=1
     )
-    flat = sums.reshape(len(offsets), -1)
-    count = min(n_best, flat.shape[1])
-    chosen = np.sort(np.argpartition(flat, -count, axis=1)[:, -count:], axis=1)
-    logits = np.take_along_axis(flat, chosen, axis=1)
-    order = np.argsort(-logits, axis=1, kind="stable")  # of equal ones, the first in the context
-    chosen, logits = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(logits, order, axis=1)
-    rows, first = np.arange(len(offsets))[:, None], chosen // longest
-    last = np.minimum(first + chosen % longest, width - 1)  # (behind the end: of no span, its logits are -inf)
+    first, more, logits = _best(sums, n_best)
+    rows = np.arange(len(offsets))[:, None]
+    last = np.minimum(first + more, width - 1)  # (behind the end: of no span, its logits are -inf)
     null = starts[:, 0] + ends[:, 0]
     return Candidates(
         logits,
@@ -130,6 +136,25 @@ def _candidates(
         null,
         np.exp(null - norm),
     )
+
+
+def _best(sums: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first token, how many follow it, sum), (B, K) each, of the greatest `count` of (B, L, longest) sums."""
+    # No span is among the best whose start is not among the `count` starts with the best spans: few are compared.
+    rows = np.arange(len(sums))[:, None]
+    starts = np.sort(_greatest(sums.max(axis=2), count), axis=1)
+    flat = sums[rows, starts].reshape(len(sums), -1)
+    chosen = np.sort(_greatest(flat, count), axis=1)
+    # Of equal sums, the first in the context is first.
+    chosen = chosen[rows, np.argsort(-flat[rows, chosen], axis=1, kind="stable")]
+    start, more = np.divmod(chosen, sums.shape[2])
+    return starts[rows, start], more, flat[rows, chosen]
+
+
+def _greatest(values: np.ndarray, count: int) -> np.ndarray:
+    """Where the greatest `count` of each row (B, N) are, in no order; all of them where there are fewer."""
+    count = min(count, values.shape[1])
+    return np.argpartition(values, -count, axis=1)[:, -count:]
 
 
 def _padded(logits: Sequence[np.ndarray], lengths: np.ndarray, real: np.ndarray) -> np.ndarray:

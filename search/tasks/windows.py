@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.errors import UserError, Where, show
 from search.tasks.questions import Questions
 from search.tasks.tokens import COLUMNS, Encoded, with_padding
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
 
 CHUNK = 256  # questions tokenized at a time, so that memory stays flat
 
@@ -53,18 +56,7 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
     of, offsets, targets = [], [], []
     for first in range(0, len(questions), CHUNK):
         chunk = questions.rows(np.arange(first, min(first + CHUNK, len(questions))))
-        _check_room(tokenizer, chunk, limit, doc_stride, where)
-        rows = tokenizer(
-            list(chunk.questions),
-            list(chunk.contexts),
-            truncation="only_second",
-            max_length=limit,
-            stride=stride,
-            padding=False,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=True,
-        )
+        rows = _tokenized(tokenizer, chunk, limit, doc_stride, stride, where)
         for name in COLUMNS:
             if name in rows:
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows[name])
@@ -80,20 +72,37 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
     return Windows(encoded, np.array(of, dtype=np.int64), offsets, np.array(targets, dtype=np.int64).reshape(-1, 2))
 
 
-def _check_room(tokenizer: Any, chunk: Questions, limit: int, doc_stride: int, where: Where) -> None:
-    """Raise UserError where a context that must be cut into windows cannot be."""
+def _tokenized(
+    tokenizer: Any, chunk: Questions, limit: int, doc_stride: int, stride: int, where: Where
+) -> BatchEncoding:
+    """The rows of the tokenizer, one a window. Raises UserError where a context that must be cut cannot be."""
+    settings = {
+        "padding": False,
+        "return_overflowing_tokens": True,
+        "return_offsets_mapping": True,
+        "return_attention_mask": True,
+    }
+    texts = (list(chunk.questions), list(chunk.contexts))
+    # Most contexts fit, and are tokenized once only. (`verbose`: a long one is cut next, it needs no warning.)
+    whole: BatchEncoding = tokenizer(*texts, **settings, verbose=False)
+    if max(map(len, whole["input_ids"])) <= limit:
+        return whole
+    _check_room(tokenizer, whole, chunk, limit, doc_stride, where)
+    cut: BatchEncoding = tokenizer(*texts, **settings, truncation="only_second", max_length=limit, stride=stride)
+    return cut
 
-    def lengths(texts: Sequence[str]) -> list[int]:
-        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        return [len(row) for row in ids]
 
+def _check_room(
+    tokenizer: Any, whole: BatchEncoding, chunk: Questions, limit: int, doc_stride: int, where: Where
+) -> None:
+    """Raise UserError where a context that must be cut into windows cannot be; `whole`: the uncut rows."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    sizes = zip(chunk.ids, chunk.questions, lengths(chunk.questions), lengths(chunk.contexts), strict=True)
-    for name, question, asked, context in sizes:
-        room = limit - special - asked
-        if room >= context:
+    for row, ids in enumerate(whole["input_ids"]):
+        if len(ids) <= limit:
             continue
-        what = f"question {show(name)} ({asked} tokens: {show(question)})"
+        question = whole.sequence_ids(row).count(0)
+        room = limit - special - question
+        what = f"question {show(chunk.ids[row])} ({question} tokens: {show(chunk.questions[row])})"
         if room < 1:
             rule = f"must leave room for context behind {what} and {special} special tokens"
             raise UserError(f"{where('data.max_length')}: {rule}, got {limit}")

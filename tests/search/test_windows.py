@@ -74,6 +74,22 @@ def test_a_short_context_is_one_window_whatever_the_stride() -> None:
     assert len(cut(asked(("the score", "the plot is funny", [])), doc_stride=100)) == 1
 
 
+@pytest.mark.parametrize(("contexts", "passes"), [(["the plot", "film"], 1), (["the plot", CONTEXT], 2)])
+def test_contexts_are_tokenized_a_second_time_only_to_be_cut(contexts: list[str], passes: int) -> None:
+    tokenizer, calls = tiny.word_tokenizer(), list[Any]()
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, *texts: Any, **settings: Any) -> Any:
+            calls.append(texts)
+            return tokenizer(*texts, **settings)
+
+    windows(Counted(), asked(*(("the score", context, []) for context in contexts)), 12, 3)
+    assert len(calls) == passes
+
+
 def test_windows_are_those_of_each_question_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are tokenized at a time."""
     contexts = [" ".join(CONTEXT.split()[:length]) for length in (3, 12, 7, 8, 12)]
