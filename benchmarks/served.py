@@ -70,8 +70,8 @@ class Bodies:
         """The next `number` questions and their bodies; `within_ms`: their time limit."""
         chosen, bodies = [], []
         for _ in range(number):
-            turn, number = divmod(next(self._next), len(self.asked))
-            one = self.asked[number]
+            turn, place = divmod(next(self._next), len(self.asked))
+            one = self.asked[place]
             chosen.append(one)
             body = {"question": one.question, "context": f"{one.context} ({turn})" if turn else one.context}
             bodies.append(json.dumps(body if within_ms is None else {**body, "within_ms": within_ms}))

@@ -42,6 +42,14 @@ class Health:
         """When it is tried again."""
         return max(self.failed_until_s, self.held_until_s)
 
+    @property
+    def back_s(self) -> float:
+        """When it is expected back: as its process is, or after repeated failures at `failed_until_s` if later."""
+        held_s = min(self.held_until_s, self.likely_s)
+        # `Controller.back` ends the time of a first failure too.
+        again = self.failures > 1 or self.held_until_s < self.failed_until_s
+        return max(held_s, self.failed_until_s) if again else held_s
+
     def after_failure(self, now_s: float, reason: str, first_s: float = 1.0, most_s: float = 60.0) -> Health:
         """Out for `first_s`, twice as long after each further failure, `most_s` at most."""
         wait = min(first_s * 2.0 ** min(self.failures, 30), most_s)
@@ -101,8 +109,10 @@ class Controller:
         self.healthy(variant.number)
 
     def healthy(self, number: int) -> None:
-        """Forget a variant's failures: it has answered."""
-        self.health.pop(number, None)
+        """Forget a variant's failures: it has answered. Where `out` holds it, it stays out until `back`."""
+        before = self.health.pop(number, Health())
+        if not math.isinf(before.held_until_s):
+            self.health[number] = replace(before, failures=0, failed_until_s=-math.inf)
 
     def failed(self, variant: Variant, now_s: float, reason: str) -> None:
         """Record a failed batch: the variant is out for a while (`Health.after_failure`)."""
@@ -142,6 +152,5 @@ class Controller:
     def _available(self, now_s: float) -> tuple[Variant, ...]:
         variants = self.available(now_s)
         if not variants:
-            back_s = min(min(health.out_until_s, health.likely_s) for health in self.health.values())
-            raise UnavailableError(max(back_s - now_s, 0.0))
+            raise UnavailableError(max(min(health.back_s for health in self.health.values()) - now_s, 0.0))
         return variants

@@ -73,9 +73,12 @@ def timed(variant: Variant, model: Generator) -> Variant:
     """The variant with times measured on this machine; the length of a row is its number of generated tokens."""
     firsts, others = [], []
     for prompt in PROMPTS:
-        began = time.perf_counter()
-        times = [time.perf_counter() - began for piece in model.pieces(prompt, max_new_tokens=TOKENS)]
+        times, tokens, began = list[float](), 0, time.perf_counter()
+        for piece in model.pieces(prompt, max_new_tokens=TOKENS):
+            if piece.tokens > tokens or not times:  # held-back text comes without a step of the model
+                times.append(time.perf_counter() - began)
+            tokens = piece.tokens
         firsts.append(times[0])
-        others.append((times[-1] - times[0]) / max(len(times) - 1, 1) or times[0])
+        others.append((times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0])
     first, other = float(np.median(firsts)), float(np.median(others))
     return replace(variant, points=((1, first), (TOKENS, first + (TOKENS - 1) * other)), length=1)

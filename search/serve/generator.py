@@ -90,7 +90,7 @@ class Piece:
     @property
     def computed(self) -> int:
         """About how many generated tokens the prompt and the answer so far took."""
-        return max(1, self.tokens + self.prompt_tokens // READ)
+        return max(1, self.tokens + (self.prompt_tokens - self.reused) // READ)
 
 
 class Generator(Scorer):

@@ -27,6 +27,8 @@ PATIENCE = 10.0
 COMPILING = 3.0
 #: The text that a language model continues when its process starts.
 PROMPT = "A first text"
+#: Times the `slowness` before it that one call may teach at most: a stall is no new speed.
+TEACHING = 5.0
 #: Share of a call's error by which `slowness` falls.
 RATE = 0.05
 
@@ -67,17 +69,26 @@ class HangLimit:
     def limit_s(self, expected_s: float) -> float:
         """The seconds after which a call that is predicted to take `expected_s` counts as hung."""
         slow = PATIENCE * self.slowness * self.variant.tail * expected_s
-        return max(self.least_s, self.slo_s, slow) + COMPILING * self.cold_s
+        return max(self.least_s, self.slo_s, slow) + self._compiling_s
 
     def learn(self, expected_s: float, seconds: float) -> None:
-        """Follow calls that take longer than predicted: at once to a slower one, slowly back."""
-        ratio = max(seconds / expected_s, 1.0)
+        """Follow calls that take longer than predicted: at once to a slower one, slowly back.
+
+        The time that every call has for compiling teaches nothing, and one call teaches `TEACHING` times at most.
+        """
+        ratio = max((seconds - self._compiling_s) / expected_s, 1.0)
+        ratio = min(ratio, TEACHING * self.slowness)
         self.slowness = max(ratio, self.slowness + RATE * (ratio - self.slowness))
 
     def paced(self, pace: CallPace) -> None:
         """Take what was measured when the process was started."""
-        self.learn(self.variant.seconds(pace.rows, pace.tokens), pace.seconds)
+        self.slowness = max(self.slowness, pace.seconds / self.variant.seconds(pace.rows, pace.tokens))
         self.cold_s = max(pace.cold_s, 0.0)
+
+    @property
+    def _compiling_s(self) -> float:
+        """The seconds that a call has for compiling."""
+        return COMPILING * self.cold_s
 
 
 def warmed(model: ExportedModel) -> CallPace | None:

@@ -1,4 +1,4 @@
-"""The part of a request's time limit that is kept for what follows the model: its answer is stored and sent."""
+"""The part of a request's time limit that is kept for storing its answer; sending it is not measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST = 0.25
 
 
 class Reserve:
-    """Seconds that 99 % of requests need after the model, by a moving average of measured ones. Threads may share it.
+    """Seconds in which 99 % of answers are stored, by a moving average of measured ones. Threads may share it.
 
     Without it a policy that uses all time that is left answers in time and sends late.
     """
@@ -24,7 +24,7 @@ class Reserve:
         self._changing = threading.Lock()
 
     def observe(self, seconds: float) -> None:
-        """Record what one request needed after its model."""
+        """Record what storing one answer took."""
         with self._changing:
             error = seconds - self._mean
             self._mean += RATE * error

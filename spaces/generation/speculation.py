@@ -65,9 +65,9 @@ class Lookup:
 class Speculation:
     """Greedy decoding of one prompt, several tokens a call where a draft proves right.
 
-    A draft costs reading time where it proves wrong, so it may be one token after a rejection, and twice as long after
-    each draft that was accepted as a whole. The tokens are those of greedy decoding; logits of several tokens that are
-    read at once differ from those of one by one by rounding only.
+    A draft costs reading time where it proves wrong, so after a rejection it may be as long as what was accepted, one
+    token at least, and twice as long after each draft that was accepted as a whole. The tokens are those of greedy
+    decoding; logits of several tokens that are read at once differ from those of one by one by rounding only.
     """
 
     def __init__(self, program: Program, lookup: Callable[[Sequence[int]], Lookup] = Lookup) -> None:

@@ -111,6 +111,16 @@ def test_a_variant_that_starts_again_stays_out_until_it_has() -> None:
     assert VARIANTS[0] in controller.available(2.0)
 
 
+def test_a_late_success_leaves_a_variant_out_that_starts_again() -> None:
+    controller, fast = Controller(VARIANTS, BacklogFit()), VARIANTS[0]
+    controller.failed(fast, 0.0, "its process died")
+    controller.out(fast.number, 120.0, "its process starts again", 3.0)
+    controller.served(fast, 1, 32, 0.004)
+    assert fast not in controller.available(2.0) and controller.health[fast.number].failures == 0
+    controller.back(fast.number)
+    assert fast in controller.available(2.0) and controller.health == {}
+
+
 def test_a_process_that_ends_at_each_call_is_out_for_longer_each_time() -> None:
     """The first time it is back as soon as it has started again."""
     controller, fast = Controller(VARIANTS, BacklogFit()), VARIANTS[0]
@@ -134,6 +144,17 @@ def test_clients_are_told_when_a_process_is_likely_to_have_started() -> None:
     with pytest.raises(UnavailableError) as refusal:
         controller.fastest(1.0)
     assert refusal.value.retry_after_s == pytest.approx(2.0) and controller.back_at(1.0) == 600.0
+
+
+def test_clients_are_told_to_wait_for_a_process_that_failed_again() -> None:
+    controller, fast = Controller(VARIANTS[:1], BacklogFit()), VARIANTS[0]
+    for failures, seconds in ((1, 0.5), (2, 2.0), (3, 4.0)):
+        controller.failed(fast, 0.0, "its process died")
+        controller.out(fast.number, 600.0, "its process starts again", 0.5)
+        assert controller.health[fast.number].failures == failures
+        with pytest.raises(UnavailableError) as refusal:
+            controller.fastest(0.0)
+        assert refusal.value.retry_after_s == pytest.approx(seconds)
 
 
 def test_with_every_variant_out_the_next_trial_is_told() -> None:

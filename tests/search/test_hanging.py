@@ -44,8 +44,29 @@ def test_a_slower_machine_and_a_runtime_that_compiles_for_each_shape_have_more_t
     for _ in range(200):
         hang.learn(1.0, 0.5)
     assert hang.slowness == pytest.approx(1.0, abs=1e-3)
-    hang.learn(1.0, 5.0)  # at once, so that the next call like it is none that hangs
+    hang.learn(1.0, 5.0 + COMPILING * 2.0)  # at once, so that the next call like it is none that hangs
     assert hang.slowness == 5.0
+
+
+def test_a_call_that_compiles_for_a_new_shape_is_no_slower_machine() -> None:
+    hang = hanging(SLOW)
+    hang.paced(CallPace(rows=1, tokens=32, seconds=1.0, cold_s=2.0))
+    hang.learn(1.0, 1.0 + 2.0)
+    assert hang.slowness == 1.0
+
+
+def test_a_stall_hardly_changes_when_calls_count_as_hung() -> None:
+    """It is 1,900 times the predicted time."""
+    hang = hanging(FAST)
+    for _ in range(2):
+        hang.learn(0.001, 1.9)
+        assert limit(hang, "a") == LEAST_S
+
+
+def test_what_was_measured_at_the_start_is_taken_as_a_whole() -> None:
+    hang = hanging(FAST)
+    hang.paced(CallPace(rows=1, tokens=32, seconds=0.02, cold_s=0.0))
+    assert hang.slowness == pytest.approx(20.0)
 
 
 def test_the_first_piece_has_time_for_the_prompt_and_later_ones_have_none() -> None:
