@@ -9,7 +9,8 @@
 Every example is `python -m search run --task NAME` in a process of its own, with its results in DIR; a study that is
 there is gone on with, so that the tasks may be run one by one. Shown are the eager, the fastest fp32 and the fastest
 int8 deployment of the uncompressed model, the fastest member that loses no more than is promised, and the others.
-Metric and loss are point values on the validation split, speedups ratios of the final campaign's clock times.
+What is promised, and in which time, is a record of each task (`GOALS`). Metric and loss are point values on the
+validation split. Speedups of whole calls are the final campaign's paired ratios, those of tokens quotients of medians.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import header
@@ -31,15 +33,30 @@ from spaces.axes.bits import INTEGER
 
 EAGER, FP32, INT8 = "uncompressed, eager fp32", "uncompressed, fastest fp32", "uncompressed, fastest int8"
 BEST = "fastest that loses at most"
-#: What a member may lose, by task, in the unit of its metric's loss: the others may lose 1.
-MOST_LOST = {"question-answering": 1.5}
-#: Speedups that are promised within that: over the best uncompressed fp32 deployment, and over eager fp32.
-OVER_FP32, OVER_EAGER = 3.0, 6.0
 QUICK = ("--trials", "5", "--set", "data.limit=200", "--set", "measure.quick_s=0.5", "--set", "measure.final_s=1")
 
 
-def most_lost(task: str) -> float:
-    return MOST_LOST.get(task, 1.0)
+@dataclass(frozen=True)
+class Goal:
+    """What is promised of a task's front."""
+
+    most_lost: float  # by a member, in the unit of the metric's loss
+    over_fp32: float  # its speedup over the fastest fp32 deployment of the uncompressed model
+    over_eager: float  # and over eager fp32
+    time: str  # the name of the measured time, which also decides what is fastest
+
+    def ms(self, outcome: Outcome) -> float:
+        """The outcome's time; infinite where it was not measured."""
+        measured = outcome.measurements.get(self.time)
+        return float("inf") if measured is None else measured.value
+
+
+GOALS = {
+    "classification": Goal(1.0, 3.0, 6.0, LATENCY),
+    "question-answering": Goal(1.5, 3.0, 6.0, LATENCY),
+    "sentence-similarity": Goal(1.0, 3.0, 6.0, LATENCY),
+    "causal-lm": Goal(5.0, 2.5, 5.0, "tpot_ms"),
+}
 
 
 def searched(task: str, folder: Path, quick: bool, read: bool) -> tuple[Front, StudyRecord]:
@@ -58,20 +75,20 @@ def deployment(outcome: Outcome) -> tuple[str, str]:
     return outcome.recipe.runtime.name, str(outcome.recipe.params.get("bits.precision", "fp32"))
 
 
-def chosen(front: Front, most: float) -> dict[str, Outcome]:
+def chosen(front: Front, goal: Goal) -> dict[str, Outcome]:
     """The outcomes that are compared, by what they are; what was not measured is not there."""
     plain = [o for o in front.outcomes if o.status == "complete" and o.baseline]
     picks: dict[str, Outcome] = {}
 
     def add(what: str, outcomes: Iterable[Outcome]) -> None:
-        fastest = min(outcomes, key=lambda outcome: outcome.value(LATENCY), default=None)
+        fastest = min(outcomes, key=goal.ms, default=None)
         if fastest is not None:
             picks[what] = fastest
 
     add(EAGER, (o for o in plain if deployment(o) == ("eager", "fp32")))
     add(FP32, (o for o in plain if deployment(o)[1] == "fp32"))
     add(INT8, (o for o in plain if deployment(o)[1] in INTEGER))
-    add(BEST, (o for o in front.members if lost(front, o) <= most))
+    add(BEST, (o for o in front.members if lost(front, o) <= goal.most_lost))
     return picks
 
 
@@ -80,32 +97,35 @@ def lost(front: Front, outcome: Outcome) -> float:
     return float("inf") if loss is None else loss.value
 
 
-def times_faster(front: Front, outcome: Outcome | None, over: Outcome | None) -> float:
-    """The paired ratio of their times; 0 without a model, NaN where the ratio was not measured."""
+def times_faster(front: Front, outcome: Outcome | None, over: Outcome | None, goal: Goal) -> float:
+    """The ratio of their times; 0 without a model, NaN where it was not measured."""
     if outcome is None:
         return 0.0
+    if goal.time != LATENCY:  # only whole calls are timed in pairs
+        return float("nan") if over is None else goal.ms(over) / goal.ms(outcome)
     speedup = front.speedup(outcome, over)
     return float("nan") if speedup is None else speedup.value
 
 
 def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]]:
-    compared = chosen(front, most_lost(task))
+    goal = GOALS[task]
+    compared = chosen(front, goal)
     named = {outcome.number for outcome in compared.values()}
     others = [(f"member {o.number}", o) for o in front.members if o.number not in named]
     rows = []
     for what, outcome in (*compared.items(), *others):
         tested = study.held_out.get(outcome.number, {}).get(study.metric)
-        peak, ms = outcome.measurements.get("peak_memory_mb"), outcome.value(LATENCY)
+        peak = outcome.measurements.get("peak_memory_mb")
         rows.append(
             (
                 task,
-                f"{what} {most_lost(task):g} {front.loss_unit}" if what == BEST else what,
+                f"{what} {goal.most_lost:g} {front.loss_unit}" if what == BEST else what,
                 " ".join(deployment(outcome)),
                 text(outcome.measurements[study.metric]),
                 f"{lost(front, outcome):.1f}",
                 "" if tested is None else text(tested),
-                f"{ms:.2f}",
-                *(f"{times_faster(front, outcome, compared.get(base)):.1f}" for base in (EAGER, FP32)),
+                f"{goal.ms(outcome):.2f}",
+                *(f"{times_faster(front, outcome, compared.get(base), goal):.1f}" for base in (EAGER, FP32)),
                 f"{outcome.value('size_mb'):.1f}",
                 "" if peak is None else f"{peak.value:.0f}",
             )
@@ -114,11 +134,13 @@ def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]
 
 
 def promises(task: str, front: Front) -> list[header.Promise]:
-    compared = chosen(front, most_lost(task))
-    within = f"{task}, within {most_lost(task):g} {front.loss_unit}"
+    goal = GOALS[task]
+    compared = chosen(front, goal)
+    within = f"{task}, within {goal.most_lost:g} {front.loss_unit}, {goal.time}"
+    best = compared.get(BEST)
     return [
-        header.Promise(f"{within}: over {what}", times_faster(front, compared.get(BEST), compared[what]), low=factor)
-        for what, factor in ((FP32, OVER_FP32), (EAGER, OVER_EAGER))
+        header.Promise(f"{within}: over {what}", times_faster(front, best, compared[what], goal), low=factor)
+        for what, factor in ((FP32, goal.over_fp32), (EAGER, goal.over_eager))
         if what in compared
     ]
 
@@ -138,10 +160,10 @@ def main() -> int:
     columns = ("task", "model", "deployment", "metric", "lost", "test", "ms", "x eager", "x fp32", "MB", "peak MB")
     print(header.table(columns, [row for task, of_task in fronts.items() for row in rows_of(task, *of_task)]))
     for task, (front, study) in fronts.items():
-        print(f"{task}: {study.metric}, {study.seconds:.0f} s, {len(front.outcomes)} trials")
+        print(f"{task}: {study.metric}, ms of {GOALS[task].time}, {study.seconds:.0f} s, {len(front.outcomes)} trials")
     goals = [promise for task, (front, _) in fronts.items() for promise in promises(task, front)]
     figures = {
-        task: {what: outcome.to_json() for what, outcome in chosen(front, most_lost(task)).items()}
+        task: {what: outcome.to_json() for what, outcome in chosen(front, GOALS[task]).items()}
         for task, (front, _) in fronts.items()
     }
     return header.finish(arguments, about, figures, goals)

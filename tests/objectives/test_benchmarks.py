@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,7 +90,7 @@ def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncomp
 
     tasks = module("tasks")
     front = factory.front()
-    compared = tasks.chosen(front, 1.0)
+    compared = tasks.chosen(front, tasks.GOALS["classification"])
     assert list(compared) == [tasks.EAGER, tasks.FP32, tasks.INT8, tasks.BEST]
     assert [compared[name].number for name in (tasks.EAGER, tasks.FP32, tasks.INT8)] == [0, 1, 2]
     within = [member for member in front.members if tasks.lost(front, member) <= 1.0]
@@ -99,6 +100,39 @@ def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncomp
     assert [promise.low for promise in tasks.promises("classification", front)] == [3.0, 6.0]
     none_within = tasks.promises("classification", front.within(max_loss=-1))
     assert [promise.met for promise in none_within] == [False, False]
+
+
+def test_each_task_is_judged_by_its_own_factors_in_its_own_time() -> None:
+    from search.front.outcome import Outcome
+    from search.tasks import TASKS
+    from tests.search import factory
+
+    tasks = module("tasks")
+    assert set(tasks.GOALS) == {task.name for task in TASKS}
+    front = factory.front()
+    goal = tasks.GOALS["causal-lm"]
+    assert goal == tasks.Goal(most_lost=5.0, over_fp32=2.5, over_eager=5.0, time="tpot_ms")
+    within = [member for member in front.members if not member.baseline and tasks.lost(front, member) <= 5]
+    slowest = max(within, key=lambda member: member.value("latency_p50_ms"))
+    ms = {outcome.number: 40.0 for outcome in front.outcomes} | {1: 20.0, slowest.number: 4.0}
+
+    def with_token_time(outcome: Outcome) -> Outcome:
+        timed = factory.measurement("tpot_ms", ms[outcome.number], unit="ms")
+        return replace(outcome, measurements={**outcome.measurements, "tpot_ms": timed})
+
+    outcomes = [with_token_time(o) if o.status == "complete" else o for o in front.outcomes]
+    timed = replace(front, outcomes=outcomes)
+    assert tasks.chosen(timed, goal)[tasks.BEST].number == slowest.number
+    assert [(p.value, p.low, p.met) for p in tasks.promises("causal-lm", timed)] == [
+        (5.0, 2.5, True),
+        (10.0, 5.0, True),
+    ]
+    assert all("tpot_ms" in promise.what for promise in tasks.promises("causal-lm", timed))
+    untimed = tasks.promises("causal-lm", front)  # no token was timed: nothing is promised of whole calls
+    assert [promise.met for promise in untimed] == [False, False]
+    similar = [promise.low for promise in tasks.promises("sentence-similarity", front)]
+    assert similar == [promise.low for promise in tasks.promises("question-answering", front)] == [3.0, 6.0]
+    assert [tasks.GOALS[name].most_lost for name in ("question-answering", "sentence-similarity")] == [1.5, 1.0]
 
 
 def test_latencies_left_out_of_a_recording_are_predicted_from_its_other_models() -> None:
