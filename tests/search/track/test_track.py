@@ -105,6 +105,7 @@ def test_the_parent_holds_the_front_and_the_environment(logged: dict[str, Any], 
     assert artifacts == promised | {"config.json", "environment.json"}
     assert parent.info.status == "FINISHED"
     assert parent.data.params["model.name"] == factory.CONFIG["model"]["name"]
+    assert parent.data.params["task"] == "classification"
     assert "Balanced pick" in parent.data.tags["mlflow.note.content"]
 
 
