@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.config.model_folder import model_folder
+from search.config.model_folder import model_folder, weights_note
 from search.config.schema import RunConfig
 from search.execute.forecast import Trained, forecast, trained
 from search.prepare.data import cutting_tokenizer, numbered_splits
@@ -58,7 +58,7 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
     unknown = unknown_note(tokenizer, encoded, "train")
-    for note in (*splits.notes, *base.notes, *space.notes, *unknown):
+    for note in (*splits.notes, *base.notes, *space.notes, *unknown, *weights_note(config.model, config.where)):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from search.errors import UserError
@@ -14,6 +15,8 @@ from search.store.owner import temporary
 
 #: The packages with which transformers reads such a file.
 NEEDED = ("gguf", "accelerate")
+#: Types of tensors that are no quantisation.
+UNQUANTISED = ("F64", "F32", "F16", "BF16")
 INSTALL = 'pip install -e ".[language-models]"'
 
 
@@ -64,6 +67,23 @@ def dequantised(folder: Path, name: str, where: str) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def quantised_note(file: Path) -> tuple[str, ...]:
+    """A note that the weights of a GGUF file are quantised, with their types; none where all are floating point."""
+    from gguf import GGUFReader
+
+    counts: Counter[str] = Counter()
+    for tensor in GGUFReader(file).tensors:
+        counts[tensor.tensor_type.name] += int(tensor.n_elements)
+    types = [(name, count) for name, count in counts.most_common() if name not in UNQUANTISED]
+    if not types:
+        return ()
+    shares = ", ".join(f"{name} ({count / counts.total():.0%} of them)" for name, count in types)
+    return (
+        f"the weights of {file.name} were quantised before, {shares}; they are dequantised here, and a grid of as few "
+        "bits finds such weights again: int4 and int8 lose less than they would of other weights",
+    )
 
 
 def _write(folder: Path, name: str, target: Path, where: str) -> None:

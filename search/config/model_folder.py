@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.gguf import check_gguf, dequantised
+from search.config.gguf import check_gguf, dequantised, quantised_note
 from search.config.schema import ModelConfig
 from search.config.source import PACKAGE, Source, packaged
 from search.errors import UserError, show
@@ -74,19 +74,29 @@ def model_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
     Raises:
         UserError: the hub or the name is out of reach, or the folder is no model with safetensors weights.
     """
-    name, key = model.name, where("model.name")
-    packed = (model.gguf_file,) if model.gguf_file is not None else ()
-    if name.startswith(PACKAGE):
-        folder = _packaged(name, key)
-    elif Path(name).is_absolute():
-        folder = Path(name)
-    else:
-        folder = _snapshot(name, model.revision, key, where("model.revision"), packed or SNAPSHOT)
+    folder = _stored_folder(model, where)
     if model.gguf_file is not None:
         return dequantised(folder, model.gguf_file, where("model.gguf_file"))
-    if not name.startswith(PACKAGE):
-        check_model(folder, key)
+    if not model.name.startswith(PACKAGE):
+        check_model(folder, where("model.name"))
     return folder
+
+
+def weights_note(model: ModelConfig, where: Callable[[str], str]) -> tuple[str, ...]:
+    """A note where the weights come from a quantised GGUF file. Raises UserError: as `model_folder`."""
+    if model.gguf_file is None:
+        return ()
+    return quantised_note(check_gguf(_stored_folder(model, where), model.gguf_file, where("model.gguf_file")))
+
+
+def _stored_folder(model: ModelConfig, where: Callable[[str], str]) -> Path:
+    """The folder that `model.name` names, with a GGUF file as it was stored."""
+    if model.name.startswith(PACKAGE):
+        return _packaged(model.name, where("model.name"))
+    if Path(model.name).is_absolute():
+        return Path(model.name)
+    files = (model.gguf_file,) if model.gguf_file is not None else SNAPSHOT
+    return _snapshot(model.name, model.revision, where("model.name"), where("model.revision"), files)
 
 
 def check_model(folder: Path, where: str) -> None:

@@ -37,8 +37,14 @@ def begin(prepared: Prepared, study: StudyRecord) -> None:
     """Store in the study what the commands `front` and `export` need before it ends."""
     from search.propose.study import set_attribute
 
-    about = {"config": dict(study.config), "hardware": dict(study.hardware), "rows": dict(study.rows)}
-    set_attribute(Path(prepared.config.mlruns), prepared.config.study, BEGUN, {**about, "run": uuid.uuid4().hex})
+    about = {
+        "config": dict(study.config),
+        "hardware": dict(study.hardware),
+        "rows": dict(study.rows),
+        "notes": list(study.notes),
+        "run": uuid.uuid4().hex,
+    }
+    set_attribute(Path(prepared.config.mlruns), prepared.config.study, BEGUN, about)
 
 
 def end(prepared: Prepared) -> None:
@@ -72,6 +78,7 @@ def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
         "config": dict(study.config),
         "hardware": dict(study.hardware),
         "rows": dict(study.rows),
+        "notes": list(study.notes),
         "seconds": study.seconds,
         "held_out": _plain(study.held_out),
         "final": front.final.to_json(),
@@ -89,6 +96,7 @@ def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecor
         config,
         about["hardware"],
         rows=about["rows"],
+        notes=tuple(about.get("notes", ())),  # older studies have none
         held_out=held_out,
         checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
         weights_sha256={int(n): digest for n, digest in about["weights_sha256"].items()},

@@ -25,6 +25,7 @@ class StudyRecord:
     remeasured: Mapping[int, Outcome] = field(default_factory=dict)  # by trial, measured again on weights made again
     seconds: float = 0.0  # all runs of the study so far, finalists included
     unfinished: str = ""  # how far its last run is, where that has not ended: "12 of 40 trials so far"
+    notes: tuple[str, ...] = ()  # about model, data and space, as the run said them at its start
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objectives.process import Progress
-from search.config.model_folder import model_folder
+from search.config.model_folder import model_folder, weights_note
 from search.config.schema import RunConfig
 from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row, unknown_note
 from search.prepare.trained_head import trained_head
@@ -50,7 +50,7 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
-        "notes": [*splits.notes, *notes, *unknown],
+        "notes": [*splits.notes, *notes, *unknown, *weights_note(config.model, config.where)],
         "pairs": paired,
         "frame": frame_of(tokenizer, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},

@@ -146,7 +146,10 @@ class Prepared(PreparedData):
     def record(self, seconds: float) -> StudyRecord:
         """The study's record without finalists, after `seconds` of run time."""
         rows = {name: int(count) for name, count in self.about_data["rows"].items()}
-        return StudyRecord(self.config.to_mapping(), dict(self.environment), rows=rows, seconds=round(seconds, 1))
+        notes = (*self.about_data["notes"], *self.space.notes)
+        return StudyRecord(
+            self.config.to_mapping(), dict(self.environment), rows=rows, notes=notes, seconds=round(seconds, 1)
+        )
 
     def recipe(self, params: Params) -> Recipe:
         """The canonical recipe of these settings."""

@@ -61,6 +61,7 @@ def front_html(front: Front, study: StudyRecord) -> str:
         picture=_themed(front_svg(front)),
         ties=ties_text(front),
         slower=slower_caches(front),
+        notes=study.notes,
         columns=columns,
         trials=[_trial(front, columns, outcome) for outcome in order],
         balanced=front.picks["balanced"].number if front.picks else None,

@@ -47,6 +47,7 @@ def front_json(front: Front, study: StudyRecord) -> dict[str, Any]:
         "task": config["task"],
         "metric": study.metric,
         "data": {"source": dict(config["data"]), "rows": dict(study.rows)},
+        "notes": list(study.notes),
         "targets": [{"objective": t.objective, "better": t.better} for t in front.targets],
         "limits": dict(config["limits"]),
         "workload": {**config["workload"], "call": task_named(str(config["task"])).call},
@@ -172,7 +173,7 @@ def note(front: Front, study: StudyRecord) -> str:
         cells = [name, str(outcome.number), *(text(values[t.objective]) for t in front.targets)]
         cells += [times(front.speedup(outcome, over)) for over in (front.baseline, front.best_uncompressed)]
         lines.append(f"| {' | '.join([*cells, describe(outcome.recipe)])} |")
-    remarks = [*ties_text(front), *slower_caches(front)]
+    remarks = [*ties_text(front), *slower_caches(front), *study.notes]
     return "\n".join([*lines, "", "The whole front: `front.html` under Artifacts.", *remarks])
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import worlds
 
+from objectives.quality import metric_named
 from search.propose.surrogate.quality import DecayMean, QualityModel, QualityObservation
 from search.space.deployments import Deployment
 
@@ -48,6 +49,30 @@ def test_the_decay_falls_from_the_uncompressed_model_with_every_setting(luck: fl
     assert remaining[-1, -1] == 1.0
     assert (np.diff(remaining, axis=0) >= 0).all() and (np.diff(remaining, axis=1) >= 0).all()
     assert (remaining > 0).all()
+
+
+def test_perplexity_rises_with_every_setting() -> None:
+    """Of a small language model: half of its neurons or of its heads cost several times the perplexity."""
+    metric = metric_named("perplexity")
+    kept = np.random.default_rng(2).random((12, 2))
+    cut = 1 - kept
+    perplexity = 50 * np.exp(2.5 * cut[:, 0] + 1.5 * cut[:, 1] ** 2)
+    values = np.array([metric.utility(value) for value in perplexity.tolist()])
+    guess, best = metric.utility(900.0), metric.utility(50.0)
+    model, pair = QualityModel(), Deployment("eager", "fp32")
+    model.learn(
+        [QualityObservation(tuple(x), {pair: y}) for x, y in zip(kept.tolist(), values.tolist(), strict=True)],
+        guess,
+        best,
+        (1.0, 1.0),
+    )
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 6)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    decay = DecayMean.fitted(kept, values, np.ones(2), guess, best)
+    predicted = np.exp(-model.predict(grid)[0])
+    for rises in (np.exp(-(guess + (best - guess) * decay.remaining(grid))), predicted):
+        assert (np.diff(rises.reshape(6, 6), axis=0) < 0).all() and (np.diff(rises.reshape(6, 6), axis=1) < 0).all()
+    wanted = 50 * np.exp(2.5 * (1 - grid[:, 0]) + 1.5 * (1 - grid[:, 1]) ** 2)
+    assert np.abs(np.log(predicted / wanted)).mean() < 0.2
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])

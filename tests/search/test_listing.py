@@ -29,6 +29,14 @@ def test_what_is_called_experimental_exists() -> None:
         assert set(values) <= set(knobs[name].choices)
 
 
+def test_the_memory_of_a_token_of_a_cache_is_listed() -> None:
+    lines = list(listing.lines())
+    formula = "memory of a token: 2 x blocks x key-value heads x head size x bytes of a number"
+    assert any(formula in line for line in lines)
+    for kind, share in (("int8", "0.27"), ("int4", "0.15")):
+        assert any(line.split()[:1] == [kind] and f"about {share} of the bytes of fp32" in line for line in lines)
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_the_keys_of_a_tasks_data_are_listed_and_in_the_guides(task: Task) -> None:
     keys = listing.own_keys(task)
