@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from objectives import workload
+from search.config.model_folder import weight_files
 from search.errors import UserError
 from search.prepare.folders import frame_in, input_names
 from search.tasks.tokens import load_tokenizer
@@ -63,6 +64,23 @@ def test_the_models_padding_token_is_that_of_its_tokenizer(tmp_path: Path, confi
             ours = build.load_model(teacher)(**{n: batch[n] for n in input_names(teacher)})
             alone = torch.cat([theirs(**tokenizer(text, return_tensors="pt")).logits for text in texts])
         torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sharded_model_answers_as_the_whole_one(tmp_path: Path, configured: Configure) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    whole = families.save(tmp_path / "whole" / "model", "bert", **LABELS)
+    sharded = tmp_path / "sharded" / "model"
+    AutoModelForSequenceClassification.from_pretrained(whole).save_pretrained(sharded, max_shard_size="20KB")
+    families.tokenizer_of("bert").save_pretrained(sharded)
+    assert len(weight_files(sharded)) > 1 and not (sharded / "model.safetensors").exists()
+    batch = load_tokenizer(whole)(["a film is dull", "the plot is warm"], padding=True, return_tensors="pt")
+    outputs = []
+    for folder in (whole, sharded):
+        _, teacher = prepared(folder.parent, configured(folder))
+        with torch.inference_mode():
+            outputs.append(build.load_model(teacher)(**{name: batch[name] for name in input_names(teacher)}))
+    assert torch.equal(*outputs)
 
 
 def test_a_pair_is_timed_as_a_pair(tmp_path: Path, configured: Configure) -> None:
