@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,21 @@ def test_a_mistake_ends_the_command_with_one_error(
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "Traceback" not in error, error
     assert re.search(wanted, error) and str(config) in error, error
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(tiny.bert, "BertModel"), (tiny.classifier, "BertForSequenceClassification")]
+)
+def test_a_model_without_a_head_for_questions_that_is_not_trained_ends_the_command_with_one_error(
+    tmp_path: Path, make: Callable[[Path], Path], kind: str
+) -> None:
+    config = config_of(tmp_path, make(tmp_path / "model"), facts(40, 0))
+    for verb in ("plan", "run"):
+        ended = command.search(verb, config, "--set", "teacher.epochs=0", cwd=tmp_path)
+        assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
+        assert re.search(
+            rf"teacher.epochs: must be above 0: no trained head in .*its architecture is {kind}", ended.err
+        )
 
 
 def test_answers_that_are_elsewhere_and_contexts_of_many_windows_are_counted_and_used(
