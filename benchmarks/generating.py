@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from objectives import bench
 from spaces import build, registry
 from spaces.generation.program import CacheSettings, greedy, open_program
 from spaces.generation.speculation import Speculation
@@ -60,6 +61,7 @@ class Generating:
         self._open = (folder, deployment, Context(threads=threads))
         settings = CacheSettings(deployment.cache, capacity=CAPACITY)
         self._program = open_program(folder, deployment.runtime, deployment.plan, settings, self._open[2])
+        bench.reset_peak_memory()  # what only opening or making a graph took is not of a generation
         self._caches: dict[int, tuple[Any, np.ndarray]] = {}  # by length of the prompt: cache, last token
 
     def files(self) -> float:
@@ -108,6 +110,10 @@ class Generating:
 
     def cache_mb(self, length: int) -> float:
         return float(self._caches[length][0].nbytes / 1e6)
+
+    def peak_mb(self) -> float:
+        """The peak of this process's resident memory since opening, interpreter and libraries included."""
+        return bench.peak_memory_mb()
 
     def perplexity(self, windows: np.ndarray) -> float:
         """Of windows (N, L), each by itself."""

@@ -24,14 +24,13 @@ import torch
 from generating import perplexity
 from torch import Tensor, nn
 
-from spaces import base, build, calibration
+from spaces import base, build
 from spaces.anatomy import anatomy_of
 from spaces.base import TaskModel
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import onnx
 
-BROWN = header.ROOT / "search/quickstart/brown"
 PLANS: dict[str, Plan] = {
     "fp32": {"precision": "fp32"},
     "int8": {"precision": "int8"},
@@ -78,21 +77,6 @@ def _take(module: nn.Module, order: Tensor, axis: int) -> None:
     weight.copy_(weight.index_select(axis, order))
 
 
-def calibrate(folder: Path, rows: int) -> None:
-    """The rows beside the weights, as a search writes them."""
-    import pandas
-    from transformers import AutoTokenizer
-
-    texts = "\n\n".join(pandas.read_parquet(BROWN / "train.parquet")["text"])
-    tokenizer = AutoTokenizer.from_pretrained(
-        language_models.package_folder(), gguf_file=language_models.FILE, trust_remote_code=False
-    )
-    ids = np.array(tokenizer(texts)["input_ids"], np.int64)
-    windows = ids[: len(ids) // language_models.WINDOW * language_models.WINDOW].reshape(-1, language_models.WINDOW)
-    chosen = windows[np.random.default_rng(0).permutation(len(windows))[:rows]]
-    calibration.write(folder, {"input_ids": chosen, "attention_mask": np.ones_like(chosen)})
-
-
 def measure(folder: Path, windows: np.ndarray, threads: int) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     for name, plan in PLANS.items():
@@ -121,7 +105,9 @@ def promises(figures: dict[str, dict[str, dict[str, float]]]) -> list[header.Pro
 
 def main() -> int:
     parser = header.options(__doc__ or "")
-    parser.add_argument("--rows", type=int, default=8, help="calibration windows of 512 tokens")
+    parser.add_argument(
+        "--rows", type=int, default=language_models.CALIBRATION, help="calibration windows of 512 tokens"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     arguments = parser.parse_args()
     about = header.hardware()
@@ -132,12 +118,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         packaged, reordered = Path(temporary) / "packaged", Path(temporary) / "reordered"
         tokens = 4096 if arguments.quick else 8192
-        windows = language_models.write_model(packaged, BROWN / "test.parquet", tokens)
+        windows = language_models.write_model(packaged, language_models.BROWN / "test.parquet", tokens)
         model = build.load_model(packaged)
         reorder(model, seed=0)
         base.write_folder(reordered, model, base.read_config(packaged)[0], {})
         for folder in (reordered, packaged):
-            calibrate(folder, arguments.rows)
+            language_models.calibrate(folder, arguments.rows)
             figures[folder.name] = measure(folder, windows, arguments.threads)
     rows = [
         (name, weights, f"{f['perplexity']:.2f}", f"{f['lost']:.1f} %", f"{f['made_s']:.0f}")

@@ -67,7 +67,7 @@ class Bench:
         self._wait()
         self._prepare_s = clock() - began
         self._opened_mb = self._held_mb()
-        self._peak_reset = _reset_peak_memory()
+        self._peak_reset = reset_peak_memory()
         if device == "cuda":
             _torch().cuda.reset_peak_memory_stats()
         self._first_call_ms: float | None = None
@@ -91,7 +91,7 @@ class Bench:
             "generates": hasattr(self._predict, "token_times"),
             "empty_mb": self._empty_mb,
             "opened_mb": self._opened_mb,
-            "peak_rss_mb": _peak_memory_mb(),
+            "peak_rss_mb": peak_memory_mb(),
             "peak_since": "opened" if self._peak_reset else "process start",
         }
         if self._device == "cuda":
@@ -254,7 +254,7 @@ def _one_of_each_shape(inputs: Sequence[Batch]) -> list[Batch]:
     return list(by_shape.values())
 
 
-def _reset_peak_memory() -> bool:
+def reset_peak_memory() -> bool:
     """Reset the peak of resident memory; False where the kernel cannot (proc(5), /proc/pid/clear_refs)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -263,6 +263,7 @@ def _reset_peak_memory() -> bool:
     return True
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
+    """The peak of this process's resident memory since it was reset, MB of 1e6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
