@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ import numpy as np
 
 from objectives.process import Progress
 from search.config.schema import RunConfig
-from search.tasks import task_of
+from search.tasks import Task, task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, training_rows
+from search.tasks.task import TERMS
 from spaces.knob import Value
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 from search.prepare.recovery_budget import epochs_of, likeliest_of
 from search.prepare.teacher_outputs import StoredTeacher
 
-#: Terms of the loss in the order of `LossWeights`; their settings are called `<term>_weight`.
-TERMS = ("task", "soft", "hidden", "block", "relation")
+
+def term_weights(task: Task, settings: Mapping[str, Value]) -> tuple[float, ...]:
+    """The weight of each of `TERMS`; 0 of one that does not apply to the task."""
+    return tuple(float(settings[f"{term}_weight"]) if term in task.distills else 0.0 for term in TERMS)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,7 @@ class Recovery:
         task = task_of(self.config, targets)
         student = self.plans.get("distill", {})
         width = student.get("hidden")
-        weights = LossWeights(*(float(self.settings[f"{term}_weight"]) for term in TERMS))
-        if not task.supervised:  # the data have no labels
-            weights = replace(weights, task=0.0)
+        weights = LossWeights(*term_weights(task, self.settings))
         mapped: dict[int, int] = {}
         if (
             weights.blocks > 0

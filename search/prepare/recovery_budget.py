@@ -1,9 +1,10 @@
-"""The budget of a recovery: tokens of training data, and the teacher's likeliest tokens at each position."""
+"""The terms and the budget of a recovery: tokens of training data, and likeliest tokens of the teacher."""
 
 from __future__ import annotations
 
 from search.config.schema import RunConfig
 from search.tasks import task_of
+from search.tasks.task import LIKELIEST
 
 #: The default number of the teacher's likeliest tokens in the loss.
 TOP_K = 64
@@ -13,12 +14,16 @@ BYTES_EACH = 4 + 2
 STORED_BYTES = 2 * 10**9
 
 
+def has_term(config: RunConfig, term: str) -> bool:
+    """Whether the loss has a term: it applies to the task, and its weight is above 0."""
+    return term in task_of(config).distills and getattr(config.recover, f"{term}_weight") > 0
+
+
 def likeliest_of(config: RunConfig) -> int:
-    """The number of the teacher's likeliest next tokens in the loss at each position; 0 where none are generated."""
-    recover = config.recover
-    if recover.soft_weight == 0 or not task_of(config).generates:
+    """The number of the teacher's likeliest next tokens in the loss at each position; 0 where the task has none."""
+    if LIKELIEST not in task_of(config).distills or not has_term(config, "soft"):
         return 0
-    return TOP_K if recover.top_k is None else recover.top_k
+    return TOP_K if config.recover.top_k is None else config.recover.top_k
 
 
 def stored_likeliest(count: int, tokens: int) -> int:

@@ -28,7 +28,7 @@ from search.prepare.matmul_costs import costs_here
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit
 from search.prepare.prepared import Prepared, PreparedData, cores
-from search.prepare.recovery_budget import likeliest_of
+from search.prepare.recovery_budget import has_term, likeliest_of
 from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
@@ -184,7 +184,7 @@ def _outputs(
     wanted = {
         **inputs,
         "rows": recover.rows,
-        "hidden": recover.hidden_weight > 0,
+        "hidden": has_term(config, "hidden"),
         "held_out": recover.early_stopping is not None,
         "tokens": recover.tokens,
         "top_k": likeliest_of(config),

@@ -11,7 +11,7 @@ import numpy as np
 from objectives.process import Progress
 from search.config.schema import RunConfig
 from search.prepare.folders import torch_with
-from search.prepare.recovery_budget import epochs_of, likeliest_of, stored_likeliest
+from search.prepare.recovery_budget import epochs_of, has_term, likeliest_of, stored_likeliest
 from search.tasks import task_of
 from search.tasks.encoded import read_encoded, trained_on, training_rows
 from search.tasks.tokens import Encoded, by_length
@@ -62,7 +62,7 @@ def make_outputs(
             if highest is not None:
                 by_token |= {"ids": highest.ids.cpu(), "log_probabilities": highest.log_probabilities.cpu()}
             if not stored:
-                stored = _empty(by_token, tokens, config.recover.hidden_weight > 0)
+                stored = _empty(by_token, tokens, has_term(config, "hidden"))
                 if not base.per_token:
                     stored["output"] = torch.zeros(len(encoded), *out.shape[1:])
             if not base.per_token:

@@ -19,7 +19,7 @@ from search.errors import UserError, Where
 from search.tasks.documents import DocumentData, Documents, read_documents
 from search.tasks.one_head import BaseTask
 from search.tasks.parity_rule import LIKELIHOODS
-from search.tasks.task import ConstantGuess, Splits
+from search.tasks.task import LIKELIEST, ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
 
@@ -95,6 +95,7 @@ class CausalLM(BaseTask):
     own_head = "causal"
     outputs: int | None = 0
     generates = True
+    distills = BaseTask.distills | {LIKELIEST}
     reply_model = "search.serve.generator:Generator"
     parity = LIKELIHOODS
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from search.config.schema import DataConfig
 from search.tasks.parity_rule import LOGITS, Parity
-from search.tasks.task import ALONE
+from search.tasks.task import ALONE, TERMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ class BaseTask:
     variant_classes: tuple[str, ...] = ()
     outputs: int | None = None
     supervised = True
+    distills = frozenset(TERMS)
     labelled = False
     generates = False
     embeds = False

@@ -126,6 +126,7 @@ class SentenceSimilarity(BaseTask):
     metrics: tuple[str, ...] = tuple(CUTOFFS)
     own_head = "embedding"
     supervised = False
+    distills = BaseTask.distills - {"task"}  # the data have no labels
     embeds = True
     reply_model = "search.serve.embedder:Embedder"
     parity = EMBEDDINGS

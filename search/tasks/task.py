@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 
+#: Terms of a recovery's loss, in the order of `spaces.distillation.LossWeights`; their settings are `<term>_weight`.
+TERMS = ("task", "soft", "hidden", "block", "relation")
+#: In `Task.distills`: the soft term is over the teacher's `recover.top_k` likeliest tokens.
+LIKELIEST = "top_k"
 #: `Task.call` where each row of `Rows.encoded` is a call of its own.
 ALONE = "a row"
 
@@ -175,6 +179,7 @@ class Task(Protocol):
     own_head: str  # of `spaces.heads`: what a model may bring along
     outputs: int | None  # numbers a row, or a token; None: as many as there are labels, or any
     supervised: bool  # whether there is a loss against the data, so that a teacher can be trained
+    distills: frozenset[str]  # which of `TERMS` a recovery has, and `LIKELIEST`; the weights of others do not count
     labelled: bool  # whether outputs are named labels
     generates: bool  # whether a timed call is a generation: a prompt, and tokens after it
     embeds: bool  # whether outputs are embeddings, which compare with those of the same model alone

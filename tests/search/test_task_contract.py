@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,13 @@ import pytest
 import tiny
 
 from objectives.quality import loss_against, metric_named, quality, score
+from search.config.schema import RecoverConfig
 from search.errors import UserError
+from search.execute.recovery import term_weights
+from search.prepare import recovery_budget
 from search.tasks import ALONE, Task, forms
 from search.tasks.choice_rows import CausalChoices
+from search.tasks.task import LIKELIEST, TERMS
 from spaces.heads import head_named
 
 from .tagging import Tagging
@@ -245,6 +250,22 @@ def test_a_metric_says_its_unit_in_words(task: Task) -> None:
         assert metric.loss(worse, 1.0) > 0 and metric.drop(float(metric.loss(worse, 1.0))) == pytest.approx(
             metric.utility(1.0) - metric.utility(worse)
         )
+
+
+@every_task
+def test_a_recovery_has_the_terms_that_its_task_declares(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels only where data have them, likeliest tokens only of a head that gives likelihoods; others weigh 0."""
+    assert task.distills <= {*TERMS, LIKELIEST} and {"soft", "hidden"} <= task.distills
+    assert ("task" in task.distills) == task.supervised
+    assert (LIKELIEST in task.distills) == (task.outputs == 0)
+    weights = term_weights(task, {f"{term}_weight": 0.5 for term in TERMS})
+    assert dict(zip(TERMS, weights, strict=True)) == {term: 0.5 * (term in task.distills) for term in TERMS}
+    monkeypatch.setattr(recovery_budget, "task_of", lambda config: task)
+    config: Any = SimpleNamespace(recover=RecoverConfig(block_weight=1.0, relation_weight=1.0))
+    assert {term for term in TERMS if recovery_budget.has_term(config, term)} == task.distills - {LIKELIEST}
+    assert recovery_budget.likeliest_of(config) == (recovery_budget.TOP_K if task.outputs == 0 else 0)
+    silent: Any = SimpleNamespace(recover=RecoverConfig(soft_weight=0.0))
+    assert recovery_budget.likeliest_of(silent) == 0 and not recovery_budget.has_term(silent, "soft")
 
 
 @every_task
