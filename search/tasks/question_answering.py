@@ -99,7 +99,8 @@ class QuestionRows:
 
     def ranked(self, output: np.ndarray, top_k: int) -> list[list[SpanAnswer]]:
         """The `top_k` best answers to each question, best first."""
-        parts = np.split(output, np.cumsum(self.encoded.lengths)[:-1])
+        lengths = self.encoded.lengths
+        parts = [output[end - length : end] for end, length in zip(np.cumsum(lengths), lengths, strict=True)]
         starts, ends = ([part[:, side] for part in parts] for side in (0, 1))
         rule = (self.n_best, self.max_answer_len, self.null_threshold)
         return ranked_spans(starts, ends, self.windows, self.questions, top_k, *rule)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class SpanAnswer:
     end: int
     score: float
     null_odds: float  # "no answer" against the best span, in logits: above 0 where the model finds it likelier
+
+
+#: (text, start, end, score) of a `SpanAnswer`.
+Span = tuple[str, int, int, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def ranked_spans(
     of the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
     There is one answer or more: the empty one with score 0 where a context has no token.
     """
-    spans: list[dict[str, SpanAnswer]] = [{} for _ in range(len(questions))]
+    spans: list[dict[str, Span]] = [{} for _ in range(len(questions))]
     null_logits, best_logits = np.full(len(questions), np.inf), np.full(len(questions), -np.inf)
     null_scores = np.full(len(questions), np.inf)
     for first in range(0, len(windows), CHUNK):
@@ -81,27 +85,20 @@ def ranked_spans(
             _add(spans[number], questions.contexts[number], places[:finite], scores[:finite])
     ranked = []
     for number, odds in enumerate((null_logits - best_logits).tolist()):
-        best = heapq.nlargest(top_k, spans[number].values(), key=lambda span: span.score)
-        answers = [replace(span, null_odds=odds) for span in best]
+        best = heapq.nlargest(top_k, spans[number].values(), key=lambda span: span[3])
+        answers = [SpanAnswer(*span, odds) for span in best]
         if null_threshold is not None and odds > null_threshold:
             answers.insert(0, SpanAnswer("", 0, 0, float(null_scores[number]), odds))
         ranked.append(answers[:top_k] or [SpanAnswer("", 0, 0, 0.0, np.inf)])
     return ranked
 
 
-def _add(
-    spans: dict[str, SpanAnswer], context: str, places: Sequence[tuple[int, int]], scores: Sequence[float]
-) -> None:
+def _add(spans: dict[str, Span], context: str, places: Sequence[tuple[int, int]], scores: Sequence[float]) -> None:
     """Add a window's spans to those of its question; one that reads the same only raises the score."""
     for (start, end), score in zip(places, scores, strict=True):
         text = context[start:end]
-        key = text.lower()
-        before = spans.get(key)
-        spans[key] = (
-            SpanAnswer(text, start, end, score, np.inf)
-            if before is None
-            else replace(before, score=before.score + score)
-        )
+        first = spans.setdefault(text.lower(), (text, start, end, 0.0))
+        spans[text.lower()] = (*first[:3], first[3] + score)
 
 
 def _candidates(
@@ -113,18 +110,17 @@ def _candidates(
     real = np.arange(width) < lengths[:, None]  # (B, L)
     characters = np.full((len(offsets), width, 2), -1)
     characters[real] = np.concatenate(offsets)
-    starts, ends = _padded(start, lengths, real), _padded(end, lengths, real)
+    starts, ends = both = _padded(start, end, lengths, real)
     context = characters[:, :, 0] >= 0
     counted = context.copy()
     counted[:, 0] = True
-    norm = _log_sum_exp(np.where(counted, starts, -np.inf)) + _log_sum_exp(np.where(counted, ends, -np.inf))
+    norm = _log_sum_exp(np.where(counted, both, -np.inf)).sum(axis=0)
     # A span is a first token and how many follow it: (B, L, longest) sums hold every span that is short enough.
     longest = min(longest, width)
+    begins, stops = np.where(context, both, -np.inf)
     behind = np.full((len(offsets), width + longest - 1), -np.inf)
-    behind[:, :width][context] = ends[context]
-    sums = np.where(context, starts, -np.inf)[:, :, None] + np.lib.stride_tricks.sliding_window_view(
-        behind, longest, axis=1
-    )
+    behind[:, :width] = stops
+    sums = begins[:, :, None] + np.lib.stride_tricks.sliding_window_view(behind, longest, axis=1)
     first, more, logits = _best(sums, n_best)
     rows = np.arange(len(offsets))[:, None]
     last = np.minimum(first + more, width - 1)  # (behind the end: of no span, its logits are -inf)
@@ -157,16 +153,19 @@ def _greatest(values: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(values, -count, axis=1)[:, -count:]
 
 
-def _padded(logits: Sequence[np.ndarray], lengths: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """One row (B, L) float64 a window."""
-    padded = np.full(real.shape, LOWEST)
-    rows = [row[:length] for row, length in zip(logits, lengths, strict=True)]
-    padded[real] = np.nan_to_num(np.concatenate(rows).astype(np.float64), nan=LOWEST, posinf=-LOWEST, neginf=LOWEST)
+def _padded(
+    start: Sequence[np.ndarray], end: Sequence[np.ndarray], lengths: np.ndarray, real: np.ndarray
+) -> np.ndarray:
+    """Logits of start and end (2, B, L) float64, one row a window."""
+    sides = ([row[:length] for row, length in zip(side, lengths, strict=True)] for side in (start, end))
+    logits = np.array([np.concatenate(rows) for rows in sides], dtype=np.float64)
+    padded = np.full((2, *real.shape), LOWEST)
+    padded[:, real] = np.nan_to_num(logits, nan=LOWEST, posinf=-LOWEST, neginf=LOWEST)
     return padded
 
 
 def _log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """(B, L) -> (B,); a row holds a finite number."""
-    most = logits.max(axis=1)
-    total: np.ndarray = most + np.log(np.exp(logits - most[:, None]).sum(axis=1))
+    """(..., L) -> (...); a row holds a finite number."""
+    most = logits.max(axis=-1)
+    total: np.ndarray = most + np.log(np.exp(logits - most[..., None]).sum(axis=-1))
     return total
