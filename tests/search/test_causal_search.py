@@ -68,6 +68,7 @@ def test_a_whole_call_has_its_own_name_everywhere(searched: Path) -> None:
     for member in front["members"]:
         call, same = (member["measurements"][name] for name in ("generate_ms", "latency_p50_ms"))
         assert (call["value"], call["interval"]) == (same["value"], same["interval"])
+        assert call["value"] > 0 and 50 < member["measurements"]["peak_memory_mb"]["value"] < 20_000
         assert {"ttft_ms", "tpot_ms", "first_call_ms", "compile_ms", "speedup"} <= member["measurements"].keys()
     page = (exports / "front.html").read_text(encoding="utf-8")
     assert ">generation<" in page and ">latency<" not in page
