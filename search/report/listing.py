@@ -55,9 +55,10 @@ def lines() -> Iterator[str]:
             why = runtime.missing(context)
             state = f"precisions: {_precisions(runtime.precisions(context))}" if why is None else f"not here: {why}"
             if why is None and isinstance(runtime, GeneratingRuntime):
-                if runtime.generating_precisions(context) != runtime.precisions(context):
-                    state += f"; of language models: {_precisions(runtime.generating_precisions(context))}"
-                state += f"; caches: {', '.join(runtime.cache_kinds(context))}"
+                generating, kinds = runtime.generating_precisions(context), runtime.cache_kinds(context)
+                if generating != runtime.precisions(context):
+                    state += f"; of language models: {_precisions(generating) if generating else 'none'}"
+                state += f"; caches: {', '.join(kinds)}" if kinds else ""
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "caches of language models (memory of a token: 2 x blocks x key-value heads x head size x bytes of a number)"

@@ -88,6 +88,8 @@ class PrefixProgram:
         return common, self._kept[best]
 
     def _keep(self, prompt: tuple[int, ...], layers: Layers) -> None:
+        if _nbytes(layers) > self._most_bytes:
+            return  # one prompt that does not fit must not remove the others
         for other in [one for one in self._kept if _common(prompt, one) == len(one)]:
             del self._kept[other]  # the longer one stands for it
         self._kept[prompt] = layers

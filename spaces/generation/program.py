@@ -160,8 +160,10 @@ def open_program(
     opener = registry.runtime_named(runtime)
     if not isinstance(opener, GeneratingRuntime):
         raise Infeasible(f"{runtime} does not generate text")
+    kinds = ", ".join(opener.cache_kinds(context))
+    if not kinds:
+        raise Infeasible(f"{runtime} does not generate text on {context.device}")
     if chosen.kind not in opener.cache_kinds(context):
-        kinds = ", ".join(opener.cache_kinds(context))
         raise Infeasible(f"{runtime} has no {chosen.kind} cache on {context.device}; it has {kinds}")
     return opener.open_program(folder, plan, chosen, context)
 

@@ -80,7 +80,7 @@ class Onnx(FromGraph):
         return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
-        return self.precisions(context) if context.device == "cuda" else causal_onnx.PRECISIONS
+        return causal_onnx.PRECISIONS if context.device == "cpu" else ()
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         if is_causal(folder):
@@ -90,14 +90,14 @@ class Onnx(FromGraph):
         return OnnxPredict(graph(folder, plan), context, CUDA if context.device == "cuda" else CPU)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
-        return CACHES
+        return CACHES if context.device == "cpu" else ()
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
         return OnnxProgram(self._causal(folder, plan, context), settings)
 
     def _causal(self, folder: Path, plan: Plan, context: Context) -> Any:
         """A session of a causal language model."""
-        require(self, plan, context, precisions=self.generating_precisions(context))
+        require(self, plan, context, precisions=causal_onnx.PRECISIONS)
         return open_session(causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context), context, CPU)
 
 

@@ -22,7 +22,7 @@ from spaces.generation.onnx_linear import Precision
 from spaces.generation.onnx_program import GraphScores, OnnxProgram, OnnxScores
 from spaces.generation.openvino_program import OpenVinoProgram, OpenVinoScores
 from spaces.generation.prefix import PrefixProgram
-from spaces.generation.program import CacheFullError, CacheSettings, Program, greedy, open_program
+from spaces.generation.program import CacheFullError, CacheSettings, GeneratingRuntime, Program, greedy, open_program
 from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
@@ -394,3 +394,11 @@ def test_what_a_graph_cannot_have_is_infeasible(tmp_path: Path) -> None:
     model.backbone.rotary_emb.rope_type = "dynamic"  # type: ignore[union-attr]
     with pytest.raises(Infeasible, match="dynamic"):
         onnx_decoder.write(model, Precision.of({"precision": "fp32"}), tmp_path / "graph.onnx")
+
+
+def test_graphs_generate_on_the_cpu_alone(tmp_path: Path) -> None:
+    runtime, device = registry.runtime_named("onnx"), Context("cuda")
+    assert isinstance(runtime, GeneratingRuntime)
+    assert runtime.generating_precisions(device) == () and runtime.cache_kinds(device) == ()
+    with pytest.raises(Infeasible, match="onnx does not generate text on cuda"):
+        open_program(tmp_path, "onnx", {"precision": "fp32"}, CACHES["onnx"], device)

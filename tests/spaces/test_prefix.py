@@ -47,6 +47,14 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert opened.reused == 2 * 19
 
 
+def test_a_prompt_that_does_not_fit_removes_no_other() -> None:
+    opened = program(CacheSettings("dynamic"), most_bytes=30 * TOKEN)
+    first, long = prompts((20,), seed=1)[0], prompts((40,), seed=2)[0]
+    for ids in (first, long, first):
+        opened.prefill(ids, np.ones_like(ids))
+    assert opened.reused == 19 and opened.nbytes == 20 * TOKEN
+
+
 def test_a_longer_prompt_stands_for_its_beginning_and_batches_are_not_kept() -> None:
     opened = program(CacheSettings("dynamic"))
     long = family(5)[0]
