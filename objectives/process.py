@@ -69,6 +69,7 @@ class Remote:
         timeout_s: seconds that `factory` may take; None: no limit.
         waiting: "passive" for a process that is not timed.
         limit_s: asked before each call for the seconds that it may take, beside the call's own limit.
+        begun: called once the process exists, before `factory` ends there: another thread may `kill` it then.
 
     Raises:
         RemoteTimeout, RemoteDied: `factory` did not end in time, or its process ended.
@@ -81,6 +82,7 @@ class Remote:
         timeout_s: float | None = None,
         waiting: Waiting = "default",
         limit_s: Callable[[], float] | None = None,
+        begun: Callable[[Remote], None] | None = None,
     ) -> None:
         self._limit_s = limit_s
         here, there = multiprocessing.get_context("forkserver").Pipe()
@@ -93,6 +95,8 @@ class Remote:
         self._end = weakref.finalize(self, _end, self._process, here)
         there.close()
         try:
+            if begun is not None:
+                begun(self)
             self._answer(timeout_s, None)
         except BaseException:
             self.close()

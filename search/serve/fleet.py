@@ -58,11 +58,8 @@ class WindowSettings:
 
     def length(self, *texts: str) -> int:
         """The approximate number of tokens that are computed for a row of these texts."""
-        return (
-            min(approximate_tokens(*texts), self.tokens)
-            if self.count(*texts) == 1
-            else self.count(*texts) * self.tokens
-        )
+        count = self.count(*texts)
+        return count * self.tokens if count > 1 else min(approximate_tokens(*texts), self.tokens)
 
 
 class Fleet:
@@ -214,7 +211,10 @@ def load_fleet(
     if embeds:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
-    about = ExportedFront(task, study, metric, chosen, windows_of(task, folders[chosen[0].number]))
+    # Caches of language models may differ in size; the members of another front read texts alike.
+    asked = chosen if task_named(task).generates else chosen[:1]
+    windows = max((windows_of(task, folders[v.number], device) for v in asked), key=lambda one: one.tokens)
+    about = ExportedFront(task, study, metric, chosen, windows)
     if workers == "process":
         return in_processes(about, folders, limits, device, prefix_mb)
     models = {number: loaded(path, device, prefix_mb) for number, path in folders.items()}
@@ -240,10 +240,8 @@ def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) 
     variants = front.variants
     answers: dict[int, Answer] = {number: answering(model) for number, model in models.items()}
     if task_named(front.task).generates:
-        variants, limits = (
-            by_tokens(generation_request.timed(v, models[v.number]) for v in variants),
-            generation_request.LIMITS,
-        )
+        variants = by_tokens(generation_request.timed(v, models[v.number]) for v in variants)
+        limits = generation_request.LIMITS
         answers = {number: generation_request.generating(model, number) for number, model in models.items()}
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
@@ -280,21 +278,22 @@ def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     return tuple(sorted(variants, key=lambda v: v.seconds(1, TOKENS)))
 
 
-def windows_of(task: str, folder: Path) -> WindowSettings:
-    """How models of a task read long texts, by an exported model's record and its configuration.
+def windows_of(task: str, folder: Path, device: str = "auto") -> WindowSettings:
+    """How a model of a task reads long texts here, by its record and its configuration.
 
     Raises:
         UserError: it is not the model that was exported.
     """
-    config = read_exported(folder).config
+    record = read_exported(folder)
     if task_named(task).generates:
-        from search.serve.generator import context_length
-        from spaces.base import ModelError, read_config
+        from search.serve.generator import most_tokens
+        from search.serve.pipeline import serving_context
+        from spaces.base import ModelError
 
         try:
-            return WindowSettings(context_length(read_config(folder)[0].config))
+            return WindowSettings(most_tokens(folder, record, serving_context(record, device)))
         except ModelError as error:
             raise UserError(str(error)) from None
-    data = config["data"]
-    shared = data["doc_stride"] if recorded_task(config).slides else None
+    data = record.config["data"]
+    shared = data["doc_stride"] if recorded_task(record.config).slides else None
     return WindowSettings(int(data["max_length"]), None if shared is None else int(shared))

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Generator as Steps
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,9 +113,7 @@ class Generator(Scorer):
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
         name, precision = record.recipe.runtime.name, build.precision_of(record.recipe)
         cache = build.cache_of(record.recipe) or default_cache(name, context)
-        limit = context_length(read_config(folder)[0].config)
-        if cache.kind == "static":
-            limit = min(limit, CAPACITY)
+        limit = most_tokens(folder, record, context)
         program = open_program(folder, name, precision, replace(cache, capacity=limit), context)
         generator = cls(folder, record, Unopened(folder, record.recipe, context), context, program, limit)
         if cache.kind != "static" or name == "onnx":  # every prompt has a cache of its own, there also a static one
@@ -161,13 +159,13 @@ class Generator(Scorer):
         single = isinstance(prompts, str) or is_chat(prompts)
         read = [self._prompt(one) for one in ([prompts] if single else prompts)]
         size = 1 if options.speculates else self._size(batch_size)
-        replies: list[Any] = []
+        answers: dict[int, str] = {}
         for start in range(0, len(read), size):
-            chosen = read[start : start + size]
-            pieces = list(self._pieces(chosen, options, start))
-            answers = ["".join(row) for row in zip(*pieces, strict=True)]
-            pairs = zip(chosen, answers, strict=True)
-            replies += [[{"generated_text": prompt.reply(text, return_full_text)}] for prompt, text in pairs]
+            for numbers in self._uncut(read, range(start, min(start + size, len(read))), max_new_tokens):
+                pieces = self._pieces([read[number] for number in numbers], options, numbers)
+                answers |= zip(numbers, map("".join, zip(*pieces, strict=True)), strict=True)
+        texts = (prompt.reply(answers[number], return_full_text) for number, prompt in enumerate(read))
+        replies: list[Any] = [[{"generated_text": text}] for text in texts]
         return replies[0] if single else replies
 
     def stream(self, prompt: str | Chat, **sampling: Unpack[Sampling]) -> Iterator[str]:
@@ -186,7 +184,7 @@ class Generator(Scorer):
         length = len(read.ids)
         most = min(options.max_new_tokens, self._limit - length)
         count = 0
-        with closing(self._pieces([read], options, 0)) as texts:
+        with closing(self._pieces([read], options, [0])) as texts:
             for (text,) in texts:
                 count += 1
                 yield Piece(text, length, min(count, most), reused=self._reused())
@@ -240,17 +238,28 @@ class Generator(Scorer):
         with self._tokenizing:
             return prompt_of(prompt, self._tokenizer, self.folder, self._limit)
 
+    def _uncut(self, prompts: Sequence[Prompt], numbers: Iterable[int], new_tokens: int) -> Iterator[list[int]]:
+        """`numbers` of prompts in batches in which no answer is shorter than alone.
+
+        The context of a batch ends for all rows where it does for the longest: beside a longer one that has no room for
+        `new_tokens` a prompt is not read.
+        """
+        batches: dict[int, list[int]] = {}
+        for number in numbers:
+            length = len(prompts[number].ids)
+            batches.setdefault(length if length + new_tokens > self._limit else 0, []).append(number)
+        yield from batches.values()
+
     def _pieces(
-        self, prompts: Sequence[Prompt], options: GenerationOptions, first: int
+        self, prompts: Sequence[Prompt], options: GenerationOptions, numbers: Sequence[int]
     ) -> Steps[list[str], None, None]:
-        """A piece of each answer at each step; `first` is the number of the first prompt."""
+        """A piece of each answer at each step; `numbers` are the places of the prompts in their list."""
         lengths = np.array([len(prompt.ids) for prompt in prompts])
         longest = int(lengths.max())
         mask = (np.arange(longest)[None, ::-1] < lengths[:, None]).astype(np.int64)
         ids = np.full(mask.shape, self._tokenizer.pad_token_id, dtype=np.int64)
         for row, prompt in zip(ids, prompts, strict=True):
             row[longest - len(prompt.ids) :] = prompt.ids
-        numbers = range(first, first + len(prompts))
         seeds = [None if options.seed is None else (options.seed, number) for number in numbers]
         texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
         steps = min(options.max_new_tokens, self._limit - longest)
@@ -266,6 +275,13 @@ class Generator(Scorer):
                 if all(text.done for text in texts):
                     return
         yield [text.finish() for text in texts]
+
+
+def most_tokens(folder: Path, record: BestConfig, context: Context) -> int:
+    """Most tokens of prompt and answer together: of the model's context, and of a cache of a fixed size."""
+    cache = build.cache_of(record.recipe) or default_cache(record.recipe.runtime.name, context)
+    length = context_length(read_config(folder)[0].config)
+    return min(length, CAPACITY) if cache.kind == "static" else length
 
 
 def context_length(config: Mapping[str, Any]) -> int:

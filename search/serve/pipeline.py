@@ -41,7 +41,7 @@ def load(folder: str | Path, device: str = "auto") -> ExportedModel:
     """
     where = Path(folder).expanduser()
     record = read_exported(where)
-    context = Context(device=_device(record, device), threads=0)
+    context = serving_context(record, device)
     try:
         read_config(where)
         return model_class(record.recipe.task).opened(where, record, context)
@@ -62,6 +62,11 @@ def answering(model: Any) -> Callable[[Sequence[Any]], list[Any]]:
         return list(model(list(rows), batch_size=len(rows)))
 
     return answer
+
+
+def serving_context(record: BestConfig, device: str) -> Context:
+    """Where and how `load` runs a model. Raises UserError: "cuda" without a device."""
+    return Context(device=_device(record, device), threads=0)
 
 
 def _device(record: BestConfig, wanted: str) -> str:

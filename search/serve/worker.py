@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two checks of the processes.
 LOOK_S = 0.1
+#: Seconds that each kind of thread has to end when the processes are ended.
+CLOSE_S = 10.0
 #: Seconds in which a process must start, compile included, and a call must end that is made before the service serves.
 START_S = 600.0
 
@@ -54,6 +56,7 @@ class Worker:
         self._calls = 0
         self._calling = threading.Lock()
         self._closed = False
+        self._begun: Remote | None = None  # the newest process, which may be starting
         with self._no_end_at_start("start"):
             self._remote = self._started()
 
@@ -74,9 +77,15 @@ class Worker:
     def _started(self) -> Remote:
         began = time.monotonic()
         # Passive: threads that spin between calls would take the cores from who computes.
-        remote = Remote(self._factory, timeout_s=START_S, waiting="passive")
+        remote = Remote(self._factory, timeout_s=START_S, waiting="passive", begun=self._take)
         self.start_s = time.monotonic() - began
         return remote
+
+    def _take(self, remote: Remote) -> None:
+        """Let `close` kill a process that is starting."""
+        self._begun = remote
+        if self._closed:  # before there was anything to kill
+            remote.kill()
 
     @contextlib.contextmanager
     def _no_end_at_start(self, what: str) -> Iterator[None]:
@@ -87,11 +96,20 @@ class Worker:
             raise UserError(f"variant {self._number}: {what}: {one_line(error)}") from error
 
     def restart(self) -> bool:
-        """Start the process again, unless the worker is closed; returns whether it was. A call meanwhile is refused."""
+        """Start the process again, unless the worker is closed; returns whether it was. A call meanwhile is refused.
+
+        Raises:
+            RemoteTimeout, RemoteDied: it does not start. The exceptions of its factory too.
+        """
         # Under the lock: a pipe that is closed while somebody reads from it may be another file's by then.
         with self._calling:
             self._remote.close()
-        remote = self._started()  # without the lock, for which a call would wait
+        try:
+            remote = self._started()  # without the lock, for which a call would wait
+        except RemoteDied:
+            if self._closed:
+                return False
+            raise
         with self._calling:
             if self._closed:
                 remote.close()
@@ -101,8 +119,10 @@ class Worker:
         return not self._closed
 
     def close(self) -> None:
-        """End the process; a call that runs meanwhile raises RemoteDied."""
+        """End the process, also one that is starting; a call that runs meanwhile raises RemoteDied."""
         self._closed = True
+        if self._begun is not None:
+            self._begun.kill()
         self._remote.kill()  # so that the call gives up its turn
         with self._calling:
             self._remote.close()
@@ -251,4 +271,7 @@ class Workers:
         for worker in self._workers.values():
             worker.close()
         if self._thread is not None:
-            self._thread.join(10)
+            self._thread.join(CLOSE_S)
+        ends = time.monotonic() + CLOSE_S
+        for starting in list(self._starting.values()):
+            starting.join(max(ends - time.monotonic(), 0.0))

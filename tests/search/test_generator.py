@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from search.serve.answer_text import AnswerText
+from search.serve.fleet import windows_of
 from search.serve.generator import Generator
 from search.serve.pipeline import model_class
 from spaces.base import load_base, write_folder
@@ -104,6 +105,25 @@ def test_an_answer_ends_with_the_context_and_before_a_stop_string(generator: Gen
     (cut,) = generator(prompt, stop=["never seen", middle], return_full_text=False)
     assert cut["generated_text"] == whole[: whole.index(middle)]
     assert "".join(generator.stream(prompt, stop=middle)) == cut["generated_text"]
+
+
+def test_a_long_prompt_in_its_batch_cuts_no_shorter_one(generator: Generator) -> None:
+    prompts = ["x" * 70, "Once", "y" * 70, "and one"]
+    for options in ({}, {"temperature": 1.0, "seed": 3}):
+        together = generator(prompts, batch_size=4, max_new_tokens=30, **options)
+        assert together == generator(prompts, batch_size=1, max_new_tokens=30, **options)
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("static", 64), ("dynamic", CONTEXT)])
+def test_a_fleet_knows_where_the_cache_of_a_model_ends(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int
+) -> None:
+    monkeypatch.setattr("search.serve.generator.CAPACITY", 64)
+    recipe = replace(RECIPE, steps=(Step("cache", {"kind": kind}),))
+    record: Any = SimpleNamespace(recipe=recipe, config={"workload": {"batch": 3}}, conditions={"hardware": {}})
+    monkeypatch.setattr("search.serve.fleet.read_exported", lambda folder: record)
+    assert windows_of("causal-lm", generator.folder).tokens == tokens
+    assert "".join(Generator.opened(generator.folder, record, Context(threads=1)).stream("x" * (tokens - 1)))
 
 
 def test_an_end_token_ends_its_row_alone(generator: Generator, model_folder: Path, tmp_path: Path) -> None:

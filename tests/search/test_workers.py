@@ -252,18 +252,19 @@ def test_a_process_that_is_long_in_starting_keeps_no_other_from_it(
     until(lambda: workers.restarts == 1, 30.0)
     assert fleet.dispatcher.submit({"question": "a"}, 1).result(10).number == 2
     fleet.close()
-    os.kill(int(slow.read_text().split()[1]), signal.SIGKILL)
 
 
 def test_closing_ends_a_process_that_is_being_started_again(tmp_path: Path, start: Callable[..., Workers]) -> None:
     file = tmp_path / "started"
-    workers = start({1: partial(held_models.Slow, file, 1.0)})
+    workers = start({1: partial(held_models.Slow, file, 600.0)})
     fleet = answering(workers)
     os.kill(workers.pids[1], signal.SIGKILL)
     until(lambda: file.read_text().count("\n") == 2)
+    began = time.monotonic()
     fleet.close()
-    until(lambda: all(gone(int(pid)) for pid in file.read_text().split()))
-    assert workers.restarts == 0
+    until(lambda: all(gone(int(pid)) for pid in file.read_text().split()), 2.0)
+    assert workers.restarts == 0 and time.monotonic() - began < 5
+    assert not workers[1].restart()  # nor is one started later
 
 
 def test_closing_ends_a_call_that_hangs(start: Callable[..., Workers]) -> None:
