@@ -51,6 +51,7 @@ STAGES = (
 ON_REQUEST = (
     Stage("question-answering", "task_front", 240, ("question-answering",)),
     Stage("sentence-similarity", "task_front", 180, ("sentence-similarity",)),
+    Stage("decoding", "decoding", 180),
 )
 
 #: Runs this file with the arguments, in the environment, for at most so many seconds.
