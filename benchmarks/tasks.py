@@ -7,7 +7,7 @@
     python benchmarks/tasks.py --folder DIR --check               exit 1 where a promised figure is missed
 
 Every example is `python -m search run --task NAME` in a process of its own, with its results in DIR; a study that is
-there is gone on with, so that the tasks may be run one by one. Shown are the eager, the fastest fp32 and the fastest
+there is resumed, so that the tasks may be run one by one. Shown are the eager, the fastest fp32 and the fastest
 int8 deployment of the uncompressed model, the fastest member that loses no more than is promised, and the others.
 What is promised, and in which time, is a record of each task (`GOALS`). Metric and loss are point values on the
 validation split. Speedups of whole calls are the final campaign's paired ratios, those of tokens quotients of medians.

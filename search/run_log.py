@@ -122,4 +122,4 @@ class _Handler(logging.FileHandler):
         return _path.get() == self._of and bool(super().filter(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
-        """A full disk is told by what cannot do without it."""
+        """Ignored: code that needs the disk reports that it is full."""

@@ -26,7 +26,7 @@ class Context:
 
     device: str = "cpu"  # "cpu" or "cuda"
     threads: int = 0  # 0: the runtime's own default
-    cache_tokens: int = 2048  # tokens a row, of prompt and answer, that a cache of fixed capacity has room for
+    cache_tokens: int = 2048  # capacity of a static cache: tokens a row, prompt and answer together
 
 
 class Runtime(Protocol):

@@ -42,9 +42,9 @@ class Sparse(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
     @torch.no_grad()
-    def take(self, weight: Tensor, kept: Tensor) -> None:
-        """Take the weights of `weight` (out, in) where `kept` (out, in) is true, in `per_row` columns of each row."""
-        self.mask.copy_(packed(kept))
+    def take(self, weight: Tensor, mask: Tensor) -> None:
+        """Take the weights of `weight` (out, in) where `mask` (out, in) is true, in `per_row` columns of each row."""
+        self.mask.copy_(packed(mask))
         _find_columns(self, None)
         self.values.copy_(weight.gather(1, self.columns.to(weight.device)))
 

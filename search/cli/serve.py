@@ -45,7 +45,7 @@ def serve(
             "--prefix-mb",
             parser=number_option(0.0),
             metavar="MB",
-            help="of the prompts that a language model stores, so that what they share is read once; 0: none",
+            help="memory for stored prompts, whose shared beginnings are read once; 0: off",
         ),
     ] = 0.0,
     max_batch: Annotated[

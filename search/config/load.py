@@ -102,7 +102,7 @@ def _own_keys(data: Mapping[str, Any], task: str, names: Names, source: Source) 
         UserError: one of them has another value.
     """
     own = {key.name for key in fields(names.data.get(task, DataConfig))}
-    kept = dict(data)
+    section = dict(data)
     for name in data.keys() - own:
         having = {other: key for other, kind in names.data.items() for key in fields(kind) if key.name == name}
         defaults = {other: key.default for other, key in having.items()}
@@ -110,8 +110,8 @@ def _own_keys(data: Mapping[str, Any], task: str, names: Names, source: Source) 
             continue  # `parse` says so
         if task in names.data and data[name] not in defaults.values():
             raise wrong(source.where(f"data.{name}"), f"left out unless the task is {listed(defaults)}", data[name])
-        del kept[name]
-    return kept
+        del section[name]
+    return section
 
 
 def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemType | None:

@@ -35,7 +35,7 @@ def _is_value(value: Any) -> bool:
     return _is_number(value) or isinstance(value, str) or value is False
 
 
-# Of any type: whether a number is whole, and stays so, is the knob's to say, and no knob is known yet.
+# The type is checked later, when the knob is known.
 Figure = Annotated[Any, Predicate(_is_number), Field(description="a number")]
 Item = Annotated[Any, Predicate(_is_value), Field(description="a number or a name")]
 

@@ -225,7 +225,7 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
     late |= {number: why for number, why in failed.items() if number in members}
     if late:
         view.say(
-            f"      {len(late)} members keep their quick timing, counted at the speed of the final one "
+            f"      {len(late)} members keep their quick timing, rescaled to the machine's speed in the final campaign "
             f"({'; '.join(dict.fromkeys(late.values()))})"
         )
     return replace(final, late=late)

@@ -20,7 +20,7 @@ PROMPT, ANSWER = 24, 16
 
 
 def tokens(context: Context) -> int:
-    """Tokens of prompt and answer together: what a cache has room for, or all that are asked for."""
+    """Tokens of prompt and answer together, at most the capacity of the cache."""
     return min(context.cache_tokens, PROMPT + ANSWER)
 
 

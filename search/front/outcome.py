@@ -26,7 +26,7 @@ class Outcome:
     that is checked before training, "failed" crashed or ran out of memory or time.
     """
 
-    number: int  # the trial's number in the study; -1 before it is told
+    number: int  # the trial's number in the study; -1 until the study has the outcome
     recipe: Recipe
     status: Status
     reason: str = ""

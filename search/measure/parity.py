@@ -26,8 +26,8 @@ def check_parity(
 ) -> None:
     """Compare the output on the first rows of `encoded` (validation, whole) with the folder's `reference.npy`.
 
-    For a model that generates, the likelihoods of a few rows are computed through its cache, as in a timed call: of as
-    many tokens as it has room for (`capacity`), and that see nothing but what was put in. What it loses is quality.
+    For a model that generates, the likelihoods of a few rows are computed through its cache, as in a timed call:
+    on at most `capacity` tokens, which attend only to cached tokens. What the cache itself loses is counted as quality.
 
     Raises:
         ArithmeticError: they differ by more than the task's rule allows.

@@ -1,6 +1,6 @@
 """The order of a search's jobs: baselines, anchors, the trials of an earlier equal search, then the sampler.
 
-Trials are asked from an Optuna study, which is told their outcomes.
+Trials come from an Optuna study (`ask`), which receives their outcomes (`tell`).
 """
 
 from __future__ import annotations

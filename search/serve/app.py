@@ -279,4 +279,4 @@ def _pin(fleet: Fleet, number: int | None) -> None:
 def _in_range(number: int) -> None:
     """Raise 404 for a number that no row can have: databases have 32 bits for it."""
     if not 0 < number < 2**31:
-        raise HTTPException(404, f"there is nothing of the number {number}")
+        raise HTTPException(404, f"no entry has the number {number}")

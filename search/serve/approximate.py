@@ -55,7 +55,7 @@ class Approximate:
         self._index.add_with_ids(np.ascontiguousarray(vectors), np.ascontiguousarray(numbers))
         self.trained_on = count
         self._clusters = clusters
-        self._searches = self._found = self._wanted = 0
+        self._searches = self._hits = self._wanted = 0
         self._choose_probes(numbers, vectors, random, noise)
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Approximate:
     def recall(self) -> float:
         """Share of the exact nearest rows that searches found since `probes` last changed; 1 before a comparison."""
         wanted = self._wanted  # read once: another thread may search meanwhile
-        return min(self._found / wanted, 1.0) if wanted else 1.0
+        return min(self._hits / wanted, 1.0) if wanted else 1.0
 
     @property
     def probes(self) -> int:
@@ -92,14 +92,14 @@ class Approximate:
         """Whether the last search is to be compared with the exact one."""
         return self._searches % AUDIT_EVERY == 0
 
-    def audit(self, found: Numbers, exact: Numbers) -> None:
-        """Count how many of the `exact` nearest rows were `found`; below `RECALL` later searches read more clusters."""
-        self._found += int(np.isin(exact, found).sum())
+    def audit(self, numbers: Numbers, exact: Numbers) -> None:
+        """Compare the `numbers` of a search with the `exact` ones; below `RECALL` later searches read more clusters."""
+        self._hits += int(np.isin(exact, numbers).sum())
         self._wanted += len(exact)
         if self._wanted >= AUDITS * len(exact) and self.recall < RECALL and self.probes < self._clusters:
             log.info("recall of the passages' index is %.3f: it reads %d clusters now", self.recall, 2 * self.probes)
             self._index.nprobe = min(2 * self.probes, self._clusters)
-            self._found = self._wanted = 0
+            self._hits = self._wanted = 0
 
     def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator, length: float) -> None:
         """Double the number of clusters that are read until stored rows find their exact neighbours."""
@@ -115,7 +115,7 @@ class Approximate:
         while True:
             self._index.nprobe = probes
             _, nearest = self._index.search(questions, wanted)
-            self._found = sum(int(np.isin(e, f).sum()) for e, f in zip(exact, nearest, strict=True))
+            self._hits = sum(int(np.isin(e, f).sum()) for e, f in zip(exact, nearest, strict=True))
             self._wanted = exact.size
             if self.recall >= RECALL or probes >= self._clusters:
                 break

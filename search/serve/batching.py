@@ -142,7 +142,7 @@ class Batcher:
         """Record that the batch was answered, or failed with `error`; returns the requests that are given up.
 
         `length` is the tokens a row that were computed, where they are others than were expected: a completion may end
-        early. With 0 the call says nothing about the variant's speed.
+        early. With 0 the call is no evidence of the variant's speed.
 
         Requests of a failed batch go back to the head of their queue, in order, for as often as `Limits.attempts` says;
         without `retry` they are given up.

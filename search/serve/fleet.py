@@ -200,7 +200,7 @@ def load_fleet(
         raise UserError(f"{folder}: no front.json; an export has one: python -m search export STUDY") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not the front of an export ({type(error).__name__}: {error})") from None
-    names = [known.name for known in TASKS]
+    names = [task.name for task in TASKS]
     if task not in names:
         raise unknown(f"{path}: task", "task", task, names)
     if not variants:

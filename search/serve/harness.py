@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spaces.generation.program import Program
 
 INSTALL = 'pip install -e ".[lm-eval]"'
-NEW_TOKENS = 256  # of an answer, where a task says nothing
+NEW_TOKENS = 256  # of an answer, where a task sets no limit
 
 
 def harness(
@@ -109,7 +109,7 @@ class Requests:
         new = min(int(options.get("max_gen_toks", NEW_TOKENS)), self._limit - 1)
         until = options.get("until") or ()
         ids = self.tok_encode(context, add_special_tokens=True)
-        kept = context if len(ids) + new <= self._limit else self.tokenizer.decode(ids[new - self._limit :])
+        prompt = context if len(ids) + new <= self._limit else self.tokenizer.decode(ids[new - self._limit :])
         warmth = float(options.get("temperature") or 0) if options.get("do_sample") else 0.0
-        reply = self._model(kept, max_new_tokens=new, temperature=warmth, stop=until, seed=0, return_full_text=False)
+        reply = self._model(prompt, max_new_tokens=new, temperature=warmth, stop=until, seed=0, return_full_text=False)
         return str(reply[0]["generated_text"])

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
-#: Rows that the matrix has room for at first; the room doubles when it is full.
+#: Initial capacity of the matrix in rows; it doubles when it is full.
 ROOM = 1024
 #: Rows up to which search is exact. An inverted file is rebuilt when there are twice as many rows as it was built on.
 EXACT = 100_000

@@ -60,7 +60,7 @@ def prompt_of(prompt: Any, tokenizer: Any, where: Any, limit: int) -> Prompt:
 
 
 def _continued(chat: Chat) -> bool:
-    """Whether the answer goes on with the last message."""
+    """Whether the answer continues the last message."""
     return chat[-1]["role"] == "assistant"
 
 

@@ -32,5 +32,5 @@ class Reserve:
 
     def left_s(self, within_s: float) -> float:
         """The seconds of a time limit of `within_s` that the models may use."""
-        kept = self._mean + P99 * math.sqrt(self._variance)
-        return within_s - min(kept, MOST * within_s)
+        reserve_s = self._mean + P99 * math.sqrt(self._variance)
+        return within_s - min(reserve_s, MOST * within_s)

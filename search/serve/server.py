@@ -186,7 +186,7 @@ class Server:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        url_of(settings.database, settings.folder)  # a wrong one is told before models are loaded
+        url_of(settings.database, settings.folder)  # a wrong one fails before models are loaded
         self._lock = locked(settings.folder)
         with contextlib.ExitStack() as failing:
             failing.callback(self._lock.release)
@@ -248,7 +248,7 @@ def run(settings: ServiceSettings) -> int:
 
     from search.serve.app import create_app
 
-    bound_to = bound(settings.host, settings.port)  # a port that is taken is told before models are loaded
+    bound_to = bound(settings.host, settings.port)  # a port in use fails before models are loaded
     server = Server(settings)
     guarding = Guarding(rate=settings.rate, burst=2 * settings.rate, keys=settings.keys, local=settings.local)
     app = create_app(server.service, guarding, server.ready)

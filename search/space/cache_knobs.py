@@ -34,7 +34,7 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
         knobs["cache.kind"] = kind
     longest = config.data.max_length
     for chosen in _caches(map(str, kind.choices), knobs):
-        # The last token of a row is read by nothing.
+        # The last token of a row is only predicted, never fed to the model.
         if chosen.exact_tokens is not None and chosen.exact_tokens > longest - 2:
             size = "window" if chosen.kind == "sliding" else "recent"
             raise UserError(

@@ -1,4 +1,4 @@
-"""Locks: one process per study; a second one is told the holder."""
+"""Locks: one process per study; the error that a second one gets names the holder."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Which process a temporary file or a lease belongs to, on whatever host or in whatever container that process runs.
 
-A process number alone says nothing about other containers (each has its own process 1) and other hosts. So a name holds
-the machine (host name, boot and namespace of process numbers), the number, and when the process started. Whether a
-process of this machine is alive is asked of the kernel. Another machine's processes cannot be asked: they count as
-alive until nothing touched their file for `SILENT_S`, and `beat` touches this process's files every minute.
+A process number alone does not identify a process in other containers (each has its own process 1) or on other hosts.
+So a name holds the machine (host name, boot and namespace of process numbers), the number, and when the process
+started. Whether a process of this machine is alive is asked of the kernel. Another machine's processes cannot be asked:
+they count as alive until nothing touched their file for `SILENT_S`, and `beat` touches this process's files every
+minute.
 
 By hand: a lock of the package filelock has one holder, while many processes use one store at once.
 """

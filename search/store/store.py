@@ -21,7 +21,7 @@ from spaces.recipe import digest_of
 MANIFEST = "entry.json"
 LEASES = ".leases"
 SCRATCH = ".scratch"
-SCRATCH_S = 7 * 24 * 3600.0  # after so long nobody goes on with what was begun
+SCRATCH_S = 7 * 24 * 3600.0  # unfinished files older than this are abandoned
 HALF_WRITTEN_S = 24 * 3600.0
 #: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named).
 CODE_VERSIONS = {"data": 2, "teacher": 4, "statistics": 4, "weights": 6, "predictions": 2}
@@ -237,7 +237,7 @@ class Store:
         """Remove scratch files that were not touched for a week, and those left half written."""
         sweep(self.root / SCRATCH)
         for path in (self.root / SCRATCH).glob("*"):
-            # A state is written in minutes, under a hidden name that says nothing of its process.
+            # A state is written in minutes, under a hidden name that does not identify its process.
             if _age_s(path) > (HALF_WRITTEN_S if path.name.startswith(".") else SCRATCH_S):
                 path.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ BINARY = (
     (b"ARROW1", "an Arrow file"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet (xls)"),
 )
-SAMPLE = 100_000  # bytes that the likely encoding is told from
+SAMPLE = 100_000  # bytes from which the encoding is guessed
 
 
 def decode(content: bytes, encoding: str | None, at: str) -> tuple[str, str]:

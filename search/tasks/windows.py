@@ -50,7 +50,7 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
             f"tokens stand in the text, got {name}"
         )
     limit = min(max_length, tokenizer.model_max_length)
-    # A stride that no row has room for is refused by `tokenizers` even where no row is cut.
+    # `tokenizers` refuses a stride longer than a window even where no row is cut.
     stride = min(doc_stride, max(0, limit - tokenizer.num_special_tokens_to_add(pair=True) - 1))
     columns: dict[str, list[np.ndarray]] = {}
     of, offsets, targets = [], [], []

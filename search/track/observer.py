@@ -102,7 +102,7 @@ class Tracking:
     def close(self, status: Ending) -> None:
         """Close the record of a search that ended early, if MLflow answers."""
         if self._tracker is not None:
-            with suppress(Exception):  # such as a full disk, of which what ended the search tells more
+            with suppress(Exception):  # e.g. a full disk; the error that ended the search describes it better
                 self._tracker.close(status)
 
     def _connected(self) -> Logs:

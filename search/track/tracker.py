@@ -1,4 +1,4 @@
-"""The search in MLflow. Only `track*.py` know mlflow; `search.track.observer` goes on without it where it fails.
+"""The search in MLflow. Only `track*.py` know mlflow; `search.track.observer` continues without MLflow when it fails.
 
 One experiment a study, one parent run a search, one nested run a trial. A run costs about 40 ms, so what can
 wait (the `on_front` tag of earlier trials) is written in batches.

@@ -105,8 +105,8 @@ def _fill(sparse: Sparse, linear: nn.Linear, squares: Tensor) -> None:
     """`squares` (in,): mean squares of the inputs."""
     weight = linear.weight.detach()
     scores = weight.cpu().abs().double() * squares.double().clamp(min=0).sqrt()
-    kept = best_of_four(scores) if isinstance(sparse, TwoOfFour) else best_of_row(scores, sparse.per_row)
-    sparse.take(weight, kept.to(weight.device))
+    mask = best_of_four(scores) if isinstance(sparse, TwoOfFour) else best_of_row(scores, sparse.per_row)
+    sparse.take(weight, mask.to(weight.device))
     if linear.bias is not None:
         assert sparse.bias is not None
         sparse.bias.copy_(linear.bias)

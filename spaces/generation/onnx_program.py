@@ -134,14 +134,14 @@ class OnnxProgram:
         )
         return dict(enumerate(zip(keys, values, strict=True)))
 
-    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, OnnxStaticCache]:
+    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, OnnxStaticCache]:
         """As `spaces.generation.program.ResumingProgram` says."""
-        cache = OnnxStaticCache(self._decoder, self.capacity, np.array([known]), known)
+        cache = OnnxStaticCache(self._decoder, self.capacity, np.array([prefix_length]), prefix_length)
         for index, pair in layers.items():
             for part, array in zip(("key", "value"), pair, strict=True):
-                cache.buffers[f"{index}.{part}"][:, :, :known] = array[:, :, :known]
-        last = np.array([input_ids.shape[1] - known - 1])
-        return self._read(input_ids[:, known:], cache, last), cache
+                cache.buffers[f"{index}.{part}"][:, :, :prefix_length] = array[:, :, :prefix_length]
+        last = np.array([input_ids.shape[1] - prefix_length - 1])
+        return self._read(input_ids[:, prefix_length:], cache, last), cache
 
     def _read(self, tokens: np.ndarray, cache: OnnxStaticCache, wanted: np.ndarray) -> np.ndarray:
         """Read tokens (1, N) behind those of the cache; logits (R, V) after the tokens at the places `wanted` (R,)."""

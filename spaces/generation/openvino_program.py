@@ -37,13 +37,15 @@ class StatefulModel:
         """An inference request, which has a state of its own."""
         return self.compiled.create_infer_request()
 
-    def run(self, request: Any, ids: np.ndarray, starts: np.ndarray, known: int, **inputs: np.ndarray) -> np.ndarray:
-        """The output after tokens (B, L) that follow the `known` ones in the request's state.
+    def run(
+        self, request: Any, ids: np.ndarray, starts: np.ndarray, cache_length: int, **inputs: np.ndarray
+    ) -> np.ndarray:
+        """The output after tokens (B, L) that follow the `cache_length` ones in the request's state.
 
         `starts` (B,): the number of each row's first token that is not padding.
         """
         rows, new = ids.shape
-        numbers = np.arange(known, known + new)
+        numbers = np.arange(cache_length, cache_length + new)
         positions = np.maximum(numbers - starts[:, None], 0)
         cos, sin = self.facts.rotary(positions)
         fed = {
@@ -68,10 +70,10 @@ def added_mask(numbers: np.ndarray, starts: np.ndarray, window: int) -> np.ndarr
     `window`: how many tokens a token sees, itself included; 0: all.
     """
     keys, queries = np.arange(numbers[-1] + 1), numbers[:, None]
-    seen = (keys <= queries) & (keys >= starts[:, None, None])
+    mask = (keys <= queries) & (keys >= starts[:, None, None])
     if window:
-        seen &= keys > queries - window
-    return np.where(seen, np.float32(0), HIDDEN)[:, None]
+        mask &= keys > queries - window
+    return np.where(mask, np.float32(0), HIDDEN)[:, None]
 
 
 class StatefulCache:

@@ -25,7 +25,7 @@ class PrefixProgram:
                 "the cache must be dynamic or static for prefixes to be reused, and this model's is neither"
             )
         self._program, self._most_bytes = program, most_bytes
-        self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
+        self._entries: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
         self._alone = threading.Lock()
         self.hits = 0  # single prompts whose beginning was stored
         self.misses = 0
@@ -74,27 +74,27 @@ class PrefixProgram:
         self._program.truncate(cache, length)
 
     def _nbytes(self) -> int:
-        return sum(_nbytes(layers) for layers in self._kept.values())
+        return sum(_nbytes(layers) for layers in self._entries.values())
 
     def _beginning(self, prompt: tuple[int, ...]) -> tuple[int, Layers]:
         """(length of the longest prefix in a stored prompt, its layers), the last token left out."""
-        common, best = max(((_common(prompt[:-1], one), one) for one in self._kept), default=(0, ()))
+        common, best = max(((_common(prompt[:-1], one), one) for one in self._entries), default=(0, ()))
         if not common:
             self.misses += 1
             return 0, {}
         self.hits += 1
         self.reused += common
-        self._kept.move_to_end(best)
-        return common, self._kept[best]
+        self._entries.move_to_end(best)
+        return common, self._entries[best]
 
     def _keep(self, prompt: tuple[int, ...], layers: Layers) -> None:
         if _nbytes(layers) > self._most_bytes:
             return  # one prompt that does not fit must not remove the others
-        for other in [one for one in self._kept if _common(prompt, one) == len(one)]:
-            del self._kept[other]  # the longer one stands for it
-        self._kept[prompt] = layers
-        while self._kept and self._nbytes() > self._most_bytes:
-            self._kept.popitem(last=False)
+        for other in [one for one in self._entries if _common(prompt, one) == len(one)]:
+            del self._entries[other]  # the longer one stands for it
+        self._entries[prompt] = layers
+        while self._entries and self._nbytes() > self._most_bytes:
+            self._entries.popitem(last=False)
 
 
 def reusable(program: Program) -> TypeGuard[ResumingProgram]:

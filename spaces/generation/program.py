@@ -119,8 +119,8 @@ class ResumingProgram(RewindingProgram, Protocol):
         """What a cache of one row holds, in memory that later steps do not change."""
         ...
 
-    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, Cache]:
-        """`prefill` of one prompt (1, L) whose first `known` tokens, fewer than L, have these keys and values.
+    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, Cache]:
+        """`prefill` of one prompt (1, L) whose first `prefix_length` tokens, fewer than L, have these keys and values.
 
         Raises:
             CacheFullError: the prompt is longer than the cache can hold.

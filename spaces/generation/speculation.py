@@ -52,7 +52,7 @@ class Lookup:
     def draft(self, most: int) -> list[int]:
         """What followed the newest earlier occurrence of the longest n-gram at the end of the text, at most `most`.
 
-        Where that reaches the end of the text, the draft goes on with itself: a text that repeats goes on repeating.
+        Where that reaches the end of the text, the draft continues with its own tokens: repeating texts keep repeating.
         """
         tokens, end = self._tokens, len(self._tokens)
         for count in range(min(LONGEST, end), SHORTEST - 1, -1):
@@ -100,8 +100,9 @@ class Speculation:
                 continue
             begin = cache.length
             block = np.array([[int(chosen[0]), *draft]], np.int64)
-            found = self._program.extend(block, cache)[0].argmax(-1)  # (N,): what follows each token of the block
-            right = accepted(draft, found)
+            # (N,): what follows each token of the block.
+            predictions = self._program.extend(block, cache)[0].argmax(-1)
+            right = accepted(draft, predictions)
             self._program.truncate(cache, begin + 1 + right)
             self.proposed += len(draft)
             self.accepted += right
@@ -110,10 +111,10 @@ class Speculation:
                 yield np.array([token], np.int64)
                 text.add(token)
             left -= right
-            chosen = found[right : right + 1]
+            chosen = predictions[right : right + 1]
 
 
-def accepted(draft: Sequence[int], found: np.ndarray) -> int:
-    """How many tokens of a draft are those that the model chooses; `found` (len(draft) + 1,) int64."""
-    wrong = np.flatnonzero(found[:-1] != np.asarray(draft))
+def accepted(draft: Sequence[int], predictions: np.ndarray) -> int:
+    """How many tokens of a draft are those that the model chooses; `predictions` (len(draft) + 1,) int64."""
+    wrong = np.flatnonzero(predictions[:-1] != np.asarray(draft))
     return int(wrong[0]) if len(wrong) else len(draft)

@@ -109,31 +109,31 @@ class TorchProgram:
     def scores(self, input_ids: np.ndarray) -> np.ndarray:
         """See `spaces.generation.program.ScoringProgram`: several tokens a call, if outputs stay the same."""
         rows, length = input_ids.shape
-        found = np.zeros((rows, length), np.float32)
+        likelihoods = np.zeros((rows, length), np.float32)
         cache = self.new_cache(torch.zeros(rows, dtype=torch.int64, device=self._device))
         begin = 0
         while begin < length - 1:
             end = min(length - 1, begin + min(SCORED, cache.together() or SCORED))
             logits = torch.from_numpy(self.read(input_ids[:, begin:end], cache, end - begin))
             following = torch.from_numpy(input_ids[:, begin + 1 : end + 1, None])
-            found[:, begin + 1 : end + 1] = logits.log_softmax(-1).gather(-1, following)[..., 0].numpy()
+            likelihoods[:, begin + 1 : end + 1] = logits.log_softmax(-1).gather(-1, following)[..., 0].numpy()
             begin = end
-        return found
+        return likelihoods
 
     def stored(self, cache: TorchCache) -> Layers:
         """See `spaces.generation.program.ResumingProgram`."""
         assert isinstance(cache, DynamicCache | StaticCache)
         return cache.layers()
 
-    def resume(self, layers: Layers, known: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
+    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
         """See `spaces.generation.program.ResumingProgram`."""
         cache = self.new_cache(torch.zeros(1, dtype=torch.int64, device=self._device))
         cache.require(input_ids.shape[1])
         with torch.inference_mode():
             for layer, (keys, values) in layers.items():
-                cache.update(keys[:, :, :known], values[:, :, :known], layer)
-            cache.advance(known)
-        return self.read(input_ids[:, known:], cache)[:, -1], cache
+                cache.update(keys[:, :, :prefix_length], values[:, :, :prefix_length], layer)
+            cache.advance(prefix_length)
+        return self.read(input_ids[:, prefix_length:], cache)[:, -1], cache
 
     def read(self, tokens: np.ndarray, cache: TorchCache, last: int = 1) -> np.ndarray:
         """Read tokens (B, N) into the cache; logits (B, last, V) float32 after each of the last `last` ones."""

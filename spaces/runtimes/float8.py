@@ -21,7 +21,7 @@ INSTALL = 'pip install "torchao>=0.13"'
 PRECISION = "fp8"
 RUNTIMES = ("eager", "compiled", "compiled-max-autotune")  # that run it
 CAPABILITY = (8, 9)  # float8 tensor cores came with Ada and Hopper
-MULTIPLE = 16  # of a matrix's inputs and outputs; torchao leaves others as they are and says nothing
+MULTIPLE = 16  # of a matrix's inputs and outputs; torchao leaves others unquantised without a warning
 
 
 def missing(context: Context) -> str | None:

@@ -2,10 +2,10 @@
 // The description at /openapi.json as a page. Everything is set as text.
 
 function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
+  const node = document.createElement(name);
+  if (text !== undefined) node.textContent = text;
+  if (className) node.className = className;
+  return node;
 }
 
 function named(schema, api) {
@@ -36,16 +36,16 @@ function typeOf(given, api) {
 }
 
 function table(caption, rows) {
-  const made = element("table");
-  made.append(element("caption", caption));
+  const node = element("table");
+  node.append(element("caption", caption));
   for (const [name, type, more] of rows) {
     const row = element("tr");
     const head = element("th", name);
     head.scope = "row";
     row.append(head, element("td", type), element("td", more));
-    made.append(row);
+    node.append(row);
   }
-  return made;
+  return node;
 }
 
 function fields(caption, given, api) {
@@ -59,22 +59,22 @@ function fields(caption, given, api) {
 }
 
 function operation(path, method, about, api) {
-  const made = element("section", undefined, "card");
+  const node = element("section", undefined, "card");
   const head = element("h2");
   head.append(element("code", `${method.toUpperCase()} ${path}`));
-  made.id = about.operationId;
-  made.append(head, element("p", about.description || about.summary || ""));
+  node.id = about.operationId;
+  node.append(head, element("p", about.description || about.summary || ""));
   const asked = (about.parameters || []).map((one) => [one.name, typeOf(one.schema, api), one.required ? "required" : "optional"]);
-  if (asked.length) made.append(table("Parameters", asked));
+  if (asked.length) node.append(table("Parameters", asked));
   for (const [kind, content] of Object.entries((about.requestBody || {}).content || {}))
-    made.append(fields(`Body, ${kind}`, content.schema, api));
+    node.append(fields(`Body, ${kind}`, content.schema, api));
   for (const [status, response] of Object.entries(about.responses)) {
     const content = Object.values(response.content || {})[0];
     const schema = content && content.schema && named(content.schema, api);
-    if (schema && schema.properties && status < "400") made.append(fields(`Answer ${status}`, schema, api));
-    else made.append(element("p", `${status}: ${response.description}`, "quiet"));
+    if (schema && schema.properties && status < "400") node.append(fields(`Answer ${status}`, schema, api));
+    else node.append(element("p", `${status}: ${response.description}`, "quiet"));
   }
-  return made;
+  return node;
 }
 
 async function show() {

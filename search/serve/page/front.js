@@ -4,10 +4,10 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElementNS(SVG, name);
+  for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 function drawFront(fleet) {

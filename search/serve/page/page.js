@@ -5,10 +5,10 @@ const $ = (id) => document.getElementById(id);
 let key = sessionStorage.getItem("key") || "";
 
 function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
+  const node = document.createElement(name);
+  if (text !== undefined) node.textContent = text;
+  if (className) node.className = className;
+  return node;
 }
 
 class Problem extends Error {}
@@ -141,17 +141,17 @@ async function add(event) {
   const text = $("text").value.trim();
   $("added").className = "";
   try {
-    let made;
+    let added;
     if (file) {
       const form = new FormData();
       form.append("file", file);
-      made = await call("POST", "/v1/passages/file", form);
+      added = await call("POST", "/v1/passages/file", form);
     } else if (text) {
-      made = await call("POST", "/v1/passages", { text, source: $("source").value.trim() || "text" });
+      added = await call("POST", "/v1/passages", { text, source: $("source").value.trim() || "text" });
     } else {
       throw new Problem("Write a text or choose a file.");
     }
-    $("added").textContent = `${made.ids.length} added.`;
+    $("added").textContent = `${added.ids.length} added.`;
     $("add").reset();
     await morePassages(true);
   } catch (error) {

@@ -42,7 +42,7 @@ class TorchCache(ABC):
         return torch.arange(self._length + new, device=self.starts.device)[None]
 
     def together(self) -> int | None:
-        """Most tokens that see, read at once, what they would see one by one; None: any number."""
+        """Largest number of tokens that can be read in one call with the same attention as one by one; None: any."""
         return None
 
     @abstractmethod
