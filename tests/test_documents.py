@@ -19,6 +19,7 @@ DOCUMENTS = [
     *ROOT.glob("benchmarks/**/README.md"),
     *ROOT.glob("search/**/README.md"),
 ]
+PAGES = sorted(path for path in ROOT.glob("docs/*.md") if path.name != "README.md")
 SNIPPETS = [
     pytest.param(text, id=f"{path.name}-{number}")
     for path in DOCUMENTS
@@ -54,12 +55,33 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
     assert not gone
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_section_leads_to_one(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", path.read_text())
+    targets = [(path.parent / file if file else path, section) for file, section in links if "://" not in file]
+    assert not [section for file, section in targets if section not in sections_of(file)]
+
+
+def sections_of(path: Path) -> list[str]:
+    """The names by which links reach the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", path.read_text())
+    return [re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings]
+
+
 def test_every_page_is_in_the_index_and_the_readme() -> None:
-    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
-    assert pages
+    assert PAGES
     index, readme = (path.read_text() for path in (ROOT / "docs" / "README.md", ROOT / "README.md"))
-    assert not [page for page in pages if f"({page})" not in index or f"(docs/{page})" not in readme]
+    assert not [path.name for path in PAGES if f"({path.name})" not in index or f"(docs/{path.name})" not in readme]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_is_named_by_its_question_in_the_index_too(path: Path) -> None:
+    title = path.read_text().splitlines()[0].removeprefix("# ")
+    assert title.endswith("?")
+    assert f"- [{title}]({path.name})" in (ROOT / "docs" / "README.md").read_text()
 
 
 def test_the_readme_is_one_screen() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 80
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 60
+    assert not [line for line in lines if len(line) > 120]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are 
     from spaces.shape import Shape
     from spaces.statistics import Statistics
 
-#: Searched only where they are named. Few bits save memory, and in torch on a CPU each step takes longer (measured:
-#: docs/tasks.md); a window drops tokens, so outputs for long texts differ.
+#: Searched only where they are named. Few bits save memory, but in torch on a CPU each step takes longer (measured by
+#: `benchmarks/caches.py`); a window drops tokens, so outputs for long texts differ.
 OPT_IN_KINDS = (*QUANTISED, "sliding")
 _OWN = CacheSettings()
 
