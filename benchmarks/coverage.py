@@ -20,7 +20,8 @@ from typing import Any
 import header
 import numpy as np
 
-from objectives import latency, paired_timing, stats
+from objectives import latency, paired_timing
+from objectives.arrays import Floats
 from objectives.bench import Batch
 from objectives.clock import Reading
 from objectives.estimate import Estimate
@@ -35,7 +36,6 @@ REPETITIONS = 2000
 LOW, HIGH = 0.93, 0.97
 SHARES = ("half_width", "retried", "noisy")
 
-Floats = stats.Floats
 Noise = Callable[[np.random.Generator, int], Floats]
 Common = Callable[[Floats], Floats]  # at seconds (n,), the same whoever asks
 

@@ -39,14 +39,16 @@ def ways() -> dict[str, Callable[[Path, Path], None]]:
         import onnx as format
 
         def make(source: Path, target: Path) -> None:
-            quantizer = library.MatMulNBitsQuantizer(format.load(source), block_size=quantise.GROUP, algo_config=config)
+            quantizer = library.MatMulNBitsQuantizer(
+                format.load(source), block_size=quantise.WEIGHT_GROUP, algo_config=config
+            )
             with contextlib.redirect_stdout(io.StringIO()):  # a bar of progress
                 quantizer.process()
             quantizer.model.save_model_to_file(str(target))
 
         return make
 
-    size = quantise.GROUP
+    size = quantise.WEIGHT_GROUP
     return {
         NEAREST: by(library.DefaultWeightOnlyQuantConfig(block_size=size)),
         "  symmetric": by(library.DefaultWeightOnlyQuantConfig(block_size=size, is_symmetric=True)),

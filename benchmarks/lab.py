@@ -146,7 +146,7 @@ class Lab:
             0,
             {"device": prepared.context.device},
         )
-        speedup = measured[latency.SPEEDUP.name]
+        speedup = measured[latency.SPEEDUP_RATIO.name]
         return speedup.value, *speedup.interval, measured[latency.P50.name].value
 
     def size_mb(self, model: Model, deployment: Deployment, seed: int | None = None) -> float:

@@ -117,7 +117,7 @@ def make_graphs(folder: Path, trapped: Path) -> None:
         if deployment.runtime == "onnx" and deployment.name != TRAP:
             onnx.Onnx().open(folder, deployment.plan, Context())
     trapped.mkdir()
-    (trapped / onnx.FOLDER).mkdir()
+    (trapped / onnx.ONNX_FOLDER).mkdir()
     (trapped / "config.json").symlink_to(folder / "config.json")
     source, target = folder / onnx.file_of(FP32), trapped / onnx.file_of(FP32)
     quantise_activations(source, target)
@@ -133,7 +133,7 @@ def quantise_activations(source: Path, target: Path) -> None:
         str(target),
         op_types_to_quantize=["MatMul", "Gemm"],
         weight_type=QuantType.QInt8,
-        **quantise.WEIGHTS,
+        **quantise.WEIGHT_OPTIONS,
         # Types behind ONNX Runtime's own operators are not inferred.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": format.TensorProto.FLOAT},
     )

@@ -22,7 +22,7 @@ import numpy as np
 import timed_models
 
 from objectives import memory
-from objectives.bench import Batch, Predict, open_bench
+from objectives.bench import Batch, TimedCall, open_bench
 from objectives.process import Remote
 
 ARRAY_MB = 200
@@ -32,7 +32,7 @@ KNOWN = 0.05  # of what is known to be touched
 COLUMNS = ("model", "peak", "VmHWM", "VmRSS now", "PSS now", "opening added", "weights on disk", "calls added")
 
 
-def open_array(megabytes: int) -> Predict:
+def open_array(megabytes: int) -> TimedCall:
     """Holds half of `megabytes` once open, touches as much again in every call."""
     held = np.ones(megabytes * 125_000 // 2)
 

@@ -18,9 +18,10 @@ import numpy as np
 from timed_models import MINILM
 from worlds import World
 
+from objectives.arrays import Floats
 from objectives.latency_model import MeasuredTimes, fit_latency
 from objectives.roofline import Sizes
-from objectives.shapes import Array, Shapes
+from objectives.shapes import Shapes
 from search.propose.known_latency import weights_grid
 from search.space.deployments import Deployment
 from search.space.space import Params, Space
@@ -111,7 +112,7 @@ def shape_of(settings: Params) -> Shapes:
     return Shapes.of(Sizes(tuple(block * depth), ((hidden, 2),), (heads,) * depth, (hidden,) * 3), hidden)
 
 
-def predicted(shapes: Shapes, ms: Array, count: int, seed: int) -> tuple[float, float, float, float]:
+def predicted(shapes: Shapes, ms: Floats, count: int, seed: int) -> tuple[float, float, float, float]:
     """Mean relative error, mean log density and share inside 95 % of the models left out, and ms to fit."""
     order = np.random.default_rng(seed).permutation(len(ms))
     measured, others = order[:count], order[count:]

@@ -37,7 +37,7 @@ from objectives.stats import share_interval
 #: Quick comparisons, campaigns, and quick comparisons on a loaded machine.
 FULL, BRIEF = (100, 50, 20), (40, 6, 8)
 MODELS = 6  # of a campaign; every two neighbours are a comparison
-PLAN = campaign.Plan.lasting(2.4, at_least_s=0.75)  # the defaults of `measure.final_s` and `measure.quick_s`
+PLAN = campaign.CampaignPlan.lasting(2.4, at_least_s=0.75)  # the defaults of `measure.final_s` and `measure.quick_s`
 CONTAINS, MARKED = 0.93, 0.90
 FINALIST_S = 8.0
 WITHIN = {("quick", "cpu"): 0.05, ("quick", "cuda"): 0.05, ("campaign", "cpu"): 0.02, ("campaign", "cuda"): 0.01}
@@ -53,7 +53,7 @@ def quick(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
         opened = functools.partial(timed_models.opened, folder, runtime, device)
         with opened() as candidate, opened() as baseline:
             timed = latency.measure(candidate, baseline, timed_models.fed(), QUICK, seed, {"device": device})
-        return [timed[latency.SPEEDUP.name]]
+        return [timed[latency.SPEEDUP_RATIO.name]]
 
     yield compare
 
@@ -67,7 +67,7 @@ def final(folder: Path, runtime: str, device: str) -> Iterator[Compare]:
         conditions = campaign_measurements.measurements(timed, 0, 1, seed, {})[latency.P50.name].conditions
         pairs = [timed.ratio(key, key + 1) for key in range(0, MODELS, 2)]
         rounds = PLAN.sets * PLAN.rounds
-        return [latency.SPEEDUP.measured(ratio.value, ratio.interval, rounds, conditions) for ratio in pairs]
+        return [latency.SPEEDUP_RATIO.measured(ratio.value, ratio.interval, rounds, conditions) for ratio in pairs]
 
     yield compare
 

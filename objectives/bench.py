@@ -21,8 +21,8 @@ from objectives.fork_server import Waiting
 from objectives.process import Remote
 
 Batch = Mapping[str, np.ndarray]
-Predict = Callable[[Batch], dict[str, np.ndarray]]
-Clock = Callable[[], float]
+TimedCall = Callable[[Batch], dict[str, np.ndarray]]
+ReadClock = Callable[[], float]
 
 #: Calls that take more seconds than this are long: one of them fills the processor's caches many times over.
 LONG_CALL_S = 0.25
@@ -52,10 +52,10 @@ class Bench:
 
     def __init__(
         self,
-        open_predict: Callable[[], Predict],
+        open_predict: Callable[[], TimedCall],
         device: str = "cpu",
         threads: int = 0,
-        clock: Clock = time.perf_counter,
+        clock: ReadClock = time.perf_counter,
     ) -> None:
         _limit_threads(threads)
         self._clock = clock
@@ -195,7 +195,7 @@ class Bench:
 
 
 def open_bench(
-    open_predict: Callable[[], Predict],
+    open_predict: Callable[[], TimedCall],
     device: str = "cpu",
     threads: int = 0,
     timeout_s: float | None = None,

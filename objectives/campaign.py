@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from objectives import clock, noise, paired_timing, stats
+from objectives.arrays import Floats
 from objectives.bench import LONG_CALL_S, Batch
 from objectives.campaign_processes import Failures, asker, opened
 from objectives.estimate import Estimate
 from objectives.estimate import ratio as quotient
 from objectives.paired_timing import Opener, Read, Side
-from objectives.stats import Floats
 
 #: The fewest sets of processes for an interval over them.
 FEWEST_SETS = paired_timing.FEWEST_PROCESSES
@@ -31,7 +31,7 @@ DEVICE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CampaignPlan:
     """How long to time. Sets and rounds are fixed in advance and do not depend on the times.
 
     A disturbed set is timed again in the same processes, up to `attempts` times in all. The attempt during which other
@@ -55,7 +55,7 @@ class Plan:
             raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
 
     @classmethod
-    def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int = 3) -> Plan:
+    def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int = 3) -> CampaignPlan:
         """The plan with `seconds` of blocks per model over all sets, and at least `at_least_s` seconds in each set."""
         in_a_set = max(seconds / sets, at_least_s)
         return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=sets)
@@ -96,7 +96,7 @@ class Campaign:
 
     groups: tuple[tuple[Set, ...], ...]  # the sets of each group of models that were open together
     anchors: tuple[int, ...]
-    plan: Plan
+    plan: CampaignPlan
     failed: Mapping[int, str]  # why the process of a model failed, by key
 
     @property
@@ -144,7 +144,7 @@ def run(
     groups: Sequence[Mapping[int, Opener]],
     anchors: Sequence[int],
     inputs: Sequence[Batch],
-    plan: Plan,
+    plan: CampaignPlan,
     seed: int,
     read: Read = clock.read,
     at_once: int = 1,
@@ -189,7 +189,7 @@ def run(
 def _set(
     sides: Mapping[int, Side],
     inputs: Sequence[Batch],
-    plan: Plan,
+    plan: CampaignPlan,
     generator: np.random.Generator,
     read: Read,
     failed: Failures,
@@ -204,7 +204,7 @@ def _set(
 def _attempt(
     sides: Mapping[int, Side],
     inputs: Sequence[Batch],
-    plan: Plan,
+    plan: CampaignPlan,
     generator: np.random.Generator,
     read: Read,
     failed: Failures,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from objectives import latency, noise
+from objectives.arrays import Floats
 from objectives.campaign import Campaign, Set
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement
-from objectives.stats import Floats
 
 
 def measurements(
@@ -31,7 +31,7 @@ def measurements(
     figures = latency.call_times(blocks, tokens, rows, seed, noted)
     if speed != 1.0:
         figures = [_at_speed(measurement, speed) for measurement in figures]
-    figures.append(latency.SPEEDUP.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, noted))
+    figures.append(latency.SPEEDUP_RATIO.measured(over.value, over.interval, len(sets) * campaign.plan.rounds, noted))
     device = [one.device[key] for one in sets if key in one.device]
     if device:
         figures.append(latency.device_time(device, seed, noted))

@@ -22,10 +22,10 @@ PRODUCTS = {"int8-static": "int8", "int4": "int8"}
 
 #: Bytes of the smallest buffer whose reading is timed.
 SMALLEST = 1 << 20
-SECONDS = 0.15  # for which each kernel is repeated
+KERNEL_SECONDS = 0.15  # for which each kernel is repeated
 #: Calls between two readings of the clock. All are queued on a GPU before it is waited for: to launch one and wait
 #: takes longer than to read a small model's weights, and would pass for their bandwidth.
-CALLS = {"cpu": 1, "cuda": 16}
+CALLS_PER_READING = {"cpu": 1, "cuda": 16}
 
 
 class Ceilings(Protocol):
@@ -144,10 +144,10 @@ class Meter:
     def seconds_per_call(self, run: Callable[[], Any]) -> float:
         """The shortest time of a call of `run`, because interference only slows it.
 
-        On a GPU it is the time of `CALLS` queued calls and one wait for them, divided by their number.
+        On a GPU it is the time of `CALLS_PER_READING` queued calls and one wait for them, divided by their number.
         """
-        calls = CALLS[self._device]
-        until = self._clock() + SECONDS
+        calls = CALLS_PER_READING[self._device]
+        until = self._clock() + KERNEL_SECONDS
         best, count = math.inf, 0
         while count < 5 or self._clock() < until:
             began = self._clock()

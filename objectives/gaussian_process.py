@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from objectives.arrays import Floats
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from objectives import stats
+from objectives.arrays import Floats
 from objectives.measurement import Measurement, Objective
-from objectives.stats import Blocks, Floats
+from objectives.stats import Blocks
 
 GENERATE = Objective(
     "generate_ms", "ms", "lower", "median time of a whole call that generates, which is its latency_p50_ms"
@@ -22,10 +23,10 @@ TPOT_P99 = Objective("tpot_p99_ms", "ms", "lower", "99th percentile of the time 
 TOKENS_PER_S = Objective("tokens_per_s", "tokens/s", "higher", "tokens generated in a second, the prompt included")
 
 #: What is measured of the tokens of a call.
-TOKENS = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
-OBJECTIVES = (GENERATE, *TOKENS)
+TOKEN_OBJECTIVES = (TTFT, TPOT, TPOT_P90, TPOT_P99, TOKENS_PER_S)
+OBJECTIVES = (GENERATE, *TOKEN_OBJECTIVES)
 #: Names of the objectives that only tasks that generate text have.
-NAMES = tuple(objective.name for objective in OBJECTIVES)
+GENERATION_NAMES = tuple(objective.name for objective in OBJECTIVES)
 #: Names of those of the tokens after the first.
 LATER = tuple(objective.name for objective in (TPOT, TPOT_P90, TPOT_P99))
 

@@ -19,4 +19,4 @@ AT_END = Objective(
 
 OBJECTIVES = (A_TOKEN, AT_END)
 #: Names of objectives that only a task that generates text has.
-NAMES = tuple(objective.name for objective in OBJECTIVES)
+CACHE_NAMES = tuple(objective.name for objective in OBJECTIVES)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from objectives import clock, generation_times, noise, paired_timing, stats
+from objectives.arrays import Floats
 from objectives.bench import Batch
 from objectives.estimate import Estimate
 from objectives.measurement import Measurement, Objective
 from objectives.paired_timing import LONG, QUICK, Opener, Protocol, Read, Session, Side
-from objectives.stats import Blocks, Floats
+from objectives.stats import Blocks
 from objectives.workload import MARK, Workload, other
 
 __all__ = ["LONG", "OBJECTIVES", "QUICK", "Protocol", "Side", "measure", "measure_fresh"]
@@ -31,18 +32,18 @@ DEVICE_P50 = Objective(
     missing=lambda device: "" if device == "cuda" else "CUDA events time it, so it needs a CUDA device",
 )
 THROUGHPUT = Objective("throughput_per_s", "rows/s", "higher", "rows answered in a second, one call after the other")
-SPEEDUP = Objective("speedup", "ratio", "higher", "the baseline's time over the candidate's, block by block")
+SPEEDUP_RATIO = Objective("speedup", "ratio", "higher", "the baseline's time over the candidate's, block by block")
 FIRST_CALL = Objective("first_call_ms", "ms", "lower", "time of the very first call, which may compile")
 COMPILE = Objective(
     "compile_ms", "ms", "lower", "time of the first call beyond a usual one: compiling, and what else is done once"
 )
 PREPARE = Objective("prepare_s", "s", "lower", "time to load and prepare the model before the first call")
 
-OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, FIRST_CALL, COMPILE, PREPARE)
-TAIL = (90, 99)
+OBJECTIVES = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP_RATIO, FIRST_CALL, COMPILE, PREPARE)
+TAIL_PERCENTILES = (90, 99)
 
 #: Objectives that depend on the workload, and so may be measured under several.
-BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP, *generation_times.OBJECTIVES)
+BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP_RATIO, *generation_times.OBJECTIVES)
 
 #: Opens a process that holds a `Bench`; leaving the context ends it.
 
@@ -202,7 +203,7 @@ def clock_times(blocks: Blocks, rows: int, seed: int, conditions: Mapping[str, A
     `blocks` are ms by process and block; `rows` is the number of rows of a call.
     """
     calls = sum(len(block) for process in blocks for block in process)
-    tail = [(o, p) for o, p in zip((P90, P99), TAIL, strict=True) if stats.enough_for(p, calls)]
+    tail = [(o, p) for o, p in zip((P90, P99), TAIL_PERCENTILES, strict=True) if stats.enough_for(p, calls)]
     percentiles: list[tuple[Objective, float]] = [(P50, 50), *tail]
     points = [percentile for _, percentile in percentiles]
     estimates = stats.pooled(blocks, lambda times: np.percentile(times, points), seed)
@@ -238,7 +239,7 @@ def _speedup(sessions: Sequence[Session], conditions: Mapping[str, Any]) -> Meas
         "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline]))),
     }
     ratio = speedup(sessions)
-    return SPEEDUP.measured(ratio.value, ratio.interval, sum(len(s.first) for s in sessions), noted)
+    return SPEEDUP_RATIO.measured(ratio.value, ratio.interval, sum(len(s.first) for s in sessions), noted)
 
 
 def speedup(sessions: Sequence[Session]) -> Estimate:

@@ -17,9 +17,9 @@ from objectives.shapes import COORDINATES
 #: length scale, in standard deviations of `coordinates`; the standard deviation of each shape's own part.
 SMOOTH, LENGTH, OWN = 0.03, 3.0, 0.015
 #: Standard deviation of the logarithm of each.
-WIDTH = 1.2
+PRIOR_WIDTH = 1.2
 #: The kernel's free hyperparameters are two variances and the length scale between them.
-PRIORS = Priors(np.log([SMOOTH**2, LENGTH, OWN**2]), np.array([2 * WIDTH, WIDTH, 2 * WIDTH]))
+PRIORS = Priors(np.log([SMOOTH**2, LENGTH, OWN**2]), np.array([2 * PRIOR_WIDTH, PRIOR_WIDTH, 2 * PRIOR_WIDTH]))
 #: Two models are one shape where their distance is far below this, in standard deviations of `coordinates`.
 SAME = 1e-4
 

@@ -13,20 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from objectives.arrays import Floats
 from objectives.gaussian_process import GaussianProcess, fit_process
-from objectives.shapes import Array, Shapes, coordinates, features
+from objectives.shapes import Shapes, coordinates, features
 
 #: Prior milliseconds of each of `shapes.COSTS`, on an imaginary processor: only their proportions matter once there is
 #: one measurement.
 GUESS = np.array([5e-2, 5e-2, 1e-2, 4e-8, 2e-7, 5e-7, 5e-7, 1e-7, 2e-6])
 #: Standard deviation, in log units, of predictions without a measurement: from `GUESS`, and from another deployment.
-UNKNOWN, BORROWED = 2.0, 0.7
+UNMEASURED_SD, BORROWED_SD = 2.0, 0.7
 #: Least prior standard deviation of a cost's share of the time; a larger prior share is its own standard deviation.
-SHARE = 0.05
+LEAST_PRIOR_SHARE = 0.05
 #: Relative noise of a typical measurement, which weighs the prior against the data.
 TYPICAL = 0.02
 #: Least relative error of a measurement: processes of one model differ by more than the calls of one process show.
-LEAST_ERROR = 0.003
+LEAST_TIME_ERROR = 0.003
 
 #: The hyperparameters are fitted to at most so many measurements; predictions use all of them.
 CHOOSERS = 60
@@ -39,8 +40,8 @@ class MeasuredTimes:
     """The measured times of n models under one deployment: ms (n,) and their relative standard errors (n,)."""
 
     shapes: Shapes
-    ms: Array
-    error: Array
+    ms: Floats
+    error: Floats
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Unmeasured:
 
     batch: int
     length: float
-    costs: Array  # (F,) ms each
+    costs: Floats  # (F,) ms each
     error: float  # standard deviation in log units
 
-    def predict(self, shapes: Shapes) -> tuple[Array, Array]:
+    def predict(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """(log of ms (N,), its standard deviation (N,))."""
         return np.log(features(shapes, self.batch, self.length) @ self.costs), np.full(len(shapes), self.error)
 
@@ -63,12 +64,12 @@ class CostSum:
 
     batch: int
     length: float
-    costs: Array  # (F,) ms each
-    scales: Array  # (F,) prior standard deviation of each cost, ms
-    middle: Array  # (COORDINATES,) of the measured models' `coordinates`
-    spread: Array  # (COORDINATES,)
+    costs: Floats  # (F,) ms each
+    scales: Floats  # (F,) prior standard deviation of each cost, ms
+    middle: Floats  # (COORDINATES,) of the measured models' `coordinates`
+    spread: Floats  # (COORDINATES,)
 
-    def level(self, shapes: Shapes) -> tuple[Array, Array]:
+    def level(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """((N,) log ms by the costs alone, (N, COORDINATES + F) inputs of the process).
 
         The inputs are `coordinates`, standardised by those of the measured models, and the share of the time that one
@@ -89,18 +90,18 @@ class Fit:
     tail: float  # how much wider few measurements make a 95 % interval than the normal distribution's
 
     @property
-    def costs(self) -> Array:
+    def costs(self) -> Floats:
         """(F,) ms each."""
         return self.sum.costs
 
-    def predict(self, shapes: Shapes) -> tuple[Array, Array]:
+    def predict(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """(log of ms (N,), its standard deviation (N,)) of the time that an error-free measurement would give."""
         level, inputs = self.sum.level(shapes)
         correction, sd = self.residuals.predict(inputs)
         return level + correction, self.tail * np.maximum(sd, 1e-4)
 
 
-def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Array = GUESS) -> Fit:
+def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Floats = GUESS) -> Fit:
     """Fit the costs and the process of their residuals to n >= 1 measured models that differ from each other.
 
     Args:
@@ -109,14 +110,14 @@ def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Array
     """
     from scipy.optimize import nnls
 
-    error = np.maximum(measured.error, LEAST_ERROR)
+    error = np.maximum(measured.error, LEAST_TIME_ERROR)
     measured = MeasuredTimes(measured.shapes, measured.ms, error)
     amounts = features(measured.shapes, batch, length)
     relative = amounts / measured.ms[:, None]  # (n, F): the share of the time that 1 ms a unit would be
     weight = TYPICAL / np.hypot(TYPICAL, error)
     guessed = prior * float(np.exp(-np.log(relative @ prior).mean()))  # of the right size altogether
     shares = relative.mean(0)
-    scales = np.maximum(guessed, np.divide(SHARE, shares, out=np.zeros_like(shares), where=shares > 0))
+    scales = np.maximum(guessed, np.divide(LEAST_PRIOR_SHARE, shares, out=np.zeros_like(shares), where=shares > 0))
     pull = TYPICAL / scales
     costs, _ = nnls(
         np.concatenate([weight[:, None] * relative * scales, np.diag(pull * scales)]),

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.latency_model import BORROWED, GUESS, UNKNOWN, Fit, MeasuredTimes, Unmeasured, fit_latency
+from objectives.arrays import Floats
+from objectives.latency_model import BORROWED_SD, GUESS, UNMEASURED_SD, Fit, MeasuredTimes, Unmeasured, fit_latency
 from objectives.measurement import TOLD_APART
-from objectives.shapes import Array, Shapes
+from objectives.shapes import Shapes
 
 #: Tokens per row that the cost model assumes where rows have the data's own lengths.
 OF_DATA = 32.0
@@ -124,7 +125,7 @@ class LatencyTable:
         self._refresh()
         return tuple(self._measured)
 
-    def predict(self, deployment: str, shapes: Shapes) -> tuple[Array, Array]:
+    def predict(self, deployment: str, shapes: Shapes) -> tuple[Floats, Floats]:
         """(log of ms (N,), its standard deviation (N,)) of models under a deployment.
 
         The deviation is the estimated prediction error, in log units: 0.05 is about 5 %. A deployment without
@@ -140,7 +141,9 @@ class LatencyTable:
             lent = deployment != richest and (measured is None or len(measured.ms) < MANY)
             prior = self._fit(richest).costs if lent else GUESS
             if measured is None:
-                self._fits[deployment] = Unmeasured(self.batch, self.length, prior, BORROWED if lent else UNKNOWN)
+                self._fits[deployment] = Unmeasured(
+                    self.batch, self.length, prior, BORROWED_SD if lent else UNMEASURED_SD
+                )
             else:
                 # A cost that is nothing under the other deployment may well be something under this one.
                 prior = prior + 1e-3 * GUESS * (prior.sum() / GUESS.sum()) if lent else prior

@@ -11,11 +11,15 @@ from objectives import gpu
 from objectives.measurement import Measurement, Objective
 from objectives.paired_timing import Side
 
-PEAK = Objective("peak_memory_mb", "MB", "lower", "peak of resident memory (CPU) or allocated memory (CUDA), MB of 1e6")
-WEIGHTS = Objective("weights_memory_mb", "MB", "lower", "memory that opening the model added, before any call")
-ACTIVATIONS = Objective("activations_memory_mb", "MB", "lower", "memory that its calls added to that at their peak")
+PEAK_MEMORY = Objective(
+    "peak_memory_mb", "MB", "lower", "peak of resident memory (CPU) or allocated memory (CUDA), MB of 1e6"
+)
+WEIGHTS_MEMORY = Objective("weights_memory_mb", "MB", "lower", "memory that opening the model added, before any call")
+ACTIVATIONS_MEMORY = Objective(
+    "activations_memory_mb", "MB", "lower", "memory that its calls added to that at their peak"
+)
 
-OBJECTIVES = (PEAK, WEIGHTS, ACTIVATIONS)
+OBJECTIVES = (PEAK_MEMORY, WEIGHTS_MEMORY, ACTIVATIONS_MEMORY)
 
 
 def memory(bench: Side) -> dict[str, Measurement]:
@@ -36,11 +40,11 @@ def memory(bench: Side) -> dict[str, Measurement]:
         if peak == 0:
             return {}
         conditions |= {"reserved_mb": info["cuda_reserved_mb"], "resident_mb": info["peak_rss_mb"]}
-    measurements = [PEAK.counted(peak, conditions)]
+    measurements = [PEAK_MEMORY.counted(peak, conditions)]
     opened, before = info.get("opened_mb"), info.get("empty_mb")
     if opened is not None and before is not None and (kind == "allocated" or info["peak_since"] == "opened"):
-        measurements.append(WEIGHTS.counted(max(0.0, opened - before), conditions))
-        measurements.append(ACTIVATIONS.counted(max(0.0, peak - opened), conditions))
+        measurements.append(WEIGHTS_MEMORY.counted(max(0.0, opened - before), conditions))
+        measurements.append(ACTIVATIONS_MEMORY.counted(max(0.0, peak - opened), conditions))
     return {measurement.objective: measurement for measurement in measurements}
 
 

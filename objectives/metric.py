@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Floats
 from objectives.measurement import Direction, Objective
 
 Labels = NDArray[Any]  # (N,) class numbers from 0; (N, C) 0 or 1 for each label; (N,) numbers
-Floats = NDArray[np.float64]
 Predictions = NDArray[Any]  # as the references, or (N,) rows' scores
 
 #: Lower bound on errors before a logarithm or a ratio is taken.
-LEAST = 1e-12
+LEAST_METRIC_ERROR = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,15 @@ class Metric:
         """How much worse `value` is than `baseline`, in `loss_unit`; below 0 where it is better."""
         if self.better == "higher":
             return 100 * (np.asarray(baseline) - value)
-        return 100 * (np.asarray(value) - baseline) / np.maximum(baseline, LEAST)
+        return 100 * (np.asarray(value) - baseline) / np.maximum(baseline, LEAST_METRIC_ERROR)
 
     def utility(self, value: float) -> float:
         """`value` as a number of which higher is better, and equal differences are equal losses."""
-        return value if self.better == "higher" else -math.log(max(value, LEAST))
+        return value if self.better == "higher" else -math.log(max(value, LEAST_METRIC_ERROR))
 
     def drop(self, loss: float) -> float:
         """How much lower `utility` is at this loss (in `loss_unit`)."""
-        return loss / 100 if self.better == "higher" else math.log(max(1 + loss / 100, LEAST))
+        return loss / 100 if self.better == "higher" else math.log(max(1 + loss / 100, LEAST_METRIC_ERROR))
 
 
 def mean_of_rows(name: str, description: str, words: str = "", better: Direction = "higher") -> Metric:

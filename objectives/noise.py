@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from objectives import clock, gpu
+from objectives.arrays import Floats
 from objectives.estimate import Estimate
-from objectives.stats import Floats
 
 #: Largest undisturbing share of the CPUs' time that other processes use.
-OTHERS = 0.05
+OTHERS_SHARE = 0.05
 #: Largest undisturbing share of the CPUs' time that the hypervisor gives to other machines.
 STEAL = 0.02
 #: Largest undisturbing share of the time in which the container's quota throttles this program.
@@ -23,11 +23,11 @@ QUOTA = 0.01
 #: Largest acceptable distance of an interval's ends from the estimate, relative to it.
 SPREAD = 0.05
 #: Fewest calls for a test of bimodality.
-CALLS = 64
+FEWEST_CALLS = 64
 #: Least ratio of two modes.
 APART = 1.05
 #: Least share of the calls in each mode.
-SHARE = 0.10
+LEAST_MODE_SHARE = 0.10
 #: The density between two modes falls to at most this share of the smaller peak.
 VALLEY = 0.5
 
@@ -46,7 +46,7 @@ def of_machine(before: clock.Reading, after: clock.Reading) -> list[str]:
     others, steal, held_back = (f(before, after) for f in (clock.busy, clock.stolen, clock.held_back))
     if steal > STEAL:
         reasons.append(f"the hypervisor gave {steal:.0%} of the CPUs to others")
-    if others - steal > OTHERS:
+    if others - steal > OTHERS_SHARE:
         reasons.append(f"other processes used {others - steal:.0%} of the CPUs")
     if held_back > QUOTA:
         reasons.append(f"the container's CPU quota held it back for {held_back:.0%} of the time")
@@ -73,12 +73,12 @@ def of_estimate(what: str, estimate: Estimate) -> list[str]:
 
 
 def two_modes(times: Floats) -> Modes | None:
-    """The modes of (n,) times of calls, ms; None where they are not bimodal or fewer than `CALLS`.
+    """The modes of (n,) times of calls, ms; None where they are not bimodal or fewer than `FEWEST_CALLS`.
 
     Peaks of a kernel density of log times with the rule-of-thumb bandwidth (Silverman, 1986, equation 3.31), which
     merges close peaks: a long tail or a few outliers are not a second mode.
     """
-    if len(times) < CALLS:
+    if len(times) < FEWEST_CALLS:
         return None
     from scipy.signal import find_peaks
 
@@ -91,7 +91,7 @@ def two_modes(times: Floats) -> Modes | None:
         slow_share = float((np.log(times) > grid[valley]).mean())
         apart = grid[second] - grid[first] >= np.log(APART)
         deep = density[valley] <= VALLEY * density[other]
-        if apart and deep and SHARE <= slow_share <= 1 - SHARE:
+        if apart and deep and LEAST_MODE_SHARE <= slow_share <= 1 - LEAST_MODE_SHARE:
             return Modes(float(np.exp(grid[first])), float(np.exp(grid[second])), slow_share)
     return None
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives import stats
-from objectives.metric import Floats, Labels, Predictions
+from objectives.arrays import Floats
+from objectives.metric import Labels, Predictions
 
 DRAWS = 1_999
-AT_ONCE = 10**7  # cells times draws in one array operation
+CELLS_AT_ONCE = 10**7  # cells times draws in one array operation
 
 #: references (C,), predictions (C,), weights (draws, C) -> the metric (draws,)
 OfWeights = Callable[[Labels, Predictions, Floats], Floats]
@@ -58,7 +59,7 @@ def permutation(
         return gap
 
     observed = float(difference(np.zeros((1, len(counts)), dtype=np.int64))[0])
-    generator, step, extreme = np.random.default_rng(seed), max(1, AT_ONCE // (2 * len(counts))), 0
+    generator, step, extreme = np.random.default_rng(seed), max(1, CELLS_AT_ONCE // (2 * len(counts))), 0
     for start in range(0, DRAWS, step):
         size = (min(step, DRAWS - start), len(counts))
         drawn = difference(np.where(differ, generator.binomial(counts, 0.5, size), 0))

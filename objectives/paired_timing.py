@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from objectives import clock, noise, stats
+from objectives.arrays import Floats
 from objectives.bench import Batch
 from objectives.estimate import Estimate
-from objectives.stats import Bools, Floats
+from objectives.stats import Bools
 
 Read = Callable[[Sequence[int]], clock.Reading]
 

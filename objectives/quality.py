@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives import stats
+from objectives.arrays import Floats
 from objectives.class_metrics import CLASS_METRICS
 from objectives.measurement import Measurement, Objective
-from objectives.metric import Floats, Labels, Metric, Predictions
+from objectives.metric import Labels, Metric, Predictions
 from objectives.number_metrics import NUMBER_METRICS
-from objectives.paired_test import OfWeights, mcnemar, permutation
+from objectives.paired_test import CELLS_AT_ONCE, OfWeights, mcnemar, permutation
 from objectives.row_metrics import ROW_METRICS
 from objectives.set_metrics import SET_METRICS
 from objectives.text_metrics import TEXT_METRICS
@@ -34,11 +35,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 RIGHT_ROWS = ("accuracy",)
 
 #: A measurement of it has the `loss_unit` of its metric.
-LOSS = Objective(
+QUALITY_LOSS = Objective(
     "quality_loss", "points", "lower", "metric lost against the baseline, in points of 0.01, or in % of an error"
 )
-
-AT_ONCE = 10**7  # cells times bootstrap draws that are scored in one array operation
 
 
 def metrics() -> tuple[Metric, ...]:
@@ -48,7 +47,7 @@ def metrics() -> tuple[Metric, ...]:
 
 def objectives() -> tuple[Objective, ...]:
     """Every metric as an objective, and the loss against the baseline."""
-    return (*(metric.objective for metric in metrics()), LOSS)
+    return (*(metric.objective for metric in metrics()), QUALITY_LOSS)
 
 
 def metric_named(name: str) -> Metric:
@@ -141,7 +140,7 @@ def loss_against(
     low, high = stats.percentile_interval(counted.loss(drawn, baseline_drawn), len(references))
     tests = _tests(metric, predictions, baseline_predictions, references, classes, seed)
     noted = {**(conditions or {}), "metric": metric, **tests}
-    return replace(LOSS, unit=counted.loss_unit).measured(lost, (low, high), len(references), noted)
+    return replace(QUALITY_LOSS, unit=counted.loss_unit).measured(lost, (low, high), len(references), noted)
 
 
 def per_class(predictions: Predictions, references: Labels, names: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -191,7 +190,7 @@ def _draws(metric: str, sides: Sequence[Predictions], references: Labels, classe
     of_weights = _of_weights(metric, classes)
     cells, counts = np.unique(np.stack([references, *sides]), axis=1, return_counts=True)
     samples = stats.resample_counts(counts, seed)
-    step = max(1, AT_ONCE // len(counts))
+    step = max(1, CELLS_AT_ONCE // len(counts))
     some = [samples[start : start + step].astype(np.float64) for start in range(0, len(samples), step)]
     return [np.concatenate([of_weights(cells[0], side, part) for part in some]) for side in cells[1:]]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: Environment variables that libraries read, most of them on import. Values that the user has set are kept.
-QUIET = {
+QUIET_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -27,22 +27,22 @@ QUIET = {
 
 
 def quiet() -> None:
-    """Set `QUIET` for this process and those it starts; only for processes that belong to this program."""
-    for name, value in QUIET.items():
+    """Set `QUIET_ENVIRONMENT` for this process and those it starts; only for processes that belong to this program."""
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Set `QUIET` inside the block, for libraries that read the environment there, as on import.
+    """Set `QUIET_ENVIRONMENT` inside the block, for libraries that read the environment there, as on import.
 
     The environment is restored afterwards, because the process may be the user's own.
     """
-    absent = [name for name in QUIET if name not in os.environ]
+    absent = [name for name in QUIET_ENVIRONMENT if name not in os.environ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        os.environ.update({name: QUIET[name] for name in absent})
+        os.environ.update({name: QUIET_ENVIRONMENT[name] for name in absent})
         try:
             yield
         finally:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from objectives.estimate import Estimate
-from objectives.generation_times import GENERATE, TOKENS, whole_call
-from objectives.latency import P50, P90, P99, SPEEDUP, THROUGHPUT, of_workload, renamed
+from objectives.generation_times import GENERATE, TOKEN_OBJECTIVES, whole_call
+from objectives.latency import P50, P90, P99, SPEEDUP_RATIO, THROUGHPUT, of_workload, renamed
 from objectives.measurement import Measurement
 
 
@@ -21,10 +21,12 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
     intervals combine their own error with the reference's, in quadrature on the log scale.
     `as_timed`, `reference_ms` and `reference_interval` join the conditions.
     """
-    ratio = timed.get(SPEEDUP.name)
+    ratio = timed.get(SPEEDUP_RATIO.name)
     if ratio is None:
         return dict(timed)
-    by_clock = {o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT, *TOKENS) if o.name in timed}
+    by_clock = {
+        o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT, *TOKEN_OBJECTIVES) if o.name in timed
+    }
     median = reference.value / ratio.value
     slower = median / by_clock[P50.name].value
 
@@ -40,7 +42,7 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
 
     below, above = _reach(ratio.estimate)
     figures = {P50.name: scaled(by_clock[P50.name], median, above, below)}
-    for objective in (P90, P99, THROUGHPUT, *TOKENS):
+    for objective in (P90, P99, THROUGHPUT, *TOKEN_OBJECTIVES):
         if objective.name in by_clock:
             figure = by_clock[objective.name]
             factor = slower if objective.better == "lower" else 1 / slower

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from objectives.arrays import Floats
+
 Ranks = Sequence[NDArray[np.int64]]  # of each query: the ranks of its relevant passages from 1, the best first
 
 BLOCK = 2**23  # scores that are held at a time: 64 MB

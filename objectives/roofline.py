@@ -19,7 +19,7 @@ from objectives.bench import Batch
 from objectives.ceilings import BYTES, Ceilings
 from objectives.generation_times import TPOT
 from objectives.measurement import Measurement, Objective
-from objectives.workload import NEW_TOKENS
+from objectives.workload import TIMED_NEW_TOKENS
 
 FLOOR = Objective("floor_ms", "ms", "lower", "roofline: the least a call can take, from what it reads and computes")
 FRACTION = Objective("roofline_fraction", "ratio", "higher", "roofline: the floor over the median time; 1 is the best")
@@ -36,15 +36,15 @@ OBJECTIVES = (FLOOR, FRACTION, STEP_FRACTION)
 TOLERANCE = 0.05
 
 #: (inputs, outputs) of a matrix; a low-rank pair is two.
-Matrix = tuple[int, int]
+MatrixShape = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The sizes of a transformer that determine its least work; the caller, who knows the model, fills them in."""
 
-    token_matrices: tuple[Matrix, ...]  # every token passes them
-    row_matrices: tuple[Matrix, ...]  # once a row: pooler and head
+    token_matrices: tuple[MatrixShape, ...]  # every token passes them
+    row_matrices: tuple[MatrixShape, ...]  # once a row: pooler and head
     attention: tuple[int, ...]  # by block, heads * head size of the queries
     tables: tuple[int, ...]  # widths of the embedding tables of which each token reads a row
     row_precision: str | None = None  # of `row_matrices`, a key of `BYTES`; None: that of the other matrices
@@ -120,7 +120,7 @@ def floor(sizes: Sizes, inputs: Sequence[Batch], precision: str, ceilings: Ceili
     A call that generates costs its prompt, and a step of `step_work` for each token after the first.
     """
     prompt = _floor_of_pass(sizes, inputs, precision, ceilings)
-    new_tokens = int(inputs[0][NEW_TOKENS][0]) if NEW_TOKENS in inputs[0] else 0
+    new_tokens = int(inputs[0][TIMED_NEW_TOKENS][0]) if TIMED_NEW_TOKENS in inputs[0] else 0
     if new_tokens < 2:
         return prompt
     rows, length = inputs[0]["attention_mask"].shape

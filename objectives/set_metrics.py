@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from objectives import stats
-from objectives.metric import Floats, Labels, Metric, Predictions
+from objectives.arrays import Floats
+from objectives.metric import Labels, Metric, Predictions
 
 
 def _f1(average: str) -> Callable[[Labels, Predictions, int], float]:

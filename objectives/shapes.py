@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from objectives.arrays import Floats
 from objectives.ceilings import BYTES
 from objectives.roofline import Sizes
 
-Array = NDArray[np.float64]
-
 #: Fields of `Shapes` with one value per model; the others have one per model and kind of matrix.
 SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors", "tied")
-KINDS = ("count", "inputs", "outputs")
+MATRIX_FIELDS = ("count", "inputs", "outputs")
 
 #: Precisions in which all tensors are stored; in the others only matrices are, beside fp32 vectors and tables.
 WHOLE = ("fp32", "tf32", "bf16", "fp16")
@@ -31,23 +29,23 @@ class Shapes:
     A low-rank pair is two matrices.
     """
 
-    count: Array
-    inputs: Array
-    outputs: Array
-    blocks: Array  # (N,)
-    attention: Array  # (N,) sum over blocks of heads * head size of the queries
-    hidden: Array  # (N,) width of the residual stream
-    row_weights: Array  # (N,) numbers in the matrices that a row passes once: pooler and head
-    row_matrices: Array  # (N,) how many those are
-    tables: Array  # (N,) numbers in all embedding tables
-    vectors: Array  # (N,) numbers in biases and norms
-    tied: Array  # (N,) numbers of `row_weights` that are also among `tables`: a head that is the token table
+    count: Floats
+    inputs: Floats
+    outputs: Floats
+    blocks: Floats  # (N,)
+    attention: Floats  # (N,) sum over blocks of heads * head size of the queries
+    hidden: Floats  # (N,) width of the residual stream
+    row_weights: Floats  # (N,) numbers in the matrices that a row passes once: pooler and head
+    row_matrices: Floats  # (N,) how many those are
+    tables: Floats  # (N,) numbers in all embedding tables
+    vectors: Floats  # (N,) numbers in biases and norms
+    tied: Floats  # (N,) numbers of `row_weights` that are also among `tables`: a head that is the token table
 
     def __post_init__(self) -> None:
         size = self.count.shape
-        if len(size) != 2 or any(getattr(self, name).shape != size for name in KINDS):
-            each = ", ".join(str(getattr(self, name).shape) for name in KINDS)
-            raise ValueError(f"{', '.join(KINDS)} must be of one shape (N, K), got {each}")
+        if len(size) != 2 or any(getattr(self, name).shape != size for name in MATRIX_FIELDS):
+            each = ", ".join(str(getattr(self, name).shape) for name in MATRIX_FIELDS)
+            raise ValueError(f"{', '.join(MATRIX_FIELDS)} must be of one shape (N, K), got {each}")
         for name in SCALARS:
             if getattr(self, name).shape != size[:1]:
                 raise ValueError(f"{name} must be of shape {size[:1]}, got {getattr(self, name).shape}")
@@ -57,12 +55,12 @@ class Shapes:
 
     def __getitem__(self, chosen: Any) -> Shapes:
         """The models at these places: a slice, indices or a mask."""
-        return Shapes(**{name: getattr(self, name)[chosen] for name in (*KINDS, *SCALARS)})
+        return Shapes(**{name: getattr(self, name)[chosen] for name in (*MATRIX_FIELDS, *SCALARS)})
 
     @property
-    def weights(self) -> Array:
+    def weights(self) -> Floats:
         """(N,): numbers in all matrices."""
-        per_token: Array = (self.count * self.inputs * self.outputs).sum(1)
+        per_token: Floats = (self.count * self.inputs * self.outputs).sum(1)
         return per_token + self.row_weights
 
     @classmethod
@@ -90,7 +88,7 @@ class Shapes:
             if not row["tied"]:  # so that the text of a model without one is as old tables have it
                 del row["tied"]
             kinds: Counter[tuple[float, float]] = Counter()
-            for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in KINDS), strict=True):
+            for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in MATRIX_FIELDS), strict=True):
                 kinds[round(a, 6), round(b, 6)] += count
             row["matrices"] = sorted([round(count, 6), a, b] for (a, b), count in kinds.items() if count)
             rows.append(row)
@@ -114,12 +112,12 @@ class Shapes:
         return cls(*kinds, **scalars)
 
 
-def params_of(shapes: Shapes) -> Array:
+def params_of(shapes: Shapes) -> Floats:
     """(N,): parameters of each model, those of a tied table once."""
     return shapes.weights + shapes.tables + shapes.vectors - shapes.tied
 
 
-def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0) -> Array:
+def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0) -> Floats:
     """(N,): storage in MB of 1e6 bytes where weights have this precision. Scales and file headers are not counted.
 
     Args:
@@ -141,7 +139,7 @@ def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "
             raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {name}")
     kept = np.minimum(fp32_blocks / np.maximum(shapes.blocks, 1.0), 1.0)
     once = shapes.tied if tables == head else np.zeros(len(shapes))
-    stored: Array = (
+    stored: Floats = (
         (shapes.weights - shapes.row_weights) * (kept * BYTES["fp32"] + (1 - kept) * BYTES[precision])
         + shapes.row_weights * BYTES[head]
         + (shapes.tables - once) * BYTES[tables]
@@ -150,10 +148,10 @@ def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "
     return stored / 1e6
 
 
-def operations_of(shapes: Shapes, batch: int, length: float) -> Array:
+def operations_of(shapes: Shapes, batch: int, length: float) -> Floats:
     """(N,): multiplications and additions of a call with `batch` rows of `length` tokens; see `roofline.work`."""
     per_token = (shapes.count * shapes.inputs * shapes.outputs).sum(1)
-    operations: Array = (
+    operations: Floats = (
         2 * batch * length * per_token + 2 * batch * shapes.row_weights + 4 * batch * length * length * shapes.attention
     )
     return operations
@@ -173,7 +171,7 @@ COSTS = (
 )
 
 
-def features(shapes: Shapes, batch: int, length: float) -> Array:
+def features(shapes: Shapes, batch: int, length: float) -> Floats:
     """(N, F): the number of times that each of `COSTS` occurs in a call with `batch` rows of `length` tokens.
 
     The terms of a product of matrices (m, k) and (k, n) are mkn, kn, mn and mk: tiled kernels pay for reading and
@@ -198,7 +196,7 @@ def features(shapes: Shapes, batch: int, length: float) -> Array:
 COORDINATES = 6
 
 
-def coordinates(shapes: Shapes) -> Array:
+def coordinates(shapes: Shapes) -> Floats:
     """(N, COORDINATES): for the distance between models: logarithms of sizes, none a multiple of another."""
     blocks = np.maximum(shapes.blocks, 1.0)
     columns = (
@@ -209,5 +207,5 @@ def coordinates(shapes: Shapes) -> Array:
         1 + shapes.attention / blocks,
         1 + shapes.hidden,
     )
-    logs: Array = np.log(np.stack(columns, axis=1))
+    logs: Floats = np.log(np.stack(columns, axis=1))
     return logs

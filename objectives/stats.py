@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.arrays import Floats
 from objectives.estimate import Estimate
 
-Floats = NDArray[np.float64]
 Blocks = Sequence[Sequence[Floats]]  # samples, by block, by process
 Bools = NDArray[np.bool_]
 Interval = tuple[float, float]

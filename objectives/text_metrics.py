@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from objectives.metric import Floats, Labels, Metric, Predictions
+from objectives.arrays import Floats
+from objectives.metric import Labels, Metric, Predictions
 
 
 def _perplexity(references: Labels, predictions: Predictions, classes: int) -> float:

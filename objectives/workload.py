@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Input of a timed call that generates: the number of tokens to generate, the same for each row, (B,) int64.
-NEW_TOKENS = "new_tokens"
+TIMED_NEW_TOKENS = "new_tokens"
 #: The number of batches of a workload; timing cycles through them.
 BATCHES = 16
 
@@ -171,7 +171,9 @@ def inputs(
     batches = [_batch(row, input_names, frame, ordinary, generator) for row in counts]
     if not workload.new_tokens:
         return batches
-    return [{**batch, NEW_TOKENS: np.full(workload.batch, workload.new_tokens, dtype=np.int64)} for batch in batches]
+    return [
+        {**batch, TIMED_NEW_TOKENS: np.full(workload.batch, workload.new_tokens, dtype=np.int64)} for batch in batches
+    ]
 
 
 def shapes_digest(batches: Sequence[Mapping[str, np.ndarray]]) -> str:

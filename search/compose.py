@@ -37,7 +37,7 @@ from spaces.recipe import digest_of
 if TYPE_CHECKING:
     from search.propose.proposer import Proposer
     from search.propose.surrogate.cost_model import TableCostModel
-    from search.track.tracker import Ending, Tracker
+    from search.track.tracker import RunStatus, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         if stopped:
             view.say(f"      stopped by {stopped}; exporting the front so far (the same command goes on)")
         result = finish_search(prepared, evaluate, front, view, clock, stopped)
-        ending: Ending = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
+        ending: RunStatus = "KILLED" if stopped == "Ctrl-C" else "FINISHED"
         for line in tracking.finish(result.front, result.study, result.exports, ending):
             view.say(line)
     except BaseException as error:

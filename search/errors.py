@@ -19,9 +19,9 @@ class UserError(Exception):
 
 
 #: A full disk, a quota, a limit on file size: what writing raises then, and the words in which libraries pass it on.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: (SQLite calls a write that was cut short a "disk I/O error".)
-FULL_WORDS = (*map(os.strerror, FULL), "database or disk is full", "disk I/O error")
+FULL_WORDS = (*map(os.strerror, FULL_DISK), "database or disk is full", "disk I/O error")
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -29,7 +29,7 @@ def disk_is_full(error: BaseException) -> bool:
     for link in causes(error):
         # An exception that came from another process left its causes there, and brings them as notes.
         texts = (str(link), *getattr(link, "__notes__", ()))
-        if getattr(link, "errno", None) in FULL or any(words in text for words in FULL_WORDS for text in texts):
+        if getattr(link, "errno", None) in FULL_DISK or any(words in text for words in FULL_WORDS for text in texts):
             return True
     return False
 

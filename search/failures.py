@@ -14,9 +14,9 @@ from objectives.process import RemoteDied, RemoteError, RemoteTimeout, raised_in
 from spaces.errors import Infeasible
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
-PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("search", "spaces", "objectives"))
+OWN_PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("search", "spaces", "objectives"))
 #: Exceptions that only a mistake in code raises.
 PROGRAMMING = (TypeError, AttributeError, NameError, AssertionError, KeyError, IndexError)
 #: Exceptions of building and measuring a candidate in the search's own process. (EOFError: no process started.)
@@ -41,7 +41,7 @@ def is_ours(error: BaseException) -> bool:
     if where is None:
         frames = traceback.extract_tb(error.__traceback__)
         where = frames[-1].filename if frames else ""
-    return any(Path(where).is_relative_to(package) for package in PACKAGES)
+    return any(Path(where).is_relative_to(package) for package in OWN_PACKAGES)
 
 
 def of_the_candidate(error: Exception) -> bool:
@@ -66,7 +66,7 @@ def is_transient(error: BaseException) -> bool:
     return short and isinstance(error, RuntimeError | Infeasible)
 
 
-def retry_once(work: Callable[[], Result], what: str, may_retry: Callable[[], bool] = lambda: True) -> Result:
+def retry_once(work: Callable[[], Returned], what: str, may_retry: Callable[[], bool] = lambda: True) -> Returned:
     """`work()`, tried a second time after a transient failure if `may_retry()`."""
     try:
         return work()

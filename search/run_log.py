@@ -21,7 +21,7 @@ OURS.addHandler(logging.NullHandler())  # without a run nothing is printed
 
 #: A log that is larger when a run begins is kept as `<study>.log.1`, and a new one is begun.
 LARGEST_BYTES = 20_000_000
-FORMAT = "%(asctime)s %(levelname)s [%(subject)s] %(message)s"
+LINE_FORMAT = "%(asctime)s %(levelname)s [%(subject)s] %(message)s"
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "optuna", "mlflow", "onnxruntime", "openvino", "torchao")
 #: Prefix of an exception's note that names the log with its traceback.
 LOGGED = "the traceback is in "
@@ -115,7 +115,7 @@ class _Handler(logging.FileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self._of = path
-        self.setFormatter(logging.Formatter(FORMAT))
+        self.setFormatter(logging.Formatter(LINE_FORMAT))
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.__dict__["subject"] = _subject.get()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 #: Kinds of cache, the reference first (`CacheSettings.kind`).
 CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
 #: Quantised kinds.
-QUANTISED = ("int8", "int4")
+QUANTISED_CACHES = ("int8", "int4")
 #: Lossy kinds, which change a model's outputs.
-LOSSY = (*QUANTISED, "sliding")
+LOSSY = (*QUANTISED_CACHES, "sliding")
 #: Tokens that a quantised cache quantises at a time, once they are no longer among its newest ones.
-GROUP = 32
+TOKEN_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,6 @@ class CacheSettings:
     @property
     def exact_tokens(self) -> int | None:
         """The number of first tokens of a text with exact outputs; None: all."""
-        if self.kind in QUANTISED:
-            return self.recent + GROUP
+        if self.kind in QUANTISED_CACHES:
+            return self.recent + TOKEN_GROUP
         return self.sinks + self.window + 1 if self.kind == "sliding" else None

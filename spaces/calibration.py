@@ -9,14 +9,14 @@ import numpy as np
 
 from spaces.errors import Infeasible
 
-FILE = "calibration.npz"
-ROWS = 128  # ranges of activations settle within tens of rows
+CALIBRATION_FILE = "calibration.npz"
+CALIBRATION_ROWS = 128  # ranges of activations settle within tens of rows
 ROWS_THAT_GENERATE = 512  # of a causal language model: 4,096 tokens; twice as many made int4 no better
 
 
 def write(folder: Path, batch: Mapping[str, np.ndarray]) -> None:
     """`batch` by input name, (N, L) each and padded at the right, as `calibration.npz`."""
-    np.savez(folder / FILE, **{name: rows.astype(np.int32) for name, rows in batch.items()})  # type: ignore[arg-type]
+    np.savez(folder / CALIBRATION_FILE, **{name: rows.astype(np.int32) for name, rows in batch.items()})  # type: ignore[arg-type]
 
 
 def read(folder: Path, user: str = "int8-static") -> list[dict[str, np.ndarray]]:
@@ -25,7 +25,7 @@ def read(folder: Path, user: str = "int8-static") -> list[dict[str, np.ndarray]]
     Raises:
         Infeasible: the folder has no `calibration.npz`.
     """
-    path = folder / FILE
+    path = folder / CALIBRATION_FILE
     if not path.is_file():
         raise Infeasible(f"{user} needs {path} to calibrate with, and it is not there")
     with np.load(path, allow_pickle=False) as data:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.weight_groups import GROUP, Groups
+from spaces.weight_groups import WEIGHT_GROUP, Groups
 
 #: Damping: this share of the mean diagonal of H is added to the diagonal.
 DAMPING = 0.01
 #: Shares of a group's range from which the fit of its 4-bit scale starts, and the least-squares steps from each.
-RANGES, STEPS = (0.65, 0.75, 0.85, 0.95, 1.0, 1.05), 2
+GPTQ_RANGES, GPTQ_STEPS = (0.65, 0.75, 0.85, 0.95, 1.0, 1.05), 2
 
 
 def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
@@ -31,13 +31,13 @@ def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
     left = weight.detach().to("cpu", torch.float32).clone()
     outputs, inputs = left.shape
     factor = _factor(moment)
-    count = -(-inputs // GROUP)
+    count = -(-inputs // WEIGHT_GROUP)
     zero_of_empty = 128 if bits == 8 else 0
-    numbers = torch.full((outputs, count * GROUP), float(zero_of_empty))
+    numbers = torch.full((outputs, count * WEIGHT_GROUP), float(zero_of_empty))
     scales, zeros = torch.empty(outputs, count), torch.empty(outputs, count)
     most = 2**bits - 1
     for group in range(count):
-        columns = slice(group * GROUP, min(inputs, (group + 1) * GROUP))
+        columns = slice(group * WEIGHT_GROUP, min(inputs, (group + 1) * WEIGHT_GROUP))
         block, upper = left[:, columns].clone(), factor[columns, columns]
         scale, zero = _symmetric(block) if bits == 8 else _fitted(block, upper.diagonal() ** -2)
         errors = torch.empty_like(block)
@@ -47,10 +47,10 @@ def groups_by_outputs(weight: Tensor, moment: Tensor, bits: int) -> Groups:
             block[:, j:] -= errors[:, j, None] * upper[j, j:]
             numbers[:, columns.start + j] = number
         left[:, columns.stop :] -= errors @ factor[columns, columns.stop :]
-        if columns.stop - columns.start < GROUP:  # a last group that is not full ends in weights of 0
+        if columns.stop - columns.start < WEIGHT_GROUP:  # a last group that is not full ends in weights of 0
             numbers[:, columns.stop :] = zero[:, None]
         scales[:, group], zeros[:, group] = scale, zero
-    shaped = numbers.reshape(outputs, count, GROUP).to(torch.uint8).numpy()
+    shaped = numbers.reshape(outputs, count, WEIGHT_GROUP).to(torch.uint8).numpy()
     return shaped, scales.numpy().astype(np.float32), zeros.to(torch.uint8).numpy()
 
 
@@ -78,9 +78,9 @@ def _fitted(block: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     whole = torch.where(high > low, (high - low) / 15, torch.ones_like(high))
     start = (-low / whole).round()
     best, least = (whole, start), _lost(block, weights, whole, start)
-    for share in RANGES:
+    for share in GPTQ_RANGES:
         scale, zero = share * whole, start
-        for _ in range(STEPS):
+        for _ in range(GPTQ_STEPS):
             steps = _nearest(block, scale, zero) - zero
             fitted = (block * steps * weights).sum(1, keepdim=True)
             fitted /= (steps**2 * weights).sum(1, keepdim=True).clamp(min=1e-20)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spaces.fused import take_apart
 from spaces.loading import reading
-from spaces.losses import CLASSES, EMBEDDINGS, LIKELIHOODS, SPANS, Losses
+from spaces.losses import CLASS_LOSSES, EMBEDDING_LOSSES, LIKELIHOOD_LOSSES, SPAN_LOSSES, Losses
 from spaces.pooling import Pooled, Pooling
 
 
@@ -241,7 +241,7 @@ HEADS: tuple[Head, ...] = (
         "native",
         "logits",
         False,
-        CLASSES,
+        CLASS_LOSSES,
         "AutoModelForSequenceClassification",
         "ForSequenceClassification",
         Native.wrap,
@@ -249,12 +249,12 @@ HEADS: tuple[Head, ...] = (
         called="classifier",
         finds_end=True,
     ),
-    Head("mean", "logits", False, CLASSES, "AutoModel", "", _mean_pooled),
+    Head("mean", "logits", False, CLASS_LOSSES, "AutoModel", "", _mean_pooled),
     Head(
         "span",
         "span_logits",
         True,
-        SPANS,
+        SPAN_LOSSES,
         "AutoModelForQuestionAnswering",
         "ForQuestionAnswering",
         Spans.wrap,
@@ -262,12 +262,12 @@ HEADS: tuple[Head, ...] = (
         mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
         called="question-answering model",
     ),
-    Head("embedding", "sentence_embedding", False, EMBEDDINGS, "AutoModel", "", _embedder, embeds=True),
+    Head("embedding", "sentence_embedding", False, EMBEDDING_LOSSES, "AutoModel", "", _embedder, embeds=True),
     Head(
         "causal",
         "log_likelihood",
         True,
-        LIKELIHOODS,
+        LIKELIHOOD_LOSSES,
         "AutoModelForCausalLM",
         ("ForCausalLM", "LMHeadModel"),
         Causal.wrap,

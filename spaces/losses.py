@@ -203,8 +203,8 @@ class Losses:
     certainty: Callable[[Tensor, Tensor], Tensor]
 
 
-CLASSES = Losses(class_loss, class_soft_loss, class_divergence, class_certainty)
-LABEL_SETS = Losses(set_loss, set_soft_loss, set_divergence, set_certainty)
-SPANS = Losses(span_loss, span_soft_loss, span_divergence, span_certainty)
-EMBEDDINGS = Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty)
-LIKELIHOODS = Losses(likelihood_loss, likelihood_soft_loss, likelihood_divergence, likelihood_certainty)
+CLASS_LOSSES = Losses(class_loss, class_soft_loss, class_divergence, class_certainty)
+LABEL_SET_LOSSES = Losses(set_loss, set_soft_loss, set_divergence, set_certainty)
+SPAN_LOSSES = Losses(span_loss, span_soft_loss, span_divergence, span_certainty)
+EMBEDDING_LOSSES = Losses(embedding_loss, embedding_soft_loss, embedding_divergence, embedding_certainty)
+LIKELIHOOD_LOSSES = Losses(likelihood_loss, likelihood_soft_loss, likelihood_divergence, likelihood_certainty)

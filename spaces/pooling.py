@@ -38,7 +38,7 @@ ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 MODULES = "modules.json"
 #: The settings of the Transformer module.
 SETTINGS = "sentence_bert_config.json"
-WEIGHTS = "model.safetensors"
+DENSE_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _read_dense(folder: Path, width: int) -> tuple[Dense, dict[str, Tensor]]:
     dense = Dense(
         width, _count(file, "out_features", content.get("out_features")), content.get("bias") is not False, activation
     )
-    weights = folder / WEIGHTS
+    weights = folder / DENSE_WEIGHTS
     if not weights.exists():
         raise ModelError(f"{weights}: no such file; weights are read from safetensors only, never from pickles")
     with reading(f"{weights} cannot be read"):
@@ -286,7 +286,9 @@ def write_sentence_transformers(
         config = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias}
         _write(layer_folder / "config.json", {**config, "activation_function": layer.activation})
         keys = ["weight", "bias"] if layer.bias else ["weight"]
-        save_file({f"linear.{key}": tensors[f"dense.{i}.{key}"].contiguous() for key in keys}, layer_folder / WEIGHTS)
+        save_file(
+            {f"linear.{key}": tensors[f"dense.{i}.{key}"].contiguous() for key in keys}, layer_folder / DENSE_WEIGHTS
+        )
     if pooling.normalise:
         _write(folder / folders[-1] / "config.json", _EMBEDDING)
 

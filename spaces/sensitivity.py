@@ -23,8 +23,8 @@ from spaces.base import TaskModel
 from spaces.errors import Infeasible
 from spaces.sparse_storage import Sparse
 
-FILE = "sensitivity.json"
-Matrix = nn.Linear | Sparse
+SENSITIVITY_FILE = "sensitivity.json"
+WatchedLinear = nn.Linear | Sparse
 
 
 def measure_sensitivity(
@@ -51,7 +51,7 @@ def measure_sensitivity(
     }
     errors = {linear: rounding(linear.weight.detach()) for linear in owners}
 
-    def add(linear: Matrix, inputs: Tensor, gradients: Tensor) -> None:
+    def add(linear: WatchedLinear, inputs: Tensor, gradients: Tensor) -> None:
         scores[owners[linear]] += float((gradients * (inputs @ errors[linear].T)).square().sum())
 
     model.eval().requires_grad_(False)  # gradients of outputs are all that is wanted
@@ -71,13 +71,13 @@ def rounding(weight: Tensor) -> Tensor:
 @contextmanager
 def _watching(
     anatomy: Anatomy,
-    linears: Iterable[Matrix],
+    linears: Iterable[WatchedLinear],
     keep: Tensor,
-    add: Callable[[Matrix, Tensor, Tensor], None],
+    add: Callable[[WatchedLinear, Tensor, Tensor], None],
 ) -> Iterator[None]:
     """While open, a backward pass calls `add` with inputs (tokens, in) and gradients (tokens, out) of each matrix."""
 
-    watched: set[Matrix] = set()
+    watched: set[WatchedLinear] = set()
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Linear | Sparse)
@@ -103,7 +103,7 @@ def write(folder: Path, scores: Mapping[str, float]) -> None:
     """`sensitivity.json`: the blocks with their scores, the most sensitive first."""
     ordered = sorted(scores.items(), key=lambda item: -item[1])
     blocks = [{"path": path, "score": score} for path, score in ordered]
-    (folder / FILE).write_text(json.dumps({"blocks": blocks}, indent=1))
+    (folder / SENSITIVITY_FILE).write_text(json.dumps({"blocks": blocks}, indent=1))
 
 
 def read(folder: Path) -> list[str]:
@@ -112,7 +112,7 @@ def read(folder: Path) -> list[str]:
     Raises:
         Infeasible: the folder has no `sensitivity.json`, as for a model of an unknown family.
     """
-    path = folder / FILE
+    path = folder / SENSITIVITY_FILE
     if not path.is_file():
         raise Infeasible(f"bits.fp32_blocks needs {path}, the order of the blocks, and it is not there")
     return [str(block["path"]) for block in json.loads(path.read_text())["blocks"]]

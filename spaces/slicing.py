@@ -10,15 +10,15 @@ from torch import nn
 
 from spaces.anatomy import replace_module
 
-Indices = Sequence[int] | None  # None keeps all
+KeptIndices = Sequence[int] | None  # None keeps all
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """The kept `rows` (output dimension) and `columns` (input dimension) of one module."""
 
-    rows: Indices = None
-    columns: Indices = None
+    rows: KeptIndices = None
+    columns: KeptIndices = None
 
 
 def _like(module: nn.Module, cut: Cut) -> nn.Module:

@@ -16,7 +16,7 @@ from spaces.checkpoints import Checkpoints, Keeper, TrainingState
 from spaces.early_stopping import Best, Stopping
 
 #: One batch: the model's inputs, and which rows of the data they are.
-Batch = tuple[Mapping[str, Tensor], Tensor]
+TrainingBatch = tuple[Mapping[str, Tensor], Tensor]
 Loss = Callable[[TaskModel, Mapping[str, Tensor], Tensor], Tensor]
 
 
@@ -36,7 +36,7 @@ class Training:
 
 def train(
     model: TaskModel,
-    epoch: Callable[[int], Sequence[Batch]],
+    epoch: Callable[[int], Sequence[TrainingBatch]],
     loss: Loss,
     training: Training,
     device: str,
@@ -105,7 +105,9 @@ def _descend(
     return value
 
 
-def _batches(epoch: Callable[[int], Sequence[Batch]], per_epoch: int, first: int, until: int) -> Iterator[Batch]:
+def _batches(
+    epoch: Callable[[int], Sequence[TrainingBatch]], per_epoch: int, first: int, until: int
+) -> Iterator[TrainingBatch]:
     """The batches of the steps from `first` to `until`, epoch by epoch."""
     for number in range(first // per_epoch, -(-until // per_epoch)):
         start = number * per_epoch

@@ -20,9 +20,9 @@ from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.sparse_storage import TwoOfFour, sparse_modules
 
-RUNTIMES = ("eager", "compiled")  # those that hand torch's tensor subclasses on to their kernels
-PRECISIONS = ("fp16", "bf16")
-CAPABILITY = (8, 0)  # sparse tensor cores came with Ampere
+SPARSE_RUNTIMES = ("eager", "compiled")  # those that hand torch's tensor subclasses on to their kernels
+SPARSE_PRECISIONS = ("fp16", "bf16")
+SPARSE_CAPABILITY = (8, 0)  # sparse tensor cores came with Ampere
 
 
 def missing(context: Context) -> str | None:
@@ -30,7 +30,7 @@ def missing(context: Context) -> str | None:
     if context.device != "cuda" or not torch.cuda.is_available():
         return f"2:4 sparsity needs the sparse tensor cores of a CUDA device, and this is a {context.device}"
     capability = torch.cuda.get_device_capability()
-    if capability < CAPABILITY:
+    if capability < SPARSE_CAPABILITY:
         return f"2:4 sparsity needs compute capability 8.0 or above, and this GPU has {capability[0]}.{capability[1]}"
     return None
 
@@ -40,10 +40,10 @@ def check_kernels(plans: Mapping[str, Plan], runtime: str, precision: str, conte
     if plans.get("sparse", {}).get("pattern", "any") == "any":
         return
     why = missing(context)
-    if why is None and runtime not in RUNTIMES:
-        why = f"{runtime} has no 2:4 kernels: {' and '.join(RUNTIMES)} have"
-    if why is None and precision not in PRECISIONS:
-        why = f"2:4 kernels multiply {' and '.join(PRECISIONS)}, not {precision}"
+    if why is None and runtime not in SPARSE_RUNTIMES:
+        why = f"{runtime} has no 2:4 kernels: {' and '.join(SPARSE_RUNTIMES)} have"
+    if why is None and precision not in SPARSE_PRECISIONS:
+        why = f"2:4 kernels multiply {' and '.join(SPARSE_PRECISIONS)}, not {precision}"
     if why is not None:
         raise Infeasible(f"sparse.pattern: {why}")
 

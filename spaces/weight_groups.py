@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-GROUP = 32  # weights that share a scale
+WEIGHT_GROUP = 32  # weights that share a scale
 #: Shares of a group's range that its scale in int4 is sought from, and least-squares steps from each. From the whole
 #: range alone more steps end at a larger error; twice as many shares make it 0.2 % smaller.
-RANGES, STEPS = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8), 2
-ROWS = 512  # of a matrix that are fitted at a time: what is made in between then stays in a CPU's cache
+SCALE_RANGES, SCALE_STEPS = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8), 2
+FITTED_ROWS = 512  # of a matrix that are fitted at a time: what is made in between then stays in a CPU's cache
 
 #: (numbers (out, groups, 32) uint8, scales (out, groups), zeros (out, groups) uint8)
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -22,10 +22,8 @@ def groups_to_integers(weight: np.ndarray, bits: int) -> Groups:
     """
     if bits not in (4, 8):
         raise ValueError(f"groups of weights are made of 4 or 8 bits, got {bits}")
-    rows = range(0, len(weight), ROWS)
-    parts = [
-        groups_to_int4(weight[i : i + ROWS].T) if bits == 4 else _groups_to_int8(weight[i : i + ROWS]) for i in rows
-    ]
+    chunks = (weight[i : i + FITTED_ROWS] for i in range(0, len(weight), FITTED_ROWS))
+    parts = [groups_to_int4(chunk.T) if bits == 4 else _groups_to_int8(chunk) for chunk in chunks]
     numbers, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
     return numbers, scales, zeros
 
@@ -49,7 +47,7 @@ def integers_to_weights(groups: Groups, inputs: int) -> np.ndarray:
 def grouped(weight: np.ndarray) -> np.ndarray:
     """`weight` (out, in) as (out, groups, 32) float32; a last group that is not full ends in zeros."""
     outputs, inputs = weight.shape
-    return np.pad(weight.astype(np.float32), ((0, 0), (0, -inputs % GROUP))).reshape(outputs, -1, GROUP)
+    return np.pad(weight.astype(np.float32), ((0, 0), (0, -inputs % WEIGHT_GROUP))).reshape(outputs, -1, WEIGHT_GROUP)
 
 
 def groups_to_int4(weight: np.ndarray) -> Groups:
@@ -57,8 +55,8 @@ def groups_to_int4(weight: np.ndarray) -> Groups:
 
     scale * (number - zero) is near the weight; numbers and zeros are whole, 0 to 15, and a last group that is not full
     ends in zeros. For given numbers the best scale, and then the best zero point, has a closed form: the alternation of
-    HQQ (Badri & Shaji 2023) with whole zero points, from several ranges (`RANGES`). What has the least squared error
-    stays, and rounding to nearest over the whole range is among it, so no group is worse than that.
+    HQQ (Badri & Shaji 2023) with whole zero points, from several ranges (`SCALE_RANGES`). What has the least squared
+    error stays, and rounding to nearest over the whole range is among it, so no group is worse than that.
 
     By hand: 4.7 % less error than ONNX Runtime's own quantizer at the same time of a call; its HQQ takes 2.4 times as
     long (`benchmarks/results/2026-11-30-int4-quantizer`).
@@ -71,9 +69,9 @@ def groups_to_int4(weight: np.ndarray) -> Groups:
     zeros = np.rint(-low / whole)  # of any share of the range too
     best = (_nearest(groups, whole, zeros), whole, zeros)
     least = _lost(groups, *best)
-    for share in RANGES:
+    for share in SCALE_RANGES:
         scale, zero = share * whole, zeros
-        for _ in range(STEPS):
+        for _ in range(SCALE_STEPS):
             steps = _nearest(groups, scale, zero) - zero
             squares = (steps**2).sum(-1, keepdims=True)
             fitted = (groups * steps).sum(-1, keepdims=True) / np.maximum(squares, 1)

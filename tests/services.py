@@ -22,7 +22,7 @@ from search.serve.batching import Limits
 from search.serve.database.archive import Archive
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer
-from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
+from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
 from search.serve.generator import Piece
 from search.serve.guard import Guarding
 from search.serve.passage_index import Index
@@ -91,7 +91,7 @@ class Counting:
 def causal(*models: Counting) -> Fleet:
     variants = [variant(i, 1.0 + i, 0.8 + 0.01 * i) for i in range(len(models))]
     answers = {i: generation_request.generating(model, i) for i, model in enumerate(models)}
-    return Fleet(CAUSAL, "study-lm", variants, answers, generation_request.LIMITS, "perplexity")
+    return Fleet(CAUSAL_TASK, "study-lm", variants, answers, generation_request.LIMITS, "perplexity")
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def service(folder: Path, *more: Fleet, extracting: bool = False) -> Iterator[Se
     """A service with an empty store in `folder`."""
     engine = open_engine(url_of(None, folder))
     writer = Writer(engine)
-    fleets = {EMBEDDING: fleet(EMBEDDING, embed), **{one.task: one for one in more}}
+    fleets = {EMBEDDING_TASK: fleet(EMBEDDING_TASK, embed), **{one.task: one for one in more}}
     if extracting:
         fleets[ANSWERING] = fleet(ANSWERING, extract, (3, 7))
     backend = Service(Archive(engine, writer), Index(folder / "embeddings", WORDS), "words", fleets)

@@ -98,13 +98,27 @@ def test_every_call_that_could_run_foreign_code_says_that_it_must_not() -> None:
 #: migration, an operator's lowering. Those of a stored file are called by its module: `calibration.read`.
 CONVENTIONS = {"run", "check", "export", "load", "upgrade", "downgrade", "lower", "missing", "read", "write"}
 
+#: Values that several modules have under one name, for the same reason: a module's logger and objectives, the example
+#: of a command, and what Alembic reads of a migration.
+MODULE_VALUES = {"log", "OBJECTIVES", "EXAMPLE", "revision", "down_revision", "branch_labels", "depends_on"}
 
-def defined(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> dict[str, list[str]]:
+
+def names_of(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement defines: of a class, a function, or what a value is assigned to."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node.name
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        parts = (part for target in targets for part in ast.walk(target))
+        yield from (part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+
+
+def defined(*kinds: type[ast.stmt]) -> dict[str, list[str]]:
     """The files of the packages that define each public name at their top level, by name."""
     where: dict[str, list[str]] = {}
     for path in (path for package in PACKAGES for path in files(package)):
-        names = {str(getattr(node, "name", "")) for node in ast.parse(path.read_text()).body if isinstance(node, kind)}
-        for name in names:
+        statements = (node for node in ast.parse(path.read_text()).body if isinstance(node, kinds))
+        for name in {name for node in statements for name in names_of(node)}:
             if not name.startswith("_"):
                 where.setdefault(name, []).append(str(path.relative_to(ROOT)))
     return where
@@ -116,9 +130,16 @@ def test_a_class_name_is_defined_once() -> None:
 
 
 def test_a_function_name_is_defined_once() -> None:
-    several = {n: paths for n, paths in defined((ast.FunctionDef, ast.AsyncFunctionDef)).items() if len(paths) > 1}
+    several = {n: paths for n, paths in defined(ast.FunctionDef, ast.AsyncFunctionDef).items() if len(paths) > 1}
     assert {name: paths for name, paths in several.items() if name not in CONVENTIONS} == {}
     assert set(several) >= CONVENTIONS, "the list names no more than it has to"
+
+
+def test_a_constant_or_alias_is_defined_once_and_shares_no_name_with_a_class() -> None:
+    """A value with one meaning is imported; one with another meaning says in its name which."""
+    several = {n: paths for n, paths in defined(ast.ClassDef, ast.Assign, ast.AnnAssign).items() if len(paths) > 1}
+    assert {name: paths for name, paths in several.items() if name not in MODULE_VALUES} == {}
+    assert set(several) >= MODULE_VALUES, "the list names no more than it has to"
 
 
 #: Private names of libraries that tests need, where the library has no public one.

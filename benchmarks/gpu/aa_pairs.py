@@ -32,7 +32,8 @@ COLUMNS = ("runtime", "kind", "pair", "ratio", "low", "high", "within %", "host_
 RUNTIMES, PAIRS = (("cuda_graph", 6, 2), ("eager", 6, 2)), 3
 DRY_RUNTIMES, DRY_PAIRS = (("eager", 2, 1),), 1
 QUICK_S, DRY_S = 0.8, 0.1
-PLAN, DRY_PLAN = campaign.Plan.lasting(1.5), campaign.Plan.lasting(0.1)  # seconds of one process over all sets
+#: Seconds of one process over all sets.
+PLAN, DRY_PLAN = campaign.CampaignPlan.lasting(1.5), campaign.CampaignPlan.lasting(0.1)
 
 
 def run(setup: RunSetup, report: Report) -> None:
@@ -62,7 +63,7 @@ def compare(report: Report, setup: RunSetup, runtime: str, sides: list[Remote], 
     for number in range(quick):
         candidate, baseline = pairs[number % len(pairs)]
         timed = latency.measure(candidate, baseline, fed, QUICK.lasting(quick_s), number, conditions, beside)
-        add(report, runtime, "quick", str(number % len(pairs) + 1), timed[latency.SPEEDUP.name].estimate, timed)
+        add(report, runtime, "quick", str(number % len(pairs) + 1), timed[latency.SPEEDUP_RATIO.name].estimate, timed)
         stop(candidate, baseline)
     read = several.read_beside(0, setup.device)
     for number in range(campaigns):

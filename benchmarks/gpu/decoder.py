@@ -168,7 +168,7 @@ def program_of(deployment: Deployment, model: Any, capacity: int, device: str) -
     from spaces.runtimes.compiled import Compiled
     from spaces.runtimes.cuda_graph import capture
 
-    if deployment.precision == float8.PRECISION:
+    if deployment.precision == float8.FP8:
         float8.lower(model)
     settings = CacheSettings(deployment.cache, capacity=capacity)
     compiled = Compiled().compile_step

@@ -234,7 +234,7 @@ def _time(
     read = several.read_beside(waiting + 1, setup.device)
     timed = latency.measure(side, None, fed, protocol, 0, conditions, read)
     device = timed.get(latency.DEVICE_P50.name)
-    peak = memory.memory(side).get(memory.PEAK.name)
+    peak = memory.memory(side).get(memory.PEAK_MEMORY.name)
     report.fill(
         row,
         host_ms=timed[latency.P50.name].value,

@@ -40,7 +40,7 @@ TaskName = Annotated[
 ]
 Trials = Annotated[str | None, typer.Option("--trials", metavar="N", help="the study's total number of trials")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="for search and export together")]
-StudyName = Annotated[
+StudyOption = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="name of the study; an existing one is resumed")
 ]
 Overrides = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, TaskName, Timeout, Trials
+from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyOption, TaskName, Timeout, Trials
 from search.cli.terminal import say
 
 EXAMPLE = "python -m search plan config.yaml"
@@ -13,7 +13,7 @@ def plan(
     task: TaskName = None,
     trials: Trials = None,
     timeout: Timeout = None,
-    study: StudyName = None,
+    study: StudyOption = None,
     overrides: Overrides = None,
     mlruns: Mlruns = None,
     debug: Debug = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyName, TaskName, Timeout, Trials
+from search.cli.options import ConfigFile, Debug, Mlruns, Overrides, StudyOption, TaskName, Timeout, Trials
 from search.cli.terminal import complain, say, show_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def run(
     task: TaskName = None,
     trials: Trials = None,
     timeout: Timeout = None,
-    study: StudyName = None,
+    study: StudyOption = None,
     overrides: Overrides = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="try the trials again that failed in earlier runs")

@@ -13,7 +13,7 @@ from search.cli.options import Debug, Mlruns, number_option, one_of, port, resul
 from search.errors import UserError
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
-INSTALL = 'pip install "transformer-compression-search[serve,quickstart]"'
+SERVE_INSTALL = 'pip install "transformer-compression-search[serve,quickstart]"'
 #: Hosts that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -85,7 +85,7 @@ def serve(
     """answer questions in real time: a page, an API, and models that change with the load"""
     missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "alembic") if not importlib.util.find_spec(name)]
     if missing:
-        raise UserError(f"serve: {', '.join(missing)} not installed: {INSTALL}")
+        raise UserError(f"serve: {', '.join(missing)} not installed: {SERVE_INSTALL}")
     from search.serve import server
 
     folder = results(mlruns)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from search.front.front import Front
     from search.front.study_record import StudyRecord
 
-WIDTH = 160  # of a table that no terminal shows
+TABLE_WIDTH = 160  # of a table that no terminal shows
 
 
 def say(lines: Iterable[str]) -> None:
@@ -32,7 +32,7 @@ def show_table(front: Front, study: StudyRecord) -> None:
 
     from search.report.text import table
 
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table(front, study))
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table(front, study))
 
 
 def say_unfinished(study: StudyRecord) -> None:

@@ -16,7 +16,7 @@ FORMATS = (*TEXTS, ".parquet")
 #: Metadata files that `datasets.Dataset.save_to_disk` writes into a folder.
 SAVED = ("state.json", "dataset_info.json")
 #: What a split may be called in a folder, by the key of the configuration; the names are those of `datasets`.
-SPLITS = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
@@ -105,7 +105,7 @@ def _splits(folder: Path, value: str, where: str) -> dict[str, Path]:
     """
     tables = [path for path in sorted(folder.iterdir()) if _is_table(path)]
     by_split: dict[str, Path] = {}
-    for split, names in SPLITS.items():
+    for split, names in SPLIT_NAMES.items():
         named = [path for path in tables if (path.name if path.is_dir() else path.stem).lower() in names]
         if len(named) > 1:
             files = listed(path.name for path in named)

@@ -10,7 +10,7 @@ from search.config.source import Source
 from search.errors import listed, wrong
 
 #: Default numbers of tokens of a call.
-PROMPT, NEW_TOKENS = 128, 32
+DEFAULT_PROMPT, DEFAULT_NEW_TOKENS = 128, 32
 
 
 def checked_workload(config: RunConfig, generating: Collection[str], source: Source) -> WorkloadConfig:
@@ -24,11 +24,11 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
     if config.task not in generating:
         _refuse(config, generating, source)
         return workload
-    prompt = PROMPT if workload.prompt is None else workload.prompt
+    prompt = DEFAULT_PROMPT if workload.prompt is None else workload.prompt
     if workload.length not in (WorkloadConfig().length, prompt):
         rule = f"left out for {config.task}, whose calls have workload.prompt ({prompt}) tokens"
         raise wrong(source.where("workload.length"), rule, workload.length)
-    new_tokens = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
+    new_tokens = DEFAULT_NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
     if new_tokens == 1:
         _refuse_later_tokens(config, source)
     return replace(workload, prompt=prompt, length=prompt, new_tokens=new_tokens)
@@ -73,6 +73,6 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
         if (bound := getattr(config.limits, key)) is not None:
             raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)
     for name in (*config.objectives, *config.limits.others):
-        if name.partition("/")[0] in (*generation_times.NAMES, *kv_cache.NAMES):
+        if name.partition("/")[0] in (*generation_times.GENERATION_NAMES, *kv_cache.CACHE_NAMES):
             key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), f"left out unless the task is {having}", name)

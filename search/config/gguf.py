@@ -17,7 +17,7 @@ from search.store.owner import temporary
 NEEDED = ("gguf", "accelerate")
 #: Types of tensors that are no quantisation.
 UNQUANTISED = ("F64", "F32", "F16", "BF16")
-INSTALL = 'pip install -e ".[language-models]"'
+GGUF_INSTALL = 'pip install -e ".[language-models]"'
 
 
 def check_gguf(folder: Path, name: str, where: str) -> Path:
@@ -32,7 +32,7 @@ def check_gguf(folder: Path, name: str, where: str) -> Path:
             raise UserError(f"{where}: {file} is no GGUF file")
     lacking = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if lacking:
-        raise UserError(f"{where}: {name} needs the packages {' and '.join(lacking)}, not installed: {INSTALL}")
+        raise UserError(f"{where}: {name} needs the packages {' and '.join(lacking)}, not installed: {GGUF_INSTALL}")
     return file
 
 

@@ -16,10 +16,10 @@ from search.errors import UserError, show
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FOREIGN = ("*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.npz")
-SINGLE = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 #: Keys of a config.json whose weights are quantised (MLX calls it the last).
-QUANTISED = ("quantization_config", "compression_config", "quantization")
+QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
 #: Data types, by safetensors' names, that only quantised matrices have.
 PACKED = ("I8", "U8", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
 #: Vocabularies that tokenizers read beside their JSON files: WordPiece, SentencePiece, fastBPE, tiktoken.
@@ -128,7 +128,7 @@ def _check_described(described: Any, folder: Path, where: str) -> None:
         raise UserError(f"{where}: config.json in {folder} has no model_type, so its architecture is unknown")
     if {"schema_version", "base", "plans"} <= described.keys():
         raise UserError(f"{where}: {folder} was exported by this program, compressed already; give the original model")
-    quantised = next((key for key in QUANTISED if described.get(key)), None)
+    quantised = next((key for key in QUANTISATION_KEYS if described.get(key)), None)
     if quantised is not None:
         raise UserError(
             f"{where}: {folder} is already quantised (config.json has {quantised}: {show(described[quantised])}); "
@@ -158,7 +158,8 @@ def _without_weights(folder: Path, where: str) -> UserError:
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     if others:
         return UserError(
-            f"{where}: the weights in {folder} must be in {SINGLE}, or in files that {INDEX} names, got {others[0]}"
+            f"{where}: the weights in {folder} must be in {SINGLE_FILE}, or in files that {INDEX} names, "
+            f"got {others[0]}"
         )
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
@@ -175,7 +176,7 @@ def weight_files(folder: Path, where: str = "model") -> list[Path]:
     """The safetensors files of the model, in order; of a sharded one, those its index names."""
     index = folder / INDEX
     if not index.is_file():
-        return [folder / SINGLE] if (folder / SINGLE).is_file() else []
+        return [folder / SINGLE_FILE] if (folder / SINGLE_FILE).is_file() else []
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):

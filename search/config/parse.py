@@ -19,7 +19,7 @@ Schema = Mapping[str, Any]
 #: Words that switch something on or off. YAML 1.2 reads them as text, so that a column or label may be named so.
 SWITCHES = {"on": True, "yes": True, "off": False, "no": False}
 #: pydantic's error types for an unknown key; the last is for a field that no file may set.
-UNKNOWN = ("unexpected_keyword_argument", "is_instance_of")
+UNKNOWN_KEY_ERRORS = ("unexpected_keyword_argument", "is_instance_of")
 
 
 def switched(value: Any) -> Any:
@@ -52,8 +52,8 @@ def parse(kind: TypeAdapter[T], raw: Any, where: Where, unknown: str = "unknown 
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False)
     schema = kind.json_schema()
-    mistake = next((m for m in mistakes if m["type"] in UNKNOWN), mistakes[0])
-    if mistake["type"] in UNKNOWN:
+    mistake = next((m for m in mistakes if m["type"] in UNKNOWN_KEY_ERRORS), mistakes[0])
+    if mistake["type"] in UNKNOWN_KEY_ERRORS:
         raise _unknown_key(schema, mistake["loc"], where, unknown)
     keys, rule = _schema_at(schema, mistake["loc"])
     if mistake["type"] != "missing":

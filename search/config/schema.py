@@ -29,14 +29,14 @@ from search.config.parse import (
     Whole,
 )
 from search.config.source import Source, portable
-from search.config.space_section import Space
+from search.config.space_section import SpaceSection
 from search.config.text_files import Delimiter, Encoding
 from search.errors import Where
 
 #: The samplers, the default first; `search.propose.samplers` makes them.
-SAMPLERS = ("known-latency", "tpe", "nsga2", "gp", "random")
+SAMPLER_NAMES = ("known-latency", "tpe", "nsga2", "gp", "random")
 #: Version of a study's records; increased when the format of recipes changes, so that old ones no longer match.
-FORMAT = 2
+RECORD_FORMAT = 2
 STUDY_RULE = "made of letters, digits, '.', '_' and '-' (at most 200)"
 
 
@@ -230,7 +230,7 @@ class RunConfig:
     seed: Seed = 0
     teacher: Section[TeacherConfig] = TeacherConfig()
     recover: Section[RecoverConfig] = RecoverConfig()
-    space: SkipValidation[Space] = field(default_factory=dict)  # by `check_space`, which knows the axes
+    space: SkipValidation[SpaceSection] = field(default_factory=dict)  # by `check_space`, which knows the axes
     objectives: tuple[Name, ...] = ("metric", "latency_p50_ms")  # "metric" stands for the task's metric
     metric: Text = ""  # `from_mapping` fills in the first of the registry, and knows which there are
     limits: Section[LimitsConfig] = LimitsConfig()
@@ -279,7 +279,7 @@ class RunConfig:
         """
         mapping, scored = self.to_mapping(), {**self.data.scoring, **self.data.choosing}
         return {
-            "format": FORMAT,
+            "format": RECORD_FORMAT,
             "model": {"digest": model, "head": self.model.head},
             "data": {"digest": data, **{name: mapping["data"][name] for name in ENCODING}, **scored},
             **{name: mapping[name] for name in SHARED},

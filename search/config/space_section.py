@@ -16,13 +16,12 @@ from search.config.parse import SECTION, Flag, parse, switched
 from search.errors import UserError, Where, listed, show, unknown, wrong
 
 if TYPE_CHECKING:  # `spaces` brings torch, and the command line reads this module at its start
-    from spaces.knob import Knob
+    from spaces.knob import Knob, Value
 
-Value: TypeAlias = int | float | str
 #: "off", a value, [low, high] or [choice, ...], or {low, high, step, log}.
-Spec: TypeAlias = Value | list[Value] | dict[str, Any]
+Spec: TypeAlias = int | float | str | list[int | float | str] | dict[str, Any]
 #: The checked section; None is an axis that is off.
-Space: TypeAlias = Mapping[str, Mapping[str, Spec] | None]
+SpaceSection: TypeAlias = Mapping[str, Mapping[str, Spec] | None]
 
 OFF = "off"
 
@@ -52,12 +51,12 @@ class Range:
 
 RANGE = TypeAdapter(Range)
 LIST = TypeAdapter(Annotated[list[Item], Field(min_length=1)])
-SINGLE = TypeAdapter(
+SINGLE_VALUE = TypeAdapter(
     Annotated[Any, Predicate(_is_value), Field(description="off, a value, a list, or {low, high, step, log}")]
 )
 
 
-def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> Space:
+def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> SpaceSection:
     """The section with known axes and knobs and well-formed specs.
 
     Names are checked here and not by pydantic, because the registries have them. An axis or knob that is absent, null
@@ -83,7 +82,7 @@ def check_space(raw: Any, axes: Mapping[str, tuple[str, ...]], where: Where) -> 
     return space
 
 
-def narrow_axis(knobs: Sequence[Knob], space: Space, axis: str, where: Where) -> tuple[Knob, ...]:
+def narrow_axis(knobs: Sequence[Knob], space: SpaceSection, axis: str, where: Where) -> tuple[Knob, ...]:
     """All knobs of `axis`, restricted by `space`. A method or opt-in knob that is not named is fixed at `off`.
 
     `space` is the whole checked section (`RunConfig.space`), `where` is `RunConfig.where`.
@@ -132,7 +131,7 @@ def _check_knobs(knobs: Mapping[str, Any], valid: Sequence[str], where: Where, k
 
 
 def _check_spec(spec: Any, key: str) -> Spec:
-    kind: TypeAdapter[Any] = RANGE if isinstance(spec, dict) else LIST if isinstance(spec, list) else SINGLE
+    kind: TypeAdapter[Any] = RANGE if isinstance(spec, dict) else LIST if isinstance(spec, list) else SINGLE_VALUE
     parse(kind, spec, _inside(key), "unknown key of a range")
     if isinstance(spec, list) and len(spec) == 2 and all(map(_is_number, spec)) and spec[0] > spec[1]:
         raise _empty_range(key, *spec)

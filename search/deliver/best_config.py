@@ -20,7 +20,7 @@ from search.front.study_record import StudyRecord
 from search.report.text import rebuild_command, speedups
 from spaces.recipe import Recipe
 
-SCHEMA_VERSION = 2
+BEST_CONFIG_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class BestConfig:
     def to_json(self, file: str) -> dict[str, Any]:
         """The content by `schemas/best-config.schema.json`; `file` is the file's own name, for `rebuild`."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": BEST_CONFIG_VERSION,
             "study": self.study,
             "number": self.number,
             "model": self.config["model"]["name"],
@@ -134,11 +134,14 @@ def _check(path: Path, data: Any) -> None:
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a best-config file (a mapping of keys), got {type(data).__name__}")
     version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version: must be at most {SCHEMA_VERSION} for this program, got {version}")
-    if isinstance(version, int) and version < SCHEMA_VERSION:
+    if isinstance(version, int) and version > BEST_CONFIG_VERSION:
         raise UserError(
-            f"{path}: schema_version: must be {SCHEMA_VERSION} for this program, got {version}; export the study again"
+            f"{path}: schema_version: must be at most {BEST_CONFIG_VERSION} for this program, got {version}"
+        )
+    if isinstance(version, int) and version < BEST_CONFIG_VERSION:
+        raise UserError(
+            f"{path}: schema_version: must be {BEST_CONFIG_VERSION} for this program, got {version}; "
+            "export the study again"
         )
     error = jsonschema.exceptions.best_match(_validator("best-config").iter_errors(data))
     if error is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.deliver.best_config import BestConfig, plain_json
 from search.deliver.sentence_folder import write_sentence_folder
-from search.deliver.written_files import FILE, WrittenFiles, mend, replacing_folder, sha256, take_away
+from search.deliver.written_files import WRITTEN_JSON, WrittenFiles, mend, replacing_folder, sha256, take_away
 from search.errors import UserError
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -93,7 +93,7 @@ def _older_front(folder: Path) -> dict[str, Any] | None:
     """The front.json of an export of a version that kept no records; None where there is a record, or no export."""
     try:
         data = json.loads((folder / "front.json").read_text(encoding="utf-8"))
-        ours = not (folder / FILE).exists() and {"schema_version", "study", "members"} <= data.keys()
+        ours = not (folder / WRITTEN_JSON).exists() and {"schema_version", "study", "members"} <= data.keys()
     except (OSError, ValueError, AttributeError):
         return None
     return data if ours else None

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from objectives import clock as clocks
-from objectives.campaign import Plan
+from objectives.campaign import CampaignPlan
 from objectives.measurement import Measurement
-from objectives.memory import PEAK
+from objectives.memory import PEAK_MEMORY
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
@@ -36,20 +36,20 @@ from spaces.recipe import digest_of
 #:     reloading.
 OPENING_S, OVERHEAD_S = 1.5, 4.0
 EXPECTED = 8
-FASTER = 3.0
+ASSUMED_SPEEDUP = 3.0
 #: Candidates off the front that take part, because the loop's timing does not distinguish them from members.
-NEAR = 2
+NEAR_FRONT = 2
 
 
-def seconds(config: RunConfig, plan: Plan, baseline_s: float, held_out_s: float) -> float:
+def seconds(config: RunConfig, plan: CampaignPlan, baseline_s: float, held_out_s: float) -> float:
     """Seconds to reserve for the finalists of a run with a time limit: their usual time, at most a third of the limit.
 
     Args:
         plan: of the final campaign.
-        baseline_s: seconds of a call of the baseline; the others are assumed to be `FASTER` times as fast.
+        baseline_s: seconds of a call of the baseline; the others are assumed to be `ASSUMED_SPEEDUP` times as fast.
         held_out_s: seconds of one model's predictions of the held-out split.
     """
-    timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / FASTER)
+    timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / ASSUMED_SPEEDUP)
     usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
     return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
 
@@ -89,7 +89,7 @@ def _near(front: Front) -> list[Outcome]:
         by = [member for member in members if dominates(member, point)]
         if by and not any(dominates(member, best) for member in members):
             close.append((max(point[index] / member[index] for member in by), outcome))
-    return [outcome for _, outcome in sorted(close, key=lambda pair: pair[0])[:NEAR]]
+    return [outcome for _, outcome in sorted(close, key=lambda pair: pair[0])[:NEAR_FRONT]]
 
 
 @dataclass
@@ -213,7 +213,7 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
         return Final()
     models: dict[int, Finalist] = {} if baseline is not None else {BASELINE: measurer.times.baseline_as()}
     for number, (outcome, folder) in ready.items():
-        models[number] = measurer.finalist(outcome.recipe, folder, outcome.measurements.get(PEAK.name))
+        models[number] = measurer.finalist(outcome.recipe, folder, outcome.measurements.get(PEAK_MEMORY.name))
     anchors = dict.fromkeys(
         [BASELINE if baseline is None else baseline.number, *([] if best is None else [best.number])]
     )

@@ -16,26 +16,26 @@ from spaces.generation.causal_predict import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED
 from spaces.runtime import Context
 
 #: Most tokens of the prompt and of its answer: where the cache of the recipe holds fewer, each has half.
-PROMPT, ANSWER = 24, 16
+CHECKED_PROMPT, CHECKED_ANSWER = 24, 16
 
 
 def tokens(context: Context) -> int:
     """Tokens of prompt and answer together, at most the capacity of the cache."""
-    return min(context.cache_tokens, PROMPT + ANSWER)
+    return min(context.cache_tokens, CHECKED_PROMPT + CHECKED_ANSWER)
 
 
-TOKENS, LIKELIHOOD = "generated", "generated_log_likelihood"  # names in the file of the reference
+GENERATED, GENERATED_LIKELIHOOD = "generated", "generated_log_likelihood"  # names in the file of the reference
 
 
 def generate(bench: Remote, probe: Batch, context: Context) -> dict[str, np.ndarray]:
     """The most likely answer (T,) to the beginning of the first row of `probe`, and its log probabilities (T,)."""
-    answer = min(ANSWER, context.cache_tokens // 2)
-    prompt = probe["input_ids"][:1, : min(PROMPT, context.cache_tokens - answer)].astype(np.int64)
+    answer = min(CHECKED_ANSWER, context.cache_tokens // 2)
+    prompt = probe["input_ids"][:1, : min(CHECKED_PROMPT, context.cache_tokens - answer)].astype(np.int64)
     batch = {"input_ids": prompt, "attention_mask": np.ones_like(prompt), NEW_TOKENS: np.array([answer])}
     [answered_batch] = bench.call("predict", [batch], timeout_s=600)
     return {
-        TOKENS: answered_batch["tokens"][0],
-        LIKELIHOOD: _through_the_cache(bench, prompt, answered_batch["tokens"]),
+        GENERATED: answered_batch["tokens"][0],
+        GENERATED_LIKELIHOOD: _through_the_cache(bench, prompt, answered_batch["tokens"]),
     }
 
 
@@ -45,13 +45,13 @@ def largest_difference(bench: Remote, probe: Batch, context: Context, wanted: Ma
     Where another token is chosen first, its advantage in log probability over the recorded token counts too: two nearly
     equally likely tokens may change places, and the answers are not comparable after that.
     """
-    answer, recorded = wanted[TOKENS], wanted[LIKELIHOOD]
-    prompt = probe["input_ids"][:1, : min(PROMPT, context.cache_tokens - len(answer))].astype(np.int64)
+    answer, recorded = wanted[GENERATED], wanted[GENERATED_LIKELIHOOD]
+    prompt = probe["input_ids"][:1, : min(CHECKED_PROMPT, context.cache_tokens - len(answer))].astype(np.int64)
     now = _through_the_cache(bench, prompt, answer[None])
     largest = float(np.abs(now - recorded).max())
     generated = generate(bench, probe, context)
-    other = np.flatnonzero(generated[TOKENS] != answer)
-    return largest if not len(other) else max(largest, float(generated[LIKELIHOOD][other[0]] - now[other[0]]))
+    other = np.flatnonzero(generated[GENERATED] != answer)
+    return largest if not len(other) else max(largest, float(generated[GENERATED_LIKELIHOOD][other[0]] - now[other[0]]))
 
 
 def _through_the_cache(bench: Remote, prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:

@@ -73,12 +73,12 @@ def compare_latency(
     return latency_line(record, now, ratio, busy)
 
 
-def plan_of(config: Mapping[str, Any]) -> campaign.Plan:
+def plan_of(config: Mapping[str, Any]) -> campaign.CampaignPlan:
     """The timing of a record's configuration, by the defaults where it does not say how long."""
     recorded, default = config.get("measure", {}), MeasureConfig()
     final_s = float(recorded.get("final_s", default.final_s))
     quick_s = float(recorded.get("quick_s", default.quick_s))
-    return campaign.Plan.lasting(final_s, at_least_s=quick_s / 2)
+    return campaign.CampaignPlan.lasting(final_s, at_least_s=quick_s / 2)
 
 
 def latency_line(

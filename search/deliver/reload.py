@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from objectives.memory import PEAK
+from objectives.memory import PEAK_MEMORY
 from objectives.process import Remote
 from search.deliver import verify as check
 from search.deliver.export import exported_folder
@@ -47,7 +47,7 @@ def reload(measurer: Measurer, front: Front, exports: Path, view: View) -> list[
             with open_exported(folder, record, context) as bench:
                 yield bench
 
-        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK.name))
+        return Finalist(outcome.recipe, folder, opened, outcome.measurements.get(PEAK_MEMORY.name))
 
     view.progress("reloading", 0.0)
     measured = measurer.times.after_export({o.number: exported(o) for o in front.members})

@@ -19,7 +19,7 @@ from spaces.pooling import MODULES, write_sentence_transformers
 from spaces.recipe import Recipe
 from spaces.transformers_folder import write_plain
 
-FOLDER = "sentence-transformers"
+SENTENCE_FOLDER = "sentence-transformers"
 #: The files that a tokenizer may be read from.
 TOKENIZER = (
     "added_tokens.json",
@@ -48,7 +48,7 @@ def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool
         return False
     model = build.load_model(folder)
     assert isinstance(model, PooledEncoder)
-    inner = folder / FOLDER
+    inner = folder / SENTENCE_FOLDER
     try:
         write_plain(model, inner)
     except Infeasible:
@@ -59,6 +59,6 @@ def write_sentence_folder(folder: Path, recipe: Recipe, max_length: int) -> bool
     hidden = int(model.backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
     write_sentence_transformers(inner, model.pooled.pooling, model.pooled.state_dict(), max_length, hidden)
     modules = json.loads((inner / MODULES).read_text(encoding="utf-8"))
-    led = [{**module, "path": f"{FOLDER}/{module['path']}".rstrip("/")} for module in modules]
+    led = [{**module, "path": f"{SENTENCE_FOLDER}/{module['path']}".rstrip("/")} for module in modules]
     (folder / MODULES).write_text(json.dumps(led, indent=2) + "\n", encoding="utf-8")
     return True

@@ -103,11 +103,11 @@ def outputs(folder: Path, record: BestConfig, context: Context, bench: Remote) -
     rows = sum(len(batch["attention_mask"]) for batch in inputs)
     line = f"outputs on {rows} fixed inputs: largest difference {rule.shown(difference)} (allowed {allowed:g})"
     lines, problems = [line], [line] if not difference <= allowed else []
-    if generation_check.TOKENS in recorded:
+    if generation_check.GENERATED in recorded:
         difference = generation_check.largest_difference(bench, inputs[0], context, recorded)
         lines.append(
-            f"{len(recorded[generation_check.TOKENS])} tokens generated through the cache: largest difference of log "
-            f"probabilities {difference:.2g} (allowed {allowed:g})"
+            f"{len(recorded[generation_check.GENERATED])} tokens generated through the cache: largest difference of "
+            f"log probabilities {difference:.2g} (allowed {allowed:g})"
         )
         problems += lines[-1:] if not difference <= allowed else []
     return CheckResult(tuple(lines), "; ".join(problems))

@@ -20,8 +20,8 @@ from search.errors import UserError
 from search.store import atomic
 from search.store.owner import leftovers, temporary
 
-FILE = "written.json"
-SCHEMA_VERSION = 1
+WRITTEN_JSON = "written.json"
+WRITTEN_FILES_VERSION = 1
 
 
 @dataclass
@@ -38,8 +38,8 @@ class WrittenFiles:
     def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> WrittenFiles:
         """The record in `folder`; where there is no valid one, a new record with the files of `otherwise`."""
         try:
-            data = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
+            data = json.loads((folder / WRITTEN_JSON).read_text(encoding="utf-8"))
+            if data["schema_version"] != WRITTEN_FILES_VERSION:
                 raise ValueError
             files = {str(name): [str(digest) for digest in digests] for name, digests in data["files"].items()}
             return cls(folder, files, [str(name) for name in data["folders"] if _plain(name)])
@@ -48,15 +48,15 @@ class WrittenFiles:
 
     def save(self) -> None:
         """Write the record atomically; a user's file of its name is renamed."""
-        if (self.folder / FILE).exists() and not _is_record(self.folder / FILE):
-            _set_aside(self.folder / FILE)
-        data = {"schema_version": SCHEMA_VERSION, "files": self.files, "folders": self.folders}
-        atomic.write_text(self.folder / FILE, json.dumps(data, indent=1) + "\n")
+        if (self.folder / WRITTEN_JSON).exists() and not _is_record(self.folder / WRITTEN_JSON):
+            _set_aside(self.folder / WRITTEN_JSON)
+        data = {"schema_version": WRITTEN_FILES_VERSION, "files": self.files, "folders": self.folders}
+        atomic.write_text(self.folder / WRITTEN_JSON, json.dumps(data, indent=1) + "\n")
 
     def wrote(self, name: str) -> bool:
         """Whether the file called `name` is there as this program wrote it."""
         path = self.folder / name
-        if name == FILE:
+        if name == WRITTEN_JSON:
             return _is_record(path)
         if name not in self.files or path.is_symlink() or not path.is_file():
             return False
@@ -137,7 +137,7 @@ def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = 
     ours = {str(parent) for name in record.files for parent in Path(name).parents}
     names = sorted(_leaves(folder) - ours, key=lambda name: (name not in first, name))
     for name in names:
-        if name == FILE:
+        if name == WRITTEN_JSON:
             continue
         if record.wrote(name):
             (folder / name).unlink()
@@ -146,10 +146,10 @@ def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = 
     for path in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
         if not any(path.iterdir()) and str(path.relative_to(folder)) not in names:
             path.rmdir()
-    if record.wrote(FILE):  # last, so that what a kill cuts short can be finished
-        (folder / FILE).unlink()
-    elif keep_in is not None and FILE in names:
-        _move(folder / FILE, keep_in / FILE, keep_in)
+    if record.wrote(WRITTEN_JSON):  # last, so that what a kill cuts short can be finished
+        (folder / WRITTEN_JSON).unlink()
+    elif keep_in is not None and WRITTEN_JSON in names:
+        _move(folder / WRITTEN_JSON, keep_in / WRITTEN_JSON, keep_in)
     if not any(folder.iterdir()):
         folder.rmdir()
 

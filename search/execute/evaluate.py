@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from objectives import objective_named
 from objectives.measurement import Measurement
@@ -24,7 +23,7 @@ from search.errors import disk_is_full
 from search.execute.build_weights import trained_s
 from search.execute.executor import Job
 from search.execute.weights import WeightsBuilder
-from search.failures import is_transient, of_the_candidate, retry_once
+from search.failures import Returned, is_transient, of_the_candidate, retry_once
 from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome, Status
@@ -37,7 +36,6 @@ from spaces.errors import Infeasible
 from spaces.recipe import Recipe
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 class TrialTimeout(TimeoutError):  # noqa: N818 - named like its base
@@ -167,7 +165,7 @@ class Evaluator:
         with self.measurer.opened(recipe, folder) as bench:
             return self.measurer.timings(bench, recipe, folder)
 
-    def _twice(self, work: Callable[[], Result], recipe: Recipe) -> Result:
+    def _twice(self, work: Callable[[], Returned], recipe: Recipe) -> Returned:
         """`work()`, tried once more after a transient failure while there is time."""
         with run_log.about(f"recipe {recipe.digest[:8]}"):
             return retry_once(work, describe(recipe), lambda: not self._time_is_up() and not self._trial_is_over())

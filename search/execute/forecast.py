@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 #: Tokens of a measured step, and the number of steps, of which the first is slower than the others.
-STEP_TOKENS, STEPS = 1024, 3
+STEP_TOKENS, TIMED_STEPS = 1024, 3
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _step_s(
         return task.loss(student(**inputs), wanted.to(inputs["attention_mask"].device), inputs["attention_mask"])
 
     rate = config.recover.learning_rate
-    training = Training(STEPS, len(targets), rate, rate, freeze_embeddings=config.teacher.freeze_embeddings)
+    training = Training(TIMED_STEPS, len(targets), rate, rate, freeze_embeddings=config.teacher.freeze_embeddings)
     batches = [(tensors(batch, ("input_ids", "attention_mask")), torch.arange(len(targets)))]
     train(model, lambda epoch: batches, loss, training, device, lambda done: ends.append(time.monotonic()))
     return float(np.diff(ends)[1:].min())

@@ -8,7 +8,7 @@ from objectives.quality import metrics
 from spaces.recipe import Recipe, Step
 
 #: Names of measurements, other than metrics, in tables and plots.
-TITLES = {
+MEASUREMENT_TITLES = {
     "latency_p50_ms": "latency",
     "latency_p90_ms": "p90 latency",
     "latency_p99_ms": "p99 latency",
@@ -39,7 +39,7 @@ TITLES = {
 def title(objective: str) -> str:
     """`objective` in words: "latency" for "latency_p50_ms", "latency at b32" for "latency_p50_ms/b32"."""
     plain, mark = objective.partition("/")[::2]
-    titles = {**TITLES, **{metric.name: metric.title for metric in metrics()}}
+    titles = {**MEASUREMENT_TITLES, **{metric.name: metric.title for metric in metrics()}}
     return titles.get(plain, plain.replace("_", " ")) + (f" at {mark}" if mark else "")
 
 

@@ -20,10 +20,10 @@ from search.store.store import digest_in
 from spaces.base import WEIGHTS
 from spaces.recipe import Recipe
 
-STAGE = "measured"
-FILE = "measurements.json"
+MEASURED_STAGE = "measured"
+MEASUREMENTS_FILE = "measurements.json"
 #: Condition of a reused measurement: when it was made, in UTC.
-SINCE = "measured_at"
+MEASURED_AT = "measured_at"
 
 
 class Reuse:
@@ -59,15 +59,15 @@ class Reuse:
         if not self._prepared.config.measure.reuse:
             return None
         store = self._prepared.store
-        entry = store.find(STAGE, self._key(recipe, folder))
+        entry = store.find(MEASURED_STAGE, self._key(recipe, folder))
         if entry is None and recipe.digest in self.recalled:
-            entry = store.find(STAGE, self._key(recipe, folder, noisy=True))
+            entry = store.find(MEASURED_STAGE, self._key(recipe, folder, noisy=True))
         if entry is None:
             return None
-        since, stored = json.loads((entry / FILE).read_text())
+        since, stored = json.loads((entry / MEASUREMENTS_FILE).read_text())
         measurements = {name: Measurement.from_json(m) for name, m in stored.items()}
         counted = self._timings.counted_now(measurements)
-        return {n: replace(m, conditions={**m.conditions, SINCE: since}) for n, m in counted.items()}
+        return {n: replace(m, conditions={**m.conditions, MEASURED_AT: since}) for n, m in counted.items()}
 
     def keep(self, recipe: Recipe, folder: Path, measurements: Mapping[str, Measurement]) -> None:
         """Store the measurements if they hold every objective of the search."""
@@ -76,10 +76,12 @@ class Reuse:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def make(target: Path) -> None:
-            (target / FILE).write_text(json.dumps([since, {name: m.to_json() for name, m in measurements.items()}]))
+            (target / MEASUREMENTS_FILE).write_text(
+                json.dumps([since, {name: m.to_json() for name, m in measurements.items()}])
+            )
 
         noisy = bool(measurements[LATENCY].conditions.get("noisy"))
-        self._prepared.store.make(STAGE, self._key(recipe, folder, noisy), make)
+        self._prepared.store.make(MEASURED_STAGE, self._key(recipe, folder, noisy), make)
 
     def _key(self, recipe: Recipe, folder: Path, noisy: bool = False) -> dict[str, Any]:
         weights = digest_in(folder, WEIGHTS)  # training the same recipe again may give other weights

@@ -28,7 +28,7 @@ from spaces.recipe import Recipe
 from spaces.runtime import Context
 from spaces.runtimes.seal import seal_path
 
-STAGE = "graphs"
+GRAPHS_STAGE = "graphs"
 
 #: Opens the model in a folder under a runtime and a plan, in a process of its own, and closes it.
 Open = Callable[[Path, str, Plan, Context], None]
@@ -65,7 +65,7 @@ class Graphs:
         if content is None:  # no entry of a store: what the runtime makes lies beside the weights
             return weights
         key = {"of": content, "plan": plan, "files": names, "device": context.device, "by": dict(runs.made_by(context))}
-        entry = self._store.find(STAGE, key)
+        entry = self._store.find(GRAPHS_STAGE, key)
         if entry is not None:
             return entry
         plainer = runs.made_from(plan, weights)
@@ -89,7 +89,7 @@ class Graphs:
                     path.unlink()
 
         with self._watched():
-            return self._store.make(STAGE, key, make, {"runtime": runtime, "plan": plan})[0]
+            return self._store.make(GRAPHS_STAGE, key, make, {"runtime": runtime, "plan": plan})[0]
 
 
 def _link(file: Path, link: Path) -> None:
@@ -109,7 +109,7 @@ def made_by(recipe: Recipe, weights: Path, context: Context) -> dict[str, Any]:
         return {}
     plan, files = build.precision_of(recipe), json.loads((weights / MANIFEST).read_text())["files"]
     calibrated = plan["precision"] == "int8-static" or "rounding" in plan
-    needed = {calibration.FILE: calibrated, sensitivity.FILE: "fp32_blocks" in plan}
+    needed = {calibration.CALIBRATION_FILE: calibrated, sensitivity.SENSITIVITY_FILE: "fp32_blocks" in plan}
     read = {name: files[name][1] for name, needs in needed.items() if needs and name in files}
     return {"made_by": by, **({"calibrated_by": read} if read else {})}
 

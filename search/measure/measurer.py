@@ -24,7 +24,7 @@ from search.measure import kv_caches
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs, made_by
 from search.measure.openers import Opened, held
-from search.measure.outputs import joined_outputs
+from search.measure.outputs import BatchOutputs, joined_outputs
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
@@ -38,8 +38,6 @@ from spaces.recipe import Recipe
 from spaces.runtime import Context
 
 PREDICT_CHUNK = 64  # batches per call, so that a long split reports progress and can be timed out
-
-Outputs = list[dict[str, np.ndarray]]  # a batch's arrays by name
 
 
 class Stopwatch:
@@ -151,10 +149,10 @@ class Measurer:
         opening = partial(build.open_whole, folder, runtime, plan, context)
         open_bench(opening, context.device, context.threads, self._limit_s(), "passive", self._limit_s).close()
 
-    def outputs(self, bench: Remote, split: str, stage: str, precision: str) -> Outputs:
+    def outputs(self, bench: Remote, split: str, stage: str, precision: str) -> BatchOutputs:
         """The outputs of every batch of a split, in batches as the precision needs them."""
         batches = self._prepared.batches(self._prepared.split(split), precision)
-        outputs: Outputs = []
+        outputs: list[Mapping[str, np.ndarray]] = []
         for start in range(0, len(batches), PREDICT_CHUNK):
             self._progress(stage, start / len(batches))
             outputs += bench.call("predict", batches[start : start + PREDICT_CHUNK], timeout_s=self._limit_s())
@@ -175,7 +173,7 @@ class Measurer:
         if isinstance(rows, SecondScore) and inputs["rows"] is not None:
             inputs["metric"] = self._prepared.metric  # the rows that are left out are those of one of the two scores
 
-        def answers(bench: Remote) -> Outputs:
+        def answers(bench: Remote) -> BatchOutputs:
             return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", precision)
 
         batches = self._prepared.batches(rows, precision)
@@ -188,7 +186,7 @@ class Measurer:
             for name, array in sorted(batch.items()):
                 digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
 
-        def answers(bench: Remote) -> Outputs:
+        def answers(bench: Remote) -> BatchOutputs:
             return list(bench.call("predict", inputs, timeout_s=self._limit_s()))
 
         return self._answered(recipe, folder, {"probe": digest.hexdigest()}, opened, answers, inputs)
@@ -199,7 +197,7 @@ class Measurer:
         folder: Path,
         inputs: Mapping[str, object],
         opened: Opened,
-        answers: Callable[[Remote], Outputs],
+        answers: Callable[[Remote], BatchOutputs],
         batches: Sequence[Batch],
     ) -> np.ndarray:
         """The concatenated output of `answers`; `inputs` identifies the batches in the key of the store entry."""

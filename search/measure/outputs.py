@@ -9,10 +9,10 @@ import numpy as np
 
 from spaces.base import Base
 
-Outputs = Sequence[Mapping[str, np.ndarray]]  # a batch's arrays by name
+BatchOutputs = Sequence[Mapping[str, np.ndarray]]  # a batch's arrays by name
 
 
-def joined_outputs(outputs: Outputs, batches: Sequence[Mapping[str, np.ndarray]], base: Base) -> np.ndarray:
+def joined_outputs(outputs: BatchOutputs, batches: Sequence[Mapping[str, np.ndarray]], base: Base) -> np.ndarray:
     """The outputs for these batches: (E, ...), or (tokens, ...) of a head with an output a token, without padding."""
     arrays: list[Any] = [one[base.output] for one in outputs]
     if base.per_token:

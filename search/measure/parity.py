@@ -18,7 +18,7 @@ from spaces.generation.causal_predict import LOG_LIKELIHOOD, STEPPED
 from spaces.recipe import Recipe
 
 #: For a model that generates: rows that go through its cache, prompt tokens, and most tokens after the prompt.
-CACHED_ROWS, PROMPT, STEPS = 2, 16, 16
+CACHED_ROWS, CACHED_PROMPT, CACHED_STEPS = 2, 16, 16
 
 
 def check_parity(
@@ -37,7 +37,7 @@ def check_parity(
     if task.generates:
         cache = build.cache_of(recipe)
         exact = None if cache is None else cache.exact_tokens
-        tokens = min(PROMPT + STEPS, capacity, capacity if exact is None else exact)
+        tokens = min(CACHED_PROMPT + CACHED_STEPS, capacity, capacity if exact is None else exact)
         difference = _cached_difference(rule, bench, encoded, reference, tokens, timeout_s)
     else:
         batches = [encoded.batch(np.array([i])) for i in reference_rows(encoded)]
@@ -60,7 +60,7 @@ def _cached_difference(
     batches, wanted = [], []
     for i in chosen:
         length = int(min(encoded.lengths[i], most))
-        prompt = min(PROMPT, length - 1)
+        prompt = min(CACHED_PROMPT, length - 1)
         batch = {name: array[:, :length] for name, array in encoded.batch(np.array([i])).items()}
         batches.append({**batch, STEPPED: np.array([prompt])})
         begin = int(ends[i] - encoded.lengths[i])

@@ -18,7 +18,7 @@ from search.prepare.prepared import Prepared
 from search.tasks import Rows
 
 #: A teacher surely beyond this share of the way from the constant guess to a perfect model gets no note.
-NEAR = 0.1
+NEAR_GUESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Standing:
 
     @property
     def near(self) -> bool:
-        """Whether the teacher may be within `NEAR` of the way from the guess to a perfect model."""
+        """Whether the teacher may be within `NEAR_GUESS` of the way from the guess to a perfect model."""
         metric = metric_named(self.metric)
-        near = self.guess + NEAR * (metric.perfect - self.guess)
+        near = self.guess + NEAR_GUESS * (metric.perfect - self.guess)
         return self.gain.interval[0] <= float(metric.loss(self.guess, near))
 
     def __str__(self) -> str:

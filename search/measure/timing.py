@@ -128,7 +128,7 @@ class Timings:
     def after_export(self, exported: Mapping[int, Finalist], sets: int = 1) -> campaign.Campaign:
         """A short campaign of exported models and the baseline (`BASELINE`) under the main workload."""
         models = {BASELINE: self.baseline_as(), **exported}
-        plan = campaign.Plan.lasting(self._prepared.config.measure.quick_s / 4, sets=sets)
+        plan = campaign.CampaignPlan.lasting(self._prepared.config.measure.quick_s / 4, sets=sets)
         return self._campaign(models, (BASELINE,), "", plan, lambda done: None)
 
     def baseline_as(self) -> Finalist:
@@ -142,7 +142,7 @@ class Timings:
         models: Mapping[int, Finalist],
         anchors: Sequence[int],
         mark: str,
-        plan: campaign.Plan,
+        plan: campaign.CampaignPlan,
         progress: Callable[[float], None],
     ) -> campaign.Campaign:
         inputs, conditions = self.inputs(mark)
@@ -182,10 +182,10 @@ class Timings:
         )
 
     @property
-    def plan(self) -> campaign.Plan:
+    def plan(self) -> campaign.CampaignPlan:
         """The plan of the final campaign: each set times a model for at least as long as the quick timing."""
         measure = self._prepared.config.measure
-        plan = campaign.Plan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
+        plan = campaign.CampaignPlan.lasting(measure.final_s, at_least_s=measure.quick_s / 2)
         return replace(plan, minimum=cycle_of(self.inputs("")[0]))
 
     def at_one_speed(self, timed: Timed, mark: str) -> Timed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from objectives.process import Progress
 from search.config.model_folder import model_folder, weights_note
@@ -12,14 +12,9 @@ from search.config.schema import RunConfig
 from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row, unknown_note
 from search.prepare.trained_head import trained_head
 from search.tasks import Splits, task_of
+from search.tasks.rows import SPLITS
 from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.loading import model_config
-
-if TYPE_CHECKING:
-    pass
-
-
-SPLITS = ("train", "validation", "test")
 
 
 def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progress) -> None:

@@ -22,12 +22,12 @@ from spaces.recipe import Step
 from spaces.runtime import Context
 from spaces.shape import Shape
 
-FILE = "products.json"
-SECONDS = 3.0
+MATMUL_COSTS_FILE = "products.json"
+MATMUL_SECONDS = 3.0
 #: Ranks that are measured, as shares of break-even.
 SHARES = (0.1, 0.25, 0.5, 0.75)
 
-Sizes = list[tuple[int, int]]  # (in, out)
+MatrixSizes = list[tuple[int, int]]  # (in, out)
 
 
 def costs_here(
@@ -45,7 +45,7 @@ def costs_here(
     sizes, tokens = matrix_sizes(space.shape), tokens_per_call(config, data)
     key = {"device": clock.digest(device), "threads": context.threads, "tokens": tokens, "sizes": sizes}
     folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads)
-    return str(json.loads((folder / FILE).read_text())["costs"])
+    return str(json.loads((folder / MATMUL_COSTS_FILE).read_text())["costs"])
 
 
 def tokens_per_call(config: RunConfig, data: Path) -> int:
@@ -59,7 +59,7 @@ def tokens_per_call(config: RunConfig, data: Path) -> int:
     return workload.batch * max(1, round(float(np.median(np.add.reduceat(lengths, starts)))))
 
 
-def matrix_sizes(shape: Shape) -> Sizes:
+def matrix_sizes(shape: Shape) -> MatrixSizes:
     """(in, out) of the matrices of the largest block, and of the two factors of each at a few ranks."""
     queries = max(layer.heads for layer in shape.layers) * shape.head_dim * shape.group
     neurons = max(layer.neurons for layer in shape.layers)
@@ -74,7 +74,13 @@ def matrix_sizes(shape: Shape) -> Sizes:
 
 
 def make_products(
-    folder: Path, sizes: Sizes, tokens: int, device: str, threads: int, progress: Progress, seconds: float = SECONDS
+    folder: Path,
+    sizes: MatrixSizes,
+    tokens: int,
+    device: str,
+    threads: int,
+    progress: Progress,
+    seconds: float = MATMUL_SECONDS,
 ) -> None:
     """Write `products.json`: the fitted costs (`Costs.text`), and the measured times in microseconds."""
     from objectives.matmul_timing import times_us
@@ -87,7 +93,7 @@ def make_products(
         for size, time in zip(sizes, times, strict=True)
     ]
     about = {"costs": costs.text(), "tokens": tokens, "threads": threads, "measured": measured}
-    (folder / FILE).write_text(json.dumps(about, indent=1))
+    (folder / MATMUL_COSTS_FILE).write_text(json.dumps(about, indent=1))
 
 
 def priced(steps: Sequence[Step], costs: str | None) -> tuple[Step, ...]:

@@ -19,9 +19,9 @@ from search.tasks.task import Part
 from search.tasks.tokens import Encoded, frame_of, load_tokenizer
 from spaces.loading import ModelError, model_config, positions_of, reading
 
-FILE = "facts.json"
+MODEL_FACTS_FILE = "facts.json"
 #: Share of unknown tokens from which a note says so.
-UNKNOWN = 0.1
+UNKNOWN_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class ModelFacts:
 
     def write(self, folder: Path) -> None:
         """Write `facts.json`."""
-        (folder / FILE).write_text(json.dumps(asdict(self)))
+        (folder / MODEL_FACTS_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> ModelFacts:
         """The facts that `write` wrote."""
-        facts: Mapping[str, Any] = json.loads((folder / FILE).read_text())
+        facts: Mapping[str, Any] = json.loads((folder / MODEL_FACTS_FILE).read_text())
         lists = {name: tuple(facts[name]) for name in ("architectures", "special")}
         return cls(**{**facts, **lists})
 
@@ -159,7 +159,7 @@ def unknown_note(tokenizer: Any, encoded: Encoded, name: str) -> tuple[str, ...]
     ids = np.concatenate(encoded.columns["input_ids"])
     of_texts = ids[~np.isin(ids, sorted({*tokenizer.all_special_ids} - {unknown}))]
     share = float((of_texts == unknown).mean()) if len(of_texts) else 0.0
-    if share < UNKNOWN:
+    if share < UNKNOWN_SHARE:
         return ()
     return (f"{share:.0%} of the tokens of {name} are unknown to the tokenizer ({tokenizer.unk_token})",)
 

@@ -28,7 +28,7 @@ from spaces.recipe import DEPLOYED, Recipe, Step
 from spaces.runtime import Context
 
 #: Rows per call for predictions in floating point.
-AT_ONCE = 32
+ROWS_PER_CALL = 32
 
 
 def cores() -> int:
@@ -86,7 +86,7 @@ class PreparedData:
         size = self.config.workload.batch
         if precision in INTEGER:
             return [int(rows.calls[i : i + size].sum()) for i in range(0, len(rows.calls), size)]
-        at_once = self.task.most_rows(AT_ONCE, self.config.data.max_length)
+        at_once = self.task.most_rows(ROWS_PER_CALL, self.config.data.max_length)
         size, total = max(size, at_once), len(rows.encoded)
         return [min(size, total - i) for i in range(0, total, size)]
 

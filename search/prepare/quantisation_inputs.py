@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 SENSITIVITY_ROWS = 32  # more rows do not change the order of the blocks
-BATCH = 16
+CALIBRATION_BATCH = 16
 
 
 def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
@@ -33,12 +33,12 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, 
 
     encoded, _ = read_encoded(data / "train.npz")
     longest = int(encoded.lengths.max())
-    count = calibration.ROWS_THAT_GENERATE if task.generates else calibration.ROWS
+    count = calibration.ROWS_THAT_GENERATE if task.generates else calibration.CALIBRATION_ROWS
     rows = np.random.default_rng(0).permutation(len(encoded))[: task.most_rows(count, longest)]
     batch = encoded.batch(rows)
     calibration.write(folder, {name: batch[name] for name in names})
     few = rows[: task.most_rows(SENSITIVITY_ROWS, longest)]
-    size = task.most_rows(BATCH, longest)
+    size = task.most_rows(CALIBRATION_BATCH, longest)
     ordered = few[by_length(encoded.lengths[few], size)]
     fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, size, ordered))
     try:

@@ -164,7 +164,7 @@ def _check_known_layers(config: RunConfig, space: Space) -> None:
     if space.shape is not None:
         return
     counted = {objective.name: "the roofline is" for objective in roofline.OBJECTIVES}
-    counted |= dict.fromkeys(kv_cache.NAMES, "bytes of a cache are")
+    counted |= dict.fromkeys(kv_cache.CACHE_NAMES, "bytes of a cache are")
     for name in (*config.objectives, *config.limits.others):
         if name in counted:
             key = "objectives" if name in config.objectives else f"limits.others.{name}"

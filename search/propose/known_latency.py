@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from search.propose.pool import Grid, Indices
+from search.propose.pool import Grid, GridIndices
 from search.propose.surrogate.surrogate import Surrogate
 from search.space.deployments import is_of_deployment
 from search.space.space import Space
@@ -24,7 +24,7 @@ from spaces.knob import Value
 
 POOL = 2048
 #: Fewest sets of weights with a measured quality for the model; before that, proposals are random.
-LEAST = 3
+FEWEST_WEIGHTS = 3
 
 
 class KnownLatency(BaseSampler):
@@ -54,7 +54,7 @@ class KnownLatency(BaseSampler):
         if not search_space:
             return {}
         self._surrogate.refresh(study, trial.number)
-        ready = self._surrogate.bounded and self._surrogate.trained >= LEAST
+        ready = self._surrogate.bounded and self._surrogate.trained >= FEWEST_WEIGHTS
         if not ready or not len(self._grid.counts):
             return {}
         rows, pool = self._candidates()
@@ -72,7 +72,7 @@ class KnownLatency(BaseSampler):
     ) -> Any:
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _candidates(self) -> tuple[Indices, list[dict[str, Value]]]:
+    def _candidates(self) -> tuple[GridIndices, list[dict[str, Value]]]:
         """Rows of the grid that no trial has, with their settings."""
         columns = len(self._grid.counts)
         on_front = [weights.row for weights in self._surrogate.on_front if weights.row is not None]

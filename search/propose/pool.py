@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spaces.knob import Knob, Value
 
-Indices = NDArray[np.int64]
+GridIndices = NDArray[np.int64]
 
 #: Grid points of a knob without steps.
 POINTS = 17
@@ -32,7 +32,7 @@ class Grid:
             size *= count
         return size
 
-    def settings(self, row: Sequence[int] | Indices) -> dict[str, Value]:
+    def settings(self, row: Sequence[int] | GridIndices) -> dict[str, Value]:
         """The settings of a row (D,) of indices."""
         return {name: values[int(i)] for (name, values), i in zip(self.values.items(), row, strict=True)}
 
@@ -40,11 +40,11 @@ class Grid:
         """Whether every setting is one that the knobs allow."""
         return all(_holds(knob, self.values[name], settings[name]) for name, knob in self._knobs.items())
 
-    def indices(self, settings: Mapping[str, Value]) -> Indices:
+    def indices(self, settings: Mapping[str, Value]) -> GridIndices:
         """The row nearest to `settings`, which the grid `holds`."""
         return np.array([_nearest(values, settings[name]) for name, values in self.values.items()], dtype=np.int64)
 
-    def nearest(self, settings: Mapping[str, Value]) -> Indices:
+    def nearest(self, settings: Mapping[str, Value]) -> GridIndices:
         """The row nearest to any `settings`; an unknown choice becomes the first one."""
         indices = [
             _nearest(values, settings[name]) if knob.ordered or settings[name] in values else 0
@@ -52,7 +52,7 @@ class Grid:
         ]
         return np.array(indices, dtype=np.int64)
 
-    def features(self, rows: Indices) -> NDArray[np.float64]:
+    def features(self, rows: GridIndices) -> NDArray[np.float64]:
         """(N, D): ordered knobs scaled to [0, 1] (logarithms for logarithmic ones), choices one-hot."""
         columns = []
         for position, (name, knob) in enumerate(self._knobs.items()):
@@ -66,11 +66,11 @@ class Grid:
                 columns.append(np.eye(len(self.values[name]))[chosen])
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
-    def random(self, count: int, rng: np.random.Generator) -> Indices:
+    def random(self, count: int, rng: np.random.Generator) -> GridIndices:
         """(count, D) uniformly drawn rows."""
         return rng.integers(0, self.counts, size=(count, len(self.counts)))
 
-    def mutated(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+    def mutated(self, good: GridIndices, count: int, rng: np.random.Generator) -> GridIndices:
         """(count, D): copies of good rows with one or two settings moved by one or two steps, or to any value."""
         mutated = good[rng.integers(len(good), size=count)].copy()
         rows = np.arange(count)
@@ -84,13 +84,13 @@ class Grid:
             mutated[rows[here], where[here]] = moved[here]
         return mutated
 
-    def crossovers(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+    def crossovers(self, good: GridIndices, count: int, rng: np.random.Generator) -> GridIndices:
         """(count, D): rows with each setting from one of two good rows (uniform crossover)."""
         one, other = (good[rng.integers(len(good), size=count)] for _ in range(2))
-        rows: Indices = np.where(rng.random(one.shape) < 0.5, one, other)
+        rows: GridIndices = np.where(rng.random(one.shape) < 0.5, one, other)
         return rows
 
-    def pool(self, good: Indices, count: int, rng: np.random.Generator) -> Indices:
+    def pool(self, good: GridIndices, count: int, rng: np.random.Generator) -> GridIndices:
         """(about `count`, D) different rows; the whole grid where it is not larger."""
         if len(self) <= count:
             return np.stack(np.unravel_index(np.arange(len(self)), self.counts.tolist()), axis=1).astype(np.int64)

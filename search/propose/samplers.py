@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from search.config.schema import SAMPLERS as NAMES
+from search.config.schema import SAMPLER_NAMES as NAMES
 from search.propose.known_latency import KnownLatency
 from search.propose.study import distribution
 from search.propose.surrogate.surrogate import Surrogate

@@ -15,7 +15,7 @@ from spaces.generation.cache_size import bytes_a_token
 from spaces.generation.program import CacheSettings
 
 #: Descriptions of each kind of cache, for `list`.
-KINDS: Mapping[str, str] = {
+CACHE_DESCRIPTIONS: Mapping[str, str] = {
     "dynamic": "grows with each token, and is copied at each; keys and values in full precision",
     "static": "allocated once for prompt and answer, and written in place; keys and values in full precision",
     "int8": "the newest tokens in full precision, older ones in 8 bits and scales: about 0.27 of the bytes of fp32",

@@ -8,7 +8,7 @@ from dataclasses import fields
 from objectives import all_objectives
 from search import tasks
 from search.config.schema import DataConfig
-from search.report.cache_sentences import KINDS
+from search.report.cache_sentences import CACHE_DESCRIPTIONS
 from spaces import registry
 from spaces.families import known_model_types
 from spaces.generation.program import GeneratingRuntime
@@ -17,7 +17,7 @@ from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 
 #: Upper ends of ranges that are sizes of the model.
-OWN = {
+OWN_ENDS = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
     ("embedding", "size"): "1 to the model's own, off: the model's own",
     ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
@@ -62,7 +62,7 @@ def lines() -> Iterator[str]:
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
     yield "caches of language models (memory of a token: 2 x blocks x key-value heads x head size x bytes of a number)"
-    for kind, what in KINDS.items():
+    for kind, what in CACHE_DESCRIPTIONS.items():
         yield f"  {kind:<10}{what}"
     yield "objectives"
     for objective in all_objectives():
@@ -90,8 +90,8 @@ def own_keys(task: tasks.Task) -> tuple[str, ...]:
 def _range(axis: str, knob: Knob) -> str:
     if not knob.ordered:
         return ", ".join(_marked(f"{axis}.{knob.name}", choice) for choice in knob.choices)
-    if (axis, knob.name) in OWN:
-        return OWN[axis, knob.name]
+    if (axis, knob.name) in OWN_ENDS:
+        return OWN_ENDS[axis, knob.name]
     return f"{knob.span}, off: {knob.off}"
 
 

@@ -19,14 +19,21 @@ from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
 from search.front.study_record import StudyRecord
 from search.report.cache_sentences import slower_caches
-from search.report.plot import BASELINE, FAINT, FRONT, INK, front_svg
+from search.report.plot import BASELINE_COLOUR, FAINT, FRONT_COLOUR, INK, front_svg
 from search.report.text import census, further_metrics, headline, ties_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 #: The colours of the picture as variables of the page's style, so that the picture follows light and dark too.
-THEME = {FRONT: "--front", BASELINE: "--base", INK: "--ink", FAINT: "--faint", "#ffffff": "--paper", "white": "--paper"}
+THEME = {
+    FRONT_COLOUR: "--front",
+    BASELINE_COLOUR: "--base",
+    INK: "--ink",
+    FAINT: "--faint",
+    "#ffffff": "--paper",
+    "white": "--paper",
+}
 
 
 @functools.cache

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FRONT, BASELINE, OTHER, INK, FAINT = "#1f5fbf", "#c2570c", "#9aa3ad", "#1c2430", "#66707c"
+FRONT_COLOUR, BASELINE_COLOUR, OTHER_COLOUR, INK, FAINT = "#1f5fbf", "#c2570c", "#9aa3ad", "#1c2430", "#66707c"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "front",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": OTHER,
+    "axes.edgecolor": OTHER_COLOUR,
     "axes.labelcolor": INK,
     "xtick.color": FAINT,
     "ytick.color": FAINT,
@@ -137,7 +137,7 @@ def _frame(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> int:
         axes.set_ylim(low - 0.12 * height, high + 0.16 * height)
     else:
         axes.set_ylim(high + 0.12 * height, low - 0.16 * height)
-    axes.grid(color=OTHER, alpha=0.18, linewidth=0.8)
+    axes.grid(color=OTHER_COLOUR, alpha=0.18, linewidth=0.8)
     (x0, x1), (y0, y1) = axes.get_xlim(), sorted(axes.get_ylim())
     return sum(not (x0 <= _at(x, o) <= x1 and y0 <= _at(y, o) <= y1) for o in drawn)
 
@@ -148,7 +148,7 @@ def _points(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> None:
     members = sorted((o for o in drawn if o.number in numbers), key=lambda o: _at(x, o))
     plain = {o.number for o in front.uncompressed}
     for a, b in pairwise(members):  # a staircase: nothing better than the corners was found
-        axes.plot([_at(x, a), _at(x, b), _at(x, b)], [_at(y, a), _at(y, a), _at(y, b)], color=FRONT, alpha=0.45)
+        axes.plot([_at(x, a), _at(x, b), _at(x, b)], [_at(y, a), _at(y, a), _at(y, b)], color=FRONT_COLOUR, alpha=0.45)
     labelled: set[str] = set()
     for outcome in drawn:
         on_front = outcome.number in numbers
@@ -156,10 +156,10 @@ def _points(axes: Axes, front: Front, drawn: Sequence[Outcome]) -> None:
         style: dict[str, Any] = {
             "marker": "o",
             "s": 46 if on_front else 24,
-            "color": FRONT if on_front else OTHER,
+            "color": FRONT_COLOUR if on_front else OTHER_COLOUR,
         }
         if outcome.number in plain:
-            kind, style = "uncompressed model", {"marker": "D", "s": 56, "color": BASELINE}
+            kind, style = "uncompressed model", {"marker": "D", "s": 56, "color": BASELINE_COLOUR}
         if kind == "over a limit":
             style["facecolors"] = "none"
         point = _at(x, outcome), _at(y, outcome)
@@ -192,10 +192,10 @@ def _names(axes: Axes, front: Front) -> None:
         figures = [f"{significant(_at(x, outcome))} {unit}", times(front.speedup(outcome, front.baseline))]
         called = ",\n".join(names[outcome.number])
         note = f"{called}: trial {outcome.number}\n{', '.join(f for f in figures if f)}"
-        _write(axes, note, point, (-14, foot - level), FRONT)
+        _write(axes, note, point, (-14, foot - level), FRONT_COLOUR)
     for outcome in front.uncompressed:
         point = _at(x, outcome), _at(y, outcome)
-        _write(axes, outcome.recipe.runtime.name, point, (8, 0), BASELINE)
+        _write(axes, outcome.recipe.runtime.name, point, (8, 0), BASELINE_COLOUR)
 
 
 def _write(axes: Axes, note: str, point: tuple[float, float], offset: tuple[float, float], color: str) -> None:

@@ -21,7 +21,7 @@ from search.tasks import task_named
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA_VERSION = 2
+FRONT_VERSION = 2
 
 
 def further_metrics(front: Front, study: StudyRecord) -> list[str]:
@@ -41,7 +41,7 @@ def front_json(front: Front, study: StudyRecord) -> dict[str, Any]:
     baseline, best = front.baseline, front.best_uncompressed
     objectives = [t.objective for t in front.targets]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": FRONT_VERSION,
         "study": study.name,
         "model": {"name": config["model"]["name"], "revision": config["model"]["revision"]},
         "task": config["task"],

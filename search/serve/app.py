@@ -17,7 +17,7 @@ from search.serve import completion_api, problems
 from search.serve.answers import Answer
 from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
-from search.serve.fleet import CAUSAL, EMBEDDING, Fleet
+from search.serve.fleet import CAUSAL_TASK, EMBEDDING_TASK, Fleet
 from search.serve.guard import FILES, Guard, Guarding
 from search.serve.metrics import Metrics
 from search.serve.schemas import (
@@ -32,7 +32,7 @@ from search.serve.schemas import (
 from search.serve.sentences import passages
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 
-PAGE = Path(__file__).with_name("page")
+PAGE_FOLDER = Path(__file__).with_name("page")
 #: Answers whose times the live panel shows.
 RECENT = 500
 #: Passages that one document may have.
@@ -78,7 +78,7 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
     problems.install_problems(app)
     _answers(app, service, live)
     _models(app, service)
-    causal = service.fleets.get(CAUSAL)
+    causal = service.fleets.get(CAUSAL_TASK)
     completer = None if causal is None else Completer(causal, service.archive, metrics.completed)
     completion_api.install_completions(app, completer, live.add)
     _passages(app, service)
@@ -125,7 +125,7 @@ def _models(app: FastAPI, service: Service) -> None:
     async def embed(body: Embed) -> dict[str, Any]:
         """An embedding of each text, as OpenAI's embeddings endpoint gives them."""
         texts = [body.input] if isinstance(body.input, str) else body.input
-        fleet = service.fleets[EMBEDDING]
+        fleet = service.fleets[EMBEDDING_TASK]
         vectors = await service.embedding.of_a_client(texts)
         return embedding_list(vectors, texts, fleet.name(fleet.serving), body.encoding_format)
 
@@ -206,14 +206,14 @@ def _health(app: FastAPI, service: Service, metrics: Metrics, live: RecentTimes,
         return {
             "load": live.shown(),
             "passages": len(service.index),
-            "answering": next((task for task in (ANSWERING, CAUSAL) if task in service.fleets), EMBEDDING),
+            "answering": next((task for task in (ANSWERING, CAUSAL_TASK) if task in service.fleets), EMBEDDING_TASK),
             "fleets": {task: _fleet(fleet) for task, fleet in service.fleets.items()},
         }
 
 
 def _page(app: FastAPI) -> None:
     for path, name in FILES.items():
-        app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
+        app.add_api_route(path, _file(PAGE_FOLDER / name), include_in_schema=False)
 
 
 def _file(path: Path) -> Any:
@@ -264,8 +264,8 @@ def _chosen(service: Service, task: str) -> Fleet:
         if task not in service.fleets:
             raise HTTPException(404, f"task must be one of {', '.join(service.fleets)}, got {task[:50]}")
         return service.fleets[task]
-    others = [name for name in service.fleets if name != EMBEDDING]
-    return service.fleets[ANSWERING if ANSWERING in others else others[0] if others else EMBEDDING]
+    others = [name for name in service.fleets if name != EMBEDDING_TASK]
+    return service.fleets[ANSWERING if ANSWERING in others else others[0] if others else EMBEDDING_TASK]
 
 
 def _pin(fleet: Fleet, number: int | None) -> None:

@@ -22,9 +22,9 @@ RECALL = 0.99
 #: Neighbours whose recall is measured.
 NEIGHBOURS = 10
 #: Length of the noise on stored rows that stand for questions: their cosine with the row, whose length is 1, is 0.45.
-NOISE = 2.0
+STAND_IN_NOISE = 2.0
 #: Stored rows from which the initial number of clusters to search is chosen.
-SAMPLE = 200
+SAMPLE_ROWS = 200
 #: The interval of searches that are compared with exact ones, and the comparisons before more clusters are searched.
 AUDIT_EVERY, AUDITS = 64, 20
 #: Rows per cluster from which the centres are computed.
@@ -40,7 +40,7 @@ class Approximate:
         noise: length of the noise on the rows that the number of clusters to read is chosen by.
     """
 
-    def __init__(self, numbers: Numbers, vectors: Vectors, seed: int = 0, noise: float = NOISE) -> None:
+    def __init__(self, numbers: Numbers, vectors: Vectors, seed: int = 0, noise: float = STAND_IN_NOISE) -> None:
         import faiss
 
         faiss.omp_set_num_threads(1)  # its threads would take the cores of the models
@@ -104,7 +104,7 @@ class Approximate:
     def _choose_probes(self, numbers: Numbers, vectors: Vectors, random: np.random.Generator, length: float) -> None:
         """Double the number of clusters that are read until stored rows find their exact neighbours."""
         count = len(numbers)
-        rows = random.choice(count, min(SAMPLE, count), replace=False)
+        rows = random.choice(count, min(SAMPLE_ROWS, count), replace=False)
         # Questions lie farther from passages than passages from each other.
         noise = length / vectors.shape[1] ** 0.5 * random.normal(size=(len(rows), vectors.shape[1]))
         questions = np.ascontiguousarray(vectors[rows] + noise, dtype=np.float32)

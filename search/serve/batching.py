@@ -64,7 +64,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class RequestBatch:
     """Requests that one call of a model answers."""
 
     variant: Variant
@@ -84,7 +84,7 @@ class Batcher:
         self.controller, self.limits, self.workers = controller, limits, workers
         self.refused = self.served = self.late = self.dropped = 0
         self._buckets: dict[int, deque[Request]] = {length: deque() for length in limits.lengths}
-        self._running: set[Batch] = set()
+        self._running: set[RequestBatch] = set()
         self._expired: list[Request] = []
         self._rate, self._rate_at_s = 0.0, 0.0
 
@@ -118,7 +118,7 @@ class Batcher:
         if request in bucket:
             bucket.remove(request)
 
-    def next_batch(self, now_s: float) -> Batch | None:
+    def next_batch(self, now_s: float) -> RequestBatch | None:
         """The batch for a free worker, without expired requests; None where none is due."""
         self._drop_hopeless(now_s)
         due = [length for length in self._buckets if self._due_at(length, now_s) <= now_s]
@@ -132,12 +132,12 @@ class Batcher:
         bucket = self._buckets[length]
         requests = tuple(bucket.popleft() for _ in range(min(choice.batch, len(bucket))))
         expected = self.controller.times.expected_s(choice.variant, len(requests), length)
-        batch = Batch(choice.variant, requests, length, now_s, now_s + expected)
+        batch = RequestBatch(choice.variant, requests, length, now_s, now_s + expected)
         self._running.add(batch)
         return batch
 
     def finish(
-        self, batch: Batch, now_s: float, error: str = "", retry: bool = True, length: int | None = None
+        self, batch: RequestBatch, now_s: float, error: str = "", retry: bool = True, length: int | None = None
     ) -> tuple[Request, ...]:
         """Record that the batch was answered, or failed with `error`; returns the requests that are given up.
 

@@ -9,7 +9,7 @@ from search.serve.exported_model import ExportedModel
 from search.tasks.classification import reply
 from search.tasks.tokens import encode
 
-Text = str | tuple[str, str] | Mapping[str, str]
+ClassifiedText = str | tuple[str, str] | Mapping[str, str]
 
 
 class Classifier(ExportedModel):
@@ -22,7 +22,7 @@ class Classifier(ExportedModel):
 
     def __call__(
         self,
-        texts: Text | Sequence[Text],
+        texts: ClassifiedText | Sequence[ClassifiedText],
         batch_size: int | None = None,
         *,
         top_k: int | Literal["best"] | None = "best",
@@ -59,7 +59,7 @@ class Classifier(ExportedModel):
         return replies[0] if single else replies
 
     def _replies(
-        self, rows: Sequence[Text], batch_size: int | None, top_k: int | None, function: str | None
+        self, rows: Sequence[ClassifiedText], batch_size: int | None, top_k: int | None, function: str | None
     ) -> list[list[dict[str, Any]]]:
         first, second = _columns(rows)
         limit = int(self.record.config["data"]["max_length"])
@@ -77,7 +77,7 @@ class Classifier(ExportedModel):
         return replies
 
 
-def _columns(rows: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+def _columns(rows: Sequence[ClassifiedText]) -> tuple[list[str], list[str] | None]:
     """First and second texts of every row."""
     pairs: list[tuple[str, str | None]] = []
     for row in rows:

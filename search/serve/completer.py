@@ -18,7 +18,7 @@ from typing import Any
 from search.serve.database.archive import Archive, NewAnswer
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Answered
-from search.serve.fleet import CAUSAL, Fleet, approximate_tokens
+from search.serve.fleet import CAUSAL_TASK, Fleet, approximate_tokens
 from search.serve.generation_request import GenerationRequest
 from search.serve.generator import READ, Piece
 from search.serve.prompts import Chat
@@ -115,7 +115,7 @@ class _Record:
         asked = self.asked
         return NewAnswer(
             asked.request, asked.text, None, "".join(self.texts), 0.0, -1, -1, None, variant, milliseconds,
-            asked.key_id, CAUSAL,
+            asked.key_id, CAUSAL_TASK,
         )  # fmt: skip
 
 

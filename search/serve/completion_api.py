@@ -8,12 +8,13 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import Field, StringConstraints, model_validator
 
+from search.failures import Returned
 from search.serve import problems
 from search.serve.completer import COMPLETE_S, Asked, Completer, CompletionPart, Ending
 from search.serve.prompts import Chat
@@ -21,10 +22,9 @@ from search.serve.schemas import TEXT, Strict
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=TEXT)]
-Tokens = Annotated[int, Field(ge=1, le=8192)]
+PromptText = Annotated[str, StringConstraints(min_length=1, max_length=TEXT)]
+CompletionTokens = Annotated[int, Field(ge=1, le=8192)]
 #: Called for each finished completion with its milliseconds and variant.
 Done = Callable[[float, str], None]
 
@@ -48,8 +48,8 @@ class CompletionOptions(Strict):
     n: Literal[1] = 1
     user: str | None = None
     within_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
-    max_tokens: Tokens = 16
-    max_completion_tokens: Tokens | None = None  # OpenAI's newer name of `max_tokens`
+    max_tokens: CompletionTokens = 16
+    max_completion_tokens: CompletionTokens | None = None  # OpenAI's newer name of `max_tokens`
 
     @model_validator(mode="after")
     def _one_number_of_tokens(self) -> Self:
@@ -83,7 +83,7 @@ class CompletionOptions(Strict):
 class Complete(CompletionOptions):
     """A request to complete a text."""
 
-    prompt: Prompt
+    prompt: PromptText
 
 
 class Message(Strict):
@@ -97,10 +97,10 @@ class CompleteChat(CompletionOptions):
     """A request to answer a chat."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
-    max_tokens: Tokens = 256
+    max_tokens: CompletionTokens = 256
 
 
-class Text:
+class TextShape:
     """The response format of completions."""
 
     name, prefix, chunk = "text_completion", "cmpl", "text_completion"
@@ -112,7 +112,7 @@ class Text:
         return self.whole(text)
 
 
-class Reply(Text):
+class Reply(TextShape):
     """The response format of chat completions."""
 
     name, prefix, chunk = "chat.completion", "chatcmpl", "chat.completion.chunk"
@@ -136,7 +136,7 @@ def install_completions(app: FastAPI, completer: Completer | None, done: Done) -
     @app.post("/v1/completions")
     async def complete(body: Complete, request: Request) -> Response:
         """Complete a text, as OpenAI's completions endpoint does; with `stream` as server-sent events."""
-        return await _answer(given(), body.asked(body.prompt, request), body, Text(), request, done)
+        return await _answer(given(), body.asked(body.prompt, request), body, TextShape(), request, done)
 
     @app.post("/v1/chat/completions")
     async def reply(body: CompleteChat, request: Request) -> Response:
@@ -146,7 +146,7 @@ def install_completions(app: FastAPI, completer: Completer | None, done: Done) -
 
 
 async def _answer(
-    completer: Completer, asked: Asked, body: CompletionOptions, shape: Text, request: Request, done: Done
+    completer: Completer, asked: Asked, body: CompletionOptions, shape: TextShape, request: Request, done: Done
 ) -> Response:
     parts = completer.parts(asked)
     about = {"id": f"{shape.prefix}-{asked.request}", "created": int(time.time())}
@@ -176,7 +176,7 @@ async def _ending(parts: AsyncGenerator[CompletionPart, None]) -> Ending:
     raise AssertionError("a completion ends with its ending")
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Returned]) -> Returned:
     """The result of `work`, which is cancelled if the client disconnects meanwhile."""
 
     async def gone() -> None:
@@ -206,7 +206,7 @@ async def _events(
     first: CompletionPart,
     parts: AsyncGenerator[CompletionPart, None],
     about: dict[str, Any],
-    shape: Text,
+    shape: TextShape,
     usage: bool,
     done: Done,
 ) -> AsyncIterator[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.errors import one_line
-from search.serve.batching import Batch, Batcher, Refusal, Request
+from search.serve.batching import Batcher, Refusal, Request, RequestBatch
 
 #: The interpreter's switch interval: seconds for which a busy thread keeps the GIL while another waits for it.
 SWITCH_S = 0.0005
@@ -164,7 +164,7 @@ class Dispatcher:
                 error, again = one_line(reason), not isinstance(reason, BrokenOffError)
             self._done(batch, begun, answers, error, again)
 
-    def _next(self) -> Batch | None:
+    def _next(self) -> RequestBatch | None:
         """The next batch, once one is due; None after closing, when nothing waits."""
         with self._changed:
             while True:
@@ -178,7 +178,7 @@ class Dispatcher:
                 # A wait of infinity is none that a condition takes.
                 self._changed.wait(None if math.isinf(wakes) else max(wakes - now, 0.0002))
 
-    def _done(self, batch: Batch, begun_s: float, answers: Sequence[Any], error: str, again: bool) -> None:
+    def _done(self, batch: RequestBatch, begun_s: float, answers: Sequence[Any], error: str, again: bool) -> None:
         now = time.monotonic()
         with self._changed:
             given_up = self._batcher.finish(batch, now, error, again, _computed(answers))

@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 #: Characters of English per token, approximately: rows are queued by length, which need not be exact.
 CHARACTERS = 4
 #: Tokens of a completion by which variants are ordered.
-TOKENS = 64
+ORDERING_TOKENS = 64
 #: Batch sizes at which a model without a record is timed.
 TIMED = (1, 8)
 
 #: The task whose fleet embeds passages and questions, and the one whose fleet completes texts.
-EMBEDDING, CAUSAL = "sentence-similarity", "causal-lm"
+EMBEDDING_TASK, CAUSAL_TASK = "sentence-similarity", "causal-lm"
 #: Full batches of short texts that an embedding fleet has time for: it has one model, so no objective is kept by
 #: changing it. An answer takes three or four, and waits for one of passages that are stored meanwhile.
-ROOM = 8
+QUEUED_BATCHES = 8
 
 #: Answers to rows by one model, all in one call.
-Answer = Callable[[Sequence[Any]], Sequence[Any]]
+AnswerRows = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Fleet:
         task: str,
         study: str,
         variants: Sequence[Variant],
-        answers: Mapping[int, Answer],
+        answers: Mapping[int, AnswerRows],
         limits: Limits,
         quality: str = "",
         windows: WindowSettings | None = None,
@@ -137,7 +137,7 @@ def approximate_tokens(*texts: str) -> int:
     return 1 + sum(map(len, texts)) // CHARACTERS
 
 
-def row_errors_apart(answers: Mapping[int, Answer]) -> Run:
+def row_errors_apart(answers: Mapping[int, AnswerRows]) -> Run:
     def run(number: int, payloads: Sequence[Any]) -> Sequence[Any]:
         """The answers; for a row that the model refuses, its error."""
         answer = answers[number]
@@ -153,7 +153,7 @@ def row_errors_apart(answers: Mapping[int, Answer]) -> Run:
     return run
 
 
-def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
+def timed_variant(answer: AnswerRows, row: Any, length: int) -> Variant:
     """The variant of a model without a record, timed here on `row` of about `length` tokens."""
     points = []
     for batch in TIMED:
@@ -168,8 +168,8 @@ def timed_variant(answer: Answer, row: Any, length: int) -> Variant:
 
 
 def embedding_limits(limits: Limits, variant: Variant) -> Limits:
-    """`limits` with the larger of its objective and the time of `ROOM` full batches of the only model."""
-    return replace(limits, slo_s=max(limits.slo_s, ROOM * variant.seconds(limits.max_batch)))
+    """`limits` with the larger of its objective and the time of `QUEUED_BATCHES` full batches of the only model."""
+    return replace(limits, slo_s=max(limits.slo_s, QUEUED_BATCHES * variant.seconds(limits.max_batch)))
 
 
 def load_fleet(
@@ -238,7 +238,7 @@ def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) 
     from search.serve.pipeline import answering
 
     variants = front.variants
-    answers: dict[int, Answer] = {number: answering(model) for number, model in models.items()}
+    answers: dict[int, AnswerRows] = {number: answering(model) for number, model in models.items()}
     if task_named(front.task).generates:
         variants = by_tokens(generation_request.timed(v, models[v.number]) for v in variants)
         limits = generation_request.LIMITS
@@ -275,7 +275,7 @@ def in_processes(
 
 def by_tokens(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     """Variants that complete texts, fastest first."""
-    return tuple(sorted(variants, key=lambda v: v.seconds(1, TOKENS)))
+    return tuple(sorted(variants, key=lambda v: v.seconds(1, ORDERING_TOKENS)))
 
 
 def windows_of(task: str, folder: Path, device: str = "auto") -> WindowSettings:

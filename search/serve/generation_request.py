@@ -20,7 +20,7 @@ from search.serve.variants import Variant
 
 #: Prompts, which share no beginning, and the number of tokens by which the time per token is measured.
 PROMPTS = tuple(f"{first} history of the town begins with a bridge over" for first in ("The", "Its", "Our"))
-TOKENS = 17
+TIMED_TOKENS = 17
 #: Limits of the queue of completions.
 LIMITS = Limits(slo_s=60.0, max_batch=1, max_queue=64, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
 
@@ -74,11 +74,11 @@ def timed(variant: Variant, model: Generator) -> Variant:
     firsts, others = [], []
     for prompt in PROMPTS:
         times, tokens, began = list[float](), 0, time.perf_counter()
-        for piece in model.pieces(prompt, max_new_tokens=TOKENS):
+        for piece in model.pieces(prompt, max_new_tokens=TIMED_TOKENS):
             if piece.tokens > tokens or not times:  # held-back text comes without a step of the model
                 times.append(time.perf_counter() - began)
             tokens = piece.tokens
         firsts.append(times[0])
         others.append((times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0])
     first, other = float(np.median(firsts)), float(np.median(others))
-    return replace(variant, points=((1, first), (TOKENS, first + (TOKENS - 1) * other)), length=1)
+    return replace(variant, points=((1, first), (TIMED_TOKENS, first + (TIMED_TOKENS - 1) * other)), length=1)

@@ -44,7 +44,7 @@ FILES = {
 #: Paths that need no key: health checks, and the page that asks for the key.
 OPEN = ("/healthz", "/readyz", *FILES)
 #: Request ids that a client may choose.
-ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Hosts of the loopback, with any port.
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 #: Methods that change nothing.
@@ -125,7 +125,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         header = headers.get(b"x-request-id", b"").decode("latin-1")
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state["request"] = header if ID.fullmatch(header) else secrets.token_hex(8)
+        state["request"] = header if REQUEST_ID.fullmatch(header) else secrets.token_hex(8)
         state["key_id"] = None
         began, status = time.perf_counter(), 0
 

@@ -26,11 +26,11 @@ PATIENCE = 10.0
 #: Times that a runtime may take to compile for a new shape, of what it took when the process was started.
 COMPILING = 3.0
 #: The text that a language model continues when its process starts.
-PROMPT = "A first text"
+FIRST_TEXT = "A first text"
 #: Times the `slowness` before it that one call may teach at most: a stall is no new speed.
 TEACHING = 5.0
 #: Share of a call's error by which `slowness` falls.
-RATE = 0.05
+SLOWNESS_RATE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class HangLimit:
         """
         ratio = max((seconds - self._compiling_s) / expected_s, 1.0)
         ratio = min(ratio, TEACHING * self.slowness)
-        self.slowness = max(ratio, self.slowness + RATE * (ratio - self.slowness))
+        self.slowness = max(ratio, self.slowness + SLOWNESS_RATE * (ratio - self.slowness))
 
     def paced(self, pace: CallPace) -> None:
         """Take what was measured when the process was started."""
@@ -94,7 +94,7 @@ class HangLimit:
 def warmed(model: ExportedModel) -> CallPace | None:
     """The pace of a model, whose first call this is; None for one that generates (`generation_request.timed`)."""
     if isinstance(model, Generator):
-        for _ in model.pieces(PROMPT, max_new_tokens=2):  # the first token, and a step from one to the next
+        for _ in model.pieces(FIRST_TEXT, max_new_tokens=2):  # the first token, and a step from one to the next
             pass
         return None
     workload, inputs = model.record.config["workload"], read_config(model.folder)[0].inputs

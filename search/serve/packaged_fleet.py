@@ -8,7 +8,14 @@ from functools import partial
 from typing import Any
 
 from search.serve.batching import Limits
-from search.serve.fleet import EMBEDDING, Fleet, WindowSettings, approximate_tokens, embedding_limits, timed_variant
+from search.serve.fleet import (
+    EMBEDDING_TASK,
+    Fleet,
+    WindowSettings,
+    approximate_tokens,
+    embedding_limits,
+    timed_variant,
+)
 from search.serve.model_process import EmbedderProcess
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder
 from search.serve.worker import Workers
@@ -27,7 +34,7 @@ def embedding_fleet(embed: PackagedEmbedder, limits: Limits) -> Fleet:
 
     variant = timed_variant(answer, USUAL, approximate_tokens(USUAL))
     limits = embedding_limits(limits, variant)
-    return Fleet(EMBEDDING, PACKAGED, (variant,), {0: answer}, limits, windows=WindowSettings(MAX_LENGTH))
+    return Fleet(EMBEDDING_TASK, PACKAGED, (variant,), {0: answer}, limits, windows=WindowSettings(MAX_LENGTH))
 
 
 def embedding_processes(limits: Limits) -> tuple[Fleet, str, int]:
@@ -39,6 +46,6 @@ def embedding_processes(limits: Limits) -> tuple[Fleet, str, int]:
         variant = timed_variant(partial(workers[0].warm, "answer"), USUAL, approximate_tokens(USUAL))
         limits = embedding_limits(limits, variant)
         windows = WindowSettings(MAX_LENGTH)
-        fleet = Fleet(EMBEDDING, PACKAGED, (variant,), workers.answers, limits, windows=windows, workers=workers)
+        fleet = Fleet(EMBEDDING_TASK, PACKAGED, (variant,), workers.answers, limits, windows=windows, workers=workers)
         failing.pop_all()
     return fleet, digest, size

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from search.serve.approximate import NEIGHBOURS, Approximate
+from search.serve.approximate import NEIGHBOURS, Approximate, Vectors
 
 log = logging.getLogger(__name__)
 
-Vectors = NDArray[np.float32]
 
 #: Initial capacity of the matrix in rows; it doubles when it is full.
-ROOM = 1024
+INITIAL_ROWS = 1024
 #: Rows up to which search is exact. An inverted file is rebuilt when there are twice as many rows as it was built on.
 EXACT = 100_000
 
@@ -52,8 +51,8 @@ class Index:
             raise ValueError(f"size must be 1 or more, got {size}")
         self._file, self._size = file, size
         self._lock = threading.Lock()
-        self._numbers = np.empty(ROOM, dtype=np.int64)
-        self._vectors = self._mapped(ROOM)
+        self._numbers = np.empty(INITIAL_ROWS, dtype=np.int64)
+        self._vectors = self._mapped(INITIAL_ROWS)
         self._count = 0
         self._slot_of: dict[int, int] = {}
         self._exact = exact

@@ -14,7 +14,7 @@ from search.serve.answers import NothingKnownError
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
 
-TITLES = {
+PROBLEM_TITLES = {
     400: "Bad request",
     401: "An API key is needed",
     403: "Not allowed",
@@ -36,7 +36,13 @@ KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, NothingKnownE
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
     """A problem response; `more` are further members of its JSON."""
-    content = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail, **more}
+    content = {
+        "type": "about:blank",
+        "title": PROBLEM_TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        **more,
+    }
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 

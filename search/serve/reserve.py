@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 
-from search.serve.variants import P99
+from search.serve.variants import P99_DEVIATIONS
 
 #: The share of a moving average that the newest value has.
-RATE = 0.05
+AVERAGE_RATE = 0.05
 #: The largest share of a time limit that is kept, so that a slow database does not leave models without time.
-MOST = 0.25
+MOST_RESERVED = 0.25
 
 
 class Reserve:
@@ -27,10 +27,10 @@ class Reserve:
         """Record what storing one answer took."""
         with self._changing:
             error = seconds - self._mean
-            self._mean += RATE * error
-            self._variance = (1 - RATE) * (self._variance + RATE * error * error)
+            self._mean += AVERAGE_RATE * error
+            self._variance = (1 - AVERAGE_RATE) * (self._variance + AVERAGE_RATE * error * error)
 
     def left_s(self, within_s: float) -> float:
         """The seconds of a time limit of `within_s` that the models may use."""
-        reserve_s = self._mean + P99 * math.sqrt(self._variance)
-        return within_s - min(reserve_s, MOST * within_s)
+        reserve_s = self._mean + P99_DEVIATIONS * math.sqrt(self._variance)
+        return within_s - min(reserve_s, MOST_RESERVED * within_s)

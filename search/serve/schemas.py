@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 #: The longest question, context or text in characters.
 QUESTION, TEXT, DOCUMENT = 2_000, 50_000, 1_000_000
 
-Question = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
+QuestionText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION)]
+NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
 
 
 class Strict(BaseModel):
@@ -24,28 +24,28 @@ class Strict(BaseModel):
 class Ask(Strict):
     """A question; without a context the stored passages are searched."""
 
-    question: Question
-    context: Text | None = None
+    question: QuestionText
+    context: NonEmptyText | None = None
     within_ms: Annotated[float, Field(gt=0, le=60_000)] | None = None  # default: the service's objective
 
 
 class Pair(Strict):
     """Two texts that have one label."""
 
-    text: Text
-    text_pair: Text
+    text: NonEmptyText
+    text_pair: NonEmptyText
 
 
 class Classify(Strict):
     """Texts to classify, or pairs of them."""
 
-    texts: Annotated[list[Text | Pair], Field(min_length=1, max_length=64)]
+    texts: Annotated[list[NonEmptyText | Pair], Field(min_length=1, max_length=64)]
 
 
 class Embed(Strict):
     """Texts to embed, as in OpenAI's embeddings endpoint."""
 
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    input: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, max_length=64)]
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None

@@ -22,7 +22,7 @@ from search.serve.database.archive import Archive, NewPassage
 from search.serve.database.engine import open_engine, url_of
 from search.serve.database.writer import Writer, WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
-from search.serve.fleet import EMBEDDING, Fleet, load_fleet
+from search.serve.fleet import EMBEDDING_TASK, Fleet, load_fleet
 from search.serve.guard import Guarding
 from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.packaged_fleet import USUAL, embedding_fleet, embedding_processes
@@ -198,14 +198,14 @@ class Server:
         limits = Limits(slo_s=settings.slo_ms / 1e3, max_batch=settings.max_batch)
         fleets = load_fleets(settings, limits)
         failing.callback(close_fleets, fleets)
-        if EMBEDDING in fleets:
-            model, size = embedder_identity(fleets[EMBEDDING], settings)
+        if EMBEDDING_TASK in fleets:
+            model, size = embedder_identity(fleets[EMBEDDING_TASK], settings)
         elif settings.workers == "process":
-            fleets[EMBEDDING], model, size = embedding_processes(limits)
+            fleets[EMBEDDING_TASK], model, size = embedding_processes(limits)
         else:
             embed = PackagedEmbedder()
             model, size = embed.digest, embed.size
-            fleets[EMBEDDING] = embedding_fleet(embed, limits)
+            fleets[EMBEDDING_TASK] = embedding_fleet(embed, limits)
         archive, self._writer = open_archive(settings)
         failing.callback(self._writer.close)
         self.index = Index(settings.folder / "embeddings.f32", size)

@@ -16,7 +16,7 @@ from search.serve.database.archive import Archive, NewAnswer, NewPassage
 from search.serve.database.tables import Passage
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
-from search.serve.fleet import EMBEDDING, Fleet, answered
+from search.serve.fleet import EMBEDDING_TASK, Fleet, answered
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve
 from search.serve.sentences import sentences
@@ -34,7 +34,7 @@ MOST_SENTENCES = 500
 #: Most bytes of each cache.
 CACHED = 64_000_000
 #: Approximate characters of a context whose sentences fill a batch.
-FULL = 2_000
+FULL_CONTEXT = 2_000
 #: Seconds in which an answer must be stored.
 STORE_S = 10.0
 #: Task names of fleets.
@@ -59,7 +59,7 @@ class Service:
         cached_answers: tuple[int, float] = (10_000, 600.0),
     ) -> None:
         self.archive, self.index, self.fleets = archive, index, fleets
-        self.embedding = TextEmbedding(fleets[EMBEDDING])
+        self.embedding = TextEmbedding(fleets[EMBEDDING_TASK])
         self._model = model
         self.store_s = STORE_S
         self._reserve = Reserve()
@@ -95,7 +95,7 @@ class Service:
         """
         began = time.perf_counter()
         milliseconds: dict[str, float] = {}
-        fleet = self.fleets.get(ANSWERING, self.fleets[EMBEDDING])
+        fleet = self.fleets.get(ANSWERING, self.fleets[EMBEDDING_TASK])
         digest = None if context is None else hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()
         key = (question, digest, fleet.name(fleet.serving))
         span = self.answers.get(key)
@@ -130,9 +130,9 @@ class Service:
 
         A long context is several windows, or several batches of sentences: it has the objective for each.
         """
-        embedding = self.fleets[EMBEDDING].limits.slo_s
+        embedding = self.fleets[EMBEDDING_TASK].limits.slo_s
         if ANSWERING not in self.fleets:
-            return embedding * (1 + len(context or "") // FULL)
+            return embedding * (1 + len(context or "") // FULL_CONTEXT)
         answering = self.fleets[ANSWERING].limits.slo_s
         if context is None:
             return max(answering, embedding)
@@ -259,7 +259,7 @@ class Service:
         assert vector is not None
         began = time.perf_counter()
         best: Span | None = None
-        fleet = self.fleets[EMBEDDING]
+        fleet = self.fleets[EMBEDDING_TASK]
         for number, source, text in texts:
             # A whole context takes milliseconds, which the event loop does not have.
             spans = sentences(text) if len(text) <= SHORT else await asyncio.to_thread(sentences, text)
@@ -286,7 +286,7 @@ class Service:
         if vectors is None:
             if len(spans) > MOST_SENTENCES:
                 raise ValueError(f"context: must have at most {MOST_SENTENCES} sentences, got {len(spans)}")
-            size = self.fleets[EMBEDDING].limits.max_batch
+            size = self.fleets[EMBEDDING_TASK].limits.max_batch
             rows = await self.embedding.in_slices([text[start:end] for start, end in spans], deadline, size)
             vectors = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
             if passage is not None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
+Stored = TypeVar("Stored")
 
 
-class TtlCache(Generic[Key, Value]):
+class TtlCache(Generic[Key, Stored]):
     """Least recently used, with a time to live. Thread-safe.
 
     Args:
@@ -27,12 +27,12 @@ class TtlCache(Generic[Key, Value]):
         bound: int,
         live_s: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
-        weight: Callable[[Key, Value], int] = lambda key, value: 0,
+        weight: Callable[[Key, Stored], int] = lambda key, value: 0,
         budget: float = float("inf"),
     ) -> None:
         self._bound, self._live_s, self._clock = bound, live_s, clock
         self._weight, self._budget = weight, budget
-        self._entries: OrderedDict[Key, tuple[float, Value, int]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[float, Stored, int]] = OrderedDict()
         self.bytes = 0
         self._lock = threading.Lock()
         self.hits = self.misses = 0
@@ -40,7 +40,7 @@ class TtlCache(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: Key) -> Value | None:
+    def get(self, key: Key) -> Stored | None:
         """The value of a key; None where there is none, or it is too old."""
         with self._lock:
             entry = self._entries.get(key)
@@ -52,7 +52,7 @@ class TtlCache(Generic[Key, Value]):
             self.hits += 1
             return entry[1]
 
-    def put(self, key: Key, value: Value) -> None:
+    def put(self, key: Key, value: Stored) -> None:
         """Store a value, and evict others where there is no room."""
         weight = self._weight(key, value)
         with self._lock:

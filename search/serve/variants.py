@@ -22,11 +22,11 @@ from search.front.outcome import LATENCY, LOSS
 #: Share of the time of a call that does not depend on its rows, assumed where one batch size was measured.
 FIXED_SHARE = 0.3
 #: p99 over p50 of a call's time, assumed where the front has no p99.
-TAIL = 1.6
+TAIL_RATIO = 1.6
 #: Tokens of a row where the record does not say how long the timed rows were.
 UNKNOWN_LENGTH = 32
 #: Standard deviations from the mean to the 99th percentile of a normal distribution.
-P99 = 2.326
+P99_DEVIATIONS = 2.326
 TAIL_LATENCY = "latency_p99_ms"
 
 
@@ -39,7 +39,7 @@ class Variant:
     loss: float  # points of the metric below the uncompressed model
     points: tuple[tuple[int, float], ...]  # (batch size, median seconds of a call) at `length`, ascending
     length: int  # tokens a row in `points`
-    tail: float = TAIL  # p99 over p50 of a call's time
+    tail: float = TAIL_RATIO  # p99 over p50 of a call's time
     memory_mb: float = 0.0
 
     def seconds(self, batch: int, length: int | None = None) -> float:
@@ -104,7 +104,7 @@ def _variant(number: int, values: Mapping[str, float], metric: str, workload: Wo
             load = other(workload, mark)
             if load.length == workload.length:
                 points[load.batch] = value / 1e3
-    tail = values.get(TAIL_LATENCY, TAIL * values[LATENCY]) / values[LATENCY]
+    tail = values.get(TAIL_LATENCY, TAIL_RATIO * values[LATENCY]) / values[LATENCY]
     resident = values.get("weights_memory_mb", 0.0) + values.get("activations_memory_mb", 0.0)
     return Variant(
         number=number,
@@ -189,7 +189,7 @@ class ServiceTimes:
 
     def safe_s(self, variant: Variant, batch: int, length: int) -> float:
         """The expected seconds of a batch at the 99th percentile."""
-        return self.expected_s(variant, batch, length) * math.exp(P99 * math.sqrt(self._variance(variant)))
+        return self.expected_s(variant, batch, length) * math.exp(P99_DEVIATIONS * math.sqrt(self._variance(variant)))
 
     def largest_batch(self, variant: Variant, length: int, within_s: float, most: int) -> int:
         """The largest batch, 1 to `most`, that is done within `within_s` at the 99th percentile; 1 where none is."""
@@ -211,4 +211,4 @@ class ServiceTimes:
         return self.machine + self.by_variant.get(variant.number, 0.0) + self.by_size.get(size, 0.0)
 
     def _variance(self, variant: Variant) -> float:
-        return self.variance.get(variant.number, (math.log(variant.tail) / P99) ** 2)
+        return self.variance.get(variant.number, (math.log(variant.tail) / P99_DEVIATIONS) ** 2)

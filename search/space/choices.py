@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from objectives import all_objectives
 from search import tasks
 from search.config.load import Names
-from search.config.schema import SAMPLERS, RunConfig
+from search.config.schema import SAMPLER_NAMES, RunConfig
 from search.config.space_section import Spec, narrow_axis
 from spaces.axes.bits import Bits
 from spaces.axes.cache import CacheKind
@@ -29,7 +29,7 @@ def names() -> Names:
         data={task.name: task.keys for task in tasks.TASKS},
         metrics_by_key=_metrics_by_key(),
         problems={task.name: _problem_types(task) for task in tasks.TASKS if task.problem_type},
-        samplers=SAMPLERS,
+        samplers=SAMPLER_NAMES,
         generating=tuple(task.name for task in tasks.TASKS if task.generates),
         windowed=tuple(task.name for task in tasks.TASKS if task.slides or task.generates),
         objectives=tuple(objective.name for objective in all_objectives()),

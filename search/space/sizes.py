@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives.shapes import Array, Shapes
+from objectives.arrays import Floats
+from objectives.shapes import Shapes
 from search.space.space import Params, Space
 from search.space.stored_sizes import model_shapes, model_sizes
 from spaces.axes.distill import WIDTH_MULTIPLE
@@ -138,19 +139,19 @@ class _Sizes:
             tied=self._tied(),
         )
 
-    def _tied(self) -> Array:
+    def _tied(self) -> Floats:
         if not self._outline.tied:
             return np.zeros(len(self._pool))
         rows, width = self._outline.tables[0]
         return rows * self._width(width)
 
-    def _projection(self) -> Array:
+    def _projection(self) -> Floats:
         """Weights of the layer that makes an embedding smaller."""
         whole = self._shape.embedding
         size = self._column("embedding.size", whole)
         return np.where(size < whole, size * self._width(whole), 0.0)
 
-    def _matrices(self) -> dict[str, tuple[int, Array, Array]]:
+    def _matrices(self) -> dict[str, tuple[int, Floats, Floats]]:
         """(how many a block, inputs, outputs) by role."""
         keys = self.heads * self._shape.head_dim
         return {
@@ -162,7 +163,7 @@ class _Sizes:
             "down": (1, self.neurons, self.hidden),
         }
 
-    def _kinds(self) -> list[tuple[Array, Array, Array]]:
+    def _kinds(self) -> list[tuple[Floats, Floats, Floats]]:
         """(count, inputs, outputs) of every matrix: whole, or as two factors."""
         share = self._column("low_rank.rank", 1.0)
         alike = self._says("low_rank.allocation", "uniform")
@@ -176,31 +177,31 @@ class _Sizes:
             kinds.append((np.where(factored, count, 0.0), rank, b))
         return kinds
 
-    def _table_rank(self, rows: int, width: int) -> tuple[Array, Array]:
+    def _table_rank(self, rows: int, width: int) -> tuple[Floats, Floats]:
         """Rank of the table of token ids (0: whole), and the numbers that it loses by it."""
         share, hidden = self._column("low_rank.embeddings", 1.0), self._width(width)
         even = rows * hidden / (rows + hidden)
         rank = np.where(share < 1, np.maximum(1, np.floor(share * even)), 0.0)
         return rank, np.where(share < 1, rows * (hidden - rank), 0.0)
 
-    def _vectors(self) -> Array:
+    def _vectors(self) -> Floats:
         outline = self._outline
         of_roles = {role: times * outputs for role, (times, _, outputs) in self._matrices().items()}
         biases = sum((of_roles[role] for role in outline.biased), np.zeros(len(self._pool)))
         in_blocks = self.blocks * (biases + outline.block_vectors * self.hidden)
         return in_blocks + outline.outer_vectors * self.hidden + outline.loose
 
-    def _hidden(self, share: Array) -> Array:
+    def _hidden(self, share: Floats) -> Floats:
         """As `Distill.decide` rounds it."""
         whole = self._shape.hidden
         remaining = np.maximum(WIDTH_MULTIPLE, np.round(share * whole / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
         return np.where((share < 1) & (remaining < whole), remaining, float(whole))
 
-    def _width(self, size: int) -> Array:
+    def _width(self, size: int) -> Floats:
         """`size` where it is not the hidden width, else what is left of that."""
         return self.hidden if size == self._shape.hidden else np.full(len(self._pool), float(size))
 
-    def _shares(self) -> tuple[Array, Array]:
+    def _shares(self) -> tuple[Floats, Floats]:
         """Of heads and of neurons. A budget of products caps both alike; below both caps each keeps what it has."""
         heads, neurons = self._column("prune.heads", 1.0), self._column("prune.neurons", 1.0)
         budget = self._column("prune.flops", 1.0)
@@ -217,7 +218,7 @@ class _Sizes:
         on = budget < 1
         return np.where(on, np.minimum(heads, cap), heads), np.where(on, np.minimum(neurons, cap), neurons)
 
-    def _remaining(self, share: Array, whole: float, multiple: int) -> Array:
+    def _remaining(self, share: Floats, whole: float, multiple: int) -> Floats:
         """Units a block, in the mean: one budget over all blocks, or with a share a block as `prune.keep` rounds it."""
         everywhere = np.round(share * whole * self.blocks) / self.blocks
         step = multiple if whole >= 4 * multiple else 1
@@ -225,7 +226,7 @@ class _Sizes:
         alike = self._says("prune.criterion", "uniform", "magnitude")
         return np.where(share >= 1, whole, np.clip(np.where(alike, each, everywhere), 1.0, whole))
 
-    def _column(self, name: str, off: float) -> Array:
+    def _column(self, name: str, off: float) -> Floats:
         values = [params.get(name, off) for params in self._pool]
         return np.array(values, dtype=float)
 

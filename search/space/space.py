@@ -224,7 +224,7 @@ def _precisions(precision: Knob, config: RunConfig, context: Context, notes: lis
     """The wanted precisions; adds to `notes` why a named one has no kernel here."""
     if "precision" not in (config.space.get("bits") or {}):
         return tuple(w for w in precision.choices if w not in OPT_IN_PRECISIONS)
-    if float8.PRECISION in precision.choices and (why := float8.missing(context)) is not None:
+    if float8.FP8 in precision.choices and (why := float8.missing(context)) is not None:
         notes.append(f"{config.where(f'space.{PRECISION}')}: {why}")
     return precision.choices
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from search.errors import listed, show
 
-MOST = 0.8  # share of the training rows above which one label is noted
+MOST_OF_A_LABEL = 0.8  # share of the training rows above which one label is noted
 FEWEST = 10  # training rows below which a label is noted
 
 
@@ -21,7 +21,7 @@ def balance_notes(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> lis
     notes = []
     most = int(counts["train"].argmax())
     share = counts["train"][most] / len(train)
-    if share > MOST:
+    if share > MOST_OF_A_LABEL:
         notes.append(f"{share:.1%} of the training rows have the label {show(names[most])}")
     few = [f"{show(names[i])} ({count})" for i, count in enumerate(counts["train"]) if 0 < count < FEWEST]
     if few:

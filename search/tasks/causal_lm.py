@@ -18,7 +18,7 @@ import numpy as np
 from search.errors import UserError, Where
 from search.tasks.documents import DocumentData, Documents, read_documents
 from search.tasks.one_head import BaseTask
-from search.tasks.parity_rule import LIKELIHOODS
+from search.tasks.parity_rule import LIKELIHOOD_PARITY
 from search.tasks.task import LIKELIEST, ConstantGuess, Splits
 from search.tasks.text_windows import TextWindows, counted_from, sums_from, text_windows
 from search.tasks.tokens import Encoded
@@ -97,7 +97,7 @@ class CausalLM(BaseTask):
     generates = True
     distills = BaseTask.distills | {LIKELIEST}
     reply_model = "search.serve.generator:Generator"
-    parity = LIKELIHOODS
+    parity = LIKELIHOOD_PARITY
 
     variant_classes: tuple[str, ...] = ("search.tasks.choice_rows:CausalChoices",)
 

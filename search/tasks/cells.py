@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from search.errors import UserError, listed, show
-from search.tasks.files import Number
+from search.tasks.files import NumberText
 from search.tasks.labels import SplitLabels
 from search.tasks.tables import Table
 from search.tasks.trained_labels import Label
@@ -28,7 +28,7 @@ def texts(table: Table, column: str, where: str, notes: list[str]) -> tuple[str,
         if text is None or (not text.isascii() and not _is_unicode(text)):
             raise wrong_cell(f'{where}: column "{column}" of {table.origin}', "must hold text", value, i)
         if type(value) is not str:
-            kinds.add("number" if isinstance(value, Number) else type(value).__name__)
+            kinds.add("number" if isinstance(value, NumberText) else type(value).__name__)
         values.append(text)
     if kinds:
         notes.append(f'column "{column}" of {Path(table.origin).name} holds {listed(sorted(kinds))}: read as text')
@@ -67,7 +67,7 @@ def _finite(value: Any) -> float | None:
 
 def wrong_cell(at: str, rule: str, value: Any, row: int) -> UserError:
     """The error for a value that breaks the rule of column `at`; `row` counts from 0, the message from 1."""
-    what = "a missing value" if is_missing(value) else str(value) if isinstance(value, Number) else show(value)
+    what = "a missing value" if is_missing(value) else str(value) if isinstance(value, NumberText) else show(value)
     return UserError(f"{at} {rule}, got {what} in row {row + 1}")
 
 
@@ -110,7 +110,7 @@ def labels(table: Table, column: str, where: str) -> SplitLabels:
 
 def label_of(value: Any, names: tuple[str, ...] | None) -> Label | None:
     """The cell as a label, text unchanged (see `all_numbers`); None where it cannot be a class."""
-    if isinstance(value, Number | float | Decimal):  # 1.0 is 1; there is no class 0.5
+    if isinstance(value, NumberText | float | Decimal):  # 1.0 is 1; there is no class 0.5
         value = whole(str(value))
     if isinstance(value, bytes):
         value = text_of(value)
@@ -148,7 +148,7 @@ def _numbers(part: SplitLabels, words: Set[str], column: str, where: str) -> Spl
     for i, label in enumerate(part.labels):
         value = whole(str(label))
         if value is None:
-            raise no_class(where, column, part.origin, None if label in words else Number(label), part.row(i))
+            raise no_class(where, column, part.origin, None if label in words else NumberText(label), part.row(i))
         numbers.append(value)
     return replace(part, labels=tuple(numbers))
 
@@ -162,11 +162,11 @@ def _number(text: str) -> float | None:
 
 def no_class(where: str, column: str, origin: str, value: Any, row: int) -> UserError:
     missing = is_missing(value) or (isinstance(value, str) and not value.strip())
-    what = "a missing value" if missing else str(value) if isinstance(value, Number) else show(value)
+    what = "a missing value" if missing else str(value) if isinstance(value, NumberText) else show(value)
     rule = "must hold classes (whole numbers or names)"
     hint = ""
     if isinstance(value, list):
         hint = "; for several labels a text set model.problem_type: multi_label_classification"
-    elif not missing and isinstance(value, Number | float | Decimal):
+    elif not missing and isinstance(value, NumberText | float | Decimal):
         hint = "; for a number a text set model.problem_type: regression"
     return UserError(f'{where}: column "{column}" of {origin} {rule}, got {what} in row {row + 1}{hint}')

@@ -118,7 +118,7 @@ def reply(
     `function` ("softmax", "sigmoid", "none") overrules that.
     """
     numbers = np.asarray(logits, dtype=np.float64)
-    scores = SCORES[function or _function_of(problem, numbers.shape[-1])](numbers)
+    scores = SCORE_FUNCTIONS[function or _function_of(problem, numbers.shape[-1])](numbers)
     order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     return [
         [{"label": labels[i], "score": float(row[i])} for i in best] for best, row in zip(order, scores, strict=True)
@@ -144,7 +144,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 #: Logits (B, C) to scores, by transformers' names.
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+SCORE_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": _softmax,
     "sigmoid": _sigmoid,
     "none": lambda logits: logits,

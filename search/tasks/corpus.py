@@ -15,7 +15,7 @@ from search.config.parse import SECTION, Name
 from search.config.schema import DataConfig
 from search.errors import UserError, Where, nearest, show
 from search.tasks import cells
-from search.tasks.files import Number
+from search.tasks.files import NumberText
 from search.tasks.tables import Table, read_table
 
 
@@ -108,7 +108,7 @@ def _ids(value: Any) -> list[str] | None:
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError):  # an id that begins so
-            value = json.loads(value, parse_int=Number, parse_float=Number)
+            value = json.loads(value, parse_int=NumberText, parse_float=NumberText)
     values = list(value) if isinstance(value, list | tuple) else [value]
     ids = [cells.text_of(one) for one in values]
     return None if any(one is None or not one.strip() for one in ids) else [one for one in ids if one is not None]

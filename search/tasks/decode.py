@@ -22,7 +22,7 @@ BINARY = (
     (b"ARROW1", "an Arrow file"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet (xls)"),
 )
-SAMPLE = 100_000  # bytes from which the encoding is guessed
+SAMPLE_BYTES = 100_000  # bytes from which the encoding is guessed
 
 
 def decode(content: bytes, encoding: str | None, at: str) -> tuple[str, str]:
@@ -87,8 +87,8 @@ def likely_encoding(content: bytes, start: int) -> str | None:
     """The likeliest encoding by the bytes around `start`, where decoding failed; None where none decodes the file."""
     from charset_normalizer import from_bytes
 
-    first = max(0, start - SAMPLE // 2)
-    matches = from_bytes(content[first : first + SAMPLE])
+    first = max(0, start - SAMPLE_BYTES // 2)
+    matches = from_bytes(content[first : first + SAMPLE_BYTES])
     best = matches.best()
     if best is None:
         return None

@@ -23,7 +23,7 @@ from typing import Literal
 
 from search.errors import UserError, show
 
-OTHERS = (",", ";", "\t", "|")
+POSSIBLE_DELIMITERS = (",", ";", "\t", "|")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as a program that quotes writes it
 
 
@@ -70,7 +70,7 @@ def _check_delimiter(text: str, delimiter: str, at: str) -> None:
     """Raise UserError where the first line has none, but another that files are delimited by."""
     header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     if delimiter not in header:
-        other = next((mark for mark in OTHERS if mark in header), None)
+        other = next((mark for mark in POSSIBLE_DELIMITERS if mark in header), None)
         if other is not None:
             raise UserError(
                 f"{at}: its header {show(header)} has no {show(delimiter)}; "

@@ -14,7 +14,7 @@ from search.tasks.tokens import Encoded, by_length
 if TYPE_CHECKING:
     from spaces.base import TaskModel
     from spaces.early_stopping import Stopping
-    from spaces.training import Batch
+    from spaces.training import TrainingBatch
 
 
 def write_encoded(path: Path, encoded: Encoded, labels: np.ndarray) -> None:
@@ -110,10 +110,10 @@ def held_out_loss(
 
 def epochs(
     encoded: Encoded, names: Sequence[str], batch: int, seed: int, chosen: np.ndarray
-) -> Callable[[int], Sequence[Batch]]:
+) -> Callable[[int], Sequence[TrainingBatch]]:
     """`epoch(i)` -> lazily padded, length-bucketed batches of epoch i over the `chosen` rows."""
 
-    def epoch(number: int) -> Sequence[Batch]:
+    def epoch(number: int) -> Sequence[TrainingBatch]:
         return Lazy(encoded, names, _batches(encoded, batch, seed, chosen, number))
 
     return epoch
@@ -134,7 +134,7 @@ def trained_on(encoded: Encoded, batch: int, seed: int, chosen: np.ndarray, shar
     return np.concatenate(batches[: max(1, round(share * len(batches)))])
 
 
-class Lazy(Sequence["Batch"]):
+class Lazy(Sequence["TrainingBatch"]):
     """Batches that are padded on access, so that an epoch is not held in memory twice."""
 
     def __init__(self, encoded: Encoded, names: Sequence[str], rows: list[np.ndarray]) -> None:

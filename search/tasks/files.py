@@ -1,7 +1,7 @@
 """Columns of a data file, each cell as written in the file; no type is inferred from a column's content.
 
-CSV and TSV cells are text. JSON has text, numbers (`Number`: as they are written), booleans and null. Parquet has what
-its schema says. `search.tasks.cells` alone decides how a cell is read as a text, number or label.
+CSV and TSV cells are text. JSON has text, numbers (`NumberText`: as they are written), booleans and null. Parquet has
+what its schema says. `search.tasks.cells` alone decides how a cell is read as a text, number or label.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from search.tasks import delimited
 from search.tasks.decode import decode
 
 
-class Number(str):
+class NumberText(str):
     """A number of a JSON file, spelled as in the file: "1e5", "0.50"."""
 
     __slots__ = ()
@@ -105,7 +105,7 @@ def _values(text: str, wanted: Sequence[str]) -> list[Any]:
         return mapping
 
     decoder = json.JSONDecoder(
-        object_pairs_hook=to_dict, parse_int=Number, parse_float=Number, parse_constant=_constant
+        object_pairs_hook=to_dict, parse_int=NumberText, parse_float=NumberText, parse_constant=_constant
     )
     space = re.compile(r"[ \t\r\n]*")
     values: list[Any] = []
@@ -118,7 +118,7 @@ def _values(text: str, wanted: Sequence[str]) -> list[Any]:
 
 
 def _constant(word: str) -> Any:
-    return None if word == "NaN" else Number(word)  # pandas writes NaN for a missing value
+    return None if word == "NaN" else NumberText(word)  # pandas writes NaN for a missing value
 
 
 def _lines_note(text: str, rows: int) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from search.errors import UserError, Where, show, wrong
 from search.tasks import cells
-from search.tasks.files import Number
+from search.tasks.files import NumberText
 from search.tasks.labels import SplitLabels, number_labels
 from search.tasks.tables import Table
 from search.tasks.trained_labels import Label, TrainedLabels, fold
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.tasks.rows import LabelledData
 
 
-SINCE = "since model.problem_type is multi_label_classification"
+MULTI_LABEL_REASON = "since model.problem_type is multi_label_classification"
 
 
 def label_sets(
@@ -68,7 +68,7 @@ def _of_lists(table: Table, column: str, where: str) -> SplitLabels:
     for row, value in enumerate(table.columns[column]):
         listed = listed_in(value)
         if listed is None:
-            rule = f'must hold lists of labels, as ["a", "b"] (no label: []), {SINCE}'
+            rule = f'must hold lists of labels, as ["a", "b"] (no label: []), {MULTI_LABEL_REASON}'
             raise cells.wrong_cell(f'{where}: column "{column}" of {table.origin}', rule, value, row)
         own: list[Label] = []
         for item in listed:
@@ -90,9 +90,9 @@ def listed_in(value: Any) -> list[Any] | None:
     """The list in a cell, or in its JSON text (in files whose cells are text); None for other cells."""
     if isinstance(value, list):
         return value
-    if isinstance(value, str) and not isinstance(value, Number) and value.lstrip().startswith("["):
+    if isinstance(value, str) and not isinstance(value, NumberText) and value.lstrip().startswith("["):
         try:
-            parsed = json.loads(value, parse_int=Number, parse_float=Number)
+            parsed = json.loads(value, parse_int=NumberText, parse_float=NumberText)
         except (ValueError, RecursionError):
             return None
         return parsed if isinstance(parsed, list) else None

@@ -58,9 +58,9 @@ class MultiLabel(Classification):
 
     @property
     def losses(self) -> Losses:
-        from spaces.losses import LABEL_SETS
+        from spaces.losses import LABEL_SET_LOSSES
 
-        return LABEL_SETS
+        return LABEL_SET_LOSSES
 
     def load(self, data: LabelledData, where: Where = str, trained: TrainedLabels | None = None) -> Splits:
         return read_splits(data, where, trained, label_sets)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("context", "choices", "answer")
+CHOICE_COLUMNS = ("context", "choices", "answer")
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ def read_choices(data: DocumentData, where: Where) -> tuple[ChoiceQuestions, Cho
 def _read(data: DocumentData, key: str, path: str, where: Where, notes: list[str]) -> ChoiceQuestions:
     at = where(f"data.{key}")
     options = TextFormat(data.encoding, "\t" if data.delimiter == "tab" else data.delimiter)
-    content = read_file(Path(path), COLUMNS, options, at)
+    content = read_file(Path(path), CHOICE_COLUMNS, options, at)
     if not content.rows:
         raise UserError(f"{at}: no rows in {path}")
-    for column in COLUMNS:
+    for column in CHOICE_COLUMNS:
         if column not in content.columns:
-            raise unknown(f"{at}: needs the columns {', '.join(COLUMNS)}; in {path}", "column", column, content.names)
+            raise unknown(
+                f"{at}: needs the columns {', '.join(CHOICE_COLUMNS)}; in {path}", "column", column, content.names
+            )
     notes += [f"{Path(path).name}: {note}" for note in content.notes]
     table = Table(path, content.columns, None)
     contexts = cells.filled(table, "context", at, notes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from search.tasks.rows import LabelledData
 
 #: The name that transformers gives the one output of a model for regression.
-NAME = "LABEL_0"
+OUTPUT_NAME = "LABEL_0"
 
 
 def read_numbers(
@@ -40,4 +40,4 @@ def read_numbers(
             f"{at}: must hold different numbers, got {show(float(train[0]))} in all {len(train)} rows of "
             f"{tables['train'].origin}"
         )
-    return targets, trained.labels if trained is not None else (NAME,)
+    return targets, trained.labels if trained is not None else (OUTPUT_NAME,)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from search.config.schema import DataConfig
-from search.tasks.parity_rule import LOGITS, Parity
+from search.tasks.parity_rule import LOGIT_PARITY, Parity
 from search.tasks.task import ALONE, TERMS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class BaseTask:
     generates = False
     embeds = False
     slides = False
-    parity: Parity = LOGITS
+    parity: Parity = LOGIT_PARITY
     call = ALONE
     reply_model = "search.serve.replies:Replies"
 

@@ -13,7 +13,15 @@ import numpy as np
 
 #: By precision, where the same kernels run on the same device: only the order of sums may differ. Integers and short
 #: floats step otherwise where a sum before them rounds otherwise.
-STEPS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-2, "int8-static": 2e-2, "int4": 2e-2, "fp8": 1e-1}
+SAME_DEVICE_TOLERANCE = {
+    "fp32": 1e-3,
+    "fp16": 2e-2,
+    "bf16": 1e-1,
+    "int8": 2e-2,
+    "int8-static": 2e-2,
+    "int4": 2e-2,
+    "fp8": 1e-1,
+}
 #: Times the tolerance, on another kind of device: its kernels sum in another order, and integers step there too.
 ELSEWHERE = 20.0
 
@@ -48,8 +56,8 @@ class Parity:
 
     unit: str
     difference: Callable[[np.ndarray, np.ndarray], float]  # of two float64 arrays of finite numbers
-    runtimes: float = STEPS["fp32"]
-    tolerance: Mapping[str, float] = field(default_factory=lambda: STEPS)
+    runtimes: float = SAME_DEVICE_TOLERANCE["fp32"]
+    tolerance: Mapping[str, float] = field(default_factory=lambda: SAME_DEVICE_TOLERANCE)
 
     def between(self, ours: np.ndarray, reference: np.ndarray) -> float:
         """How far outputs are from the reference, in `unit`; infinite where one of them is not finite.
@@ -72,7 +80,7 @@ class Parity:
         return f"{difference:.2g} {self.unit}"
 
 
-LOGITS = Parity("logits", largest)
-NUMBERS = Parity("of the largest number", of_largest)
-EMBEDDINGS = Parity("of an embedding's length", of_length)
-LIKELIHOODS = Parity("nats of a token's log-likelihood", largest)
+LOGIT_PARITY = Parity("logits", largest)
+NUMBER_PARITY = Parity("of the largest number", of_largest)
+EMBEDDING_PARITY = Parity("of an embedding's length", of_length)
+LIKELIHOOD_PARITY = Parity("nats of a token's log-likelihood", largest)

@@ -114,10 +114,10 @@ class _TextPairs:
         return ["\0".join(sorted(pair)) for pair in zip(self.first, self.second, strict=True)]
 
 
-Parts = tuple[Passages, Passages, Passages] | tuple[ScoredPairs, ScoredPairs, ScoredPairs]
+SplitPassages = tuple[Passages, Passages, Passages] | tuple[ScoredPairs, ScoredPairs, ScoredPairs]
 
 
-def read_passages(data: PassageData, where: Where) -> tuple[Parts, tuple[str, ...]]:
+def read_passages(data: PassageData, where: Where) -> tuple[SplitPassages, tuple[str, ...]]:
     """((train, validation, test), what was done to the data); scored pairs where `data.score` names a column.
 
     Missing splits are cut from train by hash of the query, so that all passages of a query stay with it; `data.limit`

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from search.tasks.trained_labels import TrainedLabels
 
 #: A row's score by the name of the metric, from the answer and the gold answers.
-SCORES: dict[str, Callable[[str, tuple[str, ...]], float]] = {"squad_f1": f1, "exact_match": exact_match}
+ANSWER_SCORES: dict[str, Callable[[str, tuple[str, ...]], float]] = {"squad_f1": f1, "exact_match": exact_match}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class QuestionRows:
         return self._scores(metric, [answer.text for answer in self.answers(output)])
 
     def _scores(self, metric: str, texts: list[str]) -> np.ndarray:
-        score = SCORES[metric]
+        score = ANSWER_SCORES[metric]
         return np.array([score(text, golds) for text, golds in zip(texts, self.questions.answers, strict=True)])
 
     def constant_guess(self, metric: str) -> ConstantGuess:

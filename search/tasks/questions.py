@@ -19,13 +19,13 @@ from search.config.parse import SECTION, Count, Name
 from search.config.schema import DataConfig
 from search.errors import UserError, Where, show
 from search.tasks import cells
-from search.tasks.files import Number
+from search.tasks.files import NumberText
 from search.tasks.rows import SPLITS, cuts, hash_fractions, lowest
 from search.tasks.tables import Table, read_table
 
 log = logging.getLogger(__name__)
 
-ID = "id"  # the column of a row's name; without it, rows are named by their numbers
+ID_COLUMN = "id"  # the column of a row's name; without it, rows are named by their numbers
 KEYS = ("question", "context", "answers")
 
 
@@ -87,7 +87,7 @@ def read_questions(data: QuestionData, where: Where) -> tuple[Questions, Questio
         UserError: see `read_table`; a question, a context or answers that are missing or malformed, a repeated id,
             too few rows.
     """
-    tables = {split: read_table(data, split, where, KEYS, optional=(ID,)) for split in data.splits}
+    tables = {split: read_table(data, split, where, KEYS, optional=(ID_COLUMN,)) for split in data.splits}
     notes = [note for table in tables.values() for note in table.notes]
     parts = {split: _questions(table, split, data, where, notes) for split, table in tables.items()}
     train, origin = parts["train"], tables["train"].origin
@@ -145,16 +145,17 @@ def _questions(table: Table, split: str, data: QuestionData, where: Where, notes
 
 
 def _ids(table: Table, where: str) -> tuple[str, ...]:
-    if ID not in table.columns:
+    if ID_COLUMN not in table.columns:
         count = len(next(iter(table.columns.values())))
         return tuple(str(row + 1) for row in range(count))
-    ids = cells.texts(table, ID, where, [])
+    ids = cells.texts(table, ID_COLUMN, where, [])
     first: dict[str, int] = {}
     for row, name in enumerate(ids):
         if first.setdefault(name, row) != row:
             both = f"rows {first[name] + 1} and {row + 1}"
             raise UserError(
-                f'{where}: column "{ID}" of {table.origin} must differ from row to row, got {show(name)} in {both}'
+                f'{where}: column "{ID_COLUMN}" of {table.origin} must differ from row to row, '
+                f"got {show(name)} in {both}"
             )
     return ids
 
@@ -182,7 +183,7 @@ def _answers(cell: Any, at: str, row: int) -> tuple[list[str], list[int]]:
 
 def _parsed(cell: Any) -> Any:
     """The JSON value in a text cell; other cells, and text that is not JSON, unchanged."""
-    if not isinstance(cell, str) or isinstance(cell, Number):
+    if not isinstance(cell, str) or isinstance(cell, NumberText):
         return cell
     try:
         return json.loads(cell)
@@ -191,7 +192,7 @@ def _parsed(cell: Any) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | Number):
+    if isinstance(value, bool) or not isinstance(value, int | float | NumberText):
         return None
     return cells.whole(str(value))
 

@@ -13,7 +13,7 @@ from search.errors import Where
 from search.tasks.classification import Classification
 from search.tasks.encoded import EncodedRows
 from search.tasks.numbers import read_numbers
-from search.tasks.parity_rule import NUMBERS
+from search.tasks.parity_rule import NUMBER_PARITY
 from search.tasks.rows import read_splits
 from search.tasks.task import ConstantGuess, Rows, Splits
 from search.tasks.tokens import Encoded
@@ -63,7 +63,7 @@ class Regression(Classification):
     """
 
     problem_type = "regression"
-    parity = NUMBERS
+    parity = NUMBER_PARITY
     metrics = ("pearson", "spearman", "r_squared", "rmse")
     rows: Callable[[Encoded, np.ndarray, tuple[str, ...]], Rows] = NumberRows
 

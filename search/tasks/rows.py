@@ -24,7 +24,7 @@ from search.tasks.trained_labels import TrainedLabels
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-CUT = 0.1  # share of train that becomes a split that is missing
+CUT_SHARE = 0.1  # share of train that becomes a split that is missing
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=SECTION)
@@ -150,12 +150,12 @@ def cuts(
     missing = [split for split in SPLITS if split not in own_splits]
     chosen = {}
     for i, split in enumerate(missing):
-        chosen[split] = np.flatnonzero((fractions >= CUT * i) & (fractions < CUT * (i + 1)))
+        chosen[split] = np.flatnonzero((fractions >= CUT_SHARE * i) & (fractions < CUT_SHARE * (i + 1)))
         if not len(chosen[split]):
             rows = f"{len(fractions)} rows of {origin} are too few to cut one from"
             raise UserError(f"{where(f'data.{split}')}: missing, and {rows}")
         notes.append(f"no {split} split: {len(chosen[split])} rows were cut from train by hash of the {by}")
-    return chosen | {"train": np.flatnonzero(fractions >= CUT * len(missing))}
+    return chosen | {"train": np.flatnonzero(fractions >= CUT_SHARE * len(missing))}
 
 
 def hash_fractions(inputs: Iterable[str]) -> np.ndarray:

@@ -20,7 +20,7 @@ from search.errors import Where
 from search.tasks.corpus import PassageData
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.one_head import BaseTask
-from search.tasks.parity_rule import EMBEDDINGS
+from search.tasks.parity_rule import EMBEDDING_PARITY
 from search.tasks.passages import Passages, read_passages
 from search.tasks.task import ConstantGuess, Splits
 from search.tasks.tokens import Encoded, encode
@@ -129,7 +129,7 @@ class SentenceSimilarity(BaseTask):
     distills = BaseTask.distills - {"task"}  # the data have no labels
     embeds = True
     reply_model = "search.serve.embedder:Embedder"
-    parity = EMBEDDINGS
+    parity = EMBEDDING_PARITY
 
     variant_classes: tuple[str, ...] = ("search.tasks.scored_pairs:ScoredSimilarity",)
 

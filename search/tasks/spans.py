@@ -18,7 +18,7 @@ import numpy as np
 from search.tasks.questions import Questions
 from search.tasks.windows import Windows
 
-CHUNK = 64  # windows at a time, so that memory stays flat
+WINDOW_CHUNK = 64  # windows at a time, so that memory stays flat
 LOWEST = -1e9  # in the place of a logit that is no number; finite, so that differences of two stay numbers
 
 
@@ -34,7 +34,7 @@ class SpanAnswer:
 
 
 #: (text, start, end, score) of a `SpanAnswer`.
-Span = tuple[str, int, int, float]
+ScoredSpan = tuple[str, int, int, float]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def ranked_spans(
     of the first token in any window, less the greatest of a span (Devlin et al. 2019, section 4.3, for SQuAD v2.0).
     There is one answer or more: the empty one with score 0 where a context has no token.
     """
-    spans: list[dict[str, Span]] = [{} for _ in range(len(questions))]
+    spans: list[dict[str, ScoredSpan]] = [{} for _ in range(len(questions))]
     null_logits, best_logits = np.full(len(questions), np.inf), np.full(len(questions), -np.inf)
     null_scores = np.full(len(questions), np.inf)
-    for first in range(0, len(windows), CHUNK):
-        chunk = slice(first, first + CHUNK)
+    for first in range(0, len(windows), WINDOW_CHUNK):
+        chunk = slice(first, first + WINDOW_CHUNK)
         candidates = _candidates(start[chunk], end[chunk], windows.offsets[chunk], max(n_best, top_k), max_answer_len)
         of = windows.question[chunk]
         np.minimum.at(null_logits, of, candidates.null_logits)
@@ -93,7 +93,9 @@ def ranked_spans(
     return ranked
 
 
-def _add(spans: dict[str, Span], context: str, places: Sequence[tuple[int, int]], scores: Sequence[float]) -> None:
+def _add(
+    spans: dict[str, ScoredSpan], context: str, places: Sequence[tuple[int, int]], scores: Sequence[float]
+) -> None:
     """Add a window's spans to those of its question; one that reads the same only raises the score."""
     for (start, end), score in zip(places, scores, strict=True):
         text = context[start:end]

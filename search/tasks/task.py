@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -281,4 +280,3 @@ class Task(Protocol):
 
 
 Answers = list[dict[str, Any]]
-Outputs = Mapping[str, np.ndarray]

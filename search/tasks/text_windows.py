@@ -19,7 +19,7 @@ from search.tasks.documents import Documents
 from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.tokens import Encoded, with_padding
 
-CHUNK = 64  # documents tokenized at a time, so that memory stays flat
+DOCUMENT_CHUNK = 64  # documents tokenized at a time, so that memory stays flat
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def text_windows(tokenizer: Any, part: Documents, max_length: int, overlap: int,
         raise UserError(f"{where('data.doc_stride')}: must be less than the {limit} tokens of a window, got {overlap}")
     ids: list[np.ndarray] = []
     first, sizes, total = [], [], 0
-    for start in range(0, len(part), CHUNK):
-        texts = part.texts[start : start + CHUNK]
+    for start in range(0, len(part), DOCUMENT_CHUNK):
+        texts = part.texts[start : start + DOCUMENT_CHUNK]
         rows = tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         for text, tokens, offsets in zip(texts, rows["input_ids"], rows["offset_mapping"], strict=True):
             ends = _byte_ends(text, offsets)

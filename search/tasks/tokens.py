@@ -15,7 +15,7 @@ from spaces.loading import ModelError, reading
 
 #: Two texts that any tokenizer encodes, if only as its unknown token.
 PROBES = ("the film", "a story")
-CHUNK = 2048  # rows tokenized at a time, so that memory stays flat
+ROW_CHUNK = 2048  # rows tokenized at a time, so that memory stays flat
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,20 @@ def _quiet() -> Iterator[None]:
 
 
 #: What models of text take of a tokenizer's columns.
-COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
     """Token ids of `texts` (with `pairs` as second texts), cut at `max_length` or the tokenizer's limit."""
     limit = min(max_length, tokenizer.model_max_length)
     columns: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(texts), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    for start in range(0, len(texts), ROW_CHUNK):
+        chunk = slice(start, start + ROW_CHUNK)
         second = None if pairs is None else list(pairs[chunk])
         ids = tokenizer(
             list(texts[chunk]), second, truncation=True, max_length=limit, padding=False, return_attention_mask=True
         )
-        for name in COLUMNS:
+        for name in MODEL_COLUMNS:
             if name in ids:
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in ids[name])
     return with_padding(tokenizer, columns)

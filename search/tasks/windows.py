@@ -14,12 +14,12 @@ import numpy as np
 
 from search.errors import UserError, Where, show
 from search.tasks.questions import Questions
-from search.tasks.tokens import COLUMNS, Encoded, with_padding
+from search.tasks.tokens import MODEL_COLUMNS, Encoded, with_padding
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
 
-CHUNK = 256  # questions tokenized at a time, so that memory stays flat
+QUESTION_CHUNK = 256  # questions tokenized at a time, so that memory stays flat
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def windows(tokenizer: Any, questions: Questions, max_length: int, doc_stride: i
     stride = min(doc_stride, max(0, limit - tokenizer.num_special_tokens_to_add(pair=True) - 1))
     columns: dict[str, list[np.ndarray]] = {}
     of, offsets, targets = [], [], []
-    for first in range(0, len(questions), CHUNK):
-        chunk = questions.rows(np.arange(first, min(first + CHUNK, len(questions))))
+    for first in range(0, len(questions), QUESTION_CHUNK):
+        chunk = questions.rows(np.arange(first, min(first + QUESTION_CHUNK, len(questions))))
         rows = _tokenized(tokenizer, chunk, limit, doc_stride, stride, where)
-        for name in COLUMNS:
+        for name in MODEL_COLUMNS:
             if name in rows:
                 columns.setdefault(name, []).extend(np.asarray(row, dtype=np.int64) for row in rows[name])
         numbers = rows["overflow_to_sample_mapping"]

@@ -12,7 +12,7 @@ from search.track.mlflow_store import load_mlflow
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 PARAMS_PER_CALL, METRICS_PER_CALL, BYTES_PER_CALL = 100, 1000, 900_000
 #: Tag of a run with params that were cut: their names.
-CUT = "cut"
+CUT_PARAMS = "cut"
 
 
 def log_values(
@@ -37,7 +37,7 @@ def log_values(
         client.log_batch(run, metrics=batch)
     if cut:
         note = f"cut to MLflow's {PARAM_LENGTH} characters, whole in config.json or outcome.json: {', '.join(cut)}"
-        client.set_tag(run, CUT, note[:TAG_LENGTH])
+        client.set_tag(run, CUT_PARAMS, note[:TAG_LENGTH])
 
 
 def call_batches(entries: Iterable[Any], most: int) -> Iterator[list[Any]]:

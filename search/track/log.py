@@ -13,7 +13,7 @@ from search.track.batch import PARAM_LENGTH
 from search.track.mlflow_store import load_mlflow
 
 #: Packages that loading a model may need, pinned at the installed version.
-PACKAGES = (
+PINNED_PACKAGES = (
     *(
         "mlflow",
         "torch",
@@ -75,7 +75,7 @@ def _save(folder: Path, target: Path, logged: Any, run_id: str) -> None:
 def requirements() -> list[str]:
     """The pinned requirements of loading a model: "torch==2.13.0" (a local version such as +cpu is on no index)."""
     pins = []
-    for package in PACKAGES:
+    for package in PINNED_PACKAGES:
         try:
             pins.append(f"{package}=={metadata.version(package).partition('+')[0]}")
         except metadata.PackageNotFoundError:

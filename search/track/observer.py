@@ -16,7 +16,7 @@ from search.front.front import Front
 from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.track.mlflow_store import is_database
-from search.track.tracker import Ending
+from search.track.tracker import RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class Logs(Protocol):
     def page(self) -> str: ...
     def observe(self, outcome: Outcome, front: Front) -> None: ...
     def sync(self, front: Front) -> None: ...
-    def finish(self, front: Front, study: StudyRecord, exports: Path, status: Ending) -> None: ...
-    def close(self, status: Ending) -> None: ...
+    def finish(self, front: Front, study: StudyRecord, exports: Path, status: RunStatus) -> None: ...
+    def close(self, status: RunStatus) -> None: ...
     def unlogged(self, front: Front) -> list[int]: ...
 
 
@@ -81,7 +81,7 @@ class Tracking:
             self._connected()
         self._try(lambda: self._connected().sync(front))
 
-    def finish(self, front: Front, study: StudyRecord, exports: Path, status: Ending) -> list[str]:
+    def finish(self, front: Front, study: StudyRecord, exports: Path, status: RunStatus) -> list[str]:
         """Log the end of a search; returns lines for the user about what could not be logged."""
 
         def finish() -> None:
@@ -99,7 +99,7 @@ class Tracking:
             f"      they are in {exports}; the same command logs them when MLflow answers",
         ]
 
-    def close(self, status: Ending) -> None:
+    def close(self, status: RunStatus) -> None:
         """Close the record of a search that ended early, if MLflow answers."""
         if self._tracker is not None:
             with suppress(Exception):  # e.g. a full disk; the error that ended the search describes it better

@@ -37,9 +37,9 @@ from spaces.recipe import digest_of
 
 __all__ = ["Tracker", "check_store", "is_database", "tracking_uri", "ui_command"]
 
-Ending = Literal["FINISHED", "KILLED", "FAILED"]
+RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 
-PARENT, NAME, NOTE = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content"
+PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 NUMBER = "number"  # tag of a trial's run: its name may be changed in MLflow's page
 #: Trials between two updates of the `on_front` tags of earlier trials.
 FLUSH_EVERY = 5
@@ -134,7 +134,7 @@ class Tracker:
         """Numbers of the trials that are not logged."""
         return [o.number for o in front.outcomes if o.number not in self._runs]
 
-    def finish(self, front: Front, study: StudyRecord, exports: Path, status: Ending = "FINISHED") -> None:
+    def finish(self, front: Front, study: StudyRecord, exports: Path, status: RunStatus = "FINISHED") -> None:
         """Log the files in `exports`, what was measured last, and the front's models; then `close`."""
         self._flush(front)
         self._log_front(front)
@@ -147,10 +147,10 @@ class Tracker:
         for outcome in front.members:
             if outcome.number in self._runs and exported_folder(exports, outcome).is_dir():
                 self._log_model(outcome, exported_folder(exports, outcome))
-        self._client.set_tag(self._parent, NOTE, note(front, study)[:TAG_LENGTH])
+        self._client.set_tag(self._parent, NOTE_TAG, note(front, study)[:TAG_LENGTH])
         self.close(status)
 
-    def close(self, status: Ending) -> None:
+    def close(self, status: RunStatus) -> None:
         """Close the parent run; a later `start` opens it again."""
         if self._parent:
             self._client.set_terminated(self._parent, status)
@@ -160,7 +160,7 @@ class Tracker:
         if experiment is None:
             # A server knows where its artifacts go; a local store puts them beside its database.
             local = (store / "artifacts").absolute().as_uri() if is_database(self._uri) else None
-            tags = {NOTE: GUIDE} if local is None else {NOTE: GUIDE, RESULTS: store.absolute().as_uri()}
+            tags = {NOTE_TAG: GUIDE} if local is None else {NOTE_TAG: GUIDE, RESULTS: store.absolute().as_uri()}
             return str(self._client.create_experiment(name, artifact_location=local, tags=tags))
         if experiment.lifecycle_stage != "active":
             self._client.restore_experiment(experiment.experiment_id)
@@ -171,7 +171,7 @@ class Tracker:
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], f"tags.`{PARENT}` = '{self._parent}'", page_token=token, max_results=1000
+                [self._experiment], f"tags.`{PARENT_TAG}` = '{self._parent}'", page_token=token, max_results=1000
             )
             for run in page:
                 if run.info.status == "RUNNING":
@@ -188,7 +188,7 @@ class Tracker:
     def _log_trial(self, outcome: Outcome, front: Front) -> None:
         reason = front.why_not(outcome)[:TAG_LENGTH]
         tags = {
-            PARENT: self._parent,
+            PARENT_TAG: self._parent,
             NUMBER: str(outcome.number),
             "status": outcome.status,
             "reason": reason,

@@ -22,11 +22,11 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-static", "int4", "fp8")
 OPT_IN_PRECISIONS = ("fp8",)
 #: Precisions under which some blocks can stay fp32; the others apply to all blocks.
 INTEGER = ("int8", "int8-static", "int4")
-EMBEDDINGS = ("as-is", "int8")
+EMBEDDING_PRECISIONS = ("as-is", "int8")
 #: Runtimes that gather from tables of integers.
 WITH_INTEGER_TABLES = ("onnx", "openvino")
 #: Precisions of a causal language model's output matrix, a third of a small model's weights; "body": the blocks'.
-HEADS = ("body", "fp32", "int8", "int4")
+HEAD_PRECISIONS = ("body", "fp32", "int8", "int4")
 #: Precisions beside which it can have another.
 WITH_A_HEAD = ("int8", "int4")
 #: How int4 is made of a causal language model's weights. nearest: each group fitted to its weights alone; gptq: with
@@ -46,14 +46,14 @@ class Bits:
         embeddings = Knob(
             "embeddings",
             off="as-is",
-            choices=EMBEDDINGS,
+            choices=EMBEDDING_PRECISIONS,
             opt_in=True,  # it makes a model smaller but no faster, which a search of latency does not want
             help="precision of the embedding tables: for size only, calls get no faster",
         )
         head = Knob(
             "head",
             off="body",
-            choices=HEADS,
+            choices=HEAD_PRECISIONS,
             method=True,
             opt_in=True,
             needs=("precision", WITH_A_HEAD),
@@ -118,13 +118,13 @@ def precision(settings: Settings) -> Plan:
     if fp32_blocks:
         plan["fp32_blocks"] = fp32_blocks
     embeddings = str(settings.get("embeddings", "as-is"))
-    if embeddings not in EMBEDDINGS:
-        raise Infeasible(f"bits.embeddings must be one of {', '.join(EMBEDDINGS)}, got {embeddings!r}")
+    if embeddings not in EMBEDDING_PRECISIONS:
+        raise Infeasible(f"bits.embeddings must be one of {', '.join(EMBEDDING_PRECISIONS)}, got {embeddings!r}")
     if embeddings != "as-is":
         plan["embeddings"] = embeddings
     head = str(settings.get("head", "body"))
-    if head not in HEADS:
-        raise Infeasible(f"bits.head must be one of {', '.join(HEADS)}, got {head!r}")
+    if head not in HEAD_PRECISIONS:
+        raise Infeasible(f"bits.head must be one of {', '.join(HEAD_PRECISIONS)}, got {head!r}")
     if head not in ("body", precision):
         plan["head"] = head
     rounding = str(settings.get("rounding", ROUNDINGS[0]))

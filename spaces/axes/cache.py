@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spaces.axis import Phase
-from spaces.cache_settings import CACHE_KINDS, GROUP, QUANTISED, CacheSettings
+from spaces.cache_settings import CACHE_KINDS, QUANTISED_CACHES, TOKEN_GROUP, CacheSettings
 from spaces.knob import Knob, Plan, Settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are asked for before it is
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are 
 
 #: Searched only where they are named. Few bits save memory, but in torch on a CPU each step takes longer (measured by
 #: `benchmarks/caches.py`); a window drops tokens, so outputs for long texts differ.
-OPT_IN_KINDS = (*QUANTISED, "sliding")
+OPT_IN_KINDS = (*QUANTISED_CACHES, "sliding")
 _OWN = CacheSettings()
 
 
@@ -36,10 +36,10 @@ class CacheKind:
                 off=_OWN.recent,
                 low=0,
                 high=1024,
-                step=GROUP,
+                step=TOKEN_GROUP,
                 method=True,
                 opt_in=True,
-                needs=("kind", QUANTISED),
+                needs=("kind", QUANTISED_CACHES),
                 help="newest tokens that an int8 or int4 cache keeps in full precision",
             ),
             Knob(
@@ -83,7 +83,7 @@ def cache_settings(settings: Settings) -> CacheSettings:
     """The cache of these settings of the axis; settings that its kind does not have take their defaults."""
     kind = str(settings.get("kind", _OWN.kind))
     given = {name: int(settings.get(name, getattr(_OWN, name))) for name in ("recent", "window", "sinks")}
-    if kind in QUANTISED:
+    if kind in QUANTISED_CACHES:
         return CacheSettings(kind, recent=given["recent"])
     if kind == "sliding":
         return CacheSettings(kind, window=given["window"], sinks=given["sinks"])

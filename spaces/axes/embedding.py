@@ -15,7 +15,7 @@ from spaces.pooling import Dense
 from spaces.shape import Shape
 from spaces.statistics import EMBEDDING, Statistics
 
-STEPS = 12  # of the knob's grid; 12 divides 384 and 768, and 1024 nearly
+GRID_STEPS = 12  # of the knob's grid; 12 divides 384 and 768, and 1024 nearly
 LINEAR = "torch.nn.modules.linear.Identity"
 
 
@@ -36,7 +36,7 @@ class EmbeddingSize:
         size = shape.embedding
         if size < 2:
             return ()
-        step = max(1, size // STEPS)
+        step = max(1, size // GRID_STEPS)
         low = size - step * ((size - 1) // step)
         return (
             Knob(

@@ -18,7 +18,7 @@ from spaces.statistics import INPUT_OF, Statistics
 PATTERNS = ("any", "2-of-4")
 #: What a 2:4 matrix's outputs and inputs must be multiples of, for either of torch's libraries in fp16 and bf16
 #: (torch.sparse.SparseSemiStructuredTensorCUTLASS and ...CUSPARSELT; the first asks for more).
-ROWS, COLUMNS = 32, 64
+ROW_MULTIPLE, COLUMN_MULTIPLE = 32, 64
 
 
 class SparseMatrices:
@@ -76,7 +76,9 @@ class SparseMatrices:
                 replace_module(block, path, sparse.to(linear.weight))
                 count += 1
         if "pattern" in plan and not count:
-            raise Infeasible(f"sparse.pattern: no matrix has outputs and inputs in multiples of {ROWS} and {COLUMNS}")
+            raise Infeasible(
+                f"sparse.pattern: no matrix has outputs and inputs in multiples of {ROW_MULTIPLE} and {COLUMN_MULTIPLE}"
+            )
 
     @torch.no_grad()
     def fill(self, model: nn.Module, source: nn.Module, plan: Plan, statistics: Statistics) -> None:
@@ -96,7 +98,7 @@ def _like(linear: nn.Linear, plan: Plan) -> Sparse | None:
     """An unfilled sparse module in the place of `linear`, or None where it stays whole."""
     rows, columns, bias = linear.out_features, linear.in_features, linear.bias is not None
     if "pattern" in plan:
-        return None if rows % ROWS or columns % COLUMNS else TwoOfFour(columns, rows, bias)
+        return None if rows % ROW_MULTIPLE or columns % COLUMN_MULTIPLE else TwoOfFour(columns, rows, bias)
     per_row = max(1, round(float(plan["weights"]) * columns))
     return Sparse(columns, rows, per_row, bias) if per_row < columns else None
 

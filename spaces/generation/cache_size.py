@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spaces.generation.program import GROUP, QUANTISED, CacheSettings
+from spaces.generation.program import QUANTISED_CACHES, TOKEN_GROUP, CacheSettings
 
 #: Bytes of an unquantised number, by precision, where it is not float32.
-NUMBERS = {"bf16": 2, "fp16": 2, "fp8": 2}
+NUMBER_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2}
 SCALE = 4  # bytes of a scale and a lowest value in float16
 
 
@@ -21,10 +21,10 @@ def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, pre
     A quantised cache has a scale for each channel of the keys of GROUP tokens, and for the values of each token and
     head.
     """
-    if cache.kind not in QUANTISED:
-        return float(sum(heads) * 2 * head_dim * NUMBERS.get(precision, 4))
+    if cache.kind not in QUANTISED_CACHES:
+        return float(sum(heads) * 2 * head_dim * NUMBER_BYTES.get(precision, 4))
     bits = int(cache.kind.removeprefix("int"))
-    return sum(heads) * (2 * head_dim * bits / 8 + head_dim * SCALE / GROUP + SCALE)
+    return sum(heads) * (2 * head_dim * bits / 8 + head_dim * SCALE / TOKEN_GROUP + SCALE)
 
 
 def cache_bytes(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
@@ -34,7 +34,7 @@ def cache_bytes(tokens: int, heads: Sequence[int], head_dim: int, cache: CacheSe
         return cache.capacity * whole
     if cache.kind == "sliding":
         return min(tokens, cache.sinks + cache.window) * whole
-    if cache.kind not in QUANTISED:
+    if cache.kind not in QUANTISED_CACHES:
         return tokens * whole
-    older = max(0, tokens - cache.recent) // GROUP * GROUP
+    older = max(0, tokens - cache.recent) // TOKEN_GROUP * TOKEN_GROUP
     return older * bytes_a_token(heads, head_dim, cache, precision) + (tokens - older) * whole

@@ -15,7 +15,7 @@ from spaces.axes.low_rank import LowRank, LowRankEmbedding
 from spaces.errors import Infeasible
 from spaces.generation.onnx_file import CONTRIBUTED, Graph
 from spaces.knob import Plan
-from spaces.weight_groups import GROUP, Groups, groups_to_integers, pairs
+from spaces.weight_groups import WEIGHT_GROUP, Groups, groups_to_integers, pairs
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 #: Of MatMulNBits: activations are rounded to 8 bits for the product, with a scale for every 32 of a token's. In int4 a
@@ -108,7 +108,7 @@ class Layers:
             K=inputs,
             N=outputs,
             bits=bits,
-            block_size=GROUP,
+            block_size=WEIGHT_GROUP,
             accuracy_level=ACCURACY_LEVEL,
         )
 
@@ -151,13 +151,15 @@ class Layers:
 
     def _integer_rows(self, weight: Tensor, ids: str, name: str, head: tuple[str, nn.Module] | None) -> str:
         bits = self.precision.table
-        if weight.shape[1] % GROUP:
-            raise Infeasible(f"bits.embeddings: {name} is {weight.shape[1]} wide, which is no multiple of {GROUP}")
+        if weight.shape[1] % WEIGHT_GROUP:
+            raise Infeasible(
+                f"bits.embeddings: {name} is {weight.shape[1]} wide, which is no multiple of {WEIGHT_GROUP}"
+            )
         if head is not None and self.precision.head == bits and getattr(head[1], "weight", None) is weight:
             name = head[0]
         constants = self._groups(name, {name: weight}, bits)
         flat = self.graph.op("Reshape", constants[0], self.graph.small(tuple(weight.shape)))
-        settings = {"bits": bits, "block_size": GROUP, "gather_axis": 0, "quantize_axis": 1}
+        settings = {"bits": bits, "block_size": WEIGHT_GROUP, "gather_axis": 0, "quantize_axis": 1}
         return self.graph.op("GatherBlockQuantized", flat, ids, constants[1], domain=CONTRIBUTED, **settings)
 
     def norm(self, path: str, module: nn.Module, x: str, added: str = "") -> tuple[str, str]:

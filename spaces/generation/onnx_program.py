@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from spaces.generation.graph_facts import GraphFacts
-from spaces.generation.program import CacheFullError, CacheSettings, Layers
+from spaces.generation.program import CacheFullError, CacheSettings, KeysAndValues
 
-CACHES = ("static",)
+ONNX_CACHES = ("static",)
 #: Tokens that are scored in one call, unless a text is longer: each needs logits over the whole vocabulary.
-SCORED = 512
+SCORED_PER_CALL = 512
 
 
 class DecoderSession:
@@ -126,7 +126,7 @@ class OnnxProgram:
         cache.lengths -= cache.length - length
         cache.length = length
 
-    def stored(self, cache: OnnxStaticCache) -> Layers:
+    def stored(self, cache: OnnxStaticCache) -> KeysAndValues:
         """As `spaces.generation.program.ResumingProgram` says."""
         keys, values = (
             [cache.buffers[f"{i}.{part}"][:, :, : cache.length].copy() for i in range(len(self._decoder.facts.keys))]
@@ -134,7 +134,9 @@ class OnnxProgram:
         )
         return dict(enumerate(zip(keys, values, strict=True)))
 
-    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, OnnxStaticCache]:
+    def resume(
+        self, layers: KeysAndValues, prefix_length: int, input_ids: np.ndarray
+    ) -> tuple[np.ndarray, OnnxStaticCache]:
         """As `spaces.generation.program.ResumingProgram` says."""
         cache = OnnxStaticCache(self._decoder, self.capacity, np.array([prefix_length]), prefix_length)
         for index, pair in layers.items():
@@ -190,7 +192,7 @@ class GraphScores(ABC):
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        at_once = max(1, SCORED // ids.shape[1])
+        at_once = max(1, SCORED_PER_CALL // ids.shape[1])
         parts = [self._scored(ids[i : i + at_once], mask[i : i + at_once]) for i in range(0, len(ids), at_once)]
         return {"log_likelihood": np.concatenate(parts)}
 

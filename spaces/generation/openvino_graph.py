@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spaces.generation.graph_facts import GraphFacts
-from spaces.weight_groups import GROUP, pairs
+from spaces.weight_groups import WEIGHT_GROUP, pairs
 
 MASK, BEAM = "mask", "beam_idx"  # inputs of the model that the ONNX graph does not have
 
@@ -216,7 +216,7 @@ def _product_of_groups(t: Translation, node: Any, attributes: Mapping[str, Any])
     inputs, outputs, bits = (attributes[key] for key in ("K", "N", "bits"))
     scale = t.array(scales).reshape(outputs, -1, 1)
     matrix = op.multiply(_shifted(t, bits, outputs, numbers, zeros), op.constant(scale))
-    x, beyond = t.value(name), -inputs % GROUP
+    x, beyond = t.value(name), -inputs % WEIGHT_GROUP
     if beyond:  # a last group that is not full ends in weights of 0
         before = [0] * len(x.get_output_partial_shape(0) if hasattr(x, "get_output_partial_shape") else x.partial_shape)
         x = op.pad(x, _integers(before), _integers([*before[1:], beyond]), "constant", op.constant(np.float32(0)))
@@ -230,13 +230,13 @@ def _shifted(t: Translation, bits: int, outputs: int, numbers: str, zeros: str) 
     from openvino import opset13 as op
 
     if bits == 8:  # all zero points are 128
-        signed = (t.array(numbers) ^ np.uint8(128)).view(np.int8).reshape(outputs, -1, GROUP)
+        signed = (t.array(numbers) ^ np.uint8(128)).view(np.int8).reshape(outputs, -1, WEIGHT_GROUP)
         return op.convert(op.constant(signed), "f32")
-    packed = t.array(numbers).reshape(outputs, -1, GROUP // 2)
+    packed = t.array(numbers).reshape(outputs, -1, WEIGHT_GROUP // 2)
     groups = packed.shape[1]
     by_row = t.array(zeros).reshape(outputs, -1)  # two a byte, and each row a whole number of bytes
     both = np.stack([by_row & 15, by_row >> 4], -1).reshape(outputs, -1)[:, :groups]
-    parts = ((packed, Shape([outputs, groups, GROUP])), (pairs(both.reshape(-1)), Shape([outputs, groups, 1])))
+    parts = ((packed, Shape([outputs, groups, WEIGHT_GROUP])), (pairs(both.reshape(-1)), Shape([outputs, groups, 1])))
     fours = [_four_bits(array, shape) for array, shape in parts]
     return op.subtract(*(op.convert(four, "f32") for four in fours))
 
@@ -258,7 +258,7 @@ def _integer_rows(t: Translation, node: Any, _: Mapping[str, Any]) -> list[Any]:
     table, ids, scales = map(t.value, node.input)
     groups = t.array(node.input[2]).shape[1]
     numbers = op.subtract(op.convert(op.gather(table, ids, op.constant(0)), "f32"), op.constant(np.float32(128)))
-    by_group = op.reshape(numbers, _integers([0, 0, groups, GROUP]), True)
+    by_group = op.reshape(numbers, _integers([0, 0, groups, WEIGHT_GROUP]), True)
     scale = op.unsqueeze(op.gather(scales, ids, op.constant(0)), _integers([-1]))
     return [op.reshape(op.multiply(by_group, scale), _integers([0, 0, -1]), True)]
 

@@ -13,7 +13,7 @@ from spaces.generation.openvino_graph import BEAM, MASK, stateful_model
 from spaces.generation.padding import left_padding
 from spaces.generation.program import CacheFullError
 
-CACHES = ("dynamic",)
+OPENVINO_CACHES = ("dynamic",)
 #: Added to the score of a key that a query does not see. A finite number: padding sees no key, and the mean of all
 #: values harms nothing, where a softmax over minus infinities would be NaN.
 HIDDEN = np.float32(-1e9)

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from spaces.generation.program import Cache, Layers, Program, ResumingProgram
+from spaces.generation.program import Cache, KeysAndValues, Program, ResumingProgram
 
 
 class PrefixProgram:
@@ -25,7 +25,7 @@ class PrefixProgram:
                 "the cache must be dynamic or static for prefixes to be reused, and this model's is neither"
             )
         self._program, self._most_bytes = program, most_bytes
-        self._entries: OrderedDict[tuple[int, ...], Layers] = OrderedDict()  # what was used last stands last
+        self._entries: OrderedDict[tuple[int, ...], KeysAndValues] = OrderedDict()  # what was used last stands last
         self._alone = threading.Lock()
         self.hits = 0  # single prompts whose beginning was stored
         self.misses = 0
@@ -76,7 +76,7 @@ class PrefixProgram:
     def _nbytes(self) -> int:
         return sum(_nbytes(layers) for layers in self._entries.values())
 
-    def _beginning(self, prompt: tuple[int, ...]) -> tuple[int, Layers]:
+    def _beginning(self, prompt: tuple[int, ...]) -> tuple[int, KeysAndValues]:
         """(length of the longest prefix in a stored prompt, its layers), the last token left out."""
         common, best = max(((_common(prompt[:-1], one), one) for one in self._entries), default=(0, ()))
         if not common:
@@ -87,7 +87,7 @@ class PrefixProgram:
         self._entries.move_to_end(best)
         return common, self._entries[best]
 
-    def _keep(self, prompt: tuple[int, ...], layers: Layers) -> None:
+    def _keep(self, prompt: tuple[int, ...], layers: KeysAndValues) -> None:
         if _nbytes(layers) > self._most_bytes:
             return  # one prompt that does not fit must not remove the others
         for other in [one for one in self._entries if _common(prompt, one) == len(one)]:
@@ -107,5 +107,5 @@ def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def _nbytes(layers: Layers) -> int:
+def _nbytes(layers: KeysAndValues) -> int:
     return sum(int(array.nbytes) for pair in layers.values() for array in pair)

@@ -8,21 +8,21 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from spaces.cache_settings import CACHE_KINDS, GROUP, LOSSY, QUANTISED, CacheSettings
+from spaces.cache_settings import CACHE_KINDS, LOSSY, QUANTISED_CACHES, TOKEN_GROUP, CacheSettings
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Runtime
 
 __all__ = [
     "CACHE_KINDS",
-    "GROUP",
     "LOSSY",
-    "QUANTISED",
+    "QUANTISED_CACHES",
+    "TOKEN_GROUP",
     "Cache",
     "CacheFullError",
     "CacheSettings",
     "GeneratingRuntime",
-    "Layers",
+    "KeysAndValues",
     "Program",
     "ResumingProgram",
     "RewindingProgram",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 #: Keys and values (1, heads, T, D) of one prompt by block, as arrays of the program that gave them.
-Layers = Mapping[int, tuple[Any, Any]]
+KeysAndValues = Mapping[int, tuple[Any, Any]]
 
 
 class CacheFullError(ValueError):
@@ -115,11 +115,11 @@ class RewindingProgram(Program, Protocol):
 class ResumingProgram(RewindingProgram, Protocol):
     """A program whose prompts may begin with keys and values of an earlier one."""
 
-    def stored(self, cache: Any) -> Layers:
+    def stored(self, cache: Any) -> KeysAndValues:
         """What a cache of one row holds, in memory that later steps do not change."""
         ...
 
-    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, Cache]:
+    def resume(self, layers: KeysAndValues, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, Cache]:
         """`prefill` of one prompt (1, L) whose first `prefix_length` tokens, fewer than L, have these keys and values.
 
         Raises:

@@ -16,7 +16,7 @@ from spaces.generation.program import CacheSettings
 from spaces.generation.torch_program import TorchCausalModel, TorchProgram
 
 #: (tokens (B, 1), number of the token (1,), starts (B,), keys and values by layer) -> logits (B, V) float32.
-Step = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]], Tensor]
+DecodeStep = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]], Tensor]
 
 #: (call, its inputs) -> (what runs it again over the same inputs, its output).
 Record = Callable[[Any, dict[str, Tensor]], tuple[Callable[[], Any], Tensor]]
@@ -29,7 +29,9 @@ class StaticProgram(TorchProgram):
     of rows and the capacity.
     """
 
-    def __init__(self, model: nn.Module, settings: CacheSettings, device: str, step_of: Callable[[Step], Step]) -> None:
+    def __init__(
+        self, model: nn.Module, settings: CacheSettings, device: str, step_of: Callable[[DecodeStep], DecodeStep]
+    ) -> None:
         super().__init__(model, replace(settings, kind="static"), device)
         self._step = step_of(step_over(self._model))
 
@@ -45,7 +47,7 @@ class StaticProgram(TorchProgram):
         return np.array(logits.cpu().numpy())
 
 
-def step_over(model: TorchCausalModel) -> Step:
+def step_over(model: TorchCausalModel) -> DecodeStep:
     """A decoding step of `model` over whole buffers."""
 
     def step(ids: Tensor, number: Tensor, starts: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
@@ -62,7 +64,7 @@ class Captured:
     """
 
     def __init__(
-        self, step: Step, record: Callable[[Any, dict[str, Tensor]], tuple[Callable[[], None], Tensor]]
+        self, step: DecodeStep, record: Callable[[Any, dict[str, Tensor]], tuple[Callable[[], None], Tensor]]
     ) -> None:
         self._step, self._record = step, record
         self._graphs: dict[int, tuple[dict[str, Tensor], Callable[[], Any], Tensor]] = {}

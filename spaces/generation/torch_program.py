@@ -17,10 +17,10 @@ from spaces.generation.caches.sliding import SlidingCache
 from spaces.generation.caches.static import Buffers, StaticCache
 from spaces.generation.caches.torch_cache import TorchCache
 from spaces.generation.padding import left_padding
-from spaces.generation.program import CacheSettings, Layers
+from spaces.generation.program import CacheSettings, KeysAndValues
 
 #: Tokens of a row that are scored in one call: the logits of each take the vocabulary's size.
-SCORED = 32
+SCORED_PER_ROW = 32
 
 NewCache = Callable[[Tensor], TorchCache]
 
@@ -113,19 +113,19 @@ class TorchProgram:
         cache = self.new_cache(torch.zeros(rows, dtype=torch.int64, device=self._device))
         begin = 0
         while begin < length - 1:
-            end = min(length - 1, begin + min(SCORED, cache.together() or SCORED))
+            end = min(length - 1, begin + min(SCORED_PER_ROW, cache.together() or SCORED_PER_ROW))
             logits = torch.from_numpy(self.read(input_ids[:, begin:end], cache, end - begin))
             following = torch.from_numpy(input_ids[:, begin + 1 : end + 1, None])
             likelihoods[:, begin + 1 : end + 1] = logits.log_softmax(-1).gather(-1, following)[..., 0].numpy()
             begin = end
         return likelihoods
 
-    def stored(self, cache: TorchCache) -> Layers:
+    def stored(self, cache: TorchCache) -> KeysAndValues:
         """See `spaces.generation.program.ResumingProgram`."""
         assert isinstance(cache, DynamicCache | StaticCache)
         return cache.layers()
 
-    def resume(self, layers: Layers, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
+    def resume(self, layers: KeysAndValues, prefix_length: int, input_ids: np.ndarray) -> tuple[np.ndarray, TorchCache]:
         """See `spaces.generation.program.ResumingProgram`."""
         cache = self.new_cache(torch.zeros(1, dtype=torch.int64, device=self._device))
         cache.require(input_ids.shape[1])

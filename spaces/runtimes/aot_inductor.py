@@ -26,15 +26,15 @@ from spaces.code_digest import code_digest
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes.compiled import INSTALL, no_compiler
+from spaces.runtimes.compiled import COMPILER_INSTALL, no_compiler
 from spaces.runtimes.requirements import require
 from spaces.runtimes.seal import private_name, seal, sealed
 from spaces.runtimes.torch_export import brief, export_graph, quiet_torch
 from spaces.runtimes.torch_predict import TorchPredict, base_of, load_for, torch_precisions
 
-FOLDER = "aot_inductor"
+AOT_FOLDER = "aot_inductor"
 #: What writes a package, of this program.
-WRITERS = ("spaces.runtimes.aot_inductor", "spaces.runtimes.torch_export", "spaces.runtimes.torch_predict")
+PACKAGE_WRITERS = ("spaces.runtimes.aot_inductor", "spaces.runtimes.torch_export", "spaces.runtimes.torch_predict")
 
 
 class AotInductor:
@@ -42,7 +42,7 @@ class AotInductor:
 
     name = "aot_inductor"
     source = "Ansel et al. 2024, PyTorch 2 (AOTInductor)"
-    install = INSTALL
+    install = COMPILER_INSTALL
 
     def missing(self, context: Context) -> str | None:
         return no_compiler("AOTInductor")
@@ -51,12 +51,12 @@ class AotInductor:
         return torch_precisions(context)
 
     def files(self, plan: Plan) -> tuple[str, ...]:
-        return (f"{FOLDER}/{plan['precision']}.pt2",)
+        return (f"{AOT_FOLDER}/{plan['precision']}.pt2",)
 
     def made_by(self, context: Context) -> Mapping[str, str]:
         threads = context.threads or torch.get_num_threads()
         seals = {"conditions": _machine(context, threads), "user": private_name(self.name)}
-        return {**seals, "code": code_digest(*WRITERS)}
+        return {**seals, "code": code_digest(*PACKAGE_WRITERS)}
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import torch
 
-Array = Any  # jax.Array, or what stands for one while JAX traces
+JaxArray = Any  # jax.Array, or what stands for one while JAX traces
 
-DTYPES = {
+JAX_DTYPES = {
     torch.bool: jnp.bool_,
     torch.uint8: jnp.uint8,
     torch.int32: jnp.int32,
@@ -32,33 +32,33 @@ DTYPES = {
 # --- shapes -------------------------------------------------------------------------------------------------
 
 
-def _expand(x: Array, sizes: Sequence[int]) -> Array:
+def _expand(x: JaxArray, sizes: Sequence[int]) -> JaxArray:
     new = len(sizes) - x.ndim  # dimensions added in front; -1 keeps one that was there
     return jnp.broadcast_to(x, [x.shape[i - new] if size == -1 else size for i, size in enumerate(sizes)])
 
 
-def _slice(x: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
+def _slice(x: JaxArray, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> JaxArray:
     return x[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)]
 
 
-def _select(x: Array, dim: int, index: int) -> Array:
+def _select(x: JaxArray, dim: int, index: int) -> JaxArray:
     return x[(slice(None),) * (dim % x.ndim) + (index,)]
 
 
-def _split(x: Array, sizes: Sequence[int], dim: int = 0) -> list[Array]:
+def _split(x: JaxArray, sizes: Sequence[int], dim: int = 0) -> list[JaxArray]:
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [_slice(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _squeeze(x: Array, dims: Sequence[int]) -> Array:
+def _squeeze(x: JaxArray, dims: Sequence[int]) -> JaxArray:
     return jnp.squeeze(x, tuple(d for d in dims if x.shape[d] == 1))
 
 
-def _index(x: Array, indices: Sequence[Array | None]) -> Array:
+def _index(x: JaxArray, indices: Sequence[JaxArray | None]) -> JaxArray:
     return x[tuple(slice(None) if index is None else index for index in indices)]
 
 
-def _gather(x: Array, dim: int, index: Array) -> Array:
+def _gather(x: JaxArray, dim: int, index: JaxArray) -> JaxArray:
     """`index` may be shorter than `x` in the other dimensions: it then reads their first entries."""
     dim %= x.ndim
     first = tuple(slice(None) if d == dim else slice(size) for d, size in enumerate(index.shape))
@@ -68,40 +68,40 @@ def _gather(x: Array, dim: int, index: Array) -> Array:
 # --- arithmetic ---------------------------------------------------------------------------------------------
 
 
-def _add(x: Array, y: Array, alpha: float = 1) -> Array:
+def _add(x: JaxArray, y: JaxArray, alpha: float = 1) -> JaxArray:
     return x + (y if alpha == 1 else alpha * y)
 
 
-def _sub(x: Array, y: Array, alpha: float = 1) -> Array:
+def _sub(x: JaxArray, y: JaxArray, alpha: float = 1) -> JaxArray:
     return x - (y if alpha == 1 else alpha * y)
 
 
-def _div_mode(x: Array, y: Array, rounding_mode: str | None = None) -> Array:
+def _div_mode(x: JaxArray, y: JaxArray, rounding_mode: str | None = None) -> JaxArray:
     if rounding_mode is None:
         return x / y
     return jnp.floor_divide(x, y) if rounding_mode == "floor" else jnp.trunc(x / y)
 
 
-def _addmm(bias: Array, x: Array, y: Array, beta: float = 1, alpha: float = 1) -> Array:
+def _addmm(bias: JaxArray, x: JaxArray, y: JaxArray, beta: float = 1, alpha: float = 1) -> JaxArray:
     product = jnp.matmul(x, y)
     return _add(product if alpha == 1 else alpha * product, bias, beta)
 
 
-def _clamp(x: Array, min: Array | None = None, max: Array | None = None) -> Array:
+def _clamp(x: JaxArray, min: JaxArray | None = None, max: JaxArray | None = None) -> JaxArray:
     return jnp.clip(x, min, max)
 
 
-def _gelu(x: Array, approximate: str = "none") -> Array:
+def _gelu(x: JaxArray, approximate: str = "none") -> JaxArray:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
-def _softmax(x: Array, dim: int, half_to_float: bool = False) -> Array:
+def _softmax(x: JaxArray, dim: int, half_to_float: bool = False) -> JaxArray:
     return jax.nn.softmax(x.astype(jnp.float32) if half_to_float else x, axis=dim)
 
 
 def _layer_norm(
-    x: Array, shape: Sequence[int], weight: Array | None, bias: Array | None, eps: float
-) -> tuple[Array, ...]:
+    x: JaxArray, shape: Sequence[int], weight: JaxArray | None, bias: JaxArray | None, eps: float
+) -> tuple[JaxArray, ...]:
     """(normalised, mean, reciprocal deviation), computed in float32 as PyTorch does."""
     axes = tuple(range(-len(shape), 0))
     wide = x.astype(jnp.float32)
@@ -115,30 +115,30 @@ def _layer_norm(
     return normalised.astype(x.dtype), mean, scale
 
 
-def _embedding(weight: Array, ids: Array, *_: Any) -> Array:
+def _embedding(weight: JaxArray, ids: JaxArray, *_: Any) -> JaxArray:
     """Rows of `weight`; an id outside of it gives NaN, which no later layer hides."""
     return jnp.take(weight, ids, axis=0, mode="fill")
 
 
-def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:
+def _reduce(function: Callable[..., JaxArray]) -> Callable[..., JaxArray]:
     """An ATen reduction over `dim` (None or empty: all) by a function of jax.numpy."""
 
-    def run(x: Array, dim: int | Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None) -> Array:
+    def run(x: JaxArray, dim: int | Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None) -> JaxArray:
         axes = None if dim is None or dim == [] else dim if isinstance(dim, int) else tuple(dim)
         return function(x if dtype is None else x.astype(dtype), axis=axes, keepdims=keepdim)
 
     return run
 
 
-def _cast(x: Array, dtype: Any = None, **_: Any) -> Array:
+def _cast(x: JaxArray, dtype: Any = None, **_: Any) -> JaxArray:
     return x if dtype is None else jnp.asarray(x, dtype)
 
 
-def _arange(start: Array, end: Array, step: Array = 1, dtype: Any = None) -> Array:
+def _arange(start: JaxArray, end: JaxArray, step: JaxArray = 1, dtype: Any = None) -> JaxArray:
     return jnp.arange(start, end, step, dtype)
 
 
-def _same(x: Array, *_: Any) -> Array:
+def _same(x: JaxArray, *_: Any) -> JaxArray:
     return x
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spaces.weight_groups import Groups
 
 #: Precisions of these graphs; int8 and int4 are of weights.
-PRECISIONS = ("fp32", "int8", "int4")
+CAUSAL_GRAPH_PRECISIONS = ("fp32", "int8", "int4")
 
 
 def refuse_others(plan: Plan) -> None:

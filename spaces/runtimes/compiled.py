@@ -13,7 +13,7 @@ from torch import Tensor
 from spaces.base import TaskModel
 from spaces.errors import Infeasible
 from spaces.generation.program import CacheSettings
-from spaces.generation.static_program import StaticProgram, Step
+from spaces.generation.static_program import DecodeStep, StaticProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import float8
@@ -21,10 +21,10 @@ from spaces.runtimes.from_weights import FromWeights
 from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
 
-GRAPHS = 256  # that may be compiled in one process, over all models
-INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
+MOST_GRAPHS = 256  # that may be compiled in one process, over all models
+COMPILER_INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
 #: Options that keep the tables of each product's candidates out of the terminal.
-QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
+QUIET_OPTIONS = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
 
 
 class Compiled(FromWeights):
@@ -32,7 +32,7 @@ class Compiled(FromWeights):
 
     name = "compiled"
     source = "Ansel et al. 2024, PyTorch 2"
-    install = INSTALL
+    install = COMPILER_INSTALL
 
     def missing(self, context: Context) -> str | None:
         return no_compiler("torch.compile") if context.device == "cpu" else None
@@ -46,7 +46,7 @@ class Compiled(FromWeights):
         base = base_of(folder)
         # Graphs are counted by the forward function, which all models share: past the limit a model would run
         # eagerly and nothing would say so.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         predict = TorchPredict(self.compile(model, context), base, context.device)
         # Sizes of 0 and 1 are specialised, so the general graph is compiled by a batch of 2, then that of 1.
         try:
@@ -70,11 +70,11 @@ class Compiled(FromWeights):
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
         """The decoding step is compiled at its first token, once for each number of rows and for all prompt lengths."""
         require(self, plan, context)
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, self.compile_step)
 
-    def compile_step(self, step: Step) -> Step:
+    def compile_step(self, step: DecodeStep) -> DecodeStep:
         """A decoding step compiled for fixed shapes."""
         return torch.compile(step, dynamic=False)
 
@@ -97,20 +97,20 @@ class MaxAutotuned(Compiled):
             return super().open(folder, plan, context)
 
     def compile(self, model: TaskModel, context: Context) -> Callable[..., Tensor]:
-        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET}
+        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET_OPTIONS}
         if context.device == "cpu":
             options |= {"freezing": True, "triton.cudagraphs": False}
         return torch.compile(model, dynamic=True, options=options)
 
-    def compile_step(self, step: Step) -> Step:
+    def compile_step(self, step: DecodeStep) -> DecodeStep:
         """Without CUDA graphs: they refuse a step that writes to its inputs, the cache."""
-        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET, "triton.cudagraphs": False}
+        options = {**torch._inductor.list_mode_options("max-autotune"), **QUIET_OPTIONS, "triton.cudagraphs": False}
         return torch.compile(step, dynamic=False, options=options)
 
 
 def no_compiler(what: str) -> str | None:
     """Why `what` cannot compile here, or None."""
-    return None if cpp_compiler() else f"{what} needs a C++ compiler, and none is on the PATH: {INSTALL}"
+    return None if cpp_compiler() else f"{what} needs a C++ compiler, and none is on the PATH: {COMPILER_INSTALL}"
 
 
 def cpp_compiler() -> str | None:

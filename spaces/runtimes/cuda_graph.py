@@ -21,7 +21,7 @@ from spaces.runtimes.from_weights import FromWeights
 from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, causal_for, load_for, torch_precisions
 
-BUCKETS = (16, 32, 64, 128, 256, 512)
+LENGTH_BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 class CudaGraph(FromWeights):
@@ -69,8 +69,8 @@ def buckets_of(base: Base) -> tuple[int, ...]:
     if head_named(base.head).finds_end and base.config.get("pad_token_id") is None:
         return ()
     # (GPT-2 calls them n_positions.)
-    longest = int(base.config.get("max_position_embeddings") or base.config.get("n_positions") or BUCKETS[-1])
-    return tuple(b for b in BUCKETS if b <= longest)
+    longest = int(base.config.get("max_position_embeddings") or base.config.get("n_positions") or LENGTH_BUCKETS[-1])
+    return tuple(b for b in LENGTH_BUCKETS if b <= longest)
 
 
 def capture(call: Any, static: Mapping[str, Tensor]) -> tuple[Any, Tensor]:

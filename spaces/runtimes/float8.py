@@ -17,10 +17,10 @@ from torch import nn
 from spaces.errors import Infeasible
 from spaces.runtime import Context
 
-INSTALL = 'pip install "torchao>=0.13"'
-PRECISION = "fp8"
-RUNTIMES = ("eager", "compiled", "compiled-max-autotune")  # that run it
-CAPABILITY = (8, 9)  # float8 tensor cores came with Ada and Hopper
+TORCHAO_INSTALL = 'pip install "torchao>=0.13"'
+FP8 = "fp8"
+FP8_RUNTIMES = ("eager", "compiled", "compiled-max-autotune")  # that run it
+FP8_CAPABILITY = (8, 9)  # float8 tensor cores came with Ada and Hopper
 MULTIPLE = 16  # of a matrix's inputs and outputs; torchao leaves others unquantised without a warning
 
 
@@ -29,14 +29,14 @@ def missing(context: Context) -> str | None:
     if context.device != "cuda" or not torch.cuda.is_available():
         return f"fp8 needs a CUDA device of compute capability 8.9 or above, and this is a {context.device}"
     capability = torch.cuda.get_device_capability()
-    if capability < CAPABILITY:
+    if capability < FP8_CAPABILITY:
         return f"fp8 needs compute capability 8.9 or above, and this GPU has {capability[0]}.{capability[1]}"
-    return None if importlib.util.find_spec("torchao") else f"torchao not installed: {INSTALL}"
+    return None if importlib.util.find_spec("torchao") else f"torchao not installed: {TORCHAO_INSTALL}"
 
 
 def precisions(context: Context) -> tuple[str, ...]:
     """("fp8",) where it can run, else ()."""
-    return () if missing(context) else (PRECISION,)
+    return () if missing(context) else (FP8,)
 
 
 def lower(model: nn.Module) -> None:
@@ -56,7 +56,7 @@ def lower(model: nn.Module) -> None:
         quantize_(model, config, filter_fn=lambda _, path: path in linears)
     except (ImportError, AssertionError, RuntimeError, NotImplementedError, TypeError) as error:
         first = " ".join(str(error).split())[:200]
-        raise Infeasible(f"torchao gave no fp8 weights ({type(error).__name__}: {first}): {INSTALL}") from error
+        raise Infeasible(f"torchao gave no fp8 weights ({type(error).__name__}: {first}): {TORCHAO_INSTALL}") from error
 
 
 def _fits(linear: nn.Linear) -> bool:

@@ -13,16 +13,16 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from spaces.errors import Infeasible
-from spaces.runtimes.aten_to_jax import DTYPES, TABLE, Array
+from spaces.runtimes.aten_to_jax import JAX_DTYPES, TABLE, JaxArray
 
-Parameters = Mapping[str, Array]
+Parameters = Mapping[str, JaxArray]
 #: Arguments that say where and how a tensor lies in memory, which is XLA's affair.
 MEMORY = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 
 
 def lower(
     program: ExportedProgram,
-) -> tuple[Callable[[Parameters, Mapping[str, Array]], Array], dict[str, torch.Tensor]]:
+) -> tuple[Callable[[Parameters, Mapping[str, JaxArray]], JaxArray], dict[str, torch.Tensor]]:
     """(function of weights and named inputs, its weights by name) for a graph of core ATen operators.
 
     The function is made for `jax.jit`: sizes left open in the graph are those of the inputs it is traced with.
@@ -40,7 +40,7 @@ def lower(
             stored = program.state_dict if spec.target in program.state_dict else program.constants
             weights[name] = stored[str(spec.target)].detach()
 
-    def run(weights: Parameters, inputs: Mapping[str, Array]) -> Array:
+    def run(weights: Parameters, inputs: Mapping[str, JaxArray]) -> JaxArray:
         values: dict[Node, Any] = {}
         for node in steps:
             if node.op == "placeholder":
@@ -81,10 +81,10 @@ def plain_arguments(arguments: Any) -> Any:
         return {name: plain_arguments(value) for name, value in arguments.items() if name not in MEMORY}
     if isinstance(arguments, (list, tuple)):
         return [plain_arguments(value) for value in arguments]
-    return DTYPES[arguments] if isinstance(arguments, torch.dtype) else arguments
+    return JAX_DTYPES[arguments] if isinstance(arguments, torch.dtype) else arguments
 
 
 def _typed(node: Node, value: Any) -> Any:
     """`value` in PyTorch's type: the two libraries promote reductions and mixed sums differently."""
     meant = node.meta.get("val")
-    return jnp.asarray(value, DTYPES[meant.dtype]) if isinstance(meant, torch.Tensor) else value
+    return jnp.asarray(value, JAX_DTYPES[meant.dtype]) if isinstance(meant, torch.Tensor) else value

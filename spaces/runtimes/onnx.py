@@ -19,7 +19,7 @@ from spaces import calibration, sensitivity
 from spaces.base import is_causal
 from spaces.code_digest import code_digest
 from spaces.errors import Infeasible
-from spaces.generation.onnx_program import CACHES, OnnxProgram, OnnxScores
+from spaces.generation.onnx_program import ONNX_CACHES, OnnxProgram, OnnxScores
 from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
@@ -30,12 +30,12 @@ from spaces.runtimes.requirements import require
 if TYPE_CHECKING:
     from spaces.base import TaskModel
 
-FOLDER = "onnx"
+ONNX_FOLDER = "onnx"
 Providers = Sequence[tuple[str, Mapping[str, Any]]]
 CPU: Providers = (("CPUExecutionProvider", {}),)
 CUDA: Providers = (("CUDAExecutionProvider", {}),)
 #: What writes a graph, of this program.
-WRITERS = (
+GRAPH_WRITERS = (
     "spaces.runtimes.onnx",
     "spaces.runtimes.quantise",
     "spaces.runtimes.causal_onnx",
@@ -55,7 +55,7 @@ class FromGraph:
         return (file_of(plan),)
 
     def made_by(self, context: Context) -> Mapping[str, str]:
-        return {**versions(), "code": code_digest(*WRITERS)}
+        return {**versions(), "code": code_digest(*GRAPH_WRITERS)}
 
     def made_from(self, plan: Plan, folder: Path) -> Plan | None:
         return None if is_causal(folder) else source_of(plan)
@@ -80,7 +80,7 @@ class Onnx(FromGraph):
         return ("fp32", "fp16") if context.device == "cuda" else ("fp32", "int8", "int8-static", "int4")
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
-        return causal_onnx.PRECISIONS if context.device == "cpu" else ()
+        return causal_onnx.CAUSAL_GRAPH_PRECISIONS if context.device == "cpu" else ()
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         if is_causal(folder):
@@ -90,14 +90,14 @@ class Onnx(FromGraph):
         return OnnxPredict(graph(folder, plan), context, CUDA if context.device == "cuda" else CPU)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
-        return CACHES if context.device == "cpu" else ()
+        return ONNX_CACHES if context.device == "cpu" else ()
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
         return OnnxProgram(self._causal(folder, plan, context), settings)
 
     def _causal(self, folder: Path, plan: Plan, context: Context) -> Any:
         """A session of a causal language model."""
-        require(self, plan, context, precisions=causal_onnx.PRECISIONS)
+        require(self, plan, context, precisions=causal_onnx.CAUSAL_GRAPH_PRECISIONS)
         return open_session(causal_onnx.causal_graph(folder, plan, folder / file_of(plan), context), context, CPU)
 
 
@@ -153,7 +153,7 @@ def file_of(plan: Plan) -> str:
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
     head = f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else ""
     rounding = f"-{plan['rounding']}" if "rounding" in plan else ""
-    return f"{FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}.onnx"
+    return f"{ONNX_FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}.onnx"
 
 
 def versions() -> dict[str, str]:

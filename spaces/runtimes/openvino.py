@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spaces.base import is_causal
-from spaces.generation.openvino_program import CACHES, OpenVinoProgram, OpenVinoScores
+from spaces.generation.openvino_program import OPENVINO_CACHES, OpenVinoProgram, OpenVinoScores
 from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
@@ -40,7 +40,7 @@ class OpenVino(onnx.FromGraph):
         return ("fp32", "int8-static")
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
-        return causal_onnx.PRECISIONS
+        return causal_onnx.CAUSAL_GRAPH_PRECISIONS
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
         if is_causal(folder):
@@ -50,7 +50,7 @@ class OpenVino(onnx.FromGraph):
         return OpenVinoPredict(onnx.graph(folder, plan), context)
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
-        return CACHES
+        return OPENVINO_CACHES
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> Program:
         return OpenVinoProgram(self._graph(folder, plan, context), compile_options(context))

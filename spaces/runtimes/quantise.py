@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from spaces.errors import Infeasible
-from spaces.weight_groups import GROUP, groups_to_int4, pairs
+from spaces.weight_groups import WEIGHT_GROUP, groups_to_int4, pairs
 
 #: Signed (unsigned ones take kernels half as fast where there is VNNI), a scale a channel, and within [-64, 64]: a CPU
 #: without VNNI adds two products in 16 bits before it widens them, and 2 * 255 * 64 still fits. So nothing saturates,
 #: wherever the graph is run.
-WEIGHTS = {"per_channel": True, "reduce_range": True}
+WEIGHT_OPTIONS = {"per_channel": True, "reduce_range": True}
 #: Where the exporter writes the modules that a node came from, outermost first.
 SCOPES = "pkg.torch.onnx.name_scopes"
 NBITS = "com.microsoft"  # the domain of MatMulNBits, the operator of int4
@@ -53,7 +53,7 @@ def _scopes(node: Any) -> tuple[str, ...]:
 
 
 def dynamic(source: Path, target: Path, keep: Sequence[str]) -> None:
-    """Integer products: weights as in `WEIGHTS`, activations with one scale per tensor, computed at run time."""
+    """Integer products: weights as in `WEIGHT_OPTIONS`, activations with one scale per tensor, computed at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -61,7 +61,7 @@ def dynamic(source: Path, target: Path, keep: Sequence[str]) -> None:
         str(target),
         op_types_to_quantize=["MatMul", "Gemm"],
         weight_type=QuantType.QInt8,
-        **WEIGHTS,
+        **WEIGHT_OPTIONS,
         # A Gemm becomes a MatMul of this name before the quantiser looks at it.
         nodes_to_exclude=[*keep, *(f"{name}_MatMul" for name in keep)],
         extra_options={"MatMulConstBOnly": True},
@@ -89,7 +89,7 @@ def static(source: Path, target: Path, keep: Sequence[str], rows: Sequence[Mappi
         op_types_to_quantize=["MatMul", "Gemm"],
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        **WEIGHTS,
+        **WEIGHT_OPTIONS,
         nodes_to_exclude=[*keep, *products],
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
@@ -130,7 +130,7 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
         # The same node, which so keeps its name and where it came from.
         node.op_type, node.domain = "MatMulNBits", NBITS
         node.input[1:] = parts
-        sizes = {"K": inputs, "N": outputs, "bits": 4, "block_size": GROUP}
+        sizes = {"K": inputs, "N": outputs, "bits": 4, "block_size": WEIGHT_GROUP}
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sizes.items())
     if NBITS not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(NBITS, 1))

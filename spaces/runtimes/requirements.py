@@ -10,7 +10,7 @@ from spaces.runtime import Context, Runtime
 from spaces.runtimes import float8
 
 #: Runtimes that open the graphs of causal language models, whose output matrix and rounding have knobs of their own.
-GRAPHS = ("onnx", "openvino")
+GRAPH_RUNTIMES = ("onnx", "openvino")
 
 
 def require(
@@ -28,11 +28,11 @@ def require(
     why = runtime.missing(context)
     if why:
         raise Infeasible(why)
-    if "head" in plan and runtime.name not in GRAPHS:
+    if "head" in plan and runtime.name not in GRAPH_RUNTIMES:
         raise Infeasible(f"bits.head: {runtime.name} has no precision of its own for the output matrix; onnx has")
-    if "rounding" in plan and runtime.name not in GRAPHS:
+    if "rounding" in plan and runtime.name not in GRAPH_RUNTIMES:
         raise Infeasible(f"bits.rounding: {runtime.name} has no int4 by {plan['rounding']}; onnx has")
     precision = str(plan["precision"])
     if precision not in (runtime.precisions(context) if precisions is None else precisions):
-        problem = float8.missing(context) if precision == float8.PRECISION and runtime.name in float8.RUNTIMES else None
+        problem = float8.missing(context) if precision == float8.FP8 and runtime.name in float8.FP8_RUNTIMES else None
         raise Infeasible(problem or f"{runtime.name} has no {precision} kernels {where or f'on this {context.device}'}")

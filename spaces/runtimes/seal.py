@@ -14,7 +14,7 @@ import os
 import secrets
 from pathlib import Path
 
-SIZE = 32  # bytes of the key
+KEY_BYTES = 32  # bytes of the key
 
 
 def seal(path: Path, made_for: str) -> None:
@@ -78,7 +78,7 @@ def key_in(folder: Path) -> bytes:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             partial = folder / f".seal.key.{secrets.token_hex(8)}"
             partial.touch(mode=0o600)
-            partial.write_bytes(secrets.token_bytes(SIZE))
+            partial.write_bytes(secrets.token_bytes(KEY_BYTES))
             try:
                 os.link(partial, path)  # unlike a rename, it leaves the key of a process that was faster
             except FileExistsError:
@@ -88,4 +88,4 @@ def key_in(folder: Path) -> bytes:
         key = path.read_bytes()
     except OSError:
         key = b""
-    return key if len(key) == SIZE else secrets.token_bytes(SIZE)
+    return key if len(key) == KEY_BYTES else secrets.token_bytes(KEY_BYTES)

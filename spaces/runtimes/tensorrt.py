@@ -18,7 +18,7 @@ from spaces.runtimes.requirements import require
 from spaces.runtimes.seal import private_folder
 
 PROVIDER = "TensorrtExecutionProvider"
-INSTALL = "pip install onnxruntime-gpu tensorrt"
+TENSORRT_INSTALL = "pip install onnxruntime-gpu tensorrt"
 
 
 class TensorRt(onnx.FromGraph):
@@ -31,16 +31,16 @@ class TensorRt(onnx.FromGraph):
 
     name = "tensorrt"
     source = "NVIDIA TensorRT through ONNX Runtime"
-    install = INSTALL
+    install = TENSORRT_INSTALL
 
     def missing(self, context: Context) -> str | None:
         if context.device != "cuda":
-            return f"TensorRT needs a CUDA device, and: {INSTALL}"
+            return f"TensorRT needs a CUDA device, and: {TENSORRT_INSTALL}"
         absent = onnx.absent()
         if absent:
-            return f"{', '.join(absent)} not installed: {INSTALL} onnx onnxscript"
+            return f"{', '.join(absent)} not installed: {TENSORRT_INSTALL} onnx onnxscript"
         if PROVIDER not in onnx.providers():
-            return f"this onnxruntime has no TensorRT provider: {INSTALL}"
+            return f"this onnxruntime has no TensorRT provider: {TENSORRT_INSTALL}"
         return None
 
     def precisions(self, context: Context) -> tuple[str, ...]:

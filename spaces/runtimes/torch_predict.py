@@ -19,7 +19,7 @@ from spaces.runtimes import float8
 from spaces.sparse_storage import expand
 
 #: The dtype of weights and activations by precision; fp8 products return bf16.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def torch_precisions(context: Context) -> tuple[str, ...]:
@@ -43,10 +43,10 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    model = _cast(build.as_stored(folder), DTYPES[precision]).to(context.device)
+    model = _cast(build.as_stored(folder), TORCH_DTYPES[precision]).to(context.device)
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
-    if precision == float8.PRECISION:
+    if precision == float8.FP8:
         float8.lower(model)
     return model
 

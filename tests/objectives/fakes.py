@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from objectives.bench import Bench, Predict
+from objectives.bench import Bench, TimedCall
 from objectives.clock import Reading
 
 BATCH = {"input_ids": np.ones((2, 4), dtype=np.int64)}
@@ -26,10 +26,10 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def model(self, ms: float, first_ms: float = 0.0, load_s: float = 0.0) -> Callable[[], Predict]:
+    def model(self, ms: float, first_ms: float = 0.0, load_s: float = 0.0) -> Callable[[], TimedCall]:
         """Opens a model whose calls take `ms`, times (or through) 1 + |drift| * seconds, times noise."""
 
-        def opened() -> Predict:
+        def opened() -> TimedCall:
             self.now += load_s
             left = [first_ms]
 
@@ -51,7 +51,7 @@ class Machine:
 class FakeSide:
     """A `Bench` on a `Machine`, with the face of a `Remote`; it must be awake, and alone, to be called."""
 
-    def __init__(self, machine: Machine, pid: int, opened: Callable[[], Predict], device: str = "cpu") -> None:
+    def __init__(self, machine: Machine, pid: int, opened: Callable[[], TimedCall], device: str = "cpu") -> None:
         self.pid = pid
         self.calls: list[str] = []
         self._machine, self._device = machine, device

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import BATCH, Machine
 
-from objectives.bench import STEADY, Bench, Predict
+from objectives.bench import STEADY, Bench, TimedCall
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_a_block_lasts_its_time_and_has_its_minimum_of_calls(
 def test_blocks_go_round_the_inputs_and_on_where_the_last_ended() -> None:
     machine, order = Machine(), []
 
-    def opened() -> Predict:
+    def opened() -> TimedCall:
         def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             machine.now += 0.01
             order.append(int(batch["input_ids"][0, 0]))
@@ -85,7 +85,7 @@ def test_every_shape_is_called_before_the_warm_up_is_timed() -> None:
 def test_the_collector_is_off_while_timing_and_on_again_even_after_a_failure() -> None:
     states = []
 
-    def opened() -> Predict:
+    def opened() -> TimedCall:
         def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             states.append(gc.isenabled())
             if len(states) == 3:
@@ -108,7 +108,7 @@ def test_predict_answers_every_batch_in_order() -> None:
 def test_inputs_of_several_shapes_come_equally_often_in_every_block() -> None:
     machine, lengths = Machine(), []
 
-    def opened() -> Predict:
+    def opened() -> TimedCall:
         def predict(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             machine.now += 0.01 * batch["input_ids"].shape[1]
             lengths.append(batch["input_ids"].shape[1])

@@ -14,12 +14,12 @@ import pytest
 from fakes import BATCH, FakeSide, Machine, others
 
 from objectives import campaign, campaign_measurements, campaign_processes
-from objectives.bench import Predict
-from objectives.campaign import Campaign, Plan
+from objectives.bench import TimedCall
+from objectives.campaign import Campaign, CampaignPlan
 from objectives.measurement import Measurement
 from objectives.paired_timing import Opener
 
-BRIEF = Plan(block_s=0.02, warm_s=0.05)
+BRIEF = CampaignPlan(block_s=0.02, warm_s=0.05)
 EAGER, BEST = 0, 1
 
 
@@ -64,7 +64,7 @@ class Openings:
 
 
 def timed(
-    machine: Machine, openers: Mapping[int, Opener], plan: Plan = BRIEF, seed: int = 0, read: Any = None
+    machine: Machine, openers: Mapping[int, Opener], plan: CampaignPlan = BRIEF, seed: int = 0, read: Any = None
 ) -> Campaign:
     result = campaign.run([openers], (EAGER, BEST), [BATCH], plan, seed, read or machine.read)
     assert not result.failed
@@ -263,8 +263,8 @@ def test_a_model_with_bimodal_times_is_marked_and_no_other() -> None:
     openings = Openings(machine)
 
     class Alternating(FakeSide):
-        def __init__(self, machine: Machine, pid: int, opened: Callable[[], Predict], device: str = "cpu") -> None:
-            def both() -> Predict:
+        def __init__(self, machine: Machine, pid: int, opened: Callable[[], TimedCall], device: str = "cpu") -> None:
+            def both() -> TimedCall:
                 predict, calls = opened(), iter(range(10**6))
 
                 def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -295,6 +295,7 @@ def test_a_plan_without_an_interval_is_refused(wrong: dict[str, int], rule: str)
 
 
 def test_a_plan_gives_each_model_its_seconds_and_never_less_than_asked_for_in_a_set() -> None:
-    plan = Plan.lasting(2.4, at_least_s=0.75)
+    plan = CampaignPlan.lasting(2.4, at_least_s=0.75)
     assert plan.sets * plan.rounds * plan.block_s == pytest.approx(2.4)
-    assert Plan.lasting(0.3, at_least_s=0.75).rounds * Plan.lasting(0.3, at_least_s=0.75).block_s == pytest.approx(0.75)
+    brief = CampaignPlan.lasting(0.3, at_least_s=0.75)
+    assert brief.rounds * brief.block_s == pytest.approx(0.75)

@@ -13,7 +13,7 @@ from fakes import BATCH, FakeSide, Machine, others
 from timed import measure, sides
 
 from objectives import latency
-from objectives.bench import Predict
+from objectives.bench import TimedCall
 from objectives.latency import QUICK
 
 
@@ -47,7 +47,7 @@ def test_a_model_with_bimodal_times_marks_the_measurement_noisy() -> None:
     machine = Machine()
     opened = machine.model(5)
 
-    def alternating() -> Predict:
+    def alternating() -> TimedCall:
         predict, calls = opened(), itertools.count()
 
         def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def test_inputs_of_several_lengths_do_not_make_times_bimodal() -> None:
     machine = Machine()
     opened = machine.model(5)
 
-    def by_length() -> Predict:
+    def by_length() -> TimedCall:
         predict = opened()
 
         def called(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

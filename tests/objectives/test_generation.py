@@ -14,9 +14,9 @@ from objectives import campaign, campaign_measurements, generation_times, latenc
 from objectives.estimate import Estimate
 from objectives.paired_timing import Opener, Protocol
 from objectives.reference_speed import at_speed_of
-from objectives.workload import NEW_TOKENS
+from objectives.workload import TIMED_NEW_TOKENS
 
-INPUTS = [{"input_ids": np.ones((2, 8), dtype=np.int64), NEW_TOKENS: np.full(2, 5)}]
+INPUTS = [{"input_ids": np.ones((2, 8), dtype=np.int64), TIMED_NEW_TOKENS: np.full(2, 5)}]
 PROTOCOL = Protocol(block_s=0.3, blocks=8, warm_s=0.1)
 
 
@@ -29,7 +29,7 @@ class Generating:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.token_times = []
-        for token in range(int(batch[NEW_TOKENS][0])):
+        for token in range(int(batch[TIMED_NEW_TOKENS][0])):
             self._machine.now += (self._step if token else self._first) / 1e3
             self.token_times.append(self._machine.now)
         return {}
@@ -73,7 +73,7 @@ def test_a_campaign_has_the_times_of_each_model_s_tokens() -> None:
         key: lambda key=key: nullcontext(side(machine, key + 1, 20 * key + 20, 4 * key + 4))  # type: ignore[misc]
         for key in (0, 1)
     }
-    plan = campaign.Plan(block_s=0.2, warm_s=0.1)
+    plan = campaign.CampaignPlan(block_s=0.2, warm_s=0.1)
     measured = campaign.run([openers], (0,), INPUTS, plan, 0, machine.read)
     figures = campaign_measurements.measurements(measured, 1, 2, 0, {"device": "cpu"})
     assert figures["ttft_ms"].value == pytest.approx(40)
@@ -86,12 +86,12 @@ def test_a_model_that_generates_nothing_has_none_of_them() -> None:
     sides = [FakeSide(machine, pid, machine.model(10)) for pid in (1, 2)]
     inputs = [{"input_ids": np.ones((2, 8), dtype=np.int64)}]
     timed = latency.measure(*sides, inputs, PROTOCOL, 0, {"device": "cpu"}, machine.read)
-    assert not timed.keys() & set(generation_times.NAMES)
+    assert not timed.keys() & set(generation_times.GENERATION_NAMES)
 
 
 def test_one_token_has_no_time_of_later_ones() -> None:
     machine = Machine()
-    inputs = [{"input_ids": np.ones((1, 8), dtype=np.int64), NEW_TOKENS: np.ones(1, dtype=np.int64)}]
+    inputs = [{"input_ids": np.ones((1, 8), dtype=np.int64), TIMED_NEW_TOKENS: np.ones(1, dtype=np.int64)}]
     timed = latency.measure(side(machine, 1, 20, 4), None, inputs, PROTOCOL, 0, {"device": "cpu"}, machine.read)
     assert timed["ttft_ms"].value == pytest.approx(20)
     assert "tpot_ms" not in timed

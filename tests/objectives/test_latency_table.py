@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from objectives.arrays import Floats
 from objectives.latency_table import LatencyTable
-from objectives.shapes import Array, Shapes, features
+from objectives.shapes import Shapes, features
 
 CONDITIONS = {"device": "cpu", "fingerprint": "abc", "threads": 2, "batch": 1, "length": 32}
 DEPLOYMENT = "onnx/fp32"
@@ -51,12 +52,12 @@ def drawn(count: int, seed: int) -> Shapes:
 MACHINE = np.array([0.4, 0.06, 0.012, 3e-8, 1.5e-7, 4e-7, 2e-7, 1e-7, 1e-6])
 
 
-def additive(shapes: Shapes) -> Array:
+def additive(shapes: Shapes) -> Floats:
     """A sum of costs and an overhead."""
     return features(shapes, 1, 32) @ MACHINE
 
 
-def real(shapes: Shapes) -> Array:
+def real(shapes: Shapes) -> Floats:
     """A machine that is not: weights beyond a cache cost double, and every block has a speed that its shape decides."""
     weights = shapes.weights
     shape = np.stack([shapes.outputs[:, 4], shapes.attention, shapes.hidden], 1)
@@ -64,7 +65,7 @@ def real(shapes: Shapes) -> Array:
     return (additive(shapes) + 1.5e-7 * np.maximum(0, weights - 4e6)) * np.exp(NOISE * whims)
 
 
-def filled(folder: Path, shapes: Shapes, ms: Array, error: float, deployment: str = DEPLOYMENT) -> LatencyTable:
+def filled(folder: Path, shapes: Shapes, ms: Floats, error: float, deployment: str = DEPLOYMENT) -> LatencyTable:
     table = LatencyTable(folder, CONDITIONS)
     for i, value in enumerate(ms):
         table.add(deployment, shapes[i : i + 1], value, error)

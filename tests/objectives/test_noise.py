@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from objectives import gpu, noise
+from objectives.arrays import Floats
 from objectives.clock import Reading
 from objectives.estimate import Estimate
-from objectives.stats import Floats
 
 QUIET = Reading(at=0, cpus=2, everybody=0, processes=(0, 0))
 
@@ -89,7 +89,7 @@ def test_times_without_any_noise_have_one_speed() -> None:
 
 
 def test_few_calls_say_nothing_of_speeds() -> None:
-    assert noise.two_modes(np.array([1.0, 2.0] * (noise.CALLS // 2 - 1))) is None
+    assert noise.two_modes(np.array([1.0, 2.0] * (noise.FEWEST_CALLS // 2 - 1))) is None
 
 
 def test_two_modes_are_said_with_the_side() -> None:

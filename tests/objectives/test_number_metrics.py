@@ -10,7 +10,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_squared_error, r2_score
 
 from objectives import quality, stats
-from objectives.metric import Floats, Metric
+from objectives.arrays import Floats
+from objectives.metric import Metric
 from objectives.number_metrics import NUMBER_METRICS
 
 Score = Callable[[Floats, Floats], float]

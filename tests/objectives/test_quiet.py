@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from objectives.quiet import QUIET, quietly
+from objectives.quiet import QUIET_ENVIRONMENT, quietly
 
 OWN = """
 import os, warnings
@@ -25,13 +25,16 @@ def test_a_library_is_imported_quietly_and_leaves_the_process_as_it_was(monkeypa
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     before, filters = dict(os.environ), list(warnings.filters)
     with quietly():
-        assert os.environ["DO_NOT_TRACK"] == QUIET["DO_NOT_TRACK"]
+        assert os.environ["DO_NOT_TRACK"] == QUIET_ENVIRONMENT["DO_NOT_TRACK"]
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "info", "what the user has set stays"
         warnings.warn("nobody hears this", stacklevel=1)
     assert (dict(os.environ), list(warnings.filters)) == (before, filters)
 
 
 def test_a_process_of_our_own_is_quiet_but_for_what_the_user_has_set() -> None:
-    environment = {**{n: v for n, v in os.environ.items() if n not in QUIET}, "TRANSFORMERS_VERBOSITY": "info"}
+    environment = {
+        **{n: v for n, v in os.environ.items() if n not in QUIET_ENVIRONMENT},
+        "TRANSFORMERS_VERBOSITY": "info",
+    }
     answer = subprocess.run([sys.executable, "-c", OWN], env=environment, capture_output=True, text=True, check=True)
     assert (answer.stdout.split(), answer.stderr) == (["1", "info"], "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from objectives import roofline
-from objectives.ceilings import BYTES, CALLS, LANES, SMALLEST, MeasuredCeilings, Meter
+from objectives.ceilings import BYTES, CALLS_PER_READING, LANES, SMALLEST, MeasuredCeilings, Meter
 from objectives.generation_times import TPOT
 from objectives.latency import P50
 from objectives.roofline import Sizes, work
@@ -155,7 +155,7 @@ def test_waiting_for_a_gpu_is_shared_by_the_calls_between_two_looks_at_the_clock
 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: spend(10e-6))
     meter = Meter("cuda", 1, lambda: now[0])
-    assert meter.seconds_per_call(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS["cuda"])
+    assert meter.seconds_per_call(lambda: spend(1e-6)) == pytest.approx(1e-6 + 10e-6 / CALLS_PER_READING["cuda"])
 
 
 def test_a_ceiling_for_an_unknown_precision_is_refused() -> None:

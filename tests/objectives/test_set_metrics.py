@@ -74,7 +74,7 @@ def test_the_loss_is_paired_and_tests_whole_sets(name: str) -> None:
 def test_few_rows_at_once_give_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     references, predictions = sets(50, 3)
     whole = quality.quality("f1_macro", predictions, references, 3, 0, {})
-    monkeypatch.setattr(quality, "AT_ONCE", 300)
+    monkeypatch.setattr(quality, "CELLS_AT_ONCE", 300)
     assert quality.quality("f1_macro", predictions, references, 3, 0, {}) == whole
 
 

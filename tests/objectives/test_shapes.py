@@ -11,7 +11,7 @@ import pytest
 from objectives import roofline
 from objectives.shapes import (
     COSTS,
-    KINDS,
+    MATRIX_FIELDS,
     SCALARS,
     Shapes,
     features,
@@ -58,7 +58,7 @@ def test_parameters_and_megabytes_count_every_number_once() -> None:
 def test_every_cost_is_counted_and_none_falls_when_a_size_grows() -> None:
     before = features(model(), 2, 8)
     assert before.shape == (1, len(COSTS)) and (before > 0).all()
-    for name in (*KINDS, *SCALARS):
+    for name in (*MATRIX_FIELDS, *SCALARS):
         larger = replace(model(), **{name: getattr(model(), name) * 2})
         assert (features(larger, 2, 8) >= before).all(), name
 
@@ -67,7 +67,7 @@ def test_models_travel_as_json_and_equal_ones_are_written_equally() -> None:
     two = Shapes.from_json(json.loads(json.dumps([*model().to_json(), *model().to_json()])))
     assert len(two) == 2
     assert two[:1].to_json() == two[1:].to_json() == model().to_json()
-    padded = replace(model(), **{n: np.pad(getattr(model(), n), ((0, 0), (2, 1))) for n in KINDS})
+    padded = replace(model(), **{n: np.pad(getattr(model(), n), ((0, 0), (2, 1))) for n in MATRIX_FIELDS})
     assert padded.to_json() == model().to_json()
 
 

@@ -33,7 +33,7 @@ class Informed:
     def resume(self) -> None: ...
 
 
-PEAK = memory.PEAK.name
+PEAK = memory.PEAK_MEMORY.name
 CUDA = {"device": "cuda", "peak_rss_mb": 900.0, "peak_since": "opened", "cuda_reserved_mb": 64.0}
 
 

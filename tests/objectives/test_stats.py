@@ -12,8 +12,8 @@ import pytest
 from scipy.stats import binom, binomtest, norm, sem, t
 
 from objectives import stats
+from objectives.arrays import Floats
 
-Floats = stats.Floats
 Bools = stats.Bools
 
 

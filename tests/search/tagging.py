@@ -23,7 +23,7 @@ from search.tasks.encoded import read_encoded, write_encoded
 from search.tasks.one_head import BaseTask
 from search.tasks.rows import TextData, read_splits
 from search.tasks.task import ConstantGuess, Split, Splits
-from search.tasks.tokens import COLUMNS, Encoded, with_padding
+from search.tasks.tokens import MODEL_COLUMNS, Encoded, with_padding
 
 if TYPE_CHECKING:
     from search.tasks.tables import Table
@@ -124,7 +124,9 @@ class Tagging(BaseTask):
             for at, word in enumerate(of):
                 if word is not None and (at == 0 or of[at - 1] != word):
                     targets[i, at] = tags[word]
-        columns = {name: [np.array(row, dtype=np.int64) for row in tokens[name]] for name in COLUMNS if name in tokens}
+        columns = {
+            name: [np.array(row, dtype=np.int64) for row in tokens[name]] for name in MODEL_COLUMNS if name in tokens
+        }
         return TagRows(with_padding(tokenizer, columns), targets, labels)
 
     def read(self, folder: Path, name: str) -> TagRows:

@@ -15,7 +15,7 @@ from services import embed, fleet, is_problem, service, talk
 
 from search.serve.app import RecentTimes
 from search.serve.batching import Limits
-from search.serve.fleet import EMBEDDING, Fleet, WindowSettings
+from search.serve.fleet import EMBEDDING_TASK, Fleet, WindowSettings
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 from search.serve.variants import Variant
 
@@ -133,7 +133,9 @@ def test_pairs_of_texts_are_classified(tmp_path: Path) -> None:
 
 def test_many_long_texts_are_embedded_in_slices(tmp_path: Path) -> None:
     """Together they take longer than the seconds that a request has; none is refused for that."""
-    slow = Fleet(EMBEDDING, "slow", [Variant(0, 1.0, 0.0, ((1, 0.2), (8, 1.6)), 512)], {0: embed}, Limits(slo_s=5.0))
+    slow = Fleet(
+        EMBEDDING_TASK, "slow", [Variant(0, 1.0, 0.0, ((1, 0.2), (8, 1.6)), 512)], {0: embed}, Limits(slo_s=5.0)
+    )
 
     async def conversation(client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/embed", json={"input": ["word " * 1000] * 64})

@@ -16,7 +16,7 @@ from services import LIMITS, embed, extract, fleet, is_problem, service, talk, v
 
 from search.serve.database.archive import NewPassage
 from search.serve.dispatcher import RefusedError
-from search.serve.fleet import EMBEDDING, Fleet, row_errors_apart
+from search.serve.fleet import EMBEDDING_TASK, Fleet, row_errors_apart
 from search.serve.service import ANSWERING, CLASSIFYING, Service
 
 CAT = "The cat sleeps on the mat. It is warm."
@@ -113,7 +113,7 @@ def test_one_deadline_holds_for_all_stages_of_a_request(tmp_path: Path) -> None:
         assert (await client.post("/v1/answer", json=body)).status_code in (429, 504)
         assert time.perf_counter() - began < 0.5
 
-    with service(tmp_path, fleet(EMBEDDING, slow)) as backend:
+    with service(tmp_path, fleet(EMBEDDING_TASK, slow)) as backend:
         talk(backend, conversation)
 
 
@@ -133,7 +133,7 @@ def test_a_passage_that_no_model_takes_keeps_no_other_from_being_found(tmp_path:
             raise ValueError("a text must have at least one token")
         return [row * ("plugh" not in text) for row, text in zip(embed(texts), texts, strict=True)]
 
-    with service(tmp_path, fleet(EMBEDDING, picky)) as backend:
+    with service(tmp_path, fleet(EMBEDDING_TASK, picky)) as backend:
         texts = (CAT, "xyzzy", DOG, "plugh")
         numbers = asyncio.run(backend.add_passages([NewPassage("s", i, text) for i, text in enumerate(texts)]))
         assert sorted(n for n, _ in backend.archive.embeddings("words")) == [numbers[0], numbers[2]]
@@ -157,7 +157,7 @@ def test_a_passage_that_is_removed_while_it_is_embedded_is_not_found(tmp_path: P
         await adding
         assert len(backend.index) == 0
 
-    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+    with service(tmp_path, fleet(EMBEDDING_TASK, waits)) as backend:
         asyncio.run(run(backend))
 
 
@@ -181,7 +181,7 @@ def test_a_passage_with_the_number_of_one_that_was_removed_has_an_embedding_of_i
         assert number == before.id and vector == pytest.approx(embed([DOG])[0], abs=1e-6)
         assert len(backend.index) == 1
 
-    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+    with service(tmp_path, fleet(EMBEDDING_TASK, waits)) as backend:
         asyncio.run(run(backend))
 
 
@@ -204,7 +204,7 @@ def test_passages_that_are_added_at_once_are_embedded_once(tmp_path: Path) -> No
         await asyncio.gather(first, second)
         assert sorted(embedded) == sorted([CAT, DOG]) and len(backend.index) == 2
 
-    with service(tmp_path, fleet(EMBEDDING, waits)) as backend:
+    with service(tmp_path, fleet(EMBEDDING_TASK, waits)) as backend:
         asyncio.run(run(backend))
 
 

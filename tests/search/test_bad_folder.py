@@ -14,7 +14,7 @@ import command
 import pytest
 from conftest import STUDY, Finished, state_of
 
-from search.deliver.best_config import SCHEMA_VERSION
+from search.deliver.best_config import BEST_CONFIG_VERSION
 
 
 def cut(path: Path) -> None:
@@ -32,8 +32,8 @@ def edited(path: Path) -> None:
 
 def newer(path: Path) -> None:
     text = path.read_text()
-    assert f"schema_version: {SCHEMA_VERSION}\n" in text
-    path.write_text(text.replace(f"schema_version: {SCHEMA_VERSION}", "schema_version: 99", 1))
+    assert f"schema_version: {BEST_CONFIG_VERSION}\n" in text
+    path.write_text(text.replace(f"schema_version: {BEST_CONFIG_VERSION}", "schema_version: 99", 1))
 
 
 #: Name of the damage -> (what is done to best-config.yaml, what the message must hold).

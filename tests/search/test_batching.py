@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.serve.batching import Batch, Batcher, Limits, Request
+from search.serve.batching import Batcher, Limits, Request, RequestBatch
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, ExpiredError, FailedError, RefusedError
 from search.serve.policy import BacklogFit
@@ -36,7 +36,7 @@ def test_laws_of_the_queue_hold_under_random_load(seed: int) -> None:
     """No late row is computed, the queue is bounded, buckets are in order, every row has one fate."""
     random, queue, now = np.random.default_rng(seed), batcher(), 0.0
     fates: dict[int, str] = {}
-    running, last = list[tuple[float, Batch]](), dict[int, int]()
+    running, last = list[tuple[float, RequestBatch]](), dict[int, int]()
     for offered in range(3000):
         now += float(random.exponential(random.choice([0.0001, 0.002, 0.02])))
         for done, batch in [r for r in running if r[0] <= now]:

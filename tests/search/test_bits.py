@@ -99,16 +99,16 @@ def test_every_set_of_weights_has_training_rows_without_labels_and_the_order_of_
     folders = [*(cache / "teacher").iterdir(), *(cache / "weights").iterdir()]
     assert len(folders) > 1
     for folder in folders:
-        with np.load(folder / calibration.FILE) as stored:
+        with np.load(folder / calibration.CALIBRATION_FILE) as stored:
             assert set(stored.files) <= {"input_ids", "attention_mask", "token_type_ids"}
         calibrated = calibration.read(folder)
-        assert len(calibrated) == min(calibration.ROWS, len(training))
+        assert len(calibrated) == min(calibration.CALIBRATION_ROWS, len(training))
         assert {tuple(row["input_ids"][0]) for row in calibrated} <= rows
-        blocks = json.loads((folder / sensitivity.FILE).read_text())["blocks"]
+        blocks = json.loads((folder / sensitivity.SENSITIVITY_FILE).read_text())["blocks"]
         scores = [block["score"] for block in blocks]
         assert scores == sorted(scores, reverse=True) and min(scores) > 0
         taken = files_of(folder, factory.recipe(runtime="eager"))
-        assert sensitivity.FILE in taken and calibration.FILE not in taken
+        assert sensitivity.SENSITIVITY_FILE in taken and calibration.CALIBRATION_FILE not in taken
 
 
 @pytest.mark.parametrize(

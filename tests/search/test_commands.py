@@ -23,7 +23,7 @@ import yaml
 from conftest import STUDY, Finished
 
 from objectives import all_objectives
-from objectives.quiet import QUIET
+from objectives.quiet import QUIET_ENVIRONMENT
 from search.deliver.best_config import read_best_config, schema
 from search.tasks import TASKS
 from spaces import registry
@@ -188,7 +188,7 @@ def test_the_python_api_runs_the_same_search_and_leaves_warnings_and_environment
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(config=str(finished.config), model=str(finished.models()[0])))
-    environment = {name: value for name, value in command.environment().items() if name not in QUIET}
+    environment = {name: value for name, value in command.environment().items() if name not in QUIET_ENVIRONMENT}
     ended = subprocess.run(
         [sys.executable, program],
         cwd=finished.folder,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from services import variant
 
-from search.serve.generation_request import PROMPTS, TOKENS, timed
+from search.serve.generation_request import PROMPTS, TIMED_TOKENS, timed
 from search.serve.generator import READ, Piece
 
 
@@ -17,7 +17,7 @@ def test_tokens_that_were_reused_are_no_work() -> None:
     assert Piece("", 10 * READ, 3, reused=9 * READ).computed == 4
 
 
-@pytest.mark.parametrize("most", [TOKENS, 1])
+@pytest.mark.parametrize("most", [TIMED_TOKENS, 1])
 def test_the_time_per_token_is_that_of_steps_of_the_model(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """The pieces with held-back text and the reason of the ending take no step."""
     now = 0.0
@@ -34,6 +34,6 @@ def test_the_time_per_token_is_that_of_steps_of_the_model(monkeypatch: pytest.Mo
     model: Any = SimpleNamespace(pieces=pieces)
     measured = timed(variant(0, 1.0, 0.8), model)
     (one, first), (many, whole) = measured.points
-    assert (one, many) == (1, TOKENS) and first == pytest.approx(0.5)
-    assert whole == pytest.approx(first + (TOKENS - 1) * (0.1 if most > 1 else 0.5))
+    assert (one, many) == (1, TIMED_TOKENS) and first == pytest.approx(0.5)
+    assert whole == pytest.approx(first + (TIMED_TOKENS - 1) * (0.1 if most > 1 else 0.5))
     assert now == pytest.approx(len(PROMPTS) * (0.5 + 0.1 * (most - 1)))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from services import Counting, causal, events, is_problem, running, service, talk
 
-from search.serve.fleet import CAUSAL
+from search.serve.fleet import CAUSAL_TASK
 from search.serve.service import Service
 
 
@@ -114,7 +114,7 @@ def test_a_model_fails_before_its_first_token_and_another_completes(tmp_path: Pa
         assert response.status_code == 200 and "study-lm/0" in response.text and "error" not in response.text
 
     with service(tmp_path, causal(Counting(), Counting(fails_at=1))) as serving:
-        serving.fleets[CAUSAL].dispatcher.pin(1)
+        serving.fleets[CAUSAL_TASK].dispatcher.pin(1)
         talk(serving, conversation)
 
 

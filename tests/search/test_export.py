@@ -19,7 +19,7 @@ from search.deliver import export as exporting
 from search.deliver.best_config import BestConfig, read_best_config, schema
 from search.deliver.export import PICK_FILES, export, export_model, exported_folder, files_of, programs_of
 from search.deliver.read_exported import read_exported
-from search.deliver.written_files import FILE
+from search.deliver.written_files import WRITTEN_JSON
 from search.errors import UserError
 from search.front.front import Front
 from search.store.atomic import replacing, write_text
@@ -37,7 +37,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_an_export_has_the_promised_files_and_nothing_else(front: Front, exported: Path) -> None:
-    top = {"front.json", "front.html", "front.png", *PICK_FILES.values(), FILE}
+    top = {"front.json", "front.html", "front.png", *PICK_FILES.values(), WRITTEN_JSON}
     assert {n for n in names(exported) if not n.startswith("models/")} == top
     assert {p.name for p in (exported / "models").iterdir()} == {str(o.number) for o in front.members}
 
@@ -141,7 +141,7 @@ def test_pick_files_hold_the_pick(front: Front, exported: Path, pick: str, file:
 def test_the_record_in_a_model_folder_has_the_digests_of_its_files(front: Front, exported: Path) -> None:
     folder = exported_folder(exported, front.members[0])
     record = read_best_config(folder / "recipe.yaml")
-    assert record.files.keys() == names(folder) - {"recipe.yaml", FILE}
+    assert record.files.keys() == names(folder) - {"recipe.yaml", WRITTEN_JSON}
     for name, digest in record.files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -166,7 +166,7 @@ def test_an_empty_front_exports_its_pictures_and_no_pick(front: Front, tmp_path:
     export(front, factory.study(front), tmp_path)
     none = Front(front.targets)
     export(none, factory.study(none), tmp_path)
-    assert names(tmp_path) == {"front.json", "front.html", "front.png", FILE}
+    assert names(tmp_path) == {"front.json", "front.html", "front.png", WRITTEN_JSON}
 
 
 def test_missing_weights_are_named_and_nothing_is_left_half_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from conftest import STUDY, state_of
 from objectives.process import RemoteDied, RemoteError, RemoteTimeout
 from search import run_log
 from search.cli.terminal import failure
-from search.failures import PACKAGES, is_ours, is_transient, of_the_candidate, retry_once
+from search.failures import OWN_PACKAGES, is_ours, is_transient, of_the_candidate, retry_once
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
 from search.loop import Job, explore
@@ -35,7 +35,7 @@ def crossed(error: Exception, file: Path | str) -> Exception:
     return error
 
 
-OURS, THEIRS = PACKAGES[1] / "build.py", "/site-packages/torch/nn/functional.py"
+OURS, THEIRS = OWN_PACKAGES[1] / "build.py", "/site-packages/torch/nn/functional.py"
 
 
 @pytest.mark.parametrize(

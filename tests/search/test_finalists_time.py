@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from objectives.campaign import Plan
+from objectives.campaign import CampaignPlan
 from search.config.schema import BudgetConfig, DataConfig, ModelConfig, RunConfig
 from search.deliver.finalists import EXPECTED, held_out_seconds, seconds
 
 from . import factory
 
 CONFIG = RunConfig(ModelConfig("m"), "classification", DataConfig("t"))
-PLAN = Plan.lasting(2.4)
+PLAN = CampaignPlan.lasting(2.4)
 
 
 def test_slow_calls_and_a_slow_held_out_split_have_more_time() -> None:

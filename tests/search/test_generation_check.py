@@ -114,8 +114,8 @@ def test_two_tokens_that_are_nearly_as_likely_may_change_places(tmp_path: Path) 
     bench, inputs = opened(folder, record.recipe), verify.probe(folder)
     wanted = generation_check.generate(bench, inputs[0], CONTEXT)
     assert generation_check.largest_difference(bench, inputs[0], CONTEXT, wanted) == 0
-    chosen = {**wanted, generation_check.TOKENS: wanted[generation_check.TOKENS].copy()}
-    chosen[generation_check.TOKENS][-1] = (chosen[generation_check.TOKENS][-1] + 1) % 97
+    chosen = {**wanted, generation_check.GENERATED: wanted[generation_check.GENERATED].copy()}
+    chosen[generation_check.GENERATED][-1] = (chosen[generation_check.GENERATED][-1] + 1) % 97
     assert generation_check.largest_difference(bench, inputs[0], CONTEXT, chosen) > 0.1, "one that is far less likely"
 
 
@@ -123,4 +123,4 @@ def test_a_cache_of_few_tokens_has_room_for_the_probe(tmp_path: Path) -> None:
     folder, record = exported(tmp_path / "model", "onnx", "fp32")
     few = Context(threads=1, cache_tokens=9)
     generated = generation_check.generate(opened(folder, record.recipe), verify.probe(folder)[0], few)
-    assert generated[generation_check.TOKENS].shape == generated[generation_check.LIKELIHOOD].shape == (4,)
+    assert generated[generation_check.GENERATED].shape == generated[generation_check.GENERATED_LIKELIHOOD].shape == (4,)

@@ -14,7 +14,7 @@ from search.deliver.read_exported import read_exported
 from search.deliver.written_files import sha256
 from search.errors import UserError
 from search.front.front import Front
-from search.measure.graphs import STAGE, Graphs, made_by
+from search.measure.graphs import GRAPHS_STAGE, Graphs, made_by
 from search.store.store import MANIFEST, Store, digest_in
 from spaces import registry
 from spaces.base import Base
@@ -74,7 +74,7 @@ def unlike_their_manifests(root: Path) -> dict[str, Any]:
 def test_after_a_search_every_published_entry_is_what_it_was_when_it_was_published(finished: Finished) -> None:
     assert unlike_their_manifests(finished.mlruns / "cache") == {}
     stages = {manifest.parents[1].name for manifest in finished.mlruns.glob(f"cache/*/*/{MANIFEST}")}
-    assert {"weights", "teacher", STAGE, "references"} <= stages
+    assert {"weights", "teacher", GRAPHS_STAGE, "references"} <= stages
     assert [*finished.mlruns.glob("cache/weights/*/onnx"), *finished.mlruns.glob("cache/teacher/*/onnx")] == []
     for model in finished.models():
         read_exported(model)
@@ -84,7 +84,9 @@ def test_a_graph_is_an_entry_of_its_own_and_made_once(tmp_path: Path) -> None:
     store, maker = Store(tmp_path), Maker()
     source = weights(store)
     folder = Graphs(store, maker).folder(recipe(), source, CPU)
-    assert folder.parent.name == STAGE and (folder / "onnx" / "fp32.onnx").read_text() == "onnx/fp32.onnx number 1"
+    assert (
+        folder.parent.name == GRAPHS_STAGE and (folder / "onnx" / "fp32.onnx").read_text() == "onnx/fp32.onnx number 1"
+    )
     assert {p.name for p in folder.iterdir()} == {p.name for p in source.iterdir()} | {"onnx"}
     assert [p.name for p in (folder / "onnx").iterdir()] == ["fp32.onnx"]
     assert Graphs(Store(tmp_path), maker).folder(recipe(), source, CPU) == folder
@@ -185,7 +187,7 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no kernel"):
         Graphs(store, fail).folder(recipe(), weights(store), CPU)
-    assert list((tmp_path / STAGE).iterdir()) == []
+    assert list((tmp_path / GRAPHS_STAGE).iterdir()) == []
 
 
 def test_an_export_copies_the_graph_beside_the_weights_and_no_link(tmp_path: Path) -> None:

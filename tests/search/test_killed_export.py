@@ -10,7 +10,7 @@ import pytest
 
 from search.deliver import written_files
 from search.deliver.export import RECIPE
-from search.deliver.written_files import FILE, mend, replacing_folder, take_away
+from search.deliver.written_files import WRITTEN_JSON, mend, replacing_folder, take_away
 from search.store import atomic, owner
 
 from .test_written_files import tree
@@ -73,7 +73,7 @@ def test_a_kill_at_any_moment_of_a_replacement_leaves_the_old_folder_or_the_new(
             assert (folder / "weights").is_file(), "at no moment there is none"
         mend(folder.parent)
         content = tree(folder)
-        assert content.pop(FILE) and content.pop("notes.txt") == "mine"
+        assert content.pop(WRITTEN_JSON) and content.pop("notes.txt") == "mine"
         assert sorted(p.name for p in folder.parent.iterdir()) == ["7"], "nothing half made is left"
         outcomes.add(content["weights"])
         assert killed or content == {"weights": "new"}
@@ -146,4 +146,4 @@ def test_a_name_is_known_for_ours_only_with_a_machine_and_a_process(tmp_path: Pa
     for path in (tmp_path / ".x.123", tmp_path / ".front.json.4194305", temporary, ended):
         path.touch()
     assert [left.path for left in owner.leftovers(tmp_path)] == [ended]
-    assert written_files.FILE not in tree(tmp_path)
+    assert written_files.WRITTEN_JSON not in tree(tmp_path)

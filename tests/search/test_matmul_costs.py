@@ -42,7 +42,7 @@ def without_costs(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tin
 
 
 def measured(prepared: Prepared) -> list[Path]:
-    return list(prepared.store.root.glob(f"products/*/{matmul_costs.FILE}"))
+    return list(prepared.store.root.glob(f"products/*/{matmul_costs.MATMUL_COSTS_FILE}"))
 
 
 def test_nothing_is_measured_where_the_knob_is_not_opened(without_costs: Prepared) -> None:
@@ -93,7 +93,7 @@ def test_the_fit_of_measured_times_says_which_factors_pay(tmp_path: Path) -> Non
     """Of a block of 384 by 1536 and 256 tokens, a tenth of the weights is faster and nine tenths are hardly."""
     sizes = matmul_costs.matrix_sizes(MINILM)
     matmul_costs.make_products(tmp_path, sizes, 256, "cpu", 1, lambda stage, done: None, seconds=1.0)
-    about = json.loads((tmp_path / matmul_costs.FILE).read_text())
+    about = json.loads((tmp_path / matmul_costs.MATMUL_COSTS_FILE).read_text())
     off = [abs(np.log(one["fitted_us"] / one["us"])) for one in about["measured"]]
     assert [(one["in"], one["out"]) for one in about["measured"]] == sizes
     assert np.median(off) < 0.4, about

@@ -11,14 +11,14 @@ import pytest
 
 from search.measure import parity as measured
 from search.tasks import TASKS, Task, forms, task_named
-from search.tasks.parity_rule import ELSEWHERE, EMBEDDINGS, LIKELIHOODS, LOGITS, NUMBERS, Parity
+from search.tasks.parity_rule import ELSEWHERE, EMBEDDING_PARITY, LIKELIHOOD_PARITY, LOGIT_PARITY, NUMBER_PARITY, Parity
 from search.tasks.tokens import Encoded
 from spaces.axes.bits import PRECISIONS
 from spaces.base import Base
 from spaces.recipe import Recipe, Step
 
 EVERY = forms()
-RULES = (LOGITS, NUMBERS, EMBEDDINGS, LIKELIHOODS)
+RULES = (LOGIT_PARITY, NUMBER_PARITY, EMBEDDING_PARITY, LIKELIHOOD_PARITY)
 drawn = np.random.default_rng(0)
 
 
@@ -31,11 +31,11 @@ def test_every_task_has_a_rule_with_a_tolerance_for_every_precision(task: Task) 
 
 
 def test_outputs_are_counted_by_what_they_are() -> None:
-    assert [task.parity for task in TASKS] == [LOGITS, LOGITS, EMBEDDINGS, LIKELIHOODS]
+    assert [task.parity for task in TASKS] == [LOGIT_PARITY, LOGIT_PARITY, EMBEDDING_PARITY, LIKELIHOOD_PARITY]
     assert {form.problem_type: form.parity for form in EVERY if form.problem_type} == {
-        "single_label_classification": LOGITS,
-        "multi_label_classification": LOGITS,
-        "regression": NUMBERS,
+        "single_label_classification": LOGIT_PARITY,
+        "multi_label_classification": LOGIT_PARITY,
+        "regression": NUMBER_PARITY,
     }
 
 
@@ -53,15 +53,17 @@ def test_a_run_is_no_distance_from_itself_and_an_infinite_one_from_what_is_no_nu
 
 def test_logits_differ_by_their_largest_difference_anywhere() -> None:
     reference, output = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 2.5], [2.0, 4.0]])
-    assert LOGITS.between(output, reference) == LIKELIHOODS.between(output, reference) == 1.0
-    assert LOGITS.shown(1.0) == "1 logits"
+    assert LOGIT_PARITY.between(output, reference) == LIKELIHOOD_PARITY.between(output, reference) == 1.0
+    assert LOGIT_PARITY.shown(1.0) == "1 logits"
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e6])
 def test_numbers_differ_alike_in_any_unit(unit: float) -> None:
     reference = np.array([[2.0], [-4.0]])
-    assert NUMBERS.between(unit * (reference + 0.1), unit * reference) == pytest.approx(0.1 / 4)
-    assert NUMBERS.between(np.full((2, 1), 0.1), np.zeros((2, 1))) == pytest.approx(0.1), "nothing is a share of 0"
+    assert NUMBER_PARITY.between(unit * (reference + 0.1), unit * reference) == pytest.approx(0.1 / 4)
+    assert NUMBER_PARITY.between(np.full((2, 1), 0.1), np.zeros((2, 1))) == pytest.approx(0.1), (
+        "nothing is a share of 0"
+    )
 
 
 def test_embeddings_differ_by_their_cosine_and_by_their_length() -> None:
@@ -70,12 +72,12 @@ def test_embeddings_differ_by_their_cosine_and_by_their_length() -> None:
         output = (
             reference + noise * np.linalg.norm(reference, axis=1, keepdims=True) * drawn.normal(size=(50, 384)) / 20
         )
-        distance = EMBEDDINGS.between(output, reference)
+        distance = EMBEDDING_PARITY.between(output, reference)
         cosines = (output * reference).sum(1) / (np.linalg.norm(output, axis=1) * np.linalg.norm(reference, axis=1))
         assert 0 < distance < 1 and cosines.min() >= np.sqrt(1 - distance**2)
-    assert EMBEDDINGS.between(1.1 * reference, reference) == pytest.approx(0.1), "only the length differs"
-    assert EMBEDDINGS.between(1e5 * output, 1e5 * reference) == pytest.approx(distance), "of any length"
-    assert EMBEDDINGS.between(np.zeros((1, 3)), np.zeros((1, 3))) == 0.0
+    assert EMBEDDING_PARITY.between(1.1 * reference, reference) == pytest.approx(0.1), "only the length differs"
+    assert EMBEDDING_PARITY.between(1e5 * output, 1e5 * reference) == pytest.approx(distance), "of any length"
+    assert EMBEDDING_PARITY.between(np.zeros((1, 3)), np.zeros((1, 3))) == 0.0
 
 
 class Answering:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from search.deliver.read_study import read_study
 from search.deliver.study_attributes import REFERENCES
 from search.front.outcome import Outcome
-from search.measure.cache import SINCE
+from search.measure.cache import MEASURED_AT
 from search.propose.study import attribute, read_outcomes, set_attribute
 
 
@@ -58,9 +58,9 @@ def test_an_identical_search_trains_and_measures_nothing_on_the_way_and_times_fi
     assert [o.recipe.digest for o in second] == [o.recipe.digest for o in first]
     for outcome, earlier in zip(second, first, strict=True):
         assert unscaled(outcome) == pytest.approx(unscaled(earlier))
-        assert all(SINCE in m.conditions for m in outcome.measurements.values())
+        assert all(MEASURED_AT in m.conditions for m in outcome.measurements.values())
     final: dict[str, Any] = read_outcomes(folder / "mlruns", "second")[0]["about"]["final"]["measurements"]
-    assert final and not [m for figures in final.values() for m in figures.values() if SINCE in m["conditions"]]
+    assert final and not [m for figures in final.values() for m in figures.values() if MEASURED_AT in m["conditions"]]
 
 
 def unscaled(outcome: Outcome) -> dict[str, float]:
@@ -95,7 +95,7 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
         outcomes = again(folder, "counted", equal=True)
     finally:
         path.write_text(content)
-    assert all(SINCE in m.conditions for o in outcomes for m in o.measurements.values())
+    assert all(MEASURED_AT in m.conditions for o in outcomes for m in o.measurements.values())
     assert speedups(outcomes) == speedups(first)
     assert products(outcomes) == pytest.approx([1000.0] * len(speedups(first)))
     # The study keeps it, so that who shows the study counts its trials as the run did.
@@ -110,7 +110,7 @@ def test_what_was_measured_before_is_counted_by_the_reference_of_now(folder: Pat
 def test_it_measures_again_where_that_is_asked_for(folder: Path) -> None:
     outcomes = again(folder, "fresh", "--trials", "3", "--set", "measure.reuse=false")
     measured = [m for o in outcomes for m in o.measurements.values()]
-    assert measured and not [m for m in measured if SINCE in m.conditions]
+    assert measured and not [m for m in measured if MEASURED_AT in m.conditions]
 
 
 def test_a_search_with_another_sampler_is_a_search_of_its_own(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_another_search_measures_again_what_is_other_weights_now(folder: Path) -
     made_again(folder / "mlruns" / entry)
     outcomes = again(folder, "retrained", equal=True)  # its end is that every exported model does as its record says
     measured = [o for o in outcomes if o.status == "complete"]
-    new = {o.number for o in measured if SINCE not in o.measurements["accuracy"].conditions}
+    new = {o.number for o in measured if MEASURED_AT not in o.measurements["accuracy"].conditions}
     assert new == {o.number for o in measured if o.folder == entry} and new
 
 

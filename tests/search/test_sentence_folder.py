@@ -12,12 +12,12 @@ import pytest
 import tiny
 import torch
 
-from search.deliver.sentence_folder import FOLDER, write_sentence_folder
+from search.deliver.sentence_folder import SENTENCE_FOLDER, write_sentence_folder
 from search.tasks.tokens import encode
 from spaces import build
 from spaces.base import Base, TaskModel, load_base, write_folder
 from spaces.knob import Value
-from spaces.losses import EMBEDDINGS
+from spaces.losses import EMBEDDING_LOSSES
 from spaces.pooling import read_pooling
 from spaces.recipe import Recipe, Step
 from spaces.statistics import Statistics
@@ -43,7 +43,7 @@ def inputs_of(texts: list[str]) -> dict[str, torch.Tensor]:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     folder = tiny.bert(tmp_path_factory.mktemp("teacher"), num_hidden_layers=3)
     model, base = load_base(folder, "tiny", "main", "embedding", (), {})
-    losses = EMBEDDINGS
+    losses = EMBEDDING_LOSSES
     batches = [(inputs_of(TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64))]
     return Teacher(model, base, collect(model, batches, losses.loss, losses.divergence))
 
@@ -89,14 +89,14 @@ def test_what_plain_transformers_can_load_encodes_equally(
     with torch.no_grad():
         wanted = build.load_model(tmp_path)(**inputs_of(TEXTS)).numpy()
     assert wanted.shape == (len(TEXTS), size)
-    for folder in (tmp_path, tmp_path / FOLDER):
+    for folder in (tmp_path, tmp_path / SENTENCE_FOLDER):
         theirs = opened(folder)
         assert theirs.max_seq_length == 12
         np.testing.assert_allclose(theirs.encode(TEXTS), wanted, atol=1e-5)
-    again, _ = load_base(tmp_path / FOLDER, "again", "main", "embedding", (), {})
+    again, _ = load_base(tmp_path / SENTENCE_FOLDER, "again", "main", "embedding", (), {})
     with torch.no_grad():
         np.testing.assert_allclose(again(**inputs_of(TEXTS)).numpy(), wanted, atol=1e-5)
-    assert read_pooling(tmp_path / FOLDER)[0].size(32) == size
+    assert read_pooling(tmp_path / SENTENCE_FOLDER)[0].size(32) == size
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_it_cannot_refuses_and_names_what_opens_it(
     teacher: Teacher, tmp_path: Path, settings: dict[str, Value]
 ) -> None:
     assert not exported(tmp_path, teacher, settings)
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / SENTENCE_FOLDER).exists()
     with pytest.raises(ValueError, match=r"search\.load\(DIR\)"):
         opened(tmp_path)
 
@@ -124,7 +124,9 @@ def test_transformers_alone_still_refuses_the_whole_folder(teacher: Teacher, tmp
     assert exported(tmp_path, teacher, {"distill.layers": 2})
     with pytest.raises(ValueError, match=r"search\.load\(DIR\)"):
         AutoModel.from_pretrained(tmp_path, trust_remote_code=False)
-    loaded, about = AutoModel.from_pretrained(tmp_path / FOLDER, trust_remote_code=False, output_loading_info=True)
+    loaded, about = AutoModel.from_pretrained(
+        tmp_path / SENTENCE_FOLDER, trust_remote_code=False, output_loading_info=True
+    )
     assert not about["missing_keys"] and len(loaded.encoder.layer) == 2, "no tensor is drawn at random"
 
 
@@ -144,11 +146,11 @@ def test_heads_of_another_size_than_transformers_would_make_have_no_such_folder(
 ) -> None:
     sizes = {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 64, "num_hidden_layers": 2}
     model, base = load_base(tiny.bert(tmp_path / "wide", **sizes), "tiny", "main", "embedding", (), {})
-    losses = EMBEDDINGS
+    losses = EMBEDDING_LOSSES
     batches = [(inputs_of(TEXTS), torch.zeros(len(TEXTS), dtype=torch.int64))]
     wide = Teacher(model, base, collect(model, batches, losses.loss, losses.divergence))
     assert not exported(tmp_path / "out", wide, settings)
-    assert not (tmp_path / "out" / FOLDER).exists()
+    assert not (tmp_path / "out" / SENTENCE_FOLDER).exists()
 
 
 def test_a_model_without_embeddings_has_no_such_folder(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from search.serve.approximate import Approximate
 from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
 from search.serve.dispatcher import ExpiredError, RefusedError
-from search.serve.fleet import EMBEDDING, Fleet, embedding_limits, load_fleet
+from search.serve.fleet import EMBEDDING_TASK, Fleet, embedding_limits, load_fleet
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve
 from search.serve.server import Server, ServiceSettings, again, bound, fill_index, load_fleets, locked
@@ -89,12 +89,12 @@ def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_service_that_cannot_start_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedding = fleet(EMBEDDING, embed)
+    embedding = fleet(EMBEDDING_TASK, embed)
 
     def fails(*_: Any) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("search.serve.server.load_fleets", lambda *_: {EMBEDDING: embedding})
+    monkeypatch.setattr("search.serve.server.load_fleets", lambda *_: {EMBEDDING_TASK: embedding})
     monkeypatch.setattr("search.serve.server.embedder_identity", lambda *_: ("words", WORDS))
     monkeypatch.setattr("search.serve.server.fill_index", fails)
     with pytest.raises(OSError, match="no room"):

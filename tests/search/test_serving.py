@@ -54,7 +54,7 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
     """int8 members round: what they differ by is small beside what rows differ by."""
     import torch
 
-    from search.tasks.parity_rule import STEPS
+    from search.tasks.parity_rule import SAME_DEVICE_TOLERANCE
     from spaces import build
 
     batch = dict(tiny.word_tokenizer()(TEXTS, padding=True, return_tensors="np"))
@@ -66,7 +66,7 @@ def test_every_member_gives_the_logits_of_its_weights_under_eager_pytorch(finish
             wanted = build.load_model(member)(
                 **{name: torch.from_numpy(values) for name, values in ids.items()}
             ).numpy()
-        allowed = STEPS["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
+        allowed = SAME_DEVICE_TOLERANCE["fp32"] if precision == "fp32" else wanted.std(0).min() / 2
         np.testing.assert_allclose(search.load(member).output(ids), wanted, atol=allowed)
 
 

@@ -92,7 +92,7 @@ def test_answers_are_the_pipelines(seed: int, n_best: int, longest: int) -> None
 def test_answers_do_not_depend_on_what_is_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     questions, pieces, start, end = random_case(3)
     whole = best_answers(start, end, pieces, questions)
-    monkeypatch.setattr("search.tasks.spans.CHUNK", 3)
+    monkeypatch.setattr("search.tasks.spans.WINDOW_CHUNK", 3)
     for one, other in zip(best_answers(start, end, pieces, questions), whole, strict=True):
         assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
         assert one.score == pytest.approx(other.score, rel=1e-12)

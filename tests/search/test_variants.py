@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.serve.variants import FIXED_SHARE, P99, ServiceTimes, Variant, from_front, hull, loadable
+from search.serve.variants import FIXED_SHARE, P99_DEVIATIONS, ServiceTimes, Variant, from_front, hull, loadable
 
 FRONT = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 
@@ -101,7 +101,7 @@ def test_times_follow_what_is_seen() -> None:
     for _ in range(400):  # the machine is half as fast as the one measured, with noise of a tenth
         times.observe(slow, 4, 32, 2 * slow.seconds(4, 32) * math.exp(random.normal() * 0.1))
     assert times.expected_s(slow, 4, 32) == pytest.approx(2 * slow.seconds(4, 32), rel=0.1)
-    assert times.safe_s(slow, 4, 32) == pytest.approx(2 * slow.seconds(4, 32) * math.exp(P99 * 0.1), rel=0.2)
+    assert times.safe_s(slow, 4, 32) == pytest.approx(2 * slow.seconds(4, 32) * math.exp(P99_DEVIATIONS * 0.1), rel=0.2)
     # A variant that has not served is known to run on the same machine.
     assert 1.3 < times.expected_s(fast, 4, 32) / fast.seconds(4, 32) < 2.1
 

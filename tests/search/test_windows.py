@@ -95,7 +95,7 @@ def test_windows_are_those_of_each_question_alone(monkeypatch: pytest.MonkeyPatc
     contexts = [" ".join(CONTEXT.split()[:length]) for length in (3, 12, 7, 8, 12)]
     questions = asked(*(("the score", context, [(context[:3], 0)]) for context in contexts))
     whole = cut(questions)
-    monkeypatch.setattr("search.tasks.windows.CHUNK", 2)
+    monkeypatch.setattr("search.tasks.windows.QUESTION_CHUNK", 2)
     pieces = cut(questions)
     assert pieces.question.tolist() == whole.question.tolist()
     assert all((a == b).all() for a, b in zip(pieces.offsets, whole.offsets, strict=True))

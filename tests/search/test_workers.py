@@ -23,7 +23,7 @@ from objectives.process import RemoteDied
 from search.errors import UserError
 from search.serve import generation_request
 from search.serve.batching import Limits
-from search.serve.fleet import CAUSAL, ExportedFront, Fleet, WindowSettings, in_processes
+from search.serve.fleet import CAUSAL_TASK, ExportedFront, Fleet, WindowSettings, in_processes
 from search.serve.service import ANSWERING
 from search.serve.worker import Factory, Workers
 
@@ -151,7 +151,9 @@ def test_a_completion_of_a_process_streams_is_stopped_and_breaks_off_cleanly(
     tmp_path: Path, start: Callable[..., Workers]
 ) -> None:
     workers = start({0: partial(held_models.Writer, 0.02)})
-    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers)
+    fleet = Fleet(
+        CAUSAL_TASK, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers
+    )
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"prompt": "a", "max_tokens": 3, "stream": True}
@@ -178,7 +180,9 @@ def test_a_completion_without_a_new_piece_is_broken_off_and_its_process_started_
     """Within the time in which a piece must come, whatever time the completion has."""
     workers = start({0: partial(held_models.Writer, 0.02)}, least_s=1.0)
     before = workers.pids[0]
-    fleet = Fleet(CAUSAL, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers)
+    fleet = Fleet(
+        CAUSAL_TASK, "lm", [variant(0, 1.0, 0.8)], workers.completions, generation_request.LIMITS, workers=workers
+    )
 
     async def conversation(client: httpx.AsyncClient) -> None:
         body = {"prompt": "a", "max_tokens": 500, "within_ms": 60_000, "stream": True}
@@ -280,8 +284,8 @@ def test_closing_ends_a_call_that_hangs(start: Callable[..., Workers]) -> None:
 @pytest.mark.parametrize(
     ("held", "task", "message"),
     [
-        (held_models.HangsWhenTimed, CAUSAL, r"\(timed\): no answer within 2 s"),
-        (held_models.DiesWhenTimed, CAUSAL, r"\(timed\): its process died"),
+        (held_models.HangsWhenTimed, CAUSAL_TASK, r"\(timed\): no answer within 2 s"),
+        (held_models.DiesWhenTimed, CAUSAL_TASK, r"\(timed\): its process died"),
         (held_models.DiesWhenTimed, ANSWERING, r"\(pace\): its process died"),
     ],
 )

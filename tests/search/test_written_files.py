@@ -13,7 +13,7 @@ import pytest
 from search.cli.apply import apply
 from search.cli.export import export as export_command
 from search.deliver.export import RECIPE, export, export_model
-from search.deliver.written_files import FILE, WrittenFiles, free_folder
+from search.deliver.written_files import WRITTEN_JSON, WrittenFiles, free_folder
 from search.errors import UserError
 from search.front.front import Front
 
@@ -111,7 +111,7 @@ def test_what_stands_where_a_model_must_go_is_moved_aside_whole(front: Front, tm
 
 
 def test_an_export_of_a_version_without_records_is_replaced_as_ours(front: Front, exported: Path) -> None:
-    for path in exported.rglob(FILE):
+    for path in exported.rglob(WRITTEN_JSON):
         path.unlink()
     (exported / "models" / "77").mkdir()
     (exported / "models" / "77" / "mine.txt").write_text("mine")
@@ -125,10 +125,10 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, 
     mine = exported.parent / "mine"
     mine.mkdir()
     (mine / "precious.txt").write_text("mine")
-    record = json.loads((exported / FILE).read_text())
+    record = json.loads((exported / WRITTEN_JSON).read_text())
     record["folders"] += ["../mine", str(mine)]
     record["files"] |= {"../mine/precious.txt": []}
-    (exported / FILE).write_text(json.dumps(record))
+    (exported / WRITTEN_JSON).write_text(json.dumps(record))
     WrittenFiles(mine, {"precious.txt": []}).save()
     later = other_front(front)
     export(later, factory.study(later), exported)

@@ -52,7 +52,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def inside(folder: Path) -> list[str]:
-    return sorted(p.name for p in (folder / aot_inductor.FOLDER).iterdir())
+    return sorted(p.name for p in (folder / aot_inductor.AOT_FOLDER).iterdir())
 
 
 @real
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_runs_all_the_same(
     batch = arrays_of(subject().base, (9, 4))
     output = build.open_predict(place, "aot_inductor", FP32, CPU)(batch)["logits"]
     np.testing.assert_allclose(output, build.open_predict(place, "eager", FP32, CPU)(batch)["logits"], atol=1e-4)
-    assert not (place / aot_inductor.FOLDER).exists()
+    assert not (place / aot_inductor.AOT_FOLDER).exists()
 
 
 def test_a_package_is_made_once(model: Path, compiler: Compiler) -> None:
@@ -184,7 +184,7 @@ def test_a_copied_folder_that_cannot_be_written_opens_without_compiling(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     RUNTIME.open(copy, FP32, CPU)
     assert compiler.runs == 1
-    (copy / aot_inductor.FOLDER / "fp32.pt2").write_bytes(b"planted")
+    (copy / aot_inductor.AOT_FOLDER / "fp32.pt2").write_bytes(b"planted")
     RUNTIME.open(copy, FP32, CPU)
     assert compiler.runs == 2 and opening == [b"package 1", b"package 1", b"package 2"]
 
@@ -195,7 +195,7 @@ def test_one_changed_byte_in_a_copied_folder_is_never_opened(
 ) -> None:
     RUNTIME.open(model, FP32, CPU)
     copy = moved(model, tmp_path_factory.mktemp("to") / "copy")
-    path = copy / aot_inductor.FOLDER / file
+    path = copy / aot_inductor.AOT_FOLDER / file
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     RUNTIME.open(copy, FP32, CPU)

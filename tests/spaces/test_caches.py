@@ -11,7 +11,7 @@ from causal import MODELS, ROTARY, causal, prompts
 from torch import Tensor
 
 from spaces.errors import Infeasible
-from spaces.generation.caches.quantised import GROUP, quantise
+from spaces.generation.caches.quantised import TOKEN_GROUP, quantise
 from spaces.generation.caches.sliding import rotated
 from spaces.generation.causal_predict import stepped
 from spaces.generation.padding import left_padding
@@ -63,7 +63,7 @@ def test_a_dynamic_cache_has_the_bytes_of_its_tokens() -> None:
     assert cache.length == 10 and cache.nbytes == 2 * 10 * TOKEN
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((2, 3, GROUP, 8), -2), ((2, 3, GROUP, 8), -1)])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 3, TOKEN_GROUP, 8), -2), ((2, 3, TOKEN_GROUP, 8), -1)])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_what_is_quantised_is_off_by_half_a_step_at_most(bits: int, shape: tuple[int, ...], axis: int) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -91,11 +91,12 @@ def test_few_bits_save_bytes_and_move_logits_little(kind: str, bytes_left: float
 
 def test_the_newest_tokens_of_a_quantised_cache_are_in_full_precision() -> None:
     opened = program(CacheSettings("int8", recent=40))
-    ids, mask = prompts((40 + GROUP - 1,))
+    ids, mask = prompts((40 + TOKEN_GROUP - 1,))
     _, cache = opened.prefill(ids, mask)
     assert cache.nbytes == cache.length * TOKEN
     opened.decode(np.array([9]), cache)
-    few = GROUP * TOKEN // 4 + LAYERS * HEADS * (SIZE + GROUP) * 4  # codes; scale and lowest value in float16
+    # Codes; scale and lowest value in float16.
+    few = TOKEN_GROUP * TOKEN // 4 + LAYERS * HEADS * (SIZE + TOKEN_GROUP) * 4
     assert cache.nbytes == 40 * TOKEN + few
 
 

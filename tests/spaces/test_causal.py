@@ -14,7 +14,7 @@ from spaces import build
 from spaces.base import WEIGHTS, Base, load_base, write_folder
 from spaces.heads import Causal, TaskModel
 from spaces.knob import Settings
-from spaces.losses import LIKELIHOODS
+from spaces.losses import LIKELIHOOD_LOSSES
 from spaces.recipe import Step
 from spaces.registry import runtime_named
 from spaces.runtime import Context
@@ -59,7 +59,7 @@ def inputs() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def statistics(opened: tuple[TaskModel, Base, Path]) -> Statistics:
     targets = torch.tensor([1, 3])
-    return collect(opened[0], [(inputs(), targets)] * 2, LIKELIHOODS.loss, LIKELIHOODS.divergence)
+    return collect(opened[0], [(inputs(), targets)] * 2, LIKELIHOOD_LOSSES.loss, LIKELIHOOD_LOSSES.divergence)
 
 
 def test_likelihoods_are_those_of_transformers_loss(opened: tuple[TaskModel, Base, Path]) -> None:
@@ -80,7 +80,7 @@ def test_likelihoods_are_those_of_transformers_loss(opened: tuple[TaskModel, Bas
 def test_the_loss_counts_tokens_from_the_target_on() -> None:
     likelihoods = -torch.arange(12.0).reshape(2, 6)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-    loss = LIKELIHOODS.loss(likelihoods, torch.tensor([4, 0]), mask)
+    loss = LIKELIHOOD_LOSSES.loss(likelihoods, torch.tensor([4, 0]), mask)
     assert loss.item() == pytest.approx((4 + 5 + 7 + 8 + 9) / 5)
 
 
@@ -88,10 +88,10 @@ def test_a_divergence_is_the_rise_of_the_log_perplexity_and_no_difference_is_non
     likelihoods = -torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
     likelihoods[:, 0] = 0
     mask = torch.ones(2, 6, dtype=torch.long)
-    assert LIKELIHOODS.divergence(likelihoods, likelihoods, mask).item() == 0
+    assert LIKELIHOOD_LOSSES.divergence(likelihoods, likelihoods, mask).item() == 0
     worse = torch.where(likelihoods < 0, likelihoods - 0.5, 0.0)
-    assert LIKELIHOODS.divergence(likelihoods, worse, mask).item() == pytest.approx(2 * 0.5)
-    assert LIKELIHOODS.soft_loss(worse, likelihoods, mask, 2.0).item() == pytest.approx(0.5**2 / 2)
+    assert LIKELIHOOD_LOSSES.divergence(likelihoods, worse, mask).item() == pytest.approx(2 * 0.5)
+    assert LIKELIHOOD_LOSSES.soft_loss(worse, likelihoods, mask, 2.0).item() == pytest.approx(0.5**2 / 2)
 
 
 def test_tied_weights_are_saved_once(opened: tuple[TaskModel, Base, Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.checkpoints import Checkpoints
 from spaces.early_stopping import Stopping
-from spaces.training import Batch, Loss, Training, train
+from spaces.training import Loss, Training, TrainingBatch, train
 
 STEPS = 7  # three and a half epochs of two batches
 QUICK = Training(epochs=STEPS / 2, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
@@ -52,12 +52,12 @@ def loss_on(labels: Tensor) -> Loss:
     return loss
 
 
-def epochs(batches: list[Batch]) -> Callable[[int], list[Batch]]:
+def epochs(batches: list[TrainingBatch]) -> Callable[[int], list[TrainingBatch]]:
     """Every other epoch the other way round, so that where in its epochs a training goes on matters."""
     return lambda number: batches if number % 2 == 0 else batches[::-1]
 
 
-def stopping_of(kind: str, batches: list[Batch], labels: Tensor) -> Stopping | None:
+def stopping_of(kind: str, batches: list[TrainingBatch], labels: Tensor) -> Stopping | None:
     """None; one by a loss that falls; one by a loss that rises, so that patience ends at the fourth evaluation."""
 
     def held_out(model: TaskModel) -> float:

@@ -14,7 +14,7 @@ import torch
 from models import arrays_of, batch_of, logits, subject
 from torch import Tensor
 
-from spaces.runtimes.cuda_graph import BUCKETS, GraphPredict, bucket, buckets_of
+from spaces.runtimes.cuda_graph import LENGTH_BUCKETS, GraphPredict, bucket, buckets_of
 
 SHORT = (4, 8, 16)
 
@@ -91,7 +91,7 @@ def test_buckets_stay_within_the_positions_of_the_model() -> None:
     assert buckets_of(base) == (16, 32)  # 40 positions
     assert buckets_of(subject("gpt2").base) == (16, 32)
     wide = replace(base, config={**base.config, "max_position_embeddings": 4096})
-    assert buckets_of(wide) == BUCKETS
+    assert buckets_of(wide) == LENGTH_BUCKETS
 
 
 @pytest.mark.parametrize(("head", "some"), [("native", False), ("mean", True)])

@@ -10,7 +10,7 @@ from torch.nn import functional
 from spaces import registry
 from spaces.axes.embedding import principal
 from spaces.errors import Infeasible
-from spaces.losses import EMBEDDINGS, embedding_soft_loss
+from spaces.losses import EMBEDDING_LOSSES, embedding_soft_loss
 from spaces.recipe import Step
 from spaces.statistics import EMBEDDING
 from spaces.statistics_pass import collect
@@ -86,7 +86,7 @@ def test_a_model_without_an_embedding_has_no_such_knob() -> None:
 def test_embeddings_of_any_length_count_alike() -> None:
     model, base = tiny("bert", "embedding")
     model.pooled.pooling = type(model.pooled.pooling)(normalise=False)  # type: ignore[union-attr,operator]
-    losses = EMBEDDINGS
+    losses = EMBEDDING_LOSSES
     batches = [(batch_of(base, lengths, i), torch.zeros(len(lengths))) for i, lengths in enumerate(LENGTHS)]
     statistics = collect(model, batches, losses.loss, losses.divergence)
     torch.testing.assert_close(

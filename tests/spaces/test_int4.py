@@ -25,7 +25,7 @@ def heavy(inputs: int, outputs: int, seed: int = 0) -> np.ndarray:
 
 def grouped(weight: np.ndarray) -> np.ndarray:
     """(out, groups, 32) of a matrix (in, out) whose groups are full."""
-    return weight.T.reshape(weight.shape[1], -1, quantise.GROUP)
+    return weight.T.reshape(weight.shape[1], -1, quantise.WEIGHT_GROUP)
 
 
 def squares_lost(weight: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_matrices_that_were_taken_apart_are_exported(case: str, tmp_path: Path) 
 def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"precision": precision}, CPU)
-    times = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()}
+    times = {p.name: p.stat().st_mtime_ns for p in (folder / onnx.ONNX_FOLDER).iterdir()}
     assert set(times) == {"fp32.onnx", "int8.onnx"}
 
     def again(*_: Any) -> None:
@@ -61,7 +61,7 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(quantise, "dynamic", again)
     for precision in ("fp32", "int8"):
         build.open_predict(folder, "onnx", {"precision": precision}, CPU)
-    assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.FOLDER).iterdir()} == times
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / onnx.ONNX_FOLDER).iterdir()} == times
 
 
 def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
@@ -74,8 +74,8 @@ def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
     monkeypatch.setattr(onnx, "write_graph", half)
     with pytest.raises(OSError, match="disk full"):
         onnx.graph(tmp_path, FP32)
-    assert list((tmp_path / onnx.FOLDER).iterdir()) == []
+    assert list((tmp_path / onnx.ONNX_FOLDER).iterdir()) == []
     # What a killed process leaves has another name.
-    (tmp_path / onnx.FOLDER / ".fp32.onnx.1").write_bytes(b"half")
+    (tmp_path / onnx.ONNX_FOLDER / ".fp32.onnx.1").write_bytes(b"half")
     monkeypatch.setattr(onnx, "write_graph", lambda _f, path, _w: path.write_bytes(b"whole"))
     assert onnx.graph(tmp_path, FP32).read_bytes() == b"whole"

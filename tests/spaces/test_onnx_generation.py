@@ -168,7 +168,7 @@ def test_texts_are_scored_in_as_many_calls_as_memory_asks_for(
 ) -> None:
     case, (ids, mask) = opened("llama"), prompts(14, 14, 14)
     at_once = case.scores(ids, mask, precision="fp32")
-    monkeypatch.setattr("spaces.generation.onnx_program.SCORED", 20)
+    monkeypatch.setattr("spaces.generation.onnx_program.SCORED_PER_CALL", 20)
     np.testing.assert_allclose(case.scores(ids, mask, precision="fp32"), at_once, atol=1e-5)
 
 

@@ -100,7 +100,7 @@ def test_static_scales_are_those_of_the_calibration_rows(whole: Path, tmp_path: 
     again = shutil.copytree(whole, tmp_path / "again", ignore=shutil.ignore_patterns("*.onnx"))
     plan = {"precision": "int8-static"}
     assert onnx.graph(again, plan).read_bytes() == onnx.graph(whole, plan).read_bytes()
-    (again / calibration.FILE).unlink()
+    (again / calibration.CALIBRATION_FILE).unlink()
     np.testing.assert_array_equal(run(again, plan), run(whole, plan))
     onnx.graph(again, plan).unlink()
     with pytest.raises(Infeasible, match=r"calibration\.npz"):
@@ -161,10 +161,12 @@ def test_the_most_sensitive_blocks_are_those_that_stay(precision: str, whole: Pa
 def test_more_blocks_than_there_are_and_a_missing_order_are_infeasible(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=rf"bits\.fp32_blocks.*{DEPTH}.*{DEPTH + 1}"):
         onnx.graph(whole, {"precision": "int8", "fp32_blocks": DEPTH + 1})
-    bare = shutil.copytree(whole, tmp_path / "bare", ignore=shutil.ignore_patterns(sensitivity.FILE, "int*"))
+    bare = shutil.copytree(
+        whole, tmp_path / "bare", ignore=shutil.ignore_patterns(sensitivity.SENSITIVITY_FILE, "int*")
+    )
     with pytest.raises(Infeasible, match=r"sensitivity\.json"):
         onnx.graph(bare, {"precision": "int8", "fp32_blocks": 1})
-    assert {p.name for p in (bare / onnx.FOLDER).iterdir()} <= {"fp32.onnx", "fp32-e8.onnx"}
+    assert {p.name for p in (bare / onnx.ONNX_FOLDER).iterdir()} <= {"fp32.onnx", "fp32-e8.onnx"}
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_every_matrix_product_runs_in_the_planned_precision(
     batch = arrays_of(subject().base, (6, 3))
     with Products() as products:
         output = predict(batch)["logits"]
-    assert products.types == {torch_predict.DTYPES[precision]}
+    assert products.types == {torch_predict.TORCH_DTYPES[precision]}
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     assert output.dtype == np.float32
     np.testing.assert_allclose(output, exact, atol=0.1 * np.abs(exact).max())

@@ -70,7 +70,7 @@ def test_the_key_is_made_once_and_only_its_owner_reads_it(code: Path, tmp_path: 
     before = key.read_bytes()
     seal.key_in.cache_clear()
     seal.seal(code, "these conditions")
-    assert key.read_bytes() == before and len(before) == seal.SIZE
+    assert key.read_bytes() == before and len(before) == seal.KEY_BYTES
 
 
 def test_where_no_key_can_be_kept_seals_last_as_long_as_the_process(

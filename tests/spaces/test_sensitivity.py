@@ -110,7 +110,10 @@ def _grown(model: TaskModel, base: Base) -> tuple[TaskModel, Base]:
 def test_the_order_is_kept_in_the_folder(tmp_path: Path) -> None:
     sensitivity.write(tmp_path, {"a.0": 0.5, "a.1": 2.0, "a.2": 1.0})
     assert sensitivity.read(tmp_path) == ["a.1", "a.2", "a.0"]
-    assert json.loads((tmp_path / sensitivity.FILE).read_text())["blocks"][0] == {"path": "a.1", "score": 2.0}
+    assert json.loads((tmp_path / sensitivity.SENSITIVITY_FILE).read_text())["blocks"][0] == {
+        "path": "a.1",
+        "score": 2.0,
+    }
 
 
 def test_an_unknown_family_has_no_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.early_stopping import Stopping
 from spaces.recipe import Step
-from spaces.training import Batch, Training, train
+from spaces.training import Training, TrainingBatch, train
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
 
@@ -60,7 +60,7 @@ def test_a_fraction_of_an_epoch_takes_its_share_of_the_steps(epochs: float, expe
     model, batches, labels = student()
     four, row_order, progress = [*batches, *batches], [], []
 
-    def epoch(number: int) -> Sequence[Batch]:
+    def epoch(number: int) -> Sequence[TrainingBatch]:
         return four if number % 2 == 0 else four[::-1]
 
     def loss(model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from spaces.base import write_folder
 from spaces.errors import Infeasible
 from spaces.recipe import Step
 from spaces.runtime import Context
-from spaces.runtimes.torch_predict import DTYPES
+from spaces.runtimes.torch_predict import TORCH_DTYPES
 from spaces.sparse_storage import TwoOfFour, best_of_four, sparse_modules
 
 CUDA = Context("cuda", threads=1)
@@ -146,7 +146,7 @@ def test_the_kernels_give_the_logits_of_the_matrices_with_their_zeros(
 ) -> None:
     base, folder = subject().base, tiny_model(tmp_path)
     predict = build.open_predict(folder, runtime, {"precision": precision}, CUDA)
-    reference = build.load_model(folder).to("cuda", DTYPES[precision])
+    reference = build.load_model(folder).to("cuda", TORCH_DTYPES[precision])
     for seed, lengths in enumerate(((7, 4, 7, 2), (9,), (33, 17))):
         batch: dict[str, Any] = arrays_of(base, lengths, seed)
         with torch.inference_mode():

@@ -10,10 +10,10 @@ from itertools import count
 
 import numpy as np
 
-from search.serve.batching import Batch, Batcher, Limits, Request
+from search.serve.batching import Batcher, Limits, Request, RequestBatch
 from search.serve.controller import Controller
 from search.serve.policy import Policy
-from search.serve.variants import P99, Variant
+from search.serve.variants import P99_DEVIATIONS, Variant
 from worlds.arrivals import Arrivals
 
 
@@ -40,7 +40,7 @@ class Machine:
 
     def mean_s(self, variant: Variant, batch: int, length: int) -> float:
         """Mean time of a call."""
-        spread = math.log(variant.tail) / P99
+        spread = math.log(variant.tail) / P99_DEVIATIONS
         stalls = 1.0 + self.stall[0] * (self.stall[1] - 1.0)
         call = self.dispatch_s + self.factor(variant) * variant.seconds(batch, length)
         return call * math.exp(spread**2 / 2) * stalls
@@ -88,7 +88,7 @@ def simulate(
     batcher = Batcher(Controller(variants, policy), limits, machine.workers)
     random = np.random.default_rng([machine.seed, 3])
     factors = {variant.number: machine.factor(variant) for variant in variants}
-    result, running, ties = Result(len(arrivals)), list[tuple[float, int, Batch]](), count()
+    result, running, ties = Result(len(arrivals)), list[tuple[float, int, RequestBatch]](), count()
     coming, now = 0, 0.0
     times = arrivals.times_s.tolist()
     lengths = arrivals.lengths.tolist()
@@ -107,7 +107,7 @@ def simulate(
         while len(running) < machine.workers and (begun := batcher.next_batch(now)) is not None:
             variant, size = begun.variant, len(begun.requests)
             assert all(request.deadline_s > now for request in begun.requests)
-            noise = math.exp(random.normal() * math.log(variant.tail) / P99)
+            noise = math.exp(random.normal() * math.log(variant.tail) / P99_DEVIATIONS)
             stall = machine.stall[1] if random.random() < machine.stall[0] else 1.0
             call = machine.dispatch_s + factors[variant.number] * variant.seconds(size, begun.length)
             heapq.heappush(running, (now + call * noise * stall, next(ties), begun))
@@ -119,7 +119,7 @@ def simulate(
     return result
 
 
-def _count(result: Result, batch: Batch, now_s: float) -> None:
+def _count(result: Result, batch: RequestBatch, now_s: float) -> None:
     for request in batch.requests:
         result.latencies_s.append(now_s - request.arrived_s)
         if now_s <= request.deadline_s:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-from objectives.shapes import Array, Shapes, megabytes_of, operations_of
+from objectives.arrays import Floats
+from objectives.shapes import Shapes, megabytes_of, operations_of
 from search.front.front import Front
 from search.front.outcome import Outcome
 from search.prepare.prepared import Prepared
@@ -16,7 +17,7 @@ from search.propose.deployment_choice import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor, deployment_name
 from search.space.deployments import PRECISION, Deployment, fixed_precision, is_of_deployment
 from search.space.space import Params
-from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER, WITH_A_HEAD, WITH_INTEGER_TABLES
+from spaces.axes.bits import EMBEDDING_PRECISIONS, HEAD_PRECISIONS, INTEGER, WITH_A_HEAD, WITH_INTEGER_TABLES
 from spaces.knob import Value
 
 TABLES = "bits.embeddings"
@@ -56,7 +57,7 @@ class TableCostModel:
         """The deployments that a set of weights is measured under."""
         return self._siblings.deployments
 
-    def costs(self, pool: Sequence[Params]) -> tuple[Array, Array]:
+    def costs(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
         """(N, P) log ms by deployment, infinite where a limit excludes it, and (N,) their common standard error."""
         shapes = self._predictor.shapes(pool)
         costs, errors = self._predicted(pool, shapes)
@@ -69,7 +70,7 @@ class TableCostModel:
             costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
         return costs, error
 
-    def seconds(self, pool: Sequence[Params]) -> Array:
+    def seconds(self, pool: Sequence[Params]) -> Floats:
         """(N,) expected seconds of training and measuring these weights.
 
         Training time is linear in the operations of a call, measuring time is constant; both are fitted to the trials
@@ -83,7 +84,7 @@ class TableCostModel:
         trained = fixed + slope * self._work(self._predictor.shapes(pool)) / self._uncompressed_work
         if self._stored:
             trained *= np.array([self._weights_settings(settings) not in self._stored for settings in pool])
-        seconds: Array = trained + float(np.median(measuring))
+        seconds: Floats = trained + float(np.median(measuring))
         return np.maximum(seconds, 1.0)
 
     def observe(self, outcome: Outcome, front: Front) -> None:
@@ -106,12 +107,12 @@ class TableCostModel:
         full = self._space.canonical(settings)
         return tuple((name, value) for name, value in full.items() if not is_of_deployment(name))
 
-    def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Array, Array]:
+    def _predicted(self, pool: Sequence[Params], shapes: Shapes) -> tuple[Floats, Floats]:
         """(N, P) log ms and its standard error."""
         columns = [self._predicted_under(pool, shapes, deployment) for deployment in self.deployments]
         return np.stack([c[0] for c in columns], axis=1), np.stack([c[1] for c in columns], axis=1)
 
-    def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Array, Array]:
+    def _predicted_under(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> tuple[Floats, Floats]:
         names = np.array([deployment_name(self._deployed(params, deployment)) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
         for name in np.unique(names):
@@ -119,7 +120,7 @@ class TableCostModel:
             log_ms[chosen], sd[chosen] = self._predictor.table.predict(str(name), shapes[chosen])
         return log_ms, sd
 
-    def _megabytes(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> Array:
+    def _megabytes(self, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> Floats:
         """(N,) predicted sizes of the files that a deployment stores."""
         plans = [self._stored_as(self._deployed(params, deployment)) for params in pool]
         megabytes = np.empty(len(pool))
@@ -130,16 +131,20 @@ class TableCostModel:
 
     def _stored_as(self, settings: Params) -> tuple[str, str, int]:
         """Precisions of tables and head, "" where they follow, and the number of fp32 blocks; as for `megabytes_of`."""
-        precision, tables = str(settings[PRECISION]), str(settings.get(TABLES, EMBEDDINGS[0]))
+        precision, tables = str(settings[PRECISION]), str(settings.get(TABLES, EMBEDDING_PRECISIONS[0]))
         blocks = int(settings.get("bits.fp32_blocks", 0)) if precision in INTEGER else 0
-        own = str(settings.get("bits.head", HEADS[0])) if precision in WITH_A_HEAD else HEADS[0]
+        own = str(settings.get("bits.head", HEAD_PRECISIONS[0])) if precision in WITH_A_HEAD else HEAD_PRECISIONS[0]
         follows = "fp32" if blocks and not self._head_follows else ""
-        return "" if tables == EMBEDDINGS[0] else tables, follows if own == HEADS[0] else own, blocks
+        return (
+            "" if tables == EMBEDDING_PRECISIONS[0] else tables,
+            follows if own == HEAD_PRECISIONS[0] else own,
+            blocks,
+        )
 
     def _deployed(self, params: Params, deployment: Deployment) -> dict[str, Value]:
         """The settings that weights of `params` have under a deployment."""
         settings = {**params, **self._fixed, **deployment.settings}
-        return settings if deployment.runtime in WITH_INTEGER_TABLES else {**settings, TABLES: EMBEDDINGS[0]}
+        return settings if deployment.runtime in WITH_INTEGER_TABLES else {**settings, TABLES: EMBEDDING_PRECISIONS[0]}
 
-    def _work(self, shapes: Shapes) -> Array:
+    def _work(self, shapes: Shapes) -> Floats:
         return operations_of(shapes, self._predictor.table.batch, self._predictor.table.length)

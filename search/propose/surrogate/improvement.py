@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 
-Floats = NDArray[np.float64]
+from objectives.arrays import Floats
 
 #: Smallest standard error of a predicted cost (log ms), so that a ramp has a finite slope.
-LEAST_ERROR = 1e-6
+LEAST_COST_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def expected_improvement(
     reached = np.maximum.accumulate(np.where(np.isfinite(sorted_costs), sorted_offsets, -np.inf), axis=1)
     reached = np.where(np.isfinite(reached), reached, 0.0)  # has no weight: its ramp lies at infinity
     ends = np.append(front.start[1:], front.end)
-    error = np.maximum(costs_sd, LEAST_ERROR)[:, None, None]
+    error = np.maximum(costs_sd, LEAST_COST_ERROR)[:, None, None]
     covered = _under_ramp(sorted_costs[:, None, :], error, front.start[:, None], ends[:, None])  # (N, K, P)
     later = np.concatenate([covered[:, :, 1:], np.zeros_like(covered[:, :, :1])], axis=2)
     gains = expected_gain(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from objectives import latency, reference_speed
+from objectives.arrays import Floats
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
-from objectives.shapes import Array, Shapes
+from objectives.shapes import Shapes
 from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
@@ -18,13 +19,13 @@ from search.prepare.prepared import Prepared
 from search.space.deployments import PRECISION, RUNTIME, Deployment
 from search.space.sizes import outline_of, shapes_of
 from search.space.space import Params
-from spaces.axes.bits import EMBEDDINGS, HEADS, INTEGER, WITH_A_HEAD
+from spaces.axes.bits import EMBEDDING_PRECISIONS, HEAD_PRECISIONS, INTEGER, WITH_A_HEAD
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
 PROCESS_ERROR = 0.01
 #: Relative standard error added by a disturbed machine.
 DISTURBED_ERROR = 0.05
-AS_IS = EMBEDDINGS[0]
+AS_IS = EMBEDDING_PRECISIONS[0]
 
 
 class UnknownAnatomy(ValueError):  # noqa: N818 - it names the condition
@@ -61,7 +62,7 @@ class LatencyPredictor:
         """The shapes of N settings."""
         return shapes_of(self._prepared.space, pool, self._outline)
 
-    def predict(self, pool: Sequence[Params]) -> tuple[Array, Array]:
+    def predict(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
         """(log of ms (N,), its standard deviation (N,)) of settings, each under its own runtime and precision."""
         shapes, names = self.shapes(pool), np.array([deployment_name(params) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
@@ -100,8 +101,8 @@ def deployment_name(params: Params) -> str:
         params.get("bits.embeddings", AS_IS),
     )
     spared = f" fp32_blocks {fp32_blocks}" if fp32_blocks and precision in INTEGER else ""
-    head = params.get("bits.head", HEADS[0])
-    apart = "" if head == HEADS[0] or precision not in WITH_A_HEAD else f" head {head}"
+    head = params.get("bits.head", HEAD_PRECISIONS[0])
+    apart = "" if head == HEAD_PRECISIONS[0] or precision not in WITH_A_HEAD else f" head {head}"
     of_tables = "" if tables == AS_IS else f" embeddings {tables}"
     deployment = Deployment.of({RUNTIME: "eager", **params})
     cache = "".join(f" cache {part}" for part in deployment.to_json()[2:])

@@ -17,21 +17,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from objectives.arrays import Floats
 from objectives.gaussian_process import GaussianProcess, Priors, fit_process
 from search.space.deployments import Deployment
-
-Floats = NDArray[np.float64]
 
 #: Standard deviation of the quality between two seeds of one training; predictions are never more certain.
 SEED_NOISE = 0.003
 #: Normal priors (mean, standard deviation) of the logarithms of the kernel's amplitude, length scales and noise. The
 #: inputs are between 0 and 1, so quality changes about once over a setting's range.
-AMPLITUDE, LENGTH, NOISE = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
+AMPLITUDE_PRIOR, LENGTH_PRIOR, NOISE_PRIOR = (0.0, 1.0), (0.5, 1.0), (float(np.log(0.01)), 2.0)
 #: Powers of a setting's distance from the uncompressed model in the mean function, and the ridge of its coefficients.
-POWERS, RIDGE = (1, 2, 3), 0.3
+POWERS, COEFFICIENT_RIDGE = (1, 2, 3), 0.3
 #: Candidates for the exponent of the summed losses. Above 1 they grow faster than their sum: a model that one axis has
 #: compressed already loses more by the next.
 EXPONENTS = (1.0, 1.5, 2.0)
@@ -101,7 +99,7 @@ class DecayMean:
         remaining = np.clip((values - constant_guess) / max(best - constant_guess, 1e-6), 0.02, 1.2)
         weight = np.clip(remaining, 0.05, 1.0)  # an error of the logarithm is one of the quality over the remaining
         design = _powers(features, origin) * weight[:, None]
-        ridge = np.sqrt(RIDGE) * np.eye(design.shape[1])
+        ridge = np.sqrt(COEFFICIENT_RIDGE) * np.eye(design.shape[1])
         fits = []
         for exponent in EXPONENTS:
             lost = np.maximum(-np.log(remaining), 0.0) ** (1 / exponent)
@@ -207,7 +205,7 @@ def _kernels(inputs: int) -> tuple[Any, Any]:
 
 def _priors(inputs: int) -> Priors:
     """The priors of the hyperparameters of `_kernels`."""
-    means, deviations = np.array([AMPLITUDE, *[LENGTH] * inputs, NOISE]).T
+    means, deviations = np.array([AMPLITUDE_PRIOR, *[LENGTH_PRIOR] * inputs, NOISE_PRIOR]).T
     return Priors(means, deviations)
 
 

@@ -9,16 +9,14 @@ from typing import Protocol
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 
+from objectives.arrays import Floats
 from search.front.outcome import Target
 from search.propose.surrogate.history import StudyHistory, WeightsRecord
 from search.propose.surrogate.improvement import Staircase, expected_improvement
 from search.propose.surrogate.quality import Offset, QualityModel
 from search.space.deployments import Deployment
 from search.space.space import Params
-
-Floats = NDArray[np.float64]
 
 #: The hypervolume's reference latency, as a multiple of that of the uncompressed model under eager fp32.
 SLOWEST = 1.1

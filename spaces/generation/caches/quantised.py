@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.generation.caches.torch_cache import TorchCache, nbytes_of
-from spaces.generation.program import GROUP  # tokens that share a scale in each channel of the keys
+from spaces.generation.program import TOKEN_GROUP  # tokens that share a scale in each channel of the keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Layer:
         """Quantise the `count` oldest tokens of full precision; a multiple of GROUP."""
         old_keys, old_values = self.recent_keys[:, :, :count], self.recent_values[:, :, :count]
         rows, heads, _, size = old_keys.shape
-        grouped = quantise(old_keys.reshape(rows, heads, -1, GROUP, size), bits, axis=-2)
+        grouped = quantise(old_keys.reshape(rows, heads, -1, TOKEN_GROUP, size), bits, axis=-2)
         self.keys = joined(self.keys, grouped, 2)
         self.values = joined(self.values, quantise(old_values, bits, axis=-1), 2)
         # Copies, so that the memory of the whole prompt is given back.
@@ -115,7 +115,7 @@ class QuantisedCache(TorchCache):
 
     def together(self) -> int:
         newest = next((layer.recent_keys.shape[2] for layer in self._layers.values()), 0)
-        return self._recent + GROUP - newest
+        return self._recent + TOKEN_GROUP - newest
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         held = self._layers.get(layer)
@@ -125,7 +125,7 @@ class QuantisedCache(TorchCache):
             held.recent_keys = torch.cat([held.recent_keys, keys], 2)
             held.recent_values = torch.cat([held.recent_values, values], 2)
         whole = held.whole()
-        due = (held.recent_keys.shape[2] - self._recent) // GROUP * GROUP
+        due = (held.recent_keys.shape[2] - self._recent) // TOKEN_GROUP * TOKEN_GROUP
         if due > 0:
             held.shrink(due, self._bits)
         return whole
