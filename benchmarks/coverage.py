@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fresh_pairs
 import header
 import numpy as np
 
-from objectives import latency, paired_timing
+from objectives import paired_timing
 from objectives.arrays import Floats
 from objectives.bench import Batch
 from objectives.clock import Reading
 from objectives.estimate import Estimate
-from objectives.paired_timing import LONG, QUICK, Protocol
+from objectives.paired_timing import QUICK, Protocol
 
 BASE_MS = 9.0
 RATIO = 1.3  # of the baseline's time to the candidate's: the truth
@@ -162,27 +163,39 @@ class Simulated:
     def resume(self) -> None: ...
 
 
-def repetition(case: Case, protocol: Protocol, seed: int) -> tuple[Estimate, int, bool]:
+@dataclass(frozen=True)
+class Tier:
+    """How long a pair is timed, and over how many fresh pairs of processes."""
+
+    name: str
+    protocol: Protocol
+    pairs: int
+
+
+TIERS = (Tier("quick", QUICK, 1), Tier("long", fresh_pairs.lasting(4.0), fresh_pairs.PAIRS))
+
+
+def repetition(case: Case, tier: Tier, seed: int) -> tuple[Estimate, int, bool]:
     """(the ratio, attempts that were given up, whether what is kept is marked noisy)."""
     generator = np.random.default_rng(seed)
     machine = Machine(case, generator)
-    between = BETWEEN if protocol.processes > 1 else 0.0
+    between = BETWEEN if tier.pairs > 1 else 0.0
     sessions = []
-    for number in range(protocol.processes):
+    for number in range(tier.pairs):
         candidate = Simulated(machine, 2 * number, BASE_MS / RATIO, between)
         baseline = Simulated(machine, 2 * number + 1, BASE_MS, between)
-        sessions.append(paired_timing.session(candidate, baseline, INPUTS, protocol, generator, machine.read))
-    return latency.speedup(sessions), sum(len(s.retried_for) for s in sessions), any(s.disturbances for s in sessions)
+        sessions.append(paired_timing.session(candidate, baseline, INPUTS, tier.protocol, generator, machine.read))
+    ratio = sessions[0].ratio if tier.pairs == 1 else fresh_pairs.ratio(sessions)
+    return ratio, sum(len(s.retried_for) for s in sessions), any(s.disturbances for s in sessions)
 
 
-def covered(case: Case, tier: tuple[str, Protocol], repetitions: int) -> dict[str, Any]:
-    name, protocol = tier
-    runs = [repetition(case, protocol, seed) for seed in range(repetitions)]
+def covered(case: Case, tier: Tier, repetitions: int) -> dict[str, Any]:
+    runs = [repetition(case, tier, seed) for seed in range(repetitions)]
     intervals = np.array([estimate.interval for estimate, _, _ in runs])
     inside = (intervals[:, 0] <= RATIO) & (intervals[:, 1] >= RATIO)
     return {
         "case": case.name,
-        "tier": name,
+        "tier": tier.name,
         "repetitions": repetitions,
         "coverage": float(inside.mean()),
         "half_width": float(np.median(intervals[:, 1] / intervals[:, 0]) ** 0.5 - 1),
@@ -198,8 +211,7 @@ def main() -> int:
     arguments = parser.parse_args()
     about = header.hardware()
     print(header.heading(about) + "\n")
-    tiers = (("quick", QUICK), ("long", LONG.lasting(4.0)))
-    wanted = [(case, tier) for case in CASES for tier in tiers if arguments.only in f"{case.name} {tier[0]}"]
+    wanted = [(case, tier) for case in CASES for tier in TIERS if arguments.only in f"{case.name} {tier.name}"]
     jobs = [(case, tier, arguments.repetitions) for case, tier in wanted]
     with multiprocessing.get_context("spawn").Pool() as pool:
         figures = pool.starmap(covered, jobs, chunksize=1)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fresh_pairs
 import numpy as np
 
-from objectives import latency
+from objectives import clock
 from objectives.workload import Workload, inputs
 from search.execute.evaluate import Evaluator
 from search.measure.openers import held
@@ -128,7 +129,7 @@ class Lab:
     ) -> tuple[float, float, float, float]:
         """(times faster than the teacher under `against`, its 95 % interval, milliseconds), at the test rows' lengths.
 
-        The long tier: three fresh pairs of processes, alternating blocks.
+        Over `fresh_pairs.PAIRS` fresh pairs of processes, in alternating blocks.
         """
         seed = self.seeds[0] if seed is None else seed
         prepared, measurer = self.setting(seed), self.evaluator(seed).measurer
@@ -138,16 +139,16 @@ class Lab:
         ours, theirs = self.recipe(model, seed, deployment), self.recipe(TEACHER, seed, against)
         folder = self.weights(model, seed)
         self._say(f"timing {model.name} under {'/'.join(deployment)}, batch {batch}")
-        measured = latency.measure_fresh(
+        sessions = fresh_pairs.timed(
             lambda: measurer.opened(ours, folder),
             lambda: measurer.opened(theirs, prepared.teacher),
             fed,
-            latency.LONG.lasting(seconds),
+            fresh_pairs.lasting(seconds),
             0,
-            {"device": prepared.context.device},
+            functools.partial(clock.read, device=prepared.context.device),
         )
-        speedup = measured[latency.SPEEDUP_RATIO.name]
-        return speedup.value, *speedup.interval, measured[latency.P50.name].value
+        ratio = fresh_pairs.ratio(sessions)
+        return ratio.value, *ratio.interval, fresh_pairs.median_ms(sessions).value
 
     def size_mb(self, model: Model, deployment: Deployment, seed: int | None = None) -> float:
         """On disk: what the runtime loads."""

@@ -21,7 +21,7 @@ from objectives.estimate import ratio as quotient
 from objectives.paired_timing import Opener, Read, Side
 
 #: The fewest sets of processes for an interval over them.
-FEWEST_SETS = paired_timing.FEWEST_PROCESSES
+FEWEST_SETS = 3
 #: Rounds of a set: as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
 #: The warm-up has at least this many calls, however slow they are.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 from objectives import clock, generation_times, noise, paired_timing, stats
 from objectives.arrays import Floats
 from objectives.bench import Batch
-from objectives.estimate import Estimate
 from objectives.measurement import Measurement, Objective
-from objectives.paired_timing import LONG, QUICK, Opener, Protocol, Read, Session, Side
+from objectives.paired_timing import QUICK, Protocol, Read, Session, Side
 from objectives.stats import Blocks
 from objectives.workload import MARK, Workload, other
 
-__all__ = ["LONG", "OBJECTIVES", "QUICK", "Protocol", "Side", "measure", "measure_fresh"]
+__all__ = ["OBJECTIVES", "QUICK", "Protocol", "Side", "measure"]
 
 P50 = Objective("latency_p50_ms", "ms", "lower", "median time of a call, end to end on the host")
 P90 = Objective("latency_p90_ms", "ms", "lower", "90th percentile of the time of a call (64 calls or more)")
@@ -44,8 +42,6 @@ TAIL_PERCENTILES = (90, 99)
 
 #: Objectives that depend on the workload, and so may be measured under several.
 BY_WORKLOAD = (P50, P90, P99, DEVICE_P50, THROUGHPUT, SPEEDUP_RATIO, *generation_times.OBJECTIVES)
-
-#: Opens a process that holds a `Bench`; leaving the context ends it.
 
 
 def under_workload(objective: Objective, mark: str) -> Objective:
@@ -95,7 +91,7 @@ def measure(
     `conditions`, to which are added `noisy` ("" or the reasons not to trust the times) and `retried_for` (why earlier
     attempts were discarded). Both processes run when this returns.
 
-    The intervals hold for these two processes. `measure_fresh` covers differences between processes of one model.
+    The intervals hold for these two processes; those of `campaign` cover differences between processes of one model.
 
     Args:
         inputs: batches, all of the same number of rows.
@@ -104,86 +100,37 @@ def measure(
         read: reads the machine's counters; None: `clock.read` for the device of `conditions`.
 
     Raises:
-        ValueError: a protocol of several processes.
+        ValueError: batches of different numbers of rows.
         RemoteDied, RemoteTimeout: a process ended, or was ended for not answering.
     """
-    if protocol.processes != 1:
-        raise ValueError(f"measure times one process a side; protocol.processes must be 1, got {protocol.processes}")
-    held = None if baseline is None else _held(baseline)
-    return _measure(_held(candidate), held, inputs, protocol, seed, conditions, read)
-
-
-def measure_fresh(
-    open_candidate: Opener,
-    open_baseline: Opener | None,
-    inputs: Sequence[Batch],
-    protocol: Protocol,
-    seed: int,
-    conditions: Mapping[str, Any],
-    read: Read | None = None,
-) -> dict[str, Measurement]:
-    """Like `measure`, in `protocol.processes` fresh processes per side, whose differences the intervals cover.
-
-    Both sides of a pair are open together; pairs come one after the other.
-
-    Raises:
-        ValueError: fewer than `paired_timing.FEWEST_PROCESSES` processes.
-        RemoteDied, RemoteTimeout: a process ended, or was ended for not answering.
-    """
-    if protocol.processes < paired_timing.FEWEST_PROCESSES:
-        rule = f"protocol.processes must be {paired_timing.FEWEST_PROCESSES} or more"
-        raise ValueError(f"{rule}, got {protocol.processes}")
-    return _measure(open_candidate, open_baseline, inputs, protocol, seed, conditions, read)
-
-
-def _held(side: Side) -> Opener:
-    return lambda: nullcontext(side)
-
-
-def _measure(
-    open_candidate: Opener,
-    open_baseline: Opener | None,
-    inputs: Sequence[Batch],
-    protocol: Protocol,
-    seed: int,
-    conditions: Mapping[str, Any],
-    read: Read | None,
-) -> dict[str, Measurement]:
     rows = int(conditions["batch"]) if "batch" in conditions else rows_per_batch(inputs)
     reader = read or partial(clock.read, device=str(conditions.get("device", "cpu")))
-    generator = np.random.default_rng(seed)
-    sessions = []
-    for _ in range(protocol.processes):
-        with ExitStack() as opened:
-            candidate = opened.enter_context(open_candidate())
-            baseline = None if open_baseline is None else opened.enter_context(open_baseline())
-            sessions.append(paired_timing.session(candidate, baseline, inputs, protocol, generator, reader))
-    ours = [s.candidate for s in sessions]
+    session = paired_timing.session(candidate, baseline, inputs, protocol, np.random.default_rng(seed), reader)
+    blocks: Blocks = [session.candidate]
     # Of two sides that wander together the ratio is known better than the time of either.
-    judged = ("median", stats.pooled(ours, _median, seed)[0]) if open_baseline is None else ("ratio", speedup(sessions))
-    noted = {**conditions, **_conditions(sessions, protocol, noise.of_estimate(*judged))}
-    figures = call_times(ours, [s.tokens for s in sessions], rows, seed, noted)
-    if open_baseline is not None:
-        figures.append(_speedup(sessions, noted))
-    if sessions[0].device:
-        figures.append(device_time([s.device for s in sessions], seed, noted))
-    figures += first_call([float(s.info["first_call_ms"]) for s in sessions], ours, noted)
-    figures.append(_once(PREPARE, [float(s.info["prepare_s"]) for s in sessions], noted))
+    judged = ("median", stats.pooled(blocks, _median, seed)[0]) if baseline is None else ("ratio", session.ratio)
+    noted = {**conditions, **_conditions(session, protocol, noise.of_estimate(*judged))}
+    figures = call_times(blocks, [session.tokens], rows, seed, noted)
+    if baseline is not None:
+        figures.append(_speedup(session, noted))
+    if session.device:
+        figures.append(device_time([session.device], seed, noted))
+    figures += first_call([float(session.info["first_call_ms"])], blocks, noted)
+    figures.append(PREPARE.counted(float(session.info["prepare_s"]), noted))
     return {measurement.objective: measurement for measurement in figures}
 
 
-def _conditions(sessions: Sequence[Session], protocol: Protocol, loose: Sequence[str]) -> dict[str, Any]:
+def _conditions(session: Session, protocol: Protocol, loose: Sequence[str]) -> dict[str, Any]:
     """The conditions of the timing; each reason once, in order."""
-    noisy = dict.fromkeys([*(reason for s in sessions for reason in s.disturbances), *loose])
-    clocks = sessions[-1].clocks_mhz
+    clocks = session.clocks_mhz
     return {
         "block_s": protocol.block_s,
         "blocks": protocol.blocks,
-        "processes": protocol.processes,
-        "warm_up": sessions[0].warm_up,
-        "others_cpu_share": round(max(s.others for s in sessions), 4),
-        "noisy": "; ".join(noisy),
-        "retried_for": [reasons for s in sessions for reasons in s.retried_for],
+        "processes": 1,
+        "warm_up": session.warm_up,
+        "others_cpu_share": round(session.others, 4),
+        "noisy": "; ".join(dict.fromkeys([*session.disturbances, *loose])),
+        "retried_for": list(session.retried_for),
         **({} if clocks is None else {"gpu_clock_mhz": clocks[0], "gpu_max_clock_mhz": clocks[1]}),
     }
 
@@ -232,20 +179,11 @@ def first_call(milliseconds: Sequence[float], blocks: Blocks, conditions: Mappin
     return [_once(FIRST_CALL, milliseconds, conditions), _once(COMPILE, beyond, conditions)]
 
 
-def _speedup(sessions: Sequence[Session], conditions: Mapping[str, Any]) -> Measurement:
-    """Ratio of the blocks' medians, paired by round; over fresh processes, by pair of processes."""
-    noted = {
-        **conditions,
-        "baseline_p50_ms": float(np.median(np.concatenate([b for s in sessions for b in s.baseline]))),
-    }
-    ratio = speedup(sessions)
-    return SPEEDUP_RATIO.measured(ratio.value, ratio.interval, sum(len(s.first) for s in sessions), noted)
-
-
-def speedup(sessions: Sequence[Session]) -> Estimate:
-    """The baseline's time over the candidate's, from one pair of processes or over several fresh pairs."""
-    ratios = [s.ratio for s in sessions]
-    return ratios[0] if len(ratios) == 1 else stats.over_processes(np.array([ratio.value for ratio in ratios]))
+def _speedup(session: Session, conditions: Mapping[str, Any]) -> Measurement:
+    """Ratio of the blocks' medians, paired by round."""
+    noted = {**conditions, "baseline_p50_ms": float(np.median(np.concatenate(session.baseline)))}
+    ratio = session.ratio
+    return SPEEDUP_RATIO.measured(ratio.value, ratio.interval, len(session.first), noted)
 
 
 def _once(objective: Objective, values: Sequence[float], conditions: Mapping[str, Any]) -> Measurement:

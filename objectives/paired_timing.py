@@ -22,16 +22,15 @@ Read = Callable[[Sequence[int]], clock.Reading]
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How long to time. Blocks and processes are fixed in advance; the measured times never end a timing early.
+    """How long to time. Blocks are fixed in advance; the measured times never end a timing early.
 
     A disturbed pair of processes is timed again, up to `attempts` times in all. The attempt to keep is chosen by the
     CPU time of other processes, never by the measured ratio.
     """
 
     block_s: float  # of one block of calls on one side
-    blocks: int  # a side, in one process
+    blocks: int  # a side
     warm_s: float  # at most, a side
-    processes: int = 1  # fresh ones a side, one after the other
     attempts: int = 2
     minimum: int = 1  # calls a block, however slow they are
     timeout_s: float = 300.0  # for one answer of a process; the first call of a compiled model takes long
@@ -39,28 +38,20 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.blocks < stats.MINIMUM_PAIRS:
             raise ValueError(f"blocks must be {stats.MINIMUM_PAIRS} or more for an interval, got {self.blocks}")
-        if self.processes != 1 and self.processes < FEWEST_PROCESSES:
-            rule = f"processes must be 1, or {FEWEST_PROCESSES} or more for an interval over them"
-            raise ValueError(f"{rule}, got {self.processes}")
         if self.attempts < 1:
             raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
 
     def lasting(self, seconds: float) -> Protocol:
-        """The same number of blocks, shortened so that those of both sides in all processes take about `seconds`.
+        """The same number of blocks, shortened so that those of both sides take about `seconds`.
 
-        Warm-up is bounded by a quarter of the seconds of one process, so that a short measurement is not mostly
-        warm-up.
+        Warm-up is bounded by a quarter of the seconds, so that a short measurement is not mostly warm-up.
         """
-        block_s = seconds / (2 * self.blocks * self.processes)
-        return replace(self, block_s=block_s, warm_s=min(self.warm_s, seconds / self.processes / 4))
+        block_s = seconds / (2 * self.blocks)
+        return replace(self, block_s=block_s, warm_s=min(self.warm_s, seconds / 4))
 
-
-FEWEST_PROCESSES = 3
 
 #: In the loop: 1.5 s of blocks. Sixteen, because 8 rounds against 8 make a rank-sum interval of 95.0 %.
 QUICK = Protocol(block_s=0.046875, blocks=16, warm_s=0.5, attempts=2)
-#: For finalists, as in MLPerf's single stream: a call starts when the last one has ended. 20 s of blocks.
-LONG = Protocol(block_s=0.2083, blocks=16, warm_s=1.0, processes=3, attempts=2)
 
 
 class Side(typing.Protocol):
@@ -73,6 +64,7 @@ class Side(typing.Protocol):
     def resume(self) -> None: ...
 
 
+#: Opens a process that holds a `Bench`; leaving the context ends it.
 Opener = Callable[[], AbstractContextManager[Side]]
 
 

@@ -112,11 +112,6 @@ class Shapes:
         return cls(*kinds, **scalars)
 
 
-def params_of(shapes: Shapes) -> Floats:
-    """(N,): parameters of each model, those of a tied table once."""
-    return shapes.weights + shapes.tables + shapes.vectors - shapes.tied
-
-
 def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0) -> Floats:
     """(N,): storage in MB of 1e6 bytes where weights have this precision. Scales and file headers are not counted.
 

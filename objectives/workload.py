@@ -43,11 +43,6 @@ MARK = "/"
 _PARTS = {"device": r"cpu|cuda", "batch": r"b([1-9]\d*)", "length": r"l([1-9]\d*|data)"}
 
 
-def suffix(workload: Workload) -> str:
-    """The workload's suffix in names of measurements: "b32-l128", "b1-ldata"."""
-    return f"b{workload.batch}-l{workload.length}"
-
-
 def marked(name: str) -> tuple[str, str]:
     """(objective, suffix) of a measurement's name; the suffix is "" for the main workload."""
     objective, _, mark = name.partition(MARK)

@@ -205,7 +205,7 @@ class Service:
         first = await self._embeddings(passages[:middle], deadline)
         return first | await self._embeddings(passages[middle:], deadline)
 
-    async def _found(
+    async def _passages_for(
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> tuple[list[tuple[int | None, str | None, str]], np.ndarray | None]:
         """((passage, source, text) to answer from, nearest first; the question's embedding where it was needed)."""
@@ -232,7 +232,7 @@ class Service:
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> Span:
         """The best span of the question-answering fleet over the passages."""
-        texts, _ = await self._found(question, context, deadline, milliseconds)
+        texts, _ = await self._passages_for(question, context, deadline, milliseconds)
         fleet = self.fleets[ANSWERING]
         began = time.perf_counter()
         count = fleet.windows.length
@@ -255,7 +255,7 @@ class Service:
         self, question: str, context: str | None, deadline: Deadline, milliseconds: dict[str, float]
     ) -> Span:
         """The sentence of the passages whose embedding is nearest to the question's."""
-        texts, vector = await self._found(question, context, deadline, milliseconds)
+        texts, vector = await self._passages_for(question, context, deadline, milliseconds)
         assert vector is not None
         began = time.perf_counter()
         best: Span | None = None

@@ -77,12 +77,16 @@ def test_every_benchmark_is_a_script_with_the_same_options(name: str, tmp_path: 
 
 def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_promised() -> None:
     sys.modules["header"] = header
+    module("fresh_pairs")
     coverage: Any = module("coverage")
-    runs = [coverage.repetition(case, coverage.QUICK, seed)[0] for case in coverage.CASES for seed in range(25)]
-    again = coverage.repetition(coverage.CASES[0], coverage.QUICK, 3)[0]
+    quick, long = coverage.TIERS
+    runs = [coverage.repetition(case, quick, seed)[0] for case in coverage.CASES for seed in range(25)]
+    again = coverage.repetition(coverage.CASES[0], quick, 3)[0]
     assert again == runs[3]
     # 150 repetitions of 0.95 stay above this 99.9 % of the time.
     assert sum(run.includes(coverage.RATIO) for run in runs) >= 133
+    over_pairs = [coverage.repetition(case, long, 0)[0] for case in coverage.CASES]
+    assert sum(run.includes(coverage.RATIO) for run in over_pairs) >= 4  # of 6, in 99.8 % of the time
 
 
 def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncompressed_model() -> None:

@@ -34,11 +34,11 @@ STATIC, DYNAMIC = Deployment(EAGER, "static", "bf16"), Deployment(EAGER, "dynami
 BARE = """
 from importlib.machinery import PathFinder
 
-found = PathFinder.find_spec
+find_spec = PathFinder.find_spec
 MISSING = ("optuna", "mlflow", "datasets", "dill", "evaluate", "jsonschema", "pydantic", "torchao")
 
 def find(name, *others):
-    return None if name.split(".")[0] in MISSING else found(name, *others)
+    return None if name.split(".")[0] in MISSING else find_spec(name, *others)
 
 PathFinder.find_spec = staticmethod(find)
 import run

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from param_counts import params_of
 
 from objectives import roofline
 from objectives.shapes import (
@@ -17,7 +18,6 @@ from objectives.shapes import (
     features,
     megabytes_of,
     operations_of,
-    params_of,
 )
 
 SIZES = roofline.Sizes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from objectives.workload import BATCHES, Frame, Workload, device_of_mark, inputs, other, suffix, van_der_corput
+from objectives.workload import BATCHES, Frame, Workload, device_of_mark, inputs, other, van_der_corput
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -79,7 +79,8 @@ def test_a_workload_of_nothing_is_refused(batch: int, length: int) -> None:
 def test_a_suffix_names_another_workload_by_what_differs(mark: str, batch: int, length: int | str) -> None:
     workload = other(Workload(4, "data", seed=3), mark)
     assert (workload.batch, workload.length, workload.seed) == (batch, length, 3)
-    assert other(Workload(), suffix(workload)) == Workload(workload.batch, workload.length)
+    whole = f"b{workload.batch}-l{workload.length}"
+    assert other(Workload(), whole) == Workload(workload.batch, workload.length)
 
 
 @pytest.mark.parametrize(

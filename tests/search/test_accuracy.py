@@ -54,20 +54,20 @@ def test_the_decay_falls_from_the_uncompressed_model_with_every_setting(luck: fl
 def test_perplexity_rises_with_every_setting() -> None:
     """Of a small language model: half of its neurons or of its heads cost several times the perplexity."""
     metric = metric_named("perplexity")
-    kept = np.random.default_rng(2).random((12, 2))
-    cut = 1 - kept
+    shares = np.random.default_rng(2).random((12, 2))
+    cut = 1 - shares
     perplexity = 50 * np.exp(2.5 * cut[:, 0] + 1.5 * cut[:, 1] ** 2)
     values = np.array([metric.utility(value) for value in perplexity.tolist()])
     guess, best = metric.utility(900.0), metric.utility(50.0)
     model, pair = QualityModel(), Deployment("eager", "fp32")
     model.learn(
-        [QualityObservation(tuple(x), {pair: y}) for x, y in zip(kept.tolist(), values.tolist(), strict=True)],
+        [QualityObservation(tuple(x), {pair: y}) for x, y in zip(shares.tolist(), values.tolist(), strict=True)],
         guess,
         best,
         (1.0, 1.0),
     )
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 6)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    decay = DecayMean.fitted(kept, values, np.ones(2), guess, best)
+    decay = DecayMean.fitted(shares, values, np.ones(2), guess, best)
     predicted = np.exp(-model.predict(grid)[0])
     for rises in (np.exp(-(guess + (best - guess) * decay.remaining(grid))), predicted):
         assert (np.diff(rises.reshape(6, 6), axis=0) < 0).all() and (np.diff(rises.reshape(6, 6), axis=1) < 0).all()

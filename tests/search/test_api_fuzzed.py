@@ -29,7 +29,7 @@ HEALTH = [
 def test_nothing_that_fits_or_breaks_the_description_is_a_fault(tmp_path: Path) -> None:
     labels = fleet(CLASSIFYING, lambda rows: [{"label": "a", "score": 1.0}] * len(rows))
     statuses: dict[str, set[int]] = {}
-    with service(tmp_path, labels, causal(Counting()), extracting=True) as made, running(made) as url:
+    with service(tmp_path, labels, causal(Counting()), extracting=True) as api, running(api) as url:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         operations = [result.ok() for result in schema.get_all_operations()]
         assert len(operations) >= 18
@@ -43,17 +43,17 @@ def test_nothing_that_fits_or_breaks_the_description_is_a_fault(tmp_path: Path) 
 
 
 def fuzz(operation: Any, mode: Any, statuses: dict[str, set[int]], until: float) -> None:
-    found = statuses.setdefault(operation.label, set())
+    codes = statuses.setdefault(operation.label, set())
 
     @hypothesis.settings(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=HEALTH
     )
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def one(case: Any) -> None:
-        if found and time.monotonic() > until:
+        if codes and time.monotonic() > until:
             return
         response = case.call(timeout=20)
-        found.add(response.status_code)
+        codes.add(response.status_code)
         # A deadline of the request's own may be over before it is computed.
         own = response.status_code == 504 and "within_ms" in str(case.body)
         assert response.status_code < 500 or own, f"{operation.label}: {response.status_code} {response.text[:300]}"

@@ -128,9 +128,9 @@ def config_of(folder: Path, queries: Any = QUERIES, corpus: Any = CORPUS, **data
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("corpus")
-    tiny.bert(made / "model")
-    return made
+    path = tmp_path_factory.mktemp("corpus")
+    tiny.bert(path / "model")
+    return path
 
 
 def changed(row: int, **keys: Any) -> list[dict[str, Any]]:

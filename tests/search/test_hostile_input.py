@@ -25,15 +25,15 @@ BODY_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     labels = fleet(CLASSIFYING, lambda rows: [{"label": "a", "score": 1.0}] * len(rows))
     with service(tmp_path_factory.mktemp("hostile"), labels, causal(Counting()), extracting=True) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def url(made: Service) -> Iterator[str]:
-    with running(made, Guarding(rate=1e6, burst=1e6, body_s=BODY_S, local=True)) as address:
+def url(api: Service) -> Iterator[str]:
+    with running(api, Guarding(rate=1e6, burst=1e6, body_s=BODY_S, local=True)) as address:
         yield address
 
 
@@ -49,10 +49,10 @@ def client(url: str) -> Iterator[httpx.Client]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_text_is_answered_and_kept_as_it_is(client: httpx.Client, name: str) -> None:
     text = TEXTS[name]
-    found = client.post("/v1/answer", json={"question": text, "context": text + " " + CONTEXT}).json()
-    assert found["context"] == (text + " " + CONTEXT).strip()
+    reply = client.post("/v1/answer", json={"question": text, "context": text + " " + CONTEXT}).json()
+    assert reply["context"] == (text + " " + CONTEXT).strip()
     newest = client.get("/v1/history?limit=1").json()["answers"][0]
-    assert newest["id"] == found["id"] and newest["question"] == text.strip()
+    assert newest["id"] == reply["id"] and newest["question"] == text.strip()
     assert client.post("/v1/classify", json={"texts": [text, {"text": text, "text_pair": text}]}).status_code == 200
     assert client.post("/v1/embed", json={"input": [text]}).status_code == 200
     added = client.post("/v1/passages", json={"text": text, "source": text[:500]})

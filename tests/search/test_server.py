@@ -166,6 +166,6 @@ def test_time_is_kept_for_what_follows_the_model() -> None:
     taken = random.gamma(9.0, 1e-3, 2000)
     for seconds in taken:
         reserve.observe(seconds)
-    kept = 0.2 - reserve.left_s(0.2)
-    assert 0.95 < np.mean(taken < kept) < 1.0
+    reserved_s = 0.2 - reserve.left_s(0.2)
+    assert 0.95 < np.mean(taken < reserved_s) < 1.0
     assert reserve.left_s(0.02) == pytest.approx(0.015)

@@ -10,8 +10,9 @@ import models
 import numpy as np
 import pytest
 from causal import MODELS, stored
+from param_counts import params_of
 
-from objectives.shapes import Shapes, megabytes_of, operations_of, params_of
+from objectives.shapes import Shapes, megabytes_of, operations_of
 from search.space.sizes import Outline, outline_of, shapes_of, shapes_of_folder
 from search.space.space import Space
 from spaces import build, registry

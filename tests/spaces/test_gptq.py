@@ -55,8 +55,8 @@ def by_definition(weight: Tensor, moment: Tensor, groups: Groups) -> np.ndarray:
 def test_numbers_are_those_of_least_squares_over_what_follows(inputs: int) -> None:
     weight, moment = torch.randn(7, inputs, generator=torch.Generator().manual_seed(1)), correlated(inputs)
     groups = groups_by_outputs(weight, moment, 4)
-    found = groups[0].reshape(7, -1)[:, :inputs]
-    assert (found == by_definition(weight, moment, groups)).mean() > 0.99  # the others are ties in float32
+    numbers = groups[0].reshape(7, -1)[:, :inputs]
+    assert (numbers == by_definition(weight, moment, groups)).mean() > 0.99  # the others are ties in float32
     assert not integers_to_weights(groups, groups[0].shape[1] * 32)[:, inputs:].any(), "a last group ends in zeros"
 
 
@@ -74,8 +74,8 @@ def test_zeros_and_inputs_that_never_come_give_numbers() -> None:
     weight, moment = torch.randn(5, 64), correlated(64)
     weight[:, 10] = weight[2] = 0
     moment[:, 20] = moment[20] = 0
-    made = integers_to_weights(groups_by_outputs(weight, moment, 4), 64)
-    assert np.isfinite(made).all() and not made[2].any()
+    weights = integers_to_weights(groups_by_outputs(weight, moment, 4), 64)
+    assert np.isfinite(weights).all() and not weights[2].any()
     with pytest.raises(ValueError, match="4 or 8 bits, got 3"):
         groups_by_outputs(weight, moment, 3)
 
@@ -136,8 +136,8 @@ def test_scores_and_generation_have_the_integers_of_one_graph(tmp_path: Path, mo
     model = build.load_model(folder)
     groups = calibrated(model, calibration.read(folder), 4, 4)
     head = model.model.get_output_embeddings()  # type: ignore[operator,union-attr]
-    made = integers_to_weights(groups["model.lm_head"], head.in_features)
-    head.weight = nn.Parameter(torch.from_numpy(made))
+    weights = integers_to_weights(groups["model.lm_head"], head.in_features)
+    head.weight = nn.Parameter(torch.from_numpy(weights))
     batch = {"input_ids": ids[:2], "attention_mask": np.ones_like(ids[:2])}
     scores = onnx.Onnx().open(folder, GPTQ, context)(batch)["log_likelihood"]
     with torch.no_grad():
@@ -145,10 +145,10 @@ def test_scores_and_generation_have_the_integers_of_one_graph(tmp_path: Path, mo
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
     program = open_program(folder, "onnx", GPTQ, CacheSettings("static", capacity=64), context)
     logits, cache = program.prefill(ids[:2, :-1], np.ones_like(ids[:2, :-1]))
-    for found, position in ((logits, 39), (program.decode(ids[:2, 39], cache), None)):
-        assert np.isfinite(found).all()
+    for predicted, position in ((logits, 39), (program.decode(ids[:2, 39], cache), None)):
+        assert np.isfinite(predicted).all()
         if position is not None:
-            likely = torch.from_numpy(found).log_softmax(-1).gather(-1, torch.from_numpy(ids[:2, position, None]))
+            likely = torch.from_numpy(predicted).log_softmax(-1).gather(-1, torch.from_numpy(ids[:2, position, None]))
             np.testing.assert_allclose(likely[:, 0].numpy(), expected[:, position].numpy(), atol=1e-4)
     assert [p.name for p in (folder / "onnx").iterdir()] == ["int4-gptq.onnx"]
 

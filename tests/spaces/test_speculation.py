@@ -135,4 +135,4 @@ def test_the_draft_is_what_followed_the_last_tokens_before(text: list[int], draf
 
 def test_tokens_are_accepted_up_to_the_first_wrong_one() -> None:
     assert DRAFT > 2
-    assert [accepted([5, 6], np.array(found)) for found in ([5, 6, 7], [5, 1, 6], [1, 6, 7])] == [2, 1, 0]
+    assert [accepted([5, 6], np.array(tokens)) for tokens in ([5, 6, 7], [5, 1, 6], [1, 6, 7])] == [2, 1, 0]

@@ -84,20 +84,20 @@ async function ask(event) {
   button.disabled = true;
   try {
     if ($("ask").dataset.completes === "true") return await complete(question);
-    const found = await call("POST", "/v1/answer", context ? { question, context } : { question });
+    const reply = await call("POST", "/v1/answer", context ? { question, context } : { question });
     const card = element("article", undefined, "card");
-    card.append(element("p", found.answer || "No answer in this text.", "answer"));
-    card.append(passage(found.context, found.start, found.end));
-    const stages = Object.entries(found.milliseconds).filter(([name]) => name !== "total");
+    card.append(element("p", reply.answer || "No answer in this text.", "answer"));
+    card.append(passage(reply.context, reply.start, reply.end));
+    const stages = Object.entries(reply.milliseconds).filter(([name]) => name !== "total");
     const told = [
-      found.source,
-      `score ${found.score.toFixed(2)}`,
-      `${milliseconds(found.milliseconds.total)}${found.cached ? ", from the cache" : ""}`,
-      found.variant,
+      reply.source,
+      `score ${reply.score.toFixed(2)}`,
+      `${milliseconds(reply.milliseconds.total)}${reply.cached ? ", from the cache" : ""}`,
+      reply.variant,
     ];
     const line = element("p", told.filter(Boolean).join(" · "), "quiet");
     line.title = stages.map(([name, value]) => `${name} ${milliseconds(value)}`).join(", ");
-    card.append(line, feedback(found.id, null));
+    card.append(line, feedback(reply.id, null));
     $("result").replaceChildren(card);
   } catch (error) {
     $("result").replaceChildren(element("p", error.message, "problem"));
