@@ -90,6 +90,7 @@ def test_two_studies_of_one_task_are_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_a_service_that_cannot_start_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedding = fleet(EMBEDDING_TASK, embed)
+    before = set(threading.enumerate())
 
     def fails(*_: Any) -> None:
         raise OSError("no room")
@@ -101,7 +102,7 @@ def test_a_service_that_cannot_start_leaves_nothing_open(tmp_path: Path, monkeyp
         Server(ServiceSettings((), tmp_path))
     with pytest.raises(RefusedError, match="closing"):
         embedding.dispatcher.submit("a", 1)
-    assert not [thread for thread in threading.enumerate() if thread.name == "database writer"]
+    assert not [one for one in threading.enumerate() if one.name == "database writer" and one not in before]
     locked(tmp_path).release()
 
 
