@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from opened_graphs import Opened
     from torch.utils.hooks import RemovableHandle
 
 
@@ -44,6 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import models
 
     return models.stored(tmp_path_factory.mktemp("models") / "cut")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Opened]:
+    """Opens the causal language model of a name, with its graphs."""
+    from opened_graphs import cases
+
+    return cases(tmp_path_factory.mktemp)
 
 
 @pytest.fixture
