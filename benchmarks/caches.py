@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ import language_models
 import numpy as np
 from generating import Deployment
 
-from objectives.clock import cpus
 from objectives.process import Remote
 from spaces import base
 from spaces.cache_settings import CacheSettings
@@ -180,14 +178,7 @@ def promises(figures: Sequence[Figures]) -> list[header.Promise]:
 
 
 def main() -> int:
-    parser = header.options(__doc__ or "")
-    parser.add_argument("--text", type=Path, default=header.ROOT / "search/quickstart/brown/test.parquet")
-    parser.add_argument("--threads", type=int, default=0, help="0: all")
-    arguments = parser.parse_args()
-    if not arguments.text.is_file():
-        parser.error(f"--text must be a parquet file with a column text, got {arguments.text}")
-    logging.disable(logging.WARNING)
-    threads = arguments.threads or cpus()
+    parser, arguments, threads = language_models.asked(__doc__ or "")
     lengths, batches, scored = ((128, 1024), (1,), 2048) if arguments.quick else ((128, 1024, 2048, 8192), (1, 8), 4096)
     about = header.hardware()
     print(

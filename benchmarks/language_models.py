@@ -14,6 +14,7 @@ Brown. "8-bit activations" is ONNX Runtime's usual dynamic quantisation, as a wa
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import importlib.util
@@ -261,15 +262,20 @@ def promises(figures: Mapping[str, Mapping[str, Any]]) -> list[header.Promise]:
     ]
 
 
-def main() -> int:
-    parser = header.options(__doc__ or "")
+def asked(description: str) -> tuple[argparse.ArgumentParser, argparse.Namespace, int]:
+    """(parser, arguments, threads) of a benchmark of this model."""
+    parser = header.options(description)
     parser.add_argument("--text", type=Path, default=BROWN / "test.parquet")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     arguments = parser.parse_args()
     if not arguments.text.is_file():
         parser.error(f"--text must be a parquet file with a column text, got {arguments.text}")
     logging.disable(logging.WARNING)
-    threads = arguments.threads or cpus()
+    return parser, arguments, arguments.threads or cpus()
+
+
+def main() -> int:
+    _, arguments, threads = asked(__doc__ or "")
     about = header.hardware()
     print(
         f"{header.heading(about)}\nSmolLM2-135M-Instruct, weights 4-bit before; batch 1, {threads} threads\n",

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ import language_models
 import numpy as np
 from generating import Answer
 
-from objectives.clock import cpus
 from objectives.process import Remote
 
 NAMES = ("eager fp32", "onnx fp32", "onnx int8", "onnx int4")
@@ -123,14 +121,7 @@ def promises(figures: dict[str, dict[str, Any]]) -> list[header.Promise]:
 
 
 def main() -> int:
-    parser = header.options(__doc__ or "")
-    parser.add_argument("--text", type=Path, default=header.ROOT / "search/quickstart/brown/test.parquet")
-    parser.add_argument("--threads", type=int, default=0, help="0: all")
-    arguments = parser.parse_args()
-    if not arguments.text.is_file():
-        parser.error(f"--text must be a parquet file with a column text, got {arguments.text}")
-    logging.disable(logging.WARNING)
-    threads = arguments.threads or cpus()
+    _, arguments, threads = language_models.asked(__doc__ or "")
     about = header.hardware()
     print(f"{header.heading(about)}\nSmolLM2-135M-Instruct, weights 4-bit before; {threads} threads\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
