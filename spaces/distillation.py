@@ -24,11 +24,11 @@ class Activations:
     last: Tensor | None = None
     blocks: dict[int, Tensor] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None  # (B, L, V) of a causal language model
+    token_logits: Tensor | None = None  # (B, L, V) of a causal language model
 
     def likeliest(self, count: int) -> Likeliest | None:
         """The `count` likeliest next tokens at each position; None where no logits were captured."""
-        return None if self.logits is None else Likeliest.of(self.logits, count)
+        return None if self.token_logits is None else Likeliest.of(self.token_logits, count)
 
 
 @contextmanager
@@ -46,11 +46,11 @@ def capturing(
 
     handles = [model.backbone.register_forward_hook(keep_last)]
 
-    def keep_logits(_module: nn.Module, _args: object, output: Any) -> None:
-        activations.logits = output.logits
+    def keep_token_logits(_module: nn.Module, _args: object, output: Any) -> None:
+        activations.token_logits = output.logits
 
     if likeliest:
-        handles.append(model.get_submodule("model").register_forward_hook(keep_logits))
+        handles.append(model.get_submodule("model").register_forward_hook(keep_token_logits))
 
     def keep(block: int) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -102,11 +102,11 @@ class Likeliest:
     log_probabilities: Tensor  # (B, L, k)
 
     @classmethod
-    def of(cls, logits: Tensor, count: int) -> Likeliest:
-        """Of logits (B, L, V)."""
-        logits = logits.float()
-        highest = logits.topk(min(count, logits.shape[-1]), dim=-1)
-        return cls(highest.indices, highest.values - logits.logsumexp(-1, keepdim=True))
+    def of(cls, token_logits: Tensor, count: int) -> Likeliest:
+        """Of logits over the vocabulary (B, L, V)."""
+        scores = token_logits.float()
+        highest = scores.topk(min(count, scores.shape[-1]), dim=-1)
+        return cls(highest.indices, highest.values - scores.logsumexp(-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class Distillation:
         mask = inputs["attention_mask"]
         value = wanted.task * self.task(output, self.targets[rows].to(output.device), mask)
         if self.likeliest:
-            assert activations.logits is not None and taught.likeliest is not None
-            value = value + wanted.soft * likeliest_loss(activations.logits, taught.likeliest, mask)
+            assert activations.token_logits is not None and taught.likeliest is not None
+            value = value + wanted.soft * likeliest_loss(activations.token_logits, taught.likeliest, mask)
         else:
             value = value + wanted.soft * self.soft(output, taught.output.to(output.device), mask, self.temperature)
         if taught.hidden is not None and wanted.hidden > 0:
@@ -176,15 +176,15 @@ class Distillation:
         return target if self.columns is None else target[..., self.columns.to(target.device)]
 
 
-def likeliest_loss(logits: Tensor, taught: Likeliest, attention_mask: Tensor) -> Tensor:
+def likeliest_loss(token_logits: Tensor, taught: Likeliest, attention_mask: Tensor) -> Tensor:
     """KL(teacher || student) of the next token in nats, all but the teacher's likeliest tokens counted as one.
 
-    Logits (B, L, V), mask (B, L) with padding at the right; the mean over the tokens that follow another. Counting
-    tokens as one never makes the divergence larger (the log sum inequality).
+    `token_logits` (B, L, V), mask (B, L) with padding at the right; the mean over the tokens that follow another.
+    Counting tokens as one never makes the divergence larger (the log sum inequality).
     """
     keep = attention_mask[:, 1:].bool()
-    ours = logits[:, :-1][keep].float()  # (tokens, V)
-    ids, theirs = (one.to(logits.device)[:, :-1][keep] for one in (taught.ids, taught.log_probabilities.float()))
+    ours = token_logits[:, :-1][keep].float()  # (tokens, V)
+    ids, theirs = (one.to(token_logits.device)[:, :-1][keep] for one in (taught.ids, taught.log_probabilities.float()))
     student = ours.gather(-1, ids) - ours.logsumexp(-1, keepdim=True)
     rest, others = (torch.log1p(-one.exp().sum(-1).clamp(max=1 - 1e-6)) for one in (student, theirs))
     divergence = (theirs.exp() * (theirs - student)).sum(-1) + others.exp() * (others - rest)

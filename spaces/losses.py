@@ -42,33 +42,33 @@ def class_certainty(logits: Tensor, mask: Tensor) -> Tensor:
 # --- spans: logits of start and end (B, L, 2), distributions over the row's real tokens --------------------------
 
 
-def _positions(logits: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def _positions(span_logits: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (B, L, 2) over the tokens; padding has a low finite logit, which avoids 0 * inf."""
-    scores = (logits.float() / temperature).masked_fill(~mask.bool()[..., None], -1e4)
+    scores = (span_logits.float() / temperature).masked_fill(~mask.bool()[..., None], -1e4)
     return scores.log_softmax(1)
 
 
-def span_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def span_loss(span_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """The mean of the cross entropies of start and end against positions (B, 2) (Devlin et al. 2019, section 4.2)."""
-    log_probabilities = _positions(logits, mask).gather(1, targets[:, None, :])
+    log_probabilities = _positions(span_logits, mask).gather(1, targets[:, None, :])
     return -log_probabilities.mean()
 
 
-def span_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """The mean over start and end of T^2 KL(taught/T || logits/T)."""
-    student, teacher = (_positions(one, mask, temperature) for one in (logits, taught))
+def span_soft_loss(span_logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """The mean over start and end of T^2 KL(taught/T || span_logits/T)."""
+    student, teacher = (_positions(one, mask, temperature) for one in (span_logits, taught))
     return (teacher.exp() * (teacher - student)).sum(1).mean() * temperature**2
 
 
-def span_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """The sum over start and end of KL(softmax(logits) || softmax(other))."""
-    a, b = _positions(logits, mask), _positions(other, mask)
+def span_divergence(span_logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """The sum over start and end of KL(softmax(span_logits) || softmax(other))."""
+    a, b = _positions(span_logits, mask), _positions(other, mask)
     return (a.exp() * (a - b)).sum()
 
 
-def span_certainty(logits: Tensor, mask: Tensor) -> Tensor:
+def span_certainty(span_logits: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of the likeliest start and end."""
-    return _positions(logits, mask).max(1).values.sum()
+    return _positions(span_logits, mask).max(1).values.sum()
 
 
 # --- embeddings (B, D) --------------------------------------------------------------------------------------------
@@ -111,32 +111,32 @@ def embedding_certainty(embeddings: Tensor, mask: Tensor) -> Tensor:
 # --- label sets: logits (B, C), a distribution of yes and no each -------------------------------------------------
 
 
-def _odds(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def _odds(label_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities (B, C, 2) of yes and no."""
-    scaled = logits.float() / temperature
+    scaled = label_logits.float() / temperature
     return torch.stack([functional.logsigmoid(scaled), functional.logsigmoid(-scaled)], dim=-1)
 
 
-def set_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def set_loss(label_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Binary cross entropy against 0 and 1 (B, C), averaged over labels."""
-    return functional.binary_cross_entropy_with_logits(logits.float(), targets.float())
+    return functional.binary_cross_entropy_with_logits(label_logits.float(), targets.float())
 
 
-def set_soft_loss(logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def set_soft_loss(label_logits: Tensor, taught: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """T^2 times the KL of each label's Bernoulli distribution at temperature T, averaged over labels."""
-    student, teacher = (_odds(one, temperature) for one in (logits, taught))
+    student, teacher = (_odds(one, temperature) for one in (label_logits, taught))
     return (teacher.exp() * (teacher - student)).sum(-1).mean() * temperature**2
 
 
-def set_divergence(logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+def set_divergence(label_logits: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     """The KL of each label's Bernoulli distribution, summed over labels."""
-    a, b = _odds(logits), _odds(other)
+    a, b = _odds(label_logits), _odds(other)
     return (a.exp() * (a - b)).sum()
 
 
-def set_certainty(logits: Tensor, mask: Tensor) -> Tensor:
+def set_certainty(label_logits: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of the predicted label set."""
-    return _odds(logits).max(-1).values.sum()
+    return _odds(label_logits).max(-1).values.sum()
 
 
 # --- numbers (B, 1), counted in a scale ---------------------------------------------------------------------------
