@@ -15,7 +15,7 @@ from search.prepare.data import cutting_tokenizer, numbered_splits
 from search.prepare.folders import REFERENCE_ROWS
 from search.prepare.machine import context_of
 from search.prepare.model import describe_model
-from search.prepare.model_facts import check_tokens, unknown_note
+from search.prepare.model_facts import check_tokens, cut_note, unknown_note
 from search.prepare.runner import searched_model
 from search.prepare.teacher import load_and_try
 from search.report import cache_sentences
@@ -57,8 +57,12 @@ def plan_lines(config: RunConfig) -> Iterator[str]:
     yield f"study     {config.study} in {Path(config.mlruns)}"
     yield f"model     {config.model.name}: {count / 1e6:.1f} M parameters"
     yield f"data      {len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test rows"
-    unknown = unknown_note(tokenizer, encoded, "train")
-    for note in (*splits.notes, *base.notes, *space.notes, *unknown, *weights_note(config.model, config.where)):
+    whole = len(sample) == len(splits.train)
+    of_tokens = [
+        *unknown_note(tokenizer, encoded, "train"),
+        *cut_note(config, base.facts, encoded, "train" if whole else f"the first {len(sample):,} rows of train"),
+    ]
+    for note in (*splits.notes, *base.notes, *space.notes, *of_tokens, *weights_note(config.model, config.where)):
         yield f"  note: {note}"
     yield f"device    {context.device}, {context.threads} threads"
     ways = f"{len(space.deployments)} deployments"

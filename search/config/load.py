@@ -20,7 +20,7 @@ from search.config.parse import SECTION, Section, parse
 from search.config.schema import DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
-from search.errors import UserError, listed, unknown, wrong
+from search.errors import UserError, listed, nearest, unknown, wrong
 
 
 @dataclass(frozen=True)
@@ -202,15 +202,28 @@ def _check_variant(config: RunConfig, names: Names, source: Source) -> None:
             raise wrong(source.where("metric"), f"{' or '.join(valid)} where data.{key} is {which}", config.metric)
 
 
+def _check_metric(config: RunConfig, names: Names, source: Source) -> None:
+    """Raise UserError for a metric that the task does not have; whose it is, or that no other one is loaded by name."""
+    valid = _metrics(config, names)
+    if config.metric in valid:
+        return
+    error = unknown(source.where("metric"), "metric", config.metric, valid)
+    kinds = [kind for kind in names.metrics if kind not in names.problems]  # of a task with problem types, these
+    having = [kind for kind in kinds if config.metric in names.metrics[kind]]
+    if having:
+        raise UserError(f"{error}; it is a metric of {listed(having)}")
+    if nearest(config.metric, valid):
+        raise error
+    raise UserError(f"{error}; none of a library is loaded by its name: CONTRIBUTING.md says how to add one")
+
+
 def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     _check_variant(config, names, source)
-    for key, name, valid in (
-        ("task", config.task, names.tasks),
-        ("metric", config.metric, _metrics(config, names)),
-        ("sampler", config.sampler, names.samplers),
-    ):
-        if name not in valid:
-            raise unknown(source.where(key), key, name, valid)
+    if config.task not in names.tasks:
+        raise unknown(source.where("task"), "task", config.task, names.tasks)
+    _check_metric(config, names, source)
+    if config.sampler not in names.samplers:
+        raise unknown(source.where("sampler"), "sampler", config.sampler, names.samplers)
     objectives = ["metric" if o == config.metric else o for o in config.objectives]
     for name in objectives:
         _check_objective(name, ("metric", *names.objectives), source.where("objectives"))

@@ -9,7 +9,15 @@ from typing import Any
 from objectives.process import Progress
 from search.config.model_folder import model_folder, weights_note
 from search.config.schema import RunConfig
-from search.prepare.model_facts import ModelFacts, blaming, check_fit, check_tokens, longest_row, unknown_note
+from search.prepare.model_facts import (
+    ModelFacts,
+    blaming,
+    check_fit,
+    check_tokens,
+    cut_note,
+    longest_row,
+    unknown_note,
+)
 from search.prepare.trained_head import trained_head
 from search.tasks import Splits, task_of
 from search.tasks.rows import SPLITS
@@ -31,13 +39,14 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     task = task_of(config)
     source = model_folder(config.model, config.where)
     splits = numbered_splits(config, source)
-    unknown: list[str] = []
+    of_tokens: list[str] = []
     tokenizer = cutting_tokenizer(config, source, facts)
     for number, name in enumerate(SPLITS):
         part = getattr(splits, name)
         rows = task.encode(tokenizer, part, config.data, splits.labels, config.where)
         check_tokens(rows.encoded, part, name, config)
-        unknown += unknown_note(tokenizer, rows.encoded, name)
+        of_tokens += unknown_note(tokenizer, rows.encoded, name)
+        of_tokens += cut_note(config, facts, rows.encoded, name)
         rows.write(folder, name)
         progress("reading data", (number + 1) / len(SPLITS))
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -45,7 +54,7 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
     about = {
         "labels": list(splits.labels),
         "digest": splits.digest,
-        "notes": [*splits.notes, *notes, *unknown, *weights_note(config.model, config.where)],
+        "notes": [*splits.notes, *notes, *of_tokens, *weights_note(config.model, config.where)],
         "pairs": paired,
         "frame": frame_of(tokenizer, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},

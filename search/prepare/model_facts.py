@@ -164,6 +164,19 @@ def unknown_note(tokenizer: Any, encoded: Encoded, name: str) -> tuple[str, ...]
     return (f"{share:.0%} of the tokens of {name} are unknown to the tokenizer ({tokenizer.unk_token})",)
 
 
+def cut_note(config: RunConfig, facts: ModelFacts, encoded: Encoded, name: str) -> tuple[str, ...]:
+    """A note of how many texts of `name` are as long as a row can be: those that were cut, and a few whole ones.
+
+    None where all are shorter, and for a task that reads long texts in windows.
+    """
+    task = task_of(config)
+    limit, reason = longest_row(config, facts)
+    longest = int((encoded.lengths >= limit).sum())
+    if not longest or task.slides or task.generates:
+        return ()
+    return (f"{longest:,} of {len(encoded):,} texts of {name} fill {limit} tokens ({reason}); what is longer is cut",)
+
+
 def longest_row(config: RunConfig, facts: ModelFacts) -> tuple[int, str]:
     """The length at which rows are cut, and the setting or file that determines it."""
     limits = [(config.data.max_length, "data.max_length")]

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,10 @@ def one_label(
 def _rows(table: Table, labels: np.ndarray, data: TextData, where: Where, notes: list[str]) -> LabelledTexts:
     texts = cells.texts(table, data.text, where("data.text"), notes)
     pairs = None if data.text_pair is None else cells.texts(table, data.text_pair, where("data.text_pair"), notes)
+    for column, values in ((data.text, texts), (data.text_pair, pairs or ())):
+        blank = sum(not value.strip() for value in values)
+        if blank:
+            notes.append(f'{blank} rows of {Path(table.origin).name} have no text in column "{column}"')
     return LabelledTexts(table.origin, texts, pairs, labels)
 
 
