@@ -68,7 +68,7 @@ def test_a_table_lines_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost"])
+@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost", "zero_shot"])
 def test_every_benchmark_is_a_script_with_the_same_options(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -137,6 +137,29 @@ def test_each_task_is_judged_by_its_own_factors_in_its_own_time() -> None:
     similar = [promise.low for promise in tasks.promises("sentence-similarity", front)]
     assert similar == [promise.low for promise in tasks.promises("question-answering", front)] == [3.0, 6.0]
     assert [tasks.GOALS[name].most_lost for name in ("question-answering", "sentence-similarity")] == [1.5, 1.0]
+
+
+def test_what_is_retrieved_untrained_is_measured_among_all_contexts_of_a_file(tmp_path: Path) -> None:
+    import numpy as np
+    import pyarrow
+    from pyarrow import parquet
+
+    words = ("ash", "birch", "cedar", "oak")
+    rows = [
+        {"context": f"{word} is a tree", "question": f"{word}?", "answers": {"text": [word], "answer_start": [at]}}
+        for word, at in zip(words, (0, 1, 0, 0), strict=True)
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "trees.parquet")
+
+    def embed(texts: list[str]) -> Any:
+        """The word that a text begins with; the question about cedars looks like one about oaks."""
+        begins = ["oak" if text == "cedar?" else text.split()[0].strip("?") for text in texts]
+        return np.eye(len(words))[[words.index(word) for word in begins]]
+
+    retrieved = module("zero_shot").measured(tmp_path / "trees.parquet", embed)
+    assert (retrieved.questions, retrieved.contexts, retrieved.misplaced) == (4, 4, 1)
+    recall, *_ = retrieved.metrics
+    assert (recall.objective, recall.value, recall.samples) == ("recall_at_1", 0.75, 4)
 
 
 def test_latencies_left_out_of_a_recording_are_predicted_from_its_other_models() -> None:
