@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search.config.source import embedded
 from search.errors import UserError
 from search.tasks.questions import QuestionData, Questions, read_questions
 
@@ -196,6 +197,25 @@ def test_overlapping_places_are_two(tmp_path: Path) -> None:
 def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, row(0, answers={"text": ["horse"], "answer_start": [0]}))
     assert re.search(r"c.yaml: data.answers: .*rows.jsonl: in no row do the answers stand where", message)
+
+
+def test_the_embedded_questions_whose_answers_are_not_where_they_say_are_counted() -> None:
+    from pyarrow import parquet
+
+    folder = embedded().parent / "question_answering"
+    files = {split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")}
+    *parts, notes = read(files.pop("train"), **files)
+    rows = [row for path in folder.glob("*.parquet") for row in parquet.read_table(path).to_pylist()]
+    misplaced = 0
+    for one in rows:
+        places = zip(one["answers"]["text"], one["answers"]["answer_start"], strict=True)
+        misplaced += not all(one["context"].startswith(text, start) for text, start in places)
+    counted = {"moved": 0, "dropped": 0}
+    for note in notes:
+        if match := re.match(r"(\d+) rows of \w+\.parquet .*(moved|dropped)", note):
+            counted[match[2]] += int(match[1])
+    assert sum(counted.values()) == misplaced == 10  # the README beside them
+    assert sum(map(len, parts)) == len(rows) - counted["dropped"]
 
 
 # --- Refusals -----------------------------------------------------------------------------------------------
