@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from search.cli.main import main
 from .test_question_answering import facts
 from .test_similarity import pairs
 
-TASKS: Mapping[str, tuple[Callable[[int, int], list[dict[str, Any]]], dict[str, Any]]] = {
+TASKS: Mapping[str, tuple[Callable[[int, int], Sequence[Mapping[str, Any]]], dict[str, Any]]] = {
     "sentence-similarity": (pairs, {"max_length": 16}),
     "question-answering": (facts, {"max_length": 12, "doc_stride": 3}),
+    "classification": (tiny.sentences, {"max_length": 16}),
 }
 MODULE = "sentence_transformers.models."
 
@@ -46,7 +47,10 @@ def with_norm(folder: Path, task: str, value: float) -> None:
     """An encoder, with its head where the task has one, whose last norm multiplies by `value`."""
     from transformers import BertConfig, BertForQuestionAnswering
 
-    tiny.bert(folder)
+    if task == "classification":
+        tiny.classifier(folder)
+    else:
+        tiny.bert(folder)
     if task == "question-answering":
         BertForQuestionAnswering(BertConfig.from_pretrained(folder)).save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")

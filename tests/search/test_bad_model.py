@@ -42,6 +42,13 @@ def tokens_added(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def without_an_end(folder: Path) -> None:
+    """A tokenizer with no token to pad with, and none that ends a text, which would take its place."""
+    tokenizer = families.word_tokenizer("bert", pads=False)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+
+
 def truncated(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
@@ -72,6 +79,7 @@ MODELS: Mapping[str, tuple[Callable[[Path], None], list[str]]] = {
         ),
         ["tokenizer_config.json asks for code of its own"],
     ),
+    "a tokenizer without padding": (without_an_end, ["neither a padding nor an end-of-text token"]),
     "a tokenizer that is damaged": (
         lambda folder: (folder / "tokenizer.json").write_text("{"),
         ["no usable tokenizer"],

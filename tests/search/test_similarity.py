@@ -157,13 +157,14 @@ def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
         ({"data": {"train": "blank.jsonl"}}, 'column "passage" of'),
         ({"data": {"train": "twice.jsonl", "passage_id": "id"}}, "must have another name for each text"),
         ({"data": {"train": "empty.jsonl"}}, "data.train"),
+        ({"data": {"train": "nan.jsonl"}}, "must hold text, got a missing value in row 61"),
         ({"space": {"embedding": {"size": 64}}}, "space.embedding.size: must be between 2 and 32, got 64"),
         ({"space": {"embedding": {"size": 0}}}, "space.embedding.size: must be between 2 and 32, got 0"),
         ({"space": {"embedding": {"length": 8}}}, 'unknown knob of embedding "length"'),
     ],
     ids=[
         *("labels", "head", "metric", "column", "score", "same-column", "id-column", "blank", "doubled-id", "empty"),
-        *("larger", "no-numbers", "knob"),
+        *("nan", "larger", "no-numbers", "knob"),
     ],
 )
 def test_what_the_task_has_no_use_for_is_refused(
@@ -178,6 +179,7 @@ def test_what_the_task_has_no_use_for_is_refused(
     named = [json.dumps({**row, "id": "one"}) for row in pairs(60, 0)]
     (tmp_path / "twice.jsonl").write_text("\n".join(named), encoding="utf-8")
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "nan.jsonl").write_text("\n".join([*lines, '{"query": NaN, "passage": "a"}']), encoding="utf-8")
     data = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16}
     settings: dict[str, Any] = {
         "task": "sentence-similarity",
@@ -191,3 +193,26 @@ def test_what_the_task_has_no_use_for_is_refused(
     assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and wanted in error, error
+
+
+def test_texts_that_are_longer_than_a_row_are_counted_in_a_note(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from search.cli.main import main
+
+    tiny.bert(tmp_path / "model")
+    rows: list[dict[str, str]] = pairs(60, 0)
+    rows[1]["passage"] = "the film " * 80  # more than the model's 64 positions
+    for name, part in (("rows", rows), ("dev", pairs(40, 1)), ("test", pairs(40, 2))):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    config = command.write_config(
+        tmp_path / "config.yaml",
+        task="sentence-similarity",
+        model={"name": "model"},
+        data={"train": "rows.jsonl", "validation": "dev.jsonl", "test": "test.jsonl", "max_length": 128},
+        teacher={"epochs": 0},
+    )
+    assert main(["plan", str(config), "--mlruns", str(tmp_path / "mlruns")]) == 0
+    output = capfd.readouterr().out
+    assert "note: 1 of 120 texts of train fill 64 tokens" in output and "what is longer is cut" in output
