@@ -38,7 +38,7 @@ OF_LABELS: Mapping[str, Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any],
         "an empty label": ({"label": " "}, {}, r"data.label: .* must hold classes .*, got a missing value in row 2"),
         "a list of labels": ({"label": ["bad"]}, {}, r"several labels a text set model.problem_type: multi_label"),
         "a label in one split": ({}, {"validation": "odd.jsonl"}, r"validation has labels that train has not"),
-        "names that are too few": ({}, {"label_names": ["bad"]}, r"data.label_names: must be "),
+        "names that are too few": ({}, {"label_names": ["bad"]}, r"data.label_names: "),
     },
     "multi_label_classification": {
         "a label that is no list": ({"label": "bad"}, {}, r'data.label: .* must hold lists of labels, .*, got "bad"'),
@@ -96,5 +96,5 @@ def test_texts_that_are_empty_and_texts_that_are_cut_are_counted(
     assert planned(tmp_path, model, problem, {"text": " "}, {"max_length": 8}) == 0
     output = capfd.readouterr().out
     assert 'note: 1 rows of rows.jsonl have no text in column "text"' in output
-    cut = re.search(r"note: (\d+) of (\d+) texts of train fill 8 tokens \(data.max_length\); what is longer", output)
+    cut = re.search(r"note: (\d+) of (\d+) texts of .*train fill 8 tokens \(data.max_length\); what is longer", output)
     assert cut is not None and 0 < int(cut[2]) - 1 <= int(cut[1]) < 80, "all but the empty one, which a split may hold"

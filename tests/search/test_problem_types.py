@@ -140,7 +140,7 @@ def test_the_problem_type_is_told_by_itself_the_columns_the_metric_or_the_model(
         ({"model": {"problem_type": "multi_label"}}, "model.problem_type: must be .*multi_label_classification"),
         (
             {"model": MULTI, "metric": "f1"},
-            r'unknown metric "f1" \(valid: f1_micro, f1_macro\); it is a metric of single_label_classification',
+            r'metric: unknown metric "f1" \(valid: f1_micro, f1_macro\); it is a metric of single_label_classification',
         ),
         (
             {"model": {"problem_type": "single_label_classification"}, "data": COLUMNS},
