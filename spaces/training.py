@@ -20,6 +20,10 @@ TrainingBatch = tuple[Mapping[str, Tensor], Tensor]
 Loss = Callable[[TaskModel, Mapping[str, Tensor], Tensor], Tensor]
 
 
+class Diverged(FloatingPointError):  # noqa: N818 - what happened to it
+    """A loss or a weight is no finite number after some steps of a training."""
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """Hyperparameters of a training. `epochs` may be a fraction; 0 trains nothing."""
@@ -53,7 +57,7 @@ def train(
     `loss(model, inputs, rows)` is the mean loss of a batch, and `progress` is called with the share that is done.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: a loss, or a weight at the end, is not finite; Diverged after the first step.
         ValueError: an epoch has no batches.
     """
     if training.epochs <= 0:
@@ -72,8 +76,7 @@ def train(
     ended = best is not None and best.ended
     for inputs, rows in _batches(epoch, per_epoch, step, step if ended else total):
         value = _descend(model, loss, inputs, rows, optimizer, device)
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss became {value} at step {step} of {total}")
+        _check_loss(value, step, total)
         schedule.step()
         step += 1
         progress(step / total)
@@ -82,7 +85,22 @@ def train(
         keeper.over(step)
     if best is not None and (best.ended or step == total):
         best.restore(model)
+    _check_weights(model, step, total)
     model.requires_grad_(True).eval().to("cpu")
+
+
+def _check_loss(value: float, step: int, total: int) -> None:
+    """Raise FloatingPointError for a loss that is not finite; Diverged after the first step."""
+    if math.isfinite(value):
+        return
+    if step == 0:
+        raise FloatingPointError(f"the loss of the first batch is {value}")
+    raise Diverged(f"the loss became {value} at step {step} of {total}")
+
+
+def _check_weights(model: TaskModel, step: int, total: int) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise Diverged(f"weights became infinite or no numbers by step {step} of {total}")
 
 
 def _descend(

@@ -7,6 +7,7 @@ our own code ends the run (`search.failures`).
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -130,12 +131,20 @@ class Evaluator:
         return replace(outcome, limits_broken=broken(self._prepared.config.limits, self._prepared.metric, outcome))
 
     def _check_complete(self, measurements: Mapping[str, Measurement]) -> None:
-        """Raise LookupError when an objective or a limited figure was not measured: no counter, or too few calls."""
+        """Check that a trial has a finite number for everything that is compared or shown.
+
+        Raises:
+            LookupError: an objective or a limited figure was not measured: no counter, or too few calls.
+            ArithmeticError: a measurement is infinite or no number, as the perplexity of a model that lost all.
+        """
         wanted = (*(t.objective for t in self._prepared.targets), *measured_for(self._prepared.config.limits))
         missing = [name for name in wanted if name not in measurements]
         if missing:
             about = "; ".join(f"{name} ({objective_named(name).description})" for name in missing)
             raise LookupError(f"this machine did not give {about}")
+        for name, figure in measurements.items():
+            if not all(map(math.isfinite, (figure.value, *figure.interval))):
+                raise ArithmeticError(f"{name} must be a finite number, got {figure.value}")
 
     def _too_slow(self, job: Job, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
         """Outcomes, by digest, of recipes that are over the latency limit on untrained weights of the same shapes.

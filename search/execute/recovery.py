@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from spaces.base import TaskModel
     from spaces.distillation import Distillation
+from search.prepare.divergence import diverged
 from search.prepare.recovery_budget import epochs_of, likeliest_of
 from search.prepare.teacher_outputs import StoredTeacher
 
@@ -48,7 +49,11 @@ class Recovery:
     projection: Tensor | None = None  # (k, D): what a smaller embedding keeps of the teacher's
 
     def train(self, model: TaskModel) -> None:
-        """Train `model` in place; after a kill it resumes from the state in `scratch`."""
+        """Train `model` in place; after a kill it resumes from the state in `scratch`.
+
+        Raises:
+            FloatingPointError: it diverges; names the learning rate.
+        """
         from spaces.checkpoints import Checkpoints
         from spaces.training import Training, train
 
@@ -71,7 +76,10 @@ class Recovery:
         stopping = held_out_loss(loss, encoded, self.inputs, held_out, patience)
         progress = partial(self.progress, "recovery")
         with task_of(config, targets).training(model, fresh=False):
-            train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
+            try:
+                train(model, epoch, loss, training, self.device, progress, stopping, Checkpoints(self.scratch))
+            except FloatingPointError as error:
+                raise FloatingPointError(diverged(config, "recover", error)) from error
 
     def _loss(self, model: TaskModel, lengths: np.ndarray, targets: np.ndarray) -> Distillation:
         import torch

@@ -24,7 +24,7 @@ from search.measure import kv_caches
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs, made_by
 from search.measure.openers import Opened, held
-from search.measure.outputs import BatchOutputs, joined_outputs
+from search.measure.outputs import BatchOutputs, finite, joined_outputs
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
@@ -159,7 +159,7 @@ class Measurer:
         return outputs
 
     def output(self, recipe: Recipe, folder: Path, opened: Opened, split: str) -> np.ndarray:
-        """The output (E, ...) or (tokens, ...) for a split, in its order; stored for later calls."""
+        """The output (E, ...) or (tokens, ...) for a split, stored for later. Raises ArithmeticError: not finite."""
         plan = build.precision_of(recipe)
         precision, rows = str(plan["precision"]), self._prepared.split(split)
         sizes = self._prepared.sizes(rows, precision)
@@ -177,7 +177,7 @@ class Measurer:
             return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", precision)
 
         batches = self._prepared.batches(rows, precision)
-        return self._answered(recipe, folder, inputs, opened, answers, batches)
+        return finite(self._answered(recipe, folder, inputs, opened, answers, batches), split)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
         """The concatenated outputs of the batches `inputs`; read from the store where they were computed before."""

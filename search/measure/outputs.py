@@ -19,3 +19,11 @@ def joined_outputs(outputs: BatchOutputs, batches: Sequence[Mapping[str, np.ndar
         masks = (batch["attention_mask"].astype(bool) for batch in batches)
         arrays = [array[mask] for array, mask in zip(arrays, masks, strict=True)]
     return np.concatenate(arrays)
+
+
+def finite(output: np.ndarray, split: str) -> np.ndarray:
+    """The output for a split. Raises ArithmeticError where a number of it is infinite or none."""
+    strange = int((~np.isfinite(output)).sum())
+    if strange:
+        raise ArithmeticError(f"{strange} of {output.size} outputs on {split} are infinite or no numbers")
+    return output

@@ -79,10 +79,15 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     rows = prepared.split("validation")
     if problem := rows.problem():
         raise UserError(f"{config.where('data.validation')}: {problem}")
-    predictions = _predictions(prepared, progress, deadline)
-    result = standing(prepared.metric, predictions, rows, config.seed)
-    if result.better:
-        return f"the teacher is little better than a constant guess: {result}" if result.near else ""
+    try:
+        predictions = _predictions(prepared, progress, deadline)
+    except ArithmeticError as error:  # of outputs that are no numbers
+        found = str(error)
+    else:
+        result = standing(prepared.metric, predictions, rows, config.seed)
+        if result.better:
+            return f"the teacher is little better than a constant guess: {result}" if result.near else ""
+        found = str(result)
     trained = config.teacher.epochs > 0
     task = prepared.task
     reasons = (
@@ -95,7 +100,7 @@ def check_teacher(prepared: Prepared, progress: Progress, deadline: float | None
     reasons += ", labels in another order (data.label_names)" if task.labelled else ""
     where = config.where("teacher.epochs" if trained else "model.name")
     raise UserError(
-        f"{where}: the teacher must be better than a constant guess: {result}; "
+        f"{where}: the teacher must be better than a constant guess: {found}; "
         f"likely: {reasons}, or too few validation rows to tell"
     )
 

@@ -59,7 +59,7 @@ def prepare_data(folder: Path, config: RunConfig, model: Path, progress: Progres
         "frame": frame_of(tokenizer, paired),
         "rows": {name: len(getattr(splits, name)) for name in SPLITS},
     }
-    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+    (folder / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def numbered_splits(config: RunConfig, source: Path) -> Splits:

@@ -46,4 +46,4 @@ def describe_model(folder: Path, config: RunConfig, progress: Progress) -> None:
         shape = replace(shape, embedding=_embedding(source, config, shape.hidden))
         (folder / "shape.json").write_text(json.dumps(asdict(shape)))
     except Infeasible as reason:
-        (folder / "unknown.txt").write_text(str(reason))
+        (folder / "unknown.txt").write_text(str(reason), encoding="utf-8")

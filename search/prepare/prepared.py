@@ -47,7 +47,7 @@ class PreparedData:
     @cached_property
     def about_data(self) -> dict[str, Any]:
         """The content of `data.json`: labels, digest, notes, frame, and numbers of rows."""
-        about: dict[str, Any] = json.loads((self.data / "data.json").read_text())
+        about: dict[str, Any] = json.loads((self.data / "data.json").read_text(encoding="utf-8"))
         return about
 
     @property

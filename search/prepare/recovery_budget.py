@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from search.config.schema import RunConfig
+from search.errors import UserError
 from search.tasks import task_of
-from search.tasks.task import LIKELIEST
+from search.tasks.task import LIKELIEST, TERMS
 
 #: The default number of the teacher's likeliest tokens in the loss.
 TOP_K = 64
@@ -17,6 +18,17 @@ STORED_BYTES = 2 * 10**9
 def has_term(config: RunConfig, term: str) -> bool:
     """Whether the loss has a term: it applies to the task, and its weight is above 0."""
     return term in task_of(config).distills and getattr(config.recover, f"{term}_weight") > 0
+
+
+def check_terms(config: RunConfig) -> None:
+    """Raise UserError where a recovery is asked for, and no term of its loss has a weight above 0."""
+    if config.recover.epochs == 0 or any(has_term(config, term) for term in TERMS):
+        return
+    keys = ", ".join(f"{term}_weight" for term in TERMS if term in task_of(config).distills)
+    raise UserError(
+        f"{config.where('recover')}: must have a weight above 0 among {keys}, got 0 for all of them "
+        "(recover.epochs: 0 recovers nothing)"
+    )
 
 
 def likeliest_of(config: RunConfig) -> int:

@@ -28,7 +28,7 @@ from search.prepare.matmul_costs import costs_here
 from search.prepare.model import describe_model
 from search.prepare.model_facts import ModelFacts, check_fit
 from search.prepare.prepared import Prepared, PreparedData, cores
-from search.prepare.recovery_budget import has_term, likeliest_of
+from search.prepare.recovery_budget import check_terms, has_term, likeliest_of
 from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
@@ -96,14 +96,17 @@ def searched_model(config: RunConfig, context: Context, describe: Callable[[], P
         describe: gives the folder that `describe_model` filled for this configuration.
 
     Raises:
-        UserError: model and configuration do not fit each other, a knob is out of range, no deployment can run here, or
-            an objective cannot be measured of this model.
+        UserError: model and configuration do not fit each other, a knob is out of range, no deployment can run here, an
+            objective cannot be measured of this model, or a recovery would have no loss.
     """
     check_choices(config)
     folder = describe()
     facts = ModelFacts.read(folder)
     notes = check_fit(config, facts)
-    return SearchedModel(folder, facts, notes, _space_of(config, folder, context))
+    space = _space_of(config, folder, context)
+    if space.compresses:
+        check_terms(config)
+    return SearchedModel(folder, facts, notes, space)
 
 
 def prepare(
@@ -138,7 +141,7 @@ def prepare(
     base = searched_model(config, context, partial(_model_stage, config, model, stage))
     space = base.space
     data = stage("data", key, prepare_data, config, base.folder)
-    about = json.loads((data / "data.json").read_text())
+    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
     teacher_key = config.teacher_parts(model, about["digest"])
     digest = digest_of(teacher_key)
     parts = {**config.study_parts(model, about["digest"]), "searched": space.to_json(), "teacher": digest}
@@ -258,7 +261,7 @@ def _space_of(config: RunConfig, described: Path, context: Context) -> Space:
     """
     unknown = described / "unknown.txt"
     if unknown.exists():
-        space = open_space(config, None, context, unknown.read_text())
+        space = open_space(config, None, context, unknown.read_text(encoding="utf-8"))
     else:
         fields = json.loads((described / "shape.json").read_text())
         shape = Shape(**{**fields, "layers": tuple(LayerShape(**n) for n in fields["layers"])})

@@ -47,6 +47,6 @@ def make_statistics(
             task.most_rows(IMPORTANCE_ROWS, longest),
         )
     except Infeasible as reason:
-        (folder / "unknown.txt").write_text(str(reason))
+        (folder / "unknown.txt").write_text(str(reason), encoding="utf-8")
         return
     statistics.save(folder / "statistics.safetensors")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from objectives.process import Progress
 from search.config.model_folder import model_folder
 from search.config.schema import RunConfig
+from search.errors import UserError
+from search.prepare.divergence import diverged
 from search.prepare.model_facts import blaming
 from search.tasks import task_of
 from search.tasks.encoded import epochs, held_out_loss, read_encoded, training_rows
@@ -47,13 +49,16 @@ def make_teacher(
     """Write the uncompressed model, fine-tuned on the training split unless `teacher.epochs` is 0, as a model folder.
 
     The training stores its state in the file `scratch`, and resumes from it.
+
+    Raises:
+        UserError: it diverges; names the learning rates.
     """
     from spaces.base import write_folder
     from spaces.checkpoints import Checkpoints
     from spaces.training import Training, train
 
     torch = torch_with(threads)
-    about = json.loads((data / "data.json").read_text())
+    about = json.loads((data / "data.json").read_text(encoding="utf-8"))
     source = model_folder(config.model, config.where)
     torch.manual_seed(config.seed)
     encoded, targets = read_encoded(data / "train.npz")
@@ -73,6 +78,9 @@ def make_teacher(
         stopping = held_out_loss(loss, encoded, base.inputs, held_out, patience)
         hyper = Training(**settings, seed=config.seed)
         with task.training(model, fresh=base.head == "mean"):
-            train(model, epoch, loss, hyper, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
+            try:
+                train(model, epoch, loss, hyper, device, partial(progress, "teacher"), stopping, Checkpoints(scratch))
+            except FloatingPointError as error:
+                raise UserError(diverged(config, "teacher", error)) from error
     write_folder(folder, model, base, {})
     finish_folder(folder, model, base.inputs, data, task)

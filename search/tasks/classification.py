@@ -100,7 +100,7 @@ class Classification(BaseTask):
         return self.rows(encode(tokenizer, part.texts, part.pairs, data.max_length), part.labels, labels)
 
     def read(self, folder: Path, name: str) -> Rows:
-        labels = json.loads((folder / "data.json").read_text())["labels"]
+        labels = json.loads((folder / "data.json").read_text(encoding="utf-8"))["labels"]
         return self.rows(*read_encoded(folder / f"{name}.npz"), tuple(labels))
 
 

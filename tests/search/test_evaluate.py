@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ class World:
         self.takes = {"weights": weights_s, "untrained": 0.5, "measuring": measuring_s}
         self.done: list[str] = []
         self.latency: Callable[[Recipe], float] = lambda recipe: 5.0
+        self.accuracy = 0.8
         self.shares: tuple[float, ...] = ()
         self.limit_s: Callable[[], float]
 
@@ -60,7 +62,7 @@ class World:
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         self.step("measuring")
-        return factory.measurements(0.8, self.latency(recipe))
+        return factory.measurements(self.accuracy, self.latency(recipe))
 
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path) -> Iterator[object]:
@@ -175,3 +177,12 @@ def test_a_latency_that_may_keep_the_limit_is_not_too_slow(monkeypatch: pytest.M
     """5.00 ms within 2 % may be 4.95."""
     world = World()
     assert told(evaluator(world, monkeypatch, max_latency_ms=4.95)(Job(TRAINED))) == [("complete", "")]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_measurement_that_is_no_finite_number_fails_its_trial(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """No front can hold it, and no record can store it."""
+    world = World()
+    world.accuracy = value
+    [(status, reason)] = told(evaluator(world, monkeypatch)(Job(TRAINED)))
+    assert (status, reason) == ("failed", f"ArithmeticError: accuracy must be a finite number, got {value}")

@@ -1,4 +1,4 @@
-"""Processes that answer for a model are opened when they are needed, and no earlier."""
+"""Processes that answer for a model are opened when they are needed, and what they answer are numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
+import pytest
+
 from objectives.process import Remote
 from search.measure.openers import at_first_use
+from search.measure.outputs import finite
 
 
 class Openings:
@@ -41,3 +45,11 @@ def test_one_process_answers_all_and_ends_with_the_last() -> None:
         with opened() as second:
             assert second is first
     assert (openings.made, openings.open) == (1, 0)
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_finite_numbers_are_counted_in_the_error(strange: float) -> None:
+    whole = np.array([1.0, 2.0, 3.0])
+    assert finite(whole, "validation") is whole
+    with pytest.raises(ArithmeticError, match="^1 of 4 outputs on validation are infinite or no numbers$"):
+        finite(np.append(whole, strange), "validation")

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from fake_cuda import fake_cuda
 from safetensors.torch import load_file
 
 from search.config.load import load_config
 from search.config.schema import RunConfig
+from search.errors import UserError
 from search.execute.build_weights import build_weights, trained_s
 from search.prepare.data import prepare_data
 from search.prepare.model import describe_model
@@ -23,6 +25,7 @@ from search.prepare.statistics import make_statistics
 from search.prepare.teacher import make_teacher
 from search.prepare.teacher_outputs import make_outputs
 from search.space.choices import names
+from search.tasks import task_of
 from spaces import checkpoints
 from spaces.recipe import Step
 
@@ -108,6 +111,43 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_weights(
         make(tmp_path / "killed", tmp_path / "scratch", progress=Counting(stage, 4))
     assert make(tmp_path / "again", tmp_path / "scratch", progress=rest) == whole
     assert rest.steps == all_of.steps - 3
+
+
+def test_a_training_that_diverges_names_its_rate(config: Path, recovery: RecoveryInputs, tmp_path: Path) -> None:
+    overrides = ("teacher.epochs=1", "teacher.learning_rate=1.0e+30", "recover.learning_rate=1.0e+30")
+    fast = load_config(config, overrides, names())
+    recover = {**recovery.recover, "learning_rate": 1e30}
+    diverging = replace(recovery, config=fast, recover=recover)
+    rule = "learning_rate: must be a rate at which the training stays finite, got 1e.30"
+    with pytest.raises(UserError, match=f"teacher.{rule} .teacher.head_learning_rate is 0.01.: "):
+        diverging.trained(tmp_path / "teacher", tmp_path / "one")
+    with pytest.raises(FloatingPointError, match=f"recover.{rule}: "):
+        diverging.weights(tmp_path / "weights", tmp_path / "other")
+
+
+def test_a_loss_that_is_no_number_from_the_start_is_not_blamed_on_the_rate(
+    config: Path, recovery: RecoveryInputs, tmp_path: Path
+) -> None:
+    cold = load_config(config, ("teacher.epochs=1", "recover.temperature=1.0e-40"), names())
+    frozen = replace(recovery, config=cold, recover={**recovery.recover, "temperature": 1e-40})
+    with pytest.raises(FloatingPointError, match="the loss of the first batch is nan; recover.temperature"):
+        frozen.weights(tmp_path / "weights", tmp_path / "other")
+
+
+def test_labels_are_stored_as_they_are_under_any_locale(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing else is named, text has the encoding of the locale: here ASCII."""
+    rows = [{"text": row["text"], "label": f"{row['label']} é"} for row in tiny.sentences(60, 1)]
+    tiny.write_csv(tmp_path / "train.csv", rows)
+    split = [f"data.train={tmp_path / 'train.csv'}", "data.validation=null", "data.test=null"]
+    chosen = load_config(config, split, names())
+    write, read = Path.write_text, Path.read_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text, encoding="ascii", **more: write(path, text, encoding))
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding="ascii", **more: read(path, encoding))
+    describe_model(place(tmp_path / "model"), chosen, NOTHING)
+    prepare_data(place(tmp_path / "data"), chosen, tmp_path / "model", NOTHING)
+    assert task_of(chosen).read(tmp_path / "data", "train").labels == ("negative é", "positive é")
 
 
 def test_half_an_epoch_of_recovery_asks_the_teacher_about_half_of_the_rows(

@@ -269,6 +269,18 @@ def test_a_recovery_has_the_terms_that_its_task_declares(task: Task, monkeypatch
 
 
 @every_task
+def test_a_recovery_without_a_term_is_refused(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave the weights as the cut left them; a task without labels has no use for `task_weight`."""
+    monkeypatch.setattr(recovery_budget, "task_of", lambda config: task)
+    none: Any = {f"{term}_weight": 0.0 for term in task.distills & {*TERMS}}
+    config: Any = SimpleNamespace(recover=RecoverConfig(**none), where=str)
+    with pytest.raises(UserError, match="^recover: must have a weight above 0 among .*soft_weight, hidden_weight"):
+        recovery_budget.check_terms(config)
+    nothing: Any = SimpleNamespace(recover=RecoverConfig(epochs=0.0, **none))
+    recovery_budget.check_terms(nothing)
+
+
+@every_task
 def test_the_words_of_a_task_are_there(task: Task) -> None:
     assert task.name and task.call
     assert task.unusable(None, task.outputs or 2) == "" or task.outputs is None

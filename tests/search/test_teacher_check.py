@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import command
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 import tiny
 
 from objectives.quality import CLASS_METRICS as METRICS
-from search.measure.teacher_check import standing
+from search.errors import UserError
+from search.measure import teacher_check
+from search.measure.teacher_check import check_teacher, standing
 from search.tasks.classification import LabelledRows
 from search.tasks.tokens import Encoded
 
@@ -55,6 +59,24 @@ def test_one_that_is_little_better_than_the_most_frequent_label_is_near() -> Non
     verdict = standing("accuracy", predictions, labelled(references), 0)
     assert verdict.better and verdict.near
     assert "90.0 % where every row is called" in str(verdict) and '"good", on 20000 validation rows' in str(verdict)
+
+
+def test_outputs_that_are_no_numbers_are_no_better_than_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(split: str) -> np.ndarray:
+        raise ArithmeticError(f"3 of 80 outputs on {split} are infinite or no numbers")
+
+    split = labelled(rows(40, 0.4, 1.0)[0])
+    measurer = SimpleNamespace(baseline_predictions=fails)
+    monkeypatch.setattr(teacher_check, "Measurer", lambda *_: measurer)
+    prepared = SimpleNamespace(
+        config=SimpleNamespace(where=str, seed=0, teacher=SimpleNamespace(epochs=1.0)),
+        task=SimpleNamespace(supervised=True, labelled=False),
+        metric="accuracy",
+        split=lambda name: split,
+    )
+    rule = "^teacher.epochs: .* guess: 3 of 80 outputs on validation are infinite or no numbers; likely: too little"
+    with pytest.raises(UserError, match=rule):
+        check_teacher(cast(Any, prepared), lambda stage, done: None)
 
 
 def test_a_head_that_was_never_trained_ends_the_run_before_anything_is_distilled(

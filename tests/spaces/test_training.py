@@ -14,7 +14,7 @@ from torch.nn import functional
 from spaces.base import TaskModel
 from spaces.early_stopping import Stopping
 from spaces.recipe import Step
-from spaces.training import Training, TrainingBatch, train
+from spaces.training import Diverged, Training, TrainingBatch, train
 
 QUICK = Training(epochs=1.0, batch=4, learning_rate=1e-3, head_learning_rate=1e-2)
 
@@ -112,6 +112,17 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_when(value: float) -> N
 
     with pytest.raises(FloatingPointError, match=f"{value} at step 1 of 2"):
         train(model, lambda _: batches, loss, QUICK, "cpu")
+
+
+def test_weights_that_are_no_numbers_at_the_end_are_an_error() -> None:
+    """The loss of the last step was finite, and its gradient was not."""
+    model, batches, labels = student()
+
+    def loss(model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        return (task_loss(labels)(model, inputs, rows) * 0).sqrt()
+
+    with pytest.raises(Diverged, match="weights became infinite or no numbers by step 1 of 1"):
+        train(model, lambda _: batches[:1], loss, QUICK, "cpu")
 
 
 def test_the_rate_rises_then_falls_to_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
