@@ -1,6 +1,7 @@
 """`python -m search`, which pip installs as `transformer-compression-search` too."""
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -24,8 +25,24 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def open_streams() -> None:
+    """Make standard streams that any text can be printed to.
+
+    A stream that was closed (`>&-`) leads nowhere. A character that the encoding of the terminal does not have is
+    escaped, as on stderr: a label must not end a search that was started under another locale.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open as long as the process
+            os.set_inheritable(nowhere.fileno(), True)
+            setattr(sys, name, nowhere)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def program() -> NoReturn:
     """The whole program, as `python -m search` and the installed command run it."""
+    open_streams()
     try:
         status = main()
     except SystemExit as ended:

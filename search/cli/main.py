@@ -12,8 +12,8 @@ from typer.main import get_command
 from search.cli import apply, cache, check, export, front, listing, plan, run, serve, ui
 from search.cli.mistakes import Command, Commands
 from search.cli.options import GlobalOptions
-from search.cli.terminal import complain, failure
-from search.errors import UserError, forbidden
+from search.cli.terminal import complain, failed
+from search.errors import UserError
 
 PROGRAM = "python -m search"
 #: The program as pip installs it; shells complete only a one-word command, which `python -m search` is not.
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = SCRIPT if set(COMPLETION) & {word.partition("=")[0] for word in words[:1]} else PROGRAM
     try:
         with program.make_context(name, list(words), obj=settings) as context:
-            return int(program.invoke(context))
+            status = int(program.invoke(context))
+        sys.stdout.flush()  # here, where an error of it is told: a file that was cut short is no success
+        return status
     except typer.Exit as ended:
         return ended.exit_code
     except UserError as error:
@@ -59,12 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if settings.debug:
             raise
-        if isinstance(error, OSError) and (refused := forbidden(error)):
-            complain(f"error: {refused}")
-            return 2
-        for line in failure(error):
-            complain(line)
-        return 1
+        return failed(error)
 
 
 def app() -> typer.Typer:

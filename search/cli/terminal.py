@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from search.errors import database_is_locked, disk_is_full, one_line
+from search.errors import database_is_locked, disk_is_full, forbidden, one_line
 
 if TYPE_CHECKING:
     from search.front.front import Front
@@ -23,7 +24,29 @@ def say(lines: Iterable[str]) -> None:
 
 def complain(line: str) -> None:
     """Print to standard error, apart from the output that programs read."""
-    print(line, file=sys.stderr)
+    with suppress(BrokenPipeError):  # nobody reads it
+        print(line, file=sys.stderr)
+
+
+def failed(error: Exception) -> int:
+    """Print why a command failed, unless the reader of its output has gone; returns the exit code."""
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return 1
+    if isinstance(error, OSError) and (refused := forbidden(error)):
+        complain(f"error: {refused}")
+        return 2
+    for line in failure(error):
+        complain(line)
+    return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether what was printed cannot be sent on, as after `list | head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def show_table(front: Front, study: StudyRecord) -> None:

@@ -49,7 +49,16 @@ class Lines:
             self.say(f"      {stage} ...")
 
     def say(self, line: str) -> None:
-        print(f"{_clock(time.monotonic() - self._began)} {line}", file=self._stream, flush=True)
+        """Print the line with the time.
+
+        Raises:
+            KeyboardInterrupt: nobody reads the lines any more, as after `run | head`. It ends the command as Ctrl-C
+                does: as an error it would count as the failure of what is being done.
+        """
+        try:
+            print(f"{_clock(time.monotonic() - self._began)} {line}", file=self._stream, flush=True)
+        except BrokenPipeError:
+            raise KeyboardInterrupt from None
 
     def observe(self, outcome: Outcome, front: Front) -> None:
         self.say(f"{line_of(outcome, front)}  ({self._pace.after(len(front.outcomes))})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import command
@@ -114,3 +115,41 @@ def test_what_cannot_be_written_is_one_error_of_the_input(
     assert main(["list"]) == 2
     shown = tmp_path if name.startswith(".") else tmp_path / name
     assert capsys.readouterr().err == f"error: {shown}: must be what this user can write, got {os.strerror(number)}\n"
+
+
+def test_a_reader_that_goes_away_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr("search.report.listing.lines", lambda: ["a line"] * 10_000)
+    with suppress(BrokenPipeError), open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(["list"]) == 1
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stream_that_was_closed_leads_nowhere() -> None:
+    for closed in (">&-", "<&- >&-", "2>&-"):
+        shell = ["bash", "-c", f"{sys.executable} -m search --help {closed}"]
+        ended = subprocess.run(shell, env=command.environment(), capture_output=True, text=True, check=True)
+        assert ended.stderr == "" and ("Usage" in ended.stdout) is (closed == "2>&-")
+
+
+def test_what_the_encoding_of_a_terminal_lacks_is_escaped() -> None:
+    code = "from search.__main__ import open_streams; open_streams(); print('caf\\u00e9 \\udcff')"
+    environment = {**command.environment(), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout == "caf\\xe9 \\udcff\n"
+
+
+def test_output_that_cannot_be_written_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("search.report.listing.lines", lambda: ["one short line"])
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["list"]) == 1
+        monkeypatch.undo()
+    assert capsys.readouterr().err.startswith("failed: nothing more can be written (is the disk full?): [Errno 28]")

@@ -78,3 +78,14 @@ def test_without_a_terminal_a_stage_is_a_line_once() -> None:
         lines.progress("teacher", done)
     lines.progress("statistics", 0.0)
     assert [line.split(maxsplit=1)[1] for line in text.getvalue().splitlines()] == ["teacher ...", "statistics ..."]
+
+
+def test_lines_that_nobody_reads_any_more_end_a_search_as_ctrl_c_does() -> None:
+    """As an OSError it would be taken for the failure of the trial that is being measured."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(KeyboardInterrupt):
+        Lines(40, Closed()).progress("eager: timing", 0.0)
