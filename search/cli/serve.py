@@ -11,6 +11,7 @@ import typer
 
 from search.cli.options import Debug, Mlruns, number_option, one_of, port, results, whole_option
 from search.errors import UserError
+from search.store.paths import expanded
 
 EXAMPLE = "python -m search serve question-answering --slo-ms 200"
 SERVE_INSTALL = 'pip install "transformer-compression-search[serve,quickstart]"'
@@ -136,7 +137,7 @@ def _folder(name: str, mlruns: Path) -> Path:
     """The exported folder of a study, or that folder itself. Raises UserError."""
     from search.config.schema import is_study_name
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     if (path / "front.json").is_file():
         return path
     exported = mlruns / "exports" / name

@@ -21,6 +21,7 @@ from search.config.schema import DataConfig, ProblemType, RunConfig, study_name
 from search.config.source import Override, Source, read
 from search.config.space_section import check_space
 from search.errors import UserError, listed, nearest, unknown, wrong
+from search.store.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def from_mapping(raw: Mapping[str, Any], names: Names, source: Source | None = N
         data=located_beside(located_data(config.data, source), source),
         space=space,
         objectives=tuple("metric" if o == config.metric else o for o in config.objectives),
-        mlruns=str(results_path(Path(config.mlruns).expanduser(), source.where("mlruns"))),
+        mlruns=str(results_path(expanded(config.mlruns), source.where("mlruns"))),
         source=source,
     )
 

@@ -15,6 +15,7 @@ import yaml
 
 from search.config.parse import switched
 from search.errors import UserError, unknown
+from search.store.paths import expanded
 
 PACKAGE = "package:"
 DEFAULT_TASK = "classification"  # of the embedded default
@@ -63,7 +64,7 @@ class Source:
         if path.startswith(PACKAGE):
             return packaged(path) or Path(path)
         base = Path.cwd() if self._overridden(key) else self.folder
-        return Path(base, Path(path).expanduser()).resolve()
+        return Path(base, expanded(path)).resolve()
 
     def _overridden(self, key: str) -> bool:
         parts = key.split(".")

@@ -123,7 +123,7 @@ def check_parts(mlruns: Path, name: str, parts: Mapping[str, Any], excluding: Se
     if before != json.loads(json.dumps(parts)):
         raise UserError(
             f"--study {name}: it exists in {mlruns / 'optuna.db'} with another {_first_difference(before, parts)}; "
-            "choose another name with --study NAME, or restore the settings that it was made with"
+            "choose another name with --study NAME, or restore the files and settings that it was made with"
         )
 
 
@@ -203,6 +203,8 @@ def _first_difference(before: Any, now: Mapping[str, Any]) -> str:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             return f"{key}.{_first_difference(old, new)}"
+        if key == "digest":
+            return f"{key}: the content is another ({json.dumps(old)} there, {json.dumps(new)} now)"
         return f"{key}: {json.dumps(old)[:80]} there, {json.dumps(new)[:80]} now"
     return "content"
 

@@ -11,6 +11,7 @@ from search.deliver.best_config import BestConfig
 from search.deliver.read_exported import read_exported
 from search.errors import UserError
 from search.serve.exported_model import ExportedModel
+from search.store.paths import expanded
 from search.tasks import task_named
 from spaces.base import ModelError, read_config
 from spaces.errors import Infeasible
@@ -39,7 +40,7 @@ def load(folder: str | Path, device: str = "auto") -> ExportedModel:
         UserError: no such folder, files that are missing, edited, foreign or pickled, or a runtime that is not
             installed (the message has the install command).
     """
-    where = Path(folder).expanduser()
+    where = expanded(folder)
     record = read_exported(where)
     context = serving_context(record, device)
     try:

@@ -1,7 +1,8 @@
-"""Paths inside a results folder, stored so that the folder can be moved as a whole."""
+"""Paths inside a results folder, stored so that the folder can be moved as a whole; and the folders of users."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -13,3 +14,11 @@ def inside(results: Path, path: Path) -> str:
 def located(results: Path, written: str) -> Path:
     """The current path of one that `inside` gave."""
     return results / written
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with a user's folder for `~` or `~user`; unchanged where no such user is known, as of a file of that name.
+
+    (`Path.expanduser` raises RuntimeError there.)
+    """
+    return Path(os.path.expanduser(path))

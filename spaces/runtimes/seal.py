@@ -58,8 +58,9 @@ def _mark(path: Path, made_for: str) -> str:
 
 
 def _cache() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return Path(cache) / "transformer-compression-search"
+    """This user's own cache folder; one that cannot be made where the user, as in some containers, has no home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache if os.path.isabs(cache) else os.devnull, "transformer-compression-search")
 
 
 def _key() -> bytes:

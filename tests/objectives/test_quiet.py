@@ -38,3 +38,11 @@ def test_a_process_of_our_own_is_quiet_but_for_what_the_user_has_set() -> None:
     }
     answer = subprocess.run([sys.executable, "-c", OWN], env=environment, capture_output=True, text=True, check=True)
     assert (answer.stdout.split(), answer.stderr) == (["1", "info"], "")
+
+
+def test_a_home_that_cannot_be_written_is_not_told() -> None:
+    code = "from objectives.quiet import quiet; quiet(); import matplotlib; print(matplotlib.get_cachedir() != '')"
+    environment = {n: v for n, v in os.environ.items() if n != "MPLCONFIGDIR" and not n.startswith("XDG_")}
+    environment["HOME"] = os.devnull  # where not even root can make a folder
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (answer.stdout.strip(), answer.stderr) == ("True", "")

@@ -111,6 +111,14 @@ def test_paths_are_relative_to_who_wrote_them(project: Path) -> None:
     assert config.mlruns == str(Path.cwd() / "mlruns")  # where the other commands look for it
 
 
+def test_a_name_that_begins_as_a_home_does_is_a_name(project: Path) -> None:
+    (project / "~backup.csv").write_text("text,label\n")
+    written = changed(data={"train": "~backup.csv"}, mlruns="~nobody-here/mlruns")
+    config = load_config(write(project, written), [], NAMES)
+    assert config.data.train == str(project / "~backup.csv")
+    assert config.mlruns == str(Path.cwd() / "~nobody-here" / "mlruns")
+
+
 def test_a_hub_name_stays_a_name_unless_such_a_folder_exists(project: Path) -> None:
     assert load_config(write(project, changed(model={"name": "some/model"})), [], NAMES).model.name == "some/model"
     (project / "some").mkdir()

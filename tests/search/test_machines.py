@@ -94,6 +94,16 @@ def test_another_machine_is_refused_in_words_and_the_same_one_goes_on(mlruns: Pa
         check_study(mlruns, NAME, other, THERE)
 
 
+def test_content_that_changed_is_told_apart_from_settings(tmp_path: Path) -> None:
+    parts = {**PARTS, "data": {"digest": "a1", "max_length": 16}}
+    open_study(tmp_path, NAME, TARGETS, sampler, 0, parts, THERE)
+    rule = r'another data.digest: the content is another \("a1" there, "b2" now\); .* restore the files and settings'
+    with pytest.raises(UserError, match=rule):
+        check_study(tmp_path, NAME, {**parts, "data": {"digest": "b2", "max_length": 16}}, THERE)
+    with pytest.raises(UserError, match="another data.max_length: 16 there, 32 now; "):
+        check_study(tmp_path, NAME, {**parts, "data": {"digest": "a1", "max_length": 32}}, THERE)
+
+
 def test_until_all_is_measured_again_the_study_is_what_it_was(mlruns: Path) -> None:
     first = replacement(mlruns)
     assert [o.number for o in first.left] == [0, 2]

@@ -84,3 +84,15 @@ def test_where_no_key_can_be_kept_seals_last_as_long_as_the_process(
     assert seal.sealed(path, "")
     seal.key_in.cache_clear()
     assert not seal.sealed(path, "")
+
+
+def test_a_user_without_a_home_keeps_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run under a number without a name: `~` stays `~`, and is no folder."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "code"
+    path.write_bytes(b"made here")
+    seal.seal(path, "")
+    assert seal.sealed(path, "")
+    assert {one.name for one in tmp_path.iterdir()} == {"code", "code.seal"}
