@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,12 +42,13 @@ def failed(error: Exception) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether what was printed cannot be sent on, as after `list | head`."""
+    """Whether the standard output is a pipe that nobody reads any more, as after `list | head`."""
+    asked = select.poll()
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        asked.register(sys.stdout.fileno(), 0)  # what is reported without being asked for: errors
+    except (OSError, ValueError):  # it is no file
+        return False
+    return any(event & select.POLLERR for _, event in asked.poll(0))
 
 
 def show_table(front: Front, study: StudyRecord) -> None:

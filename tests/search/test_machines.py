@@ -100,7 +100,7 @@ def test_content_that_changed_is_told_apart_from_settings(tmp_path: Path) -> Non
     rule = r'another data.digest: the content is another \("a1" there, "b2" now\); .* restore the files and settings'
     with pytest.raises(UserError, match=rule):
         check_study(tmp_path, NAME, {**parts, "data": {"digest": "b2", "max_length": 16}}, THERE)
-    with pytest.raises(UserError, match="another data.max_length: 16 there, 32 now; "):
+    with pytest.raises(UserError, match=r"another data\.max_length: 16 there, 32 now; "):
         check_study(tmp_path, NAME, {**parts, "data": {"digest": "a1", "max_length": 32}}, THERE)
 
 

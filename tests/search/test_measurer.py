@@ -51,5 +51,5 @@ def test_one_process_answers_all_and_ends_with_the_last() -> None:
 def test_outputs_that_are_no_finite_numbers_are_counted_in_the_error(strange: float) -> None:
     whole = np.array([1.0, 2.0, 3.0])
     assert finite(whole, "validation") is whole
-    with pytest.raises(ArithmeticError, match="^1 of 4 outputs on validation are infinite or no numbers$"):
+    with pytest.raises(ArithmeticError, match=r"^1 of 4 outputs on validation are infinite or no numbers$"):
         finite(np.append(whole, strange), "validation")

@@ -130,7 +130,7 @@ def test_a_loss_that_is_no_number_from_the_start_is_not_blamed_on_the_rate(
 ) -> None:
     cold = load_config(config, ("teacher.epochs=1", "recover.temperature=1.0e-40"), names())
     frozen = replace(recovery, config=cold, recover={**recovery.recover, "temperature": 1e-40})
-    with pytest.raises(FloatingPointError, match="the loss of the first batch is nan; recover.temperature"):
+    with pytest.raises(FloatingPointError, match=r"the loss of the first batch is nan; recover\.temperature"):
         frozen.weights(tmp_path / "weights", tmp_path / "other")
 
 

@@ -274,7 +274,7 @@ def test_a_recovery_without_a_term_is_refused(task: Task, monkeypatch: pytest.Mo
     monkeypatch.setattr(recovery_budget, "task_of", lambda config: task)
     none: Any = {f"{term}_weight": 0.0 for term in task.distills & {*TERMS}}
     config: Any = SimpleNamespace(recover=RecoverConfig(**none), where=str)
-    with pytest.raises(UserError, match="^recover: must have a weight above 0 among .*soft_weight, hidden_weight"):
+    with pytest.raises(UserError, match=r"^recover: must have a weight above 0 among .*soft_weight, hidden_weight"):
         recovery_budget.check_terms(config)
     nothing: Any = SimpleNamespace(recover=RecoverConfig(epochs=0.0, **none))
     recovery_budget.check_terms(nothing)
