@@ -24,7 +24,7 @@ from search.measure import kv_caches
 from search.measure.cache import Reuse
 from search.measure.graphs import Graphs, made_by
 from search.measure.openers import Opened, held
-from search.measure.outputs import BatchOutputs, finite, joined_outputs
+from search.measure.outputs import BatchOutputs, finite_output, joined_outputs
 from search.measure.parity import check_parity
 from search.measure.timing import Finalist, Timings
 from search.prepare.prepared import Prepared
@@ -177,7 +177,7 @@ class Measurer:
             return self.outputs(bench, split, f"{recipe.runtime.name}: {split}", precision)
 
         batches = self._prepared.batches(rows, precision)
-        return finite(self._answered(recipe, folder, inputs, opened, answers, batches), split)
+        return finite_output(self._answered(recipe, folder, inputs, opened, answers, batches), split)
 
     def probed(self, recipe: Recipe, folder: Path, opened: Opened, inputs: Sequence[Batch]) -> np.ndarray:
         """The concatenated outputs of the batches `inputs`; read from the store where they were computed before."""

@@ -21,7 +21,7 @@ def joined_outputs(outputs: BatchOutputs, batches: Sequence[Mapping[str, np.ndar
     return np.concatenate(arrays)
 
 
-def finite(output: np.ndarray, split: str) -> np.ndarray:
+def finite_output(output: np.ndarray, split: str) -> np.ndarray:
     """The output for a split. Raises ArithmeticError where a number of it is infinite or none."""
     strange = int((~np.isfinite(output)).sum())
     if strange:

@@ -11,7 +11,7 @@ import pytest
 
 from objectives.process import Remote
 from search.measure.openers import at_first_use
-from search.measure.outputs import finite
+from search.measure.outputs import finite_output
 
 
 class Openings:
@@ -50,6 +50,6 @@ def test_one_process_answers_all_and_ends_with_the_last() -> None:
 @pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
 def test_outputs_that_are_no_finite_numbers_are_counted_in_the_error(strange: float) -> None:
     whole = np.array([1.0, 2.0, 3.0])
-    assert finite(whole, "validation") is whole
+    assert finite_output(whole, "validation") is whole
     with pytest.raises(ArithmeticError, match=r"^1 of 4 outputs on validation are infinite or no numbers$"):
-        finite(np.append(whole, strange), "validation")
+        finite_output(np.append(whole, strange), "validation")
