@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from spaces.generation.onnx_program import GraphScores
-from spaces.generation.openvino_graph import BEAM, MASK, stateful_model
+from spaces.generation.openvino_graph import stateful_model
+from spaces.generation.openvino_operators import MASK
+from spaces.generation.openvino_translation import BEAM
 from spaces.generation.padding import left_padding
 from spaces.generation.program import CacheFullError
 
