@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import BATCH, FakeSide, Machine, others
+from fakes import BATCH, FakeSide, Machine, Openings, others
 
 from objectives import campaign, campaign_measurements, campaign_processes
 from objectives.bench import TimedCall
@@ -27,40 +26,6 @@ EAGER, BEST = 0, 1
 def _thaw() -> Iterator[None]:
     yield
     gc.unfreeze()
-
-
-class Openings:
-    """Fresh processes of models on one machine, and which of them are open.
-
-    `process_sd` is what fresh processes of one model differ by, as a standard deviation of logs.
-    """
-
-    def __init__(self, machine: Machine, process_sd: float = 0.0, seed: int = 0, device: str = "cpu") -> None:
-        self.open: list[int] = []
-        self.most = 0
-        self.made: list[int] = []
-        self.sides: dict[int, FakeSide] = {}
-        self._machine, self._sd, self._device = machine, process_sd, device
-        self._generator = np.random.default_rng(seed)
-        self._pids = iter(range(1, 10**6))
-
-    def opener(self, key: int, ms: float, side: Callable[..., FakeSide] = FakeSide, load_s: float = 0.0) -> Opener:
-        @contextlib.contextmanager
-        def opened() -> Iterator[FakeSide]:
-            now = ms * math.exp(self._sd * self._generator.standard_normal())
-            timed_side = side(self._machine, next(self._pids), self._machine.model(now, 90, load_s), self._device)
-            self.open.append(key)
-            self.made.append(key)
-            self.most = max(self.most, len(self.open))
-            self.sides[key] = timed_side
-            yield timed_side
-            self.open.remove(key)
-            timed_side.pause()
-
-        return opened
-
-    def all(self, *ms: float) -> dict[int, Opener]:
-        return {key: self.opener(key, one) for key, one in enumerate(ms)}
 
 
 def timed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from search.config.load import load_config
 from search.config.schema import RunConfig
 from search.deliver.export import export
 from search.front.front import Front
+from search.serve.worker import Factory, Workers
 from search.space.choices import names
 
 from . import factory
@@ -94,3 +95,17 @@ def extracting(tmp_path: Path) -> Iterator[Any]:
 
     with service(tmp_path, extracting=True) as backend:
         yield backend
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Workers]]:
+    """Makes worker processes that end with the test."""
+    running: list[Workers] = []
+
+    def make(factories: Mapping[int, Factory], **options: Any) -> Workers:
+        running.append(Workers(factories, **options))
+        return running[-1]
+
+    yield make
+    for workers in running:
+        workers.close()
