@@ -43,8 +43,11 @@ if counted.is_on():
 
 STUDY = "tiny"
 
-#: Files of real searches, which take minutes: begun first, so that the workers end together.
-LONGEST = ("finished", "test_reuse", "test_crash", "test_objectives", "test_gpu_run", "test_failures")
+#: Groups that take long, real searches and compilations: begun first, so that the workers end together.
+LONGEST = ("finished", "test_reuse", "test_crash", "test_objectives", "compiled", "test_gpu_run", "test_failures")
+
+#: Files of one group, which one worker runs: they compile the same model, or import the compiler, once.
+GROUPS = dict.fromkeys(("test_aot_inductor", "test_compiled", "test_runtimes"), "compiled")
 
 
 #: Files that ask for the search `finished`, but for those that are long themselves.
@@ -56,8 +59,9 @@ SHARING = {
 
 
 def _group(path: str) -> str:
-    """Tests of one group are one worker's: those of a file, and those that share `finished`, which is made once."""
-    return "finished" if Path(path).stem in SHARING else Path(path).stem
+    """Tests of one group run in one worker: those of a file, those of `GROUPS`, and those that share `finished`."""
+    stem = Path(path).stem
+    return "finished" if stem in SHARING else GROUPS.get(stem, stem)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -159,28 +159,26 @@ import threading, time
 from held import Held
 from objectives import process
 if __name__ == "__main__":
-    remote = process.Remote(Held)
-    {state}
-    print(remote.pid, flush=True)
+    paused, working = process.Remote(Held), process.Remote(Held)
+    paused.pause()
+    threading.Thread(target=working.call, args=("sleep", 60), daemon=True).start()
+    print(paused.pid, working.pid, flush=True)
     {then}
 """
-PAUSED, WORKING = (
-    "remote.pause()",
-    'threading.Thread(target=remote.call, args=("sleep", 60), daemon=True).start()',
-)
 
 
-@pytest.mark.parametrize("state", [PAUSED, WORKING], ids=["paused", "working"])
 @pytest.mark.parametrize("then", ["time.sleep(60)", "pass"], ids=["killed", "ended"])
-def test_no_process_outlives_the_program(tmp_path: Path, state: str, then: str) -> None:
+def test_no_process_outlives_the_program(tmp_path: Path, then: str) -> None:
+    """Neither one that is paused nor one that is working."""
     script = tmp_path / "program.py"
-    script.write_text(PROGRAM.format(state=state, then=then))
+    script.write_text(PROGRAM.format(then=then))
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": paths}
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as program:
         assert program.stdout is not None
-        pid = int(program.stdout.readline())
+        pids = list(map(int, program.stdout.readline().split()))
         if then != "pass":
             program.kill()
         program.wait(timeout=30)
-    assert wait_until(lambda: gone(pid))
+    assert len(pids) == 2
+    assert wait_until(lambda: all(map(gone, pids)))

@@ -194,6 +194,10 @@ def test_a_path_reaches_nothing_else(client: httpx.Client, url: str, method: str
     assert 400 <= status_of(answer) < 500 and b"root:" not in answer and b"[project]" not in answer
 
 
+#: Seconds without a byte after which an answer is over: the server of these tests sends it at once and whole.
+PAUSE_S = 0.05
+
+
 def raw(url: str, sent: bytes, wait_s: float = 5.0) -> bytes:
     """What a web server sends back for these bytes, until it pauses or closes."""
     parts = urlsplit(url)
@@ -203,7 +207,7 @@ def raw(url: str, sent: bytes, wait_s: float = 5.0) -> bytes:
         try:
             while block := connection.recv(65536):
                 received += block
-                connection.settimeout(0.2)
+                connection.settimeout(PAUSE_S)
         except (TimeoutError, ConnectionResetError):
             pass
     return received

@@ -14,7 +14,7 @@ from spaces import build, registry
 from spaces.axis import Axis
 from spaces.base import skeleton, write_folder
 from spaces.errors import Infeasible
-from spaces.knob import Settings, Value
+from spaces.knob import Knob, Settings, Value
 from spaces.recipe import DEPLOYED, Step, canonical
 
 #: What a search measures for a mode, by its value.
@@ -32,13 +32,23 @@ def original(request: pytest.FixtureRequest) -> Subject:
 
 
 def settings_of(axis: Axis, original: Subject) -> list[dict[str, Value]]:
-    """The middle of everything; each size alone at its smallest; every mode with the middle, and what it is given."""
+    """The middle of everything; each size alone at its smallest; every mode with the middle, and what it is given.
+
+    Of a mode that is a long range, a few values with both ends.
+    """
     knobs = axis.knobs(original.statistics.shape)
     off = {k.name: k.off for k in knobs}
     middle = middling(axis, original.statistics.shape)
     alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, original.statistics.shape)]
-    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.method for choice in k.values()]
+    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.method for choice in chosen(k)]
     return [middle, *alone, *modes]
+
+
+def chosen(knob: Knob) -> list[Value]:
+    """All choices; of a long range about five values, both ends among them."""
+    values = knob.values()
+    step = max(1, len(values) // 4) if knob.ordered else 1
+    return list(dict.fromkeys([*values[::step], values[-1]]))
 
 
 # --- knobs --------------------------------------------------------------------------------------------------
