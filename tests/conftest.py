@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ def _group(path: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(_group(str(item.path)), len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections look only at what tests make: those that time a fake machine collect before each block."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from fakes import BATCH, Machine
 
 from objectives.bench import STEADY, Bench, TimedCall
-
-
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 def bench(machine: Machine, ms: float, first_ms: float = 0.0, load_s: float = 0.0) -> Bench:

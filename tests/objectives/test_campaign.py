@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,12 +19,6 @@ from objectives.paired_timing import Opener
 
 BRIEF = CampaignPlan(block_s=0.02, warm_s=0.05)
 EAGER, BEST = 0, 1
-
-
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 def timed(

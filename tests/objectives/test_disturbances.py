@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +14,6 @@ from timed import measure, sides
 from objectives import latency
 from objectives.bench import TimedCall
 from objectives.latency import QUICK
-
-
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +19,6 @@ from objectives.clock import Reading
 from objectives.latency import QUICK, Protocol
 
 BRIEF = Protocol(block_s=0.02, blocks=10, warm_s=0.05)
-
-
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.3, -0.3])

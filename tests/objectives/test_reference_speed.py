@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from fakes import BATCH, FakeSide, Machine
@@ -14,12 +11,6 @@ from objectives import latency
 from objectives.estimate import Estimate
 from objectives.latency import QUICK
 from objectives.reference_speed import at_speed_of, reference_error
-
-
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 def exactly(ms: float) -> Estimate:
