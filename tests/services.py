@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -94,9 +96,20 @@ def causal(*models: Counting) -> Fleet:
     return Fleet(CAUSAL_TASK, "study-lm", variants, answers, generation_request.LIMITS, "perplexity")
 
 
+@functools.cache
+def _migrated() -> bytes:
+    """The file of an empty database: `test_database` makes it by its migrations, and other tests copy this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_engine(url_of(None, Path(folder))).dispose()  # the last connection that closes ends its log
+        return Path(folder, "service.db").read_bytes()
+
+
 @contextlib.contextmanager
 def service(folder: Path, *more: Fleet, extracting: bool = False) -> Iterator[Service]:
     """A service with an empty store in `folder`."""
+    file = folder / "service.db"
+    if not file.exists():
+        file.write_bytes(_migrated())
     engine = open_engine(url_of(None, folder))
     writer = Writer(engine)
     fleets = {EMBEDDING_TASK: fleet(EMBEDDING_TASK, embed), **{one.task: one for one in more}}
