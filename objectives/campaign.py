@@ -22,6 +22,8 @@ from objectives.paired_timing import Opener, Read, Side
 
 #: The fewest sets of processes for an interval over them.
 FEWEST_SETS = 3
+#: Sets of processes of a campaign for which no number is given.
+SETS = FEWEST_SETS
 #: Rounds of a set: as many as an interval within one set needs.
 ROUNDS = stats.MINIMUM_PAIRS
 #: The warm-up has at least this many calls, however slow they are.
@@ -41,7 +43,7 @@ class CampaignPlan:
     block_s: float  # of one block of calls of one model
     warm_s: float  # at most, of one model in one process
     rounds: int = ROUNDS  # in a set; each has one block of every model
-    sets: int = 3  # of fresh processes
+    sets: int = SETS  # of fresh processes
     attempts: int = 2
     minimum: int = 1  # calls a block, however slow they are
     timeout_s: float = 300.0  # for one answer of a process; the first call of a compiled model takes long
@@ -55,10 +57,14 @@ class CampaignPlan:
             raise ValueError(f"attempts must be 1 or more, got {self.attempts}")
 
     @classmethod
-    def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int = 3) -> CampaignPlan:
-        """The plan with `seconds` of blocks per model over all sets, and at least `at_least_s` seconds in each set."""
-        in_a_set = max(seconds / sets, at_least_s)
-        return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=sets)
+    def lasting(cls, seconds: float, at_least_s: float = 0.0, sets: int | None = None) -> CampaignPlan:
+        """The plan with `seconds` of blocks per model over all sets, and at least `at_least_s` seconds in each set.
+
+        Without a number of sets there are `SETS`.
+        """
+        count = SETS if sets is None else sets
+        in_a_set = max(seconds / count, at_least_s)
+        return cls(block_s=in_a_set / ROUNDS, warm_s=min(1.0, in_a_set / 2), sets=count)
 
     def model_s(self, call_s: float = 0.0) -> float:
         """Upper bound, in seconds, on the warm-up and the blocks of one model in all sets, without repeated attempts.

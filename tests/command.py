@@ -19,6 +19,8 @@ import psutil
 import yaml
 from fork_client import MARK, SERVER, Forked, environment, one_core
 
+from objectives import campaign
+
 AT_ONCE = 2  # commands; most of their time is one core importing torch
 
 #: What makes a search of the tiny model quick. Relative paths are those of the folder of `tiny.data`.
@@ -80,6 +82,7 @@ def _start(
     one_core_only: bool = True,
     largest_file: int | None = None,
     script: Path | None = None,
+    sets: int = 1,
 ) -> Forked:
     cpus = sorted(os.sched_getaffinity(0))
     request = {
@@ -90,6 +93,7 @@ def _start(
         "cpus": cpus[-1:] if one_core_only else cpus,
         "largest_file": largest_file,
         "script": str(script or ""),
+        "sets": sets,
     }
     return SERVER.start(request, out, err)
 
@@ -100,18 +104,21 @@ def search(
     env: Mapping[str, str] | None = None,
     one_core_only: bool = True,
     largest_file: int | None = None,
+    sets: int = 1,
 ) -> Ended:
     """`python -m search ARGUMENTS` in the folder `cwd`, run to its end, in a process that `forking` starts.
 
-    No file that it writes may be longer than `largest_file` bytes, as where the disk is full.
+    No file that it writes may be longer than `largest_file` bytes, as where the disk is full. It times finalists in
+    `sets` sets of fresh processes.
     """
     where = cwd, env or environment()
-    return _run_to_its_end(lambda *files: _start(arguments, *where, *files, False, one_core_only, largest_file))
+    chosen = False, one_core_only, largest_file, None, sets
+    return _run_to_its_end(lambda *files: _start(arguments, *where, *files, *chosen))
 
 
-def forked(script: Path, *arguments: object, cwd: Path, env: Mapping[str, str]) -> Ended:
+def forked(script: Path, *arguments: object, cwd: Path, env: Mapping[str, str], sets: int = campaign.SETS) -> Ended:
     """`python SCRIPT ARGUMENTS`, run to its end, in a process that `forking` starts."""
-    return _run_to_its_end(lambda *files: _start(arguments, cwd, env, *files, script=script))
+    return _run_to_its_end(lambda *files: _start(arguments, cwd, env, *files, script=script, sets=sets))
 
 
 def _run_to_its_end(start: Callable[[int, int], Forked | subprocess.Popen[bytes]]) -> Ended:

@@ -6,7 +6,8 @@ interpreter is set by `_become`. One more process is forked ahead for each comma
 (`objectives.process`), which would import the same libraries anew.
 
 What a command times, it times once: the tests of the other worker disturb every timing, a repetition too.
-`tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions.
+`tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions. Finalists are timed in
+as many sets of fresh processes as is asked for, mostly one: to open a process takes longer than to time it.
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ def _tell_who_ended(running: dict[int, socket.socket]) -> None:
 
 def _become(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     """Be `python -m search`, or `python SCRIPT`, as it is when it starts, and run it to its end."""
+    from objectives import campaign
+
     os.close(files[2])
     if request["session"]:
         os.setsid()
@@ -151,6 +154,7 @@ def _become(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     if counted.is_on():
         counted.count_in_workers()
     _fork_worker_server()
+    campaign.SETS = request["sets"]
     sys.argv[1:] = request["arguments"]
     sys.modules["numpy"].random.seed()
     status = 0
