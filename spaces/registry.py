@@ -63,22 +63,30 @@ EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.precision": ("fp8",), "spar
 
 
 @functools.cache
+def _instance_of(entry: Registration) -> Any:
+    """The one instance of an entry's class."""
+    return entry.make()
+
+
+@functools.cache
 def axes() -> tuple[Axis, ...]:
     """Every axis, imported."""
-    return tuple(entry.make() for entry in AXIS_ENTRIES)
+    return tuple(map(_instance_of, AXIS_ENTRIES))
 
 
 @functools.cache
 def runtimes() -> tuple[Runtime, ...]:
     """Every runtime, imported."""
-    return tuple(entry.make() for entry in RUNTIME_ENTRIES)
+    return tuple(map(_instance_of, RUNTIME_ENTRIES))
 
 
 def axis_named(name: str) -> Axis:
-    """The axis of this name. Raises StopIteration where there is none."""
-    return next(a for a in axes() if a.name == name)
+    """The axis of this name, which alone is imported. Raises StopIteration where there is none."""
+    axis: Axis = _instance_of(next(entry for entry in AXIS_ENTRIES if entry.name == name))
+    return axis
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime of this name. Raises StopIteration where there is none."""
-    return next(r for r in runtimes() if r.name == name)
+    """The runtime of this name, which alone is imported. Raises StopIteration where there is none."""
+    runtime: Runtime = _instance_of(next(entry for entry in RUNTIME_ENTRIES if entry.name == name))
+    return runtime

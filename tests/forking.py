@@ -50,11 +50,14 @@ def main(number: int) -> None:
     """Answer requests from the socket `number` until nobody is left to ask."""
     from objectives.quiet import quietly
     from search.track.mlflow_store import load_mlflow
+    from spaces import registry
 
     load_mlflow()  # which says nothing of its migrations then
     with quietly():
         for name in PRELOADED:
             importlib.import_module(name)
+        registry.axes()
+        registry.runtimes()
     _time_once()
     _copy_databases_of_mlflow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,7 +27,14 @@ def test_a_runtime_is_registered_under_its_name() -> None:
 
 
 def test_what_is_registered_is_imported_when_it_is_asked_for() -> None:
-    probe = "print('torch' in sys.modules)"
-    code = f"import sys; from spaces import registry; {probe}; registry.axes(); {probe}"
+    """A runtime alone: the process that opens a model needs no other."""
+    probe = "print(*(name in sys.modules for name in ('torch', 'spaces.runtimes.eager', 'spaces.runtimes.xla')))"
+    asked = ("pass", "registry.axes()", "registry.runtime_named('eager')", "registry.runtimes()")
+    code = "import sys; from spaces import registry; " + "; ".join(f"{call}; {probe}" for call in asked)
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["False", "True"]
+    assert [line.split() for line in answer.stdout.splitlines()] == [
+        ["False", "False", "False"],
+        ["True", "False", "False"],
+        ["True", "True", "False"],
+        ["True", "True", "True"],
+    ]
