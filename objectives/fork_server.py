@@ -6,7 +6,7 @@ import io
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import set_spawning_popen
 from typing import Any, Literal
@@ -27,7 +27,13 @@ class _Server(forkserver.ForkServer):
 
     def __init__(self, first: str) -> None:
         super().__init__()
-        self.set_forkserver_preload([first, *PRELOADED])
+        self._modules = [first, *PRELOADED]
+        self.set_forkserver_preload(self._modules)
+
+    def preload(self, names: Sequence[str]) -> None:
+        """Import these modules too; without effect once the server runs."""
+        self._modules += [name for name in names if name not in self._modules]
+        self.set_forkserver_preload(self._modules)
 
     def ensure_running(self) -> None:
         # Ctrl-C is for the program alone. The server and its workers inherit that it is blocked, from their first
@@ -44,6 +50,15 @@ _SERVERS: Mapping[Waiting, _Server] = {
     "default": _Server("objectives.quiet_worker"),
     "passive": _Server("objectives.passive_worker"),
 }
+
+
+def preload(*names: str) -> None:
+    """Let fork servers that start from now on import these modules, so that workers find them imported.
+
+    The modules must make no tensor and start no thread, as those of `PRELOADED`.
+    """
+    for server in _SERVERS.values():
+        server.preload(names)
 
 
 def _server_for(waiting: Waiting) -> _Server:

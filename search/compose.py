@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from objectives import fork_server
 from objectives.estimate import Estimate
 from search.config.load import results_folder
 from search.config.schema import RunConfig
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: What processes need that open a model, whatever its runtime. They are many, and each would import it again.
+OPENING = ("spaces.build", "spaces.runtimes.eager", "transformers.models.auto.modeling_auto")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -65,6 +69,7 @@ def run(config: RunConfig, view: View, retry_failed: bool = False, remeasure: bo
     from search.propose.study import check_study, find_study
     from search.track.tracker import check_store
 
+    fork_server.preload(*OPENING)
     with results_folder(config) as folder, study_lock(folder, config.study), run_log(folder, config.study):
         log_start(config.to_mapping())
         check_writable(folder / "optuna.db")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -35,6 +36,9 @@ class Held:
 
     def give_function(self) -> Callable[[], int]:
         return lambda: 1
+
+    def imported(self, module: str) -> bool:
+        return module in sys.modules
 
     def named(self, variable: str) -> str | None:
         return os.environ.get(variable)

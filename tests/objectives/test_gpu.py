@@ -113,7 +113,8 @@ names = ("init", "is_available", "device_count", "current_device", "get_device_c
 for name in names:
     setattr(torch.cuda, name, refuse(name))
 from objectives.fork_server import PRELOADED
-for name in PRELOADED:
+from search.compose import OPENING
+for name in (*PRELOADED, *OPENING):
     importlib.import_module(name)
 print(asked)
 """

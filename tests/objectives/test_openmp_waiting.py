@@ -1,4 +1,4 @@
-"""What the threads of workers do while they wait: in those that are timed as the user has it, in the others sleep."""
+"""What fork servers give their workers: threads that wait as the user has it or sleep, and modules that are imported."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ PROGRAM = """
 import os, sys
 import psutil
 from held import Held
+from objectives.fork_server import preload
 from objectives.process import Remote
 
 if __name__ == "__main__":
     before = dict(os.environ)
+    preload("colorsys")
     for waiting in sys.argv[1:]:
         with open(waiting, "w") as file:
             os.dup2(file.fileno(), 2)
         with Remote(Held, waiting=waiting) as remote:
             policy, untracked = (remote.call("named", name) for name in ("OMP_WAIT_POLICY", "DO_NOT_TRACK"))
-            print(policy, untracked, psutil.Process(remote.pid).ppid())
+            print(policy, untracked, psutil.Process(remote.pid).ppid(), remote.call("imported", "colorsys"))
     assert dict(os.environ) == before
 """
 
@@ -40,6 +42,7 @@ class StartedWorker:
     policy: str  # OMP_WAIT_POLICY in the worker
     untracked: str  # DO_NOT_TRACK in the worker
     server: str  # process id of its fork server
+    preloaded: bool  # whether it found the module imported that the program asked for
     spin_counts: frozenset[str]  # as libgomp itself says, in the fork server, which is where it is loaded
 
 
@@ -54,13 +57,13 @@ def workers(folder: Path, chosen: dict[str, str], *waitings: str) -> list[Starte
     started = []
     for name, line in zip(waitings, answer.stdout.splitlines(), strict=True):
         spins = frozenset(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", (folder / name).read_text()))
-        policy, untracked, server = line.split()
-        started.append(StartedWorker(policy, untracked, server, spins))
+        policy, untracked, server, preloaded = line.split()
+        started.append(StartedWorker(policy, untracked, server, preloaded == "True", spins))
     return started
 
 
 def check(worker: StartedWorker, policy: str, spins: str) -> None:
-    assert (worker.policy, worker.untracked) == (policy, "1")
+    assert (worker.policy, worker.untracked) == (policy, "1") and worker.preloaded
     if not worker.spin_counts:
         pytest.skip("this torch brings another OpenMP than libgomp")
     assert worker.spin_counts == {spins}
