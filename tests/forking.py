@@ -94,17 +94,19 @@ def main(number: int) -> None:
 
 
 def _time_once() -> None:
-    """Neither a disturbed timing nor a noisy reference latency is measured again, and ceilings are measured briefly.
+    """Neither a disturbed timing nor a noisy reference latency is measured again, and kernels are timed briefly.
 
-    Each search measures some seven kernels for the roofline, of which no test compares the figures.
+    Each search times some seven kernels for the roofline, of which no test compares the figures.
     """
     from objectives import ceilings, paired_timing
     from search.measure import reference
+    from search.prepare import matmul_costs
 
     quietest = paired_timing.quietest
     paired_timing.quietest = lambda measure, most: quietest(measure, 1)
     reference.ATTEMPTS = 1
     ceilings.KERNEL_SECONDS = 0.02
+    matmul_costs.MATMUL_SECONDS = 0.3
 
 
 def _copy_databases_of_mlflow() -> None:

@@ -23,7 +23,7 @@ from spaces.runtime import Context
 from spaces.shape import Shape
 
 MATMUL_COSTS_FILE = "products.json"
-MATMUL_SECONDS = 3.0
+MATMUL_SECONDS = 3.0  # for which products are timed
 #: Ranks that are measured, as shares of break-even.
 SHARES = (0.1, 0.25, 0.5, 0.75)
 
@@ -44,7 +44,7 @@ def costs_here(
         return None
     sizes, tokens = matrix_sizes(space.shape), tokens_per_call(config, data)
     key = {"device": clock.digest(device), "threads": context.threads, "tokens": tokens, "sizes": sizes}
-    folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads)
+    folder = stage("products", key, make_products, sizes, tokens, context.device, context.threads, MATMUL_SECONDS)
     return str(json.loads((folder / MATMUL_COSTS_FILE).read_text())["costs"])
 
 
@@ -79,8 +79,8 @@ def make_products(
     tokens: int,
     device: str,
     threads: int,
+    seconds: float,
     progress: Progress,
-    seconds: float = MATMUL_SECONDS,
 ) -> None:
     """Write `products.json`: the fitted costs (`Costs.text`), and the measured times in microseconds."""
     from objectives.matmul_timing import times_us

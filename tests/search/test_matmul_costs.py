@@ -53,8 +53,9 @@ def test_nothing_is_measured_where_the_knob_is_not_opened(without_costs: Prepare
 
 
 def test_a_search_measures_once_and_its_recipes_hold_what_was_measured(
-    tmp_path: Path, tiny_bert: Path, tiny_data: Path
+    tmp_path: Path, tiny_bert: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(matmul_costs, "MATMUL_SECONDS", 0.3)
     opened = {"where": ["smaller", "faster"]}
     prepared = prepare_with(tmp_path, tiny_bert, tiny_data, opened)
     assert prepared.costs is not None and Costs.parse(prepared.costs).text() == prepared.costs
@@ -92,7 +93,7 @@ def test_a_search_over_the_knob_runs_to_its_end(tmp_path: Path, tiny_bert: Path,
 def test_the_fit_of_measured_times_says_which_factors_pay(tmp_path: Path) -> None:
     """Of a block of 384 by 1536 and 256 tokens, a tenth of the weights is faster and nine tenths are hardly."""
     sizes = matmul_costs.matrix_sizes(MINILM)
-    matmul_costs.make_products(tmp_path, sizes, 256, "cpu", 1, lambda stage, done: None, seconds=1.0)
+    matmul_costs.make_products(tmp_path, sizes, 256, "cpu", 1, 1.0, lambda stage, done: None)
     about = json.loads((tmp_path / matmul_costs.MATMUL_COSTS_FILE).read_text())
     off = [abs(np.log(one["fitted_us"] / one["us"])) for one in about["measured"]]
     assert [(one["in"], one["out"]) for one in about["measured"]] == sizes
