@@ -40,7 +40,9 @@ PRELOADED = (
     *("datasets", "evaluate", "sklearn.gaussian_process", "sklearn.metrics", "scipy.stats", "matplotlib.pyplot"),
     *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "alembic.command", "optuna.storages"),
     *("onnxscript.function_libs.torch_lib.ops.nn", "torch.onnx._internal.exporter._torchlib.ops.core"),
-    *("jsonschema", "jinja2", "search.compose"),
+    *("scipy.signal", "scipy.optimize", "scipy.linalg", "loky", "jsonschema", "jinja2", "typer", "rich.live", "rich.table"),
+    *("search.compose", "search.cli.main", "search.propose.assembly", "search.track.tracker", "search.report.text"),
+    *("search.serve.server", "search.serve.app", "uvicorn", "spaces.training", "spaces.checkpoints", "spaces.distillation"),
 )
 #: Bytes of a request: its arguments and environment.
 MOST = 1 << 18
