@@ -6,8 +6,8 @@ interpreter is set by `_become`. One more process is forked ahead for each comma
 (`objectives.process`), which would import the same libraries anew.
 
 What a command times, it times once: the tests of the other worker disturb every timing, a repetition too.
-`tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions. Finalists are timed in
-as many sets of fresh processes as is asked for, mostly one: to open a process takes longer than to time it.
+`tests/objectives/test_disturbances.py` and `tests/search/test_reference.py` are about repetitions. Finalists are timed
+in as many sets of fresh processes as are asked for, mostly one: to open a process takes longer than to time it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ PRELOADED = (
     *("datasets", "evaluate", "sklearn.gaussian_process", "sklearn.metrics", "scipy.stats", "matplotlib.pyplot"),
     *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "alembic.command", "optuna.storages"),
     *("onnxscript.function_libs.torch_lib.ops.nn", "torch.onnx._internal.exporter._torchlib.ops.core"),
-    *("scipy.signal", "scipy.optimize", "scipy.linalg", "loky", "jsonschema", "jinja2", "typer", "rich.live", "rich.table"),
+    *("scipy.signal", "scipy.optimize", "scipy.linalg", "loky"),
+    *("jsonschema", "jinja2", "typer", "rich.live", "rich.table", "uvicorn"),
     *("search.compose", "search.cli.main", "search.propose.assembly", "search.track.tracker", "search.report.text"),
-    *("search.serve.server", "search.serve.app", "uvicorn", "spaces.training", "spaces.checkpoints", "spaces.distillation"),
+    *("search.serve.server", "search.serve.app", "spaces.training", "spaces.checkpoints", "spaces.distillation"),
 )
 #: Bytes of a request: its arguments and environment.
 MOST = 1 << 18

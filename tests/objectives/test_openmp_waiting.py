@@ -1,4 +1,4 @@
-"""What fork servers give their workers: threads that wait as the user has it or sleep, and modules that are imported."""
+"""What fork servers give their workers: threads that wait as the user has it, or sleep, and imported modules."""
 
 from __future__ import annotations
 
