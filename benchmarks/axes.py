@@ -1,8 +1,8 @@
 """What each axis of compression costs in accuracy and gives in speed, alone and together.
 
-    python benchmarks/axes.py                  three seeds; teachers and students are trained once and kept
-    python benchmarks/axes.py --quick          one seed on a stored teacher, fewer models
-    python benchmarks/axes.py --check          exit 1 where a promised figure is missed
+    python -m benchmarks.axes                  three seeds; teachers and students are trained once and kept
+    python -m benchmarks.axes --quick          one seed on a stored teacher, fewer models
+    python -m benchmarks.axes --check          exit 1 where a promised figure is missed
 
 On the embedded default's model and data; teachers of two epochs. A loss is points of test accuracy against the
 teacher, paired by row and pooled over seeds, with its 95 % interval; "within 1 point" is the point estimate. Which
@@ -17,9 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import header
-from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Loss, Model, timed
-
+from benchmarks import header
+from benchmarks.lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Loss, Model, timed
 from search.prepare.statistics import make_statistics
 
 THIRD = {"prune.heads": 0.667, "prune.neurons": 0.5}

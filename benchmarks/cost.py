@@ -1,7 +1,7 @@
 """Where the time of a finished search went, by stage; measuring must be a small part of it.
 
-    python benchmarks/cost.py                            the study movie-reviews in ./mlruns
-    python benchmarks/cost.py --study NAME --mlruns DIR --check
+    python -m benchmarks.cost                            the study movie-reviews in ./mlruns
+    python -m benchmarks.cost --study NAME --mlruns DIR --check
 
 Promised: the quick tier takes under 10 % of a default run's wall time (python -m search run).
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import header
-
+from benchmarks import header
 from search.deliver.read_study import read_study
 
 SHARE = 0.10

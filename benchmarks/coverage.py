@@ -1,7 +1,7 @@
 """How often the 95 % interval of a ratio of times contains the true one, when the truth is known.
 
-    python benchmarks/coverage.py            2,000 repetitions of every case, both tiers
-    python benchmarks/coverage.py --check    exit 1 unless every case is covered in 93 to 97 %
+    python -m benchmarks.coverage            2,000 repetitions of every case, both tiers
+    python -m benchmarks.coverage --check    exit 1 unless every case is covered in 93 to 97 %
 
 Pairs of models are simulated on a machine whose disturbances are planted; what times them is the real protocol: the
 randomised order, the fixed number of blocks, the search for noise, the repeated attempts and the choice among
@@ -17,10 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fresh_pairs
-import header
 import numpy as np
 
+from benchmarks import fresh_pairs, header
 from objectives import paired_timing
 from objectives.arrays import Floats
 from objectives.bench import Batch

@@ -12,12 +12,9 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-for _folder in (ROOT, ROOT / "tests"):  # `tests` for the package `worlds`
-    if str(_folder) not in sys.path:
-        sys.path.insert(0, str(_folder))  # run as a script, a benchmark finds only its own folder
+from objectives import clock
 
-from objectives import clock  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 #: Exit status when a promised figure is missed under --check.
 MISSED = 1
@@ -53,11 +50,18 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def command_line() -> str:
+    """The command that runs this program: of a module where it was started as one."""
+    spec = sys.modules["__main__"].__spec__
+    started = sys.argv[:1] if spec is None else ["-m", spec.name]
+    return " ".join(["python", *started, *sys.argv[1:]])
+
+
 def hardware(device: str = "cpu") -> dict[str, Any]:
     """Fingerprint, date, command and load: what a figure means nothing without."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": command_line(),
         "load": round(os.getloadavg()[0], 2),
         **clock.fingerprint(device),
     }

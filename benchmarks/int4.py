@@ -1,7 +1,7 @@
 """Ways to make int4 weights, each under ONNX Runtime's own kernel: how near they are, and how fast.
 
-    python benchmarks/int4.py            the embedded default's model as it is packaged, no training
-    python benchmarks/int4.py --check    exit 1 where a promised figure is missed
+    python -m benchmarks.int4            the embedded default's model as it is packaged, no training
+    python -m benchmarks.int4 --check    exit 1 where a promised figure is missed
 
 Errors are Frobenius norms against fp32, the mean over the model's matrices: of the weights, and of what comes out of
 each matrix for what really goes into it (200 review snippets). Calls are timed on one thread, in turns of random order.
@@ -19,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-import timed_models
 
+from benchmarks import header, timed_models
 from search.config.source import packaged
 from spaces import base
 from spaces.runtimes import onnx, quantise

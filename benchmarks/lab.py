@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fresh_pairs
 import numpy as np
 
+from benchmarks import fresh_pairs
 from objectives import clock
 from objectives.workload import Workload, inputs
 from search.execute.evaluate import Evaluator

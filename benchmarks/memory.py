@@ -1,7 +1,7 @@
 """Our memory figures beside what the operating system and the allocators report.
 
-    python benchmarks/memory.py                  an array of known size, and MiniLM under the runtimes that are here
-    python benchmarks/memory.py --check          exit 1 where ours is not what they say
+    python -m benchmarks.memory                  an array of known size, and MiniLM under the runtimes that are here
+    python -m benchmarks.memory --check          exit 1 where ours is not what they say
 
 Every model is opened and called in a process of its own. Ours are `peak_memory_mb` and its parts; beside them the
 kernel's own figures of that process (/proc/PID/status and smaps_rollup), read from outside while it lives, and for
@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-import timed_models
 
+from benchmarks import header, timed_models
 from objectives import memory
 from objectives.bench import Batch, TimedCall, open_bench
 from objectives.process import Remote

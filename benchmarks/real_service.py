@@ -1,7 +1,7 @@
 """How the running service keeps its latency objective: load from another process on a real exported front.
 
-    python benchmarks/serving.py --export mlruns/exports/question-answering            all of it, about half an hour
-    python benchmarks/serving.py --export mlruns/exports/question-answering --quick    shorter runs, under ten minutes
+    python -m benchmarks.serving --export mlruns/exports/question-answering            all of it, about half an hour
+    python -m benchmarks.serving --export mlruns/exports/question-answering --quick    shorter runs, under ten minutes
 
 The front is one of question answering. The questions are the test rows of the embedded example, so each answer is
 compared with its gold answers. Effective quality is the mean token F1 over all requests that are sent; one that is
@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-from served_front import CALLERS, Bench, Run, figures, per_s
-from worlds.arrivals import Arrivals
 
+from benchmarks import header
+from benchmarks.served_front import CALLERS, Bench, Run, figures, per_s
 from search.serve.policy import BacklogFit, Fixed, Policy
+from tests.worlds.arrivals import Arrivals
 
 OURS = "ours"
 KINDS = ("most accurate", "fastest")
@@ -128,7 +128,7 @@ def soak(bench: Bench, seconds: float) -> dict[str, float]:
         load, memory = served.load(bodies, at_s=times.tolist()), []
         while load.running:
             memory.append(served.memory_mb())
-            load._reader.join(2.0)
+            load.wait(2.0)
         run = figures(asked, load.replies(), bench.slo_ms)
     # The first fifth fills the caches.
     settled = memory[len(memory) // 5 : -1]
@@ -147,7 +147,7 @@ def killed(bench: Bench) -> tuple[int, int]:
         times = np.arange(0, 5, 0.8 / bench.capacity)
         _, bodies = bench.bodies.take(len(times))
         load = served.load(bodies, at_s=times.tolist())
-        load._reader.join(3.0)
+        load.wait(3.0)
         served.kill()
         sent = {int(reply.fields["id"]) for reply in load.replies() if reply.status == 200}
         served.start()

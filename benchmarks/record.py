@@ -1,9 +1,9 @@
 """Record what many sets of weights really give, so that samplers can be compared without training any.
 
-    python benchmarks/record.py FILE                 go on with the recording in FILE until it is complete (hours)
-    python benchmarks/record.py FILE --minutes 40    for about so long
-    python benchmarks/record.py FILE --train 48      only train so many of them, for a machine that is not idle
-    python benchmarks/record.py FILE --quick         five minutes
+    python -m benchmarks.record FILE                 go on with the recording in FILE until it is complete (hours)
+    python -m benchmarks.record FILE --minutes 40    for about so long
+    python -m benchmarks.record FILE --train 48      only train so many of them, for a machine that is not idle
+    python -m benchmarks.record FILE --quick         five minutes
 
 For benchmarks/search_efficiency.py. The embedded default's model, data and recovery. 192 sets of weights (depth, width,
 heads, neurons, rank), each under every deployment (runtime and precision) here, in the order of three grids, each of
@@ -22,9 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import header
-from lab import Lab, NoLimit
-
+from benchmarks import header
+from benchmarks.lab import Lab, NoLimit
 from search.execute.evaluate import Evaluator
 from search.front.outcome import LATENCY, SPEEDUP, Outcome
 from search.loop import Job

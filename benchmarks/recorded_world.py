@@ -1,6 +1,6 @@
 """The world that `benchmarks/record.py` recorded: real trainings and timings, to be searched again.
 
-    python benchmarks/recorded_world.py FILE           how well latencies of models not measured are predicted from few
+    python -m benchmarks.recorded_world FILE           how well latencies of models not measured are predicted from few
 
 Under each deployment n random models of the recording are measured, and `objectives.latency_model` predicts the others.
 """
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-from timed_models import MINILM
-from worlds import World
 
+from benchmarks import header
+from benchmarks.timed_models import MINILM
 from objectives.arrays import Floats
 from objectives.latency_model import MeasuredTimes, fit_latency
 from objectives.roofline import Sizes
@@ -26,6 +25,7 @@ from search.propose.known_latency import weights_grid
 from search.space.deployments import Deployment
 from search.space.space import Params, Space
 from spaces.knob import Knob
+from tests.worlds import World
 
 #: Relative standard error of a recorded time, and how many models are measured.
 ERROR, MEASURED = 0.012, (3, 6, 12, 24, 36)

@@ -1,8 +1,8 @@
 """How far a measurement repeats: the same model on both sides, again and again (A/A).
 
-    python benchmarks/repeatability.py                 100 quick comparisons, 50 campaigns, 20 on a loaded machine
-    python benchmarks/repeatability.py --quick         fewer, in under ten minutes on two idle cores
-    python benchmarks/repeatability.py --check         exit 1 where a promised figure is missed
+    python -m benchmarks.repeatability                 100 quick comparisons, 50 campaigns, 20 on a loaded machine
+    python -m benchmarks.repeatability --quick         fewer, in under ten minutes on two idle cores
+    python -m benchmarks.repeatability --check         exit 1 where a promised figure is missed
 
 The true ratio is 1. Promised: the 95 % interval contains it in at least 93 % of the comparisons, repeated attempts and
 all; in 95 % of the comparisons quick ratios are within 5 % of it, and a final campaign's within 2 % (1 % on a GPU). A
@@ -25,10 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-import timed_models
 
+from benchmarks import header, timed_models
 from objectives import campaign, campaign_measurements, latency
 from objectives.latency import QUICK
 from objectives.measurement import Measurement

@@ -1,7 +1,7 @@
 """How long finding the nearest passages takes, and what the inverted file misses.
 
-    python benchmarks/retrieval.py                 100,000 and 400,000 passages
-    python benchmarks/retrieval.py --quick         100,000
+    python -m benchmarks.retrieval                 100,000 and 400,000 passages
+    python -m benchmarks.retrieval --quick         100,000
 
 Passages are the embeddings (384 numbers) of the embedded example's sentences, each several times with noise, so that
 there are as many as wanted: the noise keeps copies of a sentence at a cosine of about 0.8 to it. Questions are the
@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import header
 import numpy as np
-from served import questions
 
+from benchmarks import header
+from benchmarks.served import questions
 from search.serve.approximate import NEIGHBOURS
 from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.passage_index import Index

@@ -1,6 +1,6 @@
 """What int4 of SmolLM2-135M costs in perplexity: of the weights alone, and by error feedback (`bits.rounding: gptq`).
 
-    python benchmarks/rounding.py --check --json rounding.json
+    python -m benchmarks.rounding --check --json rounding.json
 
 The package's weights were 4-bit before (Q4_1 in groups of 32), and a fitted 4-bit grid finds that grid again. So the
 model is measured a second time with its residual stream, its neurons and the numbers of its values in another order:
@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import header
-import language_models
 import numpy as np
 import torch
-from generating import perplexity
 from torch import Tensor, nn
 
+from benchmarks import header, language_models
+from benchmarks.generating import perplexity
 from spaces import base, build
 from spaces.anatomy import anatomy_of
 from spaces.base import TaskModel

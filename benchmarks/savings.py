@@ -1,8 +1,8 @@
 """What a search does not do twice, or at all: whole runs of the embedded default, side by side.
 
-    python benchmarks/savings.py --folder DIR                    cold, the same again, one runtime changed
-    python benchmarks/savings.py --folder DIR --quick            16 trials, half of the teacher
-    python benchmarks/savings.py --folder DIR --check            exit 1 where a promised figure is missed
+    python -m benchmarks.savings --folder DIR                    cold, the same again, one runtime changed
+    python -m benchmarks.savings --folder DIR --quick            16 trials, half of the teacher
+    python -m benchmarks.savings --folder DIR --check            exit 1 where a promised figure is missed
 
 Every run is `python -m search run` in a process of its own. "cold" begins with an empty store, "again" and
 "changed" with what "cold" left. Seconds to the front are those until the hypervolume is 95 % of what the
@@ -25,8 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import header
-
+from benchmarks import header
 from search.front.outcome import LATENCY, Outcome
 from search.propose.study import OUTCOME, find_study
 from search.propose.surrogate.improvement import Staircase

@@ -1,11 +1,11 @@
 """How much of the exhaustive front each sampler reaches, and for how many trainings; and what asking costs.
 
-    python benchmarks/search_efficiency.py                 ten seeds on the synthetic world; overhead to 1,000 trials
-    python benchmarks/search_efficiency.py --quick         three seeds, thirty sets of weights, overhead to 100 trials
-    python benchmarks/search_efficiency.py --recorded FILE the world recorded by benchmarks/record.py as well
-    python benchmarks/search_efficiency.py --recorded FILE --only-recorded
-    python benchmarks/search_efficiency.py --only-overhead --plot FILE.png     how asking grows, as a picture too
-    python benchmarks/search_efficiency.py --check         exit 1 where a promised figure is missed
+    python -m benchmarks.search_efficiency                 ten seeds on the synthetic world; overhead to 1,000 trials
+    python -m benchmarks.search_efficiency --quick         three seeds, thirty sets of weights, overhead to 100 trials
+    python -m benchmarks.search_efficiency --recorded FILE the world recorded by benchmarks/record.py as well
+    python -m benchmarks.search_efficiency --recorded FILE --only-recorded
+    python -m benchmarks.search_efficiency --only-overhead --plot FILE.png     how asking grows, as a picture too
+    python -m benchmarks.search_efficiency --check         exit 1 where a promised figure is missed
 
 Every sampler gets the same anchors and the same inner loop: each set of weights is measured under every pair of runtime
 and precision. known-latency sees predicted latencies with the table's error, never the truth. Regret is 1 - hypervolume
@@ -25,10 +25,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
-import worlds
-from recorded_world import recorded
+
+from benchmarks import header
+from benchmarks.recorded_world import recorded
+from tests import worlds
 
 SHIPPED = "known-latency as a run has it"
 SAMPLERS = ("known-latency", SHIPPED, "gp", "tpe", "nsga2", "random")

@@ -20,9 +20,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-import header
 import pyarrow.parquet
 
+from benchmarks import header
 from search.tasks.squad import f1
 
 QUESTIONS = header.ROOT / "search" / "quickstart" / "question_answering" / "test.parquet"
@@ -179,6 +179,10 @@ class Load:
     @property
     def running(self) -> bool:
         return self._reader.is_alive()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the client has ended, or for this long."""
+        self._reader.join(timeout_s)
 
     def replies(self) -> list[Reply]:
         """All of them in the order they were due, when the client has ended."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from served import Bodies, Question, Reply, Served, questions
-from worlds.arrivals import Arrivals, scaled, shaped
-from worlds.serving import Machine, simulate
 
+from benchmarks.served import Bodies, Question, Reply, Served, questions
 from search.serve.batching import Limits
 from search.serve.fleet import windows_of
 from search.serve.policy import Policy
 from search.serve.variants import Variant, from_front, hull
+from tests.worlds.arrivals import Arrivals, scaled, shaped
+from tests.worlds.serving import Machine, simulate
 
 #: A deadline for requests whose throughput is wanted.
 PATIENT_MS = 20_000

@@ -1,11 +1,11 @@
 """How a service keeps its latency objective: policies that choose the variant for each batch, in a simulation.
 
-    python benchmarks/serving.py                        ten seeds, ramp, bursts, step, steady load and a made-up trace
-    python benchmarks/serving.py --trace FILE.parquet   a real trace: columns `seconds`, `context_tokens`; or .csv
-    python benchmarks/serving.py --front FILE.json      another front than the stored one of the default run
-    python benchmarks/serving.py --export DIR           then this exported front, served (real_service.py)
-    python benchmarks/serving.py --quick                two seeds, fewer loads
-    python benchmarks/serving.py --check                exit 1 where a promised figure is missed
+    python -m benchmarks.serving                        ten seeds, ramp, bursts, step, steady load and a made-up trace
+    python -m benchmarks.serving --trace FILE.parquet   a real trace: columns `seconds`, `context_tokens`; or .csv
+    python -m benchmarks.serving --front FILE.json      another front than the stored one of the default run
+    python -m benchmarks.serving --export DIR           then this exported front, served (real_service.py)
+    python -m benchmarks.serving --quick                two seeds, fewer loads
+    python -m benchmarks.serving --check                exit 1 where a promised figure is missed
 
 The simulation runs the program's own queue, admission and controller; only calls are made up: the front's median
 times in a linear model of the batch, times a speed of the machine (0.9 to 1.3) and of each variant that no
@@ -28,16 +28,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import header
 import numpy as np
-from worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
-from worlds.oracle import upper_bound
-from worlds.policies import SlackFit, Thresholds
-from worlds.serving import Machine, simulate
 
+from benchmarks import header
 from search.serve.batching import Limits
 from search.serve.policy import BacklogFit, Fixed, Policy
 from search.serve.variants import Variant, from_front, hull
+from tests.worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
+from tests.worlds.oracle import upper_bound
+from tests.worlds.policies import SlackFit, Thresholds
+from tests.worlds.serving import Machine, simulate
 
 FRONT = header.ROOT / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 LOADS, QUICK_LOADS = (0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), (1.0, 2.5)

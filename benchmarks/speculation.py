@@ -1,7 +1,7 @@
 """Prompt lookup on SmolLM2-135M-Instruct: answers that copy their input against free text, batch 1, greedy.
 
-    python benchmarks/speculation.py
-    python benchmarks/speculation.py --quick --check
+    python -m benchmarks.speculation
+    python -m benchmarks.speculation --quick --check
 
 Prompts are made of passages of the Brown corpus. "copy" asks to repeat the passage, "extract" for its first sentence
 word for word, "free" for a story that begins like it, and "continue" is the bare passage, without a chat. An answer
@@ -22,12 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import generating
-import header
-import language_models
 import numpy as np
-from generating import Answer
 
+from benchmarks import generating, header, language_models
+from benchmarks.generating import Answer
 from objectives.process import Remote
 
 NAMES = ("eager fp32", "onnx fp32", "onnx int8", "onnx int4")

@@ -1,10 +1,10 @@
 """The embedded example of each task: the front that is found, against the deployments of the uncompressed model.
 
-    python benchmarks/tasks.py --folder DIR                       all tasks, an hour and a half on two idle cores
-    python benchmarks/tasks.py --folder DIR --tasks sentence-similarity
-    python benchmarks/tasks.py --folder DIR --quick               five trials each on 200 rows: that it runs
-    python benchmarks/tasks.py --folder DIR --read                nothing is run: what the studies in DIR hold
-    python benchmarks/tasks.py --folder DIR --check               exit 1 where a promised figure is missed
+    python -m benchmarks.tasks --folder DIR                       all tasks, an hour and a half on two idle cores
+    python -m benchmarks.tasks --folder DIR --tasks sentence-similarity
+    python -m benchmarks.tasks --folder DIR --quick               five trials each on 200 rows: that it runs
+    python -m benchmarks.tasks --folder DIR --read                nothing is run: what the studies in DIR hold
+    python -m benchmarks.tasks --folder DIR --check               exit 1 where a promised figure is missed
 
 Every example is `python -m search run --task NAME` in a process of its own, with its results in DIR; a study that is
 there is resumed, so that the tasks may be run one by one. Shown are the eager, the fastest fp32 and the fastest
@@ -21,8 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import header
-
+from benchmarks import header
 from search.deliver.read_study import read_study
 from search.front.formatting import text
 from search.front.front import Front

@@ -1,8 +1,8 @@
 """What the packaged embedding model retrieves untrained: the context of each question, among all contexts of a file.
 
-    python benchmarks/zero_shot.py                     the test split of the embedded example, 1,000 contexts
-    python benchmarks/zero_shot.py --questions FILE    another parquet file in SQuAD's columns, or several
-    python benchmarks/zero_shot.py --quick             500 questions of each, among their own contexts
+    python -m benchmarks.zero_shot                     the test split of the embedded example, 1,000 contexts
+    python -m benchmarks.zero_shot --questions FILE    another parquet file in SQuAD's columns, or several
+    python -m benchmarks.zero_shot --quick             500 questions of each, among their own contexts
 
 Rows are read and scored as the task sentence-similarity does; intervals are 95 %, by bootstrap over questions. Beside
 them: how many of the file's rows have an answer that does not stand at its `answer_start`, as the task
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import header
 import numpy as np
 
+from benchmarks import header
 from objectives import quality, retrieval
 from objectives.measurement import Measurement
 from search.front.formatting import interval, text

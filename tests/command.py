@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 import yaml
-from fork_client import MARK, SERVER, Forked, environment, one_core
+
+from tests.fork_client import MARK, SERVER, Forked, environment, one_core
 
 from objectives import campaign
 

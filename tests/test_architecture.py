@@ -159,7 +159,8 @@ def private_names(path: Path) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, name) for name in names if re.search(r"(^|\.)_(?!_)\w+$", name))
 
 
-def test_tests_reach_for_no_private_names() -> None:
+def test_tests_and_benchmarks_reach_for_no_private_names() -> None:
     """What a test replaces or reads is a seam, and a seam has a public name."""
-    private = [(p, line, name) for p in files("tests") for line, name in private_names(p) if name not in LIBRARIES]
+    paths = (*files("tests"), *files("benchmarks"))
+    private = [(p, line, name) for p in paths for line, name in private_names(p) if name not in LIBRARIES]
     assert private == []

@@ -14,13 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import header
-import several
-import timed_models
-from repeatability import INSIDE, WITHIN
-from run_setup import RunSetup
-from tables import Report
-
+from benchmarks import header, timed_models
+from benchmarks.gpu import several
+from benchmarks.gpu.run_setup import RunSetup
+from benchmarks.gpu.tables import Report
+from benchmarks.repeatability import INSIDE, WITHIN
 from objectives import campaign, campaign_measurements, latency
 from objectives.estimate import Estimate
 from objectives.latency import QUICK

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import header
 import numpy as np
-import several
-from decoder import (
+
+from benchmarks import header
+from benchmarks.gpu import several
+from benchmarks.gpu.decoder import (
     COMPILED,
     COMPILED_GRAPH,
     CUDA_GRAPH,
@@ -28,9 +29,8 @@ from decoder import (
     bytes_read,
     check,
 )
-from run_setup import RunSetup
-from tables import Report
-
+from benchmarks.gpu.run_setup import RunSetup
+from benchmarks.gpu.tables import Report
 from objectives import generation_times
 from objectives.process import Remote
 from spaces.errors import Infeasible

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import header
-import several
-from run_setup import RunSetup
-from search_front import results
-from tables import Report
-
+from benchmarks import header
+from benchmarks.gpu import several
+from benchmarks.gpu.run_setup import RunSetup
+from benchmarks.gpu.search_front import results
+from benchmarks.gpu.tables import Report
 from objectives import latency
 from objectives.bench import open_bench
 from objectives.paired_timing import QUICK

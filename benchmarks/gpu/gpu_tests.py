@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
-import header
-from run_setup import ROOT, RunSetup
-from tables import Report
+from benchmarks import header
+from benchmarks.gpu.run_setup import ROOT, RunSetup
+from benchmarks.gpu.tables import Report
 
 COLUMNS = ("test", "outcome", "s", "note")
 #: Of a dry run: they are collected, in this process, and skipped for want of a GPU.
@@ -55,8 +53,6 @@ def run(setup: RunSetup, report: Report) -> None:
 
     report.begin("the tests that need a GPU", COLUMNS)
     os.chdir(ROOT)
-    # The tests have modules of their own that are called as some of the benchmarks'.
-    sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT / "benchmarks")]
     chosen = DRY if setup.dry else ("tests",)
     code = pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", *chosen], plugins=[Recorder(report)])
     outcomes = [row["outcome"] for row in report.rows]

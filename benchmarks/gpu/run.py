@@ -1,8 +1,8 @@
 """Runs the stages, most valuable first, each in a process with its own time limit; `run.sh` calls it.
 
-    python benchmarks/gpu/run.py OUT [--dry] [--minutes 8] [STAGE ...]
+    python -m benchmarks.gpu.run OUT [--dry] [--minutes 8] [STAGE ...]
 
-A stage is a module with `run(setup, report)`. A new one is a file and a line in `STAGES`.
+A stage is a module of this folder with `run(setup, report)`. A new one is a file and a line in `STAGES`.
 Those of `ON_REQUEST` run only where they are named.
 """
 
@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tables
-from run_setup import HERE, RunSetup
+from benchmarks.gpu import tables
+from benchmarks.gpu.run_setup import RunSetup
 
 #: How long a stage has to end by itself after it was asked to.
 GRACE_S = 5
@@ -40,21 +40,21 @@ class Stage:
 
 #: Most valuable first: a run that is cut off has what came before.
 STAGES = (
-    Stage("search-batch-1", "search_front", 190, ("1",)),
-    Stage("runtimes", "runtime_table", 95),
-    Stage("search-batch-32", "search_front", 80, ("32",)),
-    Stage("exports", "exported", 30),
-    Stage("repeatability", "aa_pairs", 40),
-    Stage("gpu-tests", "gpu_tests", 40),
+    Stage("search-batch-1", "benchmarks.gpu.search_front", 190, ("1",)),
+    Stage("runtimes", "benchmarks.gpu.runtime_table", 95),
+    Stage("search-batch-32", "benchmarks.gpu.search_front", 80, ("32",)),
+    Stage("exports", "benchmarks.gpu.exported", 30),
+    Stage("repeatability", "benchmarks.gpu.aa_pairs", 40),
+    Stage("gpu-tests", "benchmarks.gpu.gpu_tests", 40),
 )
 #: Run where they are named: with the others they would not end in the time of a whole run.
 ON_REQUEST = (
-    Stage("question-answering", "task_front", 240, ("question-answering",)),
-    Stage("sentence-similarity", "task_front", 180, ("sentence-similarity",)),
-    Stage("decoding", "decoding", 180),
+    Stage("question-answering", "benchmarks.gpu.task_front", 240, ("question-answering",)),
+    Stage("sentence-similarity", "benchmarks.gpu.task_front", 180, ("sentence-similarity",)),
+    Stage("decoding", "benchmarks.gpu.decoding", 180),
 )
 
-#: Runs this file with the arguments, in the environment, for at most so many seconds.
+#: Runs this module with the arguments, in the environment, for at most so many seconds.
 Start = Callable[[Sequence[str], Mapping[str, str], float], "subprocess.CompletedProcess[str]"]
 
 
@@ -63,7 +63,7 @@ def start_anew(
 ) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which is told to end at the limit, and then made to."""
     return subprocess.run(
-        ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, str(HERE / "run.py"), *arguments],
+        ["timeout", "-k", str(GRACE_S), f"{limit:.1f}", sys.executable, "-m", "benchmarks.gpu.run", *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

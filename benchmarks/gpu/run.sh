@@ -33,4 +33,4 @@ if [ ${#dry[@]} -eq 0 ]; then
     echo "no wheels in $here/bundle: going on with the packages of this machine" >&2
   fi
 fi
-exec "$python" "$here/run.py" "$out" "${dry[@]}" "$@"
+exec "$python" -m benchmarks.gpu.run "$out" "${dry[@]}" "$@"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import timed_models
+from benchmarks import timed_models
 
 BERT_BASE = {
     **timed_models.CONFIG,

@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import header
-import several
-import timed_models
-from run_setup import RunSetup
-from runtime_cases import MODELS, SHORTER, THINNER, WHOLE, Case, case_of, cases, dry_cases, named
-from tables import Report
-
+from benchmarks import header, timed_models
+from benchmarks.gpu import several
+from benchmarks.gpu.run_setup import RunSetup
+from benchmarks.gpu.runtime_cases import MODELS, SHORTER, THINNER, WHOLE, Case, case_of, cases, dry_cases, named
+from benchmarks.gpu.tables import Report
 from objectives import energy, latency, memory, roofline
 from objectives.bench import Batch, open_bench
 from objectives.ceilings import MeasuredCeilings, Meter

@@ -9,10 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import header
-from run_setup import HERE, RunSetup
-from tables import Report
-
+from benchmarks import header
+from benchmarks.gpu.run_setup import HERE, RunSetup
+from benchmarks.gpu.tables import Report
 from search.compose import Result
 from search.config.schema import RunConfig
 from search.front.formatting import describe
@@ -89,8 +88,7 @@ def config_of(setup: RunSetup, batch: str) -> RunConfig:
 
 def toy(folder: Path) -> Path:
     """The configuration of a search over a random model of two layers, with its files."""
-    import command
-    import tiny
+    from tests import command, tiny
 
     model, data = tiny.bert(folder / "bert"), tiny.data(folder / "data", train=256, held_back=64)
     space: dict[str, Any] = {"bits": {"precision": ["fp32"]}, "runtime": {"name": ["eager"]}}

@@ -5,21 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import runpy
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-if str(HERE.parent) not in sys.path:  # where `header` is
-    sys.path.append(str(HERE.parent))  # behind the others: a benchmark is called coverage, as a library is
-
-import header  # noqa: E402
-
-from objectives import clock  # noqa: E402
-from search.store import atomic  # noqa: E402
+from benchmarks import header
+from objectives import clock
+from search.store import atomic
 
 #: Letters of a cell in the text; the JSON has all of it.
 WIDEST = 90

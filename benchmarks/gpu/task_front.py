@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import header
-from run_setup import ROOT, RunSetup
-from search_front import COLUMNS, SPARE_S, TrialTable, log_of, results, show_front
-from tables import Report
-
+from benchmarks import header
+from benchmarks.gpu.run_setup import ROOT, RunSetup
+from benchmarks.gpu.search_front import COLUMNS, SPARE_S, TrialTable, log_of, results, show_front
+from benchmarks.gpu.tables import Report
 from search.config.schema import RunConfig
 from search.space.configured import configured
 
@@ -52,8 +51,7 @@ def config_of(setup: RunSetup, task: str) -> RunConfig:
 
 def toy(folder: Path, task: str) -> Path:
     """The configuration of a search over a random model of two layers, with its files."""
-    import command
-    import tiny
+    from tests import command, tiny
 
     rows: list[dict[str, Any]] = []
     judging = {*tiny.POSITIVE, *tiny.NEGATIVE}

@@ -1,32 +1,22 @@
-"""Benchmarks as scripts: what they promise, and how they say that it is missed. Their figures are not judged here."""
+"""Benchmarks: what they promise, and how they say that it is missed. Their figures are not judged here."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks import coverage, header, recorded_world, tasks, zero_shot
 
-
-def module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    sys.modules[name] = program  # a dataclass looks its module up
-    spec.loader.exec_module(program)
-    return program
-
-
-header = module("header")
+ROOT = Path(__file__).parents[2]
 ABOUT = {"cpu": "EPYC"}
 
 
@@ -68,17 +58,34 @@ def test_a_table_lines_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["coverage", "repeatability", "memory", "cost", "zero_shot"])
-def test_every_benchmark_is_a_script_with_the_same_options(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("-m", "benchmarks.coverage"),
+        ("-m", "benchmarks.repeatability"),
+        ("-m", "benchmarks.memory"),
+        ("-m", "benchmarks.zero_shot"),
+        ("benchmarks/cost.py",),
+    ],
+    ids=lambda program: program[-1],
+)
+def test_every_benchmark_is_a_module_or_a_script_with_the_same_options(program: tuple[str, ...]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # where the packages are installed, it is not needed
+    command = [sys.executable, *program, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert all(option in done.stdout for option in ("--quick", "--json", "--check", "exit 1"))
 
 
+def test_the_header_has_the_command_of_a_module_or_of_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["benchmarks/cost.py", "--quick"])
+    assert header.command_line() == "python benchmarks/cost.py --quick"
+    main.__spec__ = ModuleSpec("benchmarks.cost", None)
+    assert header.command_line() == "python -m benchmarks.cost --quick"
+
+
 def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_promised() -> None:
-    sys.modules["header"] = header
-    module("fresh_pairs")
-    coverage: Any = module("coverage")
     quick, long = coverage.TIERS
     runs = [coverage.repetition(case, quick, seed)[0] for case in coverage.CASES for seed in range(25)]
     again = coverage.repetition(coverage.CASES[0], quick, 3)[0]
@@ -92,7 +99,6 @@ def test_simulated_repetitions_depend_on_their_seed_alone_and_cover_about_as_pro
 def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncompressed_model() -> None:
     from tests.search import factory
 
-    tasks = module("tasks")
     front = factory.front()
     compared = tasks.chosen(front, tasks.GOALS["classification"])
     assert list(compared) == [tasks.EAGER, tasks.FP32, tasks.INT8, tasks.BEST]
@@ -111,7 +117,6 @@ def test_each_task_is_judged_by_its_own_factors_in_its_own_time() -> None:
     from search.tasks import TASKS
     from tests.search import factory
 
-    tasks = module("tasks")
     assert set(tasks.GOALS) == {task.name for task in TASKS}
     front = factory.front()
     goal = tasks.GOALS["causal-lm"]
@@ -156,25 +161,22 @@ def test_what_is_retrieved_untrained_is_measured_among_all_contexts_of_a_file(tm
         begins = ["oak" if text == "cedar?" else text.split()[0].strip("?") for text in texts]
         return np.eye(len(words))[[words.index(word) for word in begins]]
 
-    retrieved = module("zero_shot").measured(tmp_path / "trees.parquet", embed)
+    retrieved = zero_shot.measured(tmp_path / "trees.parquet", embed)
     assert (retrieved.questions, retrieved.contexts, retrieved.misplaced) == (4, 4, 1)
     recall, *_ = retrieved.metrics
     assert (recall.objective, recall.value, recall.samples) == ("recall_at_1", 0.75, 4)
 
 
 def test_latencies_left_out_of_a_recording_are_predicted_from_its_other_models() -> None:
-    sys.modules["header"] = header
-    module("timed_models")
-    world: Any = module("recorded_world")
     settings = [
         {"low_rank.rank": 1.0, "distill.width": 1.0, "distill.layers": n, "prune.heads": h, "prune.neurons": h}
         for n in (2, 4, 6)
         for h in (0.25, 0.5, 0.75, 1.0)
     ]
-    shapes = world.Shapes.from_json([world.shape_of(one).to_json()[0] for one in settings])
+    shapes = recorded_world.Shapes.from_json([recorded_world.shape_of(one).to_json()[0] for one in settings])
     ms = 0.2 + 0.1 * shapes.blocks + 3e-7 * shapes.weights
-    few, many = (world.predicted(shapes, ms, count, 0) for count in (3, 10))
+    few, many = (recorded_world.predicted(shapes, ms, count, 0) for count in (3, 10))
     assert max(few[0], many[0]) < 0.02 and many[1] > few[1]
     assert few[2] == many[2] == 1.0
     with pytest.raises(ValueError, match="rank and width must be 1"):
-        world.shape_of({**settings[0], "low_rank.rank": 0.5})
+        recorded_world.shape_of({**settings[0], "low_rank.rank": 0.5})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,14 @@ import numpy as np
 import pytest
 from causal import VOCABULARY, stored
 
+from benchmarks import caches
 from spaces.cache_settings import CacheSettings
 from spaces.generation.cache_size import cache_bytes
 from spaces.runtime import Context
 from spaces.runtimes import onnx
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 HEADS, WIDTH = (2, 1), 16  # of the stored model
 LENGTH = 128
-
-
-@pytest.fixture
-def caches(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("caches")
 
 
 class Here:
@@ -39,7 +32,7 @@ class Here:
     def close(self) -> None: ...
 
 
-def test_every_cache_is_measured_full_and_scored(caches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cache_is_measured_full_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stored(tmp_path / "model")
     onnx.Onnx().open(folder, caches.FP32, Context(threads=1))
     monkeypatch.setattr(caches, "Remote", Here)
@@ -62,7 +55,7 @@ def test_every_cache_is_measured_full_and_scored(caches: Any, tmp_path: Path, mo
 
 
 def test_beyond_the_positions_of_the_model_there_is_no_perplexity(
-    caches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stored(tmp_path / "model")
     monkeypatch.setattr(caches, "Remote", Here)
@@ -72,7 +65,7 @@ def test_beyond_the_positions_of_the_model_there_is_no_perplexity(
 
 
 def test_a_case_that_memory_does_not_hold_is_left_out_and_said(
-    caches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stored(tmp_path / "model")
     monkeypatch.setattr(caches, "Remote", Here)
@@ -82,7 +75,7 @@ def test_a_case_that_memory_does_not_hold_is_left_out_and_said(
     assert "left out: batch 1000000000 at 32 tokens" in capsys.readouterr().out
 
 
-def measured(caches: Any, **changes: dict[str, float]) -> list[dict[str, Any]]:
+def measured(**changes: dict[str, float]) -> list[dict[str, Any]]:
     """Figures that keep every promise, with these changes by kind of cache."""
     shares = {"int8": 0.3, "int4": 0.2}
     figures = [
@@ -108,6 +101,6 @@ def measured(caches: Any, **changes: dict[str, float]) -> list[dict[str, Any]]:
         ({"static": {"tpot_ms": 1.2}}, ["static over dynamic, TPOT at 1024 tokens"]),
     ],
 )
-def test_promises_are_of_bytes_and_perplexity(caches: Any, changes: dict[str, Any], missed: list[str]) -> None:
-    promises = caches.promises(measured(caches, **changes))
+def test_promises_are_of_bytes_and_perplexity(changes: dict[str, Any], missed: list[str]) -> None:
+    promises = caches.promises(measured(**changes))
     assert [promise.what for promise in promises if not promise.met] == missed

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import BATCH, FakeSide, Machine
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def fresh_pairs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("fresh_pairs")
+from benchmarks import fresh_pairs
 
 
 class Openings:
@@ -38,30 +30,30 @@ class Openings:
         side.pause()
 
 
-def sessions(fresh_pairs: Any, machine: Machine, candidates: Openings, baselines: Openings) -> Any:
+def sessions(machine: Machine, candidates: Openings, baselines: Openings) -> Any:
     return fresh_pairs.timed(candidates, baselines, [BATCH], fresh_pairs.lasting(4), 0, machine.read)
 
 
-def test_fresh_processes_of_both_sides_are_opened_for_each_pair_and_closed(fresh_pairs: Any) -> None:
+def test_fresh_processes_of_both_sides_are_opened_for_each_pair_and_closed() -> None:
     machine = Machine()
     candidates, baselines = Openings(machine, 5), Openings(machine, 10)
-    timed = sessions(fresh_pairs, machine, candidates, baselines)
+    timed = sessions(machine, candidates, baselines)
     assert len(timed) == candidates.opened == baselines.opened == fresh_pairs.PAIRS
     assert (candidates.open, baselines.open) == (0, 0)
     assert fresh_pairs.ratio(timed) == pytest.approx((2, 2, 2))
     assert fresh_pairs.median_ms(timed) == pytest.approx((5, 5, 5))
 
 
-def test_what_fresh_processes_differ_by_is_in_the_intervals(fresh_pairs: Any) -> None:
+def test_what_fresh_processes_differ_by_is_in_the_intervals() -> None:
     # Every second process is 4 % slower, each of them without any noise in itself.
     machine = Machine()
-    timed = sessions(fresh_pairs, machine, Openings(machine, 10, 10.4), Openings(machine, 10))
+    timed = sessions(machine, Openings(machine, 10, 10.4), Openings(machine, 10))
     for estimate, truth in ((fresh_pairs.ratio(timed), 1 / 1.02), (fresh_pairs.median_ms(timed), 10.2)):
         assert estimate.low < truth * 0.985
         assert estimate.high > truth * 1.015
 
 
-def test_the_blocks_of_all_pairs_take_the_time_that_is_asked_for(fresh_pairs: Any) -> None:
+def test_the_blocks_of_all_pairs_take_the_time_that_is_asked_for() -> None:
     protocol = fresh_pairs.lasting(4.0)
     assert protocol.blocks == fresh_pairs.LONG.blocks
     assert fresh_pairs.PAIRS * 2 * protocol.blocks * protocol.block_s == pytest.approx(4.0)

@@ -7,13 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import closure
-import half
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from benchmarks.gpu import closure, half
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
 

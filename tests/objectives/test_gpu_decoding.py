@@ -13,18 +13,13 @@ from typing import Any
 import command
 import numpy as np
 import pytest
-import run
 import torch
-
-# isort: split
-# After `run`, with which the module `header` of the benchmarks is found.
-import decoder
-import decoding
-from decoder import COMPILED, COMPILED_GRAPH, CUDA_GRAPH, EAGER, TOY, WHOLE, Decoder, Deployment
-from run_setup import RunSetup
-from tables import Report, Tables
 from torch import Tensor
 
+from benchmarks.gpu import decoder, decoding, run
+from benchmarks.gpu.decoder import COMPILED, COMPILED_GRAPH, CUDA_GRAPH, EAGER, TOY, WHOLE, Decoder, Deployment
+from benchmarks.gpu.run_setup import RunSetup
+from benchmarks.gpu.tables import Report, Tables
 from objectives.process import Remote
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +36,7 @@ def find(name, *others):
     return None if name.split(".")[0] in MISSING else find_spec(name, *others)
 
 PathFinder.find_spec = staticmethod(find)
-import run
-import decoder, decoding
+from benchmarks.gpu import decoder, decoding, run
 for group, _ in decoding.GROUPS:
     for deployment in group:
         try:
@@ -95,7 +89,7 @@ def test_the_dry_run_fills_the_table_and_judges_the_best_deployment(
 
 
 def test_it_runs_without_the_packages_of_the_bundle() -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)])}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert f", {decoding.DRY_CALLS.new_tokens})" in done.stdout
@@ -115,7 +109,7 @@ def test_a_deployment_that_fails_is_a_row_with_its_reason_and_the_others_are_tim
     monkeypatch.setattr(decoding, "Remote", Local)
     monkeypatch.setattr(decoding, "Decoder", opened)
     monkeypatch.setattr(decoder.CopyMeter, "copied", killed)
-    monkeypatch.setattr("tables.text_of", lambda data: "")
+    monkeypatch.setattr("benchmarks.gpu.tables.text_of", lambda data: "")
     tables = Tables(tmp_path)
     tables.begin({}, [])
     report = Report(tables, "decoding")

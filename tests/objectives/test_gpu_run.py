@@ -13,16 +13,17 @@ from typing import Any
 
 import command
 import pytest
-import run
-from run_setup import RunSetup
+
+from benchmarks.gpu import run, task_front
+from benchmarks.gpu.run_setup import RunSetup
 
 from objectives import campaign
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu"
 RUNNER = """
-import run
-from run_setup import RunSetup
+from benchmarks.gpu import run
+from benchmarks.gpu.run_setup import RunSetup
 stages = [run.Stage(name, name, limit) for name, limit in {stages!r}]
 failures = run.run(stages, RunSetup(run.Path({out!r}), dry=True), {seconds})
 print(failures)
@@ -52,7 +53,7 @@ def ran(tmp_path: Path, stages: list[tuple[str, float]], seconds: float = 60) ->
     """(failures, what is in the JSON, the output folder) of stages whose modules are in `tmp_path`."""
     out = tmp_path / "out"
     script = RUNNER.format(stages=stages, out=str(out), seconds=seconds)
-    paths = os.pathsep.join([str(tmp_path), str(FOLDER), str(ROOT)])
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     env = {**os.environ, "PYTHONPATH": paths, "GPU_WORK": str(tmp_path / "work")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
     return int(done.stdout.split()[-1]), json.loads((out / "tables.json").read_text()), out
@@ -96,8 +97,8 @@ def test_no_stage_begins_when_the_time_of_all_is_over_and_tables_of_other_stages
 
 
 def test_the_readme_names_every_stage_with_its_limit_and_all_of_them_fit_into_eight_minutes() -> None:
-    script = "import run; print([[s.name, s.limit_s] for s in run.STAGES])"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)])}
+    script = "from benchmarks.gpu import run; print([[s.name, s.limit_s] for s in run.STAGES])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     stages = json.loads(done.stdout.replace("'", '"'))
     assert sum(limit for _, limit in stages) <= 480
@@ -163,11 +164,9 @@ def test_the_dry_run_fills_every_table_on_the_cpu(tmp_path: Path, monkeypatch: p
     assert all(row["outcome"] == "skipped" for row in stages["gpu-tests"]["rows"])
 
 
-@pytest.mark.parametrize("task", [stage.name for stage in run.ON_REQUEST if stage.module == "task_front"])
+@pytest.mark.parametrize("task", [stage.name for stage in run.ON_REQUEST if stage.module == task_front.__name__])
 def test_the_stage_of_a_task_searches_its_embedded_example(tmp_path: Path, task: str) -> None:
     """Its settings hold for the example, and dry there are rows to search over."""
-    import task_front
-
     from search.space.configured import configured
 
     file = ROOT / "search" / "quickstart" / f"{task}.yaml"

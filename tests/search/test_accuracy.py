@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import worlds
 
 from objectives.quality import metric_named
 from search.propose.surrogate.quality import DecayMean, QualityModel, QualityObservation
 from search.space.deployments import Deployment
+from tests import worlds
 
 ONE, OTHER = ("eager", "fp32"), ("onnx", "int8")
 

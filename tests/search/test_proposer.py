@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import worlds
 from optuna.trial import TrialState
-from worlds import World
 
 from search.front.outcome import Outcome
 from search.propose.samplers import SAMPLERS
 from search.propose.study import OUTCOME
+from tests import worlds
+from tests.worlds import World
 
 TRIALS = 70
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-import worlds
 from optuna.trial import TrialState
-from worlds import World
 
 from objectives.latency import P50
 from objectives.quality import metric_named
@@ -23,6 +21,8 @@ from search.space.deployments import Deployment, siblings
 from search.space.space import Params, Space
 from spaces.knob import Knob
 from spaces.recipe import Recipe, Step
+from tests import worlds
+from tests.worlds import World
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))

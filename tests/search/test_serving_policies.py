@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
-from worlds.oracle import upper_bound
-from worlds.policies import SlackFit, Thresholds
-from worlds.serving import Machine, simulate
 
 from search.serve.batching import Limits
 from search.serve.policy import BacklogFit, Fixed
 from search.serve.variants import Variant
+from tests.worlds.arrivals import SHAPES, Arrivals, made_up_trace, read_trace, scaled, shaped
+from tests.worlds.oracle import upper_bound
+from tests.worlds.policies import SlackFit, Thresholds
+from tests.worlds.serving import Machine, simulate
 
 VARIANTS = tuple(
     Variant(number, 1 - loss / 100, loss, ((1, ms / 1e3),), 32, 1.5)

@@ -1,6 +1,6 @@
 """Worlds to search without training anything, for tests and benchmarks of the search itself."""
 
-from worlds.searching import Trace, TrueCosts, search
-from worlds.truth import World, synthetic
+from tests.worlds.searching import Trace, TrueCosts, search
+from tests.worlds.truth import World, synthetic
 
 __all__ = ["Trace", "TrueCosts", "World", "search", "synthetic"]

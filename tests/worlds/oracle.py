@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from search.serve.batching import Limits
 from search.serve.variants import Variant
-from worlds.arrivals import Arrivals
-from worlds.serving import Machine
+from tests.worlds.arrivals import Arrivals
+from tests.worlds.serving import Machine
 
 
 def upper_bound(

@@ -35,7 +35,7 @@ from search.propose.surrogate.surrogate import Aims, CostModel, Surrogate
 from search.space.deployments import Deployment, siblings
 from search.space.space import Params
 from spaces.recipe import Recipe
-from worlds.truth import World
+from tests.worlds.truth import World
 
 ACCURACY = metric_named("accuracy").objective
 TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))

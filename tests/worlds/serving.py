@@ -14,7 +14,7 @@ from search.serve.batching import Batcher, Limits, Request, RequestBatch
 from search.serve.controller import Controller
 from search.serve.policy import Policy
 from search.serve.variants import P99_DEVIATIONS, Variant
-from worlds.arrivals import Arrivals
+from tests.worlds.arrivals import Arrivals
 
 
 @dataclass(frozen=True)
