@@ -234,11 +234,11 @@ def _limit_threads(threads: int) -> None:
 
 
 def _nothing() -> None:
-    """The host has nothing to wait for."""
+    """On a CPU a call has ended when it returns, so there is nothing to wait for."""
 
 
 def _torch() -> Any:
-    """torch, which only a CUDA device needs here: a CPU runtime may well do without."""
+    """The module torch. Only CUDA needs it here, and runtimes on a CPU may do without its import."""
     import torch
 
     return torch

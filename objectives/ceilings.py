@@ -60,7 +60,7 @@ class MeasuredCeilings:
             self._bandwidths[rounded] = self.measure("bandwidth", rounded)
         return self._bandwidths[rounded]
 
-    def look_again(self) -> None:
+    def measure_again(self) -> None:
         """Measure every known ceiling again and keep the higher value, in case the first measurement was disturbed."""
         for precision, peak in self._peaks.items():
             self._peaks[precision] = max(peak, self.measure("peak", precision))

@@ -62,7 +62,7 @@ def preload(*names: str) -> None:
 
 
 def _server_for(waiting: Waiting) -> _Server:
-    """The server of workers that wait so; one is enough where the user's own threads sleep too."""
+    """The fork server whose workers wait in this way; the passive one for all where the user's OpenMP is passive."""
     return _SERVERS["passive" if is_passive() else waiting]
 
 
@@ -93,7 +93,7 @@ class _Popen(popen_forkserver.Popen):
 
 
 class ServedProcess(multiprocessing.process.BaseProcess):
-    """A process that runs `serve(*arguments)`, forked from the server for its `waiting`."""
+    """A process that runs `serve(*arguments)`. The fork server it comes from decides how its OpenMP threads wait."""
 
     _start_method = "forkserver"
 

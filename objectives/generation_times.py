@@ -32,7 +32,7 @@ LATER = tuple(objective.name for objective in (TPOT, TPOT_P90, TPOT_P99))
 
 
 def whole_call(median: Measurement) -> Measurement:
-    """The median time of a call that generates, under its own name."""
+    """The median time of a generating call as `generate_ms`, from the same time as `latency_p50_ms`."""
     return replace(median, objective=GENERATE.name)
 
 

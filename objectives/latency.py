@@ -138,7 +138,10 @@ def _conditions(session: Session, protocol: Protocol, loose: Sequence[str]) -> d
 def call_times(
     blocks: Blocks, tokens: Sequence[Sequence[Floats]], rows: int, seed: int, conditions: Mapping[str, Any]
 ) -> list[Measurement]:
-    """`clock_times`, and what `tokens` (by process and block, as `generation_times.token_times` has them) add."""
+    """The measurements of `clock_times`, and those of single tokens where calls generate.
+
+    `tokens` are the times of tokens by process and block, as `generation_times.token_times` takes them.
+    """
     figures = clock_times(blocks, rows, seed, conditions)
     generated = generation_times.token_times(tokens, rows, seed, conditions) if tokens else []
     return [*figures, *([generation_times.whole_call(figures[0])] if generated else []), *generated]
@@ -170,7 +173,7 @@ def device_time(blocks: Blocks, seed: int, conditions: Mapping[str, Any]) -> Mea
 
 
 def first_call(milliseconds: Sequence[float], blocks: Blocks, conditions: Mapping[str, Any]) -> list[Measurement]:
-    """The time of the first call, and what of it usual calls do not take.
+    """The time of the first call, and how much longer it takes than a usual call (compilation).
 
     `milliseconds` has the first call of each process, `blocks` the ms of its usual ones by block.
     """

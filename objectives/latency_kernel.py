@@ -1,6 +1,6 @@
-"""The kernel of what a sum of costs leaves of log latencies: see `objectives.latency_model`.
+"""The kernel of the Gaussian process over the residuals of log latencies that the costs of `latency_model` leave.
 
-Its inputs are the `shapes.coordinates`, then the share of the time that each of F costs is.
+Its inputs are the `shapes.coordinates` of a model, then the shares of its predicted time that each of F costs has.
 """
 
 from __future__ import annotations

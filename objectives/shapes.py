@@ -65,7 +65,12 @@ class Shapes:
 
     @classmethod
     def of(cls, sizes: Sizes, hidden: int, tables: int = 0, vectors: int = 0, tied: int = 0) -> Shapes:
-        """One model. `tables`, `vectors` and `tied` are numbers of elements, on which its time does not depend."""
+        """The sizes of one model.
+
+        Args:
+            tables, vectors, tied: elements of embedding tables, of biases and norms, and of a head that is the token
+                table. They count for storage; the time of a call does not depend on them.
+        """
         kinds = sorted(Counter(sizes.token_matrices).items())
         matrices = np.array([[float(count), *map(float, kind)] for kind, count in kinds]).reshape(-1, 3)
         scalars = {

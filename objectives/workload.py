@@ -116,9 +116,9 @@ class Frame:
         return left if len(left) else whole
 
     def row(self, text: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(token ids, token types) of a framed row, (L,) each, of `text` (L,) cut to make room for the frame.
+        """(token ids, token types) of a row, (L,) each: `text` (L,) cut to make room for the special tokens.
 
-        A row that is too short for the frame has the end of the frame.
+        A row that is too short for all special tokens has the last ones.
         """
         marks = sum(map(len, self.around))
         share = np.array_split(text[: max(0, len(text) - marks)], len(self.around) - 1)
@@ -141,15 +141,16 @@ def inputs(
     lengths: Sequence[int] = (),
     together: Sequence[int] = (),
 ) -> list[dict[str, np.ndarray]]:
-    """`BATCHES` batches of random texts, framed, each name (B, L) int64; shorter rows are padded and masked.
+    """`BATCHES` batches of random texts between the tokenizer's special tokens, (B, L) int64 by input name.
 
-    B is the workload's batch; with `together` the number of rows of so many groups.
+    Shorter rows are padded and masked. B is the workload's batch; with `together` it is the number of rows in so many
+    groups.
 
     Args:
         workload: batch, length (in tokens, the frame's among them) and seed. With new tokens each batch has
             "new_tokens" (B,) too.
         input_names: what the model takes, of input_ids, attention_mask, token_type_ids, position_ids.
-        frame: the tokenizer's.
+        frame: the special tokens that the tokenizer puts around a text.
         lengths: token counts of the user's rows, as the model would see them (truncated); needed for "data".
         together: sizes of the groups of neighbouring rows that stay together, as the windows of a question do; a group
             counts as one row of the batch. They sum to the number of `lengths`; empty: each row is its own group.

@@ -20,7 +20,9 @@ def write(folder: Path, batch: Mapping[str, np.ndarray]) -> None:
 
 
 def read(folder: Path, user: str = "int8-static") -> list[dict[str, np.ndarray]]:
-    """Every row by itself, (1, length) int64 by input name, so that no padding widens a range. `user` needs them.
+    """The calibration rows, (1, length) int64 by input name each; without padding, which would widen ranges.
+
+    `user` is the precision that needs them, for the message.
 
     Raises:
         Infeasible: the folder has no `calibration.npz`.

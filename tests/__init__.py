@@ -1,1 +1,1 @@
-"""The tests, and what benchmarks use of them: worlds to search, tiny models, and the configuration of a quick search."""
+"""The tests, and what benchmarks use of them: worlds to search, tiny models, the settings of a quick search."""

@@ -13,7 +13,7 @@ from search.errors import UserError, listed, unknown
 
 
 class Command(TyperCommand):
-    """A command of the program, whose process is the program's own."""
+    """A command with this program's usage errors, that silences libraries for its whole process."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with _telling(ctx, args):

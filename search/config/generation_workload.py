@@ -14,7 +14,9 @@ DEFAULT_PROMPT, DEFAULT_NEW_TOKENS = 128, 32
 
 
 def checked_workload(config: RunConfig, generating: Collection[str], source: Source) -> WorkloadConfig:
-    """The workload of `config`: of one of the `generating` tasks with its prompt, which is its length, and new tokens.
+    """The workload of `config`. One of a `generating` task gets its numbers of prompt and new tokens.
+
+    The length of its rows is that of the prompt.
 
     Raises:
         UserError: a prompt, new tokens or an objective of tokens for a task that generates none, or a length for one
@@ -35,7 +37,7 @@ def checked_workload(config: RunConfig, generating: Collection[str], source: Sou
 
 
 def _refuse_later_tokens(config: RunConfig, source: Source) -> None:
-    """Raise UserError for objectives and limits of the tokens after the first, where there is one alone."""
+    """Raise UserError for objectives and limits of later tokens, where a call generates one token only."""
     from objectives import generation_times
 
     rule = "left out with workload.new_tokens: 1, which has no token after the first"

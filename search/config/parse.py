@@ -23,7 +23,7 @@ UNKNOWN_KEY_ERRORS = ("unexpected_keyword_argument", "is_instance_of")
 
 
 def switched(value: Any) -> Any:
-    """True or False for a word that switches, `value` itself otherwise."""
+    """True or False for a word such as "on" or "no" (`SWITCHES`), any other value unchanged."""
     return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 

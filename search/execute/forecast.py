@@ -42,7 +42,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one recovery trains on, at most: rows and tokens of one pass, and how many passes there are."""
+    """The most that one recovery trains on: rows and tokens of an epoch, and the number of epochs."""
 
     rows: float
     tokens: int
@@ -50,7 +50,7 @@ class Trained:
 
 
 def trained(config: RunConfig, encoded: Encoded, share: float) -> Trained:
-    """That of a search, from the rows `encoded`, which are `share` of the training split."""
+    """What one recovery of this search trains on; `encoded` holds a `share` (0 to 1) of the training rows."""
     recover, every = config.recover, len(encoded) / share
     rows = min(recover.rows or every, every)
     tokens = max(1, round(rows * float(encoded.lengths.mean())))

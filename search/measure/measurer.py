@@ -290,7 +290,7 @@ class Measurer:
         plan = build.precision_of(recipe)
         on_disk = size.size(self.complete(recipe, folder), registry.runtime_named(recipe.runtime.name).files(plan))
         count = size.parameters(json.loads((folder / "about.json").read_text())["params"])
-        figures, rows = {on_disk.objective: on_disk, count.objective: count}, self._prepared.config.workload.batch
-        return figures | (
-            kv_caches.predicted(recipe, folder, self.context, rows) if self._prepared.task.generates else {}
-        )
+        figures = {figure.objective: figure for figure in (on_disk, count)}
+        if not self._prepared.task.generates:
+            return figures
+        return figures | kv_caches.predicted(recipe, folder, self.context, self._prepared.config.workload.batch)

@@ -288,7 +288,7 @@ class Timings:
         ceiling = ceilings(self._prepared.context.device, self._prepared.context.threads)
         floor = roofline.floor(sizes, inputs, precision, ceiling)
         if roofline.below_floor(floor, timed[LATENCY]):
-            ceiling.look_again()
+            ceiling.measure_again()
             floor = roofline.floor(sizes, inputs, precision, ceiling)
         return roofline.held_against(floor, timed, LATENCY)
 

@@ -53,7 +53,10 @@ def context_of(config: RunConfig) -> Context:
 
 
 def _check_prompt(config: RunConfig, name: str, mark: str, key: str) -> None:
-    """Raise UserError for a workload beside the main one whose prompts do not fit into the caches of that."""
+    """Raise UserError for a further workload (`mark`) with prompts longer than those of the main workload.
+
+    Caches are allocated for the prompts of the main one.
+    """
     load = config.workload
     if not mark or load.prompt is None:
         return

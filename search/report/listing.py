@@ -100,5 +100,5 @@ def _precisions(names: Sequence[str]) -> str:
 
 
 def _marked(knob: str, value: Value) -> str:
-    """A value of a knob, with a word for what has not yet run where it belongs."""
+    """A value of a knob, marked "(experimental)" where it has not yet run on the device that it is for."""
     return f"{value} (experimental)" if value in registry.EXPERIMENTAL.get(knob, ()) else str(value)

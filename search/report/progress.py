@@ -71,7 +71,7 @@ class Lines:
 
 
 class Pace:
-    """Time left, from the pace since the first trial of this run (what came before it comes only once)."""
+    """The expected time left, from the pace of this run's trials alone: its preparation comes only once."""
 
     def __init__(self, total: int) -> None:
         self._total = total

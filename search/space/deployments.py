@@ -49,17 +49,17 @@ class Deployment(NamedTuple):
 
 
 def is_of_deployment(name: str) -> bool:
-    """Whether the knob `<axis>.<knob>` affects only how weights are run, not the weights.
+    """Whether the knob `<axis>.<knob>` is a part of the deployment: the runtime, the precision or the cache.
 
-    (Finer settings of the precision are asked for beside each set of weights: `siblings`.)
+    Finer settings of the precision, such as `bits.head`, are not: `siblings` adds them to each deployment.
     """
     return name in (RUNTIME, PRECISION) or name.startswith("cache.")
 
 
 def fixed_precision(knobs: Mapping[str, Knob]) -> dict[str, Value]:
-    """Finer settings of a precision that have one value in this space, and not off, by `<axis>.<knob>`.
+    """Finer settings of a precision (such as `bits.head`) that the space fixes at a value other than off.
 
-    They belong to every deployment of the precisions that they need, those of the uncompressed model included.
+    By `<axis>.<knob>`. Every deployment with a precision that they apply to has them, also the uncompressed model's.
     """
     return {
         name: knob.single

@@ -71,7 +71,7 @@ class Space:
         return full if CACHE not in self.knobs or RUNTIME not in full else {**full, **self._with_a_cache(full)}
 
     def _with_a_cache(self, params: Params) -> dict[str, Value]:
-        """Settings of the cache in place of those that no deployment here has."""
+        """The settings of the runtime's first cache where `params` name one that it does not have; else empty."""
         wanted = Deployment.of(params)
         here = [d for d in self.deployments if (d.runtime, d.precision) == (wanted.runtime, wanted.precision)]
         if not here or wanted in here:

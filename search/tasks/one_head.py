@@ -60,11 +60,11 @@ class BaseTask:
         return ""
 
     def most_rows(self, rows: int, max_length: int) -> int:
-        """`rows`: a row costs what a row of a usual task does."""
+        """`rows` itself: a row costs as much as a row of a usual task."""
         return rows
 
     def forecast_rows(self, rows: Any) -> tuple[Encoded, np.ndarray] | None:
-        """Nothing: its recoveries are short, and `plan` times none of their steps."""
+        """None: recoveries of these tasks are short, so `plan` does not time their training steps."""
         return None
 
     def paired(self, data: Any) -> bool:

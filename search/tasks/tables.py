@@ -112,7 +112,7 @@ def _from_hub(data: DataConfig, split: str, where: Where) -> Any:
 
 @contextmanager
 def _asking(first: Exception, where: str) -> Iterator[None]:
-    """Reports `first`, the error of the request, where the hub fails too when it is asked for the cause."""
+    """Around questions to the hub about a failed request: if they fail too, `first`, the request's error, is raised."""
     try:
         yield
     except UserError:

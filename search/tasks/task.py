@@ -242,10 +242,10 @@ class Task(Protocol):
         ...
 
     def asked(self, rows: Any) -> Any:
-        """A part of what a user asks, without references, for `encode`.
+        """The rows that a user gives to a loaded model, as a `Part` without references, for `encode`.
 
-        Of tasks whose `reply_model` is the one for all tasks (`search.serve.replies`): their `Rows` have
-        `replies(output)`, a list.
+        Only tasks that use the common `reply_model` (`search.serve.replies`) need it. Their `Rows` also have
+        `replies(output)`, which lists one answer a row.
 
         Raises:
             TypeError, ValueError: the rows are not what the task takes.

@@ -91,7 +91,7 @@ class ScoringProgram(Protocol):
 
 @runtime_checkable
 class RewindingProgram(Program, Protocol):
-    """A program that reads several tokens of a row in one call, and takes the last ones back."""
+    """A program that reads several tokens of a row in one call, and can remove the last ones from its cache again."""
 
     @property
     def rewinds(self) -> bool:

@@ -129,7 +129,7 @@ def test_a_ceiling_is_measured_once_and_the_better_of_two_looks_counts() -> None
     ceilings = Counting(5.0, 7.0, 6.0, 6.0)
     assert [ceilings.peak("fp32"), ceilings.peak("fp32"), ceilings.bandwidth(5_000_000)] == [5.0, 5.0, 7.0]
     assert ceilings.bandwidth(4_200_000) == 7.0  # the same power of two
-    ceilings.look_again()
+    ceilings.measure_again()
     assert (ceilings.peak("fp32"), ceilings.bandwidth(5_000_000)) == (6.0, 7.0)
     assert ceilings.asked == [("peak", "fp32"), ("bandwidth", 1 << 22), ("peak", "fp32"), ("bandwidth", 1 << 22)]
 

@@ -226,7 +226,7 @@ def sizes(axis: Axis, shape: Shape) -> list[Knob]:
 
 
 def middling(axis: Axis, shape: Shape) -> dict[str, Value]:
-    """Every size of an axis set between its ends, its modes off."""
+    """Every size of an axis set between its ends, its methods off."""
     settings: dict[str, Value] = {k.name: k.off for k in axis.knobs(shape)}
     for knob in sizes(axis, shape):
         others = [v for v in knob.values() if v != knob.off]

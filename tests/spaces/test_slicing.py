@@ -28,7 +28,7 @@ def test_runs_are_spelled_by_their_ends(indices: list[int], text: str) -> None:
     assert encode_ranges(indices) == text and decode_ranges(text) == list(indices)
 
 
-def made() -> nn.ModuleDict:
+def small_modules() -> nn.ModuleDict:
     torch.manual_seed(0)
     rms = type(subject("llama").model.backbone.norm)(6, eps=1e-3)
     modules = {
@@ -54,7 +54,7 @@ def cut(root: nn.Module, cuts: dict[str, Cut]) -> nn.Module:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_cut_linear_gives_the_kept_rows_where_the_cut_inputs_are_zero(seed: int) -> None:
-    rng, root = random.Random(seed), made()
+    rng, root = random.Random(seed), small_modules()
     rows, columns = (sorted(rng.sample(range(n), rng.randint(1, n))) for n in (5, 6))
     smaller = cut(root, {name: Cut(rows=rows, columns=columns) for name in ("biased", "plain")})
     x = torch.zeros(4, 6)
@@ -65,7 +65,7 @@ def test_a_cut_linear_gives_the_kept_rows_where_the_cut_inputs_are_zero(seed: in
 
 
 def test_tables_and_norms_keep_their_coordinates_and_their_settings() -> None:
-    root, indices = made(), [0, 2, 5]
+    root, indices = small_modules(), [0, 2, 5]
     smaller = cut(root, {"table": Cut(columns=indices), "norm": Cut(rows=indices), "rms": Cut(rows=indices)})
     ids = torch.arange(9)
     torch.testing.assert_close(smaller["table"](ids), root["table"](ids)[:, indices])
@@ -77,7 +77,7 @@ def test_tables_and_norms_keep_their_coordinates_and_their_settings() -> None:
 
 
 def test_a_cut_of_nothing_is_a_copy_and_the_source_is_untouched() -> None:
-    root = made()
+    root = small_modules()
     before = {n: t.clone() for n, t in root.state_dict().items()}
     smaller = cut(root, {"biased": Cut(), "plain": Cut(rows=[0]), "table": Cut(), "norm": Cut(rows=range(6))})
     assert torch.equal(smaller["biased"].weight, root["biased"].weight)
@@ -86,7 +86,7 @@ def test_a_cut_of_nothing_is_a_copy_and_the_source_is_untouched() -> None:
 
 
 def test_precision_is_kept() -> None:
-    assert cut(made().double(), {"biased": Cut(rows=[1])})["biased"].weight.dtype == torch.float64
+    assert cut(small_modules().double(), {"biased": Cut(rows=[1])})["biased"].weight.dtype == torch.float64
 
 
 def test_renamed_modules_are_read_where_they_were() -> None:

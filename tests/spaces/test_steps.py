@@ -20,7 +20,7 @@ def test_axes_that_are_off_leave_nothing_behind() -> None:
 
 
 @AXES
-def test_a_mode_alone_does_not_switch_an_axis_on(axis: Axis) -> None:
+def test_a_method_alone_does_not_switch_an_axis_on(axis: Axis) -> None:
     shape = subject().statistics.shape
     for knob in axis.knobs(shape):
         if knob.method:
@@ -39,11 +39,11 @@ def test_a_step_names_what_is_not_off_and_nothing_else(axis: Axis) -> None:
             assert build.steps_of({**settings, f"{axis.name}.{knob.name}": value}, shape) == (
                 Step(axis.name, {knob.name: value}),
             )
-        for mode in (k for k in knobs if k.method):
-            other = next(v for v in mode.values() if v != mode.off)
-            (step,) = build.steps_of({f"{axis.name}.{knob.name}": value, f"{axis.name}.{mode.name}": other}, shape)
-            applies = mode.applies({**{k.name: k.off for k in knobs}, knob.name: value})
-            assert step.settings == ({knob.name: value, mode.name: other} if applies else {knob.name: value})
+        for method in (k for k in knobs if k.method):
+            other = next(v for v in method.values() if v != method.off)
+            (step,) = build.steps_of({f"{axis.name}.{knob.name}": value, f"{axis.name}.{method.name}": other}, shape)
+            applies = method.applies({**{k.name: k.off for k in knobs}, knob.name: value})
+            assert step.settings == ({knob.name: value, method.name: other} if applies else {knob.name: value})
 
 
 def test_blocks_stay_wide_only_under_an_integer_precision() -> None:

@@ -130,7 +130,10 @@ class TableCostModel:
         return megabytes
 
     def _stored_as(self, settings: Params) -> tuple[str, str, int]:
-        """Precisions of tables and head, "" where they follow, and the number of fp32 blocks; as for `megabytes_of`."""
+        """(precision of the tables, of the head, number of fp32 blocks), as `megabytes_of` takes them.
+
+        "" is the precision that tables or head have without a setting of their own.
+        """
         precision, tables = str(settings[PRECISION]), str(settings.get(TABLES, EMBEDDING_PRECISIONS[0]))
         blocks = int(settings.get("bits.fp32_blocks", 0)) if precision in INTEGER else 0
         own = str(settings.get("bits.head", HEAD_PRECISIONS[0])) if precision in WITH_A_HEAD else HEAD_PRECISIONS[0]
