@@ -167,7 +167,7 @@ def test_the_model_is_of_the_1b_class_in_bf16_with_exact_rotary_frequencies() ->
 
 
 def test_the_goal_is_judged_by_the_best_deployment_that_a_search_can_choose(tmp_path: Path) -> None:
-    class Rows(Report):
+    class FilledReport(Report):
         def __init__(self) -> None:
             shares = ((EAGER, 10.0), (CUDA_GRAPH, 61.0), (COMPILED_GRAPH, 80.0))
             self.rows = [{**decoding.named(Deployment(r, "static", "bf16")), "roofline %": s} for r, s in shares]
@@ -176,6 +176,6 @@ def test_the_goal_is_judged_by_the_best_deployment_that_a_search_can_choose(tmp_
         def goals(self, promises: Any) -> None:
             [self.goal] = promises
 
-    rows = Rows()
+    rows = FilledReport()
     decoding.Stage(RunSetup(tmp_path, dry=True), rows, decoding.CALLS).judge()
     assert rows.goal.met and rows.goal.value == 0.61 and "(cuda_graph, static cache, bf16)" in rows.goal.what

@@ -30,8 +30,8 @@ def fill_all(folder: Path) -> None:
 
 def test_an_entry_is_made_once(tmp_path: Path) -> None:
     store, built = Store(tmp_path), []
-    folder, made = store.make("weights", KEY, built.append)
-    assert made and len(built) == 1
+    folder, is_new = store.make("weights", KEY, built.append)
+    assert is_new and len(built) == 1
     assert store.make("weights", KEY, built.append) == (folder, False) and len(built) == 1
     assert store.make("weights", {"number": 1}, built.append)[1] and store.make("teacher", KEY, built.append)[1]
 

@@ -28,19 +28,19 @@ from . import factory
 CPU = Context(threads=1)
 
 
-class Maker:
+class FakeOpener:
     """Stands in for a process that opens a model, and so makes what its runtime runs."""
 
     def __init__(self) -> None:
-        self.made: list[tuple[str, list[str]]] = []
+        self.written: list[tuple[str, list[str]]] = []
 
     def __call__(self, folder: Path, runtime: str, plan: Plan, context: Context) -> None:
         assert (folder / "model.safetensors").read_bytes() == b"weights", "what it is made of is there"
         there = sorted(p.name for p in folder.glob("onnx/*"))
         for name in registry.runtime_named(runtime).files(plan):
-            self.made.append((name, there))
+            self.written.append((name, there))
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(f"{name} number {len(self.made)}")
+            (folder / name).write_text(f"{name} number {len(self.written)}")
         (folder / "onnx" / "a-step-on-the-way.onnx").write_text("x")
 
 
@@ -81,27 +81,27 @@ def test_after_a_search_every_published_entry_is_what_it_was_when_it_was_publish
 
 
 def test_a_graph_is_an_entry_of_its_own_and_made_once(tmp_path: Path) -> None:
-    store, maker = Store(tmp_path), Maker()
+    store, opener = Store(tmp_path), FakeOpener()
     source = weights(store)
-    folder = Graphs(store, maker).folder(recipe(), source, CPU)
+    folder = Graphs(store, opener).folder(recipe(), source, CPU)
     assert (
         folder.parent.name == GRAPHS_STAGE and (folder / "onnx" / "fp32.onnx").read_text() == "onnx/fp32.onnx number 1"
     )
     assert {p.name for p in folder.iterdir()} == {p.name for p in source.iterdir()} | {"onnx"}
     assert [p.name for p in (folder / "onnx").iterdir()] == ["fp32.onnx"]
-    assert Graphs(Store(tmp_path), maker).folder(recipe(), source, CPU) == folder
-    assert Graphs(store, maker).folder(recipe(runtime="eager"), source, CPU) == source
-    assert len(maker.made) == 1 and unlike_their_manifests(tmp_path) == {}
+    assert Graphs(Store(tmp_path), opener).folder(recipe(), source, CPU) == folder
+    assert Graphs(store, opener).folder(recipe(runtime="eager"), source, CPU) == source
+    assert len(opener.written) == 1 and unlike_their_manifests(tmp_path) == {}
 
 
 def test_an_integer_graph_is_made_from_the_plain_one_that_is_there(tmp_path: Path) -> None:
-    store, maker = Store(tmp_path), Maker()
-    source, graphs = weights(store), Graphs(store, maker)
+    store, opener = Store(tmp_path), FakeOpener()
+    source, graphs = weights(store), Graphs(store, opener)
     folders = {
         precision: graphs.folder(recipe(precision), source, CPU) for precision in ("int8", "int8-static", "fp32")
     }
     assert len(set(folders.values())) == 3
-    assert maker.made == [
+    assert opener.written == [
         ("onnx/fp32.onnx", []),
         ("onnx/int8.onnx", ["fp32.onnx"]),
         ("onnx/int8-static.onnx", ["fp32.onnx"]),
@@ -122,23 +122,23 @@ def test_the_plan_that_a_graph_is_made_from_ends_at_the_export(precision: str, e
 
 
 def test_another_exporter_or_other_weights_make_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, maker = Store(tmp_path), Maker()
-    first = Graphs(store, maker).folder(recipe(), weights(store), CPU)
+    store, opener = Store(tmp_path), FakeOpener()
+    first = Graphs(store, opener).folder(recipe(), weights(store), CPU)
     monkeypatch.setattr(onnx, "versions", lambda: {"torch": "0.0"})
-    upgraded = Graphs(store, maker).folder(recipe(), weights(store), CPU)
-    assert upgraded != first and len(maker.made) == 2
+    upgraded = Graphs(store, opener).folder(recipe(), weights(store), CPU)
+    assert upgraded != first and len(opener.written) == 2
     assert "number 1" in (first / "onnx" / "fp32.onnx").read_text(), "the old one is as it was"
 
 
 def test_other_code_or_another_calibration_makes_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, maker = Store(tmp_path), Maker()
+    store, opener = Store(tmp_path), FakeOpener()
     source, static = weights(store), recipe("int8-static")
-    first = Graphs(store, maker).folder(static, source, CPU)
+    first = Graphs(store, opener).folder(static, source, CPU)
     others = weights(store, calibration="other rows")
     assert digest_in(others, "model.safetensors") == digest_in(source, "model.safetensors")
-    assert Graphs(store, maker).folder(static, others, CPU) != first
+    assert Graphs(store, opener).folder(static, others, CPU) != first
     monkeypatch.setattr(onnx, "code_digest", lambda *modules: "of other code")
-    assert Graphs(store, maker).folder(static, source, CPU) != first
+    assert Graphs(store, opener).folder(static, source, CPU) != first
 
 
 def test_keys_of_what_is_measured_have_what_made_the_graph_and_what_it_was_calibrated_by(
@@ -165,16 +165,16 @@ def test_the_versions_of_what_makes_graphs_are_those_that_are_installed() -> Non
 def test_a_graph_whose_weights_were_evicted_is_made_again_with_them_and_links_survive_a_move(tmp_path: Path) -> None:
     import shutil
 
-    store, maker = Store(tmp_path / "here" / "cache"), Maker()
+    store, opener = Store(tmp_path / "here" / "cache"), FakeOpener()
     source = weights(store)
-    folder = Graphs(store, maker).folder(recipe(), source, CPU)
+    folder = Graphs(store, opener).folder(recipe(), source, CPU)
     (tmp_path / "here").rename(tmp_path / "there")
     moved = Store(tmp_path / "there" / "cache")
     source = weights(moved)
-    assert Graphs(moved, maker).folder(recipe(), source, CPU).name == folder.name and len(maker.made) == 1
+    assert Graphs(moved, opener).folder(recipe(), source, CPU).name == folder.name and len(opener.written) == 1
     shutil.rmtree(source)
-    folder = Graphs(moved, maker).folder(recipe(), weights(moved), CPU)
-    assert len(maker.made) == 1, "the same weights were made: the links hold again"
+    folder = Graphs(moved, opener).folder(recipe(), weights(moved), CPU)
+    assert len(opener.written) == 1, "the same weights were made: the links hold again"
     assert (folder / "model.safetensors").read_bytes() == b"weights"
 
 
@@ -191,10 +191,10 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_export_copies_the_graph_beside_the_weights_and_no_link(tmp_path: Path) -> None:
-    store, maker = Store(tmp_path / "cache"), Maker()
+    store, opener = Store(tmp_path / "cache"), FakeOpener()
     outcome = factory.outcome(0, candidate=recipe("int8"), folder=str(weights(store)))
     front = Front(factory.TARGETS, (outcome,))
-    graphs = Graphs(store, maker)
+    graphs = Graphs(store, opener)
     to = tmp_path / "to"
     record = export_model(
         front, factory.study(front), outcome, to, lambda o: graphs.folder(o.recipe, Path(o.folder), CPU)
@@ -218,7 +218,7 @@ def test_a_graph_that_was_put_into_an_export_is_never_opened(tmp_path: Path) -> 
 
 
 def test_a_folder_that_is_no_entry_has_its_graphs_beside_its_weights(tmp_path: Path) -> None:
-    maker = Maker()
+    opener = FakeOpener()
     source = factory.weights(tmp_path, "weights")
-    assert Graphs(Store(tmp_path / "cache"), maker).folder(recipe(), source, CPU) == source
-    assert maker.made == []
+    assert Graphs(Store(tmp_path / "cache"), opener).folder(recipe(), source, CPU) == source
+    assert opener.written == []
