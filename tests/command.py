@@ -18,9 +18,8 @@ from typing import Any
 import psutil
 import yaml
 
-from tests.fork_client import MARK, SERVER, Forked, environment, one_core
-
 from objectives import campaign
+from tests.fork_client import MARK, SERVER, Forked, environment, one_core
 
 AT_ONCE = 2  # commands; most of their time is one core importing torch
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from search.serve.generator import Generator
+    from search.serve.exported_model import ExportedModel
     from spaces.generation.program import Program
 
 HARNESS_INSTALL = 'pip install -e ".[lm-eval]"'
@@ -21,7 +21,7 @@ MOST_NEW_TOKENS = 256  # of an answer, where a task sets no limit
 
 
 def harness(
-    model: Generator, tokenizer: Any, program: Program, limit: int, turn: Callable[[], AbstractContextManager[Any]]
+    model: ExportedModel, tokenizer: Any, program: Program, limit: int, turn: Callable[[], AbstractContextManager[Any]]
 ) -> Any:
     """`model` as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate(model=...)`.
 
@@ -50,7 +50,7 @@ class Requests:
 
     def __init__(
         self,
-        model: Generator,
+        model: ExportedModel,
         tokenizer: Any,
         program: Program,
         limit: int,

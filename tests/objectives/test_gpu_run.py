@@ -16,7 +16,6 @@ import pytest
 
 from benchmarks.gpu import run, task_front
 from benchmarks.gpu.run_setup import RunSetup
-
 from objectives import campaign
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +121,7 @@ def start_forked(
 ) -> subprocess.CompletedProcess[str]:
     """A stage in a process that has imported the libraries already: six that do it anew take a minute."""
     env = {**command.environment(), **environment}
-    sets = 1 if "search_front" in arguments else campaign.SETS  # a search opens anew what each set times
+    sets = 1 if "benchmarks.gpu.search_front" in arguments else campaign.SETS  # a search opens anew what each set times
     ended = command.forked(FOLDER / "run.py", *arguments, cwd=ROOT, env=env, sets=sets)
     return subprocess.CompletedProcess(list(arguments), ended.code, ended.out, ended.err)
 
