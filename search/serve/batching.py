@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from search.serve.controller import Controller, UnavailableError
 from search.serve.policy import Backlog
-from search.serve.variants import Variant
+from search.serve.variants import Variant, useful_batch
 
 #: Beyond 512 tokens a row is several windows of a long context.
 LENGTHS = (16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -200,7 +200,9 @@ class Batcher:
             return Refusal("queue full", drain / 2)
         padded, times = self.limits.padded(request.length), self.controller.times
         # It travels with rows that wait before it. With room for a call on one row only, a full queue would be late.
-        company = min(len(self._buckets[padded]) + 1, backlog.batch_limit(times, fastest, padded))
+        company = len(self._buckets[padded]) + 1
+        if company > 1:  # one row is always within the limit
+            company = min(company, backlog.batch_limit(times, fastest, padded))
         over = now_s + drain + times.safe_s(fastest, company, padded) - request.deadline_s
         return Refusal("over capacity", over) if over > 0 else None
 
@@ -225,12 +227,15 @@ class Batcher:
         bucket = self._buckets[length]
         if not bucket:
             return math.inf
-        if len(bucket) >= self.limits.max_batch:
+        # Waiting pays only where another request is expected meanwhile, and some variant gains by a larger batch.
+        wait = self.limits.max_wait_s if self.rate(now_s) * self.limits.max_wait_s >= 1.0 else 0.0
+        if wait and len(bucket) >= self._useful(length):
             return now_s
-        # Waiting pays only where another request is expected meanwhile.
-        share = self.rate(now_s) * self.limits.max_wait_s
-        wait = self.limits.max_wait_s if share >= 1.0 else 0.0
         return min(bucket[0].arrived_s + wait, bucket[0].deadline_s - self.limits.slo_s / 2)
+
+    def _useful(self, length: int) -> int:
+        """The largest batch that some variant gains by."""
+        return max(useful_batch(variant, length, self.limits.max_batch) for variant in self.controller.variants)
 
     def _backlog(self, length: int, now_s: float) -> Backlog:
         """The backlog as input of a decision on the bucket `length`; 0: on no bucket."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.deliver.read_exported import read_exported
 from search.errors import UserError, unknown
+from search.serve.batch_times import batched
 from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 CHARACTERS = 4
 #: Tokens of a completion by which variants are ordered.
 ORDERING_TOKENS = 64
-#: Batch sizes at which a model without a record is timed.
-TIMED = (1, 8)
 
 #: The task whose fleet embeds passages and questions, and the one whose fleet completes texts.
 EMBEDDING_TASK, CAUSAL_TASK = "sentence-similarity", "causal-lm"
@@ -153,20 +151,6 @@ def row_errors_apart(answers: Mapping[int, AnswerRows]) -> Run:
     return run
 
 
-def timed_variant(answer: AnswerRows, row: Any, length: int) -> Variant:
-    """The variant of a model without a record, timed here on `row` of about `length` tokens."""
-    points = []
-    for batch in TIMED:
-        answer([row] * batch)
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            answer([row] * batch)
-            took.append(time.perf_counter() - began)
-        points.append((batch, sorted(took)[len(took) // 2]))
-    return Variant(number=0, quality=1.0, loss=0.0, points=tuple(points), length=length)
-
-
 def embedding_limits(limits: Limits, variant: Variant) -> Limits:
     """`limits` with the larger of its objective and the time of `QUEUED_BATCHES` full batches of the only model."""
     return replace(limits, slo_s=max(limits.slo_s, QUEUED_BATCHES * variant.seconds(limits.max_batch)))
@@ -243,6 +227,8 @@ def in_threads(front: ExportedFront, models: Mapping[int, Any], limits: Limits) 
         variants = by_tokens(generation_request.timed(v, models[v.number]) for v in variants)
         limits = generation_request.LIMITS
         answers = {number: generation_request.generating(model, number) for number, model in models.items()}
+    else:
+        variants = tuple(batched(v, models[v.number]) for v in variants)
     return Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows)
 
 
@@ -267,6 +253,7 @@ def in_processes(
             answers, limits = workers.completions, generation_request.LIMITS
         else:
             paces = {v.number: workers[v.number].warm("pace") for v in variants}
+            variants = tuple(workers[v.number].warm("batched", v) for v in variants)
         fleet = Fleet(front.task, front.study, variants, answers, limits, front.metric, front.windows, workers)
         workers.paced(paces)
         failing.pop_all()

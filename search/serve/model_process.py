@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.serve.batch_times import batched
 from search.serve.generation_request import timed
 from search.serve.hanging import CallPace, warmed
 from search.serve.variants import Variant
@@ -51,6 +52,9 @@ class ModelProcess:
 
     def timed(self, variant: Variant) -> Variant:
         return timed(variant, self._model)
+
+    def batched(self, variant: Variant) -> Variant:
+        return batched(variant, self._model)
 
     def pace(self) -> CallPace:
         """The time of a call, as measured when the process was started."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from search.serve.batch_times import timed_variant
 from search.serve.batching import Limits
 from search.serve.fleet import (
     EMBEDDING_TASK,
@@ -14,7 +15,6 @@ from search.serve.fleet import (
     WindowSettings,
     approximate_tokens,
     embedding_limits,
-    timed_variant,
 )
 from search.serve.model_process import EmbedderProcess
 from search.serve.packaged_embedder import MAX_LENGTH, PackagedEmbedder

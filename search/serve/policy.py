@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
-from search.serve.variants import ServiceTimes, Variant
+from search.serve.variants import ServiceTimes, Variant, useful_batch
 
 #: The batch size at which variants are compared.
 HULL_BATCH = 16
@@ -39,23 +39,29 @@ class Backlog:
         """
         total = 0.0
         for length, count in self.waiting:
+            rows = count - taken if length == self.length else count
+            if not rows:
+                continue
             variant = serving(length)
             full = self.batch_limit(times, variant, length)
-            whole, rest = divmod(count - taken if length == self.length else count, full)
+            whole, rest = divmod(rows, full)
             total += whole * times.expected_s(variant, full, length) if whole else 0.0
             total += times.expected_s(variant, rest, length) if rest else 0.0
         return total / self.workers
 
     def batch_limit(self, times: ServiceTimes, variant: Variant, length: int) -> int:
-        """The largest batch that takes at most half of the latency objective.
+        """The most rows of a call: the smallest batch that larger ones hardly improve on (`useful_batch`).
 
-        A request that arrives as a batch begins waits for that batch, and is then served in one that takes as long.
+        It takes at most half of the latency objective. A request that arrives as a batch begins waits for that batch,
+        and is then served in one that takes as long.
         """
-        return times.largest_batch(variant, length, self.slo_s / 2, self.max_batch)
+        return useful_batch(variant, length, times.largest_batch(variant, length, self.slo_s / 2, self.max_batch))
 
     def largest_fit(self, times: ServiceTimes, variant: Variant) -> int:
         """The most requests that `variant` answers together before the most urgent of them is late; may be 0."""
-        size = min(len(self.urgent_s), self.batch_limit(times, variant, self.length))
+        size = len(self.urgent_s)
+        if size > 1:  # one row is always within the limit
+            size = min(size, self.batch_limit(times, variant, self.length))
         while size and times.safe_s(variant, size, self.length) > self.urgent_s[size - 1]:
             size -= 1
         return size

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from objectives.quality import metric_named
@@ -25,6 +26,9 @@ FIXED_SHARE = 0.3
 TAIL_RATIO = 1.6
 #: Tokens of a row where the record does not say how long the timed rows were.
 UNKNOWN_LENGTH = 32
+#: A batch is large enough where every larger one saves less than this share of its seconds per row. A larger one only
+#: makes requests wait for each other, and its time varies more.
+BATCH_GAIN = 0.05
 #: Standard deviations from the mean to the 99th percentile of a normal distribution.
 P99_DEVIATIONS = 2.326
 TAIL_LATENCY = "latency_p99_ms"
@@ -66,6 +70,17 @@ class Variant:
         # Noise may measure a larger batch as faster; a further row is never free.
         slope = max((slower - faster) / (high - low), 1e-3 * slower / high)
         return max(faster - slope * low, 0.0), slope
+
+
+@lru_cache(maxsize=4096)
+def useful_batch(variant: Variant, length: int, most: int) -> int:
+    """The smallest batch, 1 to `most` rows padded to `length` tokens, that a larger one hardly improves on.
+
+    Its predicted seconds per row are within `BATCH_GAIN` of the lowest: 1 where batching gains nothing.
+    """
+    row_s = [variant.seconds(size, length) / size for size in range(1, most + 1)]
+    enough = min(row_s) * (1.0 + BATCH_GAIN)
+    return next(size for size, seconds in enumerate(row_s, 1) if seconds <= enough)
 
 
 def from_front(front: Mapping[str, Any]) -> tuple[Variant, ...]:

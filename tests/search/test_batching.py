@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_rows_wait_for_company_only_where_company_comes() -> None:
     queue.offer(row(1.001), 1.001)
     batch = queue.next_batch(1.002)
     assert batch is not None and len(batch.requests) == 2
+
+
+def test_rows_go_alone_where_batches_gain_nothing() -> None:
+    flat = tuple(replace(v, points=((1, v.points[0][1]), (8, 8 * v.points[0][1]))) for v in VARIANTS)
+    queue = Batcher(Controller(flat, BacklogFit()), LIMITS)
+    for i in range(1000):  # a thousand a second, so that company would come
+        queue.offer(row(i / 1000, within_s=0.0001), i / 1000)
+        queue.expired(i / 1000 + 0.0005)
+    for payload in range(3):
+        queue.offer(row(1.0, payload=payload), 1.0)
+    for payload in range(3):
+        batch = queue.next_batch(1.0)
+        assert batch is not None and [request.payload for request in batch.requests] == [payload]
+        queue.finish(batch, 1.0 + flat[0].seconds(1, 32))
 
 
 def test_a_row_that_nobody_waits_for_is_not_computed() -> None:

@@ -191,7 +191,7 @@ def test_short_rows_keep_accurate_variants_longer() -> None:
             at = VARIANTS.index(serving_at(price, VARIANTS, length))
             steps = worths(VARIANTS, length)
             assert all(worth >= price for worth in steps[:at]) and all(worth < price for worth in steps[at:])
-    mixed = Backlog(16, (0.05,), 0.05, ((16, 1), (128, 20)), 32, SLO_S)
+    mixed = Backlog(16, (0.05,), 0.05, ((16, 1), (128, 18)), 32, SLO_S)
     _, state = BacklogFit().choose(PolicyState(), mixed, VARIANTS, ServiceTimes(), 0.0)
     assert VARIANTS.index(serving_at(state.price, VARIANTS, 16)) > VARIANTS.index(
         serving_at(state.price, VARIANTS, 128)

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.serve.variants import FIXED_SHARE, P99_DEVIATIONS, ServiceTimes, Variant, from_front, hull, loadable
+from search.serve.variants import (
+    BATCH_GAIN,
+    FIXED_SHARE,
+    P99_DEVIATIONS,
+    ServiceTimes,
+    Variant,
+    from_front,
+    hull,
+    loadable,
+    useful_batch,
+)
 
 FRONT = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 
@@ -69,6 +79,36 @@ def test_one_measured_batch_gives_a_line_and_tokens_count() -> None:
     assert one.seconds(1) == pytest.approx(1e-3)
     assert one.seconds(10) == pytest.approx(1e-3 * (FIXED_SHARE + 10 * (1 - FIXED_SHARE)))
     assert one.seconds(4, 64) == pytest.approx(one.seconds(8, 32))
+
+
+def linear(fixed_ms: float, row_ms: float) -> Variant:
+    return Variant(0, 0.9, 1.0, ((1, (fixed_ms + row_ms) / 1e3), (8, (fixed_ms + 8 * row_ms) / 1e3)), 32)
+
+
+def test_a_larger_batch_than_the_useful_one_hardly_saves_time_and_a_smaller_one_loses_some() -> None:
+    random = np.random.default_rng(0)
+    for fixed, row, most, length in zip(
+        random.uniform(0, 10, 50),
+        random.uniform(0.1, 10, 50),
+        random.integers(1, 40, 50).tolist(),
+        random.choice([16, 32, 128], 50).tolist(),
+        strict=True,
+    ):
+        one = linear(fixed, row)
+        size = useful_batch(one, length, most)
+        row_s = [one.seconds(rows, length) / rows for rows in range(1, most + 1)]
+        assert 1 <= size <= most and row_s[size - 1] <= (1 + BATCH_GAIN) * min(row_s)
+        assert all(seconds > (1 + BATCH_GAIN) * min(row_s) for seconds in row_s[: size - 1])
+
+
+def test_where_batching_gains_nothing_the_useful_batch_is_one_row() -> None:
+    assert useful_batch(linear(0.0, 10.0), 32, 32) == 1
+    slower_together = Variant(0, 0.9, 1.0, ((1, 0.01), (8, 0.1)), 32)
+    assert useful_batch(slower_together, 32, 32) == 1
+    # (3 + 7 b) / b is within 5 % of that of 32 from 7 rows on.
+    assert useful_batch(linear(3.0, 7.0), 32, 32) == 7 and useful_batch(linear(3.0, 7.0), 32, 4) == 3
+    # A row of eight times the tokens computes eight times as long, so that the fixed part hardly counts.
+    assert useful_batch(linear(3.0, 7.0), 256, 32) == 2
 
 
 def test_the_hull_is_concave_and_no_variant_beats_it() -> None:
