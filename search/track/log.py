@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from search.track.batch import PARAM_LENGTH
 from search.track.mlflow_store import load_mlflow
@@ -29,8 +33,11 @@ PINNED_PACKAGES = (
 )
 
 
-def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[str, Any]) -> str:
-    """Log the exported model in `folder` as a model of `run`, called `name`; returns its id.
+@contextmanager
+def logged_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[str, Any]) -> Iterator[str]:
+    """Log the exported model in `folder` as a model of `run`, called `name`; yields its id.
+
+    What fails, here or in the block, leaves no model behind: the next try would add another one to a full disk.
 
     Made with the client alone: `mlflow.pyfunc.log_model` needs the active run and the tracking URI of this
     process, and those are the user's.
@@ -38,17 +45,20 @@ def log_model(client: Any, run: Any, name: str, folder: Path, params: Mapping[st
     run_id = run.info.run_id
     named = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
     logged = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id, params=named)
-    status = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as partial:
             _save(folder, Path(partial) / "model", logged, run_id)
             client.log_model_artifacts(logged.model_id, str(Path(partial) / "model"))
-        status = "READY"
-    finally:
-        client.finalize_logged_model(logged.model_id, status)
-    output = load_mlflow().entities.LoggedModelOutput(logged.model_id, step=0)
-    client.log_outputs(run_id, [output])
-    return str(logged.model_id)
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [load_mlflow().entities.LoggedModelOutput(logged.model_id, step=0)])
+        yield str(logged.model_id)
+    except BaseException:
+        address = urlsplit(logged.artifact_location)
+        if address.scheme == "file":  # first: where the disk is full, nothing can be noted before
+            shutil.rmtree(Path(url2pathname(address.path)), ignore_errors=True)
+        with suppress(Exception):  # what ended it is what is told
+            client.delete_logged_model(logged.model_id)
+        raise
 
 
 def _save(folder: Path, target: Path, logged: Any, run_id: str) -> None:

@@ -32,6 +32,8 @@ def load_mlflow() -> Any:
         import mlflow
     for name in ("mlflow", "alembic"):  # they report every migration and every missing git repository
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It shows the traceback of every error of a database that it raises too, such as that of a full disk.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 

@@ -21,7 +21,7 @@ from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.report.text import note
 from search.track.batch import TAG_LENGTH, log_values
-from search.track.log import log_model
+from search.track.log import logged_model
 from search.track.mlflow_store import (
     RESULTS,
     URI,
@@ -256,10 +256,11 @@ class Tracker:
         for old in run.outputs.model_outputs if run.outputs else ():
             with suppress(load_mlflow().exceptions.MlflowException):  # it was deleted before
                 self._client.delete_logged_model(old.model_id)
-        model = log_model(self._client, run, f"trial-{outcome.number}", folder, outcome.recipe.params)
-        log_values(self._client, run.info.run_id, _values(outcome), round(time.time() * 1000), step=1, model=model)
-        self._client.set_tag(run.info.run_id, "model", record)
-        self._client.set_tag(run.info.run_id, "model_id", model)  # its earlier ones are deleted
+        values, run_id = _values(outcome), run.info.run_id
+        with logged_model(self._client, run, f"trial-{outcome.number}", folder, outcome.recipe.params) as model:
+            log_values(self._client, run_id, values, round(time.time() * 1000), step=1, model=model)
+            self._client.set_tag(run_id, "model_id", model)  # its earlier ones are deleted
+            self._client.set_tag(run_id, "model", record)
 
 
 def _values(outcome: Outcome) -> dict[str, float]:

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from search.deliver.export import export
 from search.errors import UserError
 from search.front.front import Front
@@ -285,3 +284,29 @@ def test_a_renamed_trial_is_found_by_its_number(store: Path, front: Front) -> No
     by_name = runs(store, "renamed")
     assert {run.info.run_id for run in by_name.values()} == runs_before
     assert "my favourite" in by_name and "the search" in by_name
+
+
+def test_a_model_that_a_full_disk_cut_short_leaves_nothing_and_is_logged_later(
+    store: Path, front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = factory.study(front)
+    export(front, study, tmp_path)
+    tracker = started(store, "full")
+    observe(tracker, front, len(front.outcomes))
+    models = store / "artifacts" / "models"
+    before = {path for path in models.rglob("*") if path.is_file()} if models.is_dir() else set()
+
+    def cut_short(self: Any, model_id: str, folder: str) -> None:
+        log_whole(self, model_id, folder)
+        raise OSError(28, "No space left on device")
+
+    kind = type(client(store))
+    log_whole = kind.log_model_artifacts
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "log_model_artifacts", cut_short)
+        with pytest.raises(OSError, match="No space left"):
+            tracker.finish(front, study, tmp_path)
+    assert {path for path in models.rglob("*") if path.is_file()} == before
+    assert models_of(store, "full") == {}
+    tracker.finish(front, study, tmp_path)
+    assert models_of(store, "full").keys() == {f"trial-{outcome.number}" for outcome in front.members}
