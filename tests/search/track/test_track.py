@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from search.deliver.export import export
 from search.errors import UserError
 from search.front.front import Front
