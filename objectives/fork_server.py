@@ -6,9 +6,12 @@ import io
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import set_spawning_popen
+from types import FrameType
 from typing import Any, Literal
 
 from objectives.openmp_waiting import is_passive
@@ -20,6 +23,22 @@ PRELOADED = ("torch", "safetensors.torch", "transformers.models.bert.modeling_be
 #: How the threads of OpenMP wait for work. "default": as the user's environment says, by default spinning for a while;
 #: timed models run so. "passive": asleep, so that they take no CPU time from other processes.
 Waiting = Literal["default", "passive"]
+
+
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """A Ctrl-C that comes in the block takes effect at its end. (Only the main thread gets one.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 class _Server(forkserver.ForkServer):
@@ -83,12 +102,13 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process, buffer)
         finally:
             set_spawning_popen(None)
-        self.sentinel, writing = self._server.connect_to_new_process(self._fds)
-        # A duplicate that stays open, so that the worker notices when this process is gone.
-        held = (os.dup(writing), self.sentinel)
-        self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
-        with open(writing, "wb", closefd=True) as pipe:
-            pipe.write(buffer.getbuffer())
+        with ctrl_c_later():  # a worker that reads half of this shows a traceback
+            self.sentinel, writing = self._server.connect_to_new_process(self._fds)
+            # A duplicate that stays open, so that the worker notices when this process is gone.
+            held = (os.dup(writing), self.sentinel)
+            self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
+            with open(writing, "wb", closefd=True) as pipe:
+                pipe.write(buffer.getbuffer())
         self.pid = forkserver.read_signed(self.sentinel)
 
 

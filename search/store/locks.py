@@ -68,12 +68,13 @@ def check_writable(database: Path) -> None:
     """
     if not database.exists():
         return
+    rule = "mlruns: must be a folder with databases that can be written"
+    if not os.access(database, os.W_OK):  # SQLite opens it to read, and says so at the first write
+        raise UserError(f"{rule}, got {database}: it is read-only")
     try:
         with closing(sqlite3.connect(database, timeout=BUSY_S, isolation_level=None)) as opened:
             opened.execute("BEGIN IMMEDIATE")
             opened.execute("ROLLBACK")
     except sqlite3.Error as error:
         reason = f"another program holds it (waited {BUSY_S:g} s)" if "locked" in str(error) else str(error)
-        raise UserError(
-            f"mlruns: must be a folder with databases that can be written, got {database}: {reason}"
-        ) from None
+        raise UserError(f"{rule}, got {database}: {reason}") from None

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from held import Held, fail_to_open
 
+from objectives.fork_server import ctrl_c_later
 from objectives.process import Remote, RemoteDied, RemoteError, RemoteTimeout, raised_in
 
 ROOT = Path(__file__).parents[2]
@@ -182,3 +183,19 @@ def test_no_process_outlives_the_program(tmp_path: Path, then: str) -> None:
         program.wait(timeout=30)
     assert len(pids) == 2
     assert wait_until(lambda: all(map(gone, pids)))
+
+
+def test_ctrl_c_takes_effect_where_a_worker_has_been_told_all() -> None:
+    """In between, the worker would show a traceback of what it could not read."""
+    done: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def told() -> None:
+        with ctrl_c_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("told")
+        done.append("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        told()
+    assert done == ["told"] and signal.getsignal(signal.SIGINT) is before

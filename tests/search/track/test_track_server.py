@@ -14,6 +14,7 @@ import pytest
 
 from search.errors import UserError
 from search.front.front import Front
+from search.store.locks import check_writable
 from search.track.observer import PAUSE_S, PAUSE_SHARE, Tracking
 from search.track.tracker import check_store
 
@@ -188,6 +189,16 @@ def test_a_database_that_another_program_holds_is_said_in_plain_words(
     assert f"{mlruns / 'optuna.db'}: another program holds it" in refused
     assert failed.startswith("failed: another program holds a database of the results folder")
     assert "SQL" not in refused + failed.replace("SQLite", "") and len(failed.splitlines()) == 2
+
+
+def test_a_database_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root may write what has no write bit, the file system's answer stands in for a read-only one."""
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    check_writable(database)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"^mlruns: must be .* got .*mlflow\.db: it is read-only$"):
+        check_writable(database)
 
 
 @pytest.mark.parametrize("name", ["what?", "50%20off"])
