@@ -86,6 +86,8 @@ class Controller:
 
     def available(self, now_s: float) -> tuple[Variant, ...]:
         """The variants that are not out, fastest first."""
+        if not self.health:
+            return self.variants
         return tuple(v for v in self.variants if self.health.get(v.number, Health()).out_until_s <= now_s)
 
     def fastest(self, now_s: float) -> Variant:

@@ -123,7 +123,8 @@ async def answered(fleet: Fleet, rows: Sequence[tuple[Any, int]], within_s: floa
     try:
         for payload, length in rows:
             futures.append(asyncio.wrap_future(fleet.dispatcher.submit(payload, length, within_s)))
-        return list(await asyncio.gather(*futures))
+        # A single one has its answer without the further turn of the event loop that gather takes.
+        return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
     except BaseException:
         for future in futures:
             future.cancel()

@@ -35,6 +35,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
+#: The same as pairs of an ASGI message, and all names that the guard sets.
+GUARD_HEADERS = tuple((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+GUARD_NAMES = {b"x-request-id", *(name for name, _ in GUARD_HEADERS)}
 #: Files of the page by their path.
 FILES = {
     "/": "index.html",
@@ -133,10 +136,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                own.append((b"x-request-id", str(state["request"]).encode()))
-                names = {name for name, _ in own}
-                message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in names] + own
+                own = (*GUARD_HEADERS, (b"x-request-id", str(state["request"]).encode()))
+                message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in GUARD_NAMES]
+                message["headers"] += own
             await send(message)
 
         try:
@@ -202,7 +204,9 @@ class Guard:
             if whole:
                 return await receive()  # waits for the client to go
             try:
-                message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
+                # wait_for would run it in a task of its own.
+                async with asyncio.timeout(max(0.001, until - time.monotonic())):
+                    message = await receive()
             except TimeoutError:
                 return {"type": "http.disconnect"}
             total += len(message.get("body", b""))

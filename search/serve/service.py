@@ -116,7 +116,8 @@ class Service:
             {**milliseconds, "total": (storing - began) * 1e3}, key_id,
         )  # fmt: skip
         try:
-            number = await asyncio.wait_for(asyncio.wrap_future(self.archive.answered(new)), self.store_s)
+            async with asyncio.timeout(self.store_s):
+                number = await asyncio.wrap_future(self.archive.answered(new))
         except TimeoutError:
             raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()
@@ -244,8 +245,7 @@ class Service:
             "model": max(one.computed_s for one in replies) * 1e3,
         }
         best = max(range(len(texts)), key=lambda i: (bool(replies[i].answer["answer"]), replies[i].answer["score"]))
-        number, source, text = texts[best]
-        reply = replies[best].answer
+        (number, source, text), reply = texts[best], replies[best].answer
         return Span(
             reply["answer"], float(reply["score"]), int(reply["start"]), int(reply["end"]), number, source, text,
             fleet.name(replies[best].number),
