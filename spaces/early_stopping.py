@@ -42,9 +42,10 @@ class Best:
         """Evaluate after `step` of `total` if it is due; returns whether training should end."""
         if step % self.every and step < total:
             return False
+        training = model.training
         model.eval()
         loss = self._stopping.loss(model)
-        model.train()
+        model.train(training)
         if loss < self._loss:
             self._loss, self._worse = loss, 0
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

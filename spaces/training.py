@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.base import TaskModel
+from spaces.bf16 import has_bf16
 from spaces.checkpoints import Checkpoints, Keeper, TrainingState
 from spaces.early_stopping import Best, Stopping
 
@@ -35,6 +36,8 @@ class Training:
     warmup: float = 0.06  # share of the steps over which the rate rises
     weight_decay: float = 0.01
     freeze_embeddings: bool = True
+    dropout: bool = True  # the model's own; without it a model trains in eval mode
+    bf16: bool = True  # products under bf16 autocast, where the device computes in bf16 natively
     seed: int = 0
 
 
@@ -52,7 +55,8 @@ def train(
 
     With `checkpoints` it resumes from the state in that file, if there is one that fits, and writes its state there;
     all epochs must then have the same number of batches. A training that was killed and resumed gives the weights of an
-    uninterrupted one, on the CPU bit for bit. On CUDA it runs under bf16 autocast.
+    uninterrupted one, on the CPU bit for bit. Under bf16 autocast weights, moments and losses stay fp32 (Micikevicius
+    et al. 2018, arXiv 1710.03740), and bf16 needs no loss scaling (Kalamkar et al. 2019, arXiv 1905.12322).
 
     `loss(model, inputs, rows)` is the mean loss of a batch, and `progress` is called with the share that is done.
 
@@ -68,21 +72,23 @@ def train(
         raise ValueError("an epoch has no batches")
     total = max(1, round(training.epochs * per_epoch))
     optimizer = _optimizer(model, training, device)
+    bf16 = training.bf16 and has_bf16(device)
     best = None if stopping is None else Best(stopping, max(1, round(stopping.each * per_epoch)))
-    settings = {**asdict(training), "per_epoch": per_epoch}
+    settings = {**asdict(training), "bf16": bf16, "per_epoch": per_epoch}
     keeper = Keeper(checkpoints, TrainingState(model, optimizer, best, device, settings))
     step = keeper.resume(total)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, training.warmup), step - 1)
     ended = best is not None and best.ended
-    for inputs, rows in _batches(epoch, per_epoch, step, step if ended else total):
-        value = _descend(model, loss, inputs, rows, optimizer, device)
-        _check_loss(value, step, total)
-        schedule.step()
-        step += 1
-        progress(step / total)
-        if best is not None and best.over(model, step, total):
-            break
-        keeper.over(step)
+    with _autocast(model, device, bf16):
+        for inputs, rows in _batches(epoch, per_epoch, step, step if ended else total):
+            value = _descend(model, loss, inputs, rows, optimizer, device)
+            _check_loss(value, step, total)
+            schedule.step()
+            step += 1
+            progress(step / total)
+            if best is not None and best.over(model, step, total):
+                break
+            keeper.over(step)
     if best is not None and (best.ended or step == total):
         best.restore(model)
     _check_weights(model, step, total)
@@ -103,6 +109,19 @@ def _check_weights(model: TaskModel, step: int, total: int) -> None:
         raise Diverged(f"weights became infinite or no numbers by step {step} of {total}")
 
 
+@contextmanager
+def _autocast(model: TaskModel, device: str, bf16: bool) -> Iterator[None]:
+    """While open, the products of the model's forward pass are in bf16 if wanted; what a loss adds stays fp32."""
+    if not bf16:
+        yield
+        return
+    setattr(model, "forward", torch.autocast(device, torch.bfloat16)(model.forward))  # noqa: B010 - of this one model
+    try:
+        yield
+    finally:
+        delattr(model, "forward")
+
+
 def _descend(
     model: TaskModel,
     loss: Loss,
@@ -112,8 +131,7 @@ def _descend(
     device: str,
 ) -> float:
     """One optimiser step, and the loss before it; no step where the loss is not finite."""
-    with _autocast(device):
-        differentiable = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
+    differentiable = loss(model, {name: tensor.to(device) for name, tensor in inputs.items()}, rows)
     value = float(differentiable.detach())
     if math.isfinite(value):
         differentiable.backward()  # type: ignore[no-untyped-call]
@@ -134,15 +152,11 @@ def _batches(
 
 def _optimizer(model: TaskModel, training: Training, device: str) -> torch.optim.AdamW:
     """AdamW over the trained parameters of `model`, which is already on its device."""
-    model.to(device).train()
+    model.to(device).train(training.dropout)
     frozen = _frozen(model) if training.freeze_embeddings else set()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter not in frozen)
     return torch.optim.AdamW(_groups(model, training), fused=device == "cuda")
-
-
-def _autocast(device: str) -> AbstractContextManager[Any]:
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
 
 
 def _frozen(model: TaskModel) -> set[nn.Parameter]:

@@ -133,6 +133,8 @@ class TeacherConfig:
     head_learning_rate: Positive = 1e-3
     freeze_embeddings: Flag = True
     warmup: Fraction = 0.06  # of the steps
+    dropout: Flag = True  # the model's own; off: none
+    bf16: Flag = True  # matrix products in bf16, where the device has instructions for them; off: fp32
     early_stopping: Count | None = None  # evaluations, 1/4 epoch apart, without a lower held-out loss
 
 
@@ -149,6 +151,8 @@ class RecoverConfig:
     hidden_weight: NonNegative = 1.0  # the last hidden state
     block_weight: NonNegative = 0.0  # the output of every block, against the teacher's block that it came from
     relation_weight: NonNegative = 0.0  # how tokens resemble each other in the last attention (MiniLMv2)
+    dropout: Flag = False  # the model's own
+    bf16: Flag = True  # matrix products in bf16, where the device has instructions for them; off: fp32
     early_stopping: Count | None = None  # evaluations, 1/4 epoch apart, without a lower held-out loss
     rows: Count | None = None  # of the training split
     tokens: Count | None = None  # most tokens that are trained on, whatever the epochs say

@@ -88,8 +88,16 @@ def _step_s(
     def loss(student: TaskModel, inputs: Any, numbers: torch.Tensor) -> torch.Tensor:
         return task.loss(student(**inputs), wanted.to(inputs["attention_mask"].device), inputs["attention_mask"])
 
-    # A step takes as long at any rate, and at 0 none diverges.
-    training = Training(TIMED_STEPS, len(targets), 0.0, 0.0, freeze_embeddings=config.teacher.freeze_embeddings)
+    recover = config.recover
+    training = Training(
+        TIMED_STEPS,
+        len(targets),
+        0.0,  # a step takes as long at any rate, and at 0 none diverges
+        0.0,
+        freeze_embeddings=config.teacher.freeze_embeddings,
+        dropout=recover.dropout,
+        bf16=recover.bf16,
+    )
     batches = [(tensors(batch, ("input_ids", "attention_mask")), torch.arange(len(targets)))]
     train(model, lambda epoch: batches, loss, training, device, lambda done: ends.append(time.monotonic()))
     return float(np.diff(ends)[1:].min())

@@ -69,6 +69,8 @@ class Recovery:
             learning_rate=float(settings["learning_rate"]),
             head_learning_rate=float(settings["learning_rate"]),
             freeze_embeddings=config.teacher.freeze_embeddings and not narrower,
+            dropout=bool(settings["dropout"]),
+            bf16=bool(settings["bf16"]),
             seed=config.seed,
         )
         loss = self._loss(model, encoded.lengths, targets)

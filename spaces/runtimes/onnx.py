@@ -25,6 +25,7 @@ from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import causal_onnx, quantise
 from spaces.runtimes.atomic_file import written_whole
+from spaces.runtimes.attention_fusion import fuse_attention
 from spaces.runtimes.requirements import require
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ CUDA: Providers = (("CUDAExecutionProvider", {}),)
 GRAPH_WRITERS = (
     "spaces.runtimes.onnx",
     "spaces.runtimes.quantise",
+    "spaces.runtimes.attention_fusion",
     "spaces.runtimes.causal_onnx",
     "spaces.generation.onnx_decoder",
     "spaces.generation.onnx_linear",
@@ -51,8 +53,10 @@ GRAPH_WRITERS = (
 class FromGraph:
     """Mixin of runtimes that run the ONNX graph of a plan, and write it where the folder does not have it."""
 
+    fused = True  # whether the graph has attention as one operator, which is ONNX Runtime's own
+
     def files(self, plan: Plan) -> tuple[str, ...]:
-        return (file_of(plan),)
+        return (file_of(plan, self.fused),)
 
     def made_by(self, context: Context) -> Mapping[str, str]:
         return {**versions(), "code": code_digest(*GRAPH_WRITERS)}
@@ -147,13 +151,18 @@ class OnnxPredict:
         return dict(zip(self._outputs, values, strict=True))
 
 
-def file_of(plan: Plan) -> str:
-    """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-e8.onnx, onnx/int4-h8.onnx."""
+def file_of(plan: Plan, fused: bool = True) -> str:
+    """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-e8.onnx, onnx/int4-h8.onnx.
+
+    Without fused attention it is onnx/fp32-unfused.onnx.
+    """
     fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
     embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
     head = f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else ""
     rounding = f"-{plan['rounding']}" if "rounding" in plan else ""
-    return f"{ONNX_FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}.onnx"
+    return (
+        f"{ONNX_FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}{'' if fused else '-unfused'}.onnx"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -175,33 +184,35 @@ def source_of(plan: Plan) -> Plan | None:
     return {**({} if embeddings is None else {"embeddings": embeddings}), "precision": "fp32"}
 
 
-def graph(folder: Path, plan: Plan) -> Path:
+def graph(folder: Path, plan: Plan, fused: bool = True) -> Path:
     """The ONNX file of the model in `folder` under this plan; written where it does not exist yet.
+
+    `fused`: with attention as one operator (`spaces.runtimes.attention_fusion`).
 
     Raises:
         Infeasible: the folder lacks calibration rows or sensitivities that the plan needs, or the graph has no tables.
     """
-    path = folder / file_of(plan)
+    path = folder / file_of(plan, fused)
     if not path.exists():
         with written_whole(path) as partial:
-            _make(folder, plan, partial)
+            _make(folder, plan, partial, fused)
     return path
 
 
-def _make(folder: Path, plan: Plan, path: Path) -> None:
+def _make(folder: Path, plan: Plan, path: Path, fused: bool) -> None:
     """A plan's graph from that of a plainer plan: precisions of blocks last, then tables, then the export."""
     precision, fp32_blocks, embeddings = str(plan["precision"]), int(plan.get("fp32_blocks", 0)), plan.get("embeddings")
     if precision in ("fp32", "fp16"):
         if embeddings is None:
-            write_graph(folder, path, precision)
+            write_graph(folder, path, precision, fused)
         else:
-            quantise.tables(graph(folder, {"precision": precision}), path)
+            quantise.tables(graph(folder, {"precision": precision}, fused), path)
         return
     blocks = sensitivity.read(folder) if fp32_blocks else []
     rows = calibration.read(folder) if precision == "int8-static" else []
     wanted = source_of(plan)
     assert wanted is not None
-    graph_file = graph(folder, wanted)
+    graph_file = graph(folder, wanted, fused)
     with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
         source = Path(scratch) / graph_file.name
         source.symlink_to(graph_file.resolve())  # quantisers write beside what they read
@@ -210,11 +221,13 @@ def _make(folder: Path, plan: Plan, path: Path) -> None:
             quantise.dynamic(source, path, keep)
         elif precision == "int8-static":
             quantise.static(source, path, keep, rows)
+        elif precision == "bf16":
+            quantise.bfloat16(source, path)
         else:
             quantise.four_bits(source, path, keep)
 
 
-def write_graph(folder: Path, path: Path, precision: str) -> None:
+def write_graph(folder: Path, path: Path, precision: str, fused: bool) -> None:
     """Export the model in `folder` to an ONNX file at `path`, in fp32 or fp16, with batch and length left open."""
     import torch
 
@@ -240,6 +253,8 @@ def write_graph(folder: Path, path: Path, precision: str) -> None:
             verbose=False,
         )
         assert program is not None
+        if fused:
+            fuse_attention(program.model)
         program.save(str(path), external_data=False)
 
 

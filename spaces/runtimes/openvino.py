@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spaces.base import is_causal
+from spaces.bf16 import has_bf16
 from spaces.generation.openvino_program import OPENVINO_CACHES, OpenVinoProgram, OpenVinoScores
 from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
@@ -20,7 +21,7 @@ from spaces.runtimes.requirements import require
 
 
 class OpenVino(onnx.FromGraph):
-    """The ONNX graph in fp32, or with calibrated int8 scales in it, compiled for the CPU with the latency hint.
+    """The ONNX graph in fp32 or bf16, or with calibrated int8 scales in it, compiled for the CPU with the latency hint.
 
     That of a causal language model in fp32, or with int8 or int4 weights by groups: the file that `onnx` opens too.
     """
@@ -37,7 +38,7 @@ class OpenVino(onnx.FromGraph):
         return onnx.Onnx().missing(context)
 
     def precisions(self, context: Context) -> tuple[str, ...]:
-        return ("fp32", "int8-static")
+        return ("fp32", *(("bf16",) if has_bf16("cpu") else ()), "int8-static")
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
         return causal_onnx.CAUSAL_GRAPH_PRECISIONS
@@ -47,7 +48,7 @@ class OpenVino(onnx.FromGraph):
             return OpenVinoScores(self._graph(folder, plan, context), compile_options(context))
         require(self, plan, context, "here")
         causal_onnx.refuse_others(plan)
-        return OpenVinoPredict(onnx.graph(folder, plan), context)
+        return OpenVinoPredict(onnx.graph(folder, plan), compile_options(context, str(plan["precision"])))
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return OPENVINO_CACHES
@@ -61,20 +62,24 @@ class OpenVino(onnx.FromGraph):
         return causal_onnx.causal_graph(folder, plan, folder / onnx.file_of(plan), context)
 
 
-def compile_options(context: Context) -> dict[str, Any]:
-    """The options of a model that is compiled to answer single calls as fast as it can, in float32."""
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+def compile_options(context: Context, precision: str = "fp32") -> dict[str, Any]:
+    """The options of a model that is compiled to answer single calls as fast as it can.
+
+    What is not in integers is computed in float32, in "bf16" in that.
+    """
+    hint = "bf16" if precision == "bf16" else "f32"
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     return options | ({"INFERENCE_NUM_THREADS": context.threads} if context.threads else {})
 
 
 class OpenVinoPredict:
     """One compiled model and one inference request, reused; calls from several threads run one after the other."""
 
-    def __init__(self, path: Path, context: Context) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
         import openvino
 
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", compile_options(context))
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", dict(options))
         self._request = compiled.create_infer_request()
         self._alone = threading.Lock()
         self._inputs = [i.get_any_name() for i in compiled.inputs]

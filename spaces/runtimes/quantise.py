@@ -1,4 +1,4 @@
-"""Integer forms of an exported ONNX graph: each function reads one graph and writes another.
+"""Forms of an exported ONNX graph in fewer bits: each function reads one graph and writes another.
 
 A matrix here is a product with a constant; products of activations stay in floating point.
 """
@@ -135,6 +135,30 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
     if NBITS not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(NBITS, 1))
     _drop_unread(graph)
+    onnx.save(model, target)
+
+
+def bfloat16(source: Path, target: Path) -> None:
+    """Matrices and tables stored in bf16, and converted to fp32 where they are read: half the file.
+
+    Only a compiler that computes in bf16 runs it faster: it removes the conversions.
+    """
+    import onnx
+    import torch
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    conversions = []
+    for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]:
+        numbers = torch.from_numpy(numpy_helper.to_array(tensor).copy()).bfloat16().view(torch.int16).numpy()
+        stored = f"{tensor.name}.bf16"
+        graph.initializer.append(helper.make_tensor(stored, TensorProto.BFLOAT16, tensor.dims, numbers.tobytes(), True))
+        conversions.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+        graph.initializer.remove(tensor)
+    nodes = [*conversions, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     onnx.save(model, target)
 
 

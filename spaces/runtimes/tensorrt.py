@@ -30,6 +30,7 @@ class TensorRt(onnx.FromGraph):
     """
 
     name = "tensorrt"
+    fused = False  # TensorRT has no such operator: it fuses attention by itself
     source = "NVIDIA TensorRT through ONNX Runtime"
     install = TENSORRT_INSTALL
 
@@ -52,7 +53,7 @@ class TensorRt(onnx.FromGraph):
             raise Infeasible("bits.embeddings: tensorrt does not support integer tables")
         with contextlib.suppress(ImportError):  # puts the libraries of the pip package where the provider finds them
             importlib.import_module("tensorrt")
-        path = onnx.graph(folder, plan)
+        path = onnx.graph(folder, plan, self.fused)
         settings = options(path, str(plan["precision"]))
         return onnx.OnnxPredict(path, context, [(PROVIDER, settings), ("CUDAExecutionProvider", {})])
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spaces import build, two_of_four
 from spaces.base import Base, TaskModel, read_config
+from spaces.bf16 import has_bf16
 from spaces.errors import Infeasible
 from spaces.heads import Causal
 from spaces.knob import Plan
@@ -25,15 +26,8 @@ TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bflo
 def torch_precisions(context: Context) -> tuple[str, ...]:
     """The precisions that PyTorch computes in natively, without emulation, on this device."""
     if context.device == "cuda":
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("fp32", "bf16", "fp16") if bf16 else ("fp32", "fp16")
-    # On a CPU without these instructions bf16 is emulated, and slower than fp32.
-    return ("fp32", "bf16") if _cpu_has_bf16() else ("fp32",)
-
-
-def _cpu_has_bf16() -> bool:
-    capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
+        return ("fp32", "bf16", "fp16") if has_bf16(context.device) else ("fp32", "fp16")
+    return ("fp32", "bf16") if has_bf16(context.device) else ("fp32",)
 
 
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:

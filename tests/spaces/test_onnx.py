@@ -67,7 +67,7 @@ def test_graphs_are_made_once_and_found_again(folder: Path, monkeypatch: pytest.
 def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(_: Path, path: Path, __: str) -> None:
+    def half(_: Path, path: Path, *__: object) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")
 

@@ -15,10 +15,12 @@ from torch import nn
 from spaces import build, calibration, registry, sensitivity
 from spaces.anatomy import anatomy_of
 from spaces.axes.bits import INTEGER
+from spaces.bf16 import has_bf16
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context
 from spaces.runtimes import onnx, quantise
+from spaces.runtimes.openvino import compile_options
 
 CPU = Context(threads=1)
 FP32 = {"precision": "fp32"}
@@ -218,6 +220,7 @@ def test_a_runtime_without_a_kernel_for_int8_tables_says_so(runtime: str, whole:
     ("plan", "name"),
     [
         ({"precision": "fp32"}, "fp32"),
+        ({"precision": "bf16"}, "bf16"),
         ({"precision": "int8", "fp32_blocks": 2}, "int8-w2"),
         ({"precision": "int8-static", "embeddings": "int8"}, "int8-static-e8"),
         ({"precision": "int8", "fp32_blocks": 2, "embeddings": "int8"}, "int8-w2-e8"),
@@ -241,17 +244,43 @@ def test_openvino_reads_the_calibrated_graph(extra: Plan, whole: Path) -> None:
     assert np.abs(ours - theirs).mean() < max(error, 1e-3), "nearer to the same integers than to fp32"
 
 
-@openvino
-def test_openvino_multiplies_integers(whole: Path) -> None:
-    """The compiled model says what precision each of its matrix products runs in."""
+def products_in_openvino(graph: Path, precision: str) -> list[str]:
+    """The precision that each matrix product of the compiled model says it runs in."""
     import openvino as library
 
     core = library.Core()
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(str(onnx.graph(whole, {"precision": "int8-static"}))), "CPU", config)
+    compiled = core.compile_model(core.read_model(str(graph)), "CPU", compile_options(CPU, precision))
     nodes = compiled.get_runtime_model().get_ordered_ops()
     info = [{k: str(v.astype(str)) for k, v in node.get_rt_info().items()} for node in nodes]
-    products = [i for i in info if i.get("layerType") == "FullyConnected"]
+    return [i["runtimePrecision"] for i in info if i.get("layerType") == "FullyConnected"]
+
+
+@openvino
+def test_openvino_multiplies_integers(whole: Path) -> None:
+    products = products_in_openvino(onnx.graph(whole, {"precision": "int8-static"}), "int8-static")
     linears = sum(isinstance(m, nn.Linear) for m in build.load_model(whole).modules())
-    integers = [i for i in products if i.get("runtimePrecision") in ("u8", "i8")]
+    integers = [precision for precision in products if precision in ("u8", "i8")]
     assert len(products) == linears and len(integers) >= linears - 1, products
+
+
+@openvino
+@pytest.mark.skipif(not has_bf16("cpu"), reason="needs a CPU with bf16 instructions")
+@pytest.mark.parametrize("extra", [{}, {"embeddings": "int8"}], ids=str)
+def test_openvino_multiplies_bf16_and_stays_near_fp32(extra: Plan, whole: Path) -> None:
+    plan = {"precision": "bf16"} | extra
+    exact = run(whole, FP32, "openvino")
+    error = np.abs(run(whole, plan, "openvino") - exact).mean() / np.abs(exact).mean()
+    assert 0 < error < 0.03
+    assert set(products_in_openvino(onnx.graph(whole, plan), "bf16")) == {"bf16"}
+
+
+def test_a_graph_in_bf16_is_half_as_large_and_gives_rounded_weights(whole: Path) -> None:
+    """ONNX Runtime converts the weights back and computes in fp32, so only their rounding is seen."""
+    plan, whole_graph = {"precision": "bf16"}, onnx.graph(whole, FP32)
+    rounded = onnx.graph(whole, plan)
+    assert rounded.stat().st_size < 0.75 * whole_graph.stat().st_size
+    predict, exact = onnx.OnnxPredict(rounded, CPU, onnx.CPU), run(whole, FP32)
+    error = np.abs(np.concatenate([predict(batch)["logits"] for batch in BATCHES]) - exact).mean()
+    assert 0 < error / np.abs(exact).mean() < 0.03
+    with pytest.raises(Infeasible, match="onnx has no bf16 kernels"):
+        build.open_predict(whole, "onnx", plan, CPU)

@@ -136,7 +136,7 @@ def test_threads_that_share_an_openvino_request_each_get_their_own_answer(
     compiled = SimpleNamespace(inputs=name[:1], outputs=name[1:], create_infer_request=OneRequest)
     core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: path)
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
-    predict = OpenVinoPredict(tmp_path / "model.onnx", CPU)
+    predict = OpenVinoPredict(tmp_path / "model.onnx", {})
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(predict, ({"input_ids": np.full((1, 1), i)} for i in range(8))))
     assert [float(answer["logits"][0]) for answer in answers] == list(range(8))
@@ -187,6 +187,7 @@ def test_bf16_is_offered_where_the_cpu_has_it(capable: bool, monkeypatch: pytest
     capabilities = {"avx512_bf16": capable, "amx_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert torch_predict.torch_precisions(CPU) == (("fp32", "bf16") if capable else ("fp32",))
+    assert ("bf16" in registry.runtime_named("openvino").precisions(CPU)) == capable
     if not capable:
         with pytest.raises(Infeasible, match="eager has no bf16 kernels"):
             registry.runtime_named("eager").open(folder, {"precision": "bf16"}, CPU)

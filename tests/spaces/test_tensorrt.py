@@ -56,7 +56,7 @@ def test_engines_are_kept_in_the_users_own_cache_and_not_beside_the_graph(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(onnx, "graph", lambda folder, plan: folder / onnx.file_of(plan))
+    monkeypatch.setattr(onnx, "graph", lambda folder, plan, fused: folder / onnx.file_of(plan, fused))
     monkeypatch.setattr(onnx, "OnnxPredict", lambda *arguments: asked.append(arguments))
     RUNTIME.open(tmp_path, {"precision": precision}, CUDA)
     ((path, _, ((name, options), fallback)),) = asked

@@ -143,6 +143,50 @@ def test_the_rate_rises_then_falls_to_the_last_step(monkeypatch: pytest.MonkeyPa
     assert head == pytest.approx([r * 10 for r in backbone])
 
 
+# --- precision and dropout ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wanted", "capable"), [(True, True), (True, False), (False, True)])
+def test_products_are_bf16_where_the_cpu_has_it_and_weights_and_losses_never_are(
+    wanted: bool, capable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable}, raising=False)
+    model, batches, labels = student()
+    products: set[torch.dtype] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, args, output: products.add(output.dtype))
+
+    def loss(model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        output = model(**inputs).float()
+        assert (output @ output.T).dtype == torch.float32
+        return functional.cross_entropy(output, labels[rows])
+
+    train(model, lambda _: batches, loss, replace(QUICK, bf16=wanted), "cpu")
+    assert products == {torch.bfloat16 if wanted and capable else torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model(**batches[0][0])
+    assert torch.float32 in products, "after the training the model computes in fp32 again"
+
+
+def test_without_dropout_the_seed_does_not_matter() -> None:
+    one, other = (trained(replace(QUICK, dropout=False, seed=seed)) for seed in (1, 2))
+    assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_without_dropout_there_is_none_after_an_evaluation_either() -> None:
+    model, batches, labels = student()
+    modes: list[bool] = []
+
+    def loss(model: TaskModel, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        modes.append(model.training)
+        return task_loss(labels)(model, inputs, rows)
+
+    stopping = Stopping(lambda _: 1.0, 9, each=0.5)
+    train(model, lambda _: batches, loss, replace(QUICK, epochs=2, dropout=False), "cpu", stopping=stopping)
+    assert modes == [False] * 4
+
+
 # --- early stopping -----------------------------------------------------------------------------------------
 
 
