@@ -77,5 +77,5 @@ def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
     assert list((tmp_path / onnx.ONNX_FOLDER).iterdir()) == []
     # What a killed process leaves has another name.
     (tmp_path / onnx.ONNX_FOLDER / ".fp32.onnx.1").write_bytes(b"half")
-    monkeypatch.setattr(onnx, "write_graph", lambda _f, path, _w: path.write_bytes(b"whole"))
+    monkeypatch.setattr(onnx, "write_graph", lambda _, path, *__: path.write_bytes(b"whole"))
     assert onnx.graph(tmp_path, FP32).read_bytes() == b"whole"
