@@ -19,6 +19,7 @@ from benchmarks import header
 from benchmarks.timed_models import MINILM
 from objectives.arrays import Floats
 from objectives.latency_model import MeasuredTimes, fit_latency
+from objectives.passes import Passes
 from objectives.roofline import Sizes
 from objectives.shapes import Shapes
 from search.propose.known_latency import weights_grid
@@ -118,7 +119,7 @@ def predicted(shapes: Shapes, ms: Floats, count: int, seed: int) -> tuple[float,
     measured, others = order[:count], order[count:]
     times = MeasuredTimes(shapes[measured], ms[measured], np.full(count, ERROR))
     began = time.perf_counter()
-    fit = fit_latency(times, 1, 32.0)
+    fit = fit_latency(times, Passes(1, 32.0))
     fit_ms = 1e3 * (time.perf_counter() - began)
     log_ms, sd = fit.predict(shapes[others])
     away, variance = np.log(ms[others]) - log_ms, sd**2 + ERROR**2

@@ -15,11 +15,16 @@ import numpy as np
 
 from objectives.arrays import Floats
 from objectives.gaussian_process import GaussianProcess, fit_process
-from objectives.shapes import Shapes, coordinates, features
+from objectives.passes import STEP_COSTS, Passes
+from objectives.shapes import Shapes, coordinates
 
 #: Prior milliseconds of each of `shapes.COSTS`, on an imaginary processor: only their proportions matter once there is
 #: one measurement.
 GUESS = np.array([5e-2, 5e-2, 1e-2, 4e-8, 2e-7, 5e-7, 5e-7, 1e-7, 2e-6])
+#: So many of these come first that do not grow with the sizes of matrices.
+OVERHEADS = 3
+#: Prior milliseconds a byte that a step of generation reads, where the bandwidth is not known: 20 GB/s.
+GUESSED_MS_A_BYTE = 5e-8
 #: Standard deviation, in log units, of predictions without a measurement: from `GUESS`, and from another deployment.
 UNMEASURED_SD, BORROWED_SD = 2.0, 0.7
 #: Least prior standard deviation of a cost's share of the time; a larger prior share is its own standard deviation.
@@ -48,22 +53,20 @@ class MeasuredTimes:
 class Unmeasured:
     """The prediction for a deployment without measurements, from guessed costs or another deployment's."""
 
-    batch: int
-    length: float
+    passes: Passes
     costs: Floats  # (F,) ms each
     error: float  # standard deviation in log units
 
     def predict(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """(log of ms (N,), its standard deviation (N,))."""
-        return np.log(features(shapes, self.batch, self.length) @ self.costs), np.full(len(shapes), self.error)
+        return np.log(self.passes.features(shapes) @ self.costs), np.full(len(shapes), self.error)
 
 
 @dataclass(frozen=True)
 class CostSum:
     """The fitted costs of one deployment, and the coordinates of models in the process of its log residuals."""
 
-    batch: int
-    length: float
+    passes: Passes
     costs: Floats  # (F,) ms each
     scales: Floats  # (F,) prior standard deviation of each cost, ms
     middle: Floats  # (COORDINATES,) of the measured models' `coordinates`
@@ -75,7 +78,7 @@ class CostSum:
         The inputs are `coordinates`, standardised by those of the measured models, and the share of the time that one
         standard deviation of each cost is.
         """
-        amounts = features(shapes, self.batch, self.length)
+        amounts = self.passes.features(shapes)
         level = amounts @ self.costs
         standardised = (coordinates(shapes) - self.middle) / self.spread
         return np.log(level), np.column_stack([standardised, amounts * self.scales / level[:, None]])
@@ -101,18 +104,30 @@ class Fit:
         return level + correction, self.tail * np.maximum(sd, 1e-4)
 
 
-def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Floats = GUESS) -> Fit:
+def guess(passes: Passes, ms_a_byte: float = GUESSED_MS_A_BYTE) -> Floats:
+    """(F,) prior ms of each of `passes.costs`; `ms_a_byte` is that of the memory's bandwidth.
+
+    Where steps are timed a memory of another speed is assumed beside arithmetic that is faster by the same factor.
+    """
+    if not passes.steps:
+        return GUESS
+    slower = ms_a_byte / GUESSED_MS_A_BYTE
+    return np.concatenate([GUESS[:OVERHEADS], slower * GUESS[OVERHEADS:], np.full(len(STEP_COSTS), ms_a_byte)])
+
+
+def fit_latency(measured: MeasuredTimes, passes: Passes, prior: Floats | None = None) -> Fit:
     """Fit the costs and the process of their residuals to n >= 1 measured models that differ from each other.
 
     Args:
-        batch, length: rows of a call, and tokens of a row.
-        prior: (F,) ms of each of `shapes.COSTS`, up to a common factor.
+        passes: of the measured times.
+        prior: (F,) ms of each of `passes.costs`, up to a common factor; by default `guess`.
     """
     from scipy.optimize import nnls
 
+    prior = guess(passes) if prior is None else prior
     error = np.maximum(measured.error, LEAST_TIME_ERROR)
     measured = MeasuredTimes(measured.shapes, measured.ms, error)
-    amounts = features(measured.shapes, batch, length)
+    amounts = passes.features(measured.shapes)
     relative = amounts / measured.ms[:, None]  # (n, F): the share of the time that 1 ms a unit would be
     weight = TYPICAL / np.hypot(TYPICAL, error)
     guessed = prior * float(np.exp(-np.log(relative @ prior).mean()))  # of the right size altogether
@@ -126,7 +141,7 @@ def fit_latency(measured: MeasuredTimes, batch: int, length: float, prior: Float
     )
     where = coordinates(measured.shapes)
     spread = np.maximum(where.std(0), LEAST_SPREAD)
-    return _with_residuals(CostSum(batch, length, costs * scales, scales, where.mean(0), spread), measured)
+    return _with_residuals(CostSum(passes, costs * scales, scales, where.mean(0), spread), measured)
 
 
 def _with_residuals(costs: CostSum, measured: MeasuredTimes) -> Fit:

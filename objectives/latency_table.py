@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.arrays import Floats
-from objectives.latency_model import BORROWED_SD, GUESS, UNMEASURED_SD, Fit, MeasuredTimes, Unmeasured, fit_latency
+from objectives.latency import P50
+from objectives.latency_model import (
+    BORROWED_SD,
+    GUESSED_MS_A_BYTE,
+    UNMEASURED_SD,
+    Fit,
+    MeasuredTimes,
+    Unmeasured,
+    fit_latency,
+    guess,
+)
 from objectives.measurement import TOLD_APART
+from objectives.passes import Passes
 from objectives.shapes import Shapes
 
-#: Tokens per row that the cost model assumes where rows have the data's own lengths.
-OF_DATA = 32.0
 #: A deployment with fewer measurements than this has the best measured deployment's costs as its prior.
 MANY = 12
 
@@ -61,16 +70,29 @@ class MeasuredModel:
 class LatencyTable:
     """Times of models under deployments "runtime/precision", measured or predicted, under one set of conditions.
 
+    A table holds one measured time: `latency_p50_ms`, or of calls that generate also `ttft_ms` or `tpot_ms`. All are
+    predicted from the same costs; the time says which passes are counted (`passes`).
+
     Args:
         folder: of the tables; created when an entry is added.
         conditions: those of a `Measurement`, "batch" and "length" among them. The ones that must be equal for times to
-            be compared (`TOLD_APART`: device, fingerprint, threads, ...) determine the file.
+            be compared (`TOLD_APART`: device, fingerprint, threads, ...) determine the file, with the time's name where
+            calls generate.
+        time: name of the measured time.
+        ms_a_byte: gives the time to read a byte at the memory's bandwidth, the prior of a step of generation.
     """
 
-    def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        conditions: Mapping[str, Any],
+        time: str = P50.name,
+        ms_a_byte: Callable[[], float] = lambda: GUESSED_MS_A_BYTE,
+    ) -> None:
         identity = {name: conditions[name] for name in TOLD_APART if name in conditions}
-        self.batch = int(identity["batch"])
-        self.length = OF_DATA if identity["length"] == "data" else float(identity["length"])
+        if "new_tokens" in identity:
+            identity["time"] = time
+        self.passes, self._ms_a_byte = Passes.of(time, identity), ms_a_byte
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder / f"{digest}.jsonl"
         self._conditions = identity
@@ -139,16 +161,19 @@ class LatencyTable:
             measured = self._measured.get(deployment)
             richest = max(self._measured, key=lambda name: len(self._measured[name].ms), default=deployment)
             lent = deployment != richest and (measured is None or len(measured.ms) < MANY)
-            prior = self._fit(richest).costs if lent else GUESS
+            guessed = self._guess()
+            prior = self._fit(richest).costs if lent else guessed
             if measured is None:
-                self._fits[deployment] = Unmeasured(
-                    self.batch, self.length, prior, BORROWED_SD if lent else UNMEASURED_SD
-                )
+                self._fits[deployment] = Unmeasured(self.passes, prior, BORROWED_SD if lent else UNMEASURED_SD)
             else:
                 # A cost that is nothing under the other deployment may well be something under this one.
-                prior = prior + 1e-3 * GUESS * (prior.sum() / GUESS.sum()) if lent else prior
-                self._fits[deployment] = fit_latency(measured, self.batch, self.length, prior)
+                prior = prior + 1e-3 * guessed * (prior.sum() / guessed.sum()) if lent else prior
+                self._fits[deployment] = fit_latency(measured, self.passes, prior)
         return self._fits[deployment]
+
+    def _guess(self) -> Floats:
+        # Only the bytes of steps depend on the bandwidth, which takes a process to measure.
+        return guess(self.passes, self._ms_a_byte()) if self.passes.steps else guess(self.passes)
 
     def _refresh(self) -> None:
         """Read the lines that this or another process has appended since."""

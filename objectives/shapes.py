@@ -14,7 +14,20 @@ from objectives.ceilings import BYTES
 from objectives.roofline import Sizes
 
 #: Fields of `Shapes` with one value per model; the others have one per model and kind of matrix.
-SCALARS = ("blocks", "attention", "hidden", "row_weights", "row_matrices", "tables", "vectors", "tied")
+SCALARS = (
+    "blocks",
+    "attention",
+    "hidden",
+    "row_weights",
+    "row_matrices",
+    "tables",
+    "vectors",
+    "tied",
+    "step_bytes",
+    "cache_bytes",
+)
+#: Those that are left out of the JSON where they are 0, so that the text of a model without them stays the same.
+OPTIONAL = ("tied", "step_bytes", "cache_bytes")
 MATRIX_FIELDS = ("count", "inputs", "outputs")
 
 #: Precisions in which all tensors are stored; in the others only matrices are, beside fp32 vectors and tables.
@@ -40,6 +53,9 @@ class Shapes:
     tables: Floats  # (N,) numbers in all embedding tables
     vectors: Floats  # (N,) numbers in biases and norms
     tied: Floats  # (N,) numbers of `row_weights` that are also among `tables`: a head that is the token table
+    # Of a step of generation under one deployment, which reads them for one token of each row; 0 where none is timed:
+    step_bytes: Floats  # (N,) bytes of the matrices in their precisions
+    cache_bytes: Floats  # (N,) bytes of the keys and values of all rows, on average over the steps of a call
 
     def __post_init__(self) -> None:
         size = self.count.shape
@@ -82,6 +98,8 @@ class Shapes:
             "tables": tables,
             "vectors": vectors,
             "tied": tied,
+            "step_bytes": 0,
+            "cache_bytes": 0,
         }
         return cls(*(matrices[None, :, i] for i in range(3)), **{n: np.array([float(v)]) for n, v in scalars.items()})
 
@@ -90,8 +108,7 @@ class Shapes:
         rows = []
         for i in range(len(self)):
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
-            if not row["tied"]:  # so that the text of a model without one is as old tables have it
-                del row["tied"]
+            row = {name: value for name, value in row.items() if value or name not in OPTIONAL}
             kinds: Counter[tuple[float, float]] = Counter()
             for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in MATRIX_FIELDS), strict=True):
                 kinds[round(a, 6), round(b, 6)] += count
@@ -110,8 +127,8 @@ class Shapes:
         for i, row in enumerate(rows):
             for k, kind in enumerate(row["matrices"]):
                 kinds[:, i, k] = kind
-        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS if name != "tied"}
-        scalars["tied"] = np.array([float(row.get("tied", 0)) for row in rows])
+        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS if name not in OPTIONAL}
+        scalars |= {name: np.array([float(row.get(name, 0)) for row in rows]) for name in OPTIONAL}
         if not all((np.isfinite(array) & (array >= 0)).all() for array in (kinds, *scalars.values())):
             raise ValueError("sizes must be finite and not negative")
         return cls(*kinds, **scalars)
@@ -137,15 +154,22 @@ def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "
     for name in (precision, tables, head):
         if name not in BYTES:
             raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {name}")
-    kept = np.minimum(fp32_blocks / np.maximum(shapes.blocks, 1.0), 1.0)
     once = shapes.tied if tables == head else np.zeros(len(shapes))
     stored: Floats = (
-        (shapes.weights - shapes.row_weights) * (kept * BYTES["fp32"] + (1 - kept) * BYTES[precision])
-        + shapes.row_weights * BYTES[head]
+        matrix_bytes(shapes, precision, head, fp32_blocks)
         + (shapes.tables - once) * BYTES[tables]
         + shapes.vectors * BYTES[vectors]
     )
     return stored / 1e6
+
+
+def matrix_bytes(shapes: Shapes, precision: str, head: str = "", fp32_blocks: int = 0) -> Floats:
+    """(N,): bytes of all matrices, with arguments as for `megabytes_of`; a pass reads each of them once."""
+    kept = np.minimum(fp32_blocks / np.maximum(shapes.blocks, 1.0), 1.0)
+    inside = shapes.weights - shapes.row_weights
+    each = kept * BYTES["fp32"] + (1 - kept) * BYTES[precision]
+    read: Floats = inside * each + shapes.row_weights * BYTES[head or precision]
+    return read
 
 
 def operations_of(shapes: Shapes, batch: int, length: float) -> Floats:

@@ -104,15 +104,15 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     evaluate = Evaluator(prepared, view.progress, clock)
     cost_model = cost_model_of(prepared, evaluate.measurer, siblings, evaluate.weights_builder.stored_settings())
     if cost_model is None and config.sampler == "known-latency":
-        view.say("      sampler: tpe (known-latency needs the task's metric and the time of a call for objectives, and")
-        view.say("      a model whose layers are known)")
+        view.say("      sampler: tpe (known-latency needs the metric and the time of a call or of its tokens for")
+        view.say("      objectives, and a model whose layers are known)")
     proposer = proposer_of(prepared, config.budget.trials, siblings, cost_model, clock.left, retry_failed)
     front = _front_so_far(prepared, proposer, evaluate, view)
     tracking = Tracking(partial(_tracker_of, prepared), view.say, tracking_uri(Path(config.mlruns)))
     tracking.begin(front)
     reserve = _reserver(prepared, evaluate, clock, bool(proposer.left))
     reserve(front)
-    learn = _learner(siblings)
+    learn = _learner(siblings, prepared.time_objective or LATENCY)
     for outcome in front.outcomes:
         learn(outcome, front)
         if cost_model is not None:
@@ -244,14 +244,14 @@ def _reserver(prepared: Prepared, evaluate: Evaluator, clock: Clock, goes_on: bo
     return reserve
 
 
-def _learner(siblings: DeploymentSelector) -> Callable[[Outcome, Front], None]:
-    """An observer that passes the baselines' measurements to `siblings`."""
+def _learner(siblings: DeploymentSelector, time: str) -> Callable[[Outcome, Front], None]:
+    """An observer that passes the baselines' loss and `time` to `siblings`."""
     baselines: dict[Deployment, tuple[Estimate, float]] = {}
 
     def learn(outcome: Outcome, _: Front) -> None:
         if outcome.baseline and outcome.status == "complete":
             deployment = Deployment.of(outcome.recipe.params)
-            baselines[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(LATENCY))
+            baselines[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(time))
             siblings.learn(baselines)
 
     return learn

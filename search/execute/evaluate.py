@@ -27,8 +27,8 @@ from search.execute.weights import WeightsBuilder
 from search.failures import Returned, is_transient, of_the_candidate, retry_once
 from search.front.formatting import describe
 from search.front.front import Front
-from search.front.outcome import LATENCY, Outcome, Status
-from search.measure.limits import broken, measured_for
+from search.front.outcome import Outcome, Status
+from search.measure.limits import broken, limits_of_times, measured_for, surely_broken
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
@@ -147,12 +147,12 @@ class Evaluator:
                 raise ArithmeticError(f"{name} must be a finite number, got {figure.value}")
 
     def _too_slow(self, job: Job, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
-        """Outcomes, by digest, of recipes that are over the latency limit on untrained weights of the same shapes.
+        """Outcomes, by digest, of recipes that are over a limit of time on untrained weights of the same shapes.
 
         Empty unless all recipes are: otherwise the weights are trained in any case.
         """
-        limit = self._prepared.config.limits.max_latency_ms
-        if limit is None or job.recipe.digest in self._fast_enough:
+        limits = limits_of_times(self._prepared.config.limits, self._prepared.metric)
+        if not limits or job.recipe.digest in self._fast_enough:
             return {}
         rejected: dict[str, Outcome] = {}
         for recipe in recipes:
@@ -162,10 +162,11 @@ class Evaluator:
             except Exception as error:
                 rejected[recipe.digest] = self._outcome(job, recipe, *self._status_of(error, recipe))
                 continue
-            if timed[LATENCY].interval[0] <= limit:
+            sentences = surely_broken(limits, timed)
+            if not sentences:
                 self._fast_enough.add(job.recipe.digest)
                 return {}
-            reason = f"before training: latency {timed[LATENCY].value:.2f} ms is over the limit of {limit:g} ms"
+            reason = f"before training: {'; '.join(sentences)}"
             rejected[recipe.digest] = replace(self._outcome(job, recipe, "rejected", reason), measurements=timed)
         return rejected
 

@@ -14,7 +14,7 @@ from objectives.workload import MARK, marked
 from search.errors import UserError, unknown
 from search.front.final import Final
 from search.front.formatting import quantity, significant, text
-from search.front.outcome import CALL_TIMES, LATENCY, LOSS, SPEEDUP, Outcome, Target
+from search.front.outcome import CALL_TIMES, LATENCY, LOSS, PREDICTED_TIMES, SPEEDUP, Outcome, Target
 from search.front.pareto import dominates, hypervolume, knee, non_dominated
 
 PICKS = ("fastest", "balanced", "most-accurate")
@@ -218,8 +218,9 @@ class Front:
 
     @property
     def speed(self) -> Target:
-        """The target of the pick "fastest": a latency, else the last target."""
-        return next((t for t in self.targets if t.objective.startswith(("latency", *CALL_TIMES))), self.targets[-1])
+        """The target of the pick "fastest": a latency or the time of a token, else the last target."""
+        names = ("latency", *PREDICTED_TIMES)
+        return next((t for name in names for t in self.targets if t.objective.startswith(name)), self.targets[-1])
 
     @property
     def quality(self) -> Target:

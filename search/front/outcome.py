@@ -12,6 +12,8 @@ from spaces.recipe import Recipe
 LATENCY = "latency_p50_ms"
 #: Names of the median time of a call: every model has the first, one that generates the second too.
 CALL_TIMES = (LATENCY, "generate_ms")
+#: Names of the median times that are predicted before a model is built: of a call, and of a generation's parts.
+PREDICTED_TIMES = (*CALL_TIMES, "ttft_ms", "tpot_ms")
 SPEEDUP = "speedup"
 LOSS = "quality_loss"
 

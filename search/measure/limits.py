@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from objectives import objective_named
+from objectives.measurement import Measurement
 from objectives.quality import metric_named
 from search.config.schema import LimitsConfig
-from search.front.outcome import LATENCY, LOSS, Outcome
+from search.front.outcome import LATENCY, LOSS, PREDICTED_TIMES, Outcome
 from search.prepare.prepared import Prepared
 
 
@@ -41,6 +42,11 @@ def limits_of(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
     )
     named = (limit for limit in every if limit is not None)
     return (*named, *(_other(name, bound) for name, bound in wanted.others.items()))
+
+
+def limits_of_times(wanted: LimitsConfig, metric: str) -> tuple[Limit, ...]:
+    """The limits of median times of the main workload, which depend on the sizes of a model alone."""
+    return tuple(limit for limit in limits_of(wanted, metric) if limit.measurement in PREDICTED_TIMES)
 
 
 def measured_for(wanted: LimitsConfig) -> tuple[str, ...]:
@@ -82,6 +88,15 @@ def broken(wanted: LimitsConfig, metric: str, outcome: Outcome) -> tuple[str, ..
         if limit.violation(value) > 0:
             sentences.append(limit.sentence(value, limit.bound))
     return tuple(sentences)
+
+
+def surely_broken(limits: Iterable[Limit], measurements: Mapping[str, Measurement]) -> tuple[str, ...]:
+    """A sentence for every upper limit that the whole interval of its measurement is over."""
+    return tuple(
+        limit.sentence(measurements[limit.measurement].value, limit.bound)
+        for limit in limits
+        if limit.measurement in measurements and measurements[limit.measurement].interval[0] > limit.bound
+    )
 
 
 def violations(prepared: Prepared, outcome: Outcome) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from objectives.bench import Batch
 from objectives.clock import cpus
 from search.config.schema import RunConfig
-from search.front.outcome import CALL_TIMES, Target
+from search.front.outcome import CALL_TIMES, LATENCY, PREDICTED_TIMES, Target
 from search.front.study_record import StudyRecord
 from search.prepare.matmul_costs import priced
 from search.prepare.recovery_budget import likeliest_of
@@ -139,9 +139,17 @@ class Prepared(PreparedData):
         return targets_of(self.config.objectives, self.metric)
 
     @property
-    def weighs_quality_and_latency(self) -> bool:
-        """Whether the objectives are the task's metric and the main latency, which the surrogates predict."""
-        return {t.objective for t in self.targets} in [{self.metric, time} for time in CALL_TIMES]
+    def time_objective(self) -> str | None:
+        """The median time that is an objective beside the task's metric: `LATENCY`, "ttft_ms" or "tpot_ms".
+
+        None where the objectives are not these two, which the surrogates predict.
+        """
+        names = {t.objective for t in self.targets}
+        times = names & {*PREDICTED_TIMES}
+        if len(times) != 1 or names != {self.metric, *times}:
+            return None
+        [time] = times
+        return LATENCY if time in CALL_TIMES else time
 
     def record(self, seconds: float) -> StudyRecord:
         """The study's record without finalists, after `seconds` of run time."""

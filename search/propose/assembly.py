@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from objectives.quality import metric_named
+from search.front.outcome import CALL_TIMES, LATENCY
 from search.measure import limits
 from search.measure.measurer import Measurer
 from search.prepare.prepared import Prepared
@@ -20,7 +21,7 @@ from search.propose.known_latency import GainForecast, KnownLatency, weights_gri
 from search.propose.proposer import Proposer
 from search.propose.samplers import SAMPLERS
 from search.propose.study import open_study
-from search.propose.surrogate.cost_model import TableCostModel
+from search.propose.surrogate.cost_model import TableCostModel, TimeLimit
 from search.propose.surrogate.history import StudyHistory
 from search.propose.surrogate.latency_predictor import LatencyPredictor, UnknownAnatomy
 from search.propose.surrogate.quality import QualityModel
@@ -28,6 +29,9 @@ from search.propose.surrogate.surrogate import Aims, Surrogate
 from search.space.space import Params
 
 log = logging.getLogger(__name__)
+
+#: No time is shorter, so that a limit of 0 has a logarithm.
+LEAST_MS = 1e-9
 
 
 def cost_model_of(
@@ -37,13 +41,26 @@ def cost_model_of(
 
     `siblings` selects deployments; `stored_settings` are settings whose weights are in the store.
     """
-    if not prepared.weighs_quality_and_latency:
+    time = prepared.time_objective
+    if time is None:
         return None
+    predictor_of = cache(partial(LatencyPredictor, prepared, measurer, None, ""))
     try:
-        return TableCostModel(prepared, LatencyPredictor(prepared, measurer), siblings, stored_settings)
+        predictor = predictor_of(time)
     except UnknownAnatomy as reason:
         log.info("sampler: %s", reason)
         return None
+    bounds = [TimeLimit(predictor_of(name), ms) for name, ms in _time_limits(prepared).items()]
+    return TableCostModel(prepared, predictor, siblings, stored_settings, bounds)
+
+
+def _time_limits(prepared: Prepared) -> dict[str, float]:
+    """The most ms of each time that is limited, that of a whole call under `LATENCY`."""
+    bounds: dict[str, float] = {}
+    for limit in limits.limits_of_times(prepared.config.limits, prepared.metric):
+        name = LATENCY if limit.measurement in CALL_TIMES else limit.measurement
+        bounds[name] = max(LEAST_MS, min(limit.bound, bounds.get(name, math.inf)))
+    return bounds
 
 
 def proposer_of(
@@ -59,8 +76,8 @@ def proposer_of(
     Args:
         total: number of trials of the study.
         siblings: selects the other deployments that a set of weights is measured under.
-        cost_model: None where the objectives are not the task's metric and the main latency; the default sampler is
-            then TPE.
+        cost_model: None where the objectives are not the task's metric and a time that is predicted; the default
+            sampler is then TPE.
         go_on: whether there is time for another trial.
         retry_failed: whether recipes that failed in earlier runs are tried again.
     """
@@ -96,17 +113,17 @@ def proposer_of(
 
 
 def _surrogate(prepared: Prepared, cost_model: TableCostModel) -> Surrogate:
-    limited = prepared.config.limits
+    limited, time = prepared.config.limits, prepared.time_objective or LATENCY
     metric = metric_named(prepared.metric)
     least = [bound for bound in (limited.min_accuracy, limited.others.get(metric.name)) if bound is not None]
     aims = Aims(
         quality=next(t for t in prepared.targets if t.objective == prepared.metric),
         constant_guess=metric.utility(prepared.constant_guess),
         keep=prepared.config.economy.keep,
-        max_log_latency=np.inf if limited.max_latency_ms is None else math.log(limited.max_latency_ms),
+        max_log_latency=math.log(_time_limits(prepared).get(time, math.inf)),
         min_quality=max(map(metric.utility, least), default=-np.inf),
         max_loss=np.inf if limited.max_loss is None else metric.drop(limited.max_loss),
     )
     space = prepared.space
-    history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical)
+    history = StudyHistory(weights_grid(space), space.off, aims.quality, space.canonical, time)
     return Surrogate(history, cost_model, QualityModel(), aims)

@@ -137,6 +137,8 @@ class _Sizes:
             tables=tables,
             vectors=self._vectors(),
             tied=self._tied(),
+            step_bytes=zeros,
+            cache_bytes=zeros,
         )
 
     def _tied(self) -> Floats:

@@ -45,6 +45,8 @@ def drawn(count: int, seed: int) -> Shapes:
         tables=zeros,
         vectors=zeros,
         tied=zeros,
+        step_bytes=zeros,
+        cache_bytes=zeros,
     )
 
 

@@ -44,6 +44,7 @@ def configured(folder: Path, **recover: Any) -> Path:
         workload={"prompt": 16, "new_tokens": 4, "batch": 2},
         space={"prune": {"neurons": 0.5}, "bits": {"precision": "fp32"}, "runtime": {"name": "eager"}, "cache": "off"},
         budget={"trials": 2},
+        objectives=["metric", "tpot_ms"],
     )
 
 
@@ -51,7 +52,8 @@ def configured(folder: Path, **recover: Any) -> Path:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search of one model that is recovered."""
     folder = tmp_path_factory.mktemp("taught")
-    command.search("run", configured(folder), cwd=folder).succeeded()
+    ended = command.search("run", configured(folder), cwd=folder).succeeded()
+    assert "sampler: tpe" not in ended.out, "the time of a token is predicted"
     return folder
 
 
@@ -77,6 +79,22 @@ def test_a_call_may_have_several_rows(taught: Path) -> None:
         figures = outcome.measurements
         assert outcome.status == "complete" and figures["ttft_ms"].conditions["batch"] == 2
         assert figures["tokens_per_s"].value == pytest.approx(2 * 4 * 1e3 / figures["generate_ms"].value, rel=0.5)
+
+
+def test_the_times_of_a_token_are_kept_with_the_bytes_that_it_reads(taught: Path) -> None:
+    """Of the uncompressed model, and of one of its two blocks with half of its 64 neurons."""
+    [table] = (taught / "mlruns" / "latency").glob("*.jsonl")
+    head, *entries = (json.loads(line) for line in table.read_text().splitlines() if line)
+    assert head["conditions"]["time"] == "tpot_ms"
+    assert {entry["deployment"] for entry in entries} == {"eager/fp32"}
+    outside, attention = 31 * 32, 2 * 32 * 32 + 2 * 32 * 16
+    matrices = [4 * (outside + blocks * (attention + 3 * 32 * neurons)) for blocks, neurons in ((2, 64), (1, 32))]
+    assert [entry["shape"]["step_bytes"] for entry in entries] == matrices
+    a_block, tokens = (
+        4 * 2 * 16,
+        16 + 4 / 2,
+    )  # bytes of a token; tokens on average over the steps
+    assert [entry["shape"]["cache_bytes"] for entry in entries] == [2 * tokens * blocks * a_block for blocks in (2, 1)]
 
 
 def test_what_is_not_stored_is_asked_again(taught: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from . import factory
 
 TRAINED = factory.recipe({"distill": {"layers": 3}})
 SIBLINGS = tuple(factory.recipe({"distill": {"layers": 3}}, runtime) for runtime in ("onnx", "openvino"))
+#: Of every model here.
+LATER = factory.measurement("tpot_ms", 2.0, 0.1, "ms")
 
 
 class World:
@@ -62,7 +64,7 @@ class World:
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         self.step("measuring")
-        return factory.measurements(self.accuracy, self.latency(recipe))
+        return {**factory.measurements(self.accuracy, self.latency(recipe)), "tpot_ms": LATER}
 
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path) -> Iterator[object]:
@@ -70,7 +72,7 @@ class World:
 
     def timings(self, bench: object, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         figures = factory.measurements(0.8, self.latency(recipe))
-        return {name: figures[name] for name in (LATENCY, "speedup")}
+        return {**{name: figures[name] for name in (LATENCY, "speedup")}, "tpot_ms": LATER}
 
 
 def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) -> Evaluator:
@@ -82,7 +84,7 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))
     config = SimpleNamespace(
         budget=SimpleNamespace(trial_timeout=budget.get("trial_timeout", 1800.0)),
-        limits=LimitsConfig(max_latency_ms=budget.get("max_latency_ms")),
+        limits=LimitsConfig(max_latency_ms=budget.get("max_latency_ms"), max_tpot_ms=budget.get("max_tpot_ms")),
     )
     targets = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
     setting = SimpleNamespace(config=config, targets=targets, metric="accuracy", written=str)
@@ -186,3 +188,18 @@ def test_a_measurement_that_is_no_finite_number_fails_its_trial(monkeypatch: pyt
     world.accuracy = value
     [(status, reason)] = told(evaluator(world, monkeypatch)(Job(TRAINED)))
     assert (status, reason) == ("failed", f"ArithmeticError: accuracy must be a finite number, got {value}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_tpot_ms": 1.5}, "time of a later token 2.00 ms is over the limit of 1.5 ms"),
+        ({"max_tpot_ms": 1.95}, ""),  # it may be 1.9
+        ({"max_tpot_ms": 9.0, "max_latency_ms": 4.0}, "latency 5.00 ms is over the limit of 4 ms"),
+    ],
+)
+def test_a_limit_of_the_time_of_a_token_is_checked_before_a_training(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], reason: str
+) -> None:
+    outcomes = told(evaluator(World(), monkeypatch, **limits)(Job(TRAINED)))
+    assert outcomes == [("rejected", f"before training: {reason}") if reason else ("complete", "")]

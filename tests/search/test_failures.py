@@ -18,7 +18,7 @@ from search import run_log
 from search.cli.terminal import failure
 from search.failures import OWN_PACKAGES, is_ours, is_transient, of_the_candidate, retry_once
 from search.front.front import Front
-from search.front.outcome import Outcome, Target
+from search.front.outcome import LATENCY, Outcome, Target
 from search.loop import Job, explore
 from search.prepare import runner
 from search.propose import assembly
@@ -122,7 +122,7 @@ def test_only_a_model_whose_layers_are_not_known_leaves_the_sampler_without_know
     def refuse(error: Exception) -> Callable[..., Any]:
         return lambda *_: failing(error)()
 
-    nothing: Any = SimpleNamespace(weighs_quality_and_latency=True)
+    nothing: Any = SimpleNamespace(time_objective=LATENCY)
     monkeypatch.setattr(assembly, "LatencyPredictor", refuse(UnknownAnatomy("no shape")))
     assert assembly.cost_model_of(nothing, nothing, nothing) is None
     monkeypatch.setattr(assembly, "LatencyPredictor", refuse(ValueError("costs must be four numbers")))

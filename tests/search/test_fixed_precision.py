@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 
+from objectives.passes import Passes
 from objectives.shapes import Shapes
 from search.config.schema import LimitsConfig
 from search.front.outcome import LATENCY, Outcome, Target
@@ -70,18 +71,21 @@ def baselines(searched: Space) -> list[Recipe]:
 
 def cost_model(searched: Space, limits: LimitsConfig = NO_LIMITS) -> tuple[TableCostModel, set[str]]:
     """A cost model of a model with a tied token table, and the deployments whose times it has asked the table for."""
-    asked = set()
+    asked: set[str] = set()
 
-    def predict(name: str, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
-        asked.add(name)
-        return np.zeros(len(shapes)), np.zeros(len(shapes))
+    class Predictor:
+        passes = Passes(1, 8.0)
 
-    table = SimpleNamespace(batch=1, length=8, predict=predict)
-    shapes = partial(shapes_of, searched, outline=OUTLINE)
-    predictor = SimpleNamespace(table=table, reference_error=0.0, shapes=shapes)
+        def shapes(self, pool: Sequence[Params]) -> Shapes:
+            return shapes_of(searched, pool, OUTLINE)
+
+        def predict(self, pool: Sequence[Params], shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+            asked.update(map(deployment_name, pool))
+            return np.zeros(len(shapes)), np.zeros(len(shapes))
+
     task = SimpleNamespace(generates=True)
     prepared = SimpleNamespace(space=searched, task=task, config=SimpleNamespace(limits=limits))
-    return TableCostModel(cast(Any, prepared), cast(Any, predictor), DeploymentSelector(searched)), asked
+    return TableCostModel(cast(Any, prepared), cast(Any, Predictor()), DeploymentSelector(searched)), asked
 
 
 def names_asked_for(searched: Space, pool: Sequence[Params]) -> set[str]:

@@ -60,6 +60,8 @@ def test_what_failed_is_no_baseline() -> None:
     ("targets", "speed", "quality"),
     [
         ((SIZE, Target(LATENCY, "lower"), Target("f1", "higher")), LATENCY, "f1"),
+        ((Target("perplexity", "lower"), Target("tpot_ms", "lower"), SIZE), "tpot_ms", "perplexity"),
+        ((Target("ttft_ms", "lower"), Target("generate_ms", "lower"), SIZE), "generate_ms", "ttft_ms"),
         ((SIZE, Target("params", "lower"), Target("memory_mb", "lower")), "memory_mb", "size_mb"),
         ((Target(LATENCY, "lower"), Target("accuracy", "higher"), Target("f1", "higher"), SIZE), LATENCY, "accuracy"),
     ],

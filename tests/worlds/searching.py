@@ -17,12 +17,11 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
-from objectives.latency import P50
 from objectives.quality import metric_named
 from search.config.schema import EconomyConfig
 from search.execute.executor import Job
 from search.front.front import Front
-from search.front.outcome import LATENCY, Outcome, Target
+from search.front.outcome import Outcome
 from search.loop import Observer, explore
 from search.propose.known_latency import GainForecast, KnownLatency, weights_grid
 from search.propose.proposer import Proposer
@@ -38,7 +37,6 @@ from spaces.recipe import Recipe
 from tests.worlds.truth import World
 
 ACCURACY = metric_named("accuracy").objective
-TARGETS = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
 
 
 class TrueCosts:
@@ -91,25 +89,22 @@ def measured(world: World, recipe: Recipe, baseline: bool, row_number: int) -> O
     if pair not in world.deployments:
         return Outcome(-1, recipe, "infeasible", f"{pair[0]} has no kernels for {pair[1]}", baseline=baseline)
     column = world.deployments.index(pair)
-    quality, ms = float(world.quality[row_number, column]), math.exp(float(world.costs[row_number, column]))
-    figures = {
-        "accuracy": ACCURACY.counted(quality, {}),
-        LATENCY: P50.counted(ms, {}),
-    }
+    quality = float(world.quality[row_number, column])
+    figures = {"accuracy": ACCURACY.counted(quality, {}), **world.times(row_number, column)}
     seconds = {} if baseline else {"weights": float(world.seconds[row_number])}
     return Outcome(-1, recipe, "complete", measurements=figures, seconds=seconds, baseline=baseline)
 
 
-def _study(folder: Path | None, sampler_of: Callable[[int], BaseSampler], seed: int) -> optuna.Study:
+def _study(world: World, folder: Path | None, sampler_of: Callable[[int], BaseSampler], seed: int) -> optuna.Study:
     """In the database of `folder`, as a real search keeps it; in memory without one."""
     if folder is None:
         return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler_of(seed))
-    return open_study(folder, "study", TARGETS, sampler_of, seed, {})
+    return open_study(folder, "study", world.targets, sampler_of, seed, {})
 
 
 def _surrogate(world: World, shipped: bool, cost_model: CostModel) -> Surrogate:
-    aims = Aims(TARGETS[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
-    history = StudyHistory(weights_grid(world.space), world.space.off, TARGETS[0])
+    aims = Aims(world.targets[0], world.constant_guess, EconomyConfig().keep if shipped else 0.0)
+    history = StudyHistory(weights_grid(world.space), world.space.off, world.targets[0], time=world.time)
     return Surrogate(history, cost_model, QualityModel(), aims)
 
 
@@ -131,7 +126,7 @@ class _Evaluator:
         for recipe in (job.recipe, *job.siblings):
             outcome = measured(self._world, recipe, job.baseline, row_number)
             if outcome.status == "complete":
-                trace.points.append((math.log(outcome.value(LATENCY)), outcome.value("accuracy")))
+                trace.points.append((math.log(outcome.value(self._world.time)), outcome.value("accuracy")))
             yield outcome
         trace.count(self._world, trace.points)
 
@@ -166,11 +161,11 @@ def search(
     def sampler_of(number: int) -> BaseSampler:
         return SAMPLERS[sampler](number, world.space, surrogate)
 
-    study = _study(folder, sampler_of, seed)
+    study = _study(world, folder, sampler_of, seed)
     asked = study.sampler
     forecast = GainForecast(surrogate, asked, least_gain) if isinstance(asked, KnownLatency) else None
     proposer = Proposer(
-        *(study, world.space, TARGETS, trials, world.recipe),
+        *(study, world.space, world.targets, trials, world.recipe),
         lambda recipe: siblings(recipe, world.deployments),
         lambda outcome: {},
         seed,
@@ -182,7 +177,7 @@ def search(
     trace.study = study
     evaluate = _Evaluator(world, trace, before, kill_after)
     with suppress(KeyboardInterrupt):
-        explore(proposer, evaluate, Front(TARGETS), observers)
+        explore(proposer, evaluate, Front(world.targets), observers)
     trace.asking_s = time.monotonic() - began
     surrogate.refresh(study)
     return trace

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from objectives import objective_named
+from objectives.measurement import Measurement
 from search.config.schema import EconomyConfig
+from search.front.outcome import LATENCY, Target
 from search.propose.known_latency import weights_grid
 from search.propose.surrogate.improvement import Staircase
 from search.space.deployments import Deployment
@@ -37,6 +40,9 @@ class World:
     seconds: np.ndarray
     constant_guess: float
     row_of: dict[tuple[int, ...], int] = field(default_factory=dict)
+    time: str = LATENCY  # the objective that costs are of
+    other_times: Mapping[str, np.ndarray] = field(default_factory=dict)  # (W, P) log ms by name
+    conditions: Mapping[str, Any] = field(default_factory=dict)  # of measured times
 
     def __post_init__(self) -> None:
         self.grid = weights_grid(self.space)
@@ -45,6 +51,18 @@ class World:
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         return self.space.deployments
+
+    @property
+    def targets(self) -> tuple[Target, Target]:
+        return Target("accuracy", "higher"), Target(self.time, "lower")
+
+    def times(self, row_number: int, column: int) -> dict[str, Measurement]:
+        """The measured times of weights under a deployment, by name."""
+        logs = {self.time: self.costs, **self.other_times}
+        return {
+            name: objective_named(name).counted(math.exp(float(log[row_number, column])), self.conditions)
+            for name, log in logs.items()
+        }
 
     def row_number(self, settings: Params) -> int:
         """Which weights these settings are."""
@@ -112,7 +130,7 @@ _SYNTHETIC_KNOBS = {
 }
 
 
-def _damage(depth: np.ndarray, width: np.ndarray, heads: np.ndarray, neurons: np.ndarray, rank: np.ndarray) -> Any:
+def damage(depth: np.ndarray, width: np.ndarray, heads: np.ndarray, neurons: np.ndarray, rank: np.ndarray) -> Any:
     """(W,) what the shares kept of each axis take from the quality, and more where two axes cut together."""
     alone = (
         0.9 * (1 - depth) ** 2.2
@@ -146,8 +164,8 @@ def synthetic() -> World:
         np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w, _ in deployments
     ], axis=1)  # fmt: skip
     costs += rng.normal(0, 0.02, costs.shape)
-    damage = _damage(layers / 12, width, heads, neurons, rank)
-    truth = 0.5 + 0.36 * np.exp(-(damage**1.3) * 1.6) + rng.normal(0, 0.004, len(rows))
+    taken = damage(layers / 12, width, heads, neurons, rank)
+    truth = 0.5 + 0.36 * np.exp(-(taken**1.3) * 1.6) + rng.normal(0, 0.004, len(rows))
     fragile = np.stack(
         [1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w, _ in deployments], 1
     )

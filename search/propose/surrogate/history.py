@@ -59,6 +59,7 @@ class StudyHistory:
         off: settings of the uncompressed model.
         quality: the target that the model learns; its values are stored as `Metric.utility`.
         canonical: maps settings to their canonical form.
+        time: name of the time that costs are of.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class StudyHistory:
         off: Settings,
         quality: Target,
         canonical: Callable[[Settings], Settings] = dict,
+        time: str = LATENCY,
     ) -> None:
         self._grid, self._off, self._quality = grid, dict(off), quality
-        self._canonical = canonical
+        self._canonical, self._time = canonical, time
         self._metric = metric_named(quality.objective)
         self._finished: set[int] = set()
         self._weights: dict[tuple[Value, ...], WeightsRecord] = {}
@@ -141,7 +143,7 @@ class StudyHistory:
         weights.quality[deployment] = self._metric.utility(quality.value)
         if LOSS in measurements:
             weights.errors[deployment] = standard_error(measurements[LOSS], self._metric)
-        weights.costs[deployment] = math.log(measurements[LATENCY].value)
+        weights.costs[deployment] = math.log(measurements[self._time].value)
         if not outcome["limits_broken"]:
             weights.feasible.add(deployment)
 

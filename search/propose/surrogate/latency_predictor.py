@@ -1,31 +1,34 @@
-"""Latencies of candidates before they are built, from a table of measured shapes that every trial adds to."""
+"""Times of candidates before they are built, from a table of measured shapes that every trial adds to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from objectives import latency, reference_speed
 from objectives.arrays import Floats
+from objectives.ceilings import ceilings
 from objectives.latency_table import LatencyTable
 from objectives.measurement import Measurement
-from objectives.shapes import Shapes
+from objectives.passes import Passes
+from objectives.shapes import Shapes, matrix_bytes
 from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
 from search.prepare.prepared import Prepared
+from search.propose.surrogate.step_reads import AS_IS, StepReads
 from search.space.deployments import PRECISION, RUNTIME, Deployment
 from search.space.sizes import outline_of, shapes_of
 from search.space.space import Params
-from spaces.axes.bits import EMBEDDING_PRECISIONS, HEAD_PRECISIONS, INTEGER, WITH_A_HEAD
+from spaces.axes.bits import HEAD_PRECISIONS, INTEGER, WITH_A_HEAD
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
 PROCESS_ERROR = 0.01
 #: Relative standard error added by a disturbed machine.
 DISTURBED_ERROR = 0.05
-AS_IS = EMBEDDING_PRECISIONS[0]
 
 
 class UnknownAnatomy(ValueError):  # noqa: N818 - it names the condition
@@ -33,43 +36,57 @@ class UnknownAnatomy(ValueError):  # noqa: N818 - it names the condition
 
 
 class LatencyPredictor:
-    """Predicted latencies of this search's settings.
+    """Predicted times of this search's settings: of a whole call, or in a call that generates of its parts.
 
-    Measured and predicted latencies belong to the shapes that follow from the settings alone
+    Measured and predicted times belong to the shapes that follow from the settings alone
     (`search.space.sizes.shapes_of`). Where the statistics lead to another size, its time counts as that of the setting.
 
     Args:
         measurer: has the workloads and the reference.
         folder: where tables are kept; by default `latency` beside the study's other results.
         mark: suffix of the workload ("b32-l128", "cuda-b8"); by default the main one.
+        time: `latency_p50_ms`, or of calls that generate also `ttft_ms` or `tpot_ms`.
 
     Raises:
         UnknownAnatomy: the model's layers are of unknown anatomy.
     """
 
-    def __init__(self, prepared: Prepared, measurer: Measurer, folder: Path | None = None, mark: str = "") -> None:
-        outline = outline_of(prepared.teacher)
-        if prepared.space.shape is None or outline is None:
+    def __init__(
+        self, prepared: Prepared, measurer: Measurer, folder: Path | None = None, mark: str = "", time: str = LATENCY
+    ) -> None:
+        outline, shape = outline_of(prepared.teacher), prepared.space.shape
+        if shape is None or outline is None:
             raise UnknownAnatomy("the latency of a model whose anatomy is not known cannot be predicted")
         self._prepared, self._measurer, self._outline = prepared, measurer, outline
         self._folder = folder or Path(prepared.config.mlruns) / LATENCIES
-        self._mark = mark
+        self._mark, self.time = mark, time
+        self._reads = StepReads(shape, prepared.context)
         self.conditions = measurer.times.inputs(mark)[1]
-        self._latency = latency.under(LATENCY, mark)  # its name in trials' measurements
-        self.table = LatencyTable(self._folder, self.conditions)
+        self._measurement = latency.under(time, mark)  # its name in trials' measurements
+        self.table = self._table(self.conditions)
 
     def shapes(self, pool: Sequence[Params]) -> Shapes:
         """The shapes of N settings."""
         return shapes_of(self._prepared.space, pool, self._outline)
 
-    def predict(self, pool: Sequence[Params]) -> tuple[Floats, Floats]:
-        """(log of ms (N,), its standard deviation (N,)) of settings, each under its own runtime and precision."""
-        shapes, names = self.shapes(pool), np.array([deployment_name(params) for params in pool])
+    def predict(self, pool: Sequence[Params], shapes: Shapes | None = None) -> tuple[Floats, Floats]:
+        """(log of ms (N,), its standard deviation (N,)) of settings, each under its own runtime and precision.
+
+        `shapes` are those of the settings, where they are at hand.
+        """
+        sizes = self.shapes(pool) if shapes is None else shapes
+        names = np.array([deployment_name(params) for params in pool])
         log_ms, sd = np.empty(len(pool)), np.empty(len(pool))
-        for name in np.unique(names):
+        for name, first in zip(*np.unique(names, return_index=True), strict=True):
             chosen = names == name
-            log_ms[chosen], sd[chosen] = self.table.predict(str(name), shapes[chosen])
+            deployed = self._reads.added(sizes[chosen], pool[first], self.passes)
+            log_ms[chosen], sd[chosen] = self.table.predict(str(name), deployed)
         return log_ms, sd
+
+    @property
+    def passes(self) -> Passes:
+        """The passes that the time is of."""
+        return self.table.passes
 
     @property
     def reference_error(self) -> float:
@@ -78,15 +95,25 @@ class LatencyPredictor:
         return float(np.log(high / low)) / (2 * 1.96)
 
     def correct(self, outcome: Outcome) -> None:
-        """Add the latency of a trial to the table of the conditions it was measured under."""
-        timed = outcome.measurements.get(self._latency)
+        """Add the time of a trial to the table of the conditions it was measured under."""
+        timed = outcome.measurements.get(self._measurement)
         if timed is None or not {"batch", "length"} <= set(timed.conditions):
             return
         table = self.table
         if any(timed.conditions.get(name) != value for name, value in self.conditions.items()):
-            table = LatencyTable(self._folder, timed.conditions)
+            table = self._table(timed.conditions)
         params = outcome.recipe.params
-        table.add(deployment_name(params), self.shapes([params]), timed.value, error_of(timed))
+        deployed = self._reads.added(self.shapes([params]), params, table.passes)
+        table.add(deployment_name(params), deployed, timed.value, error_of(timed))
+
+    def _table(self, conditions: Mapping[str, Any]) -> LatencyTable:
+        return LatencyTable(self._folder, conditions, self.time, self._ms_a_byte)
+
+    def _ms_a_byte(self) -> float:
+        """At the bandwidth that the uncompressed model's matrices are read with."""
+        [size] = matrix_bytes(self.shapes([self._prepared.space.off]), "fp32").tolist()
+        device, threads = str(self.conditions["device"]), int(self.conditions["threads"])
+        return 1e3 / ceilings(device, threads).bandwidth(int(size))
 
 
 def deployment_name(params: Params) -> str:

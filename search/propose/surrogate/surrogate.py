@@ -1,4 +1,4 @@
-"""Predictions for recipes before they are built: latency from the table, quality from the model, and their gain."""
+"""Predictions for recipes before they are built: a time from the table, quality from the model, and their gain."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Aims:
         constant_guess: quality of a constant guess (the most frequent class).
         keep: share of the uncompressed model's quality above the constant guess that a candidate needs to add
             hypervolume.
-        max_log_latency: log ms that the latency limit allows.
+        max_log_latency: log ms that the limit of the time allows that is an objective.
         min_quality: the limit of quality.
         max_loss: the limit of the loss of quality against the uncompressed model.
     """
