@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from objectives import clock, energy, gpu
+from objectives.fork_server import PRELOADED
+from search.compose import OPENING
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +104,7 @@ def test_the_gpus_energy_is_counted_where_the_driver_counts_it(library: Library)
 
 
 ASKED = """
-import importlib, torch
+import importlib, sys, torch
 asked = []
 def refuse(name):
     def ask(*args, **kwargs):
@@ -112,9 +114,7 @@ def refuse(name):
 names = ("init", "is_available", "device_count", "current_device", "get_device_capability", "get_device_properties")
 for name in names:
     setattr(torch.cuda, name, refuse(name))
-from objectives.fork_server import PRELOADED
-from search.compose import OPENING
-for name in (*PRELOADED, *OPENING):
+for name in sys.argv[1:]:
     importlib.import_module(name)
 print(asked)
 """
@@ -122,5 +122,6 @@ print(asked)
 
 def test_what_the_fork_server_imports_asks_nothing_of_cuda() -> None:
     """CUDA that was asked before a fork works in no process that is forked after: every model would fail to open."""
-    done = subprocess.run([sys.executable, "-c", ASKED], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", ASKED, *PRELOADED, *OPENING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
