@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Batch sizes at which a model without a record is timed.
 TIMED = (1, 8)
-#: Rows of the second batch size of a model with a record. Few, because runtimes keep the memory of their largest call.
-MORE_ROWS = 4
+#: Tokens of the larger of two calls of a model with a record, which has two rows at least. Few, because runtimes keep
+#: the memory of their largest call.
+CALL_TOKENS = 256
 
 
 def batched(variant: Variant, model: ExportedModel) -> Variant:
@@ -36,24 +37,26 @@ def batched(variant: Variant, model: ExportedModel) -> Variant:
 
     def took_s(rows: int) -> float:
         batch = {name: np.full((rows, tokens), name != "token_type_ids", dtype=np.int64) for name in inputs}
-        return median_s(lambda: model.output(batch), 3)
+        return median_s(lambda: model.output(batch), 5)
 
-    return with_batches(variant, took_s)
+    return with_batches(variant, min(max(CALL_TOKENS // tokens, 2), TIMED[-1]), took_s)
 
 
-def with_batches(variant: Variant, took_s: Callable[[int], float]) -> Variant:
+def with_batches(variant: Variant, rows: int, took_s: Callable[[int], float]) -> Variant:
     """The variant with the time of a second batch size, unless its record has two or more.
 
     The record's own time stays, so that variants compare as they were measured; only the ratio of the two is taken.
 
     Args:
+        rows: of the second size, where the record has that of one row; one row where it has that of several.
         took_s: median seconds of a call on so many rows, measured here.
     """
     if len(variant.points) > 1:
         return variant
-    [(rows, seconds)] = variant.points
-    other = 1 if rows >= MORE_ROWS else MORE_ROWS
-    return replace(variant, points=tuple(sorted([(rows, seconds), (other, seconds * took_s(other) / took_s(rows))])))
+    [(measured, seconds)] = variant.points
+    other = rows if measured == 1 else 1
+    ratio = took_s(other) / took_s(measured)
+    return replace(variant, points=tuple(sorted([(measured, seconds), (other, seconds * ratio)])))
 
 
 def timed_variant(answer: Callable[[Sequence[Any]], Any], row: Any, length: int) -> Variant:
