@@ -64,6 +64,19 @@ def read_exported(folder: Path) -> BestConfig:
     return record
 
 
+def check_member(folder: Path, study: str, task: str, number: int) -> None:
+    """Raise UserError where the record in the folder of a front's member is of another trial: folders were mixed up."""
+    path = folder / RECIPE
+    if not path.is_file():  # `read_exported` says what is missing
+        return
+    record = read_best_config(path)
+    if (record.study, record.recipe.task, record.number) != (study, task, number):
+        raise UserError(
+            f"{path}: must be of trial {number} of study {study} ({task}), as its front says, "
+            f"got trial {record.number} of study {record.study} ({record.recipe.task})"
+        )
+
+
 def _check_config(record: BestConfig, path: Path) -> None:
     """Raise UserError where the configuration has another task than the recipe, or a metric that was not measured."""
     task, metric = str(record.config["task"]), str(record.config["metric"])

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.deliver.read_exported import read_exported
+from search.deliver.read_exported import check_member, read_exported
 from search.errors import UserError, unknown
 from search.serve.batch_times import batched
 from search.serve.batching import Batcher, Limits
@@ -196,6 +196,8 @@ def load_fleet(
     if embeds:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}
+    for number, path in folders.items():
+        check_member(path, study, task, number)
     # Caches of language models may differ in size; the members of another front read texts alike.
     asked = chosen if task_named(task).generates else chosen[:1]
     windows = max((windows_of(task, folders[v.number], device) for v in asked), key=lambda one: one.tokens)

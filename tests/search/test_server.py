@@ -133,6 +133,15 @@ def test_a_store_of_many_passages_is_clustered_once(tmp_path: Path, monkeypatch:
     assert [one.trained_on for one in built] == [500] and len(built[0]) == len(index) == 500
 
 
+def test_a_model_of_another_study_in_the_place_of_a_member_is_refused(exported: Path, tmp_path: Path) -> None:
+    front = json.loads((exported / "front.json").read_text())
+    (tmp_path / "models").symlink_to(exported / "models")
+    (tmp_path / "front.json").write_text(json.dumps({**front, "study": "other"}))
+    rule = r"recipe\.yaml: must be of trial \d+ of study other \(classification\), as its front says, got trial"
+    with pytest.raises(UserError, match=rule):
+        load_fleet(tmp_path, Limits(), 1000)
+
+
 def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
     workload = {"batch": 1, "length": 32}
     front = {"task": "classification", "study": "s", "metric": "accuracy", "workload": workload, "members": []}
