@@ -97,20 +97,19 @@ def _kind(data: Any) -> TypeAdapter[Any]:
 
 
 def _own_keys(data: Mapping[str, Any], task: str, names: Names, source: Source) -> dict[str, Any]:
-    """`data` without the keys of other tasks that have their default value, as in older records.
+    """`data`; of an unknown task without the keys of any task, so that the error is about the task.
 
     Raises:
-        UserError: one of them has another value.
+        UserError: a key belongs to other tasks.
     """
     own = {key.name for key in fields(names.data.get(task, DataConfig))}
     section = dict(data)
     for name in data.keys() - own:
-        having = {other: key for other, kind in names.data.items() for key in fields(kind) if key.name == name}
-        defaults = {other: key.default for other, key in having.items()}
-        if not defaults:
+        having = [other for other, kind in names.data.items() if name in {key.name for key in fields(kind)}]
+        if not having:
             continue  # `parse` says so
-        if task in names.data and data[name] not in defaults.values():
-            raise wrong(source.where(f"data.{name}"), f"left out unless the task is {listed(defaults)}", data[name])
+        if task in names.data:
+            raise wrong(source.where(f"data.{name}"), f"left out unless the task is {listed(having)}", data[name])
         del section[name]
     return section
 
@@ -137,7 +136,7 @@ def _problem_type(config: RunConfig, names: Names, source: Source) -> ProblemTyp
 
 
 def _with_stride(data: DataConfig) -> DataConfig:
-    """With a quarter of a window for its overlap where the default leaves no room for new tokens."""
+    """`data` with a `doc_stride` of a quarter of `max_length` where the default overlap would fill a whole window."""
     return data if data.doc_stride < data.max_length else replace(data, doc_stride=data.max_length // 4)
 
 

@@ -6,11 +6,10 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from search.deliver.best_config import BestConfig, plain_json
 from search.deliver.sentence_folder import write_sentence_folder
-from search.deliver.written_files import WRITTEN_JSON, WrittenFiles, mend, replacing_folder, sha256, take_away
+from search.deliver.written_files import WrittenFiles, mend, replacing_folder, sha256, take_away
 from search.errors import UserError
 from search.front.front import Front
 from search.front.outcome import Outcome
@@ -65,10 +64,9 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: FolderOf = we
     folder.mkdir(parents=True, exist_ok=True)
     mend(folder)
     mend(folder / MODELS)
-    older = _older_front(folder)
-    record = WrittenFiles.read(folder, {name: [] for name in EXPORTED} if older else {})
+    record = WrittenFiles.read(folder)
     now = [f"{MODELS}/{outcome.number}" for outcome in front.members]
-    record.folders = sorted({*record.folders, *(_model_folders(older) if older else ()), *now})
+    record.folders = sorted({*record.folders, *now})
     record.save()  # before the models are written: whatever a kill leaves is known
     exported = {o.number: export_model(front, study, o, exported_folder(folder, o), opened) for o in front.members}
     for name, file in PICK_FILES.items():
@@ -87,21 +85,6 @@ def export(front: Front, study: StudyRecord, folder: Path, opened: FolderOf = we
         take_away(folder / name, first=(RECIPE,))  # without its record it is no model any more
     record.folders = now
     record.save()
-
-
-def _older_front(folder: Path) -> dict[str, Any] | None:
-    """The front.json of an export of a version that kept no records; None where there is a record, or no export."""
-    try:
-        data = json.loads((folder / "front.json").read_text(encoding="utf-8"))
-        ours = not (folder / WRITTEN_JSON).exists() and {"schema_version", "study", "members"} <= data.keys()
-    except (OSError, ValueError, AttributeError):
-        return None
-    return data if ours else None
-
-
-def _model_folders(older: Mapping[str, Any]) -> list[str]:
-    members = older["members"] if isinstance(older["members"], list) else []
-    return [f"{MODELS}/{int(m['number'])}" for m in members if isinstance(m, dict) and isinstance(m.get("number"), int)]
 
 
 def exported_folder(folder: Path, outcome: Outcome) -> Path:

@@ -96,7 +96,7 @@ def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecor
         config,
         about["hardware"],
         rows=about["rows"],
-        notes=tuple(about.get("notes", ())),  # older studies have none
+        notes=tuple(about["notes"]),
         held_out=held_out,
         checks={int(n): located(Path(config["mlruns"]), path) for n, path in about["checks"].items()},
         weights_sha256={int(n): digest for n, digest in about["weights_sha256"].items()},

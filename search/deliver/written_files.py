@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +35,8 @@ class WrittenFiles:
     folders: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path, otherwise: Mapping[str, list[str]] | None = None) -> WrittenFiles:
-        """The record in `folder`; where there is no valid one, a new record with the files of `otherwise`."""
+    def read(cls, folder: Path) -> WrittenFiles:
+        """The record in `folder`; an empty one where there is none or it is invalid, so that nothing is removed."""
         try:
             data = json.loads((folder / WRITTEN_JSON).read_text(encoding="utf-8"))
             if data["schema_version"] != WRITTEN_FILES_VERSION:
@@ -44,7 +44,7 @@ class WrittenFiles:
             files = {str(name): [str(digest) for digest in digests] for name, digests in data["files"].items()}
             return cls(folder, files, [str(name) for name in data["folders"] if _plain(name)])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls(folder, dict(otherwise or {}))
+            return cls(folder)
 
     def save(self) -> None:
         """Write the record atomically; a user's file of its name is renamed."""
@@ -133,7 +133,7 @@ def take_away(folder: Path, keep_in: Path | None = None, first: Sequence[str] = 
         if os.path.lexists(folder) and keep_in is not None:
             folder.rename(_free(keep_in))
         return
-    record = WrittenFiles.read(folder, _of_an_older_version(folder))
+    record = WrittenFiles.read(folder)
     ours = {str(parent) for name in record.files for parent in Path(name).parents}
     names = sorted(_leaves(folder) - ours, key=lambda name: (name not in first, name))
     for name in names:
@@ -178,18 +178,6 @@ def free_folder(to: Path, flag: str = "--to") -> Path:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"{flag}: must be where a folder can be made, got {to} ({above} cannot be written in)")
     return to
-
-
-def _of_an_older_version(folder: Path) -> dict[str, list[str]]:
-    """What is known to be ours in a model folder of a version that kept no records: the files of its recipe.yaml."""
-    import yaml
-
-    try:
-        data = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        files: dict[str, Any] = data["files"]
-        return {"recipe.yaml": [], **{str(name): [str(digest)] for name, digest in files.items()}}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return {}
 
 
 def _is_record(path: Path) -> bool:

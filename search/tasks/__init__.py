@@ -59,6 +59,6 @@ def recorded_task(config: Mapping[str, Any]) -> Task:
 
 
 def recorded_data(task: Task, data: Mapping[str, Any]) -> Any:
-    """The section `data` of a record as `task.keys`, without keys of other tasks, which older records have."""
+    """The section `data` of a record as `task.keys`. Keys that the task does not have are ignored."""
     own = {key.name for key in fields(task.keys)}
     return TypeAdapter(task.keys).validate_python({name: value for name, value in data.items() if name in own})

@@ -107,7 +107,7 @@ def test_a_study_whose_baselines_had_it_not_measures_the_one_that_is_missing() -
     ours, recipes = proposer(FIXED), baselines(FIXED)
     plain = replace(recipes[-1], steps=(Step("bits", {"precision": "int4"}),))
     for recipe in (*recipes[:-1], plain):
-        ours.tell(Outcome(-1, recipe, "infeasible", "of an earlier version", baseline=True))
+        ours.tell(Outcome(-1, recipe, "infeasible", "planted", baseline=True))
     job = next(iter(ours))
     assert job.baseline and (job.recipe, *job.siblings) == (recipes[-1],)
 

@@ -110,15 +110,14 @@ def test_what_stands_where_a_model_must_go_is_moved_aside_whole(front: Front, tm
     assert tree(elsewhere) == {"mine.txt": "mine"}
 
 
-def test_an_export_of_a_version_without_records_is_replaced_as_ours(front: Front, exported: Path) -> None:
+def test_files_of_an_export_whose_records_are_gone_belong_to_the_user(front: Front, exported: Path) -> None:
     for path in exported.rglob(WRITTEN_JSON):
         path.unlink()
-    (exported / "models" / "77").mkdir()
-    (exported / "models" / "77" / "mine.txt").write_text("mine")
+    before = tree(exported)
     later = other_front(front)
     export(later, factory.study(later), exported)
-    assert not [name for name in tree(exported) if "kept" in name]
-    assert {p.name for p in (exported / "models").iterdir()} == {"77", "99"}
+    assert (exported / "front.kept.json").is_file() and (exported / "models" / "99" / RECIPE).is_file()
+    assert set(before.values()) <= set(tree(exported).values())
 
 
 def test_a_record_that_names_files_elsewhere_removes_none_of_them(front: Front, exported: Path) -> None:
