@@ -42,7 +42,7 @@ def lines() -> Iterator[str]:
 
     yield "axes (off leaves the model as it is)"
     for axis in registry.axes():
-        yield f"  {axis.name:<12}{axis.source}"
+        yield f"  {axis.name:<12} {axis.source}"
         for knob in axis.knobs(ANY_SHAPE):
             yield f"    {axis.name}.{knob.name:<12}{_range(axis.name, knob):<48} {knob.help}"
     yield f"  model families whose layers can be cut: {', '.join(known_model_types())}"
