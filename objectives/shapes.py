@@ -26,8 +26,6 @@ SCALARS = (
     "step_bytes",
     "cache_bytes",
 )
-#: Those that are left out of the JSON where they are 0, so that the text of a model without them stays the same.
-OPTIONAL = ("tied", "step_bytes", "cache_bytes")
 MATRIX_FIELDS = ("count", "inputs", "outputs")
 
 #: Precisions in which all tensors are stored; in the others only matrices are, beside fp32 vectors and tables.
@@ -108,7 +106,6 @@ class Shapes:
         rows = []
         for i in range(len(self)):
             row: dict[str, Any] = {name: round(float(getattr(self, name)[i]), 6) for name in SCALARS}
-            row = {name: value for name, value in row.items() if value or name not in OPTIONAL}
             kinds: Counter[tuple[float, float]] = Counter()
             for count, a, b in zip(*(getattr(self, name)[i].tolist() for name in MATRIX_FIELDS), strict=True):
                 kinds[round(a, 6), round(b, 6)] += count
@@ -127,8 +124,7 @@ class Shapes:
         for i, row in enumerate(rows):
             for k, kind in enumerate(row["matrices"]):
                 kinds[:, i, k] = kind
-        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS if name not in OPTIONAL}
-        scalars |= {name: np.array([float(row.get(name, 0)) for row in rows]) for name in OPTIONAL}
+        scalars = {name: np.array([float(row[name]) for row in rows]) for name in SCALARS}
         if not all((np.isfinite(array) & (array >= 0)).all() for array in (kinds, *scalars.values())):
             raise ValueError("sizes must be finite and not negative")
         return cls(*kinds, **scalars)
