@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 
 from objectives import bench
 from spaces import build, registry
-from spaces.generation.draft_model import DraftModel
 from spaces.generation.program import CacheSettings, greedy, open_program
-from spaces.generation.speculation import DRAFT, Speculation, require_rewinding
+from spaces.generation.speculation import Speculation
 from spaces.knob import Plan
 from spaces.runtime import Context
 
@@ -38,20 +36,6 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Drafting:
-    """How the next tokens are proposed: looked up, or by a second deployment, `most` at a time."""
-
-    by: str  # a deployment's name, or "lookup"
-    most: int
-
-    def __str__(self) -> str:
-        return self.by if self == LOOKUP else f"{self.most} by {self.by}"
-
-
-PLAIN, LOOKUP = Drafting("nothing", 0), Drafting("lookup", DRAFT)
-
-
-@dataclass(frozen=True)
 class Answer:
     """Tokens, and what those after the first took: ms and calls; with drafts, how many tokens they had."""
 
@@ -62,10 +46,8 @@ class Answer:
     accepted: int
 
 
-def open_generating(
-    folder: Path, deployment: Deployment, threads: int, drafts: Sequence[Deployment] = ()
-) -> Generating:
-    return Generating(folder, deployment, threads, drafts)
+def open_generating(folder: Path, deployment: Deployment, threads: int) -> Generating:
+    return Generating(folder, deployment, threads)
 
 
 def open_generate(folder: Path, threads: int) -> Generate:
@@ -73,16 +55,12 @@ def open_generate(folder: Path, threads: int) -> Generate:
 
 
 class Generating:
-    """The deployment, opened, and those that draft for it. Times are in ms."""
+    """The deployment, opened. Times are in ms."""
 
-    def __init__(self, folder: Path, deployment: Deployment, threads: int, drafts: Sequence[Deployment] = ()) -> None:
+    def __init__(self, folder: Path, deployment: Deployment, threads: int) -> None:
         self._open = (folder, deployment, Context(threads=threads))
         settings = CacheSettings(deployment.cache, capacity=CAPACITY)
         self._program = open_program(folder, deployment.runtime, deployment.plan, settings, self._open[2])
-        self._drafts = {
-            one.name: open_program(folder, one.runtime, one.plan, replace(settings, kind=one.cache), self._open[2])
-            for one in drafts
-        }
         bench.reset_peak_memory()  # what only opening or making a graph took is not of a generation
         self._caches: dict[int, tuple[Any, np.ndarray]] = {}  # by length of the prompt: cache, last token
 
@@ -112,9 +90,9 @@ class Generating:
         self._caches[length] = (cache, tokens)
         return times[WARM:]
 
-    def answer(self, prompt: Prompt, most: int, ends: frozenset[int], drafting: Drafting) -> Answer:
-        """Greedy, up to an end token."""
-        speculation = None if drafting == PLAIN else self._speculation(drafting)
+    def answer(self, prompt: Prompt, most: int, ends: frozenset[int], speculate: bool) -> Answer:
+        """Greedy, with prompt lookup or without, up to an end token."""
+        speculation = Speculation(self._program) if speculate else None
         if speculation is None:
             steps = greedy(self._program, prompt, np.ones_like(prompt), most)
         else:
@@ -129,13 +107,6 @@ class Generating:
         if speculation is None:
             return Answer(tokens, took, len(tokens) - 1, 0, 0)
         return Answer(tokens, took, speculation.calls, speculation.proposed, speculation.accepted)
-
-    def _speculation(self, drafting: Drafting) -> Speculation:
-        if drafting == LOOKUP:
-            return Speculation(self._program)
-        draft = require_rewinding(self._drafts[drafting.by])
-        drafter = functools.partial(DraftModel, draft, CAPACITY)
-        return Speculation(self._program, drafter, (drafting.most, drafting.most))
 
     def cache_mb(self, length: int) -> float:
         return float(self._caches[length][0].nbytes / 1e6)

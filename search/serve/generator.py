@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Steps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,23 +16,54 @@ import numpy as np
 
 from search.deliver.best_config import BestConfig
 from search.serve.answer_text import AnswerText
-from search.serve.exported_model import Unopened
-from search.serve.generation_options import GenerationOptions
+from search.serve.exported_model import Unopened, check_whole
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import read_config
 from spaces.generation.causal_predict import default_cache
-from spaces.generation.draft_model import DRAFTED, DraftModel
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
-from spaces.generation.speculation import SPECULATION, Drafter, Speculation, require_exact, require_rewinding
+from spaces.generation.speculation import SPECULATION, Speculation, require_exact
 from spaces.runtime import Context, Predict
 
 CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
 #: Prompt tokens that are read in about the time of one generated token.
 READ = 8
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How tokens are chosen and where an answer ends. Raises ValueError for an invalid value."""
+
+    max_new_tokens: int
+    temperature: float  # 0: always the most likely token
+    top_p: float
+    seed: int | None
+    stop: tuple[str, ...]
+    speculation: str = SPECULATION[0]
+
+    def __post_init__(self) -> None:
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
+        if self.seed is not None:
+            check_whole("seed", self.seed, 0)
+        if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
+            raise ValueError(f"temperature must be a finite number of 0 or more, got {self.temperature!r}")
+        if not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        for one in self.stop:
+            if not isinstance(one, str) or not one:
+                raise ValueError(f"stop must be a string or several, none of them empty, got {one!r}")
+        if self.speculation not in SPECULATION:
+            raise ValueError(f"speculation must be one of {', '.join(SPECULATION)}, got {self.speculation!r}")
+        if self.speculates and self.temperature:
+            raise ValueError(f"speculation needs temperature 0, got a temperature of {self.temperature!r}")
+
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens are proposed before the model is asked."""
+        return self.speculation != SPECULATION[0]
 
 
 class Sampling(TypedDict, total=False):
@@ -78,8 +108,6 @@ class Generator(Scorer):
         self._limit = limit
         self._ends = _end_tokens(folder, self._base.config, self._tokenizer)
         self._turn: Any = threading.Lock()
-        self._drafter: Callable[[Sequence[int]], Drafter] | None = None
-        self._turn_of_draft: Any = nullcontext()
 
     @classmethod
     def opened(cls, folder: Path, record: BestConfig, context: Context) -> Self:
@@ -116,14 +144,14 @@ class Generator(Scorer):
             top_p: tokens are drawn from the most likely ones that together have this probability.
             seed: the same seed gives the same answer to the prompt at the same place in the list.
             speculation: "prompt_lookup" reads what followed the last tokens where they occur earlier in the text, and
-                keeps what the model would say itself: the same answer in fewer calls where it copies. "draft" asks the
-                model of `draft_with` for the next tokens. Prompts are read one by one, at temperature 0, in fp32.
+                keeps what the model would say itself: the same answer in fewer calls where it copies. Prompts are read
+                one by one, at temperature 0, in fp32.
             return_full_text: False leaves the prompt out of the result.
 
         Raises:
             TypeError: prompts of another type.
             ValueError: an empty prompt, one beyond the context, a chat without a chat template, or an invalid option,
-                such as speculation where the model's cache cannot take tokens back or there is no draft.
+                such as speculation where the model's cache cannot take tokens back.
         """
         options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
         if options.speculates and batch_size not in (None, 1):
@@ -162,17 +190,6 @@ class Generator(Scorer):
                 yield Piece(text, length, min(count, most), reused=self._reused())
         # Beyond the last token comes what was held back for it.
         yield Piece("", length, min(count, most), "length" if count > most else "stop", self._reused())
-
-    def draft_with(self, draft: Generator) -> None:
-        """Let a smaller model propose tokens where `speculation` is "draft".
-
-        Raises:
-            ValueError: this model is not in fp32, the draft has another vocabulary, or a cache cannot take tokens back.
-        """
-        require_exact(self.program, build.precision_of(self.record.recipe))
-        draft.require_vocabulary_of(self)
-        self._drafter = functools.partial(DraftModel, require_rewinding(draft.program), draft._limit)
-        self._turn_of_draft = draft._turn
 
     def reuse_prefixes(self, megabytes: float) -> PrefixProgram:
         """Store keys and values of prompts, so that a later prompt reads only what it does not share with one of them.
@@ -215,8 +232,6 @@ class Generator(Scorer):
         options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, speculation)
         if options.speculates:
             require_exact(self.program, build.precision_of(self.record.recipe))
-        if options.drafts and self._drafter is None:
-            raise ValueError("speculation draft needs a second model, as search.load(folder, draft=OTHER_FOLDER) gives")
         return options
 
     def _prompt(self, prompt: Any) -> Prompt:
@@ -248,14 +263,11 @@ class Generator(Scorer):
         seeds = [None if options.seed is None else (options.seed, number) for number in numbers]
         texts = [AnswerText(self._tokenizer, prompt.ids, options.stop, self._ends) for prompt in prompts]
         steps = min(options.max_new_tokens, self._limit - longest)
-        if options.drafts:
-            assert self._drafter is not None, "checked with the options"
-            chosen = Speculation(self.program, self._drafter, (DRAFTED, DRAFTED))(ids, steps)
-        elif options.speculates:
+        if options.speculates:
             chosen = Speculation(self.program)(ids, steps)
         else:
             chosen = decoded(self.program, ids, mask, steps, Sampler(options.temperature, options.top_p, seeds))
-        with self._turn, self._turn_of_draft if options.drafts else nullcontext():
+        with self._turn:
             for tokens in chosen:
                 with self._tokenizing:
                     pieces = [text.add(int(token)) for text, token in zip(texts, tokens, strict=True)]

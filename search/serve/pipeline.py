@@ -28,27 +28,19 @@ def model_class(task: str) -> type[ExportedModel]:
     return kind
 
 
-def load(folder: str | Path, device: str = "auto", draft: str | Path | None = None) -> ExportedModel:
+def load(folder: str | Path, device: str = "auto") -> ExportedModel:
     """The model that a search exported to `folder`, ready to call.
 
     Its files are first compared with the digests in its record (`search.deliver.read_exported.read_exported`).
 
     Args:
         device: "cpu", "cuda", or "auto": the device it was measured on where this machine has it, else the CPU.
-        draft: another exported folder, of a language model with the same tokenizer: it proposes the tokens of calls
-            with speculation="draft" (`search.serve.generator.Generator.draft_with`).
 
     Raises:
-        UserError: no such folder, files that are missing, edited, foreign or pickled, a runtime that is not
-            installed (the message has the install command), or a draft that this model cannot have.
+        UserError: no such folder, files that are missing, edited, foreign or pickled, or a runtime that is not
+            installed (the message has the install command).
     """
-    model = _opened(expanded(folder), device)
-    if draft is not None:
-        _draft_with(model, _opened(expanded(draft), device))
-    return model
-
-
-def _opened(where: Path, device: str) -> ExportedModel:
+    where = expanded(folder)
     record = read_exported(where)
     context = serving_context(record, device)
     try:
@@ -58,21 +50,6 @@ def _opened(where: Path, device: str) -> ExportedModel:
         raise UserError(str(error)) from None
     except Infeasible as reason:
         raise UserError(f"{where}: cannot run on this machine: {reason}") from None
-
-
-def _draft_with(model: ExportedModel, draft: ExportedModel) -> None:
-    """Raises UserError where the two do not fit each other."""
-    from search.serve.generator import Generator
-
-    for one in (model, draft):
-        if not isinstance(one, Generator):
-            task = one.record.recipe.task
-            raise UserError(f"draft: must be one language model for another, and {one.folder} is of the task {task}")
-    assert isinstance(model, Generator) and isinstance(draft, Generator)
-    try:
-        model.draft_with(draft)
-    except ValueError as error:
-        raise UserError(f"draft: {error}") from None
 
 
 def answering(model: Any) -> Callable[[Sequence[Any]], list[Any]]:

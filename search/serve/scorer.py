@@ -35,23 +35,6 @@ class Scorer(ExportedModel):
     def answers(self, rows: Sequence[str | Mapping[str, str]]) -> list[Any]:
         return list(self.score([row if isinstance(row, str) else row["text"] for row in rows]))
 
-    def require_vocabulary_of(self, model: Scorer) -> None:
-        """Raise ValueError unless tokens mean the same to this model, which drafts, and to `model`."""
-        wanted, got = (int(one._base.config["vocab_size"]) for one in (model, self))
-        if got != wanted:
-            raise ValueError(f"{self.folder}: a draft must choose between the {wanted} tokens of the model, got {got}")
-        differing = model._vocabulary().items() ^ self._vocabulary().items()
-        if differing:
-            token, number = min(differing, key=lambda one: (one[1], one[0]))
-            raise ValueError(
-                f"{self.folder}: a draft must have the tokenizer of the model, got one that differs at token {number}, "
-                f"{token!r}"
-            )
-
-    def _vocabulary(self) -> dict[str, int]:
-        with self._tokenizing:
-            return dict(self._tokenizer.get_vocab())
-
     def _score(self, text: str, size: int) -> dict[str, Any]:
         data = self.record.config["data"]
         with self._tokenizing:

@@ -1,9 +1,8 @@
-"""Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192): looked up in the text (Saxena 2023) or by a model."""
+"""Speculative decoding (Leviathan et al. 2023) whose draft is looked up in the text itself (Saxena 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -11,8 +10,8 @@ from spaces.generation.program import Program, RewindingProgram
 from spaces.knob import Plan
 
 #: Kinds of speculation, the default first.
-SPECULATION = ("none", "prompt_lookup", "draft")
-DRAFT = 7  # most tokens of a draft that is looked up
+SPECULATION = ("none", "prompt_lookup")
+DRAFT = 7  # most tokens of a draft
 #: Tokens that must occur earlier in the text, in this order, before what followed them there is proposed.
 LONGEST, SHORTEST = 4, 2
 
@@ -30,29 +29,7 @@ def require_exact(program: Program, plan: Plan) -> None:
             f"speculation needs a model in fp32, got {' and '.join(sorted(named))}: tokens that are read together are "
             "rounded otherwise than one by one, and answers would change"
         )
-    require_rewinding(program)
-
-
-def require_rewinding(program: Program) -> RewindingProgram:
-    """The program. Raises ValueError where it cannot read several tokens in one call and take rejected ones back."""
-    if not isinstance(program, RewindingProgram) or not program.rewinds:
-        raise ValueError(
-            "speculation needs a cache that takes back rejected tokens (dynamic or static), "
-            "and that of this model does not"
-        )
-    return program
-
-
-class Drafter(Protocol):
-    """A text that proposes its next tokens."""
-
-    def add(self, token: int) -> None:
-        """Add one token to the end of the text."""
-        ...
-
-    def draft(self, most: int) -> list[int]:
-        """What may follow the text: at most `most` tokens."""
-        ...
+    Speculation(program)
 
 
 class Lookup:
@@ -88,22 +65,19 @@ class Lookup:
 class Speculation:
     """Greedy decoding of one prompt, several tokens a call where a draft proves right.
 
-    A draft costs reading time where it proves wrong, so after a rejection it may be as long as what was accepted, the
-    shortest length at least, and twice as long after each draft that was accepted as a whole. The tokens are those of
-    greedy decoding; logits of several tokens that are read at once differ from those of one by one by rounding only.
+    A draft costs reading time where it proves wrong, so after a rejection it may be as long as what was accepted, one
+    token at least, and twice as long after each draft that was accepted as a whole. The tokens are those of greedy
+    decoding; logits of several tokens that are read at once differ from those of one by one by rounding only.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        drafter: Callable[[Sequence[int]], Drafter] = Lookup,
-        lengths: tuple[int, int] = (1, DRAFT),
-    ) -> None:
-        """`drafter` takes a prompt's tokens; `lengths`: the least and the most tokens of a draft.
-
-        Raises ValueError where the program cannot read several tokens in one call and take rejected ones back.
-        """
-        self._program, self._drafter, self._lengths = require_rewinding(program), drafter, lengths
+    def __init__(self, program: Program, lookup: Callable[[Sequence[int]], Lookup] = Lookup) -> None:
+        """Raises ValueError where the program cannot read several tokens in one call and take rejected ones back."""
+        if not isinstance(program, RewindingProgram) or not program.rewinds:
+            raise ValueError(
+                "prompt_lookup needs a cache that takes back rejected tokens (dynamic or static), "
+                "and that of this model does not"
+            )
+        self._program, self._lookup = program, lookup
         self.calls = 0  # of the model after the prompt
         self.proposed = 0  # tokens
         self.accepted = 0
@@ -111,9 +85,8 @@ class Speculation:
     def __call__(self, input_ids: np.ndarray, new_tokens: int) -> Iterator[np.ndarray]:
         """`new_tokens` arrays (1,) int64 after a prompt (1, L) without padding."""
         logits, cache = self._program.prefill(input_ids, np.ones_like(input_ids))
-        text = self._drafter(input_ids[0].tolist())
-        least, longest = self._lengths
-        chosen, left, most = logits.argmax(-1), new_tokens, longest
+        text = self._lookup(input_ids[0].tolist())
+        chosen, left, most = logits.argmax(-1), new_tokens, DRAFT
         while True:
             yield chosen
             text.add(int(chosen[0]))
@@ -133,7 +106,7 @@ class Speculation:
             self._program.truncate(cache, begin + 1 + right)
             self.proposed += len(draft)
             self.accepted += right
-            most = min(longest, 2 * most) if right == len(draft) else max(least, right)
+            most = min(DRAFT, 2 * most) if right == len(draft) else max(1, right)
             for token in draft[:right]:
                 yield np.array([token], np.int64)
                 text.add(token)

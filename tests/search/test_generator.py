@@ -206,7 +206,7 @@ def test_a_seed_draws_the_same_answer_again(generator: Generator) -> None:
         ("Hi", {"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
         ("Hi", {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ("Hi", {"stop": ["a", ""]}, "stop must be a string or several, none of them empty, got ''"),
-        ("Hi", {"speculation": "medusa"}, "speculation must be one of none, prompt_lookup, draft, got 'medusa'"),
+        ("Hi", {"speculation": "medusa"}, "speculation must be one of none, prompt_lookup, got 'medusa'"),
         (
             "Hi",
             {"speculation": "prompt_lookup", "temperature": 1},
