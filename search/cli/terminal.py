@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from search.front.study_record import StudyRecord
 
 TABLE_WIDTH = 160  # of a table that no terminal shows
+LEAST_WIDTH = 80  # of one on a terminal: a narrower one breaks the lines, where columns of no width would show nothing
 
 
 def say(lines: Iterable[str]) -> None:
@@ -57,7 +58,8 @@ def show_table(front: Front, study: StudyRecord) -> None:
 
     from search.report.text import table
 
-    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table(front, study))
+    width = max(Console().width, LEAST_WIDTH) if sys.stdout.isatty() else TABLE_WIDTH
+    Console(width=width).print(table(front, study))
 
 
 def say_unfinished(study: StudyRecord) -> None:

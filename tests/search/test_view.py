@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 
 import pytest
 from rich.console import Console
 
+from search.cli.terminal import show_table
 from search.front.formatting import describe
 from search.front.front import Front
 from search.report import progress as view
@@ -89,3 +91,14 @@ def test_lines_that_nobody_reads_any_more_end_a_search_as_ctrl_c_does() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Lines(40, Closed()).progress("eager: timing", 0.0)
+
+
+def test_a_table_on_a_narrow_terminal_still_has_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front = factory.front()
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_table(front, factory.study(front))
+    shown = capsys.readouterr().out
+    assert "trial" in shown and all(f" {member.number} " in shown for member in front.members)
