@@ -37,7 +37,12 @@ def begun(mlruns: Path, front: Front, run: str | None = "one") -> Front:
     for outcome in front.outcomes:
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={OUTCOME: outcome.to_json()}))
     if run is not None:
-        about: Mapping[str, Any] = {"config": factory.CONFIG, "hardware": factory.HARDWARE, "rows": {"train": 9}}
+        about: Mapping[str, Any] = {
+            "config": factory.CONFIG,
+            "hardware": factory.HARDWARE,
+            "rows": {"train": 9},
+            "notes": [],
+        }
         set_attribute(mlruns, NAME, study_attributes.BEGUN, {**about, "run": run})
     return front
 
