@@ -122,6 +122,11 @@ def cache_of(recipe: Recipe) -> CacheSettings | None:
     return None if step is None else cache_settings(step.settings)
 
 
+def speculation_of(recipe: Recipe) -> str:
+    """How a recipe's tokens are proposed (`CacheSettings.speculation`)."""
+    return (cache_of(recipe) or CacheSettings()).speculation
+
+
 def open_predict(
     folder: Path, runtime: str, plan: Plan, context: Context, cache: CacheSettings | None = None
 ) -> Predict:

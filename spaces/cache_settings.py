@@ -10,6 +10,8 @@ CACHE_KINDS = ("dynamic", "static", "int8", "int4", "sliding")
 QUANTISED_CACHES = ("int8", "int4")
 #: Lossy kinds, which change a model's outputs.
 LOSSY = (*QUANTISED_CACHES, "sliding")
+#: Kinds of speculation, the default first (`spaces.generation.speculation`).
+SPECULATION = ("none", "prompt_lookup")
 #: Tokens that a quantised cache quantises at a time, once they are no longer among its newest ones.
 TOKEN_GROUP = 32
 
@@ -22,6 +24,8 @@ class CacheSettings:
     by channel and values by token in that many bits, and the newest `recent` tokens in full precision (Liu et al. 2024,
     KIVI, arXiv 2402.02750). "sliding" keeps the first `sinks` tokens and the newest `window` (Xiao et al. 2023,
     StreamingLLM, arXiv 2309.17453).
+
+    With `speculation` "prompt_lookup" several tokens are read in one call, and the rejected ones are taken back.
     """
 
     kind: str = "dynamic"
@@ -31,10 +35,18 @@ class CacheSettings:
     recent: int = 32
     window: int = 1024
     sinks: int = 4
+    speculation: str = SPECULATION[0]
 
     def __post_init__(self) -> None:
         if self.kind not in CACHE_KINDS:
             raise ValueError(f"a cache must be one of {', '.join(CACHE_KINDS)}, got {self.kind}")
+        if self.speculation not in SPECULATION:
+            raise ValueError(f"speculation must be one of {', '.join(SPECULATION)}, got {self.speculation}")
+
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens are proposed before the model is asked."""
+        return self.speculation != SPECULATION[0]
 
     @property
     def lossy(self) -> bool:

@@ -39,7 +39,7 @@ AXIS_ENTRIES = (
     ),
     Registration("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
     Registration("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "rounding", "fp32_blocks")),
-    Registration("cache", "spaces.axes.cache", "CacheKind", ("kind", "recent", "window", "sinks")),
+    Registration("cache", "spaces.axes.cache", "CacheKind", ("kind", "recent", "window", "sinks", "speculation")),
 )
 #: The first is the reference of parity and of "times faster than eager". The first trials of a search use the last one
 #: that is available, so runtimes that open quickly come last.

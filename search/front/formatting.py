@@ -102,11 +102,11 @@ def describe(recipe: Recipe) -> str:
 
 def cache_text(recipe: Recipe) -> list[str]:
     """Its cache, where it names one: ["int8 cache, recent 64"]."""
-    return [
-        ", ".join([f"{step.settings['kind']} cache", *(f"{n} {v}" for n, v in step.settings.items() if n != "kind")])
-        for step in recipe.steps
-        if step.name == "cache"
-    ]
+    step = recipe.step("cache")
+    if step is None:
+        return []
+    others = (f"{name} {value}" for name, value in step.settings.items() if name != "kind")
+    return [", ".join([f"{step.settings.get('kind', 'dynamic')} cache", *others])]
 
 
 def _step(step: Step) -> str:

@@ -275,9 +275,9 @@ class Timings:
         return self._fed[mark]
 
     def _with_roofline(self, timed: Timed, inputs: list[Batch], recipe: Recipe, folder: Path) -> Timed:
-        """`timed` with the roofline floor and fraction, where the sizes of the model are known."""
+        """`timed` with the roofline floor and fraction, where sizes are known and each token reads the weights once."""
         sizes = model_sizes(folder)
-        if sizes is None:
+        if sizes is None or build.speculation_of(recipe) != "none":
             return timed
         plan = build.precision_of(recipe)
         precision = str(plan["precision"])

@@ -43,14 +43,15 @@ def slower_caches(front: Front) -> tuple[str, ...]:
 
 
 def _alike(front: Front) -> dict[tuple[object, ...], list[Outcome]]:
-    """Measured outcomes in groups that differ only in the cache."""
+    """Measured outcomes in groups that differ only in the kind of cache."""
     groups: dict[tuple[object, ...], list[Outcome]] = {}
     for outcome in front.outcomes:
         if outcome.status == "complete" and TPOT.name in outcome.measurements:
             recipe = outcome.recipe
             bits = recipe.step("bits")
             settings = tuple(sorted((bits.settings if bits else {}).items()))
-            groups.setdefault((recipe.weights_digest, recipe.runtime.name, settings), []).append(outcome)
+            speculation = Deployment.of(recipe.params).cache.speculation
+            groups.setdefault((recipe.weights_digest, recipe.runtime.name, settings, speculation), []).append(outcome)
     return groups
 
 

@@ -16,54 +16,23 @@ import numpy as np
 
 from search.deliver.best_config import BestConfig
 from search.serve.answer_text import AnswerText
-from search.serve.exported_model import Unopened, check_whole
+from search.serve.exported_model import Unopened
+from search.serve.generation_options import GenerationOptions
 from search.serve.prompts import Chat, Prompt, is_chat, prompt_of
 from search.serve.scorer import Scorer
 from spaces import build
 from spaces.base import read_config
+from spaces.cache_settings import SPECULATION
 from spaces.generation.causal_predict import default_cache
 from spaces.generation.prefix import PrefixProgram
 from spaces.generation.program import Program, decoded, open_program
 from spaces.generation.sampling import Sampler
-from spaces.generation.speculation import SPECULATION, Speculation, require_exact
+from spaces.generation.speculation import Speculation, require_exact
 from spaces.runtime import Context, Predict
 
 CAPACITY = 2048  # tokens of a cache of a fixed size, where the model's context is longer
 #: Prompt tokens that are read in about the time of one generated token.
 READ = 8
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationOptions:
-    """How tokens are chosen and where an answer ends. Raises ValueError for an invalid value."""
-
-    max_new_tokens: int
-    temperature: float  # 0: always the most likely token
-    top_p: float
-    seed: int | None
-    stop: tuple[str, ...]
-    speculation: str = SPECULATION[0]
-
-    def __post_init__(self) -> None:
-        check_whole("max_new_tokens", self.max_new_tokens, 1)
-        if self.seed is not None:
-            check_whole("seed", self.seed, 0)
-        if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
-            raise ValueError(f"temperature must be a finite number of 0 or more, got {self.temperature!r}")
-        if not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
-        for one in self.stop:
-            if not isinstance(one, str) or not one:
-                raise ValueError(f"stop must be a string or several, none of them empty, got {one!r}")
-        if self.speculation not in SPECULATION:
-            raise ValueError(f"speculation must be one of {', '.join(SPECULATION)}, got {self.speculation!r}")
-        if self.speculates and self.temperature:
-            raise ValueError(f"speculation needs temperature 0, got a temperature of {self.temperature!r}")
-
-    @property
-    def speculates(self) -> bool:
-        """Whether tokens are proposed before the model is asked."""
-        return self.speculation != SPECULATION[0]
 
 
 class Sampling(TypedDict, total=False):
@@ -74,7 +43,7 @@ class Sampling(TypedDict, total=False):
     top_p: float
     seed: int | None
     stop: str | Sequence[str]
-    speculation: str
+    speculation: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +99,7 @@ class Generator(Scorer):
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
-        speculation: str = SPECULATION[0],
+        speculation: str | None = None,
         return_full_text: bool = True,
     ) -> Any:
         """[{"generated_text": ...}]: the prompt and its answer, or a chat with the answer as one more message.
@@ -146,6 +115,7 @@ class Generator(Scorer):
             speculation: "prompt_lookup" reads what followed the last tokens where they occur earlier in the text, and
                 keeps what the model would say itself: the same answer in fewer calls where it copies. Prompts are read
                 one by one, at temperature 0, in fp32.
+                None: as the model's record says, and "none" for batches and other temperatures.
             return_full_text: False leaves the prompt out of the result.
 
         Raises:
@@ -153,7 +123,8 @@ class Generator(Scorer):
             ValueError: an empty prompt, one beyond the context, a chat without a chat template, or an invalid option,
                 such as speculation where the model's cache cannot take tokens back.
         """
-        options = self._options(max_new_tokens, temperature, top_p, seed, stop, speculation)
+        kind = SPECULATION[0] if speculation is None and batch_size not in (None, 1) else speculation
+        options = self._options(max_new_tokens, temperature, top_p, seed, stop, kind)
         if options.speculates and batch_size not in (None, 1):
             raise ValueError(f"speculation needs a batch_size of 1, got {batch_size}")
         single = isinstance(prompts, str) or is_chat(prompts)
@@ -226,10 +197,12 @@ class Generator(Scorer):
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
-        speculation: str = SPECULATION[0],
+        speculation: str | None = None,
     ) -> GenerationOptions:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, speculation)
+        recorded = SPECULATION[0] if temperature else build.speculation_of(self.record.recipe)
+        kind = recorded if speculation is None else speculation
+        options = GenerationOptions(max_new_tokens, temperature, top_p, seed, stops, kind)
         if options.speculates:
             require_exact(self.program, build.precision_of(self.record.recipe))
         return options

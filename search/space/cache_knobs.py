@@ -21,7 +21,8 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
     """The knobs of the axis `cache` by `<axis>.<knob>`; none for a task that does not generate.
 
     Raises:
-        UserError: a cache for such a task, or one whose loss could not be measured on rows as short as these.
+        UserError: a cache for such a task, one whose loss could not be measured on rows as short as these, or
+            speculation where several rows are timed together.
     """
     generates = task_of(config).generates
     narrowed = narrow_axis(axis.knobs(NO_SHAPE) if generates else (), config.space, axis.name, config.where)
@@ -32,6 +33,11 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
     if "kind" not in (config.space.get(axis.name) or {}) and kind.single is None:
         kind = Knob(kind.name, kind.off, kind.help, tuple(k for k in kind.choices if k not in OPT_IN_KINDS))
         knobs["cache.kind"] = kind
+    if knobs["cache.speculation"].single != CacheSettings().speculation and config.workload.batch != 1:
+        raise UserError(
+            f"{config.where('workload.batch')}: must be 1 for space.cache.speculation, which reads one row a call, got "
+            f"{config.workload.batch}"
+        )
     longest = config.data.max_length
     for chosen in _caches(map(str, kind.choices), knobs):
         # The last token of a row is only predicted, never fed to the model.
@@ -69,7 +75,7 @@ def caches_of(config: RunConfig, knobs: Mapping[str, Knob], kinds: Sequence[str]
 
 def _caches(kinds: Iterable[str], knobs: Mapping[str, Knob]) -> list[CacheSettings]:
     """Caches of these kinds, in all sizes of the knobs."""
-    names = ("recent", "window", "sinks")
+    names = ("recent", "window", "sinks", "speculation")
     sizes = [knobs[f"cache.{name}"].values() for name in names]
     every = [
         cache_settings({"kind": kind, **dict(zip(names, chosen, strict=True))})

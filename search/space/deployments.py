@@ -37,6 +37,11 @@ class Deployment(NamedTuple):
         cache = {f"cache.{name}": value for name, value in caches.settings_of(self.cache).items()}
         return {RUNTIME: self.runtime, PRECISION: self.precision, **cache}
 
+    @property
+    def possible(self) -> bool:
+        """Whether tokens that are proposed change no output: other kernels round them otherwise than one by one."""
+        return not self.cache.speculates or (self.runtime, self.precision) == ("onnx", "fp32")
+
     def to_json(self) -> list[str]:
         """Names alone; the cache only where it is not the default one."""
         step = _cache_step(self.cache)

@@ -216,7 +216,11 @@ def _deployments(
         generating = runtime if generates and isinstance(runtime, GeneratingRuntime) else None
         kernels = generating.generating_precisions if generating is not None else runtime.precisions
         here = [precision for precision in kernels(context) if precision in offered]
-        deployments += [Deployment(runtime.name, precision, cache) for precision in here for cache in caches]
+        every = [Deployment(runtime.name, precision, cache) for precision in here for cache in caches]
+        possible = [one for one in every if one.possible]
+        if every and not possible:
+            missing[runtime.name] = "prompt_lookup is searched under onnx in fp32 alone"
+        deployments += possible
     return deployments, missing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spaces.axis import Phase
-from spaces.cache_settings import CACHE_KINDS, QUANTISED_CACHES, TOKEN_GROUP, CacheSettings
+from spaces.cache_settings import CACHE_KINDS, LOSSY, QUANTISED_CACHES, SPECULATION, TOKEN_GROUP, CacheSettings
 from spaces.knob import Knob, Plan, Settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are asked for before it is
@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the names of caches are 
 #: Searched only where they are named. Few bits save memory, but in torch on a CPU each step takes longer (measured by
 #: `benchmarks/caches.py`); a window drops tokens, so outputs for long texts differ.
 OPT_IN_KINDS = (*QUANTISED_CACHES, "sliding")
+#: Those that rejected tokens can be taken out of.
+EXACT_KINDS = tuple(kind for kind in CACHE_KINDS if kind not in LOSSY)
 _OWN = CacheSettings()
 
 
@@ -64,6 +66,14 @@ class CacheKind:
                 needs=("kind", ("sliding",)),
                 help="first tokens that a sliding cache keeps",
             ),
+            Knob(
+                "speculation",
+                off=_OWN.speculation,
+                choices=SPECULATION,
+                opt_in=True,
+                needs=("kind", EXACT_KINDS),
+                help="prompt_lookup proposes what followed the last tokens before (onnx in fp32, batches of one)",
+            ),
         )
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
@@ -87,9 +97,10 @@ def cache_settings(settings: Settings) -> CacheSettings:
         return CacheSettings(kind, recent=given["recent"])
     if kind == "sliding":
         return CacheSettings(kind, window=given["window"], sinks=given["sinks"])
-    return CacheSettings(kind)
+    return CacheSettings(kind, speculation=str(settings.get("speculation", _OWN.speculation)))
 
 
 def settings_of(chosen: CacheSettings) -> Settings:
     """All settings of the axis that give this cache."""
-    return {"kind": chosen.kind, "recent": chosen.recent, "window": chosen.window, "sinks": chosen.sinks}
+    names = ("kind", "recent", "window", "sinks", "speculation")
+    return {name: getattr(chosen, name) for name in names}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from spaces.generation.program import (
     greedy,
     open_program,
 )
+from spaces.generation.speculation import Speculation
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 
@@ -40,11 +42,11 @@ class CausalPredict:
     The program that generates is opened at once, because it is timed; the one that scores is opened on first use.
     """
 
-    def __init__(self, program: Program, open_scoring: Callable[[], Predict], lossy: bool = False) -> None:
+    def __init__(self, program: Program, open_scoring: Callable[[], Predict], cache: CacheSettings) -> None:
         """Raises Infeasible where the cache is lossy and the program cannot score through it."""
-        if lossy and not isinstance(program, ScoringProgram):
+        if cache.lossy and not isinstance(program, ScoringProgram):
             raise Infeasible(f"the loss of this cache cannot be measured: {type(program).__name__} does not score")
-        self.program, self._open_scoring, self._lossy = program, open_scoring, lossy
+        self.program, self._open_scoring, self._cache = program, open_scoring, cache
         self._scoring: Predict | None = None
         #: `time.perf_counter()` after each token of the last generation.
         self.token_times: list[float] = []
@@ -54,7 +56,7 @@ class CausalPredict:
             return {"tokens": self._generated(batch)}
         if STEPPED in batch:
             return {LOG_LIKELIHOOD: stepped(self.program, batch["input_ids"], int(batch[STEPPED][0]))}
-        if self._lossy:
+        if self._cache.lossy:
             assert isinstance(self.program, ScoringProgram)
             return {LOG_LIKELIHOOD: self.program.scores(batch["input_ids"]) * (batch["attention_mask"] != 0)}
         return self.scoring(batch)
@@ -68,11 +70,36 @@ class CausalPredict:
 
     def _generated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         self.token_times = []
+        ids, mask, count = batch["input_ids"], batch["attention_mask"], int(batch[NEW_TOKENS][0])
+        if self._cache.speculates and len(ids) == 1 and mask.all():
+            return self._speculated(ids, count)
         tokens = []
-        for chosen in greedy(self.program, batch["input_ids"], batch["attention_mask"], int(batch[NEW_TOKENS][0])):
+        for chosen in greedy(self.program, ids, mask, count):
             self.token_times.append(time.perf_counter())
             tokens.append(chosen)
         return np.stack(tokens, axis=1)
+
+    def _speculated(self, ids: np.ndarray, count: int) -> np.ndarray:
+        speculation = Speculation(self.program)
+        tokens, times, calls = [], [], []
+        for chosen in speculation(ids, count):
+            times.append(time.perf_counter())
+            calls.append(speculation.calls)
+            tokens.append(chosen)
+        self.token_times = evenly(times, calls)
+        return np.stack(tokens, axis=1)
+
+
+def evenly(times: Sequence[float], calls: Sequence[int]) -> list[float]:
+    """Times (T,) of tokens as if those of one call came one after the other, each after an equal share of it.
+
+    `calls` (T,) are the numbers of their calls, which rise; the first call gives one token.
+    """
+    spread = [times[0]]
+    for _, group in itertools.groupby(range(1, len(times)), key=lambda token: calls[token]):
+        places = list(group)
+        spread += np.linspace(spread[-1], times[places[-1]], len(places) + 1)[1:].tolist()
+    return spread
 
 
 def stepped(program: Program, input_ids: np.ndarray, prompt: int) -> np.ndarray:
@@ -111,7 +138,7 @@ def open_causal(
     """
     settings = default_cache(runtime, context) if cache is None else replace(cache, capacity=context.cache_tokens)
     program = open_program(folder, runtime, plan, settings, context)
-    return CausalPredict(program, open_scoring, settings.lossy)
+    return CausalPredict(program, open_scoring, settings)
 
 
 def default_cache(runtime: str, context: Context) -> CacheSettings:

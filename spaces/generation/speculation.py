@@ -9,8 +9,6 @@ import numpy as np
 from spaces.generation.program import Program, RewindingProgram
 from spaces.knob import Plan
 
-#: Kinds of speculation, the default first.
-SPECULATION = ("none", "prompt_lookup")
 DRAFT = 7  # most tokens of a draft
 #: Tokens that must occur earlier in the text, in this order, before what followed them there is proposed.
 LONGEST, SHORTEST = 4, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from search.serve.generator import Generator
 from search.serve.pipeline import model_class
 from spaces.base import load_base, write_folder
 from spaces.generation.sampling import Sampler, probabilities
+from spaces.generation.speculation import Speculation
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
 
@@ -77,6 +79,14 @@ def pipeline(model_folder: Path) -> Any:
     from transformers import pipeline
 
     return pipeline("text-generation", str(model_folder), dtype=torch.float32, trust_remote_code=False)
+
+
+class Noted(Speculation):
+    """A speculation that is noted in a list."""
+
+    def __init__(self, begun: list[Any], program: Any) -> None:
+        begun.append(self)
+        super().__init__(program)
 
 
 def test_it_is_what_load_gives() -> None:
@@ -155,6 +165,22 @@ def test_speculation_is_refused_where_rounding_would_change_answers(
     monkeypatch.setattr(generator, "record", SimpleNamespace(recipe=recipe))
     with pytest.raises(ValueError, match=f"speculation needs a model in fp32, got {precision}"):
         generator.stream("Hi", speculation="prompt_lookup")
+
+
+def test_a_model_speculates_as_its_record_says(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = ["Once, once, once and once", "Schöne € schöne"]
+    plain, drawn = (generator(prompts, max_new_tokens=20, **one) for one in ({}, {"temperature": 1.0, "seed": 1}))
+    recipe = replace(RECIPE, steps=(Step("cache", {"kind": "static", "speculation": "prompt_lookup"}),))
+    monkeypatch.setattr(generator, "record", SimpleNamespace(recipe=recipe, config=generator.record.config))
+    begun: list[Any] = []
+    speculation = functools.partial(Noted, begun)
+    monkeypatch.setattr("search.serve.generator.Speculation", speculation)
+    for options in ({"speculation": "none"}, {"batch_size": 2}):
+        assert generator(prompts, max_new_tokens=20, **options) == plain
+    assert generator(prompts, max_new_tokens=20, temperature=1.0, seed=1) == drawn and not begun
+    assert generator(prompts, max_new_tokens=20) == plain and len(begun) == 2
+    pieces = generator.stream(prompts[0], max_new_tokens=20)
+    assert prompts[0] + "".join(pieces) == plain[0][0]["generated_text"] and len(begun) == 3
 
 
 def test_prompts_that_share_a_beginning_read_it_once(generator: Generator, model_folder: Path, tmp_path: Path) -> None:

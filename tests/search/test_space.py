@@ -172,11 +172,36 @@ def test_a_cache_with_a_loss_is_searched_only_where_it_is_named() -> None:
             r"max_length: must be at least 634 tokens .* cache\.recent 600 .*got 512",
         ),
         ({"kind": "int4", "recent": 2000}, r"space\.cache\.recent: must be between 0 and 1024, got 2000"),
+        ({"speculation": "medusa"}, r"space\.cache\.speculation: .*medusa.*none, prompt_lookup"),
     ],
 )
 def test_caches_that_are_not_there_or_cannot_be_measured_are_refused(space: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         generating({"cache": space})
+
+
+def test_prompt_lookup_is_searched_where_it_is_named_and_changes_no_output() -> None:
+    named = {"runtime": {"name": ["eager", "onnx"]}, "bits": {"precision": ["fp32", "int8"]}}
+    assert not [one for one in generating(named).deployments if one.cache.speculates]
+    space = generating({**named, "cache": {"speculation": ["none", "prompt_lookup"]}})
+    [speculative] = [one for one in space.deployments if one.cache.speculates]
+    assert speculative.to_json() == ["onnx", "fp32", "kind static", "speculation prompt_lookup"]
+    assert len(space.deployments) == len(generating(named).deployments) + 1
+    settings = space.complete({**space.off, **speculative.settings})
+    assert Deployment.of(settings) == speculative and space.contains(settings)
+    [step] = space.steps(settings)
+    assert (step.name, step.settings) == ("cache", {"kind": "static", "speculation": "prompt_lookup"})
+    elsewhere = space.complete({**settings, "runtime.name": "eager"})
+    assert Deployment.of(elsewhere) in space.deployments, "eager has none"
+    lossy = {"kind": ["dynamic", "int8"], "speculation": ["none", "prompt_lookup"]}
+    assert not [one for one in generating({**named, "cache": lossy}).deployments if one.cache.speculates]
+
+
+def test_prompt_lookup_is_refused_where_it_cannot_run() -> None:
+    with pytest.raises(UserError, match=r"workload\.batch: must be 1 for space\.cache\.speculation, .* got 4"):
+        generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, workload={"batch": 4})
+    with pytest.raises(UserError, match=r"space\.runtime: none of eager can run here \(.*prompt_lookup"):
+        generating({"runtime": {"name": "eager"}, "cache": {"speculation": "prompt_lookup"}})
 
 
 def test_a_task_that_generates_nothing_has_no_cache() -> None:

@@ -10,8 +10,9 @@ import pytest
 from causal import MODELS, prompts, stored
 
 from spaces import build
+from spaces.cache_settings import CacheSettings
 from spaces.errors import Infeasible
-from spaces.generation.causal_predict import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalPredict
+from spaces.generation.causal_predict import LOG_LIKELIHOOD, NEW_TOKENS, STEPPED, CausalPredict, evenly
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes.eager import Eager
@@ -43,6 +44,23 @@ def test_a_generation_has_a_time_for_each_of_its_tokens(opened: CausalPredict, t
     assert tokens.shape == (2, 6)
     times = [began, *opened.token_times, ended]
     assert len(times) == 8 and times == sorted(times)
+
+
+def test_a_speculative_generation_gives_the_same_tokens(opened: CausalPredict, tmp_path: Path) -> None:
+    cache = CacheSettings("static", speculation="prompt_lookup")
+    speculative = build.open_predict(stored(tmp_path, "llama"), "eager", FP32, CONTEXT, cache)
+    assert isinstance(speculative, CausalPredict)
+    for lengths in ((9,), (9, 3)):
+        ids, mask = prompts(lengths)
+        batch = {"input_ids": ids, "attention_mask": mask, NEW_TOKENS: np.full(len(lengths), 20)}
+        np.testing.assert_array_equal(speculative(batch)["tokens"], opened(batch)["tokens"])
+        assert len(speculative.token_times) == 20
+        assert speculative.token_times == sorted(speculative.token_times)
+
+
+def test_the_tokens_of_a_call_share_its_time() -> None:
+    assert evenly([3.0, 5.0, 9.0, 9.0, 9.0, 9.0, 10.0], [0, 1, 2, 2, 2, 2, 3]) == [3, 5, 6, 7, 8, 9, 10]
+    assert evenly([3.0], [0]) == [3]
 
 
 def test_what_scores_is_opened_when_it_is_needed_and_all_of_it_for_its_files(
