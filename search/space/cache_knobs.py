@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
+from objectives import roofline
 from search.config.schema import RunConfig
 from search.config.space_section import narrow_axis
 from search.errors import UserError
@@ -22,7 +23,7 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
 
     Raises:
         UserError: a cache for such a task, one whose loss could not be measured on rows as short as these, or
-            speculation where several rows are timed together.
+            speculation where it cannot be timed.
     """
     generates = task_of(config).generates
     narrowed = narrow_axis(axis.knobs(NO_SHAPE) if generates else (), config.space, axis.name, config.where)
@@ -33,11 +34,8 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
     if "kind" not in (config.space.get(axis.name) or {}) and kind.single is None:
         kind = Knob(kind.name, kind.off, kind.help, tuple(k for k in kind.choices if k not in OPT_IN_KINDS))
         knobs["cache.kind"] = kind
-    if knobs["cache.speculation"].single != CacheSettings().speculation and config.workload.batch != 1:
-        raise UserError(
-            f"{config.where('workload.batch')}: must be 1 for space.cache.speculation, which reads one row a call, got "
-            f"{config.workload.batch}"
-        )
+    if knobs["cache.speculation"].single != CacheSettings().speculation:
+        _check_speculation(config)
     longest = config.data.max_length
     for chosen in _caches(map(str, kind.choices), knobs):
         # The last token of a row is only predicted, never fed to the model.
@@ -48,6 +46,23 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
                 f"the {chosen.kind} cache with cache.{size} {getattr(chosen, size)} to be measured, got {longest}"
             )
     return knobs
+
+
+def _check_speculation(config: RunConfig) -> None:
+    """Raise UserError where several rows are timed together, or where a roofline is wanted."""
+    if config.workload.batch != 1:
+        raise UserError(
+            f"{config.where('workload.batch')}: must be 1 for space.cache.speculation, which reads one row a call, got "
+            f"{config.workload.batch}"
+        )
+    counted = {objective.name for objective in roofline.OBJECTIVES}
+    for name in (*config.objectives, *config.limits.others):
+        if name in counted:
+            key = "objectives" if name in config.objectives else f"limits.others.{name}"
+            raise UserError(
+                f"{config.where(key)}: must be no roofline with space.cache.speculation, got {name}: a roofline counts "
+                "one reading of the weights for each token, and speculation reads them once for several"
+            )
 
 
 def _doubled(knob: Knob) -> Knob:
