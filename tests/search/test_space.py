@@ -200,9 +200,9 @@ def test_prompt_lookup_is_searched_where_it_is_named_and_changes_no_output() -> 
 def test_prompt_lookup_is_refused_where_it_cannot_run() -> None:
     with pytest.raises(UserError, match=r"workload\.batch: must be 1 for space\.cache\.speculation, .* got 4"):
         generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, workload={"batch": 4})
-    wanted = ["metric", "decode_roofline_fraction"]
-    with pytest.raises(UserError, match="objectives.*must be no roofline with space.cache.speculation, got decode"):
-        generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, objectives=wanted)
+    wanted = {"others": {"decode_roofline_fraction": 0.1}}
+    with pytest.raises(UserError, match=r"limits.*must be no roofline with space\.cache\.speculation, got decode_roof"):
+        generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, limits=wanted)
     with pytest.raises(UserError, match=r"space\.runtime: none of eager can run here \(.*prompt_lookup"):
         generating({"runtime": {"name": "eager"}, "cache": {"speculation": "prompt_lookup"}})
 
