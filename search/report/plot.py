@@ -193,9 +193,13 @@ def _names(axes: Axes, front: Front) -> None:
         called = ",\n".join(names[outcome.number])
         note = f"{called}: trial {outcome.number}\n{', '.join(f for f in figures if f)}"
         _write(axes, note, point, (-14, foot - level), FRONT_COLOUR)
-    for outcome in front.uncompressed:
+    right, below = (1e9, 1e9), 0  # the point to the right, in points, and the lines that the label is below its own
+    for outcome in sorted(front.uncompressed, key=lambda o: _at(x, o), reverse=True):
         point = _at(x, outcome), _at(y, outcome)
-        _write(axes, outcome.recipe.runtime.name, point, (8, 0), BASELINE_COLOUR)
+        left, level = axes.transData.transform(point) * 72 / figure.dpi
+        below = below + 1 if right[0] - left < 75 and abs(right[1] - level) < 14 else 0
+        right = left, level
+        _write(axes, outcome.recipe.runtime.name, point, (8, -14 * below), BASELINE_COLOUR)
 
 
 def _write(axes: Axes, note: str, point: tuple[float, float], offset: tuple[float, float], color: str) -> None:

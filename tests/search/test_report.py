@@ -7,10 +7,12 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import jsonschema
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from search.deliver.best_config import plain_json, schema
@@ -18,7 +20,7 @@ from search.front.formatting import describe, interval, quantity, significant
 from search.front.front import Front
 from search.front.outcome import LOSS, Outcome
 from search.report.page import front_html
-from search.report.plot import front_png, front_svg
+from search.report.plot import draw, front_png, front_svg
 from search.report.text import census, front_json, headline, note, pick_lines, table
 
 from . import factory
@@ -129,6 +131,18 @@ def test_points_carry_their_figures_as_a_tooltip() -> None:
 def test_the_picture_is_a_png(front: Front, tmp_path: Path) -> None:
     front_png(front, factory.study(front), tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_uncompressed_models_that_are_nearly_as_fast_have_labels_apart() -> None:
+    outcomes = factory.baselines()[:2]
+    for number, (runtime, ms) in enumerate((("openvino", 7.9), ("compiled", 7.6)), len(outcomes)):
+        outcomes.append(factory.outcome(number, 0.832, ms, candidate=factory.recipe(runtime=runtime), baseline=True))
+    figure = draw(Front(factory.TARGETS, tuple(outcomes)))
+    FigureCanvasAgg(figure).draw()
+    [axes] = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in ("onnx", "openvino", "compiled")]
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_the_same_front_gives_the_same_page() -> None:
