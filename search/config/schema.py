@@ -6,7 +6,7 @@ Nothing heavy is imported here: the command line reads it before anything else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -251,6 +251,11 @@ class RunConfig:
     def where(self, key: str) -> str:
         """The place where `key` was written, which begins a message about it."""
         return self.source.where(key)
+
+    def named_objectives(self) -> Iterator[tuple[str, str]]:
+        """(key, name) of every objective that is optimised, or bounded in `limits.others`."""
+        yield from (("objectives", name) for name in self.objectives)
+        yield from ((f"limits.others.{name}", name) for name in self.limits.others if name not in self.objectives)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types; `from_mapping` gives the same configuration back.

@@ -168,9 +168,8 @@ def _check_known_layers(config: RunConfig, space: Space) -> None:
         return
     counted = {objective.name: "the roofline is" for objective in roofline.OBJECTIVES}
     counted |= dict.fromkeys(kv_cache.CACHE_NAMES, "bytes of a cache are")
-    for name in (*config.objectives, *config.limits.others):
+    for key, name in config.named_objectives():
         if name in counted:
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise UserError(
                 f"{config.where(key)}: must be measurable of this model, got {name}: {counted[name]} counted from the "
                 "sizes of its layers, which are not known"

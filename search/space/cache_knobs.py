@@ -56,9 +56,8 @@ def _check_speculation(config: RunConfig) -> None:
             f"{config.workload.batch}"
         )
     counted = {objective.name for objective in roofline.OBJECTIVES}
-    for name in (*config.objectives, *config.limits.others):
+    for key, name in config.named_objectives():
         if name in counted:
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise UserError(
                 f"{config.where(key)}: must be no roofline with space.cache.speculation, got {name}: a roofline counts "
                 "one reading of the weights for each token, and speculation reads them once for several"
