@@ -43,9 +43,8 @@ def _refuse_later_tokens(config: RunConfig, source: Source) -> None:
     rule = "left out with workload.new_tokens: 1, which has no token after the first"
     if config.limits.max_tpot_ms is not None:
         raise wrong(source.where("limits.max_tpot_ms"), rule, config.limits.max_tpot_ms)
-    for name in (*config.objectives, *config.limits.others):
+    for key, name in config.named_objectives():
         if name.partition("/")[0] in generation_times.LATER:
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), rule, name)
 
 
@@ -74,7 +73,6 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
     for key in ("max_ttft_ms", "max_tpot_ms"):
         if (bound := getattr(config.limits, key)) is not None:
             raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)
-    for name in (*config.objectives, *config.limits.others):
+    for key, name in config.named_objectives():
         if name.partition("/")[0] in (*generation_times.GENERATION_NAMES, *kv_cache.CACHE_NAMES):
-            key = "objectives" if name in config.objectives else f"limits.others.{name}"
             raise wrong(source.where(key), f"left out unless the task is {having}", name)

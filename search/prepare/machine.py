@@ -33,10 +33,9 @@ def context_of(config: RunConfig) -> Context:
         UserError: a device that this machine does not have, or an objective that its device cannot measure.
     """
     device = device_of(config)
-    for name in (*config.objectives, *config.limits.others):
+    for key, name in config.named_objectives():
         if name == "metric":
             continue
-        key = "objectives" if name in config.objectives else f"limits.others.{name}"
         mark = marked(name)[1]
         there = (workload_device(mark) if mark else None) or device
         if there == "cuda" and not _has_cuda():
