@@ -79,11 +79,12 @@ class OpenVinoPredict:
         import openvino
 
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", dict(options))
-        self._request = compiled.create_infer_request()
+        model = core.read_model(str(path))
+        # Compiling gives an output the names of removed operations too, of which any could be taken for its own.
+        self._inputs = [i.get_any_name() for i in model.inputs]
+        self._outputs = [o.get_any_name() for o in model.outputs]
+        self._request = core.compile_model(model, "CPU", dict(options)).create_infer_request()
         self._alone = threading.Lock()
-        self._inputs = [i.get_any_name() for i in compiled.inputs]
-        self._outputs = [o.get_any_name() for o in compiled.outputs]
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._alone:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import arrays_of, batch_of, logits, stored, subject
+from models import arrays_of, batch_of, logits, stored, subject, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spaces import build, registry
+from spaces.base import write_folder
 from spaces.errors import Infeasible
 from spaces.runtime import Context, Runtime
 from spaces.runtimes import torch_predict
@@ -38,14 +39,15 @@ def needs(runtime: str) -> Any:
 
 
 def agree(path: Path, runtime: str, device: str = "cpu", case: str = "bert", head: str = "mean") -> None:
-    base = subject(case, head).base
+    base = tiny(case, head)[1]
     eager = build.open_predict(path, "eager", FP32, CPU)
     predict = build.open_predict(path, runtime, FP32, Context(device, threads=1))
     for seed, lengths in enumerate(SIZES):
         batch = arrays_of(base, lengths, seed)
         output = predict(batch)
-        assert list(output) == ["logits"] and output["logits"].dtype == np.float32
-        np.testing.assert_allclose(output["logits"], eager(batch)["logits"], atol=1e-4, rtol=0)
+        assert list(output) == [base.output] and output[base.output].dtype == np.float32
+        real = batch["attention_mask"].astype(bool) if base.per_token else slice(None)
+        np.testing.assert_allclose(output[base.output][real], eager(batch)[base.output][real], atol=1e-4, rtol=0)
 
 
 # --- what holds for all -------------------------------------------------------------------------------------
@@ -73,6 +75,13 @@ def test_every_runtime_gives_the_logits_of_eager(runtime: str, folder: Path) -> 
 @pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in ("onnx", "xla")])
 def test_a_decoder_that_reads_its_last_token_gives_the_same_logits(runtime: str, decoder: Path) -> None:
     agree(decoder, runtime, case="llama", head="native")
+
+
+@pytest.mark.parametrize("head", ["span", "embedding"])
+@pytest.mark.parametrize("runtime", [pytest.param(r, marks=needs(r)) for r in ("onnx", "openvino")])
+def test_graphs_name_and_give_the_output_of_every_head(runtime: str, head: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, *tiny(head=head), {})
+    agree(tmp_path, runtime, head=head)
 
 
 def test_eager_is_the_model_itself(folder: Path) -> None:
@@ -133,8 +142,9 @@ def test_threads_that_share_an_openvino_request_each_get_their_own_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name = SimpleNamespace(get_any_name=lambda: "input_ids"), SimpleNamespace(get_any_name=lambda: "logits")
-    compiled = SimpleNamespace(inputs=name[:1], outputs=name[1:], create_infer_request=OneRequest)
-    core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: path)
+    model = SimpleNamespace(inputs=name[:1], outputs=name[1:])
+    compiled = SimpleNamespace(create_infer_request=OneRequest)
+    core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: model)
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
     predict = OpenVinoPredict(tmp_path / "model.onnx", {})
     with ThreadPoolExecutor(4) as pool:
