@@ -2,6 +2,7 @@
 
     python -m benchmarks.tasks --folder DIR                       all tasks, an hour and a half on two idle cores
     python -m benchmarks.tasks --folder DIR --tasks sentence-similarity
+    python -m benchmarks.tasks --folder DIR --tasks question-answering --questions FOLDER     whole files, see below
     python -m benchmarks.tasks --folder DIR --quick               five trials each on 200 rows: that it runs
     python -m benchmarks.tasks --folder DIR --read                nothing is run: what the studies in DIR hold
     python -m benchmarks.tasks --folder DIR --check               exit 1 where a promised figure is missed
@@ -11,18 +12,23 @@ there is resumed, so that the tasks may be run one by one. Shown are the eager, 
 int8 deployment of the uncompressed model, the fastest member that loses no more than is promised, and the others.
 What is promised, and in which time, is a record of each task (`GOALS`). Metric and loss are point values on the
 validation split. Speedups of whole calls are the final campaign's paired ratios, those of tokens quotients of medians.
+
+The package holds 6,000 training rows of question answering. `--questions` names a folder with whole files
+(`benchmarks.question_splits`), which are cut into the folder DIR and take their place; the table says how many rows.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import header
+from benchmarks import header, question_splits
 from search.deliver.read_study import read_study
+from search.errors import UserError, listed
 from search.front.formatting import text
 from search.front.front import Front
 from search.front.outcome import LATENCY, Outcome
@@ -33,6 +39,7 @@ from spaces.axes.bits import INTEGER
 EAGER, FP32, INT8 = "uncompressed, eager fp32", "uncompressed, fastest fp32", "uncompressed, fastest int8"
 BEST = "fastest that loses at most"
 QUICK = ("--trials", "5", "--set", "data.limit=200", "--set", "measure.quick_s=0.5", "--set", "measure.final_s=1")
+QUESTIONS_HELP = f"question answering on whole files: a folder of {listed(question_splits.SOURCES)}, as .parquet"
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,17 @@ GOALS = {
 }
 
 
-def searched(task: str, folder: Path, quick: bool, read: bool) -> tuple[Front, StudyRecord]:
-    """The front of the task's example, searched in `folder` or only read there, and what its study says beside it."""
+def searched(task: str, folder: Path, quick: bool, read: bool, settings: Sequence[str]) -> tuple[Front, StudyRecord]:
+    """The front of the task's example, searched in `folder` or only read there, and what its study says beside it.
+
+    A search is given `settings` ("key=value") on top of the example's.
+    """
     mlruns = folder / "mlruns"
     if read:
         return read_study(mlruns, task)
     command = [sys.executable, "-m", "search", "run", "--task", task, "--study", task, "--mlruns", str(mlruns)]
     with (folder / f"{task}.log").open("a") as log:
-        wanted = [*command, *(QUICK if quick else ())]
+        wanted = [*command, *(QUICK if quick else ()), *(part for one in settings for part in ("--set", one))]
         subprocess.run(wanted, check=True, stdout=log, stderr=subprocess.STDOUT, cwd=header.ROOT)
     return read_study(mlruns, task)
 
@@ -144,18 +154,38 @@ def promises(task: str, front: Front) -> list[header.Promise]:
     ]
 
 
+def cut_questions(parser: argparse.ArgumentParser, source: Path, folder: Path, tasks: list[str]) -> dict[str, Path]:
+    """The splits of the whole files in `source`, written beside the results; ends the program where it has none."""
+    if question_splits.TASK not in tasks:
+        parser.error(f"--questions: only with {question_splits.TASK} among --tasks, got {listed(tasks)}")
+    try:
+        return question_splits.write_splits(source, folder / "questions")
+    except UserError as error:
+        parser.error(f"--questions: {error}")
+
+
 def main() -> int:
     parser = header.options(__doc__ or "")
     names = [task.name for task in TASKS]
     parser.add_argument("--folder", type=Path, required=True, help="where the results are kept")
     parser.add_argument("--read", action="store_true", help="run nothing: show what the studies in the folder hold")
     parser.add_argument("--tasks", nargs="+", choices=names, default=names)
+    parser.add_argument("--questions", type=Path, metavar="FOLDER", help=QUESTIONS_HELP)
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
+    settings: dict[str, list[str]] = {}
+    said = []
+    if arguments.questions is not None:
+        files = cut_questions(parser, arguments.questions, folder, arguments.tasks)
+        settings[question_splits.TASK] = question_splits.settings(files)
+        said.append(f"{question_splits.TASK}: {question_splits.described(files)}, of {arguments.questions}")
     folder.mkdir(parents=True, exist_ok=True)
     about = header.hardware()
-    print(header.heading(about), flush=True)
-    fronts = {task: searched(task, folder, arguments.quick, arguments.read) for task in arguments.tasks}
+    print(header.heading(about), *said, sep="\n", flush=True)
+    fronts = {
+        task: searched(task, folder, arguments.quick, arguments.read, settings.get(task, ()))
+        for task in arguments.tasks
+    }
     columns = ("task", "model", "deployment", "metric", "lost", "test", "ms", "x eager", "x fp32", "MB", "peak MB")
     print(header.table(columns, [row for task, of_task in fronts.items() for row in rows_of(task, *of_task)]))
     for task, (front, study) in fronts.items():

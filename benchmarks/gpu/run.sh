@@ -2,6 +2,7 @@
 # run.sh [--dry] [OUT] [STAGE ...]: install the bundle into a folder of its own, then run the stages; tables go to OUT
 # (default: $OUT, else benchmarks/gpu/out). --dry: every stage on the CPU at toy size, with the packages that are here.
 # GPU_WORK: where models and searches are kept between runs (default: benchmarks/gpu/work). PYTHON: the interpreter.
+# GPU_QUESTIONS: a folder of whole files for the stage question-answering (default: that of the bundle).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)

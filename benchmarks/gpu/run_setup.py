@@ -41,6 +41,13 @@ class RunSetup:
             raise FileNotFoundError(f"no part of the bundle in {HERE / 'bundle'} holds the model: see README.md")
         return folders[0]
 
+    @property
+    def questions(self) -> Path | None:
+        """A folder of whole files for question answering: `GPU_QUESTIONS`, else that of the bundle, or None."""
+        named = os.environ.get("GPU_QUESTIONS")
+        folders = [Path(named)] if named else sorted((HERE / "bundle").glob("part-*/questions"))
+        return folders[0] if folders else None
+
     def environment(self, limit_s: float) -> dict[str, str]:
         """Variables of a stage that may take `limit_s` from now on."""
         return {

@@ -1,7 +1,8 @@
 """The real search of a task's embedded example on this device: every trial a row as it comes, then the front.
 
-The data are all rows of the package; the model is the bundle's. The search ends when the time of the stage does.
-Searches share one results folder with those of the embedded default.
+The model is the bundle's. The data of question answering are whole files where they are here (`RunSetup.questions`);
+else, and of other tasks, they are all rows of the package. A note of the table says which. The search ends when the
+time of the stage does. Searches share one results folder with those of the embedded default.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import header
+from benchmarks import header, question_splits
 from benchmarks.gpu.run_setup import ROOT, RunSetup
 from benchmarks.gpu.search_front import COLUMNS, SPARE_S, TrialTable, log_of, results, show_front
 from benchmarks.gpu.tables import Report
@@ -28,8 +29,10 @@ OVERRIDES = (
 
 
 def run(setup: RunSetup, report: Report, task: str) -> None:
-    config = config_of(setup, task)
+    settings, said = data_of(setup, task)
+    config = config_of(setup, task, settings)
     report.begin(f"{config.metric} (in the column accuracy) against latency, of the example of {task}", COLUMNS)
+    report.note(said)
     rows = TrialTable(report, config)
     from search.compose import run as search
 
@@ -40,13 +43,25 @@ def run(setup: RunSetup, report: Report, task: str) -> None:
         report.failure(f"trials failed; the end of the run's log:\n{log_of(result)}")
 
 
-def config_of(setup: RunSetup, task: str) -> RunConfig:
+def data_of(setup: RunSetup, task: str) -> tuple[list[str], str]:
+    """(the settings that name the data, none for those of the example; what the data are, in words)."""
+    if setup.dry:
+        return [], "data: toy rows"
+    source = setup.questions if task == question_splits.TASK else None
+    if source is None:
+        return [], "data: the rows of the package"
+    files = question_splits.write_splits(source, setup.work / "questions")
+    return question_splits.settings(files), f"data: whole files of {source}; {question_splits.described(files)}"
+
+
+def config_of(setup: RunSetup, task: str, settings: list[str]) -> RunConfig:
     """The embedded example's configuration; dry, that of the tests' tiny model."""
     if setup.dry:
         return configured(toy(setup.work, task), 1, None, task, results(setup), [])
     file = ROOT / "search" / "quickstart" / f"{task}.yaml"
     limit = max(1.0, setup.left_s - SPARE_S)
-    return configured(file, TRIALS, limit, task, results(setup), [*OVERRIDES, f"model.name={setup.model}"])
+    study = f"{task}-whole" if settings else task  # other data are another study
+    return configured(file, TRIALS, limit, study, results(setup), [*OVERRIDES, *settings, f"model.name={setup.model}"])
 
 
 def toy(folder: Path, task: str) -> Path:

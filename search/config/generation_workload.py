@@ -68,8 +68,6 @@ def _refuse(config: RunConfig, generating: Collection[str], source: Source) -> N
     for key in ("prompt", "new_tokens"):
         if (value := getattr(config.workload, key)) is not None:
             raise wrong(source.where(f"workload.{key}"), f"left out unless the task is {having}", value)
-    if config.recover.top_k is not None:
-        raise wrong(source.where("recover.top_k"), f"left out unless the task is {having}", config.recover.top_k)
     for key in ("max_ttft_ms", "max_tpot_ms"):
         if (bound := getattr(config.limits, key)) is not None:
             raise wrong(source.where(f"limits.{key}"), f"left out unless the task is {having}", bound)

@@ -38,6 +38,7 @@ class Names:
     #: By a key of data, where it is given: the metrics of each task that has it.
     metrics_by_key: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     generating: tuple[str, ...] = ()  # tasks whose timed call generates tokens
+    likeliest: tuple[str, ...] = ()  # tasks whose recovery has a term over the teacher's likeliest tokens
     windowed: tuple[str, ...] = ()  # tasks that read long texts in windows which overlap by data.doc_stride
 
 
@@ -224,6 +225,9 @@ def _check_names(config: RunConfig, names: Names, source: Source) -> None:
     _check_metric(config, names, source)
     if config.sampler not in names.samplers:
         raise unknown(source.where("sampler"), "sampler", config.sampler, names.samplers)
+    if config.recover.top_k is not None and config.task not in names.likeliest:
+        having = listed(names.likeliest) or "one whose recovery has likeliest tokens"
+        raise wrong(source.where("recover.top_k"), f"left out unless the task is {having}", config.recover.top_k)
     objectives = ["metric" if o == config.metric else o for o in config.objectives]
     for name in objectives:
         _check_objective(name, ("metric", *names.objectives), source.where("objectives"))

@@ -9,6 +9,7 @@ from search import tasks
 from search.config.load import Names
 from search.config.schema import SAMPLER_NAMES, RunConfig
 from search.config.space_section import Spec, narrow_axis
+from search.tasks.task import LIKELIEST
 from spaces.axes.bits import Bits
 from spaces.axes.cache import CacheKind
 from spaces.knob import Knob
@@ -31,6 +32,7 @@ def names() -> Names:
         problems={task.name: _problem_types(task) for task in tasks.TASKS if task.problem_type},
         samplers=SAMPLER_NAMES,
         generating=tuple(task.name for task in tasks.TASKS if task.generates),
+        likeliest=tuple(task.name for task in tasks.TASKS if LIKELIEST in task.distills),
         windowed=tuple(task.name for task in tasks.TASKS if task.slides or task.generates),
         objectives=tuple(objective.name for objective in all_objectives()),
     )

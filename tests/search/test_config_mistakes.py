@@ -104,7 +104,11 @@ WRONG: list[tuple[dict[str, Any] | str, str]] = [
         ({"workload": {"prompt": 64}}, r"workload.prompt: must be left out unless the task is text, got 64"),
         ({"workload": {"new_tokens": 8}}, r"workload.new_tokens: must be left out unless the task is text, got 8"),
         ({"objectives": ["metric", "tpot_ms"]}, r'objectives: must be left out unless the task is text, got "tpot_ms"'),
-        ({"recover": {"top_k": 8}}, r"recover.top_k: must be left out unless the task is text, got 8"),
+        ({"recover": {"top_k": 8}}, r"recover.top_k: must be left out unless the task is prose, got 8"),
+        (
+            {"task": "text", "recover": {"top_k": 8}},  # it generates, and distils no likeliest tokens
+            r"recover.top_k: must be left out unless the task is prose, got 8",
+        ),
         ({"recover": {"tokens": 0}}, r"recover.tokens: must be a whole number, at least 1 or null, got 0"),
         (
             {"task": "text", "recover": {"top_k": -1}},
@@ -133,6 +137,7 @@ def test_tokens_are_generated_by_tasks_that_generate_alone(project: Path, sectio
         metrics={**NAMES.metrics, "text": ("perplexity",)},
         objectives=(*NAMES.objectives, "tpot_ms", "ttft_ms", "generate_ms"),
         generating=("text",),
+        likeliest=("prose",),
     )
     with pytest.raises(UserError, match=message):
         load_config(write(project, {**MINIMAL, **section}), [], names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from search.tasks import task_named, task_of
 from search.tasks.multi_label import MultiLabel
 from search.tasks.regression import Regression
 from search.tasks.rows import LabelledData
+
+from .test_pipeline import pipeline, same
 
 TOPICS = ("praise", "blame", "camera")
 WORDS = dict(zip(TOPICS, (tiny.POSITIVE, tiny.NEGATIVE, ("camera",)), strict=True))
@@ -69,9 +72,14 @@ def test_several_labels_a_text_are_searched_exported_checked_and_answered(tmp_pa
     )
 
 
+def lead(text: str) -> float:
+    """How many more words of praise than of blame a text has."""
+    return float(sum((word in tiny.POSITIVE) - (word in tiny.NEGATIVE) for word in text.split()))
+
+
 def stars(text: str) -> float:
     """A number far from 0, in a unit far from 1."""
-    return 5000.0 + 100 * sum((word in tiny.POSITIVE) - (word in tiny.NEGATIVE) for word in text.split())
+    return 5000.0 + 100 * lead(text)
 
 
 def test_numbers_are_searched_exported_checked_and_answered_in_the_datas_unit(tmp_path: Path) -> None:
@@ -92,6 +100,60 @@ def test_numbers_are_searched_exported_checked_and_answered_in_the_datas_unit(tm
     good, bad = search.load(folder)(["bright charming warm film", "dull noisy tedious film"])
     assert good["label"] == bad["label"] == "LABEL_0"
     assert 4000 < bad["score"] < 5000 < good["score"] < 6000
+
+
+def target(problem: str, text: str) -> list[float]:
+    """The number that each output of a model is trained towards."""
+    return [lead(text)] if problem == "regression" else [float(name in topics(text)) for name in TOPICS]
+
+
+def trained(folder: Path, problem: str) -> Path:
+    """The model in `folder`, trained by transformers' own loss until it follows the words of a text."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).train()
+    tokenizer = tiny.word_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for step in range(120):
+            texts = [row["text"] for row in tiny.sentences(32, 100 + step)]
+            targets = torch.tensor([target(problem, text) for text in texts])
+            loss = model(**tokenizer(texts, padding=True, return_tensors="pt"), labels=targets).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "labelled"),
+    [("multi_label_classification", TOPICS, topics), ("regression", ["LABEL_0"], lead)],
+    ids=["multi-label", "regression"],
+)
+def test_the_uncompressed_model_of_a_search_answers_as_the_pipeline_of_transformers(
+    tmp_path: Path, problem: str, labels: Sequence[str], labelled: Callable[[str], Any]
+) -> None:
+    """By the head that the model has: the configuration says nothing of the problem type."""
+    source = trained(tiny.classifier(tmp_path / "model", labels, problem_type=problem), problem)
+    config = command.write_config(
+        tmp_path / "whole.yaml",
+        model={"name": str(source)},
+        data=write(tmp_path, labelled),
+        teacher={"epochs": 0},
+        budget={"trials": 2},
+        space={"bits": "off", "runtime": {"name": "eager"}},
+    )
+    ended = command.search("run", config, cwd=tmp_path).succeeded()
+    assert [outcome.status for outcome in results(tmp_path, "whole")[0]] == ["complete"] * 2, ended.out
+    command.search("export", "whole", "--pick", "0", "--to", tmp_path / "out", cwd=tmp_path).succeeded()
+    ours, theirs = search.load(tmp_path / "out"), pipeline(source)
+    texts = [row["text"] for row in tiny.sentences(8, 77)]
+    for top_k in (None, 1):
+        same(ours(texts, top_k=top_k), theirs(texts, top_k=top_k))
+    same(ours(texts), theirs(texts))
 
 
 # --- which task a configuration means -------------------------------------------------------------------------

