@@ -124,6 +124,27 @@ def defined(*kinds: type[ast.stmt]) -> dict[str, list[str]]:
     return where
 
 
+def texts_of(path: Path) -> set[str]:
+    """Every literal text of a file."""
+    values = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return {value for value in values if isinstance(value, str)}
+
+
+#: Where an output's name may stand: with the heads and in what tasks say; a decoder has one head; the first two files
+#: write what sentence-transformers reads, and a reply's own key.
+NAMING_OUTPUTS = ("spaces/pooling.py", "search/serve/scorer.py", "spaces/heads.py", "search/tasks", "spaces/generation")
+
+
+def test_exports_runtimes_measurer_and_checks_take_the_names_of_outputs_from_the_heads() -> None:
+    heads = ast.walk(ast.parse((ROOT / "spaces" / "heads.py").read_text()))
+    calls = [node for node in heads if isinstance(node, ast.Call) and ast.unparse(node.func) == "Head"]
+    outputs = {ast.literal_eval(call.args[1]) for call in calls}
+    assert {"logits", "span_logits", "sentence_embedding"} <= outputs
+    for path in (path for package in PACKAGES for path in files(package)):
+        if not any(path.is_relative_to(ROOT / place) for place in NAMING_OUTPUTS):
+            assert not outputs & texts_of(path), path
+
+
 def test_a_class_name_is_defined_once() -> None:
     """One word, one meaning: a second class takes a more precise name, and the same concept is imported."""
     assert {name: paths for name, paths in defined(ast.ClassDef).items() if len(paths) > 1} == {}

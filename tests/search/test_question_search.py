@@ -12,6 +12,7 @@ import tiny
 
 import search
 
+from . import written_task
 from .test_question_answering import DATA, encoded, facts, questions
 from .test_spans import by_loops
 
@@ -84,6 +85,10 @@ def test_a_search_ends_with_models_that_answer(searched: Path) -> None:
             model("dull film", " ")
         with pytest.raises(ValueError, match="as many contexts as questions"):
             model(["a", "b"], ["c"])
+
+
+def test_what_the_search_leaves_says_which_task_it_was(searched: Path) -> None:
+    written_task.check(searched / "mlruns", "facts", "question-answering", "squad_f1")
 
 
 def test_an_exported_answerer_does_what_its_record_says(searched: Path) -> None:

@@ -149,6 +149,22 @@ def test_contexts_in_two_given_splits_are_counted(tmp_path: Path) -> None:
     )
 
 
+def test_a_data_set_of_the_hub_gives_the_rows_that_a_file_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset
+
+    asked: list[Any] = []
+
+    def load_dataset(*name: Any, **settings: Any) -> Dataset:
+        asked.append((*name, settings))
+        return Dataset.from_list(ROWS)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert read("train", name="org/squad")[:3] == read(written(tmp_path, ROWS))[:3]
+    assert asked == [("org/squad", None, {"split": "train", "trust_remote_code": False})]
+
+
 def test_too_few_contexts_to_cut_from_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"c.yaml: data.(validation|test): missing, and 3 rows of .* are too few"):
         read(written(tmp_path, ROWS[:3]))

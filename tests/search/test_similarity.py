@@ -16,6 +16,8 @@ from search.tasks.corpus import PassageData
 from search.tasks.passages import Passages
 from search.tasks.similarity import PassageRows, SentenceSimilarity
 
+from . import written_task
+
 TASK = SentenceSimilarity()
 DATA = PassageData(train="unused", max_length=16)
 
@@ -137,6 +139,10 @@ def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: 
     np.testing.assert_allclose(search.load(tmp_path / "ours")(texts), theirs.encode(texts), atol=1e-4)
     again = SentenceTransformer(str(tmp_path / "ours"), device="cpu", local_files_only=True)
     np.testing.assert_allclose(again.encode(texts), theirs.encode(texts), atol=1e-4)
+
+
+def test_what_the_search_leaves_says_which_task_it_was(searched: Path) -> None:
+    written_task.check(searched / "mlruns", "found", "sentence-similarity", "recall_at_1")
 
 
 def test_an_exported_embedder_does_what_its_record_says(searched: Path) -> None:
