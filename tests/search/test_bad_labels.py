@@ -26,6 +26,7 @@ OF_TEXTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], str]] = {
     "a text that is missing": ({"text": None}, {}, r'data.text: column "text" .* must hold text, got a missing'),
     "a text that is NaN": ({"text": NAN}, {}, r"data.text: .* must hold text, got a missing value in row 2"),
     "a text that is a list": ({"text": ["film"]}, {}, r'data.text: .* must hold text, got \["film"\] in row 2'),
+    "no rows": ({}, {"train": "empty.jsonl"}, r"data.train: \S+empty.jsonl is empty"),
     "no such column of texts": ({}, {"text": "txet"}, r'data.text: in \S+: unknown column "txet"; did you mean "text"'),
     "no such column of pairs": ({}, {"text_pair": "other"}, r'data.text_pair: in \S+: unknown column "other"'),
     "no such column of labels": ({}, {"label": "lable"}, r'data.label: in \S+: unknown column "lable"; did you mean'),
@@ -71,6 +72,7 @@ def planned(folder: Path, model: Path, problem: str, changed: Mapping[str, Any],
     rows[1] = {**rows[1], **changed}
     write(folder / "rows.jsonl", rows)
     write(folder / "odd.jsonl", [{"text": "a film", "label": "strange" if "single" in problem else ["strange"]}])
+    write(folder / "empty.jsonl", [])
     section = {"train": "rows.jsonl", "validation": None, "test": None, "max_length": 16, **data}
     about = {"name": str(model), "problem_type": problem}
     config = command.write_config(folder / "config.yaml", model=about, data=section)

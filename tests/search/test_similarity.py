@@ -125,8 +125,10 @@ def test_a_search_ends_with_models_whose_embeddings_do_what_their_records_say(se
 
 
 def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: Path, tmp_path: Path) -> None:
+    """And as the mean of what transformers' pipeline gives of each token, which has none for this task."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import pipeline
 
     command.search("export", "found", "--pick", "0", "--to", tmp_path / "ours", cwd=searched).succeeded()
     modules: list[Any] = [
@@ -139,6 +141,10 @@ def test_the_uncompressed_model_encodes_as_sentence_transformers_does(searched: 
     np.testing.assert_allclose(search.load(tmp_path / "ours")(texts), theirs.encode(texts), atol=1e-4)
     again = SentenceTransformer(str(tmp_path / "ours"), device="cpu", local_files_only=True)
     np.testing.assert_allclose(again.encode(texts), theirs.encode(texts), atol=1e-4)
+    states = pipeline("feature-extraction", str(searched / "model"), trust_remote_code=False)(texts)
+    means = np.array([np.mean(of_text[0], axis=0) for of_text in states])
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(search.load(tmp_path / "ours")(texts), unit, atol=1e-4)
 
 
 def test_what_the_search_leaves_says_which_task_it_was(searched: Path) -> None:
