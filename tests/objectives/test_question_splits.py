@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def test_the_stage_for_a_gpu_takes_whole_files_where_they_are_here_and_says_so(
     monkeypatch.setattr(run_setup, "HERE", tmp_path)
     monkeypatch.setenv("GPU_WORK", str(tmp_path / "work"))
     monkeypatch.delenv("GPU_QUESTIONS", raising=False)
+    monkeypatch.setenv("GPU_STAGE_UNTIL", repr(time.time() + 240))
     setup = run_setup.RunSetup(tmp_path / "out")
     assert task_front.data_of(setup, "question-answering") == ([], "data: the rows of the package")
     (part / "questions").symlink_to(source)

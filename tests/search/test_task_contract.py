@@ -252,6 +252,11 @@ def test_a_metric_says_its_unit_in_words(task: Task) -> None:
         )
 
 
+def test_losses_are_told_in_the_units_of_the_field() -> None:
+    units = {"squad_f1": "F1 points", "recall_at_1": "recall points", "perplexity": "% of perplexity"}
+    assert {name: metric_named(name).loss_unit for name in units} == units
+
+
 @every_task
 def test_a_recovery_has_the_terms_that_its_task_declares(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels only where data have them, likeliest tokens only of a head that gives likelihoods; others weigh 0."""
