@@ -253,7 +253,7 @@ def test_a_metric_says_its_unit_in_words(task: Task) -> None:
 
 
 def test_losses_are_told_in_the_units_of_the_field() -> None:
-    units = {"squad_f1": "F1 points", "recall_at_1": "recall points", "perplexity": "% of perplexity"}
+    units = {"squad_f1": "F1 points", "recall_at_1": "recall@1 points", "perplexity": "% of perplexity"}
     assert {name: metric_named(name).loss_unit for name in units} == units
 
 
