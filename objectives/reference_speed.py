@@ -25,7 +25,7 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
     if ratio is None:
         return dict(timed)
     by_clock = {
-        o.name: _as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT, *TOKEN_OBJECTIVES) if o.name in timed
+        o.name: as_timed(timed[o.name]) for o in (P50, P90, P99, THROUGHPUT, *TOKEN_OBJECTIVES) if o.name in timed
     }
     median = reference.value / ratio.value
     slower = median / by_clock[P50.name].value
@@ -52,8 +52,8 @@ def at_speed_of(reference: Estimate, timed: Mapping[str, Measurement]) -> dict[s
     return {**timed, **figures}
 
 
-def _as_timed(figure: Measurement) -> Measurement:
-    """The clock time of a measurement that may be scaled to a reference."""
+def as_timed(figure: Measurement) -> Measurement:
+    """The clock time of a measurement that may be scaled to a reference, without the reference's error."""
     if "as_timed_interval" not in figure.conditions:
         return figure
     low, high = figure.conditions["as_timed_interval"]

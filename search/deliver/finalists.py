@@ -11,6 +11,8 @@ from objectives import clock as clocks
 from objectives.campaign import CampaignPlan
 from objectives.measurement import Measurement
 from objectives.memory import PEAK_MEMORY
+from objectives.reference_speed import as_timed
+from objectives.workload import MARK, marked
 from search.config.schema import RunConfig
 from search.deadline import Clock
 from search.deliver import verify as check
@@ -18,7 +20,7 @@ from search.deliver.study_attributes import load_record
 from search.execute.evaluate import Evaluator
 from search.front.final import Final
 from search.front.front import Front
-from search.front.outcome import CALL_TIMES, LATENCY, SPEEDUP, Outcome
+from search.front.outcome import CALL_TIMES, LATENCY, PREDICTED_TIMES, SPEEDUP, Outcome
 from search.front.pareto import dominates
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
@@ -72,24 +74,37 @@ def finalists_of(front: Front) -> list[Outcome]:
 
 
 def _near(front: Front) -> list[Outcome]:
-    """The candidates off the front that would be on it at the fast end of their interval, the closest first."""
-    index = next((i for i, t in enumerate(front.targets) if t.objective in CALL_TIMES), None)
-    if index is None:
-        return []
+    """The candidates off the front that would be on it at the fast end of their intervals, the closest first.
+
+    The intervals are of the times that are objectives.
+    """
+    timed = [i for i, t in enumerate(front.targets) if marked(t.objective)[0] in PREDICTED_TIMES]
     members = [front.point(o) for o in front.members]
     close: list[tuple[float, Outcome]] = []
     for outcome in front.eligible:
-        if outcome in front.members:
+        if not timed or outcome in front.members:
             continue
-        point, ratio = front.point(outcome), outcome.measurements.get(SPEEDUP)
-        if ratio is None:
-            continue
-        # The error of the reference is the same for all, so only that of the ratio counts here.
-        best = tuple(x * ratio.value / ratio.interval[1] if i == index else x for i, x in enumerate(point))
+        point = front.point(outcome)
+        fastest = {i: point[i] * _fast_end(outcome, front.targets[i].objective) for i in timed}
+        best = tuple(fastest.get(i, x) for i, x in enumerate(point))
         by = [member for member in members if dominates(member, point)]
         if by and not any(dominates(member, best) for member in members):
-            close.append((max(point[index] / member[index] for member in by), outcome))
+            close.append((max(point[i] / member[i] for member in by for i in timed), outcome))
     return [outcome for _, outcome in sorted(close, key=lambda pair: pair[0])[:NEAR_FRONT]]
+
+
+def _fast_end(outcome: Outcome, objective: str) -> float:
+    """The fast end of a time's interval, as a share of the time.
+
+    The error of the reference is the same for all, so only what was measured of this candidate counts: of a call the
+    ratio to the baseline, of the tokens of a generation their times by the clock.
+    """
+    plain, mark = marked(objective)
+    if plain not in CALL_TIMES:
+        clock = as_timed(outcome.measurements[objective])
+        return clock.interval[0] / clock.value
+    ratio = outcome.measurements.get(f"{SPEEDUP}{MARK}{mark}" if mark else SPEEDUP)
+    return 1.0 if ratio is None else ratio.value / ratio.interval[1]
 
 
 @dataclass
