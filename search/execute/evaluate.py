@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from objectives import objective_named
+from objectives import memory, objective_named
 from objectives.measurement import Measurement
 from objectives.process import Progress, RemoteTimeout
 from search import run_log
@@ -28,7 +28,7 @@ from search.failures import Returned, is_transient, of_the_candidate, retry_once
 from search.front.formatting import describe
 from search.front.front import Front
 from search.front.outcome import Outcome, Status
-from search.measure.limits import broken, limits_of_times, measured_for, surely_broken
+from search.measure.limits import broken, limits_of_shapes, measured_for, surely_broken
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
@@ -54,7 +54,7 @@ class Evaluator:
         self._watch = Stopwatch()
         self.measurer = Measurer(prepared, progress, self._limit_s, self._watch)
         self.weights_builder = WeightsBuilder(prepared, progress, self._limit_s)
-        self._fast_enough: set[str] = set()  # digests of recipes whose untrained latency keeps the limit
+        self._within_limits: set[str] = set()  # digests of recipes whose untrained weights keep the limits
         self._tracebacks: dict[str, str] = {}  # of failed recipes that have no number yet, by digest
         self.finishing = False  # the finalists are measured: the search's deadline no longer applies
         self._trial_ends: float | None = None  # monotonic seconds; None between trials
@@ -70,7 +70,7 @@ class Evaluator:
     def _evaluated(self, job: Job) -> Iterator[Outcome]:
         self._watch.seconds.clear()
         recipes = (job.recipe, *job.siblings)
-        rejected = self._too_slow(job, recipes) if job.recipe.recover else {}
+        rejected = self._over_limits(job, recipes) if job.recipe.recover else {}
         folder: Path | None = None
         failure: tuple[Status, str] | None = None
         if any(r.digest not in rejected for r in recipes):
@@ -146,34 +146,36 @@ class Evaluator:
             if not all(map(math.isfinite, (figure.value, *figure.interval))):
                 raise ArithmeticError(f"{name} must be a finite number, got {figure.value}")
 
-    def _too_slow(self, job: Job, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
-        """Outcomes, by digest, of recipes that are over a limit of time on untrained weights of the same shapes.
+    def _over_limits(self, job: Job, recipes: tuple[Recipe, ...]) -> Mapping[str, Outcome]:
+        """Outcomes, by digest, of recipes that untrained weights of the same shapes show to be over a limit.
 
         Empty unless all recipes are: otherwise the weights are trained in any case.
         """
-        limits = limits_of_times(self._prepared.config.limits, self._prepared.metric)
-        if not limits or job.recipe.digest in self._fast_enough:
+        limits = limits_of_shapes(self._prepared.config.limits, self._prepared.metric)
+        if not limits or job.recipe.digest in self._within_limits:
             return {}
         rejected: dict[str, Outcome] = {}
         for recipe in recipes:
             untrained = replace(recipe, recover={})
             try:
-                timed = self._twice(partial(self._timed_untrained, recipe, untrained), recipe)
+                measured = self._twice(partial(self._untrained, recipe, untrained), recipe)
             except Exception as error:
                 rejected[recipe.digest] = self._outcome(job, recipe, *self._status_of(error, recipe))
                 continue
-            sentences = surely_broken(limits, timed)
+            sentences = surely_broken(limits, measured)
             if not sentences:
-                self._fast_enough.add(job.recipe.digest)
+                self._within_limits.add(job.recipe.digest)
                 return {}
             reason = f"before training: {'; '.join(sentences)}"
-            rejected[recipe.digest] = replace(self._outcome(job, recipe, "rejected", reason), measurements=timed)
+            rejected[recipe.digest] = replace(self._outcome(job, recipe, "rejected", reason), measurements=measured)
         return rejected
 
-    def _timed_untrained(self, recipe: Recipe, untrained: Recipe) -> dict[str, Measurement]:
+    def _untrained(self, recipe: Recipe, untrained: Recipe) -> dict[str, Measurement]:
+        """The times and the memory of a recipe, on weights that are not trained."""
         folder = self.weights(untrained)
         with self.measurer.opened(recipe, folder) as bench:
-            return self.measurer.timings(bench, recipe, folder)
+            times = self.measurer.timings(bench, recipe, folder)
+            return times | memory.memory(bench)
 
     def _twice(self, work: Callable[[], Returned], recipe: Recipe) -> Returned:
         """`work()`, tried once more after a transient failure while there is time."""

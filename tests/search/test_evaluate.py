@@ -41,6 +41,7 @@ class World:
         self.done: list[str] = []
         self.latency: Callable[[Recipe], float] = lambda recipe: 5.0
         self.accuracy = 0.8
+        self.peak_mb = 300.0
         self.shares: tuple[float, ...] = ()
         self.limit_s: Callable[[], float]
 
@@ -64,11 +65,19 @@ class World:
 
     def measured(self, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         self.step("measuring")
-        return {**factory.measurements(self.accuracy, self.latency(recipe)), "tpot_ms": LATER}
+        peak = factory.measurement("peak_memory_mb", self.peak_mb, unit="MB")
+        figures = factory.measurements(self.accuracy, self.latency(recipe))
+        return {**figures, "tpot_ms": LATER, "peak_memory_mb": peak}
 
     @contextmanager
     def opened(self, recipe: Recipe, folder: Path) -> Iterator[object]:
         yield self
+
+    def call(self, method: str) -> dict[str, Any]:
+        """What a process says of its memory, as an opened model."""
+        assert method == "info"
+        memory = {"empty_mb": 100.0, "opened_mb": 150.0, "peak_rss_mb": self.peak_mb}
+        return {"device": "cpu", "peak_since": "opened", **memory}
 
     def timings(self, bench: object, recipe: Recipe, folder: Path) -> dict[str, Measurement]:
         figures = factory.measurements(0.8, self.latency(recipe))
@@ -84,7 +93,11 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
     monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: world.now))
     config = SimpleNamespace(
         budget=SimpleNamespace(trial_timeout=budget.get("trial_timeout", 1800.0)),
-        limits=LimitsConfig(max_latency_ms=budget.get("max_latency_ms"), max_tpot_ms=budget.get("max_tpot_ms")),
+        limits=LimitsConfig(
+            max_latency_ms=budget.get("max_latency_ms"),
+            max_tpot_ms=budget.get("max_tpot_ms"),
+            max_memory_mb=budget.get("max_memory_mb"),
+        ),
     )
     targets = (Target("accuracy", "higher"), Target(LATENCY, "lower"))
     setting = SimpleNamespace(config=config, targets=targets, metric="accuracy", written=str)
@@ -203,3 +216,20 @@ def test_a_limit_of_the_time_of_a_token_is_checked_before_a_training(
 ) -> None:
     outcomes = told(evaluator(World(), monkeypatch, **limits)(Job(TRAINED)))
     assert outcomes == [("rejected", f"before training: {reason}") if reason else ("complete", "")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        (250.0, "peak memory 300.0 MB is over the limit of 250 MB"),
+        (297.0, ""),  # another process may take 294
+        (400.0, ""),
+    ],
+)
+def test_a_limit_of_memory_is_checked_before_a_training(
+    monkeypatch: pytest.MonkeyPatch, limit: float, reason: str
+) -> None:
+    world = World()
+    outcomes = told(evaluator(world, monkeypatch, max_memory_mb=limit)(Job(TRAINED)))
+    assert outcomes == [("rejected", f"before training: {reason}") if reason else ("complete", "")]
+    assert ("weights" in world.done) == (not reason)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
 
 from objectives.arrays import Floats
+from objectives.passes import Passes
 from objectives.shapes import Shapes, megabytes_of, operations_of
 from search.front.front import Front
-from search.front.outcome import Outcome
+from search.front.outcome import LATENCY, Outcome
 from search.prepare.prepared import Prepared
 from search.propose.deployment_choice import DeploymentSelector
 from search.propose.surrogate.latency_predictor import LatencyPredictor
-from search.propose.surrogate.step_reads import AS_IS, TABLES, Precisions
+from search.propose.surrogate.memory_bound import MemoryBound, memory_limit
+from search.propose.surrogate.step_reads import AS_IS, TABLES, Precisions, StepReads
 from search.space.deployments import Deployment, fixed_precision, is_of_deployment
 from search.space.space import Params
 from spaces.axes.bits import WITH_INTEGER_TABLES
@@ -24,8 +26,8 @@ from spaces.knob import Value
 
 #: A limit of a time excludes a candidate whose prediction is above it by this many standard errors.
 LIMIT_ERRORS = 3.0
-#: A size limit excludes a candidate whose predicted size is this many times the limit: files also hold names, graphs
-#: and scales, which the prediction leaves out.
+#: A limit of size or memory excludes a candidate whose prediction is this many times the limit. Statistics lead to
+#: other sizes than were asked for; and files also hold names, graphs and scales, which the prediction leaves out.
 SLACK = 1.1
 
 
@@ -65,6 +67,8 @@ class TableCostModel:
         self._stored = {self._weights_settings(settings) for settings in stored_settings}
         wanted = prepared.config.limits
         self._max_size_mb = math.inf if wanted.max_size_mb is None else wanted.max_size_mb
+        self._max_memory_mb = memory_limit(wanted)
+        self._memory = _memory_bound(prepared, predictor) if math.isfinite(self._max_memory_mb) else None
         self._durations: list[tuple[float, float, float]] = []  # work of a call, seconds of training, of measuring
         self._uncompressed_work = self._work(predictor.shapes([prepared.space.off]))[0]
 
@@ -87,6 +91,9 @@ class TableCostModel:
         if math.isfinite(self._max_size_mb):
             sizes = np.stack([self._megabytes(pool, shapes, one) for one in self.deployments], axis=1)
             costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
+        if self._memory is not None:
+            least = np.stack([self._least_mb(self._memory, pool, shapes, one) for one in self.deployments], axis=1)
+            costs = np.where(least > SLACK * self._max_memory_mb, np.inf, costs)
         return costs, error
 
     def seconds(self, pool: Sequence[Params]) -> Floats:
@@ -109,6 +116,8 @@ class TableCostModel:
     def observe(self, outcome: Outcome, front: Front) -> None:
         """Update the tables of times and the durations from a trial. The loop calls it as an observer."""
         if outcome.status == "complete":
+            if self._memory is not None:
+                self._memory.learn(outcome)
             for predictor in self._predictors:
                 predictor.correct(outcome)
         self.learn(outcome)
@@ -136,6 +145,14 @@ class TableCostModel:
             megabytes[chosen] = megabytes_of(shapes[chosen], *plan)
         return megabytes
 
+    def _least_mb(self, bound: MemoryBound, pool: Sequence[Params], shapes: Shapes, deployment: Deployment) -> Floats:
+        """(N,) lower bounds of memory under a deployment; kernels that skip zeros may hold half of a matrix."""
+        nothing = np.zeros(len(shapes))
+        matrices = self._megabytes(pool, replace(shapes, tables=nothing, vectors=nothing, tied=nothing), deployment)
+        skipping = np.array([params.get("sparse.pattern", "any") != "any" for params in pool])
+        settings = self._deployed({}, deployment)
+        return bound.megabytes(shapes, np.where(skipping, matrices / 2, matrices), settings)
+
     def _deployed(self, params: Params, deployment: Deployment) -> dict[str, Value]:
         """The settings that weights of `params` have under a deployment."""
         settings = {**params, **self._fixed, **deployment.settings}
@@ -143,6 +160,15 @@ class TableCostModel:
 
     def _work(self, shapes: Shapes) -> Floats:
         return operations_of(shapes, self._predictor.passes.batch, self._predictor.passes.length)
+
+
+def _memory_bound(prepared: Prepared, predictor: LatencyPredictor) -> MemoryBound:
+    passes = Passes.of(LATENCY, predictor.conditions)
+    if predictor.conditions["length"] == "data":
+        passes = replace(passes, length=1.0)  # each row has that much
+    shape = prepared.space.shape
+    reads = StepReads(shape, prepared.context) if prepared.task.generates and shape is not None else None
+    return MemoryBound(passes, reads)
 
 
 def _predicted(predictor: LatencyPredictor, pools: Sequence[Sequence[Params]], shapes: Shapes) -> tuple[Floats, Floats]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from objectives.arrays import Floats
 from objectives.passes import Passes
 from objectives.shapes import Shapes, matrix_bytes
 from search.space.deployments import PRECISION, RUNTIME, Deployment
@@ -66,13 +67,21 @@ class StepReads:
             return shapes
         precision, _, head, fp32_blocks = Precisions.of(settings, head_follows=True)
         head_bytes = self._bytes_a_head(settings, precision, round(passes.tokens))
-        # The queries of a group share a head of keys and values.
-        heads = shapes.attention / (self.shape.group * self.shape.head_dim)
         return replace(
             shapes,
             step_bytes=matrix_bytes(shapes, precision, head, fp32_blocks),
-            cache_bytes=passes.batch * head_bytes * heads,
+            cache_bytes=passes.batch * head_bytes * self._key_heads(shapes),
         )
+
+    def cache_at_end(self, shapes: Shapes, settings: Params, rows: int) -> Floats:
+        """(N,) bytes of the keys and values of `rows` rows at the end of a call under one deployment."""
+        precision = str(settings.get(PRECISION, "fp32"))
+        return self._key_heads(shapes) * rows * self._bytes_a_head(settings, precision, self.context.cache_tokens)
+
+    def _key_heads(self, shapes: Shapes) -> Floats:
+        """(N,) heads of keys and values of all blocks, each of which the queries of a group share."""
+        heads: Floats = shapes.attention / (self.shape.group * self.shape.head_dim)
+        return heads
 
     def _bytes_a_head(self, settings: Params, precision: str, tokens: int) -> float:
         """Bytes of the keys and values of a head of a row after `tokens` tokens; for a static cache, allocated ones."""
