@@ -24,9 +24,13 @@ def open_steps(folder: Path, deployment: Deployment, capacity: int, threads: int
 
 def save_layers(folder: Path, prompt: np.ndarray, file: Path) -> None:
     """The keys and values of a prompt (1, L) by block, as the model gives them."""
+    import torch
+
     program = open_program(folder, "eager", {"precision": "fp32"}, CacheSettings(), Context())
     assert isinstance(program, TorchProgram)
-    _, cache = program.prefill(prompt, np.ones_like(prompt))
+    cache = program.new_cache(torch.zeros(1, dtype=torch.int64))
+    for begin in range(0, prompt.shape[1], TOGETHER):  # attention to all tokens at once takes their square of memory
+        program.read(prompt[:, begin : begin + TOGETHER], cache)
     layers = {}
     for index, (keys, values) in program.stored(cache).items():
         layers |= {f"{index}.key": keys.numpy(), f"{index}.value": values.numpy()}

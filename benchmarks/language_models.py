@@ -261,9 +261,11 @@ def promises(figures: Mapping[str, Mapping[str, Any]]) -> list[header.Promise]:
     ]
 
 
-def asked(description: str) -> tuple[argparse.ArgumentParser, argparse.Namespace, int]:
-    """(parser, arguments, threads) of a benchmark of this model."""
-    parser = header.options(description)
+def asked(
+    description: str, own: argparse.ArgumentParser | None = None
+) -> tuple[argparse.ArgumentParser, argparse.Namespace, int]:
+    """(parser, arguments, threads) of a benchmark of this model; `own` has options that only it has."""
+    parser = own or header.options(description)
     parser.add_argument("--text", type=Path, default=BROWN / "test.parquet")
     parser.add_argument("--threads", type=int, default=0, help="0: all")
     arguments = parser.parse_args()

@@ -118,6 +118,16 @@ def promises(figures: dict[str, dict[str, Any]]) -> list[header.Promise]:
     ]
 
 
+def rows_of(figures: dict[str, dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            name, f["prompts"], f"{f['same']:.0%}", f["tokens"], f["proposed"], f"{f['acceptance']:.0%}",
+            f"{f['tokens_a_call']:.2f}", f"{f['plain_ms']:.1f}", f"{f['lookup_ms']:.1f}", f"{f['speedup']:.2f}",
+        )
+        for name, f in figures.items()
+    ]  # fmt: skip
+
+
 def main() -> int:
     _, arguments, threads = language_models.asked(__doc__ or "")
     about = header.hardware()
@@ -127,14 +137,7 @@ def main() -> int:
         language_models.write_model(folder, arguments.text, language_models.WINDOW)
         prompts, ends = prompts_of(arguments.text, 3 if arguments.quick else 12)
         figures = measure(folder, prompts, ends, threads)
-    rows = [
-        (
-            name, f["prompts"], f"{f['same']:.0%}", f["tokens"], f["proposed"], f"{f['acceptance']:.0%}",
-            f"{f['tokens_a_call']:.2f}", f"{f['plain_ms']:.1f}", f"{f['lookup_ms']:.1f}", f"{f['speedup']:.2f}",
-        )
-        for name, f in figures.items()
-    ]  # fmt: skip
-    print(header.table(COLUMNS, rows))
+    print(header.table(COLUMNS, rows_of(figures)))
     return header.finish(arguments, about, figures, promises(figures))
 
 
