@@ -4,12 +4,12 @@
     python -m benchmarks.tasks --folder DIR --tasks sentence-similarity
     python -m benchmarks.tasks --folder DIR --tasks question-answering --questions FOLDER     whole files, see below
     python -m benchmarks.tasks --folder DIR --quick               five trials each on 200 rows: that it runs
-    python -m benchmarks.tasks --folder DIR --read                nothing is run: what the studies in DIR hold
+    python -m benchmarks.tasks --folder DIR [DIR ...] --read      nothing is run: what the studies there hold
     python -m benchmarks.tasks --folder DIR --check               exit 1 where a promised figure is missed
 
 Every example is `python -m search run --task NAME` in a process of its own, with its results in DIR; a study that is
 there is resumed, so that the tasks may be run one by one. Shown are the eager, the fastest fp32 and the fastest
-int8 deployment of the uncompressed model, the fastest member that loses no more than is promised, and the others.
+integer deployment of the uncompressed model, the fastest member that loses no more than is promised, and the others.
 What is promised, and in which time, is a record of each task (`GOALS`). Metric and loss are point values on the
 validation split. Speedups of whole calls are the final campaign's paired ratios, those of tokens quotients of medians.
 
@@ -36,7 +36,8 @@ from search.front.study_record import StudyRecord
 from search.tasks import TASKS
 from spaces.axes.bits import INTEGER
 
-EAGER, FP32, INT8 = "uncompressed, eager fp32", "uncompressed, fastest fp32", "uncompressed, fastest int8"
+EAGER, FP32 = "uncompressed, eager fp32", "uncompressed, fastest fp32"
+INTEGERS = "uncompressed, fastest in integers"
 BEST = "fastest that loses at most"
 QUICK = ("--trials", "5", "--set", "data.limit=200", "--set", "measure.quick_s=0.5", "--set", "measure.final_s=1")
 QUESTIONS_HELP = f"question answering on whole files: a folder of {listed(question_splits.SOURCES)}, as .parquet"
@@ -65,14 +66,18 @@ GOALS = {
 }
 
 
-def searched(task: str, folder: Path, quick: bool, read: bool, settings: Sequence[str]) -> tuple[Front, StudyRecord]:
-    """The front of the task's example, searched in `folder` or only read there, and what its study says beside it.
+def read_first(folders: Sequence[Path], task: str) -> tuple[Front, StudyRecord]:
+    """What the first of the folders that has the task's study holds."""
+    there = [folder for folder in folders if (folder / f"{task}.log").is_file()]
+    return read_study((there or folders)[0] / "mlruns", task)
+
+
+def searched(task: str, folder: Path, quick: bool, settings: Sequence[str]) -> tuple[Front, StudyRecord]:
+    """The front of the task's example, searched in `folder`, and what its study says beside it.
 
     A search is given `settings` ("key=value") on top of the example's.
     """
     mlruns = folder / "mlruns"
-    if read:
-        return read_study(mlruns, task)
     command = [sys.executable, "-m", "search", "run", "--task", task, "--study", task, "--mlruns", str(mlruns)]
     with (folder / f"{task}.log").open("a") as log:
         wanted = [*command, *(QUICK if quick else ()), *(part for one in settings for part in ("--set", one))]
@@ -96,7 +101,7 @@ def chosen(front: Front, goal: Goal) -> dict[str, Outcome]:
 
     add(EAGER, (o for o in plain if deployment(o) == ("eager", "fp32")))
     add(FP32, (o for o in plain if deployment(o)[1] == "fp32"))
-    add(INT8, (o for o in plain if deployment(o)[1] in INTEGER))
+    add(INTEGERS, (o for o in plain if deployment(o)[1] in INTEGER))
     add(BEST, (o for o in front.members if lost(front, o) <= goal.most_lost))
     return picks
 
@@ -167,12 +172,15 @@ def cut_questions(parser: argparse.ArgumentParser, source: Path, folder: Path, t
 def main() -> int:
     parser = header.options(__doc__ or "")
     names = [task.name for task in TASKS]
-    parser.add_argument("--folder", type=Path, required=True, help="where the results are kept")
+    parser.add_argument("--folder", type=Path, nargs="+", required=True, help="where the results are kept")
     parser.add_argument("--read", action="store_true", help="run nothing: show what the studies in the folder hold")
     parser.add_argument("--tasks", nargs="+", choices=names, default=names)
     parser.add_argument("--questions", type=Path, metavar="FOLDER", help=QUESTIONS_HELP)
     arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
+    folders = [folder.absolute() for folder in arguments.folder]
+    if len(folders) > 1 and not arguments.read:
+        parser.error("--folder: several only with --read")
+    folder = folders[0]
     settings: dict[str, list[str]] = {}
     said = []
     if arguments.questions is not None:
@@ -183,7 +191,9 @@ def main() -> int:
     about = header.hardware()
     print(header.heading(about), *said, sep="\n", flush=True)
     fronts = {
-        task: searched(task, folder, arguments.quick, arguments.read, settings.get(task, ()))
+        task: read_first(folders, task)
+        if arguments.read
+        else searched(task, folder, arguments.quick, settings.get(task, ()))
         for task in arguments.tasks
     }
     columns = ("task", "model", "deployment", "metric", "lost", "test", "ms", "x eager", "x fp32", "MB", "peak MB")

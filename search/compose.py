@@ -100,6 +100,7 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     from search.track.tracker import tracking_uri
 
     config = prepared.config
+    clock.before_s = study_attributes.spent_before(config)
     siblings = DeploymentSelector(prepared.space, [target.objective for target in prepared.targets])
     evaluate = Evaluator(prepared, view.progress, clock)
     cost_model = cost_model_of(prepared, evaluate.measurer, siblings, evaluate.weights_builder.stored_settings())
@@ -117,7 +118,8 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
         learn(outcome, front)
         if cost_model is not None:
             cost_model.learn(outcome)
-    observers = _observers(view, proposer, evaluate, cost_model, learn, reserve, tracking)
+    keep_spent: Observer = partial(_keep_spent, config, clock)
+    observers = (keep_spent, *_observers(view, proposer, evaluate, cost_model, learn, reserve, tracking))
     try:
         front, stopped = _explored(proposer, evaluate, front, observers, clock)
         if stopped:
@@ -133,6 +135,10 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     if proposer.exhausted:
         view.say("      every recipe the sampler can reach in this space is known")
     return result
+
+
+def _keep_spent(config: RunConfig, clock: Clock, _: Outcome, __: Front) -> None:
+    study_attributes.keep_spent(config, clock.study_seconds)
 
 
 def _observers(
@@ -214,11 +220,10 @@ def finish_search(
     """Held-out quality and the final campaign, which decides the front again, then the export."""
     config = prepared.config
     exports = Path(config.mlruns) / "exports" / config.study
-    before = study_attributes.spent_before(config)
-    study = prepared.record(before + clock.seconds)
+    study = prepared.record(clock.study_seconds)
     if front.members:
         front, study = finalists.measure_finalists(prepared, evaluate, front, study, view, clock)
-        study = replace(study, seconds=round(before + clock.seconds, 1))
+        study = replace(study, seconds=clock.study_seconds)
     # Before the export, so that no timing is lost if that ends early.
     study_attributes.save_record(prepared, front, study)
     study_attributes.end(prepared)

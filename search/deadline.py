@@ -15,17 +15,25 @@ class OutOfTime(Exception):  # noqa: N818 - the run's own limit, not an error
 
 
 class Clock:
-    """The run's own time limit. `reserve_s` of it is kept for the finalists and the export."""
+    """The run's own time limit. `reserve_s` of it is kept for the finalists and the export.
+
+    `before_s` are the seconds that earlier runs of the study took.
+    """
 
     def __init__(self, timeout: float | None) -> None:
         self.began, self.timeout = time.monotonic(), timeout
         self.deadline = None if timeout is None else self.began + timeout
-        self.reserve_s = 0.0
+        self.reserve_s = self.before_s = 0.0
         self.interrupted = False
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    @property
+    def study_seconds(self) -> float:
+        """Of all runs of the study, rounded to a tenth."""
+        return round(self.before_s + self.seconds, 1)
 
     @property
     def search_deadline(self) -> float | None:

@@ -22,6 +22,8 @@ from search.store.paths import located
 BEGUN, ENDED = "begun", "ended"
 #: Attribute of a study: the reference latencies to which its trials are scaled.
 REFERENCES = "references"
+#: Attribute of a study: the seconds that its runs had taken at the end of the last trial.
+SPENT = "spent_s"
 #: The fields for `record_of` of a study without finalists.
 NOTHING_FINAL: Mapping[str, Any] = {
     "seconds": 0.0,
@@ -105,12 +107,20 @@ def record_of(config: Mapping[str, Any], about: Mapping[str, Any]) -> StudyRecor
     )
 
 
+def keep_spent(config: RunConfig, seconds: float) -> None:
+    """Store what all runs of the study have taken, so that the time of a run that is killed counts too."""
+    from search.propose.study import set_attribute
+
+    set_attribute(Path(config.mlruns), config.study, SPENT, seconds)
+
+
 def spent_before(config: RunConfig) -> float:
-    """Seconds that the earlier, ended runs of this study took in all."""
+    """Seconds that the earlier runs of this study took in all; of one that was killed, up to its last trial."""
     from search.propose.study import attribute
 
-    about = attribute(Path(config.mlruns), config.study, "about")
-    return 0.0 if about is None else float(about["seconds"])
+    folder = Path(config.mlruns)
+    about = attribute(folder, config.study, "about") or {}
+    return max(float(about.get("seconds", 0.0)), float(attribute(folder, config.study, SPENT) or 0.0))
 
 
 def load_record(prepared: Prepared) -> tuple[StudyRecord, Final]:

@@ -9,6 +9,9 @@ import command
 from conftest import STUDY, state_of
 
 from objectives import campaign
+from search.deliver.read_study import read_study
+from search.deliver.study_attributes import SPENT
+from search.propose.study import attribute
 
 from .gone_on import finished_well, kept
 
@@ -37,6 +40,7 @@ def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(conf
     run(config, tmp_path).until("recovery ...").send(signal.SIGKILL).end()
     state = kept(mlruns, state)
     assert len(state.outcomes) >= 3, "the baselines were told before anything was trained"
+    baselines_s = attribute(mlruns, STUDY, SPENT)
     again = run(config, tmp_path).until("recovery ...")
     assert not any("teacher ..." in line or "eager: preparing" in line for line in again.seen)
     again.until("timing ...").kill_parent().end()
@@ -44,7 +48,10 @@ def test_kills_at_any_moment_and_a_full_disk_lose_nothing_that_was_finished(conf
     run(config, tmp_path).until("exporting ...").send(signal.SIGKILL).end()
     state = kept(mlruns, state)
     assert len(state.outcomes) == TRIALS
+    spent_s = attribute(mlruns, STUDY, SPENT)
+    assert spent_s > baselines_s > 0
     ended = run(config, tmp_path).end()
+    assert read_study(mlruns, STUDY)[1].seconds > spent_s
     assert "recovery ..." not in ended.out
     assert kept(mlruns, state).outcomes == state.outcomes
     finished_well(mlruns, ended, TRIALS)
