@@ -48,6 +48,7 @@ class Sizes:
     attention: tuple[int, ...]  # by block, heads * head size of the queries
     tables: tuple[int, ...]  # widths of the embedding tables of which each token reads a row
     row_precision: str | None = None  # of `row_matrices`, a key of `BYTES`; None: that of the other matrices
+    cache_bytes: float = 0.0  # of the keys and values of one row that a step of generation reads
 
     @property
     def weights(self) -> int:
@@ -101,10 +102,10 @@ def work(sizes: Sizes, lengths: Sequence[int], precision: str) -> Work:
 def step_work(sizes: Sizes, length: int, rows: int, precision: str) -> Work:
     """The least work of one generated token for each of `rows` rows, after `length` tokens.
 
-    All weights are read. Reading the key-value cache is not counted, so the floor may be low.
+    All weights are read, and the key-value cache of each row.
     """
     operations = 2 * rows * sizes.weights + 4 * rows * length * sum(sizes.attention)
-    return Work(float(operations), _bytes_read(sizes, precision))
+    return Work(float(operations), _bytes_read(sizes, precision) + rows * sizes.cache_bytes)
 
 
 def _bytes_read(sizes: Sizes, precision: str) -> float:

@@ -32,6 +32,7 @@ MEASUREMENT_TITLES = {
     "energy_mj": "energy a row",
     "floor_ms": "roofline floor",
     "roofline_fraction": "roofline reached",
+    "decode_roofline_fraction": "roofline of a token",
     "quality_loss": "loss",
 }
 

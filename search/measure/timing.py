@@ -35,6 +35,7 @@ from objectives.workload import Workload
 from search.failures import of_the_candidate
 from search.front.final import Final
 from search.front.outcome import LATENCY
+from search.measure import kv_caches
 from search.measure.reference import Reference, References
 from search.prepare.folders import frame_in, input_names
 from search.prepare.prepared import cores
@@ -283,8 +284,8 @@ class Timings:
         precision = str(plan["precision"])
         if "embeddings" in plan:  # rows of these tables have a precision of their own, and are few
             sizes = replace(sizes, tables=())
-        if "head" in plan:
-            sizes = replace(sizes, row_precision=str(plan["head"]))
+        cached = kv_caches.step_bytes(recipe, folder, self._prepared.context, inputs[0])
+        sizes = replace(sizes, row_precision=plan.get("head"), cache_bytes=cached)
         ceiling = ceilings(self._prepared.context.device, self._prepared.context.threads)
         floor = roofline.floor(sizes, inputs, precision, ceiling)
         if roofline.below_floor(floor, timed[LATENCY]):

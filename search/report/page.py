@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from objectives.estimate import Estimate
 from objectives.kv_cache import A_TOKEN
 from objectives.measurement import Measurement
+from objectives.roofline import STEP_FRACTION
 from search.front.formatting import chance, describe, interval, quantity, text, times, title
 from search.front.front import Front
 from search.front.outcome import CALL_TIMES, LATENCY, LOSS, Outcome
@@ -104,7 +105,8 @@ def _columns(front: Front, study: StudyRecord) -> list[Column]:
     """The measurements that trials are compared in: the targets, then others that most models have."""
     names = [t.objective for t in front.targets]
     time = () if set(names) & set(CALL_TIMES) else (LATENCY,)
-    common = (study.metric, *further_metrics(front, study), *time, "size_mb", "params", "peak_memory_mb", A_TOKEN.name)
+    counted = ("size_mb", "params", "peak_memory_mb", A_TOKEN.name, STEP_FRACTION.name)
+    common = (study.metric, *further_metrics(front, study), *time, *counted)
     extra = [name for name in common if name not in names]
     measured = {name for o in front.outcomes for name in o.measurements}
 

@@ -174,3 +174,11 @@ def test_a_generation_reads_all_weights_again_for_each_token_after_the_first() -
     timed = {P50.name: P50.counted(10 * call.ms, {}), "tpot_ms": TPOT.counted(4 * read_ms, {})}
     assert roofline.held_against(call, timed, P50.name)["decode_roofline_fraction"].value == pytest.approx(0.25)
     assert "decode_roofline_fraction" not in roofline.held_against(prompt, timed, P50.name)
+
+
+def test_a_step_reads_the_cache_of_every_row() -> None:
+    sizes = replace(SMALL, cache_bytes=100.0)
+    weights = roofline.step_work(SMALL, 6, 3, "fp32")
+    whole = roofline.step_work(sizes, 6, 3, "fp32")
+    assert whole.bytes == weights.bytes + 3 * 100 and whole.operations == weights.operations
+    assert roofline.work(sizes, [6] * 3, "fp32") == roofline.work(SMALL, [6] * 3, "fp32"), "a prompt fills it"

@@ -17,7 +17,7 @@ from objectives.generation_times import TPOT
 from objectives.kv_cache import A_TOKEN
 from search.front.front import Front
 from search.front.outcome import Outcome, Target
-from search.measure.kv_caches import predicted
+from search.measure.kv_caches import predicted, step_bytes
 from search.report.cache_sentences import kv_cache_lines, slower_caches
 from search.space.deployments import Deployment
 from search.space.space import Space
@@ -144,3 +144,16 @@ def test_of_layers_that_are_not_known_the_bytes_of_a_token_are_said_to_be_unknow
     (folder / "config.json").write_text(json.dumps(described))
     recipe = Recipe("base", "causal-lm", "teacher", (), {}, Step("eager"))
     assert predicted(recipe, folder, Context(), 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("cache", "tokens"),
+    [({}, 40), ({"kind": "static"}, 40), ({"kind": "sliding", "window": 8, "sinks": 4}, 12)],
+)
+def test_a_step_reads_the_keys_and_values_of_the_prompt(tmp_path: Path, cache: dict[str, Any], tokens: int) -> None:
+    """Of three heads of 16 numbers in two blocks, in fp32."""
+    folder, prompts = stored(tmp_path / "model"), {"attention_mask": np.ones((2, 40), np.int64)}
+    recipe = Recipe("base", "causal-lm", "teacher", (Step("cache", cache),) if cache else (), {}, Step("eager"))
+    generating = {**prompts, "new_tokens": np.full(2, 4)}
+    assert step_bytes(recipe, folder, Context(cache_tokens=44), generating) == tokens * 3 * 2 * 16 * 4
+    assert step_bytes(recipe, folder, Context(), prompts) == 0

@@ -72,6 +72,7 @@ def test_a_whole_call_has_its_own_name_everywhere(searched: Path) -> None:
         assert {"ttft_ms", "tpot_ms", "first_call_ms", "compile_ms", "speedup"} <= member["measurements"].keys()
     page = (exports / "front.html").read_text(encoding="utf-8")
     assert ">generation<" in page and ">latency<" not in page
+    assert ">roofline of a token<" in page, "the share of the bandwidth that decoding reaches"
 
 
 def test_questions_are_answered_beside_the_perplexity(searched: Path) -> None:
