@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from objectives import fork_server
-from objectives.estimate import Estimate
 from search.config.load import results_folder
 from search.config.schema import RunConfig
 from search.deadline import Clock, OutOfTime
@@ -20,17 +19,16 @@ from search.deliver.reload import reload
 from search.errors import UserError
 from search.execute.evaluate import Evaluator
 from search.front.front import Front
-from search.front.outcome import LATENCY, LOSS, Outcome
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.loop import Observer, explore
 from search.measure.teacher_check import check_teacher
 from search.prepare.prepared import Prepared
 from search.prepare.runner import prepare
-from search.propose.deployment_choice import DeploymentSelector
+from search.propose.deployment_choice import DeploymentSelector, learner
 from search.remeasure import measure_again
 from search.report.progress import View
 from search.run_log import current_log, log_start, run_log
-from search.space.deployments import Deployment
 from search.store.locks import check_writable, study_lock
 from search.track.observer import Tracking
 from spaces.recipe import digest_of
@@ -113,7 +111,7 @@ def _search(prepared: Prepared, view: View, clock: Clock, retry_failed: bool) ->
     tracking.begin(front)
     reserve = _reserver(prepared, evaluate, clock, bool(proposer.left))
     reserve(front)
-    learn = _learner(siblings, prepared.time_objective or LATENCY)
+    learn = learner(siblings, prepared)
     for outcome in front.outcomes:
         learn(outcome, front)
         if cost_model is not None:
@@ -239,24 +237,11 @@ def finish_search(
 def _reserver(prepared: Prepared, evaluate: Evaluator, clock: Clock, goes_on: bool) -> Callable[[Front], None]:
     """A function that keeps time for the finalists, by what the trials so far have taken."""
     times = evaluate.measurer.times
-    baseline_s = times.reference("").estimate.value / 1e3 if goes_on else 0.0
+    calls_s = [estimate.value / 1e3 for estimate in times.references().values()] if goes_on else [0.0]
     share = len(prepared.split("test")) / len(prepared.split("validation"))
 
     def reserve(front: Front) -> None:
         held_out_s = finalists.held_out_seconds(front.outcomes, share)
-        clock.reserve_s = finalists.seconds(prepared.config, times.plan, baseline_s, held_out_s)
+        clock.reserve_s = finalists.seconds(prepared.config, times.plan, calls_s, held_out_s)
 
     return reserve
-
-
-def _learner(siblings: DeploymentSelector, time: str) -> Callable[[Outcome, Front], None]:
-    """An observer that passes the baselines' loss and `time` to `siblings`."""
-    baselines: dict[Deployment, tuple[Estimate, float]] = {}
-
-    def learn(outcome: Outcome, _: Front) -> None:
-        if outcome.baseline and outcome.status == "complete":
-            deployment = Deployment.of(outcome.recipe.params)
-            baselines[deployment] = (outcome.measurements[LOSS].estimate, outcome.value(time))
-            siblings.learn(baselines)
-
-    return learn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from objectives import clock as clocks
 from objectives.campaign import CampaignPlan
+from objectives.latency import under
 from objectives.measurement import Measurement
 from objectives.memory import PEAK_MEMORY
 from objectives.reference_speed import as_timed
@@ -43,16 +45,17 @@ ASSUMED_SPEEDUP = 3.0
 NEAR_FRONT = 2
 
 
-def seconds(config: RunConfig, plan: CampaignPlan, baseline_s: float, held_out_s: float) -> float:
+def seconds(config: RunConfig, plan: CampaignPlan, calls_s: Sequence[float], held_out_s: float) -> float:
     """Seconds to reserve for the finalists of a run with a time limit: their usual time, at most a third of the limit.
 
     Args:
         plan: of the final campaign.
-        baseline_s: seconds of a call of the baseline; the others are assumed to be `ASSUMED_SPEEDUP` times as fast.
+        calls_s: seconds of a call of the baseline under each workload; the others are assumed to be
+            `ASSUMED_SPEEDUP` times as fast.
         held_out_s: seconds of one model's predictions of the held-out split.
     """
-    timing = plan.model_s(baseline_s) + (EXPECTED - 1) * plan.model_s(baseline_s / ASSUMED_SPEEDUP)
-    usual = timing + EXPECTED * (plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
+    timing = sum(plan.model_s(s) + (EXPECTED - 1) * plan.model_s(s / ASSUMED_SPEEDUP) for s in calls_s)
+    usual = timing + EXPECTED * (len(calls_s) * plan.sets * OPENING_S + OVERHEAD_S + held_out_s)
     return usual if config.budget.timeout is None else min(usual, config.budget.timeout / 3)
 
 
@@ -216,9 +219,10 @@ def _digest(prepared: Prepared, measurer: Measurer, timed: list[Outcome], weight
 
 def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, clock: Clock) -> Final:
     """Time the finalists that are ready, as many as the time limit allows; empty where it allows none."""
-    ready = dict(
-        list(gathered.ready.items())[: _fitting(measurer, [outcome for outcome, _ in gathered.ready.values()], clock)]
-    )
+    times, candidates = measurer.times, [outcome for outcome, _ in gathered.ready.values()]
+    left_s = math.inf if clock.deadline is None else clock.deadline - clock.now()
+    count = fitting(times.plan, ("", *times.marks), candidates, left_s)
+    ready = dict(list(gathered.ready.items())[:count])
     members = {o.number for o in front.members}
     late = {n: LATE for n in (gathered.late.keys() | gathered.ready.keys()) - ready.keys() if n in members}
     baseline, best = front.baseline, front.best_uncompressed
@@ -246,13 +250,17 @@ def _campaign(measurer: Measurer, front: Front, gathered: Gathered, view: View, 
     return replace(final, late=late)
 
 
-def _fitting(measurer: Measurer, ready: Sequence[Outcome], clock: Clock) -> int:
-    """How many of these, in order, the final campaign has time for."""
-    if clock.deadline is None:
-        return len(ready)
-    plan, workloads, left_s = measurer.times.plan, 1 + len(measurer.times.marks), clock.deadline - clock.now()
+def fitting(plan: CampaignPlan, marks: Sequence[str], ready: Sequence[Outcome], left_s: float) -> int:
+    """How many of these, in order, the final campaign has time for.
+
+    Args:
+        plan: of the campaign of each workload.
+        marks: of the workloads, "" for the main one.
+        left_s: seconds.
+    """
     for count, outcome in enumerate(ready):
-        left_s -= workloads * (plan.model_s(outcome.value(LATENCY) / 1e3) + plan.sets * OPENING_S)
+        calls_ms = [outcome.value(under(LATENCY, mark)) for mark in marks]
+        left_s -= sum(plan.model_s(ms / 1e3) + plan.sets * OPENING_S for ms in calls_ms)
         if left_s < 0:
             return count
     return len(ready)

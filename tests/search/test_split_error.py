@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,8 +12,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from objectives.estimate import Estimate
-from search.front.outcome import LATENCY, LOSS, Outcome
-from search.propose.deployment_choice import DeploymentSelector
+from search.config.schema import LimitsConfig
+from search.front.front import Front
+from search.front.outcome import LATENCY, LOSS, Outcome, Target
+from search.propose.deployment_choice import DeploymentSelector, learner
 from search.propose.known_latency import weights_grid
 from search.propose.study import OUTCOME, PARAMS
 from search.propose.surrogate.history import StudyHistory
@@ -19,7 +23,7 @@ from search.propose.surrogate.quality import QualityModel
 from search.space.deployments import Deployment
 from spaces.generation.program import CacheSettings
 
-from .factory import measurement
+from .factory import measurement, recipe
 from .test_resume import DEPLOYMENTS, SPACE, TARGETS, recipe_of
 
 
@@ -68,8 +72,12 @@ def test_a_quality_is_believed_less_the_fewer_rows_it_was_measured_on() -> None:
     assert exponents[0] < exponents[1] - 0.01
 
 
+def selecting(deployments: Iterable[Deployment], objectives: tuple[str, ...] = ()) -> DeploymentSelector:
+    return DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(deployments), knobs={})), objectives)
+
+
 def pairs_left(losses: dict[Deployment, tuple[Estimate, float]], objectives: tuple[str, ...] = ()) -> set[Deployment]:
-    selector = DeploymentSelector(cast(Any, SimpleNamespace(deployments=tuple(losses), knobs={})), objectives)
+    selector = selecting(losses, objectives)
     selector.learn(losses)
     return set(selector.deployments)
 
@@ -101,3 +109,41 @@ def test_a_slower_cache_without_a_loss_is_dropped_and_a_lossy_one_only_where_it_
     lossy = {dynamic: (exact, 9.0), static: (exact, 6.0), int8: (Estimate(1.0, 0.6, 1.4), 9.0)}
     assert pairs_left(lossy) == {static}
     assert pairs_left(lossy, ("perplexity", "peak_memory_mb")) == {dynamic, static, int8}, "it may take less memory"
+
+
+@pytest.mark.parametrize(
+    ("limits", "objectives", "int4_mb", "left"),
+    [
+        ({}, (), 50.0, {"int8"}),
+        ({"max_size_mb": 60.0}, (), 50.0, {"int8", "int4"}),
+        ({"max_size_mb": 60.0}, (), 88.0, {"int8"}),  # not worth half a millisecond more
+        ({"others": {"size_mb": 60.0}}, (), 50.0, {"int8", "int4"}),
+        ({}, (Target("size_mb", "lower"),), 50.0, {"int8", "int4"}),
+        ({}, (Target("throughput_per_s", "higher"),), 50.0, {"int8"}),
+        ({"max_latency_ms": 3.5, "max_loss": 2.0}, (), 50.0, {"int8"}),  # what is compared in any case
+    ],
+)
+def test_a_slower_deployment_stays_where_what_it_is_better_in_counts(
+    limits: dict[str, Any], objectives: tuple[Target, ...], int4_mb: float, left: set[str]
+) -> None:
+    """int4 is slower than int8 and surely loses more, and its files are smaller."""
+    prepared = SimpleNamespace(
+        config=SimpleNamespace(limits=LimitsConfig(**limits)),
+        targets=(Target("accuracy", "higher"), Target(LATENCY, "lower"), *objectives),
+        metric="accuracy",
+        time_objective=None if objectives else LATENCY,
+    )
+    selector = selecting(Deployment("onnx", precision) for precision in ("int8", "int4"))
+    learn = learner(selector, cast(Any, prepared))
+    for number, (precision, points, ms, mb) in enumerate([("int8", 0.1, 3.0, 90.0), ("int4", 2.0, 3.5, int4_mb)]):
+        figures = (
+            measurement("accuracy", 0.8, unit="fraction", better="higher"),
+            measurement(LOSS, points, 0.2, "accuracy points"),
+            measurement(LATENCY, ms, unit="ms"),
+            measurement("size_mb", mb, unit="MB"),
+            measurement("throughput_per_s", 1e3 / ms, unit="rows/s", better="higher"),
+        )
+        candidate = recipe({"bits": {"precision": precision}}, "onnx")
+        measured_outcome = Outcome(number, candidate, "complete", baseline=True)
+        learn(replace(measured_outcome, measurements={m.objective: m for m in figures}), Front(()))
+    assert {deployment.precision for deployment in selector.deployments} == left
