@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,12 @@ from search.deliver import study_attributes
 from search.errors import UserError, wrong
 from search.front.final import Final
 from search.front.front import Front
+from search.front.outcome import Outcome
 from search.front.study_record import StudyRecord
 from search.measure.limits import broken
+
+#: Why a trial of a study that goes on has no final timing.
+NOT_YET = "its study goes on"
 
 
 def read_study(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
@@ -39,5 +44,15 @@ def read_study(mlruns: Path, name: str) -> tuple[Front, StudyRecord]:
     limits = partial(broken, LimitsConfig(**study.config["limits"]), study.metric)
     front = Front(targets_of(study.config["objectives"], study.config["metric"]), tuple(outcomes))
     front = front.counted(study_attributes.read_references(attributes.get(study_attributes.REFERENCES)))
-    front = front.replacing(study.remeasured).decided(Final.from_json(fields["final"]), limits)
+    known = fields.get("trials") if study.unfinished else None  # those before the final campaign
+    new = [] if known is None else [outcome.number for outcome in outcomes if outcome.number not in known]
+    front = _decided(front.replacing(study.remeasured), Final.from_json(fields["final"]), new, limits)
     return front, replace(study, checks=checks)
+
+
+def _decided(front: Front, final: Final, new: list[int], limits: Callable[[Outcome], tuple[str, ...]]) -> Front:
+    """The front by its final campaign; trials that are `new` since then may be members by their quick timing."""
+    for _ in range(2):  # first with all of them, then with those that are members
+        decided = front.decided(replace(final, late={**final.late, **dict.fromkeys(new, NOT_YET)}), limits)
+        new = [outcome.number for outcome in decided.members if outcome.number in new]
+    return decided

@@ -82,6 +82,7 @@ def save_record(prepared: Prepared, front: Front, study: StudyRecord) -> None:
         "rows": dict(study.rows),
         "notes": list(study.notes),
         "seconds": study.seconds,
+        "trials": [outcome.number for outcome in front.outcomes],
         "held_out": _plain(study.held_out),
         "final": front.final.to_json(),
         "checks": {str(n): prepared.written(path) for n, path in study.checks.items()},

@@ -134,3 +134,32 @@ def test_notes_about_data_and_space_come_before_the_teacher_is_trained(
     with pytest.raises(TrainedError):
         runner.prepare(chosen, lambda stage, done: None, say=messages.append)
     assert messages == [f"note: {cut}", "note: only bits are searched", "xla is left out: no jax"]
+
+
+def test_what_was_tried_since_the_final_timing_is_shown_by_its_quick_timing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study that had ended goes on: a trial since then is the fastest and the most accurate."""
+    before = factory.front(12)
+    best = factory.outcome(12, 0.9, 1.0)
+    worse = factory.outcome(13, 0.5, 14.0)
+    begun(tmp_path, Front(factory.TARGETS, (*before.outcomes, best, worse)), run="two")
+    final = factory.campaign(before)
+    about = {
+        "config": factory.CONFIG,
+        "hardware": factory.HARDWARE,
+        "rows": {"train": 9},
+        "notes": [],
+        **study_attributes.NOTHING_FINAL,
+        "trials": [outcome.number for outcome in before.outcomes],
+        "final": final.to_json(),
+    }
+    set_attribute(tmp_path, NAME, "about", about)
+    set_attribute(tmp_path, NAME, study_attributes.ENDED, "one")
+    assert show(NAME, True, mlruns=tmp_path) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [member["number"] for member in data["members"]] == data["quick_timings"] == [12]
+    [member] = data["members"]
+    assert member["measurements"]["latency_p50_ms"]["value"] == pytest.approx(0.8), "at the campaign's speed"
+    reasons = {trial["number"]: trial["reason"] for trial in data["trials"]}
+    assert reasons[13].startswith("dominated by 12") and not reasons[12]
