@@ -121,13 +121,14 @@ def _keys(settings: object, new: str | None, revoked: str | None) -> int:
     assert isinstance(settings, server.ServiceSettings)
     archive, writer = server.open_archive(settings)
     try:
-        if new is not None:
-            print(archive.make_key(new).result(30))
+        # First: a new key may have the name of those that end.
         if revoked is not None:
             count = archive.revoke_key(revoked).result(30)
             if not count:
                 raise UserError(f"--revoke-key: no valid key has the name {revoked!r}")
             print(f"{count} revoked")
+        if new is not None:
+            print(archive.make_key(new).result(30))
     finally:
         writer.close()
     return 0

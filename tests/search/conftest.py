@@ -109,3 +109,42 @@ def start() -> Iterator[Callable[..., Workers]]:
     yield make
     for workers in running:
         workers.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An empty database of each kind."""
+    import postgres
+
+    from search.serve.database.engine import url_of
+
+    if request.param == "sqlite":
+        yield url_of(None, tmp_path_factory.mktemp("database"))
+        return
+    pytest.importorskip("psycopg")
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    with postgres.server() as address:
+        yield url_of(address, Path())
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Any]:
+    """An engine with the newest tables, which are empty."""
+    from search.serve.database.engine import downgrade, open_engine
+
+    opened = open_engine(database_url)
+    yield opened
+    downgrade(opened)
+    opened.dispose()
+
+
+@pytest.fixture
+def archive(engine: Any) -> Iterator[Any]:
+    """The reads and writes of an empty database."""
+    from search.serve.database.archive import Archive
+    from search.serve.database.writer import Writer
+
+    writer = Writer(engine)
+    yield Archive(engine, writer)
+    writer.close()

@@ -8,74 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import postgres
 import pytest
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
+from statements import before_each
 
-from search.errors import UserError
 from search.serve.database.archive import KEY_PREFIX, Archive, NewAnswer, NewPassage, hash_of
-from search.serve.database.engine import downgrade, open_engine, upgrade, url_of
-from search.serve.database.tables import ApiKey, DatabaseTable
+from search.serve.database.tables import ApiKey, Feedback
 from search.serve.database.writer import Writer, WriterFullError
 
 ANSWER = NewAnswer("r1", "who?", None, "she", 0.5, 3, 6, None, "trial 7", {"model": 4.5})
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield url_of(None, tmp_path_factory.mktemp("database"))
-        return
-    pytest.importorskip("psycopg")
-    if postgres.programs() is None:
-        pytest.skip("PostgreSQL's programs are not installed")
-    with postgres.server() as address:
-        yield url_of(address, Path())
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    opened = open_engine(url)
-    yield opened
-    downgrade(opened)
-    opened.dispose()
-
-
-@pytest.fixture
-def archive(engine: Engine) -> Iterator[Archive]:
-    writer = Writer(engine)
-    yield Archive(engine, writer)
-    writer.close()
-
-
-def test_migrations_make_the_tables_and_take_them_away(engine: Engine) -> None:
-    def tables() -> set[str]:
-        return set(inspect(engine).get_table_names()) - {"alembic_version"}
-
-    assert tables() == set(DatabaseTable.metadata.tables)
-    downgrade(engine)
-    assert tables() == set()
-    upgrade(engine)
-    upgrade(engine)  # again changes nothing
-    assert tables() == set(DatabaseTable.metadata.tables)
-    with engine.begin() as connection:  # SQLite commits a column before its revision: a kill comes between them
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    upgrade(engine)
-    assert tables() == set(DatabaseTable.metadata.tables)
-
-
-def test_the_migrated_tables_are_those_of_the_program(engine: Engine) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), DatabaseTable.metadata) == []
 
 
 def test_an_answer_is_in_the_history_with_its_newest_feedback(archive: Archive) -> None:
@@ -89,6 +35,41 @@ def test_an_answer_is_in_the_history_with_its_newest_feedback(archive: Archive) 
     assert oldest["feedback"] == {"helpful": True, "comment": "yes"}
     assert oldest["milliseconds"] == {"model": 4.5} and oldest["asked_at"].endswith("+00:00")
     assert [one["id"] for one in archive.history(before=second)] == [first]
+
+
+def test_the_history_reads_the_newest_opinion_of_an_answer_alone(archive: Archive) -> None:
+    number, read = archive.answered(ANSWER).result(5), list[Feedback]()
+    for helpful in (False, False, False, True):
+        archive.give_feedback(number, helpful, None).result(5)
+
+    def reads(one: Feedback, _: Any) -> None:
+        read.append(one)
+
+    event.listen(Feedback, "load", reads)
+    try:
+        [stored] = archive.history()
+    finally:
+        event.remove(Feedback, "load", reads)
+    assert stored["feedback"] == {"helpful": True, "comment": None} and len(read) == 1
+
+
+def test_many_passages_and_embeddings_are_stored_in_few_statements(archive: Archive, engine: Engine) -> None:
+    """An answer waits for what the only writer stores before it."""
+    passages, statements = [NewPassage("s", i, f"text {i % 1900}") for i in range(2000)], list[str]()
+    with before_each(engine, statements.append):
+        numbers = archive.add_passages(passages).result(30)
+        assert archive.add_passages(passages[500:]).result(30) == numbers[500:]
+        vectors = {number: np.full(2, float(number)) for number in numbers}
+        digests = {number: passage.digest for number, passage in zip(numbers, passages, strict=True)}
+        for _ in range(2):  # the second time they replace those of the first
+            assert archive.embed("m", vectors, digests).result(30) == numbers[:1900]
+    assert len(statements) < 60
+    assert numbers[1900:] == numbers[:100] and numbers[:1900] == sorted(set(numbers))
+    stored = [(passage.id, passage.text, passage.position) for passage in archive.passages(0, 3000)]
+    assert stored == [(numbers[i], f"text {i}", i) for i in range(1900)]
+    assert {number: vector.tolist() for number, vector in archive.embeddings("m")} == {
+        number: [number, number] for number in numbers[:1900]
+    }
 
 
 def test_a_passage_is_kept_once_and_leaves_with_its_embeddings_but_not_its_answers(archive: Archive) -> None:
@@ -209,8 +190,8 @@ while True:
 """
 
 
-def test_every_answer_that_was_stored_survives_kill_9(engine: Engine, url: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
+def test_every_answer_that_was_stored_survives_kill_9(engine: Engine, database_url: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, database_url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     sent = [int(process.stdout.readline()) for _ in range(100)]
     os.kill(process.pid, signal.SIGKILL)
@@ -222,17 +203,7 @@ def test_every_answer_that_was_stored_survives_kill_9(engine: Engine, url: str) 
     assert set(sent) <= stored
 
 
-@pytest.mark.parametrize("address", ["mysql://u:secret@h/d", "nothing"])
-def test_another_database_is_refused_without_its_password(address: str) -> None:
-    with pytest.raises(UserError, match="--database: must begin with sqlite:/// or postgresql://") as caught:
-        url_of(address, Path())
-    assert "secret" not in str(caught.value)
-
-
-def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--database: sqlite:///.* cannot be used: unable to open"):
-        open_engine(f"sqlite:///{tmp_path}/none/x.db")
-    pytest.importorskip("psycopg")
-    with pytest.raises(UserError, match="cannot be used") as caught:
-        open_engine(url_of("postgresql://me:secret@127.0.0.1:1/d", tmp_path))
-    assert "secret" not in str(caught.value)
+def test_a_key_is_revoked_by_the_name_that_it_was_made_with(archive: Archive) -> None:
+    for name in ("n" * 300, "a\0b", "\ud800"):
+        archive.make_key(name).result(5)
+        assert archive.revoke_key(name).result(5) == 1

@@ -9,10 +9,14 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from command import Started, search
+
+from search.cli.serve import LOOPBACK, serve
+from search.serve.server import ServiceSettings
 
 CONTEXT = "Herons stand in shallow water. Some nest in trees."
 
@@ -78,6 +82,8 @@ def test_keys_are_made_once_shown_once_and_revoked(tmp_path: Path) -> None:
     result = search("serve", "--new-key", "me", cwd=tmp_path)
     assert result.code == 0 and result.out.strip().startswith("tcs_"), result.err
     assert result.out.strip().encode() not in (tmp_path / "mlruns" / "service" / "service.db").read_bytes()
+    rotated = search("serve", "--new-key", "me", "--revoke-key", "me", cwd=tmp_path)  # one of the same name
+    assert rotated.out.splitlines()[0] == "1 revoked" and rotated.out.splitlines()[1].startswith("tcs_"), rotated.err
     assert search("serve", "--revoke-key", "me", cwd=tmp_path).out.strip() == "1 revoked"
     again = search("serve", "--revoke-key", "me", cwd=tmp_path)
     assert again.code == 2 and again.err.strip() == "error: --revoke-key: no valid key has the name 'me'"
@@ -108,3 +114,31 @@ def test_a_folder_that_is_no_export_is_named(tmp_path: Path, content: str) -> No
     (tmp_path / "front.json").write_text(content)
     ended = search("serve", str(tmp_path), cwd=tmp_path)
     assert ended.code == 2 and f"{tmp_path}/front.json: not the front of an export" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [
+        ({}, False),
+        ({"host": "localhost"}, False),
+        ({"host": "::1"}, False),
+        ({"keys": True}, True),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "::"}, True),
+        ({"host": "127.0.0.1.example"}, True),
+        ({"host": "0.0.0.0", "open_to_all": True}, False),
+    ],
+)
+def test_keys_are_asked_for_beyond_the_loopback_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], asks: bool
+) -> None:
+    given: list[ServiceSettings] = []
+
+    def run(settings: ServiceSettings) -> int:
+        given.append(settings)
+        return 0
+
+    monkeypatch.setattr("search.serve.server.run", run)
+    assert serve(mlruns=tmp_path, **options) == 0
+    assert [settings.keys for settings in given] == [asks]
+    assert given[0].local == (options.get("host", "127.0.0.1") in LOOPBACK)

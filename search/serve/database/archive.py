@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Engine, Insert, exists, insert, select
+from sqlalchemy import Engine, Insert, exists, func, insert, select
 from sqlalchemy.orm import Session
 
+from search.serve.database.many_rows import store_embeddings, store_passages
 from search.serve.database.tables import (
     ApiKey,
     DatabaseTable,
@@ -134,19 +135,16 @@ class Archive:
         """Store passages; the result is their numbers, in order. A passage that exists keeps its number."""
 
         def write(session: Session) -> list[int]:
-
-            numbers = []
-            for new in passages:
-                same = session.scalar(select(Passage.id).where(Passage.digest == new.digest))
-                if same is None:
-                    row = Passage(
-                        source=clean(new.source)[:500], position=new.position, text=clean(new.text), digest=new.digest
-                    )
-                    session.add(row)
-                    session.flush()
-                    same = row.id
-                numbers.append(same)
-            return numbers
+            rows = [
+                {
+                    "source": clean(new.source)[:500],
+                    "position": new.position,
+                    "text": clean(new.text),
+                    "digest": new.digest,
+                }
+                for new in passages
+            ]
+            return store_passages(session, rows)
 
         return self._writer.put(write)
 
@@ -169,14 +167,8 @@ class Archive:
         """
 
         def write(session: Session) -> list[int]:
-            stored = []
-            for number, vector in vectors.items():
-                passage = session.get(Passage, number)
-                if passage is not None and passage.digest == digests[number]:
-                    row = PassageEmbedding(passage_id=number, model=model, vector=vector.astype("<f4").tobytes())
-                    session.merge(row)
-                    stored.append(number)
-            return stored
+            rows = {number: vector.astype("<f4").tobytes() for number, vector in vectors.items()}
+            return store_embeddings(session, model, rows, digests)
 
         return self._writer.put(write)
 
@@ -187,13 +179,11 @@ class Archive:
 
     def passages(self, after: int = 0, limit: int = 100) -> list[Passage]:
         """Passages with a number above `after`, in order."""
-
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(Passage).where(Passage.id > after).order_by(Passage.id).limit(limit)))
 
     def embeddings(self, model: str) -> Iterator[tuple[int, np.ndarray]]:
         """(number, vector (D,)) of every passage that `model` has embedded."""
-
         of_model = select(PassageEmbedding.passage_id, PassageEmbedding.vector).where(PassageEmbedding.model == model)
         with Session(self._engine) as session:
             rows = session.execute(of_model.order_by(PassageEmbedding.passage_id).execution_options(yield_per=PAGE))
@@ -202,28 +192,25 @@ class Archive:
 
     def not_embedded(self, model: str, limit: int = PAGE) -> list[Passage]:
         """Passages without an embedding by `model`."""
-
         has = exists().where(PassageEmbedding.passage_id == Passage.id, PassageEmbedding.model == model)
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(Passage).where(~has).order_by(Passage.id).limit(limit)))
 
     def history(self, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The newest answers with their questions, newest first; those with a number below `before`."""
-
         wanted = select(StoredAnswer, Question).join(Question, StoredAnswer.question_id == Question.id)
         if before is not None:
             wanted = wanted.where(StoredAnswer.id < before)
         with Session(self._engine) as session:
             rows = session.execute(wanted.order_by(StoredAnswer.id.desc()).limit(limit)).all()
-            statement = (
-                select(Feedback).where(Feedback.answer_id.in_([answer.id for answer, _ in rows])).order_by(Feedback.id)
-            )
+            ids = [answer.id for answer, _ in rows]
+            newest_of = select(func.max(Feedback.id)).where(Feedback.answer_id.in_(ids)).group_by(Feedback.answer_id)
+            statement = select(Feedback).where(Feedback.id.in_(newest_of))
             newest = {one.answer_id: one for one in session.scalars(statement)}
             return [_shown(answer, question, newest.get(answer.id)) for answer, question in rows]
 
     def switches(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest moves of the controller, newest first."""
-
         with Session(self._engine) as session:
             rows = session.scalars(select(StoredSwitch).order_by(StoredSwitch.id.desc()).limit(limit))
             return [
@@ -236,7 +223,7 @@ class Archive:
         key = KEY_PREFIX + secrets.token_urlsafe(32)
 
         def write(session: Session) -> str:
-            session.add(ApiKey(name=clean(name)[:200], digest=hash_of(key)))
+            session.add(ApiKey(name=_key_name(name), digest=hash_of(key)))
             return key
 
         return self._writer.put(write)
@@ -245,8 +232,8 @@ class Archive:
         """Revoke the keys of this name; the result is how many were valid."""
 
         def write(session: Session) -> int:
-
-            rows = list(session.scalars(select(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))))
+            valid = select(ApiKey).where(ApiKey.name == _key_name(name), ApiKey.revoked_at.is_(None))
+            rows = list(session.scalars(valid))
             for row in rows:
                 row.revoked_at = now()
             return len(rows)
@@ -255,7 +242,6 @@ class Archive:
 
     def key_id(self, key: str) -> int | None:
         """The number of a valid key; None for any other text."""
-
         valid = select(ApiKey.id).where(ApiKey.digest == hash_of(key), ApiKey.revoked_at.is_(None))
         with Session(self._engine) as session:
             return session.scalar(valid)
@@ -269,6 +255,11 @@ def hash_of(key: str) -> str:
 def clean(text: str) -> str:
     """`text` as every database can hold it: without NUL, and lone surrogates replaced."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _key_name(name: str) -> str:
+    """A key's name as it is stored, which has 200 characters at most."""
+    return clean(name)[:200]
 
 
 def _insert(session: Session, statement: Insert, row: Mapping[str, Any]) -> int:

@@ -88,7 +88,8 @@ class StoredAnswer(DatabaseTable):
     score: Mapped[float] = mapped_column(Double)
     start: Mapped[int]  # of the answer in its passage or context, in characters; -1 where it is in none
     end: Mapped[int]
-    passage_id: Mapped[int | None] = mapped_column(ForeignKey("passages.id", ondelete="SET NULL"))
+    # An index: a passage that is removed is looked for in every answer.
+    passage_id: Mapped[int | None] = mapped_column(ForeignKey("passages.id", ondelete="SET NULL"), index=True)
     variant: Mapped[str] = mapped_column(String(200))  # the member of the front that answered
     milliseconds: Mapped[dict[str, float]] = mapped_column(JSON)  # by stage
     answered_at: Mapped[datetime.datetime] = mapped_column(UtcTime, default=now)

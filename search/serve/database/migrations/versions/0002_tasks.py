@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     if "task" in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("questions")}:
-        return  # SQLite commits it before the revision is written, so a migration may have been broken off between
+        return  # earlier versions committed it, on SQLite, before its revision, and may have been killed between
     task = sa.Column("task", sa.String(50), nullable=False, server_default="question-answering")
     op.add_column("questions", task)
 
