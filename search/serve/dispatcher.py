@@ -7,22 +7,29 @@ dispatcher.close()                                              # drains, then e
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from search.errors import one_line
 from search.serve.batching import Batcher, Refusal, Request, RequestBatch
+
+log = logging.getLogger(__name__)
 
 #: The interpreter's switch interval: seconds for which a busy thread keeps the GIL while another waits for it.
 SWITCH_S = 0.0005
 #: The longest time in seconds between two searches of a queue for expired requests.
 SWEEP_S = 0.1
+#: Why a row, or a variant that gives no other answers, has failed.
+NOT_FINITE = "an answer has a number that is not finite"
 #: Answers for payloads by the variant of that number, in order. Each worker has its own.
 #: An answer that is an exception is the failure of that row alone; an exception that is raised takes the variant out.
 Run = Callable[[int, Sequence[Any]], Sequence[Any]]
@@ -159,6 +166,8 @@ class Dispatcher:
                 answers = list(run(batch.variant.number, payloads))
                 if len(answers) != len(payloads):
                     error = f"{len(answers)} answers for {len(payloads)} rows"
+                else:
+                    answers, error = _checked(answers)
             except Exception as reason:
                 # A model's failure takes the variant out; it must not end the worker.
                 error, again = one_line(reason), not isinstance(reason, BrokenOffError)
@@ -186,6 +195,7 @@ class Dispatcher:
         for request in given_up:
             _resolve(request, FailedError(error))
         if error:
+            log.warning("variant %d failed: %s", batch.variant.number, error)
             return
         for request, answer in zip(batch.requests, answers, strict=True):
             waited = begun_s - request.arrived_s
@@ -207,6 +217,28 @@ class Dispatcher:
                 return
             if self._closing.is_set():
                 time.sleep(every)
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether the numbers of an answer are finite: a score, an embedding, the values of a mapping or a list."""
+    match answer:
+        case float() | np.floating():
+            return math.isfinite(answer)
+        case np.ndarray():
+            return answer.dtype.kind != "f" or bool(np.isfinite(answer).all())
+        case Mapping():
+            return all(map(is_finite, answer.values()))
+        case list() | tuple():
+            return all(map(is_finite, answer))
+    return True
+
+
+def _checked(answers: Sequence[Any]) -> tuple[list[Any], str]:
+    """(answers, why the variant has failed or ""): a row whose numbers are not finite fails alone, unless all do."""
+    finite = list(map(is_finite, answers))
+    if answers and not any(finite):
+        return list(answers), NOT_FINITE
+    return [answer if good else FailedError(NOT_FINITE) for answer, good in zip(answers, finite, strict=True)], ""
 
 
 def _computed(answers: Sequence[Any]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,13 @@ from search.serve.batching import Batcher, Limits
 from search.serve.controller import Controller
 from search.serve.dispatcher import Answered, Dispatcher, Run
 from search.serve.policy import BacklogFit
-from search.serve.variants import Variant, from_front, loadable
+from search.serve.variants import Variant, embedding_variant, from_front, loadable
 from search.tasks import TASKS, recorded_task, task_named
 
 if TYPE_CHECKING:
     from search.serve.worker import Workers
+
+log = logging.getLogger(__name__)
 
 #: Characters of English per token, approximately: rows are queued by length, which need not be exact.
 CHARACTERS = 4
@@ -190,9 +193,11 @@ def load_fleet(
         raise unknown(f"{path}: task", "task", task, names)
     if not variants:
         raise UserError(f"{path}: a front without members; there is nothing to serve")
-    # Embeddings of two models do not compare, so one member embeds for good: the most accurate.
+    # Embeddings of two models do not compare, so one member embeds for good.
     embeds = task_named(task).embeds
-    chosen = (min(variants, key=lambda v: v.loss),) if embeds else loadable(variants, memory_mb)
+    chosen = (embedding_variant(variants, memory_mb),) if embeds else loadable(variants, memory_mb)
+    if (needed := sum(v.memory_mb for v in chosen)) > memory_mb:  # then one is loaded, alone
+        log.warning("%s: no member fits into %g MB (--memory-mb); one of %g MB is loaded", study, memory_mb, needed)
     if embeds:
         limits = embedding_limits(limits, chosen[0])
     folders = {v.number: folder / "models" / str(v.number) for v in chosen}

@@ -159,12 +159,14 @@ def loadable(
 ) -> tuple[Variant, ...]:
     """The variants to load within `memory_mb` MB and `count`, fastest first.
 
-    The fastest is chosen first, then the most accurate, then repeatedly the one whose log time is farthest from those
-    chosen. Variants on the hull (`hull`) come before the others. Where nothing fits the fastest is chosen alone.
+    Of those that fit, the fastest is chosen first, then the most accurate, then repeatedly the one whose log time is
+    farthest from those chosen. Variants on the hull (`hull`) come before the others. Where none fits the fastest is
+    chosen alone.
     """
-    on_hull = hull(variants, batch)
+    fitting = [v for v in variants if v.memory_mb <= memory_mb] or list(variants)
+    on_hull = hull(fitting, batch)
     chosen: list[Variant] = list(on_hull[:1])
-    left = [*on_hull[:0:-1], *(v for v in variants if v not in on_hull)]
+    left = [*on_hull[:0:-1], *(v for v in fitting if v not in on_hull)]
 
     def far(variant: Variant) -> tuple[bool, float]:
         gaps = [abs(math.log(variant.row_s(batch) / c.row_s(batch))) for c in chosen]
@@ -177,6 +179,12 @@ def loadable(
         if sum(v.memory_mb for v in chosen) + best.memory_mb <= memory_mb:
             chosen.append(best)
     return tuple(sorted(chosen, key=lambda v: v.row_s(batch)))
+
+
+def embedding_variant(variants: Sequence[Variant], memory_mb: float = math.inf) -> Variant:
+    """The most accurate variant within `memory_mb` MB; where none fits, of those that take the least."""
+    least = min(v.memory_mb for v in variants)
+    return min((v for v in variants if v.memory_mb <= max(memory_mb, least)), key=lambda v: v.loss)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from search.serve.batching import Batcher, Limits, Request, RequestBatch
 from search.serve.controller import Controller
-from search.serve.dispatcher import Answered, Dispatcher, ExpiredError, FailedError, RefusedError
+from search.serve.dispatcher import Answered, Dispatcher, ExpiredError, FailedError, RefusedError, is_finite
 from search.serve.policy import BacklogFit
 from search.serve.variants import Variant
 
@@ -238,4 +239,43 @@ def test_failures_and_late_rows_are_told() -> None:
         service.submit("row", 8).result(1)
     with pytest.raises(RefusedError, match="unavailable"):
         service.submit("row", 8)
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "finite"),
+    [
+        (1.0, True),
+        (math.nan, False),
+        (np.float32("inf"), False),
+        (np.ones(3, dtype=np.float32), True),
+        (np.array([1.0, math.nan]), False),
+        ({"label": "a", "score": -math.inf}, False),
+        ([{"label": "a", "score": 1.0}], True),
+        ((1, "nan", None), True),
+    ],
+)
+def test_the_numbers_of_an_answer_are_looked_at_wherever_they_are(answer: Any, finite: bool) -> None:
+    assert is_finite(answer) == finite
+
+
+def test_an_answer_that_is_not_finite_fails_alone_and_the_variant_where_it_gives_no_other() -> None:
+    begun, hold = threading.Event(), threading.Event()
+
+    def overflows(number: int, rows: Sequence[Any]) -> list[Any]:
+        begun.set()
+        hold.wait(5.0)
+        return [{"label": "a", "score": float(row) if number == 9 else 0.5} for row in rows]
+
+    service = dispatcher(overflows, Limits(slo_s=5.0))
+    first = service.submit("1", 8)
+    begun.wait(5.0)
+    some = [service.submit(row, 8) for row in ("2", "nan", "3")]  # one batch, since the worker is busy
+    hold.set()
+    assert [one.result(5).answer["score"] for one in (first, some[0], some[2])] == [1, 2, 3]
+    with pytest.raises(FailedError, match="an answer has a number that is not finite"):
+        some[1].result(5)
+    assert service.look(lambda b: b.controller.health) == {}
+    assert service.submit("inf", 8).result(5).number == 7
+    assert set(service.look(lambda b: b.controller.health)) == {9}
     service.close()

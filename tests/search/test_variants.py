@@ -17,6 +17,7 @@ from search.serve.variants import (
     P99_DEVIATIONS,
     ServiceTimes,
     Variant,
+    embedding_variant,
     from_front,
     hull,
     loadable,
@@ -133,6 +134,13 @@ def test_loaded_variants_keep_to_the_memory_and_hold_both_ends() -> None:
         assert chosen[0].number == 14
     assert [v.number for v in loadable(variants, count=2)] == [14, 5]
     assert set(loadable(variants)) == set(variants) and loadable(()) == ()
+
+
+def test_what_does_not_fit_is_not_loaded_though_it_is_the_fastest_or_the_most_accurate() -> None:
+    some = (variant(0, 1.0, 5.0, 500.0), variant(1, 2.0, 3.0, 100.0), variant(2, 4.0, 0.0, 300.0))
+    assert [v.number for v in loadable(some, 450)] == [1, 2] and [v.number for v in loadable(some, 200)] == [1]
+    assert [v.number for v in loadable(some, 50)] == [0]
+    assert [embedding_variant(some, budget).number for budget in (50, 100, 299, 300, math.inf)] == [1, 1, 1, 2, 2]
 
 
 def test_times_follow_what_is_seen() -> None:
