@@ -29,6 +29,7 @@ from search.serve.generator import Piece
 from search.serve.guard import Guarding
 from search.serve.passage_index import Index
 from search.serve.service import ANSWERING, Service
+from search.serve.silent_connections import HEAD_S, SilentConnections
 from search.serve.variants import Variant
 
 WORDS = 64
@@ -148,14 +149,24 @@ def is_problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(serving: Service, guarding: Guarding = OPEN) -> Iterator[str]:
-    """The service behind a real web server; its address."""
+def running(
+    serving: Service, guarding: Guarding = OPEN, drain_s: int | None = None, silent_s: float = HEAD_S
+) -> Iterator[str]:
+    """The service behind a real web server; its address. At the end open requests have `drain_s` seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(create_app(serving, guarding), "127.0.0.1", port, log_config=None, lifespan="off")
+    app = create_app(serving, guarding)
+    config = uvicorn.Config(app, "127.0.0.1", port, log_config=None, lifespan="off", timeout_graceful_shutdown=drain_s)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+
+    async def serve() -> None:
+        closing = SilentConnections(server.server_state.connections, silent_s)
+        watching = asyncio.create_task(closing.watch(every_s=min(silent_s / 5, 1.0)))
+        await server.serve()
+        watching.cancel()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started and time.monotonic() < deadline:

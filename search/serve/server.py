@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,13 @@ from search.serve.packaged_embedder import PackagedEmbedder
 from search.serve.packaged_fleet import USUAL, embedding_fleet, embedding_processes
 from search.serve.passage_index import Index
 from search.serve.service import Service
+from search.serve.silent_connections import SilentConnections
 from search.serve.switch_log import SwitchLog
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two searches for passages that have no embedding.
+LEFT_S = 60.0
 QUICKSTART = Path(__file__).parents[1] / "quickstart" / "question_answering"
 
 
@@ -177,6 +181,13 @@ async def again(what: str, work: Callable[[], Awaitable[None]], first_s: float =
         wait_s = min(2 * wait_s, most_s)
 
 
+async def embed_left(service: Service, every_s: float = LEFT_S) -> None:
+    """Embed, every `every_s`, the passages that were stored while the model refused them or failed."""
+    while True:
+        await asyncio.sleep(every_s)
+        await service.embed_missing()
+
+
 class Server:
     """One service from start to end.
 
@@ -226,6 +237,7 @@ class Server:
     async def running(self) -> AsyncIterator[None]:
         """Prepare while serving; at the end answer the waiting requests and store the answers."""
         tasks = [asyncio.create_task(again("preparing the passages", self.prepare))]
+        tasks.append(asyncio.create_task(again("embedding passages", partial(embed_left, self.service))))
         tasks.append(asyncio.create_task(again("storing switches", SwitchLog(self.service).watch)))
         try:
             yield
@@ -270,7 +282,10 @@ def run(settings: ServiceSettings) -> int:
 
     async def serve() -> None:
         async with server.running():
+            closing = SilentConnections(web.server_state.connections)
+            watching = asyncio.create_task(again("closing silent connections", closing.watch))
             await web.serve([bound_to])
+            watching.cancel()
 
     asyncio.run(serve())
     return 0

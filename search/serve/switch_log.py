@@ -18,9 +18,12 @@ class SwitchLog:
         self._counts: dict[str, int] = {}  # switches at the last look, by task
 
     async def watch(self, every_s: float = 0.5) -> None:
-        """Look every `every_s`, until it is cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
+        """Look every `every_s`, and a last time when it is cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(every_s)
+                self.look()
+        finally:
             self.look()
 
     def look(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +172,33 @@ def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, stream: bool) -
                 while not (answers := client.get("/v1/history").json()["answers"]):
                     assert time.monotonic() < until
                 assert answers[0]["answer"].startswith("1 ")
+
+
+@pytest.mark.parametrize(("tokens", "whole"), [(10, True), (5000, False)])
+def test_a_stream_that_is_open_when_the_service_ends_has_time_and_then_breaks_off(
+    tmp_path: Path, tokens: int, whole: bool
+) -> None:
+    model, received = Counting(seconds=0.02), list[str]()
+
+    def read(url: str) -> None:
+        body = {"prompt": "a", "max_tokens": tokens, "stream": True}
+        with (
+            contextlib.suppress(httpx.RemoteProtocolError),
+            httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=10) as response,
+        ):
+            received.extend(response.iter_text())
+
+    with service(tmp_path, causal(model)) as serving:
+        with running(serving, drain_s=1) as url:
+            reader = threading.Thread(target=read, args=(url,))
+            reader.start()
+            assert model.begun.wait(10)
+        reader.join(10)
+        serving.archive.make_key("after").result(5)  # what was put before is stored
+        [stored] = serving.archive.history()
+    assert "".join(received).endswith("data: [DONE]\n\n") == whole
+    assert stored["answer"].startswith("1 2 3 ") and stored["answer"].endswith("10 ") == whole
+    assert model.written < 200
 
 
 def test_completions_take_turns_and_the_service_answers_meanwhile(tmp_path: Path) -> None:

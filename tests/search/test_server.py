@@ -7,6 +7,7 @@ import itertools
 import json
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from search.errors import UserError
 from search.serve.approximate import Approximate
 from search.serve.batching import Limits, Refusal
 from search.serve.controller import Switch
-from search.serve.dispatcher import ExpiredError, RefusedError
+from search.serve.database.archive import NewPassage
+from search.serve.dispatcher import Deadline, ExpiredError, RefusedError
 from search.serve.fleet import EMBEDDING_TASK, Fleet, embedding_limits, load_fleet
 from search.serve.passage_index import Index
 from search.serve.reserve import Reserve
-from search.serve.server import Server, ServiceSettings, again, bound, fill_index, load_fleets, locked
+from search.serve.server import Server, ServiceSettings, again, bound, embed_left, fill_index, load_fleets, locked
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
+from search.serve.text_embedding import TextEmbedding
 
 
 def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
@@ -58,6 +61,42 @@ def test_the_switch_log_looks_again_and_again(tmp_path: Path) -> None:
 
     with service(tmp_path, answering) as backend:
         assert asyncio.run(asyncio.wait_for(stored(backend), 10)) == "to 5"
+
+
+def test_switches_of_the_last_moment_are_stored_where_the_service_ends(tmp_path: Path) -> None:
+    answering = fleet(ANSWERING, extract, (3, 5))
+
+    async def ends(backend: Service) -> None:
+        watching = asyncio.create_task(SwitchLog(backend).watch(every_s=60.0))
+        await asyncio.sleep(0)
+        answering.controller.switches.append(Switch(0.0, 3, 5, "to 5"))
+        answering.controller.switch_count += 1
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    with service(tmp_path, answering) as backend:
+        asyncio.run(ends(backend))
+        backend.archive.make_key("after").result(5)  # what was put before is written
+        assert [one["reason"] for one in backend.archive.switches()] == ["to 5"]
+
+
+def test_passages_that_were_stored_while_the_model_was_busy_are_embedded_later(served: Service) -> None:
+    class Busy(TextEmbedding):
+        async def in_slices(self, texts: Sequence[str], deadline: Deadline, size: int | None = None) -> Any:
+            served.embedding = TextEmbedding(served.fleets[EMBEDDING_TASK])  # the next time it is not
+            raise RefusedError(Refusal("queue full", 0.1))
+
+    async def run() -> None:
+        with pytest.raises(RefusedError):
+            await served.add_passages([NewPassage("s", 0, "Herons stand in shallow water.")])
+        assert len(served.index) == 0
+        later = asyncio.create_task(embed_left(served, every_s=0.01))
+        while not len(served.index):
+            await asyncio.sleep(0.01)
+        later.cancel()
+
+    served.embedding = Busy(served.fleets[EMBEDDING_TASK])
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_work_that_fails_is_logged_and_done_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -133,13 +172,19 @@ def test_a_store_of_many_passages_is_clustered_once(tmp_path: Path, monkeypatch:
     assert [one.trained_on for one in built] == [500] and len(built[0]) == len(index) == 500
 
 
-def test_a_model_of_another_study_in_the_place_of_a_member_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_study_in_the_place_of_a_member_is_refused(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     front = json.loads((exported / "front.json").read_text())
     (tmp_path / "models").symlink_to(exported / "models")
     (tmp_path / "front.json").write_text(json.dumps({**front, "study": "other"}))
     rule = r"recipe\.yaml: must be of trial \d+ of study other \(classification\), as its front says, got trial"
     with pytest.raises(UserError, match=rule):
         load_fleet(tmp_path, Limits(), 1000)
+    assert not caplog.records
+    with pytest.raises(UserError, match=rule):
+        load_fleet(tmp_path, Limits(), 0.5)
+    assert "other: no member fits into 0.5 MB (--memory-mb); one of" in caplog.text
 
 
 def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
