@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, HTTPException, Query, Request, UploadFile
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from search.serve import completion_api, problems
@@ -73,7 +73,13 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
         guarding: limits that requests must keep.
         ready: set once the passages are embedded; None: they are embedded already.
     """
-    app = FastAPI(title="Transformer question answering", version="1", redoc_url=None, docs_url=None)
+    app = FastAPI(
+        title="Transformer question answering",
+        version="1",
+        redoc_url=None,
+        docs_url=None,
+        responses=problems.PROBLEM_RESPONSES,
+    )
     metrics, live = Metrics(service), RecentTimes()
     problems.install_problems(app)
     _answers(app, service, live)
@@ -168,7 +174,7 @@ def _passages(app: FastAPI, service: Service) -> None:
         try:
             text = content.decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            raise HTTPException(422, f"file: must be UTF-8 text, got byte {content[error.start]:#04x}") from None
+            raise HTTPException(422, f"file: must be UTF-8 text, got byte {error.object[error.start]:#04x}") from None
         if not text or len(text) > DOCUMENT:
             raise HTTPException(422, f"file: must have 1 to {DOCUMENT} characters, got {len(text)}")
         pieces = await asyncio.to_thread(_cut, file.filename or "file", text)
@@ -190,12 +196,16 @@ def _health(app: FastAPI, service: Service, metrics: Metrics, live: RecentTimes,
 
     @app.get("/readyz")
     async def is_ready() -> Response:
-        """Passages are embedded, and questions are taken."""
+        """Passages are embedded, and each task has a model that answers."""
         if ready is not None and not ready.is_set():
             return problems.problem(503, "passages are being embedded", problems.retry_after(1.0))
+        now = time.monotonic()
+        for task, fleet in service.fleets.items():
+            if not fleet.dispatcher.look(lambda batcher: batcher.controller.available(now)):
+                return problems.problem(503, f"every variant of {task} is out", problems.retry_after(1.0))
         return Response('{"status": "ready"}', media_type="application/json")
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -237,7 +247,12 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
     healths, pinned, waiting = fleet.dispatcher.look(
         lambda batcher: (dict(batcher.controller.health), batcher.controller.pinned, batcher.waiting)
     )
-    out = {number: health.reason for number, health in healths.items() if health.out_until_s > now}
+    # The log has the reason: that of a model may have parts of what others asked.
+    out = {
+        number: "its process starts again" if health.held_until_s > now else "it failed"
+        for number, health in healths.items()
+        if health.out_until_s > now
+    }
     return {
         "study": fleet.study,
         "metric": fleet.metric,

@@ -54,6 +54,8 @@ LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 SAFE = ("GET", "HEAD", "OPTIONS")
 #: Most clients whose rate is remembered.
 CLIENTS = 10_000
+#: Most digits of a Content-Length: Python converts no text of thousands of them.
+LENGTH_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             return problem(400, "Content-Length must be a whole number")
-        if int(length) > self._guarding.max_body:
+        if len(length) > LENGTH_DIGITS or int(length) > self._guarding.max_body:
             return problem(413, self._too_large)
         foreign = None if self._guarding.keys else _foreign(scope["method"], headers, self._guarding.local)
         if foreign is not None:

@@ -9,8 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from search.serve.service import Service
 
-#: Histogram buckets in seconds, from a cached answer to the time limit.
-TIME_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+#: The first part of every name, so that none is that of another service of the same Prometheus.
+NAMESPACE = "search_serve"
+#: Histogram buckets in seconds, from a cached answer to the time limit of a completion.
+TIME_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 
 class Metrics:
@@ -19,19 +21,21 @@ class Metrics:
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()
         self._seconds = Histogram(
-            "request_seconds", "time of requests", ("route",), buckets=TIME_BUCKETS, registry=self.registry
+            _name("request_seconds"), "time of requests", ("route",), buckets=TIME_BUCKETS, registry=self.registry
         )
         self._requests = Counter(
-            "requests", "requests by route and status", ("route", "status"), registry=self.registry
+            _name("requests"), "requests by route and status", ("route", "status"), registry=self.registry
         )
         self._first = Histogram(
-            "first_token_seconds",
+            _name("first_token_seconds"),
             "time to the first token of completions",
             buckets=TIME_BUCKETS,
             registry=self.registry,
         )
-        self._tokens = Counter("completion_tokens", "tokens that were written", registry=self.registry)
-        self._completions = Counter("completions", "completions by their end", ("finish",), registry=self.registry)
+        self._tokens = Counter(_name("completion_tokens"), "tokens that were written", registry=self.registry)
+        self._completions = Counter(
+            _name("completions"), "completions by their end", ("finish",), registry=self.registry
+        )
         self.registry.register(_State(service))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -51,6 +55,10 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def _name(name: str) -> str:
+    return f"{NAMESPACE}_{name}"
+
+
 class _State:
     """A collector that reads the service's state at each scrape."""
 
@@ -59,9 +67,9 @@ class _State:
 
     def collect(self) -> Iterator[Metric]:
         service = self._service
-        waiting = GaugeMetricFamily("queue_length", "rows that wait", labels=["task"])
+        waiting = GaugeMetricFamily(_name("queue_length"), "rows that wait", labels=["task"])
         totals = {
-            name: CounterMetricFamily(name, text, labels=["task"])
+            name: CounterMetricFamily(_name(name), text, labels=["task"])
             for name, text in (
                 ("rows_served", "rows that a model answered"),
                 ("rows_late", "of these, after their deadline"),
@@ -70,8 +78,8 @@ class _State:
                 ("variant_switches", "moves from one variant to another"),
             )
         }
-        restarts = CounterMetricFamily("worker_restarts", "model processes that were started again", labels=["task"])
-        serving = GaugeMetricFamily("variant_serving", "1 of the variant that serves", labels=["task", "variant"])
+        restarts = CounterMetricFamily(_name("worker_restarts"), "model processes started again", labels=["task"])
+        serving = GaugeMetricFamily(_name("variant_serving"), "1: it serves", labels=["task", "variant"])
         for task, fleet in service.fleets.items():
             state = fleet.dispatcher.look(
                 lambda b: (b.waiting, b.served, b.late, b.refused, b.dropped, b.controller.switch_count)
@@ -87,14 +95,17 @@ class _State:
         yield from totals.values()
         yield restarts
         yield serving
-        hits = CounterMetricFamily("cache_hits", "entries found", labels=["cache"])
-        misses = CounterMetricFamily("cache_misses", "entries not found", labels=["cache"])
+        hits = CounterMetricFamily(_name("cache_hits"), "entries found", labels=["cache"])
+        misses = CounterMetricFamily(_name("cache_misses"), "entries not found", labels=["cache"])
+        held = GaugeMetricFamily(_name("cache_bytes"), "size of the entries", labels=["cache"])
         for name, cache in (("answers", service.answers), ("sentences", service.sentence_vectors)):
             hits.add_metric([name], cache.hits)
             misses.add_metric([name], cache.misses)
+            held.add_metric([name], cache.bytes)
         yield hits
         yield misses
-        yield GaugeMetricFamily("passages", "passages that can be found", value=len(service.index))
+        yield held
+        yield GaugeMetricFamily(_name("passages"), "passages that can be found", value=len(service.index))
         recall = "share of the exact nearest passages that searches find; 1 where all are compared"
-        yield GaugeMetricFamily("retrieval_recall", recall, value=service.index.recall)
-        yield GaugeMetricFamily("writes_waiting", "writes that wait for the database", value=service.archive.waiting)
+        yield GaugeMetricFamily(_name("retrieval_recall"), recall, value=service.index.recall)
+        yield GaugeMetricFamily(_name("writes_waiting"), "writes that wait", value=service.archive.waiting)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from search.errors import one_line
 from search.serve.answers import NothingKnownError
 from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import ExpiredError, FailedError, RefusedError
+
+log = logging.getLogger(__name__)
 
 PROBLEM_TITLES = {
     400: "Bad request",
@@ -30,8 +35,31 @@ PROBLEM_TITLES = {
     504: "Too late",
 }
 
+#: Most errors of one body that a problem lists.
+SHOWN_ERRORS = 20
+#: How the description of the API says that every error is a problem.
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem (RFC 9457)",
+        "content": {
+            "application/problem+json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail"],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
 #: Errors of the service that `of` turns into problems.
-KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, NothingKnownError, ValueError)
+KNOWN = (RefusedError, ExpiredError, FailedError, WriterFullError, OperationalError, NothingKnownError, ValueError)
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
@@ -63,6 +91,9 @@ def of(error: Exception) -> JSONResponse:
             return problem(503, "the models that should answer failed; they are tried again later", retry_after(1.0))
         case WriterFullError():
             return problem(503, str(error), retry_after(1.0))
+        case OperationalError():
+            log.warning("the database does not answer: %s", one_line(error))
+            return problem(503, "the database does not answer", retry_after(1.0))
         case NothingKnownError():
             return problem(404, str(error))
         case ValueError():
@@ -79,9 +110,11 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [{"at": ".".join(map(str, one["loc"])), "rule": one["msg"]} for one in error.errors()]
+        # A body may have any number of wrong keys, of any length.
+        first = error.errors()[:SHOWN_ERRORS]
+        errors = [{"at": ".".join(map(str, one["loc"]))[:200], "rule": one["msg"][:500]} for one in first]
         summary = "; ".join(f"{one['at']}: {one['rule']}" for one in errors[:5])
-        return problem(422, summary, errors=errors[:20])
+        return problem(422, summary, errors=errors)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:

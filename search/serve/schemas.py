@@ -6,10 +6,13 @@ import base64
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 #: The longest question, context or text in characters.
 QUESTION, TEXT, DOCUMENT = 2_000, 50_000, 1_000_000
+
+#: Most keys of an object in a body.
+MOST_KEYS = 50
 
 QuestionText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=QUESTION)]
 NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT)]
@@ -19,6 +22,14 @@ class Strict(BaseModel):
     """A request body that may have no other keys."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, body: Any) -> Any:
+        """One error for any number of keys: an error for each of a hundred thousand takes most of a second."""
+        if isinstance(body, dict) and len(body) > MOST_KEYS:
+            raise ValueError(f"an object has at most {MOST_KEYS} keys, got {len(body)}")
+        return body
 
 
 class Ask(Strict):

@@ -191,6 +191,8 @@ def test_files_are_cut_into_passages_and_their_names_open_nothing(served: Servic
         passages = (await client.get("/v1/passages")).json()["passages"]
         assert " ".join(one["text"] for one in passages) == text
         assert all(len(one["text"]) <= 900 for one in passages)
+        marked = await client.post("/v1/passages/file", files={"file": ("a.txt", b"\xef\xbb\xbfab\xff", "text/plain")})
+        assert "got byte 0xff" in is_problem(marked, 422)["detail"]  # behind a byte order mark
         for content in (b"\xff\xfe broken", b"", b"   "):
             is_problem(await client.post("/v1/passages/file", files={"file": ("a.txt", content, "text/plain")}), 422)
 
@@ -218,6 +220,34 @@ def test_a_text_of_only_nul_is_no_passage(served: Service) -> None:
         is_problem(await client.post("/v1/passages/file", files={"file": ("a.txt", b"\0\0", "text/plain")}), 422)
         assert (await client.post("/v1/passages", json={"text": "a\0b"})).status_code == 201
         assert [one["text"] for one in (await client.get("/v1/passages")).json()["passages"]] == ["ab"]
+
+    talk(served, conversation)
+
+
+def test_the_description_says_that_errors_are_problems_and_metrics_text(served: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        described = [operation["responses"] for methods in paths.values() for operation in methods.values()]
+        assert len(described) >= 18
+        for responses in described:
+            assert list(responses["default"]["content"]) == ["application/problem+json"] and "422" not in responses
+        assert list(paths["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+
+    talk(served, conversation)
+
+
+def test_metrics_have_a_name_of_the_service_and_their_unit(served: Service) -> None:
+    """As Prometheus asks for: one first part, base units, and counters that end in _total."""
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        lines = (await client.get("/metrics")).text.splitlines()
+        kinds = dict(line.split()[2:4] for line in lines if line.startswith("# TYPE"))
+        assert len(kinds) > 15
+        for name, kind in kinds.items():
+            assert name.startswith("search_serve_") and name.endswith("_total") == (kind == "counter"), name
+            if kind == "histogram":
+                assert name.endswith("_seconds")
+            assert "_ms" not in name and "_mb" not in name
 
     talk(served, conversation)
 

@@ -80,6 +80,9 @@ def test_no_path_leads_out(served: Service, path: str) -> None:
 def test_a_large_body_is_refused_whatever_it_declares(served: Service) -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         is_problem(await client.post("/v1/passages", content=b"x" * 5000), 413)
+        for digits in (21, 5000):  # more than a number may have
+            headers = {"content-length": "9" * digits}
+            is_problem(await client.post("/v1/passages", content=b"x", headers=headers), 413)
 
         async def pieces() -> Any:
             for _ in range(50):
@@ -88,6 +91,18 @@ def test_a_large_body_is_refused_whatever_it_declares(served: Service) -> None:
         is_problem(await client.post("/v1/passages", content=pieces()), 413)
 
     talk(served, conversation, Guarding(max_body=1000))
+
+
+def test_any_number_of_wrong_keys_is_one_error(served: Service) -> None:
+    """An error for each would keep the event loop from all others."""
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        wrong = dict.fromkeys(map(str, range(51)), 1)
+        for path, body in (("answer", wrong), ("classify", {"texts": [wrong]}), ("completions", wrong)):
+            content = is_problem(await client.post(f"/v1/{path}", json=body), 422)
+            assert "an object has at most 50 keys, got 51" in content["detail"] and len(content["errors"]) <= 2
+
+    talk(served, conversation)
 
 
 def test_one_client_has_a_bounded_rate(served: Service) -> None:
@@ -122,6 +137,18 @@ def test_with_keys_only_the_page_and_health_are_open(served: Service) -> None:
         assert (await client.get("/v1/passages", headers={"authorization": f"bearer {key}"})).status_code == 200
 
     talk(served, conversation, Guarding(keys=True, rate=1e6, burst=1e6))
+
+
+def test_each_key_has_a_rate_of_its_own(served: Service) -> None:
+    keys = [served.archive.make_key(name).result(5) for name in ("one", "other")]
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for key in keys:  # of the same address
+            headers = {"authorization": f"Bearer {key}"}
+            statuses = [(await client.get("/v1/passages", headers=headers)).status_code for _ in range(3)]
+            assert statuses == [200, 200, 429]
+
+    talk(served, conversation, Guarding(keys=True, rate=0.01, burst=2))
 
 
 def test_wrong_keys_are_slowed_down(served: Service) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from services import LIMITS, embed, extract, fleet, is_problem, service, talk, variant
+from sqlalchemy.exc import OperationalError
 
 from search.serve.database.archive import NewPassage
 from search.serve.dispatcher import RefusedError
@@ -42,17 +43,23 @@ def test_above_its_capacity_the_service_refuses_at_once(tmp_path: Path) -> None:
         talk(backend, conversation)
 
 
-def test_a_model_that_fails_is_a_problem_and_not_an_answer(tmp_path: Path) -> None:
+def test_a_model_that_fails_is_a_problem_and_not_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def broken(rows: Any) -> Any:
         raise RuntimeError("no memory at /secret/path")
 
     async def conversation(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/readyz")).status_code == 200
         content = is_problem(await client.post("/v1/answer", json={"question": "q", "context": "some text"}), 503)
         assert "/secret/path" not in json.dumps(content)
+        unready = is_problem(await client.get("/readyz"), 503)
+        assert unready["detail"] == "every variant of question-answering is out"
+        fleets = (await client.get("/v1/variants")).json()["fleets"]
+        assert [one["out"] for one in fleets[ANSWERING]["variants"]] == ["it failed"]
 
     with service(tmp_path, fleet(ANSWERING, broken, (1,))) as backend:
         talk(backend, conversation)
         assert backend.archive.history() == []
+    assert "variant 1 failed: no memory at /secret/path" in caplog.text
 
 
 def test_a_row_that_no_model_takes_fails_alone(tmp_path: Path) -> None:
@@ -125,6 +132,27 @@ def test_an_answer_that_is_not_stored_in_time_is_a_problem(served: Service, monk
         is_problem(await client.post("/v1/answer", json={"question": "q", "context": CAT}), 503)
 
     talk(served, conversation)
+
+
+def test_a_database_that_does_not_answer_is_a_problem_that_says_so(
+    served: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise OperationalError("SELECT secret", {"question": "secret"}, Exception("the connection is closed"))
+
+    monkeypatch.setattr(served.archive, "answered", fails)
+    monkeypatch.setattr(served.archive, "history", fails)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for response in (
+            await client.get("/v1/history"),
+            await client.post("/v1/answer", json={"question": "q", "context": CAT}),
+        ):
+            assert is_problem(response, 503)["detail"] == "the database does not answer"
+            assert response.headers["retry-after"] == "1"
+
+    talk(served, conversation)
+    assert "the connection is closed" in caplog.text and "secret" not in caplog.text
 
 
 def test_a_passage_that_no_model_takes_keeps_no_other_from_being_found(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ BODIES: dict[str, tuple[bytes, str, tuple[int, ...]]] = {
     "null": (b"null", JSON, (422,)),
     "a string": (b'"question"', JSON, (422,)),
     "keys twice": (b'{"question": "a", "question": "b", "context": "aaaaaa"}', JSON, (200,)),
+    "many foreign keys": (b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b"}", JSON, (422,)),
+    "a long foreign key": (ask(**{"k" * 500_000: 1}), JSON, (422,)),
     "foreign keys": (ask(**{"__proto__": {"a": 1}, "constructor": 1}), JSON, (422,)),
     "UTF-16": (ask().decode().encode("utf-16"), JSON, (200, 400, 422)),
     "a byte order mark": (b"\xef\xbb\xbf" + ask(), JSON, (200, 400, 422)),
