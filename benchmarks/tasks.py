@@ -89,6 +89,12 @@ def deployment(outcome: Outcome) -> tuple[str, str]:
     return outcome.recipe.runtime.name, str(outcome.recipe.params.get("bits.precision", "fp32"))
 
 
+def deployment_text(outcome: Outcome) -> str:
+    """Runtime and precision, with the number of blocks that stay int8: "onnx int4, 8 blocks int8"."""
+    blocks = outcome.recipe.params.get("bits.int8_blocks")
+    return " ".join(deployment(outcome)) + (f", {blocks} blocks int8" if blocks else "")
+
+
 def chosen(front: Front, goal: Goal) -> dict[str, Outcome]:
     """The outcomes that are compared, by what they are; what was not measured is not there."""
     plain = [o for o in front.outcomes if o.status == "complete" and o.baseline]
@@ -134,7 +140,7 @@ def rows_of(task: str, front: Front, study: StudyRecord) -> list[tuple[str, ...]
             (
                 task,
                 f"{what} {goal.most_lost:g} {front.loss_unit}" if what == BEST else what,
-                " ".join(deployment(outcome)),
+                deployment_text(outcome),
                 text(outcome.measurements[study.metric]),
                 f"{lost(front, outcome):.1f}",
                 "" if tested is None else text(tested),

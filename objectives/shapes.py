@@ -130,7 +130,9 @@ class Shapes:
         return cls(*kinds, **scalars)
 
 
-def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0) -> Floats:
+def megabytes_of(
+    shapes: Shapes, precision: str, tables: str = "", head: str = "", fp32_blocks: int = 0, int8_blocks: int = 0
+) -> Floats:
     """(N,): storage in MB of 1e6 bytes where weights have this precision. Scales and file headers are not counted.
 
     Args:
@@ -138,6 +140,7 @@ def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "
         tables: precision of the embedding tables; "": that of the vectors.
         head: precision of the matrices that a row passes once; "": that of the others.
         fp32_blocks: blocks whose matrices stay fp32.
+        int8_blocks: blocks, of the others, whose matrices are int8.
 
     Precisions are keys of `ceilings.BYTES`. A tied table is stored once where it and the head have the same precision,
     else twice: as rows and as the head.
@@ -152,18 +155,20 @@ def megabytes_of(shapes: Shapes, precision: str, tables: str = "", head: str = "
             raise ValueError(f"precision must be one of {', '.join(BYTES)}, got {name}")
     once = shapes.tied if tables == head else np.zeros(len(shapes))
     stored: Floats = (
-        matrix_bytes(shapes, precision, head, fp32_blocks)
+        matrix_bytes(shapes, precision, head, fp32_blocks, int8_blocks)
         + (shapes.tables - once) * BYTES[tables]
         + shapes.vectors * BYTES[vectors]
     )
     return stored / 1e6
 
 
-def matrix_bytes(shapes: Shapes, precision: str, head: str = "", fp32_blocks: int = 0) -> Floats:
+def matrix_bytes(shapes: Shapes, precision: str, head: str = "", fp32_blocks: int = 0, int8_blocks: int = 0) -> Floats:
     """(N,): bytes of all matrices, with arguments as for `megabytes_of`; a pass reads each of them once."""
-    kept = np.minimum(fp32_blocks / np.maximum(shapes.blocks, 1.0), 1.0)
+    blocks = np.maximum(shapes.blocks, 1.0)
+    fp32 = np.minimum(fp32_blocks / blocks, 1.0)
+    int8 = np.minimum(int8_blocks / blocks, 1.0 - fp32)
     inside = shapes.weights - shapes.row_weights
-    each = kept * BYTES["fp32"] + (1 - kept) * BYTES[precision]
+    each = fp32 * BYTES["fp32"] + int8 * BYTES["int8"] + (1 - fp32 - int8) * BYTES[precision]
     read: Floats = inside * each + shapes.row_weights * BYTES[head or precision]
     return read
 

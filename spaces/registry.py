@@ -38,7 +38,12 @@ AXIS_ENTRIES = (
         "low_rank", "spaces.axes.low_rank", "LowRankFactors", ("rank", "embeddings", "method", "allocation", "where")
     ),
     Registration("sparse", "spaces.axes.sparse", "SparseMatrices", ("weights", "pattern")),
-    Registration("bits", "spaces.axes.bits", "Bits", ("precision", "embeddings", "head", "rounding", "fp32_blocks")),
+    Registration(
+        "bits",
+        "spaces.axes.bits",
+        "Bits",
+        ("precision", "embeddings", "head", "rounding", "fp32_blocks", "int8_blocks"),
+    ),
     Registration("cache", "spaces.axes.cache", "CacheKind", ("kind", "recent", "window", "sinks", "speculation")),
 )
 #: The first is the reference of parity and of "times faster than eager". The first trials of a search use the last one

@@ -109,7 +109,8 @@ def made_by(recipe: Recipe, weights: Path, context: Context) -> dict[str, Any]:
         return {}
     plan, files = build.precision_of(recipe), json.loads((weights / MANIFEST).read_text())["files"]
     calibrated = plan["precision"] == "int8-static" or "rounding" in plan
-    needed = {calibration.CALIBRATION_FILE: calibrated, sensitivity.SENSITIVITY_FILE: "fp32_blocks" in plan}
+    ordered = "fp32_blocks" in plan or "int8_blocks" in plan
+    needed = {calibration.CALIBRATION_FILE: calibrated, sensitivity.SENSITIVITY_FILE: ordered}
     read = {name: files[name][1] for name, needs in needed.items() if needs and name in files}
     return {"made_by": by, **({"calibrated_by": read} if read else {})}
 

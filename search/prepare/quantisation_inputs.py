@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from spaces.base import TaskModel
 
 SENSITIVITY_ROWS = 32  # more rows do not change the order of the blocks
+SENSITIVITY_ROWS_THAT_GENERATE = 256  # of a causal language model: 2,048 tokens, as the effects of leaving blocks out
 CALIBRATION_BATCH = 16
 
 
 def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, task: Task) -> None:
     """Write `calibration.npz` (training rows without labels) and `sensitivity.json` (of `model`, on the first rows).
 
-    Every set of weights has the same rows. A model of unknown anatomy has no `sensitivity.json`.
+    Every set of weights has the same rows. A model of unknown anatomy has no `sensitivity.json`. The rounding whose
+    effect is measured is that of the integer weights that the task's models have.
+
     Leaves `model` in eval mode with its weights frozen.
     """
     import torch
@@ -37,11 +40,13 @@ def calibrate(folder: Path, model: TaskModel, names: Sequence[str], data: Path, 
     rows = np.random.default_rng(0).permutation(len(encoded))[: task.most_rows(count, longest)]
     batch = encoded.batch(rows)
     calibration.write(folder, {name: batch[name] for name in names})
-    few = rows[: task.most_rows(SENSITIVITY_ROWS, longest)]
+    few = rows[: task.most_rows(SENSITIVITY_ROWS_THAT_GENERATE if task.generates else SENSITIVITY_ROWS, longest)]
     size = task.most_rows(CALIBRATION_BATCH, longest)
     ordered = few[by_length(encoded.lengths[few], size)]
     fed = ({n: torch.from_numpy(b[n]) for n in names} for b in batches(encoded, size, ordered))
+    rounding = sensitivity.by_group if task.generates else sensitivity.by_output
     try:
-        sensitivity.write(folder, sensitivity.measure_sensitivity(model, fed, task.certainty))
+        scores = sensitivity.measure_sensitivity(model, fed, task.certainty, rounding)
+        sensitivity.write(folder, scores)
     except Infeasible:
         return

@@ -21,6 +21,7 @@ OWN_ENDS = {
     ("distill", "layers"): "1 to the model's own, off: the model's own",
     ("embedding", "size"): "1 to the model's own, off: the model's own",
     ("bits", "fp32_blocks"): "0 to the model's own, off: 0",
+    ("bits", "int8_blocks"): "0 to the model's own, off: 0",
 }
 
 #: A shape for which every axis offers all its knobs.

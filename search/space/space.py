@@ -12,6 +12,7 @@ from search.errors import UserError, listed
 from search.space.cache_knobs import cache_knobs, caches_of
 from search.space.choices import runtime_knob
 from search.space.deployments import CACHE, PRECISION, RUNTIME, Deployment
+from search.space.int8_blocks import every_deployment
 from search.tasks import task_of
 from spaces import registry, two_of_four
 from spaces.axes.bits import OPT_IN_PRECISIONS, PRECISIONS
@@ -73,7 +74,8 @@ class Space:
     def _with_a_cache(self, params: Params) -> dict[str, Value]:
         """The settings of the runtime's first cache where `params` name one that it does not have; else empty."""
         wanted = Deployment.of(params)
-        here = [d for d in self.deployments if (d.runtime, d.precision) == (wanted.runtime, wanted.precision)]
+        kernels = (wanted.runtime, wanted.precision, wanted.int8_blocks)
+        here = [d for d in self.deployments if (d.runtime, d.precision, d.int8_blocks) == kernels]
         if not here or wanted in here:
             return {}
         return {name: value for name, value in here[0].settings.items() if name in self.knobs}
@@ -216,7 +218,7 @@ def _deployments(
         generating = runtime if generates and isinstance(runtime, GeneratingRuntime) else None
         kernels = generating.generating_precisions if generating is not None else runtime.precisions
         here = [precision for precision in kernels(context) if precision in offered]
-        every = [Deployment(runtime.name, precision, cache) for precision in here for cache in caches]
+        every = every_deployment(config, knobs, runtime.name, here, caches)
         possible = [one for one in every if one.possible]
         if every and not possible:
             missing[runtime.name] = "prompt_lookup is searched under onnx in fp32 alone"
@@ -265,11 +267,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
     for wanted in shares:
         params = {n: _moderate(space.knobs[n], share) for n, share in wanted.items() if n in space.searched}
         if params:
-            full = {
-                **{n: k.off for n, k in space.searched.items()},
-                **params,
-                **best.settings,
-            }
+            full = {**{n: k.off for n, k in space.searched.items()}, **params, **best.settings}
             chosen = space.complete({n: v for n, v in full.items() if n in space.searched})
             if space.contains(chosen) and chosen not in settings:
                 settings.append(chosen)

@@ -24,7 +24,7 @@ SCRATCH = ".scratch"
 SCRATCH_S = 7 * 24 * 3600.0  # unfinished files older than this are abandoned
 HALF_WRITTEN_S = 24 * 3600.0
 #: Versions by stage, raised whenever the code gives another result for the same key (1 for stages not named).
-CODE_VERSIONS = {"data": 2, "teacher": 4, "statistics": 4, "weights": 6, "predictions": 2}
+CODE_VERSIONS = {"data": 2, "teacher": 5, "statistics": 4, "weights": 7, "predictions": 2}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ WITH_INTEGER_TABLES = ("onnx", "openvino")
 HEAD_PRECISIONS = ("body", "fp32", "int8", "int4")
 #: Precisions beside which it can have another.
 WITH_A_HEAD = ("int8", "int4")
+#: Precisions under which some blocks of a causal language model can have int8 weights.
+WITH_INT8_BLOCKS = ("int4",)
 #: How int4 is made of a causal language model's weights. nearest: each group fitted to its weights alone; gptq: with
 #: error feedback, to what the matrix gives on calibration rows (`spaces.gptq`).
 ROUNDINGS = ("nearest", "gptq")
@@ -70,18 +72,13 @@ class Bits:
         )
         if not shape.layers:
             return (precision, embeddings, head, rounding)
-        fp32_blocks = Knob(
-            "fp32_blocks",
-            off=0,
-            low=0,
-            high=shape.depth,
-            step=1,
-            method=True,
-            opt_in=True,
-            needs=("precision", INTEGER),
-            help="blocks that stay fp32 under an integer precision, the most sensitive first; so does the head then",
+        fp32_help = "blocks that stay fp32 under an integer precision, the most sensitive first; so does the head then"
+        int8_help = "blocks of a causal language model with int8 weights under int4, the most sensitive first"
+        blocks = (
+            _counted("fp32_blocks", shape.depth, INTEGER, fp32_help),
+            _counted("int8_blocks", shape.depth, WITH_INT8_BLOCKS, int8_help),
         )
-        return (precision, embeddings, head, rounding, fp32_blocks)
+        return (precision, embeddings, head, rounding, *blocks)
 
     def decide(self, statistics: Statistics, settings: Settings) -> Plan:
         return precision(settings)
@@ -96,27 +93,41 @@ class Bits:
         """Does nothing, because the runtime lowers the plan."""
 
 
+def _counted(name: str, depth: int, precisions: tuple[str, ...], what: str) -> Knob:
+    """A number of blocks that have another precision than the others under one of `precisions`."""
+    return Knob(
+        name,
+        off=0,
+        low=0,
+        high=depth,
+        step=1,
+        method=True,
+        opt_in=True,
+        needs=("precision", precisions),
+        help=what,
+    )
+
+
 def precision(settings: Settings) -> Plan:
-    """The precision plan of these settings: {"precision"}, with "fp32_blocks", "embeddings", "head" and "rounding" only
-    where they are not off.
+    """The precision plan of these settings: {"precision"}, with "fp32_blocks", "int8_blocks", "embeddings", "head" and
+    "rounding" only where they are not off.
 
     Raises:
-        Infeasible: an unknown value, or fp32 blocks without an integer precision.
+        Infeasible: an unknown value, fp32 blocks without an integer precision, or int8 blocks without int4.
     """
     precision = str(settings.get("precision", "fp32"))
     if precision not in PRECISIONS:
         raise Infeasible(f"bits.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     plan: Plan = {"precision": precision}
-    fp32_blocks = int(settings.get("fp32_blocks", 0))
-    if fp32_blocks < 0:
-        raise Infeasible(f"bits.fp32_blocks must be 0 or more, got {fp32_blocks}")
-    if fp32_blocks and precision not in INTEGER:
-        raise Infeasible(
-            f"bits.fp32_blocks must be 0 unless the precision is {' or '.join(INTEGER)}, "
-            f"got {fp32_blocks} with {precision}"
-        )
-    if fp32_blocks:
-        plan["fp32_blocks"] = fp32_blocks
+    for name, precisions in (("fp32_blocks", INTEGER), ("int8_blocks", WITH_INT8_BLOCKS)):
+        count = int(settings.get(name, 0))
+        if count < 0:
+            raise Infeasible(f"bits.{name} must be 0 or more, got {count}")
+        if count and precision not in precisions:
+            wanted = f"must be 0 unless the precision is {' or '.join(precisions)}"
+            raise Infeasible(f"bits.{name} {wanted}, got {count} with {precision}")
+        if count:
+            plan[name] = count
     embeddings = str(settings.get("embeddings", "as-is"))
     if embeddings not in EMBEDDING_PRECISIONS:
         raise Infeasible(f"bits.embeddings must be one of {', '.join(EMBEDDING_PRECISIONS)}, got {embeddings!r}")

@@ -24,19 +24,20 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with bes
 
 @torch.inference_mode()
 def calibrated(
-    model: TaskModel, rows: Sequence[Mapping[str, np.ndarray]], body: int, head: int, fp32_blocks: Sequence[str] = ()
+    model: TaskModel, rows: Sequence[Mapping[str, np.ndarray]], body: int, head: int, others: Sequence[str] = ()
 ) -> dict[str, Groups]:
     """The integers by path: `body` bits for the matrices in blocks, `head` bits for the output projection.
 
-    Matrices of 32 bits, and the blocks at `fp32_blocks`, are unchanged. `rows` are input_ids and attention_mask (1, L),
-    without padding. The weights in the blocks of `model` become the dequantised integers.
+    Matrices of 32 bits, and the blocks at the paths `others`, are unchanged: those of fp32, and those of 8 bits, whose
+    rounding errs by 1/16 of that to 4. `rows` are input_ids and attention_mask (1, L), without padding. The weights in
+    the other blocks of `model` become the dequantised integers.
     """
     anatomy = anatomy_of(model.backbone)
     paths = {module: path for path, module in model.named_modules()}
     hidden, calls = _calls(model, list(anatomy.blocks), rows)
     groups_by_linear: dict[str, Groups] = {}
     for index, block in enumerate(anatomy.blocks):
-        if body < 32 and paths[block] not in fp32_blocks:
+        if body < 32 and paths[block] not in others:
             with _moments([m for m in block.modules() if isinstance(m, nn.Linear)]) as moments:
                 for x, by_block in zip(hidden, calls, strict=True):
                     _output(block, x, by_block[index])

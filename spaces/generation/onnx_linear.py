@@ -38,20 +38,32 @@ class Precision:
     head: int
     table: int
     fp32_blocks: Sequence[str] = ()
+    int8_blocks: Sequence[str] = ()
     quantise: Quantise = field(default=to_nearest)
 
     @classmethod
-    def of(cls, plan: Plan, fp32_blocks: Sequence[str] = (), quantise: Quantise = to_nearest) -> Precision:
-        """Raises Infeasible for a precision that a causal model does not have here."""
+    def of(cls, plan: Plan, fp32_blocks: Sequence[str] = (), int8_blocks: Sequence[str] = ()) -> Precision:
+        """The paths are of blocks that have other bits than the plan's precision.
+
+        Raises:
+            Infeasible: a precision that a causal model does not have here.
+        """
         name = str(plan["precision"])
         if name not in BITS:
             raise Infeasible(f"bits.precision of a causal model must be one of {', '.join(BITS)} here, got {name}")
         head = str(plan.get("head", name))
-        return cls(BITS[name], BITS[head], BITS[str(plan.get("embeddings", "fp32"))], fp32_blocks, quantise)
+        return cls(BITS[name], BITS[head], BITS[str(plan.get("embeddings", "fp32"))], fp32_blocks, int8_blocks)
 
     def bits(self, path: str) -> int:
         """Of a matrix inside a block."""
-        return 32 if any(path.startswith(f"{block}.") for block in self.fp32_blocks) else self.body
+        if _is_inside(path, self.fp32_blocks):
+            return 32
+        return 8 if _is_inside(path, self.int8_blocks) else self.body
+
+
+def _is_inside(path: str, blocks: Sequence[str]) -> bool:
+    """Whether a matrix is of one of these blocks."""
+    return any(path.startswith(f"{block}.") for block in blocks)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -30,12 +30,15 @@ def refuse_others(plan: Plan) -> None:
         raise Infeasible("bits.head: only a causal language model has an output matrix with a precision of its own")
     if "rounding" in plan:
         raise Infeasible(f"bits.rounding: {plan['rounding']} is of causal language models alone")
+    if "int8_blocks" in plan:
+        raise Infeasible("bits.int8_blocks: only a causal language model has int8 and int4 blocks together")
 
 
 def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path:
     """`path`, the graph of the model in `folder` under this plan; written where it does not exist yet.
 
-    int8 and int4 are weights by groups of 32 (`spaces.generation.onnx_linear`).
+    int8 and int4 are weights by groups of 32 (`spaces.generation.onnx_linear`). Of the blocks, the most sensitive
+    first, those of `fp32_blocks` stay fp32 and the next, those of `int8_blocks`, are int8.
 
     Raises:
         Infeasible: a device, head, family or precision that is not supported.
@@ -49,16 +52,31 @@ def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path
         from spaces.generation import onnx_decoder
         from spaces.generation.onnx_linear import Precision
 
-        count = int(plan.get("fp32_blocks", 0))
-        blocks = sensitivity.read(folder) if count else []
-        if count > len(blocks):
-            raise Infeasible(f"bits.fp32_blocks must be at most the model's {len(blocks)} blocks, got {count}")
-        model, precision = build.load_model(folder), Precision.of(plan, blocks[:count])
+        blocks = _apart(folder, plan)
+        fp32 = int(plan.get("fp32_blocks", 0))
+        model = build.load_model(folder)
+        precision = Precision.of(plan, blocks[:fp32], blocks[fp32:])
         if "rounding" in plan:
             precision = _by_outputs(model, precision, folder)
         with written_whole(path) as partial:
             onnx_decoder.write(model, precision, partial)
     return path
+
+
+def _apart(folder: Path, plan: Plan) -> list[str]:
+    """The paths of the blocks that have a precision of their own, the most sensitive first.
+
+    Raises:
+        Infeasible: the model has fewer blocks, or no order of them.
+    """
+    counts = {f"bits.{name}": int(plan[name]) for name in ("fp32_blocks", "int8_blocks") if plan.get(name)}
+    if not counts:
+        return []
+    names, count = " and ".join(counts), sum(counts.values())
+    blocks = sensitivity.read(folder, names)
+    if count > len(blocks):
+        raise Infeasible(f"{names} must be at most the model's {len(blocks)} blocks, got {count}")
+    return blocks[:count]
 
 
 def _by_outputs(model: TaskModel, precision: Precision, folder: Path) -> Precision:
@@ -71,7 +89,8 @@ def _by_outputs(model: TaskModel, precision: Precision, folder: Path) -> Precisi
     from spaces.generation.onnx_linear import to_nearest
 
     rows = calibration.read(folder, "bits.rounding")
-    groups = calibrated(model, rows, precision.body, precision.head, precision.fp32_blocks)
+    others = (*precision.fp32_blocks, *precision.int8_blocks)
+    groups = calibrated(model, rows, precision.body, precision.head, others)
 
     def quantise(path: str, weight: Tensor, bits: int) -> Groups:
         return groups[path] if path in groups else to_nearest(path, weight, bits)

@@ -154,15 +154,17 @@ class OnnxPredict:
 def file_of(plan: Plan, fused: bool = True) -> str:
     """The graph's file in a model folder: onnx/fp32.onnx, onnx/int8-w2.onnx, onnx/int8-e8.onnx, onnx/int4-h8.onnx.
 
-    Without fused attention it is onnx/fp32-unfused.onnx.
+    -w2 are two fp32 blocks, and -b2 of an int4 two int8 ones. Without fused attention it is onnx/fp32-unfused.onnx.
     """
-    fp32_blocks = f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else ""
-    embeddings = "-e8" if plan.get("embeddings") == "int8" else ""
-    head = f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else ""
-    rounding = f"-{plan['rounding']}" if "rounding" in plan else ""
-    return (
-        f"{ONNX_FOLDER}/{plan['precision']}{fp32_blocks}{embeddings}{head}{rounding}{'' if fused else '-unfused'}.onnx"
+    parts = (
+        f"-w{plan['fp32_blocks']}" if plan.get("fp32_blocks") else "",
+        f"-b{plan['int8_blocks']}" if plan.get("int8_blocks") else "",
+        "-e8" if plan.get("embeddings") == "int8" else "",
+        f"-h{str(plan['head']).lstrip('intfp')}" if "head" in plan else "",
+        f"-{plan['rounding']}" if "rounding" in plan else "",
+        "" if fused else "-unfused",
     )
+    return f"{ONNX_FOLDER}/{plan['precision']}{''.join(parts)}.onnx"
 
 
 def versions() -> dict[str, str]:

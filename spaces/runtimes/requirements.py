@@ -9,7 +9,8 @@ from spaces.knob import Plan
 from spaces.runtime import Context, Runtime
 from spaces.runtimes import float8
 
-#: Runtimes that open the graphs of causal language models, whose output matrix and rounding have knobs of their own.
+#: Runtimes that open the graphs of causal language models, whose output matrix, rounding and blocks have knobs of
+#: their own.
 GRAPH_RUNTIMES = ("onnx", "openvino")
 
 
@@ -32,6 +33,8 @@ def require(
         raise Infeasible(f"bits.head: {runtime.name} has no precision of its own for the output matrix; onnx has")
     if "rounding" in plan and runtime.name not in GRAPH_RUNTIMES:
         raise Infeasible(f"bits.rounding: {runtime.name} has no int4 by {plan['rounding']}; onnx has")
+    if "int8_blocks" in plan and runtime.name not in GRAPH_RUNTIMES:
+        raise Infeasible(f"bits.int8_blocks: {runtime.name} has no int4 with blocks of int8; onnx has")
     precision = str(plan["precision"])
     if precision not in (runtime.precisions(context) if precisions is None else precisions):
         problem = float8.missing(context) if precision == float8.FP8 and runtime.name in float8.FP8_RUNTIMES else None

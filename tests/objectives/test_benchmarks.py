@@ -113,6 +113,20 @@ def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncomp
     assert [promise.met for promise in none_within] == [False, False]
 
 
+def test_the_benchmark_of_int8_blocks_measures_the_plans_of_a_search(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import int8_blocks
+
+    int4 = {"precision": "int4", "head": "int8", "rounding": "gptq"}
+    plans = [one.plan for one in int8_blocks.deployments_of([0, 8], "gptq")]
+    assert plans == [{"precision": "fp32"}, {"precision": "int8"}, int4, {**int4, "int8_blocks": 8}]
+    monkeypatch.setattr(sys, "argv", ["int8_blocks", "--blocks", "0", "31"])
+    with pytest.raises(SystemExit, match="2"):
+        int8_blocks.main()
+    assert "--blocks must be between 0 and 30, got 31" in capsys.readouterr().err
+
+
 def test_each_task_is_judged_by_its_own_factors_in_its_own_time() -> None:
     from search.front.outcome import Outcome
     from search.tasks import TASKS

@@ -49,6 +49,11 @@ def test_parameters_and_megabytes_count_every_number_once() -> None:
     assert megabytes_of(model(), "int4", head="int8") * 1e6 == pytest.approx([in_blocks / 2 + 32 + 4 * 1900])
     one_of_two = megabytes_of(model(), "int8", fp32_blocks=1)
     assert one_of_two * 1e6 == pytest.approx([2.5 * in_blocks + 32 + 4 * 1900])
+    for int8_blocks, share in ((1, 0.75), (2, 1.0), (3, 1.0)):
+        mixed = megabytes_of(model(), "int4", head="int8", int8_blocks=int8_blocks)
+        assert mixed * 1e6 == pytest.approx([share * in_blocks + 32 + 4 * 1900])
+    both = megabytes_of(model(), "int4", fp32_blocks=1, int8_blocks=1)
+    assert both * 1e6 == pytest.approx([2.5 * in_blocks + 16 + 4 * 1900])
     with pytest.raises(ValueError, match="precision must be one of"):
         megabytes_of(model(), "int3")
     with pytest.raises(ValueError, match="precision must be one of"):

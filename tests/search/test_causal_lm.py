@@ -200,6 +200,8 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
             "objectives: must have prompts of at most workload.prompt (16) tokens",
         ),
         ({"objectives": ["metric", "generate_ms/b2-ldata"]}, "got generate_ms/b2-ldata"),
+        ({"space": {"bits": {"int8_blocks": [0, 3]}}}, "space.bits.int8_blocks: must be between 0 and 2, got 3"),
+        ({"space": {"bits": {"int8_blocks": "two"}}}, "space.bits.int8_blocks: must be a whole number"),
     ],
     ids=[
         "head",
@@ -221,6 +223,8 @@ def test_windows_without_room_or_without_enough_text_are_refused() -> None:
         "one token",
         "long prompt",
         "prompts of the data",
+        "more blocks than there are",
+        "a word of blocks",
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error(

@@ -106,6 +106,11 @@ def test_the_error_of_a_time_holds_its_interval_and_what_processes_differ_by(pre
         ),
         ({"runtime.name": "onnx", "bits.precision": "int8", "bits.fp32_blocks": 2}, "onnx/int8 fp32_blocks 2"),
         ({"runtime.name": "onnx", "bits.precision": "fp32", "bits.fp32_blocks": 2}, "onnx/fp32"),
+        (
+            {"runtime.name": "onnx", "bits.precision": "int4", "bits.int8_blocks": 8, "bits.head": "int8"},
+            "onnx/int4 int8_blocks 8 head int8",
+        ),
+        ({"runtime.name": "onnx", "bits.precision": "int8", "bits.int8_blocks": 8}, "onnx/int8"),
         ({"bits.embeddings": "int8"}, "eager/fp32 embeddings int8"),
     ],
 )

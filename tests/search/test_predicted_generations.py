@@ -57,6 +57,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"bits.precision": "int8", "bits.fp32_blocks": 1}, 2.5 * BLOCKS + HEAD, 18),
         ({"bits.precision": "int4"}, 0.5 * (BLOCKS + HEAD), 18),
         ({"bits.precision": "int4", "bits.head": "int8"}, 0.5 * BLOCKS + HEAD, 18),
+        ({"bits.precision": "int4", "bits.int8_blocks": 1, "bits.head": "int8"}, 0.75 * BLOCKS + HEAD, 18),
+        ({"bits.precision": "int4", "bits.int8_blocks": 2}, BLOCKS + 0.5 * HEAD, 18),
+        ({"bits.precision": "int8", "bits.int8_blocks": 1}, BLOCKS + HEAD, 18),  # inactive
         ({"cache.kind": "static"}, 4 * (BLOCKS + HEAD), 20),  # all that is allocated
         ({"cache.kind": "sliding", "cache.window": 8, "cache.sinks": 4}, 4 * (BLOCKS + HEAD), 12),
     ],

@@ -40,8 +40,14 @@ def settings_of(axis: Axis, original: Subject) -> list[dict[str, Value]]:
     off = {k.name: k.off for k in knobs}
     middle = middling(axis, original.statistics.shape)
     alone = [{**off, k.name: k.values()[0]} for k in sizes(axis, original.statistics.shape)]
-    modes = [{**middle, k.name: choice, **MEASURED.get(choice, {})} for k in knobs if k.method for choice in chosen(k)]
+    methods = [k for k in knobs if k.method]
+    modes = [{**active(k, middle), k.name: choice, **MEASURED.get(choice, {})} for k in methods for choice in chosen(k)]
     return [middle, *alone, *modes]
+
+
+def active(knob: Knob, settings: dict[str, Value]) -> dict[str, Value]:
+    """The settings, changed where the knob would be inactive under them."""
+    return settings if knob.needs is None or knob.applies(settings) else {**settings, knob.needs[0]: knob.needs[1][0]}
 
 
 def chosen(knob: Knob) -> list[Value]:
@@ -201,6 +207,8 @@ def test_a_reloaded_model_is_the_one_that_was_built(axis: Axis, original: Subjec
         ("bits", {"embeddings": "int3"}),
         ("bits", {"fp32_blocks": -1}),
         ("bits", {"fp32_blocks": 2}),  # the precision is fp32
+        ("bits", {"int8_blocks": -1}),
+        ("bits", {"int8_blocks": 2}),
     ],
 )
 def test_settings_out_of_range_are_infeasible_and_name_the_knob_and_the_value(axis: str, settings: Settings) -> None:

@@ -124,3 +124,15 @@ def test_an_unknown_family_has_no_order(tmp_path: Path) -> None:
         sensitivity.measure_sensitivity(model, batches(base), class_certainty)
     with pytest.raises(Infeasible, match=r"sensitivity\.json"):
         sensitivity.read(tmp_path)
+
+
+@pytest.mark.parametrize("inputs", [64, 50])
+def test_rounding_by_group_is_to_15_steps_of_each_group_s_range(inputs: int) -> None:
+    weight = torch.randn(5, inputs, generator=torch.Generator().manual_seed(0))
+    weight[2, :32] = 0
+    error = sensitivity.by_group(weight)
+    assert error.shape == weight.shape and not error[2, :32].any()
+    for row, lost in zip(weight, error, strict=True):
+        for group, gap in zip(row.split(32), lost.split(32), strict=True):
+            step = (group.clamp(min=0).max() - group.clamp(max=0).min()) / 15
+            torch.testing.assert_close(gap, (group / step.clamp(min=1e-9)).round() * step - group, atol=1e-6, rtol=0)

@@ -59,6 +59,9 @@ def test_blocks_stay_wide_only_under_an_integer_precision() -> None:
         steps = build.steps_of({"bits.precision": precision, "bits.fp32_blocks": 2}, shape)
         assert steps == (Step("bits", {"precision": precision, "fp32_blocks": 2}),)
     assert "fp32_blocks" not in {k.name for k in registry.axis_named("bits").knobs(build.NO_SHAPE)}
+    for precision in ("int8", "int4"):
+        (step,) = build.steps_of({"bits.precision": precision, "bits.int8_blocks": 2}, shape)
+        assert step.settings == {"precision": precision, **({"int8_blocks": 2} if precision == "int4" else {})}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,8 @@ def test_blocks_stay_wide_only_under_an_integer_precision() -> None:
         ({}, {"precision": "fp32"}),
         ({"precision": "int8", "fp32_blocks": 0, "embeddings": "as-is"}, {"precision": "int8"}),
         ({"precision": "int8", "fp32_blocks": 2}, {"precision": "int8", "fp32_blocks": 2}),
+        ({"precision": "int4", "int8_blocks": 2}, {"precision": "int4", "int8_blocks": 2}),
+        ({"precision": "int4", "int8_blocks": 0}, {"precision": "int4"}),
         ({"embeddings": "int8"}, {"precision": "fp32", "embeddings": "int8"}),
     ],
 )

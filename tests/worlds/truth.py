@@ -161,16 +161,16 @@ def synthetic() -> World:
     speed = {"fp32": 1.0, "int8": 0.45, "int4": 0.7}
     lost = {"fp32": 0.0, "int8": 0.004, "int4": 0.02}
     costs = np.stack([
-        np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w, _ in deployments
+        np.log(0.3 + overhead[r] * layers * (1 + 0.3 * (rank < 1)) + 0.9 * speed[w] * work) for r, w, *_ in deployments
     ], axis=1)  # fmt: skip
     costs += rng.normal(0, 0.02, costs.shape)
     taken = damage(layers / 12, width, heads, neurons, rank)
     truth = 0.5 + 0.36 * np.exp(-(taken**1.3) * 1.6) + rng.normal(0, 0.004, len(rows))
     fragile = np.stack(
-        [1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w, _ in deployments], 1
+        [1 + 2 * (1 - work / work.max()) if w != "fp32" else np.zeros(len(rows)) for _, w, *_ in deployments], 1
     )
     quality = (
-        truth[:, None] - fragile * np.array([lost[w] for _, w, _ in deployments]) + rng.normal(0, 0.0015, costs.shape)
+        truth[:, None] - fragile * np.array([lost[w] for _, w, *_ in deployments]) + rng.normal(0, 0.0015, costs.shape)
     )
     return World(
         "synthetic",

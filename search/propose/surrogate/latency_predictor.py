@@ -19,11 +19,10 @@ from search.front.outcome import LATENCY, Outcome
 from search.measure.measurer import Measurer
 from search.measure.timing import LATENCIES
 from search.prepare.prepared import Prepared
-from search.propose.surrogate.step_reads import AS_IS, StepReads
-from search.space.deployments import PRECISION, RUNTIME, Deployment
+from search.propose.surrogate.step_reads import Precisions, StepReads
+from search.space.deployments import RUNTIME, Deployment
 from search.space.sizes import outline_of, shapes_of
 from search.space.space import Params
-from spaces.axes.bits import HEAD_PRECISIONS, INTEGER, WITH_A_HEAD
 
 #: Relative standard error between fresh processes of one model; the interval of one process does not contain it.
 PROCESS_ERROR = 0.01
@@ -117,23 +116,22 @@ class LatencyPredictor:
 
 
 def deployment_name(params: Params) -> str:
-    """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 head int8".
+    """A deployment's name in the table of latencies: "onnx/int8", "onnx/int8 fp32_blocks 2", "onnx/int4 int8_blocks 8".
 
     A cache that is not the default one follows: "eager/fp32 cache kind static". Settings that are inactive
     under the precision are left out, as recipes have none.
     """
-    precision, fp32_blocks, tables = (
-        params.get(PRECISION, "fp32"),
-        params.get("bits.fp32_blocks", 0),
-        params.get("bits.embeddings", AS_IS),
+    stored = Precisions.of(params, head_follows=True)
+    parts = (
+        ("fp32_blocks", stored.fp32_blocks),
+        ("int8_blocks", stored.int8_blocks),
+        ("embeddings", stored.tables),
+        ("head", stored.head),
     )
-    spared = f" fp32_blocks {fp32_blocks}" if fp32_blocks and precision in INTEGER else ""
-    head = params.get("bits.head", HEAD_PRECISIONS[0])
-    apart = "" if head == HEAD_PRECISIONS[0] or precision not in WITH_A_HEAD else f" head {head}"
-    of_tables = "" if tables == AS_IS else f" embeddings {tables}"
+    apart = "".join(f" {name} {value}" for name, value in parts if value)
     deployment = Deployment.of({RUNTIME: "eager", **params})
-    cache = "".join(f" cache {part}" for part in deployment.to_json()[2:])
-    return f"{deployment.runtime}/{precision}{spared}{of_tables}{apart}{cache}"
+    cache = "".join(f" cache {part}" for part in deployment.cache_parts)
+    return f"{deployment.runtime}/{stored.precision}{apart}{cache}"
 
 
 def error_of(timed: Measurement) -> float:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from objectives.arrays import Floats
 from objectives.passes import Passes
 from objectives.shapes import Shapes, matrix_bytes
-from search.space.deployments import PRECISION, RUNTIME, Deployment
+from search.space.deployments import INT8_BLOCKS, PRECISION, RUNTIME, Deployment
 from search.space.space import Params
-from spaces.axes.bits import EMBEDDING_PRECISIONS, HEAD_PRECISIONS, INTEGER, WITH_A_HEAD
+from spaces.axes.bits import EMBEDDING_PRECISIONS, HEAD_PRECISIONS, INTEGER, WITH_A_HEAD, WITH_INT8_BLOCKS
 from spaces.cache_settings import CacheSettings
 from spaces.generation import cache_size
 from spaces.generation.causal_predict import default_cache
@@ -28,6 +28,7 @@ class Precisions(NamedTuple):
     tables: str  # "": as the vectors
     head: str  # "": as the other matrices
     fp32_blocks: int
+    int8_blocks: int
 
     @classmethod
     def of(cls, settings: Params, head_follows: bool) -> Precisions:
@@ -38,10 +39,12 @@ class Precisions(NamedTuple):
                 stay fp32; else it is fp32 too.
         """
         precision, tables = str(settings.get(PRECISION, "fp32")), str(settings.get(TABLES, AS_IS))
-        blocks = int(settings.get("bits.fp32_blocks", 0)) if precision in INTEGER else 0
+        fp32_blocks = int(settings.get("bits.fp32_blocks", 0)) if precision in INTEGER else 0
+        int8_blocks = int(settings.get(INT8_BLOCKS, 0)) if precision in WITH_INT8_BLOCKS else 0
         own = str(settings.get("bits.head", HEAD_PRECISIONS[0])) if precision in WITH_A_HEAD else HEAD_PRECISIONS[0]
-        follows = "fp32" if blocks and not head_follows else ""
-        return cls(precision, "" if tables == AS_IS else tables, follows if own == HEAD_PRECISIONS[0] else own, blocks)
+        follows = "fp32" if fp32_blocks and not head_follows else ""
+        head = follows if own == HEAD_PRECISIONS[0] else own
+        return cls(precision, "" if tables == AS_IS else tables, head, fp32_blocks, int8_blocks)
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,11 @@ class StepReads:
         """
         if not passes.steps:
             return shapes
-        precision, _, head, fp32_blocks = Precisions.of(settings, head_follows=True)
-        head_bytes = self._bytes_a_head(settings, precision, round(passes.tokens))
+        stored = Precisions.of(settings, head_follows=True)
+        head_bytes = self._bytes_a_head(settings, stored.precision, round(passes.tokens))
         return replace(
             shapes,
-            step_bytes=matrix_bytes(shapes, precision, head, fp32_blocks),
+            step_bytes=matrix_bytes(shapes, stored.precision, stored.head, stored.fp32_blocks, stored.int8_blocks),
             cache_bytes=passes.batch * head_bytes * self._key_heads(shapes),
         )
 
