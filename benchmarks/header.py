@@ -91,7 +91,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that JSON has no form for, as one that it has."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
@@ -108,7 +109,7 @@ def finish(arguments: argparse.Namespace, about: dict[str, Any], rows: Any, prom
         print("\n" + table(("promise", "what", "rule", "measured"), verdicts))
     if arguments.json is not None:
         answers = [{**asdict(p), "met": p.met} for p in promises]
-        text = json.dumps({"hardware": about, "figures": rows, "promises": answers}, indent=1, default=_plain)
+        text = json.dumps({"hardware": about, "figures": rows, "promises": answers}, indent=1, default=plain)
         partial = arguments.json.with_name(f".{arguments.json.name}.partial")
         partial.write_text(text + "\n")
         partial.replace(arguments.json)

@@ -7,7 +7,8 @@ Reads one plan as JSON from its standard input, and prints one reply a request a
 
 Of a plan with `callers` each sends its next request when it has the answer to the last, bodies in turn. A reply is
 [when it was due in seconds, status, milliseconds from then, text of the reply]; status 0: the connection broke.
-Standard library alone, and few lines: the client shares the machine with the service.
+Few lines, uvloop where it is installed, and a plain socket for a single caller: the client shares the machine with the
+service, and its own time counts as the service's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import sys
 import time
 from typing import Any
@@ -86,11 +88,56 @@ async def in_turns(plan: dict[str, Any], connections: Connections) -> list[Reply
     return replies
 
 
+def one_by_one(plan: dict[str, Any]) -> list[Reply]:
+    """A single caller. Raises OSError where the connection breaks."""
+    path, port = plan["path"], plan["port"]
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    replies: list[Reply] = []
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+        began = time.perf_counter()
+        for body in plan["bodies"]:
+            content = body.encode()
+            request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+            if (due_s := time.perf_counter() - began) >= plan["seconds"]:
+                break
+            connection.sendall(request)
+            answer = received(connection, b"", 0)
+            start = answer.index(b"\r\n\r\n") + 4
+            length = int(answer[:start].lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            answer = received(connection, answer, start + length)
+            took_ms = (time.perf_counter() - began - due_s) * 1e3
+            replies.append((due_s, int(answer.split(b" ", 2)[1]), took_ms, answer[start:].decode()))
+    return replies
+
+
+def received(connection: socket.socket, answer: bytes, length: int) -> bytes:
+    """`answer` and what comes after it, up to `length` bytes at least; 0: up to the end of its head."""
+    while len(answer) < length or (not length and b"\r\n\r\n" not in answer):
+        block = connection.recv(65_536)
+        if not block:
+            raise ConnectionResetError("the service has closed the connection")
+        answer += block
+    return answer
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where that is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 def main() -> int:
     plan = json.load(sys.stdin)
     gc.disable()  # a pause of the client would be counted as the service's
-    connections = Connections(plan["port"], plan["path"])
-    replies = asyncio.run(at_times(plan, connections) if "at_s" in plan else in_turns(plan, connections))
+    if plan.get("callers") == 1:
+        replies = one_by_one(plan)
+    else:
+        connections = Connections(plan["port"], plan["path"])
+        with asyncio.Runner(loop_factory=event_loop) as runner:
+            replies = runner.run(at_times(plan, connections) if "at_s" in plan else in_turns(plan, connections))
     json.dump(replies, sys.stdout)
     return 0
 

@@ -1,7 +1,19 @@
 """How the running service keeps its latency objective: load from another process on a real exported front.
 
     python -m benchmarks.serving --export mlruns/exports/question-answering            all of it, about half an hour
-    python -m benchmarks.serving --export mlruns/exports/question-answering --quick    shorter runs, under ten minutes
+    python -m benchmarks.serving --export mlruns/exports/question-answering --quick    shorter runs, about eight minutes
+
+Stages, and the time that each takes with the start of its services, for a front of five members; in brackets with
+`--quick`. Each has bounded loads, so none takes more than twice as long.
+
+| stage | measures | minutes |
+|---|---|---|
+| policies | attainment and effective quality of ours and both fixed variants under four loads | 15 (5) |
+| overhead | what the service adds to an idle question | 1 (1) |
+| batching | answers a second with batches over those without | 2 (1) |
+| overload | five times the capacity of the fastest variant, then half of it | 1 (1) |
+| soak | errors and memory at 80 % of the capacity of the most accurate variant | 11 (2) |
+| kill | answers in the database after `kill -9` | 1 (1) |
 
 The front is one of question answering. The questions are the test rows of the embedded example, so each answer is
 compared with its gold answers. Effective quality is the mean token F1 over all requests that are sent; one that is
@@ -13,40 +25,29 @@ callers. The simulation beside a real run has the same arrivals, and each varian
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks import header
+from benchmarks.served import BareModel
 from benchmarks.served_front import CALLERS, Bench, Run, figures, per_s
+from benchmarks.stages import StageResult
 from search.serve.policy import BacklogFit, Fixed, Policy
 from tests.worlds.arrivals import Arrivals
 
 OURS = "ours"
 KINDS = ("most accurate", "fastest")
 CASES = ("trace", "ramp", "bursts", "step")
-#: Times of the bare model on one question each, and where the median lies: search.load in a process of its own.
-BARE = """
-import json, sys, time
-import search
-model = search.load(sys.argv[1])
-asked = json.load(sys.stdin)
-for one in asked[:10]:
-    model(one["question"], one["context"])
-times = []
-for one in asked:
-    began = time.perf_counter()
-    model(one["question"], one["context"])
-    times.append((time.perf_counter() - began) * 1e3)
-print(json.dumps(times))
-"""
+#: Turns of the service and the bare model, so that both have the machine at the same speed; questions of each.
+TURNS, PER_TURN = 4, 60
+#: Requests in a row, and the share of them in time from which on an overload is over.
+ROW, RECOVERED = 100, 0.98
 
 
-def policies(bench: Bench, trace: Arrivals) -> tuple[dict[str, dict[str, Run]], float]:
-    """(runs by case and policy, requests a second of the most accurate variant)."""
+def policies(bench: Bench, trace: Arrivals) -> StageResult:
+    """Ours and both fixed variants under the same arrivals."""
     seconds = 15.0 if bench.quick else 60.0
     fastest, accurate = bench.variants[0].number, bench.variants[-1].number
     chosen: dict[str, tuple[int | None, Policy]] = {
@@ -62,27 +63,50 @@ def policies(bench: Bench, trace: Arrivals) -> tuple[dict[str, dict[str, Run]], 
             by_case[case] = {}
             for name, (number, policy) in chosen.items():
                 by_case[case][name] = bench.run(served, arrivals, number, measured, policy)
-    return by_case, bench.capacity
+    columns = ("load", "policy", "sent", "in time %", "simulated %", "effective F1", "not taken %", "p99 ms", "by")
+    text = (
+        f"{bench.study}, served: the most accurate variant answers {bench.capacity:.1f} a second; "
+        f"objective {bench.slo_ms:g} ms\n{header.table(columns, rows_of(by_case))}"
+    )
+    return StageResult({"per_s": bench.capacity, "runs": by_case}, text, _policy_promises(by_case))
 
 
-def overhead_ms(bench: Bench, count: int = 200) -> tuple[float, float]:
-    """(median of the bare model, median of what the service adds to the same question) of the fastest variant."""
+def overhead(bench: Bench, trace: Arrivals) -> StageResult:
+    """What the service adds to the fastest variant, one question at a time, and in which of its parts."""
     number = bench.variants[0].number
-    with bench.served() as served:
-        served.pin(number)
-        _, bodies = bench.bodies.take(20)
-        served.load(bodies, callers=1, seconds=30).replies()
-        taken, bodies = bench.bodies.take(count)
-        replies = served.load(bodies, callers=1, seconds=120).replies()
-    rows = [{"question": one.question, "context": one.context} for one in taken]
-    command = [sys.executable, "-c", BARE, str(bench.export / "models" / str(number))]
-    bare = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, cwd=header.ROOT, check=True)
-    alone = np.asarray(json.loads(bare.stdout))
-    through = np.asarray([reply.ms for reply in replies])
-    return float(np.median(alone)), float(np.median(through - alone))
+    alone, through, inside, model = list[float](), list[float](), list[float](), list[float]()
+    bare = BareModel(bench.export / "models" / str(number))
+    try:
+        with bench.served() as served:
+            served.pin(number)
+            warm, bodies = bench.bodies.take(20)
+            served.load(bodies, callers=1, seconds=30).replies()
+            bare.ms(warm)
+            for _ in range(TURNS):
+                taken, bodies = bench.bodies.take(PER_TURN)
+                replies = served.load(bodies, callers=1, seconds=30).replies()
+                alone += bare.ms(taken[: len(replies)])
+                through += [reply.ms for reply in replies]
+                inside += [reply.fields["milliseconds"]["total"] for reply in replies]
+                model += [reply.fields["milliseconds"]["model"] for reply in replies]
+    finally:
+        bare.close()
+
+    def added(longer: Sequence[float], shorter: Sequence[float]) -> float:
+        return float(np.median(np.subtract(longer, shorter)))
+
+    values = {
+        "alone, ms": float(np.median(alone)),
+        "added, ms": added(through, alone),
+        "model in the service, ms": added(model, alone),
+        "service beside the model, ms": added(inside, model),
+        "connection, HTTP and client, ms": added(through, inside),
+    }
+    promise = header.Promise("idle: the service adds, ms", values["added, ms"], high=2)
+    return StageResult(values, _line("idle question, medians", values), [promise])
 
 
-def batching(bench: Bench) -> dict[str, float]:
+def batching(bench: Bench, trace: Arrivals) -> StageResult:
     """Answers a second at saturation with batches, over those without, by what is asked."""
     seconds = 5.0 if bench.quick else 15.0
     number, rates = bench.variants[0].number, dict[tuple[str, str], float]()
@@ -92,10 +116,12 @@ def batching(bench: Bench) -> dict[str, float]:
             rates["questions with their contexts", size] = per_s(bench.throughput(served, number, seconds)[1])
             load = served.load(texts * 20, "/v1/embed", callers=CALLERS, seconds=seconds)
             rates["embeddings of short texts", size] = per_s(load.replies())
-    return {what: rates[what, "32"] / rates[what, "1"] for what in dict.fromkeys(what for what, _ in rates)}
+    gains = {what: rates[what, "32"] / rates[what, "1"] for what in dict.fromkeys(what for what, _ in rates)}
+    promise = header.Promise("batching: the larger gain", max(gains.values()), low=1.3)
+    return StageResult(gains, _line(f"batching, {CALLERS} callers, times the answers a second", gains), [promise])
 
 
-def overload(bench: Bench) -> dict[str, float]:
+def overload(bench: Bench, trace: Arrivals) -> StageResult:
     """Five times the capacity of the fastest variant, then half of it."""
     with bench.served() as served:
         most = per_s(bench.throughput(served, bench.variants[0].number, 5.0)[1])
@@ -109,42 +135,78 @@ def overload(bench: Bench) -> dict[str, float]:
     first, last = replies[: len(times)], replies[len(times) :]
     refused = [reply.ms for reply in first if reply.status == 429]
     taken = [reply for reply in first if reply.status != 429]
-    bad = [reply.due_s for reply in last if reply.status != 200 or reply.ms > bench.slo_ms]
-    return {
+    good = [reply.status == 200 and reply.ms <= bench.slo_ms for reply in last]
+    since = [reply.due_s - float(times[-1]) for reply in last]
+    values = {
+        "answers a second of the fastest": most,
         "refused, %": 100 * len(refused) / len(first),
         "refusal p99, ms": float(np.quantile(refused, 0.99)) if refused else float("nan"),
         "in time of those taken, %": 100 * float(np.mean([r.status == 200 and r.ms <= bench.slo_ms for r in taken])),
-        "recovery, s": max(bad, default=times[-1]) - times[-1],
+        "answered late, %": 100 * float(np.mean([r.status == 200 and r.ms > bench.slo_ms for r in taken])),
+        "expired, %": 100 * float(np.mean([r.status == 504 for r in taken])),
+        "recovery, s": recovery_s(since, good),
+        "last one not in time, s": max((s for s, g in zip(since, good, strict=True) if not g), default=0.0),
         "answers 5xx but 503 and 504": float(sum(r.status >= 500 and r.status not in (503, 504) for r in replies)),
     }
+    promised = [
+        header.Promise("overload: p99 of refusals, ms", values["refusal p99, ms"], high=50),
+        header.Promise("overload: recovery, s", values["recovery, s"], high=5),
+        header.Promise("overload: in time of those taken, %", values["in time of those taken, %"], low=98),
+    ]
+    return StageResult(values, _line("overload", values), promised)
 
 
-def soak(bench: Bench, seconds: float) -> dict[str, float]:
-    """80 % of the capacity of the most accurate variant."""
-    rate = 0.8 * bench.capacity
+def recovery_s(since_s: Sequence[float], good: Sequence[bool]) -> float:
+    """When the objective is kept again after an overload: from then on `RECOVERED` of any `ROW` requests are in time.
+
+    A single miss is none of the overload's: under any load some are late.
+
+    Args:
+        since_s: when each request came, in seconds since the overload ended, ascending.
+        good: whether it was in time.
+    """
+    starts = range(max(len(good) - ROW, 0) + 1)
+    bad = [start for start in starts if np.mean(good[start : start + ROW]) < RECOVERED]
+    if not bad:
+        return 0.0
+    return float("inf") if bad[-1] == starts[-1] else since_s[bad[-1] + 1]
+
+
+def soak(bench: Bench, trace: Arrivals) -> StageResult:
+    """80 % of the capacity of the most accurate variant; requests bring no limit, and so have the service's own."""
+    seconds = 60.0 if bench.quick else 600.0
+    rate = 0.8 * bench.accurate_per_s()
     times = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     with bench.served() as served:
-        asked, bodies = bench.bodies.take(len(times), bench.slo_ms)
+        asked, bodies = bench.bodies.take(len(times))
         load, memory = served.load(bodies, at_s=times.tolist()), []
         while load.running:
             memory.append(served.memory_mb())
             load.wait(2.0)
-        run = figures(asked, load.replies(), bench.slo_ms)
+        replies = load.replies()
+    run = figures(asked, replies, bench.slo_ms)
+    failed = [reply.status for reply in replies if reply.status != 200]
     # The first fifth fills the caches.
     settled = memory[len(memory) // 5 : -1]
-    return {
+    values = {
         "seconds": seconds,
         "not answered, %": 100 * run.not_taken,
+        **{f"status {status}": float(failed.count(status)) for status in sorted(set(failed))},
         "in time, %": 100 * run.attainment,
         "memory at the end, MB": float(np.mean(settled[-5:])),
         "memory grows by, %": 100 * (float(np.mean(settled[-5:])) / float(np.mean(settled[:5])) - 1),
     }
+    promised = [
+        header.Promise("soak: not answered, %", values["not answered, %"], high=0),
+        header.Promise("soak: memory grows by, %", values["memory grows by, %"], high=5),
+    ]
+    return StageResult(values, _line("soak", values), promised)
 
 
-def killed(bench: Bench) -> tuple[int, int]:
-    """(answers that clients had when the service was killed, those of them that are in the database after)."""
+def kill(bench: Bench, trace: Arrivals) -> StageResult:
+    """The answers that clients had when the service was killed, and those of them that are in the database after."""
+    times = np.arange(0, 5, 0.8 / bench.accurate_per_s())
     with bench.served() as served:
-        times = np.arange(0, 5, 0.8 / bench.capacity)
         _, bodies = bench.bodies.take(len(times))
         load = served.load(bodies, at_s=times.tolist())
         load.wait(3.0)
@@ -155,7 +217,23 @@ def killed(bench: Bench) -> tuple[int, int]:
         while rows := served.get(f"/v1/history?limit=200{before}")["answers"]:
             stored |= {int(row["id"]) for row in rows}
             before = f"&before={min(int(row['id']) for row in rows)}"
-    return len(sent), len(sent & stored)
+    lost = len(sent - stored)
+    text = f"kill -9 under load: {len(sent) - lost} of {len(sent)} answers that were sent are in the database"
+    return StageResult([len(sent), lost], text, [header.Promise("kill -9: answers lost", lost, high=0)])
+
+
+STAGES: dict[str, Callable[[Bench, Arrivals], StageResult]] = {
+    "policies": policies,
+    "overhead": overhead,
+    "batching": batching,
+    "overload": overload,
+    "soak": soak,
+    "kill": kill,
+}
+
+
+def _line(what: str, values: dict[str, Any]) -> str:
+    return f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def rows_of(by_case: dict[str, dict[str, Run]]) -> list[tuple[str, ...]]:
@@ -165,52 +243,6 @@ def rows_of(by_case: dict[str, dict[str, Run]]) -> list[tuple[str, ...]]:
          ", ".join(f"{variant.rpartition('/')[2]}: {number}" for variant, number in run.variants.items()))
         for case, runs in by_case.items() for name, run in runs.items()
     ]  # fmt: skip
-
-
-def measure(export: Path, slo_ms: float, trace: Arrivals, quick: bool) -> tuple[dict[str, Any], list[header.Promise]]:
-    """Everything, with its tables printed; (figures, promises)."""
-    bench = Bench(export, slo_ms, quick)
-    by_case, capacity = policies(bench, trace)
-    print(
-        f"\n{bench.study}, served: the most accurate variant answers {capacity:.1f} a second; objective {slo_ms:g} ms"
-    )
-    columns = (
-        "load",
-        "policy",
-        "sent",
-        "in time %",
-        "simulated %",
-        "effective F1",
-        "not taken %",
-        "p99 ms",
-        "answers by",
-    )
-    print(header.table(columns, rows_of(by_case)), flush=True)
-    alone, added = overhead_ms(bench)
-    print(f"\nidle: the fastest variant alone {alone:.2f} ms, the service adds {added:.2f} ms (medians)", flush=True)
-    gains = batching(bench)
-    for what, gain in gains.items():
-        print(f"batching, {CALLERS} callers: {gain:.2f} times the {what} a second", flush=True)
-    sections = {"overload": overload(bench), "soak": soak(bench, 60.0 if quick else 600.0)}
-    for name, values in sections.items():
-        print(f"{name}: " + ", ".join(f"{what} {value:.4g}" for what, value in values.items()), flush=True)
-    sent, stored = killed(bench)
-    print(f"kill -9 under load: {stored} of {sent} answers that were sent are in the database", flush=True)
-    figures = {"policies": by_case, "alone_ms": alone, "added_ms": added, "batching": gains, **sections,
-               "killed": [sent, stored]}  # fmt: skip
-    return figures, [
-        *_policy_promises(by_case),
-        header.Promise("idle: the service adds, ms", added, high=2),
-        header.Promise("batching: the larger gain", max(gains.values()), low=1.3),
-        header.Promise("overload: p99 of refusals, ms", sections["overload"]["refusal p99, ms"], high=50),
-        header.Promise("overload: recovery, s", sections["overload"]["recovery, s"], high=5),
-        header.Promise(
-            "overload: in time of those taken, %", sections["overload"]["in time of those taken, %"], low=98
-        ),
-        header.Promise("soak: not answered, %", sections["soak"]["not answered, %"], high=0),
-        header.Promise("soak: memory grows by, %", sections["soak"]["memory grows by, %"], high=5),
-        header.Promise("kill -9: answers lost", sent - stored, high=0),
-    ]
 
 
 def _policy_promises(by_case: dict[str, dict[str, Run]]) -> list[header.Promise]:

@@ -29,6 +29,19 @@ QUESTIONS = header.ROOT / "search" / "quickstart" / "question_answering" / "test
 CLIENT = Path(__file__).with_name("load_client.py")
 #: More than any machine answers: the service's limit of a client's rate stands for many clients.
 RATE = 1e6
+#: The bare model: reads lists of questions, writes the milliseconds of each.
+BARE = """
+import json, sys, time
+import search
+model = search.load(sys.argv[1])
+for line in sys.stdin:
+    times = []
+    for one in json.loads(line):
+        began = time.perf_counter()
+        model(one["question"], one["context"])
+        times.append((time.perf_counter() - began) * 1e3)
+    print(json.dumps(times), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -191,3 +204,25 @@ class Load:
             raise RuntimeError("the client failed")
         replies = [Reply(due, status, ms, json.loads(body or "{}")) for due, status, ms, body in json.loads(self._text)]
         return sorted(replies, key=lambda reply: reply.due_s)
+
+
+class BareModel:
+    """The model in an exported folder, in a process of its own without a service."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-c", BARE, str(folder)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=header.ROOT
+        )
+
+    def ms(self, asked: Sequence[Question]) -> list[float]:
+        """Milliseconds of each question, one after the other."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        rows = [{"question": one.question, "context": one.context} for one in asked]
+        self._process.stdin.write(json.dumps(rows) + "\n")
+        self._process.stdin.flush()
+        return list(map(float, json.loads(self._process.stdout.readline())))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()

@@ -4,10 +4,13 @@
     python -m benchmarks.serving --trace FILE.parquet   a real trace: columns `seconds`, `context_tokens`; or .csv
     python -m benchmarks.serving --front FILE.json      another front than the stored one of the default run
     python -m benchmarks.serving --export DIR           then this exported front, served (real_service.py)
+    python -m benchmarks.serving --stages overload soak --export DIR --join FILE
+                                                        these stages alone; FILE keeps and shows those of other runs
     python -m benchmarks.serving --quick                two seeds, fewer loads
     python -m benchmarks.serving --check                exit 1 where a promised figure is missed
 
-The simulation runs the program's own queue, admission and controller; only calls are made up: the front's median
+The stage `simulation` takes 7 minutes on two cores (1 with `--quick`), those of the running service as real_service.py
+says. The simulation runs the program's own queue, admission and controller; only calls are made up: the front's median
 times in a linear model of the batch, times a speed of the machine (0.9 to 1.3) and of each variant that no
 controller is told, with log-normal noise of the variant's own tail, stalls and a fixed cost a call. Loads are multiples
 of the capacity of the most accurate variant in full batches. Shapes: ramp from 0.2x to 3x, bursts of 3x over 0.5x, a
@@ -20,6 +23,7 @@ that knows all arrivals (tests/worlds/oracle.py), so the gap to the best schedul
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -30,7 +34,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import header
+from benchmarks import header, real_service
+from benchmarks.served_front import Bench
+from benchmarks.stages import Results, StageResult, join, table
+from benchmarks.stages import promises as promises_of
 from search.serve.batching import Limits
 from search.serve.policy import BacklogFit, Fixed, Policy
 from search.serve.variants import Variant, from_front, hull
@@ -41,6 +48,7 @@ from tests.worlds.serving import Machine, simulate
 
 FRONT = header.ROOT / "benchmarks" / "results" / "2026-11-27-default-run" / "front.json"
 LOADS, QUICK_LOADS = (0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), (1.0, 2.5)
+SIMULATION = "simulation"
 ACCURATE, FASTEST, OURS, BOUND = "most accurate", "fastest", "ours", "bound"
 #: Rows of the shapes are as long as those that the front was measured with; the trace's are in proportion.
 DURATION_S = 10.0
@@ -132,8 +140,6 @@ def rows_of(case: str, runs: list[dict[str, Figures]]) -> list[tuple[str, ...]]:
 
 def promises(by_case: Mapping[str, list[dict[str, Figures]]]) -> list[header.Promise]:
     """The goals, at 2.5 times the capacity of the most accurate variant and on every shape."""
-    if not by_case:
-        return []
     hard = [case for case in by_case if case in SHAPES or case == "trace 2.5x"]
 
     def over(case: str, name: str, field: Callable[[Figures], float]) -> float:
@@ -158,6 +164,27 @@ def promises(by_case: Mapping[str, list[dict[str, Figures]]]) -> list[header.Pro
     return goals
 
 
+def simulation(arguments: argparse.Namespace, trace: Arrivals) -> StageResult:
+    """All policies in the simulation."""
+    limits = Limits(slo_s=arguments.slo_ms / 1e3)
+    variants = hull(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
+    seeds = arguments.seeds or (2 if arguments.quick else 10)
+    loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)
+    cases = [*(f"trace {load:g}x" for load in loads), *SHAPES]
+    jobs = [(case, seed) for case in cases for seed in range(seeds)]
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        results = list(pool.map(partial(run, trace=trace, variants=variants, limits=limits), jobs))
+    by_case = {case: [r for (c, _), r in zip(jobs, results, strict=True) if c == case] for case in cases}
+    columns = ("load", "policy", "in time %", "worst seed", "effective %", "switches", "not taken %", "p99 ms")
+    text = (
+        f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
+        f"objective {arguments.slo_ms:g} ms; {seeds} seeds; "
+        f"trace {arguments.trace.name if arguments.trace else 'made up'}, {REQUESTS} requests of it a seed\n"
+        + header.table(columns, [row for case in cases for row in rows_of(case, by_case[case])])
+    )
+    return StageResult(by_case, text, promises(by_case))
+
+
 def main() -> int:
     parser = header.options(__doc__ or "")
     parser.add_argument("--front", type=Path, default=FRONT, help="a front.json")
@@ -167,35 +194,32 @@ def main() -> int:
     parser.add_argument("--slo-ms", type=float, default=25.0, help="the latency objective")
     parser.add_argument("--loads", type=float, nargs="+", help="of the trace, as multiples of the capacity")
     parser.add_argument("--seeds", type=int, default=None)
-    parser.add_argument("--no-simulation", action="store_true", help="with --export: the running service alone")
+    names = (SIMULATION, *real_service.STAGES)
+    parser.add_argument("--stages", nargs="+", choices=names, help="default: the simulation, with --export all")
+    parser.add_argument("--join", type=Path, metavar="FILE", help="keep results here, and show those of other runs too")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args()
+    stages = arguments.stages or (names if arguments.export else names[:1])
+    if arguments.export is None and set(stages) - {SIMULATION}:
+        parser.error(f"--stages: {', '.join(sorted(set(stages) - {SIMULATION}))} must have --export DIR")
     about = header.hardware()
     print(header.heading(about), flush=True)
-    limits = Limits(slo_s=arguments.slo_ms / 1e3)
-    variants = hull(from_front(json.loads(arguments.front.read_text())), limits.max_batch)
     trace = made_up_trace() if arguments.trace is None else read_trace(arguments.trace)
-    seeds = arguments.seeds or (2 if arguments.quick else 10)
-    loads = arguments.loads or (QUICK_LOADS if arguments.quick else LOADS)
-    cases = [] if arguments.no_simulation else [*(f"trace {load:g}x" for load in loads), *SHAPES]
-    print(
-        f"{arguments.front.name}: variants {', '.join(str(v.number) for v in variants)}, fastest first; "
-        f"objective {arguments.slo_ms:g} ms; {seeds} seeds; "
-        f"trace {arguments.trace.name if arguments.trace else 'made up'}, {REQUESTS} requests of it a seed",
-        flush=True,
-    )
-    jobs = [(case, seed) for case in cases for seed in range(seeds)]
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        results = list(pool.map(partial(run, trace=trace, variants=variants, limits=limits), jobs))
-    by_case = {case: [r for (c, _), r in zip(jobs, results, strict=True) if c == case] for case in cases}
-    columns = ("load", "policy", "in time %", "worst seed", "effective %", "switches", "not taken %", "p99 ms")
-    print(header.table(columns, [row for case in cases for row in rows_of(case, by_case[case])]))
-    figures, promised = dict[str, object](by_case), promises(by_case)
-    if arguments.export is not None:
-        import real_service
-
-        served, more = real_service.measure(arguments.export, arguments.served_slo_ms, trace, arguments.quick)
-        figures["served"], promised = served, promised + more
+    figures, promised, results = dict[str, object](), list[header.Promise](), Results()
+    bench = Bench(arguments.export, arguments.served_slo_ms, arguments.quick) if set(stages) - {SIMULATION} else None
+    for name in stages:
+        if name == SIMULATION:
+            result = simulation(arguments, trace)
+        else:
+            assert bench is not None
+            result = real_service.STAGES[name](bench, trace)
+        print(f"\n{result.text}", flush=True)
+        figures[name], promised = result.figures, promised + result.promises
+        if arguments.join is not None:
+            results = join(arguments.join, name, about, result)
+    if results:
+        print(f"\n{table(results)}")
+        promised = promises_of(results)
     return header.finish(arguments, about, figures, promised)
 
 

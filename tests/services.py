@@ -31,6 +31,7 @@ from search.serve.passage_index import Index
 from search.serve.service import ANSWERING, Service
 from search.serve.silent_connections import HEAD_S, SilentConnections
 from search.serve.variants import Variant
+from search.serve.web_runtime import event_loop, http_protocol
 
 WORDS = 64
 LIMITS = Limits(slo_s=5.0)
@@ -157,7 +158,8 @@ def running(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = create_app(serving, guarding)
-    config = uvicorn.Config(app, "127.0.0.1", port, log_config=None, lifespan="off", timeout_graceful_shutdown=drain_s)
+    options: dict[str, Any] = {"log_config": None, "lifespan": "off", "timeout_graceful_shutdown": drain_s}
+    config = uvicorn.Config(app, "127.0.0.1", port, http=http_protocol(), **options)
     server = uvicorn.Server(config)
 
     async def serve() -> None:
@@ -166,7 +168,11 @@ def running(
         await server.serve()
         watching.cancel()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=event_loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started and time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from search.serve import completion_api, problems
+from search.serve.answer_route import AnswerRoute
 from search.serve.answers import Answer
 from search.serve.completer import Completer
 from search.serve.database.archive import NewPassage, clean
@@ -94,14 +95,16 @@ def create_app(service: Service, guarding: Guarding, ready: asyncio.Event | None
 
 
 def _answers(app: FastAPI, service: Service, live: RecentTimes) -> None:
-    @app.post("/v1/answer", response_model=Answer)
     async def answer(body: Ask, request: Request) -> Answer:
         """Answer a question from its context, or from the stored passages."""
         within = None if body.within_ms is None else body.within_ms / 1e3
-        state = request.state
-        reply = await service.answer(body.question, body.context, state.request, state.key_id, within)
+        reply = await service.answer(body.question, body.context, request.state.request, request.state.key_id, within)
         live.add(reply.milliseconds["total"], reply.variant)
         return reply
+
+    app.router.add_api_route(
+        "/v1/answer", answer, methods=["POST"], response_model=Answer, route_class_override=AnswerRoute
+    )
 
     @app.get("/v1/history")
     async def history(

@@ -182,28 +182,35 @@ class Batcher:
 
     def drain_s(self, now_s: float) -> float:
         """Expected seconds until all running and waiting requests are served. Raises UnavailableError."""
-        return self._drain_s(self._backlog(0, now_s), self.controller.fastest(now_s), now_s)
+        fastest = self.controller.fastest(now_s)
+        return self._left_s(now_s) + self._backlog(0, now_s).drain_s(self.controller.times, lambda length: fastest)
 
-    def _drain_s(self, backlog: Backlog, fastest: Variant, now_s: float) -> float:
+    def _left_s(self, now_s: float) -> float:
+        """Expected seconds until the running batches are done."""
         # A batch that is overdue may take as long again: a call that hangs is no free worker.
-        left = sum(abs(batch.done_s - now_s) for batch in self._running) / self.workers
-        return left + backlog.drain_s(self.controller.times, lambda length: fastest)
+        return sum(abs(batch.done_s - now_s) for batch in self._running) / self.workers
 
     def _refusal(self, request: Request, now_s: float) -> Refusal | None:
         try:
             fastest = self.controller.fastest(now_s)
         except UnavailableError as reason:
             return Refusal("unavailable", reason.retry_after_s)
-        backlog = self._backlog(0, now_s)
-        drain = self._drain_s(backlog, fastest, now_s)
+        backlog, times = self._backlog(0, now_s), self.controller.times
+        calls = list(backlog.calls(times, lambda length: fastest))
+        drain = self._left_s(now_s) + sum(number * seconds for number, seconds in calls) / self.workers
         if self.waiting >= self.limits.max_queue:
             return Refusal("queue full", drain / 2)
-        padded, times = self.limits.padded(request.length), self.controller.times
+        padded = self.limits.padded(request.length)
         # It travels with rows that wait before it. With room for a call on one row only, a full queue would be late.
         company = len(self._buckets[padded]) + 1
         if company > 1:  # one row is always within the limit
             company = min(company, backlog.batch_limit(times, fastest, padded))
-        over = now_s + drain + times.safe_s(fastest, company, padded) - request.deadline_s
+        own = times.expected_s(fastest, company, padded)
+        # 99 % are in time: calls vary independently of each other, so that their variances add up.
+        calls += [(1, batch.done_s - batch.started_s) for batch in self._running]
+        squares = own**2 + sum(number * seconds**2 for number, seconds in calls) / self.workers**2
+        spread = (times.tail(fastest) - 1.0) * math.sqrt(squares)
+        over = now_s + drain + own + spread - request.deadline_s
         return Refusal("over capacity", over) if over > 0 else None
 
     def _drop_hopeless(self, now_s: float) -> None:

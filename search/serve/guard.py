@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -156,7 +157,9 @@ class Guard:
             # A path that is no route may be anything: it is neither counted by itself nor logged.
             route = str(getattr(scope.get("route"), "path", "none"))
             self._observe(route, status, took)
-            log.info("%s %s %s %d %.1f ms", state["request"], scope["method"], route, status, took * 1e3)
+            # After this turn of the event loop, at whose end uvloop sends what was written.
+            values = (state["request"], scope["method"], route, status, took * 1e3)
+            asyncio.get_running_loop().call_soon(partial(log.info, "%s %s %s %d %.1f ms", *values))
 
     @property
     def _too_large(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -32,12 +32,13 @@ class Backlog:
     slo_s: float
     workers: int = 1
 
-    def drain_s(self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0) -> float:
-        """Expected seconds in which all workers serve the waiting rows, without `taken` rows of the next batch.
+    def calls(
+        self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0
+    ) -> Iterator[tuple[int, float]]:
+        """(number of calls, expected seconds of each) that serve the waiting rows, without `taken` of the next batch.
 
         Rows padded to a length are served by the variant that `serving` gives for it.
         """
-        total = 0.0
         for length, count in self.waiting:
             rows = count - taken if length == self.length else count
             if not rows:
@@ -45,9 +46,14 @@ class Backlog:
             variant = serving(length)
             full = self.batch_limit(times, variant, length)
             whole, rest = divmod(rows, full)
-            total += whole * times.expected_s(variant, full, length) if whole else 0.0
-            total += times.expected_s(variant, rest, length) if rest else 0.0
-        return total / self.workers
+            if whole:
+                yield whole, times.expected_s(variant, full, length)
+            if rest:
+                yield 1, times.expected_s(variant, rest, length)
+
+    def drain_s(self, times: ServiceTimes, serving: Callable[[int], Variant], taken: int = 0) -> float:
+        """Expected seconds in which all workers make these `calls`."""
+        return sum(number * seconds for number, seconds in self.calls(times, serving, taken)) / self.workers
 
     def batch_limit(self, times: ServiceTimes, variant: Variant, length: int) -> int:
         """The most rows of a call: the smallest batch that larger ones hardly improve on (`useful_batch`).
@@ -55,6 +61,8 @@ class Backlog:
         It takes at most half of the latency objective. A request that arrives as a batch begins waits for that batch,
         and is then served in one that takes as long.
         """
+        if useful_batch(variant, length, self.max_batch) == 1:  # of fewer rows too
+            return 1
         return useful_batch(variant, length, times.largest_batch(variant, length, self.slo_s / 2, self.max_batch))
 
     def largest_fit(self, times: ServiceTimes, variant: Variant) -> int:

@@ -1,9 +1,10 @@
-"""The part of a request's time limit that is kept for storing its answer; sending it is not measured."""
+"""The part of a request's time limit that is kept for the service itself; sending an answer is not measured."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 
 from search.serve.variants import P99_DEVIATIONS
 
@@ -14,9 +15,10 @@ MOST_RESERVED = 0.25
 
 
 class Reserve:
-    """Seconds in which 99 % of answers are stored, by a moving average of measured ones. Threads may share it.
+    """Seconds that 99 % of answers take beside their models, by a moving average of measured ones.
 
-    Without it a policy that uses all time that is left answers in time and sends late.
+    These are its hand-overs between threads and its storing. Threads may share a reserve. Without one a policy
+    that uses all time that is left answers in time and sends late.
     """
 
     def __init__(self, first_s: float = 0.002) -> None:
@@ -24,7 +26,7 @@ class Reserve:
         self._changing = threading.Lock()
 
     def observe(self, seconds: float) -> None:
-        """Record what storing one answer took."""
+        """Record what one answer took beside its models."""
         with self._changing:
             error = seconds - self._mean
             self._mean += AVERAGE_RATE * error
@@ -34,3 +36,10 @@ class Reserve:
         """The seconds of a time limit of `within_s` that the models may use."""
         reserve_s = self._mean + P99_DEVIATIONS * math.sqrt(self._variance)
         return within_s - min(reserve_s, MOST_RESERVED * within_s)
+
+
+def handing_over_s(milliseconds: Mapping[str, float]) -> float:
+    """Seconds of an answer's stage "answer" in which its rows neither waited in the queue nor were computed."""
+    if "model" not in milliseconds:
+        return 0.0
+    return max(milliseconds["answer"] - milliseconds["wait"] - milliseconds["model"], 0.0) / 1e3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -152,10 +153,12 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address is in use, or is not one of this machine.
     """
-    # asyncio sends small packets at once only on sockets that are TCP by name. On others the second part of a reply
-    # waits for the acknowledgement of the first, 40 ms on a connection that is kept open (Nagle's algorithm).
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # TCP by name: asyncio sends small packets at once only on such sockets.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # Connections inherit it, whatever the event loop is. Otherwise the second part of a reply waits for the
+    # acknowledgement of the first, 40 ms on a connection that is kept open (Nagle's algorithm).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -259,6 +262,7 @@ def run(settings: ServiceSettings) -> int:
     import uvicorn
 
     from search.serve.app import create_app
+    from search.serve.web_runtime import event_loop, http_protocol
 
     bound_to = bound(settings.host, settings.port)  # a port in use fails before models are loaded
     server = Server(settings)
@@ -267,6 +271,7 @@ def run(settings: ServiceSettings) -> int:
 
     config = uvicorn.Config(
         app,
+        http=http_protocol(),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -279,6 +284,9 @@ def run(settings: ServiceSettings) -> int:
     # uvicorn raises a signal again when it has ended. Only its own handler lets the rest end in order then.
     for end in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end, web.handle_exit)
+    # A full collection would walk through all objects of the libraries and models, and hold the interpreter meanwhile.
+    gc.collect()
+    gc.freeze()
 
     async def serve() -> None:
         async with server.running():
@@ -287,5 +295,6 @@ def run(settings: ServiceSettings) -> int:
             await web.serve([bound_to])
             watching.cancel()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(serve())
     return 0

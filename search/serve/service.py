@@ -18,7 +18,7 @@ from search.serve.database.writer import WriterFullError
 from search.serve.dispatcher import Deadline
 from search.serve.fleet import EMBEDDING_TASK, Fleet, answered
 from search.serve.passage_index import Index
-from search.serve.reserve import Reserve
+from search.serve.reserve import Reserve, handing_over_s
 from search.serve.sentences import sentences
 from search.serve.text_embedding import TextEmbedding
 from search.serve.ttl_cache import TtlCache
@@ -121,7 +121,7 @@ class Service:
         except TimeoutError:
             raise WriterFullError(f"the database has not stored the answer in {self.store_s:g} s") from None
         ended = time.perf_counter()
-        self._reserve.observe(ended - storing)
+        self._reserve.observe(ended - storing + handing_over_s(milliseconds))
         milliseconds |= {"store": (ended - storing) * 1e3, "total": (ended - began) * 1e3}
         rounded = {name: round(value, 3) for name, value in milliseconds.items()}
         return Answer(**vars(span), id=number, cached=cached, milliseconds=rounded)

@@ -46,6 +46,10 @@ class Variant:
     tail: float = TAIL_RATIO  # p99 over p50 of a call's time
     memory_mb: float = 0.0
 
+    def __hash__(self) -> int:
+        # Each decision looks variants up in caches, and the hash of all fields takes longer than the decision itself.
+        return hash(self.number)
+
     def seconds(self, batch: int, length: int | None = None) -> float:
         """Predicted median time of a call on `batch` rows padded to `length` tokens (default: as measured).
 
@@ -212,7 +216,11 @@ class ServiceTimes:
 
     def safe_s(self, variant: Variant, batch: int, length: int) -> float:
         """The expected seconds of a batch at the 99th percentile."""
-        return self.expected_s(variant, batch, length) * math.exp(P99_DEVIATIONS * math.sqrt(self._variance(variant)))
+        return self.expected_s(variant, batch, length) * self.tail(variant)
+
+    def tail(self, variant: Variant) -> float:
+        """p99 over p50 of a call's time."""
+        return math.exp(P99_DEVIATIONS * math.sqrt(self._variance(variant)))
 
     def largest_batch(self, variant: Variant, length: int, within_s: float, most: int) -> int:
         """The largest batch, 1 to `most`, that is done within `within_s` at the 99th percentile; 1 where none is."""

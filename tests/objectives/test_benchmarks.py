@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import coverage, header, recorded_world, tasks, zero_shot
+from benchmarks import coverage, header, real_service, recorded_world, serving, stages, tasks, zero_shot
 
 ROOT = Path(__file__).parents[2]
 ABOUT = {"cpu": "EPYC"}
@@ -195,3 +195,37 @@ def test_latencies_left_out_of_a_recording_are_predicted_from_its_other_models()
     assert few[2] == many[2] == 1.0
     with pytest.raises(ValueError, match="rank and width must be 1"):
         recorded_world.shape_of({**settings[0], "low_rank.rank": 0.5})
+
+
+def test_an_overload_is_over_from_when_98_of_any_100_requests_are_in_time() -> None:
+    since = [0.1 * number for number in range(300)]
+    late = {3, 5, 9, 150, 299}  # of any hundred from number 4 on two at most
+    assert real_service.recovery_s(since, [number not in late for number in range(300)]) == pytest.approx(0.4)
+    assert real_service.recovery_s(since, [True] * 300) == 0.0
+    assert real_service.recovery_s(since, [number < 290 for number in range(300)]) == float("inf")
+    assert real_service.recovery_s(since[:50], [number > 0 for number in range(50)]) == 0.0
+
+
+def test_stages_of_several_runs_are_shown_together_the_newest_of_each(tmp_path: Path) -> None:
+    path = tmp_path / "serving.json"
+    for load, name, lost in ((0.5, "soak", 3.0), (1.5, "kill", 2.0), (0.1, "soak", 0.0)):
+        about = {"date": "2026-11-30", "load": load, "command": f"python {name}"}
+        result = stages.StageResult(
+            {"lost": lost, "path": tmp_path}, f"{name}: {lost}", [header.Promise(name, lost, high=0)]
+        )
+        results = stages.join(path, name, about, result)
+    assert results == stages.read(path) and list(results) == ["soak", "kill"]
+    assert [(p.what, p.value, p.met) for p in stages.promises(results)] == [("soak", 0.0, True), ("kill", 2.0, False)]
+    assert stages.table(results).splitlines()[2].split() == ["soak", "2026-11-30", "0.1", "python", "soak"]
+    path.write_text("[]")
+    with pytest.raises(SystemExit, match="holds no results of stages"):
+        stages.read(path)
+
+
+def test_a_stage_of_the_running_service_must_have_a_front(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["serving", "--stages", "simulation", "soak", "kill"])
+    with pytest.raises(SystemExit) as ended:
+        serving.main()
+    assert ended.value.code == 2 and "--stages: kill, soak must have --export DIR" in capsys.readouterr().err

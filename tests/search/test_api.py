@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +50,25 @@ def test_a_question_is_answered_by_the_nearest_sentence_of_the_passages(served: 
         assert not after["cached"]  # passages changed, so answers may
 
     talk(served, conversation)
+
+
+def test_every_content_type_of_json_has_the_same_answer(extracting: Service) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        replies = []
+        for kind in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.question+json"):
+            content = json.dumps({"question": "What?", "context": f"It is a warning to us, {kind}."})
+            response = await client.post("/v1/answer", content=content, headers={"content-type": kind})
+            assert response.status_code == 200 and response.headers["content-type"] == "application/json"
+            replies.append(response.json())
+        assert [(one["answer"], one["start"], one["cached"]) for one in replies] == [("warning", 8, False)] * 3
+        assert len({tuple(one) for one in replies}) == 1
+        wrong = [await client.post("/v1/answer", json=body) for body in ({}, {"question": "a", "other": 1})]
+        assert [is_problem(one, 422)["errors"][0]["at"] for one in wrong] == ["body.question", "body.other"]
+        described = (await client.get("/openapi.json")).json()["paths"]["/v1/answer"]["post"]
+        reply = described["responses"]["200"]["content"]["application/json"]["schema"]
+        assert reply == {"$ref": "#/components/schemas/Answer"} and "requestBody" in described
+
+    talk(extracting, conversation)
 
 
 def test_a_context_of_its_own_needs_no_passage(extracting: Service) -> None:

@@ -253,6 +253,18 @@ def test_what_is_no_request_ends_nothing(client: httpx.Client, url: str, sent: b
     assert status_of(raw(url, sent, wait_s=0.5)) in (0, 400, 403, 404, 405)
 
 
+def test_a_head_without_an_end_is_refused(client: httpx.Client, url: str) -> None:
+    parts = urlsplit(url)
+    sent = 0
+    with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nA: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 20_000_000:
+                connection.sendall(b"a" * 10_000)
+                sent += 10_000
+    assert sent < 20_000_000
+
+
 def test_slow_clients_keep_nobody_from_an_answer(client: httpx.Client, url: str) -> None:
     parts = urlsplit(url)
     head = b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from search.serve.database.archive import NewPassage
 from search.serve.dispatcher import Deadline, ExpiredError, RefusedError
 from search.serve.fleet import EMBEDDING_TASK, Fleet, embedding_limits, load_fleet
 from search.serve.passage_index import Index
-from search.serve.reserve import Reserve
+from search.serve.reserve import Reserve, handing_over_s
 from search.serve.server import Server, ServiceSettings, again, bound, embed_left, fill_index, load_fleets, locked
 from search.serve.service import ANSWERING, Service
 from search.serve.switch_log import SwitchLog
 from search.serve.text_embedding import TextEmbedding
+from search.serve.web_runtime import event_loop
 
 
 def test_moves_between_two_looks_are_stored_as_one_and_going_back_is_none(tmp_path: Path) -> None:
@@ -198,12 +200,15 @@ def test_a_front_without_members_is_refused(tmp_path: Path) -> None:
         load_fleet(tmp_path, Limits(), 1000)
 
 
-def test_replies_are_sent_at_once_on_connections_that_stay_open() -> None:
+@pytest.mark.parametrize("loop", [event_loop, asyncio.new_event_loop])
+def test_replies_are_sent_at_once_on_connections_that_stay_open(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def nodelay() -> int:
         options: list[int] = []
 
         async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            # A socket of its own: that of uvloop's transport gives no options.
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as connection:
+                options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
         async with await asyncio.start_server(connected, sock=bound("127.0.0.1", 0)) as server:
@@ -212,7 +217,8 @@ def test_replies_are_sent_at_once_on_connections_that_stay_open() -> None:
             writer.close()
         return options[0]
 
-    assert asyncio.run(nodelay()) != 0
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(nodelay()) != 0
 
 
 def test_time_is_kept_for_what_follows_the_model() -> None:
@@ -224,3 +230,8 @@ def test_time_is_kept_for_what_follows_the_model() -> None:
     reserved_s = 0.2 - reserve.left_s(0.2)
     assert 0.95 < np.mean(taken < reserved_s) < 1.0
     assert reserve.left_s(0.02) == pytest.approx(0.015)
+
+
+def test_handing_over_is_what_neither_the_queue_nor_the_model_took() -> None:
+    assert handing_over_s({"answer": 12.0, "wait": 3.0, "model": 7.5}) == pytest.approx(0.0015)
+    assert handing_over_s({"answer": 12.0, "embed": 4.0}) == 0.0  # stages of the embedding fleet are not divided

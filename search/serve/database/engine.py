@@ -66,9 +66,11 @@ def open_engine(url: str) -> Engine:
         raise UserError("--database: must be postgresql://USER@HOST:PORT/NAME, with a number as PORT") from None
     waits = {} if address.get_backend_name() == "sqlite" else SERVER_WAITS
     own = {name: value for name, value in waits.items() if name not in address.query}
+    # A connection to a file does not break, so it needs no check before each use.
+    file = address.get_backend_name() == "sqlite"
     # Parameters are questions, passages and hashes of keys: no error may carry them into a log.
-    engine = create_engine(address, pool_pre_ping=True, hide_parameters=True, connect_args=own)
-    if engine.dialect.name == "sqlite":
+    engine = create_engine(address, pool_pre_ping=not file, hide_parameters=True, connect_args=own)
+    if file:
         event.listen(engine, "connect", _on_connect)
     public_url = address.render_as_string(hide_password=True)
     try:
