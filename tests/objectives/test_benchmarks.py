@@ -102,8 +102,8 @@ def test_the_tasks_table_compares_the_members_with_each_deployment_of_the_uncomp
 
     front = factory.front()
     compared = tasks.chosen(front, tasks.GOALS["classification"])
-    assert list(compared) == [tasks.EAGER, tasks.FP32, tasks.INT8, tasks.BEST]
-    assert [compared[name].number for name in (tasks.EAGER, tasks.FP32, tasks.INT8)] == [0, 1, 2]
+    assert list(compared) == [tasks.EAGER, tasks.FP32, tasks.INTEGERS, tasks.BEST]
+    assert [compared[name].number for name in (tasks.EAGER, tasks.FP32, tasks.INTEGERS)] == [0, 1, 2]
     within = [member for member in front.members if tasks.lost(front, member) <= 1.0]
     assert compared[tasks.BEST] == min(within, key=lambda member: member.value("latency_p50_ms"))
     rows = tasks.rows_of("classification", front, factory.study(front))

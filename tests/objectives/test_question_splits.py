@@ -99,7 +99,7 @@ def test_the_benchmark_hands_them_to_the_search_of_their_task(
     monkeypatch.setattr(tasks, "read_study", lambda mlruns, study: study)
     settings = question_splits.settings(question_splits.write_splits(source, tmp_path / "questions"))
     for task in ("question-answering", "classification"):
-        tasks.searched(task, tmp_path, False, False, settings if task == question_splits.TASK else [])
+        tasks.searched(task, tmp_path, False, settings if task == question_splits.TASK else [])
     asked, other = commands
     assert [asked[i + 1] for i, word in enumerate(asked) if word == "--set"] == settings
     assert "--set" not in other
@@ -108,6 +108,7 @@ def test_the_benchmark_hands_them_to_the_search_of_their_task(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--folder", "a", "b"], "--folder: several only with --read"),
         (["--questions", "none"], "--questions: must hold nyt.parquet, new_wiki.parquet, squad_dev.parquet; no such"),
         (["--questions", "none", "--tasks", "causal-lm"], "only with question-answering among --tasks, got causal-lm"),
     ],
