@@ -112,25 +112,19 @@ def _row_fractions(part: Questions) -> np.ndarray:
 
 
 def _questions(table: Table, split: str, data: QuestionData, where: Where, notes: list[str]) -> Questions:
-    """The checked rows of a table; what was dropped and moved goes to `notes`."""
+    """The checked rows of a table; how many were dropped goes to `notes`."""
     ids = _ids(table, where(f"data.{split}"))
     questions = cells.filled(table, data.question, where("data.question"), notes)
     contexts = cells.filled(table, data.context, where("data.context"), notes)
     at = f'{where("data.answers")}: column "{data.answers}" of {table.origin}'
-    answers, starts, usable, moved = [], [], [], 0
+    answers, starts, usable = [], [], []
     for row, (cell, context) in enumerate(zip(table.columns[data.answers], contexts, strict=True)):
-        texts, start_cells = _answers(cell, at, row)
-        stand = [_answer_start(context, text, start) for text, start in zip(texts, start_cells, strict=True)]
-        if None in stand:
-            continue
-        moved += stand != start_cells
-        usable.append(row)
-        answers.append(tuple(texts))
-        starts.append(tuple(start for start in stand if start is not None))
+        texts, offsets = _answers(cell, at, row)
+        if all(context.startswith(text, start) for text, start in zip(texts, offsets, strict=True)):
+            usable.append(row)
+            answers.append(tuple(texts))
+            starts.append(tuple(offsets))
     name, dropped = Path(table.origin).name, len(contexts) - len(usable)
-    if moved:
-        problem = "does not stand where answer_start says: moved to its only place"
-        notes.append(f"{moved} rows of {name} have an answer that {problem}")
     if dropped:
         notes.append(f"{dropped} rows of {name} dropped: their answers do not stand where answer_start says")
     if not usable:
@@ -195,14 +189,6 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | NumberText):
         return None
     return cells.whole(str(value))
-
-
-def _answer_start(context: str, text: str, start: int) -> int | None:
-    """The answer's start: `start` if it is there, else its only occurrence in the context; None otherwise."""
-    if context.startswith(text, start):
-        return start
-    other = context.find(text)
-    return other if other >= 0 and context.find(text, other + 1) < 0 else None
 
 
 def _note_shared(parts: Mapping[str, Questions], notes: list[str]) -> None:
