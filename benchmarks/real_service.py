@@ -84,8 +84,11 @@ def overhead(bench: Bench, trace: Arrivals) -> StageResult:
             bare.ms(warm)
             for _ in range(TURNS):
                 taken, bodies = bench.bodies.take(PER_TURN)
-                replies = served.load(bodies, callers=1, seconds=30).replies()
-                alone += bare.ms(taken[: len(replies)])
+                sent = served.load(bodies, callers=1, seconds=30).replies()
+                times = bare.ms(taken[: len(sent)])
+                answered = [(reply, ms) for reply, ms in zip(sent, times, strict=True) if reply.status == 200]
+                replies = [reply for reply, _ in answered]
+                alone += [ms for _, ms in answered]
                 through += [reply.ms for reply in replies]
                 inside += [reply.fields["milliseconds"]["total"] for reply in replies]
                 model += [reply.fields["milliseconds"]["model"] for reply in replies]
