@@ -87,10 +87,19 @@ def load_model(folder: Path) -> TaskModel:
 def as_stored(folder: Path) -> TaskModel:
     """The model stored in `folder`, in eval mode, with sparse matrices in their stored form.
 
-    Each saved plan reshapes the base architecture, then the weights are read.
-
     Raises:
         spaces.base.ModelError: no compressed model's folder, or weights that are missing, foreign or pickled.
+    """
+    model = unfilled(folder)
+    read_weights(model, folder)
+    return model.eval()
+
+
+def unfilled(folder: Path) -> TaskModel:
+    """The architecture of the model stored in `folder`, which each saved plan reshapes, with arbitrary weights.
+
+    Raises:
+        spaces.base.ModelError: no compressed model's folder.
     """
     base, plans = read_config(folder)
     try:
@@ -101,8 +110,7 @@ def as_stored(folder: Path) -> TaskModel:
         # An edited or foreign config can break anywhere in the rebuilding.
         what = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ModelError(f"{folder / 'config.json'}: describes no model that can be built here ({what})") from error
-    read_weights(model, folder)
-    return model.eval()
+    return model
 
 
 def precision_of(recipe: Recipe) -> Plan:

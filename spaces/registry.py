@@ -65,6 +65,8 @@ OPT_IN_RUNTIMES = ("compiled-max-autotune",)
 
 #: Values, by knob, that are implemented from a library's documentation and have not run on their hardware yet.
 EXPERIMENTAL = {"runtime.name": ("tensorrt",), "bits.precision": ("fp8",), "sparse.pattern": ("2-of-4",)}
+#: Precisions that have not run on a CUDA device yet, and have on a CPU.
+EXPERIMENTAL_ON_CUDA = ("int4",)
 
 
 @functools.cache

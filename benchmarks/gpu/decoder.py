@@ -34,7 +34,7 @@ TOY: Mapping[str, Any] = {
 }
 #: What runs the steps. The last is no runtime of `spaces`: it shows what the other two would bring together.
 EAGER, COMPILED, CUDA_GRAPH, COMPILED_GRAPH = "eager", "compiled", "cuda_graph", "compiled + cuda_graph"
-#: Bytes of a number in the cache, which is bf16 beside fp8 weights too.
+#: Bytes of a number in the cache, which is bf16 beside fp8 and int4 weights too.
 CACHED = BYTES["bf16"]
 
 
@@ -151,12 +151,16 @@ def random_model(shape: Mapping[str, Any], device: str) -> Any:
 def check(deployment: Deployment, device: str) -> None:
     """Raises Infeasible where a runtime of `spaces` cannot run it here. Nothing is opened for it."""
     from spaces import registry
+    from spaces.generation.program import GeneratingRuntime
     from spaces.runtime import Context
     from spaces.runtimes.requirements import require
 
     context = Context(device)
     for name in deployment.runtime.split(" + "):
-        require(registry.runtime_named(name), {"precision": deployment.precision}, context)
+        runtime = registry.runtime_named(name)
+        assert isinstance(runtime, GeneratingRuntime)
+        plan = {"precision": deployment.precision}
+        require(runtime, plan, context, precisions=runtime.generating_precisions(context))
 
 
 def program_of(deployment: Deployment, model: Any, capacity: int, device: str) -> Any:
@@ -164,12 +168,14 @@ def program_of(deployment: Deployment, model: Any, capacity: int, device: str) -
     from spaces.generation.program import CacheSettings
     from spaces.generation.static_program import Captured, StaticProgram
     from spaces.generation.torch_program import TorchProgram
-    from spaces.runtimes import float8
+    from spaces.runtimes import float8, int4
     from spaces.runtimes.compiled import Compiled
     from spaces.runtimes.cuda_graph import capture
 
     if deployment.precision == float8.FP8:
         float8.lower(model)
+    if deployment.precision == int4.INT4:
+        four_bits(model)
     settings = CacheSettings(deployment.cache, capacity=capacity)
     compiled = Compiled().compile_step
     if deployment.runtime == EAGER:
@@ -181,9 +187,38 @@ def program_of(deployment: Deployment, model: Any, capacity: int, device: str) -
     return StaticProgram(model, settings, device, lambda step: Captured(compiled(step), capture))
 
 
+def four_bits(model: Any) -> None:
+    """The matrices of `model` in int4, rounded on the device.
+
+    A runtime fits them to the weights on the CPU, which takes minutes for so many, and then runs the same kernels.
+    """
+    import torch
+
+    from spaces.runtimes import int4
+
+    for path, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            int4.replace_linear(model, path, rounded(module.weight.detach()))
+
+
+def rounded(weight: Any) -> Any:
+    """Groups of 32 of `weight` (out, in), as `spaces.runtimes.int4.GroupTensors`, rounded over their whole range."""
+    import torch
+
+    from spaces.weight_groups import WEIGHT_GROUP
+
+    groups = weight.float().unflatten(-1, (-1, WEIGHT_GROUP))
+    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    scales = ((high - low) / 15).clamp(min=1e-12)
+    zeros = (-low / scales).round()
+    numbers = (groups / scales + zeros).round().clamp(0, 15)
+    return numbers.to(torch.uint8), scales[..., 0], zeros[..., 0].to(torch.uint8)
+
+
 def bytes_read(about: Mapping[str, Any], precision: str) -> float:
     """Of a step: every weight once, and the keys and values that there are half-way through an answer.
 
-    Scales, and weights that stay wider beside fp8, are not counted, so the share of the roofline may be low.
+    Scales, which add a quarter to int4, and weights that stay wider beside fp8 are not counted, so the share of the
+    roofline may be low.
     """
     return float(BYTES[precision] * about["weights"] + CACHED * about["cached"])

@@ -58,10 +58,13 @@ QUICK = (
     Deployment(EAGER, "dynamic", "bf16"),
     Deployment(CUDA_GRAPH, "static", "bf16"),
     Deployment(EAGER, "dynamic", "fp8"),
+    Deployment(EAGER, "dynamic", "int4"),
+    Deployment(CUDA_GRAPH, "static", "int4"),
 )
 COMPILING = (
     Deployment(COMPILED, "static", "bf16"),
     Deployment(COMPILED, "static", "fp8"),
+    Deployment(COMPILED, "static", "int4"),
     Deployment(COMPILED_GRAPH, "static", "bf16"),
 )
 #: (deployments, seconds that opening one of them may take): 135 s, and the rest of the stage is for their timing.
@@ -71,6 +74,9 @@ DRY_GROUPS = ((QUICK, 60.0),)
 CALLS = Calls(prompt=128, new_tokens=128, seconds=3.0)
 DRY_CALLS = Calls(prompt=8, new_tokens=24, seconds=0.05)
 COPIED, DRY_COPIED = 1 << 31, 1 << 24  # bytes
+#: Precisions of `EAGER` that a dry run times on the CPU, though a runtime may not offer them there (int4 by PyTorch's
+#: kernels of a CPU).
+ON_A_CPU = ("bf16", "int4")
 CALL_S = 15.0  # that one question to a process may take
 
 
@@ -110,7 +116,7 @@ class Stage:
         try:
             check(deployment, self._setup.device)
         except Infeasible as reason:
-            if not (self._setup.dry and deployment.precision == "bf16" and deployment.runtime == EAGER):
+            if not (self._setup.dry and deployment.precision in ON_A_CPU and deployment.runtime == EAGER):
                 self._report.add(**named(deployment), note=several.brief(reason))
                 return False
             # Slow on a CPU without bf16 instructions, which does not matter to a dry run.

@@ -26,6 +26,7 @@ from spaces.base import WEIGHTS
 from spaces.knob import Plan
 from spaces.recipe import Recipe
 from spaces.runtime import Context
+from spaces.runtimes import int4_weights
 from spaces.runtimes.seal import seal_path
 
 GRAPHS_STAGE = "graphs"
@@ -64,7 +65,7 @@ class Graphs:
         content = json.loads((weights / MANIFEST).read_text()).get("files")
         if content is None:  # no entry of a store: what the runtime makes lies beside the weights
             return weights
-        key = {"of": content, "plan": plan, "files": names, "device": context.device, "by": dict(runs.made_by(context))}
+        key = {"of": content, "plan": plan, "files": names, "device": context.device, "by": _by(runtime, plan, context)}
         entry = self._store.find(GRAPHS_STAGE, key)
         if entry is not None:
             return entry
@@ -104,15 +105,21 @@ def made_by(recipe: Recipe, weights: Path, context: Context) -> dict[str, Any]:
     These are versions, the code that writes them, and the rows or the order of blocks that they are calibrated by.
     Empty for a runtime that makes no files.
     """
-    by = dict(registry.runtime_named(recipe.runtime.name).made_by(context))
+    plan = build.precision_of(recipe)
+    by = _by(recipe.runtime.name, plan, context)
     if not by:
         return {}
-    plan, files = build.precision_of(recipe), json.loads((weights / MANIFEST).read_text())["files"]
+    files = json.loads((weights / MANIFEST).read_text())["files"]
     calibrated = plan["precision"] == "int8-static" or "rounding" in plan
     ordered = "fp32_blocks" in plan or "int8_blocks" in plan
     needed = {calibration.CALIBRATION_FILE: calibrated, sensitivity.SENSITIVITY_FILE: ordered}
     read = {name: files[name][1] for name, needs in needed.items() if needs and name in files}
     return {"made_by": by, **({"calibrated_by": read} if read else {})}
+
+
+def _by(runtime: str, plan: Plan, context: Context) -> dict[str, str]:
+    """What the files of a plan depend on beside weights and plan; empty where the runtime makes none for it."""
+    return dict(registry.runtime_named(runtime).made_by(context)) or int4_weights.int4_made_by(plan)
 
 
 def opened_from(store: Store, context: Context) -> Callable[[Outcome], Path]:

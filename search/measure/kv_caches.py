@@ -62,4 +62,6 @@ def predicted(recipe: Recipe, folder: Path, context: Context, rows: int) -> dict
 def _opened(recipe: Recipe, context: Context) -> tuple[CacheSettings, str]:
     """The settings of the cache that a recipe is opened with, and its precision."""
     named = build.cache_of(recipe) or default_cache(recipe.runtime.name, context)
-    return replace(named, capacity=context.cache_tokens), str(build.precision_of(recipe)["precision"])
+    return replace(named, capacity=context.cache_tokens), cache_size.cached_precision(
+        recipe.runtime.name, str(build.precision_of(recipe)["precision"])
+    )

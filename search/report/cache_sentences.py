@@ -11,7 +11,7 @@ from search.front.front import Front
 from search.front.outcome import Outcome
 from search.space.deployments import Deployment
 from search.space.space import Space
-from spaces.generation.cache_size import bytes_a_token
+from spaces.generation.cache_size import bytes_a_token, cached_precision
 from spaces.generation.program import CacheSettings
 
 #: Descriptions of each kind of cache, for `list`.
@@ -72,7 +72,8 @@ def kv_cache_lines(space: Space) -> Iterator[str]:
     heads = [layer.heads for layer in space.shape.layers]
     said: dict[str, list[str]] = {}
     for deployment in space.deployments:
-        kb = bytes_a_token(heads, space.shape.head_dim, deployment.cache, deployment.precision) / 1e3
+        stored = cached_precision(deployment.runtime, deployment.precision)
+        kb = bytes_a_token(heads, space.shape.head_dim, deployment.cache, stored) / 1e3
         said.setdefault(quantity(kb, "KB"), []).append(_in_words(deployment.cache))
     for size, kinds in said.items():
         yield f"cache     {size} for each token of a row: {', '.join(dict.fromkeys(kinds))} (uncompressed)"

@@ -54,11 +54,12 @@ def lines() -> Iterator[str]:
         yield f"runtimes on this {device}"
         for runtime in registry.runtimes():
             why = runtime.missing(context)
-            state = f"precisions: {_precisions(runtime.precisions(context))}" if why is None else f"not here: {why}"
+            kernels = "" if why else _precisions(runtime.precisions(context), device)
+            state = f"precisions: {kernels}" if why is None else f"not here: {why}"
             if why is None and isinstance(runtime, GeneratingRuntime):
                 generating, kinds = runtime.generating_precisions(context), runtime.cache_kinds(context)
                 if generating != runtime.precisions(context):
-                    state += f"; of language models: {_precisions(generating) if generating else 'none'}"
+                    state += f"; of language models: {_precisions(generating, device) or 'none'}"
                 state += f"; caches: {', '.join(kinds)}" if kinds else ""
             yield f"  {names[runtime.name]:<{wide}}  {state}"
     yield "  experimental: written after its library's documentation, and not yet run on a GPU by us"
@@ -96,8 +97,9 @@ def _range(axis: str, knob: Knob) -> str:
     return f"{knob.span}, off: {knob.off}"
 
 
-def _precisions(names: Sequence[str]) -> str:
-    return ", ".join(_marked("bits.precision", precision) for precision in names)
+def _precisions(names: Sequence[str], device: str) -> str:
+    new_here = registry.EXPERIMENTAL_ON_CUDA if device == "cuda" else ()
+    return ", ".join(f"{p} (experimental)" if p in new_here else _marked("bits.precision", p) for p in names)
 
 
 def _marked(knob: str, value: Value) -> str:

@@ -23,7 +23,7 @@ from spaces.generation.program import GeneratingRuntime
 from spaces.knob import Knob, Value
 from spaces.recipe import DEPLOYED, Step
 from spaces.runtime import Context
-from spaces.runtimes import float8
+from spaces.runtimes.requirements import lacking
 from spaces.shape import NO_SHAPE, Shape
 
 Params = Mapping[str, Value]
@@ -230,8 +230,8 @@ def _precisions(precision: Knob, config: RunConfig, context: Context, notes: lis
     """The wanted precisions; adds to `notes` why a named one has no kernel here."""
     if "precision" not in (config.space.get("bits") or {}):
         return tuple(w for w in precision.choices if w not in OPT_IN_PRECISIONS)
-    if float8.FP8 in precision.choices and (why := float8.missing(context)) is not None:
-        notes.append(f"{config.where(f'space.{PRECISION}')}: {why}")
+    where = config.where(f"space.{PRECISION}")
+    notes += [f"{where}: {why}" for named in precision.choices if (why := lacking(named, context)) is not None]
     return precision.choices
 
 

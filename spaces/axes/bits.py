@@ -31,6 +31,8 @@ HEAD_PRECISIONS = ("body", "fp32", "int8", "int4")
 WITH_A_HEAD = ("int8", "int4")
 #: Precisions under which some blocks of a causal language model can have int8 weights.
 WITH_INT8_BLOCKS = ("int4",)
+#: Runtimes that multiply int4 weights by bf16 activations (`spaces.runtimes.int4`); others have fp32 ones beside them.
+TORCH_INT4_RUNTIMES = ("eager", "compiled", "compiled-max-autotune", "cuda_graph")
 #: How int4 is made of a causal language model's weights. nearest: each group fitted to its weights alone; gptq: with
 #: error feedback, to what the matrix gives on calibration rows (`spaces.gptq`).
 ROUNDINGS = ("nearest", "gptq")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spaces.axes.bits import TORCH_INT4_RUNTIMES
 from spaces.generation.program import QUANTISED_CACHES, TOKEN_GROUP, CacheSettings
 
 #: Bytes of an unquantised number, by precision, where it is not float32.
@@ -11,12 +12,17 @@ NUMBER_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2}
 SCALE = 4  # bytes of a scale and a lowest value in float16
 
 
+def cached_precision(runtime: str, precision: str) -> str:
+    """The precision of the numbers in an unquantised cache of a model in `precision` under this runtime."""
+    return "bf16" if precision == "int4" and runtime in TORCH_INT4_RUNTIMES else precision
+
+
 def bytes_a_token(heads: Sequence[int], head_dim: int, cache: CacheSettings, precision: str) -> float:
     """Bytes of the keys and values of one token of a row in its final form in the cache.
 
     Args:
         heads: key-value heads by block.
-        precision: the model's, in which unquantised caches store numbers.
+        precision: in which unquantised caches store numbers (`cached_precision`).
 
     A quantised cache has a scale for each channel of the keys of GROUP tokens, and for the values of each token and
     head.

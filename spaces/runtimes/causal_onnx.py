@@ -50,14 +50,9 @@ def causal_graph(folder: Path, plan: Plan, path: Path, context: Context) -> Path
     if not path.exists():
         from spaces import build
         from spaces.generation import onnx_decoder
-        from spaces.generation.onnx_linear import Precision
 
-        blocks = _apart(folder, plan)
-        fp32 = int(plan.get("fp32_blocks", 0))
         model = build.load_model(folder)
-        precision = Precision.of(plan, blocks[:fp32], blocks[fp32:])
-        if "rounding" in plan:
-            precision = _by_outputs(model, precision, folder)
+        precision = matrix_precision(model, plan, folder)
         with written_whole(path) as partial:
             onnx_decoder.write(model, precision, partial)
     return path
@@ -77,6 +72,21 @@ def _apart(folder: Path, plan: Plan) -> list[str]:
     if count > len(blocks):
         raise Infeasible(f"{names} must be at most the model's {len(blocks)} blocks, got {count}")
     return blocks[:count]
+
+
+def matrix_precision(model: TaskModel, plan: Plan, folder: Path) -> Precision:
+    """The bits of each matrix of the model that is stored in `folder`, and how its integers are made.
+
+    Where they are made by outputs, it changes the weights of `model`.
+
+    Raises:
+        Infeasible: a precision that causal models do not have, what `_apart` raises, or no calibration rows.
+    """
+    from spaces.generation.onnx_linear import Precision
+
+    blocks, fp32 = _apart(folder, plan), int(plan.get("fp32_blocks", 0))
+    precision = Precision.of(plan, blocks[:fp32], blocks[fp32:])
+    return _by_outputs(model, precision, folder) if "rounding" in plan else precision
 
 
 def _by_outputs(model: TaskModel, precision: Precision, folder: Path) -> Precision:

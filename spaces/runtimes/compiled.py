@@ -16,10 +16,10 @@ from spaces.generation.program import CacheSettings
 from spaces.generation.static_program import DecodeStep, StaticProgram
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes import float8
+from spaces.runtimes import float8, int4
 from spaces.runtimes.from_weights import FromWeights
 from spaces.runtimes.requirements import require
-from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, base_of, causal_for, kernels_for, load_for, torch_precisions
 
 MOST_GRAPHS = 256  # that may be compiled in one process, over all models
 COMPILER_INSTALL = "apt-get install g++ (or any C++ compiler named by CXX)"
@@ -41,7 +41,7 @@ class Compiled(FromWeights):
         return (*torch_precisions(context), *float8.precisions(context))
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        require(self, plan, context)
+        require(self, plan, context, precisions=kernels_for(self, folder, context))
         model = load_for(folder, plan, context, self.name)
         base = base_of(folder)
         # Graphs are counted by the forward function, which all models share: past the limit a model would run
@@ -62,14 +62,14 @@ class Compiled(FromWeights):
         return torch.compile(model, dynamic=True)
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
-        return self.precisions(context)
+        return (*self.precisions(context), *int4.int4_precisions(context))
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return ("static",)
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
         """The decoding step is compiled at its first token, once for each number of rows and for all prompt lengths."""
-        require(self, plan, context)
+        require(self, plan, context, precisions=self.generating_precisions(context))
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, self.compile_step)

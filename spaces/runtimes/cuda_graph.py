@@ -17,9 +17,10 @@ from spaces.generation.static_program import Captured, StaticProgram
 from spaces.heads import head_named
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
+from spaces.runtimes import int4
 from spaces.runtimes.from_weights import FromWeights
 from spaces.runtimes.requirements import require
-from spaces.runtimes.torch_predict import TorchPredict, causal_for, load_for, torch_precisions
+from spaces.runtimes.torch_predict import TorchPredict, causal_for, kernels_for, load_for, torch_precisions
 
 LENGTH_BUCKETS = (16, 32, 64, 128, 256, 512)
 
@@ -42,21 +43,21 @@ class CudaGraph(FromWeights):
         return torch_precisions(context)
 
     def open(self, folder: Path, plan: Plan, context: Context) -> Predict:
-        require(self, plan, context)
+        require(self, plan, context, precisions=kernels_for(self, folder, context))
         model = load_for(folder, plan, context, self.name)
         base = read_config(folder)[0]
         pad = int(base.config.get("pad_token_id") or 0)
         return GraphPredict(model, base, context.device, buckets_of(base), pad, record=capture)
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
-        return self.precisions(context)
+        return (*self.precisions(context), *int4.int4_precisions(context))
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return ("static",)
 
     def open_program(self, folder: Path, plan: Plan, settings: CacheSettings, context: Context) -> StaticProgram:
         """The decoding step is captured at its first token, once for each number of rows."""
-        require(self, plan, context)
+        require(self, plan, context, precisions=self.generating_precisions(context))
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, lambda step: Captured(step, capture))
 

@@ -10,17 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from spaces import build, two_of_four
-from spaces.base import Base, TaskModel, read_config
+from spaces.base import Base, TaskModel, is_causal, read_config
 from spaces.bf16 import has_bf16
 from spaces.errors import Infeasible
+from spaces.generation.program import GeneratingRuntime
 from spaces.heads import Causal
 from spaces.knob import Plan
 from spaces.runtime import Context
-from spaces.runtimes import float8
+from spaces.runtimes import float8, int4, int4_weights
 from spaces.sparse_storage import expand
 
-#: The dtype of weights and activations by precision; fp8 products return bf16.
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+#: The dtype of weights and activations by precision; of fp8 and int4, of all but the weights of products.
+TORCH_DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.bfloat16,
+    "int4": torch.bfloat16,
+}
 
 
 def torch_precisions(context: Context) -> tuple[str, ...]:
@@ -30,6 +37,11 @@ def torch_precisions(context: Context) -> tuple[str, ...]:
     return ("fp32", "bf16") if has_bf16(context.device) else ("fp32",)
 
 
+def kernels_for(runtime: GeneratingRuntime, folder: Path, context: Context) -> tuple[str, ...]:
+    """The precisions that a PyTorch runtime has for the model in `folder`: a causal language model may have more."""
+    return runtime.generating_precisions(context) if is_causal(folder) else runtime.precisions(context)
+
+
 def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskModel:
     """The stored model on the device in the planned precision. Raises Infeasible for tables it has no kernel for."""
     precision = str(plan["precision"])
@@ -37,7 +49,8 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
         raise Infeasible(f"bits.embeddings: {runtime} has no kernel that gathers from {plan['embeddings']} tables")
     if context.threads:
         torch.set_num_threads(context.threads)
-    model = _cast(build.as_stored(folder), TORCH_DTYPES[precision]).to(context.device)
+    model = int4_weights.open_int4(folder, plan, context.device) if precision == int4.INT4 else build.as_stored(folder)
+    model = _cast(model, TORCH_DTYPES[precision]).to(context.device)
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
     if precision == float8.FP8:

@@ -16,6 +16,7 @@ from objectives.process import Remote
 from search.deliver import generation_check, verify
 from search.deliver.best_config import BestConfig
 from spaces import build, registry
+from spaces.errors import Infeasible
 from spaces.generation.onnx_program import OnnxProgram, OnnxStaticCache
 from spaces.recipe import Recipe, Step
 from spaces.runtime import Context
@@ -78,6 +79,17 @@ def test_what_is_exported_generates_the_recorded_answer(tmp_path: Path, runtime:
     result = checked(folder, record)
     assert result.problem == "" and len(result.lines) == 2
     assert "16 tokens generated through the cache: largest difference of log probabilities" in result.lines[1]
+
+
+def test_int4_of_pytorch_is_opened_again_and_refused_where_there_is_no_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("spaces.runtimes.int4.missing", lambda context: None)  # it runs on a CPU's kernels
+        folder, record = exported(tmp_path / "model", "eager", "int4")
+        assert checked(folder, record).problem == ""
+    with pytest.raises(Infeasible, match="int4 under PyTorch needs a CUDA device"):
+        build.open_recipe(folder, record.recipe, CONTEXT)
 
 
 def test_a_scale_that_was_altered_in_the_graph_is_refused(tmp_path: Path) -> None:

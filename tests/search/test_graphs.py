@@ -94,6 +94,23 @@ def test_a_graph_is_an_entry_of_its_own_and_made_once(tmp_path: Path) -> None:
     assert len(opener.written) == 1 and unlike_their_manifests(tmp_path) == {}
 
 
+def test_int4_of_pytorch_is_made_once_for_its_runtimes(tmp_path: Path) -> None:
+    store, opened = Store(tmp_path), list[str]()
+    source, device = weights(store), Context("cuda")
+
+    def opener(folder: Path, runtime: str, plan: Plan, context: Context) -> None:
+        opened.append(runtime)
+        [name] = registry.runtime_named(runtime).files(plan)
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("integers")
+
+    runtimes = ("eager", "compiled", "cuda_graph")
+    [folder] = {Graphs(store, opener).folder(recipe("int4", name), source, device) for name in runtimes}
+    assert opened == ["eager"] and (folder / "pytorch" / "int4.safetensors").read_text() == "integers"
+    assert made_by(recipe("int4", "eager"), source, device)["made_by"].keys() == {"code"}
+    assert made_by(recipe("bf16", "eager"), source, device) == {}
+
+
 def test_an_integer_graph_is_made_from_the_plain_one_that_is_there(tmp_path: Path) -> None:
     store, opener = Store(tmp_path), FakeOpener()
     source, graphs = weights(store), Graphs(store, opener)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from search.report import listing
 from search.space.space import runtime_knob
@@ -20,6 +21,17 @@ def test_what_has_not_run_on_its_hardware_is_called_experimental_and_nothing_els
     assert len(marked) == len(values) == 3  # without a GPU no runtime lists the precision among its own
     assert all(any(f"{value} (experimental)" in line for line in marked) for value in values)
     assert any(line.strip().startswith("experimental: ") for line in lines)
+
+
+def test_int4_is_experimental_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    lines = list(listing.lines())
+    begins = lines.index("runtimes on this cuda")
+    [eager] = [line for line in lines[begins:] if line.split()[:1] == ["eager"]]
+    assert re.search(r"of language models: .*int4 \(experimental\)", eager)
+    assert not any("int4 (experimental)" in line for line in lines[:begins])
 
 
 def test_what_is_called_experimental_exists() -> None:

@@ -120,10 +120,10 @@ def test_a_space_compresses_where_a_knob_of_the_weights_is_not_off() -> None:
 # --- caches of language models ---------------------------------------------------------------------------------
 
 
-def generating(space: dict[str, object], **others: dict[str, object]) -> Space:
+def generating(space: dict[str, object], device: str = "cpu", **others: dict[str, object]) -> Space:
     mapping = {**load_config(None, ["task=causal-lm"], names()).to_mapping(), "space": space}
     mapping |= {name: {**mapping[name], **value} for name, value in others.items()}
-    return open_space(from_mapping(mapping, names()), SHAPE, Context("cpu"))
+    return open_space(from_mapping(mapping, names()), SHAPE, Context(device))
 
 
 def test_caches_without_a_loss_are_deployments_where_a_runtime_has_them() -> None:
@@ -138,6 +138,24 @@ def test_caches_without_a_loss_are_deployments_where_a_runtime_has_them() -> Non
     ]
     drawn = space.complete({**space.off, "runtime.name": "onnx", "cache.kind": "dynamic"})
     assert drawn["cache.kind"] == "static", "a cache that the runtime has"
+
+
+@pytest.mark.parametrize(("capability", "there"), [((7, 5), False), ((8, 0), True)])
+def test_language_models_have_int4_on_a_gpu_that_multiplies_bf16(
+    capability: tuple[int, int], there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    runtimes = {"runtime": {"name": ["eager", "cuda_graph"]}}
+    named: dict[str, object] = {**runtimes, "bits": {"precision": ["fp32", "int4"]}}
+    for space in (generating(named, "cuda"), generating({**runtimes, "bits": {"embeddings": "as-is"}}, "cuda")):
+        offered = {one.runtime for one in space.deployments if one.precision == "int4"}
+        assert offered == ({"eager", "cuda_graph"} if there else set())
+    noted = [note for note in generating(named, "cuda").notes if "bits.precision: int4 under PyTorch needs" in note]
+    assert len(noted) == (not there) and all("this GPU has 7.5" in note for note in noted)
+    assert not [note for note in generating(named).notes if "int4" in note], "on a CPU ONNX Runtime has it"
+    assert "int4" not in {one.precision for one in opened(named, "cuda").deployments}, "of an encoder"
 
 
 def test_a_cache_with_a_loss_is_searched_only_where_it_is_named() -> None:

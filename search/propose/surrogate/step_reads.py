@@ -93,4 +93,5 @@ class StepReads:
         if named == CacheSettings():
             named = default_cache(deployment.runtime, self.context)
         cache = replace(named, capacity=self.context.cache_tokens)
-        return cache_size.cache_bytes(tokens, [1], self.shape.head_dim, cache, precision)
+        stored = cache_size.cached_precision(str(settings.get(RUNTIME, "")), precision)
+        return cache_size.cache_bytes(tokens, [1], self.shape.head_dim, cache, stored)
