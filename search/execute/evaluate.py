@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from objectives import memory, objective_named
+from objectives.generation_times import TTFT
 from objectives.measurement import Measurement
 from objectives.process import Progress, RemoteTimeout
 from search import run_log
@@ -27,12 +28,14 @@ from search.execute.weights import WeightsBuilder
 from search.failures import Returned, is_transient, of_the_candidate, retry_once
 from search.front.formatting import describe
 from search.front.front import Front
-from search.front.outcome import Outcome, Status
-from search.measure.limits import broken, limits_of_shapes, measured_for, surely_broken
+from search.front.outcome import PREDICTED_TIMES, Outcome, Status
+from search.measure.limits import Limit, broken, limits_of_shapes, measured_for, surely_broken
 from search.measure.measurer import Measurer, Stopwatch
 from search.prepare.prepared import Prepared
 from search.store.store import digest_in
+from spaces import build
 from spaces.base import WEIGHTS
+from spaces.cache_settings import SPECULATION
 from spaces.errors import Infeasible
 from spaces.recipe import Recipe
 
@@ -152,17 +155,18 @@ class Evaluator:
         Empty unless all recipes are: otherwise the weights are trained in any case.
         """
         limits = limits_of_shapes(self._prepared.config.limits, self._prepared.metric)
-        if not limits or job.recipe.digest in self._within_limits:
+        bounds = [_of_shapes(limits, recipe) for recipe in recipes]
+        if not all(bounds) or job.recipe.digest in self._within_limits:
             return {}
         rejected: dict[str, Outcome] = {}
-        for recipe in recipes:
+        for recipe, bounded in zip(recipes, bounds, strict=True):
             untrained = replace(recipe, recover={})
             try:
                 measured = self._twice(partial(self._untrained, recipe, untrained), recipe)
             except Exception as error:
                 rejected[recipe.digest] = self._outcome(job, recipe, *self._status_of(error, recipe))
                 continue
-            sentences = surely_broken(limits, measured)
+            sentences = surely_broken(bounded, measured)
             if not sentences:
                 self._within_limits.add(job.recipe.digest)
                 return {}
@@ -238,3 +242,15 @@ class Evaluator:
             seconds=seconds,
             baseline=job.baseline,
         )
+
+
+def _of_shapes(limits: tuple[Limit, ...], recipe: Recipe) -> tuple[Limit, ...]:
+    """Those of the limits whose figures are the same for all weights of a recipe's shapes.
+
+    Where tokens are proposed, the time of an answer depends on how many of them the model accepts, so on its training.
+    """
+    if build.speculation_of(recipe) == SPECULATION[0]:
+        return limits
+    return tuple(
+        limit for limit in limits if limit.measurement not in PREDICTED_TIMES or limit.measurement == TTFT.name
+    )

@@ -96,6 +96,7 @@ def evaluator(world: World, monkeypatch: pytest.MonkeyPatch, **budget: float) ->
         limits=LimitsConfig(
             max_latency_ms=budget.get("max_latency_ms"),
             max_tpot_ms=budget.get("max_tpot_ms"),
+            max_ttft_ms=budget.get("max_ttft_ms"),
             max_memory_mb=budget.get("max_memory_mb"),
         ),
     )
@@ -233,3 +234,19 @@ def test_a_limit_of_memory_is_checked_before_a_training(
     outcomes = told(evaluator(world, monkeypatch, max_memory_mb=limit)(Job(TRAINED)))
     assert outcomes == [("rejected", f"before training: {reason}") if reason else ("complete", "")]
     assert ("weights" in world.done) == (not reason)
+
+
+def test_a_time_that_depends_on_the_text_is_no_reason_not_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many proposed tokens a model accepts is not known before it is trained, and how long its prompt takes is."""
+    steps = {"distill": {"layers": 3}, "cache": {"kind": "static", "speculation": "prompt_lookup"}}
+    proposing = factory.recipe(steps, "onnx")
+    for job in (Job(proposing), Job(TRAINED, siblings=(proposing,))):
+        world = World()
+        outcomes = told(evaluator(world, monkeypatch, max_tpot_ms=1.5)(job))
+        assert set(outcomes) == {("complete", "")} and "untrained" not in world.done
+    first = factory.measurement("ttft_ms", 7.0, 0.1, "ms")
+    world = World()
+    monkeypatch.setattr(world, "timings", lambda *_: {"tpot_ms": LATER, "ttft_ms": first})
+    [(status, reason)] = told(evaluator(world, monkeypatch, max_tpot_ms=1.5, max_ttft_ms=5.0)(Job(proposing)))
+    why = "before training: time to the first token 7.00 ms is over the limit of 5 ms"
+    assert (status, reason) == ("rejected", why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,8 +21,10 @@ from search.propose.study import OUTCOME
 from search.propose.surrogate import latency_predictor
 from search.propose.surrogate.cost_model import TableCostModel
 from search.propose.surrogate.step_reads import StepReads
+from search.space.deployments import Deployment
 from search.space.sizes import outline_of, shapes_of
 from search.space.space import Params, Space
+from spaces.cache_settings import CacheSettings
 from spaces.runtime import Context
 from spaces.shape import LayerShape, Shape
 from tests import worlds
@@ -183,6 +186,21 @@ def test_a_limit_of_another_time_excludes_what_is_over_it(
     allowed = np.isfinite(model.costs(settings_of(world))[0])
     assert not allowed[ms > 1.3 * limit].any() and allowed[ms < 0.9 * limit].all()
     assert np.isfinite(free.costs(settings_of(world))[0]).all()
+
+
+def test_a_limit_of_later_tokens_excludes_no_deployment_that_proposes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many of them are right depends on what the model has learnt."""
+    tokens = decoding.decoding("tpot_ms")
+    caches = CacheSettings("static"), CacheSettings("static", speculation="prompt_lookup")
+    space = replace(tokens.space, deployments=tuple(Deployment("onnx", "fp32", cache) for cache in caches))
+    searched_world = cast(Any, SimpleNamespace(space=space, time=tokens.time))
+    for limit, finite in (("max_tpot_ms", [False, True]), ("max_ttft_ms", [False, False])):
+        limits = LimitsConfig(**cast(Any, {limit: 1e-6}))
+        model = cost_model_of(searched_world, tmp_path / limit, monkeypatch, limits)
+        [costs], _ = model.costs([space.off])
+        assert np.isfinite(costs).tolist() == finite
 
 
 def test_proposals_keep_the_limit_of_the_time_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

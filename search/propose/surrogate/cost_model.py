@@ -84,10 +84,13 @@ class TableCostModel:
         predicted = {predictor: _predicted(predictor, pools, shapes) for predictor in self._predictors}
         costs, errors = predicted[self._predictor]
         error = errors.mean(1)
+        # Where tokens are proposed, how long the later ones take depends on the text, so on the training.
+        of_text = np.array([deployment.cache.speculates for deployment in self.deployments], dtype=bool)
         for limit in self._limits:
             log_ms, errors = predicted[limit.predictor]
             sd = np.hypot(errors, limit.predictor.reference_error)
-            costs = np.where(log_ms - LIMIT_ERRORS * sd > math.log(limit.ms), np.inf, costs)
+            over = log_ms - LIMIT_ERRORS * sd > math.log(limit.ms)
+            costs = np.where(over & ~of_text if limit.predictor.passes.steps else over, np.inf, costs)
         if math.isfinite(self._max_size_mb):
             sizes = np.stack([self._megabytes(pool, shapes, one) for one in self.deployments], axis=1)
             costs = np.where(sizes > SLACK * self._max_size_mb, np.inf, costs)
