@@ -25,11 +25,12 @@ from search.errors import UserError
 from search.front.formatting import text as text_of
 from search.front.formatting import times
 from search.front.outcome import LATENCY
-from search.prepare.folders import frame_in, input_names
+from search.measure.timed_inputs import random_batches, with_texts
 from search.prepare.prepared import cores
 from search.prepare.runner import stored_teacher
 from search.tasks import ALONE, task_named
 from spaces import build
+from spaces.cache_settings import SPECULATION
 from spaces.runtime import Context
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def compare_latency(
     alone = task_named(str(record.config["task"])).call == ALONE
     if validation is None and (record.config["workload"]["length"] == "data" or not alone):
         return "latency: not compared, because it was measured on the lengths of the data", "unknown"
+    if validation is None and _says_more(record):
+        return "latency: not compared, because it was measured on texts of the data", "unknown"
     plan = plan_of(record.config)
     models: dict[int, Opener] = {1: lambda: open_exported(folder, record, context)}
     if baseline is not None:
@@ -143,5 +146,10 @@ def _eager(folder: Path, context: Context) -> Remote:
 def _inputs(folder: Path, record: BestConfig, rows: Rows | None) -> list[Batch]:
     load = record.config["workload"]
     wanted = workload.Workload(int(load["batch"]), load["length"], 0, int(load.get("new_tokens") or 0))
-    of_rows = () if rows is None else (rows.encoded.lengths.tolist(), rows.calls.tolist())
-    return list(workload.inputs(wanted, input_names(folder), frame_in(folder), *of_rows))
+    batches = random_batches(wanted, folder, rows)
+    return batches if rows is None or not _says_more(record) else with_texts(batches, rows.encoded)
+
+
+def _says_more(record: BestConfig) -> bool:
+    """Whether the time of a call depends on what its text says."""
+    return build.speculation_of(record.recipe) != SPECULATION[0]

@@ -37,7 +37,7 @@ from search.front.final import Final
 from search.front.outcome import LATENCY
 from search.measure import kv_caches
 from search.measure.reference import Reference, References
-from search.prepare.folders import frame_in, input_names
+from search.measure.timed_inputs import random_batches, texts_digest, with_texts
 from search.prepare.prepared import cores
 from search.space.stored_sizes import model_sizes, weight_shapes
 from search.tasks import ALONE
@@ -251,7 +251,6 @@ class Timings:
             load = prepared.config.workload
             wanted = Workload(load.batch, load.length, prepared.config.seed, load.new_tokens or 0)
             wanted = workload.other(wanted, mark) if mark else wanted
-            names, frame = input_names(prepared.teacher), frame_in(prepared.teacher)
             rows = prepared.split("validation")
             here = prepared.context.device
             device = (workload.device_of_mark(mark) if mark else None) or here
@@ -265,8 +264,10 @@ class Timings:
                 **({"new_tokens": wanted.new_tokens} if wanted.new_tokens else {}),
                 "fingerprint": clock.digest(environment),
             }
-            of_rows = rows.encoded.lengths.tolist(), rows.calls.tolist()
-            batches: list[Batch] = list(workload.inputs(wanted, names, frame, *of_rows))
+            batches = random_batches(wanted, prepared.teacher, rows)
+            if wanted.new_tokens and any(one.cache.speculates for one in prepared.space.deployments):
+                batches = with_texts(batches, rows.encoded)
+                conditions["fed"] = texts_digest(batches)
             if prepared.task.call != ALONE:
                 conditions["call"] = prepared.task.call
             if wanted.length == "data" or prepared.task.call != ALONE:  # two data sets may be fed as different shapes

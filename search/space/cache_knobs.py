@@ -49,11 +49,16 @@ def cache_knobs(config: RunConfig, axis: Axis) -> dict[str, Knob]:
 
 
 def _check_speculation(config: RunConfig) -> None:
-    """Raise UserError where several rows are timed together, or where a roofline is wanted."""
+    """Raise UserError for several rows a call, prompts longer than texts, or a roofline."""
     if config.workload.batch != 1:
         raise UserError(
             f"{config.where('workload.batch')}: must be 1 for space.cache.speculation, which reads one row a call, got "
             f"{config.workload.batch}"
+        )
+    if (config.workload.prompt or 0) > config.data.max_length:
+        raise UserError(
+            f"{config.where('workload.prompt')}: must be at most data.max_length ({config.data.max_length}) for "
+            f"space.cache.speculation, whose timed calls continue texts of the data, got {config.workload.prompt}"
         )
     counted = {objective.name for objective in roofline.OBJECTIVES}
     for key, name in config.named_objectives():
