@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import typer
 from typer.main import get_command
 
-from search.cli import apply, cache, check, export, front, listing, plan, run, serve, ui
+from search.cli import apply, cache, check, compare, doctor, export, front, listing, plan, run, serve, ui
 from search.cli.mistakes import Command, Commands
 from search.cli.options import GlobalOptions
 from search.cli.terminal import complain, failed
@@ -28,9 +28,11 @@ COMMANDS: Mapping[str, tuple[Callable[..., int], str]] = {
     "export": (export.export, export.EXAMPLE),
     "apply": (apply.apply, apply.EXAMPLE),
     "check": (check.check, check.EXAMPLE),
+    "compare": (compare.compare, compare.EXAMPLE),
     "cache": (cache.cache, cache.EXAMPLE),
     "serve": (serve.serve, serve.EXAMPLE),
     "list": (listing.listing, listing.EXAMPLE),
+    "doctor": (doctor.doctor, doctor.EXAMPLE),
     "ui": (ui.ui, ui.EXAMPLE),
 }
 

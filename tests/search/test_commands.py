@@ -54,6 +54,13 @@ def test_front_as_json_is_the_front_file(finished: Finished) -> None:
     assert data == written
 
 
+def test_a_study_compared_with_itself_differs_in_nothing(finished: Finished) -> None:
+    output = command.search("compare", STUDY, STUDY, cwd=finished.folder).succeeded().out
+    members = len(json.loads((finished.exports / "front.json").read_text())["members"])
+    assert output.count(f"0 of {members} members of {STUDY} are dominated by one of the other") == 2
+    command.refused(command.search("compare", STUDY, "none-such", cwd=finished.folder), ["none-such"])
+
+
 def test_a_limit_leaves_the_members_that_keep_it(finished: Finished) -> None:
     everything = json.loads((finished.exports / "front.json").read_text())
     latencies = {m["number"]: m["measurements"]["latency_p50_ms"]["value"] for m in everything["members"]}
