@@ -9,7 +9,7 @@ from typing import Any
 
 from search.deliver.best_config import BestConfig
 from search.deliver.read_exported import read_exported
-from search.errors import UserError
+from search.errors import UserError, unknown
 from search.serve.exported_model import ExportedModel
 from search.store.paths import expanded
 from search.tasks import task_named
@@ -18,6 +18,8 @@ from spaces.errors import Infeasible
 from spaces.runtime import Context
 
 __all__ = ["ExportedModel", "answering", "load", "model_class"]
+
+LOAD_DEVICES = ("auto", "cpu", "cuda")
 
 
 def model_class(task: str) -> type[ExportedModel]:
@@ -37,8 +39,8 @@ def load(folder: str | Path, device: str = "auto") -> ExportedModel:
         device: "cpu", "cuda", or "auto": the device it was measured on where this machine has it, else the CPU.
 
     Raises:
-        UserError: no such folder, files that are missing, edited, foreign or pickled, or a runtime that is not
-            installed (the message has the install command).
+        UserError: no such folder, files that are missing, edited, foreign or pickled, another device, or a runtime that
+            is not installed (the message has the install command).
     """
     where = expanded(folder)
     record = read_exported(where)
@@ -66,13 +68,15 @@ def answering(model: Any) -> Callable[[Sequence[Any]], list[Any]]:
 
 
 def serving_context(record: BestConfig, device: str) -> Context:
-    """Where and how `load` runs a model. Raises UserError: "cuda" without a device."""
+    """Where and how `load` runs a model. Raises UserError: no device of `LOAD_DEVICES`, or "cuda" without one."""
     return Context(device=_device(record, device), threads=0)
 
 
 def _device(record: BestConfig, wanted: str) -> str:
     import torch
 
+    if wanted not in LOAD_DEVICES:
+        raise unknown("device", "device", wanted, LOAD_DEVICES)
     here = torch.cuda.is_available()
     if wanted == "cuda" and not here:
         raise UserError("device: must be a device of this machine, got cuda, and torch sees none")

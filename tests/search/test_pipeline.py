@@ -6,15 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import families
 import pytest
 
 import search
 from search.deliver.export import export_model
+from search.errors import UserError
 from search.front.front import Front
 from search.serve.hanging import warmed
+from search.serve.pipeline import serving_context
 from search.tasks.tokens import frame_of, load_tokenizer
 from spaces.base import load_base, write_folder
 
@@ -130,3 +133,12 @@ def test_the_pace_of_an_exported_model_is_measured_on_the_inputs_that_it_takes(f
     workload = factory.CONFIG["workload"]
     assert pace is not None and (pace.rows, pace.tokens) == (workload["batch"], workload["length"])
     assert 0 < pace.seconds < 5
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:0", "CPU"])
+def test_another_device_than_those_that_there_are_is_one_error(device: str) -> None:
+    record = SimpleNamespace(conditions={"hardware": {"device": "cpu"}})
+    rule = f'device: unknown device "{device}".*valid: auto, cpu, cuda'
+    with pytest.raises(UserError, match=rule):
+        serving_context(cast(Any, record), device)
+    assert serving_context(cast(Any, record), "auto").device == "cpu"
