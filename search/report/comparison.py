@@ -90,8 +90,7 @@ def comparison_lines(one: tuple[Front, StudyRecord], other: tuple[Front, StudyRe
         yield f"  times are those of each study, which do not compare: {why}"
     volumes, targets = compared.volumes, compared.fronts[0].targets
     corner = ", ".join(
-        f"{title(t.objective)} {significant(abs(value))}"
-        for t, value in zip(targets, compared.reference, strict=True)
+        f"{title(t.objective)} {significant(abs(value))}" for t, value in zip(targets, compared.reference, strict=True)
     )
     shares = ", ".join(f"{volume:.4g} of {name}" for name, volume in zip(compared.names, volumes, strict=True))
     factor = f" ({volumes[1] / volumes[0]:.3f} times the first)" if volumes[0] else ""
