@@ -219,7 +219,7 @@ def test_prompt_lookup_is_refused_where_it_cannot_run() -> None:
     with pytest.raises(UserError, match=r"workload\.batch: must be 1 for space\.cache\.speculation, .* got 4"):
         generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, workload={"batch": 4})
     with pytest.raises(UserError, match=r"workload\.prompt: must be at most data\.max_length \(512\) .* got 600"):
-        generating({"cache": {"speculation": "prompt_lookup"}}, workload={"batch": 1, "prompt": 600})
+        generating({"cache": {"speculation": "prompt_lookup"}}, workload={"batch": 1, "prompt": 600, "length": 600})
     wanted = {"others": {"decode_roofline_fraction": 0.1}}
     with pytest.raises(UserError, match=r"limits.*must be no roofline with space\.cache\.speculation, got decode_roof"):
         generating({"cache": {"speculation": ["none", "prompt_lookup"]}}, limits=wanted)
