@@ -29,7 +29,7 @@ from spaces.runtimes.attention_fusion import fuse_attention
 from spaces.runtimes.requirements import require
 
 if TYPE_CHECKING:
-    from spaces.base import TaskModel
+    from spaces.base import Base, TaskModel
 
 ONNX_FOLDER = "onnx"
 Providers = Sequence[tuple[str, Mapping[str, Any]]]
@@ -40,6 +40,7 @@ GRAPH_WRITERS = (
     "spaces.runtimes.onnx",
     "spaces.runtimes.quantise",
     "spaces.runtimes.attention_fusion",
+    "spaces.runtimes.torch_predict",
     "spaces.runtimes.causal_onnx",
     "spaces.generation.onnx_decoder",
     "spaces.generation.onnx_linear",
@@ -238,26 +239,35 @@ def write_graph(folder: Path, path: Path, precision: str, fused: bool) -> None:
 
     model: TaskModel = build.load_model(folder)
     if precision == "fp16":
-        model = model.half()
+        from spaces.runtimes.torch_predict import in_dtype
+
+        model = in_dtype(model, torch.float16)
     base = read_config(folder)[0]
+    with _quiet():
+        program = _exported(model, base)
+        if fused and not fuse_attention(program.model):
+            program = _exported(model, base)  # the same outputs, without the operator
+        program.save(str(path), external_data=False)
+
+
+def _exported(model: TaskModel, base: Base) -> Any:
+    """The ONNX program of a model, with batch and length left open."""
+    import torch
+
     names = list(base.inputs)
     example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in names)
-    open_sizes = {name: {0: "batch", 1: "length"} for name in names}
-    with _quiet():
-        program = torch.onnx.export(
-            model,
-            (),
-            kwargs=dict(zip(names, example, strict=True)),
-            dynamo=True,
-            dynamic_shapes=open_sizes,
-            input_names=names,
-            output_names=[base.output],
-            verbose=False,
-        )
-        assert program is not None
-        if fused:
-            fuse_attention(program.model)
-        program.save(str(path), external_data=False)
+    program = torch.onnx.export(
+        model,
+        (),
+        kwargs=dict(zip(names, example, strict=True)),
+        dynamo=True,
+        dynamic_shapes={name: {0: "batch", 1: "length"} for name in names},
+        input_names=names,
+        output_names=[base.output],
+        verbose=False,
+    )
+    assert program is not None
+    return program
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ def four_bits(source: Path, target: Path, keep: Sequence[str]) -> None:
 
 
 def bfloat16(source: Path, target: Path) -> None:
-    """Matrices and tables stored in bf16, and converted to fp32 where they are read: half the file.
+    """Matrices and tables stored in bf16, and converted to fp32 where they are read: half the file. All else is fp32.
 
     Only a compiler that computes in bf16 runs it faster: it removes the conversions.
     """
@@ -149,8 +149,10 @@ def bfloat16(source: Path, target: Path) -> None:
 
     model = onnx.load(source)
     graph = model.graph
+    read = {node.input[1] for node in matrices(graph)} | {n.input[0] for n in graph.node if n.op_type == "Gather"}
+    floats = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]
     conversions = []
-    for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]:
+    for tensor in [t for t in floats if t.name in read]:
         numbers = torch.from_numpy(numpy_helper.to_array(tensor).copy()).bfloat16().view(torch.int16).numpy()
         stored = f"{tensor.name}.bf16"
         graph.initializer.append(helper.make_tensor(stored, TensorProto.BFLOAT16, tensor.dims, numbers.tobytes(), True))

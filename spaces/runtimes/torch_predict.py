@@ -50,7 +50,7 @@ def load_for(folder: Path, plan: Plan, context: Context, runtime: str) -> TaskMo
     if context.threads:
         torch.set_num_threads(context.threads)
     model = int4_weights.open_int4(folder, plan, context.device) if precision == int4.INT4 else build.as_stored(folder)
-    model = _cast(model, TORCH_DTYPES[precision]).to(context.device)
+    model = in_dtype(model, TORCH_DTYPES[precision]).to(context.device)
     two_of_four.lower(model)
     expand(model)  # what is left is sparse for its size only
     if precision == float8.FP8:
@@ -66,8 +66,8 @@ def causal_for(folder: Path, plan: Plan, context: Context, runtime: str) -> nn.M
     return model.model
 
 
-def _cast(model: TaskModel, dtype: torch.dtype) -> TaskModel:
-    """The model in `dtype`, but for the frequencies of rotary embeddings.
+def in_dtype(model: TaskModel, dtype: torch.dtype) -> TaskModel:
+    """`model`, converted in place to `dtype`, but for the frequencies of rotary embeddings.
 
     Rounded to bf16 a frequency is off by up to 0.4 %: after a thousand positions that is several radians.
     """

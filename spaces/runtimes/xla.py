@@ -24,7 +24,7 @@ from spaces.runtimes.cuda_graph import bucket, buckets_of
 from spaces.runtimes.from_weights import FromWeights
 from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_export import decomposed, export_graph
-from spaces.runtimes.torch_predict import TORCH_DTYPES
+from spaces.runtimes.torch_predict import TORCH_DTYPES, in_dtype
 
 
 class Xla(FromWeights):
@@ -63,7 +63,8 @@ class XlaPredict:
         from spaces.runtimes.graph_to_jax import lower
 
         device, base = _device(jax), read_config(folder)[0]
-        program = export_graph(build.load_model(folder).to(TORCH_DTYPES[precision]), base.inputs, "cpu")
+        model = in_dtype(build.load_model(folder), TORCH_DTYPES[precision])
+        program = export_graph(model, base.inputs, "cpu")
         run, weights = lower(decomposed(program))
         # A TPU would multiply fp32 in bf16 passes unless told otherwise, and be no fp32 candidate.
         matmul_precision = "highest" if precision == "fp32" else "default"

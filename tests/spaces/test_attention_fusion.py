@@ -55,3 +55,17 @@ def test_the_attention_of_a_family_without_the_pattern_stays(tmp_path: Path) -> 
 
 def test_tensorrt_runs_the_graph_without_it() -> None:
     assert TensorRt().files(FP32) == ("onnx/fp32-unfused.onnx",) != onnx.Onnx().files(FP32)
+
+
+def test_a_graph_in_which_a_fusion_does_not_end_is_exported_without_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Between two fusions stands an operator that no runtime has."""
+    from onnxscript.rewriter.ort_fusions import sdpa_via_mha
+
+    monkeypatch.setattr(sdpa_via_mha, "replace_sdpa_by_mha", lambda model: 0)
+    folder = written("qwen3", tmp_path / "model")
+    batch = arrays_of(subject("qwen3").base, (7, 4))
+    exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
+    np.testing.assert_allclose(build.open_predict(folder, "onnx", FP32, CPU)(batch)["logits"], exact, atol=1e-4)
+    assert operators(onnx.graph(folder, FP32))["MultiHeadAttention"] == 0

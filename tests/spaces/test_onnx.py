@@ -79,3 +79,36 @@ def test_an_export_that_fails_or_is_killed_leaves_nothing_that_is_taken(
     (tmp_path / onnx.ONNX_FOLDER / ".fp32.onnx.1").write_bytes(b"half")
     monkeypatch.setattr(onnx, "write_graph", lambda _, path, *__: path.write_bytes(b"whole"))
     assert onnx.graph(tmp_path, FP32).read_bytes() == b"whole"
+
+
+def test_rotary_frequencies_are_exact_in_half_precision(tmp_path: Path) -> None:
+    """Rounded to 16 bits they are off by a radian after a few thousand positions."""
+    import onnx as library
+
+    folder = stored(tmp_path / "model", "llama", "native")
+    onnx.write_graph(folder, tmp_path / "fp16.onnx", "fp16", True)
+    exact = dict(build.load_model(folder).named_buffers())["model.model.rotary_emb.inv_freq"].numpy()
+    constants = [library.numpy_helper.to_array(t) for t in library.load(tmp_path / "fp16.onnx").graph.initializer]
+    assert {array.dtype for array in constants if array.ndim == 2} == {np.dtype(np.float16)}
+    assert any(array.dtype == np.float32 and np.array_equal(array.ravel(), exact) for array in constants)
+
+
+def test_matrices_and_tables_alone_are_stored_in_bf16(tmp_path: Path) -> None:
+    """Angles of positions, for one, lose whole turns by it."""
+    import onnx as library
+    from onnx import TensorProto, helper, numpy_helper
+
+    shapes = {"table": (7, 4), "matrix": (4, 3), "angles": (1, 1, 3)}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "matrix"], ["product"]),
+        helper.make_node("Mul", ["product", "angles"], ["output"]),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 2])
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 2, 3])
+    constants = [numpy_helper.from_array(np.full(shape, 0.1, np.float32), name) for name, shape in shapes.items()]
+    library.save(helper.make_model(helper.make_graph(nodes, "graph", [ids], [output], constants)), tmp_path / "fp32")
+    quantise.bfloat16(tmp_path / "fp32", tmp_path / "bf16")
+    types = {t.name: t.data_type for t in library.load(tmp_path / "bf16").graph.initializer}
+    rounded = dict.fromkeys(("table.bf16", "matrix.bf16"), TensorProto.BFLOAT16)
+    assert types == {**rounded, "angles": TensorProto.FLOAT}
