@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import threading
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import causal_onnx, onnx
 from spaces.runtimes.requirements import require
+
+#: The first release that reads `com.microsoft.MultiHeadAttention` of a graph.
+OLDEST = (2026, 3)
 
 
 class OpenVino(onnx.FromGraph):
@@ -35,6 +40,10 @@ class OpenVino(onnx.FromGraph):
             return "OpenVINO runs on CPUs here"
         if importlib.util.find_spec("openvino") is None:
             return f"openvino not installed: {self.install}"
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a build of one's own has no metadata
+            installed = metadata.version("openvino")
+            if tuple(map(int, installed.split(".")[:2])) < OLDEST:
+                return f"openvino {installed} is older than {'.'.join(map(str, OLDEST))}: {self.install}"
         return onnx.Onnx().missing(context)
 
     def precisions(self, context: Context) -> tuple[str, ...]:

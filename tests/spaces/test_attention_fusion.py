@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,15 @@ def test_a_graph_in_which_a_fusion_does_not_end_is_exported_without_it(
     exact = build.open_predict(folder, "eager", FP32, CPU)(batch)["logits"]
     np.testing.assert_allclose(build.open_predict(folder, "onnx", FP32, CPU)(batch)["logits"], exact, atol=1e-4)
     assert operators(onnx.graph(folder, FP32))["MultiHeadAttention"] == 0
+
+
+@pytest.mark.skipif(registry.runtime_named("openvino").missing(CPU) is not None, reason="needs OpenVINO")
+@pytest.mark.parametrize(("version", "old"), [("2026.2.1", True), ("2026.3.0", False), ("2027.0.0.dev1", False)])
+def test_an_openvino_that_does_not_read_the_operator_is_told_with_the_command(
+    version: str, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == "openvino" else real(name))
+    why = registry.runtime_named("openvino").missing(CPU)
+    install = 'pip install "transformer-compression-search[openvino]"'
+    assert why == (f"openvino {version} is older than 2026.3: {install}" if old else None)
