@@ -188,7 +188,7 @@ def test_no_process_outlives_the_program(tmp_path: Path, then: str) -> None:
 def test_ctrl_c_takes_effect_where_a_worker_has_been_told_all() -> None:
     """In between, the worker would show a traceback of what it could not read."""
     done: list[str] = []
-    before = signal.getsignal(signal.SIGINT)
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     def told() -> None:
         with ctrl_c_later():
@@ -196,6 +196,9 @@ def test_ctrl_c_takes_effect_where_a_worker_has_been_told_all() -> None:
             done.append("told")
         done.append("not reached")
 
-    with pytest.raises(KeyboardInterrupt):
-        told()
-    assert done == ["told"] and signal.getsignal(signal.SIGINT) is before
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            told()
+        assert done == ["told"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, here)

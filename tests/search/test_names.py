@@ -58,6 +58,7 @@ def test_a_second_ctrl_c_cuts_no_exit_handler_short() -> None:
     """The first is told by `main`; what comes while that is told, or while processes are ended, changes nothing."""
     code = (
         "import atexit, os, signal; from search import __main__ as own; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job ignores it
         "interrupt = lambda: os.kill(os.getpid(), signal.SIGINT); own.main = interrupt; "
         "atexit.register(print, 'handler'); atexit.register(interrupt); own.program()"
     )
