@@ -14,15 +14,13 @@ from torch import Tensor
 from spaces.base import Base, read_config
 from spaces.generation.program import CacheSettings
 from spaces.generation.static_program import Captured, StaticProgram
-from spaces.heads import head_named
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import int4
 from spaces.runtimes.from_weights import FromWeights
+from spaces.runtimes.padding import lengths_of, padded_length, padding_token
 from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_predict import TorchPredict, causal_for, kernels_for, load_for, torch_precisions
-
-LENGTH_BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
 class CudaGraph(FromWeights):
@@ -46,8 +44,7 @@ class CudaGraph(FromWeights):
         require(self, plan, context, precisions=kernels_for(self, folder, context))
         model = load_for(folder, plan, context, self.name)
         base = read_config(folder)[0]
-        pad = int(base.config.get("pad_token_id") or 0)
-        return GraphPredict(model, base, context.device, buckets_of(base), pad, record=capture)
+        return GraphPredict(model, base, context.device, lengths_of(base), padding_token(base), record=capture)
 
     def generating_precisions(self, context: Context) -> tuple[str, ...]:
         return (*self.precisions(context), *int4.int4_precisions(context))
@@ -60,18 +57,6 @@ class CudaGraph(FromWeights):
         require(self, plan, context, precisions=self.generating_precisions(context))
         model = causal_for(folder, plan, context, self.name)
         return StaticProgram(model, settings, context.device, lambda step: Captured(step, capture))
-
-
-def buckets_of(base: Base) -> tuple[int, ...]:
-    """The padded lengths within the model's positions; () where the model has no padding token and needs one.
-
-    A decoder's own classification head reads the last token that is not padding.
-    """
-    if head_named(base.head).finds_end and base.config.get("pad_token_id") is None:
-        return ()
-    # (GPT-2 calls them n_positions.)
-    longest = int(base.config.get("max_position_embeddings") or base.config.get("n_positions") or LENGTH_BUCKETS[-1])
-    return tuple(b for b in LENGTH_BUCKETS if b <= longest)
 
 
 def capture(call: Any, static: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
@@ -88,28 +73,23 @@ def capture(call: Any, static: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
     return graph.replay, output
 
 
-def bucket(length: int, buckets: tuple[int, ...]) -> int:
-    """The smallest bucket that holds `length`; a length beyond the last is its own bucket."""
-    return next((b for b in buckets if b >= length), length)
-
-
 class GraphPredict(TorchPredict):
-    """Pads a batch to its bucket, copies it into the graph's buffers, replays, and reads the output.
+    """Pads a batch to one of few lengths, copies it into the graph's buffers, replays, and reads the output.
 
     Padding has attention mask 0 and the token id `pad`, so it changes no real position. The buffers are shared, so
     calls from several threads run one after the other.
     """
 
-    def __init__(self, call: Any, base: Base, device: str, buckets: tuple[int, ...], pad: int, record: Any) -> None:
+    def __init__(self, call: Any, base: Base, device: str, lengths: tuple[int, ...], pad: int, record: Any) -> None:
         super().__init__(call, base, device)
         self._per_token = base.per_token
-        self._buckets, self._pad, self._record = buckets, pad, record
+        self._lengths, self._pad, self._record = lengths, pad, record
         self._graphs: dict[tuple[int, int], tuple[dict[str, Tensor], Any, Tensor]] = {}
         self._alone = threading.Lock()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows, length = batch["input_ids"].shape
-        padded = bucket(length, self._buckets)
+        padded = padded_length(length, self._lengths)
         with self._alone, torch.inference_mode():
             static, replay, output = self._graph(rows, padded)
             for name, buffer in static.items():

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from spaces.base import is_causal
+from spaces.base import Base, is_causal, read_config
 from spaces.bf16 import has_bf16
 from spaces.generation.openvino_program import OPENVINO_CACHES, OpenVinoProgram, OpenVinoScores
 from spaces.generation.program import CacheSettings, Program
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
 from spaces.runtimes import causal_onnx, onnx
+from spaces.runtimes.padding import CLOSE_LENGTHS, lengths_of, padded, padded_length, padding_token
 from spaces.runtimes.requirements import require
 
 #: The first release that reads `com.microsoft.MultiHeadAttention` of a graph.
@@ -57,7 +58,8 @@ class OpenVino(onnx.FromGraph):
             return OpenVinoScores(self._graph(folder, plan, context), compile_options(context))
         require(self, plan, context, "here")
         causal_onnx.refuse_others(plan)
-        return OpenVinoPredict(onnx.graph(folder, plan), compile_options(context, str(plan["precision"])))
+        options = compile_options(context, str(plan["precision"]))
+        return OpenVinoPredict(onnx.graph(folder, plan), options, read_config(folder)[0])
 
     def cache_kinds(self, context: Context) -> tuple[str, ...]:
         return OPENVINO_CACHES
@@ -82,9 +84,14 @@ def compile_options(context: Context, precision: str = "fp32") -> dict[str, Any]
 
 
 class OpenVinoPredict:
-    """One compiled model and one inference request, reused; calls from several threads run one after the other."""
+    """One compiled model and one inference request, reused; calls from several threads run one after the other.
 
-    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+    OpenVINO prepares its kernels for each shape of the input that it has not met, and keeps them. This takes as long as
+    a few calls, and texts have hundreds of lengths. Rows of the model `base` are padded to few lengths; without it they
+    stay as they are.
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, Any], base: Base | None = None) -> None:
         import openvino
 
         core = openvino.Core()
@@ -94,8 +101,14 @@ class OpenVinoPredict:
         self._outputs = [o.get_any_name() for o in model.outputs]
         self._request = core.compile_model(model, "CPU", dict(options)).create_infer_request()
         self._alone = threading.Lock()
+        self._lengths = () if base is None else lengths_of(base, CLOSE_LENGTHS)
+        self._pad = 0 if base is None else padding_token(base)
+        self._per_token = base is not None and base.per_token
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        length = batch[self._inputs[0]].shape[1]
+        arrays = padded(batch, self._inputs, padded_length(length, self._lengths), self._pad)
         with self._alone:
-            result = self._request.infer({name: batch[name] for name in self._inputs})
-            return {name: np.array(result[name]) for name in self._outputs}  # copies: the request keeps its buffers
+            result = self._request.infer(arrays)
+            # Copies: the request keeps its buffers.
+            return {n: np.array(result[n][:, :length] if self._per_token else result[n]) for n in self._outputs}

@@ -20,8 +20,8 @@ from spaces.base import read_config
 from spaces.errors import Infeasible
 from spaces.knob import Plan
 from spaces.runtime import Context, Predict
-from spaces.runtimes.cuda_graph import bucket, buckets_of
 from spaces.runtimes.from_weights import FromWeights
+from spaces.runtimes.padding import lengths_of, padded, padded_length, padding_token
 from spaces.runtimes.requirements import require
 from spaces.runtimes.torch_export import decomposed, export_graph
 from spaces.runtimes.torch_predict import TORCH_DTYPES, in_dtype
@@ -30,7 +30,7 @@ from spaces.runtimes.torch_predict import TORCH_DTYPES, in_dtype
 class Xla(FromWeights):
     """fp32 (also bf16 on a TPU), one program for each batch and padded length, compiled at their first use.
 
-    The program for another shape takes seconds, so lengths are padded to buckets, as for CUDA graphs. Nothing is
+    The program for another shape takes seconds, so rows are padded to few lengths, as for CUDA graphs. Nothing is
     stored: the weights are the model's own, and the programs last as long as the process.
     """
 
@@ -55,7 +55,7 @@ class Xla(FromWeights):
 
 
 class XlaPredict:
-    """Pads a batch to the bucket of its length (attention mask 0, the padding token) and runs its program."""
+    """Pads a batch to one of few lengths and runs its program."""
 
     def __init__(self, folder: Path, precision: str) -> None:
         import jax
@@ -76,17 +76,12 @@ class XlaPredict:
         self._run = jax.jit(exact)
         self._output, self._per_token = base.output, base.per_token
         self._weights = {name: jax.device_put(_array(tensor), device) for name, tensor in weights.items()}
-        self._inputs, self._buckets = base.inputs, buckets_of(base)
-        self._pad = int(base.config.get("pad_token_id") or 0)
+        self._inputs, self._lengths, self._pad = base.inputs, lengths_of(base), padding_token(base)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows, length = batch["input_ids"].shape
-        padded = bucket(length, self._buckets)
-        arrays = {}
-        for name in self._inputs:
-            array = np.full((rows, padded), self._pad if name == "input_ids" else 0, dtype=np.int32)
-            array[:, :length] = batch[name]
-            arrays[name] = array  # follows the weights to their device
+        length = batch["input_ids"].shape[1]
+        # The arrays follow the weights to their device.
+        arrays = padded(batch, self._inputs, padded_length(length, self._lengths), self._pad, np.int32)
         values = np.asarray(self._run(self._weights, arrays), dtype=np.float32)
         return {self._output: values[:, :length] if self._per_token else values}
 

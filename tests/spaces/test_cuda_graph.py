@@ -14,7 +14,8 @@ import torch
 from models import arrays_of, batch_of, logits, subject
 from torch import Tensor
 
-from spaces.runtimes.cuda_graph import LENGTH_BUCKETS, GraphPredict, bucket, buckets_of
+from spaces.runtimes.cuda_graph import GraphPredict
+from spaces.runtimes.padding import LENGTHS, lengths_of, padded_length
 
 SHORT = (4, 8, 16)
 
@@ -49,15 +50,15 @@ def predictor(case: str = "bert", head: str = "mean") -> tuple[GraphPredict, Rec
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 4), (4, 4), (5, 8), (8, 8), (16, 16), (17, 17), (40, 40)])
-def test_a_length_goes_to_the_smallest_bucket_that_holds_it(length: int, expected: int) -> None:
-    assert bucket(length, SHORT) == expected
+def test_a_length_is_padded_to_the_smallest_that_holds_it(length: int, expected: int) -> None:
+    assert padded_length(length, SHORT) == expected
 
 
 @pytest.mark.parametrize("head", ["mean", "native"])
 @pytest.mark.parametrize(
     "case", ["bert", "roberta", "mpnet", "distilbert", "llama", "mistral", "gpt2", "modernbert", "deberta-v2"]
 )
-def test_padding_to_a_bucket_changes_no_logits(case: str, head: str) -> None:
+def test_padding_changes_no_logits(case: str, head: str) -> None:
     original = subject(case, head)
     predict, _ = predictor(case, head)
     for seed, lengths in enumerate([(5,), (3, 2), (7, 4, 7), (17, 9), (1,), (6,), (5,)]):
@@ -86,19 +87,19 @@ def test_nothing_of_a_longer_batch_is_left_in_the_buffers() -> None:
     assert last["attention_mask"][0].tolist() == [1] * 5 + [0] * 3
 
 
-def test_buckets_stay_within_the_positions_of_the_model() -> None:
+def test_padded_lengths_stay_within_the_positions_of_the_model() -> None:
     base = subject("bert").base
-    assert buckets_of(base) == (16, 32)  # 40 positions
-    assert buckets_of(subject("gpt2").base) == (16, 32)
+    assert lengths_of(base) == (16, 32)  # 40 positions
+    assert lengths_of(subject("gpt2").base) == (16, 32)
     wide = replace(base, config={**base.config, "max_position_embeddings": 4096})
-    assert buckets_of(wide) == LENGTH_BUCKETS
+    assert lengths_of(wide) == LENGTHS
 
 
 @pytest.mark.parametrize(("head", "some"), [("native", False), ("mean", True)])
 def test_a_head_that_reads_the_last_token_is_not_padded_when_no_token_is_padding(head: str, some: bool) -> None:
     base = subject("llama", head).base
     without = replace(base, config={**base.config, "pad_token_id": None})
-    assert bool(buckets_of(without)) is some
+    assert bool(lengths_of(without)) is some
 
 
 def test_the_output_is_float32_whatever_the_model_computes_in() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from spaces.errors import Infeasible
 from spaces.runtime import Context, Runtime
 from spaces.runtimes import torch_predict
 from spaces.runtimes.openvino import OpenVinoPredict
+from spaces.runtimes.padding import CLOSE_LENGTHS, padded_length
 
 CPU = Context(threads=1)
 FP32 = {"precision": "fp32"}
@@ -138,18 +140,55 @@ class OneRequest:
         return {"logits": self.answer}
 
 
+def one_request(monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
+    """An OpenVINO whose models take token ids and have this request."""
+    names = [[SimpleNamespace(get_any_name=lambda name=name: name)] for name in ("input_ids", "logits")]
+    model = SimpleNamespace(inputs=names[0], outputs=names[1])
+    compiled = SimpleNamespace(create_infer_request=lambda: request)
+    core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: model)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+
+
 def test_threads_that_share_an_openvino_request_each_get_their_own_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    name = SimpleNamespace(get_any_name=lambda: "input_ids"), SimpleNamespace(get_any_name=lambda: "logits")
-    model = SimpleNamespace(inputs=name[:1], outputs=name[1:])
-    compiled = SimpleNamespace(create_infer_request=OneRequest)
-    core = SimpleNamespace(compile_model=lambda *_: compiled, read_model=lambda path: model)
-    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    one_request(monkeypatch, OneRequest())
     predict = OpenVinoPredict(tmp_path / "model.onnx", {})
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(predict, ({"input_ids": np.full((1, 1), i)} for i in range(8))))
     assert [float(answer["logits"][0]) for answer in answers] == list(range(8))
+
+
+@pytest.mark.parametrize("head", ["span", "mean"])
+def test_openvino_meets_few_lengths_and_gives_back_the_rows_as_they_came(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str
+) -> None:
+    base, seen = tiny("roberta", head)[1], set[int]()
+    base = replace(base, config={**base.config, "max_position_embeddings": 514})
+
+    def infer(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ids = inputs["input_ids"]
+        seen.add(ids.shape[1])
+        return {"logits": ids[..., None] if base.per_token else ids.sum(1, keepdims=True)}
+
+    one_request(monkeypatch, SimpleNamespace(infer=infer))
+    predict = OpenVinoPredict(tmp_path / "model.onnx", {}, base)
+    for length in range(1, 513):
+        batch = {"input_ids": np.arange(2 * length, dtype=np.int64).reshape(2, length)}
+        padding = padded_length(length, CLOSE_LENGTHS) - length
+        wanted = batch["input_ids"]
+        whole = wanted.sum(1, keepdims=True) + padding * base.config["pad_token_id"]
+        assert np.array_equal(predict(batch)["logits"], wanted[..., None] if base.per_token else whole)
+        assert 0 <= padding <= max(7, length / 8)
+    assert seen == set(CLOSE_LENGTHS) and len(seen) == 32
+
+
+@pytest.mark.parametrize("case", ["roberta", "mpnet", "modernbert"])
+@needs("openvino")
+def test_padding_changes_no_output_of_openvino(case: str, tmp_path: Path) -> None:
+    """Of families that count positions by the padding token, or attend locally."""
+    write_folder(tmp_path, *tiny(case), {})
+    agree(tmp_path, "openvino", case=case)
 
 
 def test_some_runtimes_need_cuda_and_some_a_cpu() -> None:
